@@ -1,0 +1,47 @@
+# Every verb makes its own .venv first; a machine needs python3 (>= 3.11) and make, no compiler.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CODEC  ?= ckks
+
+.PHONY: demo test check fix soak lock clean help
+
+help:
+	@echo "make demo [CODEC=ckks]  hospitals average a model through an aggregator that cannot read it"
+	@echo "make test               every test"
+	@echo "make check              lint, format and types, as CI runs them"
+	@echo "make fix                let ruff mend what it can"
+	@echo "make soak               the slow loops"
+	@echo "make lock               pin today's versions for CI (constraints.txt)"
+
+# One stamp per set of extras, remade when pyproject.toml changes.
+$(VENV)/.stamp-%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "he-agg needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing he-agg[$*] into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CI),--constraint constraints.txt) --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.stamp-demo
+	$(BIN)/he-agg demo --codec $(CODEC)
+
+test: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+soak: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(VENV)/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.stamp-dev
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report

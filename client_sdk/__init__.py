@@ -1,0 +1,1 @@
+"""What runs inside a hospital: encrypt, upload, wait, download, decrypt."""

@@ -1,0 +1,1 @@
+"""Keys of sites: identities, group keys, keystore files."""
