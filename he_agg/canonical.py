@@ -1,0 +1,199 @@
+"""Canonical JSON: one value, one byte string, so that a digest names a value.
+
+Sorted keys, no white space, ASCII only, integers within 53 bits, and no floats: two programs may print a float
+differently. Fractions travel as the shortest decimal string that reads back to the same float64.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from he_agg.errors import Reason, WireError
+
+__all__ = ["Json", "decimal", "digest", "encode", "parse", "parse_decimal"]
+
+type_names = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    int: "integer",
+    bool: "boolean",
+    type(None): "null",
+}
+
+Json = Any
+"""What `json` makes of a document: no static type says it better."""
+
+MAX_INTEGER = 2**53 - 1
+"""Integers beyond it are not exact in every JSON reader."""
+
+MAX_DEPTH = 8
+"""Nesting of our deepest document is 4; an attacker's may be thousands."""
+
+
+def encode(value: Json) -> bytes:
+    """Write a value as canonical JSON.
+
+    Raises:
+        WireError: the value holds a float, a key that is no string, or an integer beyond 53 bits.
+    """
+    _check(value, 0)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def parse(data: bytes, max_bytes: int) -> Json:
+    """Read canonical JSON, strictly: whatever parses encodes to the very same bytes.
+
+    Raises:
+        WireError: too large, not JSON, or not canonical.
+    """
+    if len(data) > max_bytes:
+        raise WireError(Reason.TOO_LARGE, f"expected at most {max_bytes} bytes of JSON, got {len(data)}")
+    try:
+        value = json.loads(data.decode("ascii"))
+        canonical = encode(value)
+    except WireError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise WireError(Reason.BAD_FIELD, "expected a JSON document in ASCII, got something else") from error
+    if canonical != data:
+        raise WireError(
+            Reason.NOT_CANONICAL,
+            "expected canonical JSON (sorted keys, no spaces, each key once), got another form",
+        )
+    return value
+
+
+def digest(value: Json) -> str:
+    """SHA-256 of the canonical form, in hex."""
+    return hashlib.sha256(encode(value)).hexdigest()
+
+
+def decimal(number: float) -> str:
+    """The shortest decimal string that reads back to the same float64."""
+    return repr(float(number))
+
+
+def parse_decimal(text: str) -> float:
+    """Read what `decimal` wrote, and nothing else.
+
+    Raises:
+        WireError: not a number in shortest form.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not number - number == 0 or repr(number) != text:  # an infinity or NaN minus itself is no zero
+        raise WireError(Reason.BAD_FIELD, "expected a finite decimal number in shortest form, got another string")
+    return number
+
+
+class Fields:
+    """Reads the members of one JSON object, each exactly once, and knows what is left over.
+
+    Args:
+        value: what was parsed.
+        what: the object's name in error messages.
+
+    Raises:
+        WireError: not an object.
+    """
+
+    def __init__(self, value: Json, what: str) -> None:
+        if not isinstance(value, Mapping):
+            raise WireError(Reason.BAD_FIELD, f"{what}: expected an object, got {_name(value)}")
+        self._left = dict(value)
+        self._what = what
+
+    def _take(self, name: str, kind: type) -> Json:
+        if name not in self._left:
+            raise WireError(Reason.BAD_FIELD, f"{self._what}: expected a member {name!r}, got none")
+        value = self._left.pop(name)
+        if type(value) is not kind:
+            raise WireError(Reason.BAD_FIELD, f"{self._what}.{name}: expected {type_names[kind]}, got {_name(value)}")
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """An integer within `low..high`."""
+        value: int = self._take(name, int)
+        if not low <= value <= high:
+            raise WireError(Reason.BAD_FIELD, f"{self._what}.{name}: expected {low}..{high}, got {value}")
+        return value
+
+    def string(self, name: str, max_length: int = 255) -> str:
+        """A string of at most `max_length` characters."""
+        value: str = self._take(name, str)
+        if len(value) > max_length:
+            raise WireError(
+                Reason.BAD_FIELD,
+                f"{self._what}.{name}: expected at most {max_length} characters, got {len(value)}",
+            )
+        return value
+
+    def hex(self, name: str, n_bytes: int) -> str:
+        """`n_bytes` bytes in lower-case hex."""
+        value = self.string(name, 2 * n_bytes)
+        check_hex(value, n_bytes, f"{self._what}.{name}")
+        return value
+
+    def array(self, name: str, max_length: int) -> list[Json]:
+        """An array of at most `max_length` members."""
+        value: list[Json] = self._take(name, list)
+        if len(value) > max_length:
+            raise WireError(
+                Reason.BAD_FIELD,
+                f"{self._what}.{name}: expected at most {max_length} members, got {len(value)}",
+            )
+        return value
+
+    def object(self, name: str) -> dict[str, Json]:
+        """A nested object."""
+        value: dict[str, Json] = self._take(name, dict)
+        return value
+
+    def end(self) -> None:
+        """Refuse members nobody asked for.
+
+        Raises:
+            WireError: something is left over.
+        """
+        if self._left:
+            raise WireError(Reason.BAD_FIELD, f"{self._what}: {len(self._left)} unknown member(s)")
+
+
+def check_hex(value: Json, n_bytes: int, what: str) -> None:
+    """Refuse anything but `n_bytes` bytes in lower-case hex.
+
+    Raises:
+        WireError: another length, other characters, or no string.
+    """
+    if not isinstance(value, str) or len(value) != 2 * n_bytes or not set(value) <= set("0123456789abcdef"):
+        raise WireError(Reason.BAD_FIELD, f"{what}: expected {2 * n_bytes} lower-case hex digits")
+
+
+def _check(value: Json, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise WireError(Reason.BAD_FIELD, f"expected at most {MAX_DEPTH} levels of JSON, got more")
+    if isinstance(value, Mapping):
+        for key, member in value.items():
+            if not isinstance(key, str):
+                raise WireError(Reason.BAD_FIELD, f"expected string keys in JSON, got {_name(key)}")
+            _check(member, depth + 1)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            _check(member, depth + 1)
+    elif isinstance(value, bool) or value is None or isinstance(value, str):
+        pass
+    elif isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise WireError(Reason.BAD_FIELD, "expected integers of at most 53 bits in JSON, got a larger one")
+    else:
+        raise WireError(Reason.BAD_FIELD, f"canonical JSON has no {_name(value)}")
+
+
+def _name(value: Json) -> str:
+    return type_names.get(type(value), type(value).__name__)

@@ -1,0 +1,19 @@
+"""Codecs: from exact integers to residues that add, and back. `codec_for` finds the one that a plan names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from he_agg.codecs.base import Codec, GroupKey
+
+if TYPE_CHECKING:
+    from he_agg.plan import PublicPlan
+
+__all__ = ["Codec", "GroupKey", "codec_for"]
+
+
+def codec_for(plan: PublicPlan) -> Codec:
+    """The codec of a plan. Loads the HE library, which is why the aggregator never calls it."""
+    from he_agg.codecs.ckks import CkksCodec
+
+    return CkksCodec(plan)

@@ -1,0 +1,140 @@
+"""The command `he-agg`, put together at run time from the entry points that the packages register.
+
+An entry point in the group `he_agg.commands` is named after its command, words joined by dots (`site.add`), and
+points at a plain function that Typer can read. Only the command that was asked for is loaded: `he-agg serve` never
+loads keys or an HE library, and an installation without the server extra has no `serve`.
+
+Exit codes, stable: 0 done; 1 refused, with a reason; 2 wrong usage; 3 the aggregator could not be reached;
+4 files or settings; 5 a sum did not verify or open; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import click
+import typer
+from rich.console import Console
+
+from he_agg.errors import ConfigError, DecryptionError, HeAggError, KeystoreError, Reason, TransportError
+
+__all__ = ["answer", "main", "messages"]
+
+GROUP = "he_agg.commands"
+
+EXIT_REFUSED = 1
+EXIT_UNREACHABLE = 3
+EXIT_FILES = 4
+EXIT_UNVERIFIED = 5
+EXIT_INTERRUPTED = 130
+
+_GROUP_HELP = {
+    "federation": "Create, start and look at federations (operator).",
+    "site": "Sites: identities, membership, tokens.",
+    "keys": "Group keys (coordinator).",
+    "plan": "Plans: what a federation agrees on (coordinator).",
+}
+
+messages = Console(stderr=True, highlight=False)
+"""For people: progress and errors go here, so that stdout holds data only."""
+
+
+def answer(value: Any, as_json: bool, text: Callable[[], str]) -> None:
+    """Print a command's result on stdout.
+
+    Args:
+        value: what a script wants: anything JSON can hold.
+        as_json: whether a script asked.
+        text: makes the text for people.
+    """
+    print(json.dumps(value, indent=2, sort_keys=True) if as_json else text())
+
+
+class _Commands(click.Group):
+    """A group whose members are entry points below one dotted prefix."""
+
+    def __init__(self, prefix: str, points: Sequence[EntryPoint], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._prefix = prefix
+        self._points = {point.name: point for point in points}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Next words after the prefix."""
+        words = {name[len(self._prefix) :].split(".")[0] for name in self._points if name.startswith(self._prefix)}
+        return sorted(words)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command, or make the group of those that share a first word."""
+        full = self._prefix + cmd_name
+        if full in self._points:
+            try:
+                function = self._points[full].load()
+            except ModuleNotFoundError as error:
+                raise _missing_extra(full, error) from error
+            app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+            app.command(cmd_name)(function)
+            return typer.main.get_command(app)
+        if cmd_name in self.list_commands(ctx):
+            points = list(self._points.values())
+            return _Commands(f"{full}.", points, name=cmd_name, help=_GROUP_HELP.get(cmd_name), no_args_is_help=True)
+        return None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `he-agg` and exit with a stable code. Errors are one `he-agg: error:` line and perhaps a `he-agg: hint:`."""
+    root = _Commands(
+        "",
+        list(entry_points(group=GROUP)),
+        name="he-agg",
+        help="Hospitals average model updates through an aggregator that cannot read them.",
+        no_args_is_help=True,
+    )
+    try:
+        code = root.main(args=arguments, prog_name="he-agg", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _complain(error.format_message(), _usage_hint(error))
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted", "")
+        sys.exit(EXIT_INTERRUPTED)
+    except HeAggError as error:
+        _complain(f"{error.message} [{error.reason}]", error.hint)
+        sys.exit(_exit_code(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _exit_code(error: HeAggError) -> int:
+    if isinstance(error, TransportError):
+        return EXIT_UNREACHABLE
+    if isinstance(error, ConfigError | KeystoreError):
+        return EXIT_FILES
+    if isinstance(error, DecryptionError):
+        return EXIT_UNVERIFIED
+    return EXIT_REFUSED
+
+
+def _complain(message: str, hint: str) -> None:
+    print(f"he-agg: error: {message}", file=sys.stderr)
+    if hint:
+        print(f"he-agg: hint: {hint}", file=sys.stderr)
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see `{context.command_path} --help`" if context is not None else ""
+
+
+def _missing_extra(command: str, error: ModuleNotFoundError) -> ConfigError:
+    extra = "demo" if command == "demo" else "server"
+    return ConfigError(
+        Reason.BAD_CONFIG,
+        f"`he-agg {command.replace('.', ' ')}` needs the module {error.name!r}, which is not installed",
+        f"install it with: pip install 'he-agg[{extra}]'",
+    )

@@ -1,0 +1,150 @@
+"""The one exception tree of he-agg, and the closed set of reasons.
+
+::
+
+    HeAggError                     base, never raised itself
+    ├─ InputError (ValueError)     what the caller handed in: tensors, weight, arguments
+    ├─ PlanError (ValueError)      parameters refused, or a plan that is not the expected one
+    ├─ WireError (ValueError)      bytes that are not what FORMAT.md says
+    ├─ KeystoreError               key and identity files: permissions, contents, another key
+    ├─ DecryptionError             a sum that did not open to what it must be; nothing was released
+    ├─ ProtocolError               the aggregator refused, or answered what the protocol does not allow
+    ├─ TransportError              the aggregator could not be reached; trying again may help
+    └─ ConfigError                 settings and files of settings
+
+Messages name what was expected, what came and the ids involved. They never hold plaintext, keys, or statistics
+of either: an error text ends up in logs and tickets.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = [
+    "ConfigError",
+    "DecryptionError",
+    "HeAggError",
+    "InputError",
+    "KeystoreError",
+    "PlanError",
+    "ProtocolError",
+    "Reason",
+    "TransportError",
+    "WireError",
+]
+
+
+class Reason(StrEnum):
+    """Why something was refused. Stable: programs and problem documents carry these words."""
+
+    # tensors and weights
+    NON_FINITE = "non-finite"
+    BEYOND_CLIP = "beyond-clip"
+    MISSING_TENSOR = "missing-tensor"
+    EXTRA_TENSOR = "extra-tensor"
+    WRONG_SHAPE = "wrong-shape"
+    WRONG_DTYPE = "wrong-dtype"
+    WEIGHT_OUT_OF_RANGE = "weight-out-of-range"
+    BAD_ARGUMENT = "bad-argument"
+    # plans
+    INSECURE_PARAMETERS = "insecure-parameters"
+    NO_HEADROOM = "no-headroom"
+    BAD_PLAN = "bad-plan"
+    PLAN_MISMATCH = "plan-mismatch"
+    LAYOUT_MISMATCH = "layout-mismatch"
+    # bytes
+    TRUNCATED = "truncated"
+    TRAILING_BYTES = "trailing-bytes"
+    BAD_MAGIC = "bad-magic"
+    BAD_VERSION = "bad-version"
+    BAD_FIELD = "bad-field"
+    BAD_PADDING = "bad-padding"
+    BAD_DIGEST = "bad-digest"
+    RESIDUE_OUT_OF_RANGE = "residue-out-of-range"
+    TOO_LARGE = "too-large"
+    NOT_CANONICAL = "not-canonical"
+    SECRET_REFUSED = "secret-refused"  # noqa: S105 - a reason, no password
+    # keys and identities
+    KEY_MISMATCH = "key-mismatch"
+    UNSAFE_PERMISSIONS = "unsafe-permissions"
+    KEYSTORE_CORRUPT = "keystore-corrupt"
+    WRONG_PASSPHRASE = "wrong-passphrase"  # noqa: S105 - a reason, no passphrase
+    FILE_MISSING = "file-missing"
+    FILE_EXISTS = "file-exists"
+    # opening a sum
+    OFF_GRID = "off-grid"
+    SUM_OUT_OF_RANGE = "sum-out-of-range"
+    COUNT_MISMATCH = "count-mismatch"
+    # rounds and requests
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    UNKNOWN_FEDERATION = "unknown-federation"
+    UNKNOWN_SITE = "unknown-site"
+    UNKNOWN_ROUND = "unknown-round"
+    UNKNOWN_SUBMISSION = "unknown-submission"
+    UNKNOWN_PART = "unknown-part"
+    ALREADY_EXISTS = "already-exists"
+    NOT_INVITED = "not-invited"
+    ROUND_CLOSED = "round-closed"
+    ROUND_FAILED = "round-failed"
+    SECOND_SUBMISSION = "second-submission"
+    INCOMPLETE = "incomplete"
+    SUM_NOT_READY = "sum-not-ready"
+    LENGTH_REQUIRED = "length-required"
+    BAD_REQUEST = "bad-request"
+    BAD_ANSWER = "bad-answer"
+    UNREACHABLE = "unreachable"
+    BAD_CONFIG = "bad-config"
+    INTERNAL = "internal"
+
+
+class HeAggError(Exception):
+    """Base of every error that he-agg raises on purpose.
+
+    Args:
+        reason: one of the closed set, for programs.
+        message: one sentence for people: what was expected, what came, which ids.
+        hint: what to do next, if there is something to do.
+    """
+
+    def __init__(self, reason: Reason, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type[HeAggError], tuple[Reason, str, str]]:
+        # The default would rebuild from `args` alone and fail: errors cross process pools and threads.
+        return type(self), (self.reason, self.message, self.hint)
+
+
+class InputError(HeAggError, ValueError):
+    """What the caller handed in cannot be encrypted as it is."""
+
+
+class PlanError(HeAggError, ValueError):
+    """A plan, or two plans, that must not be used."""
+
+
+class WireError(HeAggError, ValueError):
+    """Bytes that are not what FORMAT.md says. Any bytes whatsoever give a value or this."""
+
+
+class KeystoreError(HeAggError):
+    """A key or identity file that must not be used."""
+
+
+class DecryptionError(HeAggError):
+    """A sum that did not open to what it must be. No plaintext was released."""
+
+
+class ProtocolError(HeAggError):
+    """The aggregator refused a request, or answered what the protocol does not allow."""
+
+
+class TransportError(HeAggError):
+    """The aggregator could not be reached, or the connection broke. Trying again may help."""
+
+
+class ConfigError(HeAggError):
+    """Settings that do not make sense, or a settings file that cannot be read."""

@@ -1,0 +1,123 @@
+"""The small answers of the aggregator, as both sides know them. PROTOCOL.md (in service/) says when each is sent.
+
+Plain dataclasses: the aggregator declares them as its response models, a site reads them with `read`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_type_hints
+
+from he_agg.errors import ProtocolError, Reason
+
+__all__ = ["CurrentRound", "Receipt", "SubmissionStatus", "read"]
+
+
+@dataclass(frozen=True)
+class CurrentRound:
+    """Where a federation stands, for one site.
+
+    Attributes:
+        federation: its name.
+        state: "waiting" (not started, or between rounds), "open" (a round takes submissions), or "ended".
+        epoch: number of the group key's epoch.
+        key_id: commitment to the group key.
+        plan_id: the plan.
+        round_id: the open round; None unless open.
+        number: its number, from 1.
+        attempt: its attempt, from 1.
+        opened_at: Units: seconds since 1970, UTC.
+        deadline_at: when it closes at the latest. Units: seconds since 1970, UTC.
+        remaining_s: time left by the aggregator's clock. Units: seconds.
+        invited: whether this site takes part.
+        submitted: whether this site's submission is complete.
+        last_published: id of the newest round with a sum, if there is one.
+    """
+
+    federation: str
+    state: str
+    epoch: int
+    key_id: str
+    plan_id: str
+    round_id: str | None = None
+    number: int | None = None
+    attempt: int | None = None
+    opened_at: int | None = None
+    deadline_at: int | None = None
+    remaining_s: int | None = None
+    invited: bool = False
+    submitted: bool = False
+    last_published: str | None = None
+
+
+@dataclass(frozen=True)
+class SubmissionStatus:
+    """How far one submission has come.
+
+    Attributes:
+        id: SHA-256 of the manifest.
+        round_id: the round it belongs to.
+        state: "open" (parts are awaited), "complete" (it is in the closed set or will be), or "excluded".
+        parts: how many parts it has.
+        missing: numbers of the parts that are not stored.
+    """
+
+    id: str
+    round_id: str
+    state: str
+    parts: int
+    missing: list[int]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A promise: this submission is in the sum of its round, or the record names it as excluded and says why.
+
+    Attributes:
+        id: SHA-256 of the manifest.
+        round_id: the round it belongs to.
+        site: whose it is.
+        accepted_at: Units: seconds since 1970, UTC.
+    """
+
+    id: str
+    round_id: str
+    site: str
+    accepted_at: int
+
+
+Message = TypeVar("Message", CurrentRound, SubmissionStatus, Receipt)
+
+
+def read(kind: type[Message], body: bytes) -> Message:
+    """Read an answer. Unknown members are ignored, so that an aggregator may be newer than a site.
+
+    Raises:
+        ProtocolError: not such an answer.
+    """
+    try:
+        value: Any = json.loads(body)
+    except ValueError as error:
+        raise ProtocolError(Reason.BAD_ANSWER, f"expected a {kind.__name__} in JSON, got something else") from error
+    hints = get_type_hints(kind)
+    members = {}
+    for field in dataclasses.fields(kind):
+        if not isinstance(value, dict) or (field.name not in value and field.default is dataclasses.MISSING):
+            raise ProtocolError(Reason.BAD_ANSWER, f"{kind.__name__}: expected a member {field.name!r}, got none")
+        if field.name in value:
+            member = value[field.name]
+            if not _fits(member, hints[field.name]):
+                raise ProtocolError(Reason.BAD_ANSWER, f"{kind.__name__}.{field.name}: got a value of another type")
+            members[field.name] = member
+    return kind(**members)
+
+
+def _fits(member: Any, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_fits(member, option) for option in hint.__args__)
+    if hint == list[int]:
+        return isinstance(member, list) and all(type(item) is int for item in member)
+    return type(member) is hint

@@ -1,0 +1,111 @@
+"""The round record: the closed set of submissions behind a sum, and the sum's digests.
+
+It is written once, when the sum is durable (or the round has failed), and never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from he_agg import canonical
+from he_agg.errors import Reason, WireError
+from he_agg.ids import RoundId, check_name
+from he_agg.manifest import MAX_PARTS
+
+__all__ = ["MAX_RECORD_BYTES", "RoundRecord"]
+
+MAX_RECORD_BYTES = 16 * 2**20
+OUTCOMES = ("published", "failed")
+VERSION = 1
+_MAX_MEMBERS = 10_000
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What became of one attempt of one round.
+
+    Attributes:
+        round_id: federation, round and attempt.
+        epoch: number of the group key's epoch.
+        key_id: commitment to the group key.
+        plan_id: the plan.
+        outcome: "published", or "failed" when too few sites submitted.
+        members: submission id by site, for every submission in the sum.
+        excluded: reason by site, for every site that was invited and is not in the sum.
+        sum_digests: SHA-256 of every part of the sum as it travels, in order; empty when failed.
+    """
+
+    round_id: RoundId
+    epoch: int
+    key_id: str
+    plan_id: str
+    outcome: str
+    members: dict[str, str]
+    excluded: dict[str, str]
+    sum_digests: tuple[str, ...]
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        return canonical.encode(
+            {
+                "v": VERSION,
+                "federation": self.round_id.federation,
+                "round": self.round_id.number,
+                "attempt": self.round_id.attempt,
+                "epoch": self.epoch,
+                "key_id": self.key_id,
+                "plan_id": self.plan_id,
+                "outcome": self.outcome,
+                "members": self.members,
+                "excluded": self.excluded,
+                "sum": list(self.sum_digests),
+            }
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    @classmethod
+    def parse(cls, data: bytes) -> RoundRecord:
+        """Read a record.
+
+        Raises:
+            WireError: anything but one canonical record that makes sense in itself.
+        """
+        fields = canonical.Fields(canonical.parse(data, MAX_RECORD_BYTES), "record")
+        fields.integer("v", VERSION, VERSION)
+        federation = check_name(fields.string("federation"), "record.federation")
+        round_id = RoundId(federation, fields.integer("round", 1, 10**9 - 1), fields.integer("attempt", 1, 10**9 - 1))
+        outcome = fields.string("outcome")
+        members, excluded = fields.object("members"), fields.object("excluded")
+        digests = fields.array("sum", MAX_PARTS)
+        record = cls(
+            round_id=round_id,
+            epoch=fields.integer("epoch", 1, 10**9),
+            key_id=fields.hex("key_id", 32),
+            plan_id=fields.hex("plan_id", 32),
+            outcome=outcome,
+            members=members,
+            excluded=excluded,
+            sum_digests=tuple(digests),
+        )
+        fields.end()
+        if outcome not in OUTCOMES:
+            raise WireError(Reason.BAD_FIELD, f"record.outcome: expected one of {OUTCOMES}")
+        if len(members) + len(excluded) > _MAX_MEMBERS or members.keys() & excluded.keys():
+            raise WireError(Reason.BAD_FIELD, "record: expected each site once, as a member or as excluded")
+        for site, submission_id in members.items():
+            check_name(site, "record.members")
+            canonical.check_hex(submission_id, 32, "record.members")
+        for site, reason in excluded.items():
+            check_name(site, "record.excluded")
+            if not isinstance(reason, str) or len(reason) > 63:
+                raise WireError(Reason.BAD_FIELD, "record.excluded: expected a short reason")
+        for digest in digests:
+            canonical.check_hex(digest, 32, "record.sum")
+        if (outcome == "failed") != (not digests):
+            raise WireError(Reason.BAD_FIELD, "record.sum: expected digests of a published sum, and none otherwise")
+        return record
