@@ -1,7 +1,7 @@
 """The command `he-agg`, put together at run time from the entry points that the packages register.
 
 An entry point in the group `he_agg.commands` is named after its command, words joined by dots (`site.add`), and
-points at a plain function that Typer can read. Only the command that was asked for is loaded: `he-agg serve` never
+points at a Click command. Only the command that was asked for is loaded: `he-agg serve` never
 loads keys or an HE library, and an installation without the server extra has no `serve`.
 
 Exit codes, stable: 0 done; 1 refused, with a reason; 2 wrong usage; 3 the aggregator could not be reached;
@@ -17,7 +17,6 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
-import typer
 from rich.console import Console
 
 from he_agg.errors import ConfigError, DecryptionError, HeAggError, KeystoreError, Reason, TransportError
@@ -62,7 +61,7 @@ class _Commands(click.Group):
         self._prefix = prefix
         self._points = {point.name: point for point in points}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - Click's signature
         """Next words after the prefix."""
         words = {name[len(self._prefix) :].split(".")[0] for name in self._points if name.startswith(self._prefix)}
         return sorted(words)
@@ -72,12 +71,10 @@ class _Commands(click.Group):
         full = self._prefix + cmd_name
         if full in self._points:
             try:
-                function = self._points[full].load()
+                command: click.Command = self._points[full].load()
             except ModuleNotFoundError as error:
                 raise _missing_extra(full, error) from error
-            app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-            app.command(cmd_name)(function)
-            return typer.main.get_command(app)
+            return command
         if cmd_name in self.list_commands(ctx):
             points = list(self._points.values())
             return _Commands(f"{full}.", points, name=cmd_name, help=_GROUP_HELP.get(cmd_name), no_args_is_help=True)
