@@ -61,12 +61,11 @@ class _Commands(click.Group):
         self._prefix = prefix
         self._points = {point.name: point for point in points}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - Click's signature
-        """Next words after the prefix."""
-        words = {name[len(self._prefix) :].split(".")[0] for name in self._points if name.startswith(self._prefix)}
-        return sorted(words)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Next words after the prefix, without those whose extra is not installed. Called for help only."""
+        return [word for word in self._words() if self._loads(ctx, word)]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - Click's name
         """Load one command, or make the group of those that share a first word."""
         full = self._prefix + cmd_name
         if full in self._points:
@@ -75,10 +74,20 @@ class _Commands(click.Group):
             except ModuleNotFoundError as error:
                 raise _missing_extra(full, error) from error
             return command
-        if cmd_name in self.list_commands(ctx):
+        if cmd_name in self._words():
             points = list(self._points.values())
             return _Commands(f"{full}.", points, name=cmd_name, help=_GROUP_HELP.get(cmd_name), no_args_is_help=True)
         return None
+
+    def _words(self) -> list[str]:
+        after = (name[len(self._prefix) :] for name in self._points if name.startswith(self._prefix))
+        return sorted({name.split(".")[0] for name in after})
+
+    def _loads(self, ctx: click.Context, word: str) -> bool:
+        try:
+            return self.get_command(ctx, word) is not None
+        except ConfigError:
+            return False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

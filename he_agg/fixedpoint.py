@@ -5,9 +5,9 @@ within ``K*M``: no honest submission can overflow. After the tensors come the we
 constant 1, whose sum must be the number of sites.
 
 **How far the mean is from the float mean.** Each site rounds once, by at most 1/2 (nearest). With ``W = sum(w)``
-the mean is ``sum(k) * step``, ``step = clip * w_max / (M * W)``, so n sites are off by at most ``n * step / 2``: half a
-grid step ``clip/M`` times ``n * w_max / W``, which is 1 when every site is at the cap. The last step, to the tensor's own
-dtype, adds half a unit in the last place.
+the mean is ``sum(k) * step``, ``step = clip * w_max / (M * W)``, so n sites are off by at most ``n * step / 2``: half
+a grid step ``clip/M`` times ``n * w_max / W``, which is 1 when every site is at the cap. The last step, to the
+tensor's own dtype, adds half a unit in the last place.
 """
 
 from __future__ import annotations
