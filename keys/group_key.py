@@ -1,0 +1,182 @@
+"""The group key: the secret that all sites of a federation share for one epoch. The aggregator never has it.
+
+Whoever holds it can open every ciphertext of the epoch, single updates included. SECURITY.md says what follows.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_agg import canonical
+from he_agg.codecs.ckks import new_secret_context
+from he_agg.errors import HeAggError, KeystoreError, Reason, WireError
+from he_agg.federation import FederationDocument
+from he_agg.plan import Plan
+from keys.sealed_box import Passphrase, close_box, header_of, open_box
+from keys.secret_file import read_secret, write_secret
+
+__all__ = ["GroupKey"]
+
+KIND = "he-agg-group-key"
+VERSION = 1
+_SEED_BYTES = 32
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """Group key and plan of one epoch. Make it with `GroupKey.create`, read it with `GroupKey.load`.
+
+    Attributes:
+        plan: what the federation agreed on; the key is for this plan and no other.
+        epoch: number of the epoch, from 1.
+        ckks_context: serialised TenSEAL context with the secret key. Secret.
+        mac_seed: 32 bytes that checks on sums and local fingerprints are derived from. Secret.
+    """
+
+    plan: Plan = field(repr=False)
+    epoch: int
+    ckks_context: bytes = field(repr=False)
+    mac_seed: bytes = field(repr=False)
+
+    def __repr__(self) -> str:
+        public = self.plan.public
+        return f"GroupKey(federation={public.federation!r}, epoch={self.epoch}, key_id={self.key_id[:12]}...)"
+
+    @classmethod
+    def create(cls, plan: Plan, epoch: int = 1) -> GroupKey:
+        """Make a fresh group key from the operating system's randomness.
+
+        Args:
+            plan: the federation's plan.
+            epoch: number of the epoch, from 1.
+        """
+        context = new_secret_context(plan.public.parameters.profile)
+        return cls(plan, epoch, context, secrets.token_bytes(_SEED_BYTES))
+
+    @property
+    def plan_id(self) -> str:
+        """The plan it was made for, 64 hex digits."""
+        return self.plan.plan_id
+
+    @cached_property
+    def key_id(self) -> str:
+        """Commitment to the secret, 64 hex digits. Safe to publish: the secret has 256 bits of its own."""
+        public = canonical.encode(
+            {"federation": self.plan.public.federation, "epoch": self.epoch, "plan_id": self.plan_id}
+        )
+        context = hashlib.sha256(self.ckks_context).digest()
+        return hmac.new(self.mac_seed, b"he-agg/key-id/v1\0" + context + public, hashlib.sha256).hexdigest()
+
+    @property
+    def federation_document(self) -> FederationDocument:
+        """What the operator gets: the public half of the plan and the key's commitment."""
+        return FederationDocument(self.plan.public, self.epoch, self.key_id)
+
+    def fingerprint_of(self, values: NDArray[np.int32]) -> str:
+        """Recognise the same update again without storing it.
+
+        Keyed, because a plain hash of a guessable update would be an oracle for it.
+
+        Args:
+            values: quantized update. Shape: (n,).
+
+        Returns:
+            64 hex digits.
+        """
+        label = b"he-agg/update-fingerprint/v1"
+        key = hmac.digest(self.mac_seed, label, "sha256")
+        return hmac.new(key, np.ascontiguousarray(values).data, hashlib.sha256).hexdigest()
+
+    def save(self, path: str | Path, passphrase: Passphrase = None) -> None:
+        """Write the keystore file: mode 0600, atomic, never over an existing one.
+
+        Args:
+            path: where.
+            passphrase: protects the file's contents; without one only its permissions do.
+
+        Raises:
+            KeystoreError: the file exists, or cannot be written.
+        """
+        body = canonical.encode(
+            {
+                "ckks_context": base64.b64encode(self.ckks_context).decode(),
+                "mac_seed": self.mac_seed.hex(),
+                "plan": self.plan.to_json(),
+            }
+        )
+        write_secret(Path(path), close_box(self._header(), body, passphrase))
+
+    @classmethod
+    def load(cls, path: str | Path, passphrase: Passphrase = None) -> GroupKey:
+        """Read a keystore file, and see that key id and plan id are what its header says.
+
+        Args:
+            path: the file.
+            passphrase: the passphrase, or what asks for it; used only if the file has one.
+
+        Raises:
+            KeystoreError: permissions, damage, wrong passphrase, or contents that do not fit the header.
+        """
+        what = str(path)
+        header, body = open_box(read_secret(Path(path)), passphrase, what)
+        _check_kind(header, what)
+        try:
+            fields = canonical.Fields(canonical.parse(body, 64 * 2**20), "group key")
+            context = base64.b64decode(fields.string("ckks_context", 2**24), validate=True)
+            seed = bytes.fromhex(fields.hex("mac_seed", _SEED_BYTES))
+            plan = Plan.parse(canonical.encode(fields.object("plan")))
+            fields.end()
+            stated = canonical.Fields(header, "header")
+            key = cls(plan, stated.integer("epoch", 1, 10**9), context, seed)
+        except (WireError, binascii.Error) as error:
+            raise KeystoreError(
+                Reason.KEYSTORE_CORRUPT, f"{what}: the group key in it is damaged", "restore it from your backup"
+            ) from error
+        except HeAggError as error:
+            raise KeystoreError(error.reason, f"{what}: {error.message}", error.hint) from error
+        if header != key._header():
+            raise KeystoreError(
+                Reason.KEY_MISMATCH,
+                f"{what}: expected key {str(header.get('key_id'))[:12]} for plan {str(header.get('plan_id'))[:12]}, "
+                f"got key {key.key_id[:12]} for plan {key.plan_id[:12]}",
+                "ask the coordinator for the keystore file again",
+            )
+        return key
+
+    @staticmethod
+    def header(path: str | Path) -> dict[str, canonical.Json]:
+        """The public facts of a keystore file, without opening it.
+
+        Raises:
+            KeystoreError: not such a file, or one that others may read.
+        """
+        header: dict[str, canonical.Json] = header_of(read_secret(Path(path)), str(path))
+        _check_kind(header, str(path))
+        return header
+
+    def _header(self) -> dict[str, canonical.Json]:
+        return {
+            "kind": KIND,
+            "v": VERSION,
+            "federation": self.plan.public.federation,
+            "epoch": self.epoch,
+            "plan_id": self.plan_id,
+            "key_id": self.key_id,
+        }
+
+
+def _check_kind(header: canonical.Json, what: str) -> None:
+    if header.get("kind") != KIND or header.get("v") != VERSION:
+        raise KeystoreError(
+            Reason.KEYSTORE_CORRUPT, f"{what}: expected a group key of format version {VERSION}, got another file"
+        )

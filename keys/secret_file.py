@@ -1,0 +1,124 @@
+"""Secret files on disk: who may read them, and how they are written so that a crash leaves the old one or the new.
+
+Written 0600 to a temporary name, fsynced, linked to the final name without overwriting, directory fsynced. Refused on
+load when group or others may touch it, when somebody else owns it, or when it is a symbolic link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from he_agg.errors import KeystoreError, Reason
+
+__all__ = ["read_secret", "read_secret_text", "write_secret", "write_secret_text"]
+
+MAX_SECRET_BYTES = 64 * 2**20
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a secret file that does not exist yet.
+
+    Args:
+        path: where; its directory must exist.
+        content: all of it.
+
+    Raises:
+        KeystoreError: the file exists, or cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, unlike a rename, fails when the name is taken: a key is never overwritten.
+            os.link(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+        _sync_directory(path.parent)
+    except FileExistsError as error:
+        raise KeystoreError(
+            Reason.FILE_EXISTS, f"{path} exists; it is never overwritten", "move it away first, or give another name"
+        ) from error
+    except OSError as error:
+        raise KeystoreError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_secret(path: Path, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
+    """Read a secret file after looking at who else may.
+
+    Args:
+        path: the file.
+        max_bytes: a longer file is none of ours.
+
+    Raises:
+        KeystoreError: missing, a symbolic link, too long, owned by somebody else, or open to group or others.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError as error:
+        raise KeystoreError(Reason.FILE_MISSING, f"{path}: expected a secret file, got none") from error
+    except OSError as error:
+        raise KeystoreError(
+            Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
+        ) from error
+    with os.fdopen(descriptor, "rb") as file:
+        # The descriptor's own state, not the path's: nobody can swap the file in between.
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
+        if state.st_uid != os.geteuid():
+            raise KeystoreError(
+                Reason.UNSAFE_PERMISSIONS, f"{path}: expected it to belong to user {os.geteuid()}, got {state.st_uid}"
+            )
+        mode = stat.S_IMODE(state.st_mode)
+        if mode & 0o077:
+            raise KeystoreError(
+                Reason.UNSAFE_PERMISSIONS,
+                f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
+                f"chmod 600 {path}; if anybody may have read it, make a new one",
+            )
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{path}: expected at most {max_bytes} bytes, got more")
+    return content
+
+
+def write_secret_text(path: str | Path, text: str) -> None:
+    """Write a one-line secret, such as a token.
+
+    Raises:
+        KeystoreError: the file exists, or cannot be written.
+    """
+    write_secret(Path(path), text.encode() + b"\n")
+
+
+def read_secret_text(path: str | Path) -> str:
+    """Read a one-line secret, such as a token.
+
+    Raises:
+        KeystoreError: the file must not be used, or is not one line of ASCII.
+    """
+    content = read_secret(Path(path), 4096)
+    try:
+        text = content.decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{path}: expected one line of text") from error
+    if not text or not text.isprintable():
+        raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{path}: expected one line of text")
+    return text
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
