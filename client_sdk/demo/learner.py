@@ -30,7 +30,12 @@ WEIGHT_CAP = 2048
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the hospitals agreed on before the first round; chosen on training data only."""
+    """What the hospitals agreed on before the first round.
+
+    In five-fold cross-validation on the hospitals' own training rows these settings score 0.8353, the best of
+    27 (step size, epochs, weight decay) 0.8364; they were taken because they also stop by the rule, after 15
+    or 16 rounds, with updates half as large as the clip.
+    """
 
     seed: int = 0
     epochs: int = 2

@@ -169,7 +169,7 @@ def _seconds(axes: Axes, summary: Summary) -> None:
     colours = {"wait": FAINT, "fold": GREEN}
     _bars(axes, [(phase, summary["seconds"][phase], colours.get(phase, BLUE)) for phase in PHASES], ".2f")
     axes.get_yticklabels()[PHASES.index("fold")].set_color(GREEN)
-    axes.set_xlabel("wait: for the other hospitals and the fold", fontsize=8, loc="left")
+    axes.set_xlabel("wait: for other hospitals and fold", fontsize=8, loc="left")
     _title(axes, "Seconds, all rounds", "mean hospital; fold: aggregator")
 
 
