@@ -99,8 +99,9 @@ def refuse_secrets(data: bytes | memoryview) -> None:
     Raises:
         WireError: a SEAL or TenSEAL object, or one of our own key files.
     """
-    head = bytes(data[:4096])
-    if any(mark in head for mark in _SECRET_MARKS):
+    # A keystore file names its kind near the end: the keys of canonical JSON are sorted, and the body comes first.
+    ends = bytes(data[:4096]) + b"\0" + bytes(data[-4096:])
+    if any(mark in ends for mark in _SECRET_MARKS):
         raise WireError(
             Reason.SECRET_REFUSED,
             "this looks like a key or a SEAL/TenSEAL object, which the aggregator must never hold; nothing was kept",

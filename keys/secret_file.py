@@ -69,11 +69,12 @@ def read_secret(path: Path, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
         raise KeystoreError(
             Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
         ) from error
+    # The descriptor's own state, not the path's: nobody can swap the file in between.
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(descriptor)
+        raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        # The descriptor's own state, not the path's: nobody can swap the file in between.
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
         if state.st_uid != os.geteuid():
             raise KeystoreError(
                 Reason.UNSAFE_PERMISSIONS, f"{path}: expected it to belong to user {os.geteuid()}, got {state.st_uid}"

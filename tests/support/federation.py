@@ -1,0 +1,39 @@
+"""Plans, keys and sums for tests, built by the real code."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from he_agg import bitpack
+from he_agg.layout import Layout
+from he_agg.plan import Plan, PublicPlan
+from he_agg.sections import Part
+from keys import GroupKey
+
+
+def plan_of(n_values: int = 5, **options) -> Plan:
+    """A plan for one float64 tensor of `n_values` elements."""
+    layout = Layout.of(
+        {"w": np.zeros(n_values)}, clip=options.pop("clip", 1.0), weight_cap=options.pop("weight_cap", 10)
+    )
+    return Plan.create("test", layout, **{"max_sites": 5, **options})
+
+
+@cache
+def key_of(plan: Plan) -> GroupKey:
+    """A group key for the plan, the same one each time."""
+    return GroupKey.create(plan)
+
+
+def fold_all(plan: PublicPlan, submissions: list[list[Part]]) -> list[Part]:
+    """Sum submissions part by part, as the aggregator does."""
+    total = []
+    for place in plan.places:
+        section = place.section
+        acc = np.zeros(place.residues, dtype=np.uint64)
+        for parts in submissions:
+            assert bitpack.fold(acc, parts[place.number].packed, section.modulus_bits, section.modulus) == -1
+        total.append(Part(place.number, bitpack.pack(acc, section.modulus_bits)))
+    return total

@@ -1,0 +1,72 @@
+"""Canonical JSON: whatever parses encodes to the very same bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from he_agg import canonical
+from he_agg.errors import WireError
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(values)
+def test_round_trip(value):
+    try:
+        data = canonical.encode(value)
+    except WireError:
+        return  # deeper than we ever nest
+    assert canonical.parse(data, 10**6) == value
+    assert canonical.encode(canonical.parse(data, 10**6)) == data
+
+
+@given(st.binary(max_size=100) | values.map(lambda v: repr(v).encode()))
+def test_any_bytes_give_a_value_or_a_wire_error(data):
+    try:
+        value = canonical.parse(data, 80)
+    except WireError:
+        return
+    assert canonical.encode(value) == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a": 1}',
+        b'{"b":1,"a":2}',
+        b'{"a":1,"a":1}',
+        b"1.0",
+        b"1e3",
+        b"NaN",
+        b"Infinity",
+        b"-0",
+        b"9007199254740992",
+        b'"\xc3\xa4"',
+        b'"\\u00E4"',
+        b"[1]\n",
+        b"[" * 5000 + b"]" * 5000,
+        b"[" * 20 + b"]" * 20,
+        b"1" * 5000,
+        b'"' + b"x" * 10**6 + b'"',
+    ],
+)
+def test_other_forms_are_refused(data):
+    with pytest.raises(WireError):
+        canonical.parse(data, 10**5)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_decimals_read_back_to_the_same_float(number):
+    assert canonical.parse_decimal(canonical.decimal(number)) == number
+
+
+@pytest.mark.parametrize("text", ["", "nan", "inf", "-inf", "1", "01.0", "1.00", "1e0", " 1.0", "x", "1_0.0"])
+def test_other_decimals_are_refused(text):
+    with pytest.raises(WireError):
+        canonical.parse_decimal(text)

@@ -1,0 +1,95 @@
+"""Who imports whom: "the aggregator cannot decrypt" is a property of the package graph."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("he_agg", "keys", "service", "client_sdk")
+MAY_IMPORT = {
+    "he_agg": {"he_agg"},
+    "keys": {"keys", "he_agg"},
+    "service": {"service", "he_agg"},
+    "client_sdk": {"client_sdk", "keys", "he_agg"},
+}
+ONLY_IN = {
+    "tenseal": ("he_agg/codecs/ckks.py",),
+    "httpx": ("client_sdk/_transport.py",),
+    "fastapi": ("service/",),
+    "starlette": ("service/",),
+    "sqlalchemy": ("service/",),
+    "cryptography": ("keys/", "he_agg/ring/keystream.py"),
+    "sksurv": ("client_sdk/demo/",),
+    "sklearn": ("client_sdk/demo/",),
+    "matplotlib": ("client_sdk/demo/",),
+}
+
+
+def imports():
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [node.module or ""]
+                for name in names:
+                    yield path.relative_to(ROOT).as_posix(), package, name.split(".")[0]
+
+
+def test_packages_import_only_downwards():
+    found = list(imports())
+    assert len(found) > 100, "the walk found next to nothing: it is looking in the wrong place"
+    wrong = [(path, name) for path, package, name in found if name in PACKAGES and name not in MAY_IMPORT[package]]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_library_stays_in_its_room(library):
+    wrong = [path for path, _, name in imports() if name == library and not path.startswith(ONLY_IN[library])]
+    assert wrong == []
+
+
+def test_numba_stays_in_kernel_modules():
+    kernels = {"he_agg/bitpack.py", "he_agg/fixedpoint.py"}
+    wrong = [path for path, _, name in imports() if name == "numba" and path not in kernels and "/ring/" not in path]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", ["service", "service.app", "service.cli"])
+def test_aggregator_loads_neither_an_he_library_nor_keys(module):
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stdout.split())
+    assert "he_agg" in loaded or module == "service"
+    assert loaded & {"tenseal", "keys", "client_sdk", "httpx"} == set()
+
+
+def test_serve_command_loads_neither_an_he_library_nor_keys():
+    code = (
+        "import sys, contextlib, he_agg.commands as c\n"
+        "with contextlib.suppress(SystemExit): c.main(['serve', '--help'])\n"
+        "print(*sorted({n.split('.')[0] for n in sys.modules}), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stderr.split())
+    assert "--port" in run.stdout
+    assert "service" in loaded
+    assert loaded & {"tenseal", "keys", "client_sdk", "httpx"} == set()
+
+
+def test_core_asserts_nothing_about_input():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert)
+    ]
+    assert wrong == []
