@@ -70,7 +70,7 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> tuple[Ses
         KeystoreError: a secret file that must not be used.
         ConfigError: the spool cannot be used.
     """
-    if settings.passphrase_file is not None and passphrase is None:
+    if settings.passphrase_file is not None and not isinstance(passphrase, str):
         passphrase = read_secret_text(settings.passphrase_file)
     identity = SiteIdentity.load(settings.identity, passphrase)
     key = GroupKey.load(settings.keystore, passphrase)

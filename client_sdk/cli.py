@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +50,7 @@ def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, c
     Interrupted or killed, run it again: it goes on where it stopped, with the bytes it has stored.
     """
     tensors = read_npz(update)
-    with _progress() as listener, Site.open(config, passphrase=_passphrase(), progress=listener) as site:
+    with _progress() as listener, Site.open(config, passphrase=ask_passphrase, progress=listener) as site:
         round = _open_round(site, wait)
         receipt = round.submit(
             tensors,
@@ -65,7 +64,7 @@ def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, c
             "submission_id": receipt.id,
             "accepted_at": receipt.accepted_at,
             "bytes_up": round.bytes_up,
-            "seconds": {phase: seconds for phase, seconds in round.seconds.items()},
+            "seconds": dict(round.seconds),
         }
     answer(
         facts,
@@ -88,7 +87,7 @@ def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: b
     check_free(out, force)
     if round_id is not None:
         RoundId.parse(round_id)  # before a passphrase is asked for
-    with _progress() as listener, Site.open(config, passphrase=_passphrase(), progress=listener) as site:
+    with _progress() as listener, Site.open(config, passphrase=ask_passphrase, progress=listener) as site:
         pending = site.pending()
         chosen = round_id or (pending[-1] if pending else None) or _newest(site)
         mean = site.fetch(chosen)
@@ -112,7 +111,7 @@ def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: b
 @_json
 def status(config: Path, as_json: bool) -> None:
     """Show where the federation stands, and what this site still has in its spool."""
-    with Site.open(config, passphrase=_passphrase()) as site:
+    with Site.open(config, passphrase=ask_passphrase) as site:
         current = site.status()
         pending = site.pending()
         name = site.name
@@ -151,10 +150,6 @@ def _newest(site: Site) -> str:
             "`he-agg status` shows where it stands; --round waits for a round that is still open",
         )
     return newest
-
-
-def _passphrase() -> object:
-    return os.environ.get("HE_AGG_PASSPHRASE") or ask_passphrase
 
 
 def _describe(name: str, current: CurrentRound, pending: list[str]) -> str:
