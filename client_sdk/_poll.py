@@ -101,9 +101,9 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
         if current.state == "ended":
             return None
         check_agreement(session, current)
-        if current.state == "open" and current.round_id != after:
+        if current.state == "open":
             opened = _opened(session, current, (yield from now()))
-            if opened is not None:
+            if current.round_id != after and opened is not None:
                 return opened
             after = current.round_id
         yield from unhurried(asked_at)
