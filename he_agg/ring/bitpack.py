@@ -69,12 +69,11 @@ def _pack_kernel(bits: int) -> Callable[[Any, Any], None]:
 
 
 @lru_cache(maxsize=None)
-def _unpack_kernel(bits: int) -> Callable[[Any, Any], int]:
+def _unpack_kernel(bits: int) -> Callable[[Any, Any], None]:
     mask = (1 << bits) - 1
 
     @kernel
-    def unpack_groups(words: NDArray[np.uint64], x: Residues) -> np.uint64:
-        largest = uint64(0)
+    def unpack_groups(words: NDArray[np.uint64], x: Residues) -> None:
         for g in range(x.size // 64):
             source, target = words[bits * g : bits * g + bits], x[64 * g : 64 * g + 64]
             for j in range(64):
@@ -82,10 +81,7 @@ def _unpack_kernel(bits: int) -> Callable[[Any, Any], int]:
                 y = source[word] >> uint64(shift)
                 if shift + bits > 64:
                     y |= source[word + 1] << uint64(64 - shift)
-                y &= uint64(mask)
-                largest = max(largest, y)
-                target[j] = y
-        return largest
+                target[j] = y & uint64(mask)
 
     return unpack_groups
 
@@ -114,21 +110,22 @@ def _fold_kernel(bits: int) -> Callable[[Any, Any, Any], int]:
 
 
 def _pack(x: Residues, out: Bytes, bits: int) -> None:
-    if bits == b30.MASK.bit_count():
+    if bits == 30:
         b30.pack30(_frozen(x), out.view(np.uint32), b30.PACK_RIGHT, b30.PACK_LEFT)  # type: ignore[arg-type]
     else:
         _pack_kernel(bits)(_frozen(x), out.view(np.uint64))
 
 
-def _unpack(packed: Bytes, x: Residues, bits: int) -> int:
-    if bits == b30.MASK.bit_count():
+def _unpack(packed: Bytes, x: Residues, bits: int) -> None:
+    if bits == 30:
         tables = (b30.UNPACK_RIGHT, b30.UNPACK_LEFT, b30.UNPACK_KEEP)
-        return int(b30.unpack30(_frozen(packed.view(np.uint32)), x, *tables))  # type: ignore[arg-type]
-    return int(_unpack_kernel(bits)(_frozen(packed.view(np.uint64)), x))
+        b30.unpack30(_frozen(packed.view(np.uint32)), 0, x, *tables)  # type: ignore[arg-type]
+    else:
+        _unpack_kernel(bits)(_frozen(packed.view(np.uint64)), x)
 
 
 def _fold(packed: Bytes, total: Residues, bits: int, q: int) -> int:
-    if bits == b30.MASK.bit_count():
+    if bits == 30:
         tables = (b30.UNPACK_RIGHT, b30.UNPACK_LEFT, b30.UNPACK_KEEP)
         return int(b30.fold30(_frozen(packed.view(np.uint32)), total, np.uint32(q), *tables))  # type: ignore[arg-type]
     return int(_fold_kernel(bits)(_frozen(packed.view(np.uint64)), total, np.uint64(q)))

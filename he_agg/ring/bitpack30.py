@@ -20,6 +20,9 @@ U32 = NDArray[np.uint32]
 
 MASK = np.uint32((1 << 30) - 1)
 
+TILE = 2048
+"""Residues handled between two passes, 8 KiB: stays in the L1 cache. A multiple of 16."""
+
 
 def _table(values: list[int]) -> U32:
     table = np.array(values, dtype=np.uint32)
@@ -58,49 +61,48 @@ def pack30(x: U32, words: U32, right: U32, left: U32) -> None:
 
 
 @kernel
-def _one(words: U32, i: int, right: U32, left: U32) -> np.uint32:
-    """Return residue i by itself."""
-    g, j = i // 16, i % 16
-    low = uint32(words[15 * g + j - 1] >> right[j]) if j > 0 else uint32(0)
-    high = uint32(words[15 * g + j] << left[j]) if j < 15 else uint32(0)
-    return uint32((low | high) & MASK)
+def _scalar(words: U32, g: int, out: U32, right: U32, left: U32) -> None:
+    """Unpack one group without looking beyond it."""
+    out[0] = words[15 * g] & MASK
+    for j in range(1, 15):
+        out[j] = ((words[15 * g + j - 1] >> right[j]) | (words[15 * g + j] << left[j])) & MASK
+    out[15] = words[15 * g + 14] >> right[15]
 
 
 @kernel
-def unpack30(words: U32, x: U32, right: U32, left: U32, keep: U32) -> np.uint32:
-    """Unpack residues.
+def unpack30(words: U32, start: int, x: U32, right: U32, left: U32, keep: U32) -> None:
+    """Unpack residues start, start + 1, ... into x.
+
+    Only the very first and last group of `words` lack a neighbour and go through the scalar form, so a caller
+    that wants tiles passes all words and a start, not a slice.
 
     Args:
-        words: Packed residues, read-only. Shape: (15 * groups,).
+        words: All packed residues, read-only. Shape: (15 * all groups,).
+        start: Index of the first residue wanted, a multiple of 16.
         x: Out, all < 2**30. Shape: (16 * groups,).
         right: `UNPACK_RIGHT`.
         left: `UNPACK_LEFT`.
         keep: `UNPACK_KEEP`.
-
-    Returns:
-        The largest residue.
     """
     width = right.size
-    groups = x.size // 16
-    largest = uint32(0)
-    for g in range(1, groups - 1):
+    first = start // 16
+    stop = first + x.size // 16
+    begin = max(first, 1)
+    end = min(stop, words.size // 15 - 1)
+    for g in range(begin, end):
         a, b = words[15 * g - 1 : 15 * g - 1 + width], words[15 * g : 15 * g + width]
-        out = x[16 * g : 16 * g + width]
+        out = x[16 * (g - first) : 16 * (g - first) + width]
         for j in range(width):
-            y = uint32((((a[j] & keep[j]) >> right[j]) | (b[j] << left[j])) & MASK)
-            largest = max(largest, y)
-            out[j] = y
-    for g in (0, groups - 1):
-        for i in range(16 * g, 16 * g + 16):
-            y = _one(words, i, right, left)
-            largest = max(largest, y)
-            x[i] = y
-    return largest
+            out[j] = uint32((((a[j] & keep[j]) >> right[j]) | (b[j] << left[j])) & MASK)
+    for g in range(first, begin):
+        _scalar(words, g, x[: width], right, left)
+    for g in range(max(end, begin), stop):
+        _scalar(words, g, x[16 * (g - first) : 16 * (g - first) + width], right, left)
 
 
 @kernel
 def fold30(words: U32, total: U32, q: np.uint32, right: U32, left: U32, keep: U32) -> np.uint32:
-    """Add packed residues to a running sum mod q.
+    """Add packed residues to a running sum mod q, tile by tile in the L1 cache.
 
     Args:
         words: Packed residues, read-only; must be < q, or the sum is wrong (see Returns). Shape: (15 * groups,).
@@ -113,23 +115,15 @@ def fold30(words: U32, total: U32, q: np.uint32, right: U32, left: U32, keep: U3
     Returns:
         The largest residue; when it is >= q the sum is spoilt.
     """
-    width = right.size
-    groups = total.size // 16
+    scratch = np.empty(TILE, dtype=np.uint32)
     largest = uint32(0)
-    for g in range(1, groups - 1):
-        a, b = words[15 * g - 1 : 15 * g - 1 + width], words[15 * g : 15 * g + width]
-        out = total[16 * g : 16 * g + width]
-        for j in range(width):
-            y = uint32((((a[j] & keep[j]) >> right[j]) | (b[j] << left[j])) & MASK)
+    for start in range(0, total.size, TILE):
+        out = total[start : start + TILE]
+        tile = scratch[: out.size]
+        unpack30(words, start, tile, right, left, keep)
+        for i in range(out.size):
+            y = tile[i]
             largest = max(largest, y)
-            s = uint32(out[j] + y)  # < 2q
-            out[j] = min(s, uint32(s - q))  # < q
-    ends = 1 if groups == 1 else 2
-    for k in range(ends):
-        g = k * (groups - 1)
-        for i in range(16 * g, 16 * g + 16):
-            y = _one(words, i, right, left)
-            largest = max(largest, y)
-            s = uint32(total[i] + y)
-            total[i] = min(s, uint32(s - q))
+            s = uint32(out[i] + y)  # < 2q
+            out[i] = min(s, uint32(s - q))  # < q
     return largest

@@ -11,13 +11,10 @@ from numba import float64, int32, int64, uint32, uint64
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
-from he_agg.ring.bitpack30 import pack30, unpack30
+from he_agg.ring.bitpack30 import TILE, pack30, unpack30
 from he_agg.ring.ntt import inverse_lazy, mul_lazy, multiply_lanes
 
 U32 = NDArray[np.uint32]
-
-TILE = 2048
-"""Values finished and packed at a time, small enough to stay in the L1 cache between the two. A multiple of 16."""
 
 
 @kernel
@@ -148,10 +145,10 @@ def open_limb(
     tile = np.empty(TILE, dtype=np.uint32)
     largest = uint32(0)
     for start in range(0, x.size, TILE):
-        words = packed[start // 16 * 15 : (start + TILE) // 16 * 15]
-        largest = max(largest, unpack30(words, tile, unpack_right, unpack_left, unpack_keep))
+        unpack30(packed, start, tile, unpack_right, unpack_left, unpack_keep)
         target = x[start : start + TILE]
         for i in range(TILE):
+            largest = max(largest, tile[i])
             t = uint32(tile[i] + q2 - target[i])  # in (0, 3q), since C < q and x < 2q
             t = min(t, uint32(t - q2))  # < 2q
             target[i] = min(t, uint32(t - q))  # < q
@@ -159,11 +156,11 @@ def open_limb(
 
 
 @kernel
-def round_one(x: U32, delta: float, q: np.uint32, out: NDArray[np.int64]) -> float:
+def round_one(x: U32, delta: np.int32, q: np.uint32, out: NDArray[np.int64]) -> np.int32:
     """Round residues of one limb to the nearest multiple of delta.
 
-    Exact in float64: |x| < 2**29, and the nearest integer to x * (1/delta) is right whenever x is nearer to its
-    multiple than half a step less 2**-22 of one.
+    The quotient is taken in float64, where |x| < 2**29 is exact and the error is below 2**-22 of a step; the
+    remainder is exact in int32, and is what the grid distance is measured with.
 
     Args:
         x: Residues D*K + E mod q, < q. Shape: (n,).
@@ -172,18 +169,18 @@ def round_one(x: U32, delta: float, q: np.uint32, out: NDArray[np.int64]) -> flo
         out: K. Shape: (n,).
 
     Returns:
-        The largest |E|: distance to the grid, at most delta / 2.
+        The largest |E|: distance to the grid, about delta / 2 at most.
     """
     half = uint32(q >> uint32(1))
-    per_step = 1.0 / delta
-    worst = 0.0
+    per_step = 1.0 / float64(delta)
+    worst = int32(0)
     for i in range(x.size):
         y = x[i]
-        signed = int32(y) - (int32(q) if y > half else int32(0))  # compiled to a mask, not a jump
-        f = float64(int32(signed))
-        k = np.rint(f * per_step)
-        worst = max(worst, abs(f - k * delta))
-        out[i] = int64(int32(k))
+        signed = int32(y - q) if y > half else int32(y)  # compiled to a select, not a jump
+        k = int32(np.rint(float64(signed) * per_step))
+        rest = int32(signed - int32(k * delta))
+        worst = max(worst, int32(abs(rest)))  # an integer maximum vectorises, a float64 one does not
+        out[i] = int64(k)
     return worst
 
 

@@ -108,7 +108,7 @@ class Opener:
     def _round(self, limbs: list[NDArray[np.uint32]], out: NDArray[np.int64]) -> int:
         delta, primes = self.params.delta, self.params.primes
         if len(primes) == 1:
-            return int(round_one(limbs[0], float(delta), np.uint32(primes[0]), out))
+            return int(round_one(limbs[0], np.int32(delta), np.uint32(primes[0]), out))
         p, q = primes
         inverse = pow(p, -1, q)
         quotient = self._keys[1].tables.quotient(inverse)
