@@ -8,8 +8,8 @@ cache lives in a folder named after a digest of all sources of this package, in 
 2. `__pycache__` beside this file,
 3. the user's cache directory,
 
-and in no place at all if there is none: then every process compiles for itself. A shared place such as /tmp is
-never used, because whoever can write the cache can run code in the process that reads it.
+and in no place at all if there is none: then every process compiles for itself. A shared place such as /tmp
+is never used, because whoever can write the cache can run code in the process that reads it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core import config
+import numba.core.config as numba_config
+import numpy as np
+from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=np.generic)
+
+config: Any = numba_config  # its attributes are made at run time
 
 
 def source_digest(folder: Path) -> str | None:
@@ -117,3 +122,10 @@ def kernel(function: F) -> F:
         return cast("F", numba.njit(nogil=True)(function))
     finally:
         config.CACHE_DIR = saved
+
+
+def frozen(array: NDArray[S]) -> NDArray[S]:
+    """Return a read-only view: Numba compiles read-only arrays apart, so inputs are always passed as such."""
+    view = array.view()
+    view.setflags(write=False)
+    return view

@@ -1,8 +1,8 @@
 """Bit-exact packing of residues, and the fold: the one operation of the aggregator.
 
-Format: residue i of b bits occupies bits [i*b, (i+1)*b) of the byte string, bit k being bit k % 8 of byte k // 8
-(little-endian throughout); the bits after the last residue are zero. 64 residues fill b 64-bit words exactly, so
-kernels work on groups of 64 and a shorter tail goes through a padded group.
+Format: residue i of b bits occupies bits [i*b, (i+1)*b) of the byte string, bit k being bit k % 8 of byte k
+// 8 (little-endian throughout); the bits after the last residue are zero. 64 residues fill b 64-bit words
+exactly, so kernels work on groups of 64 and a shorter tail goes through a padded group.
 
 Residues are uint32 when b <= 31 and uint64 above; sums of two then never wrap.
 """
@@ -10,7 +10,7 @@ Residues are uint32 when b <= 31 and uint64 above; sums of two then never wrap.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numba import uint64
 from numpy.typing import NDArray
 
 from he_agg.ring import bitpack30 as b30
-from he_agg.ring._jit import kernel
+from he_agg.ring._jit import frozen, kernel
 
 GROUP = 64
 """Residues in a group."""
@@ -26,7 +26,7 @@ GROUP = 64
 MIN_BITS, MAX_BITS = 2, 62
 """Widths that can be packed: with 62 bits the sum of two residues still fits 64."""
 
-Residues = NDArray[np.uint32] | NDArray[np.uint64]
+Residues = NDArray[np.unsignedinteger]
 Bytes = NDArray[np.uint8]
 
 
@@ -46,12 +46,12 @@ def packed_bytes(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
-# The factories close over the width, so that every shift and word index below is a constant to the compiler. The
-# residue type is left open: Numba makes the uint32 or uint64 version that the width asks for.
+# The factories close over the width, so that every shift and word index below is a constant to the
+# compiler. The residue type is left open: Numba makes the uint32 or uint64 version that the width asks for.
 
 
-@lru_cache(maxsize=None)
-def _pack_kernel(bits: int) -> Callable[[Any, Any], None]:
+@cache
+def _pack_kernel(bits: int) -> Callable[..., None]:
     @kernel
     def pack_groups(x: Residues, words: NDArray[np.uint64]) -> None:
         for g in range(x.size // 64):
@@ -68,8 +68,8 @@ def _pack_kernel(bits: int) -> Callable[[Any, Any], None]:
     return pack_groups
 
 
-@lru_cache(maxsize=None)
-def _unpack_kernel(bits: int) -> Callable[[Any, Any], None]:
+@cache
+def _unpack_kernel(bits: int) -> Callable[..., None]:
     mask = (1 << bits) - 1
 
     @kernel
@@ -86,8 +86,8 @@ def _unpack_kernel(bits: int) -> Callable[[Any, Any], None]:
     return unpack_groups
 
 
-@lru_cache(maxsize=None)
-def _fold_kernel(bits: int) -> Callable[[Any, Any, Any], int]:
+@cache
+def _fold_kernel(bits: int) -> Callable[..., np.uint64]:
     mask = (1 << bits) - 1
 
     @kernel
@@ -109,33 +109,26 @@ def _fold_kernel(bits: int) -> Callable[[Any, Any, Any], int]:
     return fold_groups
 
 
-def _pack(x: Residues, out: Bytes, bits: int) -> None:
+def _pack(x: NDArray[Any], out: Bytes, bits: int) -> None:
     if bits == 30:
-        b30.pack30(_frozen(x), out.view(np.uint32), b30.PACK_RIGHT, b30.PACK_LEFT)  # type: ignore[arg-type]
+        b30.pack30(frozen(x), out.view(np.uint32), b30.PACK_RIGHT, b30.PACK_LEFT)
     else:
-        _pack_kernel(bits)(_frozen(x), out.view(np.uint64))
+        _pack_kernel(bits)(frozen(x), out.view(np.uint64))
 
 
-def _unpack(packed: Bytes, x: Residues, bits: int) -> None:
+def _unpack(packed: Bytes, x: NDArray[Any], bits: int) -> None:
     if bits == 30:
         tables = (b30.UNPACK_RIGHT, b30.UNPACK_LEFT, b30.UNPACK_KEEP)
-        b30.unpack30(_frozen(packed.view(np.uint32)), 0, x, *tables)  # type: ignore[arg-type]
+        b30.unpack30(frozen(packed.view(np.uint32)), 0, x, *tables)
     else:
-        _unpack_kernel(bits)(_frozen(packed.view(np.uint64)), x)
+        _unpack_kernel(bits)(frozen(packed.view(np.uint64)), x)
 
 
-def _fold(packed: Bytes, total: Residues, bits: int, q: int) -> int:
+def _fold(packed: Bytes, total: NDArray[Any], bits: int, q: int) -> int:
     if bits == 30:
         tables = (b30.UNPACK_RIGHT, b30.UNPACK_LEFT, b30.UNPACK_KEEP)
-        return int(b30.fold30(_frozen(packed.view(np.uint32)), total, np.uint32(q), *tables))  # type: ignore[arg-type]
-    return int(_fold_kernel(bits)(_frozen(packed.view(np.uint64)), total, np.uint64(q)))
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view: Numba compiles read-only arrays apart, so inputs are always passed as such."""
-    view = array.view()
-    view.setflags(write=False)
-    return view
+        return int(b30.fold30(frozen(packed.view(np.uint32)), total, np.uint32(q), *tables))
+    return int(_fold_kernel(bits)(frozen(packed.view(np.uint64)), total, np.uint64(q)))
 
 
 def _aligned(data: bytes | bytearray | memoryview | Bytes, count: int, bits: int) -> Bytes:
@@ -153,7 +146,9 @@ def _typed(residues: Residues, bits: int) -> None:
     ok = residues.dtype == expected and residues.ndim == 1
     if not ok or not residues.flags.c_contiguous:
         got = f"{residues.dtype} of shape {residues.shape}"
-        raise ValueError(f"residues of {bits} bits are one contiguous array of {expected.__name__}, got {got}")
+        raise ValueError(
+            f"residues of {bits} bits are one contiguous array of {expected.__name__}, got {got}"
+        )
 
 
 def pack(residues: Residues, bits: int, out: Bytes | None = None) -> Bytes:
@@ -242,8 +237,8 @@ def fold(packed: bytes | bytearray | memoryview | Bytes, total: Residues, bits: 
         q: The modulus, q <= 2**bits.
 
     Returns:
-        The largest residue of `packed`. If it is not below q the sum is spoilt: refuse such bytes with `largest`
-        before they get here, or throw the sum away.
+        The largest residue of `packed`. If it is not below q the sum is spoilt: refuse such bytes with
+        `largest` before they get here, or throw the sum away.
 
     Raises:
         ValueError: If type, shape, length or width are not as described.

@@ -1,11 +1,12 @@
 """Packing at 30 bits, the width that every submission travels in: 16 residues fill 15 words exactly.
 
-Word j of a group is (x[j] >> 2j) | (x[j+1] << 30-2j), and residue j is (word[j-1] >> 32-2j | word[j] << 2j): two
-contiguous loads, two shifts by a table. Written so, over one group at a time, LLVM turns a group into a few vector
-instructions; the general form of `bitpack.py` is scalar and takes two to three times as long.
+Word j of a group is (x[j] >> 2j) | (x[j+1] << 30-2j), and residue j is (word[j-1] >> 32-2j | word[j] <<
+2j): two contiguous loads, two shifts by a table. Written so, over one group at a time, LLVM turns a group
+into a few vector instructions; the general form of `bitpack.py` is scalar and takes two to three times as
+long.
 
-The tables come as arguments, because a loop whose length the compiler knows is unrolled before it is vectorised, and
-then stays scalar. Groups whose neighbours lie outside the array go through a scalar form.
+The tables come as arguments, because a loop whose length the compiler knows is unrolled before it is
+vectorised, and then stays scalar. Groups whose neighbours lie outside the array go through a scalar form.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def unpack30(words: U32, start: int, x: U32, right: U32, left: U32, keep: U32) -
         for j in range(width):
             out[j] = uint32((((a[j] & keep[j]) >> right[j]) | (b[j] << left[j])) & MASK)
     for g in range(first, begin):
-        _scalar(words, g, x[: width], right, left)
+        _scalar(words, g, x[:width], right, left)
     for g in range(max(end, begin), stop):
         _scalar(words, g, x[16 * (g - first) : 16 * (g - first) + width], right, left)
 
@@ -105,7 +106,8 @@ def fold30(words: U32, total: U32, q: np.uint32, right: U32, left: U32, keep: U3
     """Add packed residues to a running sum mod q, tile by tile in the L1 cache.
 
     Args:
-        words: Packed residues, read-only; must be < q, or the sum is wrong (see Returns). Shape: (15 * groups,).
+        words: Packed residues, read-only; must be < q, or the sum is wrong (see Returns). Shape: (15 *
+            groups,).
         total: In and out, < q. Shape: (16 * groups,).
         q: The modulus, below 2**30.
         right: `UNPACK_RIGHT`.

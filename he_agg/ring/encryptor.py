@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.ring import bitpack30 as b30
+from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import Bytes, pack, packed_bytes
 from he_agg.ring.kernels import encrypt_limb
 from he_agg.ring.keystream import KEY_BYTES, Keystream
-from he_agg.ring.limbs import BATCH_BYTES, LimbKey, batch_count, frozen, limb_keys
+from he_agg.ring.limbs import BATCH_BYTES, LimbKey, batch_count, limb_keys
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, LIMB_BITS
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary
@@ -26,8 +27,9 @@ class Encryptor:
 
     A class because the key must live exactly as long as the submission: it is made here from the operating
     system's generator, it is never an argument, and `wipe` ends it. Every batch can be encrypted once: two
-    ciphertexts of one batch under one key would give away the difference of their plaintexts, so a second attempt
-    is refused even after a failure. To resume an upload, keep the bytes; to start over, make a new Encryptor.
+    ciphertexts of one batch under one key would give away the difference of their plaintexts, so a second
+    attempt is refused even after a failure. To resume an upload, keep the bytes; to start over, make a new
+    Encryptor.
 
     Use as a context manager, which wipes at the end.
     """
@@ -80,8 +82,9 @@ class Encryptor:
             The packed residues of every limb: `out` if given.
 
         Raises:
-            ValueError: If a value is out of bounds, a batch was encrypted before, the key was wiped, or types and
-                shapes are not as described. The batches count as encrypted all the same, and `out` is zeroed.
+            ValueError: If a value is out of bounds, a batch was encrypted before, the key was wiped, or
+                types and shapes are not as described. The batches count as encrypted all the same, and
+                `out` is zeroed.
         """
         if values.dtype != np.int32 or values.ndim != 1 or not values.flags.c_contiguous:
             raise ValueError(f"values are one contiguous int32 array, got {values.dtype} of {values.shape}")

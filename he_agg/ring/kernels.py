@@ -1,7 +1,8 @@
 """The fused passes over one batch: encrypt a limb, open a limb, round to the plaintext grid.
 
-All arrays hold one batch (`BATCH_VALUES` long, value index = coefficient * LANES + lane) and are scratch that the
-caller owns, so kernels can run in several threads at once. Nothing branches on, or indexes by, a value.
+All arrays hold one batch (`BATCH_VALUES` long, value index = coefficient * LANES + lane) and are scratch
+that the caller owns, so kernels can run in several threads at once. Nothing branches on, or indexes by, a
+value.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def encrypt_limb(
     pack_right: U32,
     pack_left: U32,
 ) -> np.uint32:
-    """Turn the common polynomials of a batch into its ciphertext, c = INTT(a * NTT(s)) + e + D*k mod q, packed.
+    """Turn a batch's common polynomials into ciphertext: c = INTT(a * NTT(s)) + e + D*k mod q, packed.
 
     Args:
         x: In: the transform of a, any uint32. Out: c, < q. Shape: (BATCH_VALUES,).
@@ -101,7 +102,9 @@ def encrypt_limb(
     for start in range(0, x.size, TILE):
         stop = start + TILE
         tile = x[start:stop]
-        seen = add_message(tile, values[start:stop], noise[start:stop], delta, delta_quotient, bound, q)  # < q
+        seen = add_message(
+            tile, values[start:stop], noise[start:stop], delta, delta_quotient, bound, q
+        )  # < q
         worst = max(worst, seen)
         pack30(tile, packed[start // 16 * 15 : stop // 16 * 15], pack_right, pack_left)
     return worst
@@ -197,8 +200,8 @@ def round_two(
 ) -> np.int64:
     """Join residues of two limbs (Garner) and round to the nearest multiple of delta.
 
-    z = x + p * ((y - x)/p mod q) < pq < 2**60, exact in uint64. The quotient z/delta is taken in float64, whose
-    relative error of 2**-52 is below 2**-20 of a step for |K| < 2**31; the remainder is exact again.
+    z = x + p * ((y - x)/p mod q) < pq < 2**60, exact in uint64. The quotient z/delta is taken in float64,
+    whose relative error of 2**-52 is below 2**-20 of a step for |K| < 2**31; the remainder is exact again.
 
     Args:
         x: Residues mod p, < p. Shape: (n,).

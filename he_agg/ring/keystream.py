@@ -4,10 +4,10 @@ Format: the stream of (limb, batch) under a key is AES-256 of the counter blocks
 
     be32(limb) | be64(batch) | be32(2), be32(3), ...
 
-Counting from 2 makes it the keystream of AES-256-GCM under the 96-bit nonce be32(limb) | be64(batch), by GCM's
-definition. That is of use because OpenSSL's GCM runs on vector AES instructions where its CTR does not: 21.6
-against 8.6 GB/s on a Zen 5 core, although it computes a tag that nobody wants. Both give the same bytes, so the
-faster one on this machine is chosen at the first use and nothing else depends on the choice.
+Counting from 2 makes it the keystream of AES-256-GCM under the 96-bit nonce be32(limb) | be64(batch), by
+GCM's definition. That is of use because OpenSSL's GCM runs on vector AES instructions where its CTR does
+not: 21.6 against 8.6 GB/s on a Zen 5 core, although it computes a tag that nobody wants. Both give the same
+bytes, so the faster one on this machine is chosen at the first use and nothing else depends on the choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 if sys.byteorder != "little":
-    raise ImportError("he_agg.ring reads keystreams as little-endian words and supports no big-endian machine")
+    raise ImportError(
+        "he_agg.ring reads keystreams as little-endian words and supports no big-endian machine"
+    )
 
 KEY_BYTES = 32
 """Bytes of a key: AES-256."""

@@ -57,10 +57,3 @@ def limb_keys(params: RingParams, coefficients: NDArray[np.signedinteger]) -> tu
 def batch_count(values: int) -> int:
     """Return how many batches hold so many values."""
     return -(-values // BATCH_VALUES)
-
-
-def frozen(array: NDArray[np.int32] | NDArray[np.uint32]) -> NDArray[np.int32] | NDArray[np.uint32]:
-    """Return a read-only view, the form in which kernels take inputs that they share with the caller."""
-    view = array.view()
-    view.setflags(write=False)
-    return view

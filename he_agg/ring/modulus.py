@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ def _powers(base: int, q: int) -> NDArray[np.uint32]:
     return table
 
 
-@lru_cache(maxsize=None)
+@cache
 def modulus(q: int) -> Modulus:
     """Return the tables of one of the primes in use; made at the first call, about 10 ms.
 

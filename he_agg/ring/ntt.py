@@ -1,13 +1,14 @@
 """The negacyclic number-theoretic transform, bit-exact with SEAL's, on interleaved polynomials.
 
-Layout: `lanes` polynomials side by side, index = coefficient * lanes + lane; lanes is 16 for a batch and 1 for a
-key. Coefficient order is natural, transform order is bit-reversed. All loops run over contiguous 1-D slices: that
-is the form that LLVM vectorises (indexing a 2-D array ran 7 times slower).
+Layout: `lanes` polynomials side by side, index = coefficient * lanes + lane; lanes is 16 for a batch and 1
+for a key. Coefficient order is natural, transform order is bit-reversed. All loops run over contiguous 1-D
+slices: that is the form that LLVM vectorises (indexing a 2-D array ran 7 times slower).
 
 All values are uint32 and all kernels branch-free in them. `x - q` wraps around when x < q, so `min(x, x - q)`
 is the subtraction "if needed", without a branch.
 
-Source: D. Harvey, "Faster arithmetic for number-theoretic transforms", J. Symb. Comp. 60 (2014), algorithms 2-4.
+Source: D. Harvey, "Faster arithmetic for number-theoretic transforms", J. Symb. Comp. 60 (2014), algorithms
+2-4.
 """
 
 from __future__ import annotations

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.ring import bitpack30 as b30
+from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import Bytes, packed_bytes
 from he_agg.ring.kernels import open_limb, round_one, round_two
 from he_agg.ring.keystream import Keystream
-from he_agg.ring.limbs import BATCH_BYTES, batch_count, frozen, limb_keys
+from he_agg.ring.limbs import BATCH_BYTES, batch_count, limb_keys
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, LIMB_BITS, N
 from he_agg.ring.uniform import STREAM_WORDS, fill_uniform
@@ -24,7 +25,9 @@ class Opener:
     A class because the sum's key is transformed once and wiped at the end. Use as a context manager.
     """
 
-    def __init__(self, params: RingParams, a_key: bytes, key_sum: NDArray[np.signedinteger], sites: int) -> None:
+    def __init__(
+        self, params: RingParams, a_key: bytes, key_sum: NDArray[np.signedinteger], sites: int
+    ) -> None:
         """Take the sum of the one-time keys.
 
         Args:
@@ -34,8 +37,9 @@ class Opener:
             sites: How many submissions were summed.
 
         Raises:
-            ValueError: If the sum has the wrong shape or a coefficient beyond `sites`: then it is no sum of so
-                many ternary keys. (A decryption that went wrong; the caller turns this into its own error.)
+            ValueError: If the sum has the wrong shape or a coefficient beyond `sites`: then it is no sum of
+                so many ternary keys. (A decryption that went wrong; the caller turns this into its own
+                error.)
         """
         if not 1 <= sites <= params.max_sites:
             raise ValueError(f"1 to {params.max_sites} sites can be opened, got {sites}")
@@ -58,8 +62,8 @@ class Opener:
             out: Where to write. Shape: (count,).
 
         Returns:
-            The exact sums, and the largest distance of a value to the grid. An honest sum of n submissions stays
-            within 21 * n, always; with a wrong key the distance comes near half a step.
+            The exact sums, and the largest distance of a value to the grid. An honest sum of n submissions
+            stays within 21 * n, always; with a wrong key the distance comes near half a step.
 
         Raises:
             ValueError: If shapes are not as described, or a residue is not below its prime.

@@ -24,7 +24,7 @@ def largest_delta(modulus: int, max_sum: int) -> int:
 
 @dataclass(frozen=True)
 class RingParams:
-    """Checked parameters of the ring part. Whether they are secure and exact enough is the planner's business.
+    """Checked parameters of the ring part. Whether they are secure enough is the planner's business.
 
     Attributes:
         limbs: 1 or 2; the ring is taken modulo the first so many of `PRIMES`.

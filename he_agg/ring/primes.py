@@ -22,13 +22,14 @@ LIMB_BITS: Final = 30
 PRIMES: Final = (1073692673, 1073668097)
 """The two largest primes below 2**30 with q = 1 mod 4096, largest first.
 
-Below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies); 1 mod 2N so that a primitive 2N-th root exists.
-Source: the set that SEAL's CoeffModulus.Create(2048, [30, 30]) returns; tests/ring/test_seal_interop.py checks it.
+Below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies); 1 mod 2N so that a primitive 2N-th root
+exists. Source: the set that SEAL's CoeffModulus.Create(2048, [30, 30]) returns;
+tests/ring/test_seal_interop.py checks it.
 """
 
 
 def is_prime(number: int) -> bool:
-    """Decide primality for numbers below 3.3e24 (Miller-Rabin with the first 13 primes as bases, exact there).
+    """Decide primality for numbers below 3.3e24 (Miller-Rabin, 13 bases, exact there).
 
     Args:
         number: The number to test.

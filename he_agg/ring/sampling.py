@@ -36,10 +36,10 @@ _WORDS = BATCH_VALUES // 8
 def ternary(entropy: bytes | bytearray) -> NDArray[np.int8]:
     """Map random bytes to uniform coefficients in {-1, 0, 1}.
 
-    Each coefficient is floor(3u) - 1 for u = a fraction of 160 random bits, computed as the carry out of 3u over five
-    32-bit digits. Fixed length and no rejection, so the timing says nothing. No fixed number of bits is
-    exactly uniform on three values; here each probability is within 2**-160 of 1/3 and a whole key within
-    statistical distance 2**-149 of uniform.
+    Each coefficient is floor(3u) - 1 for u = a fraction of 160 random bits, computed as the carry out of 3u
+    over five 32-bit digits. Fixed length and no rejection, so the timing says nothing. No fixed number of
+    bits is exactly uniform on three values; here each probability is within 2**-160 of 1/3 and a whole key
+    within statistical distance 2**-149 of uniform.
 
     Args:
         entropy: N * TERNARY_BYTES random bytes; coefficient j takes 32-bit digit d, lowest first, from the
@@ -71,10 +71,10 @@ def fresh_ternary() -> NDArray[np.int8]:
 def centred_binomial(planes: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
     """Turn a batch's noise bytes into noise: popcount of 42 bits, minus 21.
 
-    (Heads of 21 flips) - (heads of 21 others) has the distribution of (heads of 42) - 21, since heads and tails
-    are alike; one popcount does. The bytes are planes: value i owns byte i of each of five planes of 32,768
-    bytes, and bits 2*(i // 8192), +1 of byte i % 8192 of a last plane of 8,192. A word holds eight values' bytes, and
-    counts are added inside bytes: at most 42, so no carry crosses.
+    (Heads of 21 flips) - (heads of 21 others) has the distribution of (heads of 42) - 21, since heads and
+    tails are alike; one popcount does. The bytes are planes: value i owns byte i of each of five planes of
+    32,768 bytes, and bits 2*(i // 8192), +1 of byte i % 8192 of a last plane of 8,192. A word holds eight
+    values' bytes, and counts are added inside bytes: at most 42, so no carry crosses.
 
     Args:
         planes: The keystream bytes, as words. Shape: (NOISE_BYTES / 8,).

@@ -1,17 +1,17 @@
 """The common polynomials a: exactly uniform residues from 32-bit keystream words.
 
-A 32-bit word w is accepted when w < 4q and then *is* the residue w mod q: [0, 4q) holds each residue four times, so
-accepted words are exactly uniform mod q, given uniform keystream. No reduction follows, because Shoup's product
-takes any 32-bit factor. A word is rejected with probability 1 - 4q/2**32 (4.6e-5 and 6.9e-5 for the two primes: 1.5
-and 2.3 of the 32,768 words of a batch). The r-th rejected word is replaced by the r-th accepted word of a reserve
-of 64 words that follows in the stream. Were the reserve to run out (63 or more rejections: below 2**-200 per batch),
-the word is halved, which only has to be the same for everybody.
+A 32-bit word w is accepted when w < 4q and then *is* the residue w mod q: [0, 4q) holds each residue four
+times, so accepted words are exactly uniform mod q, given uniform keystream. No reduction follows, because
+Shoup's product takes any 32-bit factor. A word is rejected with probability 1 - 4q/2**32 (4.6e-5 and 6.9e-5
+for the two primes: 1.5 and 2.3 of the 32,768 words of a batch). The r-th rejected word is replaced by the
+r-th accepted word of a reserve of 64 words that follows in the stream. Were the reserve to run out (63 or
+more rejections: below 2**-200 per batch), the word is halved, which only has to be the same for everybody.
 
-The words of a are public, hence branching on them is no leak. Against the high half of w*q with a 64-bit w (bias
-below 2**-34 per residue) this costs half the keystream and has no bias to account for.
+The words of a are public, hence branching on them is no leak. Against the high half of w*q with a 64-bit w
+(bias below 2**-34 per residue) this costs half the keystream and has no bias to account for.
 
-Order: words are little-endian; word i of a batch is transform index i // LANES of lane i % LANES. The values are
-taken in the transform domain directly: the transform of a uniform polynomial is uniform.
+Order: words are little-endian; word i of a batch is transform index i // LANES of lane i % LANES. The
+values are taken in the transform domain directly: the transform of a uniform polynomial is uniform.
 """
 
 from __future__ import annotations

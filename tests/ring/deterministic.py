@@ -1,4 +1,4 @@
-"""Encryption with keys and noise that the test chooses. The package does not import this and offers no such thing."""
+"""Encryption with keys and noise that the test chooses; the package offers no such thing."""
 
 from __future__ import annotations
 

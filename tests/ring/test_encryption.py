@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -57,7 +58,9 @@ def test_sums_are_exact_at_every_length(params, count, sites, rng):
     assert distance <= NOISE_BOUND * sites
 
 
-@pytest.mark.parametrize("params", [ONE, RingParams.widest(2, (1 << 23) - 1, 40)], ids=["one-limb", "two-limbs"])
+@pytest.mark.parametrize(
+    "params", [ONE, RingParams.widest(2, (1 << 23) - 1, 40)], ids=["one-limb", "two-limbs"]
+)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_all_sites_at_the_bound_everywhere(params, sign):
     """The sum is K*M, the last value before wrapping."""
@@ -97,7 +100,7 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
     m = params.max_abs_value
     values = rng.integers(-m, m + 1, count).astype(np.int32)
     cuts = sorted({0, 21, *map(int, rng.integers(1, 21, 9))})
-    parts = list(zip(cuts, cuts[1:], strict=False))
+    parts = list(pairwise(cuts))
     rng.shuffle(parts)
     size = packed_bytes(count, 30)
     out = [np.zeros(size, dtype=np.uint8) for _ in params.primes]
@@ -204,10 +207,18 @@ def test_residues_not_below_the_prime_are_refused():
 
 @pytest.mark.parametrize(
     ("limbs", "delta", "bound", "sites"),
-    [(0, 1, 1, 1), (3, 1, 1, 1), (1, 0, 1, 1), (1, 863, 32767, 19), (1, 1, 0, 1), (1, 1, 1, 0), (2, 1, 1 << 23, 1)],
+    [
+        (0, 1, 1, 1),
+        (3, 1, 1, 1),
+        (1, 0, 1, 1),
+        (1, 863, 32767, 19),
+        (1, 1, 0, 1),
+        (1, 1, 1, 0),
+        (2, 1, 1 << 23, 1),
+    ],
 )
 def test_parameters_that_do_not_fit_are_refused(limbs, delta, bound, sites):
-    with pytest.raises(ValueError, match="ring|step"):
+    with pytest.raises(ValueError, match=r"ring|step"):
         RingParams(limbs, delta, bound, sites)
 
 
@@ -236,6 +247,6 @@ def test_wrong_shapes_are_refused():
         lambda: opener.open(0, 3, []),
         lambda: opener.open(0, 3, [np.zeros(12, dtype=np.uint8)], np.zeros(4, dtype=np.int64)),
     ):
-        with pytest.raises(ValueError, match="array|bytes|int64"):
+        with pytest.raises(ValueError, match=r"array|bytes|int64"):
             call()
     encryptor.encrypt(0, np.zeros(3, dtype=np.int32))  # a refused call claimed nothing

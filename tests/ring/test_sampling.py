@@ -36,7 +36,9 @@ def test_noise_has_the_centred_binomial_distribution():
     expected = np.array([math.comb(42, i) / 2**42 for i in range(43)]) * e.size
     common = expected >= 10
     rare, rare_expected = counts[~common].sum(), expected[~common].sum()
-    chi = ((counts - expected)[common] ** 2 / expected[common]).sum() + (rare - rare_expected) ** 2 / rare_expected
+    chi = ((counts - expected)[common] ** 2 / expected[common]).sum() + (
+        rare - rare_expected
+    ) ** 2 / rare_expected
     assert chi < chi_square_limit(common.sum())
     assert np.abs(e).max() <= NOISE_BOUND
     assert abs(e.mean()) < 5 * SIGMA / math.sqrt(e.size)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from he_agg.ring import kernels, ntt
 from he_agg.ring import bitpack30 as b30
+from he_agg.ring import kernels, ntt
+from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import pack, unpack
 from he_agg.ring.encryptor import Encryptor
-from he_agg.ring.limbs import frozen
 from he_agg.ring.modulus import modulus
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES, N
