@@ -6,20 +6,23 @@ import os
 import threading
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.ring import bitpack30 as b30
 from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import Bytes, pack, packed_bytes
+from he_agg.ring.bitpack30 import PACK_LEFT, PACK_RIGHT
 from he_agg.ring.kernels import encrypt_limb
 from he_agg.ring.keystream import KEY_BYTES, Keystream
 from he_agg.ring.limbs import BATCH_BYTES, LimbKey, batch_count, limb_keys
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, LIMB_BITS
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary
-from he_agg.ring.uniform import STREAM_WORDS, fill_uniform
+from he_agg.ring.uniform import STREAM_WORDS
+
+TABLES = (PACK_RIGHT, PACK_LEFT)
 
 
 class Encryptor:
@@ -91,8 +94,9 @@ class Encryptor:
         size = packed_bytes(values.size, LIMB_BITS)
         if out is None:
             out = [np.empty(size, dtype=np.uint8) for _ in self.params.primes]
-        if [o.shape for o in out] != [(size,)] * self.params.limbs:
-            raise ValueError(f"encryption needs {self.params.limbs} arrays of {size} bytes")
+        fits = all(o.shape == (size,) and o.dtype == np.uint8 and o.flags.c_contiguous for o in out)
+        if len(out) != self.params.limbs or not fits:
+            raise ValueError(f"encryption needs {self.params.limbs} contiguous arrays of {size} bytes")
         self._claim(range(first_batch, first_batch + batch_count(values.size)))
         if not _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out):
             for o in out:
@@ -149,8 +153,9 @@ def _encrypt(
     noise = np.empty(BATCH_VALUES, dtype=np.int8)
     packed = np.empty(BATCH_BYTES, dtype=np.uint8)
     short = np.zeros(BATCH_VALUES, dtype=np.int32)
-    bound = np.uint32(params.max_abs_value)
-    fine = True
+    words, plane_words, noise_words = x.view(np.uint8), planes.view(np.uint64), noise.view(np.uint64)
+    fixed = [_constants(params, key) for key in keys]  # once, not once a batch: a call costs microseconds
+    values, worst = frozen(values), 0
     try:
         for i in range(batch_count(values.size)):
             batch = first_batch + i
@@ -158,33 +163,17 @@ def _encrypt(
             count = message.size
             if count < BATCH_VALUES:
                 short[:count] = message
-                message = short
+                message = frozen(short)
             noise_stream.fill(planes, 0, batch)
-            centred_binomial(planes.view(np.uint64), noise.view(np.uint64))
-            for limb, key in enumerate(keys):
-                m = key.tables
-                q, delta = np.uint32(m.q), params.delta % m.q
-                fill_uniform(x, a_stream, limb, batch, m.q)
+            centred_binomial(plane_words, noise_words)
+            for limb, (ring, plaintext) in enumerate(fixed):
+                a_stream.fill(words, limb, batch)
                 target = out[limb][i * BATCH_BYTES : (i + 1) * BATCH_BYTES]
-                direct = count == BATCH_VALUES and target.ctypes.data % 4 == 0 and target.flags.c_contiguous
-                worst = encrypt_limb(
-                    x[:BATCH_VALUES],
-                    key.factor,
-                    key.quotients,
-                    m.inverse,
-                    m.inverse_quotients,
-                    LANES,
-                    frozen(message),
-                    noise,
-                    np.uint32(delta),
-                    np.uint32(m.quotient(delta)),
-                    bound,
-                    q,
-                    (target if direct else packed).view(np.uint32),
-                    b30.PACK_RIGHT,
-                    b30.PACK_LEFT,
+                direct = count == BATCH_VALUES and target.ctypes.data % 4 == 0
+                ciphertext = (target if direct else packed).view(np.uint32)
+                worst = max(
+                    worst, int(encrypt_limb(x, *ring, message, noise, *plaintext, ciphertext, *TABLES))
                 )
-                fine &= int(worst) <= 2 * params.max_abs_value
                 if count < BATCH_VALUES:  # only the coefficients in use are sent
                     target[:] = pack(x[:count], LIMB_BITS)
                 elif not direct:
@@ -192,4 +181,12 @@ def _encrypt(
     finally:
         for secret in (planes, noise, short):
             secret.fill(0)
-    return fine
+    return worst <= 2 * params.max_abs_value
+
+
+def _constants(params: RingParams, key: LimbKey) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the arguments of `encrypt_limb` before the message and those after the noise, for one limb."""
+    m = key.tables
+    delta = params.delta % m.q
+    ring = (key.factor, key.quotients, m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
+    return ring, (np.uint32(delta), np.uint32(m.quotient(delta)), np.uint32(params.max_abs_value))

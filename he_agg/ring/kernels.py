@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from he_agg.ring._jit import kernel
 from he_agg.ring.bitpack30 import TILE, pack30, unpack30
 from he_agg.ring.ntt import inverse_lazy, mul_lazy, multiply_lanes
+from he_agg.ring.uniform import replace_rejected
 
 U32 = NDArray[np.uint32]
 
@@ -58,18 +59,18 @@ def add_message(
 
 @kernel
 def encrypt_limb(
-    x: U32,
+    words: U32,
     key: U32,
     key_quotients: U32,
     roots: U32,
     quotients: U32,
     lanes: int,
+    q: np.uint32,
     values: NDArray[np.int32],
     noise: NDArray[np.int8],
     delta: np.uint32,
     delta_quotient: np.uint32,
     bound: np.uint32,
-    q: np.uint32,
     packed: U32,
     pack_right: U32,
     pack_left: U32,
@@ -77,18 +78,19 @@ def encrypt_limb(
     """Turn a batch's common polynomials into ciphertext: c = INTT(a * NTT(s)) + e + D*k mod q, packed.
 
     Args:
-        x: In: the transform of a, any uint32. Out: c, < q. Shape: (BATCH_VALUES,).
+        words: In: the keystream words of a, any uint32. Out: c, < q, then the reserve.
+            Shape: (STREAM_WORDS,).
         key: NTT(s)/N from `transform_key`. Shape: (N,).
         key_quotients: Its Shoup quotients. Shape: (N,).
         roots: `Modulus.inverse`.
         quotients: `Modulus.inverse_quotients`.
         lanes: `LANES`; an argument because a constant would be unrolled instead of vectorised.
+        q: The modulus.
         values: As for `add_message`. Shape: (BATCH_VALUES,).
         noise: As for `add_message`. Shape: (BATCH_VALUES,).
         delta: As for `add_message`.
         delta_quotient: As for `add_message`.
         bound: As for `add_message`.
-        q: The modulus.
         packed: Out: c at 30 bits. Shape: (BATCH_VALUES * 15 / 16,).
         pack_right: `PACK_RIGHT`.
         pack_left: `PACK_LEFT`.
@@ -96,6 +98,9 @@ def encrypt_limb(
     Returns:
         As `add_message`; if it exceeds 2 * bound the output is worthless and must not be sent.
     """
+    count = key.size * lanes
+    replace_rejected(words, count, uint32(4 * q))  # < 4q
+    x = words[:count]
     multiply_lanes(x, key, key_quotients, lanes, q)  # < 2q
     inverse_lazy(x, roots, quotients, lanes, q)  # < 2q
     worst = uint32(0)
@@ -112,14 +117,14 @@ def encrypt_limb(
 
 @kernel
 def open_limb(
-    x: U32,
+    words: U32,
     key: U32,
     key_quotients: U32,
     roots: U32,
     quotients: U32,
     lanes: int,
-    packed: U32,
     q: np.uint32,
+    packed: U32,
     unpack_right: U32,
     unpack_left: U32,
     unpack_keep: U32,
@@ -127,14 +132,15 @@ def open_limb(
     """Remove the key from the sum of a batch: x = C - INTT(a * NTT(S)) mod q = D*K + E mod q.
 
     Args:
-        x: In: the transform of a, any uint32. Out: D*K + E mod q, < q. Shape: (BATCH_VALUES,).
+        words: In: the keystream words of a, any uint32. Out: D*K + E mod q, < q, then the reserve.
+            Shape: (STREAM_WORDS,).
         key: NTT(S)/N from `transform_key`. Shape: (N,).
         key_quotients: Its Shoup quotients. Shape: (N,).
         roots: `Modulus.inverse`.
         quotients: `Modulus.inverse_quotients`.
         lanes: `LANES`.
-        packed: C at 30 bits, read-only. Shape: (BATCH_VALUES * 15 / 16,).
         q: The modulus.
+        packed: C at 30 bits, read-only. Shape: (BATCH_VALUES * 15 / 16,).
         unpack_right: `UNPACK_RIGHT`.
         unpack_left: `UNPACK_LEFT`.
         unpack_keep: `UNPACK_KEEP`.
@@ -142,6 +148,9 @@ def open_limb(
     Returns:
         The largest residue of C; if it is >= q these are not residues and the output is worthless.
     """
+    count = key.size * lanes
+    replace_rejected(words, count, uint32(4 * q))  # < 4q
+    x = words[:count]
     multiply_lanes(x, key, key_quotients, lanes, q)  # < 2q
     inverse_lazy(x, roots, quotients, lanes, q)  # < 2q
     q2 = uint32(2 * q)

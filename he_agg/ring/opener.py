@@ -8,15 +8,17 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.ring import bitpack30 as b30
 from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import Bytes, packed_bytes
+from he_agg.ring.bitpack30 import UNPACK_KEEP, UNPACK_LEFT, UNPACK_RIGHT
 from he_agg.ring.kernels import open_limb, round_one, round_two
 from he_agg.ring.keystream import Keystream
 from he_agg.ring.limbs import BATCH_BYTES, batch_count, limb_keys
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, LIMB_BITS, N
-from he_agg.ring.uniform import STREAM_WORDS, fill_uniform
+from he_agg.ring.uniform import STREAM_WORDS
+
+TABLES = (UNPACK_RIGHT, UNPACK_LEFT, UNPACK_KEEP)
 
 
 class Opener:
@@ -69,8 +71,9 @@ class Opener:
             ValueError: If shapes are not as described, or a residue is not below its prime.
         """
         size = packed_bytes(count, LIMB_BITS)
-        if [p.shape for p in packed] != [(size,)] * self.params.limbs:
-            raise ValueError(f"opening {count} values needs {self.params.limbs} arrays of {size} bytes")
+        fits = all(p.shape == (size,) and p.dtype == np.uint8 and p.flags.c_contiguous for p in packed)
+        if len(packed) != self.params.limbs or not fits:
+            raise ValueError(f"opening needs {self.params.limbs} contiguous arrays of {size} bytes")
         if out is None:
             out = np.empty(count, dtype=np.int64)
         if out.shape != (count,) or out.dtype != np.int64 or not out.flags.c_contiguous:
@@ -88,24 +91,13 @@ class Opener:
     def _open_limb(self, x: NDArray[np.uint32], limb: int, batch: int, packed: Bytes) -> None:
         key = self._keys[limb]
         m = key.tables
-        if packed.size < BATCH_BYTES or packed.ctypes.data % 4 or not packed.flags.c_contiguous:
+        if packed.size < BATCH_BYTES or packed.ctypes.data % 4:
             whole = np.zeros(BATCH_BYTES, dtype=np.uint8)
             whole[: packed.size] = packed
             packed = whole
-        fill_uniform(x, self._a, limb, batch, m.q)
-        largest = open_limb(
-            x[:BATCH_VALUES],
-            key.factor,
-            key.quotients,
-            m.inverse,
-            m.inverse_quotients,
-            LANES,
-            frozen(packed.view(np.uint32)),
-            np.uint32(m.q),
-            b30.UNPACK_RIGHT,
-            b30.UNPACK_LEFT,
-            b30.UNPACK_KEEP,
-        )
+        self._a.fill(x.view(np.uint8), limb, batch)
+        ring = (key.factor, key.quotients, m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
+        largest = open_limb(x, *ring, frozen(packed.view(np.uint32)), *TABLES)
         if int(largest) >= m.q:
             raise ValueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")
 

@@ -21,7 +21,6 @@ from numba import uint32
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
-from he_agg.ring.keystream import Keystream
 from he_agg.ring.primes import BATCH_VALUES
 
 RESERVE_WORDS = 64
@@ -55,17 +54,3 @@ def replace_rejected(words: NDArray[np.uint32], count: int, limit: np.uint32) ->
                 words[i] = words[spare] if spare < words.size else words[i] >> uint32(1)
                 spare += 1
     return rejected
-
-
-def fill_uniform(words: NDArray[np.uint32], stream: Keystream, limb: int, batch: int, q: int) -> None:
-    """Overwrite a scratch array with the common polynomials of one batch and limb.
-
-    Args:
-        words: Scratch; its first `BATCH_VALUES` words come out in [0, 4q). Shape: (STREAM_WORDS,).
-        stream: Keystream under `a_key`.
-        limb: Which limb.
-        batch: Which batch.
-        q: The limb's prime.
-    """
-    stream.fill(words.view(np.uint8), limb, batch)
-    replace_rejected(words, BATCH_VALUES, np.uint32(4 * q))

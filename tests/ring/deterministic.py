@@ -10,7 +10,7 @@ from he_agg.ring.limbs import limb_keys
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, PRIMES
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
-from he_agg.ring.uniform import STREAM_WORDS, fill_uniform
+from he_agg.ring.uniform import STREAM_WORDS, replace_rejected
 
 
 def encrypt(params: RingParams, a_key, noise_key, coefficients, first_batch, values):
@@ -25,7 +25,8 @@ def encrypt(params: RingParams, a_key, noise_key, coefficients, first_batch, val
 def common(a_key, limb, batch):
     """Return the residues of a, in transform order. Shape: (BATCH_VALUES,)."""
     words = np.empty(STREAM_WORDS, dtype=np.uint32)
-    fill_uniform(words, Keystream(a_key), limb, batch, PRIMES[limb])
+    Keystream(a_key).fill(words.view(np.uint8), limb, batch)
+    replace_rejected(words, BATCH_VALUES, np.uint32(4 * PRIMES[limb]))
     return words[:BATCH_VALUES] % PRIMES[limb]
 
 

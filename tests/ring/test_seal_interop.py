@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from he_agg.ring import bitpack30 as b30
 from he_agg.ring import kernels, ntt
 from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import pack, unpack
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.modulus import modulus
+from he_agg.ring.opener import TABLES
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES, N
 from he_agg.ring.sampling import fresh_ternary
+from he_agg.ring.uniform import RESERVE_WORDS
 from tests.ring import deterministic, seal_bytes
 
 sealapi = pytest.importorskip("tenseal.sealapi")
@@ -89,11 +90,12 @@ def test_what_seal_encrypts_opens_here_to_the_same_polynomial(seal):
         x[:, lane] = m.q - c1
         total[:, lane] = back(c0, m)
         expected[:, lane] = back(seal.decrypt(ciphertext, seal.key), m)
-    x = x.ravel()
     words = frozen(pack(total.ravel(), 30).view(np.uint32))
-    tables = (b30.UNPACK_RIGHT, b30.UNPACK_LEFT, b30.UNPACK_KEEP)
-    kernels.open_limb(x, factor, quotients, m.inverse, m.inverse_quotients, LANES, words, q, *tables)
-    assert np.array_equal(x.reshape(N, LANES), expected)
+    ring = (factor, quotients, m.inverse, m.inverse_quotients, LANES, q)
+    stream = np.append(x.ravel(), np.zeros(RESERVE_WORDS, dtype=np.uint32))
+    kernels.open_limb(stream, *ring, words, *TABLES)
+    opened = stream[:BATCH_VALUES]
+    assert np.array_equal(opened.reshape(N, LANES), expected)
     assert len({c.tobytes() for c in expected.T}) == LANES  # fresh noise each time, so this is no fluke
 
 
