@@ -171,9 +171,8 @@ def _encrypt(
                 target = out[limb][i * BATCH_BYTES : (i + 1) * BATCH_BYTES]
                 direct = count == BATCH_VALUES and target.ctypes.data % 4 == 0
                 ciphertext = (target if direct else packed).view(np.uint32)
-                worst = max(
-                    worst, int(encrypt_limb(x, *ring, message, noise, *plaintext, ciphertext, *TABLES))
-                )
+                arguments: list[Any] = [x, *ring, message, noise, *plaintext, ciphertext, *TABLES]
+                worst = max(worst, int(encrypt_limb(*arguments)))
                 if count < BATCH_VALUES:  # only the coefficients in use are sent
                     target[:] = pack(x[:count], LIMB_BITS)
                 elif not direct:
