@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -53,7 +54,8 @@ class Encryptor:
         self._keys = limb_keys(params, self._coefficients)
         self._noise = Keystream(os.urandom(KEY_BYTES))
         self._done: set[int] = set()
-        self._lock = threading.Lock()
+        self._active = 0
+        self._state = threading.Condition()
 
     def key_coefficients(self) -> NDArray[np.int8]:
         """Return a copy of the one-time key, to be put into one CKKS vector under the group key.
@@ -97,30 +99,43 @@ class Encryptor:
         fits = all(o.shape == (size,) and o.dtype == np.uint8 and o.flags.c_contiguous for o in out)
         if len(out) != self.params.limbs or not fits:
             raise ValueError(f"encryption needs {self.params.limbs} contiguous arrays of {size} bytes")
-        self._claim(range(first_batch, first_batch + batch_count(values.size)))
-        if not _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out):
+        with self._claimed(range(first_batch, first_batch + batch_count(values.size))):
+            fine = _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out)
+        if not fine:
             for o in out:
                 o.fill(0)
             raise ValueError(f"a value exceeds the plan's bound of {self.params.max_abs_value}")
         return tuple(out)
 
-    def _claim(self, batches: range) -> None:
-        with self._lock:
+    @contextmanager
+    def _claimed(self, batches: range) -> Iterator[None]:
+        with self._state:
             if self._coefficients is None:
                 raise ValueError("this one-time key was wiped")
             if batches.start < 0 or not self._done.isdisjoint(batches):
                 raise ValueError(f"batches {batches.start} to {batches.stop - 1} were encrypted before")
             self._done.update(batches)
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._active -= 1
+                self._state.notify_all()
 
     def wipe(self) -> None:
-        """Overwrite the key and the noise key. Call it when no thread is encrypting any more."""
-        with self._lock:
+        """Overwrite the key and the noise key, once the threads that are encrypting have finished.
+
+        Waiting is not a courtesy: a key that turns to zeros under a running kernel leaves e + D*k, plaintext.
+        """
+        with self._state:
             if self._coefficients is not None:
                 self._coefficients.fill(0)
-                self._coefficients = None
-        for key in self._keys:
-            key.wipe()
-        self._noise.wipe()
+                self._coefficients = None  # from here on nobody else begins
+            self._state.wait_for(lambda: self._active == 0)
+            for key in self._keys:
+                key.wipe()
+            self._noise.wipe()
 
     def __enter__(self) -> Encryptor:
         return self

@@ -31,7 +31,11 @@ def shoup_quotients(values: NDArray[np.uint32], q: int) -> NDArray[np.uint32]:
     m = np.uint64((1 << 62) // q)  # < 2**33, so w * m < 2**63
     quotient = (w * m) >> np.uint64(30)
     rest = (w << np.uint64(32)) - quotient * np.uint64(q)  # < 2q
-    return (quotient + (rest >= np.uint64(q))).astype(np.uint32)
+    quotient += rest >= np.uint64(q)
+    result = quotient.astype(np.uint32)
+    for copy in (w, quotient, rest):  # of a secret, perhaps
+        copy.fill(0)
+    return result
 
 
 def bit_reversed(count: int) -> list[int]:

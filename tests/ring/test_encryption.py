@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from he_agg.ring import encryptor as encryptor_module
 from he_agg.ring.bitpack import fold, pack, packed_bytes, unpack
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.opener import Opener
@@ -190,6 +192,36 @@ def test_wiping_ends_an_encryptor():
     with pytest.raises(ValueError, match="wiped"):
         encryptor.key_coefficients()
     encryptor.wipe()
+
+
+def test_wiping_waits_for_running_threads(monkeypatch):
+    """A key zeroed under a running kernel would send e + D*k: the plaintext."""
+    entered, release, wiped = threading.Event(), threading.Event(), threading.Event()
+    real = encryptor_module._encrypt
+
+    def slow(*arguments):
+        entered.set()
+        assert release.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(encryptor_module, "_encrypt", slow)
+    encryptor = Encryptor(ONE, bytes(32))
+    s = encryptor.key_coefficients()
+    values = np.full(1000, 7, dtype=np.int32)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(encryptor.encrypt, 0, values)
+        assert entered.wait(10)
+        pool.submit(lambda: (encryptor.wipe(), wiped.set()))
+        assert not wiped.wait(0.2)
+        with pytest.raises(ValueError, match="wiped"):  # nothing new begins meanwhile
+            encryptor.encrypt(1, values)
+        release.set()
+        packed = running.result(10)
+        assert wiped.wait(10)
+    assert not encryptor._keys[0].factor.any()
+    sums, distance = Opener(ONE, bytes(32), s, 1).open(0, 1000, packed)
+    assert (sums == 7).all()
+    assert distance <= NOISE_BOUND
 
 
 def test_keys_cannot_be_passed_in_and_differ():
