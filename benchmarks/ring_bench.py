@@ -1,0 +1,118 @@
+"""Values per second of each ring operation, on the core it is pinned to.
+
+    taskset -c 1 python benchmarks/ring_bench.py [batches]
+
+Medians. 34 batches are a part of 4 MiB, packed, in one limb. The last row is the floor for any scheme with
+a shared key: one keystream word a value, added, packed to 21 bits.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from he_agg.ring import keystream
+from he_agg.ring.bitpack import fold, pack, packed_bytes, unpack
+from he_agg.ring.encryptor import Encryptor, _encrypt
+from he_agg.ring.keystream import Keystream
+from he_agg.ring.modulus import modulus
+from he_agg.ring.ntt import inverse_lazy
+from he_agg.ring.opener import Opener
+from he_agg.ring.params import RingParams
+from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES
+from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
+from he_agg.ring.uniform import STREAM_WORDS, replace_rejected
+
+
+def show(name: str, values: int, action: Callable[[], object]) -> None:
+    """Time an action for about half a second and print its median."""
+    action()
+    times: list[float] = []
+    while sum(times) < 0.5 or len(times) < 9:
+        begin = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - begin)
+    median = statistics.median(times)
+    print(f"{name:34s} {values / median / 1e6:9.1f} M values/s {median / values * 1e9:8.3f} ns/value")
+
+
+def pieces() -> None:
+    """The steps of one batch, by themselves."""
+    m, stream = modulus(PRIMES[0]), Keystream(bytes(32))
+    x, planes = np.empty(STREAM_WORDS, dtype=np.uint32), np.empty(NOISE_BYTES, dtype=np.uint8)
+    noise, batch = np.empty(BATCH_VALUES, dtype=np.int8), x[:BATCH_VALUES]
+    tables = (m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
+    show("keystream for a", BATCH_VALUES, lambda: stream.fill(x.view(np.uint8), 0, 1))
+    show("rejection", BATCH_VALUES, lambda: replace_rejected(x, BATCH_VALUES, np.uint32(4 * m.q)))
+    show("keystream for noise", BATCH_VALUES, lambda: stream.fill(planes, 0, 1))
+    show("noise", BATCH_VALUES, lambda: centred_binomial(planes.view(np.uint64), noise.view(np.uint64)))
+    show("inverse NTT", BATCH_VALUES, lambda: inverse_lazy(batch, *tables))
+
+
+def packing(count: int) -> None:
+    """Packing and folding at the hot widths and at one that is not."""
+    for bits in (21, 30, 40):
+        q = (1 << bits) - 35
+        x = np.random.default_rng(1).integers(0, q, count).astype(np.uint32 if bits <= 31 else np.uint64)
+        packed, total = pack(x, bits), x.copy()
+        show(f"pack {bits}", count, lambda x=x, b=bits, p=packed: pack(x, b, p))
+        show(f"unpack {bits}", count, lambda x=x, b=bits, p=packed: unpack(p, x.size, b, x))
+        show(f"fold {bits}", count, lambda t=total, b=bits, p=packed, q=q: fold(p, t, b, q))
+
+
+def parts(batches: int) -> None:
+    """Whole parts, as a client sees them."""
+    count, a_key = batches * BATCH_VALUES, bytes(32)
+    for limbs, bound, sites in ((1, 32767, 31), (2, (1 << 23) - 1, 31)):
+        params = RingParams.widest(limbs, bound, sites)
+        values = np.random.default_rng(1).integers(-bound, bound + 1, count).astype(np.int32)
+        out = [np.zeros(packed_bytes(count, 30), dtype=np.uint8) for _ in range(limbs)]
+        e = Encryptor(params, a_key)  # the inner function, because the outer encrypts a batch once only
+        show(
+            f"encrypt + pack, {limbs} limb(s)",
+            count,
+            lambda e=e, p=params, v=values, o=out: _encrypt(p, e._a, e._noise, e._keys, 0, v, o),
+        )
+        opener, sums = Opener(params, a_key, e.key_coefficients(), 1), np.empty(count, dtype=np.int64)
+        show(f"open, {limbs} limb(s)", count, lambda o=opener, p=out, s=sums: o.open(0, s.size, p, s))
+        assert np.array_equal(sums, values)
+
+
+def mask(batches: int) -> None:
+    """The floor: add a keystream word to each value mod 2**21, pack."""
+    stream, words = Keystream(bytes(32)), np.empty(BATCH_VALUES, dtype=np.uint32)
+    values = np.random.default_rng(1).integers(0, 1 << 16, batches * BATCH_VALUES).astype(np.uint32)
+    out = np.empty(packed_bytes(values.size, 21), dtype=np.uint8)
+    step = packed_bytes(BATCH_VALUES, 21)
+
+    def run() -> None:
+        for i in range(batches):
+            stream.fill(words.view(np.uint8), 0, i)
+            np.add(words, values[i * BATCH_VALUES : (i + 1) * BATCH_VALUES], out=words)
+            np.bitwise_and(words, (1 << 21) - 1, out=words)
+            pack(words, 21, out[i * step : (i + 1) * step])
+
+    show("floor: additive mask + pack 21", values.size, run)
+
+
+def main() -> None:
+    """Print everything."""
+    batches = int(sys.argv[1]) if len(sys.argv) > 1 else 34
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cipher = keystream._fastest().__name__
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {cores} core(s), {batches} batches, keystream {cipher}")
+    pieces()
+    packing(batches * BATCH_VALUES)
+    parts(batches)
+    mask(batches)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Effects: what a flow asks of the world, as small values.
+
+A flow is a generator. It yields effects and is sent their results; it opens no socket, reads no clock and never
+sleeps. Two drivers (`_transport.py`) carry effects out, one blocking and one on asyncio, and the tests have a third
+with a simulated clock. So every rule about rounds, retries and resuming is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from client_sdk.progress import Event
+
+__all__ = ["Compute", "Effect", "FileBody", "Flow", "Now", "Report", "Request", "Response", "Sleep", "compute"]
+
+T = TypeVar("T")
+
+_SMALL_ANSWER_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class FileBody:
+    """A request body that is streamed from a file.
+
+    Attributes:
+        path: the file.
+        length: how many bytes it has. Units: bytes.
+    """
+
+    path: Path
+    length: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """Send one HTTP request; the result is a `Response` of any status, or a `TransportError` is thrown in.
+
+    Attributes:
+        method: GET, POST or PUT.
+        path: absolute path with query, from /v1 on.
+        expect: statuses that are an answer; every other one is an error.
+        body: bytes, or a file to stream.
+        headers: beyond those that every request has.
+        max_bytes: the longest answer that is read. Units: bytes.
+        silence_s: how long the aggregator may say nothing before the connection counts as broken. Units: seconds.
+    """
+
+    method: str
+    path: str
+    expect: frozenset[int]
+    body: bytes | FileBody | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    max_bytes: int = _SMALL_ANSWER_BYTES
+    silence_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back.
+
+    Attributes:
+        status: the HTTP status.
+        headers: by lower-case name.
+        body: the whole body, at most as long as the request allowed.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Do nothing for a while. Units: seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Run CPU or file work; the result is what it returns. `AsyncSite` runs it in a thread."""
+
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Now:
+    """Read a clock that never goes back; the result is seconds as a float."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tell whoever listens how far things are."""
+
+    event: Event
+
+
+Effect = Request | Sleep | Compute | Now | Report
+
+Flow = Generator[Effect, Any, T]
+"""A flow whose result is a T. Results of effects are sent in untyped; the helpers below give the types back."""
+
+
+def compute(work: Callable[[], T]) -> Flow[T]:
+    """Run work through the driver, typed.
+
+    Args:
+        work: takes nothing; must not raise StopIteration, which would look like the flow's own end.
+    """
+    result: T = yield Compute(work)
+    return result
+
+
+def now() -> Flow[float]:
+    """Read the driver's clock, typed. Units: seconds."""
+    result: float = yield Now()
+    return result

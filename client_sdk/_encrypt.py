@@ -1,0 +1,144 @@
+"""From an update to a submission in the spool: quantize, recognise what is stored already, else encrypt."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk._effects import Flow, Report, compute, now
+from client_sdk._poll import OpenRound
+from client_sdk._session import Session
+from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from client_sdk.spool import SpoolEntry, Stored
+from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.fixedpoint import OnOverflow, Rounding, quantize
+from he_agg.manifest import Manifest
+from he_agg.sections import Part, PartPlace
+from he_agg.wire import encode_part
+
+__all__ = ["Update", "prepare"]
+
+_NONCE_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site wants averaged.
+
+    Attributes:
+        tensors: named arrays, exactly the plan's.
+        weight: the site's sample count.
+        rounding: "nearest" or "stochastic".
+        on_overflow: what values beyond the clip bound get: "error" or "clip".
+    """
+
+    tensors: Mapping[str, Any] = field(repr=False)
+    weight: int = field(repr=False)
+    rounding: Rounding = "nearest"
+    on_overflow: OnOverflow = "error"
+
+
+def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Update) -> Flow[Stored]:
+    """Have the update in the spool as a submission: the one stored there, or a newly encrypted one.
+
+    Args:
+        session: the site.
+        opened: the round.
+        entry: its place in the spool, locked.
+        update: what to submit.
+
+    Raises:
+        InputError: the update is not what the plan allows, or another one is stored for this round.
+        ProtocolError: the aggregator has a submission of this site that the spool does not know.
+        WireError: the stored submission is damaged, or was made with another key.
+        ConfigError: the spool cannot be used.
+    """
+    started = yield from now()
+    total = session.plan.wire_bytes
+    yield Report(PhaseStarted(str(opened.id), "encrypt", total))
+    values, fingerprint = yield from compute(partial(_quantized, session, update))
+    stored = yield from compute(entry.stored)
+    if stored is not None:
+        entry.check(stored, session.plan, session.key.epoch, session.key.key_id, session.site)
+        if stored.fingerprint != fingerprint:
+            raise InputError(
+                Reason.SECOND_SUBMISSION,
+                f"round {opened.id}: expected the update that is stored for it (submission "
+                f"{stored.manifest.submission_id[:12]}), got another one; a site submits once per round",
+                "round.resume() finishes the stored one",
+            )
+    elif opened.submitted:
+        raise lost_spool(session, opened)
+    else:
+        stored = yield from _encrypt(session, opened, entry, values, fingerprint)
+    yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
+    return stored
+
+
+def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
+    """The error for a round in which the aggregator knows a submission of this site that is not in the spool."""
+    return ProtocolError(
+        Reason.SECOND_SUBMISSION,
+        f"round {opened.id}: the aggregator already has a submission of site {session.site} that is not in this "
+        "spool: it was made on another machine, or the spool was lost; nothing was added to the round",
+        "if the other submission is complete, round.fetch() waits for the mean; otherwise finish it where it was "
+        "made, or take part again in the next round",
+    )
+
+
+def _quantized(session: Session, update: Update) -> tuple[NDArray[np.int32], str]:
+    plan, key = session.key.plan, session.key
+    quantized = quantize(
+        plan, update.tensors, update.weight, rounding=update.rounding, on_overflow=update.on_overflow
+    ).values
+    if update.rounding == "nearest":
+        return quantized, key.fingerprint_of(quantized)
+    # Stochastic rounding never gives the same integers twice; the same update must still be recognised.
+    nearest = quantize(plan, update.tensors, update.weight, on_overflow=update.on_overflow).values
+    return quantized, key.fingerprint_of(nearest)
+
+
+def _encrypt(
+    session: Session, opened: OpenRound, entry: SpoolEntry, values: NDArray[np.int32], fingerprint: str
+) -> Flow[Stored]:
+    plan = session.plan
+    # Twice: the parts of the sum will lie beside them.
+    yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
+    try:
+        parts = yield from compute(lambda: session.codec().encrypt(values, session.key))
+        digests = []
+        done = 0
+        for place in plan.places:
+            digests.append((yield from compute(partial(_store_next, parts, place, plan.plan_id, entry))))
+            done += place.wire_bytes
+            yield Report(PhaseProgress(str(opened.id), "encrypt", done, plan.wire_bytes))
+        manifest = Manifest(
+            round_id=opened.id,
+            epoch=session.key.epoch,
+            key_id=session.key.key_id,
+            plan_id=plan.plan_id,
+            site=session.site,
+            nonce=secrets.token_hex(_NONCE_BYTES),
+            part_digests=tuple(digests),
+        )
+        encoded = manifest.encode()
+        yield from compute(partial(entry.seal, encoded, fingerprint))
+    except BaseException:
+        # Interrupted or failed: without a manifest it is only in the way.
+        if not entry.is_stored:
+            entry.remove()
+        raise
+    return Stored(manifest, encoded, fingerprint)
+
+
+def _store_next(parts: Iterator[Part], place: PartPlace, plan_id: str, entry: SpoolEntry) -> str:
+    part = next(parts, None)
+    if part is None or part.number != place.number:
+        raise RuntimeError(f"the codec did not make part {place.number}")
+    return entry.write_part(place.number, encode_part(part, place, plan_id))

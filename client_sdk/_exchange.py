@@ -1,0 +1,152 @@
+"""One request until it is answered: retries, and what an error answer means."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from client_sdk._effects import Flow, Report, Request, Response, Sleep, now
+from client_sdk._retry import RETRIED_STATUSES, RetryPolicy, next_wait, retry_after_s
+from client_sdk.progress import Retrying
+from he_agg.errors import HeAggError, ProtocolError, Reason, TransportError
+
+__all__ = ["Retries", "answer_error", "exchange"]
+
+_MAX_TEXT = 500
+_BY_STATUS = {
+    401: Reason.UNAUTHENTICATED,
+    403: Reason.FORBIDDEN,
+    409: Reason.BAD_REQUEST,
+    413: Reason.TOO_LARGE,
+    429: Reason.BAD_REQUEST,
+}
+_HINTS = {
+    Reason.UNAUTHENTICATED: "check token_file; the operator issues a new token with `he-agg site token`",
+    Reason.NOT_INVITED: "ask the operator which sites the round was opened for",
+    Reason.UNKNOWN_FEDERATION: "check the url, and that the operator has created the federation there",
+}
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How failures are met: a policy, and where its random numbers come from.
+
+    Attributes:
+        policy: how patient to be.
+        draw: gives a number in [0, 1).
+    """
+
+    policy: RetryPolicy
+    draw: Callable[[], float]
+
+
+def exchange(retries: Retries, request: Request, until: float = math.inf) -> Flow[Response]:
+    """Send a request until it gets an answer that it expects.
+
+    Args:
+        retries: how patient to be.
+        request: what to send; it may be sent many times.
+        until: when trying again becomes pointless, on the driver's clock. Units: seconds.
+
+    Returns:
+        The answer; its status is one that the request expects.
+
+    Raises:
+        TransportError: the aggregator could not be reached for too long.
+        ProtocolError: it refused, or answered what no aggregator should.
+    """
+    failures = 0
+    first = 0.0
+    while True:
+        asked_s = None
+        try:
+            response: Response = yield request
+        except TransportError as error:
+            fault: HeAggError = error
+        else:
+            if response.status in request.expect:
+                return response
+            fault = answer_error(response, request)
+            if response.status not in RETRIED_STATUSES:
+                raise fault
+            asked_s = retry_after_s(response.headers)
+        time = yield from now()
+        if failures == 0:
+            first = time
+        wait_s = next_wait(
+            retries.policy,
+            failures=failures,
+            elapsed_s=time - first,
+            left_s=until - time,
+            draw=retries.draw(),
+            asked_s=asked_s,
+        )
+        failures += 1
+        if wait_s is None:
+            tries = f"gave up after {failures} {'tries' if failures > 1 else 'try'} in {time - first:.0f} s"
+            raise type(fault)(fault.reason, f"{fault.message} ({tries})", fault.hint) from fault
+        yield Report(Retrying(fault.message, failures, wait_s))
+        yield Sleep(wait_s)
+
+
+def answer_error(response: Response, request: Request) -> HeAggError:
+    """What an unexpected answer means.
+
+    A problem document (RFC 9457) gives its own reason and hint. Its words are somebody else's: they are cut to one
+    line of printable characters, so that an aggregator cannot write escape sequences to a terminal or fill a log.
+
+    Args:
+        response: the answer.
+        request: what it answers.
+
+    Returns:
+        The error to raise: a `ProtocolError`, or a `TransportError` for a gateway that speaks for nobody.
+    """
+    problem = _problem(response)
+    what = f"{request.method} {request.path.split('?')[0]}"
+    if problem is not None:
+        reason = _reason(problem.get("reason")) or _BY_STATUS.get(response.status, Reason.BAD_REQUEST)
+        text = _line(problem.get("detail")) or _line(problem.get("title")) or f"{what}: refused ({response.status})"
+        return ProtocolError(reason, text, _line(problem.get("hint")) or _HINTS.get(reason, ""))
+    if response.status in RETRIED_STATUSES:
+        return TransportError(Reason.UNREACHABLE, f"{what}: got status {response.status} instead of an answer")
+    if 300 <= response.status < 400:
+        return ProtocolError(
+            Reason.BAD_ANSWER,
+            f"{what}: expected an answer, got a redirect ({response.status}), which is never followed",
+            "configure the aggregator's own url: a token is not sent where a redirect points",
+        )
+    reason = _BY_STATUS.get(response.status, Reason.BAD_ANSWER)
+    expected = " or ".join(str(status) for status in sorted(request.expect))
+    return ProtocolError(
+        reason,
+        f"{what}: expected status {expected}, got {response.status} without a problem document",
+        _HINTS.get(reason, "check the url: is this an he-agg aggregator, or a proxy in front of it?"),
+    )
+
+
+def _problem(response: Response) -> dict[str, Any] | None:
+    if response.headers.get("content-type", "").split(";")[0].strip().lower() != "application/problem+json":
+        return None
+    try:
+        document = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _reason(word: Any) -> Reason | None:
+    try:
+        return Reason(word)
+    except ValueError:
+        return None
+
+
+def _line(text: Any) -> str:
+    if not isinstance(text, str):
+        return ""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MAX_TEXT]).split())
+    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 3] + "..."

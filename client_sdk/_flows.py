@@ -1,0 +1,134 @@
+"""The verbs of a round, put together from smaller flows. Sync and async sites drive these very generators."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+from client_sdk._collect import await_record, fetch_sum
+from client_sdk._effects import Flow, compute, now
+from client_sdk._encrypt import Update, lost_spool, prepare
+from client_sdk._poll import OpenRound, current_round
+from client_sdk._record import check_member, check_own
+from client_sdk._session import Session
+from client_sdk._submit import deliver
+from client_sdk.spool import SpoolEntry, Stored
+from he_agg.errors import InputError, ProtocolError, Reason, WireError
+from he_agg.fixedpoint import Mean
+from he_agg.ids import RoundId
+from he_agg.messages import Receipt
+from he_agg.record import RoundRecord
+
+__all__ = ["aggregate", "fetch", "fetch_latest", "resume", "submit"]
+
+_FINAL = (Reason.ROUND_FAILED, Reason.ROUND_CLOSED)
+"""After these the stored submission can never be used: it is removed."""
+
+
+def submit(session: Session, opened: OpenRound, update: Update) -> Flow[Receipt]:
+    """Encrypt and upload; a receipt is the aggregator's promise to count the submission or to say why not.
+
+    Run again after an interruption, with the same update, it sends only what is missing.
+    """
+    entry = session.spool.entry(opened.id)
+    with entry.locked():
+        stored = yield from prepare(session, opened, entry, update)
+        return (yield from deliver(session, opened, entry, stored))
+
+
+def aggregate(session: Session, opened: OpenRound, update: Update) -> Flow[Mean]:
+    """Encrypt, upload, wait, download, decrypt."""
+    entry = session.spool.entry(opened.id)
+    with entry.locked():
+        stored = yield from prepare(session, opened, entry, update)
+        return (yield from _finish(session, opened, entry, stored))
+
+
+def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
+    """Finish the submission that is stored for this round: send what is missing, wait, download, decrypt."""
+    entry = session.spool.entry(opened.id)
+    with entry.locked():
+        stored = yield from compute(entry.stored)
+        if stored is None and opened.submitted:
+            raise lost_spool(session, opened)
+        if stored is None:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"round {opened.id}: expected a stored submission to finish, got none in {entry.path.parent}",
+                "round.aggregate(update, weight) makes one",
+            )
+        entry.check(stored, session.plan, session.key.epoch, session.key.key_id, session.site)
+        return (yield from _finish(session, opened, entry, stored))
+
+
+def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -> Flow[Mean]:
+    """Wait for a round's sum, download and open it; this site need not be in it.
+
+    Args:
+        session: the site.
+        round_id: the attempt.
+        closes_at: its deadline on the driver's clock, if known. Units: seconds.
+    """
+    if round_id.federation != session.federation:
+        raise InputError(
+            Reason.BAD_ARGUMENT, f"round {round_id}: expected a round of federation {session.federation}, got another"
+        )
+    entry = session.spool.entry(round_id)
+    with entry.locked():
+        time = yield from now()
+        record = yield from _record(session, entry, max(time, closes_at or -math.inf), round_id)
+        # A damaged manifest cannot be sent again, but it must not keep the site from the mean.
+        with contextlib.suppress(WireError):
+            stored = yield from compute(entry.stored)
+            if stored is not None:
+                check_own(session, record, stored.manifest.submission_id)
+        return (yield from _opened(session, entry, record))
+
+
+def fetch_latest(session: Session) -> Flow[Mean]:
+    """The mean of the newest published round."""
+    current = yield from current_round(session)
+    if current.last_published is None:
+        raise ProtocolError(
+            Reason.SUM_NOT_READY,
+            f"federation {session.federation}: expected a published round, there is none yet",
+            "`he-agg status` shows where it stands",
+        )
+    try:
+        round_id = RoundId.parse(current.last_published)
+    except WireError as error:
+        raise ProtocolError(Reason.BAD_ANSWER, f"last published round: {error.message}") from error
+    return (yield from fetch(session, round_id))
+
+
+def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Mean]:
+    own = stored.manifest.submission_id
+    try:
+        yield from deliver(session, opened, entry, stored)
+    except ProtocolError as error:
+        # Perhaps it was complete before the crash that made us ask again: the record knows.
+        if error.reason != Reason.ROUND_CLOSED:
+            raise
+    record = yield from _record(session, entry, opened.closes_at, opened.id)
+    try:
+        check_member(session, record, own)
+    except ProtocolError as error:
+        if error.reason in _FINAL:
+            yield from compute(entry.remove)
+        raise
+    return (yield from _opened(session, entry, record))
+
+
+def _record(session: Session, entry: SpoolEntry, since: float, round_id: RoundId) -> Flow[RoundRecord]:
+    try:
+        return (yield from await_record(session, round_id, since + session.result_s))
+    except ProtocolError as error:
+        if error.reason in _FINAL:
+            yield from compute(entry.remove)
+        raise
+
+
+def _opened(session: Session, entry: SpoolEntry, record: RoundRecord) -> Flow[Mean]:
+    mean = yield from fetch_sum(session, entry, record)
+    yield from compute(entry.remove)
+    return mean

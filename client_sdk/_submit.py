@@ -1,0 +1,164 @@
+"""Flows that bring a stored submission to the aggregator, as often as it takes, always the same bytes."""
+
+from __future__ import annotations
+
+import base64
+from functools import partial
+
+from client_sdk._effects import FileBody, Flow, Report, Request, compute, now
+from client_sdk._encrypt import lost_spool
+from client_sdk._exchange import exchange
+from client_sdk._poll import OpenRound
+from client_sdk._session import Session
+from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from client_sdk.spool import SpoolEntry, Stored
+from he_agg.errors import ProtocolError, Reason
+from he_agg.messages import Receipt, SubmissionStatus, read
+from he_agg.sections import PartPlace
+
+__all__ = ["deliver"]
+
+_PASSES = 5
+"""How often an aggregator may lose what it had stored (a restore from backup, bit rot) within one delivery."""
+
+_PART_TRIES = 3
+"""How often one part may arrive changed before the path to the aggregator is called broken."""
+
+_DAMAGED_ON_THE_WAY = (Reason.BAD_DIGEST, Reason.TRUNCATED)
+_START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
+
+
+def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Receipt]:
+    """Announce a stored submission, send the parts that are missing, complete it.
+
+    Args:
+        session: the site.
+        opened: the round.
+        entry: its place in the spool, locked.
+        stored: what lies there.
+
+    Raises:
+        TransportError: the aggregator could not be reached for too long; everything stays in the spool.
+        ProtocolError: it refused: the round is closed, or it has another submission of this site.
+        WireError: a stored part is damaged.
+    """
+    started = yield from now()
+    sent = len(stored.encoded)
+    yield Report(PhaseStarted(str(opened.id), "upload", session.plan.wire_bytes))
+    refusal: ProtocolError | None = None
+    for _ in range(_PASSES):
+        try:
+            missing = yield from _announce(session, opened, entry, stored)
+            sent += yield from _put_missing(session, opened, entry, stored, missing)
+            receipt = yield from _complete(session, opened, stored)
+        except ProtocolError as error:
+            if error.reason not in _START_OVER:
+                raise _explained(error, opened) from error
+            refusal = error
+        else:
+            yield Report(PhaseFinished(str(opened.id), "upload", (yield from now()) - started, sent_bytes=sent))
+            return receipt
+    assert refusal is not None  # the loop ran
+    raise ProtocolError(
+        refusal.reason,
+        f"round {opened.id}: the aggregator lost parts of this submission {_PASSES} times: {refusal.message}",
+        "tell the operator; the submission stays in the spool, round.resume() sends it again",
+    ) from refusal
+
+
+def _until(session: Session, opened: OpenRound) -> float:
+    """After the deadline there is only one answer left, and patience is how long that may take."""
+    return opened.closes_at + session.patience_s
+
+
+def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[list[PartPlace]]:
+    """Send the manifest; the answer says which parts are missing."""
+    request = Request(
+        "POST",
+        f"/v1/rounds/{opened.id}/submissions",
+        frozenset({200, 201}),
+        body=stored.encoded,
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        response = yield from exchange(session.retries, request, _until(session, opened))
+    except ProtocolError as error:
+        if error.reason == Reason.SECOND_SUBMISSION:
+            # It will never be accepted, and must not stand in the way of what was.
+            yield from compute(entry.remove)
+            raise lost_spool(session, opened) from error
+        raise
+    status = read(SubmissionStatus, response.body)
+    places = session.plan.places
+    if (
+        status.id != stored.manifest.submission_id
+        or status.round_id != str(opened.id)
+        or status.parts != len(places)
+        or len(status.missing) > len(places)
+        or not all(0 <= number < len(places) for number in status.missing)
+    ):
+        raise ProtocolError(
+            Reason.BAD_ANSWER,
+            f"expected the state of submission {stored.manifest.submission_id[:12]} with {len(places)} parts, "
+            "got that of another one",
+        )
+    return [places[number] for number in sorted(set(status.missing))]
+
+
+def _put_missing(
+    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, missing: list[PartPlace]
+) -> Flow[int]:
+    total = session.plan.wire_bytes
+    done = total - sum(place.wire_bytes for place in missing)
+    sent = 0
+    yield Report(PhaseProgress(str(opened.id), "upload", done, total))
+    for place in missing:
+        sent += yield from _put(session, opened, entry, stored, place)
+        done += place.wire_bytes
+        yield Report(PhaseProgress(str(opened.id), "upload", done, total))
+    return sent
+
+
+def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, place: PartPlace) -> Flow[int]:
+    digest = stored.manifest.part_digests[place.number]
+    encoded = base64.b64encode(bytes.fromhex(digest)).decode()
+    request = Request(
+        "PUT",
+        f"/v1/submissions/{stored.manifest.submission_id}/parts/{place.number}",
+        frozenset({200, 201, 204}),
+        body=FileBody(entry.part_path(place.number), place.wire_bytes),
+        headers={"Content-Type": "application/octet-stream", "Content-Digest": f"sha-256=:{encoded}:"},
+    )
+    for attempt in range(1, _PART_TRIES + 1):
+        # Looked at before every send: a part that the disk has changed must not count as the network's fault.
+        yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
+        try:
+            yield from exchange(session.retries, request, _until(session, opened))
+        except ProtocolError as error:
+            if error.reason not in _DAMAGED_ON_THE_WAY or attempt == _PART_TRIES:
+                raise
+        else:
+            return place.wire_bytes * attempt
+    raise AssertionError("unreachable")
+
+
+def _complete(session: Session, opened: OpenRound, stored: Stored) -> Flow[Receipt]:
+    submission_id = stored.manifest.submission_id
+    request = Request("POST", f"/v1/submissions/{submission_id}/complete", frozenset({200, 201}), body=b"")
+    response = yield from exchange(session.retries, request, _until(session, opened))
+    receipt = read(Receipt, response.body)
+    if (receipt.id, receipt.round_id, receipt.site) != (submission_id, str(opened.id), session.site):
+        raise ProtocolError(
+            Reason.BAD_ANSWER, f"expected the receipt of submission {submission_id[:12]}, got that of another one"
+        )
+    return receipt
+
+
+def _explained(error: ProtocolError, opened: OpenRound) -> ProtocolError:
+    if error.reason == Reason.ROUND_CLOSED:
+        return ProtocolError(
+            error.reason,
+            f"round {opened.id} closed before this site's submission was complete: {error.message}",
+            "round.fetch() gets the mean of the other sites; site.rounds() goes on to the next round",
+        )
+    return error

@@ -1,0 +1,306 @@
+"""Carries out effects, blocking or on asyncio. The only module that imports httpx.
+
+What it guarantees to every request: the token goes to the configured host only, over TLS or to this very machine;
+redirects are not followed; no answer is read beyond its bound; compressed answers are not expanded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import httpx
+
+from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep
+from client_sdk.progress import Listener
+from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
+
+__all__ = ["AsyncTransport", "Transport", "drive"]
+
+T = TypeVar("T")
+
+_CHUNK_BYTES = 2**18
+_CONNECT_S = 10.0
+_WRITE_S = 60.0
+_LEAST_ANSWER_BYTES = 2**16
+"""Room for a problem document, however short the expected answer is."""
+
+
+class Transport:
+    """Drives flows, blocking.
+
+    Args:
+        url: the aggregator.
+        token: the site's bearer token.
+        ca_file: certificates to trust instead of the system's.
+    """
+
+    def __init__(self, url: str, token: str, ca_file: Path | None = None) -> None:
+        self._host, options = _options(url, token, ca_file)
+        self._client = httpx.Client(**options)
+
+    def run(self, flow: Flow[T], listener: Listener) -> T:
+        """Drive a flow to its end.
+
+        Args:
+            flow: the flow.
+            listener: is told of its progress.
+
+        Returns:
+            The flow's result.
+        """
+        return drive(flow, lambda effect: self._perform(effect, listener))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _perform(self, effect: Effect, listener: Listener) -> Any:
+        match effect:
+            case Request():
+                return self._send(effect)
+            case Compute(work):
+                return work()
+            case Sleep(seconds):
+                time.sleep(seconds)
+            case Now():
+                return time.monotonic()
+            case Report(event):
+                listener(event)
+        return None
+
+    def _send(self, request: Request) -> Response:
+        if isinstance(request.body, FileBody):
+            with request.body.path.open("rb") as file:
+                return self._exchange(request, iter(lambda: file.read(_CHUNK_BYTES), b""))
+        return self._exchange(request, request.body)
+
+    def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None) -> Response:
+        with (
+            _faults(self._host, request),
+            self._client.stream(
+                request.method, request.path, content=content, headers=_headers(request), timeout=_timeout(request)
+            ) as answer,
+        ):
+            body = bytearray()
+            for chunk in answer.iter_raw():
+                body += chunk
+                _bounded(body, request)
+            return _response(answer, body)
+
+
+class AsyncTransport:
+    """Drives flows on asyncio; `Compute` runs in a thread.
+
+    Args:
+        url: the aggregator.
+        token: the site's bearer token.
+        ca_file: certificates to trust instead of the system's.
+    """
+
+    def __init__(self, url: str, token: str, ca_file: Path | None = None) -> None:
+        self._host, options = _options(url, token, ca_file)
+        self._client = httpx.AsyncClient(**options)
+
+    async def run(self, flow: Flow[T], listener: Listener) -> T:
+        """Drive a flow to its end.
+
+        Args:
+            flow: the flow.
+            listener: is told of its progress, in the event loop.
+
+        Returns:
+            The flow's result.
+        """
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    result = await self._perform(effect, listener)
+                except Exception as error:  # it is the flow's to handle, whatever it is
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(result)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        finally:
+            flow.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def _perform(self, effect: Effect, listener: Listener) -> Any:
+        match effect:
+            case Request():
+                return await self._send(effect)
+            case Compute(work):
+                # A cancelled task waits for the step under way: the flow's clean-up must not race with it.
+                step = asyncio.ensure_future(asyncio.to_thread(work))
+                try:
+                    return await asyncio.shield(step)
+                except asyncio.CancelledError:
+                    await asyncio.wait([step])
+                    raise
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+            case Now():
+                return time.monotonic()
+            case Report(event):
+                listener(event)
+        return None
+
+    async def _send(self, request: Request) -> Response:
+        if isinstance(request.body, FileBody):
+            with request.body.path.open("rb") as file:
+                return await self._exchange(request, _read_in_thread(file))
+        return await self._exchange(request, request.body)
+
+    async def _exchange(self, request: Request, content: bytes | AsyncIterator[bytes] | None) -> Response:
+        with _faults(self._host, request):
+            async with self._client.stream(
+                request.method, request.path, content=content, headers=_headers(request), timeout=_timeout(request)
+            ) as answer:
+                body = bytearray()
+                async for chunk in answer.aiter_raw():
+                    body += chunk
+                    _bounded(body, request)
+                return _response(answer, body)
+
+
+def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
+    """Drive a flow with a function that carries out one effect.
+
+    Args:
+        flow: the flow.
+        perform: takes an effect and returns its result; what it raises is thrown into the flow.
+
+    Returns:
+        The flow's result.
+    """
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                result = perform(effect)
+            except Exception as error:  # it is the flow's to handle, whatever it is
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        flow.close()
+
+
+async def _read_in_thread(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+        yield chunk
+
+
+def _options(url: str, token: str, ca_file: Path | None) -> tuple[str, dict[str, Any]]:
+    """Check the url, and choose everything that both clients have in common."""
+    try:
+        base = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(Reason.BAD_CONFIG, f"url: expected https://host..., got something else: {error}") from error
+    if base.scheme not in ("https", "http") or not base.host or base.query or base.fragment or base.userinfo:
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            "url: expected https://host[:port][/path] without user, query or fragment, got something else",
+        )
+    if base.scheme == "http" and not _is_this_machine(base.host):
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"url: expected https:// for {base.host}, got http://, which would show the site's token to the network",
+            "plain http is for an aggregator on this machine only",
+        )
+    try:
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            Reason.BAD_CONFIG, f"ca_file {ca_file}: expected certificates in PEM form: {error.strerror}"
+        ) from error
+    headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity", "User-Agent": "he-agg-site"}
+    options = {
+        "base_url": base,
+        "headers": headers,
+        "verify": context,
+        "follow_redirects": False,
+        # A proxy of the environment would see plain http in the clear; TLS goes through it unread.
+        "trust_env": base.scheme == "https",
+    }
+    return f"{base.scheme}://{base.netloc.decode('ascii')}", options
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _headers(request: Request) -> dict[str, str]:
+    headers = dict(request.headers)
+    if isinstance(request.body, FileBody):
+        headers["Content-Length"] = str(request.body.length)
+    return headers
+
+
+def _timeout(request: Request) -> httpx.Timeout:
+    return httpx.Timeout(connect=_CONNECT_S, read=request.silence_s, write=_WRITE_S, pool=_CONNECT_S)
+
+
+def _bounded(body: bytearray, request: Request) -> None:
+    limit = max(request.max_bytes, _LEAST_ANSWER_BYTES)
+    if len(body) > limit:
+        raise ProtocolError(
+            Reason.TOO_LARGE,
+            f"{request.method} {request.path.split('?')[0]}: expected at most {limit} bytes of answer, got more",
+        )
+
+
+def _response(answer: httpx.Response, body: bytearray) -> Response:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return Response(answer.status_code, headers, bytes(body))
+
+
+@contextmanager
+def _faults(host: str, request: Request) -> Iterator[None]:
+    """Turn what httpx raises into our errors. No header is ever part of a message."""
+    what = f"{request.method} {request.path.split('?')[0]}"
+    try:
+        yield
+    except httpx.LocalProtocolError as error:
+        raise ProtocolError(
+            Reason.INTERNAL, f"{what}: the request could not be put into HTTP: {error}", "did a spool file change?"
+        ) from error
+    except httpx.HTTPError as error:
+        if _untrusted(error):
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"{host}: its certificate is not trusted: {error}",
+                "check the url; for a private certificate authority set ca_file",
+            ) from error
+        detail = str(error) or type(error).__name__
+        raise TransportError(
+            Reason.UNREACHABLE,
+            f"{host}: {what}: {detail}",
+            "check the url and that the aggregator runs; what was encrypted stays in the spool",
+        ) from error
+
+
+def _untrusted(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

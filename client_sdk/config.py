@@ -1,0 +1,133 @@
+"""Settings of a site: a TOML file, keyword arguments, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from he_agg.errors import ConfigError, Reason
+
+__all__ = ["Overrides", "Settings"]
+
+_DAY_S = 86400
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a site's things are, and how patient it is. Build it with `Settings.load`.
+
+    Attributes:
+        url: the aggregator, https://... (plain http only on this machine).
+        identity: the site's identity file.
+        keystore: the group key of the current epoch, with the plan.
+        token_file: the bearer token that the operator issued. Mode 0600.
+        spool: directory for encrypted submissions that are on their way.
+        ca_file: certificates to trust instead of the system's, PEM.
+        passphrase_file: what opens keystore and identity, if they have a passphrase. Mode 0600.
+        patience_s: how long the aggregator may be unreachable before a call gives up. Units: seconds.
+        result_s: how long after a round's deadline its result is waited for. Units: seconds.
+    """
+
+    url: str
+    identity: Path
+    keystore: Path
+    token_file: Path
+    spool: Path
+    ca_file: Path | None = None
+    passphrase_file: Path | None = None
+    patience_s: float = 300.0
+    result_s: float = 3600.0
+
+    @classmethod
+    def load(cls, config: str | Path | None, overrides: Mapping[str, Any]) -> Settings:
+        """Read a file and lay keyword arguments over it.
+
+        Args:
+            config: a TOML file; paths in it are relative to its directory. None: keyword arguments alone.
+            overrides: settings by name; paths in them are relative to the working directory.
+
+        Raises:
+            ConfigError: the file cannot be read, or a setting is missing, unknown or of the wrong kind.
+        """
+        values: dict[str, Any] = {}
+        where = "keyword arguments"
+        if config is not None:
+            path = Path(config)
+            where = str(path)
+            values = _checked(_read(path), path.parent, where)
+        values |= _checked({k: v for k, v in overrides.items() if v is not None}, Path(), "keyword arguments")
+        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
+        if missing:
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"{where}: expected {', '.join(_REQUIRED)}; missing: {', '.join(missing)}",
+                "a site's file looks like: " + "; ".join(f'{name} = "..."' for name in _REQUIRED),
+            )
+        return cls(**values)
+
+
+class Overrides(TypedDict, total=False):
+    """The settings as keyword arguments of `Site.open`."""
+
+    url: str
+    identity: str | Path
+    keystore: str | Path
+    token_file: str | Path
+    spool: str | Path
+    ca_file: str | Path
+    passphrase_file: str | Path
+    patience_s: float
+    result_s: float
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+_REQUIRED = tuple(name for name, field in _FIELDS.items() if field.default is dataclasses.MISSING)
+_PATHS = frozenset({"identity", "keystore", "token_file", "spool", "ca_file", "passphrase_file"})
+_SECONDS = frozenset({"patience_s", "result_s"})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            Reason.FILE_MISSING, f"{path} cannot be read: {error.strerror}", "give the path of the site's TOML file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"{path}: expected a TOML file, got something else: {error}",
+            'its lines look like: url = "https://..."',
+        ) from error
+
+
+def _checked(values: Mapping[str, Any], base: Path, where: str) -> dict[str, Any]:
+    unknown = sorted(set(values) - set(_FIELDS))
+    if unknown:
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"{where}: unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}",
+            f"known settings: {', '.join(_FIELDS)}",
+        )
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in _SECONDS:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 366 * _DAY_S:
+                raise ConfigError(
+                    Reason.BAD_CONFIG, f"{where}: {name}: expected seconds from 0 to a year, got {value!r}"
+                )
+            checked[name] = float(value)
+        elif name in _PATHS:
+            if not isinstance(value, str | Path) or not str(value):
+                raise ConfigError(Reason.BAD_CONFIG, f"{where}: {name}: expected a path, got {type(value).__name__}")
+            checked[name] = base / Path(value).expanduser()
+        else:
+            if not isinstance(value, str) or not value:
+                raise ConfigError(Reason.BAD_CONFIG, f"{where}: {name}: expected text, got {type(value).__name__}")
+            checked[name] = value
+    return checked

@@ -1,0 +1,83 @@
+"""Progress: what a listener is told while a round runs. Counts of bytes and seconds, never a value or a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Event", "Listener", "Phase", "PhaseFinished", "PhaseProgress", "PhaseStarted", "Retrying"]
+
+Phase = Literal["encrypt", "upload", "wait", "download", "decrypt"]
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """A phase of a round begins.
+
+    Attributes:
+        round_id: which round.
+        phase: one of `Phase`.
+        total_bytes: how much it will handle; 0 when that is not known beforehand.
+    """
+
+    round_id: str
+    phase: Phase
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class PhaseProgress:
+    """A phase got on.
+
+    Attributes:
+        round_id: which round.
+        phase: one of `Phase`.
+        done_bytes: handled so far.
+        total_bytes: what it will be in the end.
+    """
+
+    round_id: str
+    phase: Phase
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class PhaseFinished:
+    """A phase is done.
+
+    Attributes:
+        round_id: which round.
+        phase: one of `Phase`.
+        seconds: how long it took. Units: seconds.
+        sent_bytes: bodies of requests that were answered in this phase, re-sent ones included.
+        received_bytes: bodies of answers that were used in this phase.
+    """
+
+    round_id: str
+    phase: Phase
+    seconds: float
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Retrying:
+    """A request failed and will be sent again.
+
+    Attributes:
+        why: what happened, for people.
+        failures: how many times in a row.
+        wait_s: pause before the next try. Units: seconds.
+    """
+
+    why: str
+    failures: int
+    wait_s: float
+
+
+Event = PhaseStarted | PhaseProgress | PhaseFinished | Retrying
+
+Listener = Callable[[Event], None]
+"""Called between two steps of a round, in the thread or event loop that drives it: be quick."""

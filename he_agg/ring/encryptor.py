@@ -1,0 +1,206 @@
+"""Encryption of one submission under a one-time key that nobody can supply or reuse."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_agg.ring._jit import frozen
+from he_agg.ring.bitpack import Bytes, pack, packed_bytes
+from he_agg.ring.bitpack30 import PACK_LEFT, PACK_RIGHT
+from he_agg.ring.kernels import encrypt_limb
+from he_agg.ring.keystream import KEY_BYTES, Keystream
+from he_agg.ring.limbs import BATCH_BYTES, LimbKey, batch_count, limb_keys
+from he_agg.ring.params import RingParams
+from he_agg.ring.primes import BATCH_VALUES, LANES, LIMB_BITS
+from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary
+from he_agg.ring.uniform import STREAM_WORDS
+
+TABLES = (PACK_RIGHT, PACK_LEFT)
+
+
+class Encryptor:
+    """One submission's encryption: c = a*s + e + D*k, block by block, in any order, from any thread.
+
+    A class because the key must live exactly as long as the submission: it is made here from the operating
+    system's generator, it is never an argument, and `wipe` ends it. Every batch can be encrypted once: two
+    ciphertexts of one batch under one key would give away the difference of their plaintexts, so a second
+    attempt is refused even after a failure. To resume an upload, keep the bytes; to start over, make a new
+    Encryptor.
+
+    Use as a context manager, which wipes at the end.
+    """
+
+    def __init__(self, params: RingParams, a_key: bytes) -> None:
+        """Draw a fresh key.
+
+        Args:
+            params: The plan's ring parameters.
+            a_key: The round's public key, from `keystream.a_key`.
+
+        Raises:
+            ValueError: If a_key has the wrong length.
+        """
+        self.params = params
+        self._a = Keystream(a_key)
+        self._coefficients: NDArray[np.int8] | None = fresh_ternary()
+        self._keys = limb_keys(params, self._coefficients)
+        self._noise = Keystream(os.urandom(KEY_BYTES))
+        self._done: set[int] = set()
+        self._active = 0
+        self._state = threading.Condition()
+
+    def key_coefficients(self) -> NDArray[np.int8]:
+        """Return a copy of the one-time key, to be put into one CKKS vector under the group key.
+
+        Secret: fill it with zeros after use.
+
+        Returns:
+            Coefficients in {-1, 0, 1}. Shape: (N,).
+
+        Raises:
+            ValueError: If the key was wiped.
+        """
+        if self._coefficients is None:
+            raise ValueError("this one-time key was wiped")
+        return self._coefficients.copy()
+
+    def encrypt(
+        self, first_batch: int, values: NDArray[np.int32], out: Sequence[Bytes] | None = None
+    ) -> tuple[Bytes, ...]:
+        """Encrypt and pack a run of whole batches, or the submission's last ones.
+
+        Args:
+            first_batch: Index of the first batch; values[0] is value first_batch * BATCH_VALUES.
+            values: Signed values within the plan. Only the last batch of a submission may be short.
+                Shape: (count,).
+            out: Where to write, one array for each limb. Shape: (packed_bytes(count, 30),) each.
+
+        Returns:
+            The packed residues of every limb: `out` if given.
+
+        Raises:
+            ValueError: If a value is out of bounds, a batch was encrypted before, the key was wiped, or
+                types and shapes are not as described. The batches count as encrypted all the same, and
+                `out` is zeroed.
+        """
+        if values.dtype != np.int32 or values.ndim != 1 or not values.flags.c_contiguous:
+            raise ValueError(f"values are one contiguous int32 array, got {values.dtype} of {values.shape}")
+        size = packed_bytes(values.size, LIMB_BITS)
+        if out is None:
+            out = [np.empty(size, dtype=np.uint8) for _ in self.params.primes]
+        fits = all(o.shape == (size,) and o.dtype == np.uint8 and o.flags.c_contiguous for o in out)
+        if len(out) != self.params.limbs or not fits:
+            raise ValueError(f"encryption needs {self.params.limbs} contiguous arrays of {size} bytes")
+        with self._claimed(range(first_batch, first_batch + batch_count(values.size))):
+            fine = _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out)
+        if not fine:
+            for o in out:
+                o.fill(0)
+            raise ValueError(f"a value exceeds the plan's bound of {self.params.max_abs_value}")
+        return tuple(out)
+
+    @contextmanager
+    def _claimed(self, batches: range) -> Iterator[None]:
+        with self._state:
+            if self._coefficients is None:
+                raise ValueError("this one-time key was wiped")
+            if batches.start < 0 or not self._done.isdisjoint(batches):
+                raise ValueError(f"batches {batches.start} to {batches.stop - 1} were encrypted before")
+            self._done.update(batches)
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._active -= 1
+                self._state.notify_all()
+
+    def wipe(self) -> None:
+        """Overwrite the key and the noise key, once the threads that are encrypting have finished.
+
+        Waiting is not a courtesy: a key that turns to zeros under a running kernel leaves e + D*k, plaintext.
+        """
+        with self._state:
+            if self._coefficients is not None:
+                self._coefficients.fill(0)
+                self._coefficients = None  # from here on nobody else begins
+            self._state.wait_for(lambda: self._active == 0)
+            for key in self._keys:
+                key.wipe()
+            self._noise.wipe()
+
+    def __enter__(self) -> Encryptor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.wipe()
+
+    def __repr__(self) -> str:
+        return f"Encryptor({self.params}, <one-time key>)"
+
+
+def _encrypt(
+    params: RingParams,
+    a_stream: Keystream,
+    noise_stream: Keystream,
+    keys: tuple[LimbKey, ...],
+    first_batch: int,
+    values: NDArray[np.int32],
+    out: Sequence[Bytes],
+) -> bool:
+    """Encrypt with given keys; the deterministic half, which only `Encryptor` and the tests may call.
+
+    Returns:
+        Whether every value was within bounds.
+    """
+    x = np.empty(STREAM_WORDS, dtype=np.uint32)
+    planes = np.empty(NOISE_BYTES, dtype=np.uint8)
+    noise = np.empty(BATCH_VALUES, dtype=np.int8)
+    packed = np.empty(BATCH_BYTES, dtype=np.uint8)
+    short = np.zeros(BATCH_VALUES, dtype=np.int32)
+    words, plane_words, noise_words = x.view(np.uint8), planes.view(np.uint64), noise.view(np.uint64)
+    fixed = [_constants(params, key) for key in keys]  # once, not once a batch: a call costs microseconds
+    values, worst = frozen(values), 0
+    try:
+        for i in range(batch_count(values.size)):
+            batch = first_batch + i
+            message = values[i * BATCH_VALUES : (i + 1) * BATCH_VALUES]
+            count = message.size
+            if count < BATCH_VALUES:
+                short[:count] = message
+                message = frozen(short)
+            noise_stream.fill(planes, 0, batch)
+            centred_binomial(plane_words, noise_words)
+            for limb, (ring, plaintext) in enumerate(fixed):
+                a_stream.fill(words, limb, batch)
+                target = out[limb][i * BATCH_BYTES : (i + 1) * BATCH_BYTES]
+                direct = count == BATCH_VALUES and target.ctypes.data % 4 == 0
+                ciphertext = (target if direct else packed).view(np.uint32)
+                arguments: list[Any] = [x, *ring, message, noise, *plaintext, ciphertext, *TABLES]
+                worst = max(worst, int(encrypt_limb(*arguments)))
+                if count < BATCH_VALUES:  # only the coefficients in use are sent
+                    target[:] = pack(x[:count], LIMB_BITS)
+                elif not direct:
+                    target[:] = packed
+    finally:
+        for secret in (planes, noise, short):
+            secret.fill(0)
+    return worst <= 2 * params.max_abs_value
+
+
+def _constants(params: RingParams, key: LimbKey) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the arguments of `encrypt_limb` before the message and those after the noise, for one limb."""
+    m = key.tables
+    delta = params.delta % m.q
+    ring = (key.factor, key.quotients, m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
+    return ring, (np.uint32(delta), np.uint32(m.quotient(delta)), np.uint32(params.max_abs_value))

@@ -1,0 +1,128 @@
+"""Opening of a sum: the same cost for 3 submissions and for 300."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_agg.ring._jit import frozen
+from he_agg.ring.bitpack import Bytes, packed_bytes
+from he_agg.ring.bitpack30 import UNPACK_KEEP, UNPACK_LEFT, UNPACK_RIGHT
+from he_agg.ring.kernels import open_limb, round_one, round_two
+from he_agg.ring.keystream import Keystream
+from he_agg.ring.limbs import BATCH_BYTES, batch_count, limb_keys
+from he_agg.ring.params import RingParams
+from he_agg.ring.primes import BATCH_VALUES, LANES, LIMB_BITS, N
+from he_agg.ring.uniform import STREAM_WORDS
+
+TABLES = (UNPACK_RIGHT, UNPACK_LEFT, UNPACK_KEEP)
+
+
+class Opener:
+    """Opens the sum of a round, block by block, in any order, from any thread.
+
+    A class because the sum's key is transformed once and wiped at the end. Use as a context manager.
+    """
+
+    def __init__(
+        self, params: RingParams, a_key: bytes, key_sum: NDArray[np.signedinteger], sites: int
+    ) -> None:
+        """Take the sum of the one-time keys.
+
+        Args:
+            params: The plan's ring parameters.
+            a_key: The round's public key, from `keystream.a_key`.
+            key_sum: The rounded sum of the sites' `key_coefficients`. Shape: (N,).
+            sites: How many submissions were summed.
+
+        Raises:
+            ValueError: If the sum has the wrong shape or a coefficient beyond `sites`: then it is no sum of
+                so many ternary keys. (A decryption that went wrong; the caller turns this into its own
+                error.)
+        """
+        if not 1 <= sites <= params.max_sites:
+            raise ValueError(f"1 to {params.max_sites} sites can be opened, got {sites}")
+        integers = np.issubdtype(key_sum.dtype, np.signedinteger)
+        if key_sum.shape != (N,) or not integers or np.abs(key_sum.astype(np.int64)).max() > sites:
+            raise ValueError(f"this is no sum of {sites} ternary keys of {N} coefficients")
+        self.params = params
+        self._a = Keystream(a_key)
+        self._keys = limb_keys(params, key_sum)
+
+    def open(
+        self, first_batch: int, count: int, packed: Sequence[Bytes], out: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], int]:
+        """Open a run of whole batches, or the last ones.
+
+        Args:
+            first_batch: Index of the first batch.
+            count: How many values. Only the last batch of a submission may be short.
+            packed: Summed residues, one array for each limb. Shape: (packed_bytes(count, 30),) each.
+            out: Where to write. Shape: (count,).
+
+        Returns:
+            The exact sums, and the largest distance of a value to the grid. An honest sum of n submissions
+            stays within 21 * n, always; with a wrong key the distance comes near half a step.
+
+        Raises:
+            ValueError: If shapes are not as described, or a residue is not below its prime.
+        """
+        size = packed_bytes(count, LIMB_BITS)
+        fits = all(p.shape == (size,) and p.dtype == np.uint8 and p.flags.c_contiguous for p in packed)
+        if len(packed) != self.params.limbs or not fits:
+            raise ValueError(f"opening needs {self.params.limbs} contiguous arrays of {size} bytes")
+        if out is None:
+            out = np.empty(count, dtype=np.int64)
+        if out.shape != (count,) or out.dtype != np.int64 or not out.flags.c_contiguous:
+            raise ValueError(f"opening {count} values needs as many int64, got {out.dtype} of {out.shape}")
+        scratch = [np.empty(STREAM_WORDS, dtype=np.uint32) for _ in self._keys]
+        distance = 0
+        for i in range(batch_count(count)):
+            span = slice(i * BATCH_BYTES, (i + 1) * BATCH_BYTES)
+            for limb in range(self.params.limbs):
+                self._open_limb(scratch[limb], limb, first_batch + i, packed[limb][span])
+            sums = out[i * BATCH_VALUES : (i + 1) * BATCH_VALUES]
+            distance = max(distance, self._round([s[: sums.size] for s in scratch], sums))
+        return out, distance
+
+    def _open_limb(self, x: NDArray[np.uint32], limb: int, batch: int, packed: Bytes) -> None:
+        key = self._keys[limb]
+        m = key.tables
+        if packed.size < BATCH_BYTES or packed.ctypes.data % 4:
+            whole = np.zeros(BATCH_BYTES, dtype=np.uint8)
+            whole[: packed.size] = packed
+            packed = whole
+        self._a.fill(x.view(np.uint8), limb, batch)
+        ring = (key.factor, key.quotients, m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
+        largest = open_limb(x, *ring, frozen(packed.view(np.uint32)), *TABLES)
+        if int(largest) >= m.q:
+            raise ValueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")
+
+    def _round(self, limbs: list[NDArray[np.uint32]], out: NDArray[np.int64]) -> int:
+        delta, primes = self.params.delta, self.params.primes
+        if len(primes) == 1:
+            return int(round_one(limbs[0], np.int32(delta), np.uint32(primes[0]), out))
+        p, q = primes
+        inverse = pow(p, -1, q)
+        quotient = self._keys[1].tables.quotient(inverse)
+        words = (np.uint32(inverse), np.uint32(quotient), np.uint32(p), np.uint32(q))
+        return int(round_two(limbs[0], limbs[1], *words, np.int64(delta), out))
+
+    def wipe(self) -> None:
+        """Overwrite the sum of the keys."""
+        for key in self._keys:
+            key.wipe()
+
+    def __enter__(self) -> Opener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.wipe()
+
+    def __repr__(self) -> str:
+        return f"Opener({self.params}, <key>)"

@@ -1,0 +1,80 @@
+"""The ring's fixed sizes and the primes in use."""
+
+from __future__ import annotations
+
+from typing import Final
+
+N: Final = 2048
+"""Degree of the ring. With one 30-bit prime about 234 bits of security, with two (60 bits) below 128.
+
+Source: 2-scheme.md, Security table (lattice estimator, MATZOV); the planner decides, not this file.
+"""
+
+LANES: Final = 16
+"""Polynomials interleaved in one batch, so that every butterfly runs over a contiguous stretch."""
+
+BATCH_VALUES: Final = N * LANES
+"""Values in a batch; value index = coefficient * LANES + lane. The smallest unit that can be sought to."""
+
+LIMB_BITS: Final = 30
+"""Bits of a packed residue, for each of the primes below."""
+
+PRIMES: Final = (1073692673, 1073668097)
+"""The two largest primes below 2**30 with q = 1 mod 4096, largest first.
+
+Below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies); 1 mod 2N so that a primitive 2N-th root
+exists. Source: the set that SEAL's CoeffModulus.Create(2048, [30, 30]) returns;
+tests/ring/test_seal_interop.py checks it.
+"""
+
+
+def is_prime(number: int) -> bool:
+    """Decide primality for numbers below 3.3e24 (Miller-Rabin, 13 bases, exact there).
+
+    Args:
+        number: The number to test.
+
+    Returns:
+        Whether it is prime.
+
+    Source: Sorenson and Webster, "Strong pseudoprimes to twelve prime bases", 2015.
+    """
+    bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
+    if number < 2 or any(number % p == 0 for p in bases):
+        return number in bases
+    odd, twos = number - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in bases:
+        x = pow(base, odd, number)
+        if x in (1, number - 1):
+            continue
+        if not any((x := x * x % number) == number - 1 for _ in range(twos - 1)):
+            return False
+    return True
+
+
+def smallest_root(q: int, order: int) -> int:
+    """Return the smallest primitive root of unity of an order that is a power of two.
+
+    The smallest one makes the transform agree with SEAL's bit by bit.
+
+    Args:
+        q: A prime with q = 1 mod order.
+        order: The order, a power of two.
+
+    Returns:
+        The smallest x with x**(order/2) = -1 mod q.
+
+    Raises:
+        ValueError: If no such root exists.
+    """
+    if (q - 1) % order:
+        raise ValueError(f"no root of unity of order {order} modulo {q}")
+    root = next(r for g in range(2, q) if pow(r := pow(g, (q - 1) // order, q), order // 2, q) == q - 1)
+    square = root * root % q
+    best = root
+    for _ in range(order // 2 - 1):  # all primitive roots are the odd powers of one
+        root = root * square % q
+        best = min(best, root)
+    return best

@@ -1,0 +1,108 @@
+"""Secret randomness: ternary keys from the operating system, centred binomial noise from a keystream.
+
+Neither function has a branch, an index or a loop count that depends on what it samples.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+from numba import uint64
+from numpy.typing import NDArray
+
+from he_agg.ring._jit import kernel
+from he_agg.ring.primes import BATCH_VALUES, N
+
+NOISE_BITS = 42
+"""Coin flips per noise value, 21 for and 21 against, as in SEAL."""
+
+NOISE_BOUND = NOISE_BITS // 2
+"""No noise value exceeds this in magnitude, ever."""
+
+SIGMA = math.sqrt(NOISE_BITS) / 2
+"""Standard deviation of the noise, 3.24."""
+
+NOISE_BYTES = BATCH_VALUES * NOISE_BITS // 8
+"""Keystream bytes for the noise of a batch: 5.25 for each value, nothing discarded."""
+
+TERNARY_BYTES = 20
+"""Random bytes for each coefficient of a key."""
+
+_WORDS = BATCH_VALUES // 8
+
+
+def ternary(entropy: bytes | bytearray) -> NDArray[np.int8]:
+    """Map random bytes to uniform coefficients in {-1, 0, 1}.
+
+    Each coefficient is floor(3u) - 1 for u = a fraction of 160 random bits, computed as the carry out of 3u
+    over five 32-bit digits. Fixed length and no rejection, so the timing says nothing. No fixed number of
+    bits is exactly uniform on three values; here each probability is within 2**-160 of 1/3 and a whole key
+    within statistical distance 2**-149 of uniform.
+
+    Args:
+        entropy: N * TERNARY_BYTES random bytes; coefficient j takes 32-bit digit d, lowest first, from the
+            little-endian word at 4 * (d * N + j).
+
+    Returns:
+        The coefficients. Shape: (N,).
+    """
+    digits = np.frombuffer(entropy, dtype="<u4").reshape(TERNARY_BYTES // 4, N)
+    carry = np.zeros(N, dtype=np.uint64)
+    for digit in digits:
+        carry += digit * np.uint64(3)
+        carry >>= np.uint64(32)
+    coefficients = carry.astype(np.int8) - np.int8(1)
+    carry.fill(0)
+    return coefficients
+
+
+def fresh_ternary() -> NDArray[np.int8]:
+    """Return a fresh uniform ternary key from the operating system's generator. Shape: (N,)."""
+    entropy = bytearray(os.urandom(N * TERNARY_BYTES))
+    try:
+        return ternary(entropy)
+    finally:
+        entropy[:] = bytes(len(entropy))
+
+
+@kernel
+def centred_binomial(planes: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
+    """Turn a batch's noise bytes into noise: popcount of 42 bits, minus 21.
+
+    (Heads of 21 flips) - (heads of 21 others) has the distribution of (heads of 42) - 21, since heads and
+    tails are alike; one popcount does. The bytes are planes: value i owns byte i of each of five planes of
+    32,768 bytes, and bits 2*(i // 8192), +1 of byte i % 8192 of a last plane of 8,192. A word holds eight
+    values' bytes, and counts are added inside bytes: at most 42, so no carry crosses.
+
+    Args:
+        planes: The keystream bytes, as words. Shape: (NOISE_BYTES / 8,).
+        out: Noise in [-21, 21], eight int8 to a word. Shape: (BATCH_VALUES / 8,).
+    """
+    m1, m2 = uint64(0x5555555555555555), uint64(0x3333333333333333)
+    m4 = uint64(0x0F0F0F0F0F0F0F0F)
+    lift, sign = uint64(0x6B6B6B6B6B6B6B6B), uint64(0x8080808080808080)  # 0x6B = 128 - 21
+    quarter = _WORDS // 4
+    for part in range(4):
+        start = part * quarter
+        p0 = planes[start : start + quarter]
+        p1 = planes[_WORDS + start : _WORDS + start + quarter]
+        p2 = planes[2 * _WORDS + start : 2 * _WORDS + start + quarter]
+        p3 = planes[3 * _WORDS + start : 3 * _WORDS + start + quarter]
+        p4 = planes[4 * _WORDS + start : 4 * _WORDS + start + quarter]
+        last = planes[5 * _WORDS : 5 * _WORDS + quarter]
+        target = out[start : start + quarter]
+        shift = uint64(2 * part)
+        for i in range(quarter):
+            a, b, c, d, e = p0[i], p1[i], p2[i], p3[i], p4[i]
+            f = last[i] >> shift  # the two bits of each byte that count are its lowest
+            a, b = a - ((a >> uint64(1)) & m1), b - ((b >> uint64(1)) & m1)  # 2-bit fields <= 2
+            c, d = c - ((c >> uint64(1)) & m1), d - ((d >> uint64(1)) & m1)
+            e, f = e - ((e >> uint64(1)) & m1), f - ((f >> uint64(1)) & m1)
+            a, b = (a & m2) + ((a >> uint64(2)) & m2), (b & m2) + ((b >> uint64(2)) & m2)  # nibbles <= 4
+            c, d = (c & m2) + ((c >> uint64(2)) & m2), (d & m2) + ((d >> uint64(2)) & m2)
+            e, f = (e & m2) + ((e >> uint64(2)) & m2), f & uint64(0x0303030303030303)  # f: one field, <= 2
+            x, y = a + b + c, d + e + f  # nibbles <= 12 and <= 10
+            total = (x & m4) + ((x >> uint64(4)) & m4) + (y & m4) + ((y >> uint64(4)) & m4)  # bytes <= 42
+            target[i] = (total + lift) ^ sign  # bytes: total - 21 as int8

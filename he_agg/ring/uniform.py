@@ -1,0 +1,56 @@
+"""The common polynomials a: exactly uniform residues from 32-bit keystream words.
+
+A 32-bit word w is accepted when w < 4q and then *is* the residue w mod q: [0, 4q) holds each residue four
+times, so accepted words are exactly uniform mod q, given uniform keystream. No reduction follows, because
+Shoup's product takes any 32-bit factor. A word is rejected with probability 1 - 4q/2**32 (4.6e-5 and 6.9e-5
+for the two primes: 1.5 and 2.3 of the 32,768 words of a batch). The r-th rejected word is replaced by the
+r-th accepted word of a reserve of 64 words that follows in the stream. Were the reserve to run out (63 or
+more rejections: below 2**-200 per batch), the word is halved, which only has to be the same for everybody.
+
+The words of a are public, hence branching on them is no leak. Against the high half of w*q with a 64-bit w
+(bias below 2**-34 per residue) this costs half the keystream and has no bias to account for.
+
+Order: words are little-endian; word i of a batch is transform index i // LANES of lane i % LANES. The
+values are taken in the transform domain directly: the transform of a uniform polynomial is uniform.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import uint32
+from numpy.typing import NDArray
+
+from he_agg.ring._jit import kernel
+from he_agg.ring.primes import BATCH_VALUES
+
+RESERVE_WORDS = 64
+"""Spare words behind each batch."""
+
+STREAM_WORDS = BATCH_VALUES + RESERVE_WORDS
+"""Words drawn for a batch and limb."""
+
+
+@kernel
+def replace_rejected(words: NDArray[np.uint32], count: int, limit: np.uint32) -> int:
+    """Replace words >= limit among the first `count` by accepted ones from the rest, in place.
+
+    Args:
+        words: Any words in, the first `count` < limit out. Shape: (count + reserve,).
+        count: How many are wanted.
+        limit: The first word that is not accepted: 4q.
+
+    Returns:
+        How many of the first `count` words were rejected.
+    """
+    rejected = 0
+    for i in range(count):
+        rejected += words[i] >= limit
+    if rejected:
+        spare = count
+        for i in range(count):
+            if words[i] >= limit:
+                while spare < words.size and words[spare] >= limit:
+                    spare += 1
+                words[i] = words[spare] if spare < words.size else words[i] >> uint32(1)
+                spare += 1
+    return rejected

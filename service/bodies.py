@@ -1,0 +1,142 @@
+"""Request bodies: refused from the head alone where that is possible, never longer in memory than announced.
+
+A refused body is not read by anybody. Its bytes are already on the wire, though, and closing on a peer that still
+sends resets the connection and may take the answer with it; so `Linger` sends the whole answer first and then throws
+away what still comes, for a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import re
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from he_agg.errors import Reason
+from service.refusal import RefusedError
+
+__all__ = ["Linger", "announced_length", "content_digest", "digest_field", "read_body"]
+
+_SHA256 = re.compile(r"\s*sha-256\s*=\s*:([A-Za-z0-9+/]{43}=):\s*\Z")
+_MEMBER = re.compile(r"\s*sha-256\s*=")
+
+
+def announced_length(request: Request, *, at_most: int) -> int:
+    """How long the body is going to be, if it may be that long and travels as it is.
+
+    Raises:
+        RefusedError: no length, too long, or a coding that hides the real length.
+    """
+    if "content-encoding" in request.headers:
+        raise RefusedError(
+            Reason.BAD_REQUEST,
+            "expected a body without Content-Encoding, got one with",
+            "send the bytes as they are: residues do not compress",
+        )
+    text = request.headers.get("content-length")
+    if text is None or not text.isascii() or not text.isdigit() or "transfer-encoding" in request.headers:
+        raise RefusedError(Reason.LENGTH_REQUIRED, "expected a Content-Length, got none")
+    length = int(text[:20])
+    if length > at_most:
+        raise RefusedError(Reason.TOO_LARGE, f"expected a body of at most {at_most} bytes, got {length} announced")
+    return length
+
+
+def content_digest(request: Request) -> str:
+    """The SHA-256 that the request's Content-Digest (RFC 9530) names, in hex.
+
+    Raises:
+        RefusedError: none, or not in that form.
+    """
+    field = ",".join(request.headers.getlist("content-digest"))
+    members = [member for member in field.split(",") if _MEMBER.match(member)]
+    match = _SHA256.match(members[0]) if len(members) == 1 else None
+    if match is not None:
+        with contextlib.suppress(binascii.Error):
+            digest = base64.b64decode(match[1], validate=True)
+            # base64 has spare bits at its end: one digest, one spelling.
+            if base64.b64encode(digest).decode() == match[1]:
+                return digest.hex()
+    raise RefusedError(
+        Reason.BAD_DIGEST,
+        "expected the header 'Content-Digest: sha-256=:<base64 of 32 bytes>:', got none or another form",
+    )
+
+
+def digest_field(hex_digest: str) -> str:
+    """A SHA-256 in the form of RFC 9530."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(hex_digest)).decode()}:"
+
+
+async def read_body(request: Request, length: int) -> tuple[bytearray, str]:
+    """Read a body of an announced length.
+
+    Returns:
+        The bytes, and their SHA-256 in hex.
+
+    Raises:
+        RefusedError: another length than announced.
+        ClientDisconnect: the peer went away before the end.
+    """
+    body = bytearray()
+    sha = hashlib.sha256()
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > length:
+            raise RefusedError(Reason.TOO_LARGE, f"expected {length} bytes as announced, got more")
+        body += chunk
+        sha.update(chunk)
+    if len(body) != length:
+        raise RefusedError(Reason.TRUNCATED, f"expected {length} bytes as announced, got {len(body)}")
+    return body, sha.hexdigest()
+
+
+class Linger:
+    """ASGI layer that keeps a connection open for a while after a request was answered before its body was read.
+
+    Args:
+        app: the application.
+        seconds: how long. Units: seconds.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        headers = {name for name, value in scope.get("headers", []) if value != b"0"}
+        if scope["type"] != "http" or not headers & {b"content-length", b"transfer-encoding"}:
+            await self._app(scope, receive, send)
+            return
+        unread = True
+
+        async def watched_receive() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message["type"] == "http.request" and message.get("more_body", False)
+            return message
+
+        async def watched_send(message: Message) -> None:
+            if not unread:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await send({**message, "headers": [*message.get("headers", []), (b"connection", b"close")]})
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+                # Content-Length ends the answer for the peer; for the server it ends with the empty piece.
+                await send({**message, "more_body": True})
+                # A peer that waits for "100 Continue" sends nothing more.
+                if b"expect" not in headers:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._seconds):
+                            while unread:
+                                await watched_receive()
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await send(message)
+
+        await self._app(scope, watched_receive, watched_send)

@@ -1,0 +1,118 @@
+"""The sum of a round: a pure function of its closed set, part by part from files, in bounded memory.
+
+At any moment one part's accumulator and one stored part are in memory, whatever the number of sites or the size of the
+model. Nothing is ever added onto something durable: a part of the sum is made whole or not at all, so a crash means
+that at most one part is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from he_agg.bitpack import fold, pack
+from he_agg.errors import WireError
+from he_agg.ids import RoundId
+from he_agg.plan import PublicPlan
+from he_agg.sections import Part, PartPlace
+from he_agg.wire import encode_part, parse_part
+from service.store.base import Store
+from service.store.blobs import Blobs
+
+__all__ = ["CorruptPartError", "fold_part", "fold_round", "warm_up"]
+
+
+class CorruptPartError(Exception):
+    """A stored part is not what its site sent. It is never summed."""
+
+    def __init__(self, site: str, submission_id: str, number: int) -> None:
+        super().__init__(f"part {number} of submission {submission_id} is not what was stored")
+        self.site = site
+        self.submission_id = submission_id
+        self.number = number
+
+
+def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[tuple[str, str, Path, str]]) -> bytes:
+    """One part of the sum, as it travels.
+
+    Args:
+        plan: the plan.
+        place: which part.
+        members: (site, submission id, file, SHA-256 of the file) for every member of the closed set.
+
+    Raises:
+        CorruptPartError: a file is missing, or is not what the manifest names.
+    """
+    section = place.section
+    total = np.zeros(place.residues, dtype=np.uint64)
+    for site, submission_id, path, digest in members:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise CorruptPartError(site, submission_id, place.number) from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CorruptPartError(site, submission_id, place.number)
+        try:
+            part = parse_part(data, place, plan.plan_id, check_residues=False)
+        except WireError:
+            raise CorruptPartError(site, submission_id, place.number) from None
+        if fold(total, part.packed, section.modulus_bits, section.modulus) >= 0:
+            raise CorruptPartError(site, submission_id, place.number)
+    return encode_part(Part(place.number, pack(total, section.modulus_bits)), place, plan.plan_id)
+
+
+def fold_round(
+    store: Store, blobs: Blobs, plan: PublicPlan, round_id: RoundId, stopping: Callable[[], bool] = lambda: False
+) -> bool:
+    """Make every part of a round's sum durable. Goes on where an earlier run was interrupted.
+
+    Args:
+        store: rows.
+        blobs: files.
+        plan: the plan.
+        round_id: a round whose set is closed.
+        stopping: asked between parts; True makes it return early.
+
+    Returns:
+        Whether the whole sum is durable.
+
+    Raises:
+        CorruptPartError: as in `fold_part`.
+    """
+    with store.read() as tx:
+        durable = tx.sum_digests(round_id)
+    blobs.make_parent(blobs.sum_path(round_id, 0))
+    for place in plan.places:
+        if stopping():
+            return False
+        path = blobs.sum_path(round_id, place.number)
+        if place.number in durable and _is_whole(path, durable[place.number]):
+            continue
+        with store.read() as tx:
+            announced = tx.digests_of_part(round_id, place.number)
+        members = [
+            (site, submission_id, blobs.part_path(round_id, submission_id, place.number), digest)
+            for submission_id, site, digest in announced
+        ]
+        data = fold_part(plan, place, members)
+        blobs.put(path, data)
+        with store.write() as tx:
+            tx.add_sum_part(round_id, place.number, hashlib.sha256(data).hexdigest())
+    return True
+
+
+def warm_up() -> None:
+    """Compile, or load from the cache, what requests would otherwise wait for."""
+    total = np.zeros(64, dtype=np.uint64)
+    fold(total, pack(total, 40), 40, 1099511390209)
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,280 @@
+"""What becomes of submissions: announced by a manifest, filled part by part, completed once. No HTTP in here.
+
+Order of every write: file, then row, then answer. Every method may be called again with the same arguments.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from he_agg.canonical import check_hex
+from he_agg.errors import Reason, WireError
+from he_agg.ids import RoundId
+from he_agg.manifest import Manifest
+from he_agg.messages import Receipt, SubmissionStatus
+from he_agg.plan import PublicPlan
+from he_agg.sections import PartPlace
+from he_agg.wire import parse_part, refuse_secrets
+from service import rounds
+from service.conductor import Conductor
+from service.refusal import RefusedError
+from service.rounds import Phase
+from service.store.base import FederationRow, RoundRow, Store, SubmissionRow, Transaction
+from service.store.blobs import Blobs
+
+__all__ = ["ExpectedPart", "Intake", "find_round"]
+
+
+@dataclass(frozen=True)
+class ExpectedPart:
+    """What a PUT of a part has to bring.
+
+    Attributes:
+        submission: which submission it belongs to.
+        place: which part it is.
+        plan: the plan.
+        digest: SHA-256 that the manifest names, in hex.
+        stored: whether it is here already.
+    """
+
+    submission: SubmissionRow
+    place: PartPlace
+    plan: PublicPlan
+    digest: str
+    stored: bool
+
+
+class Intake:
+    """Takes submissions in.
+
+    Args:
+        store: rows.
+        blobs: files.
+        conductor: the one writer of rounds.
+    """
+
+    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._conductor = conductor
+
+    def check_invited(self, federation: str, site: str, round_id: str) -> RoundId:
+        """Find the round that a site wants to submit to.
+
+        Raises:
+            RefusedError: there is none such, or the site is not invited.
+        """
+        self._conductor.tick(federation)
+        with self._store.read() as tx:
+            row = find_round(tx, federation, round_id)
+            if site not in tx.invited(row.id):
+                raise RefusedError(
+                    Reason.NOT_INVITED,
+                    f"site {site} is not invited to round {row.id}",
+                    "sites take part from the first round that opens after they were added",
+                    round_id=str(row.id),
+                )
+            return row.id
+
+    def announce(self, federation: str, site: str, round_id: RoundId, body: bytes) -> tuple[SubmissionStatus, bool]:
+        """Take a manifest.
+
+        Returns:
+            The submission, and whether it is new.
+
+        Raises:
+            WireError: not a manifest, or one for something else.
+            RefusedError: the round is closed, or the site has announced another submission.
+        """
+        document = self._federation(federation).parsed
+        plan = document.plan
+        try:
+            manifest = Manifest.parse(body)
+        except WireError:
+            refuse_secrets(body)
+            raise
+        manifest.check(plan, round_id, document.epoch, document.key_id, site)
+        submission = SubmissionRow(manifest.submission_id, round_id, site, "open", None)
+        # The directory before the row: parts may come as soon as the row is there.
+        with self._store.write() as tx:
+            row = find_round(tx, federation, str(round_id))
+            existing = tx.submission_of(round_id, site)
+            if existing is not None and existing.id == submission.id:
+                return _status(tx, existing, plan), False
+            if not self._takes(row):
+                raise _closed(row)
+            if existing is not None:
+                raise RefusedError(
+                    Reason.SECOND_SUBMISSION,
+                    f"site {site} has already submitted {existing.id[:12]} to round {round_id}; "
+                    f"the first one stays, {submission.id[:12]} was not taken",
+                    "continue the first submission from its spool; never encrypt again for the same round",
+                    round_id=str(round_id),
+                    submission_id=existing.id,
+                )
+            self._blobs.make_parent(self._blobs.part_path(round_id, submission.id, 0))
+            at = int(self._conductor.now())
+            tx.add_submission(submission, body, manifest.part_digests, at)
+            return _status(tx, submission, plan), True
+
+    def status(self, federation: str, site: str, submission_id: str) -> SubmissionStatus:
+        """How far a submission has come.
+
+        Raises:
+            RefusedError: this site has no such submission.
+        """
+        self._conductor.tick(federation)
+        plan = self._federation(federation).parsed.plan
+        with self._store.read() as tx:
+            return _status(tx, _own(tx, federation, site, submission_id), plan)
+
+    def expect_part(self, federation: str, site: str, submission_id: str, number: int) -> ExpectedPart:
+        """Say what a PUT of a part has to bring, before it is read.
+
+        Raises:
+            RefusedError: no such submission or part, or the round is closed.
+        """
+        self._conductor.tick(federation)
+        plan = self._federation(federation).parsed.plan
+        with self._store.read() as tx:
+            submission = _own(tx, federation, site, submission_id)
+            if not 0 <= number < len(plan.places):
+                raise RefusedError(
+                    Reason.UNKNOWN_PART,
+                    f"submission {submission_id[:12]}: expected a part number from 0 to {len(plan.places) - 1}, "
+                    f"got {min(number, 10**9)}",
+                )
+            row = tx.part(submission_id, number)
+            if row is not None:
+                digest, stored = row.digest, row.stored
+            else:  # the round is over and the parts are gone; what the answer was is still known
+                digest = Manifest.parse(tx.manifest(submission_id)).part_digests[number]
+                stored = submission.state == "complete"
+            if not stored:
+                round_ = find_round(tx, federation, str(submission.round_id))
+                if not self._takes(round_):
+                    raise _closed(round_)
+            return ExpectedPart(submission, plan.places[number], plan, digest, stored)
+
+    def store_part(self, part: ExpectedPart, data: bytes | memoryview) -> bool:
+        """Check a part whose digest is the announced one, and make it durable.
+
+        Returns:
+            Whether it is new.
+
+        Raises:
+            WireError: not the part that the plan puts there.
+            RefusedError: the round closed in the meantime.
+        """
+        number, submission = part.place.number, part.submission
+        parse_part(data, part.place, part.plan.plan_id)
+        path = self._blobs.part_path(submission.round_id, submission.id, number)
+        try:
+            self._blobs.put(path, data)
+        except FileNotFoundError:
+            # The round has ended while the body came in, and its submissions are being removed.
+            with self._store.read() as tx:
+                raise _closed(find_round(tx, submission.round_id.federation, str(submission.round_id))) from None
+        with self._store.write() as tx:
+            round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+            row = tx.part(submission.id, number)
+            if row is not None and row.stored:
+                return False  # another connection was faster, with the same bytes
+            if self._takes(round_) and row is not None:
+                tx.mark_stored(submission.id, number)
+                return True
+        # No row names the file, and none ever will: only an open round gets new rows.
+        self._blobs.remove(path)
+        raise _closed(round_)
+
+    def complete(self, federation: str, site: str, submission_id: str) -> Receipt:
+        """Decide, in one transaction, whether a submission is in.
+
+        Raises:
+            RefusedError: parts are missing, or the round closed before.
+        """
+        self._conductor.tick(federation)
+        with self._store.write() as tx:
+            submission = _own(tx, federation, site, submission_id)
+            if submission.state == "open":
+                row = find_round(tx, federation, str(submission.round_id))
+                missing = tx.missing(submission_id)
+                if missing and self._takes(row):
+                    raise RefusedError(
+                        Reason.INCOMPLETE,
+                        f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
+                        "put the missing parts, then complete again",
+                        round_id=str(row.id),
+                        submission_id=submission_id,
+                        missing=missing,
+                    )
+                if not missing:
+                    event = rounds.Completed(row.id.number, row.id.attempt, site)
+                    self._conductor.apply_in(tx, federation, event)
+                    submission = _own(tx, federation, site, submission_id)
+        if submission.accepted_at is None:
+            with self._store.read() as tx:
+                raise _closed(find_round(tx, federation, str(submission.round_id)))
+        return Receipt(submission.id, str(submission.round_id), site, submission.accepted_at)
+
+    def _federation(self, name: str) -> FederationRow:
+        with self._store.read() as tx:
+            row = tx.federation(name)
+        if row is None:
+            raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {name} here")
+        return row
+
+    def _takes(self, row: RoundRow) -> bool:
+        return row.phase is Phase.OPEN and self._conductor.now() < row.deadline_at
+
+
+def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
+    """The round that an address names, if it is one of the caller's federation.
+
+    Raises:
+        RefusedError: it is not, whether or not another federation has it.
+    """
+    try:
+        round_id = RoundId.parse(text)
+    except WireError:
+        raise RefusedError(
+            Reason.UNKNOWN_ROUND, "expected a round id like 'federation.3.1', got another form"
+        ) from None
+    row = tx.round(round_id) if round_id.federation == federation else None
+    if row is None:
+        raise RefusedError(Reason.UNKNOWN_ROUND, f"there is no round {round_id} in federation {federation}")
+    return row
+
+
+def _own(tx: Transaction, federation: str, site: str, submission_id: str) -> SubmissionRow:
+    try:
+        check_hex(submission_id, 32, "submission id")
+    except WireError as error:
+        raise RefusedError(Reason.UNKNOWN_SUBMISSION, error.message) from None
+    row = tx.submission(submission_id)
+    if row is None or row.site != site or row.round_id.federation != federation:
+        raise RefusedError(
+            Reason.UNKNOWN_SUBMISSION,
+            f"site {site} has no submission {submission_id[:12]}",
+            "announce it first: POST its manifest to /v1/rounds/{round}/submissions",
+        )
+    return row
+
+
+def _status(tx: Transaction, row: SubmissionRow, plan: PublicPlan) -> SubmissionStatus:
+    missing = [] if row.state == "complete" else tx.missing(row.id)
+    return SubmissionStatus(row.id, str(row.round_id), row.state, len(plan.places), missing)
+
+
+def _closed(row: RoundRow) -> RefusedError:
+    members: dict[str, Any] = {"round_id": str(row.id)}
+    if row.record is not None:
+        members["record"] = json.loads(row.record)
+    return RefusedError(
+        Reason.ROUND_CLOSED,
+        f"round {row.id} is {'closed' if row.phase is Phase.OPEN else row.phase} and takes no more submissions",
+        "go on with the next round",
+        **members,
+    )

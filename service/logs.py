@@ -1,0 +1,147 @@
+"""Log lines: one JSON object each, on stderr. Ids, sizes and times; never tokens, bodies or anything out of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from he_agg.canonical import check_hex
+from he_agg.errors import WireError
+from he_agg.ids import RoundId, check_name
+
+__all__ = ["RequestLog", "configure", "log", "note"]
+
+_logger = logging.getLogger("he_agg.service")
+_NOTES = "he_agg.notes"
+_SMALL_NUMBER = re.compile(r"[0-9]{1,6}\Z")
+
+
+class _JsonLines(logging.Formatter):
+    """One line, one object. Only what `log` put there, or the text of uvicorn's own messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "message": record.getMessage(),
+        }
+        line |= getattr(record, "fields", {})
+        if record.exc_info and record.exc_info[1] is not None:
+            line |= _describe(record.exc_info[1])
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(level: str) -> None:
+    """Send everything to stderr as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    for name in ("he_agg.service", "uvicorn", "uvicorn.error", "sqlalchemy", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler] if name != "uvicorn.error" else []
+        logger.propagate = name == "uvicorn.error"
+        logger.setLevel(level if name.startswith(("he_agg", "uvicorn")) else "WARNING")
+
+
+def log(level: int, message: str, *, error: BaseException | None = None, **fields: Any) -> None:
+    """Write one line. Fields are ids, numbers and reasons."""
+    _logger.log(level, message, extra={"fields": fields}, exc_info=error)
+
+
+def note(scope: Scope, **fields: str) -> None:
+    """Add fields to the line of the request that `scope` belongs to."""
+    scope.setdefault(_NOTES, {}).update(fields)
+
+
+class RequestLog:
+    """The outermost layer: writes one line per request, and turns whatever went wrong inside into a bare 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        notes: dict[str, Any] = scope.setdefault(_NOTES, {})
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        failure: Exception | None = None
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            failure = error
+            if not status:
+                await _send_failure(watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "-")
+            fields = {
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round((time.perf_counter() - began) * 1000, 1),
+                **_ids(scope.get("path_params", {})),
+                **notes,
+            }
+            log(logging.ERROR if failure else logging.INFO, "request", error=failure, **fields)
+
+
+async def _send_failure(send: Send) -> None:
+    body = json.dumps(
+        {
+            "type": "urn:he-agg:problem:internal",
+            "title": "The aggregator failed",
+            "status": 500,
+            "detail": "the operator's log says more; nothing that a receipt was given for is lost",
+            "reason": "internal",
+        }
+    ).encode()
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _ids(path: dict[str, Any]) -> dict[str, str | int]:
+    """Ids out of the address, if they are ids: a log line holds nothing else that a client wrote."""
+    found: dict[str, str | int] = {}
+    try:
+        if "federation" in path:
+            found["federation"] = check_name(path["federation"], "federation")
+        if "round_id" in path:
+            found["round_id"] = str(RoundId.parse(path["round_id"]))
+        if "submission_id" in path:
+            check_hex(path["submission_id"], 32, "submission")
+            found["submission_id"] = path["submission_id"]
+    except WireError:
+        return found
+    for name in ("section", "n"):
+        if _SMALL_NUMBER.match(str(path.get(name, ""))):
+            found[name] = int(path[name])
+    return found
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    """Where it went wrong, without the error's text and without values: either may quote a body."""
+    chain: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(chain) < 8:
+        kind = type(current).__name__
+        number = getattr(current, "errno", None)
+        chain.append(kind if number is None else f"{kind} errno {number}")
+        current = current.__cause__ or current.__context__
+    frames = traceback.extract_tb(error.__traceback__)
+    return {"error": chain, "traceback": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}

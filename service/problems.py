@@ -1,0 +1,163 @@
+"""Problem documents (RFC 9457): one table from reason to status and title, and the handlers that answer with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from he_agg.errors import HeAggError, Reason
+from service.logs import note
+from service.refusal import RefusedError
+
+__all__ = ["PROBLEMS", "answers", "install", "problem"]
+
+MEDIA_TYPE = "application/problem+json"
+URN = "urn:he-agg:problem:"
+
+PROBLEMS: Mapping[Reason, tuple[int, str]] = {
+    # 400: the request itself
+    Reason.BAD_REQUEST: (400, "The request is not one of this protocol"),
+    Reason.BAD_ARGUMENT: (400, "An argument is out of its range"),
+    Reason.BAD_DIGEST: (400, "The bytes are not the ones that their digest names"),
+    Reason.LENGTH_REQUIRED: (411, "The request must say how long its body is"),
+    Reason.TOO_LARGE: (413, "The body is longer than it may be"),
+    # who asks
+    Reason.UNAUTHENTICATED: (401, "The request does not say who sends it"),
+    Reason.FORBIDDEN: (403, "This is not the caller's to do"),
+    Reason.NOT_INVITED: (403, "This site does not take part in the round"),
+    # what is asked for
+    Reason.UNKNOWN_FEDERATION: (404, "There is no such federation here"),
+    Reason.UNKNOWN_SITE: (404, "There is no such site in the federation"),
+    Reason.UNKNOWN_ROUND: (404, "There is no such round in the federation"),
+    Reason.UNKNOWN_SUBMISSION: (404, "This site has no such submission"),
+    Reason.UNKNOWN_PART: (404, "There is no such part in the plan"),
+    # what has happened already
+    Reason.ALREADY_EXISTS: (409, "There is one already, and it is another"),
+    Reason.ROUND_CLOSED: (409, "The round takes no more submissions"),
+    Reason.ROUND_FAILED: (409, "The round failed and has no sum"),
+    Reason.SECOND_SUBMISSION: (409, "This site has submitted something else to the round already"),
+    Reason.INCOMPLETE: (409, "Parts are missing"),
+    Reason.SUM_NOT_READY: (409, "The sum is not there yet"),
+    # what was sent
+    Reason.TRUNCATED: (422, "The body is shorter than the plan says"),
+    Reason.TRAILING_BYTES: (422, "The body is longer than the plan says"),
+    Reason.BAD_MAGIC: (422, "The body is not a part"),
+    Reason.BAD_VERSION: (422, "The body is of another version of the format"),
+    Reason.BAD_FIELD: (422, "A field is not what it must be"),
+    Reason.BAD_PADDING: (422, "Bits that must be zero are not"),
+    Reason.NOT_CANONICAL: (422, "The JSON is not in canonical form"),
+    Reason.RESIDUE_OUT_OF_RANGE: (422, "A residue is not below its modulus"),
+    Reason.PLAN_MISMATCH: (422, "This was made for another plan"),
+    Reason.KEY_MISMATCH: (422, "This was made under another group key"),
+    Reason.SECRET_REFUSED: (422, "This looks like a key, which the aggregator must never hold"),
+    # plans, when an operator registers a federation
+    Reason.BAD_PLAN: (422, "The plan does not make sense"),
+    Reason.INSECURE_PARAMETERS: (422, "The plan's parameters are not secure"),
+    Reason.NO_HEADROOM: (422, "The plan has no room for its sums"),
+    # the aggregator's own trouble
+    Reason.FILE_MISSING: (500, "A file of the aggregator is missing"),
+    Reason.FILE_EXISTS: (500, "A file is in the aggregator's way"),
+    Reason.BAD_CONFIG: (500, "The aggregator's settings do not make sense"),
+    Reason.INTERNAL: (500, "The aggregator failed"),
+}
+"""Every reason that the aggregator gives. A test walks the sources for reasons that are not here."""
+
+
+def problem(error: HeAggError) -> Response:
+    """The answer for an error that is in the table."""
+    status, title = PROBLEMS[error.reason]
+    document: dict[str, Any] = {
+        "type": URN + error.reason,
+        "title": title,
+        "status": status,
+        "detail": error.message,
+        "reason": error.reason.value,
+    }
+    if error.hint:
+        document["hint"] = error.hint
+    if isinstance(error, RefusedError):
+        document |= error.members
+    headers = {"WWW-Authenticate": 'Bearer realm="he-agg"'} if status == HTTPStatus.UNAUTHORIZED else {}
+    return _response(document, status, headers)
+
+
+def answers(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for OpenAPI: which problems it answers with."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for reason in (Reason.UNAUTHENTICATED, *reasons):
+        status, title = PROBLEMS[reason]
+        entry = by_status.setdefault(status, {"description": "", "content": {MEDIA_TYPE: {"examples": {}}}})
+        entry["description"] = "; ".join(filter(None, (entry["description"], f"`{reason}`: {title.lower()}")))
+        entry["content"][MEDIA_TYPE]["schema"] = {"$ref": "#/components/schemas/Problem"}
+        entry["content"][MEDIA_TYPE]["examples"][reason.value] = {
+            "value": {"type": URN + reason, "title": title, "status": status, "detail": "…", "reason": reason.value}
+        }
+    return by_status
+
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "description": "RFC 9457. Further members depend on the reason: `record`, `round_id`, `submission_id`, `missing`.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "reason"],
+    "properties": {
+        "type": {"type": "string", "format": "uri", "examples": [URN + Reason.ROUND_CLOSED]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "One sentence: what was expected, what came, which ids."},
+        "hint": {"type": "string", "description": "What to do next."},
+        "reason": {"type": "string", "enum": sorted(PROBLEMS)},
+    },
+}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error with a problem document. What is not expected goes on to `logs`, which answers 500."""
+
+    async def on_refusal(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HeAggError) or error.reason not in PROBLEMS:
+            raise error
+        note(request.scope, reason=error.reason.value)
+        return problem(error)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        if not isinstance(error, RequestValidationError):
+            raise error
+        # Only places and rules are repeated, never what came.
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return await on_refusal(request, RefusedError(Reason.BAD_REQUEST, found))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            raise error
+        note(request.scope, reason=Reason.BAD_REQUEST.value)
+        document = {
+            "type": "about:blank",
+            "title": HTTPStatus(error.status_code).phrase,
+            "status": error.status_code,
+            "detail": "there is no such address or method here; /docs lists them",
+            "reason": Reason.BAD_REQUEST.value,
+        }
+        return _response(document, error.status_code, dict(error.headers or {}))
+
+    async def on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+        # Nobody is there to read it. 499 is what proxies write in their logs for this.
+        note(request.scope, reason="disconnected")
+        return Response(status_code=499)
+
+    app.add_exception_handler(HeAggError, on_refusal)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
+
+
+def _response(document: dict[str, Any], status: int, headers: Mapping[str, str]) -> Response:
+    body = json.dumps(document, ensure_ascii=False).encode()
+    return Response(body, status, {"Cache-Control": "no-store", **headers}, MEDIA_TYPE)

@@ -1,0 +1,333 @@
+"""The life of a round, as a pure function: (state, event, now) -> (state, actions). No store, no clock, no files.
+
+::
+
+     federation started, or               all invited complete, or
+     the round before published           deadline with >= min_sites            the whole sum is durable
+    ────────────────────────────> OPEN ─────────────────────────────> CLOSED ──> FOLDING ──────────────> PUBLISHED
+                                   │                                     │          │                        │
+              deadline with fewer, │                                     └────┬─────┘                        │
+              or federation ended  │                     a stored part is not │                              │
+                                   ▼                     what was received    ▼                              ▼
+                                 FAILED <─────────────────────────────────────┘          next number, attempt 1: OPEN
+                                   │                                                     after plan.rounds: ENDED
+                                   └──> same number, next attempt: OPEN
+
+Closing is the one moment that decides who is in: from CLOSED on, the set is immutable and the sum is a function of
+it. Time passes before anything else happens: an event that comes after the deadline finds the round closed, however
+late somebody looked at the clock. Whoever persists the actions does so in the transaction that read the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+__all__ = [
+    "Accepted",
+    "Action",
+    "Closed",
+    "Completed",
+    "Event",
+    "Failed",
+    "Federation",
+    "FoldBegan",
+    "FoldBroke",
+    "Folded",
+    "Folding",
+    "Opened",
+    "Phase",
+    "Published",
+    "Round",
+    "Stage",
+    "StageChanged",
+    "Started",
+    "Stopped",
+    "Terms",
+    "Tick",
+    "exclusions",
+    "step",
+]
+
+
+class Phase(StrEnum):
+    """Where one attempt at a round stands."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    FOLDING = "folding"
+    PUBLISHED = "published"
+    FAILED = "failed"
+
+
+class Stage(StrEnum):
+    """Where a federation stands."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the plan says about rounds. Units: `deadline_s` in seconds."""
+
+    min_sites: int
+    rounds: int
+    deadline_s: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """One attempt at one round. Units: `opened_at`, `deadline_at` in seconds since 1970, UTC."""
+
+    number: int
+    attempt: int
+    phase: Phase
+    opened_at: int
+    deadline_at: int
+    invited: frozenset[str]
+    complete: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation and its newest attempt, which is the only one that can still change."""
+
+    terms: Terms
+    sites: frozenset[str]
+    stage: Stage = Stage.CREATED
+    round: Round | None = None
+
+
+# What happens.
+
+
+@dataclass(frozen=True)
+class Started:
+    """The operator starts the federation."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The operator ends the federation."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A site has all its parts here and says that it is done."""
+
+    number: int
+    attempt: int
+    site: str
+
+
+@dataclass(frozen=True)
+class FoldBegan:
+    """The adder took the closed set up."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Every part of the sum is durable."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class FoldBroke:
+    """A stored part is not what its site sent: its bytes changed on the disk."""
+
+    number: int
+    attempt: int
+    site: str
+
+
+Event = Started | Stopped | Tick | Completed | FoldBegan | Folded | FoldBroke
+
+# What to do about it.
+
+
+@dataclass(frozen=True)
+class StageChanged:
+    """The federation is at another stage."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Write down a new attempt and its invitations."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The site's submission is in the set: its receipt may be given."""
+
+    round: Round
+    site: str
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The set is final: fold it."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Note that folding is under way."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Published:
+    """Write the record of a sum."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Write the record of a failure. `why` is the reason for sites whose submissions were complete."""
+
+    round: Round
+    why: str
+    corrupt: str | None = None
+
+
+Action = StageChanged | Opened | Accepted | Closed | Folding | Published | Failed
+
+
+def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[Action]]:
+    """Let time pass, then let `event` happen.
+
+    Args:
+        state: the federation.
+        event: what happens. An event about another attempt than the newest changes nothing.
+        now: Units: seconds since 1970, UTC.
+
+    Returns:
+        The state afterwards, and what has to be written down in the same transaction, in order.
+    """
+    state, actions = _pass_time(state, now)
+    state, more = _happen(state, event, now)
+    return state, actions + more
+
+
+def exclusions(round_: Round, begun: Set[str], outcome: Failed | Published) -> dict[str, str]:
+    """Why each invited site that is not in the sum is not in it.
+
+    Args:
+        round_: the attempt, at its end.
+        begun: sites that have sent a manifest.
+        outcome: how it ended.
+    """
+    reasons = {site: "incomplete" if site in begun else "absent" for site in round_.invited - round_.complete}
+    if isinstance(outcome, Failed):
+        reasons |= dict.fromkeys(round_.complete, outcome.why)
+        if outcome.corrupt is not None:
+            reasons[outcome.corrupt] = "part-corrupt"
+    return reasons
+
+
+def _pass_time(state: Federation, now: float) -> tuple[Federation, list[Action]]:
+    current = state.round
+    if current is None or current.phase is not Phase.OPEN or now < current.deadline_at:
+        return state, []
+    if len(current.complete) >= state.terms.min_sites:
+        return _close(state, current)
+    return _fail(state, current, "round-failed", now)
+
+
+def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, list[Action]]:
+    current = state.round
+    match event:
+        case Started() if state.stage is Stage.CREATED and len(state.sites) >= state.terms.min_sites:
+            state = replace(state, stage=Stage.RUNNING)
+            state, opened = _open(state, 1, 1, now)
+            return state, [StageChanged(Stage.RUNNING), *opened]
+        case Stopped() if state.stage is not Stage.ENDED:
+            state = replace(state, stage=Stage.ENDED)
+            actions: list[Action] = [StageChanged(Stage.ENDED)]
+            if current is not None and current.phase is Phase.OPEN:
+                # A closed set still gets its sum: its sites hold receipts and wait for it.
+                state, failed = _fail(state, current, "federation-ended", now)
+                actions += failed
+            return state, actions
+        case Completed(number, attempt, site) if current is not None and _is(current, number, attempt, Phase.OPEN):
+            if site not in current.invited or site in current.complete:
+                return state, []
+            current = replace(current, complete=current.complete | {site})
+            state = replace(state, round=current)
+            accepted = Accepted(current, site)
+            if current.complete != current.invited:
+                return state, [accepted]
+            state, closed = _close(state, current)
+            return state, [accepted, *closed]
+        case FoldBegan(number, attempt) if current is not None and _is(current, number, attempt, Phase.CLOSED):
+            current = replace(current, phase=Phase.FOLDING)
+            return replace(state, round=current), [Folding(current)]
+        case Folded(number, attempt) if current is not None and _is(current, number, attempt, Phase.FOLDING):
+            return _publish(state, current, now)
+        case FoldBroke(number, attempt, site) if (
+            current is not None
+            and _is(current, number, attempt, Phase.CLOSED, Phase.FOLDING)
+            and site in current.complete
+        ):
+            return _fail(state, current, "round-failed", now, corrupt=site)
+        case _:
+            return state, []
+
+
+def _is(current: Round, number: int, attempt: int, *phases: Phase) -> bool:
+    return (current.number, current.attempt) == (number, attempt) and current.phase in phases
+
+
+def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Federation, list[Action]]:
+    opened_at = int(now)
+    opened = Round(number, attempt, Phase.OPEN, opened_at, opened_at + state.terms.deadline_s, state.sites)
+    return replace(state, round=opened), [Opened(opened)]
+
+
+def _close(state: Federation, current: Round) -> tuple[Federation, list[Action]]:
+    closed = replace(current, phase=Phase.CLOSED)
+    return replace(state, round=closed), [Closed(closed)]
+
+
+def _publish(state: Federation, current: Round, now: float) -> tuple[Federation, list[Action]]:
+    published = replace(current, phase=Phase.PUBLISHED)
+    state = replace(state, round=published)
+    actions: list[Action] = [Published(published)]
+    if state.stage is Stage.ENDED:
+        return state, actions
+    if current.number >= state.terms.rounds:
+        return replace(state, stage=Stage.ENDED), [*actions, StageChanged(Stage.ENDED)]
+    state, opened = _open(state, current.number + 1, 1, now)
+    return state, actions + opened
+
+
+def _fail(
+    state: Federation, current: Round, why: str, now: float, corrupt: str | None = None
+) -> tuple[Federation, list[Action]]:
+    failed = replace(current, phase=Phase.FAILED)
+    state = replace(state, round=failed)
+    actions: list[Action] = [Failed(failed, why, corrupt)]
+    if state.stage is Stage.ENDED:
+        return state, actions
+    state, opened = _open(state, current.number, current.attempt + 1, now)
+    return state, actions + opened

@@ -1,0 +1,190 @@
+"""Submissions: announce, put parts, look, complete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from he_agg.errors import Reason
+from he_agg.manifest import MAX_MANIFEST_BYTES
+from he_agg.messages import Receipt, SubmissionStatus
+from he_agg.wire import refuse_secrets
+from service.auth import SiteCaller
+from service.bodies import announced_length, content_digest, digest_field, read_body
+from service.problems import answers
+from service.refusal import RefusedError
+from service.routes.common import Running
+from service.routes.rounds import RoundPath
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["submissions"])
+
+SubmissionPath = Annotated[str, Path(description="Submission id: SHA-256 of the manifest, in hex.")]
+PartPath = Annotated[int, Path(description="Number of the part, from 0 through all sections.", examples=[0])]
+
+_MANIFEST_EXAMPLE = {
+    "attempt": 1,
+    "epoch": 1,
+    "federation": "stroke",
+    "key_id": "5d" * 32,
+    "nonce": "00" * 16,
+    "parts": ["ab" * 32],
+    "plan_id": "c0" * 32,
+    "round": 3,
+    "site": "hospital-a",
+    "v": 1,
+}
+_CONTENT = (
+    Reason.BAD_REQUEST,
+    Reason.LENGTH_REQUIRED,
+    Reason.TOO_LARGE,
+    Reason.TRUNCATED,
+    Reason.BAD_DIGEST,
+    Reason.BAD_FIELD,
+    Reason.PLAN_MISMATCH,
+    Reason.SECRET_REFUSED,
+)
+
+
+def _body(media_type: str, description: str, **more: Any) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "description": description, "content": {media_type: more}}}
+
+
+@router.post(
+    "/v1/rounds/{round_id}/submissions",
+    summary="Announce a submission by its manifest",
+    status_code=201,
+    response_model=SubmissionStatus,
+    responses={
+        200: {"description": "The same manifest was announced before.", "model": SubmissionStatus},
+        **answers(
+            Reason.UNKNOWN_ROUND,
+            Reason.NOT_INVITED,
+            Reason.FORBIDDEN,
+            Reason.ROUND_CLOSED,
+            Reason.SECOND_SUBMISSION,
+            Reason.NOT_CANONICAL,
+            Reason.KEY_MISMATCH,
+            *_CONTENT,
+        ),
+    },
+    openapi_extra=_body(
+        "application/json",
+        "The manifest in canonical JSON; its SHA-256 becomes the submission's id.",
+        schema={"type": "object"},
+        example=_MANIFEST_EXAMPLE,
+    ),
+)
+async def announce(
+    request: Request, response: Response, round_id: RoundPath, caller: SiteCaller, aggregator: Running
+) -> SubmissionStatus:
+    """201 when it is new, 200 when the very same bytes were announced before.
+
+    A different manifest of the same site for the same attempt is refused; the first one stays.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(Reason.BAD_REQUEST, "expected Content-Type application/json, got none or another")
+    length = announced_length(request, at_most=MAX_MANIFEST_BYTES)
+    known = await run_in_threadpool(aggregator.intake.check_invited, caller.federation, caller.site, round_id)
+    body, _ = await read_body(request, length)
+    status, new = await run_in_threadpool(
+        aggregator.intake.announce, caller.federation, caller.site, known, bytes(body)
+    )
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"/v1/submissions/{status.id}"
+    return status
+
+
+@router.put(
+    "/v1/submissions/{submission_id}/parts/{n}",
+    summary="Put one part",
+    status_code=201,
+    response_class=Response,
+    responses={
+        201: {"description": "Stored, durably."},
+        204: {"description": "It was stored before."},
+        **answers(
+            Reason.UNKNOWN_SUBMISSION,
+            Reason.UNKNOWN_PART,
+            Reason.ROUND_CLOSED,
+            Reason.BAD_MAGIC,
+            Reason.BAD_VERSION,
+            Reason.BAD_PADDING,
+            Reason.RESIDUE_OUT_OF_RANGE,
+            *_CONTENT,
+        ),
+    },
+    openapi_extra={
+        **_body(
+            "application/octet-stream",
+            "The part as FORMAT.md says, of exactly the plan's length. No Content-Encoding.",
+            schema={"type": "string", "format": "binary"},
+        ),
+        "parameters": [
+            {
+                "name": "Content-Digest",
+                "in": "header",
+                "required": True,
+                "description": "RFC 9530; the digest that the manifest names for this part.",
+                "schema": {"type": "string"},
+                "example": digest_field("00" * 32),
+            }
+        ],
+    },
+)
+async def put_part(
+    request: Request, submission_id: SubmissionPath, n: PartPath, caller: SiteCaller, aggregator: Running
+) -> Response:
+    """Parts may come in any order, at the same time and again. Once answered with 201 a part is durable."""
+    part = await run_in_threadpool(aggregator.intake.expect_part, caller.federation, caller.site, submission_id, n)
+    expected = part.place.wire_bytes
+    length = announced_length(request, at_most=expected)
+    if length < expected:
+        raise RefusedError(Reason.TRUNCATED, f"part {n}: expected {expected} bytes, got {length} announced")
+    named = content_digest(request)
+    if named != part.digest:
+        raise RefusedError(
+            Reason.BAD_DIGEST,
+            f"part {n}: expected Content-Digest {part.digest[:12]} as in the manifest, got {named[:12]}",
+            "send the bytes that the manifest was made of",
+        )
+    body, digest = await read_body(request, length)
+    if digest != part.digest:
+        refuse_secrets(memoryview(body))
+        raise RefusedError(
+            Reason.BAD_DIGEST,
+            f"part {n}: expected bytes with SHA-256 {part.digest[:12]}, got {digest[:12]}",
+            "the bytes changed on the way or on the site's disk: send them again",
+        )
+    # A repeated part is read to its end all the same: proxies and simple clients do not expect an early answer.
+    new = not part.stored and await run_in_threadpool(aggregator.intake.store_part, part, memoryview(body))
+    return Response(status_code=201 if new else 204)
+
+
+@router.get(
+    "/v1/submissions/{submission_id}",
+    summary="How far a submission has come",
+    responses=answers(Reason.UNKNOWN_SUBMISSION),
+)
+async def status(submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running) -> SubmissionStatus:
+    """Which parts are missing: how an interrupted upload goes on. A site sees its own submissions only."""
+    return await run_in_threadpool(aggregator.intake.status, caller.federation, caller.site, submission_id)
+
+
+@router.post(
+    "/v1/submissions/{submission_id}/complete",
+    summary="Say that all parts are here, and get the receipt",
+    responses=answers(Reason.UNKNOWN_SUBMISSION, Reason.INCOMPLETE, Reason.ROUND_CLOSED),
+)
+async def complete(submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running) -> Receipt:
+    """A receipt is a promise: this submission is in the sum of its round, or the record says why it is not.
+
+    Asked again, the same receipt is given again.
+    """
+    receipt = await run_in_threadpool(aggregator.intake.complete, caller.federation, caller.site, submission_id)
+    aggregator.worker.poke()
+    return receipt

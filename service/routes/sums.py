@@ -1,0 +1,91 @@
+"""Sums: their parts, with ranges."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
+
+from he_agg.errors import Reason
+from he_agg.sections import PartPlace
+from service.aggregator import Aggregator
+from service.auth import Caller, SiteCaller
+from service.bodies import digest_field
+from service.intake import find_round
+from service.problems import answers
+from service.refusal import RefusedError
+from service.rounds import Phase
+from service.routes.common import Running, etag, tag_matches
+from service.routes.rounds import RoundPath
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["sums"])
+
+
+@router.get(
+    "/v1/rounds/{round_id}/sum/{section}/parts/{n}",
+    summary="One part of the sum",
+    response_class=Response,
+    responses={
+        200: {"description": "The part as FORMAT.md says.", "content": {"application/octet-stream": {}}},
+        206: {"description": "The range that was asked for."},
+        304: {"description": "The caller has it already (If-None-Match)."},
+        416: {"description": "There are no such bytes."},
+        **answers(Reason.UNKNOWN_ROUND, Reason.UNKNOWN_PART, Reason.SUM_NOT_READY, Reason.ROUND_FAILED),
+    },
+)
+async def sum_part(
+    request: Request,
+    round_id: RoundPath,
+    section: Annotated[int, Path(description="Index of the section in the plan.", examples=[0])],
+    n: Annotated[int, Path(description="Index of the part within the section.", examples=[0])],
+    caller: SiteCaller,
+    aggregator: Running,
+) -> Response:
+    """The ETag is the SHA-256 of the whole part and outlives restarts, so an interrupted download goes on.
+
+    `Repr-Digest` always names the whole part; `Content-Digest` is given where the answer is the whole part.
+    """
+    path, digest = await run_in_threadpool(_find, aggregator, caller, round_id, section, n)
+    headers = {"ETag": etag(digest), "Repr-Digest": digest_field(digest)}
+    if tag_matches(request, digest):
+        return Response(status_code=304, headers=headers)
+    if "range" not in request.headers or request.headers.get("if-range", etag(digest)) != etag(digest):
+        headers["Content-Digest"] = digest_field(digest)
+    return FileResponse(path, headers=headers, media_type="application/octet-stream")
+
+
+def _find(aggregator: Aggregator, caller: Caller, round_text: str, section: int, index: int) -> tuple[FilePath, str]:
+    with aggregator.store.read() as tx:
+        row = find_round(tx, caller.federation, round_text)
+        federation = tx.federation(caller.federation)
+        if federation is None:
+            raise RefusedError(Reason.UNKNOWN_ROUND, f"there is no round {row.id} here")
+        place = _place(federation.parsed.plan.places, section, index)
+        if row.phase is Phase.FAILED:
+            raise RefusedError(
+                Reason.ROUND_FAILED,
+                f"round {row.id} failed and has no sum",
+                "go on with the next attempt",
+                round_id=str(row.id),
+            )
+        if row.phase is not Phase.PUBLISHED:
+            raise RefusedError(
+                Reason.SUM_NOT_READY,
+                f"round {row.id} is {row.phase}; its sum is not there yet",
+                "wait for the record: GET /v1/rounds/{round}/record?wait=30",
+                round_id=str(row.id),
+            )
+        digest = tx.sum_digests(row.id)[place.number]
+    return aggregator.blobs.sum_path(row.id, place.number), digest
+
+
+def _place(places: tuple[PartPlace, ...], section: int, index: int) -> PartPlace:
+    for place in places:
+        if (place.section_index, place.index) == (section, index):
+            return place
+    raise RefusedError(Reason.UNKNOWN_PART, "the plan has no part of that section and index")

@@ -1,0 +1,206 @@
+"""What the aggregator remembers, as rows, and the contract of a store that keeps them.
+
+A transaction of `write` sees and changes the newest state alone and is durable when it has ended; raising inside
+undoes it. A transaction of `read` sees one state throughout. All methods block: call them off the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from he_agg.federation import FederationDocument
+from he_agg.ids import RoundId
+from service.rounds import Phase, Round, Stage
+
+__all__ = ["FederationRow", "PartRow", "RoundRow", "SiteRow", "Store", "SubmissionRow", "Transaction"]
+
+
+@lru_cache(maxsize=64)
+def _document(data: bytes) -> FederationDocument:
+    # A document never changes, and checking a plan again for every request would cost more than the request.
+    return FederationDocument.parse(data)
+
+
+@dataclass(frozen=True)
+class FederationRow:
+    """A federation. `document` is the canonical bytes of its `FederationDocument`."""
+
+    name: str
+    document: bytes
+    stage: Stage
+    created_at: int
+
+    @property
+    def parsed(self) -> FederationDocument:
+        """The document, checked."""
+        return _document(self.document)
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """A site of a federation. Its token is not here: only the SHA-256 of it is stored, and only looked up."""
+
+    federation: str
+    name: str
+    added_at: int
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One attempt at one round. `record` is the canonical bytes of its `RoundRecord`, once it has ended."""
+
+    id: RoundId
+    phase: Phase
+    opened_at: int
+    deadline_at: int
+    record: bytes | None
+    record_digest: str | None
+
+
+@dataclass(frozen=True)
+class SubmissionRow:
+    """One submission. `state` is "open", "complete" or "excluded"; `accepted_at` is set when complete."""
+
+    id: str
+    round_id: RoundId
+    site: str
+    state: str
+    accepted_at: int | None
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """One part that a manifest announced, and whether it is stored."""
+
+    submission_id: str
+    number: int
+    digest: str
+    stored: bool
+
+
+class Transaction(Protocol):
+    """Reads and writes within one transaction."""
+
+    # federations and sites
+    def federation(self, name: str) -> FederationRow | None:
+        """One federation."""
+
+    def federations(self) -> list[FederationRow]:
+        """All of them, by name."""
+
+    def add_federation(self, row: FederationRow) -> None:
+        """Register one."""
+
+    def set_stage(self, name: str, stage: Stage) -> None:
+        """Change its stage."""
+
+    def sites(self, federation: str) -> list[SiteRow]:
+        """Its active sites, by name."""
+
+    def add_site(self, row: SiteRow, token_hash: str) -> None:
+        """Register a site with the SHA-256 of its token."""
+
+    def set_token(self, federation: str, site: str, token_hash: str) -> None:
+        """Replace a site's token."""
+
+    def site_of_token(self, token_hash: str) -> SiteRow | None:
+        """Whose token this is."""
+
+    # rounds
+    def round(self, round_id: RoundId) -> RoundRow | None:
+        """One attempt."""
+
+    def newest_round(self, federation: str) -> RoundRow | None:
+        """The newest attempt of a federation."""
+
+    def last_published(self, federation: str) -> RoundId | None:
+        """The newest attempt with a sum."""
+
+    def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
+        """All attempts in these phases."""
+
+    def unscrubbed(self) -> list[RoundId]:
+        """Ended attempts whose single submissions have not been deleted yet."""
+
+    def invited(self, round_id: RoundId) -> frozenset[str]:
+        """The sites that were invited."""
+
+    def open_round(self, round_id: RoundId, state: Round) -> None:
+        """Write a new attempt and its invitations."""
+
+    def set_phase(self, round_id: RoundId, phase: Phase) -> None:
+        """Move an attempt on."""
+
+    def end_round(self, round_id: RoundId, phase: Phase, record: bytes, digest: str, at: int) -> None:
+        """Write the record."""
+
+    def scrub(self, round_id: RoundId) -> None:
+        """Forget the single parts, once their files are gone."""
+
+    # submissions
+    def submission(self, submission_id: str) -> SubmissionRow | None:
+        """One submission."""
+
+    def submission_of(self, round_id: RoundId, site: str) -> SubmissionRow | None:
+        """The submission of one site to one attempt."""
+
+    def submissions(self, round_id: RoundId) -> list[SubmissionRow]:
+        """All submissions to one attempt, by id."""
+
+    def manifest(self, submission_id: str) -> bytes:
+        """The manifest's bytes."""
+
+    def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
+        """Write a new submission and the parts it announces."""
+
+    def accept(self, submission_id: str, at: int) -> None:
+        """Make it complete."""
+
+    def exclude_open(self, round_id: RoundId) -> None:
+        """Make all submissions that are not complete excluded."""
+
+    def exclude_all(self, round_id: RoundId) -> None:
+        """Make all submissions excluded."""
+
+    # parts
+    def part(self, submission_id: str, number: int) -> PartRow | None:
+        """One announced part; None when there is none or the round is scrubbed."""
+
+    def missing(self, submission_id: str) -> list[int]:
+        """Numbers of announced parts that are not stored."""
+
+    def digests_of_part(self, round_id: RoundId, number: int) -> list[tuple[str, str, str]]:
+        """(submission id, site, digest) of part `number` of every complete submission, by submission id."""
+
+    def mark_stored(self, submission_id: str, number: int) -> None:
+        """Note that a part's file is durable."""
+
+    def sum_digests(self, round_id: RoundId) -> dict[int, str]:
+        """Digest by number of the parts of the sum that are durable."""
+
+    def add_sum_part(self, round_id: RoundId, number: int, digest: str) -> None:
+        """Note that a part of the sum is durable, or replace what was noted."""
+
+    # changes
+    def generation(self) -> int:
+        """A number that grows with every `bump`."""
+
+    def bump(self) -> None:
+        """Tell whoever waits, in this process or another, that rounds have changed."""
+
+
+class Store(Protocol):
+    """Where rows are kept."""
+
+    def read(self) -> AbstractContextManager[Transaction]:
+        """A transaction that only reads."""
+
+    def write(self) -> AbstractContextManager[Transaction]:
+        """A transaction that may write. One at a time, whatever the number of processes."""
+
+    def close(self) -> None:
+        """Let go of connections."""

@@ -1,0 +1,142 @@
+"""Part files: write beside, fsync, rename, fsync the directory. A file under its final name is whole and durable.
+
+::
+
+    <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.part
+    <data_dir>/rounds/<round id>/sum/<number>.part
+    <data_dir>/rounds/.../.<number>.<random>.tmp          only while being written; removed at start
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from he_agg.ids import RoundId
+
+__all__ = ["Blobs", "die"]
+
+EXIT_DISK_FAILED = 74
+"""EX_IOERR of sysexits.h: a supervisor that restarts the process does the right thing."""
+
+
+def die(what: str) -> NoReturn:
+    """End the process at once, because what is on the disk is not known any more.
+
+    After a failed fsync the kernel may mark pages clean that were never written: trying again would succeed and
+    lie. The next process reads what is really there.
+    """
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), f'{{"level": "CRITICAL", "message": "{what}; the process ends"}}\n'.encode())
+    os._exit(EXIT_DISK_FAILED)
+
+
+class Blobs:
+    """Files below one directory. Numbers and ids have been checked before they get here.
+
+    Args:
+        root: the data directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root / "rounds"
+        self._make(self._root)
+
+    def part_path(self, round_id: RoundId, submission_id: str, number: int) -> Path:
+        """Where a part of a submission is."""
+        return self._submissions(round_id) / submission_id / f"{number}.part"
+
+    def sum_path(self, round_id: RoundId, number: int) -> Path:
+        """Where a part of a sum is."""
+        return self._root / str(round_id) / "sum" / f"{number}.part"
+
+    def make_parent(self, path: Path) -> None:
+        """Make the directory of a file, durably."""
+        self._make(path.parent)
+
+    def put(self, path: Path, data: bytes | memoryview) -> None:
+        """Make a file, durably and at once: at any moment it is absent or whole. Its directory must exist.
+
+        Raises:
+            OSError: it could not be written, for example for lack of space; nothing is left behind.
+        """
+        temporary = path.parent / f".{path.stem}.{secrets.token_hex(8)}.tmp"
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                _sync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file that no row names."""
+        path.unlink(missing_ok=True)
+
+    def remove_submissions(self, round_id: RoundId) -> None:
+        """Remove all single submissions of a round. The sum stays."""
+        directory = self._submissions(round_id)
+        if directory.exists():
+            shutil.rmtree(directory)
+            _sync_directory(directory.parent)
+
+    def remove_temporary(self) -> int:
+        """Remove what a killed process was writing. Call it only while nobody writes.
+
+        Returns:
+            How many files it were.
+        """
+        found = list(self._root.rglob(".*.tmp"))
+        for path in found:
+            path.unlink()
+        return len(found)
+
+    def check_writable(self) -> None:
+        """Write and remove a small file.
+
+        Raises:
+            OSError: that is not possible.
+        """
+        probe = self._root / f".probe.{secrets.token_hex(8)}.tmp"
+        try:
+            probe.write_bytes(b"\0")
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _submissions(self, round_id: RoundId) -> Path:
+        return self._root / str(round_id) / "submissions"
+
+    def _make(self, directory: Path) -> None:
+        # Each level is synced even when it exists: another thread may have made it and not have got to its sync.
+        for level in reversed([directory, *directory.parents]):
+            if level == self._root or self._root in level.parents:
+                level.mkdir(mode=0o700, exist_ok=True)
+                _sync_directory(level.parent)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        die(f"fsync failed: {errno.errorcode.get(error.errno or 0, 'unknown')}")
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)

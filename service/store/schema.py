@@ -1,0 +1,118 @@
+"""The tables, and nothing else. service/DATA_MODEL.md says what they mean and in which order they are written."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "federations",
+    "invitations",
+    "meta",
+    "metadata",
+    "parts",
+    "rounds",
+    "sites",
+    "submissions",
+    "sum_parts",
+]
+
+SCHEMA_VERSION = 1
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+
+federations = Table(
+    "federations",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
+sites = Table(
+    "sites",
+    metadata,
+    Column("federation", String(63), ForeignKey("federations.name"), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("token_hash", String(64), nullable=False, unique=True),
+    Column("active", Boolean, nullable=False),
+    Column("added_at", Integer, nullable=False),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("federation", String(63), ForeignKey("federations.name"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("phase", String(16), nullable=False, index=True),
+    Column("opened_at", Integer, nullable=False),
+    Column("deadline_at", Integer, nullable=False),
+    Column("ended_at", Integer),
+    Column("record", LargeBinary),
+    Column("record_digest", String(64)),
+    Column("scrubbed", Boolean, nullable=False),
+    UniqueConstraint("federation", "number", "attempt"),
+)
+Index("rounds_to_scrub", rounds.c.scrubbed, rounds.c.phase)
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("round_id", String(128), ForeignKey("rounds.id"), primary_key=True),
+    Column("federation", String(63), nullable=False),
+    Column("site", String(63), primary_key=True),
+    ForeignKeyConstraint(["federation", "site"], ["sites.federation", "sites.name"]),
+)
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("round_id", String(128), nullable=False),
+    Column("site", String(63), nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("accepted_at", Integer),
+    # Rule 4: each site at most once in each attempt, whatever the code above the store does.
+    UniqueConstraint("round_id", "site"),
+    ForeignKeyConstraint(["round_id", "site"], ["invitations.round_id", "invitations.site"]),
+)
+
+parts = Table(
+    "parts",
+    metadata,
+    Column("submission_id", String(64), ForeignKey("submissions.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("stored", Boolean, nullable=False),
+)
+
+sum_parts = Table(
+    "sum_parts",
+    metadata,
+    Column("round_id", String(128), ForeignKey("rounds.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),
+)

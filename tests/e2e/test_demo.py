@@ -1,0 +1,67 @@
+"""`he-agg demo`, as a user runs it: real processes, real patients, and the figures it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from he_agg.plan import CODECS
+
+
+@pytest.fixture(scope="module", params=sorted(CODECS))
+def demo(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    run = subprocess.run(
+        [sys.executable, "-m", "he_agg", "demo", "--codec", request.param],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    return (
+        request.param,
+        run.stdout,
+        folder / "demo-report",
+        json.loads((folder / "demo-report/summary.json").read_text()),
+    )
+
+
+def test_every_average_is_exact(demo):
+    _, _, _, summary = demo
+    assert summary["encrypted_vs_fixed_point_max_abs_diff"] == 0
+    assert 0 < summary["encrypted_vs_float_max_abs_diff"] <= summary["encrypted_vs_float_bound"]
+
+
+def test_the_federation_beats_every_hospital_alone(demo):
+    _, _, _, summary = demo
+    score = summary["score"]
+    assert len(score["local"]) == summary["sites"] >= 3
+    assert score["encrypted"] > max(score["local"].values())
+    # The mean's grid moves a weight by less than 3e-5; the score follows to the fourth digit or so.
+    assert abs(score["encrypted"] - score["plaintext"]) < 0.002
+
+
+def test_the_summary_has_what_it_promises(demo):
+    codec, _, _, summary = demo
+    assert summary["codec"] == codec
+    assert summary["values"] > 9000
+    assert summary["rounds"] == len(summary["score_per_round"]["encrypted"]) >= 5
+    assert set(summary["seconds"]) == {"train", "encrypt", "upload", "wait", "fold", "download", "decrypt"}
+    assert all(seconds > 0 for seconds in summary["seconds"].values())
+    assert 0 < summary["bytes_per_value_up"] < 25
+    assert 0 < summary["bytes_per_value_down"] < 25
+
+
+def test_table_and_picture_are_there(demo):
+    _, printed, folder, summary = demo
+    assert f"{summary['score']['encrypted']:.4f}" in printed
+    assert "exact" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert (folder / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "</svg>" in (folder / "demo.svg").read_text()

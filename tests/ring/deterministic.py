@@ -1,0 +1,39 @@
+"""Encryption with keys and noise that the test chooses; the package offers no such thing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from he_agg.ring.encryptor import _encrypt
+from he_agg.ring.keystream import Keystream
+from he_agg.ring.limbs import limb_keys
+from he_agg.ring.params import RingParams
+from he_agg.ring.primes import BATCH_VALUES, PRIMES
+from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
+from he_agg.ring.uniform import STREAM_WORDS, replace_rejected
+
+
+def encrypt(params: RingParams, a_key, noise_key, coefficients, first_batch, values):
+    """Return the packed residues of every limb."""
+    size = (values.size * 30 + 7) // 8
+    out = tuple(np.empty(size, dtype=np.uint8) for _ in params.primes)
+    keys = limb_keys(params, coefficients)
+    assert _encrypt(params, Keystream(a_key), Keystream(noise_key), keys, first_batch, values, out)
+    return out
+
+
+def common(a_key, limb, batch):
+    """Return the residues of a, in transform order. Shape: (BATCH_VALUES,)."""
+    words = np.empty(STREAM_WORDS, dtype=np.uint32)
+    Keystream(a_key).fill(words.view(np.uint8), limb, batch)
+    replace_rejected(words, BATCH_VALUES, np.uint32(4 * PRIMES[limb]))
+    return words[:BATCH_VALUES] % PRIMES[limb]
+
+
+def noise(noise_key, batch):
+    """Return the noise of a batch. Shape: (BATCH_VALUES,)."""
+    planes = np.empty(NOISE_BYTES, dtype=np.uint8)
+    Keystream(noise_key).fill(planes, 0, batch)
+    out = np.empty(BATCH_VALUES, dtype=np.int8)
+    centred_binomial(planes.view(np.uint64), out.view(np.uint64))
+    return out

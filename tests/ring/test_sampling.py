@@ -1,0 +1,163 @@
+"""Keys, noise, common polynomials: exact against the reference, and distributed as claimed."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+
+from he_agg.ring import keystream
+from he_agg.ring.keystream import Keystream, a_key
+from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES, N
+from he_agg.ring.sampling import NOISE_BOUND, SIGMA, TERNARY_BYTES, fresh_ternary, ternary
+from he_agg.ring.uniform import RESERVE_WORDS, STREAM_WORDS, replace_rejected
+from tests.ring import deterministic, reference
+
+SEED = bytes(range(32))
+
+
+def chi_square_limit(degrees, sigmas=4.0):
+    """The value that chi-square exceeds with the probability of so many sigmas (Wilson and Hilferty)."""
+    spread = 2 / (9 * degrees)
+    return degrees * (1 - spread + sigmas * math.sqrt(spread)) ** 3
+
+
+def test_noise_matches_the_reference():
+    for batch in (0, 1, 2**63):
+        assert np.array_equal(deterministic.noise(SEED, batch), reference.noise(SEED, batch).ravel())
+
+
+def test_noise_has_the_centred_binomial_distribution():
+    """Chi-square over 4.2 million values of a fixed key."""
+    e = np.concatenate([deterministic.noise(SEED, b) for b in range(128)]).astype(np.int64)
+    counts = np.bincount(e + 21, minlength=43)
+    expected = np.array([math.comb(42, i) / 2**42 for i in range(43)]) * e.size
+    common = expected >= 10
+    rare, rare_expected = counts[~common].sum(), expected[~common].sum()
+    chi = ((counts - expected)[common] ** 2 / expected[common]).sum() + (
+        rare - rare_expected
+    ) ** 2 / rare_expected
+    assert chi < chi_square_limit(common.sum())
+    assert np.abs(e).max() <= NOISE_BOUND
+    assert abs(e.mean()) < 5 * SIGMA / math.sqrt(e.size)
+    assert abs(e.std() - SIGMA) < 5 * SIGMA / math.sqrt(2 * e.size)
+
+
+def test_noise_is_independent_between_neighbours_lanes_and_quarters():
+    """The last two bits of four values share a byte; the others do not. Neither may show."""
+    e = np.concatenate([deterministic.noise(SEED, b) for b in range(64)]).astype(np.float64)
+    for lag in (1, 2, 8, LANES, BATCH_VALUES // 4, BATCH_VALUES // 2, BATCH_VALUES):
+        assert abs((e[lag:] * e[:-lag]).mean()) < 5 * SIGMA**2 / math.sqrt(e.size - lag)
+
+
+@pytest.mark.parametrize("sites", [2, 31, 300])
+def test_sums_of_noise_have_the_predicted_sigma(sites):
+    total = sum(deterministic.noise(SEED, b).astype(np.int64) for b in range(sites))
+    predicted = SIGMA * math.sqrt(sites)
+    assert abs(total.std() / predicted - 1) < 5 / math.sqrt(2 * total.size)
+    assert np.abs(total).max() <= min(NOISE_BOUND * sites, 14.6 * predicted)
+
+
+def test_ternary_of_known_entropy():
+    """The carry of 3u is 0, 1, 2 for u below 1/3, 2/3, 1: exactly at the boundaries."""
+    third = (1 << 160) // 3
+    cases = [0, third, third + 1, 2 * third, 2 * third + 1, (1 << 160) - 1]
+    values = (cases * N)[:N]
+    digits = np.array([[v >> 32 * d & 0xFFFFFFFF for v in values] for d in range(5)], dtype="<u4")
+    expected = ([-1, -1, 0, 0, 1, 1] * N)[:N]
+    assert ternary(digits.tobytes()).tolist() == expected
+
+
+def test_ternary_is_uniform():
+    """Chi-square over 512 keys of a fixed generator."""
+    random = np.random.default_rng(7)
+    s = np.concatenate([ternary(random.bytes(N * TERNARY_BYTES)) for _ in range(512)])
+    counts = np.bincount(s + 1, minlength=3)
+    assert ((counts - s.size / 3) ** 2 / (s.size / 3)).sum() < chi_square_limit(2)
+
+
+def test_fresh_keys_differ_and_come_from_the_system(monkeypatch):
+    assert not np.array_equal(fresh_ternary(), fresh_ternary())
+    asked = []
+    monkeypatch.setattr(os, "urandom", lambda n: asked.append(n) or bytes(n))
+    assert (fresh_ternary() == -1).all()
+    assert asked == [N * TERNARY_BYTES]
+
+
+@pytest.mark.parametrize("limb", [0, 1])
+def test_common_polynomials_match_the_reference(limb):
+    for batch in (0, 5, 2**40):
+        expected = reference.uniform(SEED, limb, batch).ravel()
+        assert np.array_equal(deterministic.common(SEED, limb, batch), expected)
+
+
+@pytest.mark.parametrize("limb", [0, 1])
+def test_common_polynomials_are_uniform_in_value_and_in_residue_of_small_numbers(limb):
+    q = PRIMES[limb]
+    a = np.concatenate([deterministic.common(SEED, limb, b) for b in range(64)]).astype(np.int64)
+    for buckets in (a * 1021 // q, a % 1021):
+        counts, mean = np.bincount(buckets, minlength=1021), a.size / 1021
+        assert ((counts - mean) ** 2 / mean).sum() < chi_square_limit(1020)
+
+
+@pytest.mark.parametrize("q", PRIMES)
+def test_rejected_words_are_replaced_in_order(q):
+    limit, count = 4 * q, 100
+    words = np.arange(count + RESERVE_WORDS, dtype=np.uint32)
+    words[[3, 50, 99]] = [limit, limit + 1, 2**32 - 1]
+    words[5] = limit - 1
+    words[count + 1] = limit  # a reserve word that is itself rejected
+    assert replace_rejected(words, count, np.uint32(limit)) == 3
+    assert words[[3, 50, 99]].tolist() == [count, count + 2, count + 3]
+    assert words[5] == limit - 1
+    assert words[:count].max() < limit
+
+
+def test_an_exhausted_reserve_stays_in_bounds():
+    q = PRIMES[0]
+    words = np.full(STREAM_WORDS, 2**32 - 1, dtype=np.uint32)
+    assert replace_rejected(words, BATCH_VALUES, np.uint32(4 * q)) == BATCH_VALUES
+    assert words[:BATCH_VALUES].max() < 4 * q
+
+
+def test_both_ciphers_give_the_same_keystream():
+    size = keystream.MAX_FILL_BYTES
+    for limb, batch in ((0, 0), (1, 2**64 - 1)):
+        nonce = limb.to_bytes(4, "big") + batch.to_bytes(8, "big")
+        out = np.empty((2, size), dtype=np.uint8)
+        key = keystream.algorithms.AES(SEED)
+        keystream._by_ctr(key, nonce, out[0])
+        keystream._by_gcm(key, nonce, out[1])
+        assert np.array_equal(out[0], out[1])
+        assert np.array_equal(out[0], reference.keystream(SEED, limb, batch, size))
+
+
+def test_a_wiped_keystream_is_silent():
+    stream = Keystream(SEED)
+    stream.wipe()
+    assert "wiped" in repr(stream)
+    with pytest.raises(ValueError, match="wiped"):
+        stream.fill(np.empty(16, dtype=np.uint8), 0, 0)
+    with pytest.raises(ValueError, match="32 bytes"):
+        Keystream(SEED[:16])
+    with pytest.raises(ValueError, match="at most"):
+        Keystream(SEED).fill(np.empty(keystream.MAX_FILL_BYTES + 1, dtype=np.uint8), 0, 0)
+
+
+def test_every_field_of_the_a_key_counts():
+    base = ("clinic", 1, 2, 3, b"plan")
+    others = [
+        ("clini", 1, 2, 3, b"plan"),
+        ("clinic", 2, 1, 3, b"plan"),
+        ("clinic", 1, 2, 4, b"plan"),
+        ("clinic", 1, 2, 3, b"plans"),
+        ("clinic\0", 1, 2, 3, b"plan"),
+        ("", 1, 2, 3, b"clinicplan"),
+    ]
+    keys = {a_key(*base), *(a_key(*o) for o in others)}
+    assert len(keys) == 1 + len(others)
+    assert a_key(*base) == a_key(b"clinic", 1, 2, 3, b"plan")
+    with pytest.raises(OverflowError):
+        a_key("clinic", -1, 2, 3, b"plan")

@@ -1,0 +1,132 @@
+"""The ring is SEAL's, bit for bit and both ways, for every prime in use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from he_agg.ring import kernels, ntt
+from he_agg.ring._jit import frozen
+from he_agg.ring.bitpack import pack, unpack
+from he_agg.ring.encryptor import Encryptor
+from he_agg.ring.modulus import modulus
+from he_agg.ring.opener import TABLES
+from he_agg.ring.params import RingParams
+from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES, N
+from he_agg.ring.sampling import fresh_ternary
+from he_agg.ring.uniform import RESERVE_WORDS
+from tests.ring import deterministic, seal_bytes
+
+sealapi = pytest.importorskip("tenseal.sealapi")
+
+
+class Seal:
+    """A SEAL context of N = 2048 with one prime, a key and an encrypted zero to copy the form from."""
+
+    def __init__(self, q):
+        parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.CKKS)
+        parameters.set_poly_modulus_degree(N)
+        offered = {p.value(): p for p in sealapi.CoeffModulus.Create(N, [30, 30])}
+        assert set(offered) == set(PRIMES)
+        parameters.set_coeff_modulus([offered[q]])
+        self.context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+        self.key = sealapi.KeyGenerator(self.context).secret_key()
+        self.plain = sealapi.Plaintext()
+        sealapi.CKKSEncoder(self.context).encode([1.5, -2.25, 3.0], 2.0**20, self.plain)
+
+    def encrypt(self):
+        out = sealapi.Ciphertext()
+        sealapi.Encryptor(self.context, self.key).encrypt_symmetric(self.plain, out)
+        return out
+
+    def decrypt(self, ciphertext, key):
+        out = sealapi.Plaintext()
+        sealapi.Decryptor(self.context, key).decrypt(ciphertext, out)
+        return seal_bytes.residues(seal_bytes.body(out), seal_bytes.PLAINTEXT)
+
+
+@pytest.fixture(params=PRIMES)
+def seal(request):
+    made = Seal(request.param)
+    made.m = modulus(request.param)
+    return made
+
+
+def back(x, m):
+    """Inverse transform of one polynomial, < q."""
+    y, q = x.astype(np.uint32), np.uint32(m.q)
+    ntt.inverse_lazy(y, m.inverse, m.inverse_quotients, 1, q)
+    ntt.scale(y, np.uint32(m.n_inverse), np.uint32(m.quotient(m.n_inverse)), q)
+    return y
+
+
+def there(x, m):
+    y = x.astype(np.uint32)
+    ntt.forward(y, m.forward, m.forward_quotients, 1, np.uint32(m.q))
+    return y
+
+
+def centred(x, q):
+    x = x.astype(np.int64)
+    return x - q * (x > q // 2)
+
+
+def test_seal_key_is_ternary_after_our_inverse_transform(seal):
+    values = seal_bytes.residues(seal_bytes.body(seal.key), seal_bytes.KEY)
+    assert set(centred(back(values, seal.m), seal.m.q)) == {-1, 0, 1}
+
+
+def test_what_seal_encrypts_opens_here_to_the_same_polynomial(seal):
+    m, q = seal.m, np.uint32(seal.m.q)
+    s = centred(back(seal_bytes.residues(seal_bytes.body(seal.key), seal_bytes.KEY), m), m.q)
+    factor, quotients = ntt.transform_key(s, m)
+    # Sixteen SEAL ciphertexts make one batch of ours; SEAL opens to c0 + c1*s, we to C - a*s: a = -c1.
+    x = np.empty((N, LANES), dtype=np.uint32)
+    total = np.empty((N, LANES), dtype=np.uint32)
+    expected = np.empty((N, LANES), dtype=np.uint32)
+    for lane in range(LANES):
+        ciphertext = seal.encrypt()
+        c0, c1 = seal_bytes.residues(seal_bytes.body(ciphertext), seal_bytes.CIPHERTEXT).reshape(2, N)
+        x[:, lane] = m.q - c1
+        total[:, lane] = back(c0, m)
+        expected[:, lane] = back(seal.decrypt(ciphertext, seal.key), m)
+    words = frozen(pack(total.ravel(), 30).view(np.uint32))
+    ring = (factor, quotients, m.inverse, m.inverse_quotients, LANES, q)
+    stream = np.append(x.ravel(), np.zeros(RESERVE_WORDS, dtype=np.uint32))
+    kernels.open_limb(stream, *ring, words, *TABLES)
+    opened = stream[:BATCH_VALUES]
+    assert np.array_equal(opened.reshape(N, LANES), expected)
+    assert len({c.tobytes() for c in expected.T}) == LANES  # fresh noise each time, so this is no fluke
+
+
+def test_what_we_encrypt_decrypts_in_seal_to_the_message_plus_bounded_noise(seal, rng):
+    limb, m = PRIMES.index(seal.m.q), seal.m
+    params = RingParams.widest(limb + 1, 32767, 19)
+    values = rng.integers(-32767, 32768, BATCH_VALUES).astype(np.int32)
+    values[:64] = 32767
+    values[-64:] = -32767
+    a_key, batch = rng.bytes(32), 7
+    with Encryptor(params, a_key) as encryptor:  # the real thing: its own key, its own noise
+        c = unpack(encryptor.encrypt(batch, values)[limb], BATCH_VALUES, 30).reshape(N, LANES)
+        s = encryptor.key_coefficients()
+    key = sealapi.SecretKey()
+    seal_bytes.load_with(key, seal.context, seal.key, seal_bytes.KEY, there(s.astype(np.int64) % m.q, m))
+    a = deterministic.common(a_key, limb, batch).reshape(N, LANES)
+    form = seal.encrypt()
+    for lane in range(LANES):
+        pair = np.concatenate([there(c[:, lane], m), (m.q - a[:, lane]) % m.q])
+        ciphertext = sealapi.Ciphertext()
+        seal_bytes.load_with(ciphertext, seal.context, form, seal_bytes.CIPHERTEXT, pair)
+        opened = back(seal.decrypt(ciphertext, key), m).astype(object)
+        message = values[lane::LANES].astype(object) * params.delta
+        rest = centred(((opened - message) % m.q).astype(np.int64), m.q)
+        assert np.abs(rest).max() <= 21
+        assert np.abs(rest).max() >= 8  # noise there is
+
+
+def test_our_keys_make_a_seal_key_that_gives_the_same_transform(seal):
+    s = fresh_ternary().astype(np.int64)
+    key = sealapi.SecretKey()
+    seal_bytes.load_with(key, seal.context, seal.key, seal_bytes.KEY, there(s % seal.m.q, seal.m))
+    values = seal_bytes.residues(seal_bytes.body(key), seal_bytes.KEY)
+    assert np.array_equal(centred(back(values, seal.m), seal.m.q), s)

@@ -1,0 +1,430 @@
+"""Encrypting and delivering, without a network: resuming, recognising, refusing."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from client_sdk import _flows
+from client_sdk._effects import Request, Response
+from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from he_agg.errors import ConfigError, InputError, ProtocolError, Reason, TransportError, WireError
+from he_agg.messages import Receipt, SubmissionStatus
+from tests.sdk.world import (
+    N_VALUES,
+    OPEN,
+    ROUND,
+    FakeAggregator,
+    World,
+    assert_mean_of,
+    json_of,
+    problem,
+    session_for,
+    small_plan,
+    unreachable,
+    update_of,
+)
+
+PLAN = small_plan()
+PARTS = len(PLAN.public.places)
+
+
+@pytest.fixture
+def aggregator():
+    return FakeAggregator(PLAN)
+
+
+def test_whole_submission(tmp_path, aggregator):
+    session, world = session_for(tmp_path, PLAN), World(aggregator)
+    receipt = world.run(_flows.submit(session, OPEN, update_of()))
+    assert aggregator.complete == {"a": receipt.id}
+    assert PARTS == 3
+    assert [line.split()[0] for line, _ in world.sent] == ["POST", "PUT", "PUT", "PUT", "POST"]
+    assert hashlib.sha256(world.sent[0][1]).hexdigest() == receipt.id
+    assert session.spool.entry(ROUND).is_stored  # until the mean was fetched
+
+
+def test_every_part_names_its_digest(tmp_path, aggregator):
+    seen = {}
+
+    def look(request: Request, body: bytes):
+        if request.method == "PUT":
+            seen[request.headers["Content-Digest"]] = body
+
+    World(aggregator, look).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert len(seen) == PARTS
+    for header, body in seen.items():
+        assert header == f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+
+
+def test_progress_counts_every_byte(tmp_path, aggregator):
+    world = World(aggregator)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    total = PLAN.public.wire_bytes
+    phases = [(type(e).__name__, e.phase) for e in world.events]
+    assert phases[0] == ("PhaseStarted", "encrypt")
+    assert [e for e in world.events if isinstance(e, PhaseStarted)] == [
+        PhaseStarted(str(ROUND), "encrypt", total),
+        PhaseStarted(str(ROUND), "upload", total),
+    ]
+    for phase in ("encrypt", "upload"):
+        done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == phase]
+        assert done == sorted(done)
+        assert done[-1] == total
+    finished = [e for e in world.events if isinstance(e, PhaseFinished)]
+    assert [e.phase for e in finished] == ["encrypt", "upload"]
+    assert finished[1].sent_bytes == total + len(world.sent[0][1])
+
+
+@pytest.mark.parametrize("failing", range(5))
+def test_each_request_is_repeated_with_the_same_bytes(tmp_path, aggregator, failing):
+    """Lost before it arrived, and lost after it was handled: both look the same to a site."""
+    count = -1
+
+    def meddle(request: Request, body: bytes):
+        nonlocal count
+        count += 1
+        if count == failing:
+            return unreachable()
+        if count == failing + 1:
+            aggregator(request, body)
+            return unreachable()
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert len(world.sent) == 7
+    assert world.sent[failing] == world.sent[failing + 1] == world.sent[failing + 2]
+    assert set(aggregator.complete) == {"a"}
+
+
+def test_killed_at_every_step_and_run_again(tmp_path):
+    """The spool as SIGKILL leaves it before each effect; the second process finishes, never with a second manifest."""
+    probe = World(FakeAggregator(PLAN))
+    probe.run(_flows.submit(session_for(tmp_path / "probe", PLAN), OPEN, update_of()))
+    for step in range(1, probe.effects):
+        root = tmp_path / str(step)
+        aggregator = FakeAggregator(PLAN)
+        world = World(aggregator)
+
+        class Stop(BaseException):
+            pass
+
+        def freeze(number, step=step, root=root):
+            if number == step:
+                shutil.copytree(root / "before" / "spool", root / "after" / "spool")
+                raise Stop
+
+        world.before = freeze
+        session = session_for(root / "before", PLAN)
+        with pytest.raises(Stop):
+            world.run(_flows.submit(session, OPEN, update_of()))
+        # The clean-up of an orderly interruption went to the other copy.
+        again = World(aggregator)
+        receipt = again.run(_flows.submit(session_for(root / "after", PLAN), OPEN, update_of()))
+        assert aggregator.complete == {"a": receipt.id}
+        assert len(aggregator.parts) == 1
+        sent_twice = set(world.paths("PUT")) & set(again.paths("PUT"))
+        # A part is sent again only when its answer was never seen.
+        assert len(sent_twice) <= 1
+
+
+def test_orderly_interruption_during_encryption_leaves_nothing(tmp_path, aggregator):
+    session, world = session_for(tmp_path, PLAN), World(aggregator)
+
+    def interrupt(number):
+        if any(isinstance(e, PhaseProgress) for e in world.events):
+            raise KeyboardInterrupt
+
+    world.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        world.run(_flows.submit(session, OPEN, update_of()))
+    assert list((tmp_path / "spool" / "a").iterdir()) == []
+
+
+def test_resumed_submission_sends_only_what_is_missing(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return unreachable() if request.path.endswith("/parts/1") else None
+
+    session = session_for(tmp_path, PLAN, patience_s=1.0)
+    first = World(aggregator, meddle)
+    with pytest.raises(TransportError, match="gave up"):
+        first.run(_flows.submit(session, OPEN, update_of()))
+    second = World(aggregator)
+    second.run(_flows.submit(session, OPEN, update_of()))
+    assert [path.rsplit("/", 1)[1] for path in second.paths("PUT")] == ["1", "2"]
+    assert second.sent[0] == first.sent[0]
+    bodies = dict(first.sent)
+    assert all(bodies.get(line, body) == body for line, body in second.sent)
+    assert second.events[-1].sent_bytes < PLAN.public.wire_bytes
+
+
+def test_stochastic_rounding_recognises_its_own_update(tmp_path, aggregator):
+    """Other integers each time, the same update: it must be resumed, not refused."""
+    w = np.full(N_VALUES, 0.1234567)
+    update = dataclasses.replace(update_of(rounding="stochastic"), tensors={"w": w})
+    session = session_for(tmp_path, PLAN)
+    first = World(aggregator).run(_flows.submit(session, OPEN, update))
+    assert World(aggregator).run(_flows.submit(session, OPEN, update)).id == first.id
+
+
+@pytest.mark.parametrize("other", [update_of(1), update_of(0, weight=2)])
+def test_second_different_update_is_refused(tmp_path, aggregator, other):
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    world = World(aggregator)
+    with pytest.raises(InputError, match="expected the update that is stored") as caught:
+        world.run(_flows.submit(session, OPEN, other))
+    assert (caught.value.reason, caught.value.hint) == (
+        Reason.SECOND_SUBMISSION,
+        "round.resume() finishes the stored one",
+    )
+    assert world.sent == []
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_lost_spool_is_explained(tmp_path, aggregator, before):
+    """The aggregator has another submission of this site: found out before encrypting, if the round says so."""
+    World(aggregator).run(_flows.submit(session_for(tmp_path / "lost", PLAN), OPEN, update_of()))
+    session = session_for(tmp_path / "new", PLAN)
+    world = World(aggregator)
+    with pytest.raises(ProtocolError, match="the spool was lost; nothing was added") as caught:
+        world.run(_flows.submit(session, dataclasses.replace(OPEN, submitted=before), update_of()))
+    assert caught.value.reason == Reason.SECOND_SUBMISSION
+    assert "round.fetch()" in caught.value.hint
+    assert len(world.sent) == (0 if before else 1)
+    assert not session.spool.entry(ROUND).is_stored
+    assert len(aggregator.complete) == 1
+
+
+@pytest.mark.parametrize(
+    ("update", "reason", "text"),
+    [
+        (update_of(weight=0), Reason.WEIGHT_OUT_OF_RANGE, "expected 1 to 10"),
+        (update_of(weight=-1), Reason.WEIGHT_OUT_OF_RANGE, "expected 1 to 10"),
+        (update_of(weight=11), Reason.WEIGHT_OUT_OF_RANGE, "expected 1 to 10"),
+        (update_of(weight=1.5), Reason.WEIGHT_OUT_OF_RANGE, "integer"),
+        (update_of(rounding="up"), Reason.BAD_ARGUMENT, "rounding"),
+        (update_of(on_overflow="wrap"), Reason.BAD_ARGUMENT, "on_overflow"),
+    ],
+)
+def test_bad_arguments_reach_neither_disk_nor_network(tmp_path, aggregator, update, reason, text):
+    refuse_before_anything(tmp_path, aggregator, update, reason, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "text"),
+    [
+        (lambda w: {"w": put(w, 7, np.nan)}, Reason.NON_FINITE, "tensor 'w', flat index 7"),
+        (lambda w: {"w": put(w, 8, -np.inf)}, Reason.NON_FINITE, "tensor 'w', flat index 8"),
+        (lambda w: {"w": put(w, 9, 1.5)}, Reason.BEYOND_CLIP, "tensor 'w', flat index 9"),
+        (lambda w: {}, Reason.MISSING_TENSOR, "tensor 'w'"),
+        (lambda w: {"w": w, "v": w}, Reason.EXTRA_TENSOR, "first 'v'"),
+        (lambda w: {"w": w[1:]}, Reason.WRONG_SHAPE, r"expected shape \(4200,\), got \(4199,\)"),
+        (lambda w: {"w": w.astype(np.float32)}, Reason.WRONG_DTYPE, "expected dtype float64, got float32"),
+    ],
+)
+def test_bad_tensors_reach_neither_disk_nor_network(tmp_path, aggregator, change, reason, text):
+    tensors = change(np.zeros(N_VALUES))
+    refuse_before_anything(tmp_path, aggregator, dataclasses.replace(update_of(), tensors=tensors), reason, text)
+
+
+def put(w, index, value):
+    w[index] = value
+    return w
+
+
+def refuse_before_anything(tmp_path, aggregator, update, reason, text):
+    world = World(aggregator)
+    with pytest.raises(InputError, match=text) as caught:
+        world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update))
+    assert caught.value.reason == reason
+    assert world.sent == []
+    assert list((tmp_path / "spool" / "a").iterdir()) == []
+
+
+def test_clipping_when_asked(tmp_path, aggregator):
+    aggregator.others_submit()
+    w = np.zeros(N_VALUES)
+    w[0] = 17.0
+    update = dataclasses.replace(update_of(on_overflow="clip"), tensors={"w": w})
+    mean = World(aggregator).run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update))
+    assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+
+
+def test_aggregator_that_lost_parts_gets_them_again(tmp_path, aggregator):
+    """Bit rot or a restored backup: `complete` says incomplete once, the lost part is sent again."""
+    lost = []
+
+    def meddle(request: Request, body: bytes):
+        if request.path.endswith("/complete") and not lost:
+            own = request.path.split("/")[3]
+            lost.append(aggregator.parts[own].pop(1))
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert [path.rsplit("/", 1)[1] for path in world.paths("PUT")] == ["0", "1", "2", "1"]
+
+
+def test_aggregator_that_forgot_the_submission_is_told_again(tmp_path, aggregator):
+    forgotten = []
+
+    def meddle(request: Request, body: bytes):
+        if request.path.endswith("/parts/2") and not forgotten:
+            forgotten.append(aggregator.manifests.pop("a"))
+            aggregator.parts.clear()
+
+    world = World(aggregator, meddle)
+    receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert receipt.id == forgotten[0].submission_id
+    assert len(world.paths("PUT")) == 6
+
+
+def test_aggregator_that_always_loses_parts_is_given_up(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return problem(409, "incomplete") if request.path.endswith("/complete") else None
+
+    session = session_for(tmp_path, PLAN)
+    with pytest.raises(ProtocolError, match="lost parts of this submission 5 times"):
+        World(aggregator, meddle).run(_flows.submit(session, OPEN, update_of()))
+    assert session.spool.entry(ROUND).is_stored
+
+
+def test_part_changed_on_the_way_is_sent_again(tmp_path, aggregator):
+    changed = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and len(changed) < 2:
+            changed.append(request.path)
+            return aggregator(request, bytes([body[0] ^ 1]) + body[1:])
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert len(world.paths("PUT")) == PARTS + 2
+
+
+def test_part_that_always_arrives_changed_is_an_error(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return problem(400, "bad-digest", "part 0: another digest") if request.method == "PUT" else None
+
+    with pytest.raises(ProtocolError, match="part 0: another digest"):
+        World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+
+
+def test_part_that_the_disk_changed_is_never_sent(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN)
+
+    def rot(request: Request, body: bytes):
+        path = session.spool.entry(ROUND).part_path(1)
+        if request.path.endswith("/parts/0"):
+            path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+    world = World(aggregator, rot)
+    with pytest.raises(WireError, match="part-00001 is damaged"):
+        world.run(_flows.submit(session, OPEN, update_of()))
+    assert len(world.paths("PUT")) == 1
+
+
+def test_spool_of_another_key_is_refused(tmp_path, aggregator):
+    World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    other = dataclasses.replace(session_for(tmp_path, PLAN).key, epoch=2)
+    session = dataclasses.replace(session_for(tmp_path, PLAN), key=other)
+    world = World(aggregator)
+    with pytest.raises(WireError, match="epoch: expected 2, got 1"):
+        world.run(_flows.resume(session, OPEN))
+    assert world.sent == []
+
+
+def test_no_room_is_found_out_before_encrypting(tmp_path, aggregator, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(ConfigError, match=f"expected {2 * PLAN.public.wire_bytes} free bytes"):
+        World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+
+
+def status_like(**changed):
+    def lie(answer: Response) -> Response:
+        return json_of(dataclasses.replace(SubmissionStatus(**json.loads(answer.body)), **changed))
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        status_like(id="00" * 32),
+        status_like(round_id="test.1.2"),
+        status_like(parts=PARTS + 1),
+        status_like(missing=[PARTS]),
+        status_like(missing=[-1]),
+        status_like(missing=[0] * 50),
+        lambda answer: Response(200, {}, b"<html>"),
+        lambda answer: Response(200, {}, b""),
+        lambda answer: Response(200, {}, b"[]"),
+        lambda answer: Response(200, {}, b'{"id": 3}'),
+        lambda answer: Response(200, {}, b"\xff\xfe"),
+        lambda answer: Response(200, {}, answer.body[:-3]),
+    ],
+)
+def test_answer_that_is_none_of_the_protocols(tmp_path, aggregator, lie):
+    def meddle(request: Request, body: bytes):
+        return lie(aggregator(request, body)) if request.path.endswith("/submissions") else None
+
+    session = session_for(tmp_path, PLAN)
+    with pytest.raises(ProtocolError) as caught:
+        World(aggregator, meddle).run(_flows.submit(session, OPEN, update_of()))
+    assert caught.value.reason == Reason.BAD_ANSWER
+    assert session.spool.entry(ROUND).is_stored
+
+
+@pytest.mark.parametrize("changed", [{"id": "00" * 32}, {"round_id": "test.9.9"}, {"site": "b"}])
+def test_receipt_of_something_else(tmp_path, aggregator, changed):
+    def meddle(request: Request, body: bytes):
+        if request.path.endswith("/complete"):
+            return json_of(dataclasses.replace(Receipt(**json.loads(aggregator(request, body).body)), **changed))
+        return None
+
+    with pytest.raises(ProtocolError, match="expected the receipt of submission"):
+        World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "hint"),
+    [
+        (problem(409, "round-closed", "closed"), Reason.ROUND_CLOSED, "round.fetch()"),
+        (problem(403, "not-invited", "not you"), Reason.NOT_INVITED, "ask the operator"),
+        (problem(401, "unauthenticated", "who?"), Reason.UNAUTHENTICATED, "token_file"),
+        (problem(413, "too-large", "too long", "the limit is 1 MB"), Reason.TOO_LARGE, "the limit is 1 MB"),
+    ],
+)
+def test_refusals_are_told_with_a_hint(tmp_path, aggregator, answer, reason, hint):
+    def meddle(request: Request, body: bytes):
+        return answer if request.method == "POST" else None
+
+    with pytest.raises(ProtocolError) as caught:
+        World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert caught.value.reason == reason
+    assert hint in caught.value.hint
+
+
+def test_uploads_stop_being_tried_after_the_deadline(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN, patience_s=50.0)
+    world = World(aggregator, lambda request, body: unreachable())
+    world.time = OPEN.closes_at + 30.0
+    with pytest.raises(TransportError):
+        world.run(_flows.submit(session, OPEN, update_of()))
+    assert world.time == OPEN.closes_at + 50.0
+
+
+def test_nothing_readable_lies_in_the_spool(tmp_path, aggregator):
+    World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of(weight=7)))
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == PARTS + 2
+    plain = np.asarray(update_of().tensors["w"])
+    assert not any(plain[:8].tobytes() in content for content in files)

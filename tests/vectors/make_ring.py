@@ -1,0 +1,154 @@
+"""Write tests/vectors/ring/*.json from the package. Run by hand, only when the format changes:
+
+    python -m tests.vectors.make_ring
+
+The files are the format: a change of theirs changes the wire format, and `second_reader.py` must agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from he_agg.ring import ntt
+from he_agg.ring.bitpack import pack, residue_dtype
+from he_agg.ring.keystream import Keystream, a_key
+from he_agg.ring.modulus import modulus
+from he_agg.ring.params import RingParams
+from he_agg.ring.primes import BATCH_VALUES, PRIMES, N
+from he_agg.ring.sampling import TERNARY_BYTES, ternary
+from tests.ring import deterministic
+
+FOLDER = Path(__file__).parent / "ring"
+
+
+def seed(label):
+    return hashlib.sha256(f"he-agg ring vector {label}".encode()).digest()
+
+
+def sha(array, dtype):
+    return hashlib.sha256(np.ascontiguousarray(array).astype(dtype).tobytes()).hexdigest()
+
+
+def keys():
+    fields = [
+        ("northern clinics", 1, 7, 0, seed("plan").hex()),
+        ("", 0, 0, 0, ""),
+        ("Zürich", 2**40, 3, 9, "00"),
+    ]
+    names = ("federation", "epoch", "round", "attempt", "plan_id")
+    for f in fields:
+        yield dict(zip(names, f, strict=True)) | {"key": a_key(*f[:4], bytes.fromhex(f[4])).hex()}
+
+
+def uniform():
+    for limb, batch in ((0, 0), (0, 2**33 + 5), (1, 1)):
+        a = deterministic.common(seed("a"), limb, batch)
+        yield {
+            "key": seed("a").hex(),
+            "limb": limb,
+            "batch": batch,
+            "q": PRIMES[limb],
+            "first": a[:8].tolist(),
+            "sha256_u32le": sha(a, "<u4"),
+        }
+
+
+def keystreams():
+    for limb, batch in ((0, 0), (1, 2**64 - 1)):
+        out = np.empty(80, dtype=np.uint8)
+        Keystream(seed("stream")).fill(out, limb, batch)
+        yield {"key": seed("stream").hex(), "limb": limb, "batch": batch, "bytes": out.tobytes().hex()}
+
+
+def noise():
+    for batch in (0, 12345):
+        e = deterministic.noise(seed("noise"), batch)
+        yield {
+            "key": seed("noise").hex(),
+            "batch": batch,
+            "first": e[:24].tolist(),
+            "last": e[-24:].tolist(),
+            "sha256_i8": sha(e, "i1"),
+        }
+
+
+def secrets():
+    """Entropy is SHA-256 in counter mode, to keep 40 KiB out of the file."""
+    for name in ("one", "two"):
+        s = ternary(expand(seed(name)))
+        yield {"expand": seed(name).hex(), "first": s[:24].tolist(), "sha256_i8": sha(s, "i1")}
+
+
+def expand(start):
+    blocks = (hashlib.sha256(start + i.to_bytes(4, "big")).digest() for i in range(N * TERNARY_BYTES // 32))
+    return b"".join(blocks)
+
+
+def transforms():
+    for q in PRIMES:
+        m, x = modulus(q), np.arange(N, dtype=np.uint32) ** 2 + np.uint32(1)
+        ntt.forward(x, m.forward, m.forward_quotients, 1, np.uint32(q))
+        yield {
+            "q": q,
+            "root": m.root,
+            "input": "j**2 + 1",
+            "first": x[:8].tolist(),
+            "sha256_u32le": sha(x, "<u4"),
+        }
+
+
+def packing():
+    for bits in (2, 7, 17, 30, 31, 32, 40, 53, 62):
+        x = [int.from_bytes(seed(f"{bits}/{i}")[:8], "little") % (1 << bits) for i in range(21)]
+        packed = pack(np.array(x, dtype=residue_dtype(bits)), bits)
+        yield {"bits": bits, "residues": x, "packed": packed.tobytes().hex()}
+
+
+def encryption():
+    cases = (("short", 1, 32767, 19, 0, 37), ("second batch short", 1, 127, 300, 4, BATCH_VALUES + 3))
+    cases += (("two limbs", 2, (1 << 23) - 1, 40, 2, 40), ("whole batch", 2, 32767, 1000, 0, BATCH_VALUES))
+    for name, limbs, bound, sites, batch, count in cases:
+        params = RingParams.widest(limbs, bound, sites)
+        values = ((np.arange(count, dtype=np.int64) * 2654435761 % (2 * bound + 1)) - bound).astype(np.int32)
+        key = ternary(expand(seed("one")))
+        parts = deterministic.encrypt(params, seed("a"), seed("noise"), key, batch, values)
+        yield {
+            "name": name,
+            "limbs": limbs,
+            "delta": params.delta,
+            "bound": bound,
+            "a_key": seed("a").hex(),
+            "noise_key": seed("noise").hex(),
+            "expand": seed("one").hex(),
+            "first_batch": batch,
+            "count": count,
+            "values": "i * 2654435761 % (2 * bound + 1) - bound",
+            "packed_first": [p[:60].tobytes().hex() for p in parts],
+            "sha256_packed": [hashlib.sha256(p.tobytes()).hexdigest() for p in parts],
+        }
+
+
+FILES = {
+    "a_key": keys,
+    "keystream": keystreams,
+    "uniform": uniform,
+    "ternary": secrets,
+    "noise": noise,
+    "ntt": transforms,
+    "packing": packing,
+    "encrypt": encryption,
+}
+
+
+def make(name):
+    """Return the text of one file."""
+    return json.dumps({"format": "he-agg ring vectors 1", "cases": list(FILES[name]())}, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    for file in FILES:
+        (FOLDER / f"{file}.json").write_text(make(file))

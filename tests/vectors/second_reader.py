@@ -1,0 +1,191 @@
+"""A second, independent reader of the ring's vectors: Python integers, hashlib and AES; nothing of he_agg.
+
+    python tests/vectors/second_reader.py      exits with 1 and names the first disagreement
+
+Written from the format as documented (keystream.py, uniform.py, sampling.py, bitpack.py, 2-scheme.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+N, LANES = 2048, 16
+BATCH = N * LANES
+PRIMES = (1073692673, 1073668097)
+
+
+def stream(key, limb, batch, size):
+    counter = struct.pack(">IQI", limb, batch, 2)
+    return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(bytes(size))
+
+
+def common(key, limb, batch):
+    q = PRIMES[limb]
+    words = struct.unpack(f"<{BATCH + 64}I", stream(key, limb, batch, 4 * (BATCH + 64)))
+    spare = (w for w in words[BATCH:] if w < 4 * q)
+    return [(w if w < 4 * q else next(spare)) % q for w in words[:BATCH]]
+
+
+def noise(key, batch):
+    data = stream(key, 0, batch, BATCH * 42 // 8)
+    quarter, out = BATCH // 4, []
+    for i in range(BATCH):
+        planes = sum(data[p * BATCH + i].bit_count() for p in range(5))
+        rest = data[5 * BATCH + i % quarter] >> (2 * (i // quarter)) & 3
+        out.append(planes + rest.bit_count() - 21)
+    return out
+
+
+def expand(start):
+    return b"".join(hashlib.sha256(start + i.to_bytes(4, "big")).digest() for i in range(N * 20 // 32))
+
+
+def ternary(entropy):
+    digits = struct.unpack(f"<{5 * N}I", entropy)
+    fractions = [sum(digits[d * N + j] << (32 * d) for d in range(5)) for j in range(N)]
+    return [(3 * u >> 160) - 1 for u in fractions]
+
+
+def smallest_root(q):
+    return next(x for x in range(2, q) if pow(x, N, q) == q - 1)
+
+
+def reverse(i):
+    return int(f"{i:011b}"[::-1], 2)
+
+
+def evaluate(poly, point, q):
+    """Even-odd recursion: p(x) at x, x*w, x*w**2, ... for w = point**2, natural order of exponents."""
+    if len(poly) == 1:
+        return list(poly)
+    square = point * point % q
+    even, odd = evaluate(poly[::2], square, q), evaluate(poly[1::2], square, q)
+    out, x, half = [0] * len(poly), point, len(poly) // 2
+    for i in range(half):
+        out[i], out[i + half] = (even[i] + x * odd[i]) % q, (even[i] - x * odd[i]) % q
+        x = x * square % q
+    return out
+
+
+def transform(poly, q):
+    natural = evaluate([c % q for c in poly], smallest_root(q), q)  # entry i is p(root**(2i+1))
+    return [natural[reverse(i)] for i in range(N)]
+
+
+def inverse(values, q):
+    natural = [values[reverse(i)] for i in range(N)]
+    root = pow(smallest_root(q), -1, q)
+    # sum over i of y_i * root**-(2i+1)j is root**-j times a cyclic transform of y at powers of root**-2
+    sums, square, x, out = cyclic(natural, root * root % q, q), pow(N, -1, q), 1, []
+    for total in sums:
+        out.append(total * x % q * square % q)
+        x = x * root % q
+    return out
+
+
+def cyclic(values, w, q):
+    if len(values) == 1:
+        return list(values)
+    even, odd = cyclic(values[::2], w * w % q, q), cyclic(values[1::2], w * w % q, q)
+    out, x, half = [0] * len(values), 1, len(values) // 2
+    for i in range(half):
+        out[i], out[i + half] = (even[i] + x * odd[i]) % q, (even[i] - x * odd[i]) % q
+        x = x * w % q
+    return out
+
+
+def pack(residues, bits):
+    """Bytes of the residues, 4096 at a time (a multiple of 8, so each stretch ends on a byte)."""
+    out = b""
+    for start in range(0, len(residues), 4096):
+        part = residues[start : start + 4096]
+        long = sum(x << (i * bits) for i, x in enumerate(part))
+        out += long.to_bytes((len(part) * bits + 7) // 8, "little")
+    return out
+
+
+def encrypt(limb, case):
+    q, s = PRIMES[limb], transform(ternary(expand(bytes.fromhex(case["expand"]))), PRIMES[limb])
+    bound, count = case["bound"], case["count"]
+    out = []
+    for first in range(0, count, BATCH):
+        batch = case["first_batch"] + first // BATCH
+        a, e = (
+            common(bytes.fromhex(case["a_key"]), limb, batch),
+            noise(bytes.fromhex(case["noise_key"]), batch),
+        )
+        c = [0] * BATCH
+        for lane in range(LANES):
+            c[lane::LANES] = inverse([x * y % q for x, y in zip(a[lane::LANES], s, strict=True)], q)
+        for i in range(min(BATCH, count - first)):
+            k = (first + i) * 2654435761 % (2 * bound + 1) - bound
+            out.append((c[i] + e[i] + case["delta"] * k) % q)
+    return pack(out, 30)
+
+
+def digest(code, values):
+    return hashlib.sha256(struct.pack(f"<{len(values)}{code}", *values)).hexdigest()
+
+
+def check_a_key(c):
+    fields = [b"he-agg/a/v1", c["federation"].encode()]
+    fields += [struct.pack(">Q", c[n]) for n in ("epoch", "round", "attempt")] + [bytes.fromhex(c["plan_id"])]
+    return hashlib.sha256(b"".join(struct.pack(">I", len(f)) + f for f in fields)).hexdigest() == c["key"]
+
+
+def check_keystream(c):
+    expected = bytes.fromhex(c["bytes"])
+    return stream(bytes.fromhex(c["key"]), c["limb"], c["batch"], len(expected)) == expected
+
+
+def check_uniform(c):
+    a = common(bytes.fromhex(c["key"]), c["limb"], c["batch"])
+    return a[:8] == c["first"] and digest("I", a) == c["sha256_u32le"]
+
+
+def check_ternary(c):
+    s = ternary(expand(bytes.fromhex(c["expand"])))
+    return s[:24] == c["first"] and digest("b", s) == c["sha256_i8"]
+
+
+def check_noise(c):
+    e = noise(bytes.fromhex(c["key"]), c["batch"])
+    return e[:24] == c["first"] and e[-24:] == c["last"] and digest("b", e) == c["sha256_i8"]
+
+
+def check_ntt(c):
+    x = transform([j * j + 1 for j in range(N)], c["q"])
+    return smallest_root(c["q"]) == c["root"] and x[:8] == c["first"] and digest("I", x) == c["sha256_u32le"]
+
+
+def check_packing(c):
+    return pack(c["residues"], c["bits"]).hex() == c["packed"]
+
+
+def check_encrypt(c):
+    parts = [encrypt(limb, c) for limb in range(c["limbs"])]
+    hashes = [hashlib.sha256(p).hexdigest() for p in parts]
+    return [p[:60].hex() for p in parts] == c["packed_first"] and hashes == c["sha256_packed"]
+
+
+def main(folder):
+    files = sorted(folder.glob("*.json"))
+    read = 0
+    for file in files:
+        for number, case in enumerate(json.loads(file.read_text())["cases"]):
+            if not globals()[f"check_{file.stem}"](case):
+                print(f"{file.name}: case {number} disagrees")
+                return 1
+            read += 1
+    print(f"{read} cases in {len(files)} files agree")
+    return 0 if read else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(__file__).parent / "ring"))
