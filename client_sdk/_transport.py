@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -19,7 +20,7 @@ import httpx
 
 from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep
 from client_sdk.progress import Listener
-from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
+from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
 
 __all__ = ["AsyncTransport", "Transport", "drive"]
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 _CHUNK_BYTES = 2**18
 _CONNECT_S = 10.0
 _WRITE_S = 60.0
+_HOST = re.compile(rb"[a-z0-9._:-]+")
 _LEAST_ANSWER_BYTES = 2**16
 """Room for a problem document, however short the expected answer is."""
 
@@ -78,7 +80,7 @@ class Transport:
     def _send(self, request: Request) -> Response:
         if isinstance(request.body, FileBody):
             with request.body.path.open("rb") as file:
-                return self._exchange(request, iter(lambda: file.read(_CHUNK_BYTES), b""))
+                return self._exchange(request, _chunks(file, request.body))
         return self._exchange(request, request.body)
 
     def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None) -> Response:
@@ -160,7 +162,7 @@ class AsyncTransport:
     async def _send(self, request: Request) -> Response:
         if isinstance(request.body, FileBody):
             with request.body.path.open("rb") as file:
-                return await self._exchange(request, _read_in_thread(file))
+                return await self._exchange(request, _chunks_in_thread(file, request.body))
         return await self._exchange(request, request.body)
 
     async def _exchange(self, request: Request, content: bytes | AsyncIterator[bytes] | None) -> Response:
@@ -201,8 +203,20 @@ def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
         flow.close()
 
 
-async def _read_in_thread(file: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+def _chunks(file: BinaryIO, body: FileBody) -> Iterator[bytes]:
+    """The promised number of bytes: h11's own error for too few of them would pass through httpx untranslated."""
+    left = body.length
+    while left:
+        chunk = file.read(min(_CHUNK_BYTES, left))
+        if not chunk:
+            raise WireError(Reason.TRUNCATED, f"{body.path}: expected {body.length} bytes, got {body.length - left}")
+        left -= len(chunk)
+        yield chunk
+
+
+async def _chunks_in_thread(file: BinaryIO, body: FileBody) -> AsyncIterator[bytes]:
+    chunks = _chunks(file, body)
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         yield chunk
 
 
@@ -212,7 +226,8 @@ def _options(url: str, token: str, ca_file: Path | None) -> tuple[str, dict[str,
         base = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ConfigError(Reason.BAD_CONFIG, f"url: expected https://host..., got something else: {error}") from error
-    if base.scheme not in ("https", "http") or not base.host or base.query or base.fragment or base.userinfo:
+    plain = not (base.query or base.fragment or base.userinfo) and 0 < (base.port or 443) < 2**16
+    if base.scheme not in ("https", "http") or not _HOST.fullmatch(base.raw_host) or not plain:
         raise ConfigError(
             Reason.BAD_CONFIG,
             "url: expected https://host[:port][/path] without user, query or fragment, got something else",
@@ -279,10 +294,6 @@ def _faults(host: str, request: Request) -> Iterator[None]:
     what = f"{request.method} {request.path.split('?')[0]}"
     try:
         yield
-    except httpx.LocalProtocolError as error:
-        raise ProtocolError(
-            Reason.INTERNAL, f"{what}: the request could not be put into HTTP: {error}", "did a spool file change?"
-        ) from error
     except httpx.HTTPError as error:
         if _untrusted(error):
             raise ConfigError(

@@ -25,6 +25,7 @@ _MAGIC = 0xA15E
 _BODY = struct.Struct("<32sBQQQdQ")  # parms_id, is_ntt, polynomials, N, limbs, scale, correction factor
 _COUNT = struct.Struct("<Q")
 _NONE, _ZSTD = 0, 2
+_STEP_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,15 @@ def _read_object(data: bytes, max_body_bytes: int) -> tuple[tuple[int, int], byt
     try:
         # The frame states no size we would trust: read up to the bound, and one byte to see that there is no more.
         with zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=False) as reader:
-            plain = reader.read(max_body_bytes + 1)
+            # In steps: asked for all at once, it would set aside the whole bound for every ciphertext.
+            plain = bytearray()
+            while len(plain) <= max_body_bytes and (chunk := reader.read(_STEP_BYTES)):
+                plain += chunk
     except zstandard.ZstdError as error:
         raise WireError(Reason.BAD_FIELD, "SEAL object: expected a zstd frame, got other bytes") from error
     if len(plain) > max_body_bytes:
         raise WireError(Reason.TOO_LARGE, f"SEAL object: expected at most {max_body_bytes} bytes")
-    return version, plain
+    return version, bytes(plain)
 
 
 def _split_header(data: bytes) -> tuple[tuple[int, int], int, bytes]:

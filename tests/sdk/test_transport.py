@@ -1,0 +1,386 @@
+"""The drivers on real sockets: what goes out, what is refused, and what never happens with the token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from client_sdk._effects import Compute, FileBody, Now, Report, Request, Sleep, compute
+from client_sdk._transport import AsyncTransport, Transport
+from client_sdk.progress import Retrying
+from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
+
+TOKEN = "token-4711"
+GET = Request("GET", "/v1/thing?wait=1", frozenset({200}))
+
+
+class Recorded(BaseHTTPRequestHandler):
+    """Remembers every request and answers with the server's `script`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append((self.command, self.path, dict(self.headers), body))
+        self.server.script(self)
+
+    do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server looks for
+
+    def log_message(self, *args):
+        pass
+
+    def reply(self, status, headers=(), body=b""):
+        self.send_response(status)
+        for name, value in [("Content-Length", str(len(body))), *headers]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def serving(script):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Recorded)
+    server.seen, server.script = [], script
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server, f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def run_sync(url, flow, listener=lambda event: None, **options):
+    transport = Transport(url, TOKEN, **options)
+    try:
+        return transport.run(flow, listener)
+    finally:
+        transport.close()
+
+
+def run_async(url, flow, listener=lambda event: None, **options):
+    async def main():
+        transport = AsyncTransport(url, TOKEN, **options)
+        try:
+            return await transport.run(flow, listener)
+        finally:
+            await transport.close()
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(params=[run_sync, run_async], ids=["sync", "async"])
+def run(request):
+    return request.param
+
+
+def asking(request):
+    return (yield request)
+
+
+def test_request_and_answer(run):
+    request = Request("POST", "/v1/x", frozenset({200}), body=b"hello", headers={"Content-Type": "application/json"})
+    with serving(lambda h: h.reply(201, [("X-Thing", "1")], b"answer")) as (server, url):
+        answer = run(url, asking(request))
+    assert (answer.status, answer.headers["x-thing"], answer.body) == (201, "1", b"answer")
+    ((method, path, headers, body),) = server.seen
+    assert (method, path, body) == ("POST", "/v1/x", b"hello")
+    assert headers["Authorization"] == f"Bearer {TOKEN}"
+    assert headers["Accept-Encoding"] == "identity"
+    assert headers["Content-Type"] == "application/json"
+
+
+def test_path_of_the_url_comes_first(run):
+    with serving(lambda h: h.reply(200)) as (server, url):
+        run(url + "/behind/proxy/", asking(GET))
+    assert server.seen[0][1] == "/behind/proxy/v1/thing?wait=1"
+
+
+def test_file_is_streamed_with_its_length(run, tmp_path):
+    content = bytes(range(256)) * 4096  # several chunks
+    (tmp_path / "part").write_bytes(content)
+    body = FileBody(tmp_path / "part", len(content))
+    with serving(lambda h: h.reply(204)) as (server, url):
+        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
+    (_, _, headers, got) = server.seen[0]
+    assert got == content
+    assert headers["Content-Length"] == str(len(content))
+    assert "Transfer-Encoding" not in headers
+
+
+def test_file_that_shrinks_under_way_is_an_error(run, tmp_path):
+    (tmp_path / "part").write_bytes(b"short")
+    body = FileBody(tmp_path / "part", 100)
+
+    def ignore(handler):
+        handler.close_connection = True
+
+    with serving(ignore) as (_, url), pytest.raises(WireError, match="expected 100 bytes, got 5"):
+        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirect_is_not_followed(run, status):
+    with (
+        serving(lambda h: h.reply(200, (), b"gotcha")) as (thief, elsewhere),
+        serving(lambda h: h.reply(status, [("Location", elsewhere)])) as (_, url),
+    ):
+        assert run(url, asking(GET)).status == status
+    assert thief.seen == []
+
+
+def test_nobody_listens(run):
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{placeholder.getsockname()[1]}"
+        with pytest.raises(TransportError, match=r"GET /v1/thing: .*refused|attempts failed") as caught:
+            run(url, asking(GET))
+    assert caught.value.reason == Reason.UNREACHABLE
+    assert url in caught.value.message
+
+
+def cut_off(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    handler.wfile.write(b"only this")
+    handler.close_connection = True
+
+
+def hang_up(handler):
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def garbage(handler):
+    handler.wfile.write(b"\x00\x01\x02 not http\r\n\r\n")
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize("script", [cut_off, hang_up, garbage])
+def test_broken_answer_may_be_tried_again(run, script):
+    with serving(script) as (_, url), pytest.raises(TransportError, match=r"http://127\.0\.0\.1"):
+        run(url, asking(GET))
+
+
+def test_silence_has_an_end(run):
+    with serving(lambda h: time.sleep(1.0)) as (_, url), pytest.raises(TransportError, match=r"timed out|Timeout"):
+        run(url, asking(Request("GET", "/v1/x", frozenset({200}), silence_s=0.2)))
+
+
+def test_endless_answer_is_cut_off(run):
+    def flood(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(2**40))
+        handler.end_headers()
+        try:
+            while True:
+                handler.wfile.write(bytes(2**16))
+        except OSError:
+            handler.close_connection = True
+
+    with serving(flood) as (_, url), pytest.raises(ProtocolError, match="expected at most 100000 bytes") as caught:
+        run(url, asking(Request("GET", "/v1/x", frozenset({200}), max_bytes=100_000)))
+    assert caught.value.reason == Reason.TOO_LARGE
+
+
+def test_compressed_answer_is_not_expanded(run):
+    import gzip
+
+    bomb = gzip.compress(bytes(10**6))
+    with serving(lambda h: h.reply(200, [("Content-Encoding", "gzip")], bomb)) as (_, url):
+        assert run(url, asking(GET)).body == bomb
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://aggregator.example",
+        "http://192.168.1.1:8000",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://[fe80::1]",
+        "http://0.0.0.0:8000",
+    ],
+)
+def test_token_is_not_sent_in_the_clear(run, url):
+    with pytest.raises(ConfigError, match="show the site's token to the network") as caught:
+        run(url, asking(GET))
+    assert "this machine only" in caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["http://localhost:1", "http://127.8.8.8:1", "http://[::1]:1", "https://h.example/x"])
+def test_urls_that_are_fine(url):
+    Transport(url, TOKEN).close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "aggregator",
+        "ftp://127.0.0.1",
+        "https://",
+        "https://user:password@host",
+        "https://host/?a=1",
+        "https://host/#a",
+        "https://host:99999999",
+        "https://ho st",
+        "https://\x00",
+    ],
+)
+def test_urls_that_are_none(url):
+    with pytest.raises(ConfigError) as caught:
+        Transport(url, TOKEN)
+    assert "password" not in caught.value.message
+
+
+def test_plain_http_goes_past_the_proxies_of_the_environment(run, monkeypatch):
+    with serving(lambda h: h.reply(200, (), b"stolen")) as (thief, proxy), serving(lambda h: h.reply(200)) as (_, url):
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        monkeypatch.setenv("http_proxy", proxy)
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        assert run(url, asking(GET)).body == b""
+    assert thief.seen == []
+
+
+def test_certificates_file_that_is_none(tmp_path):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for path in (tmp_path / "ca.pem", tmp_path / "missing.pem"):
+        with pytest.raises(ConfigError, match="expected certificates in PEM form"):
+            Transport("https://127.0.0.1", TOKEN, ca_file=path)
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate for 127.0.0.1 that nobody but its own file vouches for."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "server.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + built.public_bytes(serialization.Encoding.PEM)
+    )
+    (tmp_path / "ca.pem").write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    return path, tmp_path / "ca.pem"
+
+
+def test_certificate_must_be_trusted(run, certificate):
+    """A wrong certificate is no passing trouble: it is told at once and not retried."""
+    chain, ca_file = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    with serving(lambda h: h.reply(200, (), b"hello")) as (server, url):
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # the handshake that the client breaks off
+        url = url.replace("http:", "https:")
+        with pytest.raises(ConfigError, match="certificate is not trusted") as caught:
+            run(url, asking(GET))
+        assert "ca_file" in caught.value.hint
+        assert server.seen == []
+        assert run(url, asking(GET), ca_file=ca_file).body == b"hello"
+
+
+def test_token_is_in_no_log_and_no_message(run, caplog):
+    caplog.set_level(logging.DEBUG)
+    with serving(hang_up) as (_, url), pytest.raises(TransportError) as caught:
+        run(url, asking(GET))
+    with serving(lambda h: h.reply(200)) as (server, url):
+        run(url, asking(GET))
+    assert TOKEN in server.seen[0][2]["Authorization"]
+    assert caplog.records  # httpx and httpcore do log
+    assert TOKEN not in caplog.text
+    assert TOKEN not in str(caught.value)
+
+
+def test_other_effects(run):
+    told = []
+
+    def flow():
+        start = yield Now()
+        yield Sleep(0.05)
+        event = Retrying("why", 1, 0.5)
+        yield Report(event)
+        thread = yield from compute(threading.get_ident)
+        try:
+            yield Compute(lambda: 1 // 0)
+        except ZeroDivisionError:
+            caught = True
+        return (yield Now()) - start, thread, caught
+
+    seconds, thread, caught = run("http://127.0.0.1:1", flow(), told.append)
+    assert 0.05 <= seconds < 5
+    assert (thread == threading.get_ident()) == (run is run_sync)
+    assert caught
+    assert told == [Retrying("why", 1, 0.5)]
+
+
+def test_flow_is_closed_when_something_else_breaks(run):
+    closed = []
+
+    def flow():
+        try:
+            yield Compute(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        finally:
+            closed.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("http://127.0.0.1:1", flow())
+    assert closed == [True]
+
+
+def test_cancelled_task_waits_for_the_step_under_way():
+    """The thread must be done before the flow cleans up what the thread writes."""
+    log = []
+
+    def slow():
+        time.sleep(0.2)
+        log.append("step done")
+
+    def flow():
+        try:
+            yield Compute(slow)
+        finally:
+            log.append("cleaned up")
+
+    async def main():
+        transport = AsyncTransport("http://127.0.0.1:1", TOKEN)
+        task = asyncio.create_task(transport.run(flow(), lambda event: None))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await transport.close()
+
+    asyncio.run(main())
+    assert log == ["step done", "cleaned up"]
