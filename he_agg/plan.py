@@ -7,6 +7,7 @@ A plan cannot be built unless its parameters passed the security table and its s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,16 +15,24 @@ from typing import Any
 
 from he_agg import canonical
 from he_agg.codecs.ckks_parameters import CkksParameters
+from he_agg.codecs.hybrid_parameters import HybridParameters
 from he_agg.errors import PlanError, Reason
 from he_agg.ids import check_name
 from he_agg.layout import Layout
 from he_agg.sections import PART_HEADER_BYTES, PartPlace, Section, part_places
 from he_agg.wire import MAX_PART_BYTES
 
-__all__ = ["CODECS", "Plan", "PublicPlan"]
+__all__ = ["CODECS", "DEFAULT_CODEC", "Parameters", "Plan", "PublicPlan"]
 
-CODECS: Mapping[str, type[CkksParameters]] = {"ckks": CkksParameters}
+Parameters = CkksParameters | HybridParameters
+
+CODECS: Mapping[str, type[CkksParameters] | type[HybridParameters]] = {
+    "ckks": CkksParameters,
+    "hybrid": HybridParameters,
+}
 """The parameters of each codec."""
+
+DEFAULT_CODEC = "hybrid"
 
 MAX_PLAN_BYTES = 32 * 2**20
 MAX_SITES = 10_000
@@ -52,7 +61,7 @@ class PublicPlan:
 
     federation: str
     codec: str
-    parameters: CkksParameters
+    parameters: Parameters
     value_bits: int
     values: int
     part_bytes: int
@@ -198,7 +207,7 @@ class Plan:
         max_sites: int,
         min_sites: int = 2,
         value_bits: int = 16,
-        codec: str = "ckks",
+        codec: str = DEFAULT_CODEC,
         rounds: int = 100,
         deadline_s: int = 3600,
         part_bytes: int = 4 * 2**20,
@@ -260,10 +269,12 @@ class Plan:
     def explain(self) -> dict[str, Any]:
         """What was chosen and what it costs, for people and scripts."""
         public = self.public
+        failure = public.parameters.failure_log2
         return {
             "federation": public.federation,
             "plan_id": self.plan_id,
             "codec": public.codec,
+            "profile": public.parameters.name,
             "parameters": public.parameters.to_json(),
             "values": public.values,
             "tensors": len(self.layout.tensors),
@@ -279,8 +290,9 @@ class Plan:
             "header_bytes": PART_HEADER_BYTES * len(public.places),
             "ring_degree": public.parameters.ring_degree,
             "modulus_bits": public.parameters.security_modulus_bits,
-            "security_bits": 128,
-            "failure_log2": round(public.parameters.failure_log2, 1),
+            "security_bits": public.parameters.security_bits,
+            # None: no noise that can occur rounds a value wrongly.
+            "failure_log2": None if failure == -math.inf else round(failure, 1),
         }
 
     def to_json(self) -> canonical.Json:

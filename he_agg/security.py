@@ -9,9 +9,11 @@ from he_agg.errors import PlanError, Reason
 __all__ = [
     "EXACTNESS_SIGMAS",
     "MAX_MODULUS_BITS",
+    "NOISE_BOUND",
     "NOISE_VARIANCE",
     "check_security",
     "failure_log2",
+    "security_bits",
 ]
 
 MAX_MODULUS_BITS = {1024: 26, 2048: 53, 4096: 106, 8192: 214, 16384: 430, 32768: 868}
@@ -24,6 +26,9 @@ only about 2^126 by today's estimates: its own check is not enough.
 
 NOISE_VARIANCE = 21 / 2
 """Variance of one noise coefficient: a centred binomial of 21 + 21 bits, as SEAL samples it (sigma = 3.24)."""
+
+NOISE_BOUND = 21
+"""No noise coefficient is larger, ever."""
 
 EXACTNESS_SIGMAS = 14.6
 """P(|N(0,1)| > 14.6) = 2^-158, which leaves 2^-128 over 2^30 values."""
@@ -51,6 +56,34 @@ def check_security(ring_degree: int, modulus_bits: int) -> None:
             f"N = {ring_degree}: expected at most {limit} modulus bits (128-bit security, 2024 guidelines), "
             f"got {modulus_bits}",
         )
+
+
+_ESTIMATES = {
+    1024: ((24, 142), (26, 131)),
+    2048: ((30, 234), (32, 219), (36, 193), (40, 173), (45, 152), (50, 137), (53, 128)),
+    4096: ((100, 137), (106, 128)),
+    8192: ((140, 204), (214, 128)),
+}
+"""log2 of the cheapest known attack by log2 q, rounded down: ternary secret, sigma = 3.2, any number of samples.
+
+Source: lattice-estimator (malb/lattice-estimator, commit 27a581b), minimum of usvp, bdd and dual_hybrid under MATZOV.
+"""
+
+
+def security_bits(ring_degree: int, modulus_bits: int) -> int:
+    """A lower bound on the estimated security of parameters that passed `check_security`.
+
+    Args:
+        ring_degree: N.
+        modulus_bits: log2 of the whole modulus, rounded up.
+
+    Returns:
+        The estimate of the next larger modulus that was estimated; 128 where none was. A smaller modulus is only safer.
+    """
+    for bits, estimate in _ESTIMATES.get(ring_degree, ()):
+        if modulus_bits <= bits:
+            return estimate
+    return 128
 
 
 def failure_log2(sigmas: float) -> float:

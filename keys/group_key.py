@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg import canonical
-from he_agg.codecs.ckks import new_secret_context
+from he_agg.codecs.ckks_vectors import new_secret_context
 from he_agg.errors import HeAggError, KeystoreError, Reason, WireError
 from he_agg.federation import FederationDocument
 from he_agg.plan import Plan
@@ -60,7 +60,7 @@ class GroupKey:
             plan: the federation's plan.
             epoch: number of the epoch, from 1.
         """
-        context = new_secret_context(plan.public.parameters.profile)
+        context = new_secret_context(plan.public.parameters.context_profile)
         return cls(plan, epoch, context, secrets.token_bytes(_SEED_BYTES))
 
     @property

@@ -15,5 +15,6 @@ __all__ = ["Codec", "GroupKey", "codec_for"]
 def codec_for(plan: PublicPlan) -> Codec:
     """The codec of a plan. Loads the HE library, which is why the aggregator never calls it."""
     from he_agg.codecs.ckks import CkksCodec
+    from he_agg.codecs.hybrid import HybridCodec
 
-    return CkksCodec(plan)
+    return CkksCodec(plan) if plan.codec == "ckks" else HybridCodec(plan)

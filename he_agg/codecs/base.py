@@ -1,16 +1,25 @@
-"""What every codec does, and what it needs of a key."""
+"""What every codec does, what it needs of a key, and the checks they share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.sections import Part, Section
+from he_agg.errors import DecryptionError, InputError, KeystoreError, Reason, WireError
+from he_agg.ids import RoundId
+from he_agg.sections import Part, PartPlace, Section
 
-__all__ = ["Codec", "GroupKey"]
+if TYPE_CHECKING:
+    from he_agg.plan import PublicPlan
+
+__all__ = ["Codec", "GroupKey", "PartSource", "check_key", "check_n_sites", "check_sums", "check_values", "packed_part"]
+
+PartSource = Callable[[int], Part]
+"""Hands over one part of a sum by its number. A codec asks for each once, in an order of its own, so that a sum never
+has to be in memory whole."""
 
 
 class GroupKey(Protocol):
@@ -23,6 +32,10 @@ class GroupKey(Protocol):
     @property
     def plan_id(self) -> str:
         """The plan it was made for."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch."""
 
     @property
     def ckks_context(self) -> bytes:
@@ -40,25 +53,33 @@ class Codec(Protocol):
     def sections(self) -> tuple[Section, ...]:
         """Moduli and residue counts: all that the aggregator ever needs."""
 
-    def encrypt(self, values: NDArray[np.int32], key: GroupKey) -> Iterator[Part]:
-        """Encrypt one vector under fresh randomness, part by part, in order.
+    def encrypt(
+        self, values: NDArray[np.int32], key: GroupKey, round_id: RoundId, *, threads: int | None = None
+    ) -> Iterator[Part]:
+        """Encrypt one vector under fresh randomness, part by part, each part once, in an order of the codec's own.
 
         Args:
             values: the integers. Shape: (plan.values,), each at most `plan.magnitude` in absolute value.
             key: the group key of the epoch.
+            round_id: the attempt that it is for; it opens in no other.
+            threads: how many parts to work on at a time; all cores if left out.
 
         Raises:
             InputError: another shape or dtype, or a value beyond the plan.
             KeystoreError: a key made for another plan.
         """
 
-    def decrypt(self, total: Iterable[Part], n_sites: int, key: GroupKey) -> NDArray[np.int64]:
+    def decrypt(
+        self, total: PartSource, n_sites: int, key: GroupKey, round_id: RoundId, *, threads: int | None = None
+    ) -> NDArray[np.int64]:
         """Open a sum, exactly.
 
         Args:
-            total: all parts of the sum, in order.
+            total: hands over the parts of the sum.
             n_sites: how many submissions were added.
             key: the group key of the epoch.
+            round_id: the attempt that it is the sum of.
+            threads: how many parts to work on at a time; all cores if left out.
 
         Returns:
             The sums. Shape: (plan.values,).
@@ -66,4 +87,73 @@ class Codec(Protocol):
         Raises:
             DecryptionError: the sum did not open to integers within `n_sites * plan.magnitude`; nothing is released.
             KeystoreError: a key made for another plan.
+            WireError: a part of another number or length, or with a residue that is none.
         """
+
+
+def check_key(key: GroupKey, plan: PublicPlan, round_id: RoundId) -> None:
+    """Refuse a key of another plan, and a round of another federation.
+
+    Raises:
+        KeystoreError: another plan.
+        InputError: another federation.
+    """
+    if key.plan_id != plan.plan_id:
+        raise KeystoreError(
+            Reason.KEY_MISMATCH,
+            f"expected a group key for plan {plan.plan_id[:12]}, got key {key.key_id[:12]} for plan {key.plan_id[:12]}",
+            "ask the coordinator for the group key of this plan",
+        )
+    if round_id.federation != plan.federation:
+        raise InputError(
+            Reason.PLAN_MISMATCH, f"expected a round of federation {plan.federation}, got {round_id.federation}"
+        )
+
+
+def check_values(values: NDArray[np.int32], plan: PublicPlan) -> None:
+    """Refuse integers that the plan does not allow. HE libraries corrupt neighbours of a large value without a word.
+
+    Raises:
+        InputError: another shape or dtype, or a value beyond the plan.
+    """
+    if values.shape != (plan.values,) or values.dtype != np.int32:
+        raise InputError(Reason.WRONG_SHAPE, f"expected {plan.values} int32 values, got {values.size} {values.dtype}")
+    if int(values.max()) > plan.magnitude or int(values.min()) < -plan.magnitude:
+        raise InputError(Reason.BEYOND_CLIP, f"expected values within {plan.magnitude}, got one beyond")
+
+
+def check_n_sites(n_sites: int, plan: PublicPlan) -> None:
+    """Refuse a number of submissions whose sum the plan does not hold.
+
+    Raises:
+        DecryptionError: none, or more than the plan's.
+    """
+    if not 1 <= n_sites <= plan.max_sites:
+        raise DecryptionError(Reason.COUNT_MISMATCH, f"expected a sum of 1 to {plan.max_sites} sites, got {n_sites}")
+
+
+def check_sums(sums: NDArray[np.int64], n_sites: int, plan: PublicPlan) -> None:
+    """Refuse sums that so many honest submissions cannot make.
+
+    Raises:
+        DecryptionError: a sum beyond `n_sites * M`.
+    """
+    largest = n_sites * plan.magnitude
+    if int(sums.max()) > largest or int(sums.min()) < -largest:
+        raise DecryptionError(Reason.SUM_OUT_OF_RANGE, f"expected sums within {n_sites} x {plan.magnitude}, got one beyond")
+
+
+def packed_part(total: PartSource, place: PartPlace) -> bytes:
+    """Ask for one part of a sum and see that it is that part.
+
+    Raises:
+        WireError: another part, or one of another length.
+    """
+    part = total(place.number)
+    if part.number != place.number or len(part.packed) != place.packed_bytes:
+        raise WireError(
+            Reason.BAD_FIELD,
+            f"sum: expected part {place.number} of {place.packed_bytes} bytes, "
+            f"got part {part.number} of {len(part.packed)}",
+        )
+    return part.packed

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from he_agg import canonical
 from he_agg.errors import PlanError, Reason
 from he_agg.sections import Section, residues_per_part
-from he_agg.security import EXACTNESS_SIGMAS, NOISE_VARIANCE, check_security, failure_log2
+from he_agg.security import EXACTNESS_SIGMAS, NOISE_VARIANCE, check_security, failure_log2, security_bits
 
 __all__ = ["PROFILES", "CkksParameters", "CkksProfile"]
 
@@ -71,6 +71,21 @@ class CkksParameters:
     profile: CkksProfile
     scale_bits: int
     sigmas: float
+
+    @property
+    def name(self) -> str:
+        """The profile's name."""
+        return self.profile.name
+
+    @property
+    def context_profile(self) -> CkksProfile:
+        """The ring of the group key."""
+        return self.profile
+
+    @property
+    def security_bits(self) -> int:
+        """Estimated security."""
+        return security_bits(self.ring_degree, self.security_modulus_bits)
 
     @property
     def failure_log2(self) -> float:

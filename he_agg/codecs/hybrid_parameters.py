@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from he_agg import canonical
-from he_agg.codecs.ckks_parameters import CkksParameters
+from he_agg.codecs.ckks_parameters import CkksParameters, CkksProfile
 from he_agg.errors import PlanError, Reason
 from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
 from he_agg.security import EXACTNESS_SIGMAS, NOISE_BOUND, NOISE_VARIANCE, check_security, failure_log2, security_bits
@@ -74,6 +74,16 @@ class HybridParameters:
     def security_bits(self) -> int:
         """Estimated security of the bulk ring; the key's CKKS vector is within the table's 128 bits."""
         return security_bits(N, self.modulus.bit_length())
+
+    @property
+    def context_profile(self) -> CkksProfile:
+        """The ring of the group key."""
+        return self.key.profile
+
+    def largest_distance(self, n_sites: int) -> int:
+        """How far an honest sum may be from a multiple of the step: certain to 21 a site, or at 14.6 sigma."""
+        by_chance = math.floor(EXACTNESS_SIGMAS * math.sqrt(NOISE_VARIANCE * n_sites))
+        return min(NOISE_BOUND * n_sites, by_chance, (self.delta - 1) // 2)
 
     @property
     def failure_log2(self) -> float:

@@ -7,10 +7,14 @@ from functools import cache
 import numpy as np
 
 from he_agg import bitpack
+from he_agg.codecs.base import PartSource
+from he_agg.ids import RoundId
 from he_agg.layout import Layout
 from he_agg.plan import Plan, PublicPlan
 from he_agg.sections import Part
 from keys import GroupKey
+
+ROUND = RoundId("test", 1, 1)
 
 
 def plan_of(n_values: int = 5, **options) -> Plan:
@@ -19,6 +23,11 @@ def plan_of(n_values: int = 5, **options) -> Plan:
         {"w": np.zeros(n_values)}, clip=options.pop("clip", 1.0), weight_cap=options.pop("weight_cap", 10)
     )
     return Plan.create("test", layout, **{"max_sites": 5, **options})
+
+
+def source(parts: list[Part]) -> PartSource:
+    """Parts of a sum, handed over by their numbers."""
+    return lambda number: parts[number]
 
 
 @cache

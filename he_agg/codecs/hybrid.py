@@ -1,0 +1,186 @@
+"""The codec `hybrid`: the bulk under a one-time ring key, and that key in one CKKS vector under the group key.
+
+    block b   c_b  = a_b * s + e_b + D*k_b        a_b common to the round, s fresh for this call
+    key       E(s) = one CKKS vector of the coefficients of s
+    sum       C_b  = sum of c_b,   E(S) = sum of E(s)
+    open      S    = round(decrypt(E(S))),   k_b = round((C_b - a_b * S) / D)
+
+Why this is sound: the bulk is RLWE under a secret that lives for one call, is never an argument and never stored; the
+group key only ever touches one small ciphertext, whose decryption is rounded to integers before anyone sees it. All a_b
+are common to the round, so opening costs the same for 3 sites and for 300, and the sum has the size of one submission.
+
+Source: key-additive homomorphic encryption, Willow (eprint 2024/936).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_agg.bitpack import pack, unpack
+from he_agg.codecs.base import (
+    GroupKey,
+    PartSource,
+    check_key,
+    check_n_sites,
+    check_sums,
+    check_values,
+    packed_part,
+)
+from he_agg.codecs.ckks_vectors import CkksVectors
+from he_agg.codecs.hybrid_parameters import HybridParameters
+from he_agg.errors import DecryptionError, PlanError, Reason, WireError
+from he_agg.ids import RoundId
+from he_agg.plan import PublicPlan
+from he_agg.ring.encryptor import Encryptor
+from he_agg.ring.keystream import a_key
+from he_agg.ring.opener import Opener
+from he_agg.ring.params import RingParams
+from he_agg.ring.primes import BATCH_VALUES, N
+from he_agg.sections import Part, PartPlace, Section
+
+__all__ = ["HybridCodec"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class HybridCodec:
+    """Exact integers <-> one key section and one section for each limb.
+
+    Args:
+        plan: the public half of a plan whose codec is `hybrid`.
+
+    Raises:
+        PlanError: a plan of another codec.
+    """
+
+    def __init__(self, plan: PublicPlan) -> None:
+        if not isinstance(plan.parameters, HybridParameters):
+            raise PlanError(Reason.BAD_PLAN, f"expected a plan of the codec hybrid, got {plan.codec}")
+        self._plan = plan
+        self._parameters = plan.parameters
+        self._ring = RingParams(
+            primes=self._parameters.primes,
+            delta=self._parameters.delta,
+            max_abs_value=self._parameters.magnitude,
+            max_sites=self._parameters.max_sites,
+        )
+        self._key_place, *bulk = plan.places
+        # Parts of the same values, one of each limb, belong together.
+        per_limb = len(bulk) // len(self._parameters.primes)
+        self._groups = [tuple(bulk[i::per_limb]) for i in range(per_limb)]
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """Moduli and residue counts."""
+        return self._plan.sections
+
+    def encrypt(
+        self, values: NDArray[np.int32], key: GroupKey, round_id: RoundId, *, threads: int | None = None
+    ) -> Iterator[Part]:
+        """See `Codec.encrypt`. The one-time key comes first, then the limbs of the same values together."""
+        check_key(key, self._plan, round_id)
+        check_values(values, self._plan)
+        return self._encrypt(values, CkksVectors(self._parameters.key, key), self._a_key(key, round_id), threads)
+
+    def _encrypt(
+        self, values: NDArray[np.int32], vectors: CkksVectors, a: bytes, threads: int | None
+    ) -> Iterator[Part]:
+        with Encryptor(self._ring, a) as encryptor:
+            coefficients = encryptor.key_coefficients()
+            try:
+                residues = vectors.encrypt(coefficients)
+            finally:
+                coefficients.fill(0)
+            yield Part(self._key_place.number, pack(residues, self._key_place.section.modulus_bits))
+
+            def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
+                span = _values_of(group)
+                packed = encryptor.encrypt(span.start // BATCH_VALUES, values[span])
+                return [Part(place.number, limb.tobytes()) for place, limb in zip(group, packed, strict=True)]
+
+            for parts in _in_threads(encrypt_group, self._groups, threads):
+                yield from parts
+
+    def decrypt(
+        self, total: PartSource, n_sites: int, key: GroupKey, round_id: RoundId, *, threads: int | None = None
+    ) -> NDArray[np.int64]:
+        """See `Codec.decrypt`."""
+        check_key(key, self._plan, round_id)
+        check_n_sites(n_sites, self._plan)
+        key_sum = self._open_key(total, n_sites, CkksVectors(self._parameters.key, key))
+        sums = np.empty(self._plan.values, dtype=np.int64)
+        with Opener(self._ring, self._a_key(key, round_id), key_sum, n_sites) as opener:
+
+            def open_group(group: tuple[PartPlace, ...]) -> int:
+                span = _values_of(group)
+                packed = [np.frombuffer(packed_part(total, place), dtype=np.uint8) for place in group]
+                try:
+                    _, distance = opener.open(span.start // BATCH_VALUES, len(sums[span]), packed, sums[span])
+                except ValueError as error:  # a residue that is not below its prime: bytes of ours hold none
+                    numbers = ", ".join(str(place.number) for place in group)
+                    raise WireError(
+                        Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {numbers}: a residue is not below its modulus"
+                    ) from error
+                return distance
+
+            distances = _in_threads(open_group, self._groups, threads)
+            if max(distances) > self._parameters.largest_distance(n_sites):
+                raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
+        key_sum.fill(0)
+        check_sums(sums, n_sites, self._plan)
+        return sums
+
+    def _open_key(self, total: PartSource, n_sites: int, vectors: CkksVectors) -> NDArray[np.int64]:
+        place = self._key_place
+        section = place.section
+        residues, bad = unpack(packed_part(total, place), place.residues, section.modulus_bits, section.modulus)
+        if bad >= 0:
+            raise WireError(Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {place.number}: residue {bad} is not below q")
+        key_sum = vectors.decrypt(residues)[:N]
+        if int(np.abs(key_sum).max()) > n_sites:
+            raise DecryptionError(
+                Reason.SUM_OUT_OF_RANGE, f"expected the sum of {n_sites} one-time keys, got something else", _OFF_GRID_HINT
+            )
+        return key_sum
+
+    def _a_key(self, key: GroupKey, round_id: RoundId) -> bytes:
+        plan_id = bytes.fromhex(self._plan.plan_id)
+        return a_key(round_id.federation, key.epoch, round_id.number, round_id.attempt, plan_id)
+
+
+def _values_of(group: tuple[PartPlace, ...]) -> slice:
+    """The values that a group of parts, one of each limb, carries. Parts hold whole batches but for the last."""
+    place = group[0]
+    start = place.index * place.section.part_residues
+    return slice(start, start + place.residues)
+
+
+def _in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int | None) -> Iterator[Result]:
+    """Map over tasks in order, at most `threads` at a time and as many results ahead, so that memory stays bounded."""
+    width = threads or os.cpu_count() or 1
+    if width == 1:
+        yield from map(work, tasks)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(width, thread_name_prefix="he-agg") as pool:
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(work, task))
+                if len(waiting) > width:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_OFF_GRID_HINT = "most likely a site used another group key; compare key ids with `he-agg keys show`"
