@@ -44,10 +44,12 @@ class FederationDocument:
         try:
             fields = canonical.Fields(canonical.parse(data, MAX_FEDERATION_BYTES), "federation")
             fields.integer("v", VERSION, VERSION)
+            plan_document = fields.object("plan")
         except WireError:
+            # Key files are JSON with a version as well: only a plan tells this document from them.
             refuse_secrets(data)
             raise
-        plan = PublicPlan.from_json(fields.object("plan"))
+        plan = PublicPlan.from_json(plan_document)
         document = cls(plan, fields.integer("epoch", 1, 10**9), fields.hex("key_id", 32))
         fields.end()
         return document

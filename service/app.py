@@ -40,8 +40,8 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None) -> Fast
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running = aggregator if aggregator is not None else await run_in_threadpool(Aggregator.open, settings)
         app.state.aggregator = running
-        await running.worker.start()
         try:
+            await running.worker.start()
             yield
         finally:
             await running.worker.stop()

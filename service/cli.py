@@ -162,7 +162,9 @@ def _issue(
         if token_file is None:
             act(store, federation, site, token)
             answer(result | {"token": token}, as_json, lambda: token)
-            messages.print("give it to the site over a safe channel; it is not stored here and not shown again")
+            messages.print(
+                "give it to the site over a safe channel; it is not stored here and not shown again", soft_wrap=True
+            )
             return
         # The file first: a token that is registered but was never written down would lock the site out.
         with _private_file(token_file, token + "\n"):

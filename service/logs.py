@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ __all__ = ["RequestLog", "configure", "log", "note"]
 
 _logger = logging.getLogger("he_agg.service")
 _NOTES = "he_agg.notes"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SMALL_NUMBER = re.compile(r"[0-9]{1,6}\Z")
 
 
@@ -72,12 +74,16 @@ class RequestLog:
             return
         began = time.perf_counter()
         notes: dict[str, Any] = scope.setdefault(_NOTES, {})
+        request_id = secrets.token_hex(8)
         status = 0
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # A site that reports a problem can name the line.
+                headers = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                message = {**message, "headers": headers}
             await send(message)
 
         failure: Exception | None = None
@@ -90,7 +96,8 @@ class RequestLog:
         finally:
             route = getattr(scope.get("route"), "path", "-")
             fields = {
-                "method": scope["method"],
+                "id": request_id,
+                "method": scope["method"] if scope["method"] in _METHODS else "other",
                 "route": route,
                 "status": status,
                 "ms": round((time.perf_counter() - began) * 1000, 1),

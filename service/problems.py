@@ -91,7 +91,7 @@ def problem(error: HeAggError) -> Response:
 def answers(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route for OpenAPI: which problems it answers with."""
     by_status: dict[int | str, dict[str, Any]] = {}
-    for reason in (Reason.UNAUTHENTICATED, *reasons):
+    for reason in dict.fromkeys((Reason.BAD_REQUEST, Reason.UNAUTHENTICATED, *reasons)):
         status, title = PROBLEMS[reason]
         entry = by_status.setdefault(status, {"description": "", "content": {MEDIA_TYPE: {"examples": {}}}})
         entry["description"] = "; ".join(filter(None, (entry["description"], f"`{reason}`: {title.lower()}")))

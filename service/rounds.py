@@ -20,6 +20,7 @@ late somebody looked at the clock. Whoever persists the actions does so in the t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -299,8 +300,8 @@ def _is(current: Round, number: int, attempt: int, *phases: Phase) -> bool:
 
 
 def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Federation, list[Action]]:
-    opened_at = int(now)
-    opened = Round(number, attempt, Phase.OPEN, opened_at, opened_at + state.terms.deadline_s, state.sites)
+    deadline_at = math.ceil(now + state.terms.deadline_s)  # never earlier than promised
+    opened = Round(number, attempt, Phase.OPEN, int(now), deadline_at, state.sites)
     return replace(state, round=opened), [Opened(opened)]
 
 

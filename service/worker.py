@@ -110,11 +110,14 @@ class Worker:
             generation = tx.generation()
             to_fold = [row.id for row in tx.rounds_in([Phase.CLOSED, Phase.FOLDING])]
             to_scrub = tx.unscrubbed()
-        for round_id in to_scrub:
-            # Files first: a row that names a missing file would be worse than a file that no row names.
-            self._blobs.remove_submissions(round_id)
+        for row in to_scrub:
+            # Files first: once the rows say that a round is scrubbed, nobody looks for its files again.
+            if row.phase is Phase.FAILED:
+                self._blobs.remove_round(row.id)
+            else:
+                self._blobs.remove_submissions(row.id)
             with self._store.write() as tx:
-                tx.scrub(round_id)
+                tx.scrub(row.id)
         return generation, to_fold
 
     async def _fold(self, round_id: RoundId) -> None:

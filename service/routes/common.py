@@ -26,7 +26,10 @@ Running = Annotated[Aggregator, Depends(_aggregator)]
 """Type of a route's parameter: the aggregator."""
 
 Wait = Annotated[
-    float, Query(ge=0, le=60, description="How long to wait for something new before answering. Units: seconds.")
+    float,
+    Query(
+        ge=0, allow_inf_nan=False, description="How long to wait for news before answering, 60 at most. Units: seconds."
+    ),
 ]
 """Type of a route's parameter: how long to wait."""
 

@@ -28,7 +28,7 @@ RoundPath = Annotated[str, Path(description="Round id: `federation.number.attemp
 @router.get(
     "/v1/federations/{federation}/rounds/current",
     summary="Where the federation stands, for the calling site",
-    responses=answers(Reason.UNKNOWN_FEDERATION, Reason.BAD_REQUEST),
+    responses=answers(Reason.UNKNOWN_FEDERATION),
 )
 async def current(
     federation: Annotated[str, Path(description="Name of the federation.", examples=["stroke"])],
@@ -66,7 +66,7 @@ async def current(
         200: {"description": "The canonical bytes of the record.", "content": {"application/json": {}}},
         204: {"description": "The round has not ended within the wait."},
         304: {"description": "The caller has it already (If-None-Match)."},
-        **answers(Reason.UNKNOWN_ROUND, Reason.BAD_REQUEST),
+        **answers(Reason.UNKNOWN_ROUND),
     },
 )
 async def record(

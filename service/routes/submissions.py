@@ -38,7 +38,6 @@ _MANIFEST_EXAMPLE = {
     "v": 1,
 }
 _CONTENT = (
-    Reason.BAD_REQUEST,
     Reason.LENGTH_REQUIRED,
     Reason.TOO_LARGE,
     Reason.TRUNCATED,

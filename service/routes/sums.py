@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.errors import Reason
-from he_agg.sections import PartPlace
+from he_agg.sections import Section
 from service.aggregator import Aggregator
 from service.auth import Caller, SiteCaller
 from service.bodies import digest_field
@@ -65,7 +65,7 @@ def _find(aggregator: Aggregator, caller: Caller, round_text: str, section: int,
         federation = tx.federation(caller.federation)
         if federation is None:
             raise RefusedError(Reason.UNKNOWN_ROUND, f"there is no round {row.id} here")
-        place = _place(federation.parsed.plan.places, section, index)
+        number = _number(federation.parsed.plan.sections, section, index)
         if row.phase is Phase.FAILED:
             raise RefusedError(
                 Reason.ROUND_FAILED,
@@ -80,12 +80,11 @@ def _find(aggregator: Aggregator, caller: Caller, round_text: str, section: int,
                 "wait for the record: GET /v1/rounds/{round}/record?wait=30",
                 round_id=str(row.id),
             )
-        digest = tx.sum_digests(row.id)[place.number]
-    return aggregator.blobs.sum_path(row.id, place.number), digest
+        digest = tx.sum_digests(row.id)[number]
+    return aggregator.blobs.sum_path(row.id, number), digest
 
 
-def _place(places: tuple[PartPlace, ...], section: int, index: int) -> PartPlace:
-    for place in places:
-        if (place.section_index, place.index) == (section, index):
-            return place
+def _number(sections: tuple[Section, ...], section: int, index: int) -> int:
+    if 0 <= section < len(sections) and 0 <= index < sections[section].parts:
+        return sum(s.parts for s in sections[:section]) + index
     raise RefusedError(Reason.UNKNOWN_PART, "the plan has no part of that section and index")

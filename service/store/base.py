@@ -123,7 +123,7 @@ class Transaction(Protocol):
     def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
         """All attempts in these phases."""
 
-    def unscrubbed(self) -> list[RoundId]:
+    def unscrubbed(self) -> list[RoundRow]:
         """Ended attempts whose single submissions have not been deleted yet."""
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
@@ -139,7 +139,7 @@ class Transaction(Protocol):
         """Write the record."""
 
     def scrub(self, round_id: RoundId) -> None:
-        """Forget the single parts, once their files are gone."""
+        """Forget the single parts, and those of a sum that was never published, once their files are gone."""
 
     # submissions
     def submission(self, submission_id: str) -> SubmissionRow | None:

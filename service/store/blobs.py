@@ -88,10 +88,11 @@ class Blobs:
 
     def remove_submissions(self, round_id: RoundId) -> None:
         """Remove all single submissions of a round. The sum stays."""
-        directory = self._submissions(round_id)
-        if directory.exists():
-            shutil.rmtree(directory)
-            _sync_directory(directory.parent)
+        self._remove(self._submissions(round_id))
+
+    def remove_round(self, round_id: RoundId) -> None:
+        """Remove everything of a round that failed."""
+        self._remove(self._root / str(round_id))
 
     def remove_temporary(self) -> int:
         """Remove what a killed process was writing. Call it only while nobody writes.
@@ -118,6 +119,11 @@ class Blobs:
 
     def _submissions(self, round_id: RoundId) -> Path:
         return self._root / str(round_id) / "submissions"
+
+    def _remove(self, directory: Path) -> None:
+        if directory.exists():
+            shutil.rmtree(directory)
+            _sync_directory(directory.parent)
 
     def _make(self, directory: Path) -> None:
         # Each level is synced even when it exists: another thread may have made it and not have got to its sync.

@@ -103,10 +103,9 @@ class SqlTransaction:
         query = _ROUND.where(rounds.c.phase.in_([phase.value for phase in phases])).order_by(rounds.c.id)
         return [_round(row) for row in self._all(query)]
 
-    def unscrubbed(self) -> list[RoundId]:
+    def unscrubbed(self) -> list[RoundRow]:
         ended = rounds.c.phase.in_([phase.value for phase in _ENDED])
-        query = select(rounds.c.id).where(~rounds.c.scrubbed, ended).order_by(rounds.c.id)
-        return [RoundId.parse(row.id) for row in self._all(query)]
+        return [_round(row) for row in self._all(_ROUND.where(~rounds.c.scrubbed, ended).order_by(rounds.c.id))]
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
         query = select(invitations.c.site).where(invitations.c.round_id == str(round_id))
@@ -146,6 +145,8 @@ class SqlTransaction:
     def scrub(self, round_id: RoundId) -> None:
         mine = select(submissions.c.id).where(submissions.c.round_id == str(round_id)).scalar_subquery()
         self._connection.execute(delete(parts).where(parts.c.submission_id.in_(mine)))
+        failed = select(rounds.c.id).where(rounds.c.id == str(round_id), rounds.c.phase == Phase.FAILED.value)
+        self._connection.execute(delete(sum_parts).where(sum_parts.c.round_id.in_(failed.scalar_subquery())))
         self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(scrubbed=True))
 
     # submissions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from he_agg.ring.bitpack import MAX_BITS, MIN_BITS, fold, pack, packed_bytes, residue_dtype, unpack
@@ -45,6 +45,7 @@ def test_every_length_around_groups_and_tiles(bits, count, rng):
     assert total.tolist() == list(expected)
 
 
+@settings(deadline=None)  # the first use of a width compiles its kernels
 @given(data=st.data(), bits=st.sampled_from(WIDTHS), offset=st.integers(0, 9))
 def test_pack_unpack_fold_properties(data, bits, offset):
     """Any residues, any alignment of the bytes: unpack inverts pack, fold adds mod q."""

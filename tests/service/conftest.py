@@ -1,0 +1,97 @@
+"""One real server for most tests, each with a federation of its own that is registered while the server runs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from he_agg.plan import Plan
+from tests.support.peers import Peer, make_plan, register
+from tests.support.server import ServerProcess, start_server
+
+QUICK = {"HE_AGG_RECHECK_S": "0.05", "HE_AGG_LINGER_S": "0.5"}
+_numbers = itertools.count(1)
+
+
+def snapshot(data_dir: Path) -> dict[str, Any]:
+    """Everything the aggregator remembers: all rows of all tables, and all files."""
+    with closing(sqlite3.connect(data_dir / "aggregator.sqlite3")) as db:
+        names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        tables = {name: sorted(db.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr) for name in names}
+    root = data_dir / "rounds"
+    files = {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        for path in sorted(root.rglob("*"))
+    }
+    return {"tables": tables, "files": files}
+
+
+class World:
+    """A federation on a server, and its sites."""
+
+    def __init__(self, server: ServerProcess, plan: Plan, sites: list[str], *, start: bool = True) -> None:
+        self.server = server
+        self.plan = plan
+        self.name = plan.public.federation
+        self.tokens = register(server.data_dir, plan, sites, start=start)
+        self.client = httpx.Client(base_url=server.url, timeout=30)
+        self.peers = {site: Peer(self.client, self.name, token) for site, token in self.tokens.items()}
+
+    def peer(self, site: str = "a") -> Peer:
+        return self.peers[site]
+
+    @property
+    def round_id(self) -> str:
+        """The open round."""
+        answer = self.peer().current(wait=5).json()
+        assert answer["state"] == "open", answer
+        return answer["round_id"]
+
+    def snapshot(self) -> dict[str, Any]:
+        return snapshot(self.server.data_dir)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory):
+    """A server that tests share. Do not kill it: start one of your own for that."""
+    with start_server(tmp_path_factory.mktemp("shared") / "data", environment=QUICK) as server:
+        yield server
+
+
+@pytest.fixture
+def make_world(request):
+    """Makes federations: on the shared server, or on one given."""
+    worlds = []
+
+    def make(sites=("a", "b", "c"), *, server: ServerProcess | None = None, start: bool = True, **options) -> World:
+        target = server if server is not None else request.getfixturevalue("shared_server")
+        plan = make_plan(options.pop("name", f"federation-{next(_numbers)}"), **options)
+        worlds.append(World(target, plan, list(sites), start=start))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture
+def world(make_world):
+    """A running federation of the sites a, b and c."""
+    return make_world()
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """A server of the test's own, to kill."""
+    with start_server(tmp_path / "data", environment=QUICK) as server:
+        yield server

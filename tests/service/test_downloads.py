@@ -1,0 +1,69 @@
+"""Sums in ranges, with entity tags that outlive a restart."""
+
+import base64
+import hashlib
+
+import pytest
+
+from he_agg.record import RoundRecord
+from tests.support.peers import prepare
+
+
+@pytest.fixture
+def published(own_server, make_world):
+    world = make_world(server=own_server)
+    round_id = world.round_id
+    for i, site in enumerate("abc"):
+        world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
+    assert world.peer().record(round_id, wait=20).status_code == 200
+    return world, round_id
+
+
+def digest_field(data):
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
+def test_a_download_goes_on_across_a_restart(published, own_server):
+    world, round_id = published
+    peer = world.peer()
+    record = RoundRecord.parse(peer.record(round_id).content)
+    whole = peer.sum_part(round_id, 1)
+    tag = whole.headers["etag"]
+    assert whole.status_code == 200
+    assert tag == f'"{record.sum_digests[1]}"' == f'"{hashlib.sha256(whole.content).hexdigest()}"'
+    assert whole.headers["content-digest"] == whole.headers["repr-digest"] == digest_field(whole.content)
+    first = peer.sum_part(round_id, 1, headers={"Range": "bytes=0-999"})
+    assert (first.status_code, first.content) == (206, whole.content[:1000])
+    assert first.headers["content-range"] == f"bytes 0-999/{len(whole.content)}"
+    assert "content-digest" not in first.headers  # it would have to be the digest of these bytes alone
+    assert first.headers["repr-digest"] == digest_field(whole.content)
+
+    own_server.restart()
+    rest = peer.sum_part(round_id, 1, headers={"Range": "bytes=1000-", "If-Range": tag})
+    assert (rest.status_code, first.content + rest.content) == (206, whole.content)
+    assert rest.headers["etag"] == tag
+    # the content that the caller began with is not this one: all of it, not a range
+    other = peer.sum_part(round_id, 1, headers={"Range": "bytes=1000-", "If-Range": '"' + "0" * 64 + '"'})
+    assert (other.status_code, other.content) == (200, whole.content)
+    assert other.headers["content-digest"] == digest_field(whole.content)
+    same = peer.sum_part(round_id, 1, headers={"If-None-Match": tag})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    last = peer.sum_part(round_id, 1, headers={"Range": "bytes=-7"})
+    assert last.content == whole.content[-7:]
+    beyond = peer.sum_part(round_id, 1, headers={"Range": f"bytes={len(whole.content)}-"})
+    assert beyond.status_code == 416
+
+
+def test_the_record_has_an_entity_tag(published, own_server):
+    world, round_id = published
+    first = world.peer("b").record(round_id)
+    digest = hashlib.sha256(first.content).hexdigest()
+    assert first.headers["etag"] == f'"{digest}"'
+    assert first.headers["content-type"] == "application/json"
+    assert RoundRecord.parse(first.content).digest == digest
+    own_server.restart()
+    again = world.peer("c").record(round_id)
+    assert again.content == first.content
+    path = f"/v1/rounds/{round_id}/record"
+    same = world.peer().request("GET", path, {"If-None-Match": f'"{digest}"'})
+    assert (same.status_code, same.content) == (304, b"")

@@ -1,0 +1,113 @@
+"""kill -9 of the real server between any two requests of a round, and within them: the same sum every time."""
+
+import contextlib
+import random
+import secrets
+import sqlite3
+import threading
+import time
+
+import httpx
+import pytest
+
+from tests.support.peers import expected_sum, prepare, read_part
+
+SITES = "ab"
+PARTS = 2
+STEPS = 1 + len(SITES) * (PARTS + 2) + 1 + PARTS
+
+
+def steps(world, round_id, prepared):
+    """Every request of a round, in order, each with the status codes that may answer it."""
+    yield lambda: world.peer().current(), {200}
+    for site in SITES:
+        peer, submission = world.peer(site), prepared[site]
+        yield lambda p=peer, s=submission: p.announce(round_id, s.manifest), {200, 201}
+        for number in range(PARTS):
+            yield lambda p=peer, s=submission, n=number: p.put(s.id, n, s.parts[n]), {201, 204}
+        yield lambda p=peer, s=submission: p.complete(s.id), {200}
+    yield lambda: world.peer().record(round_id, wait=20), {200}
+    for number in range(PARTS):
+        yield lambda n=number: world.peer().sum_part(round_id, n), {200}
+
+
+def prepare_round(world):
+    round_id = world.peer().current(wait=20).json()["round_id"]
+    return round_id, {site: prepare(world.plan, round_id, site, i) for i, site in enumerate(SITES)}
+
+
+def assert_sum(world, round_id, prepared):
+    record = world.peer().record(round_id, wait=20).json()
+    assert record["members"] == {site: p.id for site, p in prepared.items()}
+    expected = expected_sum(world.plan, list(prepared.values()))
+    for number in range(PARTS):
+        got = read_part(world.plan, number, world.peer().sum_part(round_id, number).content)
+        assert (got == expected[number]).all()
+
+
+def assert_sound(server):
+    with contextlib.closing(sqlite3.connect(server.data_dir / "aggregator.sqlite3")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert not list(server.data_dir.rglob("*.tmp"))
+    assert not [line for line in server.log_lines if line["level"] in ("ERROR", "CRITICAL")]
+
+
+@pytest.fixture
+def killed(own_server, make_world):
+    return make_world(SITES, server=own_server, values=3000, rounds=1000)
+
+
+def test_killed_between_any_two_requests(killed, own_server):
+    assert len(killed.plan.public.places) == PARTS
+    for position in range(STEPS):
+        round_id, prepared = prepare_round(killed)
+        requests = list(steps(killed, round_id, prepared))
+        assert len(requests) == STEPS
+        for number, (request, statuses) in enumerate(requests):
+            assert request().status_code in statuses
+            if number == position:
+                own_server.restart()
+                # The answer may have been lost, so a client says it once more.
+                assert request().status_code in statuses
+        assert_sum(killed, round_id, prepared)
+    assert_sound(own_server)
+
+
+def test_killed_within_requests(killed, own_server):
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(2):
+        round_id, prepared = prepare_round(killed)
+        requests = list(steps(killed, round_id, prepared))
+        kill_at = set(chance.sample(range(STEPS), 4))
+        for number, (request, statuses) in enumerate(requests):
+            if number in kill_at:
+                delay = chance.uniform(0, 0.012)
+                killer = threading.Thread(target=lambda d=delay: (time.sleep(d), own_server.kill()))
+                killer.start()
+                with contextlib.suppress(httpx.TransportError):
+                    assert request().status_code in statuses
+                killer.join()
+                own_server.start()
+            assert request().status_code in statuses
+        assert_sum(killed, round_id, prepared)
+    assert_sound(own_server)
+
+
+def test_a_round_that_was_closed_when_the_server_died_is_folded_at_the_next_start(killed, own_server):
+    """The set is closed in the store without the server, as if it had died right after that."""
+    round_id, prepared = prepare_round(killed)
+    for site in SITES:
+        killed.peer(site).submit(round_id, prepared[site])
+        if site == SITES[0]:
+            own_server.terminate()
+            own_server.start()
+    own_server.restart()
+    assert_sum(killed, round_id, prepared)
+    leftover = own_server.data_dir / "rounds" / round_id / "sum" / ".0.feedfeedfeedfeed.tmp"
+    leftover.write_bytes(b"half a part")
+    own_server.restart()
+    assert not leftover.exists()
+    assert_sound(own_server)

@@ -1,0 +1,190 @@
+"""The state machine alone: a table of every edge of its diagram, and invariants under random events."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.rounds import (
+    Accepted,
+    Closed,
+    Completed,
+    Failed,
+    Federation,
+    FoldBegan,
+    FoldBroke,
+    Folded,
+    Folding,
+    Opened,
+    Phase,
+    Published,
+    Round,
+    Stage,
+    StageChanged,
+    Started,
+    Stopped,
+    Terms,
+    Tick,
+    exclusions,
+    step,
+)
+
+TERMS = Terms(min_sites=2, rounds=2, deadline_s=100)
+SITES = frozenset("abc")
+
+
+def at(phase, *complete, number=1, attempt=1, stage=Stage.RUNNING):
+    round_ = Round(number, attempt, phase, 1000, 1100, SITES, frozenset(complete))
+    return Federation(TERMS, SITES, stage, round_)
+
+
+NEW = Federation(TERMS, SITES)
+# (state, event, now, phase and attempt afterwards, stage afterwards, kinds of actions)
+EDGES = {
+    "start": (NEW, Started(), 1000, (1, 1, Phase.OPEN), Stage.RUNNING, [StageChanged, Opened]),
+    "start with too few": (replace(NEW, sites=frozenset("a")), Started(), 1000, None, Stage.CREATED, []),
+    "start again": (at(Phase.OPEN), Started(), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "start after the end": (replace(NEW, stage=Stage.ENDED), Started(), 1000, None, Stage.ENDED, []),
+    "nothing happens": (at(Phase.OPEN, "a"), Tick(), 1099.9, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "first completes": (at(Phase.OPEN), Completed(1, 1, "a"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [Accepted]),
+    "quorum is not all": (
+        at(Phase.OPEN, "a"), Completed(1, 1, "b"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [Accepted],
+    ),
+    "last completes": (
+        at(Phase.OPEN, "a", "b"), Completed(1, 1, "c"), 1001, (1, 1, Phase.CLOSED), Stage.RUNNING, [Accepted, Closed],
+    ),
+    "completes twice": (at(Phase.OPEN, "a"), Completed(1, 1, "a"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "a stranger completes": (at(Phase.OPEN), Completed(1, 1, "z"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "completes another attempt": (
+        at(Phase.OPEN, attempt=2), Completed(1, 1, "a"), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "completes when closed": (
+        at(Phase.CLOSED, "a", "b"), Completed(1, 1, "c"), 1001, (1, 1, Phase.CLOSED), Stage.RUNNING, [],
+    ),
+    "deadline with quorum": (
+        at(Phase.OPEN, "a", "b"), Tick(), 1100, (1, 1, Phase.CLOSED), Stage.RUNNING, [Closed],
+    ),
+    "deadline without quorum": (
+        at(Phase.OPEN, "a"), Tick(), 1100, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "completes after the deadline": (
+        at(Phase.OPEN, "a", "b"), Completed(1, 1, "c"), 1100, (1, 1, Phase.CLOSED), Stage.RUNNING, [Closed],
+    ),
+    "completes after a deadline that failed": (
+        at(Phase.OPEN, "a"), Completed(1, 1, "b"), 1100, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "folding begins": (
+        at(Phase.CLOSED, "a", "b"), FoldBegan(1, 1), 1200, (1, 1, Phase.FOLDING), Stage.RUNNING, [Folding],
+    ),
+    "folding begins again": (
+        at(Phase.FOLDING, "a", "b"), FoldBegan(1, 1), 1200, (1, 1, Phase.FOLDING), Stage.RUNNING, [],
+    ),
+    "folded": (
+        at(Phase.FOLDING, "a", "b"), Folded(1, 1), 1200, (2, 1, Phase.OPEN), Stage.RUNNING, [Published, Opened],
+    ),
+    "folded without having begun": (
+        at(Phase.CLOSED, "a", "b"), Folded(1, 1), 1200, (1, 1, Phase.CLOSED), Stage.RUNNING, [],
+    ),
+    "folded last round": (
+        at(Phase.FOLDING, "a", "b", number=2), Folded(2, 1), 1200, (2, 1, Phase.PUBLISHED), Stage.ENDED,
+        [Published, StageChanged],
+    ),
+    "folded twice": (at(Phase.OPEN, number=2), Folded(1, 1), 1001, (2, 1, Phase.OPEN), Stage.RUNNING, []),
+    "a part rotted": (
+        at(Phase.FOLDING, "a", "b"), FoldBroke(1, 1, "b"), 1200, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "stopped while open": (
+        at(Phase.OPEN, "a", "b"), Stopped(), 1001, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed],
+    ),
+    "stopped while closed": (
+        at(Phase.CLOSED, "a", "b"), Stopped(), 1200, (1, 1, Phase.CLOSED), Stage.ENDED, [StageChanged],
+    ),
+    "folded after the stop": (
+        at(Phase.FOLDING, "a", "b", stage=Stage.ENDED), Folded(1, 1), 1200, (1, 1, Phase.PUBLISHED), Stage.ENDED,
+        [Published],
+    ),
+    "stopped twice": (at(Phase.FAILED, stage=Stage.ENDED), Stopped(), 1200, (1, 1, Phase.FAILED), Stage.ENDED, []),
+    "stopped before the start": (NEW, Stopped(), 1000, None, Stage.ENDED, [StageChanged]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_edge(name):
+    state, event, now, expected_round, stage, kinds = EDGES[name]
+    after, actions = step(state, event, now)
+    got = None if after.round is None else (after.round.number, after.round.attempt, after.round.phase)
+    assert (got, after.stage, [type(action) for action in actions]) == (expected_round, stage, kinds)
+
+
+def test_the_next_round_invites_whoever_is_registered_then():
+    state = replace(at(Phase.FOLDING, "a", "b"), sites=SITES | {"d"})
+    after, _ = step(state, Folded(1, 1), 1200.5)
+    assert after.round.invited == SITES | {"d"}
+    assert (after.round.opened_at, after.round.deadline_at) == (1200, 1301)  # never shorter than deadline_s
+    assert not after.round.complete
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Published(at(Phase.PUBLISHED, "a").round), {"b": "incomplete", "c": "absent"}),
+        (
+            Failed(at(Phase.FAILED, "a").round, "round-failed"),
+            {"a": "round-failed", "b": "incomplete", "c": "absent"},
+        ),
+        (
+            Failed(at(Phase.FAILED, "a", "b").round, "round-failed", corrupt="a"),
+            {"a": "part-corrupt", "b": "round-failed", "c": "absent"},
+        ),
+    ],
+)
+def test_whoever_is_not_in_is_named_with_a_reason(outcome, expected):
+    assert exclusions(outcome.round, {"a", "b"}, outcome) == expected
+
+
+_site = st.sampled_from("abcz")
+_events = st.one_of(
+    st.just(Started()),
+    st.just(Tick()),
+    st.just(Stopped()),
+    st.builds(Completed, st.integers(1, 3), st.integers(1, 3), _site),
+    st.builds(FoldBegan, st.integers(1, 3), st.integers(1, 3)),
+    st.builds(Folded, st.integers(1, 3), st.integers(1, 3)),
+    st.builds(FoldBroke, st.integers(1, 3), st.integers(1, 3), _site),
+)
+
+
+@given(st.lists(st.tuples(_events, st.floats(0, 120)), max_size=60))
+def test_promises_hold_whatever_happens(history):
+    state, now = NEW, 1000.0
+    accepted: dict[tuple[int, int], set[str]] = {}
+    ended: dict[tuple[int, int], Published | Failed] = {}
+    opened: list[tuple[int, int]] = []
+    for event, delay in history:
+        now += delay
+        before = state
+        state, actions = step(state, event, now)
+        assert step(before, event, now) == (state, actions)
+        for action in actions:
+            if isinstance(action, StageChanged):
+                continue
+            key = (action.round.number, action.round.attempt)
+            if isinstance(action, Opened):
+                opened.append(key)
+            elif isinstance(action, Accepted):
+                assert key not in ended
+                assert action.site not in accepted.setdefault(key, set())
+                accepted[key].add(action.site)
+            elif isinstance(action, Published | Failed):
+                assert key not in ended
+                ended[key] = action
+    assert opened == sorted(set(opened))
+    assert len([key for key, end in ended.items() if isinstance(end, Published)]) <= TERMS.rounds
+    for key, end in ended.items():
+        # A receipt is in the set, or the set was given up as a whole.
+        assert end.round.complete == frozenset(accepted.get(key, set()))
+        if isinstance(end, Published):
+            assert len(end.round.complete) >= TERMS.min_sites
+        else:
+            assert exclusions(end.round, set(), end).keys() == end.round.invited
