@@ -140,7 +140,9 @@ def check_sums(sums: NDArray[np.int64], n_sites: int, plan: PublicPlan) -> None:
     """
     largest = n_sites * plan.magnitude
     if int(sums.max()) > largest or int(sums.min()) < -largest:
-        raise DecryptionError(Reason.SUM_OUT_OF_RANGE, f"expected sums within {n_sites} x {plan.magnitude}, got one beyond")
+        raise DecryptionError(
+            Reason.SUM_OUT_OF_RANGE, f"expected sums within {n_sites} x {plan.magnitude}, got one beyond"
+        )
 
 
 def packed_part(total: PartSource, place: PartPlace) -> bytes:

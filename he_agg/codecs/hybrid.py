@@ -147,7 +147,9 @@ class HybridCodec:
         key_sum = vectors.decrypt(residues)[:N]
         if int(np.abs(key_sum).max()) > n_sites:
             raise DecryptionError(
-                Reason.SUM_OUT_OF_RANGE, f"expected the sum of {n_sites} one-time keys, got something else", _OFF_GRID_HINT
+                Reason.SUM_OUT_OF_RANGE,
+                f"expected the sum of {n_sites} one-time keys, got something else",
+                _OFF_GRID_HINT,
             )
         return key_sum
 

@@ -19,17 +19,22 @@ from functools import cache, cached_property
 from he_agg import canonical
 from he_agg.codecs.ckks_parameters import CkksParameters, CkksProfile
 from he_agg.errors import PlanError, Reason
-from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
-from he_agg.security import EXACTNESS_SIGMAS, NOISE_BOUND, NOISE_VARIANCE, check_security, failure_log2, security_bits
+from he_agg.ring.primes import BATCH_VALUES, MAX_PRIME_BITS, MIN_PRIME_BITS, N, ntt_primes
 from he_agg.sections import Section, residues_per_part
+from he_agg.security import (
+    EXACTNESS_SIGMAS,
+    MAX_MODULUS_BITS,
+    NOISE_BOUND,
+    NOISE_VARIANCE,
+    check_security,
+    failure_log2,
+    security_bits,
+)
 
 __all__ = ["HybridParameters"]
 
-MIN_LIMB_BITS, MAX_LIMB_BITS = 18, 30
-"""Widths of a limb: primes 1 mod 2N get rare below, and the lazy 32-bit butterflies need 4q < 2^32."""
-
-MAX_TWO_LIMB_BITS = 53
-"""What the security table leaves at N = 2048."""
+MAX_TWO_LIMB_BITS = MAX_MODULUS_BITS[N]
+"""What the security table leaves."""
 
 
 @dataclass(frozen=True)
@@ -185,10 +190,11 @@ def _least_step(max_sites: int) -> int:
 
 @cache
 def _candidates() -> tuple[tuple[int, ...], ...]:
-    """All sets of primes in use, fewest bits first; one limb before two, which cost two transforms."""
-    one = [(ntt_primes(bits)[0],) for bits in range(MIN_LIMB_BITS, MAX_LIMB_BITS + 1)]
+    """All sets of primes in use, one limb before two; within each the fewest bits first."""
+    one = [(ntt_primes(bits)[0],) for bits in range(MIN_PRIME_BITS, MAX_PRIME_BITS + 1)]
     two = []
-    for bits in range(MAX_LIMB_BITS + 1, MAX_TWO_LIMB_BITS + 1):
-        high, low = -(-bits // 2), bits // 2
-        two.append((ntt_primes(high)[0], ntt_primes(low)[1 if low == high else 0]))
+    for bits in range(2 * MIN_PRIME_BITS, MAX_TWO_LIMB_BITS + 1):
+        low, high = bits // 2, -(-bits // 2)
+        # The smaller prime first, which is what joining two limbs relies on.
+        two.append((ntt_primes(low)[1 if low == high else 0], ntt_primes(high)[0]))
     return (*one, *two)

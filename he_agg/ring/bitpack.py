@@ -135,9 +135,7 @@ def _aligned(data: bytes | bytearray | memoryview | Bytes, count: int, bits: int
     """Return packed bytes as an array on an 8-byte boundary, copied only if they are not on one already."""
     array = np.frombuffer(data, dtype=np.uint8)
     if array.size != packed_bytes(count, bits):
-        raise ValueError(
-            f"{count} residues of {bits} bits take {packed_bytes(count, bits)} bytes, got {array.size}"
-        )
+        raise ValueError(f"{count} residues of {bits} bits take {packed_bytes(count, bits)} bytes, got {array.size}")
     return array if array.ctypes.data % 8 == 0 else array.copy()
 
 
@@ -146,9 +144,7 @@ def _typed(residues: Residues, bits: int) -> None:
     ok = residues.dtype == expected and residues.ndim == 1
     if not ok or not residues.flags.c_contiguous:
         got = f"{residues.dtype} of shape {residues.shape}"
-        raise ValueError(
-            f"residues of {bits} bits are one contiguous array of {expected.__name__}, got {got}"
-        )
+        raise ValueError(f"residues of {bits} bits are one contiguous array of {expected.__name__}, got {got}")
 
 
 def pack(residues: Residues, bits: int, out: Bytes | None = None) -> Bytes:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import Bytes, pack, packed_bytes
 from he_agg.ring.bitpack30 import PACK_LEFT, PACK_RIGHT
-from he_agg.ring.kernels import encrypt_limb
+from he_agg.ring.kernels import encrypt_limb, encrypt_limb30
 from he_agg.ring.keystream import KEY_BYTES, Keystream
-from he_agg.ring.limbs import BATCH_BYTES, LimbKey, batch_count, limb_keys
+from he_agg.ring.limbs import LimbKey, batch_count, limb_keys
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LANES, LIMB_BITS
+from he_agg.ring.primes import BATCH_VALUES, LANES
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary
 from he_agg.ring.uniform import STREAM_WORDS
 
@@ -81,7 +81,7 @@ class Encryptor:
             first_batch: Index of the first batch; values[0] is value first_batch * BATCH_VALUES.
             values: Signed values within the plan. Only the last batch of a submission may be short.
                 Shape: (count,).
-            out: Where to write, one array for each limb. Shape: (packed_bytes(count, 30),) each.
+            out: Where to write, one array for each limb. Shape: (packed_bytes(count, bits),) each.
 
         Returns:
             The packed residues of every limb: `out` if given.
@@ -93,12 +93,12 @@ class Encryptor:
         """
         if values.dtype != np.int32 or values.ndim != 1 or not values.flags.c_contiguous:
             raise ValueError(f"values are one contiguous int32 array, got {values.dtype} of {values.shape}")
-        size = packed_bytes(values.size, LIMB_BITS)
+        sizes = [packed_bytes(values.size, bits) for bits in self.params.bits]
         if out is None:
-            out = [np.empty(size, dtype=np.uint8) for _ in self.params.primes]
-        fits = all(o.shape == (size,) and o.dtype == np.uint8 and o.flags.c_contiguous for o in out)
-        if len(out) != self.params.limbs or not fits:
-            raise ValueError(f"encryption needs {self.params.limbs} contiguous arrays of {size} bytes")
+            out = [np.empty(size, dtype=np.uint8) for size in sizes]
+        fits = all(o.dtype == np.uint8 and o.flags.c_contiguous for o in out)
+        if [o.shape for o in out] != [(size,) for size in sizes] or not fits:
+            raise ValueError(f"encryption needs contiguous arrays of {sizes} bytes")
         with self._claimed(range(first_batch, first_batch + batch_count(values.size))):
             fine = _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out)
         if not fine:
@@ -166,7 +166,6 @@ def _encrypt(
     x = np.empty(STREAM_WORDS, dtype=np.uint32)
     planes = np.empty(NOISE_BYTES, dtype=np.uint8)
     noise = np.empty(BATCH_VALUES, dtype=np.int8)
-    packed = np.empty(BATCH_BYTES, dtype=np.uint8)
     short = np.zeros(BATCH_VALUES, dtype=np.int32)
     words, plane_words, noise_words = x.view(np.uint8), planes.view(np.uint64), noise.view(np.uint64)
     fixed = [_constants(params, key) for key in keys]  # once, not once a batch: a call costs microseconds
@@ -183,15 +182,17 @@ def _encrypt(
             centred_binomial(plane_words, noise_words)
             for limb, (ring, plaintext) in enumerate(fixed):
                 a_stream.fill(words, limb, batch)
-                target = out[limb][i * BATCH_BYTES : (i + 1) * BATCH_BYTES]
-                direct = count == BATCH_VALUES and target.ctypes.data % 4 == 0
-                ciphertext = (target if direct else packed).view(np.uint32)
-                arguments: list[Any] = [x, *ring, message, noise, *plaintext, ciphertext, *TABLES]
-                worst = max(worst, int(encrypt_limb(*arguments)))
-                if count < BATCH_VALUES:  # only the coefficients in use are sent
-                    target[:] = pack(x[:count], LIMB_BITS)
-                elif not direct:
-                    target[:] = packed
+                bits = params.bits[limb]
+                batch_bytes = BATCH_VALUES // 8 * bits
+                target = out[limb][i * batch_bytes : (i + 1) * batch_bytes]
+                arguments: tuple[Any, ...] = (x, *ring, message, noise, *plaintext)
+                if bits == 30 and count == BATCH_VALUES and target.ctypes.data % 4 == 0:
+                    arguments += (target.view(np.uint32), *TABLES)
+                    seen = encrypt_limb30(*arguments)
+                else:
+                    seen = encrypt_limb(*arguments)
+                    pack(x[:count], bits, target)  # only the coefficients in use are sent
+                worst = max(worst, int(seen))
     finally:
         for secret in (planes, noise, short):
             secret.fill(0)

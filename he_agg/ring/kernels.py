@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from he_agg.ring._jit import kernel
 from he_agg.ring.bitpack30 import TILE, pack30, unpack30
 from he_agg.ring.ntt import inverse_lazy, mul_lazy, multiply_lanes
-from he_agg.ring.uniform import replace_rejected
+from he_agg.ring.uniform import accepted, replace_rejected
 
 U32 = NDArray[np.uint32]
 
@@ -33,28 +33,50 @@ def add_message(
 
     Args:
         x: Residues. Shape: (n,).
-        values: Signed values, |value| <= bound < q, read-only. Shape: (n,).
+        values: Signed values, |value| <= bound, read-only. Shape: (n,).
         noise: Signed noise, |noise| <= 21. Shape: (n,).
         delta: The step D mod q.
         delta_quotient: Its Shoup quotient.
-        bound: Largest magnitude allowed.
+        bound: Largest magnitude allowed, < 2**24.
         q: The modulus.
 
     Returns:
         The largest value + bound; above 2 * bound if and only if some value is out of bounds.
     """
     q2 = uint32(2 * q)
+    lift = uint32((bound + q - uint32(1)) // q * q)  # the least multiple of q that makes every value positive
     worst = uint32(0)
     for i in range(x.size):
         k = uint32(values[i])
         worst = max(worst, uint32(k + bound))
-        k = min(k, uint32(k + q))  # < q: a negative value wrapped to 2**32 - |k|, and + q wraps it to q - |k|
+        k = uint32(k + lift)  # < 2 * bound + q < 2**31, and any 32-bit factor will do
         t = uint32(x[i] + mul_lazy(k, delta, delta_quotient, q))  # < 4q
         t = min(t, uint32(t - q2))  # < 2q
         t = uint32(t + uint32(int32(q) + int32(noise[i])))  # < 3q + 22
         t = min(t, uint32(t - q2))  # < 2q
         x[i] = min(t, uint32(t - q))  # < q
     return worst
+
+
+@kernel
+def mask(words: U32, key: U32, key_quotients: U32, roots: U32, quotients: U32, lanes: int, q: np.uint32) -> None:
+    """Turn a batch's keystream words into a*s, the mask that hides the plaintext: INTT(a * NTT(s)).
+
+    Args:
+        words: In: the keystream words of a, any uint32. Out: a*s, < 2q, then the reserve.
+            Shape: (STREAM_WORDS,).
+        key: NTT(s)/N from `transform_key`. Shape: (N,).
+        key_quotients: Its Shoup quotients. Shape: (N,).
+        roots: `Modulus.inverse`.
+        quotients: `Modulus.inverse_quotients`.
+        lanes: `LANES`; an argument because a constant would be unrolled instead of vectorised.
+        q: The modulus.
+    """
+    count = key.size * lanes
+    replace_rejected(words, count, accepted(q))
+    x = words[:count]
+    multiply_lanes(x, key, key_quotients, lanes, q)  # < 2q, whatever the 32-bit factor
+    inverse_lazy(x, roots, quotients, lanes, q)  # < 2q
 
 
 @kernel
@@ -71,20 +93,58 @@ def encrypt_limb(
     delta: np.uint32,
     delta_quotient: np.uint32,
     bound: np.uint32,
-    packed: U32,
-    pack_right: U32,
-    pack_left: U32,
 ) -> np.uint32:
-    """Turn a batch's common polynomials into ciphertext: c = INTT(a * NTT(s)) + e + D*k mod q, packed.
+    """Turn a batch's common polynomials into ciphertext: c = INTT(a * NTT(s)) + e + D*k mod q.
 
     Args:
         words: In: the keystream words of a, any uint32. Out: c, < q, then the reserve.
             Shape: (STREAM_WORDS,).
-        key: NTT(s)/N from `transform_key`. Shape: (N,).
-        key_quotients: Its Shoup quotients. Shape: (N,).
-        roots: `Modulus.inverse`.
-        quotients: `Modulus.inverse_quotients`.
-        lanes: `LANES`; an argument because a constant would be unrolled instead of vectorised.
+        key: As for `mask`.
+        key_quotients: As for `mask`.
+        roots: As for `mask`.
+        quotients: As for `mask`.
+        lanes: As for `mask`.
+        q: The modulus.
+        values: As for `add_message`. Shape: (BATCH_VALUES,).
+        noise: As for `add_message`. Shape: (BATCH_VALUES,).
+        delta: As for `add_message`.
+        delta_quotient: As for `add_message`.
+        bound: As for `add_message`.
+
+    Returns:
+        As `add_message`; if it exceeds 2 * bound the output is worthless and must not be sent.
+    """
+    mask(words, key, key_quotients, roots, quotients, lanes, q)
+    return add_message(words[: key.size * lanes], values, noise, delta, delta_quotient, bound, q)
+
+
+@kernel
+def encrypt_limb30(
+    words: U32,
+    key: U32,
+    key_quotients: U32,
+    roots: U32,
+    quotients: U32,
+    lanes: int,
+    q: np.uint32,
+    values: NDArray[np.int32],
+    noise: NDArray[np.int8],
+    delta: np.uint32,
+    delta_quotient: np.uint32,
+    bound: np.uint32,
+    packed: U32,
+    pack_right: U32,
+    pack_left: U32,
+) -> np.uint32:
+    """Do as `encrypt_limb` and pack at 30 bits while the residues are in the nearest cache.
+
+    Args:
+        words: As for `encrypt_limb`.
+        key: As for `mask`.
+        key_quotients: As for `mask`.
+        roots: As for `mask`.
+        quotients: As for `mask`.
+        lanes: As for `mask`.
         q: The modulus.
         values: As for `add_message`. Shape: (BATCH_VALUES,).
         noise: As for `add_message`. Shape: (BATCH_VALUES,).
@@ -98,18 +158,13 @@ def encrypt_limb(
     Returns:
         As `add_message`; if it exceeds 2 * bound the output is worthless and must not be sent.
     """
-    count = key.size * lanes
-    replace_rejected(words, count, uint32(4 * q))  # < 4q
-    x = words[:count]
-    multiply_lanes(x, key, key_quotients, lanes, q)  # < 2q
-    inverse_lazy(x, roots, quotients, lanes, q)  # < 2q
+    mask(words, key, key_quotients, roots, quotients, lanes, q)
+    x = words[: key.size * lanes]
     worst = uint32(0)
     for start in range(0, x.size, TILE):
         stop = start + TILE
         tile = x[start:stop]
-        seen = add_message(
-            tile, values[start:stop], noise[start:stop], delta, delta_quotient, bound, q
-        )  # < q
+        seen = add_message(tile, values[start:stop], noise[start:stop], delta, delta_quotient, bound, q)  # < q
         worst = max(worst, seen)
         pack30(tile, packed[start // 16 * 15 : stop // 16 * 15], pack_right, pack_left)
     return worst
@@ -124,10 +179,7 @@ def open_limb(
     quotients: U32,
     lanes: int,
     q: np.uint32,
-    packed: U32,
-    unpack_right: U32,
-    unpack_left: U32,
-    unpack_keep: U32,
+    total: U32,
 ) -> np.uint32:
     """Remove the key from the sum of a batch: x = C - INTT(a * NTT(S)) mod q = D*K + E mod q.
 
@@ -135,10 +187,56 @@ def open_limb(
         words: In: the keystream words of a, any uint32. Out: D*K + E mod q, < q, then the reserve.
             Shape: (STREAM_WORDS,).
         key: NTT(S)/N from `transform_key`. Shape: (N,).
-        key_quotients: Its Shoup quotients. Shape: (N,).
-        roots: `Modulus.inverse`.
-        quotients: `Modulus.inverse_quotients`.
-        lanes: `LANES`.
+        key_quotients: As for `mask`.
+        roots: As for `mask`.
+        quotients: As for `mask`.
+        lanes: As for `mask`.
+        q: The modulus.
+        total: C, read-only. Shape: (BATCH_VALUES,).
+
+    Returns:
+        The largest residue of C; if it is >= q these are not residues and the output is worthless.
+    """
+    mask(words, key, key_quotients, roots, quotients, lanes, q)
+    return subtract(total, words[: key.size * lanes], q)
+
+
+@kernel
+def subtract(total: U32, masks: U32, q: np.uint32) -> np.uint32:
+    """Replace masks in [0, 2q) by total - mask mod q, and return the largest of `total`."""
+    q2 = uint32(2 * q)
+    largest = uint32(0)
+    for i in range(total.size):
+        largest = max(largest, total[i])
+        t = uint32(total[i] + q2 - masks[i])  # in (0, 3q), since C < q and x < 2q
+        t = min(t, uint32(t - q2))  # < 2q
+        masks[i] = min(t, uint32(t - q))  # < q
+    return largest
+
+
+@kernel
+def open_limb30(
+    words: U32,
+    key: U32,
+    key_quotients: U32,
+    roots: U32,
+    quotients: U32,
+    lanes: int,
+    q: np.uint32,
+    packed: U32,
+    unpack_right: U32,
+    unpack_left: U32,
+    unpack_keep: U32,
+) -> np.uint32:
+    """Do as `open_limb` from residues packed at 30 bits, unpacking into the nearest cache.
+
+    Args:
+        words: As for `open_limb`.
+        key: As for `open_limb`.
+        key_quotients: As for `mask`.
+        roots: As for `mask`.
+        quotients: As for `mask`.
+        lanes: As for `mask`.
         q: The modulus.
         packed: C at 30 bits, read-only. Shape: (BATCH_VALUES * 15 / 16,).
         unpack_right: `UNPACK_RIGHT`.
@@ -148,22 +246,13 @@ def open_limb(
     Returns:
         The largest residue of C; if it is >= q these are not residues and the output is worthless.
     """
-    count = key.size * lanes
-    replace_rejected(words, count, uint32(4 * q))  # < 4q
-    x = words[:count]
-    multiply_lanes(x, key, key_quotients, lanes, q)  # < 2q
-    inverse_lazy(x, roots, quotients, lanes, q)  # < 2q
-    q2 = uint32(2 * q)
+    mask(words, key, key_quotients, roots, quotients, lanes, q)
+    x = words[: key.size * lanes]
     tile = np.empty(TILE, dtype=np.uint32)
     largest = uint32(0)
     for start in range(0, x.size, TILE):
         unpack30(packed, start, tile, unpack_right, unpack_left, unpack_keep)
-        target = x[start : start + TILE]
-        for i in range(TILE):
-            largest = max(largest, tile[i])
-            t = uint32(tile[i] + q2 - target[i])  # in (0, 3q), since C < q and x < 2q
-            t = min(t, uint32(t - q2))  # < 2q
-            target[i] = min(t, uint32(t - q))  # < q
+        largest = max(largest, subtract(tile, x[start : start + TILE], q))
     return largest
 
 
@@ -210,14 +299,14 @@ def round_two(
     """Join residues of two limbs (Garner) and round to the nearest multiple of delta.
 
     z = x + p * ((y - x)/p mod q) < pq < 2**60, exact in uint64. The quotient z/delta is taken in float64,
-    whose relative error of 2**-52 is below 2**-20 of a step for |K| < 2**31; the remainder is exact again.
+    whose relative error of 2**-52 is below 2**-14 of a step for |K| < 2**38; the remainder is exact again.
 
     Args:
         x: Residues mod p, < p. Shape: (n,).
         y: Residues mod q, < q. Shape: (n,).
         p_inverse: 1/p mod q.
         p_inverse_quotient: Its Shoup quotient mod q.
-        p: The first prime, p < 2q.
+        p: The first prime, p < q.
         q: The second prime.
         delta: The step D.
         out: K. Shape: (n,).

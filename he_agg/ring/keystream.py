@@ -24,9 +24,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 if sys.byteorder != "little":
-    raise ImportError(
-        "he_agg.ring reads keystreams as little-endian words and supports no big-endian machine"
-    )
+    raise ImportError("he_agg.ring reads keystreams as little-endian words and supports no big-endian machine")
 
 KEY_BYTES = 32
 """Bytes of a key: AES-256."""

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.ring.bitpack import packed_bytes
 from he_agg.ring.modulus import Modulus, modulus
 from he_agg.ring.ntt import transform_key
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LIMB_BITS
-
-BATCH_BYTES = packed_bytes(BATCH_VALUES, LIMB_BITS)
-"""Packed bytes of a whole batch in one limb: 122,880."""
+from he_agg.ring.primes import BATCH_VALUES
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.ring.primes import PRIMES, N, smallest_root
+from he_agg.ring.primes import N, in_use, smallest_root
 
 
 def shoup_quotients(values: NDArray[np.uint32], q: int) -> NDArray[np.uint32]:
@@ -88,7 +88,7 @@ def modulus(q: int) -> Modulus:
     """Return the tables of one of the primes in use; made at the first call, about 10 ms.
 
     Args:
-        q: One of `PRIMES`.
+        q: One of `ntt_primes`.
 
     Returns:
         The tables, shared and read-only.
@@ -96,8 +96,8 @@ def modulus(q: int) -> Modulus:
     Raises:
         ValueError: If q is not in use.
     """
-    if q not in PRIMES:
-        raise ValueError(f"{q} is not one of the primes in use: {PRIMES}")
+    if not in_use(q):
+        raise ValueError(f"{q} is not one of the primes in use")
     root = smallest_root(q, 2 * N)
     forward, inverse = _powers(root, q), _powers(pow(root, -1, q), q)
     quotients = [shoup_quotients(table, q) for table in (forward, inverse)]

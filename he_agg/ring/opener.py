@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import frozen
-from he_agg.ring.bitpack import Bytes, packed_bytes
+from he_agg.ring.bitpack import Bytes, packed_bytes, unpack
 from he_agg.ring.bitpack30 import UNPACK_KEEP, UNPACK_LEFT, UNPACK_RIGHT
-from he_agg.ring.kernels import open_limb, round_one, round_two
+from he_agg.ring.kernels import open_limb, open_limb30, round_one, round_two
 from he_agg.ring.keystream import Keystream
-from he_agg.ring.limbs import BATCH_BYTES, batch_count, limb_keys
+from he_agg.ring.limbs import batch_count, limb_keys
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LANES, LIMB_BITS, N
+from he_agg.ring.primes import BATCH_VALUES, LANES, N
 from he_agg.ring.uniform import STREAM_WORDS
 
 TABLES = (UNPACK_RIGHT, UNPACK_LEFT, UNPACK_KEEP)
@@ -27,9 +27,7 @@ class Opener:
     A class because the sum's key is transformed once and wiped at the end. Use as a context manager.
     """
 
-    def __init__(
-        self, params: RingParams, a_key: bytes, key_sum: NDArray[np.signedinteger], sites: int
-    ) -> None:
+    def __init__(self, params: RingParams, a_key: bytes, key_sum: NDArray[np.signedinteger], sites: int) -> None:
         """Take the sum of the one-time keys.
 
         Args:
@@ -60,7 +58,7 @@ class Opener:
         Args:
             first_batch: Index of the first batch.
             count: How many values. Only the last batch of a submission may be short.
-            packed: Summed residues, one array for each limb. Shape: (packed_bytes(count, 30),) each.
+            packed: Summed residues, one array for each limb. Shape: (packed_bytes(count, bits),) each.
             out: Where to write. Shape: (count,).
 
         Returns:
@@ -70,10 +68,10 @@ class Opener:
         Raises:
             ValueError: If shapes are not as described, or a residue is not below its prime.
         """
-        size = packed_bytes(count, LIMB_BITS)
-        fits = all(p.shape == (size,) and p.dtype == np.uint8 and p.flags.c_contiguous for p in packed)
-        if len(packed) != self.params.limbs or not fits:
-            raise ValueError(f"opening needs {self.params.limbs} contiguous arrays of {size} bytes")
+        sizes = [packed_bytes(count, bits) for bits in self.params.bits]
+        fits = all(p.dtype == np.uint8 and p.flags.c_contiguous for p in packed)
+        if [p.shape for p in packed] != [(size,) for size in sizes] or not fits:
+            raise ValueError(f"opening needs contiguous arrays of {sizes} bytes")
         if out is None:
             out = np.empty(count, dtype=np.int64)
         if out.shape != (count,) or out.dtype != np.int64 or not out.flags.c_contiguous:
@@ -81,23 +79,25 @@ class Opener:
         scratch = [np.empty(STREAM_WORDS, dtype=np.uint32) for _ in self._keys]
         distance = 0
         for i in range(batch_count(count)):
-            span = slice(i * BATCH_BYTES, (i + 1) * BATCH_BYTES)
-            for limb in range(self.params.limbs):
-                self._open_limb(scratch[limb], limb, first_batch + i, packed[limb][span])
             sums = out[i * BATCH_VALUES : (i + 1) * BATCH_VALUES]
+            for limb, bits in enumerate(self.params.bits):
+                batch_bytes = BATCH_VALUES // 8 * bits
+                span = slice(i * batch_bytes, (i + 1) * batch_bytes)
+                self._open_limb(scratch[limb], limb, first_batch + i, packed[limb][span], sums.size)
             distance = max(distance, self._round([s[: sums.size] for s in scratch], sums))
         return out, distance
 
-    def _open_limb(self, x: NDArray[np.uint32], limb: int, batch: int, packed: Bytes) -> None:
-        key = self._keys[limb]
+    def _open_limb(self, x: NDArray[np.uint32], limb: int, batch: int, packed: Bytes, count: int) -> None:
+        key, bits = self._keys[limb], self.params.bits[limb]
         m = key.tables
-        if packed.size < BATCH_BYTES or packed.ctypes.data % 4:
-            whole = np.zeros(BATCH_BYTES, dtype=np.uint8)
-            whole[: packed.size] = packed
-            packed = whole
         self._a.fill(x.view(np.uint8), limb, batch)
         ring = (key.factor, key.quotients, m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
-        largest = open_limb(x, *ring, frozen(packed.view(np.uint32)), *TABLES)
+        if bits == 30 and count == BATCH_VALUES and packed.ctypes.data % 4 == 0:
+            largest = open_limb30(x, *ring, frozen(packed.view(np.uint32)), *TABLES)
+        else:
+            total = np.zeros(BATCH_VALUES, dtype=np.uint32)
+            unpack(packed, count, bits, total[:count])
+            largest = open_limb(x, *ring, frozen(total))
         if int(largest) >= m.q:
             raise ValueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 N: Final = 2048
@@ -16,16 +17,9 @@ LANES: Final = 16
 BATCH_VALUES: Final = N * LANES
 """Values in a batch; value index = coefficient * LANES + lane. The smallest unit that can be sought to."""
 
-LIMB_BITS: Final = 30
-"""Bits of a packed residue, for each of the primes below."""
-
-PRIMES: Final = (1073692673, 1073668097)
-"""The two largest primes below 2**30 with q = 1 mod 4096, largest first.
-
-Below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies); 1 mod 2N so that a primitive 2N-th root
-exists. Source: the set that SEAL's CoeffModulus.Create(2048, [30, 30]) returns;
-tests/ring/test_seal_interop.py checks it.
-"""
+MIN_PRIME_BITS: Final = 16
+MAX_PRIME_BITS: Final = 30
+"""Below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies)."""
 
 
 def is_prime(number: int) -> bool:
@@ -78,3 +72,33 @@ def smallest_root(q: int, order: int) -> int:
         root = root * square % q
         best = min(best, root)
     return best
+
+
+@cache
+def ntt_primes(bits: int) -> tuple[int, int]:
+    """Return the two largest primes of a width that are 1 mod 2N, so that a primitive 2N-th root exists.
+
+    Args:
+        bits: `MIN_PRIME_BITS` to `MAX_PRIME_BITS`.
+
+    Returns:
+        The primes, largest first: the set that SEAL's CoeffModulus.Create(2048, [bits, bits]) returns
+        (tests/ring/test_seal_interop.py checks it).
+
+    Raises:
+        ValueError: If the width is out of range.
+    """
+    if not MIN_PRIME_BITS <= bits <= MAX_PRIME_BITS:
+        raise ValueError(f"primes have {MIN_PRIME_BITS} to {MAX_PRIME_BITS} bits, got {bits}")
+    found: list[int] = []
+    candidate = (1 << bits) - 2 * N + 1
+    while len(found) < 2:
+        if is_prime(candidate):
+            found.append(candidate)
+        candidate -= 2 * N
+    return found[0], found[1]
+
+
+def in_use(q: int) -> bool:
+    """Tell whether a number is one of `ntt_primes`."""
+    return MIN_PRIME_BITS <= q.bit_length() <= MAX_PRIME_BITS and q in ntt_primes(q.bit_length())

@@ -1,11 +1,12 @@
 """The common polynomials a: exactly uniform residues from 32-bit keystream words.
 
-A 32-bit word w is accepted when w < 4q and then *is* the residue w mod q: [0, 4q) holds each residue four
-times, so accepted words are exactly uniform mod q, given uniform keystream. No reduction follows, because
-Shoup's product takes any 32-bit factor. A word is rejected with probability 1 - 4q/2**32 (4.6e-5 and 6.9e-5
-for the two primes: 1.5 and 2.3 of the 32,768 words of a batch). The r-th rejected word is replaced by the
-r-th accepted word of a reserve of 64 words that follows in the stream. Were the reserve to run out (63 or
-more rejections: below 2**-200 per batch), the word is halved, which only has to be the same for everybody.
+A 32-bit word w is accepted when it is below the largest multiple of q that fits 32 bits, and then *is* the
+residue w mod q: every residue has equally many words below that limit, so accepted words are exactly
+uniform mod q, given uniform keystream. No reduction follows, because Shoup's product takes any 32-bit
+factor. A word is rejected with probability (2**32 mod q)/2**32: 4.6e-5 for the largest prime of 30 bits (1.5
+of the 32,768 words of a batch), at most 2.5e-3 for any prime in use (80 words). The r-th rejected word is
+replaced by the r-th accepted word of a reserve of 256 words that follows in the stream. Were the reserve to
+run out (below 2**-150 per batch), the word is halved, which only has to be the same for everybody.
 
 The words of a are public, hence branching on them is no leak. Against the high half of w*q with a 64-bit w
 (bias below 2**-34 per residue) this costs half the keystream and has no bias to account for.
@@ -17,17 +18,23 @@ values are taken in the transform domain directly: the transform of a uniform po
 from __future__ import annotations
 
 import numpy as np
-from numba import uint32
+from numba import uint32, uint64
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
 from he_agg.ring.primes import BATCH_VALUES
 
-RESERVE_WORDS = 64
+RESERVE_WORDS = 256
 """Spare words behind each batch."""
 
 STREAM_WORDS = BATCH_VALUES + RESERVE_WORDS
 """Words drawn for a batch and limb."""
+
+
+@kernel
+def accepted(q: np.uint32) -> np.uint32:
+    """Return the largest multiple of q that fits 32 bits: the first word that is not accepted."""
+    return uint32((uint64(1) << uint64(32)) // uint64(q) * uint64(q))
 
 
 @kernel
@@ -37,7 +44,7 @@ def replace_rejected(words: NDArray[np.uint32], count: int, limit: np.uint32) ->
     Args:
         words: Any words in, the first `count` < limit out. Shape: (count + reserve,).
         count: How many are wanted.
-        limit: The first word that is not accepted: 4q.
+        limit: The first word that is not accepted, from `accepted`; above 2**31.
 
     Returns:
         How many of the first `count` words were rejected.
