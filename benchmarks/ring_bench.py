@@ -21,13 +21,14 @@ from he_agg.ring import keystream
 from he_agg.ring.bitpack import fold, pack, packed_bytes, unpack
 from he_agg.ring.encryptor import Encryptor, _encrypt
 from he_agg.ring.keystream import Keystream
+from he_agg.ring.limbs import packed_sizes
 from he_agg.ring.modulus import modulus
 from he_agg.ring.ntt import inverse_lazy
 from he_agg.ring.opener import Opener
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
-from he_agg.ring.uniform import STREAM_WORDS, replace_rejected
+from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
 
 def show(name: str, values: int, action: Callable[[], object]) -> None:
@@ -49,7 +50,7 @@ def pieces() -> None:
     noise, batch = np.empty(BATCH_VALUES, dtype=np.int8), x[:BATCH_VALUES]
     tables = (m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
     show("keystream for a", BATCH_VALUES, lambda: stream.fill(x.view(np.uint8), 0, 1))
-    show("rejection", BATCH_VALUES, lambda: replace_rejected(x, BATCH_VALUES, np.uint32(4 * m.q)))
+    show("rejection", BATCH_VALUES, lambda: replace_rejected(x, BATCH_VALUES, np.uint32(word_limit(m.q))))
     show("keystream for noise", BATCH_VALUES, lambda: stream.fill(planes, 0, 1))
     show("noise", BATCH_VALUES, lambda: centred_binomial(planes.view(np.uint64), noise.view(np.uint64)))
     show("inverse NTT", BATCH_VALUES, lambda: inverse_lazy(batch, *tables))
@@ -57,7 +58,7 @@ def pieces() -> None:
 
 def packing(count: int) -> None:
     """Packing and folding at the hot widths and at one that is not."""
-    for bits in (21, 30, 40):
+    for bits in (14, 21, 30, 40):
         q = (1 << bits) - 35
         x = np.random.default_rng(1).integers(0, q, count).astype(np.uint32 if bits <= 31 else np.uint64)
         packed, total = pack(x, bits), x.copy()
@@ -72,7 +73,7 @@ def parts(batches: int) -> None:
     for limbs, bound, sites in ((1, 32767, 31), (2, (1 << 23) - 1, 31)):
         params = RingParams.widest(limbs, bound, sites)
         values = np.random.default_rng(1).integers(-bound, bound + 1, count).astype(np.int32)
-        out = [np.zeros(packed_bytes(count, 30), dtype=np.uint8) for _ in range(limbs)]
+        out = [np.zeros(size, dtype=np.uint8) for size in packed_sizes(params, count)]
         e = Encryptor(params, a_key)  # the inner function, because the outer encrypts a batch once only
         show(
             f"encrypt + pack, {limbs} limb(s)",

@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 
 from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import Bytes, pack, packed_bytes
-from he_agg.ring.bitpack30 import PACK_LEFT, PACK_RIGHT
-from he_agg.ring.kernels import encrypt_limb, encrypt_limb30
+from he_agg.ring.kernels import add_message, key_product
 from he_agg.ring.keystream import KEY_BYTES, Keystream
-from he_agg.ring.limbs import LimbKey, batch_count, limb_keys
+from he_agg.ring.limbs import LimbKey, batch_count, lift, limb_keys, packed_sizes, require_packed
+from he_agg.ring.modulus import Modulus
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LANES
+from he_agg.ring.primes import BATCH_VALUES
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary
 from he_agg.ring.uniform import STREAM_WORDS
-
-TABLES = (PACK_RIGHT, PACK_LEFT)
 
 
 class Encryptor:
@@ -93,12 +91,9 @@ class Encryptor:
         """
         if values.dtype != np.int32 or values.ndim != 1 or not values.flags.c_contiguous:
             raise ValueError(f"values are one contiguous int32 array, got {values.dtype} of {values.shape}")
-        sizes = [packed_bytes(values.size, bits) for bits in self.params.bits]
         if out is None:
-            out = [np.empty(size, dtype=np.uint8) for size in sizes]
-        fits = all(o.dtype == np.uint8 and o.flags.c_contiguous for o in out)
-        if [o.shape for o in out] != [(size,) for size in sizes] or not fits:
-            raise ValueError(f"encryption needs contiguous arrays of {sizes} bytes")
+            out = [np.empty(size, dtype=np.uint8) for size in packed_sizes(self.params, values.size)]
+        require_packed(self.params, values.size, out)
         with self._claimed(range(first_batch, first_batch + batch_count(values.size))):
             fine = _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out)
         if not fine:
@@ -167,41 +162,36 @@ def _encrypt(
     planes = np.empty(NOISE_BYTES, dtype=np.uint8)
     noise = np.empty(BATCH_VALUES, dtype=np.int8)
     short = np.zeros(BATCH_VALUES, dtype=np.int32)
-    words, plane_words, noise_words = x.view(np.uint8), planes.view(np.uint64), noise.view(np.uint64)
-    fixed = [_constants(params, key) for key in keys]  # once, not once a batch: a call costs microseconds
+    words, c = x.view(np.uint8), x[:BATCH_VALUES]
+    plane_words, noise_words = planes.view(np.uint64), noise.view(np.uint64)
+    # Made once, not once a batch: a call with many arguments costs microseconds.
+    limbs = [(k.product_arguments(), _message_arguments(params, k.tables)) for k in keys]
     values, worst = frozen(values), 0
     try:
         for i in range(batch_count(values.size)):
-            batch = first_batch + i
             message = values[i * BATCH_VALUES : (i + 1) * BATCH_VALUES]
             count = message.size
             if count < BATCH_VALUES:
                 short[:count] = message
                 message = frozen(short)
-            noise_stream.fill(planes, 0, batch)
+            noise_stream.fill(planes, 0, first_batch + i)
             centred_binomial(plane_words, noise_words)
-            for limb, (ring, plaintext) in enumerate(fixed):
-                a_stream.fill(words, limb, batch)
-                bits = params.bits[limb]
-                batch_bytes = BATCH_VALUES // 8 * bits
-                target = out[limb][i * batch_bytes : (i + 1) * batch_bytes]
-                arguments: tuple[Any, ...] = (x, *ring, message, noise, *plaintext)
-                if bits == 30 and count == BATCH_VALUES and target.ctypes.data % 4 == 0:
-                    arguments += (target.view(np.uint32), *TABLES)
-                    seen = encrypt_limb30(*arguments)
-                else:
-                    seen = encrypt_limb(*arguments)
-                    pack(x[:count], bits, target)  # only the coefficients in use are sent
-                worst = max(worst, int(seen))
+            for limb, (product, plaintext) in enumerate(limbs):
+                a_stream.fill(words, limb, first_batch + i)
+                key_product(x, *product)
+                worst = max(worst, int(add_message(c, message, noise, *plaintext)))
+                bits = params.limb_bits[limb]
+                start = packed_bytes(i * BATCH_VALUES, bits)
+                # Only the coefficients in use are sent.
+                pack(c[:count], bits, out[limb][start : start + packed_bytes(count, bits)])
     finally:
         for secret in (planes, noise, short):
             secret.fill(0)
     return worst <= 2 * params.max_abs_value
 
 
-def _constants(params: RingParams, key: LimbKey) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return the arguments of `encrypt_limb` before the message and those after the noise, for one limb."""
-    m = key.tables
-    delta = params.delta % m.q
-    ring = (key.factor, key.quotients, m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
-    return ring, (np.uint32(delta), np.uint32(m.quotient(delta)), np.uint32(params.max_abs_value))
+def _message_arguments(params: RingParams, m: Modulus) -> tuple[Any, ...]:
+    """Return the arguments of `add_message` after the noise, for one limb."""
+    delta, bound = params.delta % m.q, params.max_abs_value
+    numbers = (delta, m.quotient(delta), bound, lift(bound, m.q), m.q)
+    return tuple(np.uint32(n) for n in numbers)

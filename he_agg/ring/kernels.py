@@ -1,4 +1,4 @@
-"""The fused passes over one batch: encrypt a limb, open a limb, round to the plaintext grid.
+"""The passes over one batch: multiply by the key, add the message, remove the key, round to the grid.
 
 All arrays hold one batch (`BATCH_VALUES` long, value index = coefficient * LANES + lane) and are scratch
 that the caller owns, so kernels can run in several threads at once. Nothing branches on, or indexes by, a
@@ -12,7 +12,6 @@ from numba import float64, int32, int64, uint32, uint64
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
-from he_agg.ring.bitpack30 import TILE, pack30, unpack30
 from he_agg.ring.ntt import inverse_lazy, mul_lazy, multiply_lanes
 from he_agg.ring.uniform import accepted, replace_rejected
 
@@ -27,6 +26,7 @@ def add_message(
     delta: np.uint32,
     delta_quotient: np.uint32,
     bound: np.uint32,
+    lift: np.uint32,
     q: np.uint32,
 ) -> np.uint32:
     """Add noise + delta * value to residues, in place: [0, 2q) -> [0, q).
@@ -34,10 +34,11 @@ def add_message(
     Args:
         x: Residues. Shape: (n,).
         values: Signed values, |value| <= bound, read-only. Shape: (n,).
-        noise: Signed noise, |noise| <= 21. Shape: (n,).
+        noise: Signed noise, |noise| <= 21 < q. Shape: (n,).
         delta: The step D mod q.
         delta_quotient: Its Shoup quotient.
-        bound: Largest magnitude allowed, < 2**24.
+        bound: Largest magnitude allowed, below 2**24.
+        lift: A multiple of q, bound <= lift < 2**31, added to make values positive.
         q: The modulus.
 
     Returns:
@@ -49,8 +50,7 @@ def add_message(
     for i in range(x.size):
         k = uint32(values[i])
         worst = max(worst, uint32(k + bound))
-        k = uint32(k + lift)  # < 2 * bound + q < 2**31, and any 32-bit factor will do
-        t = uint32(x[i] + mul_lazy(k, delta, delta_quotient, q))  # < 4q
+        t = uint32(x[i] + mul_lazy(uint32(k + lift), delta, delta_quotient, q))  # < 4q
         t = min(t, uint32(t - q2))  # < 2q
         t = uint32(t + uint32(int32(q) + int32(noise[i])))  # < 3q + 22
         t = min(t, uint32(t - q2))  # < 2q
@@ -59,13 +59,22 @@ def add_message(
 
 
 @kernel
-def mask(words: U32, key: U32, key_quotients: U32, roots: U32, quotients: U32, lanes: int, q: np.uint32) -> None:
-    """Turn a batch's keystream words into a*s, the mask that hides the plaintext: INTT(a * NTT(s)).
+def key_product(
+    words: U32,
+    limit: np.uint32,
+    key: U32,
+    key_quotients: U32,
+    roots: U32,
+    quotients: U32,
+    lanes: int,
+    q: np.uint32,
+) -> None:
+    """Turn the keystream words of a batch into INTT(a * NTT(key)), in place: any uint32 -> [0, 2q).
 
     Args:
-        words: In: the keystream words of a, any uint32. Out: a*s, < 2q, then the reserve.
-            Shape: (STREAM_WORDS,).
-        key: NTT(s)/N from `transform_key`. Shape: (N,).
+        words: In: the words of a. Out: the product, then the reserve. Shape: (STREAM_WORDS,).
+        limit: `word_limit(q)`.
+        key: NTT(key)/N from `transform_key`. Shape: (N,).
         key_quotients: Its Shoup quotients. Shape: (N,).
         roots: `Modulus.inverse`.
         quotients: `Modulus.inverse_quotients`.
@@ -73,186 +82,31 @@ def mask(words: U32, key: U32, key_quotients: U32, roots: U32, quotients: U32, l
         q: The modulus.
     """
     count = key.size * lanes
-    replace_rejected(words, count, accepted(q))
+    replace_rejected(words, count, limit)
     x = words[:count]
-    multiply_lanes(x, key, key_quotients, lanes, q)  # < 2q, whatever the 32-bit factor
+    multiply_lanes(x, key, key_quotients, lanes, q)  # any uint32 -> [0, 2q)
     inverse_lazy(x, roots, quotients, lanes, q)  # < 2q
 
 
 @kernel
-def encrypt_limb(
-    words: U32,
-    key: U32,
-    key_quotients: U32,
-    roots: U32,
-    quotients: U32,
-    lanes: int,
-    q: np.uint32,
-    values: NDArray[np.int32],
-    noise: NDArray[np.int8],
-    delta: np.uint32,
-    delta_quotient: np.uint32,
-    bound: np.uint32,
-) -> np.uint32:
-    """Turn a batch's common polynomials into ciphertext: c = INTT(a * NTT(s)) + e + D*k mod q.
+def remove_product(x: U32, total: U32, q: np.uint32) -> np.uint32:
+    """Compute total - x mod q, which is D*K + E, in place of x: [0, 2q) -> [0, q).
 
     Args:
-        words: In: the keystream words of a, any uint32. Out: c, < q, then the reserve.
-            Shape: (STREAM_WORDS,).
-        key: As for `mask`.
-        key_quotients: As for `mask`.
-        roots: As for `mask`.
-        quotients: As for `mask`.
-        lanes: As for `mask`.
+        x: INTT(a * NTT(S)), < 2q. Shape: (n,).
+        total: The sum of ciphertexts, < q. Shape: (n,).
         q: The modulus.
-        values: As for `add_message`. Shape: (BATCH_VALUES,).
-        noise: As for `add_message`. Shape: (BATCH_VALUES,).
-        delta: As for `add_message`.
-        delta_quotient: As for `add_message`.
-        bound: As for `add_message`.
 
     Returns:
-        As `add_message`; if it exceeds 2 * bound the output is worthless and must not be sent.
+        The largest residue of total; if it is >= q these are not residues and the output is worthless.
     """
-    mask(words, key, key_quotients, roots, quotients, lanes, q)
-    return add_message(words[: key.size * lanes], values, noise, delta, delta_quotient, bound, q)
-
-
-@kernel
-def encrypt_limb30(
-    words: U32,
-    key: U32,
-    key_quotients: U32,
-    roots: U32,
-    quotients: U32,
-    lanes: int,
-    q: np.uint32,
-    values: NDArray[np.int32],
-    noise: NDArray[np.int8],
-    delta: np.uint32,
-    delta_quotient: np.uint32,
-    bound: np.uint32,
-    packed: U32,
-    pack_right: U32,
-    pack_left: U32,
-) -> np.uint32:
-    """Do as `encrypt_limb` and pack at 30 bits while the residues are in the nearest cache.
-
-    Args:
-        words: As for `encrypt_limb`.
-        key: As for `mask`.
-        key_quotients: As for `mask`.
-        roots: As for `mask`.
-        quotients: As for `mask`.
-        lanes: As for `mask`.
-        q: The modulus.
-        values: As for `add_message`. Shape: (BATCH_VALUES,).
-        noise: As for `add_message`. Shape: (BATCH_VALUES,).
-        delta: As for `add_message`.
-        delta_quotient: As for `add_message`.
-        bound: As for `add_message`.
-        packed: Out: c at 30 bits. Shape: (BATCH_VALUES * 15 / 16,).
-        pack_right: `PACK_RIGHT`.
-        pack_left: `PACK_LEFT`.
-
-    Returns:
-        As `add_message`; if it exceeds 2 * bound the output is worthless and must not be sent.
-    """
-    mask(words, key, key_quotients, roots, quotients, lanes, q)
-    x = words[: key.size * lanes]
-    worst = uint32(0)
-    for start in range(0, x.size, TILE):
-        stop = start + TILE
-        tile = x[start:stop]
-        seen = add_message(tile, values[start:stop], noise[start:stop], delta, delta_quotient, bound, q)  # < q
-        worst = max(worst, seen)
-        pack30(tile, packed[start // 16 * 15 : stop // 16 * 15], pack_right, pack_left)
-    return worst
-
-
-@kernel
-def open_limb(
-    words: U32,
-    key: U32,
-    key_quotients: U32,
-    roots: U32,
-    quotients: U32,
-    lanes: int,
-    q: np.uint32,
-    total: U32,
-) -> np.uint32:
-    """Remove the key from the sum of a batch: x = C - INTT(a * NTT(S)) mod q = D*K + E mod q.
-
-    Args:
-        words: In: the keystream words of a, any uint32. Out: D*K + E mod q, < q, then the reserve.
-            Shape: (STREAM_WORDS,).
-        key: NTT(S)/N from `transform_key`. Shape: (N,).
-        key_quotients: As for `mask`.
-        roots: As for `mask`.
-        quotients: As for `mask`.
-        lanes: As for `mask`.
-        q: The modulus.
-        total: C, read-only. Shape: (BATCH_VALUES,).
-
-    Returns:
-        The largest residue of C; if it is >= q these are not residues and the output is worthless.
-    """
-    mask(words, key, key_quotients, roots, quotients, lanes, q)
-    return subtract(total, words[: key.size * lanes], q)
-
-
-@kernel
-def subtract(total: U32, masks: U32, q: np.uint32) -> np.uint32:
-    """Replace masks in [0, 2q) by total - mask mod q, and return the largest of `total`."""
     q2 = uint32(2 * q)
     largest = uint32(0)
-    for i in range(total.size):
+    for i in range(x.size):
         largest = max(largest, total[i])
-        t = uint32(total[i] + q2 - masks[i])  # in (0, 3q), since C < q and x < 2q
+        t = uint32(total[i] + q2 - x[i])  # in (0, 3q)
         t = min(t, uint32(t - q2))  # < 2q
-        masks[i] = min(t, uint32(t - q))  # < q
-    return largest
-
-
-@kernel
-def open_limb30(
-    words: U32,
-    key: U32,
-    key_quotients: U32,
-    roots: U32,
-    quotients: U32,
-    lanes: int,
-    q: np.uint32,
-    packed: U32,
-    unpack_right: U32,
-    unpack_left: U32,
-    unpack_keep: U32,
-) -> np.uint32:
-    """Do as `open_limb` from residues packed at 30 bits, unpacking into the nearest cache.
-
-    Args:
-        words: As for `open_limb`.
-        key: As for `open_limb`.
-        key_quotients: As for `mask`.
-        roots: As for `mask`.
-        quotients: As for `mask`.
-        lanes: As for `mask`.
-        q: The modulus.
-        packed: C at 30 bits, read-only. Shape: (BATCH_VALUES * 15 / 16,).
-        unpack_right: `UNPACK_RIGHT`.
-        unpack_left: `UNPACK_LEFT`.
-        unpack_keep: `UNPACK_KEEP`.
-
-    Returns:
-        The largest residue of C; if it is >= q these are not residues and the output is worthless.
-    """
-    mask(words, key, key_quotients, roots, quotients, lanes, q)
-    x = words[: key.size * lanes]
-    tile = np.empty(TILE, dtype=np.uint32)
-    largest = uint32(0)
-    for start in range(0, x.size, TILE):
-        unpack30(packed, start, tile, unpack_right, unpack_left, unpack_keep)
-        largest = max(largest, subtract(tile, x[start : start + TILE], q))
+        x[i] = min(t, uint32(t - q))  # < q
     return largest
 
 
@@ -293,21 +147,23 @@ def round_two(
     p_inverse_quotient: np.uint32,
     p: np.uint32,
     q: np.uint32,
+    lift: np.uint32,
     delta: np.int64,
     out: NDArray[np.int64],
 ) -> np.int64:
     """Join residues of two limbs (Garner) and round to the nearest multiple of delta.
 
     z = x + p * ((y - x)/p mod q) < pq < 2**60, exact in uint64. The quotient z/delta is taken in float64,
-    whose relative error of 2**-52 is below 2**-14 of a step for |K| < 2**38; the remainder is exact again.
+    whose relative error of 2**-51 is below 2**-15 of a step for |K| < 2**36; the remainder is exact again.
 
     Args:
         x: Residues mod p, < p. Shape: (n,).
         y: Residues mod q, < q. Shape: (n,).
         p_inverse: 1/p mod q.
         p_inverse_quotient: Its Shoup quotient mod q.
-        p: The first prime, p < q.
+        p: The first prime.
         q: The second prime.
+        lift: A multiple of q, p <= lift < 2**31.
         delta: The step D.
         out: K. Shape: (n,).
 
@@ -317,10 +173,9 @@ def round_two(
     product = uint64(p) * uint64(q)
     half = product >> uint64(1)
     per_step = 1.0 / float64(delta)
-    q2 = uint32(2 * q)
     worst = int64(0)
     for i in range(x.size):
-        d = uint32(y[i] + q2 - x[i])  # in (0, 3q)
+        d = uint32(y[i] + lift - x[i])  # in (0, 2**32), as y < q < 2**30 and x < p
         h = mul_lazy(d, p_inverse, p_inverse_quotient, q)  # < 2q
         h = min(h, uint32(h - q))  # < q
         z = uint64(x[i]) + uint64(p) * uint64(h)  # < pq

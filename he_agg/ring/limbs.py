@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from he_agg.ring.bitpack import Bytes, packed_bytes
 from he_agg.ring.modulus import Modulus, modulus
 from he_agg.ring.ntt import transform_key
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES
+from he_agg.ring.primes import BATCH_VALUES, LANES
+from he_agg.ring.uniform import word_limit
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,6 +30,12 @@ class LimbKey:
     tables: Modulus
     factor: NDArray[np.uint32]
     quotients: NDArray[np.uint32]
+
+    def product_arguments(self) -> tuple[Any, ...]:
+        """Return the arguments of `key_product` after the words."""
+        m = self.tables
+        limit, q = np.uint32(word_limit(m.q)), np.uint32(m.q)
+        return limit, self.factor, self.quotients, m.inverse, m.inverse_quotients, LANES, q
 
     def wipe(self) -> None:
         """Overwrite the key."""
@@ -53,3 +63,25 @@ def limb_keys(params: RingParams, coefficients: NDArray[np.signedinteger]) -> tu
 def batch_count(values: int) -> int:
     """Return how many batches hold so many values."""
     return -(-values // BATCH_VALUES)
+
+
+def lift(least: int, q: int) -> int:
+    """Return the smallest multiple of q that is at least `least`."""
+    return -(-least // q) * q
+
+
+def packed_sizes(params: RingParams, count: int) -> tuple[int, ...]:
+    """Return the packed bytes of `count` residues in every limb."""
+    return tuple(packed_bytes(count, bits) for bits in params.limb_bits)
+
+
+def require_packed(params: RingParams, count: int, arrays: Sequence[Bytes]) -> None:
+    """Check the arrays that hold, or shall hold, `count` packed residues.
+
+    Raises:
+        ValueError: If they are not one contiguous array of the right size for each limb.
+    """
+    sizes = packed_sizes(params, count)
+    fits = all(a.dtype == np.uint8 and a.ndim == 1 and a.flags.c_contiguous for a in arrays)
+    if not fits or tuple(a.size for a in arrays) != sizes:
+        raise ValueError(f"{count} packed residues are contiguous arrays of {sizes} bytes")

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.ring._jit import frozen
 from he_agg.ring.bitpack import Bytes, packed_bytes, unpack
-from he_agg.ring.bitpack30 import UNPACK_KEEP, UNPACK_LEFT, UNPACK_RIGHT
-from he_agg.ring.kernels import open_limb, open_limb30, round_one, round_two
+from he_agg.ring.kernels import key_product, remove_product, round_one, round_two
 from he_agg.ring.keystream import Keystream
-from he_agg.ring.limbs import batch_count, limb_keys
+from he_agg.ring.limbs import batch_count, lift, limb_keys, require_packed
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LANES, N
+from he_agg.ring.primes import BATCH_VALUES, N
 from he_agg.ring.uniform import STREAM_WORDS
-
-TABLES = (UNPACK_RIGHT, UNPACK_LEFT, UNPACK_KEEP)
 
 
 class Opener:
@@ -68,37 +65,32 @@ class Opener:
         Raises:
             ValueError: If shapes are not as described, or a residue is not below its prime.
         """
-        sizes = [packed_bytes(count, bits) for bits in self.params.bits]
-        fits = all(p.dtype == np.uint8 and p.flags.c_contiguous for p in packed)
-        if [p.shape for p in packed] != [(size,) for size in sizes] or not fits:
-            raise ValueError(f"opening needs contiguous arrays of {sizes} bytes")
+        require_packed(self.params, count, packed)
         if out is None:
             out = np.empty(count, dtype=np.int64)
         if out.shape != (count,) or out.dtype != np.int64 or not out.flags.c_contiguous:
             raise ValueError(f"opening {count} values needs as many int64, got {out.dtype} of {out.shape}")
         scratch = [np.empty(STREAM_WORDS, dtype=np.uint32) for _ in self._keys]
+        total = np.zeros(BATCH_VALUES, dtype=np.uint32)
         distance = 0
         for i in range(batch_count(count)):
             sums = out[i * BATCH_VALUES : (i + 1) * BATCH_VALUES]
-            for limb, bits in enumerate(self.params.bits):
-                batch_bytes = BATCH_VALUES // 8 * bits
-                span = slice(i * batch_bytes, (i + 1) * batch_bytes)
-                self._open_limb(scratch[limb], limb, first_batch + i, packed[limb][span], sums.size)
+            for limb, bits in enumerate(self.params.limb_bits):
+                start = packed_bytes(i * BATCH_VALUES, bits)
+                part = packed[limb][start : start + packed_bytes(sums.size, bits)]
+                unpack(part, sums.size, bits, total[: sums.size])
+                self._remove_key(scratch[limb], limb, first_batch + i, total[: sums.size])
             distance = max(distance, self._round([s[: sums.size] for s in scratch], sums))
         return out, distance
 
-    def _open_limb(self, x: NDArray[np.uint32], limb: int, batch: int, packed: Bytes, count: int) -> None:
-        key, bits = self._keys[limb], self.params.bits[limb]
-        m = key.tables
-        self._a.fill(x.view(np.uint8), limb, batch)
-        ring = (key.factor, key.quotients, m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
-        if bits == 30 and count == BATCH_VALUES and packed.ctypes.data % 4 == 0:
-            largest = open_limb30(x, *ring, frozen(packed.view(np.uint32)), *TABLES)
-        else:
-            total = np.zeros(BATCH_VALUES, dtype=np.uint32)
-            unpack(packed, count, bits, total[:count])
-            largest = open_limb(x, *ring, frozen(total))
-        if int(largest) >= m.q:
+    def _remove_key(
+        self, words: NDArray[np.uint32], limb: int, batch: int, total: NDArray[np.uint32]
+    ) -> None:
+        key = self._keys[limb]
+        self._a.fill(words.view(np.uint8), limb, batch)
+        key_product(words, *key.product_arguments())
+        q = key.tables.q
+        if int(remove_product(words[: total.size], total, np.uint32(q))) >= q:
             raise ValueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")
 
     def _round(self, limbs: list[NDArray[np.uint32]], out: NDArray[np.int64]) -> int:
@@ -107,9 +99,9 @@ class Opener:
             return int(round_one(limbs[0], np.int32(delta), np.uint32(primes[0]), out))
         p, q = primes
         inverse = pow(p, -1, q)
-        quotient = self._keys[1].tables.quotient(inverse)
-        words = (np.uint32(inverse), np.uint32(quotient), np.uint32(p), np.uint32(q))
-        return int(round_two(limbs[0], limbs[1], *words, np.int64(delta), out))
+        numbers = (inverse, self._keys[1].tables.quotient(inverse), p, q, lift(p, q))
+        arguments: list[Any] = [*limbs, *(np.uint32(n) for n in numbers), np.int64(delta), out]
+        return int(round_two(*arguments))
 
     def wipe(self) -> None:
         """Overwrite the sum of the keys."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from he_agg.ring.primes import in_use
+from he_agg.ring.primes import LIMB_BITS, PRIMES
 
 MAX_ABS_VALUE = (1 << 23) - 1
 """Largest magnitude of a site's value: 24-bit values."""
@@ -62,6 +62,11 @@ class RingParams:
     def bits(self) -> tuple[int, ...]:
         """Bits of a packed residue of every limb."""
         return tuple(q.bit_length() for q in self.primes)
+
+    @property
+    def limb_bits(self) -> tuple[int, ...]:
+        """Bits of a packed residue, for each limb."""
+        return LIMB_BITS[: self.limbs]
 
     @cached_property
     def modulus(self) -> int:

@@ -6,9 +6,9 @@ from functools import cache
 from typing import Final
 
 N: Final = 2048
-"""Degree of the ring. With one 30-bit prime about 234 bits of security, with two (60 bits) below 128.
+"""Degree of the ring. The 2024 guideline table allows at most 53 bits of modulus with it.
 
-Source: 2-scheme.md, Security table (lattice estimator, MATZOV); the planner decides, not this file.
+Source: 2-scheme.md, Security table; the lattice estimator gives 234 bits of security for 30 bits, 173 for 40.
 """
 
 LANES: Final = 16
@@ -17,9 +17,18 @@ LANES: Final = 16
 BATCH_VALUES: Final = N * LANES
 """Values in a batch; value index = coefficient * LANES + lane. The smallest unit that can be sought to."""
 
-MIN_PRIME_BITS: Final = 16
-MAX_PRIME_BITS: Final = 30
-"""Below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies)."""
+PRIMES: Final = (1073692673, 12289)
+"""The primes in use, both 1 mod 4096 so that a primitive 2N-th root exists; one limb takes the first alone.
+
+The first is the largest such prime below 2**30, so that 4q fits 32 bits (Harvey's lazy butterflies). The
+second is the smallest of all. Another one of 30 bits would make 60 bits, beyond the 53 that are secure with
+N = 2048; 44 bits are well within and already carry 24-bit values of 400 sites, at 5.5 bytes a value instead
+of 7.5. Source: both are what SEAL's CoeffModulus.Create(2048, [14, 30]) returns;
+tests/ring/test_seal_interop.py checks it.
+"""
+
+LIMB_BITS: Final = (30, 14)
+"""Bits of a packed residue, for each of the primes."""
 
 
 def is_prime(number: int) -> bool:

@@ -10,13 +10,12 @@ from he_agg.ring.limbs import limb_keys
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, PRIMES
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
-from he_agg.ring.uniform import STREAM_WORDS, replace_rejected
+from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
 
 def encrypt(params: RingParams, a_key, noise_key, coefficients, first_batch, values):
     """Return the packed residues of every limb."""
-    size = (values.size * 30 + 7) // 8
-    out = tuple(np.empty(size, dtype=np.uint8) for _ in params.primes)
+    out = tuple(np.empty((values.size * bits + 7) // 8, dtype=np.uint8) for bits in params.limb_bits)
     keys = limb_keys(params, coefficients)
     assert _encrypt(params, Keystream(a_key), Keystream(noise_key), keys, first_batch, values, out)
     return out
@@ -26,7 +25,7 @@ def common(a_key, limb, batch):
     """Return the residues of a, in transform order. Shape: (BATCH_VALUES,)."""
     words = np.empty(STREAM_WORDS, dtype=np.uint32)
     Keystream(a_key).fill(words.view(np.uint8), limb, batch)
-    replace_rejected(words, BATCH_VALUES, np.uint32(4 * PRIMES[limb]))
+    replace_rejected(words, BATCH_VALUES, np.uint32(word_limit(PRIMES[limb])))
     return words[:BATCH_VALUES] % PRIMES[limb]
 
 

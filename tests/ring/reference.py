@@ -6,7 +6,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 N, LANES = 2048, 16
-PRIMES = (1073692673, 1073668097)
+PRIMES = (1073692673, 12289)
 
 
 def keystream(key: bytes, limb: int, batch: int, size: int) -> np.ndarray:
@@ -69,8 +69,9 @@ def uniform(key: bytes, limb: int, batch: int) -> np.ndarray:
     """Residues of a, transform order, shape (N, LANES)."""
     q, count = PRIMES[limb], N * LANES
     words = keystream(key, limb, batch, 4 * (count + 64)).view("<u4").astype(np.int64)
-    spare = iter([w for w in words[count:] if w < 4 * q])
-    return np.array([w if w < 4 * q else next(spare) for w in words[:count]]).reshape(N, LANES) % q
+    limit = 2**32 - 2**32 % q
+    spare = iter([w for w in words[count:] if w < limit])
+    return np.array([w if w < limit else next(spare) for w in words[:count]]).reshape(N, LANES) % q
 
 
 def noise(key: bytes, batch: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import pytest
 from he_agg.ring import encryptor as encryptor_module
 from he_agg.ring.bitpack import fold, pack, packed_bytes, unpack
 from he_agg.ring.encryptor import Encryptor
+from he_agg.ring.limbs import packed_sizes
 from he_agg.ring.opener import Opener
 from he_agg.ring.params import RingParams, largest_delta
 from he_agg.ring.primes import BATCH_VALUES, PRIMES, N
@@ -30,10 +31,11 @@ def submit(params, key, submissions):
     key_sum = np.zeros(N, dtype=np.int64)
     for values in submissions:
         with Encryptor(params, key) as encryptor:
-            for part, total, q in zip(encryptor.encrypt(0, values), totals, params.primes, strict=True):
-                assert fold(part, total, 30, q) < q
+            parts = encryptor.encrypt(0, values)
+            for part, total, q, bits in zip(parts, totals, params.primes, params.limb_bits, strict=True):
+                assert fold(part, total, bits, q) < q
             key_sum += encryptor.key_coefficients()
-    return [pack(t, 30) for t in totals], key_sum
+    return [pack(t, b) for t, b in zip(totals, params.limb_bits, strict=True)], key_sum
 
 
 @pytest.mark.parametrize("params", [ONE, TWO], ids=["one-limb", "two-limbs"])
@@ -43,7 +45,7 @@ def test_ciphertexts_match_the_oracle(params, rng):
     parts = deterministic.encrypt(params, a_key, noise_key, s, 3, values)
     for limb, part in enumerate(parts):
         expected = reference.encrypt(limb, params.delta, a_key, noise_key, s, 3, values)
-        assert unpack(part, values.size, 30).tolist() == expected.tolist()
+        assert unpack(part, values.size, params.limb_bits[limb]).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("params", [ONE, TWO], ids=["one-limb", "two-limbs"])
@@ -104,9 +106,9 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
     cuts = sorted({0, 21, *map(int, rng.integers(1, 21, 9))})
     parts = list(pairwise(cuts))
     rng.shuffle(parts)
-    size = packed_bytes(count, 30)
-    out = [np.zeros(size, dtype=np.uint8) for _ in params.primes]
-    key, batch_bytes = secrets.token_bytes(32), packed_bytes(BATCH_VALUES, 30)
+    sizes = packed_sizes(params, count)
+    out = [np.zeros(size, dtype=np.uint8) for size in sizes]
+    key, steps = secrets.token_bytes(32), packed_sizes(params, BATCH_VALUES)
 
     def span(first, last, unit, end):
         return slice(first * unit, min(last * unit, end))
@@ -114,7 +116,7 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
     with Encryptor(params, key) as encryptor, ThreadPoolExecutor(8) as pool:
 
         def encrypt(part):
-            targets = [o[span(*part, batch_bytes, size)] for o in out]
+            targets = [o[span(*part, step, o.size)] for o, step in zip(out, steps, strict=True)]
             encryptor.encrypt(int(part[0]), values[span(*part, BATCH_VALUES, count)], targets)
 
         list(pool.map(encrypt, parts))
@@ -124,7 +126,7 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
 
         def unlock(part):
             target = sums[span(*part, BATCH_VALUES, count)]
-            packed = [o[span(*part, batch_bytes, size)] for o in out]
+            packed = [o[span(*part, step, o.size)] for o, step in zip(out, steps, strict=True)]
             opener.open(int(part[0]), target.size, packed, target)
 
         list(pool.map(unlock, parts))

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from he_agg.ring import ntt
 from he_agg.ring.modulus import modulus, shoup_quotients
-from he_agg.ring.primes import LANES, PRIMES, N, is_prime, smallest_root
+from he_agg.ring.primes import LANES, LIMB_BITS, PRIMES, N, is_prime, smallest_root
 from tests.ring import reference
 
 
-def test_primes_are_the_two_largest_below_2_to_the_30():
-    found = [q for q in range((1 << 30) - 4095, 1 << 29, -4096) if q % 4096 == 1 and is_prime(q)][:2]
-    assert found == list(PRIMES) == [1073692673, 1073668097]
+def test_primes_are_the_largest_below_2_to_the_30_and_the_smallest():
+    largest = next(q for q in range((1 << 30) - 4095, 1 << 29, -4096) if is_prime(q))
+    smallest = next(q for q in range(4097, 1 << 29, 4096) if is_prime(q))
+    assert (largest, smallest) == PRIMES == (1073692673, 12289)
+    assert tuple(q.bit_length() for q in PRIMES) == LIMB_BITS
+
+
+def test_the_modulus_is_within_the_2024_table_for_this_degree():
+    """N = 2048 allows 53 bits at 128 bits of security with ternary secrets; 30 + 30 would not pass."""
+    assert N == 2048
+    assert math.prod(PRIMES).bit_length() <= 53
 
 
 @pytest.mark.parametrize("q", PRIMES)

@@ -12,7 +12,7 @@ from he_agg.ring import keystream
 from he_agg.ring.keystream import Keystream, a_key
 from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES, N
 from he_agg.ring.sampling import NOISE_BOUND, SIGMA, TERNARY_BYTES, fresh_ternary, ternary
-from he_agg.ring.uniform import RESERVE_WORDS, STREAM_WORDS, replace_rejected
+from he_agg.ring.uniform import RESERVE_WORDS, STREAM_WORDS, replace_rejected, word_limit
 from tests.ring import deterministic, reference
 
 SEED = bytes(range(32))
@@ -97,14 +97,18 @@ def test_common_polynomials_match_the_reference(limb):
 def test_common_polynomials_are_uniform_in_value_and_in_residue_of_small_numbers(limb):
     q = PRIMES[limb]
     a = np.concatenate([deterministic.common(SEED, limb, b) for b in range(64)]).astype(np.int64)
-    for buckets in (a * 1021 // q, a % 1021):
-        counts, mean = np.bincount(buckets, minlength=1021), a.size / 1021
+    edges = -(-np.arange(1022) * q // 1021)  # bucket b of a * 1021 // q begins here
+    for buckets, sizes in ((a * 1021 // q, np.diff(edges)), (a % 1021, (q - np.arange(1021) + 1020) // 1021)):
+        counts, mean = np.bincount(buckets, minlength=1021), a.size * sizes / q
+        assert sizes.sum() == q
         assert ((counts - mean) ** 2 / mean).sum() < chi_square_limit(1020)
 
 
 @pytest.mark.parametrize("q", PRIMES)
 def test_rejected_words_are_replaced_in_order(q):
-    limit, count = 4 * q, 100
+    limit, count = word_limit(q), 100
+    assert limit % q == 0
+    assert 0 < 2**32 - limit < q
     words = np.arange(count + RESERVE_WORDS, dtype=np.uint32)
     words[[3, 50, 99]] = [limit, limit + 1, 2**32 - 1]
     words[5] = limit - 1

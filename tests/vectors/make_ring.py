@@ -90,12 +90,13 @@ def expand(start):
 
 def transforms():
     for q in PRIMES:
-        m, x = modulus(q), np.arange(N, dtype=np.uint32) ** 2 + np.uint32(1)
+        m = modulus(q)
+        x = (np.arange(N, dtype=np.uint32) ** 2 + np.uint32(1)) % np.uint32(q)
         ntt.forward(x, m.forward, m.forward_quotients, 1, np.uint32(q))
         yield {
             "q": q,
             "root": m.root,
-            "input": "j**2 + 1",
+            "input": "(j**2 + 1) % q",
             "first": x[:8].tolist(),
             "sha256_u32le": sha(x, "<u4"),
         }
@@ -110,7 +111,7 @@ def packing():
 
 def encryption():
     cases = (("short", 1, 32767, 19, 0, 37), ("second batch short", 1, 127, 300, 4, BATCH_VALUES + 3))
-    cases += (("two limbs", 2, (1 << 23) - 1, 40, 2, 40), ("whole batch", 2, 32767, 1000, 0, BATCH_VALUES))
+    cases += (("two limbs", 2, (1 << 23) - 1, 300, 2, 40), ("whole batch", 2, 32767, 1000, 0, BATCH_VALUES))
     for name, limbs, bound, sites, batch, count in cases:
         params = RingParams.widest(limbs, bound, sites)
         values = ((np.arange(count, dtype=np.int64) * 2654435761 % (2 * bound + 1)) - bound).astype(np.int32)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 N, LANES = 2048, 16
 BATCH = N * LANES
-PRIMES = (1073692673, 1073668097)
+PRIMES, BITS = (1073692673, 12289), (30, 14)
 
 
 def stream(key, limb, batch, size):
@@ -28,8 +28,9 @@ def stream(key, limb, batch, size):
 def common(key, limb, batch):
     q = PRIMES[limb]
     words = struct.unpack(f"<{BATCH + 64}I", stream(key, limb, batch, 4 * (BATCH + 64)))
-    spare = (w for w in words[BATCH:] if w < 4 * q)
-    return [(w if w < 4 * q else next(spare)) % q for w in words[:BATCH]]
+    limit = 2**32 - 2**32 % q
+    spare = (w for w in words[BATCH:] if w < limit)
+    return [(w if w < limit else next(spare)) % q for w in words[:BATCH]]
 
 
 def noise(key, batch):
@@ -126,7 +127,7 @@ def encrypt(limb, case):
         for i in range(min(BATCH, count - first)):
             k = (first + i) * 2654435761 % (2 * bound + 1) - bound
             out.append((c[i] + e[i] + case["delta"] * k) % q)
-    return pack(out, 30)
+    return pack(out, BITS[limb])
 
 
 def digest(code, values):
