@@ -26,7 +26,7 @@ from he_agg.ring.modulus import modulus
 from he_agg.ring.ntt import inverse_lazy
 from he_agg.ring.opener import Opener
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES
+from he_agg.ring.primes import BATCH_VALUES, LANES, ntt_primes
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
 from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
@@ -45,7 +45,7 @@ def show(name: str, values: int, action: Callable[[], object]) -> None:
 
 def pieces() -> None:
     """The steps of one batch, by themselves."""
-    m, stream = modulus(PRIMES[0]), Keystream(bytes(32))
+    m, stream = modulus(ntt_primes(30)[0]), Keystream(bytes(32))
     x, planes = np.empty(STREAM_WORDS, dtype=np.uint32), np.empty(NOISE_BYTES, dtype=np.uint8)
     noise, batch = np.empty(BATCH_VALUES, dtype=np.int8), x[:BATCH_VALUES]
     tables = (m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
@@ -70,8 +70,9 @@ def packing(count: int) -> None:
 def parts(batches: int) -> None:
     """Whole parts, as a client sees them."""
     count, a_key = batches * BATCH_VALUES, bytes(32)
-    for limbs, bound, sites in ((1, 32767, 31), (2, (1 << 23) - 1, 31)):
-        params = RingParams.widest(limbs, bound, sites)
+    pair = (ntt_primes(19)[0], ntt_primes(20)[0])
+    for primes, bound, sites in (((ntt_primes(30)[0],), 32767, 31), (pair, (1 << 23) - 1, 31)):
+        params, limbs = RingParams.widest(primes, bound, sites), len(primes)
         values = np.random.default_rng(1).integers(-bound, bound + 1, count).astype(np.int32)
         out = [np.zeros(size, dtype=np.uint8) for size in packed_sizes(params, count)]
         e = Encryptor(params, a_key)  # the inner function, because the outer encrypts a batch once only

@@ -31,7 +31,7 @@ from he_agg.security import (
     security_bits,
 )
 
-__all__ = ["HybridParameters"]
+__all__ = ["HybridParameters", "prime_sets"]
 
 MAX_TWO_LIMB_BITS = MAX_MODULUS_BITS[N]
 """What the security table leaves."""
@@ -108,7 +108,7 @@ class HybridParameters:
         Raises:
             PlanError: no ring within the security table holds sums of that size exactly.
         """
-        for primes in _candidates():
+        for primes in prime_sets():
             delta = _largest_step(math.prod(primes), magnitude * max_sites)
             if delta >= _least_step(max_sites):
                 return cls.of(primes, magnitude, max_sites)
@@ -126,7 +126,7 @@ class HybridParameters:
         Raises:
             PlanError: insecure, inexact, or primes that no plan of ours has.
         """
-        if primes not in _candidates():
+        if primes not in prime_sets():
             raise PlanError(Reason.BAD_PLAN, "plan.parameters.primes: expected a set of primes that he-agg uses")
         modulus = math.prod(primes)
         check_security(N, modulus.bit_length())
@@ -189,7 +189,7 @@ def _least_step(max_sites: int) -> int:
 
 
 @cache
-def _candidates() -> tuple[tuple[int, ...], ...]:
+def prime_sets() -> tuple[tuple[int, ...], ...]:
     """All sets of primes in use, one limb before two; within each the fewest bits first."""
     one = [(ntt_primes(bits)[0],) for bits in range(MIN_PRIME_BITS, MAX_PRIME_BITS + 1)]
     two = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
 from he_agg.ring.ntt import inverse_lazy, mul_lazy, multiply_lanes
-from he_agg.ring.uniform import accepted, replace_rejected
+from he_agg.ring.uniform import replace_rejected
 
 U32 = NDArray[np.uint32]
 
@@ -45,7 +45,6 @@ def add_message(
         The largest value + bound; above 2 * bound if and only if some value is out of bounds.
     """
     q2 = uint32(2 * q)
-    lift = uint32((bound + q - uint32(1)) // q * q)  # the least multiple of q that makes every value positive
     worst = uint32(0)
     for i in range(x.size):
         k = uint32(values[i])

@@ -83,9 +83,7 @@ class Opener:
             distance = max(distance, self._round([s[: sums.size] for s in scratch], sums))
         return out, distance
 
-    def _remove_key(
-        self, words: NDArray[np.uint32], limb: int, batch: int, total: NDArray[np.uint32]
-    ) -> None:
+    def _remove_key(self, words: NDArray[np.uint32], limb: int, batch: int, total: NDArray[np.uint32]) -> None:
         key = self._keys[limb]
         self._a.fill(words.view(np.uint8), limb, batch)
         key_product(words, *key.product_arguments())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from he_agg.ring.primes import LIMB_BITS, PRIMES
+from he_agg.ring.primes import in_use
 
 MAX_ABS_VALUE = (1 << 23) - 1
 """Largest magnitude of a site's value: 24-bit values."""
@@ -16,6 +16,8 @@ def largest_delta(modulus: int, max_sum: int) -> int:
     """Return the widest step between plaintexts that leaves room for sums of magnitude up to max_sum.
 
     D = floor((q - 1)/2 / (max_sum + 1/2)): half a step beyond the largest sum must not wrap around.
+
+    Source: 2-scheme.md, Codec hybrid.
     """
     return (modulus - 1) // (2 * max_sum + 1)
 
@@ -40,8 +42,8 @@ class RingParams:
     max_sites: int
 
     def __post_init__(self) -> None:
-        known = all(in_use(q) for q in self.primes)
-        if not known or self.limbs not in (1, 2) or list(self.primes) != sorted(set(self.primes)):
+        ours = all(in_use(q) for q in self.primes) and list(self.primes) == sorted(set(self.primes))
+        if self.limbs not in (1, 2) or not ours:
             raise ValueError(f"the ring has 1 or 2 primes of ours, the smaller first, got {self.primes}")
         if not 1 <= self.max_abs_value <= MAX_ABS_VALUE or self.max_sites < 1:
             raise ValueError(f"no ring parameters for {self.max_sites} sites, values to {self.max_abs_value}")
@@ -59,16 +61,11 @@ class RingParams:
         return len(self.primes)
 
     @property
-    def bits(self) -> tuple[int, ...]:
-        """Bits of a packed residue of every limb."""
-        return tuple(q.bit_length() for q in self.primes)
-
-    @property
     def limb_bits(self) -> tuple[int, ...]:
         """Bits of a packed residue, for each limb."""
-        return LIMB_BITS[: self.limbs]
+        return tuple(q.bit_length() for q in self.primes)
 
     @cached_property
     def modulus(self) -> int:
-        """Product of the primes."""
+        """Their product."""
         return prod(self.primes)

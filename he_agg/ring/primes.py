@@ -17,18 +17,10 @@ LANES: Final = 16
 BATCH_VALUES: Final = N * LANES
 """Values in a batch; value index = coefficient * LANES + lane. The smallest unit that can be sought to."""
 
-PRIMES: Final = (1073692673, 12289)
-"""The primes in use, both 1 mod 4096 so that a primitive 2N-th root exists; one limb takes the first alone.
-
-The first is the largest such prime below 2**30, so that 4q fits 32 bits (Harvey's lazy butterflies). The
-second is the smallest of all. Another one of 30 bits would make 60 bits, beyond the 53 that are secure with
-N = 2048; 44 bits are well within and already carry 24-bit values of 400 sites, at 5.5 bytes a value instead
-of 7.5. Source: both are what SEAL's CoeffModulus.Create(2048, [14, 30]) returns;
-tests/ring/test_seal_interop.py checks it.
-"""
-
-LIMB_BITS: Final = (30, 14)
-"""Bits of a packed residue, for each of the primes."""
+MIN_PRIME_BITS: Final = 16
+MAX_PRIME_BITS: Final = 30
+"""Widths of the primes. Below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies); the planner takes as few
+bits as a plan needs, because bits of the prime are bits on the wire."""
 
 
 def is_prime(number: int) -> bool:
@@ -91,7 +83,7 @@ def ntt_primes(bits: int) -> tuple[int, int]:
         bits: `MIN_PRIME_BITS` to `MAX_PRIME_BITS`.
 
     Returns:
-        The primes, largest first: the set that SEAL's CoeffModulus.Create(2048, [bits, bits]) returns
+        The primes, largest first: what SEAL's CoeffModulus.Create(2048, [bits, bits]) returns, in its other order
         (tests/ring/test_seal_interop.py checks it).
 
     Raises:

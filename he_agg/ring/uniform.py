@@ -3,10 +3,10 @@
 A 32-bit word w is accepted when it lies below the largest multiple of q that fits 32 bits, and then *is* the
 residue w mod q: that range holds each residue equally often, so accepted words are exactly uniform mod q,
 given uniform keystream. No reduction follows, because Shoup's product takes any 32-bit factor. A word is
-rejected with probability 4.6e-5 for the first prime (1.5 of the 32,768 words of a batch) and below 3e-6 for
-the second. The r-th rejected word is replaced by the r-th accepted word of a reserve of 64 words that
-follows in the stream. Were the reserve to run out (63 or more rejections: below 2**-200 per batch), the
-word is halved, which only has to be the same for everybody.
+rejected with probability (2**32 mod q)/2**32: 4.6e-5 for the largest prime of 30 bits (1.5 of the 32,768 words
+of a batch), at most 2.5e-3 for any prime in use (80 words). The r-th rejected word is replaced by the r-th
+accepted word of a reserve of 256 words that follows in the stream. Were the reserve to run out (below 2**-150
+per batch), the word is halved, which only has to be the same for everybody.
 
 The words of a are public, hence branching on them is no leak. Against the high half of w*q with a 64-bit w
 (bias below 2**-34 per residue) this costs half the keystream and has no bias to account for.
@@ -18,7 +18,7 @@ values are taken in the transform domain directly: the transform of a uniform po
 from __future__ import annotations
 
 import numpy as np
-from numba import uint32, uint64
+from numba import uint32
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
@@ -34,12 +34,6 @@ STREAM_WORDS = BATCH_VALUES + RESERVE_WORDS
 def word_limit(q: int) -> int:
     """Return the largest multiple of q below 2**32."""
     return (1 << 32) // q * q
-
-
-@kernel
-def accepted(q: np.uint32) -> np.uint32:
-    """Return the largest multiple of q that fits 32 bits: the first word that is not accepted."""
-    return uint32((uint64(1) << uint64(32)) // uint64(q) * uint64(q))
 
 
 @kernel

@@ -8,7 +8,7 @@ from he_agg.ring.encryptor import _encrypt
 from he_agg.ring.keystream import Keystream
 from he_agg.ring.limbs import limb_keys
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, PRIMES
+from he_agg.ring.primes import BATCH_VALUES
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
 from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
@@ -21,12 +21,12 @@ def encrypt(params: RingParams, a_key, noise_key, coefficients, first_batch, val
     return out
 
 
-def common(a_key, limb, batch):
+def common(a_key, limb, batch, q):
     """Return the residues of a, in transform order. Shape: (BATCH_VALUES,)."""
     words = np.empty(STREAM_WORDS, dtype=np.uint32)
     Keystream(a_key).fill(words.view(np.uint8), limb, batch)
-    replace_rejected(words, BATCH_VALUES, np.uint32(word_limit(PRIMES[limb])))
-    return words[:BATCH_VALUES] % PRIMES[limb]
+    replace_rejected(words, BATCH_VALUES, np.uint32(word_limit(q)))
+    return words[:BATCH_VALUES] % q
 
 
 def noise(noise_key, batch):

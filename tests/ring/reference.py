@@ -6,7 +6,6 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 N, LANES = 2048, 16
-PRIMES = (1073692673, 12289)
 
 
 def keystream(key: bytes, limb: int, batch: int, size: int) -> np.ndarray:
@@ -65,10 +64,10 @@ def product(a: np.ndarray, s: np.ndarray, q: int) -> np.ndarray:
     return total
 
 
-def uniform(key: bytes, limb: int, batch: int) -> np.ndarray:
+def uniform(key: bytes, limb: int, batch: int, q: int) -> np.ndarray:
     """Residues of a, transform order, shape (N, LANES)."""
-    q, count = PRIMES[limb], N * LANES
-    words = keystream(key, limb, batch, 4 * (count + 64)).view("<u4").astype(np.int64)
+    count = N * LANES
+    words = keystream(key, limb, batch, 4 * (count + 256)).view("<u4").astype(np.int64)
     limit = 2**32 - 2**32 % q
     spare = iter([w for w in words[count:] if w < limit])
     return np.array([w if w < limit else next(spare) for w in words[:count]]).reshape(N, LANES) % q
@@ -96,10 +95,9 @@ def pack(residues: list[int], bits: int) -> bytes:
     return long.to_bytes((len(residues) * bits + 7) // 8, "little")
 
 
-def encrypt(limb, delta, a_key, noise_key, s, batch, values) -> np.ndarray:
+def encrypt(limb, q, delta, a_key, noise_key, s, batch, values) -> np.ndarray:
     """Residues of one whole batch in one limb, value order."""
-    q = PRIMES[limb]
-    a, e = uniform(a_key, limb, batch), noise(noise_key, batch)
+    a, e = uniform(a_key, limb, batch, q), noise(noise_key, batch)
     k = np.zeros(N * LANES, dtype=object)
     k[: values.size] = values
     out = np.empty((N, LANES), dtype=np.int64)

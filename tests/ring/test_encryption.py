@@ -16,12 +16,14 @@ from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.limbs import packed_sizes
 from he_agg.ring.opener import Opener
 from he_agg.ring.params import RingParams, largest_delta
-from he_agg.ring.primes import BATCH_VALUES, PRIMES, N
+from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
 from he_agg.ring.sampling import NOISE_BOUND, fresh_ternary
 from tests.ring import deterministic, reference
 
-ONE = RingParams.widest(1, 32767, 19)
-TWO = RingParams.widest(2, (1 << 23) - 1, 300)
+Q = ntt_primes(30)[0]
+PAIR = (ntt_primes(26)[0], ntt_primes(27)[0])
+ONE = RingParams.widest((Q,), 32767, 19)
+TWO = RingParams.widest(PAIR, (1 << 23) - 1, 300)
 
 
 def submit(params, key, submissions):
@@ -44,7 +46,7 @@ def test_ciphertexts_match_the_oracle(params, rng):
     values = rng.integers(-params.max_abs_value, params.max_abs_value + 1, BATCH_VALUES - 5).astype(np.int32)
     parts = deterministic.encrypt(params, a_key, noise_key, s, 3, values)
     for limb, part in enumerate(parts):
-        expected = reference.encrypt(limb, params.delta, a_key, noise_key, s, 3, values)
+        expected = reference.encrypt(limb, params.primes[limb], params.delta, a_key, noise_key, s, 3, values)
         assert unpack(part, values.size, params.limb_bits[limb]).tolist() == expected.tolist()
 
 
@@ -63,7 +65,9 @@ def test_sums_are_exact_at_every_length(params, count, sites, rng):
 
 
 @pytest.mark.parametrize(
-    "params", [ONE, RingParams.widest(2, (1 << 23) - 1, 40)], ids=["one-limb", "two-limbs"]
+    "params",
+    [ONE, RingParams.widest((ntt_primes(19)[0], ntt_primes(20)[0]), (1 << 23) - 1, 40)],
+    ids=["one-limb", "two-limbs"],
 )
 @pytest.mark.parametrize("sign", [1, -1])
 def test_all_sites_at_the_bound_everywhere(params, sign):
@@ -89,7 +93,7 @@ def test_no_failure_in_100_million_values_at_the_edge(rng):
         values = np.where(rng.random(BATCH_VALUES) < 0.5, -m, m).astype(np.int32)
         total = np.zeros(BATCH_VALUES, dtype=np.uint32)
         for e in encryptors:
-            fold(e.encrypt(batch, values)[0], total, 30, PRIMES[0])
+            fold(e.encrypt(batch, values)[0], total, 30, Q)
         sums, distance = opener.open(batch, BATCH_VALUES, [pack(total, 30)])
         assert np.array_equal(sums, sites * values.astype(np.int64)), batch
         worst = max(worst, distance)
@@ -234,31 +238,35 @@ def test_keys_cannot_be_passed_in_and_differ():
 
 
 def test_residues_not_below_the_prime_are_refused():
-    packed = [pack(np.full(100, PRIMES[0], dtype=np.uint32), 30)]
+    packed = [pack(np.full(100, Q, dtype=np.uint32), 30)]
     with pytest.raises(ValueError, match="not below its prime"):
         Opener(ONE, bytes(32), np.zeros(N, dtype=np.int64), 1).open(0, 100, packed)
 
 
 @pytest.mark.parametrize(
-    ("limbs", "delta", "bound", "sites"),
+    ("primes", "delta", "bound", "sites"),
     [
-        (0, 1, 1, 1),
-        (3, 1, 1, 1),
-        (1, 0, 1, 1),
-        (1, 863, 32767, 19),
-        (1, 1, 0, 1),
-        (1, 1, 1, 0),
-        (2, 1, 1 << 23, 1),
+        ((), 1, 1, 1),
+        ((*PAIR, Q), 1, 1, 1),
+        (PAIR[::-1], 1, 1, 1),
+        ((Q, Q), 1, 1, 1),
+        ((12289,), 1, 1, 1),
+        ((2**31 - 1,), 1, 1, 1),
+        ((Q,), 0, 1, 1),
+        ((Q,), 863, 32767, 19),
+        ((Q,), 1, 0, 1),
+        ((Q,), 1, 1, 0),
+        (PAIR, 1, 1 << 23, 1),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused(limbs, delta, bound, sites):
+def test_parameters_that_do_not_fit_are_refused(primes, delta, bound, sites):
     with pytest.raises(ValueError, match=r"ring|step"):
-        RingParams(limbs, delta, bound, sites)
+        RingParams(primes, delta, bound, sites)
 
 
 @pytest.mark.parametrize("sites", [1, 19, 31, 40])
 def test_the_widest_step_is_the_formula_of_the_specification(sites):
-    m, q = 32767, PRIMES[0]
+    m, q = 32767, Q
     assert largest_delta(q, sites * m) == int(((q - 1) // 2) / (sites * m + 0.5))
 
 

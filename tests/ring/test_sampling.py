@@ -10,10 +10,11 @@ import pytest
 
 from he_agg.ring import keystream
 from he_agg.ring.keystream import Keystream, a_key
-from he_agg.ring.primes import BATCH_VALUES, LANES, PRIMES, N
+from he_agg.ring.primes import BATCH_VALUES, LANES, N
 from he_agg.ring.sampling import NOISE_BOUND, SIGMA, TERNARY_BYTES, fresh_ternary, ternary
 from he_agg.ring.uniform import RESERVE_WORDS, STREAM_WORDS, replace_rejected, word_limit
 from tests.ring import deterministic, reference
+from tests.ring.primes import IN_USE
 
 SEED = bytes(range(32))
 
@@ -36,9 +37,7 @@ def test_noise_has_the_centred_binomial_distribution():
     expected = np.array([math.comb(42, i) / 2**42 for i in range(43)]) * e.size
     common = expected >= 10
     rare, rare_expected = counts[~common].sum(), expected[~common].sum()
-    chi = ((counts - expected)[common] ** 2 / expected[common]).sum() + (
-        rare - rare_expected
-    ) ** 2 / rare_expected
+    chi = ((counts - expected)[common] ** 2 / expected[common]).sum() + (rare - rare_expected) ** 2 / rare_expected
     assert chi < chi_square_limit(common.sum())
     assert np.abs(e).max() <= NOISE_BOUND
     assert abs(e.mean()) < 5 * SIGMA / math.sqrt(e.size)
@@ -86,17 +85,24 @@ def test_fresh_keys_differ_and_come_from_the_system(monkeypatch):
     assert asked == [N * TERNARY_BYTES]
 
 
+@pytest.mark.parametrize("q", IN_USE)
 @pytest.mark.parametrize("limb", [0, 1])
-def test_common_polynomials_match_the_reference(limb):
-    for batch in (0, 5, 2**40):
-        expected = reference.uniform(SEED, limb, batch).ravel()
-        assert np.array_equal(deterministic.common(SEED, limb, batch), expected)
+def test_common_polynomials_match_the_reference(limb, q):
+    for batch in (0, 2**40):
+        expected = reference.uniform(SEED, limb, batch, q).ravel()
+        assert np.array_equal(deterministic.common(SEED, limb, batch, q), expected)
 
 
-@pytest.mark.parametrize("limb", [0, 1])
-def test_common_polynomials_are_uniform_in_value_and_in_residue_of_small_numbers(limb):
-    q = PRIMES[limb]
-    a = np.concatenate([deterministic.common(SEED, limb, b) for b in range(64)]).astype(np.int64)
+def test_the_reserve_is_far_larger_than_any_prime_needs():
+    """Rejections of a batch are binomial; their mean and twelve deviations stay within the reserve."""
+    for q in IN_USE:
+        p = (2**32 % q) / 2**32
+        assert BATCH_VALUES * p + 12 * (BATCH_VALUES * p) ** 0.5 < RESERVE_WORDS
+
+
+@pytest.mark.parametrize("q", [IN_USE[0], IN_USE[len(IN_USE) // 2], IN_USE[-1]])
+def test_common_polynomials_are_uniform_in_value_and_in_residue_of_small_numbers(q):
+    a = np.concatenate([deterministic.common(SEED, 0, b, q) for b in range(64)]).astype(np.int64)
     edges = -(-np.arange(1022) * q // 1021)  # bucket b of a * 1021 // q begins here
     for buckets, sizes in ((a * 1021 // q, np.diff(edges)), (a % 1021, (q - np.arange(1021) + 1020) // 1021)):
         counts, mean = np.bincount(buckets, minlength=1021), a.size * sizes / q
@@ -104,7 +110,7 @@ def test_common_polynomials_are_uniform_in_value_and_in_residue_of_small_numbers
         assert ((counts - mean) ** 2 / mean).sum() < chi_square_limit(1020)
 
 
-@pytest.mark.parametrize("q", PRIMES)
+@pytest.mark.parametrize("q", IN_USE)
 def test_rejected_words_are_replaced_in_order(q):
     limit, count = word_limit(q), 100
     assert limit % q == 0
@@ -120,7 +126,7 @@ def test_rejected_words_are_replaced_in_order(q):
 
 
 def test_an_exhausted_reserve_stays_in_bounds():
-    q = PRIMES[0]
+    q = IN_USE[-1]
     words = np.full(STREAM_WORDS, 2**32 - 1, dtype=np.uint32)
     assert replace_rejected(words, BATCH_VALUES, np.uint32(4 * q)) == BATCH_VALUES
     assert words[:BATCH_VALUES].max() < 4 * q

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from he_agg import seal_format
 from he_agg.bitpack import fold, pack
-from he_agg.codecs.ckks_vectors import new_secret_context
 from he_agg.codecs.ckks_parameters import PROFILES
+from he_agg.codecs.ckks_vectors import new_secret_context
 from he_agg.errors import WireError
 
 

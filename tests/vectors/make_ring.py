@@ -18,9 +18,13 @@ from he_agg.ring.bitpack import pack, residue_dtype
 from he_agg.ring.keystream import Keystream, a_key
 from he_agg.ring.modulus import modulus
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, PRIMES, N
+from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
 from he_agg.ring.sampling import TERNARY_BYTES, ternary
 from tests.ring import deterministic
+
+LARGE, PAIR = ntt_primes(30)[0], (ntt_primes(26)[0], ntt_primes(27)[0])
+REJECTS = ntt_primes(24)[1]
+"""80 of the 32,768 words of a batch are rejected: more than modulo any other prime in use."""
 
 FOLDER = Path(__file__).parent / "ring"
 
@@ -45,13 +49,13 @@ def keys():
 
 
 def uniform():
-    for limb, batch in ((0, 0), (0, 2**33 + 5), (1, 1)):
-        a = deterministic.common(seed("a"), limb, batch)
+    for q, limb, batch in ((LARGE, 0, 0), (LARGE, 0, 2**33 + 5), (PAIR[1], 1, 1), (REJECTS, 0, 0)):
+        a = deterministic.common(seed("a"), limb, batch, q)
         yield {
             "key": seed("a").hex(),
             "limb": limb,
             "batch": batch,
-            "q": PRIMES[limb],
+            "q": q,
             "first": a[:8].tolist(),
             "sha256_u32le": sha(a, "<u4"),
         }
@@ -89,7 +93,7 @@ def expand(start):
 
 
 def transforms():
-    for q in PRIMES:
+    for q in (LARGE, *PAIR):
         m = modulus(q)
         x = (np.arange(N, dtype=np.uint32) ** 2 + np.uint32(1)) % np.uint32(q)
         ntt.forward(x, m.forward, m.forward_quotients, 1, np.uint32(q))
@@ -110,16 +114,17 @@ def packing():
 
 
 def encryption():
-    cases = (("short", 1, 32767, 19, 0, 37), ("second batch short", 1, 127, 300, 4, BATCH_VALUES + 3))
-    cases += (("two limbs", 2, (1 << 23) - 1, 300, 2, 40), ("whole batch", 2, 32767, 1000, 0, BATCH_VALUES))
-    for name, limbs, bound, sites, batch, count in cases:
-        params = RingParams.widest(limbs, bound, sites)
+    small = (ntt_primes(22)[0],)
+    cases = (("short", (LARGE,), 32767, 19, 0, 37), ("second batch short", small, 127, 31, 4, BATCH_VALUES + 3))
+    cases += (("two limbs", PAIR, (1 << 23) - 1, 300, 2, 40), ("whole batch", PAIR, 32767, 1000, 0, BATCH_VALUES))
+    for name, primes, bound, sites, batch, count in cases:
+        params = RingParams.widest(primes, bound, sites)
         values = ((np.arange(count, dtype=np.int64) * 2654435761 % (2 * bound + 1)) - bound).astype(np.int32)
         key = ternary(expand(seed("one")))
         parts = deterministic.encrypt(params, seed("a"), seed("noise"), key, batch, values)
         yield {
             "name": name,
-            "limbs": limbs,
+            "primes": list(primes),
             "delta": params.delta,
             "bound": bound,
             "a_key": seed("a").hex(),

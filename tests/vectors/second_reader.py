@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 N, LANES = 2048, 16
 BATCH = N * LANES
-PRIMES, BITS = (1073692673, 12289), (30, 14)
 
 
 def stream(key, limb, batch, size):
@@ -25,9 +24,8 @@ def stream(key, limb, batch, size):
     return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(bytes(size))
 
 
-def common(key, limb, batch):
-    q = PRIMES[limb]
-    words = struct.unpack(f"<{BATCH + 64}I", stream(key, limb, batch, 4 * (BATCH + 64)))
+def common(key, limb, batch, q):
+    words = struct.unpack(f"<{BATCH + 256}I", stream(key, limb, batch, 4 * (BATCH + 256)))
     limit = 2**32 - 2**32 % q
     spare = (w for w in words[BATCH:] if w < limit)
     return [(w if w < limit else next(spare)) % q for w in words[:BATCH]]
@@ -112,13 +110,14 @@ def pack(residues, bits):
 
 
 def encrypt(limb, case):
-    q, s = PRIMES[limb], transform(ternary(expand(bytes.fromhex(case["expand"]))), PRIMES[limb])
+    q = case["primes"][limb]
+    s = transform(ternary(expand(bytes.fromhex(case["expand"]))), q)
     bound, count = case["bound"], case["count"]
     out = []
     for first in range(0, count, BATCH):
         batch = case["first_batch"] + first // BATCH
         a, e = (
-            common(bytes.fromhex(case["a_key"]), limb, batch),
+            common(bytes.fromhex(case["a_key"]), limb, batch, q),
             noise(bytes.fromhex(case["noise_key"]), batch),
         )
         c = [0] * BATCH
@@ -127,7 +126,7 @@ def encrypt(limb, case):
         for i in range(min(BATCH, count - first)):
             k = (first + i) * 2654435761 % (2 * bound + 1) - bound
             out.append((c[i] + e[i] + case["delta"] * k) % q)
-    return pack(out, BITS[limb])
+    return pack(out, q.bit_length())
 
 
 def digest(code, values):
@@ -146,7 +145,7 @@ def check_keystream(c):
 
 
 def check_uniform(c):
-    a = common(bytes.fromhex(c["key"]), c["limb"], c["batch"])
+    a = common(bytes.fromhex(c["key"]), c["limb"], c["batch"], c["q"])
     return a[:8] == c["first"] and digest("I", a) == c["sha256_u32le"]
 
 
@@ -170,7 +169,7 @@ def check_packing(c):
 
 
 def check_encrypt(c):
-    parts = [encrypt(limb, c) for limb in range(c["limbs"])]
+    parts = [encrypt(limb, c) for limb in range(len(c["primes"]))]
     hashes = [hashlib.sha256(p).hexdigest() for p in parts]
     return [p[:60].hex() for p in parts] == c["packed_first"] and hashes == c["sha256_packed"]
 
