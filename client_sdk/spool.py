@@ -35,7 +35,7 @@ __all__ = ["Spool", "SpoolEntry", "Stored"]
 
 _MANIFEST = "manifest.json"
 _UPDATE = "update"
-_READ_BYTES = 2**20
+_READ_BYTES = 2**18
 
 
 @dataclass(frozen=True)
