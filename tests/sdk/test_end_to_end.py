@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from client_sdk import (
     Retrying,
     Site,
 )
+from client_sdk._retry import RetryPolicy
 from he_agg.ids import RoundId
 from keys import GroupKey, write_secret_text
 from tests.sdk.conftest import QUICK, SITES, Federation, in_threads
@@ -120,6 +122,12 @@ def test_submit_resume_and_fetch_async(federate):
         assert_mean_of(mean, federation.plan, list(updates.values()))
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Restarts take a second here: waits between tries stay short, so that tests do."""
+    monkeypatch.setattr("client_sdk._session.RetryPolicy", partial(RetryPolicy, cap_s=0.5))
+
+
 class Assassin:
     """Kills the aggregator with SIGKILL at one event of each round, and starts it again a bit later."""
 
@@ -142,7 +150,7 @@ class Assassin:
                 self.doctors[-1].start()
 
 
-def test_aggregator_killed_in_every_phase(tmp_path):
+def test_aggregator_killed_in_every_phase(tmp_path, impatient):
     """Sites and their loops do not notice more than a pause, and the sums stay exact."""
     moments = [
         (PhaseStarted, "encrypt"),
@@ -174,7 +182,7 @@ def test_aggregator_killed_in_every_phase(tmp_path):
             assert_mean_of(mean, federation.plan, [federation.update(site, number) for site in SITES])
 
 
-def test_aggregator_away_while_nothing_is_open(tmp_path):
+def test_aggregator_away_while_nothing_is_open(tmp_path, impatient):
     """A site that only waits for a round survives a restart too."""
     with start_server(tmp_path / "data", environment=QUICK) as server:
         federation = Federation(server, tmp_path, start=False)
