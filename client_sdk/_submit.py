@@ -45,8 +45,9 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
     started = yield from now()
     sent = len(stored.encoded)
     yield Report(PhaseStarted(str(opened.id), "upload", session.plan.wire_bytes))
-    refusal: ProtocolError | None = None
-    for _ in range(_PASSES):
+    passes = 0
+    while True:
+        passes += 1
         try:
             missing = yield from _announce(session, opened, entry, stored)
             sent += yield from _put_missing(session, opened, entry, stored, missing)
@@ -54,16 +55,15 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         except ProtocolError as error:
             if error.reason not in _START_OVER:
                 raise _explained(error, opened) from error
-            refusal = error
+            if passes == _PASSES:
+                raise ProtocolError(
+                    error.reason,
+                    f"round {opened.id}: the aggregator lost parts of this submission {passes} times: {error.message}",
+                    "tell the operator; the submission stays in the spool, round.resume() sends it again",
+                ) from error
         else:
             yield Report(PhaseFinished(str(opened.id), "upload", (yield from now()) - started, sent_bytes=sent))
             return receipt
-    assert refusal is not None  # the loop ran
-    raise ProtocolError(
-        refusal.reason,
-        f"round {opened.id}: the aggregator lost parts of this submission {_PASSES} times: {refusal.message}",
-        "tell the operator; the submission stays in the spool, round.resume() sends it again",
-    ) from refusal
 
 
 def _until(session: Session, opened: OpenRound) -> float:
@@ -129,17 +129,18 @@ def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored,
         body=FileBody(entry.part_path(place.number), place.wire_bytes),
         headers={"Content-Type": "application/octet-stream", "Content-Digest": f"sha-256=:{encoded}:"},
     )
-    for attempt in range(1, _PART_TRIES + 1):
+    tries = 0
+    while True:
+        tries += 1
         # Looked at before every send: a part that the disk has changed must not count as the network's fault.
         yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
         try:
             yield from exchange(session.retries, request, _until(session, opened))
         except ProtocolError as error:
-            if error.reason not in _DAMAGED_ON_THE_WAY or attempt == _PART_TRIES:
+            if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
                 raise
         else:
-            return place.wire_bytes * attempt
-    raise AssertionError("unreachable")
+            return place.wire_bytes * tries
 
 
 def _complete(session: Session, opened: OpenRound, stored: Stored) -> Flow[Receipt]:

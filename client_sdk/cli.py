@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from client_sdk._npz import check_free, write_npz
 from client_sdk.progress import Event, Listener, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
@@ -170,23 +171,27 @@ def _progress() -> Iterator[Listener]:
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[size]}"),
     )
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
+    bars = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
+    tasks: dict[str, TaskID] = {}
 
-        def listen(event: Event) -> None:
-            match event:
-                case PhaseStarted(phase=phase, total_bytes=total):
-                    tasks[phase] = bars.add_task(phase, total=total or None)
-                case PhaseProgress(phase=phase, done_bytes=done):
-                    bars.update(tasks[phase], completed=done)
-                case PhaseFinished(phase=phase):
-                    task = bars.tasks[tasks[phase]]
-                    bars.update(tasks[phase], completed=task.total or 1, total=task.total or 1)
-                    bars.stop_task(tasks[phase])
-                case Retrying(why=why, wait_s=wait_s):
-                    messages.print(f"{why}; trying again in {wait_s:.1f} s", markup=False)
+    def listen(event: Event) -> None:
+        match event:
+            case PhaseStarted(phase=phase, total_bytes=total):
+                bars.start()  # not earlier: a passphrase may be asked for before the first phase
+                tasks[phase] = bars.add_task(phase, total=total or None, size="")
+            case PhaseProgress(phase=phase, done_bytes=done, total_bytes=total):
+                bars.update(tasks[phase], completed=done, size=f"{decimal(done)} of {decimal(total)}")
+            case PhaseFinished(phase=phase):
+                task = bars.tasks[tasks[phase]]
+                bars.update(tasks[phase], completed=task.total or 1, total=task.total or 1)
+                bars.stop_task(tasks[phase])
+            case Retrying(why=why, wait_s=wait_s):
+                messages.print(f"{why}; trying again in {wait_s:.1f} s", markup=False)
 
+    try:
         yield listen
+    finally:
+        bars.stop()

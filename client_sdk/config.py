@@ -25,7 +25,7 @@ class Settings:
         identity: the site's identity file.
         keystore: the group key of the current epoch, with the plan.
         token_file: the bearer token that the operator issued. Mode 0600.
-        spool: directory for encrypted submissions that are on their way.
+        spool: directory for encrypted submissions that are on their way; beside the identity file if left out.
         ca_file: certificates to trust instead of the system's, PEM.
         passphrase_file: what opens keystore and identity, if they have a passphrase. Mode 0600.
         patience_s: how long the aggregator may be unreachable before a call gives up. Units: seconds.
@@ -60,7 +60,9 @@ class Settings:
             where = str(path)
             values = _checked(_read(path), path.parent, where)
         values |= _checked({k: v for k, v in overrides.items() if v is not None}, Path(), "keyword arguments")
-        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
+        if "identity" in values:
+            values.setdefault("spool", values["identity"].with_suffix(".spool"))
+        missing = [name for name in _REQUIRED if name not in values]
         if missing:
             raise ConfigError(
                 Reason.BAD_CONFIG,
@@ -85,7 +87,7 @@ class Overrides(TypedDict, total=False):
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-_REQUIRED = tuple(name for name, field in _FIELDS.items() if field.default is dataclasses.MISSING)
+_REQUIRED = ("url", "identity", "keystore", "token_file")
 _PATHS = frozenset({"identity", "keystore", "token_file", "spool", "ca_file", "passphrase_file"})
 _SECONDS = frozenset({"patience_s", "result_s"})
 

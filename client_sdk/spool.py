@@ -15,7 +15,6 @@ nothing of it was ever announced, so it is removed and the update is encrypted a
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -24,8 +23,8 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from client_sdk._files import digest_of, explained, sync_directory, write_new
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.manifest import MAX_MANIFEST_BYTES, Manifest
@@ -35,7 +34,6 @@ __all__ = ["Spool", "SpoolEntry", "Stored"]
 
 _MANIFEST = "manifest.json"
 _UPDATE = "update"
-_READ_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Spool:
 
     def __init__(self, root: Path, site: str) -> None:
         self._root = root / site
-        with _explained(self._root):
+        with explained(self._root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._root.mkdir(mode=0o700, exist_ok=True)
 
@@ -77,7 +75,7 @@ class Spool:
     def pending(self, federation: str) -> list[RoundId]:
         """Rounds with a stored submission whose mean was not fetched yet, oldest first."""
         found = []
-        with _explained(self._root):
+        with explained(self._root):
             for path in self._root.iterdir():
                 with contextlib.suppress(WireError):
                     round_id = RoundId.parse(path.name)
@@ -87,7 +85,7 @@ class Spool:
 
     def prune(self, opened: RoundId) -> None:
         """Remove what belongs to rounds long over: the round before the open one is kept, its mean may be wanted."""
-        with _explained(self._root):
+        with explained(self._root):
             names = [path.name for path in self._root.iterdir() if path.is_dir()]
         for name in names:
             with contextlib.suppress(WireError, InputError):  # another file, or somebody works on it
@@ -127,7 +125,7 @@ class SpoolEntry:
             os.close(descriptor)
 
     def _acquire(self, lock: Path) -> int:
-        with _explained(lock):
+        with explained(lock):
             while True:
                 descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 try:
@@ -157,7 +155,7 @@ class SpoolEntry:
             WireError: there is one, and it is damaged.
             ConfigError: it cannot be read.
         """
-        with _explained(self.path):
+        with explained(self.path):
             try:
                 with (self.path / _MANIFEST).open("rb") as file:
                     encoded = file.read(MAX_MANIFEST_BYTES + 1)
@@ -179,7 +177,7 @@ class SpoolEntry:
             ConfigError: no room, or the directory cannot be made.
         """
         self.remove()
-        with _explained(self.path):
+        with explained(self.path):
             self.path.mkdir(mode=0o700)
             free = shutil.disk_usage(self.path).free
         if free < needed_bytes:
@@ -196,8 +194,8 @@ class SpoolEntry:
         Returns:
             Its SHA-256 in hex.
         """
-        with _explained(self.path):
-            _write(self.part_path(number), data)
+        with explained(self.path):
+            write_new(self.part_path(number), data)
         return hashlib.sha256(data).hexdigest()
 
     def seal(self, encoded: bytes, fingerprint: str) -> None:
@@ -207,13 +205,13 @@ class SpoolEntry:
             encoded: the manifest's bytes.
             fingerprint: what it encrypts.
         """
-        with _explained(self.path):
-            _write(self.path / _UPDATE, fingerprint.encode("ascii"))
-            _write(self.path / f".{_MANIFEST}", encoded)
-            _sync_directory(self.path)  # the parts' names before the manifest's
+        with explained(self.path):
+            write_new(self.path / _UPDATE, fingerprint.encode("ascii"))
+            write_new(self.path / f".{_MANIFEST}", encoded)
+            sync_directory(self.path)  # the parts' names before the manifest's
             (self.path / f".{_MANIFEST}").rename(self.path / _MANIFEST)
-            _sync_directory(self.path)
-            _sync_directory(self.path.parent)
+            sync_directory(self.path)
+            sync_directory(self.path.parent)
 
     def check_part(self, number: int, length: int, digest: str) -> None:
         """See that a stored part is still what the manifest says.
@@ -222,8 +220,8 @@ class SpoolEntry:
             WireError: it is not: the disk lost or changed it.
         """
         path = self.part_path(number)
-        with _explained(self.path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == length and _digest(file) == digest:
+        with explained(self.path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == length and digest_of(file) == digest:
                 return
         raise _damaged(path, f"part {number} is not the one that the manifest names")
 
@@ -234,25 +232,25 @@ class SpoolEntry:
     def write_sum_part(self, number: int, data: bytes) -> None:
         """Store one downloaded part of the sum: whole, or not at all."""
         path = self.sum_path(number)
-        with _explained(self.path):
+        with explained(self.path):
             self.path.mkdir(mode=0o700, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             # Not synced: a part that a crash spoils fails its digest and is fetched again.
-            _write(temporary, data, durable=False)
+            write_new(temporary, data, durable=False)
             temporary.rename(path)
 
     def has_sum_part(self, number: int, length: int, digest: str) -> bool:
         """Whether a part of the sum is here already, with the right bytes."""
         try:
             with self.sum_path(number).open("rb") as file:
-                return os.fstat(file.fileno()).st_size == length and _digest(file) == digest
+                return os.fstat(file.fileno()).st_size == length and digest_of(file) == digest
         except OSError:
             return False
 
     def read_sum_part(self, number: int) -> bytes:
         """A downloaded part of the sum."""
-        with _explained(self.path):
+        with explained(self.path):
             return self.sum_path(number).read_bytes()
 
     def sum_path(self, number: int) -> Path:
@@ -261,7 +259,7 @@ class SpoolEntry:
 
     def remove(self) -> None:
         """Remove all of it. The manifest goes first, so that what a crash leaves is never sent."""
-        with _explained(self.path):
+        with explained(self.path):
             (self.path / _MANIFEST).unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self.path)
@@ -282,43 +280,9 @@ class SpoolEntry:
             ) from error
 
 
-def _write(path: Path, data: bytes, durable: bool = True) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(_READ_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _damaged(path: Path, why: str) -> WireError:
     return WireError(
         Reason.BAD_DIGEST,
         f"spool {path} is damaged: {why}; nothing was sent",
         "this site cannot finish its submission to this round; look at the disk, and take part in the next round",
     )
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what the file system says into an error that names the spool."""
-    try:
-        yield
-    except OSError as error:
-        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see that `spool` can be written"
-        raise ConfigError(Reason.BAD_CONFIG, f"spool {path}: {error.strerror}", hint) from error

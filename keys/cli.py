@@ -151,7 +151,8 @@ def read_npz(path: Path) -> dict[str, Any]:
         InputError: missing, or not an NPZ file of plain arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves its own file open when the archive in it is broken.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise InputError(Reason.FILE_MISSING, f"{path}: expected an NPZ file, got none") from error

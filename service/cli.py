@@ -15,7 +15,7 @@ import click
 from he_agg.commands import answer, messages
 from he_agg.errors import ConfigError, Reason
 from service import operations
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 from service.store.base import Store
 from service.store.sql import open_store
 from service.tokens import new_token
@@ -32,11 +32,13 @@ __all__ = [
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_DEFAULTS = Settings.model_fields
+
 _data_dir = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="HE_AGG_DATA_DIR",
-    default="he-agg-data",
+    default=_DEFAULTS["data_dir"].default,
     show_default="./he-agg-data, or HE_AGG_DATA_DIR",
     help="Where the aggregator keeps everything.",
 )
@@ -58,8 +60,12 @@ def _store(data_dir: Path, *, create: bool = False) -> Iterator[Store]:
 
 
 @click.command()
-@click.option("--host", help="Address to listen on.  [default: 127.0.0.1, or HE_AGG_HOST]")
-@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8470, or HE_AGG_PORT]")
+@click.option("--host", help=f"Address to listen on.  [default: {_DEFAULTS['host'].default}, or HE_AGG_HOST]")
+@click.option(
+    "--port",
+    type=int,
+    help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
+)
 @_data_dir
 def serve(host: str | None, port: int | None, data_dir: Path) -> None:
     """Run the aggregator until SIGTERM or Ctrl-C.

@@ -50,6 +50,11 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     assert (settings.patience_s, settings.result_s, settings.ca_file) == (5.0, 3600.0, None)
 
 
+def test_the_spool_lies_beside_the_identity_unless_told_otherwise(tmp_path):
+    text = GOOD.replace('spool = "~/spool"', "")
+    assert Settings.load(write(tmp_path, text), {}).spool == tmp_path / "a.spool"
+
+
 def test_keyword_arguments_win_over_the_file(tmp_path):
     settings = Settings.load(write(tmp_path, GOOD), {"url": "https://other", "spool": "here", "ca_file": None})
     assert (settings.url, settings.spool) == ("https://other", Path("here"))
@@ -65,8 +70,8 @@ def test_keyword_arguments_win_over_the_file(tmp_path):
         ),
         (GOOD + 'b = 1\na = "x"\n', "unknown settings a, b", "known settings"),
         (GOOD + "[site]\nurl = 1\n", "unknown setting site", "known settings"),
-        (GOOD.replace("spool", "# spool"), "missing: spool", 'url = "..."'),
-        ("", "missing: url, identity, keystore, token_file, spool", 'url = "..."'),
+        (GOOD.replace("keystore", "# keystore"), "missing: keystore", 'url = "..."'),
+        ("", "missing: url, identity, keystore, token_file", 'url = "..."'),
         (GOOD + "patience_s = -1\n", "patience_s: expected seconds from 0 to a year, got -1", ""),
         (GOOD + "patience_s = nan\n", "patience_s: expected seconds", ""),
         (GOOD + "patience_s = true\n", "patience_s: expected seconds", ""),

@@ -21,6 +21,7 @@ from tests.sdk.world import (
     OPEN,
     ROUND,
     FakeAggregator,
+    KilledError,
     World,
     assert_mean_of,
     json_of,
@@ -113,17 +114,14 @@ def test_killed_at_every_step_and_run_again(tmp_path):
         aggregator = FakeAggregator(PLAN)
         world = World(aggregator)
 
-        class Stop(BaseException):
-            pass
-
         def freeze(number, step=step, root=root):
             if number == step:
                 shutil.copytree(root / "before" / "spool", root / "after" / "spool")
-                raise Stop
+                raise KilledError
 
         world.before = freeze
         session = session_for(root / "before", PLAN)
-        with pytest.raises(Stop):
+        with pytest.raises(KilledError):
             world.run(_flows.submit(session, OPEN, update_of()))
         # The clean-up of an orderly interruption went to the other copy.
         again = World(aggregator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ import httpx
 import pytest
 
 from he_agg.plan import Plan
+from service import operations
+from service.rounds import Phase
+from service.settings import Settings
+from service.store.sql import open_store
 from tests.support.peers import Peer, make_plan, register
 from tests.support.server import ServerProcess, start_server
 
@@ -60,6 +65,21 @@ class World:
     def close(self) -> None:
         self.client.close()
 
+    def end(self) -> None:
+        """End the federation and wait until nothing of it is left to do: other tests compare whole stores."""
+        store = open_store(Settings(data_dir=self.server.data_dir), create=False)
+        try:
+            operations.end(store, self.name)
+            for _ in range(1000):
+                with store.read() as tx:
+                    busy = [*tx.rounds_in([Phase.CLOSED, Phase.FOLDING]), *tx.unscrubbed()]
+                if not busy:
+                    return
+                time.sleep(0.01)
+            raise AssertionError(f"the aggregator does not come to rest: {busy}")
+        finally:
+            store.close()
+
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory):
@@ -71,17 +91,20 @@ def shared_server(tmp_path_factory):
 @pytest.fixture
 def make_world(request):
     """Makes federations: on the shared server, or on one given."""
-    worlds = []
+    worlds: list[tuple[World, bool]] = []
 
     def make(sites=("a", "b", "c"), *, server: ServerProcess | None = None, start: bool = True, **options) -> World:
         target = server if server is not None else request.getfixturevalue("shared_server")
-        plan = make_plan(options.pop("name", f"federation-{next(_numbers)}"), **options)
-        worlds.append(World(target, plan, list(sites), start=start))
-        return worlds[-1]
+        plan = make_plan(f"federation-{next(_numbers)}", **options)
+        world = World(target, plan, list(sites), start=start)
+        worlds.append((world, server is None))
+        return world
 
     yield make
-    for world in worlds:
+    for world, shared in worlds:
         world.close()
+        if shared:
+            world.end()
 
 
 @pytest.fixture

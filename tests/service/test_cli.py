@@ -49,17 +49,13 @@ def refused(result, code, *words):
         assert word in result.stderr, result.stderr
 
 
-def test_a_federation_from_beginning_to_end(tmp_path, document):
-    """In processes of their own, as a user types them."""
-
-    def run(*arguments, check=True):
-        return he_agg(*arguments, "--data-dir", tmp_path / "data", check=check)
-
-    assert "registered: plan" in run("federation", "create", document).stdout
+def test_a_federation_from_beginning_to_end(tmp_path, run, document):
+    created = he_agg("federation", "create", document, "--data-dir", tmp_path / "data")
+    assert "registered: plan" in created.stdout
     with start_server(tmp_path / "data", environment={"HE_AGG_RECHECK_S": "0.05"}) as server:
         # everything from here on happens while the server runs
         assert "was registered already" in run("federation", "create", document).stdout
-        first = run("site", "add", "stroke", "hospital-a")
+        first = he_agg("site", "add", "stroke", "hospital-a", "--data-dir", tmp_path / "data")
         token = first.stdout.strip()
         assert len(token) == 43
         assert "not shown again" in first.stderr

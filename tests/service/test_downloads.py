@@ -6,17 +6,26 @@ import hashlib
 import pytest
 
 from he_agg.record import RoundRecord
-from tests.support.peers import prepare
+from tests.service.conftest import QUICK, World
+from tests.support.peers import make_plan, prepare
+from tests.support.server import start_server
 
 
-@pytest.fixture
-def published(own_server, make_world):
-    world = make_world(server=own_server)
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory):
+    with start_server(tmp_path_factory.mktemp("downloads") / "data", environment=QUICK) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def published(own_server):
+    world = World(own_server, make_plan("downloaded"), ["a", "b", "c"])
     round_id = world.round_id
     for i, site in enumerate("abc"):
         world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
     assert world.peer().record(round_id, wait=20).status_code == 200
-    return world, round_id
+    yield world, round_id
+    world.close()
 
 
 def digest_field(data):

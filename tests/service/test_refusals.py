@@ -10,6 +10,10 @@ import time
 import pytest
 
 from he_agg.manifest import MAX_MANIFEST_BYTES
+from service import operations
+from service.settings import Settings
+from service.store.sql import open_store
+from service.tokens import new_token
 from tests.support.peers import Peer, digest_header, make_plan, prepare
 
 SEAL_HEADER = bytes.fromhex("5ea110") + bytes(200)
@@ -281,11 +285,6 @@ def test_another_sites_submission_does_not_exist(world, prepared):
 
 
 def test_a_site_that_was_added_later_is_not_invited(world):
-    from service import operations
-    from service.settings import Settings
-    from service.store.sql import open_store
-    from service.tokens import new_token
-
     token = new_token()
     store = open_store(Settings(data_dir=world.server.data_dir), create=False)
     operations.add_site(store, world.name, "late", token)
@@ -307,18 +306,11 @@ def test_a_closed_round_takes_nothing_and_answers_with_its_record(make_world):
     round_id, late = world.round_id, prepare(world.plan, world.round_id, "c", 3)
     assert world.peer("c").announce(round_id, late.manifest).status_code == 201
     assert world.peer("c").put(late.id, 0, late.parts[0]).status_code == 201
-    from service import operations
-    from service.settings import Settings
-    from service.store.sql import open_store
-
-    store = open_store(Settings(data_dir=world.server.data_dir), create=False)
-    operations.end(store, world.name)
-    store.close()
+    world.end()
     record = world.peer().record(round_id, wait=5)
     assert record.json()["outcome"] == "failed"
     assert record.json()["excluded"] == {"a": "absent", "b": "absent", "c": "incomplete"}
-    while (world.server.data_dir / "rounds" / round_id).exists():
-        time.sleep(0.01)
+    assert not (world.server.data_dir / "rounds" / round_id).exists()
     before = world.snapshot()
     peer = world.peer("c")
     for answer in (

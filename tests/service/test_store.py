@@ -13,7 +13,7 @@ from service.store import blobs as blobs_module
 from service.store.blobs import Blobs
 from service.store.sql import SqlStore, open_store
 from tests.support.peers import make_plan, register
-from tests.support.server import ServerProcess, he_agg, start_server
+from tests.support.server import he_agg
 
 ROUND = RoundId("f", 1, 1)
 
@@ -81,14 +81,14 @@ def test_what_raises_is_undone(store):
 
 
 def test_one_server_per_directory(tmp_path):
-    with start_server(tmp_path / "data") as server:
-        second = he_agg("serve", "--port", "0", "--data-dir", tmp_path / "data", check=False)
-        assert second.returncode == 4
-        assert "another aggregator is serving" in second.stderr
-        # Operator commands need no lock.
-        register(server.data_dir, make_plan("f"), ["a", "b"])
-        server.kill()
-        ServerProcess(tmp_path / "data").kill()
+    first = Aggregator.open(Settings(data_dir=tmp_path / "data"))
+    second = he_agg("serve", "--port", "0", "--data-dir", tmp_path / "data", check=False)
+    assert second.returncode == 4
+    assert "another aggregator is serving" in second.stderr
+    # Operator commands need no lock.
+    register(tmp_path / "data", make_plan("f"), ["a", "b"])
+    first.close()
+    Aggregator.open(Settings(data_dir=tmp_path / "data")).close()
 
 
 def test_the_directory_is_the_owners_alone(tmp_path):

@@ -1,0 +1,134 @@
+"""After whole rounds, nothing that the aggregator stored, logged or answered holds a site's plaintext or secrets."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from client_sdk import Site
+from he_agg.layout import Layout
+from he_agg.plan import CODECS, Plan
+from keys import GroupKey, SiteIdentity
+from tests.support.server import he_agg, start_server
+
+SITES = ("hospital-a", "hospital-b", "hospital-c")
+WEIGHTS = (40_961, 52_639, 61_403)
+NAMES = ("very-secret-layer.weight", "very-secret-layer.bias")
+
+
+def cells_of(path):
+    """Every cell of every table, as bytes: a dump would write documents in hex, where no search finds anything."""
+    with closing(sqlite3.connect(path)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        assert len(tables) >= 5
+        for table in tables:
+            for row in database.execute(f"SELECT * FROM {table}"):
+                yield from (cell if isinstance(cell, bytes) else str(cell).encode() for cell in row)
+
+
+@pytest.fixture(scope="module", params=sorted(CODECS))
+def traces(request, tmp_path_factory):
+    """Run two rounds and collect everything the aggregator has, and the secrets to look for."""
+    root = tmp_path_factory.mktemp("federation")
+    rng = np.random.default_rng()
+    updates = [
+        {NAMES[0]: rng.uniform(-0.5, 0.5, (60, 50)), NAMES[1]: rng.uniform(-0.5, 0.5, 50).astype(np.float32)}
+        for _ in SITES
+    ]
+    layout = Layout.of(updates[0], clip=0.617, weight_cap=65_521)
+    plan = Plan.create("secretive", layout, max_sites=4, min_sites=3, rounds=2, codec=request.param)
+    key = GroupKey.create(plan)
+    (root / "federation.json").write_bytes(key.federation_document.encode())
+    data = root / "aggregator"
+    he_agg("federation", "create", root / "federation.json", "--data-dir", data)
+    tokens = []
+    for name in SITES:
+        (root / name).mkdir(mode=0o700)
+        key.save(root / name / "keystore")
+        SiteIdentity.create(name).save(root / name / "identity")
+        he_agg("site", "add", "secretive", name, "--token-file", root / name / "token", "--data-dir", data)
+        tokens.append((root / name / "token").read_text().strip())
+    he_agg("federation", "start", "secretive", "--data-dir", data)
+
+    means = []
+    stored: dict[str, bytes] = {}
+
+    def snapshot():
+        for path in data.rglob("*"):
+            if path.is_file():
+                stored[f"{path}@{len(stored)}"] = path.read_bytes()
+
+    with start_server(data) as server:
+
+        def take_part(i):
+            with Site.open(
+                url=server.url,
+                identity=root / SITES[i] / "identity",
+                keystore=root / SITES[i] / "keystore",
+                token_file=root / SITES[i] / "token",
+                spool=root / SITES[i] / "spool",
+            ) as site:
+                for round in site.rounds():
+                    means.append(round.aggregate(updates[i], weight=WEIGHTS[i]))
+                    snapshot()
+
+        threads = [threading.Thread(target=take_part, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        snapshot()
+        stored["log"] = server.log_path.read_bytes()
+    assert len(means) == 6
+    shown = he_agg("federation", "show", "secretive", "--json", "--data-dir", data)
+    stored["federation show"] = shown.stdout.encode()
+    stored["database"] = b"\n".join(cells_of(next(data.rglob("*.sqlite*"))))
+    return plan, key, tokens, updates, means, stored
+
+
+def secrets_of(plan, key, tokens, updates, means):
+    yield from (name.encode() for name in NAMES)
+    yield b"very-secret"
+    yield b"0.617"
+    yield from (str(number).encode() for number in (*WEIGHTS, sum(WEIGHTS), plan.layout.weight_cap))
+    yield from (token.encode() for token in tokens)
+    yield key.mac_seed
+    yield key.mac_seed.hex().encode()
+    yield key.ckks_context[1000:1040]
+    for tensors in (*updates, means[0].tensors):
+        for tensor in tensors.values():
+            yield tensor.ravel()[:4].tobytes()
+            yield from (repr(float(value))[:9].encode() for value in tensor.ravel()[:50])
+
+
+def test_nothing_secret_is_stored_logged_or_shown(traces):
+    plan, key, tokens, updates, means, stored = traces
+    assert len(stored) > 10
+    assert any(b"hospital-a" in content for content in stored.values()), "the search must be able to find something"
+    assert plan.plan_id.encode() in stored["database"]
+    found = [
+        (where, secret)
+        for secret in secrets_of(plan, key, tokens, updates, means)
+        for where, content in stored.items()
+        if secret in content
+    ]
+    assert found == []
+
+
+def test_every_site_got_the_same_bits(traces):
+    *_, means, _ = traces
+    for mean in means[1:]:
+        for name in NAMES:
+            assert mean.tensors[name].tobytes() == means[0].tensors[name].tobytes()
+
+
+def test_log_lines_are_objects_of_known_fields(traces):
+    *_, stored = traces
+    fields = {name for line in stored["log"].decode().splitlines() for name in json.loads(line)}
+    assert {"time", "level", "message"} <= fields
+    assert fields & {"token", "authorization", "body", "headers", "tensors", "weight"} == set()
