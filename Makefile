@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-CODEC  ?= ckks
+CODEC  ?= hybrid
 
 .PHONY: demo test check fix soak lock clean help
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -140,18 +139,18 @@ def _sha256(data: bytes) -> str:
 
 def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
     n_sites = len(record.members)
-    sums: NDArray[np.int64] = session.codec().decrypt(_parts(session, entry, record), n_sites, session.key)
+    total = partial(_sum_part, session, entry, record)
+    sums: NDArray[np.int64] = session.codec().decrypt(total, n_sites, session.key, record.round_id)
     return dequantize(session.key.plan, sums, n_sites)
 
 
-def _parts(session: Session, entry: SpoolEntry, record: RoundRecord) -> Iterator[Part]:
-    for place in session.plan.places:
-        try:
-            # The codec looks at every residue anyway.
-            data = entry.read_sum_part(place.number)
-            yield parse_part(data, place, session.plan.plan_id, check_residues=False)
-        except WireError as error:
-            raise _not_a_part(record.round_id, error) from error
+def _sum_part(session: Session, entry: SpoolEntry, record: RoundRecord, number: int) -> Part:
+    try:
+        # The codec looks at every residue anyway.
+        data = entry.sum_path(number).read_bytes()
+        return parse_part(data, session.plan.places[number], session.plan.plan_id, check_residues=False)
+    except WireError as error:
+        raise _not_a_part(record.round_id, error) from error
 
 
 def _not_a_part(round_id: RoundId, error: HeAggError) -> ProtocolError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from client_sdk.spool import SpoolEntry, Stored
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.fixedpoint import OnOverflow, Rounding, quantize
 from he_agg.manifest import Manifest
+from he_agg.plan import PublicPlan
 from he_agg.sections import Part, PartPlace
 from he_agg.wire import encode_part
 
@@ -110,12 +111,12 @@ def _encrypt(
     plan = session.plan
     # Twice: the parts of the sum will lie beside them.
     yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
+    parts: Iterator[Part] = iter(())
     try:
-        parts = yield from compute(lambda: session.codec().encrypt(values, session.key))
-        digests = []
+        parts = yield from compute(lambda: session.codec().encrypt(values, session.key, opened.id))
+        digests: dict[int, str] = {}
         done = 0
-        for place in plan.places:
-            digests.append((yield from compute(partial(_store_next, parts, place, plan.plan_id, entry))))
+        while (place := (yield from compute(partial(_store_next, parts, plan, entry, digests)))) is not None:
             done += place.wire_bytes
             yield Report(PhaseProgress(str(opened.id), "encrypt", done, plan.wire_bytes))
         manifest = Manifest(
@@ -125,7 +126,7 @@ def _encrypt(
             plan_id=plan.plan_id,
             site=session.site,
             nonce=secrets.token_hex(_NONCE_BYTES),
-            part_digests=tuple(digests),
+            part_digests=tuple(digests[place.number] for place in plan.places),
         )
         encoded = manifest.encode()
         yield from compute(partial(entry.seal, encoded, fingerprint))
@@ -134,11 +135,19 @@ def _encrypt(
         if not entry.is_stored:
             entry.remove()
         raise
+    finally:
+        if isinstance(parts, Generator):
+            parts.close()  # now, not whenever it is collected: a one-time key lives in it
     return Stored(manifest, encoded, fingerprint)
 
 
-def _store_next(parts: Iterator[Part], place: PartPlace, plan_id: str, entry: SpoolEntry) -> str:
+def _store_next(
+    parts: Iterator[Part], plan: PublicPlan, entry: SpoolEntry, digests: dict[int, str]
+) -> PartPlace | None:
+    """Store the part that the codec makes next; None when it has made all."""
     part = next(parts, None)
-    if part is None or part.number != place.number:
-        raise RuntimeError(f"the codec did not make part {place.number}")
-    return entry.write_part(place.number, encode_part(part, place, plan_id))
+    if part is None:
+        return None
+    place = plan.places[part.number]
+    digests[place.number] = entry.write_part(place.number, encode_part(part, place, plan.plan_id))
+    return place

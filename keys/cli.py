@@ -14,7 +14,7 @@ import numpy as np
 from he_agg.commands import answer
 from he_agg.errors import ConfigError, HeAggError, InputError, KeystoreError, Reason
 from he_agg.layout import Layout
-from he_agg.plan import CODECS, Plan
+from he_agg.plan import CODECS, DEFAULT_CODEC, Plan
 from keys.group_key import GroupKey
 from keys.identity import SiteIdentity
 
@@ -69,7 +69,7 @@ def site_init(site: str, out: Path | None, protect: bool, as_json: bool) -> None
 @click.option("--max-sites", type=int, required=True, help="Most sites that ever take part.")
 @click.option("--min-sites", type=int, default=2, show_default=True, help="Fewest sites whose sum may be published.")
 @click.option("--bits", "value_bits", type=int, default=16, show_default=True, help="Bits of one value, 2 to 24.")
-@click.option("--codec", type=click.Choice(sorted(CODECS)), default="ckks", show_default=True)
+@click.option("--codec", type=click.Choice(sorted(CODECS)), default=DEFAULT_CODEC, show_default=True)
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most.")
 @click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds a round stays open.")
 @click.option("--out", type=_path, help="Plan file to write. [default: FEDERATION.plan]")

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from client_sdk.demo.run import run
 from he_agg.errors import DecryptionError, Reason
-from he_agg.plan import CODECS
+from he_agg.plan import CODECS, DEFAULT_CODEC
 
 __all__ = ["demo"]
 
 
 @click.command("demo")
-@click.option("--codec", type=click.Choice(sorted(CODECS)), default="ckks", show_default=True)
+@click.option("--codec", type=click.Choice(sorted(CODECS)), default=DEFAULT_CODEC, show_default=True)
 @click.option(
     "--out",
     "folder",

@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 
 from he_agg.codecs import codec_for
 from he_agg.errors import DecryptionError, InputError, KeystoreError, WireError
+from he_agg.ids import RoundId
 from he_agg.plan import CODECS
+from he_agg.ring.encryptor import Encryptor
 from he_agg.sections import Part
 from keys import GroupKey
-from tests.support.federation import ROUND, fold_all, key_of, plan_of, source
+from tests.support.federation import ROUND, by_number, fold_all, key_of, plan_of, source
 
-SIZES = [1, 2, 2045, 2046, 2047, 2048, 4096, 6200]
-"""Around the edges of ciphertexts of 2048 slots (weight digit and count included) and of 64 KiB parts."""
+SIZES = {
+    "ckks": [1, 2, 2045, 2046, 2047, 2048, 4096, 6200],
+    "hybrid": [1, 2, 2046, 32_764, 32_765, 32_766, 32_767, 65_534, 65_540, 100_000],
+}
+"""Around the edges of ciphertexts and batches (weight digits and count included), and of the shortest parts."""
 
 
 def integers(plan, n_sites, seed, edge):
@@ -44,7 +49,7 @@ def test_the_opened_sum_is_the_sum(codec, data):
     value_bits = data.draw(st.sampled_from([2, 3, 8, 16, 20, 24]), label="value_bits")
     max_sites = data.draw(st.sampled_from([2, 5, 12, 40]), label="max_sites")
     plan = plan_of(
-        data.draw(st.sampled_from(SIZES), label="size"),
+        data.draw(st.sampled_from(SIZES[codec]), label="size"),
         codec=codec,
         value_bits=value_bits,
         max_sites=max_sites,
@@ -55,7 +60,7 @@ def test_the_opened_sum_is_the_sum(codec, data):
     vectors = integers(plan.public, n_sites, data.draw(st.integers(0, 2**32), label="seed"), edge)
     coder, key = codec_for(plan.public), key_of(plan)
 
-    submissions = [list(coder.encrypt(vector, key, ROUND)) for vector in vectors]
+    submissions = [by_number(coder.encrypt(vector, key, ROUND)) for vector in vectors]
     order = data.draw(st.permutations(range(n_sites)), label="order")
     total = fold_all(plan.public, [submissions[i] for i in order])
     assert np.array_equal(coder.decrypt(source(total), n_sites, key, ROUND), vectors.sum(axis=0, dtype=np.int64))
@@ -66,8 +71,9 @@ def test_the_opened_sum_is_the_sum(codec, data):
     assert fold_all(plan.public, halves) == total
 
 
-def test_two_encryptions_of_one_vector_differ():
-    plan = plan_of(10)
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_two_encryptions_of_one_vector_differ(codec):
+    plan = plan_of(10, codec=codec)
     coder, key = codec_for(plan.public), key_of(plan)
     vector = np.zeros(plan.public.values, dtype=np.int32)
     assert list(coder.encrypt(vector, key, ROUND)) != list(coder.encrypt(vector, key, ROUND))
@@ -91,8 +97,9 @@ def test_stock_tenseal_reads_a_ciphertext_of_ours():
     assert np.rint(opened[: vector.size]).tolist() == vector.tolist()
 
 
-def test_values_beyond_the_plan_are_refused_before_tenseal_sees_them():
-    plan = plan_of(10)
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_values_beyond_the_plan_are_refused_before_tenseal_sees_them(codec):
+    plan = plan_of(10, codec=codec)
     vector = np.zeros(plan.public.values, dtype=np.int32)
     for value in (plan.public.magnitude + 1, -plan.public.magnitude - 1):
         vector[3] = value
@@ -100,8 +107,9 @@ def test_values_beyond_the_plan_are_refused_before_tenseal_sees_them():
             codec_for(plan.public).encrypt(vector, key_of(plan), ROUND)
 
 
-def test_a_sum_under_two_keys_is_refused():
-    plan = plan_of(10)
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_a_sum_under_two_keys_is_refused(codec):
+    plan = plan_of(10, codec=codec)
     coder, mine, other = codec_for(plan.public), key_of(plan), GroupKey.create(plan)
     vector = np.ones(plan.public.values, dtype=np.int32)
     total = fold_all(plan.public, [list(coder.encrypt(vector, mine, ROUND)), list(coder.encrypt(vector, other, ROUND))])
@@ -110,8 +118,9 @@ def test_a_sum_under_two_keys_is_refused():
             coder.decrypt(source(total), 2, key, ROUND)
 
 
-def test_a_key_for_another_plan_is_refused():
-    plan, other = plan_of(10), plan_of(11)
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_a_key_for_another_plan_is_refused(codec):
+    plan, other = plan_of(10, codec=codec), plan_of(11, codec=codec)
     coder = codec_for(plan.public)
     with pytest.raises(KeystoreError):
         coder.encrypt(np.ones(plan.public.values, dtype=np.int32), key_of(other), ROUND)
@@ -128,14 +137,62 @@ def test_one_changed_residue_is_refused():
         coder.decrypt(source([Part(0, bytes(changed))]), 1, key, ROUND)
 
 
-@pytest.mark.parametrize("mutate", [lambda p: p[:-1], lambda p: [*p, p[-1]], lambda p: p[::-1], lambda p: []])
-def test_missing_extra_or_shuffled_parts_are_refused(mutate):
-    plan = plan_of(5000, part_bytes=2**16)
+@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        lambda parts, number: parts[number - 1],
+        lambda parts, number: Part(number, parts[number].packed[:-1]),
+        lambda parts, number: Part(number, parts[number].packed + b"\0"),
+        lambda parts, number: Part(number, b"\xff" * len(parts[number].packed)),
+    ],
+    ids=["another part", "too short", "too long", "no residues"],
+)
+def test_parts_that_are_not_the_ones_asked_for_are_refused(codec, mutate):
+    plan = plan_of(40_000, part_bytes=2**16, codec=codec, value_bits=24, max_sites=40)
     coder, key = codec_for(plan.public), key_of(plan)
-    parts = list(coder.encrypt(np.ones(plan.public.values, dtype=np.int32), key, ROUND))
-    assert len(parts) > 1
-    with pytest.raises(WireError):
-        coder.decrypt(source(mutate(parts)), 1, key, ROUND)
+    parts = by_number(coder.encrypt(np.ones(plan.public.values, dtype=np.int32), key, ROUND))
+    assert len(parts) > 2
+    assert np.array_equal(coder.decrypt(source(parts), 1, key, ROUND), np.ones(plan.public.values))
+    for number in range(len(parts)):
+        with pytest.raises(WireError):
+            coder.decrypt(lambda n, bad=number: mutate(parts, n) if n == bad else parts[n], 1, key, ROUND)
+
+
+def test_a_sum_of_another_round_does_not_open():
+    """The common polynomials of the hybrid codec belong to one attempt of one round."""
+    plan = plan_of(3000, codec="hybrid")
+    coder, key = codec_for(plan.public), key_of(plan)
+    parts = by_number(coder.encrypt(np.ones(plan.public.values, dtype=np.int32), key, ROUND))
+    for other in (RoundId("test", 2, 1), RoundId("test", 1, 2)):
+        with pytest.raises(DecryptionError):
+            coder.decrypt(source(parts), 1, key, other)
+    with pytest.raises(InputError):
+        coder.encrypt(np.ones(plan.public.values, dtype=np.int32), key, RoundId("another", 1, 1))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_change_nothing(threads):
+    plan = plan_of(300_000, codec="hybrid", part_bytes=2**17, value_bits=24, max_sites=40)
+    coder, key = codec_for(plan.public), key_of(plan)
+    values = np.random.default_rng(threads).integers(-5, 6, plan.public.values).astype(np.int32)
+    parts = list(coder.encrypt(values, key, ROUND, threads=threads))
+    assert sorted(part.number for part in parts) == list(range(len(plan.public.places)))
+    assert np.array_equal(coder.decrypt(source(by_number(parts)), 1, key, ROUND, threads=threads), values)
+
+
+def test_an_abandoned_encryption_wipes_its_key(monkeypatch):
+    wiped = []
+    monkeypatch.setattr(Encryptor, "wipe", lambda self, wipe=Encryptor.wipe: (wipe(self), wiped.append(self)))
+    plan = plan_of(300_000, codec="hybrid", part_bytes=2**17)
+    parts = codec_for(plan.public).encrypt(np.zeros(plan.public.values, dtype=np.int32), key_of(plan), ROUND)
+    next(parts)
+    next(parts)
+    assert wiped == []
+    parts.close()
+    (encryptor,) = wiped
+    with pytest.raises(ValueError, match="wiped"):
+        encryptor.key_coefficients()
 
 
 @pytest.mark.parametrize("n_sites", [0, 6, -1])

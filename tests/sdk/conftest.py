@@ -36,7 +36,8 @@ class Federation:
             clip=1.0,
             weight_cap=1000,
         )
-        options = {"max_sites": 5, "rounds": 1, "part_bytes": 2**16} | options
+        # ckks: its parts are small, so a few thousand values make several.
+        options = {"max_sites": 5, "rounds": 1, "part_bytes": 2**16, "codec": "ckks"} | options
         self.plan = Plan.create(self.name, layout, **options)
         self.key = GroupKey.create(self.plan)
         store = open_store(Settings(data_dir=server.data_dir), create=True)

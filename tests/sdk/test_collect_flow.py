@@ -245,7 +245,8 @@ def test_sum_under_another_key_does_not_open(tmp_path, aggregator):
     other = GroupKey.create(PLAN)
     values = np.zeros(PLAN.public.values, dtype=np.int32)
     foreign = [
-        encode_part(part, PLACES[part.number], PLAN.plan_id) for part in codec_for(PLAN.public).encrypt(values, other)
+        encode_part(part, PLACES[part.number], PLAN.plan_id)
+        for part in codec_for(PLAN.public).encrypt(values, other, ROUND)
     ]
     world = World(aggregator, with_sum(aggregator, lambda part: (foreign[0], True)))
     session = session_for(tmp_path, PLAN)

@@ -27,14 +27,16 @@ from client_sdk import (
 )
 from client_sdk._retry import RetryPolicy
 from he_agg.ids import RoundId
+from he_agg.plan import CODECS
 from keys import GroupKey, write_secret_text
 from tests.sdk.conftest import QUICK, SITES, Federation, in_threads
 from tests.sdk.world import assert_mean_of
 from tests.support.server import he_agg, start_server
 
 
-def test_three_sites_average_over_rounds(federate):
-    federation = federate(rounds=3)
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_three_sites_average_over_rounds(federate, codec):
+    federation = federate(rounds=3, codec=codec)
 
     def hospital(name):
         means, books = [], []

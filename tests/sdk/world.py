@@ -89,7 +89,7 @@ class FakeAggregator:
         for site in sites:
             update = update_of("abc".index(site))
             values = quantize(self.plan, update.tensors, update.weight).values
-            parts = list(codec_for(self.plan.public).encrypt(values, self.key))
+            parts = list(codec_for(self.plan.public).encrypt(values, self.key, ROUND))
             wire = [encode_part(p, self.plan.public.places[p.number], self.plan.plan_id) for p in parts]
             digests = tuple(hashlib.sha256(w).hexdigest() for w in wire)
             manifest = Manifest(ROUND, 1, self.key.key_id, self.plan.plan_id, site, "00" * 16, digests)

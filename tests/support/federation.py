@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -18,11 +19,19 @@ ROUND = RoundId("test", 1, 1)
 
 
 def plan_of(n_values: int = 5, **options) -> Plan:
-    """A plan for one float64 tensor of `n_values` elements."""
+    """A plan for one float64 tensor of `n_values` elements.
+
+    Of the codec ckks unless told otherwise: its parts are small, so a few thousand values make several.
+    """
     layout = Layout.of(
         {"w": np.zeros(n_values)}, clip=options.pop("clip", 1.0), weight_cap=options.pop("weight_cap", 10)
     )
-    return Plan.create("test", layout, **{"max_sites": 5, **options})
+    return Plan.create("test", layout, **{"max_sites": 5, "codec": "ckks", **options})
+
+
+def by_number(parts: Iterable[Part]) -> list[Part]:
+    """Parts in the order of their numbers: a codec may make them in another."""
+    return sorted(parts, key=lambda part: part.number)
 
 
 def source(parts: list[Part]) -> PartSource:

@@ -48,6 +48,7 @@ def make_plan(
         value_bits=value_bits,
         rounds=rounds,
         deadline_s=deadline_s,
+        codec="ckks",  # its parts are small
         part_bytes=2**16,
     )
 
