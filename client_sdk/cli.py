@@ -18,7 +18,8 @@ from he_agg.commands import answer, messages
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from he_agg.messages import CurrentRound
-from keys.cli import ask_passphrase, read_npz
+from keys.cli import ask_passphrase
+from keys.files import read_npz
 
 __all__ = ["fetch", "status", "submit"]
 

@@ -35,7 +35,6 @@ _GROUP_HELP = {
     "federation": "Create, start and look at federations (operator).",
     "site": "Sites: identities, membership, tokens.",
     "keys": "Group keys (coordinator).",
-    "plan": "Plans: what a federation agrees on (coordinator).",
 }
 
 messages = Console(stderr=True, highlight=False)
@@ -68,16 +67,18 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - Click's name
         """Load one command, or make the group of those that share a first word."""
         full = self._prefix + cmd_name
-        if full in self._points:
-            try:
-                command: click.Command = self._points[full].load()
-            except ModuleNotFoundError as error:
-                raise _missing_extra(full, error) from error
-            return command
-        if cmd_name in self._words():
-            points = list(self._points.values())
-            return _Commands(f"{full}.", points, name=cmd_name, help=_GROUP_HELP.get(cmd_name), no_args_is_help=True)
-        return None
+        points = list(self._points.values())
+        is_group = any(name.startswith(f"{full}.") for name in self._points)
+        if full not in self._points:
+            help_text = _GROUP_HELP.get(cmd_name)
+            return (
+                _Commands(f"{full}.", points, name=cmd_name, help=help_text, no_args_is_help=True) if is_group else None
+            )
+        try:
+            command: click.Command = self._points[full].load()
+        except ModuleNotFoundError as error:
+            raise _missing_extra(full, error) from error
+        return _both(command, f"{full}.", points) if is_group else command
 
     def _words(self) -> list[str]:
         after = (name[len(self._prefix) :] for name in self._points if name.startswith(self._prefix))
@@ -88,6 +89,25 @@ class _Commands(click.Group):
             return self.get_command(ctx, word) is not None
         except ConfigError:
             return False
+
+
+def _both(command: click.Command, prefix: str, points: Sequence[EntryPoint]) -> click.Command:
+    """A group that does what `command` does when no member is named."""
+
+    @click.pass_context
+    def run(ctx: click.Context, /, **options: Any) -> None:
+        if ctx.invoked_subcommand is None:
+            ctx.invoke(command, **options)
+
+    return _Commands(
+        prefix,
+        points,
+        name=command.name,
+        help=command.help,
+        params=command.params,
+        callback=run,
+        invoke_without_command=True,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -102,6 +102,14 @@ class CkksParameters:
         """N."""
         return self.profile.ring_degree
 
+    @property
+    def why(self) -> str:
+        """Why these parameters, in a sentence."""
+        return (
+            f"the smallest of {len(PROFILES)} profiles that holds the sum at scale 2^{self.scale_bits}, which keeps "
+            f"half a step {self.sigmas:.1f} standard deviations of the noise away"
+        )
+
     @classmethod
     def choose(cls, magnitude: int, max_sites: int) -> CkksParameters:
         """The smallest profile that is safe and exact.

@@ -97,6 +97,15 @@ class HybridParameters:
             return -math.inf
         return failure_log2(self.delta / 2 / math.sqrt(NOISE_VARIANCE * self.max_sites))
 
+    @property
+    def why(self) -> str:
+        """Why these parameters, in a sentence."""
+        least = _least_step(self.max_sites)
+        return (
+            f"the fewest bits whose step between plaintexts ({self.delta}) is at least the {least} that the noise of "
+            f"{self.max_sites} sites asks for, within the {MAX_TWO_LIMB_BITS} bits that are secure at N = {N}"
+        )
+
     @classmethod
     def choose(cls, magnitude: int, max_sites: int) -> HybridParameters:
         """The parameters with the fewest bytes a value.
