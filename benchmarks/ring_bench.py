@@ -18,13 +18,13 @@ from collections.abc import Callable
 import numpy as np
 
 from he_agg.ring import keystream
-from he_agg.ring.bitpack import fold, pack, packed_bytes, unpack
 from he_agg.ring.encryptor import Encryptor, _encrypt
 from he_agg.ring.keystream import Keystream
 from he_agg.ring.limbs import packed_sizes
 from he_agg.ring.modulus import modulus
 from he_agg.ring.ntt import inverse_lazy
 from he_agg.ring.opener import Opener
+from he_agg.ring.packing import fold, pack, packed_bytes, unpack
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, ntt_primes
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial

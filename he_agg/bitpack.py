@@ -1,48 +1,39 @@
-"""Bit-exact packing: a residue of a 40-bit prime takes 40 bits, and the sum of packed residues.
+"""Packed residues that may come from somebody else: pack, unpack, and the sum, with a look at every residue.
 
-Residue `i` occupies bits ``[i*b, (i+1)*b)`` of the byte string, counted from the least significant bit of byte 0.
-The bits after the last residue, up to the end of its byte, are zero.
-
-The kernels see the bytes as little-endian 64-bit words: a residue of at most 62 bits lies in one word or two.
+Bit-exact: a residue of a 40-bit prime takes 40 bits. Residue `i` occupies bits ``[i*b, (i+1)*b)`` of the byte string,
+counted from the least significant bit of byte 0; the bits after the last residue, up to the end of its byte, are zero.
+The kernels are in ring/packing.py; what trusts its input calls them directly.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
-__all__ = ["MAX_BITS", "fold", "pack", "packed_bytes", "padding_is_zero", "unpack"]
+from he_agg.ring import packing
+from he_agg.ring.packing import MAX_BITS, Residues, packed_bytes, residue_dtype
 
-MAX_BITS = 62
-"""Widest residue: two of them add in 64 bits without a carry, and one spans at most two words."""
-
-Words = NDArray[np.uint64]
+__all__ = ["MAX_BITS", "Residues", "fold", "new_sum", "pack", "packed_bytes", "padding_is_zero", "unpack"]
 
 
-def packed_bytes(count: int, bits: int) -> int:
-    """Bytes that `count` residues of `bits` bits take."""
-    return (count * bits + 7) // 8
+def new_sum(count: int, bits: int) -> Residues:
+    """Zeros to fold onto: 32-bit words for residues of at most 31 bits, 64-bit words above. Shape: (count,)."""
+    return np.zeros(count, dtype=residue_dtype(bits))
 
 
-def pack(residues: Words, bits: int) -> bytes:
-    """Pack residues below ``2^bits``.
+def pack(residues: Residues, bits: int) -> bytes:
+    """Pack residues.
 
     Args:
-        residues: the values. Shape: (n,), uint64, each < 2^bits.
+        residues: each below 2^bits. Shape: (n,).
         bits: width of one residue, 2..62.
 
     Returns:
         `packed_bytes(n, bits)` bytes.
     """
-    words = np.zeros((residues.size * bits + 63) // 64, dtype="<u8")
-    _pack(np.ascontiguousarray(residues), np.uint64(bits), words)
-    return words.view(np.uint8)[: packed_bytes(residues.size, bits)].tobytes()
+    return packing.pack(np.ascontiguousarray(residues, dtype=residue_dtype(bits)), bits).tobytes()
 
 
-def unpack(packed: bytes | memoryview, count: int, bits: int, modulus: int) -> tuple[Words, int]:
+def unpack(packed: bytes | memoryview, count: int, bits: int, modulus: int) -> tuple[Residues, int]:
     """Unpack residues and look for one that is none.
 
     Args:
@@ -52,18 +43,17 @@ def unpack(packed: bytes | memoryview, count: int, bits: int, modulus: int) -> t
         modulus: q.
 
     Returns:
-        The values (Shape: (count,), uint64) and the index of the first one that is not below q, or -1.
+        The values (Shape: (count,)) and the index of the first one that is not below q, or -1.
     """
-    out = np.empty(count, dtype=np.uint64)
-    bad = _unpack(_words(packed), np.uint64(bits), np.uint64(modulus), out)
-    return out, int(bad)
+    values = packing.unpack(packed, count, bits)
+    return values, _first_above(values, modulus)
 
 
-def fold(total: Words, packed: bytes | memoryview, bits: int, modulus: int) -> int:
+def fold(total: Residues, packed: bytes | memoryview, bits: int, modulus: int) -> int:
     """Add packed residues onto a running sum, mod q, in place.
 
     Args:
-        total: the sum so far, each value < q. Shape: (n,), uint64. Each stays < q.
+        total: the sum so far, from `new_sum`; each value < q, and stays so. Shape: (n,).
         packed: exactly `packed_bytes(n, bits)` bytes.
         bits: width of one residue.
         modulus: q, below 2^62.
@@ -71,7 +61,9 @@ def fold(total: Words, packed: bytes | memoryview, bits: int, modulus: int) -> i
     Returns:
         The index of the first packed residue that is not below q, or -1. When it is not -1, `total` is spoilt.
     """
-    return int(_fold(total, _words(packed), np.uint64(bits), np.uint64(modulus)))
+    if packing.fold(packed, total, bits, modulus) < modulus:
+        return -1
+    return unpack(packed, total.size, bits, modulus)[1]
 
 
 def padding_is_zero(packed: bytes | memoryview, count: int, bits: int) -> bool:
@@ -80,65 +72,7 @@ def padding_is_zero(packed: bytes | memoryview, count: int, bits: int) -> bool:
     return used == 0 or packed[-1] >> used == 0
 
 
-def _words(packed: bytes | memoryview) -> Words:
-    """The bytes as words. Copies only when the last word is not whole."""
-    raw = np.frombuffer(packed, dtype=np.uint8)
-    if raw.size % 8:
-        padded = np.zeros(raw.size + 8 - raw.size % 8, dtype=np.uint8)
-        padded[: raw.size] = raw
-        raw = padded
-    return raw.view("<u8")
-
-
-_kernel: Any = njit(cache=True, nogil=True, boundscheck=False)
-
-
-@_kernel  # type: ignore[untyped-decorator]
-def _pack(residues: Words, bits: np.uint64, words: Words) -> None:
-    position = np.uint64(0)
-    for i in range(residues.size):
-        word = position >> np.uint64(6)
-        shift = position & np.uint64(63)
-        words[word] |= residues[i] << shift
-        if shift + bits > np.uint64(64):
-            words[word + np.uint64(1)] |= residues[i] >> (np.uint64(64) - shift)
-        position += bits
-
-
-@_kernel  # type: ignore[untyped-decorator]
-def _unpack(words: Words, bits: np.uint64, q: np.uint64, out: Words) -> int:
-    mask = (np.uint64(1) << bits) - np.uint64(1)
-    position = np.uint64(0)
-    bad = -1
-    for i in range(out.size):
-        word = position >> np.uint64(6)
-        shift = position & np.uint64(63)
-        x = words[word] >> shift
-        if shift + bits > np.uint64(64):
-            x |= words[word + np.uint64(1)] << (np.uint64(64) - shift)
-        x &= mask
-        if x >= q and bad < 0:
-            bad = i
-        out[i] = x
-        position += bits
-    return bad
-
-
-@_kernel  # type: ignore[untyped-decorator]
-def _fold(total: Words, words: Words, bits: np.uint64, q: np.uint64) -> int:
-    mask = (np.uint64(1) << bits) - np.uint64(1)
-    position = np.uint64(0)
-    bad = -1
-    for i in range(total.size):
-        word = position >> np.uint64(6)
-        shift = position & np.uint64(63)
-        x = words[word] >> shift
-        if shift + bits > np.uint64(64):
-            x |= words[word + np.uint64(1)] << (np.uint64(64) - shift)
-        x &= mask
-        if x >= q and bad < 0:
-            bad = i
-        s = total[i] + x  # < 2q < 2^63
-        total[i] = min(s, s - q)  # s - q wraps to a huge number when s < q
-        position += bits
-    return bad
+def _first_above(values: Residues, modulus: int) -> int:
+    if values.size == 0 or int(values.max()) < modulus:
+        return -1
+    return int(np.argmax(values >= modulus))

@@ -11,9 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-
-from he_agg.bitpack import fold, pack
+from he_agg.bitpack import fold, new_sum, pack
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
 from he_agg.plan import PublicPlan
@@ -47,7 +45,7 @@ def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[tuple[str, s
         CorruptPartError: a file is missing, or is not what the manifest names.
     """
     section = place.section
-    total = np.zeros(place.residues, dtype=np.uint64)
+    total = new_sum(place.residues, section.modulus_bits)
     for site, submission_id, path, digest in members:
         try:
             data = path.read_bytes()
@@ -106,8 +104,9 @@ def fold_round(
 
 def warm_up() -> None:
     """Compile, or load from the cache, what requests would otherwise wait for."""
-    total = np.zeros(64, dtype=np.uint64)
-    fold(total, pack(total, 40), 40, 1099511390209)
+    for bits in (30, 40):  # common widths; another one is compiled, or loaded, at its first fold
+        total = new_sum(64, bits)
+        fold(total, pack(total, bits), bits, (1 << bits) - 1)
 
 
 def _is_whole(path: Path, digest: str) -> bool:

@@ -46,11 +46,13 @@ class CkksProfile:
 # The primes are the ones that SEAL's CoeffModulus.Create(4096, bits) returns, the largest of their length that are
 # 1 mod 8192. tests/unit/test_ckks_parameters.py asks SEAL for them again.
 PROFILES = (
+    CkksProfile("ckks-n4096-q24", 4096, 16736257, 16760833),
+    CkksProfile("ckks-n4096-q30", 4096, 1073668097, 1073692673),
     CkksProfile("ckks-n4096-q40", 4096, 1099511390209, 1099511480321),
     CkksProfile("ckks-n4096-q50", 4096, 1125899906629633, 1125899906826241),
     CkksProfile("ckks-n4096-q60", 4096, 1152921504606830593, 70368743669761),
 )
-"""Smallest first. All within 106 bits at N = 4096: 80, 100 and 106."""
+"""Smallest first. All within 106 bits at N = 4096: 48, 60, 80, 100 and 106."""
 
 _BY_NAME = {profile.name: profile for profile in PROFILES}
 

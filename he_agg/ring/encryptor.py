@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import frozen
-from he_agg.ring.bitpack import Bytes, pack, packed_bytes
 from he_agg.ring.kernels import add_message, key_product
 from he_agg.ring.keystream import KEY_BYTES, Keystream
 from he_agg.ring.limbs import LimbKey, batch_count, lift, limb_keys, packed_sizes, require_packed
 from he_agg.ring.modulus import Modulus
+from he_agg.ring.packing import Bytes, pack, packed_bytes
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary

@@ -19,9 +19,9 @@ begin = time.perf_counter()
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.params import RingParams
 imported = time.perf_counter() - begin
-from he_agg.ring import _jit, kernels, ntt, sampling, bitpack30, uniform
+from he_agg.ring import _jit, kernels, ntt, sampling, packing30, uniform
 import numpy as np
-dispatchers = [x for m in (kernels, ntt, sampling, bitpack30, uniform) for x in vars(m).values()
+dispatchers = [x for m in (kernels, ntt, sampling, packing30, uniform) for x in vars(m).values()
                if hasattr(x, "signatures")]
 at_import = sum(len(x.signatures) for x in dispatchers)
 begin = time.perf_counter()

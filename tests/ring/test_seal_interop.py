@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from he_agg.ring import kernels, ntt
-from he_agg.ring.bitpack import unpack
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.limbs import LimbKey
 from he_agg.ring.modulus import modulus
+from he_agg.ring.packing import unpack
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, N, ntt_primes
 from he_agg.ring.sampling import fresh_ternary

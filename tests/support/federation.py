@@ -50,7 +50,7 @@ def fold_all(plan: PublicPlan, submissions: list[list[Part]]) -> list[Part]:
     total = []
     for place in plan.places:
         section = place.section
-        acc = np.zeros(place.residues, dtype=np.uint64)
+        acc = bitpack.new_sum(place.residues, section.modulus_bits)
         for parts in submissions:
             assert bitpack.fold(acc, parts[place.number].packed, section.modulus_bits, section.modulus) == -1
         total.append(Part(place.number, bitpack.pack(acc, section.modulus_bits)))

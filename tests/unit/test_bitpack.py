@@ -18,7 +18,9 @@ def pack_slowly(values, bits):
 
 @st.composite
 def residues(draw):
-    modulus = draw(st.integers(2, 2**62 - 1))
+    # Every width once in tests/ring/test_packing.py; here a few, since each is compiled at its first use.
+    bits = draw(st.sampled_from([2, 16, 22, 30, 31, 32, 40, 50, 62]))
+    modulus = draw(st.integers(2 ** (bits - 1), 2**bits - 1))
     n = draw(st.integers(1, 200))
     edge = st.sampled_from([0, 1, modulus // 2, modulus - 1]).map(lambda x: min(x, modulus - 1))
     return modulus, draw(st.lists(edge | st.integers(0, modulus - 1), min_size=n, max_size=n))
@@ -46,13 +48,13 @@ def test_fold_is_addition_mod_q_in_any_order(data):
     rows = [first, *others]
     expected = [sum(column) % modulus for column in zip(*rows, strict=True)]
     for order in (rows, rows[::-1]):
-        total = np.zeros(len(first), dtype=np.uint64)
+        total = bitpack.new_sum(len(first), bits)
         for row in order:
             assert bitpack.fold(total, bitpack.pack(np.array(row, dtype=np.uint64), bits), bits, modulus) == -1
         assert total.tolist() == expected
 
 
-@pytest.mark.parametrize("bits", [2, 30, 31, 32, 33, 40, 50, 60, 62])
+@pytest.mark.parametrize("bits", [2, 22, 30, 31, 32, 40, 50, 62])
 @pytest.mark.parametrize("position", [0, 1, 62, 63, 64, 99])
 def test_first_residue_that_is_none_is_found(bits, position):
     modulus = 2**bits - 1
@@ -60,7 +62,7 @@ def test_first_residue_that_is_none_is_found(bits, position):
     values[position] = modulus
     packed = bitpack.pack(values, bits)
     assert bitpack.unpack(packed, 100, bits, modulus)[1] == position
-    assert bitpack.fold(np.zeros(100, dtype=np.uint64), packed, bits, modulus) == position
+    assert bitpack.fold(bitpack.new_sum(100, bits), packed, bits, modulus) == position
 
 
 def test_forty_bits_take_five_bytes():
@@ -69,7 +71,7 @@ def test_forty_bits_take_five_bytes():
 
 
 def test_padding_bits_are_seen():
-    packed = bytearray(bitpack.pack(np.array([1, 1, 1], dtype=np.uint64), 3))
-    assert bitpack.padding_is_zero(bytes(packed), 3, 3)
+    packed = bytearray(bitpack.pack(np.array([1, 1, 1], dtype=np.uint32), 30))
+    assert bitpack.padding_is_zero(bytes(packed), 3, 30)
     packed[-1] |= 0x80
-    assert not bitpack.padding_is_zero(bytes(packed), 3, 3)
+    assert not bitpack.padding_is_zero(bytes(packed), 3, 30)

@@ -41,7 +41,7 @@ def test_what_only_the_2018_table_allows_is_refused(degree, bits):
 
 
 def test_an_insecure_profile_makes_no_parameters():
-    profile = CkksProfile("insecure", 4096, PROFILES[2].modulus, PROFILES[1].special_modulus)  # 60 + 50 > 106
+    profile = CkksProfile("insecure", 4096, PROFILES[-1].modulus, PROFILES[-2].special_modulus)  # 60 + 50 > 106
     with pytest.raises(PlanError) as caught:
         CkksParameters.of(profile, 1, 2)
     assert caught.value.reason == Reason.INSECURE_PARAMETERS
@@ -60,9 +60,8 @@ def test_chosen_parameters_are_exact_with_room_to_spare(value_bits, max_sites):
 
 
 def test_the_smallest_profile_that_fits_is_chosen():
-    assert CkksParameters.choose(2**15 - 1, 31).profile is PROFILES[0]
-    assert CkksParameters.choose(2**23 - 1, 31).profile is PROFILES[1]
-    assert CkksParameters.choose(2**23 - 1, 10_000).profile is PROFILES[2]
+    chosen = [(1, 31), (1, 300), (2**15 - 1, 31), (2**23 - 1, 31), (2**23 - 1, 10_000)]
+    assert [CkksParameters.choose(*numbers).profile for numbers in chosen] == list(PROFILES)
 
 
 def test_no_profile_is_stretched():

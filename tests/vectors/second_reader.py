@@ -2,7 +2,7 @@
 
     python tests/vectors/second_reader.py      exits with 1 and names the first disagreement
 
-Written from the format as documented (keystream.py, uniform.py, sampling.py, bitpack.py, 2-scheme.md).
+Written from the format as documented (keystream.py, uniform.py, sampling.py, packing.py, 2-scheme.md).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 from numba import uint64
 from numpy.typing import NDArray
 
-from he_agg.ring import bitpack30 as b30
+from he_agg.ring import packing30 as p30
 from he_agg.ring._jit import frozen, kernel
 
 GROUP = 64
@@ -111,23 +111,23 @@ def _fold_kernel(bits: int) -> Callable[..., np.uint64]:
 
 def _pack(x: NDArray[Any], out: Bytes, bits: int) -> None:
     if bits == 30:
-        b30.pack30(frozen(x), out.view(np.uint32), b30.PACK_RIGHT, b30.PACK_LEFT)
+        p30.pack30(frozen(x), out.view(np.uint32), p30.PACK_RIGHT, p30.PACK_LEFT)
     else:
         _pack_kernel(bits)(frozen(x), out.view(np.uint64))
 
 
 def _unpack(packed: Bytes, x: NDArray[Any], bits: int) -> None:
     if bits == 30:
-        tables = (b30.UNPACK_RIGHT, b30.UNPACK_LEFT, b30.UNPACK_KEEP)
-        b30.unpack30(frozen(packed.view(np.uint32)), 0, x, *tables)
+        tables = (p30.UNPACK_RIGHT, p30.UNPACK_LEFT, p30.UNPACK_KEEP)
+        p30.unpack30(frozen(packed.view(np.uint32)), 0, x, *tables)
     else:
         _unpack_kernel(bits)(frozen(packed.view(np.uint64)), x)
 
 
 def _fold(packed: Bytes, total: NDArray[Any], bits: int, q: int) -> int:
     if bits == 30:
-        tables = (b30.UNPACK_RIGHT, b30.UNPACK_LEFT, b30.UNPACK_KEEP)
-        return int(b30.fold30(frozen(packed.view(np.uint32)), total, np.uint32(q), *tables))
+        tables = (p30.UNPACK_RIGHT, p30.UNPACK_LEFT, p30.UNPACK_KEEP)
+        return int(p30.fold30(frozen(packed.view(np.uint32)), total, np.uint32(q), *tables))
     return int(_fold_kernel(bits)(frozen(packed.view(np.uint64)), total, np.uint64(q)))
 
 

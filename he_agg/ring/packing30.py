@@ -2,7 +2,7 @@
 
 Word j of a group is (x[j] >> 2j) | (x[j+1] << 30-2j), and residue j is (word[j-1] >> 32-2j | word[j] <<
 2j): two contiguous loads, two shifts by a table. Written so, over one group at a time, LLVM turns a group
-into a few vector instructions; the general form of `bitpack.py` is scalar and takes two to three times as
+into a few vector instructions; the general form of `packing.py` is scalar and takes two to three times as
 long.
 
 The tables come as arguments, because a loop whose length the compiler knows is unrolled before it is
