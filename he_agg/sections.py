@@ -63,11 +63,11 @@ class Part:
 
     Attributes:
         number: position among all parts of the submission.
-        packed: the residues, packed bit-exactly.
+        packed: the residues, packed bit-exactly. A view where that saves a copy; it equals the same bytes.
     """
 
     number: int
-    packed: bytes
+    packed: bytes | memoryview
 
     def __repr__(self) -> str:
         return f"Part(number={self.number}, packed=<{len(self.packed)} bytes>)"

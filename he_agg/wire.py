@@ -41,7 +41,7 @@ def encode_part(part: Part, place: PartPlace, plan_id: str) -> bytes:
         section.modulus,
         bytes.fromhex(plan_id),
     )
-    return header + part.packed
+    return b"".join((header, part.packed))
 
 
 def parse_part(data: bytes | memoryview, place: PartPlace, plan_id: str, *, check_residues: bool = True) -> Part:
@@ -90,7 +90,7 @@ def parse_part(data: bytes | memoryview, place: PartPlace, plan_id: str, *, chec
                 Reason.RESIDUE_OUT_OF_RANGE,
                 f"part {place.number}: residue {bad} is not below {section.modulus}",
             )
-    return Part(place.number, bytes(packed))
+    return Part(place.number, packed)
 
 
 def refuse_secrets(data: bytes | memoryview) -> None:

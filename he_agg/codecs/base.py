@@ -145,7 +145,7 @@ def check_sums(sums: NDArray[np.int64], n_sites: int, plan: PublicPlan) -> None:
         )
 
 
-def packed_part(total: PartSource, place: PartPlace) -> bytes:
+def packed_part(total: PartSource, place: PartPlace) -> bytes | memoryview:
     """Ask for one part of a sum and see that it is that part.
 
     Raises:

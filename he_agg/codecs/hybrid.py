@@ -104,7 +104,7 @@ class HybridCodec:
             def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
                 span = _values_of(group)
                 packed = encryptor.encrypt(span.start // BATCH_VALUES, values[span])
-                return [Part(place.number, limb.tobytes()) for place, limb in zip(group, packed, strict=True)]
+                return [Part(place.number, limb.data) for place, limb in zip(group, packed, strict=True)]
 
             for parts in _in_threads(encrypt_group, self._groups, threads):
                 yield from parts
