@@ -140,7 +140,7 @@ def _sha256(data: bytes) -> str:
 def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
     n_sites = len(record.members)
     total = partial(_sum_part, session, entry, record)
-    sums: NDArray[np.int64] = session.codec().decrypt(total, n_sites, session.key, record.round_id)
+    sums: NDArray[np.int64] = session.codec.decrypt(total, n_sites, session.key, record.round_id)
     return dequantize(session.key.plan, sums, n_sites)
 
 

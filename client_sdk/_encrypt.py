@@ -113,7 +113,7 @@ def _encrypt(
     yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
     parts: Iterator[Part] = iter(())
     try:
-        parts = yield from compute(lambda: session.codec().encrypt(values, session.key, opened.id))
+        parts = yield from compute(lambda: session.codec.encrypt(values, session.key, opened.id))
         digests: dict[int, str] = {}
         done = 0
         while (place := (yield from compute(partial(_store_next, parts, plan, entry, digests)))) is not None:

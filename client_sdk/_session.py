@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cached_property
 
 from client_sdk._exchange import Retries
 from client_sdk._retry import RetryPolicy
@@ -51,8 +52,9 @@ class Session:
         """How long the aggregator may be unreachable. Units: seconds."""
         return self.retries.policy.patience_s
 
+    @cached_property
     def codec(self) -> Codec:
-        """The plan's codec. Loads the HE library on first use."""
+        """The plan's codec, one for all rounds: it opens the group key once. Loads the HE library on first use."""
         return codec_for(self.plan)
 
 

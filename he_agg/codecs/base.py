@@ -15,7 +15,17 @@ from he_agg.sections import Part, PartPlace, Section
 if TYPE_CHECKING:
     from he_agg.plan import PublicPlan
 
-__all__ = ["Codec", "GroupKey", "PartSource", "check_key", "check_n_sites", "check_sums", "check_values", "packed_part"]
+__all__ = [
+    "Codec",
+    "GroupKey",
+    "PartSource",
+    "beyond_plan",
+    "check_key",
+    "check_n_sites",
+    "check_shape",
+    "check_sums",
+    "packed_part",
+]
 
 PartSource = Callable[[int], Part]
 """Hands over one part of a sum by its number. A codec asks for each once, in an order of its own, so that a sum never
@@ -65,7 +75,7 @@ class Codec(Protocol):
             threads: how many parts to work on at a time; all cores if left out.
 
         Raises:
-            InputError: another shape or dtype, or a value beyond the plan.
+            InputError: another shape or dtype; while iterating, a value beyond the plan.
             KeystoreError: a key made for another plan.
         """
 
@@ -110,16 +120,19 @@ def check_key(key: GroupKey, plan: PublicPlan, round_id: RoundId) -> None:
         )
 
 
-def check_values(values: NDArray[np.int32], plan: PublicPlan) -> None:
-    """Refuse integers that the plan does not allow. HE libraries corrupt neighbours of a large value without a word.
+def check_shape(values: NDArray[np.int32], plan: PublicPlan) -> None:
+    """Refuse a vector that is not the plan's.
 
     Raises:
-        InputError: another shape or dtype, or a value beyond the plan.
+        InputError: another shape or dtype.
     """
     if values.shape != (plan.values,) or values.dtype != np.int32:
         raise InputError(Reason.WRONG_SHAPE, f"expected {plan.values} int32 values, got {values.size} {values.dtype}")
-    if int(values.max()) > plan.magnitude or int(values.min()) < -plan.magnitude:
-        raise InputError(Reason.BEYOND_CLIP, f"expected values within {plan.magnitude}, got one beyond")
+
+
+def beyond_plan(plan: PublicPlan) -> InputError:
+    """The error for a value that the plan does not allow; it does not say which."""
+    return InputError(Reason.BEYOND_CLIP, f"expected values within {plan.magnitude}, got one beyond")
 
 
 def check_n_sites(n_sites: int, plan: PublicPlan) -> None:

@@ -20,7 +20,7 @@ from he_agg.codecs.ckks_parameters import CkksParameters, CkksProfile
 from he_agg.errors import DecryptionError, KeystoreError, Reason
 from he_agg.seal_format import SealCiphertext, read_vector, write_vector
 
-__all__ = ["POLYNOMIALS", "CkksVectors", "new_secret_context"]
+__all__ = ["POLYNOMIALS", "CkksVectors", "OpenedKey", "new_secret_context"]
 
 POLYNOMIALS = 2
 
@@ -126,6 +126,28 @@ class CkksVectors:
         if int(ciphertext.residues.max()) >= self._profile.modulus:
             raise KeystoreError(Reason.KEY_MISMATCH, f"the group key is of another ring than {self._profile.name}")
         return ciphertext
+
+
+class OpenedKey:
+    """Opens a group key once: reading TenSEAL's context takes longer than encrypting a million values.
+
+    Args:
+        parameters: ring and scale.
+    """
+
+    def __init__(self, parameters: CkksParameters) -> None:
+        self._parameters = parameters
+        self._opened: tuple[str, CkksVectors] | None = None
+
+    def vectors(self, key: GroupKey) -> CkksVectors:
+        """The vectors under this key; read anew only when the key is another one than last time.
+
+        Raises:
+            KeystoreError: the key holds no secret context of that ring.
+        """
+        if self._opened is None or self._opened[0] != key.key_id:
+            self._opened = key.key_id, CkksVectors(self._parameters, key)
+        return self._opened[1]
 
 
 def _open_context(key: GroupKey) -> Any:

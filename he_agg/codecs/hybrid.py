@@ -27,13 +27,15 @@ from he_agg.bitpack import pack, unpack
 from he_agg.codecs.base import (
     GroupKey,
     PartSource,
+    beyond_plan,
     check_key,
     check_n_sites,
+    check_shape,
     check_sums,
-    check_values,
     packed_part,
 )
-from he_agg.codecs.ckks_vectors import CkksVectors
+from he_agg.codecs.buffers import Buffers
+from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
 from he_agg.codecs.hybrid_parameters import HybridParameters
 from he_agg.errors import DecryptionError, PlanError, Reason, WireError
 from he_agg.ids import RoundId
@@ -72,6 +74,8 @@ class HybridCodec:
             max_abs_value=self._parameters.magnitude,
             max_sites=self._parameters.max_sites,
         )
+        self._opened = OpenedKey(self._parameters.key)
+        self._buffers = Buffers()
         self._key_place, *bulk = plan.places
         # Parts of the same values, one of each limb, belong together.
         per_limb = len(bulk) // len(self._parameters.primes)
@@ -87,8 +91,8 @@ class HybridCodec:
     ) -> Iterator[Part]:
         """See `Codec.encrypt`. The one-time key comes first, then the limbs of the same values together."""
         check_key(key, self._plan, round_id)
-        check_values(values, self._plan)
-        return self._encrypt(values, CkksVectors(self._parameters.key, key), self._a_key(key, round_id), threads)
+        check_shape(values, self._plan)  # the kernels look at every value themselves
+        return self._encrypt(values, self._opened.vectors(key), self._a_key(key, round_id), threads)
 
     def _encrypt(
         self, values: NDArray[np.int32], vectors: CkksVectors, a: bytes, threads: int | None
@@ -103,7 +107,11 @@ class HybridCodec:
 
             def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
                 span = _values_of(group)
-                packed = encryptor.encrypt(span.start // BATCH_VALUES, values[span])
+                out = [self._buffers.take(place.packed_bytes) for place in group]
+                try:
+                    packed = encryptor.encrypt(span.start // BATCH_VALUES, values[span], out)
+                except ValueError as error:
+                    raise beyond_plan(self._plan) from error
                 return [Part(place.number, limb.data) for place, limb in zip(group, packed, strict=True)]
 
             for parts in _in_threads(encrypt_group, self._groups, threads):
@@ -115,7 +123,7 @@ class HybridCodec:
         """See `Codec.decrypt`."""
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
-        key_sum = self._open_key(total, n_sites, CkksVectors(self._parameters.key, key))
+        key_sum = self._open_key(total, n_sites, self._opened.vectors(key))
         sums = np.empty(self._plan.values, dtype=np.int64)
         with Opener(self._ring, self._a_key(key, round_id), key_sum, n_sites) as opener:
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from he_agg.ring._jit import frozen
 from he_agg.ring.kernels import add_message, key_product
-from he_agg.ring.keystream import KEY_BYTES, Keystream
+from he_agg.ring.keystream import KEY_BYTES, TAIL_BYTES, Keystream
 from he_agg.ring.limbs import LimbKey, batch_count, lift, limb_keys, packed_sizes, require_packed
 from he_agg.ring.modulus import Modulus
 from he_agg.ring.packing import Bytes, pack, packed_bytes
@@ -158,12 +158,13 @@ def _encrypt(
     Returns:
         Whether every value was within bounds.
     """
-    x = np.empty(STREAM_WORDS, dtype=np.uint32)
-    planes = np.empty(NOISE_BYTES, dtype=np.uint8)
+    stream = np.empty(4 * STREAM_WORDS + TAIL_BYTES, dtype=np.uint8)
+    planes = np.empty(NOISE_BYTES + TAIL_BYTES, dtype=np.uint8)
     noise = np.empty(BATCH_VALUES, dtype=np.int8)
     short = np.zeros(BATCH_VALUES, dtype=np.int32)
-    words, c = x.view(np.uint8), x[:BATCH_VALUES]
-    plane_words, noise_words = planes.view(np.uint64), noise.view(np.uint64)
+    x = stream[:-TAIL_BYTES].view(np.uint32)
+    c = x[:BATCH_VALUES]
+    plane_words, noise_words = planes[:-TAIL_BYTES].view(np.uint64), noise.view(np.uint64)
     # Made once, not once a batch: a call with many arguments costs microseconds.
     limbs = [(k.product_arguments(), _message_arguments(params, k.tables)) for k in keys]
     values, worst = frozen(values), 0
@@ -174,10 +175,10 @@ def _encrypt(
             if count < BATCH_VALUES:
                 short[:count] = message
                 message = frozen(short)
-            noise_stream.fill(planes, 0, first_batch + i)
+            noise_stream.fill_with_tail(planes, 0, first_batch + i)
             centred_binomial(plane_words, noise_words)
             for limb, (product, plaintext) in enumerate(limbs):
-                a_stream.fill(words, limb, first_batch + i)
+                a_stream.fill_with_tail(stream, limb, first_batch + i)
                 key_product(x, *product)
                 worst = max(worst, int(add_message(c, message, noise, *plaintext)))
                 bits = params.limb_bits[limb]

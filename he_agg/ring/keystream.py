@@ -21,6 +21,7 @@ from functools import lru_cache
 import numpy as np
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 if sys.byteorder != "little":
@@ -31,6 +32,9 @@ KEY_BYTES = 32
 
 MAX_FILL_BYTES = 1 << 18
 """The most that one fill may ask for; also the size of the block of zeros that is encrypted."""
+
+TAIL_BYTES = 16
+"""Room behind a stream for the tag that GCM computes and nobody wants."""
 
 A_LABEL = "he-agg/a/v1"
 """Domain of the common polynomials a; the version changes with the format of anything below it."""
@@ -81,6 +85,7 @@ class Keystream:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a keystream key has {KEY_BYTES} bytes, got {len(key)}")
         self._key: bytearray | None = bytearray(key)
+        self._gcm = AESGCM(key) if _fastest() is _by_gcm else None
 
     def fill(self, out: NDArray[np.uint8], limb: int, batch: int) -> None:
         """Overwrite a buffer with the first bytes of one stream.
@@ -104,11 +109,32 @@ class Keystream:
         nonce = limb.to_bytes(4, "big") + batch.to_bytes(8, "big")
         _fastest()(algorithms.AES(key), nonce, out)
 
+    def fill_with_tail(self, out: NDArray[np.uint8], limb: int, batch: int) -> None:
+        """Do as `fill` but for the last `TAIL_BYTES` of the buffer, which come out as anything.
+
+        A fifth faster for one batch: the cipher is set up once for all streams, and GCM's one-shot form, which
+        sets up nothing, insists on writing its tag.
+
+        Args:
+            out: A contiguous buffer of at most `MAX_FILL_BYTES` and the tail. Shape: (n + TAIL_BYTES,).
+            limb: As for `fill`.
+            batch: As for `fill`.
+
+        Raises:
+            ValueError: As for `fill`.
+        """
+        size = out.size - TAIL_BYTES
+        if self._gcm is None or self._key is None or size > MAX_FILL_BYTES:
+            self.fill(out[:size], limb, batch)
+            return
+        self._gcm.encrypt_into(limb.to_bytes(4, "big") + batch.to_bytes(8, "big"), _ZEROS[:size], None, out.data)
+
     def wipe(self) -> None:
         """Overwrite our copy of the key. Copies inside OpenSSL are freed, and cleared, by OpenSSL."""
         if self._key is not None:
             self._key[:] = bytes(KEY_BYTES)
             self._key = None
+            self._gcm = None
 
     def __repr__(self) -> str:
         return "Keystream(<key>)" if self._key is not None else "Keystream(<wiped>)"

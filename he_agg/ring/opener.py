@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.ring.kernels import key_product, remove_product, round_one, round_two
-from he_agg.ring.keystream import Keystream
+from he_agg.ring.keystream import TAIL_BYTES, Keystream
 from he_agg.ring.limbs import batch_count, lift, limb_keys, require_packed
 from he_agg.ring.packing import Bytes, packed_bytes, unpack
 from he_agg.ring.params import RingParams
@@ -70,7 +70,7 @@ class Opener:
             out = np.empty(count, dtype=np.int64)
         if out.shape != (count,) or out.dtype != np.int64 or not out.flags.c_contiguous:
             raise ValueError(f"opening {count} values needs as many int64, got {out.dtype} of {out.shape}")
-        scratch = [np.empty(STREAM_WORDS, dtype=np.uint32) for _ in self._keys]
+        scratch = [np.empty(STREAM_WORDS + TAIL_BYTES // 4, dtype=np.uint32) for _ in self._keys]
         total = np.zeros(BATCH_VALUES, dtype=np.uint32)
         distance = 0
         for i in range(batch_count(count)):
@@ -85,8 +85,8 @@ class Opener:
 
     def _remove_key(self, words: NDArray[np.uint32], limb: int, batch: int, total: NDArray[np.uint32]) -> None:
         key = self._keys[limb]
-        self._a.fill(words.view(np.uint8), limb, batch)
-        key_product(words, *key.product_arguments())
+        self._a.fill_with_tail(words.view(np.uint8), limb, batch)
+        key_product(words[:STREAM_WORDS], *key.product_arguments())
         q = key.tables.q
         if int(remove_product(words[: total.size], total, np.uint32(q))) >= q:
             raise ValueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")

@@ -104,7 +104,7 @@ def test_values_beyond_the_plan_are_refused_before_tenseal_sees_them(codec):
     for value in (plan.public.magnitude + 1, -plan.public.magnitude - 1):
         vector[3] = value
         with pytest.raises(InputError):
-            codec_for(plan.public).encrypt(vector, key_of(plan), ROUND)
+            list(codec_for(plan.public).encrypt(vector, key_of(plan), ROUND))
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
@@ -143,7 +143,7 @@ def test_one_changed_residue_is_refused():
     [
         lambda parts, number: parts[number - 1],
         lambda parts, number: Part(number, parts[number].packed[:-1]),
-        lambda parts, number: Part(number, parts[number].packed + b"\0"),
+        lambda parts, number: Part(number, bytes(parts[number].packed) + b"\0"),
         lambda parts, number: Part(number, b"\xff" * len(parts[number].packed)),
     ],
     ids=["another part", "too short", "too long", "no residues"],

@@ -132,6 +132,21 @@ def test_an_exhausted_reserve_stays_in_bounds():
     assert words[:BATCH_VALUES].max() < 4 * q
 
 
+def test_a_tail_changes_nothing_before_it(monkeypatch):
+    plain = np.empty(1000, dtype=np.uint8)
+    Keystream(SEED).fill(plain, 1, 77)
+    for fastest in (keystream._by_gcm, keystream._by_ctr):
+        monkeypatch.setattr(keystream, "_fastest", lambda fastest=fastest: fastest)
+        out = np.empty(1000 + keystream.TAIL_BYTES, dtype=np.uint8)
+        stream = Keystream(SEED)
+        stream.fill_with_tail(out, 1, 77)
+        assert np.array_equal(out[:1000], plain)
+        stream.wipe()
+        with pytest.raises(ValueError, match="wiped"):
+            stream.fill_with_tail(out, 1, 78)
+        assert np.array_equal(out[:1000], plain)
+
+
 def test_both_ciphers_give_the_same_keystream():
     size = keystream.MAX_FILL_BYTES
     for limb, batch in ((0, 0), (1, 2**64 - 1)):
