@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CODEC  ?= hybrid
 
-.PHONY: demo test check fix soak lock clean help
+.PHONY: demo test check fix soak bench lock clean help
 
 help:
 	@echo "make demo [CODEC=ckks]  hospitals average a model through an aggregator that cannot read it"
@@ -12,6 +12,7 @@ help:
 	@echo "make check              lint, format and types, as CI runs them"
 	@echo "make fix                let ruff mend what it can"
 	@echo "make soak               the slow loops"
+	@echo "make bench [QUICK=1]    all codecs against stock TenSEAL, plaintext and the floor, side by side"
 	@echo "make lock               pin today's versions for CI (constraints.txt)"
 
 # One stamp per set of extras, remade when pyproject.toml changes.
@@ -30,6 +31,9 @@ test: $(VENV)/.stamp-dev
 
 soak: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.stamp-demo
+	$(BIN)/python -m benchmarks.codecs $(if $(QUICK),--quick)
 
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
