@@ -1,0 +1,128 @@
+"""Commands of the coordinator, as they are typed: what they print, write and refuse, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from he_agg.commands import main
+from he_agg.federation import FederationDocument
+from he_agg.plan import Plan
+from keys import GroupKey, SiteIdentity
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run `he-agg` in an empty directory; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("model.npz", w=np.zeros((30, 4), np.float32), b=np.zeros(4))
+
+    def command(line):
+        with pytest.raises(SystemExit) as caught:
+            main(line.split())
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return command
+
+
+PLAN_NEW = "plan new demo --model model.npz --clip 0.5 --weight-cap 100 --max-sites 5"
+
+
+def test_plan_keys_and_identity_fit_together(run, tmp_path):
+    assert run(PLAN_NEW)[0] == 0
+    plan = Plan.parse((tmp_path / "demo.plan").read_bytes())
+    assert [spec.name for spec in plan.layout.tensors] == ["w", "b"]
+    code, out, _ = run("keys new --plan demo.plan --json")
+    assert code == 0
+    key = GroupKey.load(tmp_path / "demo.keystore")
+    assert key.plan == plan
+    assert json.loads(out)["key_id"] == key.key_id
+    assert FederationDocument.parse((tmp_path / "demo.federation.json").read_bytes()) == key.federation_document
+    assert json.loads(run("keys show demo.keystore --json")[1])["plan_id"] == plan.plan_id
+    assert json.loads(run("plan show demo.plan --json")[1])["layout"][0]["clip"] == 0.5
+    code, out, _ = run("site init hospital-a --json")
+    assert json.loads(out)["fingerprint"] == SiteIdentity.load(tmp_path / "hospital-a.identity").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "bits", "per_value", "security"),
+    [
+        ("plan --sites 31 --bits 16", [24, 30], 3.753, 234),
+        ("plan --sites 40 --bits 16", [24, 16, 16], 4.003, 219),
+        ("plan --sites 8 --bits 8", [24, 20], 2.503, 234),
+        ("plan --sites 40 --bits 24", [24, 19, 20], 4.878, 173),
+        ("plan --sites 31 --bits 16 --codec ckks", [40], 20.001, 137),
+    ],
+)
+def test_plan_shows_what_it_would_choose(run, line, bits, per_value, security):
+    code, out, _ = run(line + " --json")
+    facts = json.loads(out)
+    assert code == 0
+    assert [section["bits"] for section in facts["sections"]] == bits
+    assert facts["bytes_per_value"] == per_value
+    assert facts["security_bits"] == security
+    assert facts["failure_log2"] is None or facts["failure_log2"] < -128
+    text = run(line)[1]
+    for figure in (str(per_value), str(security), facts["profile"], "why"):
+        assert figure in text
+
+
+def test_plan_alone_shows_its_help_and_commands(run):
+    code, out, _ = run("plan")
+    assert code == 0
+    assert "--sites" in out
+    assert "show" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "error", "hint"),
+    [
+        ("plan --sites 1", 2, "Invalid value for '--sites'", "he-agg plan --help"),
+        ("plan new demo", 2, "Missing option", "he-agg plan new --help"),
+        (PLAN_NEW.replace("0.5", "0"), 1, "clip bound", ""),
+        (PLAN_NEW.replace("demo", "Demo"), 1, "a-z, 0-9", ""),
+        (PLAN_NEW.replace("model.npz", "none.npz"), 1, "got none [file-missing]", ""),
+        ("plan show model.npz", 4, "not a usable plan file", "he-agg plan new"),
+        ("keys new --plan none.plan", 4, "cannot be read", ""),
+        ("keys show model.npz", 4, "mode 0600", "chmod 600"),
+        ("site init Hospital", 1, "a-z, 0-9", ""),
+        ("nonsense", 2, "No such command 'nonsense'", "he-agg --help"),
+    ],
+)
+def test_wrong_input_gets_one_line_a_hint_and_a_stable_code(run, tmp_path, line, code, error, hint):
+    before = sorted(tmp_path.iterdir())
+    got, out, err = run(line)
+    assert got == code
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0].startswith("he-agg: error: ")
+    assert error in lines[0]
+    assert not hint or (lines[1].startswith("he-agg: hint: ") and hint in lines[1])
+    assert "Traceback" not in err
+    assert sorted(tmp_path.iterdir()) == before, "a refused command leaves nothing behind"
+
+
+def test_nothing_is_overwritten(run, tmp_path):
+    assert run(PLAN_NEW)[0] == 0
+    assert run("keys new --plan demo.plan")[0] == 0
+    assert run("site init hospital-a")[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for line in (PLAN_NEW, "keys new --plan demo.plan", "site init hospital-a", "keys new --plan demo.plan --public x"):
+        code, _, err = run(line)
+        assert code == 4
+        assert "file-exists" in err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_group_keys_can_have_a_passphrase(run, monkeypatch, tmp_path):
+    run(PLAN_NEW)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "secret")
+    monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _: "correct horse")
+    assert run("keys new --plan demo.plan --passphrase")[0] == 0
+    assert GroupKey.load(tmp_path / "demo.keystore", "correct horse").plan.public.federation == "demo"
+    code, _, err = run("keys show demo.keystore")
+    assert code == 4
+    assert "no terminal" in err
