@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from he_agg.errors import DecryptionError, InputError, Reason
 from he_agg.layout import TensorSpec
 from he_agg.plan import Plan
+from he_agg.ring._jit import kernel
 
 __all__ = ["Mean", "Quantized", "ResolutionWarning", "dequantize", "quantize"]
 
@@ -220,7 +220,7 @@ def _check_values(spec: TensorSpec, flat: NDArray[Any], on_overflow: OnOverflow)
 _NO_DRAWS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _round(
     x: NDArray[np.float64], scale: float, magnitude: int, draws: NDArray[np.uint32], out: NDArray[np.int32]
 ) -> None:
