@@ -16,6 +16,9 @@ __all__ = ["Buffers"]
 _HELD_BY_POOL_ALONE = 3
 """References to an array seen by `take` when nobody else has one: the list's, the loop's, and the question's own."""
 
+_MOST = 16
+"""Arrays kept for another use: enough for a few threads and two limbs, and no more memory than 64 MiB of parts."""
+
 
 class Buffers:
     """A pool of byte arrays. An array is free when the pool holds the only reference to it.
@@ -36,5 +39,7 @@ class Buffers:
                     if array.size == size and sys.getrefcount(array) == _HELD_BY_POOL_ALONE:
                         return array
             array = np.empty(size, dtype=np.uint8)
+            if len(self._arrays) == _MOST:
+                del self._arrays[0]  # whoever holds it keeps it; the pool has one less to offer
             self._arrays.append(array)
             return array

@@ -31,3 +31,10 @@ def test_sizes_are_kept_apart():
     buffers.take(10)
     assert buffers.take(20).size == 20
     assert buffers.take(10).size == 10
+
+
+def test_the_pool_keeps_a_few_arrays_only():
+    buffers = Buffers()
+    held = [buffers.take(100) for _ in range(50)]
+    assert len({array.ctypes.data for array in held}) == 50
+    assert len(buffers._arrays) == 16
