@@ -19,6 +19,7 @@ from he_agg.ids import RoundId
 from he_agg.plan import PublicPlan
 from he_agg.sections import Part, PartPlace
 from he_agg.wire import encode_part, parse_part
+from service.failpoints import failpoint
 from service.store.base import Store
 from service.store.blobs import Blobs
 
@@ -99,6 +100,7 @@ def fold_round(
         ]
         data = fold_part(plan, place, members)
         blobs.put(path, data)
+        failpoint("folding.before_row")
         with store.write() as tx:
             tx.add_sum_part(round_id, place.number, hashlib.sha256(data).hexdigest())
     return True

@@ -19,6 +19,7 @@ from he_agg.sections import PartPlace
 from he_agg.wire import parse_part, refuse_secrets
 from service import rounds
 from service.conductor import Conductor
+from service.failpoints import failpoint
 from service.refusal import RefusedError
 from service.rounds import Phase
 from service.store.base import FederationRow, RoundRow, Store, SubmissionRow, Transaction
@@ -115,6 +116,7 @@ class Intake:
                     submission_id=existing.id,
                 )
             self._blobs.make_parent(self._blobs.part_path(round_id, submission.id, 0))
+            failpoint("announcement.directory_made")
             at = int(self._conductor.now())
             tx.add_submission(submission, body, manifest.part_digests, at)
             return _status(tx, submission, plan), True
@@ -170,6 +172,7 @@ class Intake:
         """
         number, submission = part.place.number, part.submission
         parse_part(data, part.place, part.plan.plan_id)
+        failpoint("part.checked")
         path = self._blobs.part_path(submission.round_id, submission.id, number)
         try:
             self._blobs.put(path, data)
@@ -183,6 +186,7 @@ class Intake:
             if row is not None and row.stored:
                 return False  # another connection was faster, with the same bytes
             if self._takes(round_) and row is not None:
+                failpoint("part.before_row")
                 tx.mark_stored(submission.id, number)
                 return True
         # No row names the file, and none ever will: only an open round gets new rows.
@@ -211,6 +215,7 @@ class Intake:
                         missing=missing,
                     )
                 if not missing:
+                    failpoint("completion.before_row")
                     event = rounds.Completed(row.id.number, row.id.attempt, site)
                     self._conductor.apply_in(tx, federation, event)
                     submission = _own(tx, federation, site, submission_id)

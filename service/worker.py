@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from he_agg.ids import RoundId
 from service import rounds
 from service.conductor import Conductor
+from service.failpoints import failpoint
 from service.folding import CorruptPartError, fold_round, warm_up
 from service.logs import log
 from service.rounds import Phase
@@ -116,6 +117,7 @@ class Worker:
                 self._blobs.remove_round(row.id)
             else:
                 self._blobs.remove_submissions(row.id)
+            failpoint("scrubbing.files_gone")
             with self._store.write() as tx:
                 tx.scrub(row.id)
         return generation, to_fold
@@ -139,6 +141,7 @@ class Worker:
             row = tx.federation(round_id.federation)
         if row is None:
             return
+        failpoint("folding.began")
         began = time.perf_counter()
         try:
             done = fold_round(self._store, self._blobs, row.parsed.plan, round_id, self._stop_folding.is_set)
@@ -154,6 +157,7 @@ class Worker:
             apply(rounds.FoldBroke(round_id.number, round_id.attempt, error.site))
             return
         if done:
+            failpoint("folding.done")
             apply(rounds.Folded(round_id.number, round_id.attempt))
             ms = round((time.perf_counter() - began) * 1000, 1)
             log(logging.INFO, "published", round_id=str(round_id), ms=ms)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from he_agg.ids import RoundId
+from service.failpoints import failpoint
 
 __all__ = ["Blobs", "die"]
 
@@ -70,17 +71,22 @@ class Blobs:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
+                failpoint("file.opened")
                 view = memoryview(data)
                 while view:
                     view = view[os.write(descriptor, view) :]
+                failpoint("file.written")
                 _sync(descriptor)
+                failpoint("file.synced")
             finally:
                 os.close(descriptor)
             temporary.replace(path)
+            failpoint("file.renamed")
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _sync_directory(path.parent)
+        failpoint("file.directory_synced")
 
     def remove(self, path: Path) -> None:
         """Remove a file that no row names."""
@@ -122,15 +128,20 @@ class Blobs:
 
     def _remove(self, directory: Path) -> None:
         if directory.exists():
+            failpoint("removal.began")
             shutil.rmtree(directory)
+            failpoint("removal.done")
             _sync_directory(directory.parent)
+            failpoint("removal.synced")
 
     def _make(self, directory: Path) -> None:
         # Each level is synced even when it exists: another thread may have made it and not have got to its sync.
         for level in reversed([directory, *directory.parents]):
             if level == self._root or self._root in level.parents:
                 level.mkdir(mode=0o700, exist_ok=True)
+                failpoint("directory.made")
                 _sync_directory(level.parent)
+                failpoint("directory.synced")
 
 
 def _sync(descriptor: int) -> None:

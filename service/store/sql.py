@@ -16,6 +16,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
 
 from he_agg.errors import ConfigError, Reason
+from service.failpoints import failpoint
 from service.settings import Settings
 from service.store import schema
 from service.store.blobs import die
@@ -108,6 +109,8 @@ class SqlStore:
         # SQLite lets waiting writers poll; the lock gives threads of this process a queue instead.
         with self._one_writer, self._begin_write() as connection:
             yield SqlTransaction(connection)
+            failpoint("transaction.before_commit")
+        failpoint("transaction.committed")
 
     def close(self) -> None:
         """Close all connections."""
