@@ -42,6 +42,18 @@ _data_dir = click.option(
     show_default="./he-agg-data, or HE_AGG_DATA_DIR",
     help="Where the aggregator keeps everything.",
 )
+_database_url = click.option(
+    "--database-url",
+    envvar="HE_AGG_DATABASE_URL",
+    help="SQLAlchemy URL, for instance postgresql://user@host/db for replicas; by default a SQLite file in --data-dir.",
+)
+
+
+def _where(command: Command) -> Command:
+    """The two options that say which store a command is about."""
+    return _data_dir(_database_url(command))
+
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _token_file = click.option(
     "--token-file",
@@ -51,8 +63,8 @@ _token_file = click.option(
 
 
 @contextmanager
-def _store(data_dir: Path, *, create: bool = False) -> Iterator[Store]:
-    store = open_store(load_settings(data_dir=data_dir), create=create)
+def _store(data_dir: Path, database_url: str | None, *, create: bool = False) -> Iterator[Store]:
+    store = open_store(load_settings(data_dir=data_dir, database_url=database_url), create=create)
     try:
         yield store
     finally:
@@ -66,8 +78,8 @@ def _store(data_dir: Path, *, create: bool = False) -> Iterator[Store]:
     type=int,
     help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
 )
-@_data_dir
-def serve(host: str | None, port: int | None, data_dir: Path) -> None:
+@_where
+def serve(host: str | None, port: int | None, data_dir: Path, database_url: str | None) -> None:
     """Run the aggregator until SIGTERM or Ctrl-C.
 
     The first line on stdout is `listening on http://HOST:PORT`; the log goes to stderr, one JSON object per line.
@@ -75,17 +87,17 @@ def serve(host: str | None, port: int | None, data_dir: Path) -> None:
     # Only this command needs the web framework.
     from service.server import run
 
-    run(load_settings(data_dir=data_dir, host=host, port=port))
+    run(load_settings(data_dir=data_dir, database_url=database_url, host=host, port=port))
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@_data_dir
+@_where
 @_as_json
-def federation_create(file: Path, data_dir: Path, as_json: bool) -> None:
+def federation_create(file: Path, data_dir: Path, database_url: str | None, as_json: bool) -> None:
     """Register the federation that FILE describes: the federation file of its coordinator."""
     document = operations.read_document(file)
-    with _store(data_dir, create=True) as store:
+    with _store(data_dir, database_url, create=True) as store:
         new = operations.create_federation(store, document)
         summary = operations.overview(store, document.plan.federation)[0]
     did = "registered" if new else "was registered already"
@@ -101,33 +113,33 @@ def federation_create(file: Path, data_dir: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@_data_dir
+@_where
 @_as_json
-def federation_show(name: str | None, data_dir: Path, as_json: bool) -> None:
+def federation_show(name: str | None, data_dir: Path, database_url: str | None, as_json: bool) -> None:
     """Show where federations stand, or one of them."""
-    with _store(data_dir) as store:
+    with _store(data_dir, database_url) as store:
         summaries = operations.overview(store, name)
     answer(summaries if name is None else summaries[0], as_json, lambda: _table(summaries))
 
 
 @click.command()
 @click.argument("name")
-@_data_dir
+@_where
 @_as_json
-def federation_start(name: str, data_dir: Path, as_json: bool) -> None:
+def federation_start(name: str, data_dir: Path, database_url: str | None, as_json: bool) -> None:
     """Start the federation NAME: its first round opens."""
-    with _store(data_dir) as store:
+    with _store(data_dir, database_url) as store:
         summary = operations.start(store, name)
     answer(summary, as_json, lambda: f"federation {name} runs: {_round(summary)}")
 
 
 @click.command()
 @click.argument("name")
-@_data_dir
+@_where
 @_as_json
-def federation_end(name: str, data_dir: Path, as_json: bool) -> None:
+def federation_end(name: str, data_dir: Path, database_url: str | None, as_json: bool) -> None:
     """End the federation NAME: an open round fails, a closed one still gets its sum."""
-    with _store(data_dir) as store:
+    with _store(data_dir, database_url) as store:
         summary = operations.end(store, name)
     answer(summary, as_json, lambda: f"federation {name} has ended: {_round(summary)}")
 
@@ -136,22 +148,26 @@ def federation_end(name: str, data_dir: Path, as_json: bool) -> None:
 @click.argument("federation")
 @click.argument("site")
 @_token_file
-@_data_dir
+@_where
 @_as_json
-def site_add(federation: str, site: str, token_file: Path | None, data_dir: Path, as_json: bool) -> None:
+def site_add(
+    federation: str, site: str, token_file: Path | None, data_dir: Path, database_url: str | None, as_json: bool
+) -> None:
     """Register SITE in FEDERATION and issue its token, which is shown once."""
-    _issue(operations.add_site, federation, site, token_file, data_dir, as_json)
+    _issue(operations.add_site, federation, site, token_file, data_dir, database_url, as_json)
 
 
 @click.command()
 @click.argument("federation")
 @click.argument("site")
 @_token_file
-@_data_dir
+@_where
 @_as_json
-def site_token(federation: str, site: str, token_file: Path | None, data_dir: Path, as_json: bool) -> None:
+def site_token(
+    federation: str, site: str, token_file: Path | None, data_dir: Path, database_url: str | None, as_json: bool
+) -> None:
     """Issue a new token for SITE; the old one is void."""
-    _issue(operations.replace_token, federation, site, token_file, data_dir, as_json)
+    _issue(operations.replace_token, federation, site, token_file, data_dir, database_url, as_json)
 
 
 def _issue(
@@ -160,11 +176,12 @@ def _issue(
     site: str,
     token_file: Path | None,
     data_dir: Path,
+    database_url: str | None,
     as_json: bool,
 ) -> None:
     token = new_token()
     result = {"federation": federation, "site": site}
-    with _store(data_dir) as store:
+    with _store(data_dir, database_url) as store:
         if token_file is None:
             act(store, federation, site, token)
             answer(result | {"token": token}, as_json, lambda: token)

@@ -104,7 +104,7 @@ class Intake:
             existing = tx.submission_of(round_id, site)
             if existing is not None and existing.id == submission.id:
                 return _status(tx, existing, plan), False
-            if not self._takes(row):
+            if not self._takes(tx, row):
                 raise _closed(row)
             if existing is not None:
                 raise RefusedError(
@@ -156,7 +156,7 @@ class Intake:
                 stored = submission.state == "complete"
             if not stored:
                 round_ = find_round(tx, federation, str(submission.round_id))
-                if not self._takes(round_):
+                if not self._takes(tx, round_):
                     raise _closed(round_)
             return ExpectedPart(submission, plan.places[number], plan, digest, stored)
 
@@ -185,9 +185,9 @@ class Intake:
             row = tx.part(submission.id, number)
             if row is not None and row.stored:
                 return False  # another connection was faster, with the same bytes
-            if self._takes(round_) and row is not None:
+            if self._takes(tx, round_) and row is not None:
                 failpoint("part.before_row")
-                tx.mark_stored(submission.id, number)
+                tx.mark_stored(submission.id, number, int(self._conductor.now()))
                 return True
         # No row names the file, and none ever will: only an open round gets new rows.
         self._blobs.remove(path)
@@ -205,7 +205,7 @@ class Intake:
             if submission.state == "open":
                 row = find_round(tx, federation, str(submission.round_id))
                 missing = tx.missing(submission_id)
-                if missing and self._takes(row):
+                if missing and self._takes(tx, row):
                     raise RefusedError(
                         Reason.INCOMPLETE,
                         f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
@@ -231,8 +231,9 @@ class Intake:
             raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {name} here")
         return row
 
-    def _takes(self, row: RoundRow) -> bool:
-        return row.phase is Phase.OPEN and self._conductor.now() < row.deadline_at
+    def _takes(self, tx: Transaction, row: RoundRow) -> bool:
+        federation = tx.federation(row.id.federation)
+        return federation is not None and self._conductor.takes(federation, row)
 
 
 def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:

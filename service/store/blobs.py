@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -100,16 +101,22 @@ class Blobs:
         """Remove everything of a round that failed."""
         self._remove(self._root / str(round_id))
 
-    def remove_temporary(self) -> int:
-        """Remove what a killed process was writing. Call it only while nobody writes.
+    def remove_temporary(self, older_than_s: float = 0.0) -> int:
+        """Remove what a killed process was writing. Call it only while nobody writes, or with an age that says so.
+
+        Args:
+            older_than_s: leave younger files alone. Units: seconds.
 
         Returns:
             How many files it were.
         """
-        found = list(self._root.rglob(".*.tmp"))
-        for path in found:
-            path.unlink()
-        return len(found)
+        removed = 0
+        for path in list(self._root.rglob(".*.tmp")):
+            with contextlib.suppress(FileNotFoundError):  # another replica starts, too
+                if not older_than_s or time.time() - path.stat().st_mtime > older_than_s:
+                    path.unlink()
+                    removed += 1
+        return removed
 
     def check_writable(self) -> None:
         """Write and remove a small file.
