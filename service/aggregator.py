@@ -9,6 +9,7 @@ from collections.abc import Callable
 from service.conductor import Conductor
 from service.intake import Intake
 from service.logs import log
+from service.room import Room
 from service.settings import Settings
 from service.store.base import SiteRow
 from service.store.blobs import Blobs
@@ -30,6 +31,7 @@ class Aggregator:
         store: rows.
         blobs: files.
         conductor: the one writer of rounds.
+        room: knows whether there is room for more.
         intake: what becomes of submissions.
         worker: deadlines, folding, scrubbing and waking.
     """
@@ -41,7 +43,8 @@ class Aggregator:
         self.store = store
         self.blobs = Blobs(settings.data_dir)
         self.conductor = Conductor(store, clock)
-        self.intake = Intake(store, self.blobs, self.conductor)
+        self.room = Room(settings, self.blobs)
+        self.intake = Intake(store, self.blobs, self.conductor, self.room)
         self.worker = Worker(settings, store, self.blobs, self.conductor)
         self._lock = lock
 
@@ -93,6 +96,7 @@ class Aggregator:
         with self.store.write() as tx:
             tx.generation()
         self.blobs.check_writable()
+        self.room.check_disk()
 
     def close(self) -> None:
         """Let go of everything."""

@@ -16,13 +16,15 @@ from he_agg.commands import answer, messages
 from he_agg.errors import ConfigError, Reason
 from service import operations
 from service.settings import Settings, load_settings
-from service.store.base import Store
+from service.store.base import Keeping, Store
 from service.store.sql import open_store
 from service.tokens import new_token
 
 __all__ = [
     "federation_create",
     "federation_end",
+    "federation_pause",
+    "federation_resume",
     "federation_show",
     "federation_start",
     "serve",
@@ -92,13 +94,29 @@ def serve(host: str | None, port: int | None, data_dir: Path, database_url: str 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--sample-fraction",
+    type=float,
+    default=1.0,
+    help="Invite this fraction of the sites to each round, drawn at random, never fewer than the plan's least number.",
+)
+@click.option("--keep-sums", type=int, help="How many sums stay; older ones are removed, their records are not.")
+@click.option("--keep-submissions", is_flag=True, help="Keep the encrypted submissions of published rounds, for audit.")
 @_where
 @_as_json
-def federation_create(file: Path, data_dir: Path, database_url: str | None, as_json: bool) -> None:
+def federation_create(
+    file: Path,
+    sample_fraction: float,
+    keep_sums: int | None,
+    keep_submissions: bool,
+    data_dir: Path,
+    database_url: str | None,
+    as_json: bool,
+) -> None:
     """Register the federation that FILE describes: the federation file of its coordinator."""
     document = operations.read_document(file)
     with _store(data_dir, database_url, create=True) as store:
-        new = operations.create_federation(store, document)
+        new = operations.create_federation(store, document, Keeping(sample_fraction, keep_sums, keep_submissions))
         summary = operations.overview(store, document.plan.federation)[0]
     did = "registered" if new else "was registered already"
     answer(
@@ -130,6 +148,28 @@ def federation_start(name: str, data_dir: Path, database_url: str | None, as_jso
     """Start the federation NAME: its first round opens."""
     with _store(data_dir, database_url) as store:
         summary = operations.start(store, name)
+    answer(summary, as_json, lambda: f"federation {name} runs: {_round(summary)}")
+
+
+@click.command()
+@click.argument("name")
+@_where
+@_as_json
+def federation_pause(name: str, data_dir: Path, database_url: str | None, as_json: bool) -> None:
+    """Pause the federation NAME: no round opens, and the deadline of an open one stands still."""
+    with _store(data_dir, database_url) as store:
+        summary = operations.pause(store, name)
+    answer(summary, as_json, lambda: f"federation {name} is paused: {_round(summary)}")
+
+
+@click.command()
+@click.argument("name")
+@_where
+@_as_json
+def federation_resume(name: str, data_dir: Path, database_url: str | None, as_json: bool) -> None:
+    """Let the paused federation NAME go on, with as much time as its round had left."""
+    with _store(data_dir, database_url) as store:
+        summary = operations.resume(store, name)
     answer(summary, as_json, lambda: f"federation {name} runs: {_round(summary)}")
 
 
@@ -220,7 +260,19 @@ def _round(summary: dict[str, Any]) -> str:
         return "no round yet"
     deadline = datetime.fromtimestamp(current["deadline_at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     done = f"{len(current['complete'])} of {len(current['invited'])} sites complete"
-    return f"round {current['id']} is {current['phase']}, {done}, deadline {deadline}"
+    text = f"round {current['id']} is {current['phase']}, {done}, deadline {deadline}"
+    if current["sample_seed"]:
+        text += f", drawn by seed {current['sample_seed']}: {', '.join(current['invited'])}"
+    if current["asked_again"]:
+        asked = ", ".join(f"{part['site']} for part {part['part']}" for part in current["asked_again"])
+        text += f"; waiting for parts that the disk has damaged: {asked}"
+    return text
+
+
+def _options(summary: dict[str, Any]) -> str:
+    invited = "all sites" if summary["sample_fraction"] == 1 else f"a fraction of {summary['sample_fraction']}"
+    sums = "sums as the server is set" if summary["keep_sums"] is None else f"{summary['keep_sums']} sums"
+    return f"invite {invited}, keep {sums}" + (" and all submissions" if summary["keep_submissions"] else "")
 
 
 def _table(summaries: list[dict[str, Any]]) -> str:
@@ -236,6 +288,7 @@ def _table(summaries: list[dict[str, Any]]) -> str:
             f"{summary['bytes_up']} bytes per submission, {summary['rounds']} rounds of at most "
             f"{summary['deadline_s']} s",
             f"  key     {summary['key_id'][:12]}, epoch {summary['epoch']}",
+            f"  rounds  {_options(summary)}",
             f"  now     {_round(summary)}",
             f"  latest  {summary['last_published'] or 'no sum yet'}",
         ]

@@ -110,6 +110,7 @@ class PartRow:
     number: int
     digest: str
     stored: bool
+    damaged_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,12 @@ class Transaction(Protocol):
 
     def stored_submissions(self, federation: str, site: str | None = None) -> int:
         """How many submissions, of one site or of all, the disk holds or has to hold parts of."""
+
+    def awaited_parts(self) -> dict[str, int]:
+        """How many parts have been announced for open submissions and are not stored, by federation."""
+
+    def unsummed(self) -> list[str]:
+        """The federation of every round whose sum is still to be made."""
 
     # parts
     def part(self, submission_id: str, number: int) -> PartRow | None:

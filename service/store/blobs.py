@@ -101,6 +101,31 @@ class Blobs:
         """Remove everything of a round that failed."""
         self._remove(self._root / str(round_id))
 
+    def remove_sum(self, round_id: RoundId) -> None:
+        """Remove the sum of a round that is not kept any longer."""
+        self._remove(self._root / str(round_id) / "sum")
+
+    def remove_parts(self, round_id: RoundId, submission_id: str) -> None:
+        """Remove all parts of one submission. The directory stays, since more may come."""
+        directory = self._submissions(round_id) / submission_id
+        found = list(directory.glob("*.part"))
+        for path in found:
+            path.unlink(missing_ok=True)
+        if found:
+            _sync_directory(directory)
+
+    def is_there(self, path: Path, size: int) -> bool:
+        """Whether a file of this size is there. Opened, since a network's file system may remember an old answer."""
+        try:
+            with path.open("rb") as file:
+                return os.fstat(file.fileno()).st_size == size
+        except FileNotFoundError:
+            return False
+
+    def free_bytes(self) -> int:
+        """Space that is left for us on the disk. Units: bytes."""
+        return shutil.disk_usage(self._root).free
+
     def remove_temporary(self, older_than_s: float = 0.0) -> int:
         """Remove what a killed process was writing. Call it only while nobody writes, or with an age that says so.
 
@@ -136,7 +161,8 @@ class Blobs:
     def _remove(self, directory: Path) -> None:
         if directory.exists():
             failpoint("removal.began")
-            shutil.rmtree(directory)
+            with contextlib.suppress(FileNotFoundError):  # another replica was faster
+                shutil.rmtree(directory)
             failpoint("removal.done")
             _sync_directory(directory.parent)
             failpoint("removal.synced")

@@ -276,13 +276,30 @@ class SqlTransaction:
             query = query.where(submissions.c.site == site)
         return int(self._connection.execute(query).scalar_one())
 
+    def awaited_parts(self) -> dict[str, int]:
+        query = (
+            select(rounds.c.federation, func.count().label("parts"))
+            .select_from(
+                parts.join(submissions, submissions.c.id == parts.c.submission_id).join(
+                    rounds, rounds.c.id == submissions.c.round_id
+                )
+            )
+            .where(submissions.c.state.in_(["open", "expiring"]), ~parts.c.stored)
+            .group_by(rounds.c.federation)
+        )
+        return {row.federation: row.parts for row in self._all(query)}
+
+    def unsummed(self) -> list[str]:
+        phases = [phase.value for phase in (Phase.OPEN, Phase.CLOSED, Phase.FOLDING)]
+        return [row.federation for row in self._all(select(rounds.c.federation).where(rounds.c.phase.in_(phases)))]
+
     # parts
 
     def part(self, submission_id: str, number: int) -> PartRow | None:
         this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
-        columns = (parts.c.submission_id, parts.c.number, parts.c.digest, parts.c.stored)
+        columns = (parts.c.submission_id, parts.c.number, parts.c.digest, parts.c.stored, parts.c.damaged_at)
         row = self._one(select(*columns).where(this))
-        return None if row is None else PartRow(row.submission_id, row.number, row.digest, row.stored)
+        return None if row is None else PartRow(row.submission_id, row.number, row.digest, row.stored, row.damaged_at)
 
     def missing(self, submission_id: str) -> list[int]:
         these = (parts.c.submission_id == submission_id) & ~parts.c.stored

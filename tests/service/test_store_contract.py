@@ -104,7 +104,9 @@ def test_rounds(filled):
 def test_submissions_and_parts(filled):
     with filled.write() as tx:
         open_round(tx, ONE)
-        a, b, c = (submit(tx, site, state=state) for site, state in zip(SITES, ("complete", "complete", "open"), strict=True))
+        a, b, c = (
+            submit(tx, site, state=state) for site, state in zip(SITES, ("complete", "complete", "open"), strict=True)
+        )
         for row in (a, b):
             for number in (0, 1):
                 tx.mark_stored(row.id, number, LATE)
