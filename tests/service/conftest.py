@@ -27,9 +27,10 @@ _numbers = itertools.count(1)
 
 
 def snapshot(data_dir: Path) -> dict[str, Any]:
-    """Everything the aggregator remembers: all rows of all tables, and all files."""
+    """Everything the aggregator remembers: all rows of all tables but who does what, and all files."""
     with closing(sqlite3.connect(data_dir / "aggregator.sqlite3")) as db:
         names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        names.remove("leases")
         tables = {name: sorted(db.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr) for name in names}
     root = data_dir / "rounds"
     files = {
