@@ -183,9 +183,15 @@ class Intake:
         try:
             self._blobs.put(path, data)
         except FileNotFoundError:
-            # The round has ended while the body came in, and its submissions are being removed.
+            # The round has ended while the body came in, and its submissions are being removed. Or the directory was
+            # lost, with whatever was in it, and the part is to come again.
             with self._store.read() as tx:
-                raise _closed(find_round(tx, submission.round_id.federation, str(submission.round_id))) from None
+                round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+                current = tx.submission(submission.id) or submission
+                if not self._wants(tx, round_, current, tx.part(submission.id, number)):
+                    raise _closed(round_) from None
+            self._blobs.make_parent(path)
+            self._blobs.put(path, data)
         with self._store.write() as tx:
             round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
             current = tx.submission(submission.id) or submission

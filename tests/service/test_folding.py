@@ -1,6 +1,7 @@
 """Folding: resumed part by part, and never over a part that is not what was received."""
 
 import hashlib
+import shutil
 
 import pytest
 
@@ -103,6 +104,20 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
     worker._fold_now(ROUND)
     record = inside.record("f.1.1")
     assert (record.outcome, sorted(record.members)) == ("published", ["a", "b", "c"])
+    for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
+        assert (got == expected).all()
+
+
+def test_a_whole_directory_that_was_lost_comes_again(inside, members):
+    """As after a restore from a backup whose files are older than its rows."""
+    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    shutil.rmtree(inside.aggregator.blobs.part_path(ROUND, members[0].id, 0).parent)
+    worker._fold_now(ROUND)
+    assert intake.status("f", "a", members[0].id).missing == [0, 1, 2]
+    for number, part in enumerate(members[0].parts):
+        assert intake.store_part(intake.expect_part("f", "a", members[0].id, number), part)
+    worker._fold_now(ROUND)
+    assert inside.record("f.1.1").outcome == "published"
     for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
         assert (got == expected).all()
 
