@@ -74,8 +74,10 @@ class Aggregator:
         return aggregator
 
     def _clear_away(self) -> int:
-        if self.store.is_shared:
+        if self.settings.database_url is not None:
+            # The database is somewhere else, so it could be somebody else's.
             match_directory(self.store, self.settings.data_dir)
+        if self.store.is_shared:
             return self.blobs.remove_temporary(older_than_s=_OTHERS_MAY_WRITE_S)
         # Whoever had a lease was a process that is gone: the lock says so.
         with self.store.write() as tx:

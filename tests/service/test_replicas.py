@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psycopg
 import pytest
 
 from he_agg.errors import ConfigError, ProtocolError
@@ -211,3 +212,20 @@ def test_what_another_replica_is_writing_is_left_alone(twins):
     half.write_bytes(b"half")
     Aggregator.open(twins.both[0].settings).close()
     assert half.exists()
+
+
+def test_a_database_that_was_restarted_is_met_with_patience(pair):
+    """All connections end, as when PostgreSQL restarts: an answer may be 503, and never a failure."""
+    url = pair.settings.database_url
+    answers = []
+    for _ in range(5):
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
+                "pg_backend_pid()"
+            )
+        answers += [pair.peer("a", replica).current().status_code for replica in (0, 1)]
+        time.sleep(0.1)
+    assert set(answers) <= {200, 503}
+    assert pair.peer("a", 0).current().status_code == 200
+    assert all(server.url and httpx.get(server.url + "/readyz").status_code == 200 for server in pair.servers)

@@ -71,6 +71,14 @@ def test_one_server_per_directory(tmp_path):
     Aggregator.open(Settings(data_dir=tmp_path / "data")).close()
 
 
+def test_one_directory_per_database(tmp_path):
+    url = f"sqlite:///{tmp_path / 'elsewhere.sqlite3'}"
+    Aggregator.open(Settings(data_dir=tmp_path / "data", database_url=url)).close()
+    with pytest.raises(ConfigError, match="not the directory"):
+        Aggregator.open(Settings(data_dir=tmp_path / "other", database_url=url))
+    Aggregator.open(Settings(data_dir=tmp_path / "data", database_url=url)).close()
+
+
 def test_the_directory_is_the_owners_alone(tmp_path):
     Aggregator.open(Settings(data_dir=tmp_path / "data")).close()
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
