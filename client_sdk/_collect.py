@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._exchange import exchange
-from client_sdk._poll import POLL_S, unhurried
+from client_sdk._poll import POLL_S, current_round, unhurried
 from client_sdk._record import check_record
 from client_sdk._session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
@@ -28,13 +30,16 @@ _PART_TRIES = 3
 """How often one part of the sum may arrive with another digest than the record's."""
 
 
-def await_record(session: Session, round_id: RoundId, until: float) -> Flow[RoundRecord]:
+def await_record(
+    session: Session, round_id: RoundId, until: float, meanwhile: Callable[[], Flow[None]] | None = None
+) -> Flow[RoundRecord]:
     """Wait until the round is published or failed, and read what became of it.
 
     Args:
         session: the site.
         round_id: the attempt.
         until: when to stop asking, on the driver's clock. Units: seconds.
+        meanwhile: what to do whenever there is no record yet.
 
     Raises:
         TransportError: the aggregator could not be reached for too long.
@@ -55,12 +60,16 @@ def await_record(session: Session, round_id: RoundId, until: float) -> Flow[Roun
         if response.status == 200:
             break
         if (yield from now()) > until:
+            until = yield from _later(session, round_id)
+        if (yield from now()) > until:
             raise ProtocolError(
                 Reason.SUM_NOT_READY,
                 f"round {round_id}: expected a result by now, the aggregator has none yet",
                 f"get it later with round.fetch() or `he-agg fetch --round {round_id}`; if it never comes, ask the "
                 "operator",
             )
+        if meanwhile is not None:
+            yield from meanwhile()
         yield from unhurried(asked_at)
     try:
         record = RoundRecord.parse(response.body)
@@ -70,6 +79,17 @@ def await_record(session: Session, round_id: RoundId, until: float) -> Flow[Roun
     seconds = (yield from now()) - started
     yield Report(PhaseFinished(str(round_id), "wait", seconds, received_bytes=len(response.body)))
     return record
+
+
+def _later(session: Session, round_id: RoundId) -> Flow[float]:
+    """Until when to go on asking after all: the operator may have paused the federation, which moves deadlines."""
+    current = yield from current_round(session)
+    time = yield from now()
+    if current.state == "paused":
+        return time + session.result_s
+    if current.round_id == str(round_id) and current.remaining_s:
+        return time + current.remaining_s + session.result_s
+    return -math.inf
 
 
 def fetch_sum(session: Session, entry: SpoolEntry, record: RoundRecord) -> Flow[Mean]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from functools import partial
 
 from client_sdk._collect import await_record, fetch_sum
 from client_sdk._effects import Flow, compute, now
@@ -11,7 +12,7 @@ from client_sdk._encrypt import Update, lost_spool, prepare
 from client_sdk._poll import OpenRound, current_round
 from client_sdk._record import check_member, check_own
 from client_sdk._session import Session
-from client_sdk._submit import deliver
+from client_sdk._submit import deliver, repair
 from client_sdk.spool import SpoolEntry, Stored
 from he_agg.errors import InputError, ProtocolError, Reason, WireError
 from he_agg.fixedpoint import Mean
@@ -76,12 +77,13 @@ def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -
     entry = session.spool.entry(round_id)
     with entry.locked():
         time = yield from now()
-        record = yield from _record(session, entry, max(time, closes_at or -math.inf), round_id)
+        stored: Stored | None = None
         # A damaged manifest cannot be sent again, but it must not keep the site from the mean.
         with contextlib.suppress(WireError):
             stored = yield from compute(entry.stored)
-            if stored is not None:
-                check_own(session, record, stored.manifest.submission_id)
+        record = yield from _record(session, entry, max(time, closes_at or -math.inf), round_id, stored)
+        if stored is not None:
+            check_own(session, record, stored.manifest.submission_id)
         return (yield from _opened(session, entry, record))
 
 
@@ -109,7 +111,7 @@ def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         # Perhaps it was complete before the crash that made us ask again: the record knows.
         if error.reason != Reason.ROUND_CLOSED:
             raise
-    record = yield from _record(session, entry, opened.closes_at, opened.id)
+    record = yield from _record(session, entry, opened.closes_at, opened.id, stored)
     try:
         check_member(session, record, own)
     except ProtocolError as error:
@@ -119,9 +121,12 @@ def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
     return (yield from _opened(session, entry, record))
 
 
-def _record(session: Session, entry: SpoolEntry, since: float, round_id: RoundId) -> Flow[RoundRecord]:
+def _record(
+    session: Session, entry: SpoolEntry, since: float, round_id: RoundId, stored: Stored | None
+) -> Flow[RoundRecord]:
+    meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored)
     try:
-        return (yield from await_record(session, round_id, since + session.result_s))
+        return (yield from await_record(session, round_id, since + session.result_s, meanwhile))
     except ProtocolError as error:
         if error.reason in _FINAL:
             yield from compute(entry.remove)

@@ -19,7 +19,7 @@ POLL_S = 30
 _LEAST_POLL_S = 1.0
 """An aggregator that answers every long poll at once, with nothing new, is asked once a second, not in a loop."""
 
-_STATES = ("waiting", "open", "ended")
+_STATES = ("waiting", "open", "paused", "ended")
 
 
 @dataclass(frozen=True)

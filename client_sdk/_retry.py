@@ -5,7 +5,8 @@ Every request of the protocol is idempotent (ids are derived from content), so a
 Source: full jitter, "sleep a random time between 0 and min(cap, base * 2^failures)": M. Brooker, Exponential Backoff
 And Jitter, AWS Architecture Blog, 2015, where it beats equal jitter and no jitter in both work and time. Base 0.5 s
 and a cap of 30 s are ours: an aggregator restarts in about a second, and 64 sites that wait for one then send
-about two requests a second in all. Statuses: RFC 9110 15.5.9 (408), 15.6 (5xx), RFC 8470 (425), RFC 6585 (429).
+about two requests a second in all. Statuses: RFC 9110 15.5.9 (408), 15.6 (5xx), RFC 8470 (425), RFC 6585 (429),
+RFC 4918 11.5 (507: an operator may make room).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from email.utils import parsedate_to_datetime
 
 __all__ = ["RETRIED_STATUSES", "RetryPolicy", "next_wait", "retry_after_s"]
 
-RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
 """Answers that may be another one next time. All others are final: repeating a refused request changes nothing."""
 
 

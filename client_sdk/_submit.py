@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from functools import partial
 
 from client_sdk._effects import FileBody, Flow, Report, Request, compute, now
@@ -13,10 +14,11 @@ from client_sdk._session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from client_sdk.spool import SpoolEntry, Stored
 from he_agg.errors import ProtocolError, Reason
+from he_agg.ids import RoundId
 from he_agg.messages import Receipt, SubmissionStatus, read
 from he_agg.sections import PartPlace
 
-__all__ = ["deliver"]
+__all__ = ["deliver", "repair"]
 
 _PASSES = 5
 """How often an aggregator may lose what it had stored (a restore from backup, bit rot) within one delivery."""
@@ -64,6 +66,37 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         else:
             yield Report(PhaseFinished(str(opened.id), "upload", (yield from now()) - started, sent_bytes=sent))
             return receipt
+
+
+def repair(session: Session, round_id: RoundId, entry: SpoolEntry, stored: Stored) -> Flow[None]:
+    """Send the parts again that the aggregator's disk has damaged after the round closed; usually there are none.
+
+    Args:
+        session: the site.
+        round_id: the attempt.
+        entry: its place in the spool, locked.
+        stored: what lies there.
+
+    Raises:
+        TransportError: the aggregator could not be reached for too long.
+        ProtocolError: it refused.
+        WireError: the part is damaged here, too.
+    """
+    submission_id = stored.manifest.submission_id
+    request = Request("GET", f"/v1/submissions/{submission_id}", frozenset({200}))
+    try:
+        response = yield from exchange(session.retries, request)
+        status = read(SubmissionStatus, response.body)
+        if status.id != submission_id or status.state != "complete":
+            return
+        places = session.plan.places
+        for number in sorted(set(status.missing)):
+            if 0 <= number < len(places):
+                yield from _put(session, OpenRound(round_id, True, math.inf), entry, stored, places[number])
+    except ProtocolError as error:
+        # The round has ended in the meantime: its record says how.
+        if error.reason not in (Reason.ROUND_CLOSED, Reason.UNKNOWN_SUBMISSION):
+            raise
 
 
 def _until(session: Session, opened: OpenRound) -> float:

@@ -22,7 +22,8 @@ class CurrentRound:
 
     Attributes:
         federation: its name.
-        state: "waiting" (not started, or between rounds), "open" (a round takes submissions), or "ended".
+        state: "waiting" (not started, or between rounds), "open" (a round takes submissions), "paused" (by the
+            operator: keep waiting), or "ended".
         epoch: number of the group key's epoch.
         key_id: commitment to the group key.
         plan_id: the plan.
@@ -62,7 +63,8 @@ class SubmissionStatus:
         round_id: the round it belongs to.
         state: "open" (parts are awaited), "complete" (it is in the closed set or will be), or "excluded".
         parts: how many parts it has.
-        missing: numbers of the parts that are not stored.
+        missing: numbers of the parts that are not stored; of a complete submission, those to be sent again because
+            the aggregator's disk has damaged them.
     """
 
     id: str

@@ -34,6 +34,8 @@ class RoundRecord:
         members: submission id by site, for every submission in the sum.
         excluded: reason by site, for every site that was invited and is not in the sum.
         sum_digests: SHA-256 of every part of the sum as it travels, in order; empty when failed.
+        sample_seed: what the invited sites were drawn by, 32 bytes in hex; None, and not a member of the encoding,
+            when all sites were invited.
     """
 
     round_id: RoundId
@@ -44,11 +46,14 @@ class RoundRecord:
     members: dict[str, str]
     excluded: dict[str, str]
     sum_digests: tuple[str, ...]
+    sample_seed: str | None = None
 
     def encode(self) -> bytes:
         """The canonical bytes."""
+        sampled = {} if self.sample_seed is None else {"sample_seed": self.sample_seed}
         return canonical.encode(
-            {
+            sampled
+            | {
                 "v": VERSION,
                 "federation": self.round_id.federation,
                 "round": self.round_id.number,
@@ -75,7 +80,8 @@ class RoundRecord:
         Raises:
             WireError: anything but one canonical record that makes sense in itself.
         """
-        fields = canonical.Fields(canonical.parse(data, MAX_RECORD_BYTES), "record")
+        value = canonical.parse(data, MAX_RECORD_BYTES)
+        fields = canonical.Fields(value, "record")
         fields.integer("v", VERSION, VERSION)
         federation = check_name(fields.string("federation"), "record.federation")
         round_id = RoundId(federation, fields.integer("round", 1, 10**9 - 1), fields.integer("attempt", 1, 10**9 - 1))
@@ -91,6 +97,7 @@ class RoundRecord:
             members=members,
             excluded=excluded,
             sum_digests=tuple(digests),
+            sample_seed=fields.hex("sample_seed", 32) if "sample_seed" in value else None,
         )
         fields.end()
         if outcome not in OUTCOMES:

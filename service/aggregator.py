@@ -9,14 +9,18 @@ from collections.abc import Callable
 from service.conductor import Conductor
 from service.intake import Intake
 from service.logs import log
+from service.room import Room
 from service.settings import Settings
 from service.store.base import SiteRow
 from service.store.blobs import Blobs
-from service.store.lock import DirectoryLock
-from service.store.sql import SqlStore, make_data_dir, open_store
+from service.store.lock import DirectoryLock, match_directory
+from service.store.sql import SqlStore, is_shared, make_data_dir, open_store
 from service.worker import Worker
 
 __all__ = ["Aggregator"]
+
+_OTHERS_MAY_WRITE_S = 3600.0
+"""With replicas, a temporary file that is younger may be one that another replica is writing. Units: seconds."""
 
 
 class Aggregator:
@@ -27,16 +31,20 @@ class Aggregator:
         store: rows.
         blobs: files.
         conductor: the one writer of rounds.
+        room: knows whether there is room for more.
         intake: what becomes of submissions.
         worker: deadlines, folding, scrubbing and waking.
     """
 
-    def __init__(self, settings: Settings, lock: DirectoryLock, store: SqlStore, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: Settings, lock: DirectoryLock | None, store: SqlStore, clock: Callable[[], float]
+    ) -> None:
         self.settings = settings
         self.store = store
         self.blobs = Blobs(settings.data_dir)
         self.conductor = Conductor(store, clock)
-        self.intake = Intake(store, self.blobs, self.conductor)
+        self.room = Room(settings, self.blobs)
+        self.intake = Intake(store, self.blobs, self.conductor, self.room)
         self.worker = Worker(settings, store, self.blobs, self.conductor)
         self._lock = lock
 
@@ -48,15 +56,33 @@ class Aggregator:
             ConfigError: another aggregator has it, or it cannot be used.
         """
         make_data_dir(settings.data_dir)
-        lock = DirectoryLock(settings.data_dir)
+        # Replicas share the directory; what keeps them apart is in the database.
+        lock = None if is_shared(settings) else DirectoryLock(settings.data_dir)
         try:
-            aggregator = cls(settings, lock, open_store(settings, create=True), clock)
+            store = open_store(settings, create=True, migrate=True)
         except BaseException:
-            lock.release()
+            if lock is not None:
+                lock.release()
             raise
-        removed = aggregator.blobs.remove_temporary()
-        log(logging.INFO, "store opened", temporary_files_removed=removed)
+        aggregator = cls(settings, lock, store, clock)
+        try:
+            removed = aggregator._clear_away()
+        except BaseException:
+            aggregator.close()
+            raise
+        log(logging.INFO, "store opened", temporary_files_removed=removed, found_schema_version=store.found_version)
         return aggregator
+
+    def _clear_away(self) -> int:
+        if self.settings.database_url is not None:
+            # The database is somewhere else, so it could be somebody else's.
+            match_directory(self.store, self.settings.data_dir)
+        if self.store.is_shared:
+            return self.blobs.remove_temporary(older_than_s=_OTHERS_MAY_WRITE_S)
+        # Whoever had a lease was a process that is gone: the lock says so.
+        with self.store.write() as tx:
+            tx.drop_leases()
+        return self.blobs.remove_temporary()
 
     def site_of_token(self, digest: str) -> SiteRow | None:
         """Whose token has this SHA-256."""
@@ -72,8 +98,10 @@ class Aggregator:
         with self.store.write() as tx:
             tx.generation()
         self.blobs.check_writable()
+        self.room.check_disk()
 
     def close(self) -> None:
         """Let go of everything."""
         self.store.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()

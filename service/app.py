@@ -13,6 +13,7 @@ from service import problems
 from service.aggregator import Aggregator
 from service.auth import DOCUMENTED
 from service.bodies import Linger
+from service.limits import Limits
 from service.logs import RequestLog
 from service.routes import health, rounds, submissions, sums
 from service.settings import Settings
@@ -55,6 +56,7 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None) -> Fast
         redoc_url=None,
         separate_input_output_schemas=False,
     )
+    app.state.limits = Limits(settings)
     problems.install(app)
     # The last one added is the outermost: the log sees every answer, lingering included.
     app.add_middleware(Linger, seconds=settings.linger_s)

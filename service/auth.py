@@ -7,6 +7,7 @@ hash is needed: nobody guesses 256 bits. Nothing of a request's body is read bef
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from he_agg.errors import Reason
 from service.aggregator import Aggregator
+from service.limits import Limits
 from service.logs import note
 from service.refusal import RefusedError
 from service.tokens import token_hash
@@ -38,12 +40,20 @@ class Caller:
     site: str
 
 
-async def authenticate(request: Request) -> Caller:
-    """Find out which site sends this request, from its head alone.
+async def authenticate(request: Request) -> AsyncIterator[Caller]:
+    """Find out which site sends this request, from its head alone, and count it while it lasts.
 
     Raises:
-        RefusedError: no token, or one that is nobody's.
+        RefusedError: no token, or one that is nobody's; or too many requests are under way.
     """
+    limits: Limits = request.app.state.limits
+    with limits.request():
+        caller = await _authenticate(request)
+        with limits.site(caller.federation, caller.site):
+            yield caller
+
+
+async def _authenticate(request: Request) -> Caller:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not _TOKEN.match(token):

@@ -73,23 +73,36 @@ def digest_field(hex_digest: str) -> str:
     return f"sha-256=:{base64.b64encode(bytes.fromhex(hex_digest)).decode()}:"
 
 
-async def read_body(request: Request, length: int) -> tuple[bytearray, str]:
+async def read_body(request: Request, length: int, within_s: float | None = None) -> tuple[bytearray, str]:
     """Read a body of an announced length.
+
+    Args:
+        request: whose body.
+        length: as announced.
+        within_s: how long that may take in all. Units: seconds.
 
     Returns:
         The bytes, and their SHA-256 in hex.
 
     Raises:
-        RefusedError: another length than announced.
+        RefusedError: another length than announced, or too slow.
         ClientDisconnect: the peer went away before the end.
     """
     body = bytearray()
     sha = hashlib.sha256()
-    async for chunk in request.stream():
-        if len(body) + len(chunk) > length:
-            raise RefusedError(Reason.TOO_LARGE, f"expected {length} bytes as announced, got more")
-        body += chunk
-        sha.update(chunk)
+    try:
+        async with asyncio.timeout(within_s):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > length:
+                    raise RefusedError(Reason.TOO_LARGE, f"expected {length} bytes as announced, got more")
+                body += chunk
+                sha.update(chunk)
+    except TimeoutError:
+        raise RefusedError(
+            Reason.TOO_SLOW,
+            f"expected {length} bytes within {within_s:.0f} s, got {len(body)}",
+            "send the same request again; parts that are here stay",
+        ) from None
     if len(body) != length:
         raise RefusedError(Reason.TRUNCATED, f"expected {length} bytes as announced, got {len(body)}")
     return body, sha.hexdigest()

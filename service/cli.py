@@ -16,13 +16,15 @@ from he_agg.commands import answer, messages
 from he_agg.errors import ConfigError, Reason
 from service import operations
 from service.settings import Settings, load_settings
-from service.store.base import Store
+from service.store.base import Keeping, Store
 from service.store.sql import open_store
 from service.tokens import new_token
 
 __all__ = [
     "federation_create",
     "federation_end",
+    "federation_pause",
+    "federation_resume",
     "federation_show",
     "federation_start",
     "serve",
@@ -42,6 +44,18 @@ _data_dir = click.option(
     show_default="./he-agg-data, or HE_AGG_DATA_DIR",
     help="Where the aggregator keeps everything.",
 )
+_database_url = click.option(
+    "--database-url",
+    envvar="HE_AGG_DATABASE_URL",
+    help="SQLAlchemy URL, for instance postgresql://user@host/db for replicas; by default a SQLite file in --data-dir.",
+)
+
+
+def _where(command: Command) -> Command:
+    """The two options that say which store a command is about."""
+    return _data_dir(_database_url(command))
+
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _token_file = click.option(
     "--token-file",
@@ -51,8 +65,8 @@ _token_file = click.option(
 
 
 @contextmanager
-def _store(data_dir: Path, *, create: bool = False) -> Iterator[Store]:
-    store = open_store(load_settings(data_dir=data_dir), create=create)
+def _store(data_dir: Path, database_url: str | None, *, create: bool = False) -> Iterator[Store]:
+    store = open_store(load_settings(data_dir=data_dir, database_url=database_url), create=create)
     try:
         yield store
     finally:
@@ -66,8 +80,8 @@ def _store(data_dir: Path, *, create: bool = False) -> Iterator[Store]:
     type=int,
     help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
 )
-@_data_dir
-def serve(host: str | None, port: int | None, data_dir: Path) -> None:
+@_where
+def serve(host: str | None, port: int | None, data_dir: Path, database_url: str | None) -> None:
     """Run the aggregator until SIGTERM or Ctrl-C.
 
     The first line on stdout is `listening on http://HOST:PORT`; the log goes to stderr, one JSON object per line.
@@ -75,18 +89,34 @@ def serve(host: str | None, port: int | None, data_dir: Path) -> None:
     # Only this command needs the web framework.
     from service.server import run
 
-    run(load_settings(data_dir=data_dir, host=host, port=port))
+    run(load_settings(data_dir=data_dir, database_url=database_url, host=host, port=port))
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@_data_dir
+@click.option(
+    "--sample-fraction",
+    type=float,
+    default=1.0,
+    help="Invite this fraction of the sites to each round, drawn at random, never fewer than the plan's least number.",
+)
+@click.option("--keep-sums", type=int, help="How many sums stay; older ones are removed, their records are not.")
+@click.option("--keep-submissions", is_flag=True, help="Keep the encrypted submissions of published rounds, for audit.")
+@_where
 @_as_json
-def federation_create(file: Path, data_dir: Path, as_json: bool) -> None:
+def federation_create(
+    file: Path,
+    sample_fraction: float,
+    keep_sums: int | None,
+    keep_submissions: bool,
+    data_dir: Path,
+    database_url: str | None,
+    as_json: bool,
+) -> None:
     """Register the federation that FILE describes: the federation file of its coordinator."""
     document = operations.read_document(file)
-    with _store(data_dir, create=True) as store:
-        new = operations.create_federation(store, document)
+    with _store(data_dir, database_url, create=True) as store:
+        new = operations.create_federation(store, document, Keeping(sample_fraction, keep_sums, keep_submissions))
         summary = operations.overview(store, document.plan.federation)[0]
     did = "registered" if new else "was registered already"
     answer(
@@ -101,33 +131,55 @@ def federation_create(file: Path, data_dir: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@_data_dir
+@_where
 @_as_json
-def federation_show(name: str | None, data_dir: Path, as_json: bool) -> None:
+def federation_show(name: str | None, data_dir: Path, database_url: str | None, as_json: bool) -> None:
     """Show where federations stand, or one of them."""
-    with _store(data_dir) as store:
+    with _store(data_dir, database_url) as store:
         summaries = operations.overview(store, name)
     answer(summaries if name is None else summaries[0], as_json, lambda: _table(summaries))
 
 
 @click.command()
 @click.argument("name")
-@_data_dir
+@_where
 @_as_json
-def federation_start(name: str, data_dir: Path, as_json: bool) -> None:
+def federation_start(name: str, data_dir: Path, database_url: str | None, as_json: bool) -> None:
     """Start the federation NAME: its first round opens."""
-    with _store(data_dir) as store:
+    with _store(data_dir, database_url) as store:
         summary = operations.start(store, name)
     answer(summary, as_json, lambda: f"federation {name} runs: {_round(summary)}")
 
 
 @click.command()
 @click.argument("name")
-@_data_dir
+@_where
 @_as_json
-def federation_end(name: str, data_dir: Path, as_json: bool) -> None:
+def federation_pause(name: str, data_dir: Path, database_url: str | None, as_json: bool) -> None:
+    """Pause the federation NAME: no round opens, and the deadline of an open one stands still."""
+    with _store(data_dir, database_url) as store:
+        summary = operations.pause(store, name)
+    answer(summary, as_json, lambda: f"federation {name} is paused: {_round(summary)}")
+
+
+@click.command()
+@click.argument("name")
+@_where
+@_as_json
+def federation_resume(name: str, data_dir: Path, database_url: str | None, as_json: bool) -> None:
+    """Let the paused federation NAME go on, with as much time as its round had left."""
+    with _store(data_dir, database_url) as store:
+        summary = operations.resume(store, name)
+    answer(summary, as_json, lambda: f"federation {name} runs: {_round(summary)}")
+
+
+@click.command()
+@click.argument("name")
+@_where
+@_as_json
+def federation_end(name: str, data_dir: Path, database_url: str | None, as_json: bool) -> None:
     """End the federation NAME: an open round fails, a closed one still gets its sum."""
-    with _store(data_dir) as store:
+    with _store(data_dir, database_url) as store:
         summary = operations.end(store, name)
     answer(summary, as_json, lambda: f"federation {name} has ended: {_round(summary)}")
 
@@ -136,22 +188,26 @@ def federation_end(name: str, data_dir: Path, as_json: bool) -> None:
 @click.argument("federation")
 @click.argument("site")
 @_token_file
-@_data_dir
+@_where
 @_as_json
-def site_add(federation: str, site: str, token_file: Path | None, data_dir: Path, as_json: bool) -> None:
+def site_add(
+    federation: str, site: str, token_file: Path | None, data_dir: Path, database_url: str | None, as_json: bool
+) -> None:
     """Register SITE in FEDERATION and issue its token, which is shown once."""
-    _issue(operations.add_site, federation, site, token_file, data_dir, as_json)
+    _issue(operations.add_site, federation, site, token_file, data_dir, database_url, as_json)
 
 
 @click.command()
 @click.argument("federation")
 @click.argument("site")
 @_token_file
-@_data_dir
+@_where
 @_as_json
-def site_token(federation: str, site: str, token_file: Path | None, data_dir: Path, as_json: bool) -> None:
+def site_token(
+    federation: str, site: str, token_file: Path | None, data_dir: Path, database_url: str | None, as_json: bool
+) -> None:
     """Issue a new token for SITE; the old one is void."""
-    _issue(operations.replace_token, federation, site, token_file, data_dir, as_json)
+    _issue(operations.replace_token, federation, site, token_file, data_dir, database_url, as_json)
 
 
 def _issue(
@@ -160,11 +216,12 @@ def _issue(
     site: str,
     token_file: Path | None,
     data_dir: Path,
+    database_url: str | None,
     as_json: bool,
 ) -> None:
     token = new_token()
     result = {"federation": federation, "site": site}
-    with _store(data_dir) as store:
+    with _store(data_dir, database_url) as store:
         if token_file is None:
             act(store, federation, site, token)
             answer(result | {"token": token}, as_json, lambda: token)
@@ -203,7 +260,19 @@ def _round(summary: dict[str, Any]) -> str:
         return "no round yet"
     deadline = datetime.fromtimestamp(current["deadline_at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     done = f"{len(current['complete'])} of {len(current['invited'])} sites complete"
-    return f"round {current['id']} is {current['phase']}, {done}, deadline {deadline}"
+    text = f"round {current['id']} is {current['phase']}, {done}, deadline {deadline}"
+    if current["sample_seed"]:
+        text += f", drawn by seed {current['sample_seed']}: {', '.join(current['invited'])}"
+    if current["asked_again"]:
+        asked = ", ".join(f"{part['site']} for part {part['part']}" for part in current["asked_again"])
+        text += f"; waiting for parts that the disk has damaged: {asked}"
+    return text
+
+
+def _options(summary: dict[str, Any]) -> str:
+    invited = "all sites" if summary["sample_fraction"] == 1 else f"a fraction of {summary['sample_fraction']}"
+    sums = "sums as the server is set" if summary["keep_sums"] is None else f"{summary['keep_sums']} sums"
+    return f"invite {invited}, keep {sums}" + (" and all submissions" if summary["keep_submissions"] else "")
 
 
 def _table(summaries: list[dict[str, Any]]) -> str:
@@ -219,6 +288,7 @@ def _table(summaries: list[dict[str, Any]]) -> str:
             f"{summary['bytes_up']} bytes per submission, {summary['rounds']} rounds of at most "
             f"{summary['deadline_s']} s",
             f"  key     {summary['key_id'][:12]}, epoch {summary['epoch']}",
+            f"  rounds  {_options(summary)}",
             f"  now     {_round(summary)}",
             f"  latest  {summary['last_published'] or 'no sum yet'}",
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from collections.abc import Callable
 
@@ -10,8 +11,8 @@ from he_agg.federation import FederationDocument
 from he_agg.ids import RoundId
 from he_agg.record import RoundRecord
 from service import rounds
-from service.rounds import Action, Event, Federation, Phase, Round
-from service.store.base import RoundRow, Store, Transaction
+from service.rounds import Action, Event, Federation, Phase, Round, Stage
+from service.store.base import FederationRow, RoundRow, Store, Transaction
 
 __all__ = ["Conductor"]
 
@@ -47,8 +48,7 @@ class Conductor:
         if row is None:
             return []
         now = self._clock()
-        state = self._load(tx, federation, row.parsed)
-        state = Federation(state.terms, state.sites, row.stage, state.round)
+        state = self._load(tx, row)
         _, actions = rounds.step(state, event, now)
         for action in actions:
             self._persist(tx, row.parsed, action, int(now))
@@ -59,48 +59,62 @@ class Conductor:
     def tick(self, federation: str) -> None:
         """Close or fail the open round if its deadline has passed. Writes nothing otherwise."""
         with self._store.read() as tx:
-            newest = tx.newest_round(federation)
-        if newest is not None and self._due(newest):
+            row, newest = tx.federation(federation), tx.newest_round(federation)
+        if row is not None and newest is not None and self._due(row, newest):
             self.apply(federation, rounds.Tick())
 
     def tick_all(self) -> None:
         """The same for all federations."""
         with self._store.read() as tx:
-            due = [row.id.federation for row in tx.rounds_in([Phase.OPEN]) if self._due(row)]
+            known = {row.name: row for row in tx.federations()}
+            opened = tx.rounds_in([Phase.OPEN])
+            due = [row.id.federation for row in opened if self._due(known[row.id.federation], row)]
         for federation in due:
             self.apply(federation, rounds.Tick())
 
-    def _due(self, row: RoundRow) -> bool:
-        return row.phase is Phase.OPEN and self._clock() >= row.deadline_at
+    def takes(self, federation: FederationRow, row: RoundRow) -> bool:
+        """Whether a round takes parts now. The deadline of a paused federation stands still."""
+        return row.phase is Phase.OPEN and not self._due(federation, row)
 
-    def _load(self, tx: Transaction, federation: str, document: FederationDocument) -> Federation:
-        plan = document.plan
-        terms = rounds.Terms(plan.min_sites, plan.rounds, plan.deadline_s)
-        sites = frozenset(site.name for site in tx.sites(federation))
-        newest = tx.newest_round(federation)
-        if newest is None:
-            return Federation(terms, sites)
-        complete = frozenset(s.site for s in tx.submissions(newest.id) if s.state == "complete")
-        round_ = Round(
-            newest.id.number,
-            newest.id.attempt,
-            newest.phase,
-            newest.opened_at,
-            newest.deadline_at,
-            tx.invited(newest.id),
-            complete,
+    def _due(self, federation: FederationRow, row: RoundRow) -> bool:
+        return row.phase is Phase.OPEN and federation.stage is not Stage.PAUSED and self._clock() >= row.deadline_at
+
+    def _load(self, tx: Transaction, row: FederationRow) -> Federation:
+        plan = row.parsed.plan
+        newest = tx.newest_round(row.name)
+        round_ = None
+        if newest is not None:
+            round_ = Round(
+                newest.id.number,
+                newest.id.attempt,
+                newest.phase,
+                newest.opened_at,
+                newest.deadline_at,
+                tx.invited(newest.id),
+                frozenset(s.site for s in tx.submissions(newest.id) if s.state == "complete"),
+                newest.sample_seed,
+            )
+        return Federation(
+            terms=rounds.Terms(plan.min_sites, plan.rounds, plan.deadline_s, row.keeping.sample_fraction),
+            sites=frozenset(site.name for site in tx.sites(row.name)),
+            stage=row.stage,
+            round=round_,
+            paused_at=row.paused_at,
+            fresh_seed=secrets.token_hex(32),
         )
-        return Federation(terms, sites, round=round_)
 
     def _persist(self, tx: Transaction, document: FederationDocument, action: Action, at: int) -> None:
         name = document.plan.federation
         if isinstance(action, rounds.StageChanged):
             tx.set_stage(name, action.stage)
+            tx.set_paused(name, action.at)
             return
         round_id = RoundId(name, action.round.number, action.round.attempt)
         match action:
             case rounds.Opened(round_):
                 tx.open_round(round_id, round_)
+            case rounds.Extended(round_):
+                tx.move_deadline(round_id, round_.deadline_at)
             case rounds.Accepted(_, site):
                 submission = tx.submission_of(round_id, site)
                 if submission is not None:
@@ -140,4 +154,5 @@ class Conductor:
             members=members,
             excluded=rounds.exclusions(outcome.round, {s.site for s in submissions}, outcome),
             sum_digests=digests,
+            sample_seed=outcome.round.sample_seed,
         )

@@ -1,14 +1,18 @@
 """The sum of a round: a pure function of its closed set, part by part from files, in bounded memory.
 
-At any moment one part's accumulator and one stored part are in memory, whatever the number of sites or the size of the
-model. Nothing is ever added onto something durable: a part of the sum is made whole or not at all, so a crash means
-that at most one part is computed again.
+At any moment one accumulator and one stored part are in memory for each thread, whatever the number of sites or the
+size of the model; the kernels, the digests and the disk all leave the interpreter to the other threads. Nothing is
+ever added onto something durable: a part of the sum is made whole or not at all, so a crash means that only the parts
+that were being made are computed again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from he_agg.bitpack import fold, new_sum, pack
@@ -17,7 +21,8 @@ from he_agg.ids import RoundId
 from he_agg.plan import PublicPlan
 from he_agg.sections import Part, PartPlace
 from he_agg.wire import encode_part, parse_part
-from service.store.base import Store
+from service.failpoints import failpoint
+from service.store.base import Store, Transaction
 from service.store.blobs import Blobs
 
 __all__ = ["CorruptPartError", "fold_part", "fold_round", "warm_up"]
@@ -49,7 +54,10 @@ def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[tuple[str, s
     for site, submission_id, path, digest in members:
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except OSError as error:
+            # A block that cannot be read is as lost as a file that is not there. Too many open files are neither.
+            if error.errno not in (errno.ENOENT, errno.EIO):
+                raise
             raise CorruptPartError(site, submission_id, place.number) from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise CorruptPartError(site, submission_id, place.number)
@@ -63,7 +71,15 @@ def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[tuple[str, s
 
 
 def fold_round(
-    store: Store, blobs: Blobs, plan: PublicPlan, round_id: RoundId, stopping: Callable[[], bool] = lambda: False
+    store: Store,
+    blobs: Blobs,
+    plan: PublicPlan,
+    round_id: RoundId,
+    stopping: Callable[[], bool] = lambda: False,
+    *,
+    threads: int = 1,
+    hold: Callable[[Transaction], None] = lambda _: None,
+    on_damage: Callable[[CorruptPartError], None] | None = None,
 ) -> bool:
     """Make every part of a round's sum durable. Goes on where an earlier run was interrupted.
 
@@ -73,33 +89,74 @@ def fold_round(
         plan: the plan.
         round_id: a round whose set is closed.
         stopping: asked between parts; True makes it return early.
+        threads: how many parts to work on at once.
+        hold: called within every transaction that writes; raises to give up.
+        on_damage: told of each stored part that is not what its site sent; folding goes on with the other parts of
+            the sum. None makes the first one an error.
 
     Returns:
         Whether the whole sum is durable.
 
     Raises:
-        CorruptPartError: as in `fold_part`.
+        CorruptPartError: as in `fold_part`, without `on_damage`.
     """
     with store.read() as tx:
         durable = tx.sum_digests(round_id)
     blobs.make_parent(blobs.sum_path(round_id, 0))
-    for place in plan.places:
-        if stopping():
-            return False
+
+    def make(place: PartPlace) -> bool:
         path = blobs.sum_path(round_id, place.number)
         if place.number in durable and _is_whole(path, durable[place.number]):
-            continue
+            return True
         with store.read() as tx:
             announced = tx.digests_of_part(round_id, place.number)
         members = [
             (site, submission_id, blobs.part_path(round_id, submission_id, place.number), digest)
             for submission_id, site, digest in announced
         ]
-        data = fold_part(plan, place, members)
+        try:
+            data = fold_part(plan, place, members)
+        except CorruptPartError:
+            if on_damage is None:
+                raise
+            for site, submission_id, file, digest in members:
+                if not _is_whole(file, digest):
+                    on_damage(CorruptPartError(site, submission_id, place.number))
+            return False
         blobs.put(path, data)
+        failpoint("folding.before_row")
         with store.write() as tx:
+            hold(tx)
             tx.add_sum_part(round_id, place.number, hashlib.sha256(data).hexdigest())
-    return True
+        return True
+
+    return _in_threads(make, plan.places, threads, stopping)
+
+
+def _in_threads(
+    make: Callable[[PartPlace], bool], places: Iterable[PartPlace], threads: int, stopping: Callable[[], bool]
+) -> bool:
+    """Make all parts, `threads` at a time. The first error ends it, once the parts that were begun are done."""
+    if threads == 1:
+        made = True
+        for place in places:
+            if stopping():
+                return False
+            made = make(place) and made
+        return made
+    failed = threading.Event()
+
+    def one(place: PartPlace) -> bool:
+        if failed.is_set() or stopping():
+            return False
+        try:
+            return make(place)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(threads, "fold") as pool:
+        return all(list(pool.map(one, places)))
 
 
 def warm_up() -> None:
@@ -113,5 +170,7 @@ def _is_whole(path: Path, digest: str) -> bool:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EIO):
+            raise
         return False

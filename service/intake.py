@@ -19,9 +19,11 @@ from he_agg.sections import PartPlace
 from he_agg.wire import parse_part, refuse_secrets
 from service import rounds
 from service.conductor import Conductor
+from service.failpoints import failpoint
 from service.refusal import RefusedError
+from service.room import Room
 from service.rounds import Phase
-from service.store.base import FederationRow, RoundRow, Store, SubmissionRow, Transaction
+from service.store.base import FederationRow, PartRow, RoundRow, Store, SubmissionRow, Transaction
 from service.store.blobs import Blobs
 
 __all__ = ["ExpectedPart", "Intake", "find_round"]
@@ -53,12 +55,14 @@ class Intake:
         store: rows.
         blobs: files.
         conductor: the one writer of rounds.
+        room: knows whether there is any.
     """
 
-    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor) -> None:
+    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, room: Room) -> None:
         self._store = store
         self._blobs = blobs
         self._conductor = conductor
+        self._room = room
 
     def check_invited(self, federation: str, site: str, round_id: str) -> RoundId:
         """Find the round that a site wants to submit to.
@@ -86,7 +90,7 @@ class Intake:
 
         Raises:
             WireError: not a manifest, or one for something else.
-            RefusedError: the round is closed, or the site has announced another submission.
+            RefusedError: the round is closed, the site has announced another submission, or there is no room.
         """
         document = self._federation(federation).parsed
         plan = document.plan
@@ -103,7 +107,7 @@ class Intake:
             existing = tx.submission_of(round_id, site)
             if existing is not None and existing.id == submission.id:
                 return _status(tx, existing, plan), False
-            if not self._takes(row):
+            if not self._takes(tx, row):
                 raise _closed(row)
             if existing is not None:
                 raise RefusedError(
@@ -114,7 +118,9 @@ class Intake:
                     round_id=str(round_id),
                     submission_id=existing.id,
                 )
+            self._room.check(tx, self._federation_in(tx, federation), site)
             self._blobs.make_parent(self._blobs.part_path(round_id, submission.id, 0))
+            failpoint("announcement.directory_made")
             at = int(self._conductor.now())
             tx.add_submission(submission, body, manifest.part_digests, at)
             return _status(tx, submission, plan), True
@@ -154,8 +160,10 @@ class Intake:
                 stored = submission.state == "complete"
             if not stored:
                 round_ = find_round(tx, federation, str(submission.round_id))
-                if not self._takes(round_):
+                if not self._wants(tx, round_, submission, row):
                     raise _closed(round_)
+                if submission.state == "expiring":
+                    raise _expiring(submission)
             return ExpectedPart(submission, plan.places[number], plan, digest, stored)
 
     def store_part(self, part: ExpectedPart, data: bytes | memoryview) -> bool:
@@ -170,22 +178,36 @@ class Intake:
         """
         number, submission = part.place.number, part.submission
         parse_part(data, part.place, part.plan.plan_id)
+        failpoint("part.checked")
         path = self._blobs.part_path(submission.round_id, submission.id, number)
         try:
             self._blobs.put(path, data)
         except FileNotFoundError:
-            # The round has ended while the body came in, and its submissions are being removed.
+            # The round has ended while the body came in, and its submissions are being removed. Or the directory was
+            # lost, with whatever was in it, and the part is to come again.
             with self._store.read() as tx:
-                raise _closed(find_round(tx, submission.round_id.federation, str(submission.round_id))) from None
+                round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+                current = tx.submission(submission.id) or submission
+                if not self._wants(tx, round_, current, tx.part(submission.id, number)):
+                    raise _closed(round_) from None
+            self._blobs.make_parent(path)
+            self._blobs.put(path, data)
         with self._store.write() as tx:
             round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+            current = tx.submission(submission.id) or submission
             row = tx.part(submission.id, number)
             if row is not None and row.stored:
                 return False  # another connection was faster, with the same bytes
-            if self._takes(round_) and row is not None:
-                tx.mark_stored(submission.id, number)
+            wanted = row is not None and self._wants(tx, round_, current, row)
+            # Between our writing and now the upload may have expired, and our file been removed with the others.
+            # The file is left alone here: by the time it were removed, it could be that of a later request.
+            if wanted and (current.state == "expiring" or not self._blobs.is_there(path, len(data))):
+                raise _expiring(submission)
+            if wanted:
+                failpoint("part.before_row")
+                tx.mark_stored(submission.id, number, int(self._conductor.now()))
                 return True
-        # No row names the file, and none ever will: only an open round gets new rows.
+        # No row names the file, and none ever will: nobody wants it any more.
         self._blobs.remove(path)
         raise _closed(round_)
 
@@ -198,10 +220,10 @@ class Intake:
         self._conductor.tick(federation)
         with self._store.write() as tx:
             submission = _own(tx, federation, site, submission_id)
-            if submission.state == "open":
+            if submission.state in ("open", "expiring"):
                 row = find_round(tx, federation, str(submission.round_id))
                 missing = tx.missing(submission_id)
-                if missing and self._takes(row):
+                if missing and self._takes(tx, row):
                     raise RefusedError(
                         Reason.INCOMPLETE,
                         f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
@@ -211,6 +233,7 @@ class Intake:
                         missing=missing,
                     )
                 if not missing:
+                    failpoint("completion.before_row")
                     event = rounds.Completed(row.id.number, row.id.attempt, site)
                     self._conductor.apply_in(tx, federation, event)
                     submission = _own(tx, federation, site, submission_id)
@@ -221,13 +244,22 @@ class Intake:
 
     def _federation(self, name: str) -> FederationRow:
         with self._store.read() as tx:
-            row = tx.federation(name)
+            return self._federation_in(tx, name)
+
+    def _federation_in(self, tx: Transaction, name: str) -> FederationRow:
+        row = tx.federation(name)
         if row is None:
             raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {name} here")
         return row
 
-    def _takes(self, row: RoundRow) -> bool:
-        return row.phase is Phase.OPEN and self._conductor.now() < row.deadline_at
+    def _takes(self, tx: Transaction, row: RoundRow) -> bool:
+        federation = tx.federation(row.id.federation)
+        return federation is not None and self._conductor.takes(federation, row)
+
+    def _wants(self, tx: Transaction, row: RoundRow, submission: SubmissionRow, part: PartRow | None) -> bool:
+        """Whether a part that is missing may come now: in an open round, or because the store has damaged it."""
+        damaged = part is not None and part.damaged_at is not None and submission.state == "complete"
+        return self._takes(tx, row) or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
 
 
 def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
@@ -264,8 +296,18 @@ def _own(tx: Transaction, federation: str, site: str, submission_id: str) -> Sub
 
 
 def _status(tx: Transaction, row: SubmissionRow, plan: PublicPlan) -> SubmissionStatus:
-    missing = [] if row.state == "complete" else tx.missing(row.id)
-    return SubmissionStatus(row.id, str(row.round_id), row.state, len(plan.places), missing)
+    # What expires is open for whoever asks: all of it is missing. Of a complete one nothing is, but for damaged parts.
+    state = "open" if row.state == "expiring" else row.state
+    return SubmissionStatus(row.id, str(row.round_id), state, len(plan.places), tx.missing(row.id))
+
+
+def _expiring(row: SubmissionRow) -> RefusedError:
+    return RefusedError(
+        Reason.BUSY,
+        f"submission {row.id[:12]} was abandoned and its parts are being removed",
+        "send it again in a moment, from the first part",
+        submission_id=row.id,
+    )
 
 
 def _closed(row: RoundRow) -> RefusedError:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from he_agg.canonical import check_hex
 from he_agg.errors import WireError
 from he_agg.ids import RoundId, check_name
+from service.failpoints import failpoint
 
 __all__ = ["RequestLog", "configure", "log", "note"]
 
@@ -84,7 +85,7 @@ class RequestLog:
                 # A site that reports a problem can name the line.
                 headers = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
                 message = {**message, "headers": headers}
-            await send(message)
+            await _passing_failpoints(message, send)
 
         failure: Exception | None = None
         try:
@@ -105,6 +106,19 @@ class RequestLog:
                 **notes,
             }
             log(logging.ERROR if failure else logging.INFO, "request", error=failure, **fields)
+
+
+async def _passing_failpoints(message: Message, send: Send) -> None:
+    if message["type"] == "http.response.start":
+        failpoint("answer.before_head")
+        await send(message)
+        failpoint("answer.head_sent")
+    elif message.get("more_body", False):
+        await send(message)
+    else:
+        failpoint("answer.before_end")
+        await send(message)
+        failpoint("answer.sent")
 
 
 async def _send_failure(send: Send) -> None:

@@ -12,10 +12,20 @@ from he_agg.ids import check_name
 from service import rounds
 from service.conductor import Conductor
 from service.rounds import Stage
-from service.store.base import FederationRow, SiteRow, Store, Transaction
+from service.store.base import FederationRow, Keeping, SiteRow, Store, Transaction
 from service.tokens import token_hash
 
-__all__ = ["add_site", "create_federation", "end", "overview", "read_document", "replace_token", "start"]
+__all__ = [
+    "add_site",
+    "create_federation",
+    "end",
+    "overview",
+    "pause",
+    "read_document",
+    "replace_token",
+    "resume",
+    "start",
+]
 
 
 def read_document(path: Path) -> FederationDocument:
@@ -52,20 +62,33 @@ def read_document(path: Path) -> FederationDocument:
         raise PlanError(error.reason, f"{path}: {error.message}", error.hint) from error
 
 
-def create_federation(store: Store, document: FederationDocument) -> bool:
-    """Register a federation. The same document again is no error.
+def create_federation(store: Store, document: FederationDocument, keeping: Keeping | None = None) -> bool:
+    """Register a federation. The same document and options again are no error.
+
+    Args:
+        store: rows.
+        document: what the coordinator made.
+        keeping: what the operator decides beside it; by default all sites are invited, and nothing is kept for longer
+            than the server's settings say.
 
     Returns:
         Whether it is new.
 
     Raises:
-        InputError: there is another federation of that name.
+        InputError: there is another federation of that name, or options out of their range.
     """
+    keeping = keeping or Keeping()
+    if not 0 < keeping.sample_fraction <= 1:
+        raise InputError(
+            Reason.BAD_ARGUMENT, f"sample fraction: expected above 0 and at most 1, got {keeping.sample_fraction}"
+        )
+    if keeping.keep_sums is not None and keeping.keep_sums < 1:
+        raise InputError(Reason.BAD_ARGUMENT, f"sums to keep: expected at least 1, got {keeping.keep_sums}")
     name, encoded = document.plan.federation, document.encode()
     with store.write() as tx:
         existing = tx.federation(name)
         if existing is None:
-            tx.add_federation(FederationRow(name, encoded, Stage.CREATED, int(time.time())))
+            tx.add_federation(FederationRow(name, encoded, Stage.CREATED, int(time.time()), None, keeping))
             return True
     if existing.document != encoded:
         raise InputError(
@@ -73,6 +96,12 @@ def create_federation(store: Store, document: FederationDocument) -> bool:
             f"federation {name} exists with plan {existing.parsed.plan.plan_id[:12]} and key "
             f"{existing.parsed.key_id[:12]}, got plan {document.plan.plan_id[:12]} and key {document.key_id[:12]}",
             "a federation keeps its plan and key: give the new one another name",
+        )
+    if existing.keeping != keeping:
+        raise InputError(
+            Reason.ALREADY_EXISTS,
+            f"federation {name} exists with {existing.keeping}, got {keeping}",
+            "its options were decided when it was created",
         )
     return False
 
@@ -95,6 +124,36 @@ def start(store: Store, name: str) -> dict[str, Any]:
                 f"register more: he-agg site add {name} SITE",
             )
         Conductor(store).apply_in(tx, name, rounds.Started())
+        return _summary(tx, _known(tx, name))
+
+
+def pause(store: Store, name: str) -> dict[str, Any]:
+    """Let a federation rest: no round opens, and the deadline of an open one stands still. Paused already is no error.
+
+    What is under way may be finished: whoever completes gets a receipt, and a closed round its sum.
+
+    Raises:
+        InputError: no such federation, or it does not run.
+    """
+    with store.write() as tx:
+        row = _known(tx, name)
+        if row.stage not in (Stage.RUNNING, Stage.PAUSED):
+            raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that runs, it is {row.stage}")
+        Conductor(store).apply_in(tx, name, rounds.Paused())
+        return _summary(tx, _known(tx, name))
+
+
+def resume(store: Store, name: str) -> dict[str, Any]:
+    """Let a paused federation go on: its open round has as long as it had left. Running already is no error.
+
+    Raises:
+        InputError: no such federation, or it has not begun or has ended.
+    """
+    with store.write() as tx:
+        row = _known(tx, name)
+        if row.stage not in (Stage.RUNNING, Stage.PAUSED):
+            raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that is paused, it is {row.stage}")
+        Conductor(store).apply_in(tx, name, rounds.Resumed())
         return _summary(tx, _known(tx, name))
 
 
@@ -194,6 +253,10 @@ def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
         "codec": document.plan.codec,
         "values": document.plan.values,
         "bytes_up": document.plan.wire_bytes,
+        "sample_fraction": row.keeping.sample_fraction,
+        "keep_sums": row.keeping.keep_sums,
+        "keep_submissions": row.keeping.keep_submissions,
+        "paused_at": row.paused_at,
         "last_published": None if last is None else str(last),
         "round": None,
     }
@@ -205,6 +268,8 @@ def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
             "opened_at": newest.opened_at,
             "deadline_at": newest.deadline_at,
             "invited": sorted(tx.invited(newest.id)),
+            "sample_seed": newest.sample_seed,
+            "asked_again": [{"site": part.site, "part": part.number} for part in tx.damaged(newest.id)],
             "complete": sorted(s.site for s in submissions if s.state == "complete"),
         }
     return summary

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from he_agg.errors import HeAggError, Reason
-from service.logs import note
+from service.logs import log, note
 from service.refusal import RefusedError
+from service.trouble import passing_trouble
 
 __all__ = ["PROBLEMS", "answers", "install", "problem"]
 
@@ -45,6 +48,13 @@ PROBLEMS: Mapping[Reason, tuple[int, str]] = {
     Reason.SECOND_SUBMISSION: (409, "This site has submitted something else to the round already"),
     Reason.INCOMPLETE: (409, "Parts are missing"),
     Reason.SUM_NOT_READY: (409, "The sum is not there yet"),
+    Reason.SUM_GONE: (410, "The sum is not kept any longer"),
+    # too much at once
+    Reason.TOO_SLOW: (408, "The body comes too slowly"),
+    Reason.TOO_MANY_REQUESTS: (429, "This site has too many requests under way"),
+    Reason.BUSY: (503, "The aggregator is busy"),
+    Reason.STORAGE_FULL: (507, "There is no room on the disk"),
+    Reason.QUOTA_EXCEEDED: (507, "The quota has no room"),
     # what was sent
     Reason.TRUNCATED: (422, "The body is shorter than the plan says"),
     Reason.TRAILING_BYTES: (422, "The body is longer than the plan says"),
@@ -69,6 +79,18 @@ PROBLEMS: Mapping[Reason, tuple[int, str]] = {
 }
 """Every reason that the aggregator gives. A test walks the sources for reasons that are not here."""
 
+RETRY_AFTER_S: Mapping[Reason, int] = {
+    Reason.TOO_SLOW: 1,
+    Reason.TOO_MANY_REQUESTS: 1,
+    Reason.BUSY: 2,
+    Reason.STORAGE_FULL: 60,
+    Reason.QUOTA_EXCEEDED: 60,
+}
+"""What passes by itself, or when the operator has acted: after how long to ask again. Units: seconds."""
+
+
+_ANYWHERE = (Reason.BAD_REQUEST, Reason.UNAUTHENTICATED, Reason.TOO_MANY_REQUESTS, Reason.BUSY)
+
 
 def problem(error: HeAggError) -> Response:
     """The answer for an error that is in the table."""
@@ -85,13 +107,15 @@ def problem(error: HeAggError) -> Response:
     if isinstance(error, RefusedError):
         document |= error.members
     headers = {"WWW-Authenticate": 'Bearer realm="he-agg"'} if status == HTTPStatus.UNAUTHORIZED else {}
+    if error.reason in RETRY_AFTER_S:
+        headers["Retry-After"] = str(RETRY_AFTER_S[error.reason])
     return _response(document, status, headers)
 
 
 def answers(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route for OpenAPI: which problems it answers with."""
     by_status: dict[int | str, dict[str, Any]] = {}
-    for reason in dict.fromkeys((Reason.BAD_REQUEST, Reason.UNAUTHENTICATED, *reasons)):
+    for reason in dict.fromkeys((*_ANYWHERE, *reasons)):
         status, title = PROBLEMS[reason]
         entry = by_status.setdefault(status, {"description": "", "content": {MEDIA_TYPE: {"examples": {}}}})
         entry["description"] = "; ".join(filter(None, (entry["description"], f"`{reason}`: {title.lower()}")))
@@ -147,6 +171,13 @@ def install(app: FastAPI) -> None:
         }
         return _response(document, error.status_code, dict(error.headers or {}))
 
+    async def on_trouble(request: Request, error: Exception) -> Response:
+        refusal = passing_trouble(error)
+        if refusal is None:
+            raise error
+        log(logging.ERROR, "trouble that may pass", error=error)
+        return await on_refusal(request, refusal)
+
     async def on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
         # Nobody is there to read it. 499 is what proxies write in their logs for this.
         note(request.scope, reason="disconnected")
@@ -156,6 +187,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(ClientDisconnect, on_disconnect)
+    app.add_exception_handler(OSError, on_trouble)
+    app.add_exception_handler(SQLAlchemyError, on_trouble)
 
 
 def _response(document: dict[str, Any], status: int, headers: Mapping[str, str]) -> Response:

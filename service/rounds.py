@@ -13,6 +13,9 @@
                                    │                                                     after plan.rounds: ENDED
                                    └──> same number, next attempt: OPEN
 
+While a federation is paused its deadline stands still and no round opens; an open one goes on taking what is under way,
+and a closed one gets its sum. Resuming moves the deadline by the length of the pause, or opens the round that is due.
+
 Closing is the one moment that decides who is in: from CLOSED on, the set is immutable and the sum is a function of
 it. Time passes before anything else happens: an event that comes after the deadline finds the round closed, however
 late somebody looked at the clock. Whoever persists the actions does so in the transaction that read the state.
@@ -20,6 +23,7 @@ late somebody looked at the clock. Whoever persists the actions does so in the t
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Set
 from dataclasses import dataclass, replace
@@ -31,6 +35,7 @@ __all__ = [
     "Closed",
     "Completed",
     "Event",
+    "Extended",
     "Failed",
     "Federation",
     "FoldBegan",
@@ -38,8 +43,10 @@ __all__ = [
     "Folded",
     "Folding",
     "Opened",
+    "Paused",
     "Phase",
     "Published",
+    "Resumed",
     "Round",
     "Stage",
     "StageChanged",
@@ -48,6 +55,7 @@ __all__ = [
     "Terms",
     "Tick",
     "exclusions",
+    "invite",
     "step",
 ]
 
@@ -67,21 +75,26 @@ class Stage(StrEnum):
 
     CREATED = "created"
     RUNNING = "running"
+    PAUSED = "paused"
     ENDED = "ended"
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the plan says about rounds. Units: `deadline_s` in seconds."""
+    """What the plan and the operator say about rounds. Units: `deadline_s` in seconds."""
 
     min_sites: int
     rounds: int
     deadline_s: int
+    sample_fraction: float = 1.0
 
 
 @dataclass(frozen=True)
 class Round:
-    """One attempt at one round. Units: `opened_at`, `deadline_at` in seconds since 1970, UTC."""
+    """One attempt at one round. Units: `opened_at`, `deadline_at` in seconds since 1970, UTC.
+
+    `sample_seed` is what the invited sites were drawn by, in hex; None when all were invited.
+    """
 
     number: int
     attempt: int
@@ -90,16 +103,22 @@ class Round:
     deadline_at: int
     invited: frozenset[str]
     complete: frozenset[str] = frozenset()
+    sample_seed: str | None = None
 
 
 @dataclass(frozen=True)
 class Federation:
-    """A federation and its newest attempt, which is the only one that can still change."""
+    """A federation and its newest attempt, which is the only one that can still change.
+
+    `fresh_seed` is new randomness, in hex, for a round that opens in this step. `paused_at` is set while it is paused.
+    """
 
     terms: Terms
     sites: frozenset[str]
     stage: Stage = Stage.CREATED
     round: Round | None = None
+    paused_at: int | None = None
+    fresh_seed: str = ""
 
 
 # What happens.
@@ -113,6 +132,16 @@ class Started:
 @dataclass(frozen=True)
 class Stopped:
     """The operator ends the federation."""
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The operator lets the federation rest."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The operator lets it go on."""
 
 
 @dataclass(frozen=True)
@@ -154,21 +183,29 @@ class FoldBroke:
     site: str
 
 
-Event = Started | Stopped | Tick | Completed | FoldBegan | Folded | FoldBroke
+Event = Started | Stopped | Paused | Resumed | Tick | Completed | FoldBegan | Folded | FoldBroke
 
 # What to do about it.
 
 
 @dataclass(frozen=True)
 class StageChanged:
-    """The federation is at another stage."""
+    """The federation is at another stage. `at` is when it was paused, if it is. Units: seconds since 1970, UTC."""
 
     stage: Stage
+    at: int | None = None
 
 
 @dataclass(frozen=True)
 class Opened:
     """Write down a new attempt and its invitations."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The attempt has another deadline."""
 
     round: Round
 
@@ -211,7 +248,7 @@ class Failed:
     corrupt: str | None = None
 
 
-Action = StageChanged | Opened | Accepted | Closed | Folding | Published | Failed
+Action = StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Failed
 
 
 def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[Action]]:
@@ -246,8 +283,20 @@ def exclusions(round_: Round, begun: Set[str], outcome: Failed | Published) -> d
     return reasons
 
 
+def invite(sites: Set[str], terms: Terms, seed: str, number: int, attempt: int) -> frozenset[str]:
+    """Draw the sites of an attempt: those whose SHA-256 with the seed is lowest. Anybody can draw them again.
+
+    A fraction never invites fewer than `min_sites`: such an attempt could only fail.
+    """
+    wanted = max(math.ceil(terms.sample_fraction * len(sites)), terms.min_sites)
+    order = sorted(sites, key=lambda site: hashlib.sha256(f"{seed}.{number}.{attempt}.{site}".encode()).digest())
+    return frozenset(order[:wanted])
+
+
 def _pass_time(state: Federation, now: float) -> tuple[Federation, list[Action]]:
     current = state.round
+    if state.stage is Stage.PAUSED:
+        return state, []
     if current is None or current.phase is not Phase.OPEN or now < current.deadline_at:
         return state, []
     if len(current.complete) >= state.terms.min_sites:
@@ -270,6 +319,11 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
                 state, failed = _fail(state, current, "federation-ended", now)
                 actions += failed
             return state, actions
+        case Paused() if state.stage is Stage.RUNNING:
+            state = replace(state, stage=Stage.PAUSED, paused_at=int(now))
+            return state, [StageChanged(Stage.PAUSED, int(now))]
+        case Resumed() if state.stage is Stage.PAUSED:
+            return _resume(state, now)
         case Completed(number, attempt, site) if current is not None and _is(current, number, attempt, Phase.OPEN):
             if site not in current.invited or site in current.complete:
                 return state, []
@@ -301,8 +355,29 @@ def _is(current: Round, number: int, attempt: int, *phases: Phase) -> bool:
 
 def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Federation, list[Action]]:
     deadline_at = math.ceil(now + state.terms.deadline_s)  # never earlier than promised
-    opened = Round(number, attempt, Phase.OPEN, int(now), deadline_at, state.sites)
+    if state.terms.sample_fraction < 1:
+        seed: str | None = state.fresh_seed
+        invited = invite(state.sites, state.terms, state.fresh_seed, number, attempt)
+    else:
+        seed, invited = None, state.sites
+    opened = Round(number, attempt, Phase.OPEN, int(now), deadline_at, invited, sample_seed=seed)
     return replace(state, round=opened), [Opened(opened)]
+
+
+def _resume(state: Federation, now: float) -> tuple[Federation, list[Action]]:
+    current, rested = state.round, max(0, math.ceil(now - (state.paused_at or now)))
+    state = replace(state, stage=Stage.RUNNING, paused_at=None)
+    actions: list[Action] = [StageChanged(Stage.RUNNING)]
+    opened: list[Action] = []
+    match current:
+        case Round(phase=Phase.OPEN):
+            current = replace(current, deadline_at=current.deadline_at + rested)
+            return replace(state, round=current), [*actions, Extended(current)]
+        case Round(phase=Phase.PUBLISHED):
+            state, opened = _open(state, current.number + 1, 1, now)
+        case Round(phase=Phase.FAILED):
+            state, opened = _open(state, current.number, current.attempt + 1, now)
+    return state, actions + opened
 
 
 def _close(state: Federation, current: Round) -> tuple[Federation, list[Action]]:
@@ -318,6 +393,8 @@ def _publish(state: Federation, current: Round, now: float) -> tuple[Federation,
         return state, actions
     if current.number >= state.terms.rounds:
         return replace(state, stage=Stage.ENDED), [*actions, StageChanged(Stage.ENDED)]
+    if state.stage is Stage.PAUSED:
+        return state, actions
     state, opened = _open(state, current.number + 1, 1, now)
     return state, actions + opened
 
@@ -328,7 +405,7 @@ def _fail(
     failed = replace(current, phase=Phase.FAILED)
     state = replace(state, round=failed)
     actions: list[Action] = [Failed(failed, why, corrupt)]
-    if state.stage is Stage.ENDED:
+    if state.stage is not Stage.RUNNING:
         return state, actions
     state, opened = _open(state, current.number, current.attempt + 1, now)
     return state, actions + opened

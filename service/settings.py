@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,56 @@ class Settings(BaseSettings):
         gt=0,
         le=60,
         description="How often deadlines and changes made by operator commands are looked at. Units: seconds.",
+    )
+    lease_s: float = Field(
+        30.0, gt=0, description="After how much silence another replica takes over background work. Units: seconds."
+    )
+    sweep_s: float = Field(60.0, gt=0, description="How often abandoned uploads are looked for. Units: seconds.")
+    upload_expiry_s: float = Field(
+        86400.0,
+        gt=0,
+        description="After how much silence the parts of an upload without receipt are removed. Units: seconds.",
+    )
+    keep_sums: int = Field(
+        5, ge=1, description="How many sums of a federation stay, unless it was created with another number."
+    )
+    reserve_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="New submissions are refused when the disk would have less than this left. Units: bytes.",
+    )
+    federation_quota_bytes: int = Field(
+        0, ge=0, description="Most bytes of submissions and sums per federation; 0 is no limit. Units: bytes."
+    )
+    site_quota_bytes: int = Field(
+        0, ge=0, description="Most bytes of submissions per site; 0 is no limit. Units: bytes."
+    )
+    max_requests: int = Field(1000, ge=1, description="Requests at once, waiting ones included; more are answered 503.")
+    max_site_requests: int = Field(
+        32, ge=1, description="Requests at once of one site, waiting ones included; more are answered 429."
+    )
+    max_uploads: int = Field(
+        32,
+        ge=1,
+        description="Bodies held in memory at once; more wait their turn. Bounds memory: times the part length.",
+    )
+    upload_queue_s: float = Field(
+        10.0, ge=0, description="How long a body waits its turn before it is answered 503. Units: seconds."
+    )
+    min_rate: int = Field(
+        16 * 2**10, ge=0, description="A body that comes slower is answered 408; 0 is no limit. Units: bytes/second."
+    )
+    slow_grace_s: float = Field(
+        10.0, ge=0, description="How much longer than `min_rate` allows a body may take. Units: seconds."
+    )
+    repair_wait_s: float = Field(
+        3600.0,
+        ge=0,
+        description="How long a closed round waits for a site to send a part again that was damaged in the store. "
+        "Units: seconds.",
+    )
+    fold_threads: int = Field(
+        min(4, os.cpu_count() or 1), ge=1, le=64, description="How many parts of a sum are computed at once."
     )
     fold_retry_s: float = Field(5.0, gt=0, description="Pause after a failed attempt to fold. Units: seconds.")
     linger_s: float = Field(

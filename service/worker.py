@@ -1,7 +1,8 @@
 """Background work: deadlines, folding, scrubbing, and waking whoever waits.
 
-Nothing is queued. Every pass looks at what the store says and does what is due, so a restart, or a command of the
-operator in another process, needs no message to get here: being noticed at the next pass is enough.
+Nothing is queued. Every pass looks at what the store says and does what is due, so a restart, a command of the operator
+in another process, or a replica that died needs no message to get here: being noticed at the next pass is enough.
+Leases see to it that replicas do not all do the same; closing needs none, since one transaction decides it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 
 from starlette.concurrency import run_in_threadpool
@@ -18,14 +20,19 @@ from starlette.concurrency import run_in_threadpool
 from he_agg.ids import RoundId
 from service import rounds
 from service.conductor import Conductor
+from service.failpoints import failpoint
 from service.folding import CorruptPartError, fold_round, warm_up
+from service.housekeeping import Housekeeper
+from service.leases import Lease, LeaseLostError, Leases
 from service.logs import log
 from service.rounds import Phase
 from service.settings import Settings
-from service.store.base import Store
+from service.store.base import Store, Transaction
 from service.store.blobs import Blobs
 
 __all__ = ["Bell", "Worker"]
+
+_SWEEP_LEASE = "sweep"
 
 
 class Bell:
@@ -52,6 +59,9 @@ class Worker:
         self._store = store
         self._blobs = blobs
         self._conductor = conductor
+        self._leases = Leases(store, conductor.now, settings.lease_s)
+        self._housekeeper = Housekeeper(settings, store, blobs, conductor.now)
+        self._swept: tuple[int, float] | None = None
         self.bell = Bell()
         self.stopping = False
         self._stopped = asyncio.Event()
@@ -108,17 +118,44 @@ class Worker:
         self._conductor.tick_all()
         with self._store.read() as tx:
             generation = tx.generation()
-            to_fold = [row.id for row in tx.rounds_in([Phase.CLOSED, Phase.FOLDING])]
-            to_scrub = tx.unscrubbed()
-        for row in to_scrub:
-            # Files first: once the rows say that a round is scrubbed, nobody looks for its files again.
-            if row.phase is Phase.FAILED:
-                self._blobs.remove_round(row.id)
-            else:
-                self._blobs.remove_submissions(row.id)
-            with self._store.write() as tx:
-                tx.scrub(row.id)
+            to_fold = [row.id for row in tx.rounds_in([Phase.CLOSED, Phase.FOLDING]) if self._can_fold(tx, row.id)]
+        try:
+            self._sweep(generation)
+        except Exception as error:
+            # What stays too long is no reason not to fold.
+            log(logging.ERROR, "removing failed; trying again", error=error)
         return generation, to_fold
+
+    def _can_fold(self, tx: Transaction, round_id: RoundId) -> bool:
+        damaged = tx.damaged(round_id)
+        waits = bool(damaged) and not self._waited_enough(damaged[0].damaged_at)
+        return not waits and self._leases.is_free(tx, _fold_lease(round_id))
+
+    def _waited_enough(self, since: int) -> bool:
+        return self._conductor.now() >= since + self._settings.repair_wait_s
+
+    def _sweep(self, generation: int) -> None:
+        """Remove what is due: after every change, and now and then for what only time makes due."""
+        now = time.monotonic()
+        if self._swept is not None:
+            swept_generation, swept_at = self._swept
+            if swept_generation == generation and now - swept_at < self._settings.sweep_s:
+                return
+        with self._store.read() as tx:
+            needed = self._housekeeper.is_needed(tx)
+            if needed and not self._leases.is_free(tx, _SWEEP_LEASE):
+                return
+        lease = self._leases.take(_SWEEP_LEASE) if needed else None
+        if needed and lease is None:
+            return
+        if lease is not None:
+            try:
+                self._housekeeper.run(partial(self._leases.hold, lease=lease))
+            except LeaseLostError:
+                return
+            finally:
+                self._leases.release(lease)
+        self._swept = (generation, now)
 
     async def _fold(self, round_id: RoundId) -> None:
         try:
@@ -133,30 +170,74 @@ class Worker:
             self.poke()
 
     def _fold_now(self, round_id: RoundId) -> None:
+        lease = self._leases.take(_fold_lease(round_id))
+        if lease is None:
+            return
+        try:
+            self._fold_leased(round_id, lease)
+        except LeaseLostError:
+            log(logging.WARNING, "another replica has taken over", round_id=str(round_id))
+        finally:
+            self._leases.release(lease)
+
+    def _fold_leased(self, round_id: RoundId, lease: Lease) -> None:
         apply = partial(self._conductor.apply, round_id.federation)
         apply(rounds.FoldBegan(round_id.number, round_id.attempt))
+        failpoint("folding.began")
+        if self._give_up(round_id):
+            return
         with self._store.read() as tx:
             row = tx.federation(round_id.federation)
         if row is None:
             return
         began = time.perf_counter()
-        try:
-            done = fold_round(self._store, self._blobs, row.parsed.plan, round_id, self._stop_folding.is_set)
-        except CorruptPartError as error:
-            log(
-                logging.CRITICAL,
-                "a stored part is not what was received; the round fails",
-                round_id=str(round_id),
-                site=error.site,
-                submission_id=error.submission_id,
-                n=error.number,
-            )
-            apply(rounds.FoldBroke(round_id.number, round_id.attempt, error.site))
-            return
+        hold = partial(self._leases.hold, lease=lease)
+        done = fold_round(
+            self._store,
+            self._blobs,
+            row.parsed.plan,
+            round_id,
+            self._stop_folding.is_set,
+            threads=self._settings.fold_threads,
+            hold=hold,
+            on_damage=partial(self._ask_again, round_id, hold),
+        )
         if done:
+            failpoint("folding.done")
             apply(rounds.Folded(round_id.number, round_id.attempt))
             ms = round((time.perf_counter() - began) * 1000, 1)
             log(logging.INFO, "published", round_id=str(round_id), ms=ms)
+        else:
+            self._give_up(round_id)
+
+    def _give_up(self, round_id: RoundId) -> bool:
+        """Fail a round that has waited long enough for a part to be sent again."""
+        with self._store.read() as tx:
+            damaged = tx.damaged(round_id)
+        if not damaged or not self._waited_enough(damaged[0].damaged_at):
+            return False
+        log(logging.CRITICAL, "a damaged part did not come again; the round fails", round_id=str(round_id))
+        self._conductor.apply(round_id.federation, rounds.FoldBroke(round_id.number, round_id.attempt, damaged[0].site))
+        return True
+
+    def _ask_again(self, round_id: RoundId, hold: Callable[[Transaction], None], error: CorruptPartError) -> None:
+        """Make a damaged part missing again. Its site has it, and only the very same bytes are taken."""
+        log(
+            logging.CRITICAL,
+            "a stored part is not what was received; its site is asked for it again",
+            round_id=str(round_id),
+            site=error.site,
+            submission_id=error.submission_id,
+            n=error.number,
+        )
+        with self._store.write() as tx:
+            hold(tx)
+            tx.mark_damaged(error.submission_id, error.number, int(self._conductor.now()))
+            tx.bump()
+
+
+def _fold_lease(round_id: RoundId) -> str:
+    return f"fold:{round_id}"
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -11,8 +11,9 @@ from fastapi import Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from service.aggregator import Aggregator
+from service.limits import Limits
 
-__all__ = ["Running", "Wait", "etag", "poll", "tag_matches"]
+__all__ = ["Limited", "Running", "Wait", "etag", "poll", "tag_matches"]
 
 Answer = TypeVar("Answer")
 
@@ -22,8 +23,16 @@ def _aggregator(request: Request) -> Aggregator:
     return aggregator
 
 
+def _limits(request: Request) -> Limits:
+    limits: Limits = request.app.state.limits
+    return limits
+
+
 Running = Annotated[Aggregator, Depends(_aggregator)]
 """Type of a route's parameter: the aggregator."""
+
+Limited = Annotated[Limits, Depends(_limits)]
+"""Type of a route's parameter: what is under way."""
 
 Wait = Annotated[
     float,

@@ -64,7 +64,7 @@ async def current(
     response_class=Response,
     responses={
         200: {"description": "The canonical bytes of the record.", "content": {"application/json": {}}},
-        204: {"description": "The round has not ended within the wait."},
+        204: {"description": "The round has not ended within the wait, or waits for a part of this site."},
         304: {"description": "The caller has it already (If-None-Match)."},
         **answers(Reason.UNKNOWN_ROUND),
     },
@@ -74,12 +74,14 @@ async def record(
 ) -> Response:
     """The closed set behind a sum and the digests of the sum's parts, or why there is no sum. It never changes."""
 
-    def look() -> RoundRow:
+    def look() -> tuple[RoundRow, bool]:
         aggregator.conductor.tick(caller.federation)
         with aggregator.store.read() as tx:
-            return find_round(tx, caller.federation, round_id)
+            row = find_round(tx, caller.federation, round_id)
+            return row, any(part.site == caller.site for part in tx.damaged(row.id))
 
-    row = await poll(aggregator, wait, look, lambda row: row.record is not None)
+    # A site that has to send a part again hears it at once: its submission's status names the part.
+    row, _ = await poll(aggregator, wait, look, lambda seen: seen[0].record is not None or seen[1])
     if row.record is None or row.record_digest is None:
         return Response(status_code=204)
     headers = {"ETag": etag(row.record_digest)}
@@ -102,7 +104,7 @@ def _current(aggregator: Aggregator, caller: Caller) -> CurrentRound:
         if row.stage is not Stage.RUNNING or newest is None or newest.phase is not Phase.OPEN:
             return CurrentRound(
                 federation=row.name,
-                state="ended" if row.stage is Stage.ENDED else "waiting",
+                state={Stage.ENDED: "ended", Stage.PAUSED: "paused"}.get(row.stage, "waiting"),
                 epoch=document.epoch,
                 key_id=document.key_id,
                 plan_id=document.plan.plan_id,

@@ -15,7 +15,7 @@ from service.auth import SiteCaller
 from service.bodies import announced_length, content_digest, digest_field, read_body
 from service.problems import answers
 from service.refusal import RefusedError
-from service.routes.common import Running
+from service.routes.common import Limited, Running
 from service.routes.rounds import RoundPath
 
 __all__ = ["router"]
@@ -45,6 +45,7 @@ _CONTENT = (
     Reason.BAD_FIELD,
     Reason.PLAN_MISMATCH,
     Reason.SECRET_REFUSED,
+    Reason.TOO_SLOW,
 )
 
 
@@ -67,6 +68,8 @@ def _body(media_type: str, description: str, **more: Any) -> dict[str, Any]:
             Reason.SECOND_SUBMISSION,
             Reason.NOT_CANONICAL,
             Reason.KEY_MISMATCH,
+            Reason.STORAGE_FULL,
+            Reason.QUOTA_EXCEEDED,
             *_CONTENT,
         ),
     },
@@ -78,7 +81,12 @@ def _body(media_type: str, description: str, **more: Any) -> dict[str, Any]:
     ),
 )
 async def announce(
-    request: Request, response: Response, round_id: RoundPath, caller: SiteCaller, aggregator: Running
+    request: Request,
+    response: Response,
+    round_id: RoundPath,
+    caller: SiteCaller,
+    aggregator: Running,
+    limits: Limited,
 ) -> SubmissionStatus:
     """201 when it is new, 200 when the very same bytes were announced before.
 
@@ -89,10 +97,11 @@ async def announce(
         raise RefusedError(Reason.BAD_REQUEST, "expected Content-Type application/json, got none or another")
     length = announced_length(request, at_most=MAX_MANIFEST_BYTES)
     known = await run_in_threadpool(aggregator.intake.check_invited, caller.federation, caller.site, round_id)
-    body, _ = await read_body(request, length)
-    status, new = await run_in_threadpool(
-        aggregator.intake.announce, caller.federation, caller.site, known, bytes(body)
-    )
+    async with limits.body():
+        body, _ = await read_body(request, length, limits.time_for(length))
+        status, new = await run_in_threadpool(
+            aggregator.intake.announce, caller.federation, caller.site, known, bytes(body)
+        )
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/submissions/{status.id}"
     return status
@@ -114,6 +123,7 @@ async def announce(
             Reason.BAD_VERSION,
             Reason.BAD_PADDING,
             Reason.RESIDUE_OUT_OF_RANGE,
+            Reason.STORAGE_FULL,
             *_CONTENT,
         ),
     },
@@ -136,7 +146,12 @@ async def announce(
     },
 )
 async def put_part(
-    request: Request, submission_id: SubmissionPath, n: PartPath, caller: SiteCaller, aggregator: Running
+    request: Request,
+    submission_id: SubmissionPath,
+    n: PartPath,
+    caller: SiteCaller,
+    aggregator: Running,
+    limits: Limited,
 ) -> Response:
     """Parts may come in any order, at the same time and again. Once answered with 201 a part is durable."""
     part = await run_in_threadpool(aggregator.intake.expect_part, caller.federation, caller.site, submission_id, n)
@@ -151,16 +166,17 @@ async def put_part(
             f"part {n}: expected Content-Digest {part.digest[:12]} as in the manifest, got {named[:12]}",
             "send the bytes that the manifest was made of",
         )
-    body, digest = await read_body(request, length)
-    if digest != part.digest:
-        refuse_secrets(memoryview(body))
-        raise RefusedError(
-            Reason.BAD_DIGEST,
-            f"part {n}: expected bytes with SHA-256 {part.digest[:12]}, got {digest[:12]}",
-            "the bytes changed on the way or on the site's disk: send them again",
-        )
-    # A repeated part is read to its end all the same: proxies and simple clients do not expect an early answer.
-    new = not part.stored and await run_in_threadpool(aggregator.intake.store_part, part, memoryview(body))
+    async with limits.body():
+        body, digest = await read_body(request, length, limits.time_for(length))
+        if digest != part.digest:
+            refuse_secrets(memoryview(body))
+            raise RefusedError(
+                Reason.BAD_DIGEST,
+                f"part {n}: expected bytes with SHA-256 {part.digest[:12]}, got {digest[:12]}",
+                "the bytes changed on the way or on the site's disk: send them again",
+            )
+        # A repeated part is read to its end all the same: proxies and simple clients do not expect an early answer.
+        new = not part.stored and await run_in_threadpool(aggregator.intake.store_part, part, memoryview(body))
     return Response(status_code=201 if new else 204)
 
 

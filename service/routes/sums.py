@@ -35,7 +35,9 @@ router = APIRouter(tags=["sums"])
         206: {"description": "The range that was asked for."},
         304: {"description": "The caller has it already (If-None-Match)."},
         416: {"description": "There are no such bytes."},
-        **answers(Reason.UNKNOWN_ROUND, Reason.UNKNOWN_PART, Reason.SUM_NOT_READY, Reason.ROUND_FAILED),
+        **answers(
+            Reason.UNKNOWN_ROUND, Reason.UNKNOWN_PART, Reason.SUM_NOT_READY, Reason.SUM_GONE, Reason.ROUND_FAILED
+        ),
     },
 )
 async def sum_part(
@@ -78,6 +80,13 @@ def _find(aggregator: Aggregator, caller: Caller, round_text: str, section: int,
                 Reason.SUM_NOT_READY,
                 f"round {row.id} is {row.phase}; its sum is not there yet",
                 "wait for the record: GET /v1/rounds/{round}/record?wait=30",
+                round_id=str(row.id),
+            )
+        if row.sum_scrubbed:
+            raise RefusedError(
+                Reason.SUM_GONE,
+                f"the sum of round {row.id} is not kept any longer",
+                "newer sums are: GET /v1/federations/{federation}/rounds/current names the newest",
                 round_id=str(row.id),
             )
         digest = tx.sum_digests(row.id)[number]

@@ -16,13 +16,39 @@ from he_agg.federation import FederationDocument
 from he_agg.ids import RoundId
 from service.rounds import Phase, Round, Stage
 
-__all__ = ["FederationRow", "PartRow", "RoundRow", "SiteRow", "Store", "SubmissionRow", "Transaction"]
+__all__ = [
+    "DamagedPart",
+    "FederationRow",
+    "Keeping",
+    "LeaseRow",
+    "PartRow",
+    "RoundRow",
+    "SiteRow",
+    "Store",
+    "SubmissionRow",
+    "Transaction",
+]
 
 
 @lru_cache(maxsize=64)
 def _document(data: bytes) -> FederationDocument:
     # A document never changes, and checking a plan again for every request would cost more than the request.
     return FederationDocument.parse(data)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What the operator decided about a federation, beside its plan.
+
+    Attributes:
+        sample_fraction: which fraction of the sites each round invites, above 0 and at most 1.
+        keep_sums: how many sums stay; None for the server's setting.
+        keep_submissions: whether the single ciphertexts of published rounds stay, for audit.
+    """
+
+    sample_fraction: float = 1.0
+    keep_sums: int | None = None
+    keep_submissions: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +59,8 @@ class FederationRow:
     document: bytes
     stage: Stage
     created_at: int
+    paused_at: int | None = None
+    keeping: Keeping = Keeping()
 
     @property
     def parsed(self) -> FederationDocument:
@@ -59,11 +87,13 @@ class RoundRow:
     deadline_at: int
     record: bytes | None
     record_digest: str | None
+    sample_seed: str | None = None
+    sum_scrubbed: bool = False
 
 
 @dataclass(frozen=True)
 class SubmissionRow:
-    """One submission. `state` is "open", "complete" or "excluded"; `accepted_at` is set when complete."""
+    """One submission. `state` is "open", "expiring", "complete" or "excluded"; `accepted_at` is set when complete."""
 
     id: str
     round_id: RoundId
@@ -80,6 +110,27 @@ class PartRow:
     number: int
     digest: str
     stored: bool
+    damaged_at: int | None = None
+
+
+@dataclass(frozen=True)
+class DamagedPart:
+    """A part of a complete submission whose file was found to be another, and which its site is asked for again."""
+
+    submission_id: str
+    site: str
+    number: int
+    damaged_at: int
+
+
+@dataclass(frozen=True)
+class LeaseRow:
+    """Who does a piece of background work. `token` is another one each time that somebody takes it."""
+
+    name: str
+    holder: str
+    token: str
+    expires_at: float
 
 
 class Transaction(Protocol):
@@ -97,6 +148,9 @@ class Transaction(Protocol):
 
     def set_stage(self, name: str, stage: Stage) -> None:
         """Change its stage."""
+
+    def set_paused(self, name: str, at: int | None) -> None:
+        """Note when a federation was paused, or that it is not any more."""
 
     def sites(self, federation: str) -> list[SiteRow]:
         """Its active sites, by name."""
@@ -124,7 +178,7 @@ class Transaction(Protocol):
         """All attempts in these phases."""
 
     def unscrubbed(self) -> list[RoundRow]:
-        """Ended attempts whose single submissions have not been deleted yet."""
+        """Ended attempts whose single submissions have not been deleted yet and are not to be kept."""
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
         """The sites that were invited."""
@@ -137,6 +191,21 @@ class Transaction(Protocol):
 
     def end_round(self, round_id: RoundId, phase: Phase, record: bytes, digest: str, at: int) -> None:
         """Write the record."""
+
+    def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
+        """Give an attempt another deadline."""
+
+    def kept_sums(self, federation: str) -> list[RoundRow]:
+        """Published rounds whose sum is here, newest first."""
+
+    def scrub_sum(self, round_id: RoundId) -> None:
+        """Note that the files of a sum are going to be removed. The record stays."""
+
+    def sums_to_remove(self) -> list[RoundId]:
+        """Rounds whose sum is scrubbed while rows still name its parts."""
+
+    def forget_sum(self, round_id: RoundId) -> None:
+        """Forget the parts of a sum whose files are gone."""
 
     def scrub(self, round_id: RoundId) -> None:
         """Forget the single parts, and those of a sum that was never published, once their files are gone."""
@@ -166,6 +235,27 @@ class Transaction(Protocol):
     def exclude_all(self, round_id: RoundId) -> None:
         """Make all submissions excluded."""
 
+    def expire(self, submission_id: str) -> None:
+        """Make an open submission expiring: none of its parts counts as stored, and none may be marked."""
+
+    def reopen(self, submission_id: str) -> None:
+        """Make an expiring submission open again, once its files are gone."""
+
+    def expiring(self) -> list[SubmissionRow]:
+        """Submissions whose parts are being removed."""
+
+    def idle(self, before: int) -> list[SubmissionRow]:
+        """Open submissions of open rounds that hold parts and have not got one since `before`."""
+
+    def stored_submissions(self, federation: str, site: str | None = None) -> int:
+        """How many submissions, of one site or of all, the disk holds or has to hold parts of."""
+
+    def awaited_parts(self) -> dict[str, int]:
+        """How many parts have been announced for open submissions and are not stored, by federation."""
+
+    def unsummed(self) -> list[str]:
+        """The federation of every round whose sum is still to be made."""
+
     # parts
     def part(self, submission_id: str, number: int) -> PartRow | None:
         """One announced part; None when there is none or the round is scrubbed."""
@@ -176,8 +266,14 @@ class Transaction(Protocol):
     def digests_of_part(self, round_id: RoundId, number: int) -> list[tuple[str, str, str]]:
         """(submission id, site, digest) of part `number` of every complete submission, by submission id."""
 
-    def mark_stored(self, submission_id: str, number: int) -> None:
+    def mark_stored(self, submission_id: str, number: int, at: int) -> None:
         """Note that a part's file is durable."""
+
+    def mark_damaged(self, submission_id: str, number: int, at: int) -> None:
+        """Note that a part's file is not what it was, so that the part is missing again."""
+
+    def damaged(self, round_id: RoundId) -> list[DamagedPart]:
+        """Parts of the closed set that are missing again."""
 
     def sum_digests(self, round_id: RoundId) -> dict[int, str]:
         """Digest by number of the parts of the sum that are durable."""
@@ -185,7 +281,26 @@ class Transaction(Protocol):
     def add_sum_part(self, round_id: RoundId, number: int, digest: str) -> None:
         """Note that a part of the sum is durable, or replace what was noted."""
 
+    # leases
+    def lease(self, name: str) -> LeaseRow | None:
+        """Who has it, or had it."""
+
+    def put_lease(self, row: LeaseRow) -> None:
+        """Write it, whoever had it."""
+
+    def drop_lease(self, name: str) -> None:
+        """Nobody has it."""
+
+    def drop_leases(self) -> None:
+        """Nobody has any."""
+
     # changes
+    def number(self, name: str) -> int | None:
+        """A number of `meta`."""
+
+    def set_number(self, name: str, number: int) -> None:
+        """Write a number of `meta` that is not there yet."""
+
     def generation(self) -> int:
         """A number that grows with every `bump`."""
 
@@ -194,7 +309,13 @@ class Transaction(Protocol):
 
 
 class Store(Protocol):
-    """Where rows are kept."""
+    """Where rows are kept.
+
+    Attributes:
+        is_shared: whether several servers may use it at once.
+    """
+
+    is_shared: bool
 
     def read(self) -> AbstractContextManager[Transaction]:
         """A transaction that only reads."""

@@ -15,10 +15,12 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
 from he_agg.ids import RoundId
+from service.failpoints import failpoint
 
 __all__ = ["Blobs", "die"]
 
@@ -70,17 +72,22 @@ class Blobs:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
+                failpoint("file.opened")
                 view = memoryview(data)
                 while view:
                     view = view[os.write(descriptor, view) :]
+                failpoint("file.written")
                 _sync(descriptor)
+                failpoint("file.synced")
             finally:
                 os.close(descriptor)
             temporary.replace(path)
+            failpoint("file.renamed")
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _sync_directory(path.parent)
+        failpoint("file.directory_synced")
 
     def remove(self, path: Path) -> None:
         """Remove a file that no row names."""
@@ -94,16 +101,47 @@ class Blobs:
         """Remove everything of a round that failed."""
         self._remove(self._root / str(round_id))
 
-    def remove_temporary(self) -> int:
-        """Remove what a killed process was writing. Call it only while nobody writes.
+    def remove_sum(self, round_id: RoundId) -> None:
+        """Remove the sum of a round that is not kept any longer."""
+        self._remove(self._root / str(round_id) / "sum")
+
+    def remove_parts(self, round_id: RoundId, submission_id: str) -> None:
+        """Remove all parts of one submission. The directory stays, since more may come."""
+        directory = self._submissions(round_id) / submission_id
+        found = list(directory.glob("*.part"))
+        for path in found:
+            path.unlink(missing_ok=True)
+        if found:
+            _sync_directory(directory)
+
+    def is_there(self, path: Path, size: int) -> bool:
+        """Whether a file of this size is there. Opened, since a network's file system may remember an old answer."""
+        try:
+            with path.open("rb") as file:
+                return os.fstat(file.fileno()).st_size == size
+        except FileNotFoundError:
+            return False
+
+    def free_bytes(self) -> int:
+        """Space that is left for us on the disk. Units: bytes."""
+        return shutil.disk_usage(self._root).free
+
+    def remove_temporary(self, older_than_s: float = 0.0) -> int:
+        """Remove what a killed process was writing. Call it only while nobody writes, or with an age that says so.
+
+        Args:
+            older_than_s: leave younger files alone. Units: seconds.
 
         Returns:
             How many files it were.
         """
-        found = list(self._root.rglob(".*.tmp"))
-        for path in found:
-            path.unlink()
-        return len(found)
+        removed = 0
+        for path in list(self._root.rglob(".*.tmp")):
+            with contextlib.suppress(FileNotFoundError):  # another replica starts, too
+                if not older_than_s or time.time() - path.stat().st_mtime > older_than_s:
+                    path.unlink()
+                    removed += 1
+        return removed
 
     def check_writable(self) -> None:
         """Write and remove a small file.
@@ -122,15 +160,21 @@ class Blobs:
 
     def _remove(self, directory: Path) -> None:
         if directory.exists():
-            shutil.rmtree(directory)
+            failpoint("removal.began")
+            with contextlib.suppress(FileNotFoundError):  # another replica was faster
+                shutil.rmtree(directory)
+            failpoint("removal.done")
             _sync_directory(directory.parent)
+            failpoint("removal.synced")
 
     def _make(self, directory: Path) -> None:
         # Each level is synced even when it exists: another thread may have made it and not have got to its sync.
         for level in reversed([directory, *directory.parents]):
             if level == self._root or self._root in level.parents:
                 level.mkdir(mode=0o700, exist_ok=True)
+                failpoint("directory.made")
                 _sync_directory(level.parent)
+                failpoint("directory.synced")
 
 
 def _sync(descriptor: int) -> None:

@@ -1,10 +1,15 @@
-"""The tables, and nothing else. service/DATA_MODEL.md says what they mean and in which order they are written."""
+"""The tables, and nothing else. service/DATA_MODEL.md says what they mean and in which order they are written.
+
+Times have 64 bits, since an `Integer` of PostgreSQL ends in 2038.
+"""
 
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -14,12 +19,14 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    text,
 )
 
 __all__ = [
     "SCHEMA_VERSION",
     "federations",
     "invitations",
+    "leases",
     "meta",
     "metadata",
     "parts",
@@ -29,14 +36,16 @@ __all__ = [
     "sum_parts",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""What `meta` says under "schema". A change of a table needs another number and a step in migrations.py."""
+
 metadata = MetaData()
 
 meta = Table(
     "meta",
     metadata,
     Column("name", String(32), primary_key=True),
-    Column("number", Integer, nullable=False),
+    Column("number", BigInteger, nullable=False),
 )
 
 federations = Table(
@@ -45,7 +54,11 @@ federations = Table(
     Column("name", String(63), primary_key=True),
     Column("document", LargeBinary, nullable=False),
     Column("stage", String(16), nullable=False),
-    Column("created_at", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("paused_at", BigInteger),
+    Column("sample_fraction", Float, nullable=False, server_default=text("1")),
+    Column("keep_sums", Integer),
+    Column("keep_submissions", Boolean, nullable=False, server_default=text("false")),
 )
 
 sites = Table(
@@ -55,7 +68,7 @@ sites = Table(
     Column("name", String(63), primary_key=True),
     Column("token_hash", String(64), nullable=False, unique=True),
     Column("active", Boolean, nullable=False),
-    Column("added_at", Integer, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
 )
 
 rounds = Table(
@@ -66,12 +79,14 @@ rounds = Table(
     Column("number", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("phase", String(16), nullable=False, index=True),
-    Column("opened_at", Integer, nullable=False),
-    Column("deadline_at", Integer, nullable=False),
-    Column("ended_at", Integer),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("deadline_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
     Column("record", LargeBinary),
     Column("record_digest", String(64)),
     Column("scrubbed", Boolean, nullable=False),
+    Column("sample_seed", String(64)),
+    Column("sum_scrubbed", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("federation", "number", "attempt"),
 )
 Index("rounds_to_scrub", rounds.c.scrubbed, rounds.c.phase)
@@ -93,8 +108,9 @@ submissions = Table(
     Column("site", String(63), nullable=False),
     Column("manifest", LargeBinary, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("created_at", Integer, nullable=False),
-    Column("accepted_at", Integer),
+    Column("created_at", BigInteger, nullable=False),
+    Column("accepted_at", BigInteger),
+    Column("active_at", BigInteger),
     # Rule 4: each site at most once in each attempt, whatever the code above the store does.
     UniqueConstraint("round_id", "site"),
     ForeignKeyConstraint(["round_id", "site"], ["invitations.round_id", "invitations.site"]),
@@ -107,6 +123,16 @@ parts = Table(
     Column("number", Integer, primary_key=True),
     Column("digest", String(64), nullable=False),
     Column("stored", Boolean, nullable=False),
+    Column("damaged_at", BigInteger),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(160), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("token", String(32), nullable=False),
+    Column("expires_at", Float, nullable=False),
 )
 
 sum_parts = Table(

@@ -1,6 +1,6 @@
-"""The store in SQLite: WAL, synchronous=FULL, foreign keys, one writer at a time by BEGIN IMMEDIATE.
+"""The store in an SQL database: a SQLite file for one server, PostgreSQL for several replicas.
 
-Another database comes with the issue about replicas; until then a URL of one is refused rather than half supported.
+What the two need is in sqlite.py and postgres.py; above them nothing knows which one it is, but for `is_shared`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,29 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from he_agg.errors import ConfigError, Reason
+from service.failpoints import failpoint
 from service.settings import Settings
-from service.store import schema
-from service.store.blobs import die
+from service.store import postgres, sqlite
+from service.store.migrations import bring_up_to_date
 from service.store.transaction import SqlTransaction
 
-__all__ = ["SqlStore", "make_data_dir", "open_store"]
+__all__ = ["SqlStore", "is_shared", "make_data_dir", "open_store"]
 
 _WRITE = "he_agg_write"
-_SYNCHRONOUS_FULL = 2
 
 
-def open_store(settings: Settings, *, create: bool) -> SqlStore:
+def open_store(settings: Settings, *, create: bool, migrate: bool = False) -> SqlStore:
     """Open the store of a data directory, for a server or for one command of the operator.
+
+    Args:
+        settings: the operator's.
+        create: make it when there is none.
+        migrate: bring one of an older version up to this one. Only for whoever is alone with it.
 
     Raises:
         ConfigError: there is none, or it cannot be used.
@@ -36,7 +39,31 @@ def open_store(settings: Settings, *, create: bool) -> SqlStore:
     if create:
         make_data_dir(settings.data_dir)
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'aggregator.sqlite3'}"
-    return SqlStore(url, busy_timeout_s=settings.busy_timeout_s, create=create)
+    return SqlStore(url, busy_timeout_s=settings.busy_timeout_s, create=create, migrate=migrate)
+
+
+def is_shared(settings: Settings) -> bool:
+    """Whether several servers may use the database at once.
+
+    Raises:
+        ConfigError: it is none that is known here.
+    """
+    return settings.database_url is not None and _parse(settings.database_url).get_backend_name() == "postgresql"
+
+
+def _parse(text: str) -> URL:
+    # The URL may hold a password, so what came is not repeated.
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ConfigError(Reason.BAD_CONFIG, "database_url: expected an SQLAlchemy URL, got none") from None
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"database_url: expected sqlite or postgresql, got {url.get_backend_name()!r}",
+            "leave HE_AGG_DATABASE_URL unset to use a SQLite file in the data directory",
+        )
+    return url
 
 
 def make_data_dir(path: Path) -> None:
@@ -52,46 +79,43 @@ def make_data_dir(path: Path) -> None:
 
 
 class SqlStore:
-    """Rows in SQLite.
+    """Rows in SQLite or PostgreSQL.
 
     Args:
         url: SQLAlchemy URL.
         busy_timeout_s: how long to wait for a writer in another process. Units: seconds.
         create: make the tables when there are none; otherwise refuse a database without them.
+        migrate: bring older tables up to this version; otherwise refuse them.
+
+    Attributes:
+        is_shared: whether several servers may use it at once.
+        found_version: the schema version before it was opened, 0 if there was none.
 
     Raises:
-        ConfigError: not SQLite, no durable journal, no tables, or tables of another version.
+        ConfigError: another database, none that keeps its commits, no tables, or tables of another version.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float, create: bool) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float, create: bool, migrate: bool = False) -> None:
+        parsed = _parse(url)
+        self.is_shared = parsed.get_backend_name() == "postgresql"
+        if self.is_shared:
+            self._engine = postgres.open_engine(parsed, busy_timeout_s=busy_timeout_s, write_option=_WRITE)
+        else:
+            self._engine = sqlite.open_engine(parsed, busy_timeout_s=busy_timeout_s, create=create, write_option=_WRITE)
+        self._one_writer = threading.Lock()
         try:
-            parsed = make_url(url)
-        except ArgumentError as error:
-            raise ConfigError(Reason.BAD_CONFIG, "database_url: expected an SQLAlchemy URL, got none") from error
-        if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+            with self._begin_write() as connection:
+                self.found_version = bring_up_to_date(connection, create=create, migrate=migrate)
+        except DBAPIError as error:
+            self.close()
+            if not self.is_shared:
+                raise
+            # The driver's text names the address and may name more: the type is enough.
             raise ConfigError(
                 Reason.BAD_CONFIG,
-                f"database_url: expected a SQLite file, got {parsed.get_backend_name()!r}",
-                "leave HE_AGG_DATABASE_URL unset to use the file in the data directory",
-            )
-        if not create and not Path(parsed.database).exists():
-            raise ConfigError(
-                Reason.FILE_MISSING,
-                f"there is no aggregator store at {parsed.database}",
-                "name the right --data-dir, or begin with `he-agg federation create federation.json`",
-            )
-        # Error texts must not quote parameters: a manifest is one.
-        self._engine = create_engine(
-            parsed,
-            hide_parameters=True,
-            pool_size=8,
-            max_overflow=40,
-            connect_args={"timeout": busy_timeout_s, "check_same_thread": False},
-        )
-        self._one_writer = threading.Lock()
-        _prepare(self._engine)
-        try:
-            self._check_schema(create)
+                f"database_url: cannot use the database ({type(error.orig).__name__})",
+                "see that it runs, that the address, user and password are right, and that the user may create tables",
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -105,9 +129,11 @@ class SqlStore:
     @contextmanager
     def write(self) -> Iterator[SqlTransaction]:
         """A transaction that may write, alone among all processes."""
-        # SQLite lets waiting writers poll; the lock gives threads of this process a queue instead.
+        # Waiting writers of SQLite poll, and those of PostgreSQL each hold a connection: a queue is better.
         with self._one_writer, self._begin_write() as connection:
             yield SqlTransaction(connection)
+            failpoint("transaction.before_commit")
+        failpoint("transaction.committed")
 
     def close(self) -> None:
         """Close all connections."""
@@ -117,57 +143,3 @@ class SqlStore:
     def _begin_write(self) -> Iterator[Connection]:
         with self._engine.connect() as connection, connection.execution_options(**{_WRITE: True}).begin():
             yield connection
-
-    def _check_schema(self, create: bool) -> None:
-        with self._begin_write() as connection:
-            if create:
-                schema.metadata.create_all(connection)
-            versions = connection.execute(
-                select(schema.meta.c.number).where(schema.meta.c.name == "schema")
-            ).scalars().all()  # fmt: skip
-            if create and not versions:
-                connection.execute(
-                    insert(schema.meta),
-                    [{"name": "schema", "number": schema.SCHEMA_VERSION}, {"name": "generation", "number": 0}],
-                )
-            elif versions != [schema.SCHEMA_VERSION]:
-                raise ConfigError(
-                    Reason.BAD_CONFIG,
-                    f"store: expected schema version {schema.SCHEMA_VERSION}, got {versions}",
-                    "use the version of he-agg that wrote it",
-                )
-
-
-def _prepare(engine: Engine) -> None:
-    event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
-    event.listen(engine, "handle_error", _on_error)
-
-
-def _on_connect(connection: Any, _record: Any) -> None:
-    # The driver's own idea of transactions is switched off: BEGIN is ours.
-    connection.isolation_level = None
-    for pragma in ("foreign_keys=ON", "synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    journal = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-    synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
-    foreign_keys = connection.execute("PRAGMA foreign_keys").fetchone()[0]
-    if (journal, synchronous, foreign_keys) != ("wal", _SYNCHRONOUS_FULL, 1):
-        raise ConfigError(
-            Reason.BAD_CONFIG,
-            f"store: expected journal wal, synchronous 2 and foreign keys 1, "
-            f"got {journal}, {synchronous} and {foreign_keys}",
-            "the data directory must be on a local disk that SQLite can use in WAL mode",
-        )
-
-
-def _on_begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get(_WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _on_error(context: ExceptionContext) -> None:
-    # After a failed write or sync nobody knows what is on the disk. Only a new process, which reads it, does.
-    name = getattr(context.original_exception, "sqlite_errorname", "")
-    if name.startswith("SQLITE_IOERR"):
-        die(f"the database failed: {name}")

@@ -7,17 +7,34 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
 
 from he_agg.ids import RoundId
 from service.rounds import Phase, Round, Stage
-from service.store.base import FederationRow, PartRow, RoundRow, SiteRow, SubmissionRow
-from service.store.schema import federations, invitations, meta, parts, rounds, sites, submissions, sum_parts
+from service.store.base import (
+    DamagedPart,
+    FederationRow,
+    Keeping,
+    LeaseRow,
+    PartRow,
+    RoundRow,
+    SiteRow,
+    SubmissionRow,
+)
+from service.store.schema import federations, invitations, leases, meta, parts, rounds, sites, submissions, sum_parts
 
 __all__ = ["SqlTransaction"]
 
-_FEDERATION = select(federations.c.name, federations.c.document, federations.c.stage, federations.c.created_at)
+_FEDERATION = select(
+    federations.c.name,
+    federations.c.document,
+    federations.c.stage,
+    federations.c.created_at,
+    federations.c.paused_at,
+    federations.c.sample_fraction,
+    federations.c.keep_sums,
+    federations.c.keep_submissions,
+)
 _SITE = select(sites.c.federation, sites.c.name, sites.c.added_at).where(sites.c.active)
 _ROUND = select(
     rounds.c.id,
@@ -26,11 +43,12 @@ _ROUND = select(
     rounds.c.deadline_at,
     rounds.c.record,
     rounds.c.record_digest,
+    rounds.c.sample_seed,
+    rounds.c.sum_scrubbed,
 )
 _SUBMISSION = select(
     submissions.c.id, submissions.c.round_id, submissions.c.site, submissions.c.state, submissions.c.accepted_at
 )
-_ENDED = (Phase.PUBLISHED, Phase.FAILED)
 
 
 class SqlTransaction:
@@ -57,12 +75,22 @@ class SqlTransaction:
     def add_federation(self, row: FederationRow) -> None:
         self._connection.execute(
             insert(federations).values(
-                name=row.name, document=row.document, stage=row.stage.value, created_at=row.created_at
+                name=row.name,
+                document=row.document,
+                stage=row.stage.value,
+                created_at=row.created_at,
+                paused_at=row.paused_at,
+                sample_fraction=row.keeping.sample_fraction,
+                keep_sums=row.keeping.keep_sums,
+                keep_submissions=row.keeping.keep_submissions,
             )
         )
 
     def set_stage(self, name: str, stage: Stage) -> None:
         self._connection.execute(update(federations).where(federations.c.name == name).values(stage=stage.value))
+
+    def set_paused(self, name: str, at: int | None) -> None:
+        self._connection.execute(update(federations).where(federations.c.name == name).values(paused_at=at))
 
     def sites(self, federation: str) -> list[SiteRow]:
         query = _SITE.where(sites.c.federation == federation).order_by(sites.c.name)
@@ -104,8 +132,10 @@ class SqlTransaction:
         return [_round(row) for row in self._all(query)]
 
     def unscrubbed(self) -> list[RoundRow]:
-        ended = rounds.c.phase.in_([phase.value for phase in _ENDED])
-        return [_round(row) for row in self._all(_ROUND.where(~rounds.c.scrubbed, ended).order_by(rounds.c.id))]
+        keeping = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
+        done = (rounds.c.phase == Phase.PUBLISHED.value) & rounds.c.federation.not_in(keeping)
+        these = ~rounds.c.scrubbed & ((rounds.c.phase == Phase.FAILED.value) | done)
+        return [_round(row) for row in self._all(_ROUND.where(these).order_by(rounds.c.id))]
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
         query = select(invitations.c.site).where(invitations.c.round_id == str(round_id))
@@ -122,6 +152,8 @@ class SqlTransaction:
                 opened_at=state.opened_at,
                 deadline_at=state.deadline_at,
                 scrubbed=False,
+                sample_seed=state.sample_seed,
+                sum_scrubbed=False,
             )
         )
         self._connection.execute(
@@ -141,6 +173,24 @@ class SqlTransaction:
             .where(rounds.c.id == str(round_id))
             .values(phase=phase.value, record=record, record_digest=digest, ended_at=at)
         )
+
+    def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
+        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(deadline_at=deadline_at))
+
+    def kept_sums(self, federation: str) -> list[RoundRow]:
+        these = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value) & ~rounds.c.sum_scrubbed
+        return [_round(row) for row in self._all(_ROUND.where(these).order_by(rounds.c.number.desc()))]
+
+    def scrub_sum(self, round_id: RoundId) -> None:
+        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(sum_scrubbed=True))
+
+    def sums_to_remove(self) -> list[RoundId]:
+        named = select(sum_parts.c.round_id).scalar_subquery()
+        query = select(rounds.c.id).where(rounds.c.sum_scrubbed, rounds.c.id.in_(named)).order_by(rounds.c.id)
+        return [RoundId.parse(row.id) for row in self._all(query)]
+
+    def forget_sum(self, round_id: RoundId) -> None:
+        self._connection.execute(delete(sum_parts).where(sum_parts.c.round_id == str(round_id)))
 
     def scrub(self, round_id: RoundId) -> None:
         mine = select(submissions.c.id).where(submissions.c.round_id == str(round_id)).scalar_subquery()
@@ -178,6 +228,7 @@ class SqlTransaction:
                 state=row.state,
                 created_at=at,
                 accepted_at=row.accepted_at,
+                active_at=at,
             )
         )
         announced = [
@@ -192,20 +243,63 @@ class SqlTransaction:
         )
 
     def exclude_open(self, round_id: RoundId) -> None:
-        these = (submissions.c.round_id == str(round_id)) & (submissions.c.state == "open")
+        these = (submissions.c.round_id == str(round_id)) & submissions.c.state.in_(["open", "expiring"])
         self._connection.execute(update(submissions).where(these).values(state="excluded"))
 
     def exclude_all(self, round_id: RoundId) -> None:
         these = submissions.c.round_id == str(round_id)
         self._connection.execute(update(submissions).where(these).values(state="excluded"))
 
+    def expire(self, submission_id: str) -> None:
+        this = (submissions.c.id == submission_id) & (submissions.c.state == "open")
+        if self._connection.execute(update(submissions).where(this).values(state="expiring")).rowcount:
+            self._connection.execute(update(parts).where(parts.c.submission_id == submission_id).values(stored=False))
+
+    def reopen(self, submission_id: str) -> None:
+        this = (submissions.c.id == submission_id) & (submissions.c.state == "expiring")
+        self._connection.execute(update(submissions).where(this).values(state="open"))
+
+    def expiring(self) -> list[SubmissionRow]:
+        return [_submission(row) for row in self._all(_SUBMISSION.where(submissions.c.state == "expiring"))]
+
+    def idle(self, before: int) -> list[SubmissionRow]:
+        open_rounds = select(rounds.c.id).where(rounds.c.phase == Phase.OPEN.value).scalar_subquery()
+        holding = select(parts.c.submission_id).where(parts.c.stored).scalar_subquery()
+        these = (submissions.c.state == "open") & (submissions.c.active_at < before)
+        query = _SUBMISSION.where(these, submissions.c.round_id.in_(open_rounds), submissions.c.id.in_(holding))
+        return [_submission(row) for row in self._all(query.order_by(submissions.c.id))]
+
+    def stored_submissions(self, federation: str, site: str | None = None) -> int:
+        query = select(func.count()).select_from(submissions.join(rounds, rounds.c.id == submissions.c.round_id))
+        query = query.where(rounds.c.federation == federation, ~rounds.c.scrubbed)
+        if site is not None:
+            query = query.where(submissions.c.site == site)
+        return int(self._connection.execute(query).scalar_one())
+
+    def awaited_parts(self) -> dict[str, int]:
+        query = (
+            select(rounds.c.federation, func.count().label("parts"))
+            .select_from(
+                parts.join(submissions, submissions.c.id == parts.c.submission_id).join(
+                    rounds, rounds.c.id == submissions.c.round_id
+                )
+            )
+            .where(submissions.c.state.in_(["open", "expiring"]), ~parts.c.stored)
+            .group_by(rounds.c.federation)
+        )
+        return {row.federation: row.parts for row in self._all(query)}
+
+    def unsummed(self) -> list[str]:
+        phases = [phase.value for phase in (Phase.OPEN, Phase.CLOSED, Phase.FOLDING)]
+        return [row.federation for row in self._all(select(rounds.c.federation).where(rounds.c.phase.in_(phases)))]
+
     # parts
 
     def part(self, submission_id: str, number: int) -> PartRow | None:
         this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
-        columns = (parts.c.submission_id, parts.c.number, parts.c.digest, parts.c.stored)
+        columns = (parts.c.submission_id, parts.c.number, parts.c.digest, parts.c.stored, parts.c.damaged_at)
         row = self._one(select(*columns).where(this))
-        return None if row is None else PartRow(row.submission_id, row.number, row.digest, row.stored)
+        return None if row is None else PartRow(row.submission_id, row.number, row.digest, row.stored, row.damaged_at)
 
     def missing(self, submission_id: str) -> list[int]:
         these = (parts.c.submission_id == submission_id) & ~parts.c.stored
@@ -221,20 +315,61 @@ class SqlTransaction:
         )
         return [(row.id, row.site, row.digest) for row in self._all(query)]
 
-    def mark_stored(self, submission_id: str, number: int) -> None:
+    def mark_stored(self, submission_id: str, number: int, at: int) -> None:
         this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
-        self._connection.execute(update(parts).where(this).values(stored=True))
+        self._connection.execute(update(parts).where(this).values(stored=True, damaged_at=None))
+        self._connection.execute(update(submissions).where(submissions.c.id == submission_id).values(active_at=at))
+
+    def mark_damaged(self, submission_id: str, number: int, at: int) -> None:
+        this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
+        self._connection.execute(update(parts).where(this).values(stored=False, damaged_at=at))
+
+    def damaged(self, round_id: RoundId) -> list[DamagedPart]:
+        query = (
+            select(submissions.c.id, submissions.c.site, parts.c.number, parts.c.damaged_at)
+            .join(parts, parts.c.submission_id == submissions.c.id)
+            .where(submissions.c.round_id == str(round_id), submissions.c.state == "complete")
+            .where(parts.c.damaged_at.is_not(None))
+            .order_by(parts.c.damaged_at, submissions.c.id, parts.c.number)
+        )
+        return [DamagedPart(row.id, row.site, row.number, row.damaged_at) for row in self._all(query)]
 
     def sum_digests(self, round_id: RoundId) -> dict[int, str]:
         query = select(sum_parts.c.number, sum_parts.c.digest).where(sum_parts.c.round_id == str(round_id))
         return {row.number: row.digest for row in self._all(query.order_by(sum_parts.c.number))}
 
     def add_sum_part(self, round_id: RoundId, number: int, digest: str) -> None:
-        statement = upsert(sum_parts).values(round_id=str(round_id), number=number, digest=digest)
-        key = [sum_parts.c.round_id, sum_parts.c.number]
-        self._connection.execute(statement.on_conflict_do_update(index_elements=key, set_={"digest": digest}))
+        this = (sum_parts.c.round_id == str(round_id)) & (sum_parts.c.number == number)
+        # Alone among all writers, so nobody inserts in between.
+        if not self._connection.execute(update(sum_parts).where(this).values(digest=digest)).rowcount:
+            self._connection.execute(insert(sum_parts).values(round_id=str(round_id), number=number, digest=digest))
+
+    # leases
+
+    def lease(self, name: str) -> LeaseRow | None:
+        columns = (leases.c.name, leases.c.holder, leases.c.token, leases.c.expires_at)
+        row = self._one(select(*columns).where(leases.c.name == name))
+        return None if row is None else LeaseRow(row.name, row.holder, row.token, row.expires_at)
+
+    def put_lease(self, row: LeaseRow) -> None:
+        self.drop_lease(row.name)
+        values = {"name": row.name, "holder": row.holder, "token": row.token, "expires_at": row.expires_at}
+        self._connection.execute(insert(leases).values(values))
+
+    def drop_lease(self, name: str) -> None:
+        self._connection.execute(delete(leases).where(leases.c.name == name))
+
+    def drop_leases(self) -> None:
+        self._connection.execute(delete(leases))
 
     # changes
+
+    def number(self, name: str) -> int | None:
+        number = self._connection.execute(select(meta.c.number).where(meta.c.name == name)).scalar()
+        return None if number is None else int(number)
+
+    def set_number(self, name: str, number: int) -> None:
+        self._connection.execute(insert(meta).values(name=name, number=number))
 
     def generation(self) -> int:
         query = select(meta.c.number).where(meta.c.name == "generation")
@@ -246,7 +381,8 @@ class SqlTransaction:
 
 
 def _federation(row: Row[Any]) -> FederationRow:
-    return FederationRow(row.name, bytes(row.document), Stage(row.stage), row.created_at)
+    keeping = Keeping(row.sample_fraction, row.keep_sums, row.keep_submissions)
+    return FederationRow(row.name, bytes(row.document), Stage(row.stage), row.created_at, row.paused_at, keeping)
 
 
 def _site(row: Row[Any]) -> SiteRow:
@@ -255,7 +391,16 @@ def _site(row: Row[Any]) -> SiteRow:
 
 def _round(row: Row[Any]) -> RoundRow:
     record = None if row.record is None else bytes(row.record)
-    return RoundRow(RoundId.parse(row.id), Phase(row.phase), row.opened_at, row.deadline_at, record, row.record_digest)
+    return RoundRow(
+        RoundId.parse(row.id),
+        Phase(row.phase),
+        row.opened_at,
+        row.deadline_at,
+        record,
+        row.record_digest,
+        row.sample_seed,
+        row.sum_scrubbed,
+    )
 
 
 def _submission(row: Row[Any]) -> SubmissionRow:

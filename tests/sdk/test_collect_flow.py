@@ -23,6 +23,7 @@ from tests.sdk.world import (
     FakeAggregator,
     World,
     assert_mean_of,
+    json_of,
     problem,
     session_for,
     small_plan,
@@ -66,6 +67,43 @@ def test_weights_count_exactly(tmp_path, aggregator):
     assert_mean_of(mean, PLAN, [update_of(0, weight=8), update_of(1), update_of(2)])
 
 
+def test_a_pause_moves_the_end_of_patience(tmp_path, aggregator):
+    """The aggregator has no record for a day and a half, for which the federation is paused."""
+    day = 86400.0
+
+    def meddle(request: Request, body: bytes):
+        if request.path.startswith("/v1/federations"):
+            state = "paused" if world.time < 2 * day else "waiting"
+            return json_of(dataclasses.replace(aggregator.current, state=state, round_id=None))
+        if "/record" in request.path and world.time < 1.5 * day:
+            world.time += 1800
+            return Response(204)
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert world.time > 1.5 * day
+
+
+def test_a_part_that_the_aggregators_disk_damaged_is_sent_again(tmp_path, aggregator):
+    asked = 0
+
+    def meddle(request: Request, body: bytes):
+        nonlocal asked
+        if "/record" in request.path:
+            asked += 1
+            if asked == 1:
+                del aggregator.parts[aggregator.complete["a"]][1]
+            if any(len(parts) != len(PLACES) for parts in aggregator.parts.values()):
+                return Response(204)
+        return None
+
+    world = World(aggregator, meddle)
+    mean = world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+    assert [path.rsplit("/", 1)[1] for path in world.paths("PUT")] == ["0", "1", "2", "1"]
+
+
 def test_waits_as_long_as_it_takes(tmp_path, aggregator):
     """Polls without haste while the round is open, and the aggregator is away now and then."""
     left = [Response(204), unreachable(), Response(204), problem(503, "internal"), Response(204)]
@@ -97,6 +135,7 @@ def test_long_poll_that_does_not_wait_is_not_a_busy_loop(tmp_path, aggregator):
 
 def test_result_that_never_comes(tmp_path, aggregator):
     session = dataclasses.replace(session_for(tmp_path, PLAN), result_s=100.0)
+    aggregator.current = dataclasses.replace(aggregator.current, state="waiting", round_id=None)
     world = World(aggregator, lambda request, body: Response(204) if "/record" in request.path else None)
     with pytest.raises(ProtocolError, match="expected a result by now") as caught:
         world.run(_flows.aggregate(session, OPEN, update_of()))

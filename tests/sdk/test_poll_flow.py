@@ -46,6 +46,13 @@ def test_waits_until_a_round_opens(tmp_path):
     assert world.sleeps == [1.0, 1.0]  # although they come at once: never a busy loop
 
 
+def test_a_pause_is_waited_out(tmp_path):
+    paused = CurrentRound("test", "paused", 1, CURRENT.key_id, CURRENT.plan_id)
+    world = world_of(paused, paused, CURRENT)
+    assert world.run(next_round(session_for(tmp_path, PLAN), None)).id == ROUND
+    assert world.sleeps == [1.0, 1.0]
+
+
 def test_round_seen_before_is_passed_on_and_not_given_again(tmp_path):
     second = dataclasses.replace(CURRENT, round_id="test.2.1", number=2)
     world = world_of(CURRENT, second)

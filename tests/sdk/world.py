@@ -120,6 +120,9 @@ class FakeAggregator:
             return self._put(match[1], int(match[2]), body)
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})/complete", path):
             return self._complete(match[1])
+        if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})", path):
+            (manifest,) = [m for m in self.manifests.values() if m.submission_id == match[1]]
+            return self._status(manifest, 200)
         if path == f"/v1/rounds/{ROUND}/record":
             if self.record is None and len(self.complete) == len(self.sites):
                 self.close()

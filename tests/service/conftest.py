@@ -19,6 +19,7 @@ from service.rounds import Phase
 from service.settings import Settings
 from service.store.sql import open_store
 from tests.support.peers import Peer, make_plan, register
+from tests.support.postgres import running_postgres
 from tests.support.server import ServerProcess, start_server
 
 QUICK = {"HE_AGG_RECHECK_S": "0.05", "HE_AGG_LINGER_S": "0.5"}
@@ -26,9 +27,10 @@ _numbers = itertools.count(1)
 
 
 def snapshot(data_dir: Path) -> dict[str, Any]:
-    """Everything the aggregator remembers: all rows of all tables, and all files."""
+    """Everything the aggregator remembers: all rows of all tables but who does what, and all files."""
     with closing(sqlite3.connect(data_dir / "aggregator.sqlite3")) as db:
         names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        names.remove("leases")
         tables = {name: sorted(db.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr) for name in names}
     root = data_dir / "rounds"
     files = {
@@ -118,3 +120,18 @@ def own_server(tmp_path):
     """A server of the test's own, to kill."""
     with start_server(tmp_path / "data", environment=QUICK) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL, started when the first test needs it."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path):
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'aggregator.sqlite3'}"
+    return request.getfixturevalue("postgres").new_database()

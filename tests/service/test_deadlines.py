@@ -26,13 +26,13 @@ class Clock:
 class Inside:
     """The aggregator without HTTP and without its background work, so that time stands still."""
 
-    def __init__(self, data_dir, plan, sites="abc"):
+    def __init__(self, data_dir, plan, sites="abc", keeping=None, **settings):
         self.clock = Clock()
         self.plan = plan
         self.name = plan.public.federation
-        self.aggregator = Aggregator.open(Settings(data_dir=data_dir), self.clock)
+        self.aggregator = Aggregator.open(Settings(data_dir=data_dir, **settings), self.clock)
         store = self.aggregator.store
-        operations.create_federation(store, FederationDocument(plan.public, 1, KEY_ID))
+        operations.create_federation(store, FederationDocument(plan.public, 1, KEY_ID), keeping)
         for number, site in enumerate(sites):
             operations.add_site(store, self.name, site, f"token {number}")
         self.aggregator.conductor.apply(self.name, rounds.Started())

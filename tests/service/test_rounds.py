@@ -10,6 +10,7 @@ from service.rounds import (
     Accepted,
     Closed,
     Completed,
+    Extended,
     Failed,
     Federation,
     FoldBegan,
@@ -17,8 +18,10 @@ from service.rounds import (
     Folded,
     Folding,
     Opened,
+    Paused,
     Phase,
     Published,
+    Resumed,
     Round,
     Stage,
     StageChanged,
@@ -27,6 +30,7 @@ from service.rounds import (
     Terms,
     Tick,
     exclusions,
+    invite,
     step,
 )
 
@@ -37,6 +41,10 @@ SITES = frozenset("abc")
 def at(phase, *complete, number=1, attempt=1, stage=Stage.RUNNING):
     round_ = Round(number, attempt, phase, 1000, 1100, SITES, frozenset(complete))
     return Federation(TERMS, SITES, stage, round_)
+
+
+def paused(phase, *complete, **more):
+    return replace(at(phase, *complete, stage=Stage.PAUSED, **more), paused_at=1050)
 
 
 NEW = Federation(TERMS, SITES)
@@ -106,6 +114,40 @@ EDGES = {
     ),
     "stopped twice": (at(Phase.FAILED, stage=Stage.ENDED), Stopped(), 1200, (1, 1, Phase.FAILED), Stage.ENDED, []),
     "stopped before the start": (NEW, Stopped(), 1000, None, Stage.ENDED, [StageChanged]),
+    "paused": (at(Phase.OPEN, "a"), Paused(), 1001, (1, 1, Phase.OPEN), Stage.PAUSED, [StageChanged]),
+    "paused twice": (paused(Phase.OPEN), Paused(), 1060, (1, 1, Phase.OPEN), Stage.PAUSED, []),
+    "paused before the start": (NEW, Paused(), 1000, None, Stage.CREATED, []),
+    "the deadline stands still": (paused(Phase.OPEN, "a"), Tick(), 1500, (1, 1, Phase.OPEN), Stage.PAUSED, []),
+    "last completes in the pause": (
+        paused(Phase.OPEN, "a", "b"), Completed(1, 1, "c"), 1500, (1, 1, Phase.CLOSED), Stage.PAUSED,
+        [Accepted, Closed],
+    ),
+    "published in the pause": (
+        paused(Phase.FOLDING, "a", "b"), Folded(1, 1), 1500, (1, 1, Phase.PUBLISHED), Stage.PAUSED, [Published],
+    ),
+    "broken in the pause": (
+        paused(Phase.FOLDING, "a", "b"), FoldBroke(1, 1, "a"), 1500, (1, 1, Phase.FAILED), Stage.PAUSED, [Failed],
+    ),
+    "the last one published in the pause": (
+        paused(Phase.FOLDING, "a", "b", number=2), Folded(2, 1), 1500, (2, 1, Phase.PUBLISHED), Stage.ENDED,
+        [Published, StageChanged],
+    ),
+    "resumed while open": (
+        paused(Phase.OPEN, "a"), Resumed(), 1500, (1, 1, Phase.OPEN), Stage.RUNNING, [StageChanged, Extended],
+    ),
+    "resumed while folding": (
+        paused(Phase.FOLDING, "a"), Resumed(), 1500, (1, 1, Phase.FOLDING), Stage.RUNNING, [StageChanged],
+    ),
+    "resumed after a sum": (
+        paused(Phase.PUBLISHED, "a", "b"), Resumed(), 1500, (2, 1, Phase.OPEN), Stage.RUNNING, [StageChanged, Opened],
+    ),
+    "resumed after a failure": (
+        paused(Phase.FAILED, "a"), Resumed(), 1500, (1, 2, Phase.OPEN), Stage.RUNNING, [StageChanged, Opened],
+    ),
+    "resumed while running": (at(Phase.OPEN), Resumed(), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "stopped in the pause": (
+        paused(Phase.OPEN, "a", "b"), Stopped(), 1500, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed],
+    ),
 }  # fmt: skip
 
 
@@ -123,6 +165,32 @@ def test_the_next_round_invites_whoever_is_registered_then():
     assert after.round.invited == SITES | {"d"}
     assert (after.round.opened_at, after.round.deadline_at) == (1200, 1301)  # never shorter than deadline_s
     assert not after.round.complete
+
+
+def test_a_resumed_round_has_as_long_as_it_had_left():
+    after, _ = step(paused(Phase.OPEN), Resumed(), 1500.5)
+    assert after.round.deadline_at == 1100 + 451  # 50 s were left; never fewer than that
+    assert step(after, Tick(), 1550.5)[0] == after
+
+
+def test_a_fraction_of_the_sites_is_drawn_by_a_seed_that_anybody_can_check():
+    sites = frozenset(f"site-{i}" for i in range(20))
+    state = Federation(replace(TERMS, sample_fraction=0.5), sites, fresh_seed="ab" * 32)
+    after, _ = step(state, Started(), 1000)
+    assert after.round.sample_seed == "ab" * 32
+    assert len(after.round.invited) == 10
+    assert after.round.invited == invite(sites, state.terms, "ab" * 32, 1, 1)
+    assert after.round.invited != invite(sites, state.terms, "ab" * 32, 1, 2)
+    assert after.round.invited != invite(sites, state.terms, "ac" * 32, 1, 1)
+    drawn = [invite(sites, state.terms, f"{seed:064x}", 1, 1) for seed in range(400)]
+    for site in sites:  # 200 expected of 400, standard deviation 10
+        assert 140 < sum(site in invited for invited in drawn) < 260
+
+
+def test_a_fraction_never_invites_too_few():
+    state = replace(NEW, terms=replace(TERMS, sample_fraction=0.01), fresh_seed="ab" * 32)
+    after, _ = step(state, Started(), 1000)
+    assert len(after.round.invited) == TERMS.min_sites
 
 
 @pytest.mark.parametrize(
@@ -148,6 +216,8 @@ _events = st.one_of(
     st.just(Started()),
     st.just(Tick()),
     st.just(Stopped()),
+    st.just(Paused()),
+    st.just(Resumed()),
     st.builds(Completed, st.integers(1, 3), st.integers(1, 3), _site),
     st.builds(FoldBegan, st.integers(1, 3), st.integers(1, 3)),
     st.builds(Folded, st.integers(1, 3), st.integers(1, 3)),

@@ -1,0 +1,112 @@
+"""How long the aggregator folds a round, and how much memory it takes: by default 10^8 values of 16 sites.
+
+    python benchmarks/folding.py [--values 100000000] [--sites 16] [--threads 2]
+
+The sites' files are hard links to one set of parts, so that the disk needs room for two submissions instead of 17; what
+is read, checked and added is all of them. Folding runs in a process of its own, whose peak RSS is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from he_agg.bitpack import pack
+from he_agg.federation import FederationDocument
+from he_agg.ids import RoundId
+from he_agg.layout import Layout, TensorSpec
+from he_agg.manifest import Manifest
+from he_agg.plan import Plan
+from he_agg.sections import Part
+from he_agg.wire import encode_part
+from service import operations, rounds
+from service.aggregator import Aggregator
+from service.settings import Settings
+
+ROUND = RoundId("bench", 1, 1)
+KEY_ID = "5d" * 32
+
+
+def prepare(data_dir: Path, values: int, sites: int) -> int:
+    """Fill a data directory with a closed round. Returns the bytes of one submission."""
+    layout = Layout((TensorSpec("w", (values,), "float32", 1.0),), 1000)
+    plan = Plan.create("bench", layout, max_sites=sites, min_sites=2, value_bits=16, rounds=1, part_bytes=4 * 2**20)
+    aggregator = Aggregator.open(Settings(data_dir=data_dir, reserve_bytes=0))
+    store, blobs, intake = aggregator.store, aggregator.blobs, aggregator.intake
+    operations.create_federation(store, FederationDocument(plan.public, 1, KEY_ID))
+    names = [f"site-{i}" for i in range(sites)]
+    for name in names:
+        operations.add_site(store, "bench", name, name)
+    aggregator.conductor.apply("bench", rounds.Started())
+    originals = data_dir / "originals"
+    originals.mkdir()
+    digests, random, packed = [], np.random.default_rng(1), {}
+    for place in plan.public.places:
+        if (size := place.residues) not in packed:
+            residues = random.integers(0, place.section.modulus, size, dtype=np.uint64)
+            packed[size] = pack(residues, place.section.modulus_bits)
+        data = encode_part(Part(place.number, packed[size]), place, plan.plan_id)
+        (originals / str(place.number)).write_bytes(data)
+        digests.append(hashlib.sha256(data).hexdigest())
+    for name in names:
+        nonce = hashlib.sha256(name.encode()).hexdigest()[:32]
+        manifest = Manifest(ROUND, 1, KEY_ID, plan.plan_id, name, nonce, tuple(digests))
+        # No room is asked for: the files are links.
+        intake._room.check = lambda *_: None  # type: ignore[method-assign]
+        intake.announce("bench", name, ROUND, manifest.encode())
+        with store.write() as tx:
+            for number in range(len(digests)):
+                blobs.part_path(ROUND, manifest.submission_id, number).hardlink_to(originals / str(number))
+                tx.mark_stored(manifest.submission_id, number, 0)
+        intake.complete("bench", name, manifest.submission_id)
+    aggregator.close()
+    return plan.public.wire_bytes
+
+
+def fold(data_dir: Path, threads: int) -> None:
+    """Fold the round as the worker does, and print what it took."""
+    aggregator = Aggregator.open(Settings(data_dir=data_dir, fold_threads=threads, reserve_bytes=0))
+    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    aggregator.worker._fold_now(ROUND)
+    seconds = time.perf_counter() - began
+    with aggregator.store.read() as tx:
+        row = tx.round(ROUND)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    phase = None if row is None else row.phase
+    aggregator.close()
+    print(json.dumps({"phase": phase, "seconds": seconds, "idle_mib": idle / 1024, "peak_mib": peak / 1024}))
+
+
+def main() -> None:
+    """Prepare, fold, report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--values", type=int, default=10**8)
+    parser.add_argument("--sites", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--fold", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.fold:
+        fold(options.fold, options.threads)
+        return
+    with tempfile.TemporaryDirectory(prefix="he-agg-fold-") as directory:
+        size = prepare(Path(directory), options.values, options.sites)
+        command = [sys.executable, __file__, "--fold", directory, "--threads", str(options.threads)]
+        result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    result |= {"values": options.values, "sites": options.sites, "threads": options.threads}
+    result |= {"submission_bytes": size, "mb_per_s": options.sites * size / result["seconds"] / 1e6}
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

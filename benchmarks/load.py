@@ -1,0 +1,331 @@
+"""Many sites at once against one aggregator, and against the streaming limit of the same HTTP stack in the same run.
+
+    python -m benchmarks.load                     64 sites x 10^6 values
+    python -m benchmarks.load --sites 16 --values 10000000
+
+Measured by turns, several times each, with the same clients and the same bytes: the aggregator from the first request
+of a round to its last receipt, and the limit (streaming_limit.py) for the parts alone. Clients are threads of this
+process and share the machine's cores with the server. The sum is downloaded and compared with one computed here, every
+residue.
+Exits with 1 if a request failed or a sum is wrong. The result goes to benchmarks/results/load.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import platform
+import secrets
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from he_agg.bitpack import pack, unpack
+from he_agg.federation import FederationDocument
+from he_agg.ids import RoundId
+from he_agg.layout import Layout, TensorSpec
+from he_agg.manifest import Manifest
+from he_agg.plan import Plan
+from he_agg.sections import PART_HEADER_BYTES, Part
+from he_agg.wire import encode_part
+from service import operations
+from service.bodies import digest_field
+from service.settings import Settings
+from service.store.sql import open_store
+from service.tokens import new_token
+
+KEY_ID = "5d" * 32
+RESULTS = Path(__file__).parent / "results"
+
+
+class Server:
+    """A server process that prints `listening on URL`."""
+
+    def __init__(self, *command: str) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HE_AGG_")}
+        self._process = subprocess.Popen(
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=kept
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith("listening on "):
+            raise SystemExit(f"no server: {command}")
+        self.address = urlsplit(line.split()[-1]).netloc
+
+    def memory(self) -> dict[str, float]:
+        """Resident memory now and at its highest. Units: MB."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        return {
+            name: round(int(fields[key].split()[0]) / 1000, 1) for name, key in (("now", "VmRSS"), ("peak", "VmHWM"))
+        }
+
+    def cpu_s(self) -> float:
+        """Time it has spent computing. Units: seconds."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        """SIGTERM, and wait."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class Client:
+    """One site's connection. Times every request."""
+
+    def __init__(self, address: str, token: str, times: dict[str, list[float]]) -> None:
+        self._connection = http.client.HTTPConnection(address, timeout=300)
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._times = times
+
+    def ask(self, what: str, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
+        """One request; whatever is not a success ends the run."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        began = time.perf_counter()
+        self._connection.request(method, path, body=body, headers=self._headers | named)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        self._times[what].append(time.perf_counter() - began)
+        if answer.status not in (200, 201, 204):
+            raise RuntimeError(f"{what}: {answer.status} {content[:500]!r}")
+        return content
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+
+def submission(plan: Plan, site: int) -> tuple[list[bytes], list[Any]]:
+    """Random residues of one site: parts as they travel, and the residues."""
+    random, parts, residues = np.random.default_rng(site), [], []
+    for place in plan.public.places:
+        values = random.integers(0, place.section.modulus, place.residues, dtype=np.uint64)
+        residues.append(values)
+        parts.append(encode_part(Part(place.number, pack(values, place.section.modulus_bits)), place, plan.plan_id))
+    return parts, residues
+
+
+def together(clients: int, work: Any) -> float:
+    """Do `work(i)` for every client at the same time. Returns the seconds from the start to the last one's end."""
+    ready = threading.Barrier(clients + 1)
+
+    def one(i: int) -> None:
+        ready.wait()
+        work(i)
+
+    with ThreadPoolExecutor(clients) as pool:
+        futures = [pool.submit(one, i) for i in range(clients)]
+        ready.wait()
+        began = time.perf_counter()
+        for future in futures:
+            future.result()
+        return time.perf_counter() - began
+
+
+def run_limit(server: Server, directory: Path, parts: list[list[bytes]]) -> tuple[float, dict[str, list[float]]]:
+    """The same parts against the streaming limit."""
+    times: dict[str, list[float]] = defaultdict(list)
+
+    def work(i: int) -> None:
+        client = Client(server.address, "", times)
+        for number, part in enumerate(parts[i]):
+            client.ask("put", "PUT", f"/{i}/{number}", part)
+        client.close()
+
+    seconds = together(len(parts), work)
+    for path in directory.iterdir():
+        path.unlink()
+    return seconds, times
+
+
+def run_round(
+    server: Server, plan: Plan, tokens: list[str], parts: list[list[bytes]], times: dict[str, list[float]]
+) -> tuple[float, float, str]:
+    """One round. Returns seconds to the last receipt, seconds from there to the record, and the round."""
+    name = plan.public.federation
+    first = Client(server.address, tokens[0], times)
+    current = json.loads(first.ask("current", "GET", f"/v1/federations/{name}/rounds/current?wait=60"))
+    first.close()  # idle connections are closed by the server, and opened again by the next request
+    round_id = current["round_id"]
+    manifests = [
+        Manifest(
+            round_id=RoundId.parse(round_id),
+            epoch=1,
+            key_id=KEY_ID,
+            plan_id=plan.plan_id,
+            site=f"site-{i:03}",
+            nonce=secrets.token_hex(16),
+            part_digests=tuple(hashlib.sha256(part).hexdigest() for part in mine),
+        )
+        for i, mine in enumerate(parts)
+    ]
+
+    def work(i: int) -> None:
+        client = Client(server.address, tokens[i], times)
+        body = manifests[i].encode()
+        client.ask("announce", "POST", f"/v1/rounds/{round_id}/submissions", body, Content_Type="application/json")
+        path = f"/v1/submissions/{manifests[i].submission_id}"
+        for number, part in enumerate(parts[i]):
+            digest = digest_field(manifests[i].part_digests[number])
+            client.ask("put", "PUT", f"{path}/parts/{number}", part, Content_Digest=digest)
+        client.ask("status", "GET", path)
+        client.ask("complete", "POST", f"{path}/complete")
+        client.close()
+
+    seconds = together(len(parts), work)
+    began = time.perf_counter()
+    while not first.ask("record", "GET", f"/v1/rounds/{round_id}/record?wait=60"):
+        pass
+    folding = time.perf_counter() - began
+    first.close()
+    return seconds, folding, round_id
+
+
+def check_sum(server: Server, plan: Plan, token: str, round_id: str, sums: list[Any], times: Any) -> bool:
+    """Download the sum and compare every residue."""
+    client, exact, number = Client(server.address, token, times), True, 0
+    for s, section in enumerate(plan.public.sections):
+        for n in range(section.parts):
+            data = client.ask("sum", "GET", f"/v1/rounds/{round_id}/sum/{s}/parts/{n}")
+            place = plan.public.places[number]
+            got, bad = unpack(data[PART_HEADER_BYTES:], place.residues, section.modulus_bits, section.modulus)
+            exact = exact and bad == -1 and bool((got == sums[number]).all())
+            number += 1
+    client.close()
+    return exact
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Units: milliseconds."""
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1000
+    return {"count": len(seconds), "p50_ms": round(float(p50), 1), "p99_ms": round(float(p99), 1)}
+
+
+def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """The whole run."""
+    layout = Layout((TensorSpec("w", (arguments.values,), "float32", 1.0),), 1000)
+    plan = Plan.create(
+        "load",
+        layout,
+        max_sites=max(arguments.sites, 2),
+        min_sites=arguments.sites,
+        value_bits=arguments.value_bits,
+        rounds=1000,
+        part_bytes=arguments.part_bytes,
+    )
+    made = [submission(plan, i) for i in range(arguments.sites)]
+    parts = [one[0] for one in made]
+    sums = []
+    for place in plan.public.places:
+        total = np.zeros(place.residues, dtype=np.uint64)
+        for _, residues in made:
+            total = (total + residues[place.number]) % np.uint64(place.section.modulus)
+        sums.append(total)
+    del made
+    data_dir, limit_dir = root / "data", root / "limit"
+    limit_dir.mkdir()
+    store = open_store(Settings(data_dir=data_dir), create=True)
+    operations.create_federation(store, FederationDocument(plan.public, 1, KEY_ID))
+    tokens = [new_token() for _ in parts]
+    for i, token in enumerate(tokens):
+        operations.add_site(store, "load", f"site-{i:03}", token)
+    operations.start(store, "load")
+    store.close()
+    total_mb = sum(len(part) for mine in parts for part in mine) / 1e6
+    aggregator = Server(
+        "-c", "from he_agg.commands import main; main()", "serve", "--port", "0", "--data-dir", str(data_dir)
+    )
+    limit = Server("-m", "benchmarks.streaming_limit", str(limit_dir))
+    times: dict[str, list[float]] = defaultdict(list)
+    limit_times: list[float] = []
+    rates: dict[str, list[float]] = {"aggregator": [], "limit": []}
+    folding: list[float] = []
+    cpu: dict[str, float] = {}
+    exact = True
+    idle = aggregator.memory()["now"]
+    try:
+        for repetition in range(arguments.repetitions + 1):
+            seconds, limited = run_limit(limit, limit_dir, parts)
+            before = aggregator.cpu_s()
+            round_seconds, fold_seconds, round_id = run_round(aggregator, plan, tokens, parts, times)
+            used = aggregator.cpu_s() - before
+            exact = check_sum(aggregator, plan, tokens[0], round_id, sums, times) and exact
+            if not repetition:  # the first of each warms up
+                times.clear()
+                continue
+            limit_times += limited["put"]
+            rates["limit"].append(total_mb / seconds)
+            rates["aggregator"].append(total_mb / round_seconds)
+            folding.append(fold_seconds)
+            cpu["aggregator_s_per_GB"] = round(used / total_mb * 1000, 2)
+            print(f"limit {rates['limit'][-1]:.0f} MB/s, aggregator {rates['aggregator'][-1]:.0f} MB/s", flush=True)
+        memory = aggregator.memory()
+        cpu["limit_s_total"] = round(limit.cpu_s(), 2)
+    finally:
+        aggregator.stop()
+        limit.stop()
+    ratio = statistics.median(a / b for a, b in zip(rates["aggregator"], rates["limit"], strict=True))
+    return {
+        "command": " ".join(["python -m benchmarks.load", *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "sites": arguments.sites,
+        "values": arguments.values,
+        "parts_per_site": len(parts[0]),
+        "MB_per_site": round(total_mb / len(parts), 2),
+        "MB_per_round": round(total_mb, 1),
+        "rates_MB_per_s": {name: [round(rate, 1) for rate in all_] for name, all_ in rates.items()},
+        "ratio_median": round(ratio, 3),
+        "from_last_receipt_to_record_s": [round(seconds, 2) for seconds in folding],
+        "endpoints": {name: percentiles(seconds) for name, seconds in sorted(times.items())},
+        "limit_put": percentiles(limit_times),
+        "server_memory_MB": {"idle": idle, **memory},
+        "server_cpu": cpu,
+        "errors": 0,
+        "sum_exact": exact,
+    }
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, default=64)
+    parser.add_argument("--values", type=int, default=10**6)
+    parser.add_argument("--value-bits", type=int, default=16)
+    parser.add_argument("--part-bytes", type=int, default=4 * 2**20)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--directory", type=Path, help="where both servers write; a real disk")
+    parser.add_argument("--output", type=Path, default=RESULTS / "load.json")
+    arguments = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="he-agg-load-", dir=arguments.directory))
+    try:
+        result = measure(arguments, root)
+    finally:
+        shutil.rmtree(root)
+    text = json.dumps(result, indent=2)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(text + "\n")
+    print(text)
+    if not result["sum_exact"]:
+        raise SystemExit("the sum is wrong")
+
+
+if __name__ == "__main__":
+    main()

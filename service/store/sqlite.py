@@ -1,0 +1,83 @@
+"""SQLite as a store: WAL, synchronous=FULL and foreign keys, read back at every connection; one writer at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.engine import ExceptionContext
+
+from he_agg.errors import ConfigError, Reason
+from service.store.blobs import die
+
+__all__ = ["open_engine"]
+
+_SYNCHRONOUS_FULL = 2
+
+
+def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: str) -> Engine:
+    """Make ready to connect to a SQLite file.
+
+    Args:
+        url: SQLAlchemy URL.
+        busy_timeout_s: how long to wait for a writer in another process. Units: seconds.
+        create: whether the file may be missing.
+        write_option: execution option of connections that are going to write.
+
+    Raises:
+        ConfigError: no file.
+    """
+    if not url.database or url.database == ":memory:":
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            "database_url: expected a SQLite file, got a database in memory",
+            "leave HE_AGG_DATABASE_URL unset to use the file in the data directory",
+        )
+    if not create and not Path(url.database).exists():
+        raise ConfigError(
+            Reason.FILE_MISSING,
+            f"there is no aggregator store at {url.database}",
+            "name the right --data-dir, or begin with `he-agg federation create federation.json`",
+        )
+    # Error texts must not quote parameters: a manifest is one.
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        pool_size=8,
+        max_overflow=40,
+        connect_args={"timeout": busy_timeout_s, "check_same_thread": False},
+    )
+
+    def on_begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get(write_option, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", on_begin)
+    event.listen(engine, "handle_error", _on_error)
+    return engine
+
+
+def _on_connect(connection: Any, _record: Any) -> None:
+    # The driver's own idea of transactions is switched off: BEGIN is ours.
+    connection.isolation_level = None
+    for pragma in ("foreign_keys=ON", "synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    journal = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
+    foreign_keys = connection.execute("PRAGMA foreign_keys").fetchone()[0]
+    if (journal, synchronous, foreign_keys) != ("wal", _SYNCHRONOUS_FULL, 1):
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"store: expected journal wal, synchronous 2 and foreign keys 1, "
+            f"got {journal}, {synchronous} and {foreign_keys}",
+            "the data directory must be on a local disk that SQLite can use in WAL mode",
+        )
+
+
+def _on_error(context: ExceptionContext) -> None:
+    # After a failed write or sync nobody knows what is on the disk. Only a new process, which reads it, does.
+    name = getattr(context.original_exception, "sqlite_errorname", "")
+    if name.startswith("SQLITE_IOERR"):
+        die(f"the database failed: {name}")

@@ -1,0 +1,98 @@
+"""The four invariants of the aggregator, checked from outside: raw SQL and files, none of its own code.
+
+* A receipt implies that its submission is in the closed set, or that the record excludes the site and says why.
+* The sum is the sum of the parts of the closed set, added up again here, from what the sites sent.
+* In each attempt each site is at most once.
+* The record and the sum of a round that has ended never change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from he_agg.plan import Plan
+from tests.support.peers import Prepared, expected_sum, read_part
+
+
+class Audit:
+    """Remembers everything that has been promised, and checks that it is kept."""
+
+    def __init__(self, data_dir: Path, plan: Plan, keep_sums: int = 10**6) -> None:
+        self._data_dir = data_dir
+        self._keep_sums = keep_sums
+        self._plan = plan
+        self.sent: dict[str, Prepared] = {}
+        """Every submission that any site ever announced, by id."""
+        self.receipts: dict[str, dict[str, Any]] = {}
+        """Every receipt, by submission id."""
+        self._records: dict[str, bytes] = {}
+        self._sums: dict[str, dict[str, str]] = {}
+
+    def receipt(self, body: bytes) -> None:
+        """A receipt was given: from now on it is to be honoured, and never to differ."""
+        receipt = json.loads(body)
+        assert self.receipts.setdefault(receipt["id"], receipt) == receipt, "a second, different receipt"
+
+    def check(self) -> None:
+        with contextlib.closing(sqlite3.connect(self._data_dir / "aggregator.sqlite3")) as db:
+            undecided = db.execute(
+                "SELECT s.id FROM submissions s JOIN rounds r ON r.id = s.round_id"
+                " WHERE s.state = 'open' AND r.phase <> 'open'"
+            ).fetchall()
+            states = dict(db.execute("SELECT id, state FROM submissions"))
+            twice = db.execute("SELECT round_id, site FROM submissions GROUP BY 1, 2 HAVING COUNT(*) > 1").fetchall()
+            records = {row[0]: row[1] for row in db.execute("SELECT id, record FROM rounds WHERE record IS NOT NULL")}
+        assert not undecided, "a round has closed, and a submission is neither in nor out"
+        assert not twice, f"a site is in a round twice: {twice}"
+        for round_id, record in records.items():
+            assert self._records.setdefault(round_id, record) == record, f"the record of {round_id} has changed"
+        assert records.keys() >= self._records.keys(), "a record is gone"
+        for receipt in self.receipts.values():
+            self._check_receipt(receipt, states)
+        parsed = sorted((json.loads(record) for record in records.values()), key=lambda r: r["round"])
+        published = [record for record in parsed if record["outcome"] == "published"]
+        for record in published[: -self._keep_sums]:
+            assert _name(record) in self._sums, "the sum of a round went unseen"
+        for record in published[-self._keep_sums :]:
+            self._check_sum(_name(record), record)
+        assert not any(record["members"] for record in parsed if record["outcome"] != "published")
+
+    def _check_receipt(self, receipt: dict[str, Any], states: dict[str, str]) -> None:
+        round_id, site, submission_id = receipt["round_id"], receipt["site"], receipt["id"]
+        record = self._records.get(round_id)
+        if record is None:
+            assert states.get(submission_id) == "complete", f"the receipt of {site} for {round_id} is not honoured"
+            return
+        parsed = json.loads(record)
+        included = parsed["members"].get(site) == submission_id
+        excluded = site in parsed["excluded"]
+        assert included != excluded, f"{site} has a receipt for {round_id}; in: {included}, excluded: {excluded}"
+
+    def _check_sum(self, round_id: str, record: dict[str, Any]) -> None:
+        paths = sorted((self._data_dir / "rounds" / round_id / "sum").glob("*.part"))
+        assert not record["members"].keys() & record["excluded"].keys()
+        contents = {path.name: path.read_bytes() for path in paths}
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        places = self._plan.public.places
+        assert [digests[f"{place.number}.part"] for place in places] == record["sum"], "not the sum of the record"
+        if round_id in self._sums:
+            assert self._sums[round_id] == digests, f"the sum of {round_id} has changed"
+            return
+        self._sums[round_id] = digests
+        members = [self.sent[submission_id] for submission_id in record["members"].values()]
+        expected = expected_sum(self._plan, members)
+        got = [read_part(self._plan, place.number, contents[f"{place.number}.part"]) for place in places]
+        assert max(int(values.max()) for values in got) <= 1, "a submission was counted twice"
+        for one, other in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def _name(record: dict[str, Any]) -> str:
+    return f"{record['federation']}.{record['round']}.{record['attempt']}"

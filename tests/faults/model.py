@@ -1,0 +1,147 @@
+"""What the aggregator should do, said in dictionaries: the oracle of the simulation, which shares no code with it.
+
+It holds no files and no bytes; it knows ids, and says which status each request must get.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Attempt:
+    """One attempt at a round."""
+
+    number: int
+    attempt: int
+    deadline: float
+    phase: str = "open"
+    announced: dict[str, str] = field(default_factory=dict)
+    """Submission id by site."""
+    stored: dict[str, set[int]] = field(default_factory=dict)
+    complete: set[str] = field(default_factory=set)
+    active: dict[str, int] = field(default_factory=dict)
+    """When each site last sent something that was taken."""
+    rotten: set[tuple[str, int]] = field(default_factory=set)
+    """Stored parts that are not what they were, and nobody has noticed."""
+    damaged_at: int | None = None
+    """When somebody did. They count as missing from then on."""
+
+    def missing(self, site: str, parts: int) -> set[int]:
+        return set(range(parts)) - self.stored[site]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Units: seconds."""
+
+    deadline_s: int
+    expiry_s: int
+    repair_s: int
+
+
+class Model:
+    """A federation whose sites are all invited to every round."""
+
+    def __init__(self, sites: str, parts: int, min_sites: int, times: Times, now: float) -> None:
+        self.sites = sites
+        self.parts = parts
+        self.min_sites = min_sites
+        self.times = times
+        self.attempts: list[Attempt] = []
+        self._open(1, 1, now)
+
+    @property
+    def newest(self) -> Attempt:
+        return self.attempts[-1]
+
+    def tick(self, now: float) -> None:
+        """Time has passed, and somebody looked."""
+        newest = self.newest
+        if newest.phase == "open" and now >= newest.deadline:
+            if len(newest.complete) >= self.min_sites:
+                newest.phase = "closed"
+            else:
+                newest.phase = "failed"
+                self._open(newest.number, newest.attempt + 1, now)
+
+    def look(self, now: float) -> None:
+        """The background pass: what nobody goes on with is removed, and has to be sent again."""
+        self.tick(now)
+        newest = self.newest
+        if newest.phase == "open":
+            for site in newest.announced.keys() - newest.complete:
+                if newest.active[site] < int(now - self.times.expiry_s):
+                    newest.stored[site].clear()
+                    newest.rotten -= {(site, number) for number in range(self.parts)}
+
+    def announce(self, attempt: Attempt, site: str, submission_id: str, now: float) -> set[int]:
+        first = attempt.announced.get(site)
+        if first == submission_id:
+            return {200}
+        if attempt.phase != "open" or first is not None:
+            return {409}
+        attempt.announced[site] = submission_id
+        attempt.stored[site] = set()
+        attempt.active[site] = int(now)
+        return {201}
+
+    def put(self, attempt: Attempt, site: str, submission_id: str, number: int, now: float) -> set[int]:
+        if attempt.announced.get(site) != submission_id:
+            return {404}
+        if site in attempt.complete and attempt.phase != "failed":
+            if number in attempt.stored[site]:
+                return {204}
+            return self._store(attempt, site, number, now)  # damaged, and asked for again
+        if attempt.phase != "open":
+            # What was stored before the round closed may be known until it is scrubbed. Nothing follows from it.
+            return {204, 409} if number in attempt.stored[site] else {409}
+        if number in attempt.stored[site]:
+            return {204}
+        return self._store(attempt, site, number, now)
+
+    def complete(self, attempt: Attempt, site: str, submission_id: str, now: float) -> set[int]:
+        if attempt.announced.get(site) != submission_id:
+            return {404}
+        if site in attempt.complete:
+            return {200}
+        if attempt.phase != "open" or len(attempt.stored[site]) < self.parts:
+            return {409}
+        attempt.complete.add(site)
+        if len(attempt.complete) == len(self.sites):
+            attempt.phase = "closed"
+        self.tick(now)
+        return {200}
+
+    def fold(self, now: float) -> None:
+        """Fold, if that is due: publish, find what is damaged, or give up what was not sent again in time."""
+        self.look(now)
+        newest = self.newest
+        if newest.phase != "closed":
+            return
+        if newest.damaged_at is not None:
+            if now >= newest.damaged_at + self.times.repair_s:
+                newest.phase = "failed"
+                self._open(newest.number, newest.attempt + 1, now)
+            return
+        found = {(site, number) for site, number in newest.rotten if site in newest.complete}
+        if found:
+            newest.rotten -= found
+            newest.damaged_at = int(now)
+            for site, number in found:
+                newest.stored[site].discard(number)
+            return
+        newest.phase = "published"
+        self._open(newest.number + 1, 1, now)
+
+    def _store(self, attempt: Attempt, site: str, number: int, now: float) -> set[int]:
+        attempt.stored[site].add(number)
+        attempt.active[site] = int(now)
+        attempt.rotten.discard((site, number))
+        if all(len(attempt.stored[member]) == self.parts for member in attempt.complete):
+            attempt.damaged_at = None
+        return {201}
+
+    def _open(self, number: int, attempt: int, now: float) -> None:
+        self.attempts.append(Attempt(number, attempt, math.ceil(now + self.times.deadline_s)))

@@ -1,0 +1,266 @@
+"""kill -9, hundreds of times: at every failpoint and at random moments, under sites that simply go on.
+
+Claims, checked over all deaths of one data directory:
+
+* every name in `service.failpoints` is passed in the life of a round, so an aggregator dies there when told to;
+* sites that retry what got no answer, and resume from what the aggregator says is missing, always finish their rounds;
+* each sum is exact, and as every site sends zeros and a single 1, nothing was counted twice: there is no 2;
+* a receipt is honoured: its submission is in the record, and asking again gives the same receipt, whoever died since;
+* the record and the sum of a published round never change, and the database is sound at the end.
+
+`make test` dies 220 times, `make soak` 2,000 times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+import service
+from he_agg.record import RoundRecord
+from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
+from tests.faults.zygote import ForkedServer, Zygote
+from tests.support.peers import Peer, make_plan, prepare, read_part, register
+
+SITES = "abc"
+ONCE_A_ROUND = {
+    name for name in FAILPOINTS if name.startswith(("removal", "scrubbing", "folding.began", "folding.done"))
+}
+PATIENCE_S = 60
+QUICK = {"HE_AGG_RECHECK_S": "0.02", "HE_AGG_FOLD_RETRY_S": "0.05", "HE_AGG_KEEP_SUMS": "1000000"}
+
+
+class Killer:
+    """Starts an aggregator again whenever it has died, each time with the next way to die."""
+
+    def __init__(self, server: ForkedServer, deaths: list[str], chance: random.Random) -> None:
+        self.server = server
+        self.died: list[str] = []
+        self.unexpected: list[str] = []
+        self.done = threading.Event()
+        self.finished = False
+        """Whether all deaths have been died, so that the round under way is the last."""
+        self._deaths = iter(deaths)
+        self._chance = chance
+        self._next: str | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self.done.is_set():
+            way = next(self._deaths, None)
+            code = self._live(way)
+            if code is None:
+                return
+            expected = -9 if way is None or way.startswith("random") else EXIT_KILLED
+            if code != expected:
+                self.unexpected.append(f"{way}: exit code {code}")
+            self.died.append(str(way))
+
+    def _live(self, way: str | None) -> int | None:
+        """One life. Returns the exit code, or None when all deaths have been died."""
+        random_kill = way is not None and way.startswith("random")
+        armed = {} if way is None or random_kill else {VARIABLE: way}
+        code = self.server.start(QUICK | armed)
+        if code is not None:
+            return code
+        end = time.monotonic() + (self._chance.expovariate(1 / 0.04) if random_kill else PATIENCE_S)
+        while (code := self.server.ended()) is None:
+            if self.done.is_set():
+                self.server.kill()
+                return None
+            if way is not None and time.monotonic() > end:
+                if not random_kill:
+                    self.unexpected.append(f"{way}: not passed within {PATIENCE_S} s")
+                return self.server.kill()
+            self.finished = way is None
+            time.sleep(0.002)
+        return code
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self._thread.join()
+
+
+class Site:
+    """A site that never gives up: what gets no answer is asked again, and an upload goes on where it was."""
+
+    def __init__(self, server: ForkedServer, peer: Peer, name: str) -> None:
+        self.name = name
+        self._server = server
+        self._peer = peer
+        self._client = peer.client
+        self.retries = 0
+
+    def ask(self, method: str, *arguments, accept=(200,), **more) -> httpx.Response:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                answer = getattr(self._peer, method)(*arguments, **more)
+            except httpx.TransportError:
+                assert time.monotonic() < end, f"{method}: no answer for {PATIENCE_S} s"
+                self.retries += 1
+                time.sleep(0.01)
+                continue
+            if answer.status_code in accept:
+                return answer
+            assert answer.status_code == 204, f"{method} {answer.status_code}: {answer.text}"  # a poll without news
+            assert time.monotonic() < end, f"{method}: no news for {PATIENCE_S} s"
+
+    def submit(self, round_id: str, prepared) -> bytes:
+        self.ask("announce", round_id, prepared.manifest, accept=(200, 201))
+        while missing := self.ask("status", prepared.id).json()["missing"]:
+            for number in missing:
+                self.ask("put", prepared.id, number, prepared.parts[number], accept=(201, 204))
+        return self.ask("complete", prepared.id).content
+
+    def sum(self, plan, round_id: str) -> list[bytes]:
+        return [self.ask("sum_part", round_id, n).content for n in range(len(plan.public.places))]
+
+
+def play_round(sites: list[Site], plan, round_id: str, number: int):
+    """All sites at once. Returns what must never change again."""
+    places = plan.public.places
+    size = sum(place.residues for place in places)
+    hot = [(7919 * number + i * size // len(sites)) % size for i in range(len(sites))]
+    prepared = {
+        site.name: prepare(plan, round_id, site.name, number, one_hot=position)
+        for site, position in zip(sites, hot, strict=True)
+    }
+    receipts: dict[str, bytes] = {}
+    failures: list[BaseException] = []
+
+    def work(site: Site) -> None:
+        try:
+            receipts[site.name] = site.submit(round_id, prepared[site.name])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(site,)) for site in sites]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    record = sites[0].ask("record", round_id, wait=1).content
+    parsed = RoundRecord.parse(record)
+    assert parsed.outcome == "published"
+    assert parsed.members == {name: p.id for name, p in prepared.items()}, "a receipt was not honoured"
+    parts = sites[number % len(sites)].sum(plan, round_id)
+    assert tuple(hashlib.sha256(part).hexdigest() for part in parts) == parsed.sum_digests
+    total = np.concatenate([read_part(plan, n, part) for n, part in enumerate(parts)])
+    assert {int(i): int(total[i]) for i in np.flatnonzero(total)} == Counter(hot), "the sum is wrong"
+    return round_id, record, parts, {site.name: (prepared[site.name].id, receipts[site.name]) for site in sites}
+
+
+def assert_unchanged(sites: list[Site], plan, history) -> None:
+    round_id, record, parts, receipts = history
+    assert sites[0].ask("record", round_id).content == record
+    assert sites[0].sum(plan, round_id) == parts
+    for site in sites:
+        submission_id, receipt = receipts[site.name]
+        assert site.ask("complete", submission_id).content == receipt
+
+
+def run_loop(tmp_path: Path, zygote: Zygote, deaths: list[str], seed: int) -> Counter[str]:
+    """Rounds, one after another, until all deaths have been died. Returns how often each was."""
+    plan = make_plan("stroke", values=3000, min_sites=len(SITES), rounds=10**6)
+    data_dir = tmp_path / "data"
+    tokens = register(data_dir, plan, list(SITES))
+    with ForkedServer(zygote, data_dir) as server, contextlib.ExitStack() as stack:
+        assert server.start(QUICK) is None  # once, so that there is an address
+        server.kill()
+        sites = []
+        for name in SITES:
+            client = stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE_S))
+            sites.append(Site(server, Peer(client, "stroke", tokens[name]), name))
+        killer = stack.enter_context(Killer(server, deaths, random.Random(seed)))
+        histories: list = []
+        number = 0
+        while True:
+            last = killer.finished
+            number += 1
+            round_id = ""
+            while not round_id:
+                current = sites[0].ask("current", wait=1).json()
+                round_id = current["round_id"] or ""
+            assert round_id == f"stroke.{number}.1", "an attempt failed"
+            histories.append(play_round(sites, plan, round_id, number))
+            assert_unchanged(sites, plan, random.Random(number).choice(histories))
+            assert not killer.unexpected, killer.unexpected
+            if last:
+                break
+        for history in histories[:20]:
+            assert_unchanged(sites, plan, history)
+        killer.done.set()
+        retries = sum(site.retries for site in sites)
+        print(f"{len(killer.died)} deaths in {number} rounds, {retries} requests got no answer")
+    assert killer.died == deaths
+    failures = [line for line in server.log_lines if line.get("level") in ("ERROR", "CRITICAL")]
+    assert not failures, failures[:3]
+    with contextlib.closing(sqlite3.connect(data_dir / "aggregator.sqlite3")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+    return Counter(death.partition(":")[0] for death in killer.died)
+
+
+def deaths_of(chance: random.Random, total: int) -> list[str]:
+    """Every failpoint at its first passages, then at others and random moments, in random order."""
+    deaths = [f"{name}:{count}" for name in FAILPOINTS for count in ((1, 2) if name in ONCE_A_ROUND else (1, 2, 3))]
+    while len(deaths) < total:
+        name = chance.choice(FAILPOINTS)
+        count = chance.randint(1, 2 if name in ONCE_A_ROUND else 12)
+        deaths.append(chance.choice(["random", f"{name}:{count}"]))
+    chance.shuffle(deaths)
+    return deaths
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    with Zygote() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "total", [pytest.param(220, id="quick"), pytest.param(2000, id="soak", marks=pytest.mark.slow)]
+)
+def test_nothing_is_lost_or_counted_twice_however_often_it_dies(tmp_path, zygote, total):
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    deaths = deaths_of(random.Random(seed), total)
+    died = run_loop(tmp_path, zygote, deaths, seed)
+    assert died.total() == total
+    assert set(died) == {*FAILPOINTS, "random"}
+
+
+def test_every_failpoint_is_in_the_closed_list():
+    sources = [path.read_text() for path in Path(service.__file__).parent.rglob("*.py")]
+    passed = [name for source in sources for name in re.findall(r'\bfailpoint\("([^"]*)"\)', source)]
+    assert sorted(set(passed)) == sorted(FAILPOINTS)
+
+
+@pytest.mark.parametrize(
+    "setting", ["nonsense:1", "file.renamed", "file.renamed:", "file.renamed:0", "file.renamed:-1"]
+)
+def test_a_failpoint_that_does_not_exist_is_refused(setting):
+    from he_agg.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        arm(setting)
+    arm(None)

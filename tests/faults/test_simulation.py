@@ -1,0 +1,344 @@
+"""Random lives of an aggregator against an oracle of dictionaries.
+
+Operations of several sites in any order: announce, announce something else, put parts in any order, put damaged ones,
+complete early, late and twice. Each request may be lost before it is handled, or its answer afterwards, or come
+twice, or be cut short. In between time jumps, forwards and backwards, and the aggregator looks at its deadlines,
+scrubs, folds, folds a little and dies, loses a bit of a stored part, is closed and opened again.
+
+What is a failure: an answer that the oracle does not expect, any 5xx, and whatever breaks one of the four invariants in
+`audit.py`, checked after every step. What is not: a request that the oracle says is refused. Sites send zeros and a
+single 1, so that a 2 is visible. Not covered here: real sockets, concurrency and kills (test_kill_loop.py), lost writes
+(test_lost_writes.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+
+import hypothesis
+import pytest
+from hypothesis import Phase
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tests.faults.audit import Audit
+from tests.faults.inprocess import Inside
+from tests.faults.model import Attempt, Model, Times
+from tests.support.peers import Prepared, digest_header, make_plan, prepare, register
+
+SITES = "abcd"
+PARTS = 2
+DEADLINE_S = 600
+TIMES = Times(DEADLINE_S, expiry_s=250, repair_s=900)
+KEEP_SUMS = 3
+MEMORY = Path("/dev/shm")
+PLAN = make_plan("sim", values=3000, min_sites=2, rounds=10**6, deadline_s=DEADLINE_S)
+
+sites = st.sampled_from(SITES)
+fates = st.sampled_from(["handled", "handled", "handled", "lost before", "lost after", "twice"])
+ages = st.sampled_from([0, 0, 0, 0, 1, 2])
+jumps = st.sampled_from(
+    [1.0, 30.0, 60.0, 90.0, 100.0, DEADLINE_S / 2, DEADLINE_S - 1.0, DEADLINE_S + 1.0, 86400.0, -1.0, -7200.0]
+)
+variants = st.sampled_from([0, 0, 0, 0, 0, 1])
+
+
+class Life(RuleBasedStateMachine):
+    """One aggregator from its first round on."""
+
+    seen: ClassVar[Counter[str]] = Counter()
+    """What has happened in all lives: a simulation in which nothing ends proves nothing."""
+
+    @initialize()
+    def found(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
+        self.now = 1_800_000_000.5
+        data_dir = self.directory / "data"
+        tokens = register(data_dir, PLAN, list(SITES), start=False)
+        self.inside = Inside(
+            data_dir,
+            lambda: self.now,
+            upload_expiry_s=TIMES.expiry_s,
+            repair_wait_s=TIMES.repair_s,
+            keep_sums=KEEP_SUMS,
+            sweep_s=1e-9,
+        )
+        self.start()
+        self.tokens = tokens
+        self.audit = Audit(data_dir, PLAN, KEEP_SUMS)
+        self.model = Model(SITES, len(PLAN.public.places), 2, TIMES, self.now)
+        self.prepared: dict[tuple[str, str, int], Prepared] = {}
+
+    def start(self) -> None:
+        from service import rounds
+
+        self.inside.aggregator.conductor.apply("sim", rounds.Started())
+
+    def teardown(self) -> None:
+        if hasattr(self, "inside"):
+            self.settle()
+            self.inside.end()
+            shutil.rmtree(self.directory)
+
+    # requests
+
+    def attempt(self, age: int) -> Attempt:
+        return self.model.attempts[max(0, len(self.model.attempts) - 1 - age)]
+
+    def submission(self, attempt: Attempt, site: str, variant: int) -> Prepared:
+        """What a site submits to an attempt. Another variant is what a site would send that encrypted once more."""
+        key = (f"sim.{attempt.number}.{attempt.attempt}", site, variant)
+        if key not in self.prepared:
+            size = sum(place.residues for place in PLAN.public.places)
+            hot = (SITES.index(site) * size // len(SITES) + 97 * attempt.number + attempt.attempt) % size
+            submission = prepare(PLAN, key[0], site, variant, one_hot=hot)
+            self.prepared[key] = self.audit.sent[submission.id] = submission
+        return self.prepared[key]
+
+    def send(self, fate: str, site: str, method: str, *arguments, expect) -> None:
+        """Send one request. `expect` asks the oracle, once for each time that it is handled."""
+        if fate == "lost before":
+            return
+        for _ in range(2 if fate == "twice" else 1):
+            answer = getattr(self.inside.peer("sim", self.tokens[site]), method)(*arguments)
+            self.model.tick(self.now)
+            expected = expect()
+            assert answer.status_code in expected, (
+                f"{method} of {site}: {answer.status_code} {answer.text}, not {expected}"
+            )
+            if method == "complete" and answer.status_code == 200 and fate != "lost after":
+                self.audit.receipt(answer.content)
+                self.seen["receipts"] += 1
+            if answer.status_code == 409 and "record" in answer.json():
+                assert answer.json()["record"]["outcome"] in ("published", "failed")
+
+    @rule(fate=fates, site=sites, age=ages, variant=variants)
+    def announce(self, fate, site, age, variant) -> None:
+        attempt = self.attempt(age)
+        submission = self.submission(attempt, site, variant)
+        round_id = f"sim.{attempt.number}.{attempt.attempt}"
+        self.send(
+            fate, site, "announce", round_id, submission.manifest,
+            expect=lambda: self.model.announce(attempt, site, submission.id, self.now),
+        )  # fmt: skip
+
+    @rule(fate=fates, site=sites, age=ages, variant=variants, number=st.integers(0, PARTS - 1))
+    def put(self, fate, site, age, variant, number) -> None:
+        attempt = self.attempt(age)
+        submission = self.submission(attempt, site, variant)
+        self.send(
+            fate, site, "put", submission.id, number, submission.parts[number],
+            expect=lambda: self.model.put(attempt, site, submission.id, number, self.now),
+        )  # fmt: skip
+
+    @rule(fate=fates, site=sites, age=ages, variant=variants)
+    def complete(self, fate, site, age, variant) -> None:
+        attempt = self.attempt(age)
+        submission = self.submission(attempt, site, variant)
+        self.send(
+            fate, site, "complete", submission.id,
+            expect=lambda: self.model.complete(attempt, site, submission.id, self.now),
+        )  # fmt: skip
+
+    @rule(
+        who=st.lists(sites, min_size=2, max_size=4, unique=True),
+        fate=fates,
+        order=st.permutations(range(PARTS)),
+        then=st.sampled_from(["nothing", "deadline", "rot", "rot, repair", "fold a little", "fold"]),
+    )
+    def whole_submissions(self, who, fate, order, then) -> None:
+        """What sites do when nothing goes wrong, so that rounds come to their end."""
+        for site in who:
+            self.announce(fate, site, 0, 0)
+            for number in order:
+                self.put(fate, site, 0, 0, number)
+            self.complete(fate, site, 0, 0)
+        if then != "nothing":
+            self.time_passes(DEADLINE_S + 1.0)
+            self.background_pass()
+        if then.startswith("rot"):
+            self.rot(who[0], order[0], "bit")
+        if then == "fold a little":
+            self.fold_a_little_and_die(1)
+        if then in ("rot", "rot, repair", "fold"):
+            self.fold()
+        if then == "rot, repair":
+            self.send_again(order)
+            self.fold()
+        if then == "rot":
+            self.time_passes(TIMES.repair_s + 1.0)
+            self.fold()
+
+    @rule(
+        site=sites, number=st.integers(0, PARTS - 1), how=st.sampled_from(["flipped", "short", "long", "other", "cut"])
+    )
+    def put_damaged(self, site, number, how) -> None:
+        submission = self.submission(self.attempt(0), site, 0)
+        whole = submission.parts[number]
+        data = {
+            "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "short": whole[:-1],
+            "long": whole + b"\0",
+            "other": submission.parts[number - 1],
+            "cut": whole[: len(whole) // 2],
+        }[how]
+        headers = digest_header(whole) | {"Content-Length": str(len(whole))} if how == "cut" else None
+        answer = self.inside.peer("sim", self.tokens[site]).put(submission.id, number, data, headers)
+        self.model.tick(self.now)
+        assert 400 <= answer.status_code < 500, f"a damaged part was taken: {answer.status_code}"
+
+    @rule(site=sites, age=ages)
+    def look_at_it(self, site, age) -> None:
+        attempt = self.attempt(age)
+        submission_id = attempt.announced.get(site)
+        if submission_id is None:
+            return
+        answer = self.inside.peer("sim", self.tokens[site]).status(submission_id)
+        self.model.tick(self.now)
+        assert answer.status_code == 200
+        state, missing = answer.json()["state"], set(answer.json()["missing"])
+        if attempt.phase == "open":
+            assert state == ("complete" if site in attempt.complete else "open")
+            assert missing == attempt.missing(site, PARTS), "a stored part was forgotten"
+        else:
+            if attempt.phase == "closed" and site in attempt.complete:
+                assert missing == attempt.missing(site, PARTS), "a damaged part is not asked for"
+            in_sum = site in attempt.complete and attempt.phase != "failed"
+            assert state == ("complete" if in_sum else "excluded")
+
+    @rule(site=sites)
+    def where_are_we(self, site) -> None:
+        answer = self.inside.peer("sim", self.tokens[site]).current().json()
+        self.model.tick(self.now)
+        newest = self.model.newest
+        if newest.phase == "open":
+            assert answer["round_id"] == f"sim.{newest.number}.{newest.attempt}"
+            assert answer["submitted"] == (site in newest.complete)
+        else:
+            assert answer["state"] == "waiting"
+
+    # time, background work, accidents
+
+    @rule(
+        seconds=st.sampled_from([1.0, 30.0, DEADLINE_S / 2, DEADLINE_S - 1.0, DEADLINE_S + 1.0, 86400.0, -1.0, -7200.0])
+    )
+    def time_passes(self, seconds) -> None:
+        self.now += seconds
+
+    @rule()
+    def background_pass(self) -> None:
+        self.inside.look()
+        self.model.look(self.now)
+
+    @rule()
+    def fold(self) -> None:
+        self.inside.fold()
+        self.model.fold(self.now)
+        newest = self.model.newest
+        self.seen["damage found"] += newest.damaged_at is not None
+
+    @rule(order=st.permutations(range(PARTS)))
+    def send_again(self, order) -> None:
+        """Sites of a closed round look whether a part of theirs is wanted again, and send it."""
+        newest = self.model.newest
+        for site in sorted(newest.complete):
+            for number in order:
+                if number in newest.missing(site, PARTS):
+                    self.put("handled", site, 0, 0, number)
+                    self.seen["repaired"] += 1
+
+    @rule(parts=st.integers(0, PARTS))
+    def fold_a_little_and_die(self, parts) -> None:
+        newest = self.model.newest
+        if newest.phase == "closed" and newest.damaged_at is None and not newest.rotten:
+            self.inside.fold_some(parts)
+        self.restart()
+
+    @rule()
+    def restart(self) -> None:
+        self.inside.close()
+        self.inside.open()
+
+    @rule(site=sites, number=st.integers(0, PARTS - 1), how=st.sampled_from(["bit", "short", "gone"]))
+    def rot(self, site, number, how) -> None:
+        """A stored part changes on the disk, after its receipt."""
+        newest = self.model.newest
+        blobs, round_id = self.inside.aggregator.blobs, self.round_id()
+        known = number in newest.stored.get(site, ()) and (site, number) not in newest.rotten
+        if not known or blobs.sum_path(round_id, number).exists():
+            return
+        path = blobs.part_path(round_id, newest.announced[site], number)
+        data = path.read_bytes()
+        if how == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if how == "bit" else data[:1000])
+        newest.rotten.add((site, number))
+
+    def round_id(self):
+        from he_agg.ids import RoundId
+
+        return RoundId("sim", self.model.newest.number, self.model.newest.attempt)
+
+    # what must hold
+
+    @invariant()
+    def promises_are_kept(self) -> None:
+        if hasattr(self, "audit"):
+            self.audit.check()
+
+    def settle(self) -> None:
+        """At the end everything comes to rest, and each round is as the oracle says."""
+        self.fold()
+        self.background_pass()
+        self.audit.check()
+        peer = self.inside.peer("sim", self.tokens["a"])
+        for attempt in self.model.attempts[:-1]:
+            round_id = f"sim.{attempt.number}.{attempt.attempt}"
+            record = json.loads(peer.record(round_id).content)
+            assert record["outcome"] == attempt.phase
+            self.seen[attempt.phase] += 1
+            self.seen.update(record["excluded"].values())
+            if attempt.phase == "published":
+                assert record["members"] == {site: attempt.announced[site] for site in attempt.complete}
+            assert record["members"].keys() | record["excluded"].keys() == set(SITES)
+        rests = [p for p in self.inside.settings.data_dir.rglob("*.part") if "submissions" in p.parts]
+        newest = self.model.newest
+        assert {p.parent.name for p in rests} <= set(newest.announced.values()), "an ended round was not scrubbed"
+
+
+def run(examples: int, steps: int) -> None:
+    seed = int(os.environ.get("HE_AGG_TEST_SEED", secrets.randbits(32)))
+    print(f"HE_AGG_TEST_SEED={seed}")
+    assert len(PLAN.public.places) == PARTS
+    # Shrinking a life takes minutes: it is done when somebody looks into a failure, by its seed.
+    phases = [Phase.generate, *([Phase.shrink] if "HE_AGG_TEST_SEED" in os.environ else [])]
+    options = hypothesis.settings(
+        hypothesis.settings.default,
+        max_examples=examples,
+        stateful_step_count=steps,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        database=None,
+        phases=phases,
+    )
+    Life.seen.clear()
+    run_state_machine_as_test(hypothesis.seed(seed)(Life), settings=options)
+    print(dict(Life.seen))
+    for what in ("receipts", "published", "failed", "part-corrupt", "round-failed", "incomplete", "absent", "repaired"):
+        assert Life.seen[what], f"no {what} in any life"
+
+
+def test_random_lives():
+    run(examples=45, steps=50)
+
+
+@pytest.mark.slow
+def test_many_random_lives():
+    run(examples=2000, steps=100)

