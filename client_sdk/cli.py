@@ -137,7 +137,8 @@ def _open_round(site: Site, wait: bool) -> Round:
             )
         raise ProtocolError(
             Reason.ROUND_CLOSED,
-            f"federation {site.federation}: expected an open round, there is none now",
+            f"federation {site.federation}: expected an open round, there is none now"
+            + (": the operator has paused it" if current.state == "paused" else ""),
             "use --wait to wait for one",
         )
     return round

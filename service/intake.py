@@ -24,6 +24,7 @@ from service.refusal import RefusedError
 from service.room import Room
 from service.rounds import Phase
 from service.store.base import FederationRow, PartRow, RoundRow, Store, SubmissionRow, Transaction
+from service.store.batch import Batch
 from service.store.blobs import Blobs
 
 __all__ = ["ExpectedPart", "Intake", "find_round"]
@@ -62,6 +63,7 @@ class Intake:
         self._store = store
         self._blobs = blobs
         self._conductor = conductor
+        self._marks = Batch(store, self._mark_stored)
         self._room = room
 
     def check_invited(self, federation: str, site: str, round_id: str) -> RoundId:
@@ -143,8 +145,8 @@ class Intake:
             RefusedError: no such submission or part, or the round is closed.
         """
         self._conductor.tick(federation)
-        plan = self._federation(federation).parsed.plan
         with self._store.read() as tx:
+            plan = self._federation_in(tx, federation).parsed.plan
             submission = _own(tx, federation, site, submission_id)
             if not 0 <= number < len(plan.places):
                 raise RefusedError(
@@ -192,24 +194,32 @@ class Intake:
                     raise _closed(round_) from None
             self._blobs.make_parent(path)
             self._blobs.put(path, data)
-        with self._store.write() as tx:
-            round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
-            current = tx.submission(submission.id) or submission
-            row = tx.part(submission.id, number)
-            if row is not None and row.stored:
-                return False  # another connection was faster, with the same bytes
-            wanted = row is not None and self._wants(tx, round_, current, row)
-            # Between our writing and now the upload may have expired, and our file been removed with the others.
-            # The file is left alone here: by the time it were removed, it could be that of a later request.
-            if wanted and (current.state == "expiring" or not self._blobs.is_there(path, len(data))):
-                raise _expiring(submission)
-            if wanted:
-                failpoint("part.before_row")
-                tx.mark_stored(submission.id, number, int(self._conductor.now()))
-                return True
-        # No row names the file, and none ever will: nobody wants it any more.
-        self._blobs.remove(path)
-        raise _closed(round_)
+        outcome = self._marks.run(part)
+        if isinstance(outcome, bool):
+            return outcome
+        if outcome.reason is Reason.ROUND_CLOSED:
+            # No row names the file, and none ever will: nobody wants it any more.
+            self._blobs.remove(path)
+        raise outcome
+
+    def _mark_stored(self, tx: Transaction, part: ExpectedPart) -> bool | RefusedError:
+        """Decide whether a part that is on the disk is stored; whether that is new, or why not."""
+        number, submission = part.place.number, part.submission
+        round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+        current = tx.submission(submission.id) or submission
+        row = tx.part(submission.id, number)
+        if row is not None and row.stored:
+            return False  # another connection was faster, with the same bytes
+        if row is None or not self._wants(tx, round_, current, row):
+            return _closed(round_)
+        # Between our writing and now the upload may have expired, and our file been removed with the others.
+        # The file is left alone here: by the time it were removed, it could be that of a later request.
+        path = self._blobs.part_path(submission.round_id, submission.id, number)
+        if current.state == "expiring" or not self._blobs.is_there(path, part.place.wire_bytes):
+            return _expiring(submission)
+        failpoint("part.before_row")
+        tx.mark_stored(submission.id, number, int(self._conductor.now()))
+        return True
 
     def complete(self, federation: str, site: str, submission_id: str) -> Receipt:
         """Decide, in one transaction, whether a submission is in.

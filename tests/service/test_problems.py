@@ -2,11 +2,13 @@
 
 import ast
 import asyncio
+import errno
 import json
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import he_agg
 import service
@@ -89,6 +91,26 @@ def test_an_unexpected_failure_tells_nothing_and_logs_where(app, caplog):
     assert line["error"] == ["LeakError", "ValueError"]
     assert any(frame.endswith("authenticate") for frame in line["traceback"])
     assert "secret" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason", "retry_after"),
+    [
+        (OSError(errno.ENOSPC, "secret-path"), 507, "storage-full", "60"),
+        (OSError(errno.EMFILE, "secret-path"), 503, "busy", "2"),
+        (PoolTimeoutError("secret-path"), 503, "busy", "2"),
+        (OSError(errno.EIO, "secret-path"), 500, "internal", None),
+    ],
+    ids=repr,
+)
+def test_trouble_of_the_machine(app, error, status, reason, retry_after):
+    def fail(*_):
+        raise error
+
+    (answer,) = ask(app, "/v1/submissions/x", site_of_token=fail)
+    assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+    assert answer.headers.get("Retry-After") == retry_after
+    assert "secret" not in answer.text
 
 
 def test_an_error_of_the_client_side_is_a_failure_here(app):
