@@ -1,9 +1,9 @@
 """A disk that may lose what was not synced, and calls that may fail: put under `service.store.blobs`.
 
-`LossyDisk` keeps, beside the real files, what is certain to be on the disk: contents as of the last fsync of each file,
-names as of the last fsync of each directory. `crash` makes the real files what a power cut could have left. SQLite's
-files are not covered: with synchronous=FULL, which the store reads back, its commits are SQLite's own to keep, and it is
-tested with shims like this one. They stay as the process left them, which no commit that was answered is missing from.
+`LossyDisk` keeps, beside the real files, what is certain to be on the disk: contents as of the last fsync of each
+file, names as of the last fsync of each directory. `crash` makes the real files what a power cut could have left.
+SQLite's files are not covered: with synchronous=FULL, which the store reads back, its commits are SQLite's own to
+keep, and it is tested with shims like this one. They stay as the process left them.
 
 `FailingCalls` makes the n-th call of open, write, fsync, rename, mkdir or unlink fail.
 """

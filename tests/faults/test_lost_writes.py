@@ -30,7 +30,7 @@ from tests.faults.inprocess import Inside
 from tests.support.peers import make_plan, prepare, register
 
 SITES = "ab"
-PLAN = make_plan("disk", values=3000, min_sites=2, rounds=10**6)
+PLAN = make_plan("disk", values=100, min_sites=2, rounds=10**6)
 PARTS = len(PLAN.public.places)
 MEMORY = Path("/dev/shm")
 
@@ -48,7 +48,7 @@ class World:
         self.inside = Inside(self.data_dir, lambda: 1_800_000_000.5)
         self.inside.aggregator.conductor.apply("disk", rounds.Started())
         self.audit = Audit(self.data_dir, PLAN)
-        self.mine = {s: prepare(PLAN, "disk.1.1", s, i, one_hot=9000 * i) for i, s in enumerate(SITES)}
+        self.mine = {s: prepare(PLAN, "disk.1.1", s, i, one_hot=4000 * i) for i, s in enumerate(SITES)}
         self.audit.sent = {p.id: p for p in self.mine.values()}
         self.stored: set[tuple[str, int]] = set()
 
@@ -157,7 +157,7 @@ def test_what_was_not_synced_is_lost(monkeypatch, how):
             world.check_parts()
             world.audit.check()
             world.finish()
-    assert crashes > 40
+    assert crashes > 30
     print(f"{crashes} power cuts")
 
 
@@ -170,7 +170,9 @@ def test_what_was_not_synced_is_lost(monkeypatch, how):
     ],
     ids=lambda value: errno.errorcode.get(value, value),
 )
-@pytest.mark.parametrize("lasting", [1, 10**9], ids=["once", "lasting"])
+@pytest.mark.parametrize(
+    "lasting", [pytest.param(1, id="once", marks=pytest.mark.slow), pytest.param(10**9, id="lasting")]
+)
 def test_a_call_that_fails(monkeypatch, call, error, lasting):
     number = failures = 0
     while True:
@@ -223,4 +225,4 @@ def test_a_failing_fsync_ends_the_process(monkeypatch):
             world.finish()
             if failing.passed < number:
                 break
-    assert ended == number - 1 > 20
+    assert ended == number - 1 > 15
