@@ -1,0 +1,225 @@
+"""Whatever is sent: 2xx or 4xx, never 5xx, and after a 4xx everything that is kept is as it was.
+
+Two fuzzers, each with a valid token: schemathesis makes requests out of the OpenAPI document, with real ids in about
+every second one, and a byte fuzzer changes valid manifests and parts. Compared are all rows and all files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from service import rounds
+from tests.faults.inprocess import Inside
+from tests.service.conftest import snapshot
+from tests.support.peers import digest_header, make_plan, prepare, register
+
+PLAN = make_plan("fuzz", values=3000, rounds=10**6)
+LIVING = ("leases",)
+"""Tables that background work changes by itself."""
+_numbers = itertools.count()
+
+
+class World:
+    """An open round in which site a has announced, put one part, and b has everything but the receipt."""
+
+    def __init__(self, data_dir) -> None:
+        self.now = 1_800_000_000.5
+        self.tokens = register(data_dir, PLAN, ["a", "b", "c"], start=False)
+        self.inside = Inside(data_dir, lambda: self.now, keep_sums=10**6)
+        self.inside.aggregator.conductor.apply("fuzz", rounds.Started())
+        self.a, self.b = (self.inside.peer("fuzz", self.tokens[site]) for site in "ab")
+        self.first = prepare(PLAN, "fuzz.1.1", "a", 1)
+        assert self.a.announce("fuzz.1.1", self.first.manifest).status_code == 201
+        assert self.a.put(self.first.id, 0, self.first.parts[0]).status_code == 201
+
+    def store(self):
+        found = snapshot(self.inside.settings.data_dir)
+        return {"files": found["files"], "tables": {k: v for k, v in found["tables"].items() if k not in LIVING}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("fuzz") / "data")
+    yield made
+    made.inside.end()
+
+
+def bounded(examples: int):
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def judge(world, before, answer, *, may_change: bool) -> None:
+    assert answer.status_code < 500, f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
+    if answer.status_code >= 400 or not may_change:
+        assert world.store() == before, f"changed by {answer.status_code}: {answer.request.method} {answer.request.url}"
+
+
+REAL = {
+    "federation": ["fuzz"],
+    "round_id": ["fuzz.1.1", "fuzz.1.2", "fuzz.01.1"],
+    "n": [0, 1, 2, -1, 2**63, 10**30],
+    "section": [0, 1, -1],
+}
+OPERATIONS = [
+    ("GET", "/v1/federations/{federation}/rounds/current"),
+    ("POST", "/v1/rounds/{round_id}/submissions"),
+    ("GET", "/v1/rounds/{round_id}/record"),
+    ("PUT", "/v1/submissions/{submission_id}/parts/{n}"),
+    ("GET", "/v1/submissions/{submission_id}"),
+    ("POST", "/v1/submissions/{submission_id}/complete"),
+    ("GET", "/v1/rounds/{round_id}/sum/{section}/parts/{n}"),
+    ("GET", "/healthz"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_requests_out_of_the_openapi_document(world, method, path):
+    schema = schemathesis.openapi.from_dict(world.inside.app.openapi())
+    operation = schema[path][method]
+
+    @bounded(40)
+    @given(case=operation.as_strategy(), data=st.data())
+    def ask(case, data) -> None:
+        for name, real in (REAL | {"submission_id": [world.first.id]}).items():
+            if name in (case.path_parameters or {}) and data.draw(st.booleans()):
+                case.path_parameters[name] = data.draw(st.sampled_from(real))
+        sent = case.as_transport_kwargs(base_url="http://inside")
+        headers = {
+            name: value
+            for name, value in dict(sent["headers"] or {}).items()
+            if name.lower() not in ("authorization", "content-length", "user-agent")
+        }
+        headers |= {"Authorization": f"Bearer {world.tokens['a']}"}
+        parameters = dict(sent.get("params") or {})
+        if "wait" in parameters:
+            with contextlib.suppress(ValueError, TypeError):
+                # Nothing is going to happen, so there is nothing to wait for.
+                parameters["wait"] = min(float(parameters["wait"]), 0.001)
+        before = world.store()
+        try:
+            request = world.inside.client.build_request(
+                method,
+                sent["url"],
+                headers=headers,
+                params=parameters or None,
+                content=sent.get("data") if isinstance(sent.get("data"), bytes | str) else None,
+                json=sent.get("json"),
+            )
+        except (httpx.InvalidURL, UnicodeError, ValueError, TypeError):
+            return  # what no client can send
+        judge(world, before, world.inside.client.send(request), may_change=False)
+
+    ask()
+
+
+def test_every_operation_of_the_document_is_asked(world):
+    paths = world.inside.app.openapi()["paths"]
+    documented = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    # /readyz writes and removes a file: tests/service asks it.
+    assert documented - {("GET", "/readyz")} == set(OPERATIONS)
+
+
+@st.composite
+def mutations(draw, data: bytes) -> bytes:
+    """Bytes changed, cut out, put in, repeated, or taken from elsewhere."""
+    out = bytearray(data)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, max(0, len(out) - 1)) | st.integers(0, min(len(out), 120)))
+        size = draw(st.sampled_from([0, 1, 1, 2, 8, 64, len(out)]))
+        match draw(st.sampled_from(["flip", "set", "cut", "insert", "repeat", "end"])):
+            case "flip" if out:
+                out[min(at, len(out) - 1)] ^= 1 << draw(st.integers(0, 7))
+            case "set":
+                out[at : at + size] = draw(st.binary(min_size=min(size, 64), max_size=min(size, 64)))
+            case "cut":
+                del out[at : at + size]
+            case "insert":
+                out[at:at] = draw(
+                    st.sampled_from([b"\0", b"}", b'"', b"\xff\xfe", b'{"a":1}', b"1e999", b"-", b"[" * 2000])
+                )
+            case "repeat":
+                out[at:at] = out[at : at + size]
+            case "end":
+                del out[at:]
+    return bytes(out)
+
+
+def test_mutated_manifests(world):
+    original = prepare(PLAN, "fuzz.1.1", "c", 3).manifest
+    peer = world.inside.peer("fuzz", world.tokens["c"])
+
+    @bounded(300)
+    @given(body=mutations(original))
+    def ask(body) -> None:
+        before = world.store()
+        answer = peer.announce("fuzz.1.1", body)
+        # A changed nonce, digest or number of spare digits is a manifest like any other. The first of them is taken.
+        judge(world, before, answer, may_change=answer.status_code == 201)
+
+    ask()
+
+
+@pytest.mark.parametrize("honest_digest", [True, False])
+def test_mutated_parts(world, honest_digest):
+    part = world.first.parts[1]
+
+    @bounded(200)
+    @given(body=mutations(part))
+    def ask(body) -> None:
+        if body == part:
+            return
+        before = world.store()
+        headers = digest_header(part if honest_digest else body)
+        answer = world.a.put(world.first.id, 1, body, headers)
+        assert answer.status_code >= 400, "something else than the announced part was taken"
+        judge(world, before, answer, may_change=False)
+
+    ask()
+
+
+def test_announced_parts_that_are_none(tmp_path):
+    """The digest is right, and the bytes are not a part: only the parser stands in the way."""
+    world = World(tmp_path / "data")
+    part = world.first.parts[1]
+    refused: set[str] = set()
+
+    @bounded(80)
+    @given(body=mutations(part))
+    def ask(body) -> None:
+        # A new attempt each time, since a site announces but once.
+        world.now += 3602
+        current = world.a.current().json()["round_id"]
+        digests = (
+            hashlib.sha256(world.first.parts[0]).hexdigest(),
+            hashlib.sha256(body).hexdigest(),
+        )
+        other = prepare(PLAN, current, "b", next(_numbers) + 10, part_digests=digests, nonce="ab" * 16)
+        assert world.b.announce(current, other.manifest).status_code == 201
+        before = world.store()
+        answer = world.b.put(other.id, 1, body)
+        if answer.status_code == 201:
+            # Residues of other values are a part like any other.
+            assert len(body) == len(part)
+            assert body[:64] == part[:64]
+            return
+        refused.add(answer.json()["reason"])
+        assert answer.status_code != 409
+        judge(world, before, answer, may_change=False)
+
+    ask()
+    world.inside.end()
+    assert len(refused) > 3, refused
