@@ -149,12 +149,17 @@ class Life(RuleBasedStateMachine):
 
     @rule(
         who=st.lists(sites, min_size=2, max_size=4, unique=True),
+        others_hang=st.booleans(),
         fate=fates,
         order=st.permutations(range(PARTS)),
         then=st.sampled_from(["nothing", "deadline", "rot", "rot, repair", "fold a little", "fold"]),
     )
-    def whole_submissions(self, who, fate, order, then) -> None:
-        """What sites do when nothing goes wrong, so that rounds come to their end."""
+    def whole_submissions(self, who, others_hang, fate, order, then) -> None:
+        """What sites do when nothing goes wrong, so that rounds come to their end; the others may stop half-way."""
+        for site in SITES if others_hang else ():
+            if site not in who:
+                self.announce(fate, site, 0, 0)
+                self.put(fate, site, 0, 0, order[0])
         for site in who:
             self.announce(fate, site, 0, 0)
             for number in order:
