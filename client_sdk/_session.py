@@ -13,7 +13,7 @@ from client_sdk.spool import Spool
 from he_agg.codecs import Codec, codec_for
 from he_agg.errors import HeAggError, KeystoreError, Reason
 from he_agg.plan import PublicPlan
-from keys import GroupKey, SiteIdentity, read_secret_text
+from keys import GroupKey, Identity, read_secret_text
 from keys.sealed_box import Passphrase
 
 __all__ = ["Passphrase", "Session", "open_session"]
@@ -74,7 +74,7 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> tuple[Ses
     """
     if settings.passphrase_file is not None and not isinstance(passphrase, str):
         passphrase = read_secret_text(settings.passphrase_file)
-    identity = SiteIdentity.load(settings.identity, passphrase)
+    identity = Identity.load(settings.identity, passphrase)
     key = GroupKey.load(settings.keystore, passphrase)
     try:
         token = read_secret_text(settings.token_file)
@@ -86,5 +86,5 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> tuple[Ses
     policy = RetryPolicy(patience_s=settings.patience_s)
     # Jitter only spreads load: it needs no secrecy.
     retries = Retries(policy, random.random)
-    session = Session(identity.site, key, Spool(settings.spool, identity.site), retries, settings.result_s)
+    session = Session(identity.name, key, Spool(settings.spool, identity.name), retries, settings.result_s)
     return session, token

@@ -31,7 +31,7 @@ MAX_INTEGER = 2**53 - 1
 """Integers beyond it are not exact in every JSON reader."""
 
 MAX_DEPTH = 8
-"""Nesting of our deepest document is 4; an attacker's may be thousands."""
+"""Nesting of our deepest document is 7, manifests in an answer; an attacker's may be thousands."""
 
 
 def encode(value: Json) -> bytes:
@@ -154,6 +154,10 @@ class Fields:
         """A nested object."""
         value: dict[str, Json] = self._take(name, dict)
         return value
+
+    def null(self, name: str) -> None:
+        """A member that must be null."""
+        self._take(name, type(None))
 
     def end(self) -> None:
         """Refuse members nobody asked for.

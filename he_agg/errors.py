@@ -71,7 +71,14 @@ class Reason(StrEnum):
     WRONG_PASSPHRASE = "wrong-passphrase"  # noqa: S105 - a reason, no passphrase
     FILE_MISSING = "file-missing"
     FILE_EXISTS = "file-exists"
+    # signatures and rosters
+    BAD_SIGNATURE = "bad-signature"
+    CLOCK_SKEW = "clock-skew"
+    ROSTER_EXPIRED = "roster-expired"
+    ROSTER_MISMATCH = "roster-mismatch"
+    CHAIN_MISMATCH = "chain-mismatch"
     # opening a sum
+    SUM_REJECTED = "sum-rejected"
     OFF_GRID = "off-grid"
     SUM_OUT_OF_RANGE = "sum-out-of-range"
     COUNT_MISMATCH = "count-mismatch"

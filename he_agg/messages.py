@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_type_hints
 
+from he_agg import canonical
 from he_agg.errors import ProtocolError, Reason
+from he_agg.ids import RoundId, check_name
 
-__all__ = ["CurrentRound", "Receipt", "SubmissionStatus", "read"]
+__all__ = ["MAX_RECEIPT_BYTES", "CurrentRound", "Receipt", "SubmissionStatus", "read"]
+
+MAX_RECEIPT_BYTES = 2**14
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class CurrentRound:
         invited: whether this site takes part.
         submitted: whether this site's submission is complete.
         last_published: id of the newest round with a sum, if there is one.
+        records: how many records the federation's chain has: the index of the newest one.
+        roster_version: the newest roster that the aggregator has.
     """
 
     federation: str
@@ -52,6 +58,8 @@ class CurrentRound:
     invited: bool = False
     submitted: bool = False
     last_published: str | None = None
+    records: int = 0
+    roster_version: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,30 @@ class Receipt:
     site: str
     accepted_at: int
 
+    def encode(self) -> bytes:
+        """The canonical bytes: the body of the signed document, of kind "receipt", that the aggregator answers with."""
+        return canonical.encode({"v": 1, **dataclasses.asdict(self)})
 
-Message = TypeVar("Message", CurrentRound, SubmissionStatus, Receipt)
+    @classmethod
+    def parse(cls, body: bytes) -> Receipt:
+        """Read a receipt's body.
+
+        Raises:
+            WireError: not one.
+        """
+        fields = canonical.Fields(canonical.parse(body, MAX_RECEIPT_BYTES), "receipt")
+        fields.integer("v", 1, 1)
+        receipt = cls(
+            fields.hex("id", 32),
+            str(RoundId.parse(fields.string("round_id"))),
+            check_name(fields.string("site"), "receipt.site"),
+            fields.integer("accepted_at", 0, 2**40),
+        )
+        fields.end()
+        return receipt
+
+
+Message = TypeVar("Message", CurrentRound, SubmissionStatus)
 
 
 def read(kind: type[Message], body: bytes) -> Message:

@@ -1,23 +1,30 @@
 """The round record: the closed set of submissions behind a sum, and the sum's digests.
 
-It is written once, when the sum is durable (or the round has failed), and never changes.
+It is written once, when the sum is durable (or the round has failed), signed by the aggregator, and never changes. Each
+record names the one before it, so whoever has seen one notices when another history is told later.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from he_agg import canonical
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
 from he_agg.manifest import MAX_PARTS
+from he_agg.signed import Signed
+from he_agg.signing import SigningKey
 
-__all__ = ["MAX_RECORD_BYTES", "RoundRecord"]
+__all__ = ["MAX_RECORD_BYTES", "NO_RECORD", "RoundRecord", "SignedRecord"]
 
 MAX_RECORD_BYTES = 16 * 2**20
+NO_RECORD = "0" * 64
+"""What the first record of a federation has as `previous`."""
+
 OUTCOMES = ("published", "failed")
-VERSION = 1
+KIND = "record"
+VERSION = 2
 _MAX_MEMBERS = 10_000
 
 
@@ -27,6 +34,10 @@ class RoundRecord:
 
     Attributes:
         round_id: federation, round and attempt.
+        index: position in the federation's chain of records, from 1.
+        previous: digest of the signed record before it, 64 hex digits; `NO_RECORD` for the first.
+        closed_at: when the set became final. Units: seconds since 1970, UTC.
+        roster: digest of the roster that the aggregator went by, 64 hex digits.
         epoch: number of the group key's epoch.
         key_id: commitment to the group key.
         plan_id: the plan.
@@ -39,6 +50,10 @@ class RoundRecord:
     """
 
     round_id: RoundId
+    index: int
+    previous: str
+    closed_at: int
+    roster: str
     epoch: int
     key_id: str
     plan_id: str
@@ -58,6 +73,10 @@ class RoundRecord:
                 "federation": self.round_id.federation,
                 "round": self.round_id.number,
                 "attempt": self.round_id.attempt,
+                "index": self.index,
+                "previous": self.previous,
+                "closed_at": self.closed_at,
+                "roster": self.roster,
                 "epoch": self.epoch,
                 "key_id": self.key_id,
                 "plan_id": self.plan_id,
@@ -67,11 +86,6 @@ class RoundRecord:
                 "sum": list(self.sum_digests),
             }
         )
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the canonical bytes."""
-        return hashlib.sha256(self.encode()).hexdigest()
 
     @classmethod
     def parse(cls, data: bytes) -> RoundRecord:
@@ -90,6 +104,10 @@ class RoundRecord:
         digests = fields.array("sum", MAX_PARTS)
         record = cls(
             round_id=round_id,
+            index=fields.integer("index", 1, 2**53 - 1),
+            previous=fields.hex("previous", 32),
+            closed_at=fields.integer("closed_at", 0, 2**40),
+            roster=fields.hex("roster", 32),
             epoch=fields.integer("epoch", 1, 10**9),
             key_id=fields.hex("key_id", 32),
             plan_id=fields.hex("plan_id", 32),
@@ -100,6 +118,8 @@ class RoundRecord:
             sample_seed=fields.hex("sample_seed", 32) if "sample_seed" in value else None,
         )
         fields.end()
+        if (record.index == 1) != (record.previous == NO_RECORD):
+            raise WireError(Reason.BAD_FIELD, "record.previous: expected a digest, and zeros in the first record only")
         if outcome not in OUTCOMES:
             raise WireError(Reason.BAD_FIELD, f"record.outcome: expected one of {OUTCOMES}")
         if len(members) + len(excluded) > _MAX_MEMBERS or members.keys() & excluded.keys():
@@ -116,3 +136,55 @@ class RoundRecord:
         if (outcome == "failed") != (not digests):
             raise WireError(Reason.BAD_FIELD, "record.sum: expected digests of a published sum, and none otherwise")
         return record
+
+
+@dataclass(frozen=True)
+class SignedRecord:
+    """A record and the document that it came in.
+
+    Attributes:
+        record: what it says.
+        document: the same, with the aggregator's signature.
+    """
+
+    record: RoundRecord
+    document: Signed
+
+    @classmethod
+    def make(cls, record: RoundRecord, name: str, key: SigningKey) -> SignedRecord:
+        """Sign a record with the aggregator's key."""
+        return cls(record, Signed.make(KIND, record.encode(), name, key))
+
+    @classmethod
+    def parse(cls, data: bytes) -> SignedRecord:
+        """Read a signed record. The signature is not looked at: ask `check_signed`.
+
+        Raises:
+            WireError: anything but one canonical record.
+        """
+        document = Signed.parse(data, KIND, MAX_RECORD_BYTES)
+        return cls(RoundRecord.parse(document.body), document)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, signature included."""
+        return self.document.digest
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        return self.document.encode()
+
+    def check_signed(self, keys: Mapping[str, bytes]) -> None:
+        """See that an aggregator has signed it.
+
+        Args:
+            keys: verification keys of the roster's aggregators, by name.
+
+        Raises:
+            WireError: none has.
+        """
+        if not self.document.signers(keys):
+            raise WireError(
+                Reason.BAD_SIGNATURE,
+                f"record of round {self.record.round_id}: no aggregator of the roster has signed it",
+            )

@@ -11,7 +11,7 @@ from he_agg.commands import answer
 from he_agg.errors import ConfigError, InputError, KeystoreError, Reason
 from keys.files import read_plan, write_new
 from keys.group_key import GroupKey
-from keys.identity import SiteIdentity
+from keys.identity import Identity
 
 __all__ = ["keys_new", "keys_show", "site_init"]
 
@@ -44,11 +44,16 @@ def _new_passphrase(protect: bool) -> str | None:
 @_json
 def site_init(site: str, out: Path | None, protect: bool, as_json: bool) -> None:
     """Make the identity of SITE. Run it at the site: the file never leaves it."""
-    identity = SiteIdentity.create(site)
+    identity = Identity.create(site)
     path = out or Path(f"{site}.identity")
     identity.save(path, _new_passphrase(protect))
     answer(
-        {"site": site, "file": str(path), "fingerprint": identity.fingerprint, "public_key": identity.public_key.hex()},
+        {
+            "site": site,
+            "file": str(path),
+            "fingerprint": identity.fingerprint,
+            "public_key": identity.signing_key.public_key.hex(),
+        },
         as_json,
         lambda: f"identity of {site}: {path}\nfingerprint: {identity.fingerprint}",
     )

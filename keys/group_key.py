@@ -78,6 +78,11 @@ class GroupKey:
         return hmac.new(self.mac_seed, b"he-agg/key-id/v1\0" + context + public, hashlib.sha256).hexdigest()
 
     @property
+    def mac_key(self) -> bytes:
+        """What the tags on residues are made with. Secret. 32 bytes."""
+        return hmac.digest(self.mac_seed, b"he-agg/mac-key/v1", "sha256")
+
+    @property
     def federation_document(self) -> FederationDocument:
         """What the operator gets: the public half of the plan and the key's commitment."""
         return FederationDocument(self.plan.public, self.epoch, self.key_id)

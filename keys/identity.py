@@ -1,56 +1,57 @@
-"""A site's identity: an Ed25519 key pair that is the site's alone and never leaves it."""
+"""The identity of a member: a signing key and a receiving key that are its own and never leave it."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from he_agg import canonical
 from he_agg.errors import KeystoreError, Reason, WireError
 from he_agg.ids import check_name
+from he_agg.roster import Member, Role
+from he_agg.signing import SigningKey
+from keys.receiving import DEFAULT_SUITE, ReceivingKey
 from keys.sealed_box import Passphrase, close_box, open_box
 from keys.secret_file import read_secret, write_secret
 
-__all__ = ["SiteIdentity"]
+__all__ = ["Identity"]
 
 KIND = "he-agg-identity"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
-class SiteIdentity:
-    """Name and signing key of one site.
+class Identity:
+    """Name and private keys of one member: a site, a coordinator, an auditor.
 
     Attributes:
-        site: its name.
-        signing_key: Ed25519. Secret.
+        name: its name.
+        signing_key: what it signs requests, manifests and rosters with. Secret.
+        receiving_key: what group keys are sealed to. Secret.
     """
 
-    site: str
-    signing_key: Ed25519PrivateKey = field(repr=False)
+    name: str
+    signing_key: SigningKey = field(repr=False)
+    receiving_key: ReceivingKey = field(repr=False)
 
     @classmethod
-    def create(cls, site: str) -> SiteIdentity:
+    def create(cls, name: str, suite: str = DEFAULT_SUITE) -> Identity:
         """Make a fresh identity.
 
         Raises:
-            WireError: not a site name.
+            WireError: not a name.
         """
-        return cls(check_name(site, "site"), Ed25519PrivateKey.generate())
+        return cls(check_name(name, "site"), SigningKey.generate(), ReceivingKey.generate(suite))
 
-    @property
-    def public_key(self) -> bytes:
-        """The verification key. 32 bytes."""
-        return self.signing_key.public_key().public_bytes_raw()
+    def member(self, roles: Iterable[Role] = ()) -> Member:
+        """The public half, as a roster lists it."""
+        return Member(self.name, self.signing_key.public_key.hex(), frozenset(roles), self.receiving_key.public)
 
     @property
     def fingerprint(self) -> str:
         """What two people compare over the phone: 32 hex digits in groups of four."""
-        digest = hashlib.sha256(b"he-agg/site/v1\0" + self.site.encode() + b"\0" + self.public_key).hexdigest()
-        return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
+        return self.member().fingerprint
 
     def save(self, path: str | Path, passphrase: Passphrase = None) -> None:
         """Write the identity file: mode 0600, atomic, never over an existing one.
@@ -58,10 +59,13 @@ class SiteIdentity:
         Raises:
             KeystoreError: the file exists, or cannot be written.
         """
-        write_secret(Path(path), close_box(self._header(), self.signing_key.private_bytes_raw(), passphrase))
+        body = canonical.encode(
+            {"signing": self.signing_key.to_bytes().hex(), "receiving": self.receiving_key.to_bytes().hex()}
+        )
+        write_secret(Path(path), close_box(self._header(), body, passphrase))
 
     @classmethod
-    def load(cls, path: str | Path, passphrase: Passphrase = None) -> SiteIdentity:
+    def load(cls, path: str | Path, passphrase: Passphrase = None) -> Identity:
         """Read an identity file.
 
         Raises:
@@ -74,12 +78,18 @@ class SiteIdentity:
                 Reason.KEYSTORE_CORRUPT, f"{what}: expected an identity of format version {VERSION}, got another file"
             )
         try:
-            identity = cls(check_name(header.get("site"), "site"), Ed25519PrivateKey.from_private_bytes(body))
+            fields = canonical.Fields(canonical.parse(body, 2**16), "identity")
+            signing = SigningKey.from_bytes(bytes.fromhex(fields.hex("signing", 32)))
+            receiving = bytes.fromhex(fields.string("receiving"))
+            fields.end()
+            public = Member.from_json(check_name(header.get("name"), "name"), header.get("public"))
+            suite = "" if public.receiving is None else public.receiving.suite
+            identity = cls(public.name, signing, ReceivingKey.from_bytes(suite, receiving))
         except (WireError, ValueError) as error:
             raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{what}: the identity in it is damaged") from error
         if header != identity._header():
-            raise KeystoreError(Reason.KEY_MISMATCH, f"{what}: its key is not the one its header names")
+            raise KeystoreError(Reason.KEY_MISMATCH, f"{what}: its keys are not the ones its header names")
         return identity
 
     def _header(self) -> canonical.Json:
-        return {"kind": KIND, "v": VERSION, "site": self.site, "public_key": self.public_key.hex()}
+        return {"kind": KIND, "v": VERSION, "name": self.name, "public": self.member().to_json()}

@@ -1,4 +1,5 @@
-"""AES-256-CTR keystreams, seekable by (limb, batch). The only module of he_agg that imports `cryptography`.
+"""AES-256-CTR keystreams, seekable by (limb, batch). With signing.py the only module of he_agg that imports
+`cryptography`.
 
 Format: the stream of (limb, batch) under a key is AES-256 of the counter blocks
 

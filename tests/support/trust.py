@@ -1,0 +1,66 @@
+"""Consortia for tests: identities of all members and a signed roster, made by the real code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from he_agg.roster import Member, Role, Roster, SignedRoster
+from he_agg.signing import SigningKey
+from keys import Identity
+
+__all__ = ["AGGREGATOR", "AUDITOR", "COORDINATOR", "Consortium", "consortium", "identity_of"]
+
+COORDINATOR = "coordinator"
+AUDITOR = "auditor"
+AGGREGATOR = "aggregator"
+
+
+@cache
+def identity_of(name: str) -> Identity:
+    """An identity of that name, the same one each time: making ML-KEM keys for every test would take a while."""
+    return Identity.create(name)
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """All private keys of a federation in one place, as only a test may have them.
+
+    Attributes:
+        federation: its name.
+        identities: by name: the sites, a coordinator and an auditor.
+        roster: the newest roster.
+    """
+
+    federation: str
+    identities: dict[str, Identity]
+    roster: SignedRoster
+
+    def next_roster(self, members: dict[str, Member], **changes: int) -> SignedRoster:
+        """The next version, signed by the coordinator."""
+        now = self.roster.roster
+        fields = {"issued_at": now.issued_at, "expires_at": now.expires_at, "threshold": 1, "min_sites": now.min_sites}
+        return self.signed(Roster(self.federation, now.version + 1, members=members, **(fields | changes)))
+
+    def signed(self, roster: Roster) -> SignedRoster:
+        """A roster with the coordinator's signature."""
+        document = SignedRoster.unsigned(roster).document
+        key = self.identities[COORDINATOR].signing_key
+        return SignedRoster(roster, document.signed_by(COORDINATOR, key))
+
+
+def consortium(
+    federation: str, sites: Sequence[str], aggregator: SigningKey, *, min_sites: int = 2, valid_s: int = 86400
+) -> Consortium:
+    """A federation of these sites, one coordinator, one auditor and one aggregator."""
+    identities = {name: identity_of(name) for name in (*sites, COORDINATOR, AUDITOR)}
+    members = {site: identities[site].member([Role.SITE]) for site in sites}
+    members[COORDINATOR] = identities[COORDINATOR].member([Role.COORDINATOR])
+    members[AUDITOR] = identities[AUDITOR].member([Role.AUDITOR])
+    members[AGGREGATOR] = Member(AGGREGATOR, aggregator.public_key.hex(), frozenset({Role.AGGREGATOR}))
+    now = int(time.time())
+    roster = Roster(federation, 1, now - 60, now + valid_s, 1, min_sites, members)
+    unsigned = Consortium(federation, identities, SignedRoster.unsigned(roster))
+    return Consortium(federation, identities, unsigned.signed(roster))
