@@ -74,8 +74,7 @@ class Intake:
         Raises:
             RefusedError: there is none such, or the site is not invited.
         """
-        self._conductor.tick(federation)
-        with self._store.read() as tx:
+        with self._conductor.reading(federation) as tx:
             row = find_round(tx, federation, round_id)
             if site not in tx.invited(row.id):
                 raise RefusedError(
@@ -162,9 +161,8 @@ class Intake:
         Raises:
             RefusedError: this site has no such submission.
         """
-        self._conductor.tick(federation)
-        plan = self._federation(federation).parsed.plan
-        with self._store.read() as tx:
+        with self._conductor.reading(federation) as tx:
+            plan = self._federation_in(tx, federation).parsed.plan
             return _status(tx, _own(tx, federation, site, submission_id), plan)
 
     def expect_part(self, federation: str, site: str, submission_id: str, number: int) -> ExpectedPart:
@@ -173,8 +171,7 @@ class Intake:
         Raises:
             RefusedError: no such submission or part, or the round is closed.
         """
-        self._conductor.tick(federation)
-        with self._store.read() as tx:
+        with self._conductor.reading(federation) as tx:
             plan = self._federation_in(tx, federation).parsed.plan
             submission = _own(tx, federation, site, submission_id)
             if not 0 <= number < len(plan.places):
@@ -285,10 +282,6 @@ class Intake:
             raise _closed(row)
         receipt = Receipt(submission.id, str(submission.round_id), site, submission.accepted_at)
         return Signed.make("receipt", receipt.encode(), signer, self._conductor.key.signing_key)
-
-    def _federation(self, name: str) -> FederationRow:
-        with self._store.read() as tx:
-            return self._federation_in(tx, name)
 
     def _federation_in(self, tx: Transaction, name: str) -> FederationRow:
         row = tx.federation(name)

@@ -255,7 +255,7 @@ def test_a_site_is_removed_while_a_round_is_open(trust, world, how):
             ).all()
 
 
-def test_the_aggregator_gets_another_key(tmp_path):
+def test_the_aggregator_gets_another_key(tmp_path, caplog):
     """Its key file is lost: nothing is signed until a roster lists the new one, and nothing breaks then."""
 
     inside = Inside(tmp_path / "data", make_plan("f"))
@@ -264,6 +264,7 @@ def test_the_aggregator_gets_another_key(tmp_path):
     inside.aggregator.close()
     (tmp_path / "data" / "aggregator.key").unlink()
     inside.aggregator = Aggregator.open(inside.aggregator.settings, inside.clock)
+    assert [r.fields["federation"] for r in caplog.records if "does not list" in r.getMessage()] == ["f"]
     store, conductor = inside.aggregator.store, inside.aggregator.conductor
     with pytest.raises(ValueError, match="does not list this aggregator's key"):
         inside.aggregator.intake.complete("f", "a", first.id)
