@@ -239,11 +239,15 @@ class Life(RuleBasedStateMachine):
     def time_passes(self, seconds) -> None:
         self.now += seconds
 
-    @rule(dice=st.integers(0, 3))
-    def new_key(self, dice) -> None:
-        """The coordinator begins the next epoch, now and then."""
+    @rule(dice=st.integers(0, 3), site=sites, order=st.permutations(range(PARTS)))
+    def new_key(self, dice, site, order) -> None:
+        """The coordinator begins the next epoch, now and then, when a site has just submitted."""
         if dice:
             return
+        self.announce("handled", site, 0, 0)
+        for number in order:
+            self.put("handled", site, 0, 0, number)
+        self.complete("handled", site, 0, 0)
         bundle = deal(known("sim"), self.model.epoch + 1, plan_id=PLAN.plan_id)
         answer = self.inside.peer("sim", self.members[COORDINATOR]).bring(
             f"epochs/{bundle.bundle.epoch}", bundle.encode()
