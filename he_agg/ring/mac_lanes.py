@@ -26,11 +26,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
+
+cgutils: Any = untyped_cgutils
 
 Words = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
@@ -144,12 +146,11 @@ def _add_row(b: Any, sums: list[Any], beta: Any, out: Any) -> None:
             b.store(b.add(b.load(place, align=8), b.mul(part, factor)), place, align=8)
 
 
-@intrinsic(prefer_literal=True)
-def _add_rows(_: Any, packed: Any, gamma: Any, beta: Any, out: Any, rows: Any, bits: Any, tags: Any) -> Any:
+def _emit_add_rows(_: Any, packed: Any, gamma: Any, beta: Any, out: Any, _rows: Any, bits: Any, tags: Any) -> Any:
     width, count = bits.literal_value, tags.literal_value
     unit = unit_residues(width)
 
-    def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: Any, b: Any, _signature: Any, arguments: Any) -> Any:
         kinds = (packed, gamma, beta, out)
         source, factors, row_factors, target = (
             _data(context, b, kind, array) for kind, array in zip(kinds, arguments[:4], strict=True)
@@ -169,6 +170,9 @@ def _add_rows(_: Any, packed: Any, gamma: Any, beta: Any, out: Any, rows: Any, b
         return context.get_dummy_value()
 
     return types.void(packed, gamma, beta, out, types.intp, bits, tags), emit
+
+
+_add_rows: Any = intrinsic(prefer_literal=True)(_emit_add_rows)
 
 
 @cache
