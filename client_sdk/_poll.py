@@ -144,8 +144,8 @@ def check_agreement(session: Session, current: CurrentRound) -> None:
     if current.epoch > key.epoch:
         raise KeystoreError(
             Reason.KEY_MISMATCH,
-            f"federation {session.federation} has a group key of epoch {current.epoch}, this site's keystore holds "
-            f"that of epoch {key.epoch}",
+            f"federation {session.federation} uses group key {current.key_id[:12]} of epoch {current.epoch}, "
+            f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
             "run `he-agg epoch accept --config site.toml`; nothing was encrypted",
         )
     if (current.epoch, current.key_id) != (key.epoch, key.key_id):
@@ -153,8 +153,8 @@ def check_agreement(session: Session, current: CurrentRound) -> None:
             Reason.KEY_MISMATCH,
             f"federation {session.federation} uses group key {current.key_id[:12]} of epoch {current.epoch}, "
             f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
-            "tell the coordinator: the aggregator goes by an older epoch, or by a key that is not this one; nothing was "
-            "encrypted",
+            "tell the coordinator: the aggregator goes by an older epoch, or by a key that is not this one; "
+            "nothing was encrypted",
         )
 
 

@@ -11,7 +11,6 @@ of the version before have signed it; the file is replaced in one step, so a cra
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path
@@ -137,11 +136,8 @@ class Rosters:
         self._newest = signed
 
     def _archived(self) -> list[SignedRoster]:
-        found = []
-        with contextlib.suppress(FileNotFoundError), explained(self._archive):
-            for path in sorted(self._archive.glob("*.json")):
-                found.append(_read(path))
-        return found
+        with explained(self._archive):
+            return [_read(path) for path in sorted(self._archive.glob("*.json"))]
 
 
 def _read(path: Path) -> SignedRoster:
