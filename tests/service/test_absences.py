@@ -119,7 +119,7 @@ def test_federations_side_by_side(make_world):
     worlds = [make_world("ab"), make_world("ab"), make_world("abc")]
     prepared = {}
     for n, world in enumerate(worlds):
-        for i, site in enumerate(world.tokens):
+        for i, site in enumerate(world.sites):
             prepared[n, site] = prepare(world.plan, world.round_id, site, 10 * n + i)
             world.peer(site).announce(world.round_id, prepared[n, site].manifest)
     for number in range(3):  # interleaved
@@ -132,7 +132,7 @@ def test_federations_side_by_side(make_world):
         stranger = worlds[(n + 1) % 3].peer("a")
         assert stranger.status(submission.id).status_code == 404
     for n, world in enumerate(worlds):
-        record = world.peer().record(ids[n], wait=10).json()
+        record = world.peer().record(ids[n], wait=10).json()["body"]
         mine = {site: p for (m, site), p in prepared.items() if m == n}
         assert record["members"] == {site: p.id for site, p in mine.items()}
         for number, expected in enumerate(expected_sum(world.plan, list(mine.values()))):

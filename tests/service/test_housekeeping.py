@@ -87,7 +87,7 @@ def test_who_asks_for_an_old_sum_is_told(make_world):
         round_id = world.peer().current(wait=10).json()["round_id"]
         for i, site in enumerate("ab"):
             world.peer(site).submit(round_id, prepare(world.plan, round_id, site, number * 2 + i))
-        assert world.peer().record(round_id, wait=10).json()["outcome"] == "published"
+        assert world.peer().record(round_id, wait=10).json()["body"]["outcome"] == "published"
         rounds.append(round_id)
     world.peer().current(wait=1, after=world.round_id)
     gone = world.peer().sum_part(rounds[0], 0)

@@ -45,7 +45,7 @@ class Pair:
         self.clients = [httpx.Client(base_url=server.url, timeout=30) for server in self.servers]
 
     def peer(self, site, replica):
-        return Peer(self.clients[replica], "f", self.tokens[site])
+        return Peer(self.clients[replica], "f", self.members[site])
 
     def close(self):
         for client in self.clients:
@@ -54,7 +54,7 @@ class Pair:
             server.kill()
 
     def check_sum(self, round_id, prepared, replica):
-        record = self.peer("a", replica).record(round_id, wait=20).json()
+        record = self.peer("a", replica).record(round_id, wait=20).json()["body"]
         assert record["members"] == {site: p.id for site, p in prepared.items()}
         for number, expected in enumerate(expected_sum(self.plan, list(prepared.values()))):
             answer = self.peer("a", replica).sum_part(round_id, number)
