@@ -4,7 +4,7 @@
 
 Each repetition encrypts one submission and tags each part as soon as it is made, as a site does; then it verifies a sum
 that is whole in memory, and opens it. Ratios are taken within a repetition, so that whatever slows the machine down for
-a while slows both down; their median counts. Every sum that is verified is also seen to be refused with one bit flipped.
+a while slows both down; their median counts. Before that the same sum with one bit flipped is seen to be refused.
 """
 
 from __future__ import annotations

@@ -23,13 +23,12 @@ from he_agg.ring.keystream import Keystream
 from he_agg.ring.mac_lanes import (
     MAX_ROWS,
     MAX_TAGS,
-    OUT_LANES,
-    PIECES,
     ROW,
     Bytes,
     Words,
     drained,
     interleaved,
+    new_out,
     rows_kernel,
     scale,
 )
@@ -126,7 +125,7 @@ class _Block:
         """The exact sums of coefficients times packed residues, one integer for each tag."""
         if bits > HALF_BITS:
             return self._wide_sums(packed, count, bits)
-        out, (rows, rest) = self._new_out(), divmod(count, ROW)
+        out, (rows, rest) = new_out(self._tags), divmod(count, ROW)
         self._add(packed, bits, 0, rows, out)
         if rest:
             last = np.zeros(packed_bytes(ROW, bits), dtype=np.uint8)
@@ -138,7 +137,7 @@ class _Block:
         return drained(out, self._tags)
 
     def _wide_sums(self, packed: Bytes, count: int, bits: int) -> list[int]:
-        low_out, high_out = self._new_out(), self._new_out()
+        low_out, high_out = new_out(self._tags), new_out(self._tags)
         for start in range(0, count, WIDE_ROWS * ROW):
             here = min(count - start, WIDE_ROWS * ROW)
             x = unpack(packed[packed_bytes(start, bits) : packed_bytes(start + here, bits)], here, bits)
@@ -153,6 +152,3 @@ class _Block:
     def _add(self, packed: Bytes, bits: int, first: int, rows: int, out: Words) -> None:
         beta = self._beta[first * self._tags : (first + rows) * self._tags]
         rows_kernel(bits, self._tags)(frozen(packed), self._gamma, beta, out, rows)
-
-    def _new_out(self) -> Words:
-        return np.zeros(self._tags * PIECES * OUT_LANES, dtype=np.uint64)
