@@ -8,12 +8,12 @@ import socket
 import time
 
 import pytest
+from service.tokens import new_token
 
 from he_agg.manifest import MAX_MANIFEST_BYTES
 from service import operations
 from service.settings import Settings
 from service.store.sql import open_store
-from service.tokens import new_token
 from tests.support.peers import Peer, digest_header, make_plan, prepare
 
 SEAL_HEADER = bytes.fromhex("5ea110") + bytes(200)

@@ -27,9 +27,11 @@ from he_agg.http_signatures import RequestHead, digest_field, sign_request
 from he_agg.ids import RoundId
 from he_agg.layout import Layout, TensorSpec
 from he_agg.manifest import Manifest, SignedManifest
+from he_agg.messages import MAX_RECEIPT_BYTES, Receipt
 from he_agg.plan import Plan
-from he_agg.record import NO_RECORD
+from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
 from he_agg.sections import PART_HEADER_BYTES, Part
+from he_agg.signed import Signed
 from he_agg.wire import encode_part
 from keys import Identity
 from service import operations, rounds
@@ -157,6 +159,16 @@ def read_part(plan: Plan, number: int, data: bytes) -> Any:
     values, bad = unpack(data[PART_HEADER_BYTES:], place.residues, place.section.modulus_bits, place.section.modulus)
     assert bad == -1
     return values
+
+
+def read_record(document: bytes) -> RoundRecord:
+    """What a signed record says."""
+    return SignedRecord.parse(document).record
+
+
+def read_receipt(document: bytes) -> Receipt:
+    """What a signed receipt says."""
+    return Receipt.parse(Signed.parse(document, "receipt", MAX_RECEIPT_BYTES).body)
 
 
 def digest_header(data: bytes) -> dict[str, str]:
