@@ -20,7 +20,7 @@ _VERSION = 1
 _SEAL_HEADER = bytes((0x5E, 0xA1, 0x10))
 """First bytes of every saved SEAL object: magic 0xA15E and the header's own length, 16."""
 
-_SECRET_MARKS = (_SEAL_HEADER, b"he-agg-group-key", b"he-agg-identity", b"PRIVATE KEY")
+_SECRET_MARKS = (_SEAL_HEADER, b"he-agg-group-key", b"he-agg-identity", b"he-agg-aggregator-key", b"PRIVATE KEY")
 
 
 def encode_part(part: Part, place: PartPlace, plan_id: str) -> bytes:
@@ -110,5 +110,5 @@ def refuse_secrets(data: bytes | memoryview) -> None:
         raise WireError(
             Reason.SECRET_REFUSED,
             "this looks like a key or a SEAL/TenSEAL object, which the aggregator must never hold; nothing was kept",
-            "if a secret key left its site, make a new group key: `he-agg keys new`",
+            "if a secret key left its site, make a new group key: `he-agg epoch rotate`",
         )
