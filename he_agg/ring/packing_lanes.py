@@ -18,18 +18,15 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import extending, types, uint8, uint32, uint64
+from numba import types, uint8, uint32, uint64
 from numpy.typing import NDArray
 
 from he_agg.ring import lanes
 from he_agg.ring._jit import kernel
-from he_agg.ring.lanes import LANES, Stretch, cgutils
+from he_agg.ring.lanes import LANES, Stretch, cgutils, intrinsic
 
 U32 = NDArray[np.uint32]
 Bytes = NDArray[np.uint8]
-
-intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic(prefer_literal=True)
-"""Numba's decorator for a function that emits instructions; of a constant it is given the value, not the type alone."""
 
 MAX_LANE_BITS = 31
 """Widths handled here: residues are uint32, and the sum of two is too."""
