@@ -1,7 +1,7 @@
 """Measure one scheme in this process, pinned to one core, and print its JSON rows. Started by benchmarks/codecs.py.
 
-A sum of n sites is made of as many different encryptions as are affordable (`DIFFERENT_VALUES`), then of repeated ones:
-neither its bytes nor the time to fold and open it depend on that, and it must open to n times the values all the same.
+A sum of n sites is made of n different encryptions; where one takes longer than `SLOW_S`, of one folded n times, since
+neither bytes nor times depend on that. Every sum is checked.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ SLOW_S = 2.5
 
 FOLD_BYTES = 150 * 10**6
 """How much of a submission the fold is measured on at most."""
-
-DIFFERENT_VALUES = 10**7
-"""Values encrypted to make one sum, or a single submission if that has more."""
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -102,33 +99,44 @@ def random_values(size: int, value_bits: int, exact: bool) -> Any:
 class Submissions:
     """One submission's bytes, its first pieces, and on disk the sums of every wanted number of sites."""
 
-    def __init__(self, scheme: Scheme, values: Any, site_counts: list[int], folder: Path) -> None:
-        different = max(1, min(max(site_counts), DIFFERENT_VALUES // values.size))
+    def __init__(self, scheme: Scheme, values: Any, site_counts: list[int], encrypt_s: float, folder: Path) -> None:
         self.up, self.down = 0, dict.fromkeys(site_counts, 0)
         self.first: list[Any] = []
         self.pieces = held = 0
         self.folder = folder
-        # Sites in step, piece by piece, so that many sites take no more memory than one.
-        for pieces in zip(*(scheme.encrypt(values) for _ in range(different)), strict=True):
-            number, size = pieces[0][0], scheme.wire_bytes(pieces[0])
-            self.up += size
-            self.pieces += 1
-            if held < FOLD_BYTES:
-                self.first.append(pieces[0])
-                held += size
-            for n_sites in site_counts:
-                total = scheme.new_sum(pieces[0])
-                for site in range(n_sites):
-                    total = scheme.fold(total, pieces[site % different])
-                packed = scheme.finish(total, number)
-                self.down[n_sites] += scheme.wire_bytes((number, packed))
-                Path(folder, f"{n_sites}-{number}").write_bytes(packed)
+        most = max(site_counts)
+        different = most if encrypt_s < SLOW_S else 1
+        totals: dict[int, Any] = {}
+        # One site after the other, so that many take no more memory than one.
+        for site in range(different):
+            for piece in scheme.encrypt(values):
+                number = piece[0]
+                if site == 0:
+                    size = scheme.wire_bytes(piece)
+                    self.up += size
+                    self.pieces += 1
+                    totals[number] = scheme.new_sum(piece)
+                    if held < FOLD_BYTES:
+                        self.first.append(piece)
+                        held += size
+                for _ in range(most - site if site == different - 1 else 1):
+                    totals[number] = scheme.fold(totals[number], piece)
+                n_sites = most if site == different - 1 else site + 1
+                if n_sites in self.down:
+                    packed = scheme.finish(totals[number], number)
+                    self.down[n_sites] += scheme.wire_bytes((number, packed))
+                    self._path(n_sites, number).write_bytes(packed)
+                    if n_sites == most:
+                        del totals[number]
+
+    def _path(self, n_sites: int, number: int) -> Path:
+        return Path(self.folder, f"{n_sites}-{number}")
 
     def source(self, n_sites: int) -> Callable[[int], bytes | None]:
         """Where the sum of so many sites is read from."""
 
         def read(number: int) -> bytes | None:
-            path = Path(self.folder, f"{n_sites}-{number}")
+            path = self._path(n_sites, number)
             return path.read_bytes() if path.exists() else None
 
         return read
@@ -159,7 +167,7 @@ def measure(scheme_name: str, value_bits: int, n_values: int, max_sites: int, si
     with tempfile.TemporaryDirectory(prefix="he-agg-bench-") as folder:
         encrypt_rss, peak = peak_beyond(encrypt)
         encrypt_s = median_s(encrypt)
-        sent = Submissions(scheme, values, site_counts, Path(folder))
+        sent = Submissions(scheme, values, site_counts, encrypt_s, Path(folder))
         fold_speed = fold_values_per_s(scheme, sent.first, n_values * len(sent.first) / sent.pieces)
         sent.first.clear()
         open_rss = {}
