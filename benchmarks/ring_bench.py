@@ -49,7 +49,7 @@ def pieces() -> None:
     x, planes = np.empty(STREAM_WORDS, dtype=np.uint32), np.empty(NOISE_BYTES, dtype=np.uint8)
     noise, batch = np.empty(BATCH_VALUES, dtype=np.int8), x[:BATCH_VALUES]
     factor = np.ones(N, dtype=np.uint32)
-    tables = (factor, shoup_quotients(factor, m.q), m.inverse, m.inverse_quotients, np.uint32(m.q))
+    tables = (factor, shoup_quotients(factor, m.q), m.inverse, m.inverse_quotients, np.uint32(m.q), batch)
     show("keystream for a", BATCH_VALUES, lambda: stream.fill(x.view(np.uint8), 0, 1))
     show("rejection", BATCH_VALUES, lambda: replace_rejected(x, BATCH_VALUES, np.uint32(word_limit(m.q))))
     show("keystream for noise", BATCH_VALUES, lambda: stream.fill(planes, 0, 1))

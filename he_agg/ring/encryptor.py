@@ -180,7 +180,7 @@ def _encrypt(
             centred_binomial(plane_words, noise_words)
             for limb, (product, plaintext) in enumerate(limbs):
                 a_stream.fill_with_tail(stream, limb, first_batch + i)
-                key_product(x, *product)
+                key_product(x, message.view(np.uint32), *product)
                 worst = max(worst, int(add_message(c, message, noise, *plaintext)))
                 bits = params.limb_bits[limb]
                 start = packed_bytes(i * BATCH_VALUES, bits)

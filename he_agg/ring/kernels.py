@@ -62,6 +62,7 @@ def add_message(
 @kernel
 def key_product(
     words: U32,
+    soon: U32,
     limit: np.uint32,
     key: U32,
     key_quotients: U32,
@@ -73,6 +74,7 @@ def key_product(
 
     Args:
         words: In: the words of a. Out: the product, then the reserve. Shape: (STREAM_WORDS,).
+        soon: What is read next, as for `inverse_product`, read-only. Shape: (N * LANES,).
         limit: `word_limit(q)`.
         key: NTT(key)/N from `transform_key`. Shape: (N,).
         key_quotients: Its Shoup quotients. Shape: (N,).
@@ -81,7 +83,7 @@ def key_product(
         q: The modulus.
     """
     replace_rejected(words, BATCH_VALUES, limit)
-    inverse_product(words[:BATCH_VALUES], key, key_quotients, roots, quotients, q)
+    inverse_product(words[:BATCH_VALUES], key, key_quotients, roots, quotients, q, soon)
 
 
 @kernel

@@ -144,6 +144,13 @@ class Stretch:
         """Words word, word + 1, ... word + 15."""
         return self._b.load(self._vector(word), align=1)
 
+    def prefetch(self, word: int) -> None:
+        """Ask for a word's cache line; an address that does not exist is no error."""
+        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(self._b.module, kind, "llvm.prefetch.p0")
+        place = self._b.gep(self._start, [ir.Constant(_I64, 4 * word)])
+        self._b.call(function, [place, *(ir.Constant(_I32, n) for n in (0, 2, 1))])  # to read, into L2, data
+
     def store(self, v: Any, word: int) -> None:
         """Write words word, word + 1, ... word + 15."""
         self._b.store(v, self._vector(word), align=1)

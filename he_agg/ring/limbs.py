@@ -32,7 +32,7 @@ class LimbKey:
     quotients: NDArray[np.uint32]
 
     def product_arguments(self) -> tuple[Any, ...]:
-        """Return the arguments of `key_product` after the words."""
+        """Return the arguments of `key_product` after the words and what is read next."""
         m = self.tables
         limit, q = np.uint32(word_limit(m.q)), np.uint32(m.q)
         return limit, self.factor, self.quotients, m.inverse, m.inverse_quotients, q

@@ -60,7 +60,7 @@ def back(x, m):
     """Inverse transform of one polynomial, < q."""
     y, q = np.repeat(x.astype(np.uint32), LANES), np.uint32(m.q)  # the same in every lane
     factor = np.full(N, m.n_inverse, dtype=np.uint32)
-    ntt_lanes.inverse_product(y, factor, shoup_quotients(factor, m.q), m.inverse, m.inverse_quotients, q)
+    ntt_lanes.inverse_product(y, factor, shoup_quotients(factor, m.q), m.inverse, m.inverse_quotients, q, y)
     return (y % q)[::LANES]
 
 
@@ -95,7 +95,7 @@ def test_what_seal_encrypts_opens_here_to_the_same_polynomial(seal):
         expected[:, lane] = back(seal.decrypt(ciphertext, seal.key), m)
     words = np.append(x.ravel(), np.zeros(RESERVE_WORDS, dtype=np.uint32))
     key = LimbKey(m, *ntt.transform_key(s, m))
-    kernels.key_product(words, *key.product_arguments())
+    kernels.key_product(words, words[:0], *key.product_arguments())
     opened = words[:BATCH_VALUES]
     assert kernels.remove_product(opened, total.ravel(), np.uint32(m.q)) < m.q
     assert np.array_equal(opened.reshape(N, LANES), expected)
