@@ -43,10 +43,10 @@ def seconds(action: Callable[[], object]) -> float:
 
 def by_turns(actions: list[Callable[[], object]]) -> list[list[float]]:
     """Seconds of each action, round by round, each in turn. A first round only warms if others follow."""
-    rounds = [[seconds(action) for action in actions]]
+    rounds, spent = [[seconds(action) for action in actions]], 0.0
     while sum(rounds[0]) < SLOW_S * len(actions):
         rounds.append([seconds(action) for action in actions])
-        spent = sum(map(sum, rounds[1:])) / len(actions)
+        spent += sum(rounds[-1]) / len(actions)
         if (len(rounds) > MIN_RUNS and spent > LONG_S) or (len(rounds) > 2 and spent > SLOW_S):
             break
     return [list(times) for times in zip(*(rounds[1:] or rounds), strict=True)]
@@ -192,7 +192,7 @@ def measure(scheme_name: str, value_bits: int, n_values: int, max_sites: int, si
             "encrypt_values_per_s": n_values / encrypt_s,
             "fold_values_per_s": fold_speed,
             "open_values_per_s": n_values / statistics.median(open_s),
-            "open_s": open_s,
+            "open_s": open_s[:100],
             "peak_rss_bytes": peak,
             "encrypt_rss_beyond_input_bytes": encrypt_rss,
             "open_rss_beyond_output_bytes": open_rss[n],
