@@ -32,6 +32,7 @@ EXIT_UNVERIFIED = 5
 EXIT_INTERRUPTED = 130
 
 _GROUP_HELP = {
+    "aggregator": "The aggregator's own key (operator).",
     "federation": "Create, start and look at federations (operator).",
     "site": "Sites: identities, membership, tokens.",
     "keys": "Group keys (coordinator).",

@@ -20,7 +20,7 @@ _VERSION = 1
 _SEAL_HEADER = bytes((0x5E, 0xA1, 0x10))
 """First bytes of every saved SEAL object: magic 0xA15E and the header's own length, 16."""
 
-_SECRET_MARKS = (_SEAL_HEADER, b"he-agg-group-key", b"he-agg-identity", b"PRIVATE KEY")
+_SECRET_MARKS = (_SEAL_HEADER, b"he-agg-group-key", b"he-agg-identity", b"he-agg-aggregator-key", b"PRIVATE KEY")
 
 
 def encode_part(part: Part, place: PartPlace, plan_id: str) -> bytes:

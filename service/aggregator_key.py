@@ -1,0 +1,177 @@
+"""The aggregator's own key: with it, records and receipts are signed. One for a data directory, shared by its replicas.
+
+It is made when the directory is first used, and is what a roster lists: a new one would need a new roster. Written as
+secret files are: 0600 from the first moment, fsynced, and linked to its name, so that of two replicas that start at
+once both take the one that was first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from he_agg import canonical
+from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
+from he_agg.ids import check_name
+from he_agg.roster import Member, Role
+from he_agg.signing import SigningKey
+
+__all__ = ["AggregatorKey"]
+
+DEFAULT_NAME = "aggregator"
+FILE_NAME = "aggregator.key"
+KIND = "he-agg-aggregator-key"
+VERSION = 1
+_MAX_BYTES = 4096
+_SEED_BYTES = 32
+
+
+@dataclass(frozen=True)
+class AggregatorKey:
+    """The key. Get it with `load_or_create`.
+
+    Attributes:
+        signing_key: signs records and receipts. Secret.
+        name: what the aggregator is called in rosters.
+    """
+
+    signing_key: SigningKey = field(repr=False)
+    name: str = DEFAULT_NAME
+
+    @classmethod
+    def load_or_create(cls, data_dir: Path) -> AggregatorKey:
+        """Take the key of a data directory; the first time, make both.
+
+        Raises:
+            ConfigError: the directory cannot be made or written.
+            KeystoreError: the file is not what it must be, or others may read it.
+        """
+        path = data_dir / FILE_NAME
+        try:
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.path.lexists(path):
+                _link(path, _encode(SigningKey.generate()))
+            key = cls(_parse(path, _read(path)))
+            # Whoever made it may have died before this, and a key that has signed must not be lost.
+            _sync_directory(data_dir)
+        except OSError as error:
+            raise ConfigError(Reason.BAD_CONFIG, f"cannot use {path}: {error.strerror}") from error
+        return key
+
+    @property
+    def member(self) -> Member:
+        """The public half, as a roster lists it."""
+        return Member(self.name, self.signing_key.public_key.hex(), frozenset({Role.AGGREGATOR}))
+
+    def named(self, name: str) -> AggregatorKey:
+        """The same key under another name, for a federation that calls its aggregator so.
+
+        Raises:
+            WireError: not a name.
+        """
+        return AggregatorKey(self.signing_key, check_name(name, "aggregator"))
+
+    def public_file(self) -> bytes:
+        """The public file, which a coordinator takes into the roster. Roles are the coordinator's to give."""
+        public = Member(self.name, self.member.signing_key).to_json()
+        return canonical.encode({"v": 1, "name": self.name, "public": public})
+
+    def save_public(self, path: Path) -> None:
+        """Write the public file. A file that is there already must hold the very same.
+
+        Raises:
+            ConfigError: it holds something else, or cannot be written.
+        """
+        content = self.public_file()
+        try:
+            with contextlib.suppress(FileExistsError), path.open("xb") as file:
+                file.write(content)
+            same = path.read_bytes() == content
+        except OSError as error:
+            raise ConfigError(Reason.BAD_CONFIG, f"cannot write {path}: {error.strerror}") from error
+        if not same:
+            raise ConfigError(
+                Reason.FILE_EXISTS, f"{path} exists; it is never overwritten", "move it away first, or give --out"
+            )
+
+
+def _encode(key: SigningKey) -> bytes:
+    return canonical.encode({"kind": KIND, "v": VERSION, "signing": key.to_bytes().hex()})
+
+
+def _parse(path: Path, content: bytes) -> SigningKey:
+    try:
+        fields = canonical.Fields(canonical.parse(content, _MAX_BYTES), "aggregator key")
+        fields.integer("v", VERSION, VERSION)
+        kind, seed = fields.string("kind"), fields.hex("signing", _SEED_BYTES)
+        fields.end()
+        if kind != KIND:
+            raise WireError(Reason.BAD_FIELD, "another kind of file")
+    except WireError as error:
+        raise KeystoreError(
+            Reason.KEYSTORE_CORRUPT,
+            f"{path}: expected the aggregator's key, got something else",
+            "restore it from a backup; with another key, every federation needs a new roster",
+        ) from error
+    return SigningKey.from_bytes(bytes.fromhex(seed))
+
+
+def _link(path: Path, content: bytes) -> None:
+    """Give a new file its name, unless another process was first."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, unlike a rename, fails when the name is taken.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> bytes:
+    """Read a secret file after looking at who else may.
+
+    Raises:
+        KeystoreError: not a regular file, somebody else's, or open to group or others.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise KeystoreError(
+            Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
+        ) from error
+    # The descriptor's own state, not the path's: nobody can swap the file in between.
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(descriptor)
+        raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        if state.st_uid != os.geteuid():
+            raise KeystoreError(
+                Reason.UNSAFE_PERMISSIONS, f"{path}: expected it to belong to user {os.geteuid()}, got {state.st_uid}"
+            )
+        mode = stat.S_IMODE(state.st_mode)
+        if mode & 0o077:
+            raise KeystoreError(
+                Reason.UNSAFE_PERMISSIONS,
+                f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
+                f"chmod 600 {path}; if anybody may have read it, have the coordinators list a new key",
+            )
+        return file.read(_MAX_BYTES + 1)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
