@@ -130,7 +130,7 @@ class World:
 
 def uniform_message(round_id: str) -> str:
     """The one sentence of every rejection."""
-    return f"the sum of round {round_id} was not accepted; nothing was opened"
+    return f"round {round_id}: what the aggregator published was refused; nothing was released"
 
 
 @pytest.fixture(scope="session")
