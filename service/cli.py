@@ -56,6 +56,26 @@ def _where(command: Command) -> Command:
     return _data_dir(_database_url(command))
 
 
+def _tls(command: Command) -> Command:
+    """The options that say how the connection is kept private."""
+    file = click.Path(path_type=Path, dir_okay=False)
+    for option in (
+        click.option(
+            "--behind-tls-proxy",
+            is_flag=True,
+            default=None,
+            help="A proxy in front does TLS: serve plain HTTP on any address.",
+        ),
+        click.option(
+            "--tls-client-ca", type=file, help="Only let in clients with a certificate of this authority, PEM."
+        ),
+        click.option("--tls-key", type=file, help="The certificate's key, PEM."),
+        click.option("--tls-cert", type=file, help="Serve TLS with this certificate and its chain, PEM."),
+    ):
+        command = option(command)
+    return command
+
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _token_file = click.option(
     "--token-file",
@@ -80,16 +100,18 @@ def _store(data_dir: Path, database_url: str | None, *, create: bool = False) ->
     type=int,
     help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
 )
+@_tls
 @_where
-def serve(host: str | None, port: int | None, data_dir: Path, database_url: str | None) -> None:
+def serve(data_dir: Path, database_url: str | None, **options: Any) -> None:
     """Run the aggregator until SIGTERM or Ctrl-C.
 
-    The first line on stdout is `listening on http://HOST:PORT`; the log goes to stderr, one JSON object per line.
+    The first line on stdout is `listening on http://HOST:PORT` (or https://); the log goes to stderr, one JSON object
+    per line.
     """
     # Only this command needs the web framework.
     from service.server import run
 
-    run(load_settings(data_dir=data_dir, database_url=database_url, host=host, port=port))
+    run(load_settings(data_dir=data_dir, database_url=database_url, **options))
 
 
 @click.command()
