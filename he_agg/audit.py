@@ -272,19 +272,19 @@ class _Auditor:
             elif self._fingerprints is not None and name in self._fingerprints:
                 self._find(
                     "coordinator",
-                    f"coordinator {name}: the transcript has a key with fingerprint {member.fingerprint}, not the given one",
+                    f"coordinator {name}: expected the fingerprint that was given, got {member.fingerprint}",
                 )
             self._result.coordinators.append(Coordinator(name, member.fingerprint, name in confirmed))
         if given:
-            self._find("coordinator", f"the first roster has no coordinator {ascii(min(given))}")
+            self._find("coordinator", f"the first roster has no coordinator {min(given)!a}")
         if given is not None:
             keys = {name: coordinators[name].public_key for name in confirmed}
             signers = signed.document.signers(keys)
             if len(signers) < roster.threshold:
                 self._find(
                     "coordinator",
-                    f"the first roster has to be signed by {roster.threshold} coordinators whose fingerprints are given, "
-                    f"and is by {len(signers)}",
+                    f"expected the first roster to be signed by {roster.threshold} coordinators whose fingerprints are "
+                    f"given, got {len(signers)}",
                 )
 
     # Manifests.
