@@ -88,6 +88,8 @@ class Reason(StrEnum):
     UNKNOWN_FEDERATION = "unknown-federation"
     UNKNOWN_SITE = "unknown-site"
     UNKNOWN_ROUND = "unknown-round"
+    UNKNOWN_ROSTER = "unknown-roster"
+    UNKNOWN_EPOCH = "unknown-epoch"
     UNKNOWN_SUBMISSION = "unknown-submission"
     UNKNOWN_PART = "unknown-part"
     ALREADY_EXISTS = "already-exists"

@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 
+from service.aggregator_key import AggregatorKey
 from service.conductor import Conductor
 from service.intake import Intake
 from service.logs import log
 from service.room import Room
 from service.settings import Settings
-from service.store.base import SiteRow
 from service.store.blobs import Blobs
 from service.store.lock import DirectoryLock, match_directory
 from service.store.sql import SqlStore, is_shared, make_data_dir, open_store
@@ -30,6 +30,7 @@ class Aggregator:
         settings: as given.
         store: rows.
         blobs: files.
+        key: what it signs with.
         conductor: the one writer of rounds.
         room: knows whether there is room for more.
         intake: what becomes of submissions.
@@ -37,12 +38,18 @@ class Aggregator:
     """
 
     def __init__(
-        self, settings: Settings, lock: DirectoryLock | None, store: SqlStore, clock: Callable[[], float]
+        self,
+        settings: Settings,
+        lock: DirectoryLock | None,
+        store: SqlStore,
+        key: AggregatorKey,
+        clock: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.store = store
         self.blobs = Blobs(settings.data_dir)
-        self.conductor = Conductor(store, clock)
+        self.key = key
+        self.conductor = Conductor(store, key, clock)
         self.room = Room(settings, self.blobs)
         self.intake = Intake(store, self.blobs, self.conductor, self.room)
         self.worker = Worker(settings, store, self.blobs, self.conductor)
@@ -54,17 +61,19 @@ class Aggregator:
 
         Raises:
             ConfigError: another aggregator has it, or it cannot be used.
+            KeystoreError: its key must not be used.
         """
         make_data_dir(settings.data_dir)
         # Replicas share the directory; what keeps them apart is in the database.
         lock = None if is_shared(settings) else DirectoryLock(settings.data_dir)
         try:
+            key = AggregatorKey.load_or_create(settings.data_dir)
             store = open_store(settings, create=True, migrate=True)
         except BaseException:
             if lock is not None:
                 lock.release()
             raise
-        aggregator = cls(settings, lock, store, clock)
+        aggregator = cls(settings, lock, store, key, clock)
         try:
             removed = aggregator._clear_away()
         except BaseException:
@@ -83,11 +92,6 @@ class Aggregator:
         with self.store.write() as tx:
             tx.drop_leases()
         return self.blobs.remove_temporary()
-
-    def site_of_token(self, digest: str) -> SiteRow | None:
-        """Whose token has this SHA-256."""
-        with self.store.read() as tx:
-            return tx.site_of_token(digest)
 
     def check_ready(self) -> None:
         """Write to the store and to the disk.

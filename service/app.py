@@ -15,7 +15,7 @@ from service.auth import DOCUMENTED
 from service.bodies import Linger
 from service.limits import Limits
 from service.logs import RequestLog
-from service.routes import health, rounds, submissions, sums
+from service.routes import health, records, rounds, submissions, sums, trust
 from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -24,8 +24,9 @@ _DESCRIPTION = """
 Adds encrypted updates of sites, and can read none of them: it holds no key and no HE library.
 
 A site announces a **submission** by its manifest, puts its **parts** in any order, and completes it; the receipt is a
-promise. When the round closes, the closed set is folded into a **sum**, and the **record** says what is in it. Every
-request may be repeated. Errors are problem documents (RFC 9457) whose `reason` is for programs; digests are RFC 9530.
+promise. When the round closes, the closed set is folded into a **sum**, and the **record** says what is in it. Who
+may do so is said by the **roster**, which the coordinators sign. Every request is signed, and may be repeated. Errors
+are problem documents (RFC 9457) whose `reason` is for programs; digests are RFC 9530.
 """
 
 
@@ -61,7 +62,7 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None) -> Fast
     # The last one added is the outermost: the log sees every answer, lingering included.
     app.add_middleware(Linger, seconds=settings.linger_s)
     app.add_middleware(RequestLog)
-    for module in (rounds, submissions, sums):
+    for module in (rounds, submissions, sums, records, trust):
         app.include_router(module.router, dependencies=[Security(DOCUMENTED)])
     app.include_router(health.router)
     _describe_problems(app)

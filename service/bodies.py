@@ -19,11 +19,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from he_agg.errors import Reason
+from he_agg.wire import refuse_secrets
 from service.refusal import RefusedError
 
-__all__ = ["Linger", "announced_length", "content_digest", "digest_field", "read_body"]
+__all__ = ["Linger", "announced_length", "content_digest", "digest_field", "read_body", "refuse_body"]
 
 _SHA256 = re.compile(r"\s*sha-256\s*=\s*:([A-Za-z0-9+/]{43}=):\s*\Z")
+_NOTHING = hashlib.sha256(b"").hexdigest()
 _MEMBER = re.compile(r"\s*sha-256\s*=")
 
 
@@ -74,21 +76,32 @@ def digest_field(hex_digest: str) -> str:
     return f"sha-256=:{base64.b64encode(bytes.fromhex(hex_digest)).decode()}:"
 
 
-async def read_body(request: Request, length: int, within_s: float | None = None) -> tuple[bytearray, str]:
-    """Read a body of an announced length.
+def refuse_body(request: Request) -> None:
+    """See, from the head alone, that a request which needs no body has none and says so.
+
+    Raises:
+        RefusedError: it has one, or names the digest of one.
+    """
+    if "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0":
+        raise RefusedError(Reason.BAD_REQUEST, "expected a request without a body, got one with")
+    if content_digest(request) != _NOTHING:
+        raise RefusedError(Reason.BAD_DIGEST, "expected the Content-Digest of an empty body, got that of another one")
+
+
+async def read_body(request: Request, length: int, within_s: float | None = None) -> bytearray:
+    """Read a body of an announced length, which has to be the one that the request's Content-Digest names.
 
     Args:
         request: whose body.
         length: as announced.
         within_s: how long that may take in all. Units: seconds.
 
-    Returns:
-        The bytes, and their SHA-256 in hex.
-
     Raises:
-        RefusedError: another length than announced, or too slow.
+        RefusedError: another length than announced, other bytes, or too slow.
+        WireError: other bytes, which look like a key.
         ClientDisconnect: the peer went away before the end.
     """
+    named = content_digest(request)
     body, filled = bytearray(length), 0
     try:
         async with asyncio.timeout(within_s):
@@ -106,8 +119,15 @@ async def read_body(request: Request, length: int, within_s: float | None = None
     if filled != length:
         raise RefusedError(Reason.TRUNCATED, f"expected {length} bytes as announced, got {filled}")
     # Not on the event loop, which every other body has to go through.
-    digest = await run_in_threadpool(hashlib.sha256, body)
-    return body, digest.hexdigest()
+    digest = (await run_in_threadpool(hashlib.sha256, body)).hexdigest()
+    if digest != named:
+        refuse_secrets(memoryview(body))
+        raise RefusedError(
+            Reason.BAD_DIGEST,
+            f"expected bytes with SHA-256 {named[:12]} as the Content-Digest says, got {digest[:12]}",
+            "the bytes changed on the way or on the sender's disk: send them again",
+        )
+    return body
 
 
 class Linger:

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections.abc import Callable
 
-from he_agg.federation import FederationDocument
+from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
-from he_agg.record import RoundRecord
+from he_agg.record import RoundRecord, SignedRecord
+from he_agg.roster import Role
 from service import rounds
+from service.aggregator_key import AggregatorKey
+from service.known import KnownRoster, newest_roster, roster_of, signer_in
 from service.rounds import Action, Event, Federation, Phase, Round, Stage
-from service.store.base import FederationRow, RoundRow, Store, Transaction
+from service.store.base import Basis, ChainHead, FederationRow, RoundRow, Store, Transaction
 
 __all__ = ["Conductor"]
 
 
 class Conductor:
-    """The one writer of rounds.
+    """The one writer of rounds, and of the chain of records.
 
     Args:
         store: where they are kept.
+        key: what records are signed with.
         clock: Units: seconds since 1970, UTC.
+
+    Attributes:
+        key: as given.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, key: AggregatorKey, clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        self.key = key
         self._clock = clock
 
     def now(self) -> float:
@@ -43,15 +50,15 @@ class Conductor:
             return self.apply_in(tx, federation, event)
 
     def apply_in(self, tx: Transaction, federation: str, event: Event) -> list[Action]:
-        """The same within a transaction that has more to decide."""
-        row = tx.federation(federation)
-        if row is None:
+        """The same within a transaction that has more to decide. Nothing happens to a federation without a roster."""
+        row, roster = tx.federation(federation), newest_roster(tx, federation)
+        if row is None or roster is None:
             return []
         now = self._clock()
-        state = self._load(tx, row)
+        state = self._load(tx, row, roster)
         _, actions = rounds.step(state, event, now)
         for action in actions:
-            self._persist(tx, row.parsed, action, int(now))
+            self._persist(tx, row, roster, action, int(now))
         if actions:
             tx.bump()
         return actions
@@ -77,13 +84,15 @@ class Conductor:
         return row.phase is Phase.OPEN and not self._due(federation, row)
 
     def _due(self, federation: FederationRow, row: RoundRow) -> bool:
-        return row.phase is Phase.OPEN and federation.stage is not Stage.PAUSED and self._clock() >= row.deadline_at
+        running = row.phase is Phase.OPEN and row.basis.roster_version and federation.stage is not Stage.PAUSED
+        return bool(running) and self._clock() >= row.deadline_at
 
-    def _load(self, tx: Transaction, row: FederationRow) -> Federation:
+    def _load(self, tx: Transaction, row: FederationRow, roster: KnownRoster) -> Federation:
         plan = row.parsed.plan
         newest = tx.newest_round(row.name)
         round_ = None
         if newest is not None:
+            then = roster_of(tx, row.name, newest.basis.roster_version)
             round_ = Round(
                 newest.id.number,
                 newest.id.attempt,
@@ -93,18 +102,20 @@ class Conductor:
                 tx.invited(newest.id),
                 frozenset(s.site for s in tx.submissions(newest.id) if s.state == "complete"),
                 newest.sample_seed,
+                0 if then is None else then.roster.min_sites,
             )
+        min_sites = max(plan.min_sites, roster.roster.min_sites)
         return Federation(
-            terms=rounds.Terms(plan.min_sites, plan.rounds, plan.deadline_s, row.keeping.sample_fraction),
-            sites=frozenset(site.name for site in tx.sites(row.name)),
+            terms=rounds.Terms(min_sites, plan.rounds, plan.deadline_s, row.keeping.sample_fraction),
+            sites=frozenset(roster.roster.having(Role.SITE)),
             stage=row.stage,
             round=round_,
             paused_at=row.paused_at,
             fresh_seed=secrets.token_hex(32),
         )
 
-    def _persist(self, tx: Transaction, document: FederationDocument, action: Action, at: int) -> None:
-        name = document.plan.federation
+    def _persist(self, tx: Transaction, row: FederationRow, roster: KnownRoster, action: Action, at: int) -> None:
+        name = row.name
         if isinstance(action, rounds.StageChanged):
             tx.set_stage(name, action.stage)
             tx.set_paused(name, action.at)
@@ -112,7 +123,8 @@ class Conductor:
         round_id = RoundId(name, action.round.number, action.round.attempt)
         match action:
             case rounds.Opened(round_):
-                tx.open_round(round_id, round_)
+                epoch = tx.newest_epoch(name)
+                tx.open_round(round_id, round_, Basis(epoch.number, epoch.key_id, roster.digest, roster.version))
             case rounds.Extended(round_):
                 tx.move_deadline(round_id, round_.deadline_at)
             case rounds.Accepted(_, site):
@@ -121,38 +133,72 @@ class Conductor:
                     tx.accept(submission.id, at)
             case rounds.Closed():
                 tx.exclude_open(round_id)
-                tx.set_phase(round_id, Phase.CLOSED)
+                tx.close_round(round_id, at)
             case rounds.Folding():
                 tx.set_phase(round_id, Phase.FOLDING)
             case rounds.Published() | rounds.Failed():
-                record = self._record(tx, document, round_id, action)
+                head = tx.chain_head(name)
+                record = self._record(tx, row, roster, action, head, at)
                 if isinstance(action, rounds.Failed):
                     tx.exclude_all(round_id)
-                encoded = record.encode()
-                tx.end_round(round_id, action.round.phase, encoded, hashlib.sha256(encoded).hexdigest(), at)
+                new_head = ChainHead(head.index + 1, record.digest)
+                tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
+
+    def signer(self, tx: Transaction, federation: str, version: int) -> tuple[str, KnownRoster]:
+        """Under which name, of which roster, this aggregator signs what a round of a version is about.
+
+        That is the version's own roster, unless the aggregator has got another key since: then it is the newest.
+
+        Raises:
+            InputError: the newest one does not list this aggregator's key, either.
+        """
+        for roster in (roster_of(tx, federation, version), newest_roster(tx, federation)):
+            name = None if roster is None else signer_in(roster.roster, self.key)
+            if roster is not None and name is not None:
+                return name, roster
+        raise InputError(
+            Reason.INTERNAL,
+            f"the roster of federation {federation} does not list this aggregator's key",
+            "restore aggregator.key, or have the coordinator list the new one: he-agg aggregator show",
+        )
 
     def _record(
         self,
         tx: Transaction,
-        document: FederationDocument,
-        round_id: RoundId,
+        row: FederationRow,
+        newest: KnownRoster,
         outcome: rounds.Published | rounds.Failed,
-    ) -> RoundRecord:
-        submissions = tx.submissions(round_id)
+        head: ChainHead,
+        at: int,
+    ) -> SignedRecord:
+        round_id = RoundId(row.name, outcome.round.number, outcome.round.attempt)
+        submissions, found = tx.submissions(round_id), tx.round(round_id)
+        if found is None:
+            raise RuntimeError("a round that ends must have begun")
+        basis = found.basis
+        if not basis.roster_version:  # from before there were rosters
+            epoch = tx.newest_epoch(row.name)
+            basis = Basis(epoch.number, epoch.key_id, newest.digest, newest.version)
+        name, roster = self.signer(tx, row.name, basis.roster_version)
         members: dict[str, str] = {}
         digests: tuple[str, ...] = ()
         if isinstance(outcome, rounds.Published):
             members = {s.site: s.id for s in submissions if s.state == "complete"}
             by_number = tx.sum_digests(round_id)
-            digests = tuple(by_number[place.number] for place in document.plan.places)
-        return RoundRecord(
+            digests = tuple(by_number[place.number] for place in row.parsed.plan.places)
+        record = RoundRecord(
             round_id=round_id,
-            epoch=document.epoch,
-            key_id=document.key_id,
-            plan_id=document.plan.plan_id,
+            index=head.index + 1,
+            previous=head.digest,
+            closed_at=at if found.closed_at is None else found.closed_at,
+            roster=roster.digest,
+            epoch=basis.epoch,
+            key_id=basis.key_id,
+            plan_id=row.parsed.plan.plan_id,
             outcome=outcome.round.phase.value,
             members=members,
             excluded=rounds.exclusions(outcome.round, {s.site for s in submissions}, outcome),
             sum_digests=digests,
             sample_seed=outcome.round.sample_seed,
         )
+        return SignedRecord.make(record, name, self.key.signing_key)

@@ -12,14 +12,16 @@ from typing import Any
 from he_agg.canonical import check_hex
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.manifest import Manifest
+from he_agg.manifest import Manifest, SignedManifest
 from he_agg.messages import Receipt, SubmissionStatus
 from he_agg.plan import PublicPlan
 from he_agg.sections import PartPlace
+from he_agg.signed import Signed
 from he_agg.wire import parse_part, refuse_secrets
 from service import rounds
 from service.conductor import Conductor
 from service.failpoints import failpoint
+from service.known import newest_roster
 from service.refusal import RefusedError
 from service.room import Room
 from service.rounds import Phase
@@ -79,30 +81,35 @@ class Intake:
                 raise RefusedError(
                     Reason.NOT_INVITED,
                     f"site {site} is not invited to round {row.id}",
-                    "sites take part from the first round that opens after they were added",
+                    "sites take part from the first round that opens after they were added to the roster",
                     round_id=str(row.id),
                 )
             return row.id
 
     def announce(self, federation: str, site: str, round_id: RoundId, body: bytes) -> tuple[SubmissionStatus, bool]:
-        """Take a manifest.
+        """Take a signed manifest.
 
         Returns:
             The submission, and whether it is new.
 
         Raises:
-            WireError: not a manifest, or one for something else.
-            RefusedError: the round is closed, the site has announced another submission, or there is no room.
+            WireError: not a manifest, one for something else, or not signed by its site.
+            RefusedError: the round is closed, the site has announced another submission or goes by another roster or
+                history, or there is no room.
         """
-        document = self._federation(federation).parsed
-        plan = document.plan
+        with self._store.read() as tx:
+            plan, row = self._federation_in(tx, federation).parsed.plan, find_round(tx, federation, str(round_id))
+            roster = newest_roster(tx, federation)
         try:
-            manifest = Manifest.parse(body)
+            signed = SignedManifest.parse(body)
         except WireError:
             refuse_secrets(body)
             raise
-        manifest.check(plan, round_id, document.epoch, document.key_id, site)
-        submission = SubmissionRow(manifest.submission_id, round_id, site, "open", None)
+        manifest = signed.manifest
+        manifest.check(plan, round_id, row.basis.epoch, row.basis.key_id, site)
+        member = None if roster is None else roster.roster.members.get(site)
+        signed.check_signed(b"" if member is None else member.public_key)
+        submission = SubmissionRow(signed.submission_id, round_id, site, "open", None)
         # The directory before the row: parts may come as soon as the row is there.
         with self._store.write() as tx:
             row = find_round(tx, federation, str(round_id))
@@ -120,12 +127,34 @@ class Intake:
                     round_id=str(round_id),
                     submission_id=existing.id,
                 )
+            self._check_history(tx, row, manifest)
             self._room.check(tx, self._federation_in(tx, federation), site)
             self._blobs.make_parent(self._blobs.part_path(round_id, submission.id, 0))
             failpoint("announcement.directory_made")
             at = int(self._conductor.now())
             tx.add_submission(submission, body, manifest.part_digests, at)
             return _status(tx, submission, plan), True
+
+    def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:
+        """See that a site goes by the same roster and the same records as everybody else."""
+        newest = newest_roster(tx, row.id.federation)
+        if manifest.roster != row.basis.roster and (newest is None or manifest.roster != newest.digest):
+            raise RefusedError(
+                Reason.ROSTER_MISMATCH,
+                f"manifest, roster: expected {row.basis.roster[:12]}, version {row.basis.roster_version}, "
+                f"got {manifest.roster[:12]}",
+                "fetch the newest roster: GET /v1/federations/{federation}/rosters/newest",
+            )
+        # No record is written while the round is open, so this is the one before it.
+        head = tx.chain_head(row.id.federation)
+        if manifest.previous != head.digest:
+            raise RefusedError(
+                Reason.CHAIN_MISMATCH,
+                f"manifest, previous: expected record {head.index}, {head.digest[:12]}, got {manifest.previous[:12]}",
+                "fetch the records that are missing: GET /v1/federations/{federation}/records/{index}. If this site "
+                "has seen another record there, two histories are being told: stop, and ask the coordinator",
+                round_id=str(row.id),
+            )
 
     def status(self, federation: str, site: str, submission_id: str) -> SubmissionStatus:
         """How far a submission has come.
@@ -158,7 +187,7 @@ class Intake:
             if row is not None:
                 digest, stored = row.digest, row.stored
             else:  # the round is over and the parts are gone; what the answer was is still known
-                digest = Manifest.parse(tx.manifest(submission_id)).part_digests[number]
+                digest = _announced(tx.manifest(submission_id), number)
                 stored = submission.state == "complete"
             if not stored:
                 round_ = find_round(tx, federation, str(submission.round_id))
@@ -221,8 +250,11 @@ class Intake:
         tx.mark_stored(submission.id, number, int(self._conductor.now()))
         return True
 
-    def complete(self, federation: str, site: str, submission_id: str) -> Receipt:
+    def complete(self, federation: str, site: str, submission_id: str) -> Signed:
         """Decide, in one transaction, whether a submission is in.
+
+        Returns:
+            The receipt, the same bytes each time: nothing in it is new, and Ed25519 has no randomness.
 
         Raises:
             RefusedError: parts are missing, or the round closed before.
@@ -247,10 +279,12 @@ class Intake:
                     event = rounds.Completed(row.id.number, row.id.attempt, site)
                     self._conductor.apply_in(tx, federation, event)
                     submission = _own(tx, federation, site, submission_id)
+            row = find_round(tx, federation, str(submission.round_id))
+            signer = self._conductor.signer(tx, federation, row.basis.roster_version)[0]
         if submission.accepted_at is None:
-            with self._store.read() as tx:
-                raise _closed(find_round(tx, federation, str(submission.round_id)))
-        return Receipt(submission.id, str(submission.round_id), site, submission.accepted_at)
+            raise _closed(row)
+        receipt = Receipt(submission.id, str(submission.round_id), site, submission.accepted_at)
+        return Signed.make("receipt", receipt.encode(), signer, self._conductor.key.signing_key)
 
     def _federation(self, name: str) -> FederationRow:
         with self._store.read() as tx:
@@ -288,6 +322,13 @@ def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
     if row is None:
         raise RefusedError(Reason.UNKNOWN_ROUND, f"there is no round {round_id} in federation {federation}")
     return row
+
+
+def _announced(manifest: bytes, number: int) -> str:
+    # Read leniently: it was checked when it came, and one from before there were signatures is its own body.
+    document = json.loads(manifest)
+    digest: str = document.get("body", document)["parts"][number]
+    return digest
 
 
 def _own(tx: Transaction, federation: str, site: str, submission_id: str) -> SubmissionRow:

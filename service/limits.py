@@ -28,7 +28,7 @@ class Limits:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._requests = 0
-        self._by_site: Counter[tuple[str, str]] = Counter()
+        self._by_member: Counter[tuple[str, str]] = Counter()
         self._bodies = asyncio.Semaphore(settings.max_uploads)
 
     @contextlib.contextmanager
@@ -47,26 +47,26 @@ class Limits:
             self._requests -= 1
 
     @contextlib.contextmanager
-    def site(self, federation: str, site: str) -> Iterator[None]:
-        """A request of a site that has proved who it is.
+    def member(self, federation: str, name: str) -> Iterator[None]:
+        """A request of a member that has proved who it is.
 
         Raises:
             RefusedError: `TOO_MANY_REQUESTS`.
         """
-        key = (federation, site)
-        if self._by_site[key] >= self._settings.max_site_requests:
+        key = (federation, name)
+        if self._by_member[key] >= self._settings.max_site_requests:
             raise RefusedError(
                 Reason.TOO_MANY_REQUESTS,
-                f"site {site} has {self._by_site[key]} requests under way, and no more are taken",
+                f"{name} has {self._by_member[key]} requests under way, and no more are taken",
                 "wait for answers before sending more",
             )
-        self._by_site[key] += 1
+        self._by_member[key] += 1
         try:
             yield
         finally:
-            self._by_site[key] -= 1
-            if not self._by_site[key]:
-                del self._by_site[key]
+            self._by_member[key] -= 1
+            if not self._by_member[key]:
+                del self._by_member[key]
 
     @contextlib.asynccontextmanager
     async def body(self) -> AsyncIterator[None]:

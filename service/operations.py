@@ -1,4 +1,7 @@
-"""What the operator does: register federations and sites, start and end. Acts on the store, server running or not."""
+"""What the operator does: register federations, bring in rosters and bundles, start and end.
+
+Acts on the store, whether or not a server runs. What changes rounds goes through a conductor, which signs the records.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,27 @@ import time
 from pathlib import Path
 from typing import Any
 
+from he_agg.epoch import MAX_BUNDLE_BYTES, SignedBundle
 from he_agg.errors import InputError, PlanError, Reason, WireError
 from he_agg.federation import MAX_FEDERATION_BYTES, FederationDocument
-from he_agg.ids import check_name
+from he_agg.roster import MAX_ROSTER_BYTES, Role, SignedRoster
 from service import rounds
 from service.conductor import Conductor
+from service.known import newest_roster
+from service.rosters import accept_bundle, accept_roster
 from service.rounds import Stage
-from service.store.base import FederationRow, Keeping, SiteRow, Store, Transaction
-from service.tokens import token_hash
+from service.store.base import EpochRow, FederationRow, Keeping, Store, Transaction
 
 __all__ = [
-    "add_site",
+    "bring_bundle",
+    "bring_roster",
     "create_federation",
     "end",
     "overview",
     "pause",
+    "read_bundle",
     "read_document",
-    "replace_token",
+    "read_roster",
     "resume",
     "start",
 ]
@@ -36,11 +43,7 @@ def read_document(path: Path) -> FederationDocument:
         WireError: not a federation file.
         PlanError: a plan that must not be used.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FEDERATION_BYTES + 1)
-    except OSError as error:
-        raise InputError(Reason.FILE_MISSING, f"cannot read {path}: {error.strerror}") from error
+    data = _read(path, MAX_FEDERATION_BYTES)
     hint = "the coordinator makes the federation file with `he-agg keys new`; it is the one meant for the operator"
     try:
         return FederationDocument.parse(data)
@@ -62,12 +65,56 @@ def read_document(path: Path) -> FederationDocument:
         raise PlanError(error.reason, f"{path}: {error.message}", error.hint) from error
 
 
-def create_federation(store: Store, document: FederationDocument, keeping: Keeping | None = None) -> bool:
-    """Register a federation. The same document and options again are no error.
+def read_roster(path: Path) -> bytes:
+    """Read a roster file. What it says is checked when it is brought in.
+
+    Raises:
+        InputError: there is no such file.
+        WireError: not a roster.
+    """
+    data = _read(path, MAX_ROSTER_BYTES)
+    try:
+        SignedRoster.parse(data)
+    except WireError as error:
+        raise WireError(
+            error.reason, f"{path} is no roster: {error.message}", "he-agg roster sign makes one"
+        ) from error
+    return data
+
+
+def read_bundle(path: Path) -> bytes:
+    """Read a bundle file. What it says is checked when it is brought in.
+
+    Raises:
+        InputError: there is no such file.
+        WireError: not an epoch bundle.
+    """
+    data = _read(path, MAX_BUNDLE_BYTES)
+    try:
+        SignedBundle.parse(data)
+    except WireError as error:
+        raise WireError(
+            error.reason, f"{path} is no epoch bundle: {error.message}", "he-agg epoch new makes one"
+        ) from error
+    return data
+
+
+def create_federation(
+    store: Store,
+    conductor: Conductor,
+    document: FederationDocument,
+    roster: bytes,
+    bundle: bytes | None = None,
+    keeping: Keeping | None = None,
+) -> bool:
+    """Register a federation. The same documents and options again are no error.
 
     Args:
         store: rows.
+        conductor: the one writer of rounds.
         document: what the coordinator made.
+        roster: the signed roster.
+        bundle: the signed bundle of the document's epoch, if the sites are to get it from here.
         keeping: what the operator decides beside it; by default all sites are invited, and nothing is kept for longer
             than the server's settings say.
 
@@ -76,6 +123,8 @@ def create_federation(store: Store, document: FederationDocument, keeping: Keepi
 
     Raises:
         InputError: there is another federation of that name, or options out of their range.
+        WireError: a roster or bundle that is none, has expired or is not signed by whom it should be.
+        RefusedError: a roster or bundle that is not for this federation and aggregator.
     """
     keeping = keeping or Keeping()
     if not 0 < keeping.sample_fraction <= 1:
@@ -88,46 +137,93 @@ def create_federation(store: Store, document: FederationDocument, keeping: Keepi
     with store.write() as tx:
         existing = tx.federation(name)
         if existing is None:
-            tx.add_federation(FederationRow(name, encoded, Stage.CREATED, int(time.time()), None, keeping))
-            return True
-    if existing.document != encoded:
+            row, at = FederationRow(name, encoded, Stage.CREATED, int(time.time()), None, keeping), int(time.time())
+            tx.add_federation(row)
+            tx.add_epoch(EpochRow(name, document.epoch, document.key_id), None, at)
+        else:
+            row = existing
+            _check_same(existing, document, keeping)
+        _accept_roster(tx, conductor, row, roster)
+        if bundle is not None:
+            accept_bundle(tx, conductor, row, bundle, document.epoch)
+    return existing is None
+
+
+def _check_same(existing: FederationRow, document: FederationDocument, keeping: Keeping) -> None:
+    if existing.document != document.encode():
         raise InputError(
             Reason.ALREADY_EXISTS,
-            f"federation {name} exists with plan {existing.parsed.plan.plan_id[:12]} and key "
+            f"federation {existing.name} exists with plan {existing.parsed.plan.plan_id[:12]} and key "
             f"{existing.parsed.key_id[:12]}, got plan {document.plan.plan_id[:12]} and key {document.key_id[:12]}",
-            "a federation keeps its plan and key: give the new one another name",
+            "a federation keeps its plan: give the new one another name; another key is another epoch: "
+            "he-agg federation epoch",
         )
     if existing.keeping != keeping:
         raise InputError(
             Reason.ALREADY_EXISTS,
-            f"federation {name} exists with {existing.keeping}, got {keeping}",
+            f"federation {existing.name} exists with {existing.keeping}, got {keeping}",
             "its options were decided when it was created",
         )
-    return False
 
 
-def start(store: Store, name: str) -> dict[str, Any]:
+def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
+    """Give a federation the next version of its roster, or its first one. The same again is no error.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        InputError: no such federation.
+        WireError, RefusedError: as `accept_roster` says.
+    """
+    with store.write() as tx:
+        return _accept_roster(tx, conductor, _known(tx, name), data)
+
+
+def bring_bundle(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
+    """Give a federation the bundle of its next epoch, or of its first one. The same again is no error.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        InputError: no such federation.
+        WireError, RefusedError: as `accept_bundle` says.
+    """
+    with store.write() as tx:
+        return accept_bundle(tx, conductor, _known(tx, name), data, SignedBundle.parse(data).bundle.epoch)
+
+
+def start(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
     """Start a federation: its first round opens. Started already is no error.
 
     Raises:
-        InputError: no such federation, too few sites, or it has ended.
+        InputError: no such federation, no roster, too few sites, or it has ended.
     """
     with store.write() as tx:
         row = _known(tx, name)
         if row.stage is Stage.ENDED:
             raise InputError(Reason.BAD_ARGUMENT, f"federation {name} has ended and does not start again")
-        have, need = len(tx.sites(name)), row.parsed.plan.min_sites
+        roster = newest_roster(tx, name)
+        if roster is None:
+            raise InputError(
+                Reason.ROSTER_MISMATCH,
+                f"federation {name} has no roster yet and cannot run without one",
+                f"he-agg federation roster {name} roster.json",
+            )
+        have = len(roster.roster.having(Role.SITE))
+        need = max(row.parsed.plan.min_sites, roster.roster.min_sites)
         if have < need:
             raise InputError(
                 Reason.BAD_ARGUMENT,
                 f"federation {name}: expected at least {need} sites, got {have}",
-                f"register more: he-agg site add {name} SITE",
+                "more sites need a new version of the roster: he-agg federation roster",
             )
-        Conductor(store).apply_in(tx, name, rounds.Started())
+        conductor.apply_in(tx, name, rounds.Started())
         return _summary(tx, _known(tx, name))
 
 
-def pause(store: Store, name: str) -> dict[str, Any]:
+def pause(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
     """Let a federation rest: no round opens, and the deadline of an open one stands still. Paused already is no error.
 
     What is under way may be finished: whoever completes gets a receipt, and a closed round its sum.
@@ -139,11 +235,11 @@ def pause(store: Store, name: str) -> dict[str, Any]:
         row = _known(tx, name)
         if row.stage not in (Stage.RUNNING, Stage.PAUSED):
             raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that runs, it is {row.stage}")
-        Conductor(store).apply_in(tx, name, rounds.Paused())
+        conductor.apply_in(tx, name, rounds.Paused())
         return _summary(tx, _known(tx, name))
 
 
-def resume(store: Store, name: str) -> dict[str, Any]:
+def resume(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
     """Let a paused federation go on: its open round has as long as it had left. Running already is no error.
 
     Raises:
@@ -153,11 +249,11 @@ def resume(store: Store, name: str) -> dict[str, Any]:
         row = _known(tx, name)
         if row.stage not in (Stage.RUNNING, Stage.PAUSED):
             raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that is paused, it is {row.stage}")
-        Conductor(store).apply_in(tx, name, rounds.Resumed())
+        conductor.apply_in(tx, name, rounds.Resumed())
         return _summary(tx, _known(tx, name))
 
 
-def end(store: Store, name: str) -> dict[str, Any]:
+def end(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
     """End a federation: an open round fails, a closed one still gets its sum. Ended already is no error.
 
     Raises:
@@ -165,52 +261,8 @@ def end(store: Store, name: str) -> dict[str, Any]:
     """
     with store.write() as tx:
         _known(tx, name)
-        Conductor(store).apply_in(tx, name, rounds.Stopped())
+        conductor.apply_in(tx, name, rounds.Stopped())
         return _summary(tx, _known(tx, name))
-
-
-def add_site(store: Store, federation: str, site: str, token: str) -> None:
-    """Register a site. It takes part from the next round that opens.
-
-    Raises:
-        InputError: no such federation, the site exists, or the plan has no room for one more.
-        WireError: the name may not be one.
-    """
-    check_name(site, "site")
-    with store.write() as tx:
-        row = _known(tx, federation)
-        known = [s.name for s in tx.sites(federation)]
-        if site in known:
-            raise InputError(
-                Reason.ALREADY_EXISTS,
-                f"site {site} is registered in federation {federation} already",
-                f"for a new token: he-agg site token {federation} {site}",
-            )
-        if len(known) >= row.parsed.plan.max_sites:
-            raise InputError(
-                Reason.NO_HEADROOM,
-                f"federation {federation}: its plan holds sums of at most {row.parsed.plan.max_sites} sites, "
-                f"and as many are registered",
-                "more sites need a new plan, and so a new federation",
-            )
-        tx.add_site(SiteRow(federation, site, int(time.time())), token_hash(token))
-
-
-def replace_token(store: Store, federation: str, site: str, token: str) -> None:
-    """Give a site another token; the old one opens nothing any more.
-
-    Raises:
-        InputError: no such federation or site.
-    """
-    with store.write() as tx:
-        _known(tx, federation)
-        if site not in [s.name for s in tx.sites(federation)]:
-            raise InputError(
-                Reason.UNKNOWN_SITE,
-                f"federation {federation} has no such site",
-                f"register it first: he-agg site add {federation} SITE",
-            )
-        tx.set_token(federation, site, token_hash(token))
 
 
 def overview(store: Store, name: str | None) -> list[dict[str, Any]]:
@@ -231,25 +283,34 @@ def _known(tx: Transaction, name: str) -> FederationRow:
         raise InputError(
             Reason.UNKNOWN_FEDERATION,
             f"there is no such federation here; known: {known}",
-            "register it: he-agg federation create federation.json",
+            "register it: he-agg federation create federation.json --roster roster.json",
         )
     return row
 
 
 def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
-    document, newest = row.parsed, tx.newest_round(row.name)
+    document, newest, epoch = row.parsed, tx.newest_round(row.name), tx.newest_epoch(row.name)
+    roster, head = newest_roster(tx, row.name), tx.chain_head(row.name)
+    members = {} if roster is None else roster.roster.members
     last = tx.last_published(row.name)
     summary: dict[str, Any] = {
         "federation": row.name,
         "stage": row.stage.value,
-        "sites": [site.name for site in tx.sites(row.name)],
+        "sites": sorted(name for name, member in members.items() if Role.SITE in member.roles),
+        "coordinators": {
+            name: member.fingerprint for name, member in sorted(members.items()) if Role.COORDINATOR in member.roles
+        },
+        "roster_version": None if roster is None else roster.version,
+        "roster_expires_at": None if roster is None else roster.roster.expires_at,
+        "records": head.index,
+        "head": head.digest if head.index else None,
         "min_sites": document.plan.min_sites,
         "max_sites": document.plan.max_sites,
         "rounds": document.plan.rounds,
         "deadline_s": document.plan.deadline_s,
         "plan_id": document.plan.plan_id,
-        "epoch": document.epoch,
-        "key_id": document.key_id,
+        "epoch": epoch.number,
+        "key_id": epoch.key_id,
         "codec": document.plan.codec,
         "values": document.plan.values,
         "bytes_up": document.plan.wire_bytes,
@@ -273,3 +334,15 @@ def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
             "complete": sorted(s.site for s in submissions if s.state == "complete"),
         }
     return summary
+
+
+def _accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes) -> bool:
+    return accept_roster(tx, conductor, row, data, SignedRoster.parse(data).roster.version)
+
+
+def _read(path: Path, at_most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(at_most + 1)
+    except OSError as error:
+        raise InputError(Reason.FILE_MISSING, f"cannot read {path}: {error.strerror}") from error

@@ -33,16 +33,20 @@ PROBLEMS: Mapping[Reason, tuple[int, str]] = {
     Reason.TOO_LARGE: (413, "The body is longer than it may be"),
     # who asks
     Reason.UNAUTHENTICATED: (401, "The request does not say who sends it"),
+    Reason.CLOCK_SKEW: (401, "The request was signed too long ago, or in the future"),
+    Reason.ROSTER_EXPIRED: (401, "The roster is not valid any more"),
     Reason.FORBIDDEN: (403, "This is not the caller's to do"),
     Reason.NOT_INVITED: (403, "This site does not take part in the round"),
     # what is asked for
     Reason.UNKNOWN_FEDERATION: (404, "There is no such federation here"),
-    Reason.UNKNOWN_SITE: (404, "There is no such site in the federation"),
     Reason.UNKNOWN_ROUND: (404, "There is no such round in the federation"),
+    Reason.UNKNOWN_ROSTER: (404, "There is no such version of the roster here"),
+    Reason.UNKNOWN_EPOCH: (404, "There is no such epoch, or no bundle for it"),
     Reason.UNKNOWN_SUBMISSION: (404, "This site has no such submission"),
     Reason.UNKNOWN_PART: (404, "There is no such part in the plan"),
     # what has happened already
     Reason.ALREADY_EXISTS: (409, "There is one already, and it is another"),
+    Reason.CHAIN_MISMATCH: (409, "The manifest goes by another history of records"),
     Reason.ROUND_CLOSED: (409, "The round takes no more submissions"),
     Reason.ROUND_FAILED: (409, "The round failed and has no sum"),
     Reason.SECOND_SUBMISSION: (409, "This site has submitted something else to the round already"),
@@ -66,6 +70,8 @@ PROBLEMS: Mapping[Reason, tuple[int, str]] = {
     Reason.RESIDUE_OUT_OF_RANGE: (422, "A residue is not below its modulus"),
     Reason.PLAN_MISMATCH: (422, "This was made for another plan"),
     Reason.KEY_MISMATCH: (422, "This was made under another group key"),
+    Reason.BAD_SIGNATURE: (422, "A signature is not that of whom it should be"),
+    Reason.ROSTER_MISMATCH: (422, "This goes by another roster"),
     Reason.SECRET_REFUSED: (422, "This looks like a key, which the aggregator must never hold"),
     # plans, when an operator registers a federation
     Reason.BAD_PLAN: (422, "The plan does not make sense"),
@@ -89,12 +95,27 @@ RETRY_AFTER_S: Mapping[Reason, int] = {
 """What passes by itself, or when the operator has acted: after how long to ask again. Units: seconds."""
 
 
-_ANYWHERE = (Reason.BAD_REQUEST, Reason.UNAUTHENTICATED, Reason.TOO_MANY_REQUESTS, Reason.BUSY)
+_ANYWHERE = (
+    Reason.BAD_REQUEST,
+    Reason.BAD_DIGEST,
+    Reason.UNAUTHENTICATED,
+    Reason.BAD_SIGNATURE,
+    Reason.CLOCK_SKEW,
+    Reason.ROSTER_EXPIRED,
+    Reason.FORBIDDEN,
+    Reason.UNKNOWN_FEDERATION,
+    Reason.TOO_MANY_REQUESTS,
+    Reason.BUSY,
+)
+UNAUTHORIZED: Mapping[Reason, int] = {Reason.BAD_SIGNATURE: 401}
+"""What has another status when it is about the request itself, not about a document in it."""
 
 
 def problem(error: HeAggError) -> Response:
     """The answer for an error that is in the table."""
     status, title = PROBLEMS[error.reason]
+    if isinstance(error, RefusedError) and error.status is not None:
+        status = error.status
     document: dict[str, Any] = {
         "type": URN + error.reason,
         "title": title,
@@ -106,17 +127,19 @@ def problem(error: HeAggError) -> Response:
         document["hint"] = error.hint
     if isinstance(error, RefusedError):
         document |= error.members
-    headers = {"WWW-Authenticate": 'Bearer realm="he-agg"'} if status == HTTPStatus.UNAUTHORIZED else {}
+    headers = {"WWW-Authenticate": 'Signature realm="he-agg"'} if status == HTTPStatus.UNAUTHORIZED else {}
     if error.reason in RETRY_AFTER_S:
         headers["Retry-After"] = str(RETRY_AFTER_S[error.reason])
     return _response(document, status, headers)
 
 
-def answers(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for OpenAPI: which problems it answers with."""
+def answers(*reasons: Reason | tuple[Reason, int]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for OpenAPI: which problems it answers with, with another status than the table's."""
     by_status: dict[int | str, dict[str, Any]] = {}
-    for reason in dict.fromkeys((*_ANYWHERE, *reasons)):
-        status, title = PROBLEMS[reason]
+    of_documents = [one if isinstance(one, tuple) else (one, PROBLEMS[one][0]) for one in reasons]
+    of_requests = [(reason, UNAUTHORIZED.get(reason, PROBLEMS[reason][0])) for reason in _ANYWHERE]
+    for reason, status in dict.fromkeys((*of_requests, *of_documents)):
+        title = PROBLEMS[reason][1]
         entry = by_status.setdefault(status, {"description": "", "content": {MEDIA_TYPE: {"examples": {}}}})
         entry["description"] = "; ".join(filter(None, (entry["description"], f"`{reason}`: {title.lower()}")))
         entry["content"][MEDIA_TYPE]["schema"] = {"$ref": "#/components/schemas/Problem"}
@@ -128,7 +151,8 @@ def answers(*reasons: Reason) -> dict[int | str, dict[str, Any]]:
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "title": "Problem",
-    "description": "RFC 9457. Further members depend on the reason: `record`, `round_id`, `submission_id`, `missing`.",
+    "description": "RFC 9457. Further members depend on the reason: `record`, `round_id`, `submission_id`, `missing`, "
+    "`server_time`.",
     "type": "object",
     "required": ["type", "title", "status", "detail", "reason"],
     "properties": {

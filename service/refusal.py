@@ -16,9 +16,13 @@ class RefusedError(ProtocolError):
         reason: key into `problems.PROBLEMS`.
         message: one sentence: expected, got, ids.
         hint: what to do next.
+        status: HTTP status, where it is another one than the table's.
         members: more members of the document, JSON values.
     """
 
-    def __init__(self, reason: Reason, message: str, hint: str = "", **members: Any) -> None:
+    def __init__(
+        self, reason: Reason, message: str, hint: str = "", *, status: int | None = None, **members: Any
+    ) -> None:
         super().__init__(reason, message, hint)
+        self.status = status
         self.members = members

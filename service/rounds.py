@@ -5,13 +5,16 @@
      federation started, or               all invited complete, or
      the round before published           deadline with >= min_sites            the whole sum is durable
     ────────────────────────────> OPEN ─────────────────────────────> CLOSED ──> FOLDING ──────────────> PUBLISHED
-                                   │                                     │          │                        │
-              deadline with fewer, │                                     └────┬─────┘                        │
-              or federation ended  │                     a stored part is not │                              │
-                                   ▼                     what was received    ▼                              ▼
+              deadline with fewer, │                                     │          │                        │
+              federation ended,    │                                     └────┬─────┘                        │
+              new group key, or an │                     a stored part is not │                              │
+              invited site removed ▼                     what was received    ▼                              ▼
                                  FAILED <─────────────────────────────────────┘          next number, attempt 1: OPEN
                                    │                                                     after plan.rounds: ENDED
                                    └──> same number, next attempt: OPEN
+
+A new group key and a new roster hold at once for rounds that open. An open round that they touch fails, and its next
+attempt opens under the new ones; a closed one is finished under those that it opened under.
 
 While a federation is paused its deadline stands still and no round opens; an open one goes on taking what is under way,
 and a closed one gets its sum. Resuming moves the deadline by the length of the pause, or opens the round that is due.
@@ -26,14 +29,44 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Set
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
+
+from service.events import (
+    Accepted,
+    Action,
+    Closed,
+    Completed,
+    EpochChanged,
+    Event,
+    Extended,
+    Failed,
+    Federation,
+    FoldBegan,
+    FoldBroke,
+    Folded,
+    Folding,
+    Opened,
+    Paused,
+    Phase,
+    Published,
+    Resumed,
+    RosterChanged,
+    Round,
+    Stage,
+    StageChanged,
+    Started,
+    Stopped,
+    Terms,
+    Tick,
+    TrustBegan,
+)
 
 __all__ = [
     "Accepted",
     "Action",
     "Closed",
     "Completed",
+    "EpochChanged",
     "Event",
     "Extended",
     "Failed",
@@ -47,6 +80,7 @@ __all__ = [
     "Phase",
     "Published",
     "Resumed",
+    "RosterChanged",
     "Round",
     "Stage",
     "StageChanged",
@@ -54,201 +88,11 @@ __all__ = [
     "Stopped",
     "Terms",
     "Tick",
+    "TrustBegan",
     "exclusions",
     "invite",
     "step",
 ]
-
-
-class Phase(StrEnum):
-    """Where one attempt at a round stands."""
-
-    OPEN = "open"
-    CLOSED = "closed"
-    FOLDING = "folding"
-    PUBLISHED = "published"
-    FAILED = "failed"
-
-
-class Stage(StrEnum):
-    """Where a federation stands."""
-
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the plan and the operator say about rounds. Units: `deadline_s` in seconds."""
-
-    min_sites: int
-    rounds: int
-    deadline_s: int
-    sample_fraction: float = 1.0
-
-
-@dataclass(frozen=True)
-class Round:
-    """One attempt at one round. Units: `opened_at`, `deadline_at` in seconds since 1970, UTC.
-
-    `sample_seed` is what the invited sites were drawn by, in hex; None when all were invited.
-    """
-
-    number: int
-    attempt: int
-    phase: Phase
-    opened_at: int
-    deadline_at: int
-    invited: frozenset[str]
-    complete: frozenset[str] = frozenset()
-    sample_seed: str | None = None
-
-
-@dataclass(frozen=True)
-class Federation:
-    """A federation and its newest attempt, which is the only one that can still change.
-
-    `fresh_seed` is new randomness, in hex, for a round that opens in this step. `paused_at` is set while it is paused.
-    """
-
-    terms: Terms
-    sites: frozenset[str]
-    stage: Stage = Stage.CREATED
-    round: Round | None = None
-    paused_at: int | None = None
-    fresh_seed: str = ""
-
-
-# What happens.
-
-
-@dataclass(frozen=True)
-class Started:
-    """The operator starts the federation."""
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The operator ends the federation."""
-
-
-@dataclass(frozen=True)
-class Paused:
-    """The operator lets the federation rest."""
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """The operator lets it go on."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclass(frozen=True)
-class Completed:
-    """A site has all its parts here and says that it is done."""
-
-    number: int
-    attempt: int
-    site: str
-
-
-@dataclass(frozen=True)
-class FoldBegan:
-    """The adder took the closed set up."""
-
-    number: int
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Every part of the sum is durable."""
-
-    number: int
-    attempt: int
-
-
-@dataclass(frozen=True)
-class FoldBroke:
-    """A stored part is not what its site sent: its bytes changed on the disk."""
-
-    number: int
-    attempt: int
-    site: str
-
-
-Event = Started | Stopped | Paused | Resumed | Tick | Completed | FoldBegan | Folded | FoldBroke
-
-# What to do about it.
-
-
-@dataclass(frozen=True)
-class StageChanged:
-    """The federation is at another stage. `at` is when it was paused, if it is. Units: seconds since 1970, UTC."""
-
-    stage: Stage
-    at: int | None = None
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Write down a new attempt and its invitations."""
-
-    round: Round
-
-
-@dataclass(frozen=True)
-class Extended:
-    """The attempt has another deadline."""
-
-    round: Round
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The site's submission is in the set: its receipt may be given."""
-
-    round: Round
-    site: str
-
-
-@dataclass(frozen=True)
-class Closed:
-    """The set is final: fold it."""
-
-    round: Round
-
-
-@dataclass(frozen=True)
-class Folding:
-    """Note that folding is under way."""
-
-    round: Round
-
-
-@dataclass(frozen=True)
-class Published:
-    """Write the record of a sum."""
-
-    round: Round
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Write the record of a failure. `why` is the reason for sites whose submissions were complete."""
-
-    round: Round
-    why: str
-    corrupt: str | None = None
-
-
-Action = StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Failed
 
 
 def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[Action]]:
@@ -299,7 +143,7 @@ def _pass_time(state: Federation, now: float) -> tuple[Federation, list[Action]]
         return state, []
     if current is None or current.phase is not Phase.OPEN or now < current.deadline_at:
         return state, []
-    if len(current.complete) >= state.terms.min_sites:
+    if len(current.complete) >= max(state.terms.min_sites, current.min_sites):
         return _close(state, current)
     return _fail(state, current, "round-failed", now)
 
@@ -345,6 +189,12 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
             and site in current.complete
         ):
             return _fail(state, current, "round-failed", now, corrupt=site)
+        case EpochChanged() if current is not None and current.phase is Phase.OPEN:
+            return _fail(state, current, "epoch-changed", now)
+        case RosterChanged(removed) if current is not None and current.phase is Phase.OPEN:
+            return _fail(state, current, "roster-changed", now) if removed & current.invited else (state, [])
+        case TrustBegan() if current is not None and current.phase not in (Phase.PUBLISHED, Phase.FAILED):
+            return _fail(state, current, "roster-changed", now)
         case _:
             return state, []
 
@@ -360,7 +210,9 @@ def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Fed
         invited = invite(state.sites, state.terms, state.fresh_seed, number, attempt)
     else:
         seed, invited = None, state.sites
-    opened = Round(number, attempt, Phase.OPEN, int(now), deadline_at, invited, sample_seed=seed)
+    opened = Round(
+        number, attempt, Phase.OPEN, int(now), deadline_at, invited, sample_seed=seed, min_sites=state.terms.min_sites
+    )
     return replace(state, round=opened), [Opened(opened)]
 
 

@@ -27,7 +27,7 @@ from service.leases import Lease, LeaseLostError, Leases
 from service.logs import log
 from service.rounds import Phase
 from service.settings import Settings
-from service.store.base import Store, Transaction
+from service.store.base import RoundRow, Store, Transaction
 from service.store.blobs import Blobs
 
 __all__ = ["Bell", "Worker"]
@@ -118,7 +118,8 @@ class Worker:
         self._conductor.tick_all()
         with self._store.read() as tx:
             generation = tx.generation()
-            to_fold = [row.id for row in tx.rounds_in([Phase.CLOSED, Phase.FOLDING]) if self._can_fold(tx, row.id)]
+            closed = tx.rounds_in([Phase.CLOSED, Phase.FOLDING])
+            to_fold = [row.id for row in closed if self._can_fold(tx, row)]
         try:
             self._sweep(generation)
         except Exception as error:
@@ -126,10 +127,12 @@ class Worker:
             log(logging.ERROR, "removing failed; trying again", error=error)
         return generation, to_fold
 
-    def _can_fold(self, tx: Transaction, round_id: RoundId) -> bool:
-        damaged = tx.damaged(round_id)
+    def _can_fold(self, tx: Transaction, row: RoundRow) -> bool:
+        if not row.basis.roster_version:
+            return False  # from before there were rosters: nobody signed what is in it
+        damaged = tx.damaged(row.id)
         waits = bool(damaged) and not self._waited_enough(damaged[0].damaged_at)
-        return not waits and self._leases.is_free(tx, _fold_lease(round_id))
+        return not waits and self._leases.is_free(tx, _fold_lease(row.id))
 
     def _waited_enough(self, since: int) -> bool:
         return self._conductor.now() >= since + self._settings.repair_wait_s

@@ -1,4 +1,4 @@
-"""What several endpoints share: the aggregator behind a request, waiting, and entity tags."""
+"""What several endpoints share: who may call, the aggregator behind a request, waiting, bodies, and entity tags."""
 
 from __future__ import annotations
 
@@ -7,13 +7,33 @@ import contextlib
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from he_agg.errors import Reason
+from he_agg.roster import Role
 from service.aggregator import Aggregator
+from service.auth import Caller, member_of
+from service.bodies import announced_length, read_body
 from service.limits import Limits
+from service.refusal import RefusedError
+from service.store.base import FederationRow, Transaction
 
-__all__ = ["Limited", "Running", "Wait", "etag", "poll", "tag_matches"]
+__all__ = [
+    "FederationPath",
+    "Limited",
+    "RoundPath",
+    "Running",
+    "SendingSite",
+    "SiteCaller",
+    "Wait",
+    "etag",
+    "find_federation",
+    "immutable",
+    "poll",
+    "read_document",
+    "tag_matches",
+]
 
 Answer = TypeVar("Answer")
 
@@ -33,6 +53,16 @@ Running = Annotated[Aggregator, Depends(_aggregator)]
 
 Limited = Annotated[Limits, Depends(_limits)]
 """Type of a route's parameter: what is under way."""
+
+SiteCaller = Annotated[Caller, Depends(member_of(Role.SITE))]
+"""Type of a route's parameter: the site that calls it, without a body."""
+
+SendingSite = Annotated[Caller, Depends(member_of(Role.SITE, body=True))]
+"""The same of a request with a body."""
+
+FederationPath = Annotated[str, Path(description="Name of the federation.", examples=["stroke"])]
+
+RoundPath = Annotated[str, Path(description="Round id: `federation.number.attempt`.", examples=["stroke.3.1"])]
 
 Wait = Annotated[
     float,
@@ -75,3 +105,36 @@ def tag_matches(request: Request, digest: str) -> bool:
     """Whether the caller has this content already (If-None-Match)."""
     tags = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
     return etag(digest) in [tag.removeprefix("W/") for tag in tags]
+
+
+def immutable(request: Request, body: bytes, digest: str) -> Response:
+    """Answer with bytes that never change, or with 304 if the caller has them."""
+    headers = {"ETag": etag(digest)}
+    if tag_matches(request, digest):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def find_federation(tx: Transaction, caller: Caller, name: str) -> FederationRow:
+    """The federation that an address names, if it is the caller's.
+
+    Raises:
+        RefusedError: it is not.
+    """
+    row = tx.federation(name) if name == caller.federation else None
+    if row is None:
+        raise RefusedError(Reason.UNKNOWN_FEDERATION, "this is not the caller's federation")
+    return row
+
+
+async def read_document(request: Request, limits: Limits, at_most: int) -> bytes:
+    """Read a JSON document of a length that is announced, and of the digest that was signed.
+
+    Raises:
+        RefusedError: another content type, length or digest, or too slow.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(Reason.BAD_REQUEST, "expected Content-Type application/json, got none or another")
+    length = announced_length(request, at_most=at_most)
+    return bytes(await read_body(request, length, limits.time_for(length)))

@@ -9,32 +9,37 @@ from starlette.concurrency import run_in_threadpool
 
 from he_agg.errors import Reason
 from he_agg.manifest import MAX_MANIFEST_BYTES
-from he_agg.messages import Receipt, SubmissionStatus
-from he_agg.wire import refuse_secrets
-from service.auth import SiteCaller
+from he_agg.messages import SubmissionStatus
 from service.bodies import announced_length, content_digest, digest_field, read_body
 from service.problems import answers
 from service.refusal import RefusedError
-from service.routes.common import Limited, Running
-from service.routes.rounds import RoundPath
+from service.routes.common import Limited, RoundPath, Running, SendingSite, SiteCaller, read_document
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["submissions"])
 
-SubmissionPath = Annotated[str, Path(description="Submission id: SHA-256 of the manifest, in hex.")]
+SubmissionPath = Annotated[str, Path(description="Submission id: SHA-256 of the signed manifest, in hex.")]
 PartPath = Annotated[int, Path(description="Number of the part, from 0 through all sections.", examples=[0])]
 
 _MANIFEST_EXAMPLE = {
-    "attempt": 1,
-    "epoch": 1,
-    "federation": "stroke",
-    "key_id": "5d" * 32,
-    "nonce": "00" * 16,
-    "parts": ["ab" * 32],
-    "plan_id": "c0" * 32,
-    "round": 3,
-    "site": "hospital-a",
+    "body": {
+        "attempt": 1,
+        "epoch": 1,
+        "federation": "stroke",
+        "key_id": "5d" * 32,
+        "nonce": "00" * 16,
+        "parts": ["ab" * 32],
+        "plan_id": "c0" * 32,
+        "previous": "7e" * 32,
+        "roster": "a5" * 32,
+        "round": 3,
+        "site": "hospital-a",
+        "tags": [["17", "4"]],
+        "v": 2,
+    },
+    "kind": "manifest",
+    "signatures": {"hospital-a": "0f" * 64},
     "v": 1,
 }
 _CONTENT = (
@@ -68,6 +73,9 @@ def _body(media_type: str, description: str, **more: Any) -> dict[str, Any]:
             Reason.SECOND_SUBMISSION,
             Reason.NOT_CANONICAL,
             Reason.KEY_MISMATCH,
+            Reason.BAD_SIGNATURE,
+            Reason.ROSTER_MISMATCH,
+            Reason.CHAIN_MISMATCH,
             Reason.STORAGE_FULL,
             Reason.QUOTA_EXCEEDED,
             *_CONTENT,
@@ -75,7 +83,7 @@ def _body(media_type: str, description: str, **more: Any) -> dict[str, Any]:
     },
     openapi_extra=_body(
         "application/json",
-        "The manifest in canonical JSON; its SHA-256 becomes the submission's id.",
+        "The signed manifest in canonical JSON; its SHA-256 becomes the submission's id.",
         schema={"type": "object"},
         example=_MANIFEST_EXAMPLE,
     ),
@@ -84,7 +92,7 @@ async def announce(
     request: Request,
     response: Response,
     round_id: RoundPath,
-    caller: SiteCaller,
+    caller: SendingSite,
     aggregator: Running,
     limits: Limited,
 ) -> SubmissionStatus:
@@ -92,16 +100,11 @@ async def announce(
 
     A different manifest of the same site for the same attempt is refused; the first one stays.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RefusedError(Reason.BAD_REQUEST, "expected Content-Type application/json, got none or another")
-    length = announced_length(request, at_most=MAX_MANIFEST_BYTES)
-    known = await run_in_threadpool(aggregator.intake.check_invited, caller.federation, caller.site, round_id)
+    announced_length(request, at_most=MAX_MANIFEST_BYTES)
+    known = await run_in_threadpool(aggregator.intake.check_invited, caller.federation, caller.name, round_id)
     async with limits.body():
-        body, _ = await read_body(request, length, limits.time_for(length))
-        status, new = await run_in_threadpool(
-            aggregator.intake.announce, caller.federation, caller.site, known, bytes(body)
-        )
+        body = await read_document(request, limits, MAX_MANIFEST_BYTES)
+        status, new = await run_in_threadpool(aggregator.intake.announce, caller.federation, caller.name, known, body)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/submissions/{status.id}"
     return status
@@ -138,7 +141,8 @@ async def announce(
                 "name": "Content-Digest",
                 "in": "header",
                 "required": True,
-                "description": "RFC 9530; the digest that the manifest names for this part.",
+                "description": "RFC 9530, as with every request; here the digest that the manifest names for this "
+                "part.",
                 "schema": {"type": "string"},
                 "example": digest_field("00" * 32),
             }
@@ -149,12 +153,12 @@ async def put_part(
     request: Request,
     submission_id: SubmissionPath,
     n: PartPath,
-    caller: SiteCaller,
+    caller: SendingSite,
     aggregator: Running,
     limits: Limited,
 ) -> Response:
     """Parts may come in any order, at the same time and again. Once answered with 201 a part is durable."""
-    part = await run_in_threadpool(aggregator.intake.expect_part, caller.federation, caller.site, submission_id, n)
+    part = await run_in_threadpool(aggregator.intake.expect_part, caller.federation, caller.name, submission_id, n)
     expected = part.place.wire_bytes
     length = announced_length(request, at_most=expected)
     if length < expected:
@@ -167,14 +171,7 @@ async def put_part(
             "send the bytes that the manifest was made of",
         )
     async with limits.body():
-        body, digest = await read_body(request, length, limits.time_for(length))
-        if digest != part.digest:
-            refuse_secrets(memoryview(body))
-            raise RefusedError(
-                Reason.BAD_DIGEST,
-                f"part {n}: expected bytes with SHA-256 {part.digest[:12]}, got {digest[:12]}",
-                "the bytes changed on the way or on the site's disk: send them again",
-            )
+        body = await read_body(request, length, limits.time_for(length))
         # A repeated part is read to its end all the same: proxies and simple clients do not expect an early answer.
         new = not part.stored and await run_in_threadpool(aggregator.intake.store_part, part, memoryview(body))
     return Response(status_code=201 if new else 204)
@@ -187,19 +184,23 @@ async def put_part(
 )
 async def status(submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running) -> SubmissionStatus:
     """Which parts are missing: how an interrupted upload goes on. A site sees its own submissions only."""
-    return await run_in_threadpool(aggregator.intake.status, caller.federation, caller.site, submission_id)
+    return await run_in_threadpool(aggregator.intake.status, caller.federation, caller.name, submission_id)
 
 
 @router.post(
     "/v1/submissions/{submission_id}/complete",
     summary="Say that all parts are here, and get the receipt",
-    responses=answers(Reason.UNKNOWN_SUBMISSION, Reason.INCOMPLETE, Reason.ROUND_CLOSED),
+    response_class=Response,
+    responses={
+        200: {"description": "The canonical bytes of the signed receipt.", "content": {"application/json": {}}},
+        **answers(Reason.UNKNOWN_SUBMISSION, Reason.INCOMPLETE, Reason.ROUND_CLOSED),
+    },
 )
-async def complete(submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running) -> Receipt:
+async def complete(submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running) -> Response:
     """A receipt is a promise: this submission is in the sum of its round, or the record says why it is not.
 
     Asked again, the same receipt is given again.
     """
-    receipt = await run_in_threadpool(aggregator.intake.complete, caller.federation, caller.site, submission_id)
+    receipt = await run_in_threadpool(aggregator.intake.complete, caller.federation, caller.name, submission_id)
     aggregator.worker.poke()
-    return receipt
+    return Response(receipt.encode(), media_type="application/json")

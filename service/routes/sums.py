@@ -12,14 +12,13 @@ from starlette.concurrency import run_in_threadpool
 from he_agg.errors import Reason
 from he_agg.sections import Section
 from service.aggregator import Aggregator
-from service.auth import Caller, SiteCaller
+from service.auth import Caller
 from service.bodies import digest_field
 from service.intake import find_round
 from service.problems import answers
 from service.refusal import RefusedError
 from service.rounds import Phase
-from service.routes.common import Running, etag, tag_matches
-from service.routes.rounds import RoundPath
+from service.routes.common import RoundPath, Running, SiteCaller, etag, tag_matches
 
 __all__ = ["router"]
 

@@ -17,13 +17,16 @@ from he_agg.ids import RoundId
 from service.rounds import Phase, Round, Stage
 
 __all__ = [
+    "Basis",
+    "ChainHead",
     "DamagedPart",
+    "EpochRow",
     "FederationRow",
     "Keeping",
     "LeaseRow",
     "PartRow",
+    "RosterRow",
     "RoundRow",
-    "SiteRow",
     "Store",
     "SubmissionRow",
     "Transaction",
@@ -69,17 +72,51 @@ class FederationRow:
 
 
 @dataclass(frozen=True)
-class SiteRow:
-    """A site of a federation. Its token is not here: only the SHA-256 of it is stored, and only looked up."""
+class RosterRow:
+    """A version of a federation's roster. `digest` is that of the roster without its signatures."""
 
     federation: str
-    name: str
-    added_at: int
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """An epoch of a federation's group key."""
+
+    federation: str
+    number: int
+    key_id: str
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a round opened under. All zero and empty for a round from before there were rosters.
+
+    Attributes:
+        epoch: number of the group key's epoch.
+        key_id: commitment to the group key.
+        roster: digest of the newest roster of that time.
+        roster_version: its version.
+    """
+
+    epoch: int = 0
+    key_id: str = ""
+    roster: str = ""
+    roster_version: int = 0
+
+
+@dataclass(frozen=True)
+class ChainHead:
+    """The newest record of a federation: its position in the chain, 0 if there is none, and its digest."""
+
+    index: int
+    digest: str
 
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One attempt at one round. `record` is the canonical bytes of its `RoundRecord`, once it has ended."""
+    """One attempt at one round. `record` is the canonical bytes of its `SignedRecord`, once it has ended."""
 
     id: RoundId
     phase: Phase
@@ -89,6 +126,8 @@ class RoundRow:
     record_digest: str | None
     sample_seed: str | None = None
     sum_scrubbed: bool = False
+    basis: Basis = Basis()
+    closed_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +175,7 @@ class LeaseRow:
 class Transaction(Protocol):
     """Reads and writes within one transaction."""
 
-    # federations and sites
+    # federations
     def federation(self, name: str) -> FederationRow | None:
         """One federation."""
 
@@ -152,17 +191,45 @@ class Transaction(Protocol):
     def set_paused(self, name: str, at: int | None) -> None:
         """Note when a federation was paused, or that it is not any more."""
 
-    def sites(self, federation: str) -> list[SiteRow]:
-        """Its active sites, by name."""
+    # rosters, epochs and commitments
+    def newest_roster(self, federation: str) -> RosterRow | None:
+        """The newest version of its roster; None if it never had one."""
 
-    def add_site(self, row: SiteRow, token_hash: str) -> None:
-        """Register a site with the SHA-256 of its token."""
+    def roster(self, federation: str, version: int) -> RosterRow | None:
+        """One version of its roster."""
 
-    def set_token(self, federation: str, site: str, token_hash: str) -> None:
-        """Replace a site's token."""
+    def roster_document(self, federation: str, version: int) -> bytes:
+        """The canonical bytes of a version that is here."""
 
-    def site_of_token(self, token_hash: str) -> SiteRow | None:
-        """Whose token this is."""
+    def roster_versions(self, federation: str) -> list[int]:
+        """All versions that are here, ascending."""
+
+    def add_roster(self, row: RosterRow, document: bytes, at: int) -> None:
+        """Write a version of a roster."""
+
+    def newest_epoch(self, federation: str) -> EpochRow:
+        """The current epoch of a federation that is here."""
+
+    def epoch(self, federation: str, number: int) -> EpochRow | None:
+        """One epoch."""
+
+    def bundle(self, federation: str, number: int) -> bytes | None:
+        """The canonical bytes of an epoch's bundle; None if there is none here."""
+
+    def add_epoch(self, row: EpochRow, bundle: bytes | None, at: int) -> None:
+        """Write an epoch."""
+
+    def set_bundle(self, federation: str, number: int, bundle: bytes) -> None:
+        """Write the bundle of an epoch that came without."""
+
+    def commitment(self, federation: str, epoch: int, site: str) -> bytes | None:
+        """The canonical bytes of a site's commitment."""
+
+    def commitments(self, federation: str, epoch: int) -> list[bytes]:
+        """All commitments to an epoch's key, by site."""
+
+    def add_commitment(self, federation: str, epoch: int, site: str, document: bytes, at: int) -> None:
+        """Write a commitment."""
 
     # rounds
     def round(self, round_id: RoundId) -> RoundRow | None:
@@ -183,14 +250,23 @@ class Transaction(Protocol):
     def invited(self, round_id: RoundId) -> frozenset[str]:
         """The sites that were invited."""
 
-    def open_round(self, round_id: RoundId, state: Round) -> None:
+    def open_round(self, round_id: RoundId, state: Round, basis: Basis) -> None:
         """Write a new attempt and its invitations."""
+
+    def close_round(self, round_id: RoundId, at: int) -> None:
+        """Note that an attempt's set is final."""
 
     def set_phase(self, round_id: RoundId, phase: Phase) -> None:
         """Move an attempt on."""
 
-    def end_round(self, round_id: RoundId, phase: Phase, record: bytes, digest: str, at: int) -> None:
-        """Write the record."""
+    def end_round(self, round_id: RoundId, phase: Phase, record: bytes, head: ChainHead, at: int) -> None:
+        """Write the record, which is the new head of the chain."""
+
+    def chain_head(self, federation: str) -> ChainHead:
+        """The newest record of a federation."""
+
+    def record_at(self, federation: str, index: int) -> RoundRow | None:
+        """The attempt whose record is at a position of the chain."""
 
     def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
         """Give an attempt another deadline."""
@@ -221,7 +297,10 @@ class Transaction(Protocol):
         """All submissions to one attempt, by id."""
 
     def manifest(self, submission_id: str) -> bytes:
-        """The manifest's bytes."""
+        """The signed manifest's bytes."""
+
+    def manifests(self, round_id: RoundId) -> list[bytes]:
+        """The signed manifests of all complete submissions, by site."""
 
     def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
         """Write a new submission and the parts it announces."""

@@ -24,19 +24,21 @@ from sqlalchemy import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "commitments",
+    "epochs",
     "federations",
     "invitations",
     "leases",
     "meta",
     "metadata",
     "parts",
+    "rosters",
     "rounds",
-    "sites",
     "submissions",
     "sum_parts",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """What `meta` says under "schema". A change of a table needs another number and a step in migrations.py."""
 
 metadata = MetaData()
@@ -61,14 +63,35 @@ federations = Table(
     Column("keep_submissions", Boolean, nullable=False, server_default=text("false")),
 )
 
-sites = Table(
-    "sites",
+rosters = Table(
+    "rosters",
     metadata,
     Column("federation", String(63), ForeignKey("federations.name"), primary_key=True),
-    Column("name", String(63), primary_key=True),
-    Column("token_hash", String(64), nullable=False, unique=True),
-    Column("active", Boolean, nullable=False),
-    Column("added_at", BigInteger, nullable=False),
+    Column("version", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
+)
+
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("federation", String(63), ForeignKey("federations.name"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("bundle", LargeBinary),
+    Column("stored_at", BigInteger, nullable=False),
+)
+
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("federation", String(63), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("site", String(63), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
+    ForeignKeyConstraint(["federation", "epoch"], ["epochs.federation", "epochs.number"]),
 )
 
 rounds = Table(
@@ -87,17 +110,23 @@ rounds = Table(
     Column("scrubbed", Boolean, nullable=False),
     Column("sample_seed", String(64)),
     Column("sum_scrubbed", Boolean, nullable=False, server_default=text("false")),
+    # What it opened under. Zero and empty in rounds from before there were rosters.
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("key_id", String(64), nullable=False, server_default=text("''")),
+    Column("roster", String(64), nullable=False, server_default=text("''")),
+    Column("roster_version", Integer, nullable=False, server_default=text("0")),
+    Column("closed_at", BigInteger),
+    Column("chain_index", Integer),
     UniqueConstraint("federation", "number", "attempt"),
 )
 Index("rounds_to_scrub", rounds.c.scrubbed, rounds.c.phase)
+Index("rounds_chain", rounds.c.federation, rounds.c.chain_index, unique=True)
 
 invitations = Table(
     "invitations",
     metadata,
     Column("round_id", String(128), ForeignKey("rounds.id"), primary_key=True),
-    Column("federation", String(63), nullable=False),
     Column("site", String(63), primary_key=True),
-    ForeignKeyConstraint(["federation", "site"], ["sites.federation", "sites.name"]),
 )
 
 submissions = Table(

@@ -10,18 +10,34 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
 
 from he_agg.ids import RoundId
+from he_agg.record import NO_RECORD
 from service.rounds import Phase, Round, Stage
 from service.store.base import (
+    Basis,
+    ChainHead,
     DamagedPart,
+    EpochRow,
     FederationRow,
     Keeping,
     LeaseRow,
     PartRow,
+    RosterRow,
     RoundRow,
-    SiteRow,
     SubmissionRow,
 )
-from service.store.schema import federations, invitations, leases, meta, parts, rounds, sites, submissions, sum_parts
+from service.store.schema import (
+    commitments,
+    epochs,
+    federations,
+    invitations,
+    leases,
+    meta,
+    parts,
+    rosters,
+    rounds,
+    submissions,
+    sum_parts,
+)
 
 __all__ = ["SqlTransaction"]
 
@@ -35,7 +51,8 @@ _FEDERATION = select(
     federations.c.keep_sums,
     federations.c.keep_submissions,
 )
-_SITE = select(sites.c.federation, sites.c.name, sites.c.added_at).where(sites.c.active)
+_ROSTER = select(rosters.c.federation, rosters.c.version, rosters.c.digest)
+_EPOCH = select(epochs.c.federation, epochs.c.number, epochs.c.key_id)
 _ROUND = select(
     rounds.c.id,
     rounds.c.phase,
@@ -45,6 +62,11 @@ _ROUND = select(
     rounds.c.record_digest,
     rounds.c.sample_seed,
     rounds.c.sum_scrubbed,
+    rounds.c.epoch,
+    rounds.c.key_id,
+    rounds.c.roster,
+    rounds.c.roster_version,
+    rounds.c.closed_at,
 )
 _SUBMISSION = select(
     submissions.c.id, submissions.c.round_id, submissions.c.site, submissions.c.state, submissions.c.accepted_at
@@ -63,7 +85,7 @@ class SqlTransaction:
     def _all(self, query: Select[Any]) -> list[Row[Any]]:
         return list(self._connection.execute(query).all())
 
-    # federations and sites
+    # federations
 
     def federation(self, name: str) -> FederationRow | None:
         row = self._one(_FEDERATION.where(federations.c.name == name))
@@ -92,24 +114,65 @@ class SqlTransaction:
     def set_paused(self, name: str, at: int | None) -> None:
         self._connection.execute(update(federations).where(federations.c.name == name).values(paused_at=at))
 
-    def sites(self, federation: str) -> list[SiteRow]:
-        query = _SITE.where(sites.c.federation == federation).order_by(sites.c.name)
-        return [_site(row) for row in self._all(query)]
+    # rosters, epochs and commitments
 
-    def add_site(self, row: SiteRow, token_hash: str) -> None:
-        self._connection.execute(
-            insert(sites).values(
-                federation=row.federation, name=row.name, token_hash=token_hash, active=True, added_at=row.added_at
-            )
-        )
+    def newest_roster(self, federation: str) -> RosterRow | None:
+        query = _ROSTER.where(rosters.c.federation == federation).order_by(rosters.c.version.desc()).limit(1)
+        row = self._one(query)
+        return None if row is None else RosterRow(row.federation, row.version, row.digest)
 
-    def set_token(self, federation: str, site: str, token_hash: str) -> None:
-        this = (sites.c.federation == federation) & (sites.c.name == site)
-        self._connection.execute(update(sites).where(this).values(token_hash=token_hash))
+    def roster(self, federation: str, version: int) -> RosterRow | None:
+        row = self._one(_ROSTER.where(rosters.c.federation == federation, rosters.c.version == version))
+        return None if row is None else RosterRow(row.federation, row.version, row.digest)
 
-    def site_of_token(self, token_hash: str) -> SiteRow | None:
-        row = self._one(_SITE.where(sites.c.token_hash == token_hash))
-        return None if row is None else _site(row)
+    def roster_document(self, federation: str, version: int) -> bytes:
+        this = (rosters.c.federation == federation) & (rosters.c.version == version)
+        return bytes(self._connection.execute(select(rosters.c.document).where(this)).scalar_one())
+
+    def roster_versions(self, federation: str) -> list[int]:
+        query = select(rosters.c.version).where(rosters.c.federation == federation).order_by(rosters.c.version)
+        return [row.version for row in self._all(query)]
+
+    def add_roster(self, row: RosterRow, document: bytes, at: int) -> None:
+        values = {"federation": row.federation, "version": row.version, "digest": row.digest}
+        self._connection.execute(insert(rosters).values(**values, document=document, stored_at=at))
+
+    def newest_epoch(self, federation: str) -> EpochRow:
+        query = _EPOCH.where(epochs.c.federation == federation).order_by(epochs.c.number.desc()).limit(1)
+        row = self._connection.execute(query).one()
+        return EpochRow(row.federation, row.number, row.key_id)
+
+    def epoch(self, federation: str, number: int) -> EpochRow | None:
+        row = self._one(_EPOCH.where(epochs.c.federation == federation, epochs.c.number == number))
+        return None if row is None else EpochRow(row.federation, row.number, row.key_id)
+
+    def bundle(self, federation: str, number: int) -> bytes | None:
+        this = (epochs.c.federation == federation) & (epochs.c.number == number)
+        bundle = self._connection.execute(select(epochs.c.bundle).where(this)).scalar()
+        return None if bundle is None else bytes(bundle)
+
+    def add_epoch(self, row: EpochRow, bundle: bytes | None, at: int) -> None:
+        values = {"federation": row.federation, "number": row.number, "key_id": row.key_id}
+        self._connection.execute(insert(epochs).values(**values, bundle=bundle, stored_at=at))
+
+    def set_bundle(self, federation: str, number: int, bundle: bytes) -> None:
+        this = (epochs.c.federation == federation) & (epochs.c.number == number)
+        self._connection.execute(update(epochs).where(this).values(bundle=bundle))
+
+    def commitment(self, federation: str, epoch: int, site: str) -> bytes | None:
+        this = (commitments.c.federation == federation) & (commitments.c.epoch == epoch) & (commitments.c.site == site)
+        document = self._connection.execute(select(commitments.c.document).where(this)).scalar()
+        return None if document is None else bytes(document)
+
+    def commitments(self, federation: str, epoch: int) -> list[bytes]:
+        these = (commitments.c.federation == federation) & (commitments.c.epoch == epoch)
+        found = self._all(select(commitments.c.site, commitments.c.document).where(these))
+        # Not sorted by the database, whose language may have its own order.
+        return [bytes(row.document) for row in sorted(found, key=lambda row: row.site)]
+
+    def add_commitment(self, federation: str, epoch: int, site: str, document: bytes, at: int) -> None:
+        values = {"federation": federation, "epoch": epoch, "site": site}
+        self._connection.execute(insert(commitments).values(**values, document=document, stored_at=at))
 
     # rounds
 
@@ -141,7 +204,7 @@ class SqlTransaction:
         query = select(invitations.c.site).where(invitations.c.round_id == str(round_id))
         return frozenset(row.site for row in self._all(query))
 
-    def open_round(self, round_id: RoundId, state: Round) -> None:
+    def open_round(self, round_id: RoundId, state: Round, basis: Basis) -> None:
         self._connection.execute(
             insert(rounds).values(
                 id=str(round_id),
@@ -154,25 +217,36 @@ class SqlTransaction:
                 scrubbed=False,
                 sample_seed=state.sample_seed,
                 sum_scrubbed=False,
+                epoch=basis.epoch,
+                key_id=basis.key_id,
+                roster=basis.roster,
+                roster_version=basis.roster_version,
             )
         )
-        self._connection.execute(
-            insert(invitations),
-            [
-                {"round_id": str(round_id), "federation": round_id.federation, "site": site}
-                for site in sorted(state.invited)
-            ],
-        )
+        invited = [{"round_id": str(round_id), "site": site} for site in sorted(state.invited)]
+        if invited:
+            self._connection.execute(insert(invitations), invited)
+
+    def close_round(self, round_id: RoundId, at: int) -> None:
+        values = {"phase": Phase.CLOSED.value, "closed_at": at}
+        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(**values))
 
     def set_phase(self, round_id: RoundId, phase: Phase) -> None:
         self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(phase=phase.value))
 
-    def end_round(self, round_id: RoundId, phase: Phase, record: bytes, digest: str, at: int) -> None:
-        self._connection.execute(
-            update(rounds)
-            .where(rounds.c.id == str(round_id))
-            .values(phase=phase.value, record=record, record_digest=digest, ended_at=at)
-        )
+    def end_round(self, round_id: RoundId, phase: Phase, record: bytes, head: ChainHead, at: int) -> None:
+        values = {"phase": phase.value, "record": record, "record_digest": head.digest, "chain_index": head.index}
+        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(**values, ended_at=at))
+
+    def chain_head(self, federation: str) -> ChainHead:
+        these = (rounds.c.federation == federation) & rounds.c.chain_index.is_not(None)
+        newest = select(rounds.c.chain_index, rounds.c.record_digest).where(these)
+        row = self._one(newest.order_by(rounds.c.chain_index.desc()).limit(1))
+        return ChainHead(0, NO_RECORD) if row is None else ChainHead(row.chain_index, row.record_digest)
+
+    def record_at(self, federation: str, index: int) -> RoundRow | None:
+        row = self._one(_ROUND.where(rounds.c.federation == federation, rounds.c.chain_index == index))
+        return None if row is None else _round(row)
 
     def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
         self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(deadline_at=deadline_at))
@@ -217,6 +291,11 @@ class SqlTransaction:
     def manifest(self, submission_id: str) -> bytes:
         query = select(submissions.c.manifest).where(submissions.c.id == submission_id)
         return bytes(self._connection.execute(query).scalar_one())
+
+    def manifests(self, round_id: RoundId) -> list[bytes]:
+        these = (submissions.c.round_id == str(round_id)) & (submissions.c.state == "complete")
+        found = self._all(select(submissions.c.site, submissions.c.manifest).where(these))
+        return [bytes(row.manifest) for row in sorted(found, key=lambda row: row.site)]
 
     def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
         self._connection.execute(
@@ -385,10 +464,6 @@ def _federation(row: Row[Any]) -> FederationRow:
     return FederationRow(row.name, bytes(row.document), Stage(row.stage), row.created_at, row.paused_at, keeping)
 
 
-def _site(row: Row[Any]) -> SiteRow:
-    return SiteRow(row.federation, row.name, row.added_at)
-
-
 def _round(row: Row[Any]) -> RoundRow:
     record = None if row.record is None else bytes(row.record)
     return RoundRow(
@@ -400,6 +475,8 @@ def _round(row: Row[Any]) -> RoundRow:
         row.record_digest,
         row.sample_seed,
         row.sum_scrubbed,
+        Basis(row.epoch, row.key_id, row.roster, row.roster_version),
+        row.closed_at,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from he_agg.ids import RoundId
+from keys import Identity
 from service import rounds
 from service.aggregator import Aggregator
 from service.app import create_app
@@ -64,8 +65,8 @@ class Inside:
             self.close()
         self._runner.close()
 
-    def peer(self, federation: str, token: str) -> Peer:
-        return Peer(self.client, federation, token)
+    def peer(self, federation: str, member: Identity) -> Peer:
+        return Peer(self.client, federation, member, self._clock)
 
     # background work, one step at a time
 

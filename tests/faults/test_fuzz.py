@@ -32,10 +32,10 @@ class World:
 
     def __init__(self, data_dir) -> None:
         self.now = 1_800_000_000.5
-        self.tokens = register(data_dir, PLAN, ["a", "b", "c"], start=False)
+        self.members = register(data_dir, PLAN, ["a", "b", "c"], start=False)
         self.inside = Inside(data_dir, lambda: self.now, keep_sums=10**6)
         self.inside.aggregator.conductor.apply("fuzz", rounds.Started())
-        self.a, self.b = (self.inside.peer("fuzz", self.tokens[site]) for site in "ab")
+        self.a, self.b = (self.inside.peer("fuzz", self.members[site]) for site in "ab")
         self.first = prepare(PLAN, "fuzz.1.1", "a", 1)
         assert self.a.announce("fuzz.1.1", self.first.manifest).status_code == 201
         assert self.a.put(self.first.id, 0, self.first.parts[0]).status_code == 201
@@ -103,7 +103,7 @@ def test_requests_out_of_the_openapi_document(world, method, path):
             for name, value in dict(sent["headers"] or {}).items()
             if name.lower() not in ("authorization", "content-length", "user-agent")
         }
-        headers |= {"Authorization": f"Bearer {world.tokens['a']}"}
+        headers |= {"Authorization": f"Bearer {world.members['a']}"}
         parameters = dict(sent.get("params") or {})
         if "wait" in parameters:
             with contextlib.suppress(ValueError, TypeError):
@@ -160,7 +160,7 @@ def mutations(draw, data: bytes) -> bytes:
 
 def test_mutated_manifests(world):
     original = prepare(PLAN, "fuzz.1.1", "c", 3).manifest
-    peer = world.inside.peer("fuzz", world.tokens["c"])
+    peer = world.inside.peer("fuzz", world.members["c"])
 
     @bounded(300)
     @given(body=mutations(original))

@@ -182,14 +182,14 @@ def run_loop(tmp_path: Path, zygote: Zygote, deaths: list[str], seed: int) -> Co
     """Rounds, one after another, until all deaths have been died. Returns how often each was."""
     plan = make_plan("stroke", values=3000, min_sites=len(SITES), rounds=10**6)
     data_dir = tmp_path / "data"
-    tokens = register(data_dir, plan, list(SITES))
+    members = register(data_dir, plan, list(SITES))
     with ForkedServer(zygote, data_dir) as server, contextlib.ExitStack() as stack:
         assert server.start(QUICK) is None  # once, so that there is an address
         server.kill()
         sites = []
         for name in SITES:
             client = stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE_S))
-            sites.append(Site(server, Peer(client, "stroke", tokens[name]), name))
+            sites.append(Site(server, Peer(client, "stroke", members[name]), name))
         killer = stack.enter_context(Killer(server, deaths, random.Random(seed)))
         histories: list = []
         number = 0

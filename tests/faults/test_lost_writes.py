@@ -44,7 +44,7 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.data_dir = directory / "data"
-        self.tokens = register(self.data_dir, PLAN, list(SITES), start=False)
+        self.members = register(self.data_dir, PLAN, list(SITES), start=False)
         self.inside = Inside(self.data_dir, lambda: 1_800_000_000.5)
         self.inside.aggregator.conductor.apply("disk", rounds.Started())
         self.audit = Audit(self.data_dir, PLAN)
@@ -55,7 +55,7 @@ class World:
     def steps(self):
         """Every request of a round, and the background work after it."""
         for site in SITES:
-            peer, mine = lambda s=site: self.inside.peer("disk", self.tokens[s]), self.mine[site]
+            peer, mine = lambda s=site: self.inside.peer("disk", self.members[s]), self.mine[site]
             yield lambda p=peer, m=mine: p().announce("disk.1.1", m.manifest)
             for number in range(PARTS):
                 yield lambda p=peer, m=mine, n=number: self.put(p(), m, n)
@@ -103,7 +103,7 @@ class World:
             answer = step()
             assert answer is None or answer.status_code in (200, 201, 204), answer.text
         self.audit.check()
-        record = self.inside.peer("disk", self.tokens["a"]).record("disk.1.1").json()
+        record = self.inside.peer("disk", self.members["a"]).record("disk.1.1").json()["body"]
         assert record["members"] == {site: p.id for site, p in self.mine.items()}
 
 

@@ -61,7 +61,7 @@ class Life(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
         self.now = 1_800_000_000.5
         data_dir = self.directory / "data"
-        tokens = register(data_dir, PLAN, list(SITES), start=False)
+        members = register(data_dir, PLAN, list(SITES), start=False)
         self.inside = Inside(
             data_dir,
             lambda: self.now,
@@ -71,7 +71,7 @@ class Life(RuleBasedStateMachine):
             sweep_s=1e-9,
         )
         self.start()
-        self.tokens = tokens
+        self.members = members
         self.audit = Audit(data_dir, PLAN, KEEP_SUMS)
         self.model = Model(SITES, len(PLAN.public.places), 2, TIMES, self.now)
         self.prepared: dict[tuple[str, str, int], Prepared] = {}
@@ -107,7 +107,7 @@ class Life(RuleBasedStateMachine):
         if fate == "lost before":
             return
         for _ in range(2 if fate == "twice" else 1):
-            answer = getattr(self.inside.peer("sim", self.tokens[site]), method)(*arguments)
+            answer = getattr(self.inside.peer("sim", self.members[site]), method)(*arguments)
             self.model.tick(self.now)
             expected = expect()
             assert answer.status_code in expected, (
@@ -195,7 +195,7 @@ class Life(RuleBasedStateMachine):
             "cut": whole[: len(whole) // 2],
         }[how]
         headers = digest_header(whole) | {"Content-Length": str(len(whole))} if how == "cut" else None
-        answer = self.inside.peer("sim", self.tokens[site]).put(submission.id, number, data, headers)
+        answer = self.inside.peer("sim", self.members[site]).put(submission.id, number, data, headers)
         self.model.tick(self.now)
         assert 400 <= answer.status_code < 500, f"a damaged part was taken: {answer.status_code}"
 
@@ -205,7 +205,7 @@ class Life(RuleBasedStateMachine):
         submission_id = attempt.announced.get(site)
         if submission_id is None:
             return
-        answer = self.inside.peer("sim", self.tokens[site]).status(submission_id)
+        answer = self.inside.peer("sim", self.members[site]).status(submission_id)
         self.model.tick(self.now)
         assert answer.status_code == 200
         state, missing = answer.json()["state"], set(answer.json()["missing"])
@@ -220,7 +220,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(site=sites)
     def where_are_we(self, site) -> None:
-        answer = self.inside.peer("sim", self.tokens[site]).current().json()
+        answer = self.inside.peer("sim", self.members[site]).current().json()
         self.model.tick(self.now)
         newest = self.model.newest
         if newest.phase == "open":
@@ -304,7 +304,7 @@ class Life(RuleBasedStateMachine):
         self.fold()
         self.background_pass()
         self.audit.check()
-        peer = self.inside.peer("sim", self.tokens["a"])
+        peer = self.inside.peer("sim", self.members["a"])
         for attempt in self.model.attempts[:-1]:
             round_id = f"sim.{attempt.number}.{attempt.attempt}"
             record = json.loads(peer.record(round_id).content)

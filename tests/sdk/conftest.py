@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from service.tokens import new_token
 
 from client_sdk._encrypt import Update
 from he_agg.layout import Layout
@@ -16,7 +17,6 @@ from keys import GroupKey, SiteIdentity, write_secret_text
 from service import operations
 from service.settings import Settings
 from service.store.sql import open_store
-from service.tokens import new_token
 from tests.support.server import ServerProcess, start_server
 
 QUICK = {"HE_AGG_RECHECK_S": "0.05"}

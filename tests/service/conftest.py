@@ -16,9 +16,7 @@ import pytest
 from he_agg.plan import Plan
 from service import operations
 from service.rounds import Phase
-from service.settings import Settings
-from service.store.sql import open_store
-from tests.support.peers import Peer, make_plan, register
+from tests.support.peers import Peer, make_plan, operator, register
 from tests.support.postgres import running_postgres
 from tests.support.server import ServerProcess, start_server
 
@@ -47,9 +45,10 @@ class World:
         self.server = server
         self.plan = plan
         self.name = plan.public.federation
-        self.tokens = register(server.data_dir, plan, sites, start=start)
+        self.sites = sites
+        self.members = register(server.data_dir, plan, sites, start=start)
         self.client = httpx.Client(base_url=server.url, timeout=30)
-        self.peers = {site: Peer(self.client, self.name, token) for site, token in self.tokens.items()}
+        self.peers = {name: Peer(self.client, self.name, member) for name, member in self.members.items()}
 
     def peer(self, site: str = "a") -> Peer:
         return self.peers[site]
@@ -69,9 +68,8 @@ class World:
 
     def end(self) -> None:
         """End the federation and wait until nothing of it is left to do: other tests compare whole stores."""
-        store = open_store(Settings(data_dir=self.server.data_dir), create=False)
-        try:
-            operations.end(store, self.name)
+        with operator(self.server.data_dir) as (store, conductor):
+            operations.end(store, conductor, self.name)
             for _ in range(1000):
                 with store.read() as tx:
                     busy = [*tx.rounds_in([Phase.CLOSED, Phase.FOLDING]), *tx.unscrubbed()]
@@ -79,8 +77,6 @@ class World:
                     return
                 time.sleep(0.01)
             raise AssertionError(f"the aggregator does not come to rest: {busy}")
-        finally:
-            store.close()
 
 
 @pytest.fixture(scope="session")

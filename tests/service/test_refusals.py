@@ -8,12 +8,12 @@ import socket
 import time
 
 import pytest
+from service.tokens import new_token
 
 from he_agg.manifest import MAX_MANIFEST_BYTES
 from service import operations
 from service.settings import Settings
 from service.store.sql import open_store
-from service.tokens import new_token
 from tests.support.peers import Peer, digest_header, make_plan, prepare
 
 SEAL_HEADER = bytes.fromhex("5ea110") + bytes(200)
@@ -241,7 +241,7 @@ def test_part_numbers(world, prepared):
 
 @pytest.mark.usefixtures("unchanged")
 def test_tokens(world, prepared):
-    good = world.tokens["a"]
+    good = world.members["a"]
     for header in (
         None,
         "",
@@ -396,7 +396,7 @@ def test_refused_from_the_head_alone(world, prepared, what, length, token, statu
     head = [f"{paths[what]} HTTP/1.1", "Host: x", "Content-Type: application/json"]
     head.append("Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}")
     if token:
-        head.append(f"Authorization: Bearer {world.tokens['a']}")
+        head.append(f"Authorization: Bearer {world.members['a']}")
     if what == "part":
         head.append(f"Content-Digest: {digest_header(prepared.parts[1])['Content-Digest']}")
     answer, seconds = raw_answer(world, head)  # not one byte of the body is ever sent
@@ -413,7 +413,7 @@ def test_no_100_continue_for_a_body_that_is_refused(world, prepared):
         "Host: x",
         "Content-Length: 1000000000",
         "Expect: 100-continue",
-        f"Authorization: Bearer {world.tokens['a']}",
+        f"Authorization: Bearer {world.members['a']}",
     ]
     answer, _ = raw_answer(world, head)
     assert answer.startswith("HTTP/1.1 413 "), answer
@@ -436,7 +436,7 @@ def test_a_connection_that_breaks_in_the_middle_leaves_nothing(world, prepared):
             f"PUT /v1/submissions/{prepared.id}/parts/1 HTTP/1.1",
             "Host: x",
             f"Content-Length: {len(data)}",
-            f"Authorization: Bearer {world.tokens['a']}",
+            f"Authorization: Bearer {world.members['a']}",
             f"Content-Digest: {digest_header(data)['Content-Digest']}",
         ]
     )

@@ -1,31 +1,54 @@
-"""Federations and submissions without an HE library: random or one-hot residues in the form that travels."""
+"""Federations and submissions without an HE library: random or one-hot residues in the form that travels.
+
+Whoever registers a federation here knows its roster and its database; `prepare` looks there for what a site's manifest
+has to name, the roster and the record before, so that most tests need not care.
+"""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psycopg
+from sqlalchemy import URL
 
 from he_agg.bitpack import pack, unpack
 from he_agg.federation import FederationDocument
+from he_agg.http_signatures import RequestHead, digest_field, sign_request
 from he_agg.ids import RoundId
 from he_agg.layout import Layout, TensorSpec
-from he_agg.manifest import Manifest
+from he_agg.manifest import Manifest, SignedManifest
+from he_agg.messages import MAX_RECEIPT_BYTES, Receipt
 from he_agg.plan import Plan
+from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
 from he_agg.sections import PART_HEADER_BYTES, Part
+from he_agg.signed import Signed
 from he_agg.wire import encode_part
-from service import operations
+from keys import Identity
+from service import operations, rounds
+from service.aggregator_key import AggregatorKey
+from service.conductor import Conductor
 from service.settings import Settings
-from service.store.sql import open_store
-from service.tokens import new_token
+from service.store.base import Keeping
+from service.store.sql import SqlStore, open_store
+from tests.support.trust import Consortium, consortium, identity_of
 
 SECRET_TENSOR = "very-secret-tensor-name"
 KEY_ID = "5d" * 32
+VALID_S = 399 * 86400
+"""Rosters of tests are good for as long as may be: some turn the clock."""
+
+_known: dict[str, tuple[Consortium, URL]] = {}
+"""What `prepare` knows of the federations that were registered last under their names."""
 
 
 def make_plan(
@@ -88,8 +111,37 @@ def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_ho
         "site": site,
         "nonce": random.bytes(16).hex(),
         "part_digests": tuple(hashlib.sha256(part).hexdigest() for part in parts),
+        "tags": tuple((seed % section.modulus, section.modulus - 1) for section in plan.public.sections),
     }
-    return Prepared(Manifest(**(fields | changed)).encode(), parts, residues)
+    fields |= {"roster": roster_of(plan.public.federation), "previous": previous_of(fields["round_id"])}
+    signer = changed.pop("signer", None) or identity_of(site)
+    manifest = SignedManifest.make(Manifest(**(fields | changed)), signer.signing_key)
+    return Prepared(manifest.encode(), parts, residues)
+
+
+def roster_of(federation: str) -> str:
+    """Digest of the roster of a federation that was registered here."""
+    return _known[federation][0].roster.digest if federation in _known else "00" * 32
+
+
+def previous_of(round_id: RoundId) -> str:
+    """Digest of the record before a round, as the database has it."""
+    if round_id.federation not in _known:
+        return NO_RECORD
+    url = _known[round_id.federation][1]
+    query = (
+        "SELECT record_digest FROM rounds WHERE federation = ? AND (number < ? OR (number = ? AND attempt < ?))"
+        " AND record IS NOT NULL ORDER BY number DESC, attempt DESC LIMIT 1"
+    )
+    arguments = (round_id.federation, round_id.number, round_id.number, round_id.attempt)
+    if url.get_backend_name() == "postgresql":
+        address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(address) as connection:
+            found = connection.execute(query.replace("?", "%s"), arguments).fetchone()
+    else:
+        with contextlib.closing(sqlite3.connect(url.database or "")) as connection:
+            found = connection.execute(query, arguments).fetchone()
+    return NO_RECORD if found is None else found[0]
 
 
 def expected_sum(plan: Plan, prepared: list[Prepared]) -> list[Any]:
@@ -109,36 +161,84 @@ def read_part(plan: Plan, number: int, data: bytes) -> Any:
     return values
 
 
+def read_record(document: bytes) -> RoundRecord:
+    """What a signed record says."""
+    return SignedRecord.parse(document).record
+
+
+def read_receipt(document: bytes) -> Receipt:
+    """What a signed receipt says."""
+    return Receipt.parse(Signed.parse(document, "receipt", MAX_RECEIPT_BYTES).body)
+
+
 def digest_header(data: bytes) -> dict[str, str]:
     return {"Content-Digest": f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"}
 
 
-def register(data_dir: Path, plan: Plan, sites: list[str], *, start: bool = True) -> dict[str, str]:
-    """Register a federation and its sites directly in the store. Returns each site's token."""
-    store = open_store(Settings(data_dir=data_dir), create=True)
-    try:
-        operations.create_federation(store, FederationDocument(plan.public, 1, KEY_ID))
-        tokens = {}
-        for site in sites:
-            tokens[site] = new_token()
-            operations.add_site(store, plan.public.federation, site, tokens[site])
+def enrol(
+    store: SqlStore, conductor: Conductor, plan: Plan, sites: Sequence[str], *, keeping: Keeping | None = None
+) -> Consortium:
+    """Register a federation of these sites, with a coordinator and an auditor. Returns all private keys."""
+    name = plan.public.federation
+    members = consortium(name, sites, conductor.key.signing_key, min_sites=1, valid_s=VALID_S)
+    document = FederationDocument(plan.public, 1, KEY_ID)
+    operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
+    _known[name] = (members, store._engine.url)
+    return members
+
+
+def adopt(members: Consortium) -> None:
+    """From now on sites go by this roster."""
+    _known[members.federation] = (members, _known[members.federation][1])
+
+
+def register(
+    data_dir: Path, plan: Plan, sites: Sequence[str], *, start: bool = True, database_url: str | None = None
+) -> dict[str, Identity]:
+    """Register a federation and its sites directly in the store. Returns all members' identities."""
+    with operator(data_dir, database_url) as (store, conductor):
+        members = enrol(store, conductor, plan, sites)
         if start:
-            operations.start(store, plan.public.federation)
-        return tokens
+            conductor.apply(plan.public.federation, rounds.Started())
+    return members.identities
+
+
+@contextlib.contextmanager
+def operator(data_dir: Path, database_url: str | None = None):
+    """What an operator's command works with: a store of its own, and a conductor."""
+    store = open_store(Settings(data_dir=data_dir, database_url=database_url), create=True)
+    try:
+        yield store, Conductor(store, AggregatorKey.load_or_create(data_dir))
     finally:
         store.close()
 
 
 class Peer:
-    """A site as HTTP sees it: the requests of the protocol, one method each, over any httpx client."""
+    """A member as HTTP sees it: the requests of the protocol, one method each, over any httpx client."""
 
-    def __init__(self, client: httpx.Client, federation: str, token: str) -> None:
+    def __init__(
+        self, client: httpx.Client, federation: str, member: Identity, clock: Callable[[], float] = time.time
+    ) -> None:
         self.client = client
         self.federation = federation
-        self.headers = {"Authorization": f"Bearer {token}"}
+        self.member = member
+        self.clock = clock
+
+    def signature(self, method: str, path: str, digest: str, query: str = "") -> dict[str, str]:
+        """The fields of a signed request."""
+        head = RequestHead(method, path, query, digest, self.federation)
+        return sign_request(head, self.member.name, self.member.signing_key, self.clock())
+
+    def signed(self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any) -> httpx.Request:
+        """A request, signed over whatever Content-Digest it has, which by default is the right one."""
+        request = self.client.build_request(method, path, headers=headers, **more)
+        digest = request.headers.get("Content-Digest", digest_field(request.read()))
+        raw_path, _, query = request.url.raw_path.decode("ascii").partition("?")
+        request.headers.update(self.signature(method, raw_path, digest, query))
+        return request
 
     def request(self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
-        return self.client.request(method, path, headers=self.headers | (headers or {}), **more)
+        return self.client.send(self.signed(method, path, headers, **more))
 
     def current(self, **parameters: Any) -> httpx.Response:
         path = f"/v1/federations/{self.federation}/rounds/current"
@@ -160,6 +260,20 @@ class Peer:
 
     def record(self, round_id: str, wait: float = 0) -> httpx.Response:
         return self.request("GET", f"/v1/rounds/{round_id}/record", params={"wait": wait}, timeout=70)
+
+    def record_at(self, index: int) -> httpx.Response:
+        return self.request("GET", f"/v1/federations/{self.federation}/records/{index}")
+
+    def manifests(self, round_id: str) -> httpx.Response:
+        return self.request("GET", f"/v1/rounds/{round_id}/manifests")
+
+    def document(self, what: str) -> httpx.Response:
+        """A roster, bundle or transcript: `rosters/newest`, `epochs/1`, `transcript`."""
+        return self.request("GET", f"/v1/federations/{self.federation}/{what}")
+
+    def bring(self, what: str, document: bytes) -> httpx.Response:
+        path = f"/v1/federations/{self.federation}/{what}"
+        return self.request("PUT", path, {"Content-Type": "application/json"}, content=document)
 
     def sum_part(self, round_id: str, index: int, section: int = 0, headers: dict[str, str] | None = None):
         return self.request("GET", f"/v1/rounds/{round_id}/sum/{section}/parts/{index}", headers)

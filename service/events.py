@@ -1,0 +1,262 @@
+"""What a round and a federation are, what can happen to them, and what then has to be written down.
+
+The words of `rounds`, which says what follows from what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "Accepted",
+    "Action",
+    "Closed",
+    "Completed",
+    "EpochChanged",
+    "Event",
+    "Extended",
+    "Failed",
+    "Federation",
+    "FoldBegan",
+    "FoldBroke",
+    "Folded",
+    "Folding",
+    "Opened",
+    "Paused",
+    "Phase",
+    "Published",
+    "Resumed",
+    "RosterChanged",
+    "Round",
+    "Stage",
+    "StageChanged",
+    "Started",
+    "Stopped",
+    "Terms",
+    "Tick",
+    "TrustBegan",
+]
+
+
+class Phase(StrEnum):
+    """Where one attempt at a round stands."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    FOLDING = "folding"
+    PUBLISHED = "published"
+    FAILED = "failed"
+
+
+class Stage(StrEnum):
+    """Where a federation stands."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the plan and the operator say about rounds. Units: `deadline_s` in seconds."""
+
+    min_sites: int
+    rounds: int
+    deadline_s: int
+    sample_fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One attempt at one round. Units: `opened_at`, `deadline_at` in seconds since 1970, UTC.
+
+    `sample_seed` is what the invited sites were drawn by, in hex; None when all were invited. `min_sites` is what the
+    roster that it opened under asks for: a later one may ask for more, and then more are needed, but never for less.
+    """
+
+    number: int
+    attempt: int
+    phase: Phase
+    opened_at: int
+    deadline_at: int
+    invited: frozenset[str]
+    complete: frozenset[str] = frozenset()
+    sample_seed: str | None = None
+    min_sites: int = 0
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation and its newest attempt, which is the only one that can still change.
+
+    `fresh_seed` is new randomness, in hex, for a round that opens in this step. `paused_at` is set while it is paused.
+    """
+
+    terms: Terms
+    sites: frozenset[str]
+    stage: Stage = Stage.CREATED
+    round: Round | None = None
+    paused_at: int | None = None
+    fresh_seed: str = ""
+
+
+# What happens.
+
+
+@dataclass(frozen=True)
+class Started:
+    """The operator starts the federation."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The operator ends the federation."""
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The operator lets the federation rest."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The operator lets it go on."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A site has all its parts here and says that it is done."""
+
+    number: int
+    attempt: int
+    site: str
+
+
+@dataclass(frozen=True)
+class FoldBegan:
+    """The adder took the closed set up."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Every part of the sum is durable."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class FoldBroke:
+    """A stored part is not what its site sent: its bytes changed on the disk."""
+
+    number: int
+    attempt: int
+    site: str
+
+
+@dataclass(frozen=True)
+class EpochChanged:
+    """There is a new group key: who encrypts under the old one from now on cannot be added up with the others."""
+
+
+@dataclass(frozen=True)
+class RosterChanged:
+    """There is a new roster. `removed` are the sites that are not in it any more, or have another key in it."""
+
+    removed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class TrustBegan:
+    """There is a first roster. What was under way before there was one was signed by nobody."""
+
+
+Event = (
+    Started
+    | Stopped
+    | Paused
+    | Resumed
+    | Tick
+    | Completed
+    | FoldBegan
+    | Folded
+    | FoldBroke
+    | EpochChanged
+    | RosterChanged
+    | TrustBegan
+)
+
+# What to do about it.
+
+
+@dataclass(frozen=True)
+class StageChanged:
+    """The federation is at another stage. `at` is when it was paused, if it is. Units: seconds since 1970, UTC."""
+
+    stage: Stage
+    at: int | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Write down a new attempt and its invitations."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The attempt has another deadline."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The site's submission is in the set: its receipt may be given."""
+
+    round: Round
+    site: str
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The set is final: fold it."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Note that folding is under way."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Published:
+    """Write the record of a sum."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Write the record of a failure. `why` is the reason for sites whose submissions were complete."""
+
+    round: Round
+    why: str
+    corrupt: str | None = None
+
+
+Action = StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Failed

@@ -1,0 +1,48 @@
+"""The transcript: everything signed that a federation has left behind, one document a line, for whoever audits it.
+
+First the federation and its plan, then every roster by version, then record by record in the order of the chain: the
+manifests of its members, sorted by site, and the record itself. It is read piece by piece, so it takes as much memory
+as one round's manifests, however long the federation has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from he_agg import canonical
+from service.store.base import Store
+
+__all__ = ["transcript"]
+
+VERSION = 1
+
+
+def transcript(store: Store, federation: str) -> Iterator[bytes]:
+    """The lines of a federation's transcript as of now, in pieces. Records that are written meanwhile are left out.
+
+    Args:
+        store: rows.
+        federation: one that is there.
+    """
+    with store.read() as tx:
+        row, head, versions = tx.federation(federation), tx.chain_head(federation), tx.roster_versions(federation)
+    if row is None:
+        return
+    plan = row.parsed.plan.to_json()
+    yield _line(canonical.encode({"v": VERSION, "kind": "transcript", "federation": federation, "plan": plan}))
+    for version in versions:
+        with store.read() as tx:
+            document = tx.roster_document(federation, version)
+        yield _line(document)
+    for index in range(1, head.index + 1):
+        with store.read() as tx:
+            round_ = tx.record_at(federation, index)
+            manifests = [] if round_ is None else tx.manifests(round_.id)
+        for manifest in manifests:
+            yield _line(manifest)
+        if round_ is not None and round_.record is not None:
+            yield _line(round_.record)
+
+
+def _line(document: bytes) -> bytes:
+    return document + b"\n"
