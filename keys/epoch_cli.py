@@ -71,8 +71,7 @@ def epoch_new(
     identity = Identity.load(identity_file, passphrase)
     key = GroupKey.create(plan, epoch)
     bundle = deal(key, roster, identity, time.time())
-    write_new(paths.bundle, bundle.encode())
-    install(key, paths.keystore, None, passphrase.answer)
+    _store(paths, bundle, key, None, passphrase)
     write_new(document, key.federation_document.encode())
     _dealt(key, paths, roster, identity, as_json, document)
 
@@ -104,14 +103,7 @@ def epoch_rotate(
     paths = _Paths.of(current.plan.public.federation, key.epoch, keystore, out)
     refuse_existing(paths.bundle, paths.commitment(identity_file))
     bundle = deal(key, roster, identity, time.time())
-    # In this order: a bundle without a keystore is thrown away, a key without a bundle would be an epoch that nobody
-    # else can enter.
-    write_new(paths.bundle, bundle.encode())
-    try:
-        install(key, keystore, current, passphrase.answer)
-    except BaseException:
-        paths.bundle.unlink(missing_ok=True)
-        raise
+    _store(paths, bundle, key, current, passphrase)
     _dealt(key, paths, roster, identity, as_json)
 
 
@@ -190,6 +182,20 @@ class _Paths:
     def commitment(self, identity_file: Path) -> Path:
         name = Identity.public_half(identity_file).name
         return self.keystore.with_name(f"{name}.epoch-{self.epoch}.commitment.json")
+
+
+def _store(paths: _Paths, bundle: SignedBundle, key: GroupKey, current: GroupKey | None, passphrase: Once) -> None:
+    """Write bundle and keystore, or neither.
+
+    In this order: a bundle without a keystore is thrown away, a key without a bundle would be an epoch that nobody else
+    can enter.
+    """
+    write_new(paths.bundle, bundle.encode())
+    try:
+        install(key, paths.keystore, current, passphrase.answer)
+    except BaseException:
+        paths.bundle.unlink(missing_ok=True)
+        raise
 
 
 def _dealt(
