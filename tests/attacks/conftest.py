@@ -120,7 +120,10 @@ class World:
         return added
 
     def assert_honest(self, name: str, round_id: str, members=SITES, number: int = 1) -> None:
-        """With the truth, the same site opens the same round to the mean of the members."""
+        """With the truth, a site opens the same round to the mean of the members.
+
+        A site that has been shown a false record, signed, stays with it: ask one that has not.
+        """
         self.liar.lies = Lies()
         mean = self.fetch(name, round_id)
         expected = sum(self.update(member, number)["w"] for member in members) / len(members)

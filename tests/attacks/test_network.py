@@ -64,7 +64,7 @@ def signature(exchange: Exchange) -> bool:
 
 
 REFUSED = {
-    method: {Reason.BAD_SIGNATURE},
+    method: {Reason.BAD_SIGNATURE, Reason.BAD_REQUEST},
     path: {Reason.BAD_SIGNATURE},
     query: {Reason.BAD_SIGNATURE},
     body: {Reason.BAD_DIGEST},
@@ -95,7 +95,7 @@ def test_altered_request_is_refused(world, change):
     except HeAggError as error:
         assert error.reason in REFUSED[change] | {Reason.BAD_ANSWER, Reason.UNREACHABLE}
     assert refusals, "the attack never happened"
-    expected = tuple(str(reason) for reason in REFUSED[change])
+    expected = (*map(str, REFUSED[change]), "405 ")  # not every method exists everywhere
     assert all(line[0] == "4" and any(reason in line for reason in expected) for line in refusals), refusals
     world.liar.lies = Lies()
     world.assert_honest(A, world.submit(*SITES))
