@@ -15,9 +15,12 @@ from he_agg.fixedpoint import Mean
 from he_agg.layout import Layout
 from he_agg.plan import Plan
 from keys import GroupKey
+from service import operations
 from service.aggregator_key import AggregatorKey
+from service.events import Started
 from tests.attacks.malicious import Lies, MaliciousAggregator
-from tests.support.server import he_agg, start_server
+from tests.support.peers import operator
+from tests.support.server import start_server
 from tests.support.trust import consortium, identity_of
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
@@ -49,11 +52,10 @@ class World:
         self.group_key = GroupKey.create(self.plan)
         self.aggregator_key = AggregatorKey.load_or_create(server.data_dir).signing_key
         self.consortium = consortium(self.name, SITES, self.aggregator_key)
-        (self.root / "roster.json").write_bytes(self.consortium.roster.encode())
-        (self.root / "federation.json").write_bytes(self.group_key.federation_document.encode())
-        data = ("--data-dir", server.data_dir)
-        he_agg("federation", "create", self.root / "federation.json", "--roster", self.root / "roster.json", *data)
-        he_agg("federation", "start", self.name, *data)
+        with operator(server.data_dir) as (store, conductor):
+            document, roster = self.group_key.federation_document, self.consortium.roster.encode()
+            operations.create_federation(store, conductor, document, roster)
+            conductor.apply(self.name, Started())
         self.liar = MaliciousAggregator(server.url, self.aggregator_key, self.plan.public)
         self.sites: dict[str, Site] = {}
 

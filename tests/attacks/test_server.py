@@ -1,7 +1,7 @@
 """Attacks of a malicious aggregator that holds no group key. Each is refused before anything is decrypted.
 
-The liar signs with the aggregator's real key, so signatures alone stop none of these. After each attack a site opens the
-honest sum with the same code: the same site where it was shown no false record, else another one. For a record that the
+The liar signs with the aggregator's real key, so signatures alone stop none of these. After each attack a site opens
+the honest sum with the same code: the same site where it was shown no false record, else another one. For a record that the
 aggregator has signed is remembered; a second one with the same number is refused, whichever of them was true.
 """
 
@@ -73,9 +73,7 @@ def test_one_sites_submission_as_the_sum_of_that_site(world):
     round_id = world.submit(*SITES)
     members = {B: world.liar.submission(round_id, B)}
     excluded = {A: "absent", C: "absent"}
-    world.liar.serve_sum(
-        round_id, world.liar.sum_of(ids(world, round_id, B)), members=members, excluded=excluded
-    )
+    world.liar.serve_sum(round_id, world.liar.sum_of(ids(world, round_id, B)), members=members, excluded=excluded)
     world.assert_rejected(A, round_id)
     world.assert_honest(A, round_id)
 
@@ -202,7 +200,8 @@ def test_another_plan_or_key_is_noticed_before_anything_is_encrypted(world, memb
     with pytest.raises(HeAggError) as caught:
         next(world.sites[A].rounds())
     assert caught.value.reason in (Reason.PLAN_MISMATCH, Reason.KEY_MISMATCH)
-    assert not world.liar.parts and not world.liar.submissions
+    assert not world.liar.parts
+    assert not world.liar.submissions
     world.liar.lies = Lies()
     world.assert_honest(A, world.submit(*SITES))
 
