@@ -9,6 +9,7 @@ import subprocess
 import warnings
 
 import httpx
+import numpy as np
 import pytest
 
 from client_sdk._effects import Request
@@ -17,7 +18,9 @@ from he_agg.commands import main
 from he_agg.errors import ConfigError, Reason
 from service.settings import load_settings
 from service.tls import tls_context
+from tests.service.conftest import World
 from tests.support.certificates import Authority
+from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_part, read_record
 from tests.support.server import _COMMAND, _environment, start_server
 
 HEALTH = Request("GET", "/healthz", frozenset({200}))
@@ -193,6 +196,27 @@ def test_a_site_speaks_plain_http_to_its_own_machine_only(url):
     assert "this machine only" in caught.value.hint
     Transport(url.replace("http://", "https://"), "token").close()
     Transport("http://127.0.0.1:8470", "token").close()
+
+
+def test_a_round_over_tls(server, authority):
+    """Uploads, refusals from the head, and a sum: nothing of the protocol depends on plain sockets."""
+    world = World(server, make_plan("private"), ["a", "b"])
+    world.client.close()
+    with httpx.Client(base_url=server.url, verify=client_context(authority.ca_file), timeout=60) as client:
+        world.peers = {name: Peer(client, world.name, member) for name, member in world.members.items()}
+        round_id = world.round_id
+        submissions = {site: prepare(world.plan, round_id, site, number) for number, site in enumerate("ab")}
+        peer, submission = world.peer("a"), submissions["a"]
+        peer.announce(round_id, submission.manifest)
+        refused = peer.put(submission.id, 0, bytes(8 * 2**20))
+        assert (refused.status_code, refused.json()["reason"]) == (413, "too-large")
+        for site, each in submissions.items():
+            assert world.peer(site).submit(round_id, each).status_code == 200
+        record = read_record(peer.record(round_id, wait=20).content)
+        assert sorted(record.members) == ["a", "b"]
+        parts = [peer.sum_part(round_id, number).content for number in range(len(world.plan.public.places))]
+        for number, expected in enumerate(expected_sum(world.plan, list(submissions.values()))):
+            np.testing.assert_array_equal(read_part(world.plan, number, parts[number]), expected)
 
 
 class TestServe:

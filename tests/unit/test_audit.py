@@ -112,6 +112,27 @@ def test_a_site_may_go_by_the_roster_that_came_while_the_round_was_open():
     assert check(history.encode()).findings == []
 
 
+def test_a_roster_may_expire_while_a_round_is_open():
+    """The round opened under the first version, which the second one had replaced when it closed."""
+    first = PEOPLE.roster
+    end = first.roster.expires_at
+    second = PEOPLE.next_roster(dict(first.roster.members), expires_at=end + 1000)
+
+    def history(*rosters, opened=end - 10, closed=end + 10):
+        made = History(PEOPLE, AGGREGATOR_KEY, PLAN, list(rosters))
+        made.round(1, 1, SITES, roster=first, closed_at=opened)
+        made.round(2, 1, SITES, roster=first, closed_at=closed)
+        return check(made.encode())
+
+    assert history(first, second).ok
+    assert history(first, closed=end - 1).ok
+    assert kinds(history(first)) == ["roster-expired"]  # nobody replaced it
+    assert kinds(history(first, second, closed=end + 1000)) == ["roster-expired"]  # nor the second one
+    found = history(first, second, opened=end)  # it had expired before the second round began
+    assert kinds(found) == ["roster-expired"]
+    assert "when it opened" in found.findings[0].text
+
+
 def test_drawn_sites_can_be_drawn_again():
     """Whoever draws sees the same sites; a site that was drawn and is not named was left out on purpose."""
     found = {}
