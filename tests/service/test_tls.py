@@ -17,7 +17,7 @@ from client_sdk._transport import Transport
 from he_agg.commands import main
 from he_agg.errors import ConfigError, Reason
 from service.settings import load_settings
-from service.tls import tls_context
+from service.tls import check_address, tls_context
 from tests.service.conftest import World
 from tests.support.certificates import Authority
 from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_part, read_record
@@ -238,6 +238,14 @@ class TestServe:
         said = refused("--host", host)
         assert f"refusing to serve plain HTTP on {host}" in said
         assert "hint: give --tls-cert and --tls-key; or --behind-tls-proxy" in said
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1"])
+    def test_this_machine_alone(self, host):
+        check_address(host, load_settings())
+        check_address("192.0.2.1", load_settings(behind_tls_proxy=True))
+        for other in ("192.0.2.1", "10.0.0.1", "fe80::1%eth0", "::ffff:10.0.0.1"):
+            with pytest.raises(ConfigError, match="refusing to serve plain HTTP"):
+                check_address(other, load_settings())
 
     def test_plain_http_behind_a_proxy(self, tmp_path):
         environment = {"HE_AGG_HOST": "0.0.0.0", "HE_AGG_BEHIND_TLS_PROXY": "true"}
