@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 
 from client_sdk._effects import Request
-from client_sdk._transport import Transport
+from client_sdk._signing import Signer
+from client_sdk._transport import TlsFiles, Transport
 from he_agg.commands import main
-from he_agg.errors import ConfigError, Reason
+from he_agg.errors import ConfigError, Reason, TransportError
 from service.settings import load_settings
 from service.tls import check_address, tls_context
 from tests.service.conftest import World
 from tests.support.certificates import Authority
 from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_part, read_record
 from tests.support.server import _COMMAND, _environment, start_server
+from tests.support.trust import identity_of
 
+SIGNER = Signer("a", identity_of("a").signing_key, "test")
 HEALTH = Request("GET", "/healthz", frozenset({200}))
 
 
@@ -50,13 +53,14 @@ def mutual(authority, tmp_path_factory):
         yield process
 
 
-def ask(url, ca_file):
+def ask(url, ca_file, client=None):
     """What a site does."""
 
     def flow():
         return (yield HEALTH)
 
-    transport = Transport(url, "token", ca_file=ca_file)
+    shown = {} if client is None else {"client_cert": client.cert, "client_key": client.key}
+    transport = Transport(url, SIGNER, TlsFiles(ca_file, **shown))
     try:
         return transport.run(flow(), lambda event: None).status
     finally:
@@ -180,6 +184,15 @@ def test_client_certificates(mutual, authority, tmp_path):
         assert client.get(mutual.url + "/healthz").status_code == 200
 
 
+def test_a_site_with_a_certificate_of_its_own(mutual, authority, tmp_path):
+    stranger = Authority(tmp_path / "stranger").issue("hospital-b")
+    for client in (None, stranger):
+        with pytest.raises(TransportError) as caught:
+            ask(mutual.url, authority.ca_file, client)
+        assert caught.value.reason == Reason.UNREACHABLE
+    assert ask(mutual.url, authority.ca_file, authority.issue("hospital-b")) == 200
+
+
 def test_the_server_outlives_handshakes_that_fail(server, authority):
     host, port = server.url.removeprefix("https://").split(":")
     for rubbish in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(300)):
@@ -192,10 +205,10 @@ def test_the_server_outlives_handshakes_that_fail(server, authority):
 @pytest.mark.parametrize("url", ["http://aggregator.example", "http://192.0.2.1:8470", "http://0.0.0.0:8470"])
 def test_a_site_speaks_plain_http_to_its_own_machine_only(url):
     with pytest.raises(ConfigError, match="expected https://") as caught:
-        Transport(url, "token")
+        Transport(url, SIGNER)
     assert "this machine only" in caught.value.hint
-    Transport(url.replace("http://", "https://"), "token").close()
-    Transport("http://127.0.0.1:8470", "token").close()
+    Transport(url.replace("http://", "https://"), SIGNER).close()
+    Transport("http://127.0.0.1:8470", SIGNER).close()
 
 
 def test_a_round_over_tls(server, authority):
