@@ -129,6 +129,15 @@ def open_bundle(
     """
     bundle = signed.bundle
     _check_roster(roster, now)
+    if (
+        current is not None
+        and current.facts == public_facts(roster.roster.federation, bundle.epoch, bundle.plan_id, bundle.key_id)
+        and bundle.federation == roster.roster.federation
+        and plan_id in (None, current.plan_id)
+    ):
+        # The roster may have been renewed since: nothing is accepted now that was not accepted then.
+        check_self(roster.roster, identity, Role.SITE)
+        return current
     _check_same_roster(bundle, roster)
     signed.check_signed(roster.roster.keys_of(Role.COORDINATOR))
     check_self(roster.roster, identity, Role.SITE)
@@ -138,9 +147,7 @@ def open_bundle(
             f"bundle of epoch {bundle.epoch}: it is not sealed to exactly the sites of the roster",
             "ask the dealer for a new one: he-agg epoch rotate",
         )
-    same = current is not None and (current.epoch, current.key_id) == (bundle.epoch, bundle.key_id)
-    if not same:
-        _check_newer(bundle, current, newest_kept)
+    _check_newer(bundle, current, newest_kept)
     expected = plan_id or (None if current is None else current.plan_id)
     if expected is not None and bundle.plan_id != expected:
         raise KeystoreError(
@@ -148,8 +155,6 @@ def open_bundle(
             f"bundle of epoch {bundle.epoch}: expected plan {expected[:12]}, got plan {bundle.plan_id[:12]}",
             "ask the coordinators which plan is agreed on; a new plan is a new federation",
         )
-    if same and current is not None:
-        return current
     key = _open(bundle, identity)
     self_test(key)
     return key

@@ -14,6 +14,7 @@ from he_agg.roster import SUITE_BYTES, Member
 from keys.ceremony import agreement
 from keys.files import read_document, write_new
 from keys.group_key import GroupKey
+from keys.hardening import harden_command
 from keys.identity import Identity
 from keys.passphrase import (
     ask_passphrase,
@@ -60,6 +61,7 @@ def site_init(
 
     Run it on the member's own machine: the identity file never leaves it.
     """
+    harden_command()
     identity = Identity.create(name, suite)
     path, public_path = out or Path(f"{name}.identity"), public or Path(f"{name}.public.json")
     refuse_existing(path, public_path)
@@ -91,6 +93,7 @@ def keys_show(file: Path, passphrase_fd: int | None, keyring: str | None, as_jso
 
     A keystore is opened, to see that the key in it is the one that its facts name.
     """
+    harden_command()
     facts = _facts(file, passphrase_fd, keyring)
     answer(facts, as_json, lambda: "\n".join(f"{name}: {value}" for name, value in facts.items()))
 
@@ -110,6 +113,7 @@ def keys_check_commitments(
     as_json: bool,
 ) -> None:
     """See that all sites of the roster hold the very key that is in one's own keystore."""
+    harden_command()
     roster = read_roster(roster_file)
     roster.check_signed()
     signed = [read_document(path, SignedCommitment.parse, "a commitment") for path in commitments]

@@ -1,4 +1,4 @@
-"""Commands about epochs that work on files alone: `he-agg epoch new|rotate`, and accepting a bundle."""
+"""Commands of dealers: `he-agg epoch new|rotate`; and accepting a bundle, for `he-agg epoch accept` in client_sdk."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from keys.ceremony import accept, commit, deal, install
 from keys.cli import refuse_existing
 from keys.files import read_document, read_plan, replace_file, write_new
 from keys.group_key import GroupKey
+from keys.hardening import harden_command
 from keys.identity import Identity
 from keys.passphrase import Once, passphrase_options, passphrase_source
 from keys.rosters import read_pinned, read_roster
 
-__all__ = ["accept_files", "epoch_accept", "epoch_new", "epoch_rotate", "read_bundle"]
+__all__ = ["accept_files", "accepted_facts", "accepted_text", "epoch_new", "epoch_rotate", "read_bundle"]
 
 _path = click.Path(path_type=Path, dir_okay=False)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -60,6 +61,7 @@ def epoch_new(
     Run it at a coordinating hospital, never on the aggregator's machine. The keystore gets the passphrase that the
     identity has.
     """
+    harden_command()
     plan, roster = read_plan(plan_file), read_roster(roster_file)
     name = plan.public.federation
     paths = _Paths.of(name, epoch, keystore or Path(f"{name}.keystore"), out)
@@ -69,8 +71,7 @@ def epoch_new(
     identity = Identity.load(identity_file, passphrase)
     key = GroupKey.create(plan, epoch)
     bundle = deal(key, roster, identity, time.time())
-    write_new(paths.bundle, bundle.encode())
-    install(key, paths.keystore, None, passphrase.answer)
+    _store(paths, bundle, key, None, passphrase)
     write_new(document, key.federation_document.encode())
     _dealt(key, paths, roster, identity, as_json, document)
 
@@ -95,54 +96,15 @@ def epoch_rotate(
 
     The old keystore stays as KEYSTORE.epoch-N.
     """
+    harden_command()
     roster, passphrase = read_roster(roster_file), passphrase_source(passphrase_fd, keyring)
     identity, current = Identity.load(identity_file, passphrase), GroupKey.load(keystore, passphrase)
     key = GroupKey.create(current.plan, current.epoch + 1)
     paths = _Paths.of(current.plan.public.federation, key.epoch, keystore, out)
     refuse_existing(paths.bundle, paths.commitment(identity_file))
     bundle = deal(key, roster, identity, time.time())
-    # In this order: a bundle without a keystore is thrown away, a key without a bundle would be an epoch that nobody
-    # else can enter.
-    write_new(paths.bundle, bundle.encode())
-    try:
-        install(key, keystore, current, passphrase.answer)
-    except BaseException:
-        paths.bundle.unlink(missing_ok=True)
-        raise
+    _store(paths, bundle, key, current, passphrase)
     _dealt(key, paths, roster, identity, as_json)
-
-
-@click.command("accept")
-@click.argument("bundle", type=_path)
-@click.option("--identity", "identity_file", type=_path, required=True, help="Identity file of this site.")
-@click.option("--roster", "roster_file", type=_path, required=True, help="The roster that this site has accepted.")
-@click.option("--keystore", type=_path, required=True, help="Keystore file to write; an older one is kept.")
-@click.option("--plan", "plan_file", type=_path, help="The plan that was agreed on, to compare. Optional.")
-@click.option("--commitment", type=_path, help="Commitment to write. [default: SITE.epoch-N.commitment.json]")
-@passphrase_options
-@_json
-def epoch_accept(
-    bundle: Path,
-    identity_file: Path,
-    roster_file: Path,
-    keystore: Path,
-    plan_file: Path | None,
-    commitment: Path | None,
-    passphrase_fd: int | None,
-    keyring: str | None,
-    as_json: bool,
-) -> None:
-    """Check a BUNDLE, test the group key in it, and store it. Again is fine."""
-    plan_id = None if plan_file is None else read_plan(plan_file).plan_id
-    passphrase = passphrase_source(passphrase_fd, keyring)
-    key, signed = accept_files(read_bundle(bundle), identity_file, roster_file, keystore, passphrase, plan_id)
-    path = commitment or keystore.with_name(f"{signed.commitment.site}.epoch-{key.epoch}.commitment.json")
-    replace_file(path, signed.encode())
-    answer(
-        accepted_facts(key, signed, keystore) | {"commitment": str(path)},
-        as_json,
-        lambda: accepted_text(key, keystore, path),
-    )
 
 
 def read_bundle(path: Path) -> SignedBundle:
@@ -220,6 +182,20 @@ class _Paths:
     def commitment(self, identity_file: Path) -> Path:
         name = Identity.public_half(identity_file).name
         return self.keystore.with_name(f"{name}.epoch-{self.epoch}.commitment.json")
+
+
+def _store(paths: _Paths, bundle: SignedBundle, key: GroupKey, current: GroupKey | None, passphrase: Once) -> None:
+    """Write bundle and keystore, or neither.
+
+    In this order: a bundle without a keystore is thrown away, a key without a bundle would be an epoch that nobody else
+    can enter.
+    """
+    write_new(paths.bundle, bundle.encode())
+    try:
+        install(key, paths.keystore, current, passphrase.answer)
+    except BaseException:
+        paths.bundle.unlink(missing_ok=True)
+        raise
 
 
 def _dealt(

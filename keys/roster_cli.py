@@ -15,6 +15,7 @@ from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.ids import check_name
 from he_agg.roster import Member, Role, SignedRoster
 from keys.files import replace_file, write_new
+from keys.hardening import harden_command
 from keys.identity import Identity
 from keys.passphrase import passphrase_options, passphrase_source
 from keys.public_file import read_public
@@ -179,6 +180,7 @@ def roster_sign(
     as_json: bool,
 ) -> None:
     """Sign a roster FILE as one of its coordinators. Coordinators sign one after the other, each the same file."""
+    harden_command()
     roster, before = read_roster(file), None if previous is None else _signed(previous)
     if not yes and sys.stdin.isatty():
         messages.print(roster_table(roster, before), markup=False, soft_wrap=True)

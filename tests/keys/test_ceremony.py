@@ -72,13 +72,13 @@ def ceremony(tmp_path, capsys, monkeypatch):
     return Ceremony(tmp_path, capsys, monkeypatch)
 
 
-def found(ceremony: Ceremony, sites=SITES) -> None:
+def found(ceremony: Ceremony, sites=SITES, aggregator: bytes | None = None, spread_bundle: bool = True) -> None:
     """From nothing to a federation in epoch 1."""
     for name in sites:
         ceremony.run(name, f"site init {name}")
         ceremony.send(f"{name}.public.json", name, "hospital-a")
     at = ceremony.root / "hospital-a"
-    (at / "aggregator.public.json").write_bytes(encode_public(AGGREGATOR))
+    (at / "aggregator.public.json").write_bytes(aggregator or encode_public(AGGREGATOR))
     np.savez(at / "model.npz", w=np.zeros((3, 2)))
     ceremony.run(
         "hospital-a", "plan new demo --model model.npz --clip 1 --weight-cap 10 --max-sites 5 --codec ckks --bits 8"
@@ -95,7 +95,8 @@ def found(ceremony: Ceremony, sites=SITES) -> None:
             name, f"roster accept roster-1.json --out roster.json {ceremony.heard('hospital-a', 'hospital-b')}"
         )
     ceremony.run("hospital-a", "epoch new --plan demo.plan --roster roster-1.json --identity hospital-a.identity")
-    spread(ceremony, 1, sites)
+    if spread_bundle:
+        spread(ceremony, 1, sites)
 
 
 def sign(ceremony: Ceremony, file: str, options: str = "") -> None:
