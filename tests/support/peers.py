@@ -31,7 +31,7 @@ from he_agg.manifest import Manifest, SignedManifest
 from he_agg.messages import MAX_RECEIPT_BYTES, Receipt
 from he_agg.plan import Plan
 from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
-from he_agg.roster import Role
+from he_agg.roster import Role, Roster
 from he_agg.sections import PART_HEADER_BYTES, Part
 from he_agg.signed import Signed
 from he_agg.wire import encode_part
@@ -124,6 +124,16 @@ def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_ho
 def roster_of(federation: str) -> str:
     """Digest of the roster of a federation that was registered here."""
     return _known[federation][0].roster.digest if federation in _known else "00" * 32
+
+
+def known(federation: str) -> Consortium:
+    """All private keys of a federation that was registered here."""
+    return _known[federation][0]
+
+
+def known_roster(federation: str) -> Roster:
+    """The roster of a federation that was registered here."""
+    return _known[federation][0].roster.roster
 
 
 def previous_of(round_id: RoundId) -> str:
