@@ -117,7 +117,7 @@ class Life(RuleBasedStateMachine):
                 self.audit.receipt(answer.content)
                 self.seen["receipts"] += 1
             if answer.status_code == 409 and "record" in answer.json():
-                assert answer.json()["record"]["outcome"] in ("published", "failed")
+                assert answer.json()["record"]["body"]["outcome"] in ("published", "failed")
 
     @rule(fate=fates, site=sites, age=ages, variant=variants)
     def announce(self, fate, site, age, variant) -> None:
@@ -307,7 +307,7 @@ class Life(RuleBasedStateMachine):
         peer = self.inside.peer("sim", self.members["a"])
         for attempt in self.model.attempts[:-1]:
             round_id = f"sim.{attempt.number}.{attempt.attempt}"
-            record = json.loads(peer.record(round_id).content)
+            record = json.loads(peer.record(round_id).content)["body"]
             assert record["outcome"] == attempt.phase
             self.seen[attempt.phase] += 1
             self.seen.update(record["excluded"].values())

@@ -40,7 +40,7 @@ class Federation:
         self.plan = Plan.create(self.name, layout, **options)
         self.key = GroupKey.create(self.plan)
         self.consortium = consortium(self.name, SITES, aggregator_of(server.data_dir))
-        found(server.data_dir, self.key, self.consortium.roster, self.root, start=start)
+        found(server.data_dir, self.key, self.consortium.roster, start=start)
         for site in SITES:
             self._equip(site)
 

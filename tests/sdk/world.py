@@ -1,7 +1,8 @@
 """A world for flows without a network: a clock that only sleeping moves, and an aggregator in memory to lie with.
 
 The aggregator here follows the protocol in the plainest way; `World.meddle` sees every request first and may answer
-in its place, fail, or change the answer. Every request is signed and the signature verified, as in reality. Real servers are met in test_end_to_end.py.
+in its place, fail, or change the answer. Every request is signed and the signature verified, as in reality. Real
+servers are met in test_end_to_end.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client_sdk._chain import Chain
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep
@@ -44,6 +46,7 @@ from he_agg.roster import SignedRoster
 from he_agg.signed import Signed
 from he_agg.signing import SigningKey
 from he_agg.wire import encode_part, parse_part
+from keys import GroupKey
 from tests.support.federation import fold_all, key_of, plan_of
 from tests.support.trust import AGGREGATOR, consortium, identity_of
 
@@ -106,6 +109,8 @@ class FakeAggregator:
         """Open a round; what the one before has stays to be read."""
         if hasattr(self, "round_id"):
             self.past[str(self.round_id)] = copy.copy(self)
+            self.past[str(self.round_id)].past = {}
+            self.past.pop(str(round_id), None)
         self.round_id = round_id
         self.roster = self.rosters[-1].digest
         self.previous = self.head
@@ -150,10 +155,15 @@ class FakeAggregator:
         """
         for site in sites:
             update = update_of("abc".index(site))
-            signed, wire = submission(self.plan, site, update, self.round_id, self.previous, self.roster, **changed)
-            self.manifests[site] = signed
-            self.parts[signed.submission_id] = dict(enumerate(wire))
-            self.complete[site] = signed.submission_id
+            fields = {"previous": self.previous, "roster": self.roster} | changed
+            signed, wire = submission(self.plan, site, update, self.round_id, **fields)
+            self.replace(site, signed, wire)
+
+    def replace(self, site: str, signed: SignedManifest, wire: list[bytes]) -> None:
+        """Count something else for a site."""
+        self.manifests[site] = signed
+        self.parts[signed.submission_id] = dict(enumerate(wire))
+        self.complete[site] = signed.submission_id
 
     def close(self, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY), **changed: object) -> None:
         """Publish what is complete; arguments make the record a lie, or have it signed by somebody else."""
@@ -298,13 +308,28 @@ def submission(
     nonce: str = "00" * 16,
     **changed: object,
 ) -> tuple[SignedManifest, list[bytes]]:
-    """What an honest site would send: signed manifest and parts; `changed` members of the manifest are then replaced."""
-    key, places = key_of(plan), plan.public.places
+    """What an honest site would send: signed manifest and parts. Then `changed` members are replaced."""
     values = quantize(plan, update.tensors, update.weight).values
+    return encrypted(plan, site, values, key_of(plan), round_id, previous, roster, nonce, **changed)
+
+
+def encrypted(
+    plan: Plan,
+    site: str,
+    values: NDArray[np.int32],
+    encrypt_with: GroupKey,
+    round_id: RoundId = ROUND,
+    previous: str = NO_RECORD,
+    roster: str = CONSORTIUM.roster.digest,
+    nonce: str = "00" * 16,
+    **changed: object,
+) -> tuple[SignedManifest, list[bytes]]:
+    """A submission of any integers, encrypted with any key; its tags are right."""
+    key, places = key_of(plan), plan.public.places
     mac = RoundMac(key.mac_key, plan.public, 1, round_id)
     total = mac.new_total()
     wire = {}
-    for part in codec_for(plan.public).encrypt(values, key, round_id):
+    for part in codec_for(plan.public).encrypt(values, encrypt_with, round_id):
         total.add(part.number, mac.part(part.number, part.packed))
         wire[part.number] = encode_part(part, places[part.number], plan.plan_id)
     parts = [wire[place.number] for place in places]

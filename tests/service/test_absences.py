@@ -7,11 +7,11 @@ from click.testing import CliRunner
 
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.record import RoundRecord
-from service import cli, operations, rounds
+from service import federation_cli, operations, rounds
 from service.rounds import Terms, invite
 from service.store.base import Keeping
 from tests.service.test_deadlines import Inside
-from tests.support.peers import expected_sum, make_plan, prepare, read_part
+from tests.support.peers import expected_sum, make_plan, prepare, read_part, read_receipt
 
 SITES = [f"site-{i}" for i in range(8)]
 
@@ -65,16 +65,16 @@ def inside(tmp_path):
 
 
 def test_the_deadline_stands_still_in_a_pause(inside):
-    store, intake = inside.aggregator.store, inside.aggregator.intake
+    store, intake, conductor = inside.aggregator.store, inside.aggregator.intake, inside.aggregator.conductor
     late = inside.submit("a", 1, "f.1.1", complete=False)
     deadline = inside.row("f.1.1").deadline_at
-    operations.pause(store, "f")
-    assert operations.pause(store, "f")["stage"] == "paused"
+    operations.pause(store, conductor, "f")
+    assert operations.pause(store, conductor, "f")["stage"] == "paused"
     inside.clock.now += 5000
     inside.aggregator.conductor.tick_all()
     assert inside.row("f.1.1").phase == "open"
     # What is under way may be finished.
-    assert intake.complete("f", "a", late.id).site == "a"
+    assert read_receipt(intake.complete("f", "a", late.id).encode()).site == "a"
     inside.submit("b", 2, "f.1.1")
     with store.write() as tx:
         inside.aggregator.conductor.apply_in(tx, "f", rounds.Resumed())
@@ -82,36 +82,36 @@ def test_the_deadline_stands_still_in_a_pause(inside):
     inside.clock.now = inside.row("f.1.1").deadline_at
     inside.aggregator.conductor.tick_all()
     assert inside.row("f.1.1").phase == "closed"
-    assert operations.resume(store, "f")["stage"] == "running"
+    assert operations.resume(store, conductor, "f")["stage"] == "running"
 
 
 def test_no_round_opens_in_a_pause(inside):
-    store = inside.aggregator.store
-    operations.pause(store, "f")
+    store, conductor = inside.aggregator.store, inside.aggregator.conductor
+    operations.pause(store, conductor, "f")
     for i, site in enumerate("abc"):
         inside.submit(site, i, "f.1.1")
     inside.fold("f.1.1")
     assert inside.record("f.1.1").outcome == "published"
     assert inside.row("f.2.1") is None
-    operations.resume(store, "f")
+    operations.resume(store, conductor, "f")
     assert inside.row("f.2.1").phase == "open"
 
 
 def test_what_has_not_begun_or_has_ended_is_not_paused(inside):
-    operations.end(inside.aggregator.store, "f")
+    operations.end(inside.aggregator.store, inside.aggregator.conductor, "f")
     for act in (operations.pause, operations.resume):
         with pytest.raises(InputError, match="it is ended"):
-            act(inside.aggregator.store, "f")
+            act(inside.aggregator.store, inside.aggregator.conductor, "f")
 
 
 def test_sites_are_told_of_a_pause(make_world):
     world = make_world()
     round_id, data_dir = world.round_id, str(world.server.data_dir)
-    result = CliRunner().invoke(cli.federation_pause, [world.name, "--data-dir", data_dir, "--json"])
+    result = CliRunner().invoke(federation_cli.federation_pause, [world.name, "--data-dir", data_dir, "--json"])
     assert json.loads(result.stdout)["stage"] == "paused"
     current = world.peer().current(wait=1).json()
     assert (current["state"], current["round_id"]) == ("paused", None)
-    assert CliRunner().invoke(cli.federation_resume, [world.name, "--data-dir", data_dir]).exit_code == 0
+    assert CliRunner().invoke(federation_cli.federation_resume, [world.name, "--data-dir", data_dir]).exit_code == 0
     assert world.peer().current(wait=5).json()["round_id"] == round_id
 
 

@@ -5,14 +5,12 @@ import time
 import pytest
 
 from he_agg.errors import ProtocolError, Reason
-from he_agg.federation import FederationDocument
 from he_agg.ids import RoundId
-from he_agg.record import RoundRecord
-from service import operations, rounds
+from service import rounds
 from service.aggregator import Aggregator
 from service.folding import fold_round
 from service.settings import Settings
-from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part
+from tests.support.peers import enrol, expected_sum, make_plan, prepare, read_part, read_receipt, read_record
 
 
 class Clock:
@@ -31,10 +29,7 @@ class Inside:
         self.plan = plan
         self.name = plan.public.federation
         self.aggregator = Aggregator.open(Settings(data_dir=data_dir, **settings), self.clock)
-        store = self.aggregator.store
-        operations.create_federation(store, FederationDocument(plan.public, 1, KEY_ID), keeping)
-        for number, site in enumerate(sites):
-            operations.add_site(store, self.name, site, f"token {number}")
+        self.members = enrol(self.aggregator.store, self.aggregator.conductor, plan, list(sites), keeping=keeping)
         self.aggregator.conductor.apply(self.name, rounds.Started())
 
     def submit(self, site, seed, round_id, *, complete=True):
@@ -61,7 +56,7 @@ class Inside:
             return tx.round(RoundId.parse(round_id))
 
     def record(self, round_id):
-        return RoundRecord.parse(self.row(round_id).record)
+        return read_record(self.row(round_id).record)
 
 
 @pytest.fixture
@@ -92,7 +87,7 @@ def test_deadline_with_quorum_closes_without_the_missing(inside):
         assert (read_part(inside.plan, number, path.read_bytes()) == expected).all()
     with pytest.raises(ProtocolError) as caught:
         inside.aggregator.intake.complete("f", "c", late.id)
-    assert caught.value.members["record"]["excluded"] == {"c": "incomplete"}
+    assert caught.value.members["record"]["body"]["excluded"] == {"c": "incomplete"}
     assert inside.row("f.2.1").phase == "open"
 
 
@@ -106,7 +101,9 @@ def test_deadline_without_quorum_opens_the_next_attempt(inside):
     assert inside.row("f.1.2").phase == "open"
     # Nothing of the voided attempt enters the next one, not even by an exact repetition.
     intake = inside.aggregator.intake
-    assert intake.complete("f", "a", first.id).round_id == "f.1.1"  # the receipt stands; the record says the rest
+    assert (
+        read_receipt(intake.complete("f", "a", first.id).encode()).round_id == "f.1.1"
+    )  # the receipt stands; the record says the rest
     with pytest.raises(ValueError, match="manifest, round"):
         intake.announce("f", "a", RoundId.parse("f.1.2"), first.manifest)
     second = [inside.submit(site, i, "f.1.2") for i, site in enumerate("abc")]
@@ -151,8 +148,8 @@ def test_the_real_clock(make_world):
         world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
     began = time.monotonic()
     record = world.peer().record(round_id, wait=10)
-    assert record.json()["outcome"] == "published"
-    assert record.json()["excluded"] == {"c": "absent"}
+    assert record.json()["body"]["outcome"] == "published"
+    assert record.json()["body"]["excluded"] == {"c": "absent"}
     assert time.monotonic() - began < 3
     following = world.peer().current(wait=10, after=round_id).json()
     assert (following["number"], following["attempt"]) == (2, 1)

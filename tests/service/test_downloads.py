@@ -5,9 +5,9 @@ import hashlib
 
 import pytest
 
-from he_agg.record import RoundRecord
+from he_agg.record import SignedRecord
 from tests.service.conftest import QUICK, World
-from tests.support.peers import make_plan, prepare
+from tests.support.peers import make_plan, prepare, read_record
 from tests.support.server import start_server
 
 
@@ -35,7 +35,7 @@ def digest_field(data):
 def test_a_download_goes_on_across_a_restart(published, own_server):
     world, round_id = published
     peer = world.peer()
-    record = RoundRecord.parse(peer.record(round_id).content)
+    record = read_record(peer.record(round_id).content)
     whole = peer.sum_part(round_id, 1)
     tag = whole.headers["etag"]
     assert whole.status_code == 200
@@ -69,7 +69,7 @@ def test_the_record_has_an_entity_tag(published, own_server):
     digest = hashlib.sha256(first.content).hexdigest()
     assert first.headers["etag"] == f'"{digest}"'
     assert first.headers["content-type"] == "application/json"
-    assert RoundRecord.parse(first.content).digest == digest
+    assert SignedRecord.parse(first.content).digest == digest
     own_server.restart()
     again = world.peer("c").record(round_id)
     assert again.content == first.content

@@ -8,7 +8,8 @@ from he_agg.ids import RoundId
 from service import operations
 from service.store.base import Keeping
 from tests.service.test_deadlines import Inside
-from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part
+from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt
+from tests.support.trust import consortium
 
 ONE = RoundId("f", 1, 1)
 
@@ -50,7 +51,8 @@ def test_single_submissions_go_as_soon_as_the_sum_is_durable(make):
     inside.aggregator.worker._fold_now(ONE)
     inside.aggregator.worker._look()
     assert files(inside, ONE) == SUM
-    assert inside.aggregator.intake.complete("f", "a", prepared[0].id).id == prepared[0].id
+    receipt = inside.aggregator.intake.complete("f", "a", prepared[0].id)
+    assert read_receipt(receipt.encode()).id == prepared[0].id
 
 
 def test_submissions_are_kept_for_audit_where_the_operator_wants_it(make):
@@ -164,12 +166,13 @@ def test_an_expiry_that_was_interrupted_is_finished(make):
 def test_options_are_checked(make):
     inside = make()
     document = FederationDocument(make_plan("g").public, 1, KEY_ID)
-    store = inside.aggregator.store
+    store, conductor = inside.aggregator.store, inside.aggregator.conductor
+    roster = consortium("g", "abc", conductor.key.signing_key).roster.encode()
     for keeping in (Keeping(0.0), Keeping(1.5), Keeping(keep_sums=0)):
         with pytest.raises(InputError) as caught:
-            operations.create_federation(store, document, keeping)
+            operations.create_federation(store, conductor, document, roster, keeping=keeping)
         assert caught.value.reason is Reason.BAD_ARGUMENT
-    assert operations.create_federation(store, document, Keeping(0.5))
-    assert not operations.create_federation(store, document, Keeping(0.5))
+    assert operations.create_federation(store, conductor, document, roster, keeping=Keeping(0.5))
+    assert not operations.create_federation(store, conductor, document, roster, keeping=Keeping(0.5))
     with pytest.raises(InputError, match="exists with"):
-        operations.create_federation(store, document)
+        operations.create_federation(store, conductor, document, roster)

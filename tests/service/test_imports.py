@@ -22,7 +22,9 @@ def loaded_by(modules):
     return set(json.loads(result.stdout))
 
 
-@pytest.mark.parametrize("modules", ["service", "service.cli", "service.app,service.server,service.operations"])
+@pytest.mark.parametrize(
+    "modules", ["service", "service.cli", "service.federation_cli", "service.app,service.server,service.operations"]
+)
 def test_a_fresh_process_loads_no_key_and_no_he_library(modules):
     loaded = loaded_by(modules)
     assert not loaded & set(FORBIDDEN)
@@ -30,5 +32,5 @@ def test_a_fresh_process_loads_no_key_and_no_he_library(modules):
 
 
 def test_operator_commands_do_without_the_web_framework():
-    loaded = loaded_by("service.cli")
+    loaded = loaded_by("service.cli,service.federation_cli,service.aggregator_cli")
     assert not loaded & {"fastapi", "starlette", "uvicorn"}

@@ -18,7 +18,7 @@ from service.store.base import Keeping
 from service.trouble import passing_trouble
 from tests.service.conftest import QUICK
 from tests.service.test_deadlines import Inside
-from tests.support.peers import digest_header, make_plan, prepare
+from tests.support.peers import digest_header, make_plan, prepare, read_receipt
 from tests.support.server import start_server
 
 Usage = namedtuple("Usage", "total used free")
@@ -69,7 +69,7 @@ def test_new_submissions_are_refused_before_the_disk_is_full(make, disk):
     disk(0)
     intake = inside.aggregator.intake
     assert intake.announce("f", "a", inside.row("f.1.1").id, begun.manifest)[1] is False
-    assert intake.complete("f", "a", begun.id).site == "a"
+    assert read_receipt(intake.complete("f", "a", begun.id).encode()).site == "a"
 
 
 def test_what_others_were_promised_counts(make, disk):
@@ -120,12 +120,10 @@ def begin_put(world, site, submission, number):
     """A PUT whose body stays away."""
     part = submission.parts[number]
     connection = http.client.HTTPConnection(*world.server.url.removeprefix("http://").split(":"), timeout=20)
-    connection.putrequest("PUT", f"/v1/submissions/{submission.id}/parts/{number}")
-    for name, value in {
-        **world.peer(site).headers,
-        **digest_header(part),
-        "Content-Length": str(len(part)),
-    }.items():
+    path = f"/v1/submissions/{submission.id}/parts/{number}"
+    connection.putrequest("PUT", path)
+    fields = world.peer(site).signature("PUT", path, digest_header(part)["Content-Digest"])
+    for name, value in {**fields, "Content-Length": str(len(part))}.items():
         connection.putheader(name, value)
     connection.endheaders()
     connection.send(part[:100])

@@ -5,9 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from service import operations
-from service.settings import Settings
-from service.store.sql import open_store
-from tests.support.peers import prepare
+from tests.support.peers import operator, prepare
 
 
 def timed(call):
@@ -17,11 +15,8 @@ def timed(call):
 
 def act(world, operation):
     """What an operator's command does: another connection to the same store."""
-    store = open_store(Settings(data_dir=world.server.data_dir), create=False)
-    try:
-        operation(store, world.name)
-    finally:
-        store.close()
+    with operator(world.server.data_dir) as (store, conductor):
+        operation(store, conductor, world.name)
 
 
 def test_answers_at_once_and_after_the_wait(world):

@@ -9,17 +9,14 @@ import psycopg
 import pytest
 
 from he_agg.errors import ConfigError, ProtocolError
-from he_agg.federation import FederationDocument
 from he_agg.ids import RoundId
-from service import operations, rounds
+from service import rounds
 from service.aggregator import Aggregator
 from service.folding import fold_round
 from service.leases import LeaseLostError
 from service.rounds import Phase
 from service.settings import Settings
-from service.store.sql import open_store
-from service.tokens import new_token
-from tests.support.peers import KEY_ID, Peer, expected_sum, make_plan, prepare, read_part
+from tests.support.peers import Peer, enrol, expected_sum, make_plan, prepare, read_part, register
 from tests.support.server import start_server
 
 SITES = "abc"
@@ -35,13 +32,7 @@ class Pair:
         self.plan = make_plan("f", rounds=1000)
         environment = {"HE_AGG_DATABASE_URL": url, "HE_AGG_RECHECK_S": "0.05", "HE_AGG_LEASE_S": "1"} | environment
         self.servers = [start_server(self.data_dir, environment=environment) for _ in range(2)]
-        store = open_store(self.settings, create=False)
-        operations.create_federation(store, FederationDocument(self.plan.public, 1, KEY_ID))
-        self.tokens = {site: new_token() for site in SITES}
-        for site, token in self.tokens.items():
-            operations.add_site(store, "f", site, token)
-        operations.start(store, "f")
-        store.close()
+        self.members = register(self.data_dir, self.plan, list(SITES), database_url=url)
         self.clients = [httpx.Client(base_url=server.url, timeout=30) for server in self.servers]
 
     def peer(self, site, replica):
@@ -106,7 +97,7 @@ def test_news_reaches_who_waits_at_the_other_replica(pair):
     for i, site in enumerate(SITES):
         assert pair.peer(site, 0).submit(round_id, prepare(pair.plan, round_id, site, i)).status_code == 200
     waiting.join()
-    assert answers[0].json()["outcome"] == "published"
+    assert answers[0].json()["body"]["outcome"] == "published"
     assert time.monotonic() - began < 10
 
 
@@ -117,10 +108,7 @@ class Twins:
         self.plan = make_plan("f")
         settings = Settings(data_dir=tmp_path / "shared", database_url=url)
         self.both = [Aggregator.open(settings) for _ in range(2)]
-        store = self.both[0].store
-        operations.create_federation(store, FederationDocument(self.plan.public, 1, KEY_ID))
-        for site in SITES:
-            operations.add_site(store, "f", site, f"token {site}")
+        enrol(self.both[0].store, self.both[0].conductor, self.plan, list(SITES))
         self.both[0].conductor.apply("f", rounds.Started())
         self.prepared = [prepare(self.plan, ONE, site, i) for i, site in enumerate(SITES)]
 

@@ -1,41 +1,33 @@
-"""Founds federations on an aggregator's store with the operator's own commands."""
+"""Founds federations on an aggregator's store, as the operator's commands do, without a process for each."""
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from pathlib import Path
 
 from he_agg.roster import Member, SignedRoster
 from keys import GroupKey
-from tests.support.server import he_agg
+from service import operations, rounds
+from service.aggregator_key import AggregatorKey
+from tests.support.peers import operator
 
 __all__ = ["aggregator_of", "found"]
 
 
-@cache
 def aggregator_of(data_dir: Path) -> Member:
-    """The aggregator of this data directory, as its public file says."""
-    out = data_dir.with_name(f"{data_dir.name}.public.json")
-    he_agg("aggregator", "show", "--data-dir", data_dir, "--out", out)
-    document = json.loads(out.read_bytes())
-    return Member.from_json(document["name"], document["public"])
+    """The aggregator of this data directory, as a roster lists it."""
+    return AggregatorKey.load_or_create(data_dir).member
 
 
-def found(data_dir: Path, key: GroupKey, roster: SignedRoster, scratch: Path, *, start: bool = True) -> None:
+def found(data_dir: Path, key: GroupKey, roster: SignedRoster, *, start: bool = True) -> None:
     """Create a federation, and start it unless told otherwise.
 
     Args:
         data_dir: the aggregator's.
         key: whose public facts the aggregator gets.
         roster: who belongs to it.
-        scratch: where the documents are written.
         start: whether rounds begin.
     """
-    name = key.plan.public.federation
-    document, pinned = scratch / f"{name}.federation.json", scratch / f"{name}.roster.json"
-    document.write_bytes(key.federation_document.encode())
-    pinned.write_bytes(roster.encode())
-    he_agg("federation", "create", document, "--roster", pinned, "--data-dir", data_dir)
-    if start:
-        he_agg("federation", "start", name, "--data-dir", data_dir)
+    with operator(data_dir) as (store, conductor):
+        operations.create_federation(store, conductor, key.federation_document, roster.encode())
+        if start:
+            conductor.apply(key.plan.public.federation, rounds.Started())
