@@ -210,6 +210,8 @@ def _settings(config: Path, passphrase_fd: int | None, keyring: str | None) -> t
     file = settings.passphrase_file
     if file is not None and passphrase_fd is None and keyring is None:
         return settings, Once(partial(read_secret_text, file))
+    if passphrase_fd is None:
+        keyring = keyring or settings.passphrase_keyring
     return settings, passphrase_source(passphrase_fd, keyring)
 
 
