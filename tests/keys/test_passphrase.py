@@ -13,7 +13,8 @@ from client_sdk import Site
 from he_agg.commands import main
 from he_agg.errors import ConfigError, KeystoreError, Reason
 from keys import Identity
-from keys.passphrase import Once, from_descriptor, from_keyring, new_passphrase, passphrase_source
+from keys.passphrase import Once, from_descriptor, from_keyring
+from keys.passphrase_options import new_passphrase, passphrase_source
 from tests.keys.world import site, world
 
 SECRET = "correct horse battery"
