@@ -545,7 +545,8 @@ def test_8_residue_that_is_none(tmp_path, monkeypatch):
     def lie(server):
         # x + q fits the bits for the smallest x only: site c helps, and makes the sum's first residue a zero.
         honest, wire = submission(PLAN, "c", update_of(2))
-        first = [int(unpack(parts_of(server, s)[0].packed, 1, place.section.modulus_bits)[0]) for s in "ab"]
+        bits = place.section.modulus_bits
+        first = [int(unpack(parts_of(server, site)[0].packed, place.residues, bits)[0]) for site in "ab"]
         wire[0] = with_residue(wire[0], place, 0, lambda _: -sum(first) % modulus)
         mac = RoundMac(key_of(PLAN).mac_key, PLAN.public, 1, ROUND)
         total = mac.new_total()
