@@ -6,6 +6,7 @@ was; nothing was decrypted unless the step comes after that; the downloaded part
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from client_sdk import _flows
 from client_sdk._effects import Request, Response
+from client_sdk._transport import AsyncTransport, Transport
 from he_agg import canonical
 from he_agg.errors import DecryptionError, Reason
 from he_agg.fixedpoint import quantize
@@ -742,3 +744,58 @@ def test_roles_of_the_consortium_are_what_the_tests_take_them_for():
     roster = CONSORTIUM.roster.roster
     assert set(roster.having(Role.SITE)) == set(SITES)
     assert set(roster.having(Role.AGGREGATOR)) == {AGGREGATOR}
+
+
+class Wire:
+    """In the place of a connection: requests go to an aggregator in memory."""
+
+    def __init__(self, server):
+        self.world = World(server)
+
+    def send(self, request):
+        return self.world.perform(request)
+
+
+def blocking(session, server, flow):
+    transport = Transport("http://127.0.0.1:1", session.signer)
+    transport._send = Wire(server).send
+    try:
+        return transport.run(flow, lambda event: None)
+    finally:
+        transport.close()
+
+
+def on_asyncio(session, server, flow):
+    wire = Wire(server)
+
+    async def send(request):
+        return wire.send(request)
+
+    async def main():
+        transport = AsyncTransport("http://127.0.0.1:1", session.signer)
+        transport._send = send
+        try:
+            return await transport.run(flow, lambda event: None)
+        finally:
+            await transport.close()
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("drive", [blocking, on_asyncio])
+def test_both_drivers_refuse_and_accept_alike(tmp_path, monkeypatch, drive):
+    """`Site` and `AsyncSite` run the same flows: here with the drivers that they use."""
+    for lie in (None, republishing(flipped(0)), counting("c", values_of("c"), GroupKey.create(PLAN))):
+        root = tmp_path / str(id(lie))
+        session, server = session_for(root, PLAN), Liar(lie)
+        flow = _flows.aggregate(session, OPEN, update_of())
+        if lie is None:
+            assert_mean_of(drive(session, server, flow), PLAN, [update_of(0), update_of(1), update_of(2)])
+            assert (security_log(session), spooled(root)) == ([], [])
+            continue
+        with pytest.raises(DecryptionError) as caught:
+            drive(session, server, flow)
+        error = caught.value
+        assert (error.reason, error.message, error.hint, error.__cause__) == (Reason.SUM_REJECTED, MESSAGE, HINT, None)
+        assert len(security_log(session)) == 1
+        assert not (session.spool.entry(ROUND).path / "sum").exists()
