@@ -34,6 +34,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from service.tokens import new_token
 
 from he_agg.bitpack import pack, unpack
 from he_agg.federation import FederationDocument
@@ -47,7 +48,6 @@ from service import operations
 from service.bodies import digest_field
 from service.settings import Settings
 from service.store.sql import open_store
-from service.tokens import new_token
 
 KEY_ID = "5d" * 32
 RESULTS = Path(__file__).parent / "results"

@@ -1,8 +1,9 @@
 """Attacks of a malicious aggregator that holds no group key. Each is refused before anything is decrypted.
 
 The liar signs with the aggregator's real key, so signatures alone stop none of these. After each attack a site opens
-the honest sum with the same code: the same site where it was shown no false record, else another one. For a record that the
-aggregator has signed is remembered; a second one with the same number is refused, whichever of them was true.
+the honest sum with the same code: the same site where it was shown no false record, else another one. For a record
+that the aggregator has signed is remembered; a second one with the same number is refused, whichever of them was
+true.
 """
 
 from __future__ import annotations
