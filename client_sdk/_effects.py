@@ -28,10 +28,12 @@ class FileBody:
     Attributes:
         path: the file.
         length: how many bytes it has. Units: bytes.
+        sha256: their SHA-256 in hex, known already: a body is not read twice to be sent once.
     """
 
     path: Path
     length: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Request:
         path: absolute path with query, from /v1 on.
         expect: statuses that are an answer; every other one is an error.
         body: bytes, or a file to stream.
+        sha256: SHA-256 of a body of bytes in hex, if it is known already.
         headers: beyond those that every request has.
         max_bytes: the longest answer that is read. Units: bytes.
         silence_s: how long the aggregator may say nothing before the connection counts as broken. Units: seconds.
@@ -52,6 +55,7 @@ class Request:
     path: str
     expect: frozenset[int]
     body: bytes | FileBody | None = None
+    sha256: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     max_bytes: int = _SMALL_ANSWER_BYTES
     silence_s: float = 60.0
@@ -65,11 +69,13 @@ class Response:
         status: the HTTP status.
         headers: by lower-case name.
         body: the whole body, at most as long as the request allowed.
+        signed_at: this machine's time when the request was signed. Units: seconds since 1970, UTC.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
+    signed_at: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk._effects import Flow, Report, compute, now
+from client_sdk._history import catch_up, refusing
 from client_sdk._poll import OpenRound
 from client_sdk._session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from client_sdk.spool import SpoolEntry, Stored
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.fixedpoint import OnOverflow, Rounding, quantize
-from he_agg.manifest import Manifest
+from he_agg.mac import RoundMac, TagTotal
+from he_agg.manifest import NONCE_BYTES, Manifest, SignedManifest
 from he_agg.plan import PublicPlan
 from he_agg.sections import Part, PartPlace
 from he_agg.wire import encode_part
 
-__all__ = ["Update", "prepare"]
-
-_NONCE_BYTES = 16
+__all__ = ["Update", "check_stored", "lost_spool", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -58,28 +59,41 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
         InputError: the update is not what the plan allows, or another one is stored for this round.
         ProtocolError: the aggregator has a submission of this site that the spool does not know.
         WireError: the stored submission is damaged, or was made with another key.
-        ConfigError: the spool cannot be used.
+        ConfigError: the spool cannot be used, or the roster has expired.
     """
+    session.rosters.check_valid(session.clock())
     started = yield from now()
     total = session.plan.wire_bytes
     yield Report(PhaseStarted(str(opened.id), "encrypt", total))
     values, fingerprint = yield from compute(partial(_quantized, session, update))
     stored = yield from compute(entry.stored)
     if stored is not None:
-        entry.check(stored, session.plan, session.key.epoch, session.key.key_id, session.site)
+        check_stored(session, entry, stored)
         if stored.fingerprint != fingerprint:
             raise InputError(
                 Reason.SECOND_SUBMISSION,
                 f"round {opened.id}: expected the update that is stored for it (submission "
-                f"{stored.manifest.submission_id[:12]}), got another one; a site submits once per round",
+                f"{stored.submission_id[:12]}), got another one; a site submits once per round",
                 "round.resume() finishes the stored one",
             )
     elif opened.submitted:
         raise lost_spool(session, opened)
     else:
-        stored = yield from _encrypt(session, opened, entry, values, fingerprint)
+        yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
+        previous = yield from compute(partial(session.chain.head, opened.records))
+        stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous)
     yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
     return stored
+
+
+def check_stored(session: Session, entry: SpoolEntry, stored: Stored) -> None:
+    """Refuse a stored submission that this site would not make as it is now configured.
+
+    Raises:
+        WireError: another key, plan or identity.
+    """
+    key, identity = session.key, session.identity
+    entry.check(stored, session.plan, key.epoch, key.key_id, identity.name, identity.signing_key.public_key)
 
 
 def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
@@ -106,29 +120,40 @@ def _quantized(session: Session, update: Update) -> tuple[NDArray[np.int32], str
 
 
 def _encrypt(
-    session: Session, opened: OpenRound, entry: SpoolEntry, values: NDArray[np.int32], fingerprint: str
+    session: Session,
+    opened: OpenRound,
+    entry: SpoolEntry,
+    values: NDArray[np.int32],
+    fingerprint: str,
+    previous: str,
 ) -> Flow[Stored]:
-    plan = session.plan
+    plan, key = session.plan, session.key
     # Twice: the parts of the sum will lie beside them.
     yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
     parts: Iterator[Part] = iter(())
+    work: _Work | None = None
     try:
-        parts = yield from compute(lambda: session.codec.encrypt(values, session.key, opened.id))
-        digests: dict[int, str] = {}
+        parts = yield from compute(lambda: session.codec.encrypt(values, key, opened.id))
+        work = yield from compute(partial(_Work, plan, entry, RoundMac(key.mac_key, plan, key.epoch, opened.id)))
         done = 0
-        while (place := (yield from compute(partial(_store_next, parts, plan, entry, digests)))) is not None:
+        while (place := (yield from compute(partial(work.store_next, parts)))) is not None:
             done += place.wire_bytes
             yield Report(PhaseProgress(str(opened.id), "encrypt", done, plan.wire_bytes))
+        nonce = secrets.token_hex(NONCE_BYTES)
         manifest = Manifest(
             round_id=opened.id,
-            epoch=session.key.epoch,
-            key_id=session.key.key_id,
+            epoch=key.epoch,
+            key_id=key.key_id,
             plan_id=plan.plan_id,
             site=session.site,
-            nonce=secrets.token_hex(_NONCE_BYTES),
-            part_digests=tuple(digests[place.number] for place in plan.places),
+            nonce=nonce,
+            part_digests=tuple(work.digests[place.number] for place in plan.places),
+            tags=work.mac.tags(work.total, session.site, nonce),
+            roster=session.rosters.newest.digest,
+            previous=previous,
         )
-        encoded = manifest.encode()
+        signed = SignedManifest.make(manifest, session.identity.signing_key)
+        encoded = signed.encode()
         yield from compute(partial(entry.seal, encoded, fingerprint))
     except BaseException:
         # Interrupted or failed: without a manifest it is only in the way.
@@ -138,16 +163,45 @@ def _encrypt(
     finally:
         if isinstance(parts, Generator):
             parts.close()  # now, not whenever it is collected: a one-time key lives in it
-    return Stored(manifest, encoded, fingerprint)
+        if work is not None:
+            work.close()
+    return Stored(signed, encoded, fingerprint)
 
 
-def _store_next(
-    parts: Iterator[Part], plan: PublicPlan, entry: SpoolEntry, digests: dict[int, str]
-) -> PartPlace | None:
-    """Store the part that the codec makes next; None when it has made all."""
-    part = next(parts, None)
-    if part is None:
-        return None
-    place = plan.places[part.number]
-    digests[place.number] = entry.write_part(place.number, encode_part(part, place, plan.plan_id))
-    return place
+class _Work:
+    """Parts of one submission on their way into the spool. A class because the tags' secrets are wiped at the end.
+
+    Args:
+        plan: the public half of the plan.
+        entry: where they go.
+        mac: makes the tags.
+    """
+
+    def __init__(self, plan: PublicPlan, entry: SpoolEntry, mac: RoundMac) -> None:
+        self.mac = mac
+        self.total: TagTotal = mac.new_total()
+        self.digests: dict[int, str] = {}
+        self._plan, self._entry = plan, entry
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="he-agg-mac")
+
+    def store_next(self, parts: Iterator[Part]) -> PartPlace | None:
+        """Store the part that the codec makes next; None when it has made all.
+
+        Its contribution to the tags is computed while the disk is busy with it, so no second part is held for that.
+        """
+        part = next(parts, None)
+        if part is None:
+            return None
+        place = self._plan.places[part.number]
+        contribution = self._thread.submit(self.mac.part, part.number, part.packed)
+        try:
+            data = encode_part(part, place, self._plan.plan_id)
+            self.digests[place.number] = self._entry.write_part(place.number, data)
+        finally:
+            self.total.add(part.number, contribution.result())
+        return place
+
+    def close(self) -> None:
+        """Wait for the thread, and overwrite the secrets."""
+        self._thread.shutdown()
+        self.mac.wipe()

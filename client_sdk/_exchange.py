@@ -11,7 +11,8 @@ from typing import Any
 from client_sdk._effects import Flow, Report, Request, Response, Sleep, now
 from client_sdk._retry import RETRIED_STATUSES, RetryPolicy, next_wait, retry_after_s
 from client_sdk.progress import Retrying
-from he_agg.errors import HeAggError, ProtocolError, Reason, TransportError
+from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError
+from he_agg.http_signatures import WINDOW_S
 
 __all__ = ["Retries", "answer_error", "exchange"]
 
@@ -24,7 +25,12 @@ _BY_STATUS = {
     429: Reason.BAD_REQUEST,
 }
 _HINTS = {
-    Reason.UNAUTHENTICATED: "check token_file; the operator issues a new token with `he-agg site token`",
+    Reason.UNAUTHENTICATED: "a proxy on the way may have removed the signature's header fields",
+    Reason.BAD_SIGNATURE: "the aggregator's roster has another key for this site, or a proxy on the way changed the "
+    "request: compare fingerprints with the coordinator",
+    Reason.FORBIDDEN: "the newest roster does not let this site do that: ask the coordinator",
+    Reason.UNKNOWN_SITE: "the newest roster does not list this site: ask the coordinator",
+    Reason.ROSTER_EXPIRED: "ask the coordinator to sign a new roster: he-agg roster next",
     Reason.NOT_INVITED: "ask the operator which sites the round was opened for",
     Reason.UNKNOWN_FEDERATION: "check the url, and that the operator has created the federation there",
 }
@@ -57,6 +63,7 @@ def exchange(retries: Retries, request: Request, until: float = math.inf) -> Flo
     Raises:
         TransportError: the aggregator could not be reached for too long.
         ProtocolError: it refused, or answered what no aggregator should.
+        ConfigError: this machine's clock is wrong.
     """
     failures = 0
     first = 0.0
@@ -103,10 +110,13 @@ def answer_error(response: Response, request: Request) -> HeAggError:
         request: what it answers.
 
     Returns:
-        The error to raise: a `ProtocolError`, or a `TransportError` for a gateway that speaks for nobody.
+        The error to raise: a `ProtocolError`, a `TransportError` for a gateway that speaks for nobody, or a
+        `ConfigError` when this machine's clock is wrong.
     """
     problem = _problem(response)
     what = f"{request.method} {request.path.split('?')[0]}"
+    if problem is not None and problem.get("reason") == Reason.CLOCK_SKEW:
+        return _clock_skew(problem.get("server_time"), response.signed_at)
     if problem is not None:
         reason = _reason(problem.get("reason")) or _BY_STATUS.get(response.status, Reason.BAD_REQUEST)
         text = _line(problem.get("detail")) or _line(problem.get("title")) or f"{what}: refused ({response.status})"
@@ -117,7 +127,7 @@ def answer_error(response: Response, request: Request) -> HeAggError:
         return ProtocolError(
             Reason.BAD_ANSWER,
             f"{what}: expected an answer, got a redirect ({response.status}), which is never followed",
-            "configure the aggregator's own url: a token is not sent where a redirect points",
+            "configure the aggregator's own url",
         )
     reason = _BY_STATUS.get(response.status, Reason.BAD_ANSWER)
     expected = " or ".join(str(status) for status in sorted(request.expect))
@@ -125,6 +135,18 @@ def answer_error(response: Response, request: Request) -> HeAggError:
         reason,
         f"{what}: expected status {expected}, got {response.status} without a problem document",
         _HINTS.get(reason, "check the url: is this an he-agg aggregator, or a proxy in front of it?"),
+    )
+
+
+def _clock_skew(server_time: Any, signed_at: float | None) -> ConfigError:
+    difference = "is more than that off"
+    if type(server_time) is int and abs(server_time) < 2**40 and signed_at is not None:
+        ahead = signed_at - server_time
+        difference = f"is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
+    return ConfigError(
+        Reason.CLOCK_SKEW,
+        f"clock: expected it within {WINDOW_S} s of the aggregator's, this machine's {difference}",
+        "let the operating system set the clock (NTP); if this machine's is right, tell the operator",
     )
 
 

@@ -1,4 +1,4 @@
-"""Files of the spool: written so that nobody else may read them, made durable, and with errors that say where."""
+"""Files of a site: written so that nobody else may read them, made durable, and with errors that say where."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from he_agg.errors import ConfigError, Reason
 
-__all__ = ["digest_of", "explained", "sync_directory", "write_new"]
+__all__ = ["digest_of", "explained", "replace_file", "sync_directory", "write_new"]
 
 _READ_BYTES = 2**18
 
@@ -34,6 +35,27 @@ def write_new(path: Path, data: bytes, durable: bool = True) -> None:
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put a file in the place of another one, or of none: after a crash it is the old one or the new, whole.
+
+    Args:
+        path: where.
+        data: all of it.
+        mode: its permissions.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        write_new(temporary, data)
+        temporary.chmod(mode)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
 
 
 def digest_of(file: BinaryIO) -> str:
@@ -58,8 +80,8 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what the file system says into an error that names the spool.
+def explained(path: Path, setting: str = "spool") -> Iterator[None]:
+    """Turn what the file system says into an error that names the spool, or what else a setting names.
 
     Raises:
         ConfigError: instead of any OSError.
@@ -67,5 +89,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see that `spool` can be written"
-        raise ConfigError(Reason.BAD_CONFIG, f"spool {path}: {error.strerror}", hint) from error
+        hint = (
+            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"see that `{setting}` can be written"
+        )
+        raise ConfigError(Reason.BAD_CONFIG, f"{setting} {path}: {error.strerror}", hint) from error

@@ -6,11 +6,10 @@ import contextlib
 import math
 from functools import partial
 
-from client_sdk._collect import await_record, fetch_sum
+from client_sdk._collect import accept, await_record, check_counted, collect
 from client_sdk._effects import Flow, compute, now
-from client_sdk._encrypt import Update, lost_spool, prepare
+from client_sdk._encrypt import Update, check_stored, lost_spool, prepare
 from client_sdk._poll import OpenRound, current_round
-from client_sdk._record import check_member, check_own
 from client_sdk._session import Session
 from client_sdk._submit import deliver, repair
 from client_sdk.spool import SpoolEntry, Stored
@@ -18,12 +17,9 @@ from he_agg.errors import InputError, ProtocolError, Reason, WireError
 from he_agg.fixedpoint import Mean
 from he_agg.ids import RoundId
 from he_agg.messages import Receipt
-from he_agg.record import RoundRecord
+from he_agg.record import SignedRecord
 
 __all__ = ["aggregate", "fetch", "fetch_latest", "resume", "submit"]
-
-_FINAL = (Reason.ROUND_FAILED, Reason.ROUND_CLOSED)
-"""After these the stored submission can never be used: it is removed."""
 
 
 def submit(session: Session, opened: OpenRound, update: Update) -> Flow[Receipt]:
@@ -58,7 +54,7 @@ def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
                 f"round {opened.id}: expected a stored submission to finish, got none in {entry.path.parent}",
                 "round.aggregate(update, weight) makes one",
             )
-        entry.check(stored, session.plan, session.key.epoch, session.key.key_id, session.site)
+        check_stored(session, entry, stored)
         return (yield from _finish(session, opened, entry, stored))
 
 
@@ -82,9 +78,7 @@ def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -
         with contextlib.suppress(WireError):
             stored = yield from compute(entry.stored)
         record = yield from _record(session, entry, max(time, closes_at or -math.inf), round_id, stored)
-        if stored is not None:
-            check_own(session, record, stored.manifest.submission_id)
-        return (yield from _opened(session, entry, record))
+        return (yield from _opened(session, entry, record, stored))
 
 
 def fetch_latest(session: Session) -> Flow[Mean]:
@@ -104,7 +98,6 @@ def fetch_latest(session: Session) -> Flow[Mean]:
 
 
 def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Mean]:
-    own = stored.manifest.submission_id
     try:
         yield from deliver(session, opened, entry, stored)
     except ProtocolError as error:
@@ -112,28 +105,33 @@ def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         if error.reason != Reason.ROUND_CLOSED:
             raise
     record = yield from _record(session, entry, opened.closes_at, opened.id, stored)
-    try:
-        check_member(session, record, own)
-    except ProtocolError as error:
-        if error.reason in _FINAL:
-            yield from compute(entry.remove)
-        raise
-    return (yield from _opened(session, entry, record))
+    return (yield from _opened(session, entry, record, stored, must_count=True))
 
 
 def _record(
     session: Session, entry: SpoolEntry, since: float, round_id: RoundId, stored: Stored | None
-) -> Flow[RoundRecord]:
+) -> Flow[SignedRecord]:
     meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored)
     try:
         return (yield from await_record(session, round_id, since + session.result_s, meanwhile))
     except ProtocolError as error:
-        if error.reason in _FINAL:
+        if error.reason == Reason.ROUND_FAILED:
+            # The stored submission can never be used.
             yield from compute(entry.remove)
         raise
 
 
-def _opened(session: Session, entry: SpoolEntry, record: RoundRecord) -> Flow[Mean]:
-    mean = yield from fetch_sum(session, entry, record)
+def _opened(
+    session: Session, entry: SpoolEntry, signed: SignedRecord, stored: Stored | None, must_count: bool = False
+) -> Flow[Mean]:
+    own = None if stored is None else stored.submission_id
+    accepted = yield from accept(session, entry, signed, own)
+    if must_count and own is not None:
+        try:
+            check_counted(session, signed.record, own)
+        except ProtocolError:
+            yield from compute(entry.remove)
+            raise
+    mean = yield from collect(session, entry, accepted)
     yield from compute(entry.remove)
     return mean

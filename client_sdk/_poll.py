@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from client_sdk._effects import Flow, Request, Sleep, now
+from client_sdk._accept import RejectedError
+from client_sdk._effects import Flow, Request, Sleep, compute, now
 from client_sdk._exchange import exchange
+from client_sdk._history import follow_rosters, refusing
 from client_sdk._session import Session
 from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
@@ -30,11 +33,13 @@ class OpenRound:
         id: which one.
         submitted: whether the aggregator has this site's complete submission.
         closes_at: its deadline on the driver's clock. Units: seconds.
+        records: how many records the chain has before its own. While it is open there are no more.
     """
 
     id: RoundId
     submitted: bool
     closes_at: float
+    records: int = 0
 
 
 def current_round(session: Session, wait_s: int = 0, after: str | None = None) -> Flow[CurrentRound]:
@@ -72,11 +77,14 @@ def open_round(session: Session) -> Flow[OpenRound | None]:
     Raises:
         KeystoreError: the federation uses another group key.
         PlanError: the federation follows another plan.
+        ProtocolError: the aggregator went back on rosters or records, or offers a roster that is not to be trusted.
+        ConfigError: the roster has expired, or does not list this site any more.
     """
+    seen = yield from compute(partial(len, session.chain))
     current = yield from current_round(session)
     if current.state != "open":
         return None
-    return _opened(session, current, (yield from now()))
+    return (yield from _opened(session, current, seen, (yield from now())))
 
 
 def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
@@ -93,16 +101,18 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
         KeystoreError: the federation uses another group key.
         PlanError: the federation follows another plan.
         TransportError: the aggregator could not be reached for too long.
-        ProtocolError: it refused, or its answer makes no sense.
+        ProtocolError: it refused, its answer makes no sense, or it went back on rosters or records.
+        ConfigError: the roster has expired, or does not list this site any more.
     """
     while True:
         asked_at = yield from now()
+        seen = yield from compute(partial(len, session.chain))
         current = yield from current_round(session, POLL_S, after)
         if current.state == "ended":
             return None
         check_agreement(session, current)
         if current.state == "open":
-            opened = _opened(session, current, (yield from now()))
+            opened = yield from _opened(session, current, seen, (yield from now()))
             if current.round_id != after and opened is not None:
                 return opened
             after = current.round_id
@@ -131,27 +141,54 @@ def check_agreement(session: Session, current: CurrentRound) -> None:
             f"this site's keystore is for plan {key.plan_id[:12]}",
             "ask the coordinator for the keystore of the federation's plan; nothing was encrypted",
         )
+    if current.epoch > key.epoch:
+        raise KeystoreError(
+            Reason.KEY_MISMATCH,
+            f"federation {session.federation} uses group key {current.key_id[:12]} of epoch {current.epoch}, "
+            f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
+            "run `he-agg epoch accept --config site.toml`; nothing was encrypted",
+        )
     if (current.epoch, current.key_id) != (key.epoch, key.key_id):
         raise KeystoreError(
             Reason.KEY_MISMATCH,
             f"federation {session.federation} uses group key {current.key_id[:12]} of epoch {current.epoch}, "
             f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
-            "ask the coordinator for the group key of this epoch; nothing was encrypted",
+            "tell the coordinator: the aggregator goes by an older epoch, or by a key that is not this one; "
+            "nothing was encrypted",
         )
 
 
-def _opened(session: Session, current: CurrentRound, time: float) -> OpenRound | None:
-    """Make sense of an open round; None if this site is not invited."""
+def _opened(session: Session, current: CurrentRound, seen: int, time: float) -> Flow[OpenRound | None]:
+    """Make sense of an open round; None if this site is not invited.
+
+    Args:
+        session: the site.
+        current: the aggregator's answer.
+        seen: how many records this site had verified before it asked.
+        time: of the driver's clock. Units: seconds.
+    """
     check_agreement(session, current)
     try:
         round_id = RoundId.parse(current.round_id or "")
     except WireError as error:
         raise ProtocolError(Reason.BAD_ANSWER, "expected the id of the open round, got something else") from error
     stated = RoundId(session.federation, current.number or 0, current.attempt or 0)
-    if round_id != stated or current.remaining_s is None:
+    if round_id != stated or current.remaining_s is None or current.records < 0:
         raise ProtocolError(
             Reason.BAD_ANSWER, f"expected number, attempt and remaining time of round {round_id}, got others"
         )
     if not current.invited:
         return None
-    return OpenRound(round_id, current.submitted, time + max(0, current.remaining_s))
+    yield from refusing(session, "roster-rejected", round_id, _up_to_date(session, current, seen))
+    session.rosters.check_valid(session.clock())
+    return OpenRound(round_id, current.submitted, time + max(0, current.remaining_s), current.records)
+
+
+def _up_to_date(session: Session, current: CurrentRound, seen: int) -> Flow[None]:
+    """Follow newer rosters; an aggregator that goes back on rosters or records is not believed."""
+    pinned = session.rosters.newest.roster.version
+    if current.roster_version < pinned:
+        raise RejectedError(Reason.ROSTER_MISMATCH, "version of the roster", pinned, current.roster_version)
+    if current.records < seen:
+        raise RejectedError(Reason.CHAIN_MISMATCH, "number of records", f"at least {seen}", current.records)
+    yield from follow_rosters(session, current.roster_version)

@@ -58,7 +58,7 @@ class RoundBase:
 
     @property
     def seconds(self) -> Mapping[Phase, float]:
-        """How long each phase took so far: encrypt, upload, wait, download, decrypt. Units: seconds."""
+        """How long each phase took so far: encrypt, upload, wait, download, verify, decrypt. Units: seconds."""
         return MappingProxyType(self._seconds)
 
     @property
@@ -68,7 +68,7 @@ class RoundBase:
 
     @property
     def bytes_down(self) -> int:
-        """Bodies received for this round, by this object: record and parts of the sum."""
+        """Bodies received for this round, by this object: record, manifests and parts of the sum."""
         return self._bytes_down
 
     def _note(self, event: Event) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from functools import cached_property
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
+from client_sdk._chain import Chain
 from client_sdk._exchange import Retries
 from client_sdk._retry import RetryPolicy
+from client_sdk._rosters import Rosters
+from client_sdk._security_log import SecurityLog
+from client_sdk._signing import Signer
 from client_sdk.config import Settings
 from client_sdk.spool import Spool
 from he_agg.codecs import Codec, codec_for
-from he_agg.errors import HeAggError, KeystoreError, Reason
 from he_agg.plan import PublicPlan
 from keys import GroupKey, Identity, read_secret_text
+from keys.passphrase import Once, from_keyring
 from keys.sealed_box import Passphrase
 
 __all__ = ["Passphrase", "Session", "open_session"]
@@ -24,18 +30,33 @@ class Session:
     """One site in one federation.
 
     Attributes:
-        site: its name.
+        identity: its name and its own keys.
         key: the group key of the current epoch, with the plan.
+        rosters: the rosters that it trusts.
+        chain: the records that it has verified.
+        log: where it notes what it refuses.
         spool: where its submissions are kept.
         retries: how failures are met.
+        min_sites: fewest sites whose sum it opens, by its own settings.
         result_s: how long after a deadline a result is waited for. Units: seconds.
+        clock: the time by which rosters expire. Units: seconds since 1970, UTC.
     """
 
-    site: str
+    identity: Identity
     key: GroupKey
+    rosters: Rosters
+    chain: Chain
+    log: SecurityLog
     spool: Spool
     retries: Retries
+    min_sites: int = 1
     result_s: float = 3600.0
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+
+    @property
+    def site(self) -> str:
+        """The site's name."""
+        return self.identity.name
 
     @property
     def plan(self) -> PublicPlan:
@@ -48,6 +69,11 @@ class Session:
         return self.plan.federation
 
     @property
+    def signer(self) -> Signer:
+        """Signs what this site asks."""
+        return Signer(self.site, self.identity.signing_key, self.federation, self.clock)
+
+    @property
     def patience_s(self) -> float:
         """How long the aggregator may be unreachable. Units: seconds."""
         return self.retries.policy.patience_s
@@ -58,33 +84,37 @@ class Session:
         return codec_for(self.plan)
 
 
-def open_session(settings: Settings, passphrase: Passphrase = None) -> tuple[Session, str]:
+def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
     """Load what the settings name.
 
     Args:
         settings: where things are.
         passphrase: opens keystore and identity, or asks for what does; used only if they have one.
 
-    Returns:
-        The session, and the bearer token.
-
     Raises:
-        KeystoreError: a secret file that must not be used.
-        ConfigError: the spool cannot be used.
+        KeystoreError: a secret file that must not be used, or an identity that is not the one of the roster.
+        ConfigError: spool, security log or roster cannot be used, or the roster does not list this site.
     """
     if settings.passphrase_file is not None and not isinstance(passphrase, str):
         passphrase = read_secret_text(settings.passphrase_file)
+    elif settings.passphrase_keyring is not None and not isinstance(passphrase, str):
+        passphrase = Once(partial(from_keyring, settings.passphrase_keyring))
     identity = Identity.load(settings.identity, passphrase)
     key = GroupKey.load(settings.keystore, passphrase)
-    try:
-        token = read_secret_text(settings.token_file)
-    except HeAggError as error:
-        hint = error.hint or "the operator issues it: he-agg site add FEDERATION SITE --token-file PATH"
-        raise type(error)(error.reason, error.message, hint) from error
-    if " " in token:
-        raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{settings.token_file}: expected one token, got several words")
+    spool = Spool(settings.spool, identity.name)
+    federation = key.plan.public.federation
+    rosters = Rosters(settings.roster, spool.rosters_path(federation), federation, identity)
     policy = RetryPolicy(patience_s=settings.patience_s)
     # Jitter only spreads load: it needs no secrecy.
     retries = Retries(policy, random.random)
-    session = Session(identity.name, key, Spool(settings.spool, identity.name), retries, settings.result_s)
-    return session, token
+    return Session(
+        identity=identity,
+        key=key,
+        rosters=rosters,
+        chain=Chain(spool.chain_path(federation)),
+        log=SecurityLog(settings.security_log, time.time),
+        spool=spool,
+        retries=retries,
+        min_sites=settings.min_sites,
+        result_s=settings.result_s,
+    )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from functools import partial
 
+from client_sdk._accept import RejectedError
 from client_sdk._effects import FileBody, Flow, Report, Request, compute, now
 from client_sdk._encrypt import lost_spool
 from client_sdk._exchange import exchange
+from client_sdk._history import refusing
 from client_sdk._poll import OpenRound
 from client_sdk._session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from client_sdk.spool import SpoolEntry, Stored
-from he_agg.errors import ProtocolError, Reason
+from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.messages import Receipt, SubmissionStatus, read
+from he_agg.messages import MAX_RECEIPT_BYTES, Receipt, SubmissionStatus, read
+from he_agg.roster import Role
 from he_agg.sections import PartPlace
+from he_agg.signed import Signed
 
 __all__ = ["deliver", "repair"]
 
@@ -41,7 +44,8 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
 
     Raises:
         TransportError: the aggregator could not be reached for too long; everything stays in the spool.
-        ProtocolError: it refused: the round is closed, or it has another submission of this site.
+        ProtocolError: it refused: the round is closed, or it has another submission of this site; or its receipt is
+            not one.
         WireError: a stored part is damaged.
     """
     started = yield from now()
@@ -53,7 +57,7 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         try:
             missing = yield from _announce(session, opened, entry, stored)
             sent += yield from _put_missing(session, opened, entry, stored, missing)
-            receipt = yield from _complete(session, opened, stored)
+            receipt = yield from _complete(session, opened, entry, stored)
         except ProtocolError as error:
             if error.reason not in _START_OVER:
                 raise _explained(error, opened) from error
@@ -82,7 +86,7 @@ def repair(session: Session, round_id: RoundId, entry: SpoolEntry, stored: Store
         ProtocolError: it refused.
         WireError: the part is damaged here, too.
     """
-    submission_id = stored.manifest.submission_id
+    submission_id = stored.submission_id
     request = Request("GET", f"/v1/submissions/{submission_id}", frozenset({200}))
     try:
         response = yield from exchange(session.retries, request)
@@ -111,6 +115,7 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
         f"/v1/rounds/{opened.id}/submissions",
         frozenset({200, 201}),
         body=stored.encoded,
+        sha256=stored.submission_id,
         headers={"Content-Type": "application/json"},
     )
     try:
@@ -124,7 +129,7 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
     status = read(SubmissionStatus, response.body)
     places = session.plan.places
     if (
-        status.id != stored.manifest.submission_id
+        status.id != stored.submission_id
         or status.round_id != str(opened.id)
         or status.parts != len(places)
         or len(status.missing) > len(places)
@@ -132,7 +137,7 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
     ):
         raise ProtocolError(
             Reason.BAD_ANSWER,
-            f"expected the state of submission {stored.manifest.submission_id[:12]} with {len(places)} parts, "
+            f"expected the state of submission {stored.submission_id[:12]} with {len(places)} parts, "
             "got that of another one",
         )
     return [places[number] for number in sorted(set(status.missing))]
@@ -154,13 +159,12 @@ def _put_missing(
 
 def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, place: PartPlace) -> Flow[int]:
     digest = stored.manifest.part_digests[place.number]
-    encoded = base64.b64encode(bytes.fromhex(digest)).decode()
     request = Request(
         "PUT",
-        f"/v1/submissions/{stored.manifest.submission_id}/parts/{place.number}",
+        f"/v1/submissions/{stored.submission_id}/parts/{place.number}",
         frozenset({200, 201, 204}),
-        body=FileBody(entry.part_path(place.number), place.wire_bytes),
-        headers={"Content-Type": "application/octet-stream", "Content-Digest": f"sha-256=:{encoded}:"},
+        body=FileBody(entry.part_path(place.number), place.wire_bytes, digest),
+        headers={"Content-Type": "application/octet-stream"},
     )
     tries = 0
     while True:
@@ -176,15 +180,39 @@ def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored,
             return place.wire_bytes * tries
 
 
-def _complete(session: Session, opened: OpenRound, stored: Stored) -> Flow[Receipt]:
-    submission_id = stored.manifest.submission_id
+def _complete(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Receipt]:
+    submission_id = stored.submission_id
     request = Request("POST", f"/v1/submissions/{submission_id}/complete", frozenset({200, 201}), body=b"")
     response = yield from exchange(session.retries, request, _until(session, opened))
-    receipt = read(Receipt, response.body)
-    if (receipt.id, receipt.round_id, receipt.site) != (submission_id, str(opened.id), session.site):
-        raise ProtocolError(
-            Reason.BAD_ANSWER, f"expected the receipt of submission {submission_id[:12]}, got that of another one"
+    receipt = yield from refusing(
+        session, "receipt-rejected", opened.id, _receipt(session, opened, submission_id, response.body)
+    )
+    yield from compute(partial(entry.keep_receipt, response.body))
+    return receipt
+
+
+def _receipt(session: Session, opened: OpenRound, submission_id: str, body: bytes) -> Flow[Receipt]:
+    """Read a receipt, and see that an aggregator of the roster gives it for this very submission."""
+    keys = session.rosters.newest.roster.keys_of(Role.AGGREGATOR)
+    try:
+        document = yield from compute(partial(Signed.parse, body, "receipt", MAX_RECEIPT_BYTES))
+        receipt = Receipt.parse(document.body)
+    except WireError as error:
+        raise RejectedError(error.reason, "receipt", "a signed receipt", error.message) from error
+    if not document.signers(keys):
+        raise RejectedError(
+            Reason.BAD_SIGNATURE,
+            "receipt, signature",
+            f"of {' or '.join(sorted(keys))}",
+            f"signed by {' '.join(sorted(document.signatures)) or 'nobody'}",
         )
+    for what, want, got in (
+        ("submission", submission_id, receipt.id),
+        ("round", str(opened.id), receipt.round_id),
+        ("site", session.site, receipt.site),
+    ):
+        if want != got:
+            raise RejectedError(Reason.BAD_ANSWER, f"receipt, {what}", want, got)
     return receipt
 
 

@@ -1,7 +1,8 @@
 """Carries out effects, blocking or on asyncio. The only module that imports httpx.
 
-What it guarantees to every request: the token goes to the configured host only, over TLS or to this very machine;
-redirects are not followed; no answer is read beyond its bound; compressed answers are not expanded.
+What it guarantees to every request: it is signed anew each time it is sent, and goes to the configured host only, over
+TLS or to this very machine; redirects are not followed; no answer is read beyond its bound; compressed answers are not
+expanded.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import httpx
 
 from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep
+from client_sdk._signing import Signer
 from client_sdk.progress import Listener
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
 
-__all__ = ["AsyncTransport", "Transport", "drive"]
+__all__ = ["AsyncTransport", "TlsFiles", "Transport", "drive"]
 
 T = TypeVar("T")
 
@@ -34,17 +37,36 @@ _LEAST_ANSWER_BYTES = 2**16
 """Room for a problem document, however short the expected answer is."""
 
 
+@dataclass(frozen=True)
+class TlsFiles:
+    """Certificates of a connection, PEM.
+
+    Attributes:
+        ca_file: whom to trust instead of the system's authorities.
+        client_cert: what this site shows to a proxy that asks for it.
+        client_key: its key, if it is not in the same file.
+    """
+
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+
+
+_NO_FILES = TlsFiles()
+
+
 class Transport:
     """Drives flows, blocking.
 
     Args:
         url: the aggregator.
-        token: the site's bearer token.
-        ca_file: certificates to trust instead of the system's.
+        signer: signs every request.
+        tls: certificates.
     """
 
-    def __init__(self, url: str, token: str, ca_file: Path | None = None) -> None:
-        self._host, options = _options(url, token, ca_file)
+    def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
+        self._signer = signer
+        self._host, options = _options(url, tls)
         self._client = httpx.Client(**options)
 
     def run(self, flow: Flow[T], listener: Listener) -> T:
@@ -84,17 +106,18 @@ class Transport:
         return self._exchange(request, request.body)
 
     def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None) -> Response:
+        signed_at, headers = self._signer.sign(request)
         with (
             _faults(self._host, request),
             self._client.stream(
-                request.method, request.path, content=content, headers=_headers(request), timeout=_timeout(request)
+                request.method, request.path, content=content, headers=headers, timeout=_timeout(request)
             ) as answer,
         ):
             body = bytearray()
             for chunk in answer.iter_raw():
                 body += chunk
                 _bounded(body, request)
-            return _response(answer, body)
+            return _response(answer, body, signed_at)
 
 
 class AsyncTransport:
@@ -102,12 +125,13 @@ class AsyncTransport:
 
     Args:
         url: the aggregator.
-        token: the site's bearer token.
-        ca_file: certificates to trust instead of the system's.
+        signer: signs every request.
+        tls: certificates.
     """
 
-    def __init__(self, url: str, token: str, ca_file: Path | None = None) -> None:
-        self._host, options = _options(url, token, ca_file)
+    def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
+        self._signer = signer
+        self._host, options = _options(url, tls)
         self._client = httpx.AsyncClient(**options)
 
     async def run(self, flow: Flow[T], listener: Listener) -> T:
@@ -166,15 +190,16 @@ class AsyncTransport:
         return await self._exchange(request, request.body)
 
     async def _exchange(self, request: Request, content: bytes | AsyncIterator[bytes] | None) -> Response:
+        signed_at, headers = self._signer.sign(request)
         with _faults(self._host, request):
             async with self._client.stream(
-                request.method, request.path, content=content, headers=_headers(request), timeout=_timeout(request)
+                request.method, request.path, content=content, headers=headers, timeout=_timeout(request)
             ) as answer:
                 body = bytearray()
                 async for chunk in answer.aiter_raw():
                     body += chunk
                     _bounded(body, request)
-                return _response(answer, body)
+                return _response(answer, body, signed_at)
 
 
 def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
@@ -220,7 +245,7 @@ async def _chunks_in_thread(file: BinaryIO, body: FileBody) -> AsyncIterator[byt
         yield chunk
 
 
-def _options(url: str, token: str, ca_file: Path | None) -> tuple[str, dict[str, Any]]:
+def _options(url: str, tls: TlsFiles) -> tuple[str, dict[str, Any]]:
     """Check the url, and choose everything that both clients have in common."""
     try:
         base = httpx.URL(url)
@@ -235,20 +260,13 @@ def _options(url: str, token: str, ca_file: Path | None) -> tuple[str, dict[str,
     if base.scheme == "http" and not _is_this_machine(base.host):
         raise ConfigError(
             Reason.BAD_CONFIG,
-            f"url: expected https:// for {base.host}, got http://, which would show the site's token to the network",
+            f"url: expected https:// for {base.host}, got http://, which would show who takes part, and when",
             "plain http is for an aggregator on this machine only",
         )
-    try:
-        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            Reason.BAD_CONFIG, f"ca_file {ca_file}: expected certificates in PEM form: {error.strerror}"
-        ) from error
-    headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity", "User-Agent": "he-agg-site"}
     options = {
         "base_url": base,
-        "headers": headers,
-        "verify": context,
+        "headers": {"Accept-Encoding": "identity", "User-Agent": "he-agg-site"},
+        "verify": _context(base.scheme, tls),
         "follow_redirects": False,
         # A proxy of the environment would see plain http in the clear; TLS goes through it unread.
         "trust_env": base.scheme == "https",
@@ -256,18 +274,35 @@ def _options(url: str, token: str, ca_file: Path | None) -> tuple[str, dict[str,
     return f"{base.scheme}://{base.netloc.decode('ascii')}", options
 
 
+def _context(scheme: str, tls: TlsFiles) -> ssl.SSLContext:
+    if tls.client_cert is None and tls.client_key is not None:
+        raise ConfigError(Reason.BAD_CONFIG, "client_key: expected client_cert beside it, got none")
+    if tls.client_cert is not None and scheme != "https":
+        raise ConfigError(Reason.BAD_CONFIG, "client_cert: expected an https:// url to show it to, got http://")
+    try:
+        context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(tls.ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            Reason.BAD_CONFIG, f"ca_file {tls.ca_file}: expected certificates in PEM form: {error.strerror}"
+        ) from error
+    if tls.client_cert is not None:
+        try:
+            # The empty password: OpenSSL must not ask for one on a terminal that nobody watches.
+            context.load_cert_chain(tls.client_cert, tls.client_key, password="")
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"client_cert {tls.client_cert}, client_key {tls.client_key or 'in the same file'}: expected a "
+                f"certificate and its key in PEM form, without a passphrase: {error.strerror}",
+            ) from error
+    return context
+
+
 def _is_this_machine(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _headers(request: Request) -> dict[str, str]:
-    headers = dict(request.headers)
-    if isinstance(request.body, FileBody):
-        headers["Content-Length"] = str(request.body.length)
-    return headers
 
 
 def _timeout(request: Request) -> httpx.Timeout:
@@ -283,9 +318,9 @@ def _bounded(body: bytearray, request: Request) -> None:
         )
 
 
-def _response(answer: httpx.Response, body: bytearray) -> Response:
+def _response(answer: httpx.Response, body: bytearray, signed_at: float) -> Response:
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    return Response(answer.status_code, headers, bytes(body))
+    return Response(answer.status_code, headers, bytes(body), signed_at)
 
 
 @contextmanager

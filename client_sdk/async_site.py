@@ -13,13 +13,14 @@ from client_sdk._encrypt import Update
 from client_sdk._poll import OpenRound, current_round, next_round, open_round
 from client_sdk._round import RoundBase
 from client_sdk._session import Passphrase, Session, open_session
-from client_sdk._transport import AsyncTransport
+from client_sdk._transport import AsyncTransport, TlsFiles
 from client_sdk.config import Overrides, Settings
 from client_sdk.progress import Event, Listener
 from he_agg.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.ids import RoundId
 from he_agg.messages import CurrentRound, Receipt
 from he_agg.plan import Plan
+from keys.hardening import forbid_core_dumps
 
 __all__ = ["AsyncRound", "AsyncSite"]
 
@@ -43,7 +44,7 @@ class AsyncSite:
         progress: Listener | None = None,
         **settings: Unpack[Overrides],
     ) -> Self:
-        """Load identity, group key and token; see `Site.open`. Blocks for as long as reading a few files takes.
+        """Load identity, group key and roster; see `Site.open`. Blocks for as long as reading a few files takes.
 
         Args:
             config: the site's TOML file.
@@ -56,8 +57,10 @@ class AsyncSite:
             KeystoreError: a secret file that must not be used.
         """
         loaded = Settings.load(config, settings)
-        session, token = open_session(loaded, passphrase)
-        return cls(session, AsyncTransport(loaded.url, token, loaded.ca_file), progress)
+        forbid_core_dumps()
+        session = open_session(loaded, passphrase)
+        tls = TlsFiles(loaded.ca_file, loaded.client_cert, loaded.client_key)
+        return cls(session, AsyncTransport(loaded.url, session.signer, tls), progress)
 
     async def __aenter__(self) -> Self:
         return self

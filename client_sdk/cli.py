@@ -20,12 +20,13 @@ from he_agg.ids import RoundId
 from he_agg.messages import CurrentRound
 from keys.cli import ask_passphrase
 from keys.files import read_npz
+from keys.hardening import harden_command
 
 __all__ = ["fetch", "status", "submit"]
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _config = click.option(
-    "--config", type=_file, required=True, help="The site's TOML file: url, identity, keystore, token_file, spool."
+    "--config", type=_file, required=True, help="The site's TOML file: url, identity, keystore, roster, spool."
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
@@ -51,6 +52,7 @@ def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, c
 
     Interrupted or killed, run it again: it goes on where it stopped, with the bytes it has stored.
     """
+    harden_command()
     tensors = read_npz(update)
     with _progress() as listener, Site.open(config, passphrase=ask_passphrase, progress=listener) as site:
         round = _open_round(site, wait)
@@ -86,6 +88,7 @@ def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, c
 @_json
 def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: bool) -> None:
     """Wait for the mean of a round, download and decrypt it, and write it to a file."""
+    harden_command()
     check_free(out, force)
     if round_id is not None:
         RoundId.parse(round_id)  # before a passphrase is asked for
@@ -113,6 +116,7 @@ def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: b
 @_json
 def status(config: Path, as_json: bool) -> None:
     """Show where the federation stands, and what this site still has in its spool."""
+    harden_command()
     with Site.open(config, passphrase=ask_passphrase) as site:
         current = site.status()
         pending = site.pending()

@@ -24,10 +24,15 @@ class Settings:
         url: the aggregator, https://... (plain http only on this machine).
         identity: the site's identity file.
         keystore: the group key of the current epoch, with the plan.
-        token_file: the bearer token that the operator issued. Mode 0600.
+        roster: the roster that this site trusts: its pin. A newer one that chains to it takes its place by itself.
         spool: directory for encrypted submissions that are on their way; beside the identity file if left out.
+        security_log: where refused sums, records and rosters are noted; beside the identity file if left out.
+        min_sites: fewest sites whose sum this site opens; never fewer than roster and plan say.
         ca_file: certificates to trust instead of the system's, PEM.
+        client_cert: a certificate to show to a proxy that asks for one, PEM.
+        client_key: its key, if it is not in the same file, PEM.
         passphrase_file: what opens keystore and identity, if they have a passphrase. Mode 0600.
+        passphrase_keyring: the same, as the name of an entry of service `he-agg` in the operating system's keyring.
         patience_s: how long the aggregator may be unreachable before a call gives up. Units: seconds.
         result_s: how long after a round's deadline its result is waited for. Units: seconds.
     """
@@ -35,10 +40,15 @@ class Settings:
     url: str
     identity: Path
     keystore: Path
-    token_file: Path
+    roster: Path
     spool: Path
+    security_log: Path
+    min_sites: int = 1
     ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
     passphrase_file: Path | None = None
+    passphrase_keyring: str | None = None
     patience_s: float = 300.0
     result_s: float = 3600.0
 
@@ -62,12 +72,17 @@ class Settings:
         values |= _checked({k: v for k, v in overrides.items() if v is not None}, Path(), "keyword arguments")
         if "identity" in values:
             values.setdefault("spool", values["identity"].with_suffix(".spool"))
+            values.setdefault("security_log", values["identity"].with_suffix(".security.log"))
         missing = [name for name in _REQUIRED if name not in values]
         if missing:
             raise ConfigError(
                 Reason.BAD_CONFIG,
                 f"{where}: expected {', '.join(_REQUIRED)}; missing: {', '.join(missing)}",
                 "a site's file looks like: " + "; ".join(f'{name} = "..."' for name in _REQUIRED),
+            )
+        if "passphrase_file" in values and "passphrase_keyring" in values:
+            raise ConfigError(
+                Reason.BAD_CONFIG, f"{where}: expected passphrase_file or passphrase_keyring, got both", "remove one"
             )
         return cls(**values)
 
@@ -78,17 +93,35 @@ class Overrides(TypedDict, total=False):
     url: str
     identity: str | Path
     keystore: str | Path
-    token_file: str | Path
+    roster: str | Path
     spool: str | Path
+    security_log: str | Path
+    min_sites: int
     ca_file: str | Path
+    client_cert: str | Path
+    client_key: str | Path
     passphrase_file: str | Path
+    passphrase_keyring: str
     patience_s: float
     result_s: float
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-_REQUIRED = ("url", "identity", "keystore", "token_file")
-_PATHS = frozenset({"identity", "keystore", "token_file", "spool", "ca_file", "passphrase_file"})
+_REQUIRED = ("url", "identity", "keystore", "roster")
+_PATHS = frozenset(
+    {
+        "identity",
+        "keystore",
+        "roster",
+        "spool",
+        "security_log",
+        "ca_file",
+        "client_cert",
+        "client_key",
+        "passphrase_file",
+    }
+)
+_MAX_SITES = 10_000
 _SECONDS = frozenset({"patience_s", "result_s"})
 
 
@@ -124,6 +157,12 @@ def _checked(values: Mapping[str, Any], base: Path, where: str) -> dict[str, Any
                     Reason.BAD_CONFIG, f"{where}: {name}: expected seconds from 0 to a year, got {value!r}"
                 )
             checked[name] = float(value)
+        elif name == "min_sites":
+            if type(value) is not int or not 1 <= value <= _MAX_SITES:
+                raise ConfigError(
+                    Reason.BAD_CONFIG, f"{where}: min_sites: expected a number from 1 to {_MAX_SITES}, got {value!r}"
+                )
+            checked[name] = value
         elif name in _PATHS:
             if not isinstance(value, str | Path) or not str(value):
                 raise ConfigError(Reason.BAD_CONFIG, f"{where}: {name}: expected a path, got {type(value).__name__}")

@@ -8,7 +8,7 @@ from typing import Literal
 
 __all__ = ["Event", "Listener", "Phase", "PhaseFinished", "PhaseProgress", "PhaseStarted", "Retrying"]
 
-Phase = Literal["encrypt", "upload", "wait", "download", "decrypt"]
+Phase = Literal["encrypt", "upload", "wait", "download", "verify", "decrypt"]
 
 
 @dataclass(frozen=True)

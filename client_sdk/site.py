@@ -12,13 +12,14 @@ from client_sdk._encrypt import Update
 from client_sdk._poll import OpenRound, current_round, next_round, open_round
 from client_sdk._round import RoundBase
 from client_sdk._session import Passphrase, Session, open_session
-from client_sdk._transport import Transport
+from client_sdk._transport import TlsFiles, Transport
 from client_sdk.config import Overrides, Settings
 from client_sdk.progress import Event, Listener
 from he_agg.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.ids import RoundId
 from he_agg.messages import CurrentRound, Receipt
 from he_agg.plan import Plan
+from keys.hardening import forbid_core_dumps
 
 __all__ = ["Round", "Site"]
 
@@ -45,21 +46,28 @@ class Site:
         progress: Listener | None = None,
         **settings: Unpack[Overrides],
     ) -> Self:
-        """Load identity, group key and token, and get ready to talk to the aggregator. Sends nothing yet.
+        """Load identity, group key and roster, and get ready to talk to the aggregator. Sends nothing yet.
+
+        Core dumps of this process are switched off, since it holds keys from here on; `HE_AGG_CORE_DUMPS=1` in the
+        environment leaves them as they are.
 
         Args:
-            config: the site's TOML file, with at least url, identity, keystore, token_file and spool.
+            config: the site's TOML file, with at least url, identity, keystore and roster.
             passphrase: opens keystore and identity, or asks for what does; used only if they have one.
             progress: called with an `Event` whenever a phase begins, gets on or ends, and before each retry.
             settings: settings by name, over those of the file.
 
         Raises:
-            ConfigError: settings that do not make sense, among them plain http to another machine.
-            KeystoreError: a secret file that is missing, damaged, or that others may read.
+            ConfigError: settings that do not make sense, among them plain http to another machine; a roster that is
+                not signed, or does not list this site.
+            KeystoreError: a secret file that is missing, damaged, or that others may read; an identity with another
+                key than the roster lists.
         """
         loaded = Settings.load(config, settings)
-        session, token = open_session(loaded, passphrase)
-        return cls(session, Transport(loaded.url, token, loaded.ca_file), progress)
+        forbid_core_dumps()
+        session = open_session(loaded, passphrase)
+        tls = TlsFiles(loaded.ca_file, loaded.client_cert, loaded.client_key)
+        return cls(session, Transport(loaded.url, session.signer, tls), progress)
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +103,8 @@ class Site:
             KeystoreError: the federation uses another group key than the keystore's; nothing was encrypted.
             PlanError: the federation follows another plan.
             TransportError: the aggregator was away for too long.
-            ProtocolError: it refused, for instance the token.
+            ProtocolError: it refused, offers a roster that does not follow the pinned one, or went back on records.
+            ConfigError: the roster has expired, or does not list this site any more.
         """
         after: str | None = None
         while True:
@@ -141,8 +150,8 @@ class Site:
             WireError: not a round id.
             InputError: a round of another federation.
             TransportError: the aggregator was away for too long.
-            ProtocolError: the round failed, or what the aggregator published is not what it must be.
-            DecryptionError: the sum did not open to what it must be; nothing was released.
+            ProtocolError: the round failed, or the aggregator refused.
+            DecryptionError: `SUM_REJECTED`, as for `Round.aggregate`.
         """
         if round_id is None:
             return self._run(_flows.fetch_latest(self._session))
@@ -195,8 +204,10 @@ class Round(RoundBase):
             InputError: tensors or weight are not what the plan allows, or another update is stored for this round.
             TransportError: the aggregator was away for too long; the encrypted submission stays in the spool.
             ProtocolError: `ROUND_FAILED` (too few sites), `ROUND_CLOSED` (this site missed it; `fetch` gets the mean
-                of the others), or what the aggregator published is not what it must be.
-            DecryptionError: the sum did not open to what it must be; nothing was released.
+                of the others), or the aggregator tells a history of records that contradicts what it told before.
+            ConfigError: the roster has expired.
+            DecryptionError: `SUM_REJECTED`: what the aggregator published is not what it must be; nothing was
+                released, and the security log of the site says why.
         """
         return self._run(_flows.aggregate(self._session, self._opened, Update(update, weight, rounding, on_overflow)))
 

@@ -4,9 +4,12 @@
 
     <spool>/<site>/<federation>.<round>.<attempt>/part-00000 ...   parts, byte for byte as they travel
                                                   update           keyed fingerprint of what was encrypted
-                                                  manifest.json    written last
+                                                  manifest.json    signed, written last
+                                                  receipt.json     the aggregator's signed promise
                                                   sum/part-00000   downloaded parts of the sum
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
+    <spool>/<site>/<federation>.chain                              records that this site has verified
+    <spool>/<site>/<federation>.rosters/                           rosters that were pinned before
 
 A directory with a manifest is a submission that may be sent again, byte for byte. One without is what a crash left:
 nothing of it was ever announced, so it is removed and the update is encrypted afresh. Files are 0600, directories 0700.
@@ -22,17 +25,19 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from client_sdk._files import digest_of, explained, sync_directory, write_new
+from client_sdk._files import digest_of, explained, replace_file, sync_directory, write_new
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.manifest import MAX_MANIFEST_BYTES, Manifest
+from he_agg.manifest import MAX_MANIFEST_BYTES, Manifest, SignedManifest
 from he_agg.plan import PublicPlan
 
 __all__ = ["Spool", "SpoolEntry", "Stored"]
 
 _MANIFEST = "manifest.json"
+_RECEIPT = "receipt.json"
 _UPDATE = "update"
 
 
@@ -41,14 +46,24 @@ class Stored:
     """A submission found in the spool.
 
     Attributes:
-        manifest: what was, or will be, announced.
+        signed: what was, or will be, announced.
         encoded: its bytes as stored.
         fingerprint: what it encrypts, recognisable with the group key only.
     """
 
-    manifest: Manifest
+    signed: SignedManifest
     encoded: bytes
     fingerprint: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the manifest says."""
+        return self.signed.manifest
+
+    @cached_property
+    def submission_id(self) -> str:
+        """SHA-256 of the signed manifest."""
+        return self.signed.submission_id
 
 
 class Spool:
@@ -71,6 +86,14 @@ class Spool:
     def entry(self, round_id: RoundId) -> SpoolEntry:
         """The place of one attempt at one round; nothing is made yet."""
         return SpoolEntry(self._root / str(round_id), round_id)
+
+    def chain_path(self, federation: str) -> Path:
+        """Where the records are noted that this site has verified. No round's name looks like it."""
+        return self._root / f"{federation}.chain"
+
+    def rosters_path(self, federation: str) -> Path:
+        """Where rosters are kept that were pinned before."""
+        return self._root / f"{federation}.rosters"
 
     def pending(self, federation: str) -> list[RoundId]:
         """Rounds with a stored submission whose mean was not fetched yet, oldest first."""
@@ -163,7 +186,7 @@ class SpoolEntry:
                 return None
             fingerprint = (self.path / _UPDATE).read_text("ascii")
         try:
-            return Stored(Manifest.parse(encoded), encoded, fingerprint)
+            return Stored(SignedManifest.parse(encoded), encoded, fingerprint)
         except WireError as error:
             raise _damaged(self.path / _MANIFEST, error.message) from error
 
@@ -229,6 +252,11 @@ class SpoolEntry:
         """Where a part of the submission is."""
         return self.path / f"part-{number:05d}"
 
+    def keep_receipt(self, encoded: bytes) -> None:
+        """Keep the aggregator's signed promise beside the submission."""
+        with explained(self.path):
+            replace_file(self.path / _RECEIPT, encoded)
+
     def write_sum_part(self, number: int, data: bytes) -> None:
         """Store one downloaded part of the sum: whole, or not at all."""
         path = self.sum_path(number)
@@ -257,6 +285,13 @@ class SpoolEntry:
         """Where a downloaded part of the sum is."""
         return self.path / "sum" / f"part-{number:05d}"
 
+    def remove_sum(self) -> None:
+        """Remove the downloaded parts of the sum: what was refused is not kept, and never looked at again."""
+        with explained(self.path), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path / "sum")
+            if not any(self.path.iterdir()):
+                self.path.rmdir()  # a round that this site only fetched
+
     def remove(self) -> None:
         """Remove all of it. The manifest goes first, so that what a crash leaves is never sent."""
         with explained(self.path):
@@ -264,19 +299,20 @@ class SpoolEntry:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self.path)
 
-    def check(self, stored: Stored, plan: PublicPlan, epoch: int, key_id: str, site: str) -> None:
-        """Refuse a stored submission that was made with another key or plan.
+    def check(self, stored: Stored, plan: PublicPlan, epoch: int, key_id: str, site: str, public_key: bytes) -> None:
+        """Refuse a stored submission that was made with another key or plan, or signed with another identity.
 
         Raises:
             WireError: says which.
         """
         try:
             stored.manifest.check(plan, self.round_id, epoch, key_id, site)
+            stored.signed.check_signed(public_key)
         except WireError as error:
             raise WireError(
                 error.reason,
                 f"spool {self.path}: {error.message}",
-                "this spool belongs to another key or plan; configure the keystore it was made with, or remove it",
+                "this spool belongs to another key, plan or identity; configure what it was made with, or remove it",
             ) from error
 
 

@@ -34,8 +34,10 @@ EXIT_INTERRUPTED = 130
 _GROUP_HELP = {
     "aggregator": "The aggregator's own key (operator).",
     "federation": "Create, start and look at federations (operator).",
-    "site": "Sites: identities, membership, tokens.",
-    "keys": "Group keys (coordinator).",
+    "site": "Sites: making an identity, revoking one.",
+    "roster": "Rosters: who belongs to a federation, with which keys.",
+    "epoch": "Epochs: dealing and accepting group keys.",
+    "keys": "Keystores and what sites hold.",
 }
 
 messages = Console(stderr=True, highlight=False)

@@ -110,5 +110,5 @@ def refuse_secrets(data: bytes | memoryview) -> None:
         raise WireError(
             Reason.SECRET_REFUSED,
             "this looks like a key or a SEAL/TenSEAL object, which the aggregator must never hold; nothing was kept",
-            "if a secret key left its site, make a new group key: `he-agg keys new`",
+            "if a secret key left its site, make a new group key: `he-agg epoch rotate`",
         )

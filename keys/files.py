@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from he_agg.errors import ConfigError, HeAggError, InputError, Reason
+from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
 from he_agg.plan import Plan
+from keys.secret_file import sync_directory
 
-__all__ = ["read_npz", "read_plan", "write_new"]
+__all__ = ["read_document", "read_npz", "read_plan", "replace_file", "write_new"]
+
+T = TypeVar("T")
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -52,6 +57,51 @@ def read_plan(path: Path) -> Plan:
         ) from error
 
 
+def read_document(path: Path, parse: Callable[[bytes], T], what: str) -> T:
+    """Read a file that is not secret.
+
+    Args:
+        path: the file.
+        parse: makes something of its bytes.
+        what: what it should be, in error messages, such as "a roster".
+
+    Raises:
+        ConfigError: it cannot be read.
+        WireError: it is something else.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return parse(content)
+    except HeAggError as error:
+        raise WireError(
+            error.reason,
+            f"{path} is not {what}: {error.message}",
+            error.hint or "it may have been changed on its way: fetch it again, as a file, not as pasted text",
+        ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that holds nothing secret, in the place of an older one if there is one. Atomic.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        try:
+            _write_all(descriptor, content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+
+
 def write_new(path: Path, content: bytes) -> None:
     """Write a file that does not exist yet and holds nothing secret.
 
@@ -66,5 +116,11 @@ def write_new(path: Path, content: bytes) -> None:
         ) from error
     except OSError as error:
         raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+    _write_all(descriptor, content)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -23,9 +23,9 @@ from he_agg.errors import HeAggError, KeystoreError, Reason, WireError
 from he_agg.federation import FederationDocument
 from he_agg.plan import Plan
 from keys.sealed_box import Passphrase, close_box, header_of, open_box
-from keys.secret_file import read_secret, write_secret
+from keys.secret_file import read_secret, replace_secret, write_secret
 
-__all__ = ["GroupKey"]
+__all__ = ["GroupKey", "public_facts"]
 
 KIND = "he-agg-group-key"
 VERSION = 1
@@ -112,14 +112,32 @@ class GroupKey:
         Raises:
             KeystoreError: the file exists, or cannot be written.
         """
-        body = canonical.encode(
+        write_secret(Path(path), close_box(self.facts, self.secret_body(), passphrase))
+
+    def replace(self, path: str | Path, keep: str | Path | None, passphrase: Passphrase = None) -> None:
+        """Write the keystore file in the place of an older one, which stays under another name. Atomic.
+
+        Args:
+            path: where; there is a keystore file.
+            keep: the older one's new name; None if it has one already.
+            passphrase: as for `save`.
+
+        Raises:
+            KeystoreError: something else has that new name, or the file cannot be written.
+        """
+        replace_secret(
+            Path(path), close_box(self.facts, self.secret_body(), passphrase), None if keep is None else Path(keep)
+        )
+
+    def secret_body(self) -> bytes:
+        """Everything that the public facts do not say, as files and bundles carry it. Secret."""
+        return canonical.encode(
             {
                 "ckks_context": base64.b64encode(self.ckks_context).decode(),
                 "mac_seed": self.mac_seed.hex(),
                 "plan": self.plan.to_json(),
             }
         )
-        write_secret(Path(path), close_box(self._header(), body, passphrase))
 
     @classmethod
     def load(cls, path: str | Path, passphrase: Passphrase = None) -> GroupKey:
@@ -135,13 +153,27 @@ class GroupKey:
         what = str(path)
         header, body = open_box(read_secret(Path(path)), passphrase, what)
         _check_kind(header, what)
+        return cls.from_body(header, body, what)
+
+    @classmethod
+    def from_body(cls, facts: canonical.Json, body: bytes, what: str) -> GroupKey:
+        """Put a key together from its public facts and `secret_body`, and see that they are of one key.
+
+        Args:
+            facts: what `facts` was.
+            body: what `secret_body` gave.
+            what: where they come from, in error messages.
+
+        Raises:
+            KeystoreError: damage, or facts of another key.
+        """
         try:
             fields = canonical.Fields(canonical.parse(body, 64 * 2**20), "group key")
             context = base64.b64decode(fields.string("ckks_context", 2**24), validate=True)
             seed = bytes.fromhex(fields.hex("mac_seed", _SEED_BYTES))
             plan = Plan.parse(canonical.encode(fields.object("plan")))
             fields.end()
-            stated = canonical.Fields(header, "header")
+            stated = canonical.Fields(facts, "header")
             key = cls(plan, stated.integer("epoch", 1, 10**9), context, seed)
         except (WireError, binascii.Error) as error:
             raise KeystoreError(
@@ -149,12 +181,12 @@ class GroupKey:
             ) from error
         except HeAggError as error:
             raise KeystoreError(error.reason, f"{what}: {error.message}", error.hint) from error
-        if header != key._header():
+        if facts != key.facts:
             raise KeystoreError(
                 Reason.KEY_MISMATCH,
-                f"{what}: expected key {str(header.get('key_id'))[:12]} for plan {str(header.get('plan_id'))[:12]}, "
+                f"{what}: expected key {str(facts.get('key_id'))[:12]} for plan {str(facts.get('plan_id'))[:12]}, "
                 f"got key {key.key_id[:12]} for plan {key.plan_id[:12]}",
-                "ask the coordinator for the keystore file again",
+                "restore it from your backup, or accept the bundle of the epoch again: he-agg epoch accept",
             )
         return key
 
@@ -169,15 +201,22 @@ class GroupKey:
         _check_kind(header, str(path))
         return header
 
-    def _header(self) -> dict[str, canonical.Json]:
-        return {
-            "kind": KIND,
-            "v": VERSION,
-            "federation": self.plan.public.federation,
-            "epoch": self.epoch,
-            "plan_id": self.plan_id,
-            "key_id": self.key_id,
-        }
+    @property
+    def facts(self) -> dict[str, canonical.Json]:
+        """What anybody may know of it: the header of its file."""
+        return public_facts(self.plan.public.federation, self.epoch, self.plan_id, self.key_id)
+
+
+def public_facts(federation: str, epoch: int, plan_id: str, key_id: str) -> dict[str, canonical.Json]:
+    """What anybody may know of a group key, in the form of a keystore file's header."""
+    return {
+        "kind": KIND,
+        "v": VERSION,
+        "federation": federation,
+        "epoch": epoch,
+        "plan_id": plan_id,
+        "key_id": key_id,
+    }
 
 
 def _check_kind(header: canonical.Json, what: str) -> None:

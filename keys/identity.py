@@ -12,7 +12,7 @@ from he_agg.ids import check_name
 from he_agg.roster import Member, Role
 from he_agg.signing import SigningKey
 from keys.receiving import DEFAULT_SUITE, ReceivingKey
-from keys.sealed_box import Passphrase, close_box, open_box
+from keys.sealed_box import Passphrase, close_box, header_of, open_box
 from keys.secret_file import read_secret, write_secret
 
 __all__ = ["Identity"]
@@ -73,10 +73,7 @@ class Identity:
         """
         what = str(path)
         header, body = open_box(read_secret(Path(path)), passphrase, what)
-        if header.get("kind") != KIND or header.get("v") != VERSION:
-            raise KeystoreError(
-                Reason.KEYSTORE_CORRUPT, f"{what}: expected an identity of format version {VERSION}, got another file"
-            )
+        _check_kind(header, what)
         try:
             fields = canonical.Fields(canonical.parse(body, 2**16), "identity")
             signing = SigningKey.from_bytes(bytes.fromhex(fields.hex("signing", 32)))
@@ -91,5 +88,27 @@ class Identity:
             raise KeystoreError(Reason.KEY_MISMATCH, f"{what}: its keys are not the ones its header names")
         return identity
 
+    @staticmethod
+    def public_half(path: str | Path) -> Member:
+        """The public half of an identity file, without opening it. Nothing is proven about it.
+
+        Raises:
+            KeystoreError: not such a file, or one that others may read.
+        """
+        what = str(path)
+        header = header_of(read_secret(Path(path)), what)
+        _check_kind(header, what)
+        try:
+            return Member.from_json(check_name(header.get("name"), "name"), header.get("public"))
+        except WireError as error:
+            raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{what}: the identity in it is damaged") from error
+
     def _header(self) -> canonical.Json:
         return {"kind": KIND, "v": VERSION, "name": self.name, "public": self.member().to_json()}
+
+
+def _check_kind(header: canonical.Json, what: str) -> None:
+    if header.get("kind") != KIND or header.get("v") != VERSION:
+        raise KeystoreError(
+            Reason.KEYSTORE_CORRUPT, f"{what}: expected an identity of format version {VERSION}, got another file"
+        )

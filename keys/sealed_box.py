@@ -20,7 +20,8 @@ from he_agg.errors import KeystoreError, Reason, WireError
 
 __all__ = ["Passphrase", "close_box", "header_of", "open_box"]
 
-Passphrase = str | Callable[[], str] | None
+Passphrase = str | Callable[[], str | None] | None
+"""A passphrase, what asks for it, or none."""
 
 _MAX_BYTES = 64 * 2**20
 _ARGON2ID = {"iterations": 3, "lanes": 4, "memory_kib": 64 * 1024}

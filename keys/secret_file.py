@@ -10,11 +10,12 @@ import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from he_agg.errors import KeystoreError, Reason
 
-__all__ = ["read_secret", "read_secret_text", "write_secret", "write_secret_text"]
+__all__ = ["read_secret", "read_secret_text", "replace_secret", "sync_directory", "write_secret", "write_secret_text"]
 
 MAX_SECRET_BYTES = 64 * 2**20
 
@@ -29,26 +30,72 @@ def write_secret(path: Path, content: bytes) -> None:
     Raises:
         KeystoreError: the file exists, or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+        with _temporary(path, content) as temporary:
             # A link, unlike a rename, fails when the name is taken: a key is never overwritten.
             os.link(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError as error:
         raise KeystoreError(
             Reason.FILE_EXISTS, f"{path} exists; it is never overwritten", "move it away first, or give another name"
         ) from error
     except OSError as error:
         raise KeystoreError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+
+
+def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
+    """Write a secret file in the place of another, which stays under a new name.
+
+    At every moment there is a whole file at `path`, the old one or the new one.
+
+    Args:
+        path: where; the file exists.
+        content: all of the new one.
+        keep: the old one's new name, in the same directory; None lets it go.
+
+    Raises:
+        KeystoreError: another file has that name, or nothing can be written.
+    """
+    try:
+        with _temporary(path, content) as temporary:
+            if keep is not None:
+                _second_name(path, keep)
+            temporary.replace(path)
+        sync_directory(path.parent)
+    except FileExistsError as error:
+        raise KeystoreError(
+            Reason.FILE_EXISTS,
+            f"{keep} exists; it is never overwritten, and {path} stays as it was",
+            f"move {keep} away first",
+        ) from error
+    except OSError as error:
+        raise KeystoreError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+
+
+def _second_name(path: Path, keep: Path) -> None:
+    try:
+        os.link(path, keep, follow_symlinks=False)
+    except FileExistsError:
+        # Of an earlier run that was cut off before its last step, unless it is another file.
+        if not keep.samefile(path):
+            raise
+    sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path`, mode 0600, on disk when the block begins and gone when it ends."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
 
 
 def read_secret(path: Path, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
@@ -117,7 +164,8 @@ def read_secret_text(path: str | Path) -> str:
     return text
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

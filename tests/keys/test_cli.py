@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from he_agg.commands import main
-from he_agg.federation import FederationDocument
 from he_agg.plan import Plan
-from keys import GroupKey, SiteIdentity
+from keys import Identity
+from keys.public_file import read_public
 
 
 @pytest.fixture
@@ -31,20 +31,29 @@ def run(capsys, tmp_path, monkeypatch):
 PLAN_NEW = "plan new demo --model model.npz --clip 0.5 --weight-cap 100 --max-sites 5"
 
 
-def test_plan_keys_and_identity_fit_together(run, tmp_path):
+def test_plan_shows_what_was_agreed_on(run, tmp_path):
     assert run(PLAN_NEW)[0] == 0
     plan = Plan.parse((tmp_path / "demo.plan").read_bytes())
     assert [spec.name for spec in plan.layout.tensors] == ["w", "b"]
-    code, out, _ = run("keys new --plan demo.plan --json")
-    assert code == 0
-    key = GroupKey.load(tmp_path / "demo.keystore")
-    assert key.plan == plan
-    assert json.loads(out)["key_id"] == key.key_id
-    assert FederationDocument.parse((tmp_path / "demo.federation.json").read_bytes()) == key.federation_document
-    assert json.loads(run("keys show demo.keystore --json")[1])["plan_id"] == plan.plan_id
     assert json.loads(run("plan show demo.plan --json")[1])["layout"][0]["clip"] == 0.5
-    code, out, _ = run("site init hospital-a --json")
-    assert json.loads(out)["fingerprint"] == SiteIdentity.load(tmp_path / "hospital-a.identity").fingerprint
+
+
+@pytest.mark.parametrize("suite", ["x25519", "mlkem768-x25519"])
+def test_an_identity_and_its_public_file_fit_together(run, tmp_path, suite):
+    code, out, _ = run(f"site init hospital-a --suite {suite} --json")
+    facts = json.loads(out)
+    assert code == 0
+    identity = Identity.load(tmp_path / "hospital-a.identity")
+    public = read_public(tmp_path / "hospital-a.public.json")
+    assert public == identity.member()
+    assert facts["fingerprint"] == identity.fingerprint == public.fingerprint
+    assert facts["suite"] == public.receiving.suite == suite
+    assert (tmp_path / "hospital-a.identity").stat().st_mode & 0o777 == 0o600
+    for file in ("hospital-a.identity", "hospital-a.public.json"):
+        assert json.loads(run(f"keys show {file} --json")[1])["fingerprint"] == identity.fingerprint
+    secret = identity.signing_key.to_bytes().hex()
+    assert secret not in (tmp_path / "hospital-a.public.json").read_text()
+    assert secret not in out
 
 
 @pytest.mark.parametrize(
@@ -86,7 +95,7 @@ def test_plan_alone_shows_its_help_and_commands(run):
         (PLAN_NEW.replace("demo", "Demo"), 1, "a-z, 0-9", ""),
         (PLAN_NEW.replace("model.npz", "none.npz"), 1, "got none [file-missing]", ""),
         ("plan show model.npz", 4, "not a usable plan file", "he-agg plan new"),
-        ("keys new --plan none.plan", 4, "cannot be read", ""),
+        ("epoch new --plan none.plan --roster r --identity i", 4, "cannot be read", ""),
         ("keys show model.npz", 4, "mode 0600", "chmod 600"),
         ("site init Hospital", 1, "a-z, 0-9", ""),
         ("nonsense", 2, "No such command 'nonsense'", "he-agg --help"),
@@ -107,22 +116,15 @@ def test_wrong_input_gets_one_line_a_hint_and_a_stable_code(run, tmp_path, line,
 
 def test_nothing_is_overwritten(run, tmp_path):
     assert run(PLAN_NEW)[0] == 0
-    assert run("keys new --plan demo.plan")[0] == 0
     assert run("site init hospital-a")[0] == 0
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    for line in (PLAN_NEW, "keys new --plan demo.plan", "site init hospital-a", "keys new --plan demo.plan --public x"):
+    for line in (
+        PLAN_NEW,
+        "site init hospital-a",
+        "site init hospital-a --out other",
+        "site init b --out x --public x",
+    ):
         code, _, err = run(line)
         assert code == 4
-        assert "file-exists" in err
+        assert "file-exists" in err or "expected different files" in err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_group_keys_can_have_a_passphrase(run, monkeypatch, tmp_path):
-    run(PLAN_NEW)
-    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "secret")
-    monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _: "correct horse")
-    assert run("keys new --plan demo.plan --passphrase")[0] == 0
-    assert GroupKey.load(tmp_path / "demo.keystore", "correct horse").plan.public.federation == "demo"
-    code, _, err = run("keys show demo.keystore")
-    assert code == 4
-    assert "no terminal" in err

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from he_agg.errors import HeAggError, KeystoreError, Reason
-from keys import GroupKey, SiteIdentity, read_secret_text, secret_file, write_secret_text
+from keys import GroupKey, Identity, read_secret_text, secret_file, write_secret_text
 from tests.support.federation import key_of, plan_of
 
 PLAN = plan_of(5)
 KEY = key_of(PLAN)
-IDENTITY = SiteIdentity.create("hospital-a")
+IDENTITY = Identity.create("hospital-a")
 
 FILES = {
     "group key": (KEY.save, GroupKey.load),
-    "identity": (IDENTITY.save, SiteIdentity.load),
+    "identity": (IDENTITY.save, Identity.load),
     "token": (lambda path: write_secret_text(path, "token-of-hospital-a"), read_secret_text),
 }
 
@@ -44,8 +44,8 @@ def test_round_trip(tmp_path):
     assert again == KEY
     assert (again.key_id, again.plan_id) == (KEY.key_id, PLAN.plan_id)
     IDENTITY.save(tmp_path / "i")
-    assert SiteIdentity.load(tmp_path / "i").public_key == IDENTITY.public_key
-    assert SiteIdentity.load(tmp_path / "i").fingerprint == IDENTITY.fingerprint
+    assert Identity.load(tmp_path / "i").signing_key.public_key == IDENTITY.signing_key.public_key
+    assert Identity.load(tmp_path / "i").fingerprint == IDENTITY.fingerprint
 
 
 def test_written_for_the_owner_only_whatever_the_umask(tmp_path):
@@ -111,7 +111,7 @@ def test_an_identity_is_no_group_key_and_the_reverse(tmp_path):
     KEY.save(tmp_path / "k")
     IDENTITY.save(tmp_path / "i")
     assert refused(GroupKey.load, tmp_path / "i") == Reason.KEYSTORE_CORRUPT
-    assert refused(SiteIdentity.load, tmp_path / "k") == Reason.KEYSTORE_CORRUPT
+    assert refused(Identity.load, tmp_path / "k") == Reason.KEYSTORE_CORRUPT
 
 
 @pytest.mark.parametrize("name", ["key_id", "plan_id", "federation", "epoch"])
@@ -153,7 +153,7 @@ def test_nothing_secret_is_in_a_repr_or_an_error(tmp_path):
     for text in (repr(KEY), str(KEY), repr(IDENTITY)):
         assert KEY.mac_seed.hex() not in text
         assert repr(KEY.ckks_context[:8])[2:-1] not in text
-        assert IDENTITY.signing_key.private_bytes_raw().hex() not in text
+        assert IDENTITY.signing_key.to_bytes().hex() not in text
     (tmp_path / "t").write_text("two\nlines-of-secret")
     (tmp_path / "t").chmod(0o600)
     with pytest.raises(KeystoreError) as caught:

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from service.tokens import new_token
 
 from client_sdk._encrypt import Update
 from he_agg.layout import Layout
 from he_agg.plan import Plan
-from keys import GroupKey, SiteIdentity, write_secret_text
-from service import operations
-from service.settings import Settings
-from service.store.sql import open_store
+from keys import GroupKey
+from tests.support.founding import aggregator_of, found
 from tests.support.server import ServerProcess, start_server
+from tests.support.trust import consortium
 
 QUICK = {"HE_AGG_RECHECK_S": "0.05"}
 SITES = ("hospital-a", "hospital-b", "hospital-c")
@@ -31,6 +29,7 @@ class Federation:
         self.server = server
         self.name = f"sdk-{next(_numbers)}"
         self.root = root / self.name
+        self.root.mkdir(parents=True)
         layout = Layout.of(
             {"weights": np.zeros((values - 2, 1), np.float32), "bias": np.zeros((), np.float64), "none": np.zeros(0)},
             clip=1.0,
@@ -40,27 +39,20 @@ class Federation:
         options = {"max_sites": 5, "rounds": 1, "part_bytes": 2**16, "codec": "ckks"} | options
         self.plan = Plan.create(self.name, layout, **options)
         self.key = GroupKey.create(self.plan)
-        store = open_store(Settings(data_dir=server.data_dir), create=True)
-        try:
-            operations.create_federation(store, self.key.federation_document)
-            for site in SITES:
-                self._join(store, site)
-            if start:
-                operations.start(store, self.name)
-        finally:
-            store.close()
+        self.consortium = consortium(self.name, SITES, aggregator_of(server.data_dir))
+        found(server.data_dir, self.key, self.consortium.roster, start=start)
+        for site in SITES:
+            self._equip(site)
 
-    def _join(self, store, site: str) -> None:
+    def _equip(self, site: str) -> None:
         directory = self.directory(site)
         directory.mkdir(parents=True)
-        token = new_token()
-        operations.add_site(store, self.name, site, token)
-        SiteIdentity.create(site).save(directory / "identity")
+        self.consortium.identities[site].save(directory / "identity")
         self.key.save(directory / "keystore")
-        write_secret_text(directory / "token", token)
+        (directory / "roster.json").write_bytes(self.consortium.roster.encode())
         (directory / "site.toml").write_text(
             f'url = "{self.server.url}"\nidentity = "identity"\nkeystore = "keystore"\n'
-            'token_file = "token"\nspool = "spool"\npatience_s = 60\n'
+            'roster = "roster.json"\nspool = "spool"\npatience_s = 60\n'
         )
 
     def directory(self, site: str) -> Path:

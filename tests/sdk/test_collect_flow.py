@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +11,9 @@ from hypothesis import strategies as st
 from client_sdk import _flows
 from client_sdk._effects import Request, Response
 from client_sdk.progress import PhaseFinished
-from he_agg.errors import DecryptionError, HeAggError, InputError, ProtocolError, Reason, TransportError
+from he_agg.errors import HeAggError, InputError, ProtocolError, Reason, TransportError
 from he_agg.ids import RoundId
-from he_agg.wire import encode_part
-from keys import GroupKey
+from he_agg.signing import SigningKey
 from tests.sdk.world import (
     OPEN,
     ROUND,
@@ -25,11 +22,14 @@ from tests.sdk.world import (
     assert_mean_of,
     json_of,
     problem,
+    security_log,
     session_for,
     small_plan,
+    spooled,
     unreachable,
     update_of,
 )
+from tests.support.trust import AGGREGATOR, identity_of
 
 PLAN = small_plan()
 PLACES = PLAN.public.places
@@ -52,11 +52,14 @@ def test_whole_round_is_exact(tmp_path, aggregator):
         "upload",
         "wait",
         "download",
+        "verify",
         "decrypt",
     ]
     received = sum(e.received_bytes for e in world.events if isinstance(e, PhaseFinished))
-    assert received == PLAN.public.wire_bytes + len(aggregator.record.encode())
-    assert list((tmp_path / "spool" / "a").iterdir()) == []
+    manifests = aggregator(Request("GET", f"/v1/rounds/{ROUND}/manifests", frozenset()), b"").body
+    assert received == PLAN.public.wire_bytes + len(aggregator.record.encode()) + len(manifests)
+    assert spooled(tmp_path) == []
+    assert security_log(session) == []
 
 
 def test_weights_count_exactly(tmp_path, aggregator):
@@ -144,77 +147,75 @@ def test_result_that_never_comes(tmp_path, aggregator):
     assert session.spool.entry(ROUND).is_stored
 
 
-def lied_to(tmp_path, aggregator, flow=_flows.aggregate, **changed):
-    """Aggregate against a record that is changed in some members."""
+def excluding(aggregator, reason="bad-digest"):
+    """Publish without this site."""
 
     def meddle(request: Request, body: bytes):
         if "/record" in request.path and aggregator.record is None:
-            aggregator.close(**changed)
+            del aggregator.complete["a"]
+            aggregator.close(excluded={"a": reason})
 
-    session = session_for(tmp_path, PLAN)
-    world = World(aggregator, meddle)
-    with pytest.raises(ProtocolError) as caught:
-        world.run(flow(session, OPEN, update_of()))
-    assert not any("/sum/" in path for path in world.paths("GET")), "it was downloaded all the same"
-    return session, caught.value
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason", "text"),
-    [
-        ({"round_id": RoundId("test", 1, 2)}, Reason.BAD_ANSWER, "expected test.1.1, got test.1.2"),
-        ({"round_id": RoundId("other", 1, 1)}, Reason.BAD_ANSWER, "expected test.1.1, got other.1.1"),
-        ({"plan_id": "00" * 32}, Reason.PLAN_MISMATCH, "plan: expected"),
-        ({"key_id": "00" * 32}, Reason.KEY_MISMATCH, "group key: expected"),
-        ({"epoch": 2}, Reason.KEY_MISMATCH, "epoch: expected 1, got 2"),
-        ({"members": {"a": "00" * 32, "b": "11" * 32}}, Reason.BAD_ANSWER, "somebody submitted in this site's name"),
-        ({"members": {"b": "00" * 32, "c": "11" * 32}}, Reason.BAD_ANSWER, "or excluded with a reason, got neither"),
-        ({"sum_digests": ("00" * 32,)}, Reason.BAD_ANSWER, "expected a sum of 3 parts, got 1"),
-        ({"sum_digests": ("00" * 32,) * 4}, Reason.BAD_ANSWER, "expected a sum of 3 parts, got 4"),
-        ({"members": {f"s{i}": "00" * 32 for i in range(6)}}, Reason.BAD_ANSWER, "of 2 to 5 sites, got 6"),
-        ({"members": {}}, Reason.BAD_ANSWER, "of 2 to 5 sites, got 0"),
-    ],
-)
-def test_wrong_record_is_refused_before_the_download(tmp_path, aggregator, changed, reason, text):
-    session, error = lied_to(tmp_path, aggregator, **changed)
-    assert error.reason == reason
-    assert text in error.message
-    assert session.spool.entry(ROUND).is_stored
-
-
-def test_sum_of_too_few_sites_is_not_opened(tmp_path, aggregator):
-    """The sum of one site is its update; the site's own plan says how many there must be."""
-    own = {}
-
-    def meddle(request: Request, body: bytes):
-        if "/record" in request.path and aggregator.record is None:
-            own["a"] = aggregator.complete["a"]
-            aggregator.close(members=dict(own), excluded={"b": "late", "c": "late"})
-
-    world = World(aggregator, meddle)
-    with pytest.raises(ProtocolError, match="expected the sum of 2 to 5 sites, got 1"):
-        world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert not any("/sum/" in path for path in world.paths("GET"))
+    return meddle
 
 
 def test_own_exclusion_is_told_with_its_reason(tmp_path, aggregator):
-    members = {site: aggregator.complete[site] for site in "bc"}
-    session, error = lied_to(tmp_path, aggregator, members=members, excluded={"a": "bad-digest"})
-    assert error.reason == Reason.ROUND_CLOSED
-    assert "published without this site's submission" in error.message
-    assert "bad-digest" in error.message
-    assert "round.fetch()" in error.hint
+    session, world = session_for(tmp_path, PLAN), World(aggregator, excluding(aggregator))
+    with pytest.raises(ProtocolError) as caught:
+        world.run(_flows.aggregate(session, OPEN, update_of()))
+    assert caught.value.reason == Reason.ROUND_CLOSED
+    assert "published without this site's submission" in caught.value.message
+    assert "bad-digest" in caught.value.message
+    assert "round.fetch()" in caught.value.hint
+    assert not any("/sum/" in path for path in world.paths("GET"))
     assert not session.spool.entry(ROUND).is_stored  # it can never be counted
+    assert_mean_of(World(aggregator).run(_flows.fetch(session, ROUND)), PLAN, [update_of(1), update_of(2)])
 
 
-def test_failed_round(tmp_path, aggregator):
-    session, error = lied_to(
-        tmp_path, aggregator, outcome="failed", members={}, excluded={"a": "round-failed"}, sum_digests=()
-    )
-    assert error.reason == Reason.ROUND_FAILED
-    assert "at least 2 are needed; of this site it says: round-failed" in error.message
-    assert "next attempt" in error.hint
+@pytest.mark.parametrize(
+    ("why", "text"),
+    [
+        ("too-few-sites", "at least 2 are needed; of this site it says: too-few-sites"),
+        ("epoch-changed", "round test.1.1 was given up: epoch-changed"),
+        ("roster-changed", "round test.1.1 was given up: roster-changed"),
+    ],
+)
+def test_failed_round(tmp_path, aggregator, why, text):
+    session, world = session_for(tmp_path, PLAN), World(aggregator, failing(aggregator, excluded={"a": why}))
+    with pytest.raises(ProtocolError) as caught:
+        world.run(_flows.aggregate(session, OPEN, update_of()))
+    assert caught.value.reason == Reason.ROUND_FAILED
+    assert text in caught.value.message
+    assert "next attempt" in caught.value.hint
     assert session.spool.pending("test") == []
+    assert session.chain.head(1) == aggregator.record.digest  # it is part of the history
+    assert security_log(session) == []
+
+
+def failing(aggregator, **changed):
+    def meddle(request: Request, body: bytes):
+        if "/record" in request.path and aggregator.record is None:
+            aggregator.fail(**changed)
+
+    return meddle
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "what"),
+    [
+        ({"round_id": RoundId("test", 1, 2)}, Reason.BAD_ANSWER, "record, round"),
+        ({"signer": ("b", identity_of("b").signing_key)}, Reason.BAD_SIGNATURE, "record, signature"),
+        ({"signer": (AGGREGATOR, SigningKey.generate())}, Reason.BAD_SIGNATURE, "record, signature"),
+    ],
+)
+def test_failed_round_is_believed_of_the_aggregator_only(tmp_path, aggregator, changed, reason, what):
+    session, world = session_for(tmp_path, PLAN), World(aggregator, failing(aggregator, **changed))
+    with pytest.raises(ProtocolError, match=what) as caught:
+        world.run(_flows.aggregate(session, OPEN, update_of()))
+    assert caught.value.reason == reason
+    assert session.spool.entry(ROUND).is_stored  # nobody may make a site throw its submission away
+    assert len(session.chain) == 0
+    (line,) = security_log(session)
+    assert (line["event"], line["what"]) == ("record-rejected", what)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\x00" * 9, b"<html>", b'{"v":1}', b"[" * 99_999])
@@ -223,88 +224,6 @@ def test_record_that_is_none(tmp_path, aggregator, body):
     with pytest.raises(ProtocolError, match=r"record of round test\.1\.1") as caught:
         world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
     assert caught.value.reason == Reason.BAD_ANSWER
-
-
-def with_sum(aggregator, change):
-    """Let the first part of the sum be another one. The record names its digest if `change` says so."""
-
-    def meddle(request: Request, body: bytes):
-        if "/record" in request.path and aggregator.record is None:
-            aggregator.close()
-            data, digest_too = change(aggregator.sum[0])
-            aggregator.sum[0] = data
-            if digest_too:
-                digests = (hashlib.sha256(data).hexdigest(), *aggregator.record.sum_digests[1:])
-                aggregator.record = dataclasses.replace(aggregator.record, sum_digests=digests)
-
-    return meddle
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda part: b"",
-        lambda part: part[:-1],
-        lambda part: part + b"\0",
-        lambda part: part[:100] + bytes([part[100] ^ 1]) + part[101:],
-    ],
-)
-def test_sum_part_with_a_wrong_digest(tmp_path, aggregator, change):
-    world = World(aggregator, with_sum(aggregator, lambda part: (change(part), False)))
-    session = session_for(tmp_path, PLAN)
-    with pytest.raises(ProtocolError, match="as the record says, got") as caught:
-        world.run(_flows.aggregate(session, OPEN, update_of()))
-    assert caught.value.reason == Reason.BAD_DIGEST
-    assert len([p for p in world.paths("GET") if "/sum/" in p]) == 3  # it may have been the network
-    assert session.spool.entry(ROUND).is_stored
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda part: part[:10], Reason.TRUNCATED),
-        (lambda part: part[:-1], Reason.TRUNCATED),
-        (lambda part: part + b"\0", Reason.TRAILING_BYTES),
-        (lambda part: b"X" + part[1:], Reason.BAD_MAGIC),
-        (lambda part: part[:24] + bytes(32) + part[56:], Reason.PLAN_MISMATCH),
-        (lambda part: part[:64] + b"\xff" * (len(part) - 64), Reason.RESIDUE_OUT_OF_RANGE),
-    ],
-)
-def test_sum_part_that_is_none_although_its_digest_is_right(tmp_path, aggregator, change, reason):
-    world = World(aggregator, with_sum(aggregator, lambda part: (change(part), True)))
-    with pytest.raises(HeAggError) as caught:
-        world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert caught.value.reason == reason
-
-
-def test_sum_under_another_key_does_not_open(tmp_path, aggregator):
-    """A foreign ciphertext in the place of the sum: no numbers come out, an error does."""
-    from he_agg.codecs import codec_for
-
-    other = GroupKey.create(PLAN)
-    values = np.zeros(PLAN.public.values, dtype=np.int32)
-    foreign = [
-        encode_part(part, PLACES[part.number], PLAN.plan_id)
-        for part in codec_for(PLAN.public).encrypt(values, other, ROUND)
-    ]
-    world = World(aggregator, with_sum(aggregator, lambda part: (foreign[0], True)))
-    session = session_for(tmp_path, PLAN)
-    with pytest.raises(DecryptionError):
-        world.run(_flows.aggregate(session, OPEN, update_of()))
-
-
-def test_sum_of_another_number_of_sites_does_not_open(tmp_path, aggregator):
-    """The record names three members, the sum is of two: the count inside the ciphertext tells."""
-
-    def meddle(request: Request, body: bytes):
-        if "/record" in request.path and aggregator.record is None:
-            everybody = dict(aggregator.complete)
-            aggregator.complete.pop("c")
-            aggregator.close(members=everybody, excluded={})
-
-    with pytest.raises(DecryptionError) as caught:
-        World(aggregator, meddle).run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert caught.value.reason == Reason.COUNT_MISMATCH
 
 
 def test_part_that_the_network_changed_is_fetched_again(tmp_path, aggregator):
@@ -368,14 +287,6 @@ def test_resume_without_anything_stored(tmp_path, aggregator):
         World(aggregator).run(_flows.resume(session, dataclasses.replace(OPEN, submitted=True)))
 
 
-def test_fetch_checks_the_own_submission_if_it_is_known(tmp_path, aggregator):
-    session = session_for(tmp_path, PLAN)
-    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
-    aggregator.close(members=aggregator.complete | {"a": "00" * 32})
-    with pytest.raises(ProtocolError, match="somebody submitted in this site's name"):
-        World(aggregator).run(_flows.fetch(session, ROUND))
-
-
 def test_fetch_works_although_the_stored_manifest_is_damaged(tmp_path, aggregator):
     session = session_for(tmp_path, PLAN)
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
@@ -405,7 +316,7 @@ def test_fetch_of_the_latest(tmp_path, aggregator):
     assert_mean_of(mean, PLAN, [update_of(1), update_of(2)])
 
 
-SHAPES = st.sampled_from(["submissions", "complete", "record", "sum"])
+SHAPES = st.sampled_from(["submissions", "complete", "record", "manifests", "sum"])
 
 
 @settings(max_examples=40)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 import time
 import tracemalloc
@@ -14,6 +15,7 @@ import pytest
 
 from client_sdk import (
     AsyncSite,
+    ConfigError,
     InputError,
     KeystoreError,
     PhaseFinished,
@@ -28,7 +30,8 @@ from client_sdk import (
 from client_sdk._retry import RetryPolicy
 from he_agg.ids import RoundId
 from he_agg.plan import CODECS
-from keys import GroupKey, write_secret_text
+from he_agg.roster import Role
+from keys import GroupKey, Identity
 from tests.sdk.conftest import QUICK, SITES, Federation, in_threads
 from tests.sdk.world import assert_mean_of
 from tests.support.server import he_agg, start_server
@@ -56,13 +59,15 @@ def test_three_sites_average_over_rounds(federate, codec):
         for number, mean in enumerate(means, 1):
             assert_mean_of(mean, federation.plan, [federation.update(site, number) for site in SITES])
         for seconds, bytes_up, bytes_down in books:
-            assert list(seconds) == ["encrypt", "upload", "wait", "download", "decrypt"]
+            assert list(seconds) == ["encrypt", "upload", "wait", "download", "verify", "decrypt"]
             assert all(spent > 0 for spent in seconds.values())
             total = federation.plan.public.wire_bytes
             assert total < bytes_up < total + 2000
-            assert total < bytes_down < total + 2000
+            assert total < bytes_down < total + 8000  # the record, and three signed manifests
     for name in SITES:
-        assert list((federation.directory(name) / "spool" / name).iterdir()) == []
+        (left,) = (federation.directory(name) / "spool" / name).iterdir()
+        assert left.name == f"{federation.name}.chain"
+        assert len(left.read_bytes().splitlines()) == 3
 
 
 def test_async_sites_share_one_event_loop(federate):
@@ -77,7 +82,7 @@ def test_async_sites_share_one_event_loop(federate):
             async for round in site.rounds():
                 update = federation.update(name, round.number)
                 means.append(await round.aggregate(update.tensors, update.weight))
-                assert set(round.seconds) == {"encrypt", "upload", "wait", "download", "decrypt"}
+                assert set(round.seconds) == {"encrypt", "upload", "wait", "download", "verify", "decrypt"}
             assert site.pending() == []
             again = await site.fetch()
             assert np.array_equal(again.sums, means[-1].sums)
@@ -308,22 +313,77 @@ def test_another_keystore_is_refused_before_anything_is_sent(federate, which):
         assert site.status().key_id == federation.key.key_id  # looking is allowed
 
 
-def test_wrong_and_foreign_tokens(federate):
+def with_identity(federation, name, identity, roster=None):
+    """Open a site with another identity than the one in its directory, and perhaps a roster that knows it."""
+    directory = federation.directory(name)
+    identity.save(directory / "other.identity")
+    options = {"identity": directory / "other.identity", "spool": directory / "other.spool"}
+    if roster is not None:
+        (directory / "other.roster.json").write_bytes(roster.encode())
+        options["roster"] = directory / "other.roster.json"
+    return Site.open(federation.config(name), **options)
+
+
+def test_an_identity_that_the_roster_does_not_know(federate):
+    """Refused here, before anything is sent; and by the aggregator, if this site's roster were a forgery."""
     federation = federate()
-    directory = federation.directory(SITES[0])
-    write_secret_text(directory / "wrong", "not-a-token")
-    with Site.open(federation.config(SITES[0]), token_file=directory / "wrong") as site:
+    name, stranger = SITES[0], Identity.create(SITES[0])
+    with pytest.raises(KeystoreError, match="lists the key with fingerprint"):
+        with_identity(federation, name, stranger)
+    forged = federation.consortium.roster.roster
+    forged = dataclasses.replace(forged, members={**forged.members, name: stranger.member([Role.SITE])})
+    (federation.directory(name) / "other.identity").unlink()
+    with with_identity(federation, name, stranger, federation.consortium.signed(forged)) as site:
         with pytest.raises(ProtocolError) as caught:
             site.status()
-        assert caught.value.reason == Reason.UNAUTHENTICATED
-        assert caught.value.hint
-        assert "not-a-token" not in str(caught.value)
-    # hospital-b's token in hospital-a's hands: the identity is still a's, and the aggregator sees the difference.
-    with Site.open(federation.config(SITES[0]), token_file=federation.directory(SITES[1]) / "token") as site:
-        update = federation.update(SITES[0])
-        with pytest.raises(ProtocolError) as caught:
-            site.current().submit(update.tensors, update.weight)
-        assert caught.value.reason == Reason.FORBIDDEN
+        assert caught.value.reason == Reason.BAD_SIGNATURE
+        assert "compare fingerprints" in caught.value.hint
+    with Site.open(federation.config(name)) as site:
+        assert site.status().state == "open"
+
+
+def test_wrong_clock_is_told_with_the_difference(federate):
+    federation = federate()
+    with Site.open(federation.config(SITES[0])) as site:
+        signer = dataclasses.replace(site._session.signer, clock=lambda: time.time() + 1000)
+        transport, site._transport._signer = site._transport._signer, signer
+        with pytest.raises(ConfigError, match=r"this machine's is (999|100[01]) s ahead") as caught:
+            site.status()
+        assert caught.value.reason == Reason.CLOCK_SKEW
+        site._transport._signer = transport
+        assert site.status().state == "open"
+
+
+def test_newer_rosters_are_followed_and_the_pin_replaced(federate):
+    """The coordinator publishes two more versions while the sites are at work; nobody touches their files."""
+    federation = federate(rounds=3)
+    consortium, members = federation.consortium, federation.consortium.roster.roster.members
+    name = SITES[0]
+    pin = federation.directory(name) / "roster.json"
+    rosters = [consortium.roster]
+    for _ in range(2):
+        consortium = dataclasses.replace(consortium, roster=consortium.next_roster(members))
+        rosters.append(consortium.roster)
+
+    def hospital(site_name):
+        means = []
+        with Site.open(federation.config(site_name)) as site:
+            for round in site.rounds():
+                update = federation.update(site_name, round.number)
+                means.append(round.aggregate(update.tensors, update.weight))
+                if site_name == name and round.number == 1:
+                    for number, roster in enumerate(rosters[1:], 2):
+                        path = federation.root / f"roster-{number}.json"
+                        path.write_bytes(roster.encode())
+                        he_agg("federation", "roster", federation.name, path, "--data-dir", federation.server.data_dir)
+        return means
+
+    for means in in_threads(hospital):
+        for number, mean in enumerate(means, 1):
+            assert_mean_of(mean, federation.plan, [federation.update(site, number) for site in SITES])
+    assert pin.read_bytes() == rosters[2].encode()
+    archive = federation.directory(name) / "spool" / name / f"{federation.name}.rosters"
+    assert [path.read_bytes() for path in sorted(archive.iterdir())] == [r.encode() for r in rosters[:2]]
 
 
 def test_fetch_by_id_and_latest(federate):

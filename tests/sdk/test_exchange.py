@@ -12,7 +12,7 @@ from client_sdk._effects import Request, Response
 from client_sdk._exchange import Retries, answer_error, exchange
 from client_sdk._retry import RetryPolicy
 from client_sdk.progress import Retrying
-from he_agg.errors import HeAggError, ProtocolError, Reason, TransportError
+from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError
 from tests.sdk.world import World, problem, unreachable
 
 RETRIES = Retries(RetryPolicy(base_s=1.0, patience_s=60.0), lambda: 0.5)
@@ -97,6 +97,30 @@ def test_refusal_without_a_problem_document(status, reason):
 def test_unknown_reason_of_a_newer_aggregator():
     error = answer_error(problem(429, "quota-of-the-future", "too much"), REQUEST)
     assert (error.reason, error.message) == (Reason.BAD_REQUEST, "too much")
+
+
+@pytest.mark.parametrize(
+    ("off", "text"), [(-3600, "is 3600 s ahead"), (7, "is 7 s behind"), (86400, "is 86400 s behind")]
+)
+def test_wrong_clock_is_told_with_the_difference(off, text):
+    """The aggregator says what time it is; the site knows what time it put into the signature."""
+    now = 1_800_000_000
+    skewed = problem(401, "clock-skew", "too far off")
+    document = json.loads(skewed.body) | {"server_time": now + off}
+    error = answer_error(Response(401, skewed.headers, json.dumps(document).encode(), now), REQUEST)
+    assert isinstance(error, ConfigError)
+    assert error.reason == Reason.CLOCK_SKEW
+    assert error.message == f"clock: expected it within 300 s of the aggregator's, this machine's {text}"
+    assert "NTP" in error.hint
+
+
+@pytest.mark.parametrize("server_time", [None, "noon", 1.5, True, 2**60, []])
+def test_wrong_clock_without_a_usable_time(server_time):
+    skewed = problem(401, "clock-skew")
+    document = json.loads(skewed.body) | {"server_time": server_time}
+    error = answer_error(Response(401, skewed.headers, json.dumps(document).encode(), 5.0), REQUEST)
+    assert (type(error), error.reason) == (ConfigError, Reason.CLOCK_SKEW)
+    assert "is more than that off" in error.message
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -11,10 +11,17 @@ import pytest
 from client_sdk.spool import Spool
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.manifest import Manifest
-from tests.sdk.world import ROUND
+from he_agg.manifest import Manifest, SignedManifest
+from he_agg.record import NO_RECORD
+from tests.sdk.world import CONSORTIUM, ROUND
+from tests.support.trust import identity_of
 
-MANIFEST = Manifest(ROUND, 1, "ab" * 32, "cd" * 32, "a", "00" * 16, ("ef" * 32,))
+MANIFEST = SignedManifest.make(
+    Manifest(
+        ROUND, 1, "ab" * 32, "cd" * 32, "a", "00" * 16, ("ef" * 32,), ((1,),), CONSORTIUM.roster.digest, NO_RECORD
+    ),
+    identity_of("a").signing_key,
+)
 
 
 def filled(tmp_path: Path):
@@ -29,7 +36,7 @@ def test_stored_submission_is_found_again(tmp_path):
     filled(tmp_path)
     stored = Spool(tmp_path / "spool", "a").entry(ROUND).stored()
     assert stored is not None
-    assert (stored.manifest, stored.encoded, stored.fingerprint) == (MANIFEST, MANIFEST.encode(), "f" * 64)
+    assert (stored.signed, stored.encoded, stored.fingerprint) == (MANIFEST, MANIFEST.encode(), "f" * 64)
     assert Spool(tmp_path / "spool", "a").pending("test") == [ROUND]
     assert Spool(tmp_path / "spool", "a").pending("other") == []
     assert Spool(tmp_path / "spool", "b").pending("test") == []

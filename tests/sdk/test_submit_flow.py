@@ -14,9 +14,18 @@ import pytest
 from client_sdk import _flows
 from client_sdk._effects import Request, Response
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from he_agg import canonical
 from he_agg.errors import ConfigError, InputError, ProtocolError, Reason, TransportError, WireError
+from he_agg.mac import RoundMac, tag_count
 from he_agg.messages import Receipt, SubmissionStatus
+from he_agg.record import NO_RECORD
+from he_agg.signed import Signed
+from he_agg.signing import SigningKey
+from he_agg.wire import parse_part
+from keys import Identity
 from tests.sdk.world import (
+    AGGREGATOR_KEY,
+    CONSORTIUM,
     N_VALUES,
     OPEN,
     ROUND,
@@ -26,11 +35,14 @@ from tests.sdk.world import (
     assert_mean_of,
     json_of,
     problem,
+    receipt_of,
+    security_log,
     session_for,
     small_plan,
     unreachable,
     update_of,
 )
+from tests.support.trust import AGGREGATOR, identity_of
 
 PLAN = small_plan()
 PARTS = len(PLAN.public.places)
@@ -52,13 +64,10 @@ def test_whole_submission(tmp_path, aggregator):
 
 
 def test_every_part_names_its_digest(tmp_path, aggregator):
-    seen = {}
-
-    def look(request: Request, body: bytes):
-        if request.method == "PUT":
-            seen[request.headers["Content-Digest"]] = body
-
-    World(aggregator, look).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    world = World(aggregator)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    sent = zip(world.headers, world.sent, strict=True)
+    seen = {headers["Content-Digest"]: body for headers, (line, body) in sent if line.startswith("PUT")}
     assert len(seen) == PARTS
     for header, body in seen.items():
         assert header == f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
@@ -381,15 +390,102 @@ def test_answer_that_is_none_of_the_protocols(tmp_path, aggregator, lie):
     assert session.spool.entry(ROUND).is_stored
 
 
-@pytest.mark.parametrize("changed", [{"id": "00" * 32}, {"round_id": "test.9.9"}, {"site": "b"}])
-def test_receipt_of_something_else(tmp_path, aggregator, changed):
-    def meddle(request: Request, body: bytes):
-        if request.path.endswith("/complete"):
-            return json_of(dataclasses.replace(Receipt(**json.loads(aggregator(request, body).body)), **changed))
-        return None
+def receipt_like(name=AGGREGATOR, key=AGGREGATOR_KEY, **changed):
+    def lie(honest: bytes) -> bytes:
+        body = Receipt.parse(Signed.parse(honest, "receipt", 10_000).body)
+        return receipt_of(dataclasses.replace(body, **changed), name, key)
 
-    with pytest.raises(ProtocolError, match="expected the receipt of submission"):
-        World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    return lie
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason", "what"),
+    [
+        (receipt_like(), None, ""),
+        (receipt_like(id="00" * 32), Reason.BAD_ANSWER, "receipt, submission"),
+        (receipt_like(round_id="test.9.9"), Reason.BAD_ANSWER, "receipt, round"),
+        (receipt_like(site="b"), Reason.BAD_ANSWER, "receipt, site"),
+        (receipt_like(key=SigningKey.generate()), Reason.BAD_SIGNATURE, "receipt, signature"),
+        (receipt_like("b", identity_of("b").signing_key), Reason.BAD_SIGNATURE, "receipt, signature"),
+        (lambda honest: honest.replace(b'"receipt"', b'"manifest"'), Reason.BAD_FIELD, "receipt"),
+        (lambda honest: canonical.encode(json.loads(honest) | {"signatures": {}}), Reason.BAD_SIGNATURE, "signature"),
+        (lambda honest: honest[:-1], Reason.BAD_FIELD, "receipt"),
+        (lambda honest: b"", Reason.BAD_FIELD, "receipt"),
+    ],
+)
+def test_receipt_of_something_else(tmp_path, aggregator, lie, reason, what):
+    def meddle(request: Request, body: bytes):
+        return Response(200, {}, lie(aggregator(request, body).body)) if request.path.endswith("/complete") else None
+
+    session = session_for(tmp_path, PLAN)
+    flow = _flows.submit(session, OPEN, update_of())
+    kept = session.spool.entry(ROUND).path / "receipt.json"
+    if reason is None:  # the honest path, by the same code
+        receipt = World(aggregator, meddle).run(flow)
+        assert Receipt.parse(Signed.parse(kept.read_bytes(), "receipt", 10_000).body) == receipt
+        assert security_log(session) == []
+        return
+    with pytest.raises(ProtocolError, match=what) as caught:
+        World(aggregator, meddle).run(flow)
+    assert caught.value.reason == reason
+    assert not kept.exists()
+    (line,) = security_log(session)
+    assert (line["event"], line["round"], line["site"]) == ("receipt-rejected", "test.1.1", "a")
+    assert session.spool.entry(ROUND).is_stored
+
+
+def test_receipt_is_asked_for_again_and_is_the_same(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN)
+    first = World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    kept = (session.spool.entry(ROUND).path / "receipt.json").read_bytes()
+    assert World(aggregator).run(_flows.submit(session, OPEN, update_of())) == first
+    assert (session.spool.entry(ROUND).path / "receipt.json").read_bytes() == kept
+
+
+def test_manifest_says_what_the_round_needs_to_be_verified(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    signed = aggregator.manifests["a"]
+    signed.check_signed(session.identity.signing_key.public_key)
+    manifest = signed.manifest
+    manifest.check(PLAN.public, ROUND, 1, session.key.key_id, "a")
+    assert (manifest.roster, manifest.previous) == (CONSORTIUM.roster.digest, NO_RECORD)
+    assert [len(tags) for tags in manifest.tags] == [tag_count(section) for section in PLAN.public.sections]
+    mac = RoundMac(session.key.mac_key, PLAN.public, 1, ROUND)
+    total = mac.new_total()
+    for number, place in enumerate(PLAN.public.places):
+        data = aggregator.parts[signed.submission_id][number]
+        total.add(number, mac.part(number, parse_part(data, place, PLAN.plan_id).packed))
+    assert mac.verify(total, [("a", manifest.nonce, manifest.tags)])
+
+
+def test_stored_submission_of_another_identity_is_refused(tmp_path, aggregator):
+    """The identity was made anew: what the old one signed is not sent."""
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    stranger = dataclasses.replace(session, identity=Identity.create("a"))
+    world = World(aggregator)
+    with pytest.raises(WireError, match="the signature is not that of site a"):
+        world.run(_flows.resume(stranger, OPEN))
+    assert world.sent == []
+    assert World(aggregator).run(_flows.submit(session, OPEN, update_of())).site == "a"
+
+
+def test_no_second_part_is_held_for_the_tags(tmp_path, aggregator, monkeypatch):
+    """A part's contribution is computed before the codec makes the next one."""
+    log = []
+    session = session_for(tmp_path, PLAN)
+    part, encrypt = RoundMac.part, session.codec.encrypt
+
+    def parts(*arguments, **options):
+        for made in encrypt(*arguments, **options):
+            log.append(("made", made.number))
+            yield made
+
+    monkeypatch.setattr(RoundMac, "part", lambda self, n, data: (part(self, n, data), log.append(("tagged", n)))[0])
+    monkeypatch.setattr(type(session.codec), "encrypt", lambda self, *a, **k: parts(*a, **k))
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    assert log == [(what, n) for n in range(PARTS) for what in ("made", "tagged")]
 
 
 @pytest.mark.parametrize(
@@ -397,7 +493,10 @@ def test_receipt_of_something_else(tmp_path, aggregator, changed):
     [
         (problem(409, "round-closed", "closed"), Reason.ROUND_CLOSED, "round.fetch()"),
         (problem(403, "not-invited", "not you"), Reason.NOT_INVITED, "ask the operator"),
-        (problem(401, "unauthenticated", "who?"), Reason.UNAUTHENTICATED, "token_file"),
+        (problem(401, "unauthenticated", "who?"), Reason.UNAUTHENTICATED, "proxy"),
+        (problem(401, "bad-signature", "who?"), Reason.BAD_SIGNATURE, "compare fingerprints"),
+        (problem(401, "roster-expired", "too old"), Reason.ROSTER_EXPIRED, "he-agg roster next"),
+        (problem(403, "forbidden", "no"), Reason.FORBIDDEN, "ask the coordinator"),
         (problem(413, "too-large", "too long", "the limit is 1 MB"), Reason.TOO_LARGE, "the limit is 1 MB"),
     ],
 )
@@ -422,7 +521,7 @@ def test_uploads_stop_being_tried_after_the_deadline(tmp_path, aggregator):
 
 def test_nothing_readable_lies_in_the_spool(tmp_path, aggregator):
     World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of(weight=7)))
-    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == PARTS + 2
+    files = [path.read_bytes() for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+    assert len(files) == PARTS + 3
     plain = np.asarray(update_of().tensors["w"])
     assert not any(plain[:8].tobytes() in content for content in files)

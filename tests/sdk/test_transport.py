@@ -1,8 +1,9 @@
-"""The drivers on real sockets: what goes out, what is refused, and what never happens with the token."""
+"""The drivers on real sockets: what goes out, what is refused, and what is never sent."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import socket
 import ssl
@@ -14,11 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Sleep, compute
-from client_sdk._transport import AsyncTransport, Transport
+from client_sdk._signing import Signer
+from client_sdk._transport import AsyncTransport, TlsFiles, Transport
 from client_sdk.progress import Retrying
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
+from he_agg.http_signatures import RequestHead, digest_field, parse_claim, verify_request
+from tests.support.trust import identity_of
 
-TOKEN = "token-4711"
+SIGNER = Signer("a", identity_of("a").signing_key, "test")
 GET = Request("GET", "/v1/thing?wait=1", frozenset({200}))
 
 
@@ -61,7 +65,7 @@ def serving(script):
 
 
 def run_sync(url, flow, listener=lambda event: None, **options):
-    transport = Transport(url, TOKEN, **options)
+    transport = Transport(url, SIGNER, TlsFiles(**options))
     try:
         return transport.run(flow, listener)
     finally:
@@ -70,7 +74,7 @@ def run_sync(url, flow, listener=lambda event: None, **options):
 
 def run_async(url, flow, listener=lambda event: None, **options):
     async def main():
-        transport = AsyncTransport(url, TOKEN, **options)
+        transport = AsyncTransport(url, SIGNER, TlsFiles(**options))
         try:
             return await transport.run(flow, listener)
         finally:
@@ -95,23 +99,73 @@ def test_request_and_answer(run):
     assert (answer.status, answer.headers["x-thing"], answer.body) == (201, "1", b"answer")
     ((method, path, headers, body),) = server.seen
     assert (method, path, body) == ("POST", "/v1/x", b"hello")
-    assert headers["Authorization"] == f"Bearer {TOKEN}"
+    assert "Authorization" not in headers
+    assert verified(method, path, headers, body)
     assert headers["Accept-Encoding"] == "identity"
     assert headers["Content-Type"] == "application/json"
 
 
-def test_path_of_the_url_comes_first(run):
+def verified(method, path, headers, body):
+    """Whether the request is signed as an aggregator wants it, for the path it sees."""
+    path, _, query = path.partition("?")
+    head = RequestHead(method, path, query, headers["Content-Digest"], headers["He-Agg-Federation"])
+    claim = parse_claim(headers["Signature-Input"], headers["Signature"])
+    assert (claim.name, head.federation, head.content_digest) == ("a", "test", digest_field(body))
+    assert abs(claim.created - time.time()) < 60
+    return verify_request(head, claim, SIGNER.key.public_key)
+
+
+def test_path_of_the_url_comes_first_and_is_not_signed(run):
+    """A proxy may put a prefix in front; the aggregator never sees it."""
     with serving(lambda h: h.reply(200)) as (server, url):
         run(url + "/behind/proxy/", asking(GET))
-    assert server.seen[0][1] == "/behind/proxy/v1/thing?wait=1"
+    method, path, headers, body = server.seen[0]
+    assert path == "/behind/proxy/v1/thing?wait=1"
+    assert verified(method, "/v1/thing?wait=1", headers, body)
+    assert not verified(method, path, headers, body)
+    assert not verified(method, "/v1/thing?wait=2", headers, body)
+    assert not verified("PUT", "/v1/thing?wait=1", headers, body)
+
+
+def test_every_sending_is_signed_anew(run):
+    def twice():
+        first = yield GET
+        second = yield GET
+        return first, second
+
+    with serving(lambda h: h.reply(200)) as (server, url):
+        before = time.time()
+        first, second = run(url, twice())
+    inputs = [headers["Signature-Input"] for _, _, headers, _ in server.seen]
+    assert inputs[0] != inputs[1]
+    assert before <= first.signed_at <= second.signed_at <= time.time()
+    assert all(verified(*seen) for seen in server.seen)
+
+
+def test_known_digests_are_used(run, tmp_path, monkeypatch):
+    """What the manifest says of a part is not hashed once more to be sent."""
+    (tmp_path / "part").write_bytes(b"12345")
+    five = hashlib.sha256(b"12345").hexdigest()
+    requests = [
+        Request("PUT", "/v1/x", frozenset({200}), body=FileBody(tmp_path / "part", 5, five)),
+        Request("POST", "/v1/x", frozenset({200}), body=b"12345", sha256=five),
+        Request("POST", "/v1/x", frozenset({200}), body=b""),
+        GET,
+    ]
+    monkeypatch.setattr("client_sdk._signing.digest_field", lambda data: pytest.fail("hashed again"))
+    for request in requests:
+        with serving(lambda h: h.reply(200)) as (server, url):
+            run(url, asking(request))
+        assert verified(*server.seen[0])
 
 
 def test_file_is_streamed_with_its_length(run, tmp_path):
     content = bytes(range(256)) * 4096  # several chunks
     (tmp_path / "part").write_bytes(content)
-    body = FileBody(tmp_path / "part", len(content))
+    body = FileBody(tmp_path / "part", len(content), hashlib.sha256(content).hexdigest())
     with serving(lambda h: h.reply(204)) as (server, url):
         run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
+    assert verified(*server.seen[0])
     (_, _, headers, got) = server.seen[0]
     assert got == content
     assert headers["Content-Length"] == str(len(content))
@@ -120,7 +174,7 @@ def test_file_is_streamed_with_its_length(run, tmp_path):
 
 def test_file_that_shrinks_under_way_is_an_error(run, tmp_path):
     (tmp_path / "part").write_bytes(b"short")
-    body = FileBody(tmp_path / "part", 100)
+    body = FileBody(tmp_path / "part", 100, "00" * 32)
 
     def ignore(handler):
         handler.close_connection = True
@@ -213,15 +267,15 @@ def test_compressed_answer_is_not_expanded(run):
         "http://0.0.0.0:8000",
     ],
 )
-def test_token_is_not_sent_in_the_clear(run, url):
-    with pytest.raises(ConfigError, match="show the site's token to the network") as caught:
+def test_nothing_is_sent_in_the_clear(run, url):
+    with pytest.raises(ConfigError, match="would show who takes part") as caught:
         run(url, asking(GET))
     assert "this machine only" in caught.value.hint
 
 
 @pytest.mark.parametrize("url", ["http://localhost:1", "http://127.8.8.8:1", "http://[::1]:1", "https://h.example/x"])
 def test_urls_that_are_fine(url):
-    Transport(url, TOKEN).close()
+    Transport(url, SIGNER).close()
 
 
 @pytest.mark.parametrize(
@@ -241,7 +295,7 @@ def test_urls_that_are_fine(url):
 )
 def test_urls_that_are_none(url):
     with pytest.raises(ConfigError) as caught:
-        Transport(url, TOKEN)
+        Transport(url, SIGNER)
     assert "password" not in caught.value.message
 
 
@@ -258,7 +312,7 @@ def test_certificates_file_that_is_none(tmp_path):
     (tmp_path / "ca.pem").write_text("no certificate")
     for path in (tmp_path / "ca.pem", tmp_path / "missing.pem"):
         with pytest.raises(ConfigError, match="expected certificates in PEM form"):
-            Transport("https://127.0.0.1", TOKEN, ca_file=path)
+            Transport("https://127.0.0.1", SIGNER, TlsFiles(path))
 
 
 @pytest.fixture
@@ -311,16 +365,47 @@ def test_certificate_must_be_trusted(run, certificate):
         assert run(url, asking(GET), ca_file=ca_file).body == b"hello"
 
 
-def test_token_is_in_no_log_and_no_message(run, caplog):
+def test_client_certificate_is_shown_to_whoever_asks(run, certificate, tmp_path):
+    """mTLS: a server that wants a certificate gets this site's, and nothing is sent to it without."""
+    chain, ca_file = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(ca_file)
+    with serving(lambda h: h.reply(200, (), b"hello")) as (server, url):
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # the handshake that the server breaks off
+        url = url.replace("http:", "https:")
+        with pytest.raises(TransportError):
+            run(url, asking(GET), ca_file=ca_file)
+        assert server.seen == []
+        assert run(url, asking(GET), ca_file=ca_file, client_cert=chain).body == b"hello"
+        assert run(url, asking(GET), ca_file=ca_file, client_cert=ca_file, client_key=chain).body == b"hello"
+
+
+def test_client_certificate_that_cannot_be_used(tmp_path, certificate):
+    chain, ca_file = certificate
+    Transport("https://127.0.0.1", SIGNER, TlsFiles(client_cert=chain)).close()
+    for files, url, text in (
+        (TlsFiles(client_key=chain), "https://127.0.0.1", "expected client_cert beside it"),
+        (TlsFiles(client_cert=chain), "http://127.0.0.1", "expected an https:// url"),
+        (TlsFiles(client_cert=ca_file), "https://127.0.0.1", "expected a certificate and its key in PEM form"),
+        (TlsFiles(client_cert=tmp_path / "none"), "https://127.0.0.1", "expected a certificate and its key"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            Transport(url, SIGNER, files)
+
+
+def test_signature_is_in_no_log_and_no_message(run, caplog):
     caplog.set_level(logging.DEBUG)
     with serving(hang_up) as (_, url), pytest.raises(TransportError) as caught:
         run(url, asking(GET))
     with serving(lambda h: h.reply(200)) as (server, url):
         run(url, asking(GET))
-    assert TOKEN in server.seen[0][2]["Authorization"]
     assert caplog.records  # httpx and httpcore do log
-    assert TOKEN not in caplog.text
-    assert TOKEN not in str(caught.value)
+    for secret in (server.seen[0][2]["Signature"], SIGNER.key.to_bytes().hex()):
+        assert secret not in caplog.text
+        assert secret not in str(caught.value)
 
 
 def test_other_effects(run):
@@ -374,7 +459,7 @@ def test_cancelled_task_waits_for_the_step_under_way():
             log.append("cleaned up")
 
     async def main():
-        transport = AsyncTransport("http://127.0.0.1:1", TOKEN)
+        transport = AsyncTransport("http://127.0.0.1:1", SIGNER)
         task = asyncio.create_task(transport.run(flow(), lambda event: None))
         await asyncio.sleep(0.05)
         task.cancel()

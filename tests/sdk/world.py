@@ -1,44 +1,65 @@
 """A world for flows without a network: a clock that only sleeping moves, and an aggregator in memory to lie with.
 
 The aggregator here follows the protocol in the plainest way; `World.meddle` sees every request first and may answer
-in its place, fail, or change the answer. Real servers are met in test_end_to_end.py.
+in its place, fail, or change the answer. Every request is signed and the signature verified, as in reality. Real
+servers are met in test_end_to_end.py.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from client_sdk._chain import Chain
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep
 from client_sdk._encrypt import Update
 from client_sdk._exchange import Retries
 from client_sdk._poll import OpenRound
 from client_sdk._retry import RetryPolicy
+from client_sdk._rosters import Rosters
+from client_sdk._security_log import SecurityLog
 from client_sdk._session import Session
+from client_sdk._signing import Signer
 from client_sdk._transport import drive
 from client_sdk.spool import Spool
+from he_agg import canonical
 from he_agg.codecs import codec_for
 from he_agg.errors import Reason, TransportError
 from he_agg.fixedpoint import Mean, dequantize, quantize
+from he_agg.http_signatures import RequestHead, digest_field, parse_claim, verify_request
 from he_agg.ids import RoundId
-from he_agg.manifest import Manifest
+from he_agg.mac import RoundMac
+from he_agg.manifest import Manifest, SignedManifest
 from he_agg.messages import CurrentRound, Receipt, SubmissionStatus
 from he_agg.plan import Plan
-from he_agg.record import RoundRecord
+from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
+from he_agg.roster import SignedRoster
+from he_agg.signed import Signed
+from he_agg.signing import SigningKey
 from he_agg.wire import encode_part, parse_part
+from keys import GroupKey
 from tests.support.federation import fold_all, key_of, plan_of
+from tests.support.trust import AGGREGATOR, consortium, identity_of
 
 N_VALUES = 4200
 """Three ciphertexts, one to a part of the shortest length: 2 x 2048 values, and the rest."""
 
 ROUND = RoundId("test", 1, 1)
 OPEN = OpenRound(ROUND, submitted=False, closes_at=3600.0)
+
+
+SITES = ("a", "b", "c")
+AGGREGATOR_KEY = SigningKey.generate()
+CONSORTIUM = consortium("test", SITES, AGGREGATOR_KEY)
 
 
 class KilledError(BaseException):
@@ -71,51 +92,135 @@ def json_of(message: object, status: int = 200) -> Response:
 
 
 class FakeAggregator:
-    """One round of one federation. Publishes as soon as all invited sites are complete."""
+    """A federation with one round at a time. Publishes as soon as all invited sites are complete.
 
-    def __init__(self, plan: Plan, sites: tuple[str, ...] = ("a", "b", "c"), site: str = "a") -> None:
-        self.plan, self.key, self.sites, self.site = plan, key_of(plan), sites, site
-        self.manifests: dict[str, Manifest] = {}
+    It signs what an aggregator signs, keeps the chain of records, and hands out what it has; `close`, `others_submit`
+    and the attributes let a test make it lie.
+    """
+
+    def __init__(self, plan: Plan, sites: tuple[str, ...] = SITES) -> None:
+        self.plan, self.key, self.sites = plan, key_of(plan), sites
+        self.rosters: list[SignedRoster] = [CONSORTIUM.roster]
+        self.chain: list[SignedRecord] = []
+        self.past: dict[str, FakeAggregator] = {}
+        self.open(ROUND)
+
+    def open(self, round_id: RoundId) -> None:
+        """Open a round; what the one before has stays to be read."""
+        if hasattr(self, "round_id"):
+            self.past[str(self.round_id)] = copy.copy(self)
+            self.past[str(self.round_id)].past = {}
+            self.past.pop(str(round_id), None)
+        self.round_id = round_id
+        self.roster = self.rosters[-1].digest
+        self.previous = self.head
+        self.manifests: dict[str, SignedManifest] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.complete: dict[str, str] = {}
-        self.current = CurrentRound(
-            "test", "open", 1, self.key.key_id, plan.plan_id, str(ROUND), 1, 1, 0, 0, 3600, True
-        )
-        self.record: RoundRecord | None = None
+        self.record: SignedRecord | None = None
         self.sum: list[bytes] = []
+        self.current = CurrentRound(
+            "test",
+            "open",
+            1,
+            self.key.key_id,
+            self.plan.plan_id,
+            str(round_id),
+            round_id.number,
+            round_id.attempt,
+            0,
+            0,
+            3600,
+            True,
+            records=len(self.chain),
+            roster_version=len(self.rosters),
+        )
 
-    def others_submit(self, sites: str = "bc") -> None:
-        """The other sites hand in: site number i (from 1) sets value i and weighs 1."""
+    @property
+    def head(self) -> str:
+        """Digest of the newest record."""
+        return self.chain[-1].digest if self.chain else NO_RECORD
+
+    @property
+    def opened(self) -> OpenRound:
+        """The round as a site that asks now sees it."""
+        return dataclasses.replace(OPEN, id=self.round_id, records=self.current.records)
+
+    def others_submit(self, sites: str = "bc", **changed: object) -> None:
+        """The other sites hand in: site number i (from 1) sets value i and weighs 1.
+
+        Args:
+            sites: who.
+            changed: members of their manifests that are not as they should be; the signature fits all the same.
+        """
         for site in sites:
             update = update_of("abc".index(site))
-            values = quantize(self.plan, update.tensors, update.weight).values
-            parts = list(codec_for(self.plan.public).encrypt(values, self.key, ROUND))
-            wire = [encode_part(p, self.plan.public.places[p.number], self.plan.plan_id) for p in parts]
-            digests = tuple(hashlib.sha256(w).hexdigest() for w in wire)
-            manifest = Manifest(ROUND, 1, self.key.key_id, self.plan.plan_id, site, "00" * 16, digests)
-            self.manifests[site] = manifest
-            self.parts[manifest.submission_id] = dict(enumerate(wire))
-            self.complete[site] = manifest.submission_id
+            fields = {"previous": self.previous, "roster": self.roster} | changed
+            signed, wire = submission(self.plan, site, update, self.round_id, **fields)
+            self.replace(site, signed, wire)
 
-    def close(self, **changed: object) -> None:
-        """Publish what is complete; keyword arguments make the record a lie."""
+    def replace(self, site: str, signed: SignedManifest, wire: list[bytes]) -> None:
+        """Count something else for a site."""
+        self.manifests[site] = signed
+        self.parts[signed.submission_id] = dict(enumerate(wire))
+        self.complete[site] = signed.submission_id
+
+    def close(self, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY), **changed: object) -> None:
+        """Publish what is complete; arguments make the record a lie, or have it signed by somebody else."""
         places, plan_id = self.plan.public.places, self.plan.plan_id
         sums = fold_all(
             self.plan.public,
             [[parse_part(self.parts[i][p.number], p, plan_id) for p in places] for i in self.complete.values()],
         )
         self.sum = [encode_part(part, places[part.number], plan_id) for part in sums]
-        digests = tuple(hashlib.sha256(part).hexdigest() for part in self.sum)
-        excluded = {site: "late" for site in self.sites if site not in self.complete}
-        honest = RoundRecord(ROUND, 1, self.key.key_id, plan_id, "published", dict(self.complete), excluded, digests)
-        self.record = dataclasses.replace(honest, **changed)
+        honest = RoundRecord(
+            round_id=self.round_id,
+            index=len(self.chain) + 1,
+            previous=self.previous,
+            closed_at=1,
+            roster=self.roster,
+            epoch=1,
+            key_id=self.key.key_id,
+            plan_id=plan_id,
+            outcome="published",
+            members=dict(self.complete),
+            excluded={site: "late" for site in self.sites if site not in self.complete},
+            sum_digests=digests_of(self.sum),
+        )
+        self.write(dataclasses.replace(honest, **changed), signer)
+
+    def fail(self, **changed: object) -> None:
+        """The round fails."""
+        excluded = dict.fromkeys(self.sites, "too-few-sites")
+        self.close(**{"outcome": "failed", "members": {}, "excluded": excluded, "sum_digests": ()} | changed)
+
+    def write(self, record: RoundRecord, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY)) -> None:
+        """Write this round's record."""
+        self.record = SignedRecord.make(record, *signer)
+        self.chain.append(self.record)
+
+    def rewrite(self, **changed: object) -> None:
+        """Put another record, signed as it should be, in the place of this round's."""
+        self.chain.remove(self.record)
+        self.write(dataclasses.replace(self.record.record, **changed))
+
+    def republish(self, parts: list[bytes]) -> None:
+        """Serve other parts as the sum; the record names them."""
+        self.sum = parts
+        self.rewrite(sum_digests=digests_of(parts))
 
     def __call__(self, request: Request, body: bytes) -> Response:
         path = request.path.split("?")[0]
         if path == "/v1/federations/test/rounds/current":
             return json_of(self.current)
-        if path == f"/v1/rounds/{ROUND}/submissions":
-            return self._announce(Manifest.parse(body))
+        if match := re.fullmatch(r"/v1/federations/test/records/(\d+)", path):
+            return _numbered(self.chain, int(match[1]), "unknown-round")
+        if match := re.fullmatch(r"/v1/federations/test/rosters/(\d+)", path):
+            return _numbered(self.rosters, int(match[1]), "roster-mismatch")
+        if (match := re.match(r"/v1/rounds/([a-z0-9.-]+)/", path)) and match[1] in self.past:
+            return self.past[match[1]](request, body)
+        if path == f"/v1/rounds/{self.round_id}/submissions":
+            return self._announce(SignedManifest.parse(body))
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})/parts/(\d+)", path):
             return self._put(match[1], int(match[2]), body)
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})/complete", path):
@@ -123,35 +228,47 @@ class FakeAggregator:
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})", path):
             (manifest,) = [m for m in self.manifests.values() if m.submission_id == match[1]]
             return self._status(manifest, 200)
-        if path == f"/v1/rounds/{ROUND}/record":
+        if path == f"/v1/rounds/{self.round_id}/record":
             if self.record is None and len(self.complete) == len(self.sites):
                 self.close()
             return Response(200, {}, self.record.encode()) if self.record else Response(204)
-        if match := re.fullmatch(rf"/v1/rounds/{ROUND}/sum/0/parts/(\d+)", path):
+        if path == f"/v1/rounds/{self.round_id}/manifests":
+            return self._manifests()
+        if match := re.fullmatch(rf"/v1/rounds/{self.round_id}/sum/0/parts/(\d+)", path):
             return Response(200, {}, self.sum[int(match[1])])
         return problem(404, "unknown-round")
 
-    def _announce(self, manifest: Manifest) -> Response:
-        known = self.manifests.get(manifest.site)
-        if known is not None and known != manifest:
+    def _manifests(self) -> Response:
+        documents = [self.manifests[site].document.to_json() for site in sorted(self.record.record.members)]
+        return Response(200, {}, canonical.encode({"v": 1, "manifests": documents}))
+
+    def _announce(self, signed: SignedManifest) -> Response:
+        site = signed.manifest.site
+        signed.check_signed(self.rosters[-1].roster.members[site].public_key)
+        known = self.manifests.get(site)
+        if known is not None and known != signed:
             return problem(409, "second-submission")
         if known is None and self.record is not None:
             return problem(409, "round-closed")
-        self.manifests[manifest.site] = manifest
-        self.parts.setdefault(manifest.submission_id, {})
-        return self._status(manifest, 200 if known else 201)
+        if signed.manifest.previous != self.previous:
+            return problem(409, "chain-mismatch")
+        if signed.manifest.roster not in (self.roster, self.rosters[-1].digest):
+            return problem(422, "roster-mismatch")
+        self.manifests[site] = signed
+        self.parts.setdefault(signed.submission_id, {})
+        return self._status(signed, 200 if known else 201)
 
-    def _status(self, manifest: Manifest, status: int) -> Response:
-        own = manifest.submission_id
-        missing = [n for n in range(len(manifest.part_digests)) if n not in self.parts[own]]
+    def _status(self, signed: SignedManifest, status: int) -> Response:
+        own, n_parts = signed.submission_id, len(signed.manifest.part_digests)
+        missing = [n for n in range(n_parts) if n not in self.parts[own]]
         state = "complete" if own in self.complete.values() else "open"
-        return json_of(SubmissionStatus(own, str(ROUND), state, len(manifest.part_digests), missing), status)
+        return json_of(SubmissionStatus(own, str(self.round_id), state, n_parts, missing), status)
 
     def _put(self, own: str, number: int, body: bytes) -> Response:
         if own not in self.parts:
             return problem(404, "unknown-submission")
-        (manifest,) = [m for m in self.manifests.values() if m.submission_id == own]
-        if hashlib.sha256(body).hexdigest() != manifest.part_digests[number]:
+        (signed,) = [m for m in self.manifests.values() if m.submission_id == own]
+        if hashlib.sha256(body).hexdigest() != signed.manifest.part_digests[number]:
             return problem(400, "bad-digest")
         self.parts[own][number] = body
         return Response(201)
@@ -160,10 +277,66 @@ class FakeAggregator:
         if own not in self.parts:
             return problem(404, "unknown-submission")
         (site,) = [s for s, m in self.manifests.items() if m.submission_id == own]
-        if len(self.parts[own]) != len(self.manifests[site].part_digests):
+        if len(self.parts[own]) != len(self.manifests[site].manifest.part_digests):
             return problem(409, "incomplete")
         self.complete[site] = own
-        return json_of(Receipt(own, str(ROUND), site, 1))
+        return Response(200, {}, receipt_of(Receipt(own, str(self.round_id), site, 1)))
+
+
+def _numbered(documents: list, number: int, reason: str) -> Response:
+    if not 1 <= number <= len(documents):
+        return problem(404, reason)
+    return Response(200, {}, documents[number - 1].encode())
+
+
+def receipt_of(receipt: Receipt, name: str = AGGREGATOR, key: SigningKey = AGGREGATOR_KEY) -> bytes:
+    """A signed receipt."""
+    return Signed.make("receipt", receipt.encode(), name, key).encode()
+
+
+def digests_of(parts: list[bytes]) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(part).hexdigest() for part in parts)
+
+
+def submission(
+    plan: Plan,
+    site: str,
+    update: Update,
+    round_id: RoundId = ROUND,
+    previous: str = NO_RECORD,
+    roster: str = CONSORTIUM.roster.digest,
+    nonce: str = "00" * 16,
+    **changed: object,
+) -> tuple[SignedManifest, list[bytes]]:
+    """What an honest site would send: signed manifest and parts. Then `changed` members are replaced."""
+    values = quantize(plan, update.tensors, update.weight).values
+    return encrypted(plan, site, values, key_of(plan), round_id, previous, roster, nonce, **changed)
+
+
+def encrypted(
+    plan: Plan,
+    site: str,
+    values: NDArray[np.int32],
+    encrypt_with: GroupKey,
+    round_id: RoundId = ROUND,
+    previous: str = NO_RECORD,
+    roster: str = CONSORTIUM.roster.digest,
+    nonce: str = "00" * 16,
+    **changed: object,
+) -> tuple[SignedManifest, list[bytes]]:
+    """A submission of any integers, encrypted with any key; its tags are right."""
+    key, places = key_of(plan), plan.public.places
+    mac = RoundMac(key.mac_key, plan.public, 1, round_id)
+    total = mac.new_total()
+    wire = {}
+    for part in codec_for(plan.public).encrypt(values, encrypt_with, round_id):
+        total.add(part.number, mac.part(part.number, part.packed))
+        wire[part.number] = encode_part(part, places[part.number], plan.plan_id)
+    parts = [wire[place.number] for place in places]
+    tags = mac.tags(total, site, nonce)
+    digests = digests_of(parts)
+    honest = Manifest(round_id, 1, key.key_id, plan.plan_id, site, nonce, digests, tags, roster, previous)
+    return SignedManifest.make(dataclasses.replace(honest, **changed), identity_of(site).signing_key), parts
 
 
 Meddle = Callable[[Request, bytes], "Response | Exception | None"]
@@ -172,8 +345,12 @@ Meddle = Callable[[Request, bytes], "Response | Exception | None"]
 class World:
     """Carries out effects: files for real, requests in memory, time by the sleeps."""
 
-    def __init__(self, aggregator: Callable[[Request, bytes], Response], meddle: Meddle | None = None) -> None:
+    def __init__(
+        self, aggregator: Callable[[Request, bytes], Response], meddle: Meddle | None = None, site: str = "a"
+    ) -> None:
         self.aggregator = aggregator
+        self.signer = Signer(site, identity_of(site).signing_key, "test")
+        self.headers: list[dict[str, str]] = []
         self.meddle = meddle or (lambda request, body: None)
         self.time = 0.0
         self.sent: list[tuple[str, bytes]] = []
@@ -208,13 +385,26 @@ class World:
             body = body.path.read_bytes()
             assert len(body) == request.body.length
         body = body or b""
+        signed_at, headers = self.signer.sign(request)
+        self.headers.append(headers)
+        self._verify(request, headers, body)
         self.sent.append((f"{request.method} {request.path}", body))
         if "wait=30" in request.path:
             self.time += 30.0
         answer = self.meddle(request, body)
         if isinstance(answer, Exception):
             raise answer
-        return answer if answer is not None else self.aggregator(request, body)
+        answer = answer if answer is not None else self.aggregator(request, body)
+        return dataclasses.replace(answer, signed_at=signed_at)
+
+    def _verify(self, request: Request, headers: dict[str, str], body: bytes) -> None:
+        """What a real aggregator does before anything else."""
+        path, _, query = request.path.partition("?")
+        head = RequestHead(request.method, path, query, headers["Content-Digest"], headers["He-Agg-Federation"])
+        claim = parse_claim(headers["Signature-Input"], headers["Signature"])
+        assert verify_request(head, claim, CONSORTIUM.roster.roster.members[claim.name].public_key)
+        assert (claim.name, head.federation) == (self.signer.name, "test")
+        assert head.content_digest == digest_field(body)
 
     def paths(self, method: str) -> list[str]:
         """Paths of the requests of one method, in order."""
@@ -222,8 +412,30 @@ class World:
 
 
 def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) -> Session:
-    """A site with its spool below `tmp_path`; its jitter is always half of the ceiling."""
-    return Session(site, key_of(plan), Spool(tmp_path / "spool", site), Retries(RetryPolicy(**policy), lambda: 0.5))
+    """A site with its files below `tmp_path`; its jitter is always half of the ceiling."""
+    spool, pin, identity = Spool(tmp_path / "spool", site), tmp_path / f"{site}.roster.json", identity_of(site)
+    if not pin.exists():
+        pin.write_bytes(CONSORTIUM.roster.encode())
+    return Session(
+        identity=identity,
+        key=key_of(plan),
+        rosters=Rosters(pin, spool.rosters_path("test"), "test", identity),
+        chain=Chain(spool.chain_path("test")),
+        log=SecurityLog(tmp_path / f"{site}.security.log", time.time),
+        spool=spool,
+        retries=Retries(RetryPolicy(**policy), lambda: 0.5),
+    )
+
+
+def spooled(tmp_path: Path, site: str = "a") -> list[str]:
+    """Names of what is in a site's spool, beside what it always keeps."""
+    kept = {"test.chain", "test.rosters"}
+    return sorted(path.name for path in (tmp_path / "spool" / site).iterdir() if path.name not in kept)
+
+
+def security_log(session: Session) -> list[dict]:
+    """The lines of a site's security log."""
+    return [json.loads(line) for line in session.log.path.read_text().splitlines()]
 
 
 def unreachable() -> TransportError:

@@ -52,14 +52,15 @@ class Consortium:
 
 
 def consortium(
-    federation: str, sites: Sequence[str], aggregator: SigningKey, *, min_sites: int = 2, valid_s: int = 86400
+    federation: str, sites: Sequence[str], aggregator: SigningKey | Member, *, min_sites: int = 2, valid_s: int = 86400
 ) -> Consortium:
     """A federation of these sites, one coordinator, one auditor and one aggregator."""
+    public = aggregator.signing_key if isinstance(aggregator, Member) else aggregator.public_key.hex()
     identities = {name: identity_of(name) for name in (*sites, COORDINATOR, AUDITOR)}
     members = {site: identities[site].member([Role.SITE]) for site in sites}
     members[COORDINATOR] = identities[COORDINATOR].member([Role.COORDINATOR])
     members[AUDITOR] = identities[AUDITOR].member([Role.AUDITOR])
-    members[AGGREGATOR] = Member(AGGREGATOR, aggregator.public_key.hex(), frozenset({Role.AGGREGATOR}))
+    members[AGGREGATOR] = Member(AGGREGATOR, public, frozenset({Role.AGGREGATOR}))
     now = int(time.time())
     roster = Roster(federation, 1, now - 60, now + valid_s, 1, min_sites, members)
     unsigned = Consortium(federation, identities, SignedRoster.unsigned(roster))

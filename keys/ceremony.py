@@ -1,0 +1,376 @@
+"""The life of an epoch: dealing a group key to the sites of a roster, accepting it, and saying so.
+
+A dealt key travels once, encrypted under a random content key; that content key is sealed to every site by HPKE with
+all of the context in `info`. HPKE in base mode says nothing about the sender, so the dealer signs the bundle.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from he_agg import canonical
+from he_agg.epoch import Commitment, EpochBundle, SignedBundle, SignedCommitment
+from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireError
+from he_agg.roster import Role, SignedRoster
+from keys.group_key import GroupKey, public_facts
+from keys.identity import Identity
+from keys.receiving import seal
+from keys.rosters import check_self
+from keys.sealed_box import Passphrase
+from keys.self_test import self_test
+
+__all__ = ["Agreement", "accept", "agreement", "commit", "deal", "install", "kept_path", "open_bundle"]
+
+_LABEL = "he-agg/epoch-key/v1"
+_CONTENT_KEY_BYTES = 32
+_NONCE = bytes(12)
+"""A content key encrypts one payload in its life, so the nonce may be fixed."""
+
+
+def deal(key: GroupKey, roster: SignedRoster, dealer: Identity, now: float) -> SignedBundle:
+    """Seal a group key to every site of a roster, and sign the bundle.
+
+    Args:
+        key: the group key.
+        roster: the newest roster. The dealer has signed it: nobody deals to sites that somebody else put together.
+        dealer: a coordinator of the roster.
+        now: Units: seconds since 1970, UTC.
+
+    Raises:
+        InputError: not a coordinator of it, or a roster that does not go with the key's plan.
+        WireError: a roster that is expired or not signed.
+    """
+    _check_roster(roster, now)
+    members, public = roster.roster, key.plan.public
+    check_self(members, dealer, Role.COORDINATOR)
+    if dealer.name not in roster.document.signers({dealer.name: dealer.signing_key.public_key}):
+        raise InputError(
+            Reason.BAD_SIGNATURE,
+            f"{dealer.name} has not signed version {members.version} of the roster, and deals only to sites of a "
+            "roster that it has signed",
+            "look at it and sign it first: he-agg roster verify, then he-agg roster sign",
+        )
+    sites = members.having(Role.SITE)
+    if public.federation != members.federation:
+        raise InputError(
+            Reason.PLAN_MISMATCH, f"expected a roster of {public.federation}, got one of {members.federation}"
+        )
+    if not public.min_sites <= len(sites) <= public.max_sites:
+        raise InputError(
+            Reason.PLAN_MISMATCH,
+            f"the plan is for {public.min_sites} to {public.max_sites} sites, and the roster has {len(sites)}",
+            "a plan for other numbers is a new federation: he-agg plan new",
+        )
+    context = {
+        "label": _LABEL,
+        "federation": members.federation,
+        "epoch": key.epoch,
+        "plan_id": key.plan_id,
+        "key_id": key.key_id,
+        "roster": roster.digest,
+        "dealer": dealer.name,
+    }
+    content_key = secrets.token_bytes(_CONTENT_KEY_BYTES)
+    payload = ChaCha20Poly1305(content_key).encrypt(_NONCE, key.secret_body(), canonical.encode(context))
+    sealed = {}
+    for name, site in sites.items():
+        if site.receiving is None:  # `Roster.check` has seen to it
+            raise InputError(Reason.BAD_FIELD, f"site {name} has no key that a group key can be sealed to")
+        sealed[name] = seal(site.receiving, content_key, _info(context, name))
+    bundle = EpochBundle(
+        federation=members.federation,
+        epoch=key.epoch,
+        plan_id=key.plan_id,
+        key_id=key.key_id,
+        roster=roster.digest,
+        roster_version=members.version,
+        dealer=dealer.name,
+        payload=payload,
+        sealed=sealed,
+    )
+    return SignedBundle.make(bundle, dealer.signing_key)
+
+
+def open_bundle(
+    signed: SignedBundle,
+    roster: SignedRoster,
+    identity: Identity,
+    now: float,
+    *,
+    current: GroupKey | None = None,
+    newest_kept: int = 0,
+    plan_id: str | None = None,
+) -> GroupKey:
+    """Check a bundle in every respect, open it, and see that the key in it works. Nothing is written.
+
+    Args:
+        signed: the bundle.
+        roster: the roster that this site has accepted.
+        identity: this site.
+        now: Units: seconds since 1970, UTC.
+        current: the group key that it has, if any.
+        newest_kept: highest epoch of which it has kept an old keystore; 0 if none.
+        plan_id: the plan that it expects; that of `current` if left out.
+
+    Returns:
+        The key of the bundle; `current` itself if that is the one.
+
+    Raises:
+        WireError: roster or bundle not signed, expired, or not of each other.
+        InputError: this site is not in the roster.
+        KeystoreError: an older epoch, another plan, or a key that does not open or work.
+    """
+    bundle = signed.bundle
+    _check_roster(roster, now)
+    if (
+        current is not None
+        and current.facts == public_facts(roster.roster.federation, bundle.epoch, bundle.plan_id, bundle.key_id)
+        and bundle.federation == roster.roster.federation
+    ):
+        # The roster may have been renewed since: nothing is accepted now that was not accepted then.
+        check_self(roster.roster, identity, Role.SITE)
+        _check_plan(bundle, plan_id)
+        return current
+    _check_same_roster(bundle, roster)
+    signed.check_signed(roster.roster.keys_of(Role.COORDINATOR))
+    check_self(roster.roster, identity, Role.SITE)
+    if set(bundle.sealed) != set(roster.roster.having(Role.SITE)):
+        raise WireError(
+            Reason.ROSTER_MISMATCH,
+            f"bundle of epoch {bundle.epoch}: it is not sealed to exactly the sites of the roster",
+            "ask the dealer for a new one: he-agg epoch rotate",
+        )
+    _check_newer(bundle, current, newest_kept)
+    _check_plan(bundle, plan_id or (None if current is None else current.plan_id))
+    key = _open(bundle, identity)
+    self_test(key)
+    return key
+
+
+def _open(bundle: EpochBundle, identity: Identity) -> GroupKey:
+    what = f"bundle of epoch {bundle.epoch}"
+    context = {
+        "label": _LABEL,
+        "federation": bundle.federation,
+        "epoch": bundle.epoch,
+        "plan_id": bundle.plan_id,
+        "key_id": bundle.key_id,
+        "roster": bundle.roster,
+        "dealer": bundle.dealer,
+    }
+    content_key = identity.receiving_key.open(bundle.sealed[identity.name], _info(context, identity.name))
+    try:
+        body = ChaCha20Poly1305(content_key).decrypt(_NONCE, bundle.payload, canonical.encode(context))
+    except (InvalidTag, ValueError) as error:
+        raise KeystoreError(
+            Reason.KEY_MISMATCH, f"{what}: the key in it does not open", "ask the dealer for a new one"
+        ) from error
+    # Recomputes key id and plan id from the secret, and compares: all sites of one key id hold one key.
+    return GroupKey.from_body(public_facts(bundle.federation, bundle.epoch, bundle.plan_id, bundle.key_id), body, what)
+
+
+def accept(
+    signed: SignedBundle,
+    roster: SignedRoster,
+    identity: Identity,
+    keystore: Path,
+    now: float,
+    *,
+    plan_id: str | None = None,
+    passphrase: Passphrase = None,
+    protect: Passphrase = None,
+) -> tuple[GroupKey, SignedCommitment]:
+    """Check and open a bundle, store the key, and make this site's commitment. Again, with the same result, if asked.
+
+    Args:
+        signed: the bundle.
+        roster: the roster that this site has accepted.
+        identity: this site.
+        keystore: the keystore file; an older one in that place is kept as `<keystore>.epoch-N`.
+        now: Units: seconds since 1970, UTC.
+        plan_id: the plan that this site expects; that of the keystore if left out.
+        passphrase: opens the older keystore.
+        protect: protects the new one. None: only its permissions do.
+
+    Raises:
+        WireError: roster or bundle not signed, expired, or not of each other.
+        InputError: this site is not in the roster.
+        KeystoreError: an older epoch, another plan, a key that does not open or work, or files that cannot be used.
+    """
+    current = GroupKey.load(keystore, passphrase) if _there(keystore) else None
+    kept = newest_kept(keystore)
+    key = open_bundle(signed, roster, identity, now, current=current, newest_kept=kept, plan_id=plan_id)
+    if key is not current:
+        install(key, keystore, current, protect)
+    return key, commit(key, identity)
+
+
+def install(key: GroupKey, keystore: Path, current: GroupKey | None, protect: Passphrase) -> None:
+    """Write the keystore file of a new epoch. The older one stays as `<keystore>.epoch-N`; it opens that epoch's sums.
+
+    Raises:
+        KeystoreError: it cannot be written; the older one is where it was.
+    """
+    if current is None:
+        key.save(keystore, protect)
+    else:
+        kept = kept_path(keystore, current.epoch)
+        # A keystore that was restored from its kept copy has one already.
+        have = kept.exists() and GroupKey.header(kept) == current.facts
+        key.replace(keystore, None if have else kept, protect)
+
+
+def commit(key: GroupKey, identity: Identity) -> SignedCommitment:
+    """A site's signed word that it holds this key."""
+    commitment = Commitment(key.plan.public.federation, key.epoch, key.key_id, identity.name)
+    return SignedCommitment.make(commitment, identity.signing_key)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Who holds the key of an epoch.
+
+    Attributes:
+        epoch: number of the epoch.
+        key_id: the key that they hold.
+        sites: whose commitments were seen, sorted.
+        missing: sites of the roster without one, sorted.
+    """
+
+    epoch: int
+    key_id: str
+    sites: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def agreement(
+    commitments: Iterable[SignedCommitment], roster: SignedRoster, epoch: int, key_id: str | None = None
+) -> Agreement:
+    """See that all commitments are of sites of the roster, signed by them, and name one and the same key.
+
+    Args:
+        commitments: of one epoch.
+        roster: the roster that the epoch was dealt to.
+        epoch: which.
+        key_id: the key that one holds oneself, if any.
+
+    Raises:
+        WireError: of somebody else, not signed, or of another federation or epoch.
+        KeystoreError: two keys.
+    """
+    sites = roster.roster.keys_of(Role.SITE)
+    seen: dict[str, str] = {}
+    for signed in commitments:
+        commitment = signed.commitment
+        if commitment.site not in sites:
+            raise WireError(Reason.UNKNOWN_SITE, f"commitment of {commitment.site}: no such site in the roster")
+        signed.check_signed(sites[commitment.site])
+        if (commitment.federation, commitment.epoch) != (roster.roster.federation, epoch):
+            raise WireError(
+                Reason.BAD_FIELD,
+                f"commitment of {commitment.site}: expected epoch {epoch} of {roster.roster.federation}, "
+                f"got epoch {commitment.epoch} of {commitment.federation}",
+            )
+        if seen.setdefault(commitment.site, commitment.key_id) != commitment.key_id:
+            raise _two_keys(epoch, {commitment.site: "two different ones"})
+    held = set(seen.values()) | ({key_id} if key_id is not None else set())
+    if len(held) > 1:
+        raise _two_keys(epoch, {site: held_id[:12] for site, held_id in seen.items()})
+    if not held:
+        raise InputError(Reason.BAD_ARGUMENT, f"epoch {epoch}: expected commitments, got none")
+    return Agreement(epoch, held.pop(), tuple(sorted(seen)), tuple(sorted(set(sites) - set(seen))))
+
+
+def kept_path(keystore: Path, epoch: int) -> Path:
+    """Where the keystore of an old epoch is kept."""
+    return keystore.with_name(f"{keystore.name}.epoch-{epoch}")
+
+
+def newest_kept(keystore: Path) -> int:
+    """The highest epoch of which an old keystore is kept; 0 if none is.
+
+    It counts even where the keystore itself is gone: an epoch that was left is never entered again.
+    """
+    pattern = re.compile(re.escape(keystore.name) + r"\.epoch-([1-9][0-9]{0,9})")
+    try:
+        matches = [pattern.fullmatch(path.name) for path in keystore.parent.iterdir()]
+    except OSError:
+        return 0
+    return max((int(match[1]) for match in matches if match is not None), default=0)
+
+
+def _there(path: Path) -> bool:
+    """Whether there is anything, a dangling link included: what it is, reading it will say."""
+    return path.exists() or path.is_symlink()
+
+
+def _check_roster(roster: SignedRoster, now: float) -> None:
+    roster.check_signed()
+    roster.check_valid(now)
+
+
+def _check_same_roster(bundle: EpochBundle, roster: SignedRoster) -> None:
+    have = roster.roster
+    if bundle.federation != have.federation:
+        raise WireError(
+            Reason.ROSTER_MISMATCH, f"expected a bundle of federation {have.federation}, got one of {bundle.federation}"
+        )
+    if (bundle.roster, bundle.roster_version) == (roster.digest, have.version):
+        return
+    message = (
+        f"bundle of epoch {bundle.epoch}: it is for version {bundle.roster_version} of the roster, and this site has "
+        f"accepted version {have.version}"
+    )
+    if bundle.roster_version > have.version:
+        raise WireError(Reason.ROSTER_MISMATCH, message, "accept the newer roster first: he-agg roster accept")
+    if bundle.roster_version < have.version:
+        raise WireError(Reason.ROSTER_MISMATCH, message, "ask a coordinator to deal a new epoch: he-agg epoch rotate")
+    raise WireError(
+        Reason.ROSTER_MISMATCH,
+        f"{message}, but another one: there are two rosters of one version",
+        "call the coordinators at once",
+    )
+
+
+def _check_newer(bundle: EpochBundle, current: GroupKey | None, kept: int) -> None:
+    have = max(kept, 0 if current is None else current.epoch)
+    if bundle.epoch > have:
+        return
+    if current is not None and bundle.epoch == current.epoch:
+        message = f"there is another key of epoch {bundle.epoch} in this site's keystore"
+    else:
+        message = f"this site has been in epoch {have} already, and epochs only go forward"
+    raise KeystoreError(
+        Reason.KEY_MISMATCH,
+        f"bundle of epoch {bundle.epoch}: {message}",
+        "fetch the newest bundle; if this is the newest, ask a coordinator to deal a new epoch",
+    )
+
+
+def _check_plan(bundle: EpochBundle, expected: str | None) -> None:
+    if expected is not None and bundle.plan_id != expected:
+        raise KeystoreError(
+            Reason.PLAN_MISMATCH,
+            f"bundle of epoch {bundle.epoch}: expected plan {expected[:12]}, got plan {bundle.plan_id[:12]}",
+            "ask the coordinators which plan is agreed on; a new plan is a new federation",
+        )
+
+
+def _info(context: dict[str, canonical.Json], site: str) -> bytes:
+    return canonical.encode({**context, "site": site})
+
+
+def _two_keys(epoch: int, held: dict[str, str]) -> HeAggError:
+    sites = ", ".join(f"{site}: {key_id}" for site, key_id in sorted(held.items()))
+    return KeystoreError(
+        Reason.KEY_MISMATCH,
+        f"epoch {epoch}: the sites do not hold one and the same key ({sites})",
+        "do not start a round; ask the dealer, and deal a new epoch: he-agg epoch rotate",
+    )

@@ -1,0 +1,357 @@
+"""Making, signing and accepting rosters. A roster's own rules are in `he_agg.roster`; here is who does what with one.
+
+A site pins one roster: it accepts the first after comparing fingerprints, and each later one only if enough
+coordinators of the one before have signed it.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from he_agg.errors import ConfigError, InputError, Reason, WireError
+from he_agg.roster import Member, Role, Roster, SignedRoster
+from keys.files import read_document
+from keys.identity import Identity
+
+__all__ = [
+    "check_fingerprints",
+    "check_self",
+    "first_roster",
+    "follow",
+    "new_roster",
+    "next_roster",
+    "read_pinned",
+    "read_roster",
+    "sign_roster",
+]
+
+DAY_S = 86400
+
+
+def read_roster(path: Path) -> SignedRoster:
+    """Read a roster file. No signature is looked at.
+
+    Raises:
+        ConfigError: it cannot be read.
+        WireError: not a roster.
+    """
+    return read_document(path, lambda data: SignedRoster.parse(data.strip()), "a roster")
+
+
+def read_pinned(path: Path) -> SignedRoster:
+    """Read the roster that this site has accepted.
+
+    Raises:
+        ConfigError: it cannot be read, or others may change it.
+        WireError: not a roster, or not signed by its own coordinators.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ConfigError(
+            Reason.FILE_MISSING,
+            f"{path}: expected the accepted roster, got none",
+            f"accept one first: he-agg roster accept FILE --out {path}",
+        ) from error
+    if stat.S_IMODE(mode) & 0o022:
+        raise ConfigError(
+            Reason.UNSAFE_PERMISSIONS,
+            f"{path}: others may change this accepted roster (mode {stat.S_IMODE(mode):04o})",
+            f"see with `he-agg roster verify {path}` that it is still the right one, then: chmod 644 {path}",
+        )
+    roster = read_roster(path)
+    roster.check_signed()
+    return roster
+
+
+def new_roster(
+    federation: str,
+    members: Mapping[Role, Sequence[Member]],
+    *,
+    threshold: int | None = None,
+    min_sites: int = 2,
+    days: int = 365,
+    now: int,
+) -> SignedRoster:
+    """Make the first version of a roster. Nobody has signed it yet.
+
+    Args:
+        federation: its name.
+        members: who has which role; the same member may come under several.
+        threshold: how many coordinators have to sign; more than half of them if left out.
+        min_sites: fewest sites whose sum any site opens.
+        days: how long it is good for.
+        now: Units: seconds since 1970, UTC.
+
+    Raises:
+        InputError: too few members of a role.
+        WireError: it does not make sense in itself.
+    """
+    merged: dict[str, Member] = {}
+    for role, having in members.items():
+        for member in having:
+            _put(merged, member, role)
+    coordinators = len(members.get(Role.COORDINATOR, ()))
+    roster = Roster(federation, 1, now, now + days * DAY_S, threshold or coordinators // 2 + 1, min_sites, dict(merged))
+    return _made(roster)
+
+
+def next_roster(
+    previous: SignedRoster,
+    *,
+    add: Iterable[tuple[Role, Member]] = (),
+    remove: Iterable[str] = (),
+    threshold: int | None = None,
+    min_sites: int | None = None,
+    days: int = 365,
+    now: int,
+) -> SignedRoster:
+    """Make the next version of a roster. Nobody has signed it yet.
+
+    Args:
+        previous: the version before.
+        add: new members, or further roles of present ones. Removed and added, a member has new keys.
+        remove: names that are no members any more.
+        threshold: as before if left out.
+        min_sites: as before if left out.
+        days: how long it is good for from now.
+        now: Units: seconds since 1970, UTC.
+
+    Raises:
+        InputError: no such member, or too few of a role are left.
+        WireError: it does not make sense in itself, or nobody could sign it so that it follows.
+    """
+    before = previous.roster
+    members = dict(before.members)
+    for name in remove:
+        if members.pop(name, None) is None:
+            raise InputError(
+                Reason.UNKNOWN_SITE,
+                f"version {before.version} of the roster of {before.federation} has no member {name}",
+                f"its members: {', '.join(sorted(before.members))}",
+            )
+    for role, member in add:
+        _put(members, member, role)
+    roster = Roster(
+        before.federation,
+        before.version + 1,
+        now,
+        now + days * DAY_S,
+        before.threshold if threshold is None else threshold,
+        before.min_sites if min_sites is None else min_sites,
+        members,
+    )
+    # A document has one signature per name, so a coordinator with new keys cannot sign for the old ones too.
+    able = [name for name, key in before.keys_of(Role.COORDINATOR).items() if _same_key(members.get(name), key)]
+    if len(able) < before.threshold:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"{before.threshold} coordinators of version {before.version} have to sign, and only {len(able)} could",
+            "give a coordinator with new keys a new name",
+        )
+    return _made(roster)
+
+
+def sign_roster(roster: SignedRoster, identity: Identity, previous: SignedRoster | None = None) -> SignedRoster:
+    """Add a coordinator's signature.
+
+    Args:
+        roster: what is signed.
+        identity: who signs: a coordinator of it, or of the version before.
+        previous: the version before, if there is one.
+
+    Raises:
+        InputError: not a coordinator, or one with other keys.
+        WireError: expired long ago, or the version before is not its previous one.
+    """
+    now, before = roster.roster, None if previous is None else previous.roster
+    if before is not None and (before.federation, before.version + 1) != (now.federation, now.version):
+        raise WireError(
+            Reason.ROSTER_MISMATCH,
+            f"expected version {now.version - 1} of the roster of {now.federation} as the one before, "
+            f"got version {before.version} of {before.federation}",
+        )
+    coordinators = now.keys_of(Role.COORDINATOR)
+    if before is not None:
+        coordinators = before.keys_of(Role.COORDINATOR) | coordinators
+    if identity.name not in coordinators:
+        raise InputError(
+            Reason.FORBIDDEN,
+            f"{identity.name} is no coordinator of this roster, and only coordinators sign it",
+            "a coordinator of the version before signs with --previous OLD",
+        )
+    if coordinators[identity.name] != identity.signing_key.public_key:
+        raise InputError(
+            Reason.KEY_MISMATCH,
+            f"the roster lists another key as {identity.name}: expected the one with fingerprint "
+            f"{identity.fingerprint}",
+            "do not have it signed by anybody; ask who made it for one with the right public file",
+        )
+    return replace(roster, document=roster.document.signed_by(identity.name, identity.signing_key))
+
+
+def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
+    """See that members have the fingerprints that were heard over the phone.
+
+    Args:
+        roster: the roster.
+        fingerprints: by name; spaces, colons and capitals do not matter.
+
+    Raises:
+        InputError: no such member, or something that is no fingerprint.
+        WireError: another fingerprint.
+    """
+    for name, text in fingerprints.items():
+        heard = text.replace(" ", "").replace(":", "").replace("-", "").lower()
+        if len(heard) != 32 or not set(heard) <= set("0123456789abcdef"):
+            raise InputError(Reason.BAD_ARGUMENT, f"fingerprint of {name}: expected 32 hex digits")
+        if name not in roster.members:
+            raise InputError(
+                Reason.UNKNOWN_SITE, f"the roster has no member {name}", f"it has {', '.join(sorted(roster.members))}"
+            )
+        shown = roster.members[name].fingerprint
+        if shown.replace(" ", "") != heard:
+            raise WireError(
+                Reason.BAD_SIGNATURE,
+                f"fingerprint of {name}: the roster has {shown}, which is not what was given",
+                "do not use this roster: somebody may have put a key of their own into it; call the coordinator",
+            )
+
+
+def first_roster(roster: SignedRoster, fingerprints: Mapping[str, str], now: float) -> None:
+    """See whether a site may pin this roster as its first.
+
+    Whose fingerprint was compared must also have signed: a roster that merely lists somebody is not that person's
+    word. Given fingerprints of two, two must have signed, whatever threshold the roster itself claims.
+
+    Args:
+        roster: the roster.
+        fingerprints: by name, as they were heard over the phone.
+        now: Units: seconds since 1970, UTC.
+
+    Raises:
+        InputError: too few fingerprints of coordinators.
+        WireError: expired, not signed, or other fingerprints.
+    """
+    roster.check_valid(now)
+    roster.check_signed()
+    check_fingerprints(roster.roster, fingerprints)
+    coordinators = roster.roster.keys_of(Role.COORDINATOR)
+    compared = [name for name in fingerprints if name in coordinators]
+    unsigned = sorted(set(compared) - roster.document.signers(coordinators))
+    if unsigned:
+        raise WireError(
+            Reason.BAD_SIGNATURE,
+            f"the fingerprint of {', '.join(unsigned)} was compared, but {', '.join(unsigned)} has not signed",
+            "wait for that signature, or compare the fingerprints of those who signed: he-agg roster verify",
+        )
+    if len(compared) < roster.roster.threshold:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"expected fingerprints of {roster.roster.threshold} coordinators, got {len(compared)}",
+            "call the coordinators on numbers that you know, and give what they read: "
+            '--fingerprint NAME="xxxx xxxx ..."',
+        )
+
+
+def follow(pinned: SignedRoster, offered: Iterable[SignedRoster], now: float) -> SignedRoster:
+    """Go from the pinned roster to the newest one offered, version by version.
+
+    Args:
+        pinned: what the site trusts; it may have expired.
+        offered: newer versions, without gaps, in any order.
+        now: Units: seconds since 1970, UTC.
+
+    Returns:
+        The newest.
+
+    Raises:
+        WireError: an older version, another roster of the same version, a gap, too few signatures, or expired.
+    """
+    for roster in sorted(offered, key=lambda candidate: candidate.roster.version):
+        before, after = pinned.roster, roster.roster
+        if after.federation == before.federation and after.version == before.version and roster.digest == pinned.digest:
+            continue
+        if after.federation == before.federation and after.version <= before.version:
+            what = "older than" if after.version < before.version else "another one than"
+            raise WireError(
+                Reason.ROSTER_MISMATCH,
+                f"version {after.version} of the roster of {after.federation} is {what} "
+                f"version {before.version}, which this site has accepted; the accepted one stays",
+                "ask the coordinators which roster is the right one"
+                if after.version < before.version
+                else "there are two rosters of one version: call the coordinators at once",
+            )
+        if after.federation == before.federation and after.version > before.version + 1:
+            raise WireError(
+                Reason.ROSTER_MISMATCH,
+                f"this site has accepted version {before.version}; version {after.version} follows only with those "
+                "between",
+                f"give all files from version {before.version + 1} on: he-agg roster accept FILE FILE ...",
+            )
+        roster.check_follows(pinned)
+        pinned = roster
+    pinned.check_valid(now)
+    return pinned
+
+
+def check_self(roster: Roster, identity: Identity, role: Role) -> None:
+    """See that a roster lists this very identity in a role.
+
+    Raises:
+        InputError: it does not, or with other keys.
+    """
+    member = roster.members.get(identity.name)
+    if member is None or role not in member.roles:
+        raise InputError(
+            Reason.FORBIDDEN,
+            f"{identity.name} is no {role} in version {roster.version} of the roster of {roster.federation}",
+            "ask a coordinator for a roster that has you: he-agg roster next",
+        )
+    if replace(member, roles=frozenset()) != identity.member():
+        raise InputError(
+            Reason.KEY_MISMATCH,
+            f"the roster has other keys for {identity.name}: fingerprint {member.fingerprint}, this identity has "
+            f"{identity.fingerprint}",
+            "read your fingerprint to the coordinator over the phone; one of the two files is not yours",
+        )
+
+
+def _put(members: dict[str, Member], member: Member, role: Role) -> None:
+    known = members.get(member.name)
+    if known is not None and (known.signing_key, known.receiving) != (member.signing_key, member.receiving):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"{member.name} comes twice, with different keys",
+            "give one public file per member; for new keys of a present member, remove it as well",
+        )
+    if role != Role.AGGREGATOR and known is not None and Role.AGGREGATOR in known.roles:
+        raise InputError(Reason.BAD_ARGUMENT, f"{member.name} is the aggregator and can have no other role")
+    if role == Role.AGGREGATOR and known is not None and known.roles - {Role.AGGREGATOR}:
+        raise InputError(Reason.BAD_ARGUMENT, f"{member.name} has other roles and cannot be the aggregator too")
+    roles = (frozenset() if known is None else known.roles) | {role}
+    members[member.name] = replace(member, roles=roles)
+
+
+def _same_key(member: Member | None, key: bytes) -> bool:
+    """Whether who had this key can still sign with it: gone from the roster, or there with the same key."""
+    return member is None or member.public_key == key
+
+
+def _made(roster: Roster) -> SignedRoster:
+    sites = len(roster.having(Role.SITE))
+    if not roster.having(Role.AGGREGATOR):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            "the roster has no aggregator",
+            "the operator makes its public file: he-agg aggregator show --data-dir DIR --out aggregator.public.json",
+        )
+    if not 2 <= roster.min_sites <= sites:
+        raise InputError(
+            Reason.BAD_ARGUMENT, f"min_sites: expected 2 to {sites}, the number of sites, got {roster.min_sites}"
+        )
+    # Parsed again: what comes out is what everybody else will be able to read.
+    return SignedRoster.parse(SignedRoster.unsigned(roster).encode())
