@@ -30,6 +30,7 @@ _PART_TRIES = 3
 """How often one part may arrive changed before the path to the aggregator is called broken."""
 
 _DAMAGED_ON_THE_WAY = (Reason.BAD_DIGEST, Reason.TRUNCATED)
+_OUTDATED = (Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH)
 _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 
 
@@ -125,6 +126,15 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
             # It will never be accepted, and must not stand in the way of what was.
             yield from compute(entry.remove)
             raise lost_spool(session, opened) from error
+        if error.reason in _OUTDATED:
+            # It was never taken, and as it is never will be: nothing is lost with it.
+            yield from compute(entry.remove)
+            raise ProtocolError(
+                error.reason,
+                f"round {opened.id}: the aggregator goes by another roster or record than this site's manifest: "
+                f"{error.message}",
+                "ask for the open round again and call aggregate() with the same update: it is encrypted anew",
+            ) from error
         raise
     status = read(SubmissionStatus, response.body)
     places = session.plan.places
