@@ -119,6 +119,8 @@ def _read_head(request: Request) -> tuple[RequestHead, Claim]:
     try:
         (digest,), (federation,), (stated,), (signature,) = values
         claim = parse_claim(stated, signature)
+        if not digest:
+            raise ValueError
         check_name(federation, FEDERATION_HEADER)
     except (ValueError, WireError):
         raise RefusedError(
