@@ -6,7 +6,7 @@
   host program's debugger and profiler away without being asked; the host may call it.
 
 `HE_AGG_CORE_DUMPS=1` in the environment leaves everything as it is, to debug a crash. Python's own strings and bytes
-are not wiped: docs/decisions/0011-process-memory.md.
+are not wiped: docs/decisions/0012-process-memory.md.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from he_agg.bitpack import pack
 from he_agg.errors import InputError, WireError
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac, tag_count
+from he_agg.ring.mac_lanes import MAX_ROWS, ROW
 from tests.support.federation import plan_of
 
 KEY = bytes(range(32))
@@ -272,16 +273,28 @@ def test_another_plan():
 def test_sections_of_one_plan_share_nothing():
     plan = PLANS["hybrid-two-limbs"]
     mac = RoundMac(KEY, plan, 1, ROUND)
-    data = bytes(plan.places[-1].packed_bytes - 1) + b"\1"
-    by_section = {}
-    for place in plan.places:
-        if place.section_index > 0 and place.index == place.section.parts - 1:
-            one = np.zeros(place.residues, dtype=np.uint64)
-            one[0] = 1
-            by_section[place.section_index] = mac.part(place.number, pack(one, place.section.modulus_bits))
-    first, second = by_section.values()
+    keys = {mac._secret.coefficient_key(i) for i in range(len(plan.sections))}
+    assert len(keys) == len(plan.sections) == 3
+    # The same residues at the same places of both limbs.
+    ones = [pack(np.ones(p.residues, dtype=np.uint64), p.section.modulus_bits) for p in plan.places]
+    first, second = (mac.part(p.number, ones[p.number]) for p in plan.places if p.index == 0 and p.section_index > 0)
     assert not set(first) & set(second)
-    assert len(data) == plan.places[-1].packed_bytes
+
+
+def test_rows_far_apart_in_one_part_swapped():
+    """A long part takes its coefficients from several streams."""
+    plan = plan_of(1_200_000, codec="hybrid").public
+    mac = RoundMac(KEY, plan, 1, ROUND)
+    place = plan.places[1]
+    streams = place.residues // (ROW * MAX_ROWS)
+    assert streams >= 2
+    x = np.zeros(place.residues, dtype=np.uint64)
+    seen = set()
+    for stream in range(streams):
+        x[:] = 0
+        x[stream * ROW * MAX_ROWS + 5] = 1
+        seen.add(mac.part(1, pack(x, place.section.modulus_bits)))
+    assert len(seen) == streams
 
 
 @pytest.mark.parametrize("name", PLANS)
