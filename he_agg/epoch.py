@@ -225,6 +225,9 @@ def _base64(text: canonical.Json, what: str) -> bytes:
     if not isinstance(text, str) or len(text) > limit:
         raise WireError(Reason.BAD_FIELD, f"epoch bundle.{what}: expected at most {limit} characters of Base64")
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise WireError(Reason.BAD_FIELD, f"epoch bundle.{what}: expected Base64") from error
+    if base64.b64encode(data).decode() != text:  # the last character has bits that say nothing
+        raise WireError(Reason.NOT_CANONICAL, f"epoch bundle.{what}: expected Base64 with its unused bits zero")
+    return data

@@ -155,5 +155,11 @@ def parse_claim(signature_input: str, signature: str) -> Claim:
 
 
 def verify_request(head: RequestHead, claim: Claim, public_key: bytes) -> bool:
-    """Whether the key has signed this head. Whether in time is for the caller to see."""
+    """Whether the key has signed this head. Whether in time is for the caller to see.
+
+    A head with anything but printable ASCII has no signature base, so nobody has signed it.
+    """
+    values = (head.method, head.path, head.query, head.content_digest, head.federation)
+    if not all(value.isascii() and value.isprintable() for value in values):
+        return False
     return verify(public_key, claim.signature, head.base(claim.params))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +13,7 @@ from service.settings import Settings, load_settings
 __all__ = ["serve"]
 
 _DEFAULTS = Settings.model_fields
+_file = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -21,13 +23,23 @@ _DEFAULTS = Settings.model_fields
     type=int,
     help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
 )
+@click.option("--tls-cert", type=_file, help="Serve TLS with this certificate and its chain, PEM.")
+@click.option("--tls-key", type=_file, help="The certificate's key, PEM.")
+@click.option("--tls-client-ca", type=_file, help="Only let in clients with a certificate of this authority, PEM.")
+@click.option(
+    "--behind-tls-proxy",
+    is_flag=True,
+    default=None,
+    help="A proxy in front does TLS: serve plain HTTP on any address.",
+)
 @where
-def serve(host: str | None, port: int | None, data_dir: Path, database_url: str | None) -> None:
+def serve(data_dir: Path, database_url: str | None, **options: Any) -> None:
     """Run the aggregator until SIGTERM or Ctrl-C.
 
-    The first line on stdout is `listening on http://HOST:PORT`; the log goes to stderr, one JSON object per line.
+    The first line on stdout is `listening on http://HOST:PORT` (or https://); the log goes to stderr, one JSON object
+    per line.
     """
     # Only this command needs the web framework.
     from service.server import run
 
-    run(load_settings(data_dir=data_dir, database_url=database_url, host=host, port=port))
+    run(load_settings(data_dir=data_dir, database_url=database_url, **options))

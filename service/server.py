@@ -13,6 +13,7 @@ from service.aggregator import Aggregator
 from service.app import create_app
 from service.logs import configure
 from service.settings import Settings
+from service.tls import check_address, tls_context
 
 __all__ = ["run"]
 
@@ -41,8 +42,11 @@ def run(settings: Settings) -> None:
         ConfigError: the data directory or the address cannot be used.
     """
     configure(settings.log_level)
+    context = tls_context(settings)
     listener = _bind(settings.host, settings.port)
     with listener:
+        host, port = listener.getsockname()[:2]
+        check_address(host, settings)
         aggregator = Aggregator.open(settings)
         config = uvicorn.Config(
             create_app(settings, aggregator),
@@ -56,8 +60,10 @@ def run(settings: Settings) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=settings.graceful_s,
         )
-        host, port = listener.getsockname()[:2]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        config.load()
+        config.ssl = context  # one of our own: uvicorn's options would choose its ciphers
+        scheme = "http" if context is None else "https"
+        address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         # uvicorn ends gracefully and then raises the signal again; having been asked to stop is no failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         _Server(config, aggregator, address).run(sockets=[listener])

@@ -21,8 +21,16 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("he-agg-data"), description="Directory of the store, on a local disk.")
     database_url: str | None = Field(None, description="SQLAlchemy URL; by default a SQLite file in `data_dir`.")
-    host: str = Field("127.0.0.1", description="Address to listen on. TLS belongs to a proxy in front.")
+    host: str = Field("127.0.0.1", description="Address to listen on; plain HTTP on loopback only.")
     port: int = Field(8470, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    tls_cert: Path | None = Field(
+        None, description="Certificate and its chain, PEM. With it, the aggregator speaks TLS."
+    )
+    tls_key: Path | None = Field(None, description="The certificate's key, PEM, without passphrase.")
+    tls_client_ca: Path | None = Field(
+        None, description="Only clients whose certificate comes from these authorities get in, PEM."
+    )
+    behind_tls_proxy: bool = Field(False, description="A proxy in front does TLS: plain HTTP on any address.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line to log.")
     max_wait_s: float = Field(60.0, ge=0, le=600, description="Longest long poll. Units: seconds.")
     recheck_s: float = Field(

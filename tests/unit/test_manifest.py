@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -12,36 +13,136 @@ from hypothesis import strategies as st
 from he_agg import canonical
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.manifest import Manifest
-from he_agg.messages import CurrentRound, Receipt, SubmissionStatus, read
-from he_agg.record import RoundRecord
+from he_agg.manifest import Manifest, SignedManifest
+from he_agg.messages import CurrentRound, SubmissionStatus, read
+from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
+from he_agg.signed import Signed
+from tests.support.documents import KEYS
 from tests.support.federation import plan_of
 
 PLAN = plan_of(5000, part_bytes=2**16).public
 ROUND = RoundId("test", 3, 1)
 KEY = "ab" * 32
-MANIFEST = Manifest(ROUND, 1, KEY, PLAN.plan_id, "hospital-a", "0f" * 16, ("11" * 32, "22" * 32, "33" * 32))
-RECORD = RoundRecord(
-    ROUND, 1, KEY, PLAN.plan_id, "published", {"hospital-a": "44" * 32}, {"hospital-b": "late"}, ("55" * 32,)
+MANIFEST = Manifest(
+    round_id=ROUND,
+    epoch=1,
+    key_id=KEY,
+    plan_id=PLAN.plan_id,
+    site="hospital-a",
+    nonce="0f" * 16,
+    part_digests=("11" * 32, "22" * 32, "33" * 32),
+    tags=tuple((0, section.modulus - 1) for section in PLAN.sections),
+    roster="66" * 32,
+    previous="77" * 32,
 )
+RECORD = RoundRecord(
+    round_id=ROUND,
+    index=5,
+    previous="77" * 32,
+    closed_at=1_800_000_000,
+    roster="66" * 32,
+    epoch=1,
+    key_id=KEY,
+    plan_id=PLAN.plan_id,
+    outcome="published",
+    members={"hospital-a": "44" * 32},
+    excluded={"hospital-b": "late"},
+    sum_digests=("55" * 32,),
+)
+SITE, AGGREGATOR = KEYS["hospital-a"], KEYS["aggregator"]
+
+
+def id_of(manifest):
+    return SignedManifest.make(manifest, SITE).submission_id
 
 
 def test_round_trip():
     assert Manifest.parse(MANIFEST.encode()) == MANIFEST
-    assert Manifest.parse(MANIFEST.encode()).submission_id == MANIFEST.submission_id
     assert RoundRecord.parse(RECORD.encode()) == RECORD
+    signed = SignedManifest.make(MANIFEST, SITE)
+    assert SignedManifest.parse(signed.encode()) == signed
+    assert signed.submission_id == hashlib.sha256(signed.encode()).hexdigest()
 
 
 def test_every_field_is_in_the_id():
-    ids = {
-        MANIFEST.submission_id,
-        replace(MANIFEST, nonce="10" * 16).submission_id,
-        replace(MANIFEST, site="hospital-b").submission_id,
-        replace(MANIFEST, round_id=RoundId("test", 3, 2)).submission_id,
-        replace(MANIFEST, epoch=2).submission_id,
-        replace(MANIFEST, part_digests=("11" * 32,)).submission_id,
+    changes = {
+        "round_id": RoundId("test", 3, 2),
+        "epoch": 2,
+        "key_id": "cd" * 32,
+        "plan_id": "00" * 32,
+        "site": "hospital-b",
+        "nonce": "10" * 16,
+        "part_digests": ("11" * 32,),
+        "tags": ((1,),),
+        "roster": "00" * 32,
+        "previous": "00" * 32,
     }
-    assert len(ids) == 6
+    assert set(changes) == {field.name for field in fields(Manifest)}
+    ids = {id_of(MANIFEST), *(id_of(replace(MANIFEST, **{name: value})) for name, value in changes.items())}
+    assert len(ids) == 1 + len(changes)
+    # ... and so is who signed: another key makes another submission of the same manifest.
+    assert SignedManifest.make(MANIFEST, AGGREGATOR).submission_id not in ids
+
+
+def test_a_manifest_has_one_signature_its_sites():
+    signed = SignedManifest.make(MANIFEST, SITE)
+    signed.check_signed(SITE.public_key)
+    with pytest.raises(WireError, match="not that of site hospital-a") as caught:
+        SignedManifest.make(MANIFEST, AGGREGATOR).check_signed(SITE.public_key)
+    assert caught.value.reason == Reason.BAD_SIGNATURE
+    for document in (
+        signed.document.signed_by("hospital-b", KEYS["hospital-b"]),
+        Signed("manifest", MANIFEST.encode(), {}),
+        Signed.make("manifest", MANIFEST.encode(), "hospital-b", KEYS["hospital-b"]),
+    ):
+        with pytest.raises(WireError, match="expected one signature") as caught:
+            SignedManifest.parse(document.encode())
+        assert caught.value.reason == Reason.BAD_SIGNATURE
+
+
+def test_a_record_is_signed_by_an_aggregator_of_the_roster():
+    signed = SignedRecord.parse(SignedRecord.make(RECORD, "aggregator", AGGREGATOR).encode())
+    signed.check_signed({"aggregator": AGGREGATOR.public_key})
+    signed.check_signed({"aggregator": AGGREGATOR.public_key, "second": KEYS["second"].public_key})
+    for keys in ({}, {"aggregator": SITE.public_key}, {"other": AGGREGATOR.public_key}):
+        with pytest.raises(WireError, match="no aggregator of the roster") as caught:
+            signed.check_signed(keys)
+        assert caught.value.reason == Reason.BAD_SIGNATURE
+
+
+def test_the_first_record_and_no_other_follows_nothing():
+    first = replace(RECORD, index=1, previous=NO_RECORD)
+    assert RoundRecord.parse(first.encode()) == first
+    for wrong in (replace(first, index=2), replace(first, previous="77" * 32), replace(first, index=0)):
+        with pytest.raises(WireError):
+            RoundRecord.parse(wrong.encode())
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "1",
+        [[]] * 129,
+        [["0"] * 129],
+        [[1]],
+        [["-1"]],
+        [["01"]],
+        [["+1"]],
+        [[" 1"]],
+        [["1e3"]],
+        [["9" * 21]],
+        [[""]],
+        [["\u0661"]],
+        [None],
+        [["0x1"]],
+    ],
+    ids=str,
+)
+def test_tags_that_are_none(tags):
+    members = json.loads(MANIFEST.encode())
+    assert Manifest.parse(canonical.encode(members | {"tags": [["0", "9" * 20], []]})).tags == ((0, 10**20 - 1), ())
+    with pytest.raises(WireError):
+        Manifest.parse(canonical.encode(members | {"tags": tags}))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +155,8 @@ def test_every_field_is_in_the_id():
         ({"key_id": "cd" * 32}, Reason.KEY_MISMATCH),
         ({"site": "hospital-b"}, Reason.FORBIDDEN),
         ({"part_digests": ("11" * 32,)}, Reason.BAD_FIELD),
+        ({"tags": ()}, Reason.BAD_FIELD),
+        ({"tags": ((PLAN.sections[0].modulus,),)}, Reason.BAD_FIELD),
     ],
 )
 def test_a_manifest_for_something_else_is_refused(change, reason):
@@ -112,12 +215,12 @@ def test_round_id_round_trip():
 
 
 def test_answers_are_read_tolerantly_but_typed():
-    receipt = read(Receipt, b'{"id":"x","round_id":"a.1.1","site":"s","accepted_at":5,"new_member":1}')
-    assert receipt == Receipt("x", "a.1.1", "s", 5)
+    status = b'{"id":"x","round_id":"a.1.1","state":"open","parts":2,"missing":[0],"new_member":1}'
+    assert read(SubmissionStatus, status) == SubmissionStatus("x", "a.1.1", "open", 2, [0])
     current = read(CurrentRound, b'{"federation":"a","state":"ended","epoch":1,"key_id":"k","plan_id":"p"}')
-    assert current.round_id is None
-    for body in (b"", b"[]", b"{}", b"\xff", b'{"id":1,"round_id":"a","site":"s","accepted_at":5}'):
+    assert (current.round_id, current.records, current.roster_version) == (None, 0, 1)
+    for body in (b"", b"[]", b"{}", b"\xff", status.replace(b'"x"', b"1")):
         with pytest.raises(ProtocolError):
-            read(Receipt, body)
+            read(SubmissionStatus, body)
     with pytest.raises(ProtocolError):
         read(SubmissionStatus, b'{"id":"x","round_id":"a","state":"open","parts":1,"missing":["0"]}')

@@ -1,0 +1,154 @@
+"""Write tests/vectors/documents/* from the package. Run by hand, only when a format changes:
+
+    python -m tests.vectors.make_documents
+
+The files are the format: a change of theirs changes the wire format, and `second_documents.py` must agree.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from he_agg import canonical
+from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, digest_field
+from he_agg.roster import SUITE_BYTES, Member, Receiving, Role, Roster, SignedRoster
+from he_agg.signed import Signed
+from tests.support.documents import EXAMPLES, KEYS, key_of
+from tests.support.federation import plan_of
+from tests.support.history import History
+from tests.support.trust import Consortium
+
+FOLDER = Path(__file__).parent / "documents"
+KINDS = sorted(EXAMPLES)
+FILES = (*(f"{kind}.json" for kind in KINDS), "member.json", "request.json", "transcript.jsonl")
+PUBLIC = {name: key.public_key.hex() for name, key in sorted(KEYS.items())}
+
+
+def documents(kind):
+    """The example; the same again in forms that are not to be taken, each with what is wrong about it."""
+    example = EXAMPLES[kind]
+    document, name = example.document, example.signers[0]
+    text = document.encode().decode()
+    other_kind = "commitment" if kind != "commitment" else "receipt"
+    forged = {**document.signatures, name: key_of("mallory").sign(b"x")}
+    changed = json.loads(text)
+    changed["body"]["zzz"] = 1
+    resigned = Signed(kind, canonical.encode(changed["body"]), {})
+    for signer in example.signers:
+        resigned = resigned.signed_by(signer, KEYS[signer])
+    wrong = {
+        "signature of another key": Signed(kind, document.body, forged).encode().decode(),
+        "no signatures": Signed(kind, document.body, {}).encode().decode(),
+        "signature on another kind of document": Signed(
+            kind, document.body, Signed.make(other_kind, document.body, name, KEYS[name]).signatures
+        )
+        .encode()
+        .decode(),
+        "a member that nobody knows, well signed": resigned.encode().decode(),
+        "white space": text.replace(":", ": ", 1),
+        "a line feed": text + "\n",
+        "another version": text[: -len('"v":1}')] + '"v":2}',
+    }
+    good = {"document": text, "public_keys": PUBLIC, "signers": sorted(example.signers), "id": document.digest}
+    if kind == "roster":
+        good["roster_digest"] = SignedRoster.parse(document.encode()).digest
+    return [good, *({"document": w, "public_keys": PUBLIC, "wrong": why} for why, w in wrong.items())]
+
+
+def members():
+    cases = []
+    for suite in (None, *sorted(SUITE_BYTES)):
+        receiving = None if suite is None else Receiving(suite, "5a" * SUITE_BYTES[suite])
+        member = Member("hospital-a", PUBLIC["hospital-a"], frozenset({Role.SITE} if suite else ()), receiving)
+        public_file = {"v": 1, "name": member.name, "public": replace(member, roles=frozenset()).to_json()}
+        cases.append({"public_file": canonical.encode(public_file).decode(), "fingerprint": member.fingerprint})
+    return cases
+
+
+def requests():
+    heads = {
+        "GET": RequestHead("GET", "/v1/rounds/stroke.3.1/record", "wait=60", EMPTY_DIGEST, "stroke"),
+        "POST": RequestHead("POST", "/v1/rounds/stroke.3.1/submissions", "", digest_field(b"{}"), "stroke"),
+    }
+    cases = []
+    for number, head in enumerate(heads.values()):
+        components = '("@method" "@path" "@query" "content-digest" "he-agg-federation")'
+        nonce = f"{number:022d}"
+        params = f'{components};created=1800000000;nonce="{nonce}";keyid="hospital-a";alg="ed25519"'
+        signature = KEYS["hospital-a"].sign(head.base(params))
+        cases.append(
+            {
+                "method": head.method,
+                "target": head.path + (f"?{head.query}" if head.query else ""),
+                "body": "" if head.content_digest == EMPTY_DIGEST else "{}",
+                "fields": {
+                    "Content-Digest": head.content_digest,
+                    "He-Agg-Federation": head.federation,
+                    "Signature-Input": f"he-agg={params}",
+                    "Signature": "he-agg=:" + _base64(signature) + ":",
+                },
+                "public_key": PUBLIC["hospital-a"],
+                "created": 1_800_000_000,
+            }
+        )
+    for why, change in (
+        ("another method", {"method": "DELETE"}),
+        ("another path", {"target": "/v1/rounds/stroke.3.2/record?wait=60"}),
+        ("another query", {"target": "/v1/rounds/stroke.3.1/record"}),
+        ("a body where none was signed", {"body": "x"}),
+        ("another federation", {"fields": {**cases[0]["fields"], "He-Agg-Federation": "strike"}}),
+        ("another key", {"public_key": PUBLIC["hospital-b"]}),
+    ):
+        cases.append({**cases[0], **change, "wrong": why})
+    return cases
+
+
+def _base64(data):
+    return base64.b64encode(data).decode()
+
+
+def transcript():
+    """Two rosters, a sum of two, a failure, a sum of three under the second roster and the second epoch."""
+
+    def member(name, role, suite="x25519"):
+        receiving = None if suite is None else Receiving(suite, "5a" * SUITE_BYTES[suite])
+        return Member(name, key_of(name).public_key.hex(), frozenset({role}), receiving)
+
+    sites = ["hospital-a", "hospital-b", "hospital-c"]
+    listed = {name: member(name, Role.SITE) for name in sites}
+    listed["coordinator"] = member("coordinator", Role.COORDINATOR)
+    listed["aggregator"] = member("aggregator", Role.AGGREGATOR, None)
+    without = {name: one for name, one in listed.items() if name != "hospital-c"}
+    first = Roster("test", 1, 1_800_000_000, 1_800_000_000 + 365 * 86400, 1, 2, without)
+
+    def signed(roster):
+        document = SignedRoster.unsigned(roster).document.signed_by("coordinator", key_of("coordinator"))
+        return SignedRoster(roster, document)
+
+    rosters = [signed(first), signed(replace(first, version=2, members=listed))]
+    identities = {name: SimpleNamespace(signing_key=key_of(name)) for name in listed}
+    plan = plan_of(5000, part_bytes=2**16).public
+    history = History(Consortium("test", identities, rosters[0]), key_of("aggregator"), plan, rosters)
+    history.round(1, 1, sites[:2], roster=rosters[0])
+    history.round(2, 1, [], roster=rosters[0])
+    history.epoch = 2
+    history.round(2, 2, sites)
+    return history.encode().decode()
+
+
+def make(name):
+    stem = name.split(".")[0]
+    if stem == "transcript":
+        return transcript()
+    cases = {"member": members, "request": requests}.get(stem, lambda: documents(stem))()
+    return json.dumps({"cases": cases}, indent=1, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for each in FILES:
+        (FOLDER / each).write_text(make(each))

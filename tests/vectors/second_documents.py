@@ -1,0 +1,322 @@
+"""A second, independent reader of everything that is signed: json, hashlib and Ed25519; nothing of he_agg.
+
+    python tests/vectors/second_documents.py      exits with 1 and names the first disagreement
+
+Written from he_agg/FORMAT.md. Vectors with "wrong" must be refused, the others must not.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+class Refused(Exception):  # noqa: N818 - it says what happened
+    pass
+
+
+def need(truth, what):
+    if not truth:
+        raise Refused(what)
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+def canonical(value):
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def parse(text):
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Refused("JSON") from error
+    need(canonical(value) == text.encode(), "one form")
+    return value
+
+
+# What each member has to be.
+
+
+def number(low, high):
+    return lambda x: type(x) is int and low <= x <= high
+
+
+def text(pattern):
+    return lambda x: isinstance(x, str) and re.fullmatch(pattern, x) is not None
+
+
+def array(of, most=50_000):
+    return lambda x: isinstance(x, list) and len(x) <= most and all(map(of, x))
+
+
+def table(of, most=10_000, least=0):
+    return lambda x: isinstance(x, dict) and least <= len(x) <= most and all(name(k) and of(v) for k, v in x.items())
+
+
+def record_of(**members):
+    return lambda x: (
+        isinstance(x, dict) and x.keys() == members.keys() and all(check(x[key]) for key, check in members.items())
+    )
+
+
+def in_base64(x):
+    return isinstance(x, str) and base64.b64encode(base64.b64decode(x)).decode() == x
+
+
+def receiving(x):
+    sizes = {"x25519": 32, "mlkem768-x25519": 1216}
+    return x is None or (
+        record_of(suite=text("|".join(sizes)), key=text("[0-9a-f]*"))(x) and len(x["key"]) == 2 * sizes[x["suite"]]
+    )
+
+
+def roles(x):
+    return array(text("site|coordinator|operator|auditor|aggregator"))(x) and x == sorted(set(x))
+
+
+name = text("[a-z0-9][a-z0-9-]{0,62}")
+digest = text("[0-9a-f]{64}")
+counter, moment = number(1, 10**9), number(0, 2**40)
+round_, attempt = number(1, 10**9 - 1), number(1, 10**9 - 1)
+member = record_of(signing_key=digest, receiving=receiving, roles=roles)
+of_round = {"federation": name, "round": round_, "attempt": attempt}
+under_key = {"epoch": counter, "key_id": digest, "plan_id": digest}
+BODIES = {
+    "roster": record_of(
+        v=number(1, 1),
+        federation=name,
+        version=counter,
+        issued_at=moment,
+        expires_at=moment,
+        threshold=number(1, 10_000),
+        min_sites=number(1, 10_000),
+        members=table(member),
+    ),
+    "manifest": record_of(
+        v=number(2, 2),
+        **of_round,
+        **under_key,
+        site=name,
+        nonce=text("[0-9a-f]{32}"),
+        parts=array(digest),
+        tags=array(array(text("0|[1-9][0-9]{0,19}"), 128), 128),
+        roster=digest,
+        previous=digest,
+    ),
+    "receipt": record_of(
+        v=number(1, 1), id=digest, round_id=text(r"[a-z0-9-]+\.\d+\.\d+"), site=name, accepted_at=moment
+    ),
+    "commitment": record_of(v=number(1, 1), federation=name, epoch=counter, key_id=digest, site=name),
+    "epoch": record_of(
+        v=number(1, 1),
+        federation=name,
+        **under_key,
+        roster=digest,
+        roster_version=counter,
+        dealer=name,
+        payload=in_base64,
+        sealed=table(in_base64, least=1),
+    ),
+}
+
+
+def record_body(x):
+    members = {
+        "v": number(2, 2),
+        **of_round,
+        **under_key,
+        "index": number(1, 2**53 - 1),
+        "previous": digest,
+        "closed_at": moment,
+        "roster": digest,
+        "outcome": text("published|failed"),
+        "members": table(digest),
+        "excluded": table(lambda reason: isinstance(reason, str) and len(reason) <= 63),
+        "sum": array(digest),
+    }
+    drawn = {"sample_seed": digest} if "sample_seed" in x else {}
+    return (
+        record_of(**members, **drawn)(x)
+        and (x["index"] == 1) == (x["previous"] == "0" * 64)
+        and (x["outcome"] == "failed") == (x["sum"] == [])
+        and not x["members"].keys() & x["excluded"].keys()
+    )
+
+
+BODIES["record"] = record_body
+
+
+# Signatures.
+
+
+def verifies(public_key, signature, message):
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(bytes.fromhex(signature), message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def read(document, kind):
+    """The body of a document and who may have signed it."""
+    value = parse(document)
+    need(isinstance(value, dict) and value.keys() == {"v", "kind", "body", "signatures"}, "members of the envelope")
+    need(value["v"] == 1 and value["kind"] == kind, "kind")
+    need(table(text("[0-9a-f]{128}"), 64)(value["signatures"]), "signatures")
+    need(BODIES[kind](value["body"]), "body")
+    return value["body"], value["signatures"]
+
+
+def signers(kind, body, signatures, keys):
+    message = b"he-agg/" + kind.encode() + b"/v1\0" + sha256(canonical(body))
+    return {who for who, signature in signatures.items() if who in keys and verifies(keys[who], signature, message)}
+
+
+def with_role(roster, role):
+    return {who: m["signing_key"] for who, m in roster["members"].items() if role in m["roles"]}
+
+
+def check_signed(kind, body, signatures, keys):
+    """See that whoever has to has signed it."""
+    if kind == "roster":
+        keys = with_role(body, "coordinator")
+        need(len(keys) >= body["threshold"], "coordinators")
+        need(0 < body["expires_at"] - body["issued_at"] <= 400 * 86400, "time")
+        need(all(body["members"][who]["receiving"] for who in with_role(body, "site")), "receiving")
+        need(len({m["signing_key"] for m in body["members"].values()}) == len(body["members"]), "each its own key")
+        found = signers(kind, body, signatures, keys)
+        need(len(found) >= body["threshold"], "threshold")
+        return found
+    found = signers(kind, body, signatures, keys)
+    if kind in ("record", "receipt"):
+        need("aggregator" in found, "aggregator")
+    else:
+        need((body["dealer"] if kind == "epoch" else body["site"]) in found, "signer")
+    if kind == "manifest":
+        need(list(signatures) == [body["site"]], "one signature")
+    return found
+
+
+def fingerprint(who, public):
+    sealed_to = public["receiving"]
+    last = "" if sealed_to is None else f"{sealed_to['suite']}:{sealed_to['key']}"
+    digits = sha256(f"he-agg/member/v1\0{who}\0{public['signing_key']}\0{last}".encode()).hex()
+    return " ".join(digits[i : i + 4] for i in range(0, 32, 4))
+
+
+# Cases.
+
+
+def check_document(case, kind):
+    body, signatures = read(case["document"], kind)
+    found = check_signed(kind, body, signatures, case["public_keys"])
+    need(sorted(found) == case["signers"], "who signed")
+    need(sha256(case["document"].encode()).hex() == case["id"], "id")
+    need(kind != "roster" or sha256(canonical(body)).hex() == case["roster_digest"], "digest of the roster")
+
+
+def check_member(case, _):
+    value = parse(case["public_file"])
+    need(record_of(v=number(1, 1), name=name, public=member)(value), "public file")
+    need(fingerprint(value["name"], value["public"]) == case["fingerprint"], "fingerprint")
+
+
+def check_request(case, _):
+    fields = case["fields"]
+    digest_ = base64.b64encode(sha256(case["body"].encode())).decode()
+    need(fields["Content-Digest"] == f"sha-256=:{digest_}:", "digest")
+    path, _, query = case["target"].partition("?")
+    components = ("@method", "@path", "@query", "content-digest", "he-agg-federation")
+    stated = re.fullmatch(
+        r'he-agg=(\(([^)]*)\);created=([1-9][0-9]{0,11});nonce="[A-Za-z0-9_-]{22}";keyid="([a-z0-9-]+)";alg="ed25519")',
+        fields["Signature-Input"],
+    )
+    need(stated and stated[2] == " ".join(f'"{c}"' for c in components), "Signature-Input")
+    need(int(stated[3]) == case["created"], "created")
+    values = (case["method"], path, f"?{query}", fields["Content-Digest"], fields["He-Agg-Federation"])
+    lines = [f'"{c}": {v}' for c, v in zip(components, values, strict=True)] + [f'"@signature-params": {stated[1]}']
+    signature = re.fullmatch(r"he-agg=:([A-Za-z0-9+/]{86}==):", fields["Signature"])
+    need(signature, "Signature")
+    raw = base64.b64decode(signature[1]).hex()
+    need(verifies(case["public_key"], raw, "\n".join(lines).encode()), "signature")
+
+
+def check_transcript(content):
+    """The whole chain. Returns how many documents there were."""
+    need(content.endswith("\n"), "cut")
+    header, *lines = content.removesuffix("\n").split("\n")
+    first = parse(header)
+    need(first.keys() == {"v", "kind", "federation", "plan"} and first["kind"] == "transcript", "header")
+    plan_id = sha256(canonical(first["plan"])).hex()
+    rosters, newest, previous, index, waiting = {}, None, "0" * 64, 0, {}
+    for line in lines:
+        kind = parse(line)["kind"]
+        body, signatures = read(line, kind)
+        need(body["federation"] == first["federation"], "federation")
+        if kind == "roster":
+            check_signed(kind, body, signatures, None)
+            need(body["version"] == len(rosters) + 1, "version")
+            if newest is not None:
+                found = signers(kind, body, signatures, with_role(newest, "coordinator"))
+                need(len(found) >= newest["threshold"], "signed by the coordinators before")
+            newest = rosters[sha256(canonical(body)).hex()] = body
+            continue
+        keys = rosters[body["roster"]]
+        check_signed(kind, body, signatures, with_role(keys, "site" if kind == "manifest" else "aggregator"))
+        need(body["plan_id"] == plan_id and body["previous"] == previous, "plan, chain")
+        if kind == "manifest":
+            need(not waiting or max(waiting) < body["site"], "sorted")
+            waiting[body["site"]] = (sha256(line.encode()).hex(), body)
+            continue
+        index += 1
+        need(body["index"] == index, "index")
+        need(body["members"] == {site: id_ for site, (id_, _) in waiting.items()}, "members")
+        need(body["members"].keys() | body["excluded"].keys() == with_role(keys, "site").keys(), "invited")
+        need(not body["members"] or len(body["members"]) >= keys["min_sites"], "number of sites")
+        same = ("round", "attempt", "epoch", "key_id")
+        need(all(m[key] == body[key] for _, m in waiting.values() for key in same), "round, epoch, key")
+        previous, waiting = sha256(line.encode()).hex(), {}
+    need(index and not waiting, "an end")
+    return len(lines) + 1
+
+
+def holds(check, *arguments):
+    try:
+        check(*arguments)
+    except Refused:
+        return False
+    return True
+
+
+def main(folder):
+    count = files = 0
+    for file in sorted(folder.glob("*.json*")):
+        files += 1
+        if file.suffix == ".jsonl":
+            if not holds(check_transcript, file.read_text()):
+                print(f"{file.name}: disagrees")
+                return 1
+            count += 1
+            continue
+        check = {"member": check_member, "request": check_request}.get(file.stem, check_document)
+        for number_, case in enumerate(json.loads(file.read_text())["cases"]):
+            if holds(check, case, file.stem) == ("wrong" in case):
+                print(f"{file.name}: case {number_} disagrees")
+                return 1
+            count += 1
+    print(f"{count} cases in {files} files agree")
+    return 0 if count else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(__file__).parent / "documents"))
