@@ -33,7 +33,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from service.tokens import new_token
 
 from benchmarks.members import enrol, sign_manifest
 from he_agg.bitpack import pack, unpack
