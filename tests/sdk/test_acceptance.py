@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import os
 import stat
+import weakref
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from client_sdk._effects import Request, Response
 from client_sdk._transport import AsyncTransport, Transport
 from he_agg import canonical
 from he_agg.errors import DecryptionError, Reason
-from he_agg.fixedpoint import quantize
+from he_agg.fixedpoint import dequantize, quantize
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac
 from he_agg.manifest import SignedManifest
@@ -744,6 +746,35 @@ def test_roles_of_the_consortium_are_what_the_tests_take_them_for():
     roster = CONSORTIUM.roster.roster
     assert set(roster.having(Role.SITE)) == set(SITES)
     assert set(roster.having(Role.AGGREGATOR)) == {AGGREGATOR}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_refused_sum_stays_in_no_frame_of_the_error(tmp_path, monkeypatch, count):
+    """Step 9 fails after the sum was opened: whoever keeps the error, or its traceback, does not keep the plaintext."""
+    from client_sdk import _collect
+
+    seen = []
+
+    def dequantizing(plan, sums, n_sites):
+        seen.append(weakref.ref(sums))
+        return dequantize(plan, sums, n_sites)
+
+    monkeypatch.setattr(_collect, "dequantize", dequantizing)
+    values = values_of("c")
+    values[-1] = count
+    session, world = session_for(tmp_path, PLAN), World(Liar(counting("c", values)))
+    kept = None
+    try:
+        mean = world.run(_flows.aggregate(session, OPEN, update_of()))
+    except DecryptionError as error:
+        kept = error
+    gc.collect()
+    assert len(seen) == 1
+    if count == 1:
+        assert mean.n_sites == 3  # the honest path
+    else:
+        assert kept.__traceback__ is not None
+        assert seen[0]() is None
 
 
 class Wire:
