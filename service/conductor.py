@@ -113,7 +113,7 @@ class Conductor:
                 newest.opened_at,
                 newest.deadline_at,
                 tx.invited(newest.id),
-                frozenset(s.site for s in tx.submissions(newest.id) if s.state == "complete"),
+                tx.completed(newest.id),
                 newest.sample_seed,
                 0 if then is None else then.roster.min_sites,
             )
