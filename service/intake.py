@@ -137,22 +137,41 @@ class Intake:
         member = None if roster is None else roster.roster.members.get(site)
         signed.check_signed(b"" if member is None else member.public_key)
         submission = SubmissionRow(signed.submission_id, round_id, site, "open", None)
+        new = _Announcement(submission, plan, manifest, body)
+        # Looked at twice: before there is a directory, and in the one transaction that decides.
+        with self._store.read() as tx:
+            known = self._known_announcement(tx, new)
+        if known is not None:
+            return known, False
         # The directory before the row: parts may come as soon as the row is there.
         path = self._blobs.part_path(round_id, submission.id, 0)
         self._blobs.make_parent(path)
         failpoint("announcement.directory_made")
-        outcome = self._announcements.run(_Announcement(submission, plan, manifest, body))
+        outcome = self._announcements.run(new)
         if isinstance(outcome, RefusedError):
             self._blobs.remove_parent(path)
             raise outcome
         return outcome
 
     def _announce(self, tx: Transaction, new: _Announcement) -> tuple[SubmissionStatus, bool]:
+        known = self._known_announcement(tx, new)
+        if known is not None:
+            return known, False
+        submission = new.submission
+        tx.add_submission(submission, new.body, new.manifest.part_digests, int(self._conductor.now()))
+        return _status(tx, submission, new.plan), True
+
+    def _known_announcement(self, tx: Transaction, new: _Announcement) -> SubmissionStatus | None:
+        """The submission if it was announced before, None if it may be now.
+
+        Raises:
+            RefusedError: it may not.
+        """
         submission, round_id, site = new.submission, new.submission.round_id, new.submission.site
         row = find_round(tx, round_id.federation, str(round_id))
         existing = tx.submission_of(round_id, site)
         if existing is not None and existing.id == submission.id:
-            return _status(tx, existing, new.plan), False
+            return _status(tx, existing, new.plan)
         if not self._takes(tx, row):
             raise _closed(row)
         if existing is not None:
@@ -166,8 +185,7 @@ class Intake:
             )
         self._check_history(tx, row, new.manifest)
         self._room.check(tx, self._federation_in(tx, round_id.federation), site)
-        tx.add_submission(submission, new.body, new.manifest.part_digests, int(self._conductor.now()))
-        return _status(tx, submission, new.plan), True
+        return None
 
     def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:
         """See that a site goes by the same roster and the same records as everybody else."""
