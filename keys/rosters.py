@@ -54,7 +54,9 @@ def keep_old(pin: Path, rosters: Iterable[SignedRoster]) -> None:
     Raises:
         ConfigError: they cannot be written.
     """
-    archive = archive_of(pin)
+    archive, rosters = archive_of(pin), list(rosters)
+    if not rosters:
+        return
     try:
         archive.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
