@@ -87,12 +87,18 @@ class Compression:
         """
         return dict(tensors), dict(clip)
 
-    def start(self, tensors: Mapping[str, NDArray[Any]], seed: int) -> tuple[Tensors, Tensors]:  # noqa: ARG002
+    def start(
+        self,
+        tensors: Mapping[str, NDArray[Any]],  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+        clip: Mapping[str, float],  # noqa: ARG002
+    ) -> tuple[Tensors, Tensors]:
         """Common and local state before the first step.
 
         Args:
             tensors: the model's shared tensors.
             seed: for local draws; the site's own.
+            clip: the plan's bounds.
         """
         return {}, {}
 

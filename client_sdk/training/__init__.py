@@ -14,6 +14,7 @@ from client_sdk.training.agreement import model_hash
 from client_sdk.training.evaluation import BinaryScores, ClassCounts, Evaluation, MeanLoss
 from client_sdk.training.loop import train
 from client_sdk.training.recipe import Recipe, training_plan
+from client_sdk.training.simulation import simulate
 from client_sdk.training.stopping import Converged, EarlyStopping, Stopping
 from client_sdk.training.strategies import FedAdam, FedAvg, FedAvgM, FedProx
 from client_sdk.training.task import Report, Result, Task
@@ -35,6 +36,7 @@ __all__ = [
     "Stopping",
     "Task",
     "model_hash",
+    "simulate",
     "train",
     "training_plan",
 ]

@@ -23,7 +23,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, si
 from client_sdk.training.checkpoint import Pending, State, load_state, save_state
 from client_sdk.training.evaluation import Evaluation, encode_counts, summed_counts
 from client_sdk.training.recipe import Recipe
+from client_sdk.training.simulation import SimulatedSite
 from client_sdk.training.stopping import Stopping
 from client_sdk.training.strategies import FedAvg
 from client_sdk.training.task import Report, Result, Task
@@ -51,7 +52,7 @@ _LAST_ATTEMPT = 1000
 
 
 def train(
-    site: Site,
+    site: Site | SimulatedSite,
     model: Any,
     fit: Fit,
     *,
@@ -71,7 +72,7 @@ def train(
     """Train a model together with the other sites, until a rule, a number of rounds or the federation ends it.
 
     Args:
-        site: an open site; its plan must be made by `training_plan` with the same recipe.
+        site: an open site, or one of `simulate`; its plan must be made by `training_plan` with the same recipe.
         model: the model to train; all sites start from the same values.
         fit: `fit(model, task)` trains in place and returns the number of samples, which is the update's weight; it may
             return `(model, n)` where models are not changed in place. Make its optimizer inside.
@@ -105,7 +106,7 @@ def train(
             "evaluate=lambda model: (y, probabilities), evaluation=BinaryScores()",
         )
     recipe = Recipe(strategy or FedAvg(), evaluation, compression or Compression())
-    trainer = _Trainer(site, model, adapter or adapter_for(model), recipe, checkpoint)
+    trainer = _Trainer(cast(Site, site), model, adapter or adapter_for(model), recipe, checkpoint)
     trainer.fit, trainer.evaluate, trainer.stopping, trainer.transform = fit, evaluate, stopping, transform
     trainer.limit, trainer.hooks = rounds, tuple(hooks)
     trainer.rounding, trainer.on_overflow = rounding, on_overflow
@@ -137,7 +138,8 @@ class _Trainer:
         }  # fmt: skip
         loaded = None if self.path is None else load_state(self.path, self.identity)
         if loaded is None:
-            common, residual = recipe.compression.start(tensors, secrets.randbits(63))
+            clip = {spec.name: spec.clip for spec in self.plan.layout.tensors}
+            common, residual = recipe.compression.start(tensors, secrets.randbits(63), clip)
             loaded = State(tensors, strategy=recipe.strategy.start(tensors), common=common, residual=residual)
             loaded.local = adapter.local(model)
         same_layout(loaded.model, tensors, "the checkpoint", "the model")
