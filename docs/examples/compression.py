@@ -117,8 +117,12 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
     left.set_xlabel("MB up per hospital, whole training (and how much less)")
     reference = rows[0]["scores"]
     right.axvspan(min(reference), max(reference), color="#9bb8d3", alpha=0.35, linewidth=0, label="uncompressed, range")
+    low, high = min(reference) - 0.02, max(max(row["scores"]) for row in rows) + 0.002
+    right.set_xlim(low, high)
     for place, row in zip(places, rows, strict=True):
-        right.plot(row["scores"], [place] * len(row["scores"]), "o", color="#c2410c", markersize=5, alpha=0.7)
+        right.plot(row["scores"], [place] * len(row["scores"]), "o", color="#c2410c", markersize=6, alpha=0.7)
+        if (worst := min(row["scores"])) < low:
+            right.text(low, place, f" ← down to {worst:.2f}", va="center", fontsize=9, color="#c2410c")
     right.set_xlabel("AUC of all test patients, one point per seed")
     right.legend(frameon=False, fontsize=9, loc="lower left")
     for axes in (left, right):
