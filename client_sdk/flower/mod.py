@@ -42,6 +42,7 @@ _MODEL = "he-agg-model"
 class EncryptedUpdates:
     """The mod. Needs the plan of `training_plan`, made from the model's arrays.
 
+    Arrays that the plan does not have (integer buffers, layers excluded by `training_plan`'s adapter) stay at the node.
     The global model is kept in the node's `context.state`. A node that is new, or lost its state, gets the initial
     weights and all sums that the server still keeps; if that is not enough, it says so and is not counted.
 
@@ -74,7 +75,7 @@ class EncryptedUpdates:
             return call_next(message, context)
         control = read_record(message.content, RECORD, "message")
         model = self._up_to_date(message.content, context, int(control["last_sum"]))
-        message.content["arrays"] = ArrayRecord({name: Array(array) for name, array in model.items()})
+        message.content["arrays"] = _record(model)
         reply = call_next(message, context)
         if reply.has_error():
             return reply
@@ -83,7 +84,9 @@ class EncryptedUpdates:
             if not control["reveal"]:
                 reply.content = RecordDict({"metrics": MetricRecord()})
             return reply
-        parts = self._encrypted(reply.content, model, int(control["round"]))
+        parts, local = self._encrypted(reply.content, model, int(control["round"]))
+        # What is not averaged stays as this node has trained it.
+        context.state[_MODEL] = _record(model | local)
         content: dict[str, Any] = {RECORD: update_record(int(control["round"]), parts)}
         if control["reveal"]:
             content |= dict(metrics)
@@ -104,7 +107,7 @@ class EncryptedUpdates:
                     "EncryptedFedAvg(keep_sums=...) keeps more; or start the run again",
                 )
             model = self._moved(model, content.config_records[f"{SUMS}{number}"], number)
-        state[_MODEL] = ArrayRecord({name: Array(array) for name, array in model.items()})
+        state[_MODEL] = _record(model)
         state[RECORD] = ConfigRecord({"round": last})
         return model
 
@@ -125,15 +128,15 @@ class EncryptedUpdates:
 
         sums = self._codec.decrypt(part, n_sites, self._key, self._round(number))
         mean = dequantize(plan, sums, n_sites)
-        check_agreement(plan, mean, _digest(model, number), number)
-        return {
-            name: (array.astype(np.float64) + mean.tensors[name].astype(np.float64)).astype(array.dtype)
-            if name in mean.tensors
-            else array
-            for name, array in model.items()
-        }
+        check_agreement(plan, mean, self._digest(model, number), number)
+        moved = dict(model)
+        for spec in plan.layout.tensors:
+            if spec.name in model:
+                wide = model[spec.name].astype(np.float64) + mean.tensors[spec.name].astype(np.float64)
+                moved[spec.name] = np.asarray(wide.astype(model[spec.name].dtype))  # 0-d sums are no arrays
+        return moved
 
-    def _encrypted(self, content: Any, model: dict[str, Any], number: int) -> list[bytes]:
+    def _encrypted(self, content: Any, model: dict[str, Any], number: int) -> tuple[list[bytes], dict[str, Any]]:
         plan = self._key.plan
         examples = [record["num-examples"] for record in content.metric_records.values() if "num-examples" in record]
         if not examples or "arrays" not in content.array_records:
@@ -153,13 +156,18 @@ class EncryptedUpdates:
                 "make the plan with training_plan and the same arrays",
             )
         update = {name: after[name] - model[name] for name in names}
-        update[SIGNS] = signs_of(_digest(model, number))
+        update[SIGNS] = signs_of(self._digest(model, number))
         values = quantize(plan, update, int(examples[0]), on_overflow=self._on_overflow).values
         places = plan.public.places
         parts: dict[int, bytes] = {}
         for part in self._codec.encrypt(values, self._key, self._round(number)):
             parts[part.number] = encode_part(part, places[part.number], plan.plan_id)
-        return [parts[place.number] for place in places]
+        local = {name: array for name, array in after.items() if name not in names}
+        return [parts[place.number] for place in places], local
+
+    def _digest(self, model: dict[str, Any], number: int) -> str:
+        names = {spec.name for spec in self._key.plan.layout.tensors}
+        return model_hash({name: array for name, array in model.items() if name in names}, "flower", str(number))
 
     def _round(self, number: int) -> RoundId:
         return RoundId(self._key.plan.public.federation, number, 1)
@@ -173,5 +181,5 @@ def _arrays(record: Any) -> dict[str, Any]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def _digest(model: dict[str, Any], number: int) -> str:
-    return model_hash(model, "flower", str(number))
+def _record(arrays: dict[str, Any]) -> Any:
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})

@@ -57,10 +57,10 @@ class FedAvg:
         """
         wide = {name: array.astype(np.float64) for name, array in mean.items()}
         moves, state = self.moves({name: array for name, array in wide.items() if name not in plain}, state)
-        moved = {
-            name: (array.astype(np.float64) + (wide[name] if name in plain else moves[name])).astype(array.dtype)
-            for name, array in model.items()
-        }
+        moved = {}
+        for name, array in model.items():
+            new = array.astype(np.float64) + (wide[name] if name in plain else moves[name])
+            moved[name] = np.asarray(new.astype(array.dtype))  # the sum of 0-d arrays is no array
         return moved, state
 
     def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:

@@ -1,6 +1,7 @@
 """A Flower run that adds ciphertexts: Flower's own messages, apps, strategy loop and, at the end, simulation."""
 
 import ast
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ flwr = pytest.importorskip("flwr")
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
 from flwr.serverapp import Grid, ServerApp  # noqa: E402
+from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 import client_sdk.flower.strategy  # noqa: E402
 from client_sdk.flower import EncryptedFedAvg, EncryptedUpdates  # noqa: E402
@@ -25,7 +27,7 @@ SITES = 3
 
 
 def initial():
-    return {"w": np.zeros(FEATURES, np.float32), "b": np.zeros((), np.float32)}
+    return {"w": np.full(FEATURES, 0.125, np.float32), "b": np.zeros((), np.float32), "count": np.array(0)}
 
 
 def learn(params, i):
@@ -34,13 +36,13 @@ def learn(params, i):
     for _ in range(5):
         error = predict({"w": w, "b": b}, X) - y
         w, b = w - 0.3 * X.T @ error / len(error), b - 0.3 * error.mean()
-    return {"w": w.astype(np.float32), "b": np.array(b, np.float32)}, len(y)
+    return {"w": w.astype(np.float32), "b": np.array(b, np.float32), "count": params["count"] + 1 + i}, len(y)
 
 
 def record_of(arrays):
     from flwr.app import Array
 
-    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
 
 
 def client_app(keystore, partition, seen):
@@ -68,11 +70,9 @@ class LocalGrid(Grid):
     def __init__(self, app, absent=lambda kind, number, node: False):
         self.app, self.absent, self.wire = app, absent, []
         self.contexts = {
-            node: Context(
-                run_id=1, node_id=node, node_config={"partition": node - 1}, state=RecordDict(), run_config={}
-            )
-            for node in range(1, SITES + 1)
+            node: Context(1, node, {"partition": node - 1}, RecordDict(), {}) for node in range(1, SITES + 1)
         }
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # as a ServerApp process has it
 
     run = property(lambda self: None)
 
@@ -92,13 +92,13 @@ class LocalGrid(Grid):
         for message in messages:
             node = message.metadata.dst_node_id
             number = message.content["he-agg"]["round"]
-            self.wire.append(message.content)
+            self.wire.append(copy.deepcopy(message.content))
             if self.absent(message.metadata.message_type, number, node):
                 continue
             message.metadata.delivered_at = ""
             reply = self.app(message, self.contexts[node])
             reply.metadata.__dict__["_src_node_id"] = node
-            self.wire.append(reply.content)
+            self.wire.append(copy.deepcopy(reply.content))
             replies.append(reply)
         return replies
 
@@ -113,12 +113,12 @@ def federation(tmp_path):
 
 
 def plaintext(plan, rounds, members=lambda number: range(SITES)):
-    params = initial()
+    params = {name: initial()[name] for name in ("w", "b")}
     for number in range(1, rounds + 1):
         sums = 0
         for i in members(number):
-            after, n = learn(params, i)
-            update = {name: after[name] - params[name] for name in params} | {SIGNS: np.zeros(64, np.float32)}
+            after, n = learn(params | {"count": 0}, i)
+            update = {name: after[name] - params[name] for name in ("w", "b")} | {SIGNS: np.zeros(64, np.float32)}
             sums = sums + quantize(plan, update, n).values.astype(np.int64)
         mean = dequantize(plan, sums, len(members(number))).tensors
         params = {n: (a.astype(np.float64) + mean[n].astype(np.float64)).astype(np.float32) for n, a in params.items()}
@@ -146,6 +146,11 @@ def test_the_model_is_plaintext_fixed_point_fedavg_bit_for_bit(federation):
         expected = plaintext(federation[0], number + 1)
         for params in (models[number] for models in seen.values()):
             assert all(params[name].tobytes() == expected[name].tobytes() for name in expected)
+    assert {node: [int(params["count"]) for params in models] for node, models in seen.items()} == {
+        1: [1, 2, 3],
+        2: [2, 4, 6],
+        3: [3, 6, 9],
+    }  # integers are not averaged: each node keeps its own
 
 
 def test_no_weights_and_no_numbers_of_examples_travel_in_the_clear(federation):
@@ -153,9 +158,10 @@ def test_no_weights_and_no_numbers_of_examples_travel_in_the_clear(federation):
     assert not result.arrays
     assert set(result.train_metrics_clientapp) == {1, 2, 3}
     assert not result.evaluate_metrics_clientapp
-    for content in grid.wire[2 * SITES :]:  # after the first messages, which carry the initial weights
+    assert len(grid.wire) == 3 * 2 * 2 * SITES
+    for content in grid.wire:
         for arrays in content.array_records.values():
-            assert all(not array.numpy().any() for array in arrays.values())
+            assert all(np.array_equal(array.numpy(), initial()[name]) for name, array in arrays.items())
         for metrics in content.metric_records.values():
             assert not dict(metrics)
 
