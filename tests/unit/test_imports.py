@@ -86,7 +86,8 @@ def test_serve_command_loads_neither_an_he_library_nor_keys():
 
 
 @pytest.mark.parametrize(
-    "module", ["client_sdk", "client_sdk.adapters", "client_sdk.training", "client_sdk.compression"]
+    "module",
+    ["client_sdk", "client_sdk.adapters", "client_sdk.training", "client_sdk.compression", "client_sdk.flower"],
 )
 def test_a_site_loads_no_framework_that_it_was_not_asked_for(module):
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
@@ -98,7 +99,12 @@ def test_a_site_loads_no_framework_that_it_was_not_asked_for(module):
 
 @pytest.mark.parametrize(
     ("package", "module", "extra"),
-    [("torch", "client_sdk.adapters.torch", "torch"), ("sklearn", "client_sdk.adapters.sklearn", "sklearn")],
+    [
+        ("torch", "client_sdk.adapters.torch", "torch"),
+        ("sklearn", "client_sdk.adapters.sklearn", "sklearn"),
+        ("flwr", "client_sdk.flower.mod", "flower"),
+        ("flwr", "client_sdk.flower.strategy", "flower"),
+    ],
 )
 def test_a_missing_extra_says_which_command_installs_it(package, module, extra):
     code = (
