@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -92,11 +93,18 @@ class RandomMask(Lossy):
             return np.arange(size)
         turns = math.ceil(size / count)
         cycle, turn = divmod(step - 1, turns)
-        keys = generator("mask", self.seed, name, cycle).random_raw(size)
-        order = np.argsort(keys, kind="stable")
+        order = _order(self.seed, name, cycle, size)
         # The last turn of a cycle is filled up from its first.
         found: NDArray[np.int64] = np.sort(np.take(order, np.arange(turn * count, (turn + 1) * count), mode="wrap"))
         return found
 
     def _count(self, size: int) -> int:
         return min(size, math.ceil(self.fraction * size))
+
+
+@lru_cache(maxsize=256)
+def _order(seed: str, name: str, cycle: int, size: int) -> NDArray[np.int64]:
+    """A random order of the entries; each step looks at it three times, and a cycle has many steps."""
+    order: NDArray[np.int64] = np.argsort(generator("mask", seed, name, cycle).random_raw(size), kind="stable")
+    order.setflags(write=False)
+    return order
