@@ -95,7 +95,8 @@ class RandomMask(Lossy):
         cycle, turn = divmod(step - 1, turns)
         order = _order(self.seed, name, cycle, size)
         # The last turn of a cycle is filled up from its first.
-        found: NDArray[np.int64] = np.sort(np.take(order, np.arange(turn * count, (turn + 1) * count), mode="wrap"))
+        places = np.arange(turn * count, (turn + 1) * count)
+        found: NDArray[np.int64] = np.sort(np.take(order, places, mode="wrap")).astype(np.int64)
         return found
 
     def _count(self, size: int) -> int:
@@ -103,8 +104,10 @@ class RandomMask(Lossy):
 
 
 @lru_cache(maxsize=256)
-def _order(seed: str, name: str, cycle: int, size: int) -> NDArray[np.int64]:
+def _order(seed: str, name: str, cycle: int, size: int) -> NDArray[Any]:
     """A random order of the entries; each step looks at it three times, and a cycle has many steps."""
-    order: NDArray[np.int64] = np.argsort(generator("mask", seed, name, cycle).random_raw(size), kind="stable")
+    keys = generator("mask", seed, name, cycle).random_raw(size)
+    # They are kept: half the memory where 32 bits do.
+    order: NDArray[Any] = np.argsort(keys, kind="stable").astype(np.int32 if size < 2**31 else np.int64)
     order.setflags(write=False)
     return order
