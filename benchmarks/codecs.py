@@ -2,7 +2,8 @@
 
     python -m benchmarks.codecs [--quick] [--out benchmarks/results]
 
-Writes <date>-<machine>.json and a picture beside it, prints the table and the ratios.
+Writes <date>-<machine>.json after each process, so that a run cut short leaves what it measured; at the end a picture
+beside it. Prints the table and the ratios.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,76 +26,53 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.picture import draw
+from benchmarks.ratios import medians, ratios
 
-Job = tuple[str, int, int, int, list[int]]
-"""Scheme, value bits, values, max_sites, sites."""
+REPETITIONS = 3
+PROMISED = ("hybrid", "plaintext-float32", "mask-floor", "tenseal-stock")
+"""Measured in turn, repeatedly: what is promised is a ratio, and ratios are taken within a repetition."""
 
-FULL: list[Job] = [
-    *(
-        (scheme, bits, values, 31, [3])
-        for values in (10**4, 10**6, 10**7)
-        for scheme, bits in (
-            ("tenseal-stock", 16),
-            ("hybrid", 16),
-            ("plaintext-float32", 16),
-            ("mask-floor", 16),
-            ("hybrid", 8),
-            ("hybrid", 24),
-            ("ckks", 16),
-        )
-    ),
-    ("hybrid", 16, 10**7, 300, [3, 30, 300]),
-    ("mask-floor", 16, 10**7, 300, [3, 30, 300]),
-    ("ckks", 16, 10**4, 300, [3, 30, 300]),
-    ("hybrid", 16, 10**8, 31, [3]),
-    ("plaintext-float32", 16, 10**8, 31, [3]),
-]
-QUICK: list[Job] = [job for job in FULL if job[2] == 10**6]
+
+@dataclass(frozen=True)
+class Job:
+    """What one process measures."""
+
+    scheme: str
+    bits: int
+    values: int
+    max_sites: int = 31
+    sites: tuple[int, ...] = (3,)
+    repetition: int = 0
+
+
+def jobs(quick: bool) -> list[Job]:
+    """What is measured, in order: the promised ratios first, so that a run cut short has them."""
+    most = 10**6 if quick else 10**7
+    repetitions = range(2 if quick else REPETITIONS)
+    found = [Job(scheme, 16, most, repetition=r) for r in repetitions for scheme in PROMISED]
+    others = [("hybrid", 8), ("hybrid", 24), ("ckks", 16)]
+    if quick:
+        return found + [Job(*other, most) for other in others]
+    found.append(Job("hybrid", 16, most, 300, (3, 30, 300)))
+    found += [Job("hybrid", 16, 10**8), Job("plaintext-float32", 16, 10**8)]
+    found += [Job(*other, most) for other in others]
+    for values in (10**6, 10**4):
+        found += [Job(scheme, 16, values) for scheme in PROMISED] + [Job(*other, values) for other in others]
+    # Opening under masks takes a keystream for each site: fewer values show that as well.
+    return [*found, Job("mask-floor", 16, 10**6, 300, (3, 30, 300)), Job("ckks", 16, 10**4, 300, (3, 30, 300))]
 
 
 def run(job: Job, core: int) -> list[dict[str, Any]]:
-    scheme, bits, values, max_sites, sites = job
-    command = [sys.executable, "-m", "benchmarks.measure", scheme, "--bits", str(bits), "--values", str(values)]
-    command += ["--max-sites", str(max_sites), "--core", str(core), "--sites", *map(str, sites)]
+    command = [sys.executable, "-m", "benchmarks.measure", job.scheme, "--bits", str(job.bits)]
+    command += ["--values", str(job.values), "--max-sites", str(job.max_sites), "--core", str(core)]
+    command += ["--sites", *map(str, job.sites)]
     # Values that nobody set could slow one process and not the next: threads are one everywhere.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
     rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
-
-
-def find(rows: list[dict[str, Any]], scheme: str, values: int, **others: int) -> dict[str, Any] | None:
-    wanted = {"scheme": scheme, "values": values, "value_bits": 16, "max_sites": 31, "sites": 3} | others
-    return next((row for row in rows if all(row[name] == value for name, value in wanted.items())), None)
-
-
-def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """What is promised, as ratios of figures of this run. At 10^7 values, or 10^6 in a quick run."""
-    values = 10**7 if find(rows, "hybrid", 10**7) else 10**6
-    ours, stock = find(rows, "hybrid", values), find(rows, "tenseal-stock", values)
-    plain, mask = find(rows, "plaintext-float32", values), find(rows, "mask-floor", values)
-    found: dict[str, float] = {}
-    if ours and stock and plain and mask:
-        found = {
-            "values": values,
-            "bytes_up_vs_float32": ours["bytes_per_value_up"] / plain["bytes_per_value_up"],
-            "bytes_up_vs_tenseal_stock": ours["bytes_per_value_up"] / stock["bytes_per_value_up"],
-            "encrypt_speed_vs_tenseal_stock": ours["encrypt_values_per_s"] / stock["encrypt_values_per_s"],
-            "fold_time_vs_float32": plain["fold_values_per_s"] / ours["fold_values_per_s"],
-            "open_speed_vs_tenseal_stock": ours["open_values_per_s"] / stock["open_values_per_s"],
-            "encrypt_time_vs_mask_floor": mask["encrypt_values_per_s"] / ours["encrypt_values_per_s"],
-            "bytes_vs_mask_floor": ours["bytes_per_value_up"] / mask["bytes_per_value_up"],
-        }
-    few, many = (find(rows, "hybrid", 10**7, max_sites=300, sites=n) for n in (3, 300))
-    if few and many:
-        found["open_time_300_sites_vs_3"] = few["open_values_per_s"] / many["open_values_per_s"]
-    large = find(rows, "hybrid", 10**8)
-    if large:
-        found["encrypt_rss_beyond_input_mb_at_1e8"] = large["encrypt_rss_beyond_input_bytes"] / 1e6
-        found["open_rss_beyond_output_mb_at_1e8"] = large["open_rss_beyond_output_bytes"] / 1e6
-    return found
+    return [row | {"repetition": job.repetition} for row in rows]
 
 
 def machine() -> dict[str, Any]:
@@ -126,7 +106,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10^6 values only, within a minute")
+    parser.add_argument("--quick", action="store_true", help="10^6 values only, about a minute")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
@@ -139,23 +119,36 @@ def main() -> None:
             "python": platform.python_version(),
             **{name: version(name) for name in ("he-agg", "tenseal", "numpy", "numba", "cryptography")},
         },
+        "complete": False,
+        "seconds": 0.0,
+        "ratios": {},
         "rows": [],
     }
-    jobs = QUICK if arguments.quick else FULL
-    with console.status("") as status:
-        for number, job in enumerate(jobs, 1):
-            status.update(f"{number} of {len(jobs)}: {job[0]}, {job[1]} bits, {job[2]:,} values")
-            report["rows"] += run(job, arguments.core)
-    report["ratios"] = ratios(report["rows"])
-    console.print(table(report["rows"]))
-    for name, value in report["ratios"].items():
-        console.print(f"{name:<38}{value:,.3f}", highlight=False)
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = f"{report['date']}-{platform.machine()}-{os.cpu_count()}cores" + ("-quick" if arguments.quick else "")
     path = arguments.out / f"{name}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    picture = draw(report, path.with_suffix(".png"))
-    console.print(f"Written: {path}, {picture}", highlight=False)
+    todo, begin = jobs(arguments.quick), time.perf_counter()
+    with console.status("") as status:
+        for number, job in enumerate(todo, 1):
+            status.update(f"{number} of {len(todo)}: {job.scheme}, {job.bits} bits, {job.values:,} values")
+            report["rows"] += run(job, arguments.core)
+            report["ratios"] = ratios(report["rows"])
+            report["seconds"] = round(time.perf_counter() - begin, 1)
+            report["complete"] = number == len(todo)
+            write(report, path)
+    console.print(table(medians(report["rows"])))
+    for name, found in report["ratios"].items():
+        spread = f"   {found['least']:,.3f} to {found['most']:,.3f}" if found["least"] < found["most"] else ""
+        console.print(f"{name:<38}{found['median']:>10,.3f}{spread}", highlight=False)
+    picture = draw(report | {"rows": medians(report["rows"])}, path.with_suffix(".png"))
+    console.print(f"Written in {report['seconds']:.0f} s: {path}, {picture}", highlight=False)
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    """Replace the file at once, so that it is whole whenever the run ends."""
+    beside = path.with_suffix(".json.new")
+    beside.write_text(json.dumps(report, indent=1) + "\n")
+    beside.replace(path)
 
 
 if __name__ == "__main__":

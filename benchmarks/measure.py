@@ -1,4 +1,8 @@
-"""Measure one scheme in this process, pinned to one core, and print one JSON row. Started by benchmarks/codecs.py."""
+"""Measure one scheme in this process, pinned to one core, and print its JSON rows. Started by benchmarks/codecs.py.
+
+A sum of n sites is made of n different encryptions; where one takes longer than `SLOW_S`, of one folded n times, since
+neither bytes nor times depend on that. Every sum is checked.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +22,39 @@ import numpy as np
 
 from benchmarks.schemes import SCHEMES, Scheme
 
-LONG_S = 1.0
-"""Repeat until so much time was measured, at least `MIN_RUNS` times unless one run is longer than that."""
+LONG_S = 0.6
+"""Repeat until so much time was measured, at least `MIN_RUNS` times, or for `SLOW_S`."""
 
-MIN_RUNS = 5
+MIN_RUNS = 3
+
+SLOW_S = 2.5
+"""A first run that takes longer is the only one: the code is warm by then, and so long a run is an average itself."""
 
 FOLD_BYTES = 150 * 10**6
 """How much of a submission the fold is measured on at most."""
 
 
+def seconds(action: Callable[[], object]) -> float:
+    """How long an action takes, once."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def by_turns(actions: list[Callable[[], object]]) -> list[list[float]]:
+    """Seconds of each action, round by round, each in turn. A first round only warms if others follow."""
+    rounds, spent = [[seconds(action) for action in actions]], 0.0
+    while sum(rounds[0]) < SLOW_S * len(actions):
+        rounds.append([seconds(action) for action in actions])
+        spent += sum(rounds[-1]) / len(actions)
+        if (len(rounds) > MIN_RUNS and spent > LONG_S) or (len(rounds) > 2 and spent > SLOW_S):
+            break
+    return [list(times) for times in zip(*(rounds[1:] or rounds), strict=True)]
+
+
 def median_s(action: Callable[[], object]) -> float:
-    """Median seconds of an action. The first run, which compiles and warms, is not counted if there are others."""
-    times: list[float] = []
-    while True:
-        begin = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - begin)
-        enough = len(times) > MIN_RUNS and sum(times[1:]) > LONG_S
-        if enough or times[0] > 5 or (len(times) > 2 and sum(times[1:]) > 5 * LONG_S):
-            return statistics.median(times[1:] or times)
+    """Median seconds of an action."""
+    return statistics.median(by_turns([action])[0])
 
 
 def memory(name: str) -> int:
@@ -57,99 +75,130 @@ def peak_beyond(action: Callable[[], object]) -> tuple[int, int]:
     return peak - before, peak
 
 
-def fold_values_per_s(scheme: Scheme, values: Any, n_values: int) -> float:
-    """How fast one site's submission is added onto a sum. Of large ones the first pieces, so that memory holds them."""
-    pieces, kept, held = [], 0, 0
-    for piece in scheme.encrypt(values):
-        kept += 1
-        if held < FOLD_BYTES:
-            pieces.append(piece)
-            held += scheme.wire_bytes(piece)
+def fold_values_per_s(scheme: Scheme, pieces: list[Any], n_values: float) -> float:
+    """How fast pieces of one site's submission are added onto a sum."""
     totals = [scheme.new_sum(piece) for piece in pieces]
 
     def fold_all() -> None:
         for i, piece in enumerate(pieces):
             totals[i] = scheme.fold(totals[i], piece)
 
-    return n_values * len(pieces) / kept / median_s(fold_all)
+    return n_values / median_s(fold_all)
 
 
-def measure(scheme_name: str, value_bits: int, n_values: int, max_sites: int, site_counts: list[int]) -> list[dict]:
-    """One row per number of sites."""
-    magnitude = 2 ** (value_bits - 1) - 1
-    scheme = SCHEMES[scheme_name](scheme_name, n_values, value_bits, max_sites)
-    rng = np.random.default_rng(1)
-    exact = scheme_name != "plaintext-float32"
-    plan = getattr(scheme, "plan", None)
-    size = plan.public.values if plan else n_values
+def random_values(size: int, value_bits: int, exact: bool) -> Any:
+    """The vector that is encrypted, in pieces, so that making it takes little memory beside it."""
+    rng, magnitude = np.random.default_rng(1), 2 ** (value_bits - 1) - 1
     values = np.empty(size, dtype=np.int32)
     for start in range(0, size, 2**20):
         chunk = values[start : start + 2**20]
         chunk[:] = rng.integers(-magnitude, magnitude + 1, chunk.size)
-    if not exact:
-        values = values.astype(np.float32).view(np.int32)
+    return values if exact else values.astype(np.float32).view(np.int32)
+
+
+class Submissions:
+    """One submission's bytes, its first pieces, and on disk the sums of every wanted number of sites."""
+
+    def __init__(self, scheme: Scheme, values: Any, site_counts: list[int], encrypt_s: float, folder: Path) -> None:
+        self.up, self.down = 0, dict.fromkeys(site_counts, 0)
+        self.first: list[Any] = []
+        self.pieces = held = 0
+        self.folder = folder
+        most = max(site_counts)
+        different = most if encrypt_s < SLOW_S else 1
+        totals: dict[int, Any] = {}
+        # One site after the other, so that many take no more memory than one.
+        for site in range(different):
+            for piece in scheme.encrypt(values):
+                number = piece[0]
+                if site == 0:
+                    size = scheme.wire_bytes(piece)
+                    self.up += size
+                    self.pieces += 1
+                    totals[number] = scheme.new_sum(piece)
+                    if held < FOLD_BYTES:
+                        self.first.append(piece)
+                        held += size
+                for _ in range(most - site if site == different - 1 else 1):
+                    totals[number] = scheme.fold(totals[number], piece)
+                n_sites = most if site == different - 1 else site + 1
+                if n_sites in self.down:
+                    packed = scheme.finish(totals[number], number)
+                    self.down[n_sites] += scheme.wire_bytes((number, packed))
+                    self._path(n_sites, number).write_bytes(packed)
+                    if n_sites == most:
+                        del totals[number]
+
+    def _path(self, n_sites: int, number: int) -> Path:
+        return Path(self.folder, f"{n_sites}-{number}")
+
+    def source(self, n_sites: int) -> Callable[[int], bytes | None]:
+        """Where the sum of so many sites is read from."""
+
+        def read(number: int) -> bytes | None:
+            path = self._path(n_sites, number)
+            return path.read_bytes() if path.exists() else None
+
+        return read
+
+
+def check(sums: Any, values: Any, n_sites: int) -> None:
+    for start in range(0, values.size, 2**20):
+        expected = values[start : start + 2**20].astype(np.int64) * n_sites
+        if not np.array_equal(sums[start : start + expected.size].astype(np.int64), expected):
+            raise SystemExit("the sum is wrong")
+
+
+def measure(scheme_name: str, value_bits: int, n_values: int, max_sites: int, site_counts: list[int]) -> list[dict]:
+    """One row per number of sites."""
+    scheme = SCHEMES[scheme_name](scheme_name, n_values, value_bits, max_sites)
+    plan = getattr(scheme, "plan", None)
+    exact = scheme_name != "plaintext-float32"
+    values = random_values(plan.public.values if plan else n_values, value_bits, exact)
 
     def encrypt() -> int:
         return sum(1 for _ in scheme.encrypt(values))
 
-    small = values[: min(size, 70_000)]
-    warm = SCHEMES[scheme_name](scheme_name, small.size - (size - n_values), value_bits, max_sites)
+    small = values[: min(values.size, 70_000)]
+    warm = SCHEMES[scheme_name](scheme_name, small.size - (values.size - n_values), value_bits, max_sites)
     for piece in warm.encrypt(small):  # compile, or load from the cache, outside every measurement
         warm.fold(warm.new_sum(piece), piece)
 
-    rows = []
     with tempfile.TemporaryDirectory(prefix="he-agg-bench-") as folder:
-        encrypt_rss, encrypt_peak = peak_beyond(encrypt)
+        encrypt_rss, peak = peak_beyond(encrypt)
         encrypt_s = median_s(encrypt)
-        up = sum(scheme.wire_bytes(piece) for piece in scheme.encrypt(values))
-        fold_speed = fold_values_per_s(scheme, values, n_values)
-        for n_sites in site_counts:
-            down = 0
-            # Sites in step, piece by piece, so that many sites take no more memory than one.
-            for pieces in zip(*(scheme.encrypt(values) for _ in range(n_sites)), strict=True):
-                total = scheme.new_sum(pieces[0])
-                for piece in pieces:
-                    total = scheme.fold(total, piece)
-                number = pieces[0][0]
-                packed = scheme.finish(total, number)
-                down += scheme.wire_bytes((number, packed))
-                Path(folder, str(number)).write_bytes(packed)
-
-            def source(number: int) -> bytes | None:
-                path = Path(folder, str(number))
-                return path.read_bytes() if path.exists() else None
-
+        sent = Submissions(scheme, values, site_counts, encrypt_s, Path(folder))
+        fold_speed = fold_values_per_s(scheme, sent.first, n_values * len(sent.first) / sent.pieces)
+        sent.first.clear()
+        open_rss = {}
+        for n in site_counts:
             held: list[Any] = []
-
-            def open_once(n: int = n_sites, held: list[Any] = held) -> None:
-                held.append(scheme.open(source, n))
-
-            open_rss, open_peak = peak_beyond(open_once)
-            sums = held.pop()
-            if exact and not np.array_equal(sums[:size].astype(np.int64), values.astype(np.int64) * n_sites):
-                raise SystemExit(f"{scheme_name}: the sum is wrong")
-            output = sums.nbytes
-            del sums
-            open_s = median_s(lambda n=n_sites: scheme.open(source, n))
-            rows.append(
-                {
-                    "scheme": scheme_name,
-                    "value_bits": value_bits,
-                    "values": n_values,
-                    "sites": n_sites,
-                    "max_sites": max_sites,
-                    "profile": plan.public.parameters.name if plan else "",
-                    "bytes_per_value_up": up / n_values,
-                    "bytes_per_value_down": down / n_values,
-                    "encrypt_values_per_s": n_values / encrypt_s,
-                    "fold_values_per_s": fold_speed,
-                    "open_values_per_s": n_values / open_s,
-                    "peak_rss_bytes": max(encrypt_peak, open_peak),
-                    "encrypt_rss_beyond_input_bytes": encrypt_rss,
-                    "open_rss_beyond_output_bytes": open_rss - output,
-                }
-            )
-    return rows
+            rise, opened = peak_beyond(lambda n=n, held=held: held.append(scheme.open(sent.source(n), n)))
+            open_rss[n], peak = rise - held[0].nbytes, max(peak, opened)
+            if exact:
+                check(held[0], values, n)
+        held.clear()
+        times = by_turns([lambda n=n: scheme.open(sent.source(n), n) for n in site_counts])
+    return [
+        {
+            "scheme": scheme_name,
+            "value_bits": value_bits,
+            "values": n_values,
+            "sites": n,
+            "max_sites": max_sites,
+            "profile": plan.public.parameters.name if plan else "",
+            "bytes_per_value_up": sent.up / n_values,
+            "bytes_per_value_down": sent.down[n] / n_values,
+            "encrypt_values_per_s": n_values / encrypt_s,
+            "fold_values_per_s": fold_speed,
+            "open_values_per_s": n_values / statistics.median(open_s),
+            "open_s": open_s[:100],
+            "peak_rss_bytes": peak,
+            "encrypt_rss_beyond_input_bytes": encrypt_rss,
+            "open_rss_beyond_output_bytes": open_rss[n],
+        }
+        for n, open_s in zip(site_counts, times, strict=True)
+    ]
 
 
 def main() -> None:

@@ -21,12 +21,12 @@ from he_agg.ring import keystream
 from he_agg.ring.encryptor import Encryptor, _encrypt
 from he_agg.ring.keystream import Keystream
 from he_agg.ring.limbs import packed_sizes
-from he_agg.ring.modulus import modulus
-from he_agg.ring.ntt import inverse_lazy
+from he_agg.ring.modulus import modulus, shoup_quotients
+from he_agg.ring.ntt_lanes import inverse_product
 from he_agg.ring.opener import Opener
 from he_agg.ring.packing import fold, pack, packed_bytes, unpack
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LANES, ntt_primes
+from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
 from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
@@ -48,12 +48,13 @@ def pieces() -> None:
     m, stream = modulus(ntt_primes(30)[0]), Keystream(bytes(32))
     x, planes = np.empty(STREAM_WORDS, dtype=np.uint32), np.empty(NOISE_BYTES, dtype=np.uint8)
     noise, batch = np.empty(BATCH_VALUES, dtype=np.int8), x[:BATCH_VALUES]
-    tables = (m.inverse, m.inverse_quotients, LANES, np.uint32(m.q))
+    factor = np.ones(N, dtype=np.uint32)
+    tables = (factor, shoup_quotients(factor, m.q), m.inverse, m.inverse_quotients, np.uint32(m.q), batch)
     show("keystream for a", BATCH_VALUES, lambda: stream.fill(x.view(np.uint8), 0, 1))
     show("rejection", BATCH_VALUES, lambda: replace_rejected(x, BATCH_VALUES, np.uint32(word_limit(m.q))))
     show("keystream for noise", BATCH_VALUES, lambda: stream.fill(planes, 0, 1))
     show("noise", BATCH_VALUES, lambda: centred_binomial(planes.view(np.uint64), noise.view(np.uint64)))
-    show("inverse NTT", BATCH_VALUES, lambda: inverse_lazy(batch, *tables))
+    show("product, inverse NTT", BATCH_VALUES, lambda: inverse_product(batch, *tables))
 
 
 def packing(count: int) -> None:

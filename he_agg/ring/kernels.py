@@ -12,7 +12,9 @@ from numba import float64, int32, int64, uint32, uint64
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
-from he_agg.ring.ntt import inverse_lazy, mul_lazy, multiply_lanes
+from he_agg.ring.ntt import mul_lazy
+from he_agg.ring.ntt_lanes import inverse_product
+from he_agg.ring.primes import BATCH_VALUES
 from he_agg.ring.uniform import replace_rejected
 
 U32 = NDArray[np.uint32]
@@ -60,31 +62,28 @@ def add_message(
 @kernel
 def key_product(
     words: U32,
+    soon: U32,
     limit: np.uint32,
     key: U32,
     key_quotients: U32,
     roots: U32,
     quotients: U32,
-    lanes: int,
     q: np.uint32,
 ) -> None:
     """Turn the keystream words of a batch into INTT(a * NTT(key)), in place: any uint32 -> [0, 2q).
 
     Args:
         words: In: the words of a. Out: the product, then the reserve. Shape: (STREAM_WORDS,).
+        soon: What is read next, as for `inverse_product`, read-only. Shape: (N * LANES,).
         limit: `word_limit(q)`.
         key: NTT(key)/N from `transform_key`. Shape: (N,).
         key_quotients: Its Shoup quotients. Shape: (N,).
         roots: `Modulus.inverse`.
         quotients: `Modulus.inverse_quotients`.
-        lanes: `LANES`; an argument because a constant would be unrolled instead of vectorised.
         q: The modulus.
     """
-    count = key.size * lanes
-    replace_rejected(words, count, limit)
-    x = words[:count]
-    multiply_lanes(x, key, key_quotients, lanes, q)  # any uint32 -> [0, 2q)
-    inverse_lazy(x, roots, quotients, lanes, q)  # < 2q
+    replace_rejected(words, BATCH_VALUES, limit)
+    inverse_product(words[:BATCH_VALUES], key, key_quotients, roots, quotients, q, soon)
 
 
 @kernel

@@ -13,7 +13,7 @@ from he_agg.ring.modulus import Modulus, modulus
 from he_agg.ring.ntt import transform_key
 from he_agg.ring.packing import Bytes, packed_bytes
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LANES
+from he_agg.ring.primes import BATCH_VALUES
 from he_agg.ring.uniform import word_limit
 
 
@@ -32,10 +32,10 @@ class LimbKey:
     quotients: NDArray[np.uint32]
 
     def product_arguments(self) -> tuple[Any, ...]:
-        """Return the arguments of `key_product` after the words."""
+        """Return the arguments of `key_product` after the words and what is read next."""
         m = self.tables
         limit, q = np.uint32(word_limit(m.q)), np.uint32(m.q)
-        return limit, self.factor, self.quotients, m.inverse, m.inverse_quotients, LANES, q
+        return limit, self.factor, self.quotients, m.inverse, m.inverse_quotients, q
 
     def wipe(self) -> None:
         """Overwrite the key."""

@@ -1,4 +1,4 @@
-"""The negacyclic number-theoretic transform, bit-exact with SEAL's, on interleaved polynomials.
+"""The negacyclic number-theoretic transform, bit-exact with SEAL's: forward, for keys. Back: `ntt_lanes.py`.
 
 Layout: `lanes` polynomials side by side, index = coefficient * lanes + lane; lanes is 16 for a batch and 1
 for a key. Coefficient order is natural, transform order is bit-reversed. All loops run over contiguous 1-D
@@ -60,51 +60,6 @@ def forward(x: U32, roots: U32, quotients: U32, lanes: int, q: np.uint32) -> Non
 
 
 @kernel
-def inverse_lazy(x: U32, roots: U32, quotients: U32, lanes: int, q: np.uint32) -> None:
-    """Transform back in place, times N: transform in [0, 2q) -> N * coefficients in [0, 2q).
-
-    The factor 1/N is left to the caller, who folds it into a constant factor for nothing.
-
-    Args:
-        x: `lanes` polynomials. Shape: (N * lanes,).
-        roots: `Modulus.inverse`.
-        quotients: `Modulus.inverse_quotients`.
-        lanes: How many polynomials are interleaved.
-        q: The modulus.
-    """
-    q2 = uint32(2 * q)
-    groups, length = x.size // (2 * lanes), lanes
-    while groups >= 1:
-        for g in range(groups):
-            w, wq = roots[groups + g], quotients[groups + g]
-            low = x[2 * g * length : 2 * g * length + length]
-            high = x[2 * g * length + length : 2 * g * length + 2 * length]
-            for i in range(length):  # in: both < 2q
-                u, v = low[i], high[i]
-                s = uint32(u + v)  # < 4q
-                low[i] = min(s, uint32(s - q2))  # < 2q
-                high[i] = mul_lazy(uint32(u - v + q2), w, wq, q)  # factor < 4q, product < 2q
-        groups, length = groups // 2, length * 2
-
-
-@kernel
-def multiply_lanes(x: U32, w: U32, quotients: U32, lanes: int, q: np.uint32) -> None:
-    """Multiply `lanes` transforms by one, in place: any uint32 -> [0, 2q).
-
-    Args:
-        x: `lanes` transforms. Shape: (N * lanes,).
-        w: One transform, < q. Shape: (N,).
-        quotients: Its Shoup quotients. Shape: (N,).
-        lanes: How many are interleaved in x.
-        q: The modulus.
-    """
-    for j in range(w.size):
-        stretch = x[j * lanes : j * lanes + lanes]
-        for i in range(lanes):
-            stretch[i] = mul_lazy(stretch[i], w[j], quotients[j], q)
-
-
-@kernel
 def scale(x: U32, w: np.uint32, quotient: np.uint32, q: np.uint32) -> None:
     """Multiply by a constant in place: any uint32 -> [0, q)."""
     for i in range(x.size):
@@ -115,7 +70,7 @@ def scale(x: U32, w: np.uint32, quotient: np.uint32, q: np.uint32) -> None:
 def transform_key(coefficients: NDArray[np.signedinteger], m: Modulus) -> tuple[U32, U32]:
     """Transform one small polynomial into the factor that the kernels multiply with.
 
-    The factor carries 1/N, so that `inverse_lazy` needs no scaling of its own. Without a branch or a division
+    The factor carries 1/N, so that the way back needs no scaling of its own. Without a branch or a division
     on the coefficients, since they are a secret key.
 
     Args:

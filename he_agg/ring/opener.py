@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from he_agg.ring._jit import frozen
 from he_agg.ring.kernels import key_product, remove_product, round_one, round_two
 from he_agg.ring.keystream import TAIL_BYTES, Keystream
 from he_agg.ring.limbs import batch_count, lift, limb_keys, require_packed
@@ -86,7 +87,7 @@ class Opener:
     def _remove_key(self, words: NDArray[np.uint32], limb: int, batch: int, total: NDArray[np.uint32]) -> None:
         key = self._keys[limb]
         self._a.fill_with_tail(words.view(np.uint8), limb, batch)
-        key_product(words[:STREAM_WORDS], *key.product_arguments())
+        key_product(words[:STREAM_WORDS], frozen(total), *key.product_arguments())
         q = key.tables.q
         if int(remove_product(words[: total.size], total, np.uint32(q))) >= q:
             raise ValueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")

@@ -48,13 +48,15 @@ def replace_rejected(words: NDArray[np.uint32], count: int, limit: np.uint32) ->
     Returns:
         How many of the first `count` words were rejected.
     """
+    largest = uint32(0)
+    for i in range(count):  # a maximum of 32-bit words vectorises better than a count
+        largest = max(largest, words[i])
     rejected = 0
-    for i in range(count):
-        rejected += words[i] >= limit
-    if rejected:
+    if largest >= limit:
         spare = count
         for i in range(count):
             if words[i] >= limit:
+                rejected += 1
                 while spare < words.size and words[spare] >= limit:
                     spare += 1
                 words[i] = words[spare] if spare < words.size else words[i] >> uint32(1)

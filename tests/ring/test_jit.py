@@ -19,10 +19,11 @@ begin = time.perf_counter()
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.params import RingParams
 imported = time.perf_counter() - begin
-from he_agg.ring import _jit, kernels, ntt, sampling, packing30, uniform
+from he_agg.ring import _jit, kernels, ntt, ntt_lanes, sampling, packing_lanes, uniform
 import numpy as np
-dispatchers = [x for m in (kernels, ntt, sampling, packing30, uniform) for x in vars(m).values()
+dispatchers = [x for m in (kernels, ntt, ntt_lanes, sampling, packing_lanes, uniform) for x in vars(m).values()
                if hasattr(x, "signatures")]
+dispatchers.append(packing_lanes.pack_kernel(30))
 at_import = sum(len(x.signatures) for x in dispatchers)
 begin = time.perf_counter()
 with Encryptor(RingParams.widest((1073692673,), 32767, 19), bytes(32)) as encryptor:

@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from he_agg.ring.packing import MAX_BITS, MIN_BITS, fold, pack, packed_bytes, residue_dtype, unpack
+from he_agg.ring.packing_lanes import MAX_LANE_BITS, unit_residues
 from tests.ring import reference
+from tests.ring.guarded import guarded
 
 WIDTHS = range(MIN_BITS, MAX_BITS + 1)
-HOT = (30, 40)
+HOT = (16, 20, 24, 30, 40)
+LANES = range(MIN_BITS, MAX_LANE_BITS + 1)
 LENGTHS = (0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 2047, 2048, 2049, 2112, 4097, 6000)
 
 
@@ -42,6 +45,42 @@ def test_every_length_around_groups_and_tiles(bits, count, rng):
     expected = (x.astype(object) + total) % q
     assert fold(packed, total, bits, q) == max(x.tolist(), default=0)
     assert total.tolist() == list(expected)
+
+
+@pytest.mark.parametrize("at_end", [True, False], ids=["ends-at-guard", "begins-at-guard"])
+@pytest.mark.parametrize("bits", LANES)
+def test_no_length_touches_a_byte_outside(bits, at_end, rng):
+    """Every length around the vectors' borders, in buffers of the exact size with a page beside them that kills."""
+    longest, q = 2 * unit_residues(bits) + 35, (1 << bits) - 1
+    x, start = residues(rng, longest, bits) % np.uint32(q), residues(rng, longest, bits) % np.uint32(q)
+    number = int.from_bytes(reference.pack(x.tolist(), bits), "little")
+    sums = (x.astype(np.uint64) + start) % q
+    for count in range(longest + 1):
+        size = packed_bytes(count, bits)
+        packed = guarded(size, at_end)
+        values, total = (guarded(4 * count, at_end).view(np.uint32) for _ in range(2))
+        values[:] = x[:count]
+        pack(values, bits, packed)
+        assert bytes(packed) == (number & ((1 << count * bits) - 1)).to_bytes(size, "little"), count
+        values[:] = 0
+        if size:
+            packed[-1] |= (0xFF00 >> (8 * size - count * bits)) & 0xFF  # padding bits belong to nobody
+        assert np.array_equal(unpack(packed, count, bits, values), x[:count]), count
+        total[:] = start[:count]
+        assert fold(packed, total, bits, q) == max(x[:count].tolist(), default=0), count
+        assert np.array_equal(total, sums[:count]), count
+
+
+@pytest.mark.parametrize("bits", LANES)
+def test_a_residue_not_below_q_is_seen_in_every_lane(bits):
+    """Each place of two units and a tail, since every vector keeps a maximum of its own."""
+    q, count = (1 << bits) - 1, 2 * unit_residues(bits) + 35
+    x = np.full(count, q - 1, dtype=np.uint32)
+    assert fold(pack(x, bits), np.zeros_like(x), bits, q) == q - 1
+    for place in range(count):
+        x[place] = q
+        assert fold(pack(x, bits), np.zeros_like(x), bits, q) == q, place
+        x[place] = q - 1
 
 
 @settings(deadline=None)  # the first use of a width compiles its kernels
