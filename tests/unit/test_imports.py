@@ -25,7 +25,9 @@ ONLY_IN = {
     "sqlalchemy": ("service/",),
     "cryptography": ("keys/", "he_agg/ring/keystream.py", "he_agg/signing.py"),
     "sksurv": ("client_sdk/demo/",),
-    "sklearn": ("client_sdk/demo/",),
+    "sklearn": ("client_sdk/demo/", "client_sdk/adapters/sklearn.py"),
+    "torch": ("client_sdk/adapters/torch.py", "client_sdk/training/proximal.py"),
+    "flwr": ("client_sdk/flower/",),
     "matplotlib": ("client_sdk/demo/",),
 }
 
@@ -81,6 +83,38 @@ def test_serve_command_loads_neither_an_he_library_nor_keys():
     assert "--port" in run.stdout
     assert "service" in loaded
     assert loaded & {"tenseal", "keys", "client_sdk", "httpx"} == set()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["client_sdk", "client_sdk.adapters", "client_sdk.training", "client_sdk.compression", "client_sdk.flower"],
+)
+def test_a_site_loads_no_framework_that_it_was_not_asked_for(module):
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stdout.split())
+    assert "client_sdk" in loaded
+    assert loaded & {"torch", "sklearn", "jax", "tensorflow", "flwr", "sksurv", "pandas", "matplotlib"} == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "extra"),
+    [
+        ("torch", "client_sdk.adapters.torch", "torch"),
+        ("sklearn", "client_sdk.adapters.sklearn", "sklearn"),
+        ("flwr", "client_sdk.flower.mod", "flower"),
+        ("flwr", "client_sdk.flower.strategy", "flower"),
+    ],
+)
+def test_a_missing_extra_says_which_command_installs_it(package, module, extra):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from he_agg.errors import ConfigError\n"
+        f"try: import {module}\n"
+        "except ConfigError as error: print(error.hint)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip() == f"pip install 'he-agg[{extra}]'"
 
 
 def test_core_asserts_nothing_about_input():

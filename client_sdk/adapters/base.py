@@ -1,0 +1,232 @@
+"""What every adapter does: a framework's model to named NumPy arrays, and back.
+
+An adapter splits a model's state in two. *Shared* tensors are averaged; *local* state stays at the site: what `exclude`
+names (personal layers, FedBN), and integers such as BatchNorm's `num_batches_tracked`, whose mean means nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_agg.errors import ConfigError, InputError, PlanError, Reason
+from he_agg.layout import Layout, TensorSpec
+
+__all__ = ["Adapter", "Patterns", "Tensors", "bounds", "missing_extra", "numeric", "same_layout"]
+
+M = TypeVar("M")
+Tensors = dict[str, NDArray[Any]]
+Patterns = str | Iterable[str]
+
+
+class Adapter(ABC, Generic[M]):
+    """Between models of one framework and named arrays.
+
+    Args:
+        include: fnmatch patterns of the tensors that are averaged.
+        exclude: patterns of those that are not, although included: they stay local.
+    """
+
+    def __init__(self, include: Patterns = "*", exclude: Patterns = ()) -> None:
+        self._include = (include,) if isinstance(include, str) else tuple(include)
+        self._exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(include={self._include}, exclude={self._exclude})"
+
+    @abstractmethod
+    def state(self, model: M) -> Tensors:
+        """All of the model's state that can be written back, shared or local, by name; copies."""
+
+    @abstractmethod
+    def write(self, model: M, tensors: Mapping[str, NDArray[Any]]) -> M:
+        """Write some of the state back, dtypes of the model kept. Returns the model, or a new one for pytrees."""
+
+    def statistics(self, model: M) -> frozenset[str]:  # noqa: ARG002 - for adapters that know some
+        """Names of shared tensors that no gradient moves (running means): optimizers at the server leave them alone."""
+        return frozenset()
+
+    def is_shared(self, name: str, array: NDArray[Any]) -> bool:
+        """Whether a tensor is averaged: a float that is included and not excluded."""
+        return (
+            array.dtype.kind == "f"
+            and any(fnmatchcase(name, pattern) for pattern in self._include)
+            and not any(fnmatchcase(name, pattern) for pattern in self._exclude)
+        )
+
+    def tensors(self, model: M) -> Tensors:
+        """The shared tensors, as copies: float16, float32 or float64 (bfloat16 as float32, which is exact).
+
+        Raises:
+            InputError: nothing to share, or a tensor that cannot be.
+        """
+        shared = {name: array for name, array in self.state(model).items() if self.is_shared(name, array)}
+        if not shared:
+            raise InputError(
+                Reason.MISSING_TENSOR,
+                f"expected at least one float tensor to average, {self!r} leaves none",
+                "look at the include and exclude patterns",
+            )
+        return shared
+
+    def local(self, model: M) -> Tensors:
+        """What stays at the site: excluded tensors, integers, booleans. For checkpoints."""
+        return {name: array for name, array in self.state(model).items() if not self.is_shared(name, array)}
+
+    def load(self, model: M, tensors: Mapping[str, Any]) -> M:
+        """Put shared tensors into a model.
+
+        Args:
+            model: of the same architecture; local state in it stays.
+            tensors: exactly the model's shared tensors.
+
+        Returns:
+            The model itself; a new tree where models are pytrees.
+
+        Raises:
+            InputError: the tensors are not the model's; the first one that differs is named.
+        """
+        mine = self.tensors(model)
+        arrays = {name: np.asarray(value) for name, value in tensors.items()}
+        same_layout(arrays, mine, "the tensors to load", "the model")
+        return self.write(model, arrays)
+
+    def load_local(self, model: M, tensors: Mapping[str, Any]) -> M:
+        """Put back what `local` gave.
+
+        Raises:
+            InputError: it is not of this model.
+        """
+        arrays = {name: np.asarray(value) for name, value in tensors.items()}
+        same_layout(arrays, self.local(model), "the local state to load", "the model")
+        return self.write(model, arrays) if arrays else model
+
+    def layout(self, model: M, clip: float | Mapping[str, float], weight_cap: int) -> Layout:
+        """The plan's layout for this model.
+
+        Args:
+            model: its architecture counts, not its values.
+            clip: bound on absolute values of an update; or patterns to bounds, of which the first that fits counts.
+            weight_cap: the largest sample count a site may give.
+
+        Raises:
+            PlanError: a tensor without a bound.
+        """
+        tensors = self.tensors(model)
+        return Layout.of(tensors, clip=bounds(tensors, clip), weight_cap=weight_cap)
+
+
+def bounds(names: Iterable[str], clip: float | Mapping[str, float]) -> dict[str, float]:
+    """A clip bound for each name, out of one number or patterns.
+
+    Raises:
+        PlanError: a name that no pattern fits.
+    """
+    if not isinstance(clip, Mapping):
+        return dict.fromkeys(names, float(clip))
+    found = {}
+    for name in names:
+        fitting = [bound for pattern, bound in clip.items() if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise PlanError(
+                Reason.BAD_PLAN,
+                f"expected a clip bound for tensor {name!r}, no pattern fits",
+                'add a last pattern "*" for the rest',
+            )
+        found[name] = float(fitting[0])
+    return found
+
+
+def same_layout(
+    got: Mapping[str, NDArray[Any]],
+    expected: Mapping[str, NDArray[Any]] | Layout,
+    got_name: str,
+    expected_name: str,
+) -> None:
+    """See that two sets of tensors have the same names, shapes and dtypes.
+
+    Args:
+        got: what came.
+        expected: what it must be like.
+        got_name: for the message.
+        expected_name: for the message.
+
+    Raises:
+        InputError: they differ; the first difference is named.
+    """
+    specs = expected.tensors if isinstance(expected, Layout) else _specs(expected)
+    hint = "the architecture must be the plan's, at every site and in every round; rebuild the model as it was founded"
+    for spec in specs:
+        if spec.name not in got:
+            raise InputError(
+                Reason.MISSING_TENSOR,
+                f"tensor {spec.name!r}: {expected_name} has it ({spec.dtype} {spec.shape}), {got_name} not",
+                hint,
+            )
+        array = got[spec.name]
+        if array.shape != spec.shape:
+            raise InputError(
+                Reason.WRONG_SHAPE,
+                f"tensor {spec.name!r}: {expected_name} has shape {spec.shape}, {got_name} {array.shape}",
+                hint,
+            )
+        if array.dtype.name != spec.dtype:
+            raise InputError(
+                Reason.WRONG_DTYPE,
+                f"tensor {spec.name!r}: {expected_name} has dtype {spec.dtype}, {got_name} {array.dtype.name}",
+                f"convert it with `.astype({spec.dtype!r})`, or the model to the plan's dtype",
+            )
+    known = {spec.name for spec in specs}
+    for name in got:
+        if name not in known:
+            raise InputError(Reason.EXTRA_TENSOR, f"tensor {name!r}: {got_name} has it, {expected_name} not", hint)
+
+
+def _specs(arrays: Mapping[str, NDArray[Any]]) -> tuple[TensorSpec, ...]:
+    """Specs of arrays of any dtype."""
+    return tuple(TensorSpec(name, array.shape, array.dtype.name, 1.0) for name, array in arrays.items())
+
+
+def numeric(name: str, value: Any) -> NDArray[Any]:
+    """A leaf as a NumPy array of its own memory, in C order and native byte order.
+
+    Raises:
+        InputError: it holds what cannot be averaged: complex numbers, objects, a sparse matrix.
+    """
+    if hasattr(value, "tocoo") or hasattr(value, "toarray") or hasattr(value, "todense"):
+        raise InputError(
+            Reason.WRONG_DTYPE,
+            f"tensor {name!r}: expected a dense array, got a sparse one ({type(value).__name__})",
+            "make it dense (`.toarray()`, `.todense()`), or exclude it",
+        )
+    array = np.asarray(value)
+    if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # ml_dtypes, as JAX uses them
+        return array.astype(np.float32)
+    if array.dtype.kind == "c":
+        raise InputError(
+            Reason.WRONG_DTYPE,
+            f"tensor {name!r}: expected real numbers, got {array.dtype.name}",
+            "hand in real and imaginary part as two tensors, or exclude it",
+        )
+    if array.dtype.kind not in "fiub" or array.dtype.name in ("longdouble", "float128"):
+        raise InputError(
+            Reason.WRONG_DTYPE,
+            f"tensor {name!r}: expected numbers of up to 64 bits, got {array.dtype.name}",
+            "convert it to float64, or exclude it",
+        )
+    # Not ascontiguousarray: that makes 0-d arrays 1-d.
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True)
+
+
+def missing_extra(package: str, extra: str) -> ConfigError:
+    """The error for an optional package that is not installed."""
+    return ConfigError(
+        Reason.BAD_CONFIG,
+        f"the package {package!r} is needed for this and not installed",
+        f"pip install 'he-agg[{extra}]'",
+    )

@@ -1,0 +1,177 @@
+"""PyTorch modules and gradients. Needs the extra `torch`.
+
+What becomes of a module's `state_dict`:
+
+* float parameters and float buffers (BatchNorm's running mean and variance) are averaged;
+* integers and booleans (`num_batches_tracked`, masks) and extra state stay local;
+* a parameter that occurs under several names (tied weights) travels once, under the first;
+* bfloat16 travels as float32, which holds it exactly, and is rounded back when loaded.
+
+FedBN is `TorchAdapter(exclude=["bn*", "*running_*"])`: those layers stay personal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk.adapters.base import Adapter, Patterns, Tensors, missing_extra
+from he_agg.errors import InputError, Reason
+
+try:
+    import torch
+except ImportError as error:
+    raise missing_extra("torch", "torch") from error
+
+__all__ = ["TorchAdapter", "TorchGradients"]
+
+
+class TorchAdapter(Adapter[torch.nn.Module]):
+    """For `torch.nn.Module`. `load` writes in place, under `no_grad`.
+
+    Args:
+        include: patterns over the names of the `state_dict`.
+        exclude: patterns of what stays local.
+        copy_from_device: copy tensors of a GPU to the CPU and back, instead of refusing them.
+    """
+
+    def __init__(self, include: Patterns = "*", exclude: Patterns = (), *, copy_from_device: bool = False) -> None:
+        super().__init__(include, exclude)
+        self._copy = copy_from_device
+
+    def state(self, model: torch.nn.Module) -> Tensors:
+        """Every tensor of the `state_dict` that is there once."""
+        return {name: self._array(name, tensor) for name, tensor in _own(model).items()}
+
+    def write(self, model: torch.nn.Module, tensors: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
+        """Copy arrays into the module's tensors."""
+        own = _own(model)
+        with torch.no_grad():
+            for name, array in tensors.items():
+                own[name].copy_(_tensor(_valid(name, array)))
+        return model
+
+    def statistics(self, model: torch.nn.Module) -> frozenset[str]:
+        """The float buffers."""
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        return frozenset(name for name in self.tensors(model) if name not in parameters)
+
+    def _array(self, name: str, tensor: torch.Tensor) -> NDArray[Any]:
+        check_tensor(name, tensor, self._copy)
+        tensor = tensor.detach()
+        if tensor.dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+            tensor = tensor.float()
+        # clone: never a view of the model's memory.
+        array: NDArray[Any] = tensor.cpu().clone(memory_format=torch.contiguous_format).numpy()
+        return array
+
+
+class TorchGradients(TorchAdapter):
+    """The gradients of a module's parameters instead of their values: after `loss.backward()`, for FedSGD.
+
+    `load` sets each parameter's `.grad`, ready for `optimizer.step()`.
+    """
+
+    def state(self, model: torch.nn.Module) -> Tensors:
+        """The gradient of every parameter that has one to have."""
+        found: Tensors = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            check_tensor(name, parameter, self._copy)
+            if parameter.grad is None:
+                raise InputError(
+                    Reason.MISSING_TENSOR,
+                    f"parameter {name!r}: expected a gradient, it has none",
+                    "call loss.backward() first; exclude parameters that the loss does not reach, or freeze them "
+                    "(requires_grad_(False))",
+                )
+            found[name] = self._array(name, parameter.grad)
+        return found
+
+    def write(self, model: torch.nn.Module, tensors: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
+        """Set gradients."""
+        parameters = dict(model.named_parameters())
+        for name, array in tensors.items():
+            parameter = parameters[name]
+            parameter.grad = _tensor(array).to(dtype=parameter.dtype, device=parameter.device)
+        return model
+
+    def statistics(self, model: torch.nn.Module) -> frozenset[str]:  # noqa: ARG002
+        """None: buffers have no gradients."""
+        return frozenset()
+
+
+def check_tensor(name: str, tensor: Any, copy_from_device: bool) -> None:
+    """Refuse a tensor that cannot be read as a NumPy array, saying what to do.
+
+    Raises:
+        InputError: not initialised, on another device, sparse, quantized, complex.
+    """
+    if torch.nn.parameter.is_lazy(tensor):
+        raise InputError(
+            Reason.MISSING_TENSOR,
+            f"tensor {name!r}: expected values, the lazy module has none yet",
+            "run one batch through the model first, at every site of the same shape",
+        )
+    device = tensor.device.type
+    if device == "meta":
+        raise InputError(
+            Reason.MISSING_TENSOR,
+            f"tensor {name!r}: expected values, it is on the meta device, which has none",
+            'materialise the model first: `model.to_empty(device="cpu")` and load or draw its weights',
+        )
+    if device != "cpu" and not copy_from_device:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"tensor {name!r}: expected it on the CPU, got device {device!r}",
+            "call model.cpu() before and model.to(device) after, or use TorchAdapter(copy_from_device=True)",
+        )
+    if tensor.layout is not torch.strided:
+        raise InputError(
+            Reason.WRONG_DTYPE,
+            f"tensor {name!r}: expected a dense tensor, got layout {tensor.layout}",
+            "make it dense with .to_dense() (for gradients: nn.Embedding(sparse=False)), or exclude it",
+        )
+    if tensor.is_quantized:
+        raise InputError(
+            Reason.WRONG_DTYPE,
+            f"tensor {name!r}: expected float values, got a quantized tensor",
+            "federate the float model and quantize afterwards, or exclude it",
+        )
+    if tensor.is_complex():
+        raise InputError(
+            Reason.WRONG_DTYPE,
+            f"tensor {name!r}: expected real numbers, got {tensor.dtype}",
+            "register torch.view_as_real(tensor) as the parameter instead, or exclude it",
+        )
+
+
+def _own(model: Any) -> dict[str, torch.Tensor]:
+    """The module's tensors by name, each once."""
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"expected a torch.nn.Module, got {type(model).__name__}",
+            "for dicts of arrays use PytreeAdapter",
+        )
+    seen: set[int] = set()
+    own = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if isinstance(value, torch.Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            own[name] = value
+    return own
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    # A copy of its own: writable and contiguous, whatever came.
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True))
+
+
+def _valid(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """A mean of variances is off by half a grid step, which must not make one of zero negative."""
+    return np.maximum(array, 0) if name.split(".")[-1] == "running_var" else array

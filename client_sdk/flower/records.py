@@ -1,0 +1,43 @@
+"""What travels in Flower's messages instead of a model. Neither side of it needs a key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from client_sdk.adapters.base import missing_extra
+from he_agg.errors import ProtocolError, Reason
+
+try:
+    from flwr.app import ConfigRecord, RecordDict
+except ImportError as error:
+    raise missing_extra("flwr", "flower") from error
+
+__all__ = ["RECORD", "read_record", "sum_record", "update_record"]
+
+RECORD = "he-agg"
+SUMS = "he-agg-sum-"
+
+
+def update_record(number: int, parts: list[bytes]) -> Any:
+    """A client's encrypted update for a round."""
+    return ConfigRecord({"round": number, "parts": parts})
+
+
+def sum_record(n_sites: int, parts: list[bytes]) -> Any:
+    """The encrypted sum of a round."""
+    return ConfigRecord({"n_sites": n_sites, "parts": parts})
+
+
+def read_record(content: Any, name: str, who: str) -> Any:
+    """A record of a message.
+
+    Raises:
+        ProtocolError: it is not there.
+    """
+    if not isinstance(content, RecordDict) or name not in content.config_records:
+        raise ProtocolError(
+            Reason.BAD_REQUEST,
+            f"{who}: expected the record {name!r} in the message, got {sorted(content) if content else 'none'}",
+            "use EncryptedFedAvg in the ServerApp and EncryptedUpdates as a mod of the ClientApp, both",
+        )
+    return content.config_records[name]

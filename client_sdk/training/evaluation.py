@@ -1,0 +1,255 @@
+"""Scores of the global model over all sites' patients, through the same encrypted sum as the update, exact.
+
+Every score here is made of counts. A count travels as digits that the plan's fixed point carries exactly whatever the
+site's weight, so the sums are exact integers and the scores the same bits at every site. The aggregator sees none of
+it; the sites see sums over all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk.training.agreement import sums_of
+from he_agg.errors import InputError, PlanError, Reason
+from he_agg.fixedpoint import Mean
+from he_agg.plan import Plan
+
+__all__ = ["BinaryScores", "ClassCounts", "Evaluation", "MeanLoss", "count_tensors", "encode_counts", "summed_counts"]
+
+Counts = dict[str, NDArray[np.int64]]
+Metrics = dict[str, Any]
+
+PREFIX = "he-agg/metrics/"
+MAX_COUNT = 2**40
+LOSS_UNIT = 2.0**-10
+"""Losses are summed as integers of this unit. The sum over a site's patients is rounded once."""
+
+
+class Evaluation(ABC):
+    """What is counted at a site, and what is made of the sums. `train(evaluate=...)` returns what `count` takes."""
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each array of counts."""
+
+    @abstractmethod
+    def count(self, result: Any) -> Counts:
+        """Count what `evaluate(model)` returned at this site.
+
+        Raises:
+            InputError: it is not what this evaluation takes, or not finite.
+        """
+
+    @abstractmethod
+    def metrics(self, sums: Counts) -> Metrics:
+        """Scores out of the sums over all sites."""
+
+
+@dataclass(frozen=True)
+class MeanLoss(Evaluation):
+    """The mean loss: `evaluate` returns (mean loss of this site's patients, how many)."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Loss and patients."""
+        return {"loss": (), "n": ()}
+
+    def count(self, result: Any) -> Counts:
+        """Loss times patients, in units."""
+        loss, n = result
+        return {"loss": _loss_units(float(loss) * n), "n": np.array(int(n), dtype=np.int64)}
+
+    def metrics(self, sums: Counts) -> Metrics:
+        """`loss` and `n`."""
+        return _loss(sums)
+
+
+@dataclass(frozen=True)
+class BinaryScores(Evaluation):
+    """Two outcomes: `evaluate` returns (y_true of 0 and 1, predicted probability of 1).
+
+    Scores are counted in equal bins; patients of both outcomes in the same bin count half for the AUC, so it is off by
+    at most `auc_error` from the AUC of the pooled scores.
+
+    Attributes:
+        bins: an even number, so that 0.5 is the edge of a bin.
+    """
+
+    bins: int = 64
+
+    def __post_init__(self) -> None:
+        if self.bins < 2 or self.bins % 2:
+            raise PlanError(Reason.BAD_ARGUMENT, f"bins: expected an even number of at least 2, got {self.bins}")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """A histogram for each outcome, and the loss."""
+        return {"negative": (self.bins,), "positive": (self.bins,), "loss": ()}
+
+    def count(self, result: Any) -> Counts:
+        """Histograms of the scores, and the log loss."""
+        truth, score = (np.asarray(values, dtype=np.float64).reshape(-1) for values in result)
+        if truth.shape != score.shape or not np.isin(truth, (0, 1)).all():
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                "evaluate: expected labels 0 and 1 and as many probabilities, got something else",
+                "BinaryScores takes (y_true, probability of class 1), both of shape (n,)",
+            )
+        if not ((score >= 0) & (score <= 1)).all():
+            raise InputError(
+                Reason.NON_FINITE,
+                "evaluate: expected probabilities of 0 to 1, got others or NaN",
+                "apply the sigmoid to logits; if they are NaN the model has diverged: lower the learning rate",
+            )
+        where = np.minimum((score * self.bins).astype(np.int64), self.bins - 1)
+        sure = np.clip(np.where(truth == 1, score, 1 - score), 1e-12, 1)
+        return {
+            "negative": np.bincount(where[truth == 0], minlength=self.bins).astype(np.int64),
+            "positive": np.bincount(where[truth == 1], minlength=self.bins).astype(np.int64),
+            "loss": _loss_units(float(-np.log(sure).sum())),
+        }
+
+    def metrics(self, sums: Counts) -> Metrics:
+        """`loss`, `n`, `auc`, `auc_error`, `accuracy`, `sensitivity`, `specificity` and the confusion counts."""
+        negative, positive = ([int(c) for c in sums[name]] for name in ("negative", "positive"))
+        lost, half = {"loss": sums["loss"], "n": np.array(sum(negative) + sum(positive))}, self.bins // 2
+        tn, fp, fn, tp = sum(negative[:half]), sum(negative[half:]), sum(positive[:half]), sum(positive[half:])
+        pairs = (tn + fp) * (fn + tp)
+        below = twice = ties = 0
+        for without, with_outcome in zip(negative, positive, strict=True):
+            twice += with_outcome * (2 * below + without)
+            ties += with_outcome * without
+            below += without
+        return _loss(lost) | {
+            "auc": _ratio(twice, 2 * pairs),
+            "auc_error": _ratio(ties, 2 * pairs),
+            "accuracy": _ratio(tn + tp, tn + fp + fn + tp),
+            "sensitivity": _ratio(tp, fn + tp),
+            "specificity": _ratio(tn, tn + fp),
+            "confusion": [[tn, fp], [fn, tp]],
+        }
+
+
+@dataclass(frozen=True)
+class ClassCounts(Evaluation):
+    """Several classes: `evaluate` returns (y_true of 0..classes-1, predicted classes or probabilities).
+
+    Attributes:
+        classes: how many.
+    """
+
+    classes: int
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """A confusion matrix, and the loss."""
+        return {"confusion": (self.classes, self.classes), "loss": ()}
+
+    def count(self, result: Any) -> Counts:
+        """Who was taken for what; and the log loss if probabilities came."""
+        truth, predicted = np.asarray(result[0]).reshape(-1), np.asarray(result[1])
+        loss = 0.0
+        if predicted.ndim == 2:
+            if not np.isfinite(predicted).all():
+                raise InputError(
+                    Reason.NON_FINITE,
+                    "evaluate: expected finite probabilities, got NaN",
+                    "the model has diverged: lower the learning rate",
+                )
+            loss = float(-np.log(np.clip(predicted[np.arange(len(truth)), truth.astype(int)], 1e-12, 1)).sum())
+            predicted = predicted.argmax(axis=1)
+        both = np.concatenate([truth, predicted]) if truth.shape == predicted.shape else np.array([-1])
+        if both.size and (both.min() < 0 or both.max() >= self.classes or (both != both.astype(int)).any()):
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"evaluate: expected classes 0..{self.classes - 1} and as many predictions, got something else",
+                "number the classes the same way at every site",
+            )
+        confusion = np.zeros((self.classes, self.classes), dtype=np.int64)
+        np.add.at(confusion, (truth.astype(int), predicted.astype(int)), 1)
+        return {"confusion": confusion, "loss": _loss_units(loss)}
+
+    def metrics(self, sums: Counts) -> Metrics:
+        """`loss`, `n`, `accuracy`, `recall` of each class and `confusion` (rows: truth)."""
+        table = [[int(c) for c in row] for row in sums["confusion"]]
+        total, right = sum(map(sum, table)), sum(table[i][i] for i in range(self.classes))
+        return _loss({"loss": sums["loss"], "n": np.array(total)}) | {
+            "accuracy": _ratio(right, total),
+            "recall": [_ratio(table[i][i], sum(table[i])) for i in range(self.classes)],
+            "confusion": table,
+        }
+
+
+def _digits(magnitude: int, weight_cap: int) -> tuple[int, int]:
+    """Base and number of digits that carry any count up to MAX_COUNT at any weight."""
+    base = magnitude // weight_cap + 1
+    if base < 2:
+        raise PlanError(
+            Reason.NO_HEADROOM,
+            f"evaluation needs a weight cap of at most {magnitude} at this many value bits, got {weight_cap}",
+            "give weights in larger units (hundreds of patients) and lower the cap, or use more value bits",
+        )
+    return base, math.ceil(MAX_COUNT.bit_length() / math.log2(base))
+
+
+def count_tensors(evaluation: Evaluation, value_bits: int, weight_cap: int) -> tuple[Counts, float]:
+    """What an evaluation adds to the layout: zeros of the right shapes (float64), and their clip bound."""
+    magnitude = 2 ** (value_bits - 1) - 1
+    _, digits = _digits(magnitude, weight_cap)
+    zeros = {PREFIX + name: np.zeros((digits, *shape)) for name, shape in evaluation.shapes().items()}
+    return zeros, magnitude / weight_cap  # type: ignore[return-value]
+
+
+def encode_counts(plan: Plan, evaluation: Evaluation, counts: Counts, weight: int) -> dict[str, NDArray[np.float64]]:
+    """Counts as values that the fixed point turns into exactly these digits.
+
+    `k = round(w/w_max * x/clip * M)` with `clip = M/w_max` is `round(w * x)`, so x is the digit over w.
+
+    Raises:
+        InputError: a count beyond 2^40.
+    """
+    base, digits = _digits(plan.public.magnitude, plan.layout.weight_cap)
+    found = {}
+    for name in evaluation.shapes():
+        value = np.asarray(counts[name], dtype=np.int64)
+        if np.abs(value).max(initial=0) > MAX_COUNT:
+            raise InputError(Reason.TOO_LARGE, f"evaluation: expected counts up to 2^40 in {name!r}, got a larger one")
+        rest, sign = np.abs(value), np.sign(value)
+        parts = [sign * (rest // base**i % base) for i in range(digits)]
+        found[PREFIX + name] = np.stack(parts).astype(np.float64) / weight
+    return found
+
+
+def summed_counts(plan: Plan, mean: Mean, evaluation: Evaluation) -> Counts:
+    """The exact sums of all sites' counts."""
+    base, digits = _digits(plan.public.magnitude, plan.layout.weight_cap)
+    powers = [base**i for i in range(digits)]
+    found = {}
+    for name, shape in evaluation.shapes().items():
+        parts = sums_of(plan, mean, PREFIX + name).astype(object)
+        total = sum((power * part for power, part in zip(powers, parts, strict=True)), np.zeros(shape, dtype=object))
+        found[name] = np.asarray(total).astype(np.int64)
+    return found
+
+
+def _loss_units(total: float) -> NDArray[np.int64]:
+    if not math.isfinite(total):
+        raise InputError(
+            Reason.NON_FINITE,
+            "evaluate: expected a finite loss, got NaN or infinity",
+            "the model has diverged: lower the learning rate, clip gradients, look for empty batches",
+        )
+    return np.array(round(total / LOSS_UNIT), dtype=np.int64)
+
+
+def _loss(sums: Mapping[str, NDArray[Any]]) -> Metrics:
+    n = int(sums["n"])
+    return {"loss": _ratio(int(sums["loss"]), n) * LOSS_UNIT, "n": n}
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,137 @@
+"""What the sites make of the decrypted mean. Every site applies the same step to the same bits.
+
+Only operations that IEEE 754 rounds in one way are used (+, -, *, /, sqrt, elementwise, in float64), so the results are
+the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk.compression.base import Tensors
+from he_agg.errors import InputError, Reason
+
+__all__ = ["FedAdam", "FedAvg", "FedAvgM", "FedProx"]
+
+
+@dataclass(frozen=True)
+class FedAvg:
+    """The global model moves by the mean update.
+
+    Attributes:
+        lr: how far; 1 is plain federated averaging.
+
+    Source: McMahan et al., AISTATS 2017.
+    """
+
+    lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            below = 1.0 if name.startswith(("beta", "momentum")) else 1e6
+            if not 0 <= value < below or (name == "lr" and value == 0):
+                raise InputError(Reason.BAD_ARGUMENT, f"{type(self).__name__}: {name} cannot be {value:g}")
+
+    def start(self, model: Mapping[str, NDArray[Any]]) -> Tensors:  # noqa: ARG002
+        """State before the first step."""
+        return {}
+
+    def step(
+        self, model: Tensors, mean: Mapping[str, NDArray[Any]], state: Tensors, plain: frozenset[str] = frozenset()
+    ) -> tuple[Tensors, Tensors]:
+        """The new global model.
+
+        Args:
+            model: the old one.
+            mean: the mean update.
+            state: the strategy's state.
+            plain: tensors that move by their mean alone, such as running statistics.
+
+        Returns:
+            New model, new state; nothing is changed in place.
+        """
+        wide = {name: array.astype(np.float64) for name, array in mean.items()}
+        moves, state = self.moves({name: array for name, array in wide.items() if name not in plain}, state)
+        moved = {}
+        for name, array in model.items():
+            new = array.astype(np.float64) + (wide[name] if name in plain else moves[name])
+            moved[name] = np.asarray(new.astype(array.dtype))  # the sum of 0-d arrays is no array
+        return moved, state
+
+    def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """By how much each tensor moves, and the new state. Everything float64."""
+        return {name: self.lr * array for name, array in mean.items()}, state
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """Federated averaging whose sites are held near the global model: add `task.proximal(model)` to the loss.
+
+    Attributes:
+        mu: strength; the term is mu/2 times the squared distance to the round's global model.
+
+    Source: Li et al., MLSys 2020.
+    """
+
+    mu: float = 0.01
+
+
+@dataclass(frozen=True)
+class FedAvgM(FedAvg):
+    """Momentum on the mean update.
+
+    Attributes:
+        momentum: share of the last move that goes on.
+
+    Source: Hsu et al., arXiv 1909.06335.
+    """
+
+    momentum: float = 0.9
+
+    def start(self, model: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Velocity zero."""
+        return {f"velocity/{name}": np.zeros(array.shape) for name, array in model.items()}
+
+    def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """Velocity, times lr."""
+        new = state | {f"velocity/{n}": self.momentum * state[f"velocity/{n}"] + array for n, array in mean.items()}
+        return {name: self.lr * new[f"velocity/{name}"] for name in mean}, new
+
+
+@dataclass(frozen=True)
+class FedAdam(FedAvg):
+    """Adam on the mean update, without bias correction, as published.
+
+    Attributes:
+        lr: step of a coordinate whose updates agree.
+        beta1: memory of the mean.
+        beta2: memory of its square.
+        tau: how small an update counts as noise.
+
+    Source: Reddi et al., ICLR 2021, algorithm 2.
+    """
+
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def start(self, model: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Moments zero and tau squared."""
+        first = {f"first/{name}": np.zeros(array.shape) for name, array in model.items()}
+        return first | {f"second/{name}": np.full(array.shape, self.tau * self.tau) for name, array in model.items()}
+
+    def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        """First moment over the root of the second."""
+        new, moves = dict(state), {}
+        for name, array in mean.items():
+            first = self.beta1 * state[f"first/{name}"] + (1 - self.beta1) * array
+            second = self.beta2 * state[f"second/{name}"] + (1 - self.beta2) * (array * array)
+            new[f"first/{name}"], new[f"second/{name}"] = first, second
+            moves[name] = self.lr * first / (np.sqrt(second) + self.tau)
+        return moves, new
