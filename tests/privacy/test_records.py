@@ -34,7 +34,7 @@ def loop(noise_multiplier=1.0, layers=None):
 def test_training_learns_and_costs_what_the_accountant_says(tmp_path):
     private, x, y = loop()
     assert private.sample_rate == pytest.approx(0.1)
-    ledger = privacy.Ledger(tmp_path / "records", epsilon=3.0, delta=1e-4)
+    ledger = privacy.Ledger(tmp_path / "records", epsilon=5.0, delta=1e-4)
     assert private.charge(ledger, "fed.1", steps=30)
     assert not private.charge(ledger, "fed.1", steps=30)
     steps = 0
@@ -48,8 +48,8 @@ def test_training_learns_and_costs_what_the_accountant_says(tmp_path):
     right = ((private.module(x) > 0).float() == y).float().mean().item()
     assert right > 0.8
     assert ledger.spent == pytest.approx(private.epsilon(30, 1e-4))
-    assert 0.5 < ledger.spent < 3.0
-    assert private.epsilon(3000, 1e-4) > 3.0
+    assert 0.5 < ledger.spent < 5.0
+    assert private.epsilon(3000, 1e-4) > 5.0
     with pytest.raises(privacy.BudgetSpentError):
         private.charge(ledger, "fed.2", steps=3000)
     # Sampling makes it far cheaper than the same steps on everybody.
