@@ -27,6 +27,9 @@ ONLY_IN = {
     "sksurv": ("client_sdk/demo/",),
     "sklearn": ("client_sdk/demo/",),
     "matplotlib": ("client_sdk/demo/",),
+    "dp_accounting": ("client_sdk/privacy/accountant.py",),
+    "opacus": ("client_sdk/privacy/records.py",),
+    "scipy": (),
 }
 
 
@@ -81,6 +84,15 @@ def test_serve_command_loads_neither_an_he_library_nor_keys():
     assert "--port" in run.stdout
     assert "service" in loaded
     assert loaded & {"tenseal", "keys", "client_sdk", "httpx"} == set()
+
+
+@pytest.mark.parametrize("module", ["client_sdk.analytics", "client_sdk.privacy"])
+def test_statistics_and_noise_load_no_optional_library(module):
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stdout.split())
+    assert "client_sdk" in loaded
+    assert loaded & {"torch", "opacus", "dp_accounting", "sklearn", "sksurv", "matplotlib", "pandas"} == set()
 
 
 def test_core_asserts_nothing_about_input():
