@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docs.examples import aggregator_sees, clusters, survival
+from docs.examples import aggregator_sees, clusters, outlier, survival
 
 pytestmark = pytest.mark.filterwarnings("ignore::client_sdk.analytics.SmallCellWarning")
 
@@ -41,3 +41,11 @@ def test_the_aggregator_recovers_images_from_plaintext_and_none_from_ciphertext(
     assert facts["plaintext"]["zlib"] < 0.9
     assert facts["mean_opened"]
     assert is_picture(tmp_path / "sees.png")
+
+
+def test_clipping_tames_the_outlier_and_noise_has_its_price(tmp_path):
+    facts = outlier.run(tmp_path / "outlier.png", ("as it comes", "clipped", 4.0))
+    assert facts["as it comes"]["right"] < 0.8 < 0.9 < facts["clipped"]["right"]
+    # Ten rounds at z = 4: 3.34 by the tight accountant, and up to a tenth more by the one for integers.
+    assert 3.34 < facts[4.0]["epsilon"] < 3.7
+    assert is_picture(tmp_path / "outlier.png")
