@@ -63,8 +63,8 @@ class PrivateTraining:
 
         Args:
             ledger: of the data set. Record and hospital are different units: keep one ledger for each.
-            what: federation and round; paying again for the same costs nothing, so train from the same seed or not at
-                all.
+            what: federation and round. Paying again for the same costs nothing, so a training that was interrupted may
+                be begun again, but only one result of it may ever be sent.
             steps: batches.
 
         Raises:

@@ -110,7 +110,8 @@ class PrivateUpdates:
         plan = self._site.plan
         plan.check_model(update)
         what = f"{round.federation}.{round.number}"
-        path = self._directory / f"{what}.noisy"
+        # A federation founded anew under the same name has other grids: its rounds are other rounds.
+        path = self._directory / f"{what}.{plan.plan_id[:16]}.noisy"
         try:
             numbers = self._stored(path)
             if numbers is None:
@@ -181,6 +182,6 @@ class PrivateUpdates:
     def _remove_before(self, round: Round) -> None:
         """Remove what earlier rounds left; this round's stays until the next, for a crash before its mean was used."""
         for path in self._directory.glob(f"{round.federation}.*.noisy"):
-            number = path.name.removeprefix(f"{round.federation}.").removesuffix(".noisy")
+            number = path.name.split(".")[1]
             if number.isdigit() and int(number) < round.number:
                 path.unlink(missing_ok=True)

@@ -69,7 +69,7 @@ def test_the_mean_is_the_clipped_mean_plus_noise_of_the_stated_size(aggregator, 
     mechanism = private.mechanism
     assert len(private.ledger.charges) == 3
     assert private.ledger.spent == pytest.approx(privacy.epsilon_of(3 * mechanism.rdp(), 1e-5))
-    assert sorted(path.name for path in (tmp_path / "0" / "noisy").iterdir()) == ["dp-mean.3.noisy"]
+    assert [path.name.split(".")[:2] for path in (tmp_path / "0" / "noisy").iterdir()] == [["dp-mean", "3"]]
     noise = np.concatenate([mean.tensors["w"][3:, 0] for mean in first])
     # Five standard errors of a standard deviation, of the mean's 3 x 293 values.
     assert abs(noise.std() / mechanism.mean_std(3) - 1) < 5 / math.sqrt(2 * noise.size)
@@ -84,7 +84,8 @@ def test_what_is_sent_are_the_noisy_integers_to_the_bit(tmp_path):
     assert {name: (value.dtype, value.shape) for name, value in sent.items()} == {
         name: (value.dtype, value.shape) for name, value in model().items()
     }
-    stored = np.frombuffer((tmp_path / "noisy" / "test.1.noisy").read_bytes()[:-32], "<i4")
+    (path,) = (tmp_path / "noisy").iterdir()
+    stored = np.frombuffer(path.read_bytes()[:-32], "<i4")
     assert np.array_equal(quantize(site.plan, sent, 1).values[:VALUES], stored)
     step = private.mechanism.steps[0]
     fresh = stream(1)
@@ -104,6 +105,9 @@ def test_after_a_crash_the_same_bytes_for_nothing(tmp_path):
         sent = again.prepare(FakeRound(attempt=attempt), update)
         assert all(np.array_equal(sent[name], first[name]) for name in first)
     assert again.ledger.spent == spent
+    founded_anew = private_of(FakeSite(rounds=7), tmp_path, stream(3))
+    assert not np.array_equal(founded_anew.prepare(FakeRound(), model(0.01))["w"], first["w"])
+    assert again.ledger.spent > spent
     other = again.prepare(FakeRound(number=2), model(0.01))
     assert not np.array_equal(other["w"], first["w"])
     assert again.ledger.spent > spent
