@@ -22,6 +22,7 @@ from he_agg.plan import Plan
 from keys import GroupKey, SiteIdentity, write_secret_text
 from service import operations
 from service.settings import Settings
+from service.store.base import Keeping
 from service.store.sql import open_store
 from service.tokens import new_token
 from tests.support.server import ServerProcess, start_server
@@ -78,41 +79,48 @@ class Running:
 
 @contextlib.contextmanager
 def running_federation(
-    layout_or_model: Layout | Mapping[str, Any],
+    layout_or_model: Layout | Plan | Mapping[str, Any],
     sites: int | Sequence[str] = 3,
     *,
     clip: float | Mapping[str, float] = 1.0,
     weight_cap: int = 1000,
     server: ServerProcess | None = None,
     name: str = "test",
+    sample_fraction: float = 1.0,
+    keep_sums: int | None = None,
     **plan_options: Any,
 ) -> Iterator[Running]:
     """Found a federation on a real aggregator and open its sites.
 
     Args:
-        layout_or_model: a layout, or named arrays to make one of with `clip` and `weight_cap`.
+        layout_or_model: a plan; or a layout, or named arrays to make one of with `clip` and `weight_cap`.
         sites: their names, or how many.
         clip: as for `Layout.of`.
         weight_cap: as for `Layout.of`.
         server: an aggregator that runs already, on which `name` is free; one is started and killed if None.
         name: of the federation.
+        sample_fraction: which part of the sites is invited to each round.
+        keep_sums: how many sums the aggregator keeps.
         plan_options: as for `Plan.create`.
     """
     names = [f"hospital-{_LETTERS[i]}" for i in range(sites)] if isinstance(sites, int) else list(sites)
-    layout = (
-        layout_or_model
-        if isinstance(layout_or_model, Layout)
-        else Layout.of(layout_or_model, clip=clip, weight_cap=weight_cap)
-    )
-    options = {"max_sites": max(2, len(names)), "min_sites": max(2, len(names)), "deadline_s": 300} | plan_options
-    plan = Plan.create(name, layout, **options)
+    if isinstance(layout_or_model, Plan):
+        plan = layout_or_model
+    else:
+        layout = (
+            layout_or_model
+            if isinstance(layout_or_model, Layout)
+            else Layout.of(layout_or_model, clip=clip, weight_cap=weight_cap)
+        )
+        options = {"max_sites": max(2, len(names)), "min_sites": max(2, len(names)), "deadline_s": 300} | plan_options
+        plan = Plan.create(name, layout, **options)
     key = GroupKey.create(plan)
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="he-agg-")))
         if server is None:
             server = stack.enter_context(start_server(root / "aggregator", environment=QUICK))
         with _store(server) as store:
-            operations.create_federation(store, key.federation_document)
+            operations.create_federation(store, key.federation_document, Keeping(sample_fraction, keep_sums))
             settings = [_join(store, plan, key, site, root / site, server.url) for site in names]
             operations.start(store, plan.public.federation)
         opened = tuple(stack.enter_context(Site.open(path)) for path in settings)
