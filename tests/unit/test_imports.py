@@ -29,6 +29,9 @@ ONLY_IN = {
     "torch": ("client_sdk/adapters/torch.py", "client_sdk/training/proximal.py"),
     "flwr": ("client_sdk/flower/",),
     "matplotlib": ("client_sdk/demo/",),
+    "dp_accounting": ("client_sdk/privacy/accountant.py",),
+    "opacus": ("client_sdk/privacy/records.py",),
+    "scipy": (),
 }
 
 
@@ -87,14 +90,23 @@ def test_serve_command_loads_neither_an_he_library_nor_keys():
 
 @pytest.mark.parametrize(
     "module",
-    ["client_sdk", "client_sdk.adapters", "client_sdk.training", "client_sdk.compression", "client_sdk.flower"],
+    [
+        "client_sdk",
+        "client_sdk.adapters",
+        "client_sdk.analytics",
+        "client_sdk.compression",
+        "client_sdk.flower",
+        "client_sdk.privacy",
+        "client_sdk.training",
+    ],
 )
 def test_a_site_loads_no_framework_that_it_was_not_asked_for(module):
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(run.stdout.split())
     assert "client_sdk" in loaded
-    assert loaded & {"torch", "sklearn", "jax", "tensorflow", "flwr", "sksurv", "pandas", "matplotlib"} == set()
+    frameworks = {"torch", "sklearn", "jax", "tensorflow", "flwr", "sksurv", "pandas", "matplotlib"}
+    assert loaded & (frameworks | {"opacus", "dp_accounting"}) == set()
 
 
 @pytest.mark.parametrize(

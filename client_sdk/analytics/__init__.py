@@ -1,0 +1,60 @@
+"""Federated statistics through the encrypted sum: exact, and the same at every hospital.
+
+::
+
+    from client_sdk import Site, analytics
+
+    question = analytics.KaplanMeier(step=1, horizon=1000, groups=["standard", "test"])
+    with Site.open("hospital-a.toml") as site:
+        result = analytics.run(site, question, days, died, treatment)
+    print(result.log_rank.p)
+
+The federation's plan must have the layout of `analytics.layout_for(question, ...)` and 24 value bits; see
+docs/analytics.md. What every hospital learns is said in each analysis's docstring.
+"""
+
+from client_sdk.analytics.analysis import VALUE_BITS, Analysis, Finished, OneRound, Sums, dry_run, layout_for, run
+from client_sdk.analytics.checks import Grid
+from client_sdk.analytics.counts import CountResult, Counts, Histogram, HistogramResult
+from client_sdk.analytics.integers import Field
+from client_sdk.analytics.kmeans import KMeans, KMeansResult
+from client_sdk.analytics.logistic import LogisticRegression, LogisticResult
+from client_sdk.analytics.moments import MomentResult, Moments
+from client_sdk.analytics.pca import PCA, PCAResult, PowerPCA
+from client_sdk.analytics.quantiles import QuantileResult, Quantiles
+from client_sdk.analytics.small_cells import SmallCells, SmallCellWarning
+from client_sdk.analytics.survival import Curve, KaplanMeier, LogRank, SurvivalResult
+
+__all__ = [
+    "PCA",
+    "VALUE_BITS",
+    "Analysis",
+    "CountResult",
+    "Counts",
+    "Curve",
+    "Field",
+    "Finished",
+    "Grid",
+    "Histogram",
+    "HistogramResult",
+    "KMeans",
+    "KMeansResult",
+    "KaplanMeier",
+    "LogRank",
+    "LogisticRegression",
+    "LogisticResult",
+    "MomentResult",
+    "Moments",
+    "OneRound",
+    "PCAResult",
+    "PowerPCA",
+    "QuantileResult",
+    "Quantiles",
+    "SmallCellWarning",
+    "SmallCells",
+    "Sums",
+    "SurvivalResult",
+    "dry_run",
+    "layout_for",
+    "run",
+]

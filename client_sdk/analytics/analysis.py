@@ -1,0 +1,290 @@
+"""What an analysis is, and how sites run one: a step is a round, a round is one exact sum.
+
+An `Analysis` is a question that all sites have agreed on beforehand, without any data in it. It is written as pure
+functions of a public state, so every site that folds the same sums has the same state and the same answer, to the bit.
+
+Two numbers of every vector carry a digest of the question and its state. Unless all sites that are in a sum asked the
+same thing, the digests do not add up and no result is released: a site with other bins cannot spoil a histogram
+unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk.analytics.integers import Field, Integers, decode, encode, encoded_size
+from client_sdk.site import Round, Site
+from he_agg.errors import InputError, PlanError, ProtocolError, Reason
+from he_agg.fixedpoint import Mean
+from he_agg.layout import Layout, TensorSpec
+from he_agg.plan import Plan
+
+__all__ = ["TENSOR", "VALUE_BITS", "Analysis", "Finished", "OneRound", "Sums", "dry_run", "layout_for", "run"]
+
+VALUE_BITS = 24
+"""Width of the plaintext integers: the widest there is, so that most numbers fit in one or two digits."""
+
+TENSOR = "integers"
+"""Name of the one tensor of a federation for analyses."""
+
+_DIGEST_VALUES = 2
+_DIGEST_BITS = 22
+
+D = TypeVar("D")
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The exact sums of one step.
+
+    Attributes:
+        values: by field name, with the field's shape.
+        n_sites: how many sites are in them.
+    """
+
+    values: Mapping[str, Integers]
+    n_sites: int
+
+    def __getitem__(self, name: str) -> Integers:
+        return self.values[name]
+
+
+@dataclass(frozen=True)
+class Finished(Generic[R]):
+    """What `Analysis.fold` returns instead of a state when there is nothing left to ask."""
+
+    result: R
+
+
+class Analysis(ABC, Generic[D, S, R]):
+    """A question to all sites together. Subclasses are frozen dataclasses of public parameters: no data.
+
+    D is a site's data as `prepared` checked it, S the public state between steps, R the result.
+    """
+
+    @property
+    @abstractmethod
+    def fields(self) -> tuple[Field, ...]:
+        """The integers that every step sums."""
+
+    @abstractmethod
+    def prepared(self, *data: Any) -> D:
+        """A site's data, checked and put on the grid.
+
+        Raises:
+            InputError: data that the analysis cannot take; the message names positions, never values.
+        """
+
+    @abstractmethod
+    def start(self) -> S:
+        """The state before the first step."""
+
+    @abstractmethod
+    def contribution(self, state: S, data: D) -> Mapping[str, Any]:
+        """A site's integers for the step that comes next, by field name."""
+
+    @abstractmethod
+    def fold(self, state: S, sums: Sums) -> S | Finished[R]:
+        """The state after the sums of a step are known, or the result."""
+
+    @property
+    def question(self) -> str:
+        """Everything that the sites must agree on, as text."""
+        own: Any = self
+        members = {field.name: getattr(own, field.name) for field in fields(own)}
+        return f"{type(self).__name__} {json.dumps(members, default=_plain)}"
+
+
+class OneRound(Analysis[D, tuple[()], R]):
+    """A question that one sum answers: there is no state."""
+
+    @abstractmethod
+    def summands(self, data: D) -> Mapping[str, Any]:
+        """A site's integers, by field name."""
+
+    @abstractmethod
+    def result(self, sums: Sums) -> R:
+        """The answer."""
+
+    def start(self) -> tuple[()]:
+        """Nothing is known."""
+        return ()
+
+    def contribution(self, state: tuple[()], data: D) -> Mapping[str, Any]:  # noqa: ARG002 - there is no state
+        """A site's integers, by field name."""
+        return self.summands(data)
+
+    def fold(self, state: tuple[()], sums: Sums) -> Finished[R]:  # noqa: ARG002
+        """The answer, finished."""
+        return Finished(self.result(sums))
+
+
+def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS) -> Layout:
+    """The layout of a federation in which these analyses, and smaller ones, can be run one after another.
+
+    Args:
+        analyses: all of them.
+        value_bits: the plan's `value_bits`; `Plan.create` must be given the same.
+
+    Raises:
+        PlanError: no analysis.
+    """
+    magnitude = (1 << (value_bits - 1)) - 1
+    size = max((encoded_size(analysis.fields, magnitude) for analysis in analyses), default=0)
+    if size == 0:
+        raise PlanError(Reason.BAD_PLAN, "layout_for: expected at least one analysis, got none")
+    return Layout((TensorSpec(TENSOR, (size + _DIGEST_VALUES,), "float64", float(magnitude)),), 1)
+
+
+def run(site: Site, analysis: Analysis[D, S, R], *data: Any) -> R:
+    """Run an analysis as one site, together with all other sites that call this with the same analysis.
+
+    A round that failed is repeated. A round that this site missed is taken over from the others: its data are then
+    not in that step, which `Sums.n_sites` shows.
+
+    Args:
+        site: a site of a federation whose plan has the layout of `layout_for`.
+        analysis: the same at all sites.
+        data: this site's own.
+
+    Returns:
+        The result, the same at every site.
+
+    Raises:
+        PlanError: the federation's plan is not for analyses, or too small for this one.
+        InputError: data that the analysis cannot take, or sites that ask different things.
+        HeAggError: as for `Round.aggregate`.
+    """
+    magnitude, size = _checked_plan(site.plan, analysis)
+    own = analysis.prepared(*data)
+    state: S = analysis.start()
+    for round in site.rounds():
+        vector = _vector(analysis, state, own, magnitude, size)
+        mean = _aggregated(round, vector)
+        if mean is None:
+            continue
+        after = _folded(analysis, state, mean.sums, mean.n_sites, magnitude)
+        if isinstance(after, Finished):
+            return after.result
+        state = after
+    raise ProtocolError(
+        Reason.ROUND_CLOSED,
+        "the federation ended before the analysis did",
+        "found it with more rounds: `Plan.create(..., rounds=...)`",
+    )
+
+
+def dry_run(analysis: Analysis[D, S, R], shares: Iterable[Sequence[Any]], value_bits: int = VALUE_BITS) -> R:
+    """The same arithmetic without encryption and network, for one's own data or for tests.
+
+    Args:
+        analysis: what to ask.
+        shares: each site's data, as `run` takes them.
+        value_bits: as in the plan.
+
+    Returns:
+        The result, identical to that of `run`.
+
+    Raises:
+        InputError: data that the analysis cannot take.
+    """
+    magnitude = (1 << (value_bits - 1)) - 1
+    owns = [analysis.prepared(*share) for share in shares]
+    size = encoded_size(analysis.fields, magnitude) + _DIGEST_VALUES
+    state = analysis.start()
+    while True:
+        vectors = [_vector(analysis, state, own, magnitude, size) for own in owns]
+        after = _folded(analysis, state, np.sum(vectors, axis=0), len(owns), magnitude)
+        if isinstance(after, Finished):
+            return after.result
+        state = after
+
+
+def _checked_plan(plan: Plan, analysis: Analysis[Any, Any, Any]) -> tuple[int, int]:
+    magnitude = plan.public.magnitude
+    needed = encoded_size(analysis.fields, magnitude) + _DIGEST_VALUES
+    specs = plan.layout.tensors
+    fits = (
+        len(specs) == 1
+        and specs[0].name == TENSOR
+        and specs[0].clip == magnitude
+        and specs[0].dtype == "float64"
+        and plan.layout.weight_cap == 1
+    )
+    if not fits or specs[0].size < needed:
+        raise PlanError(
+            Reason.LAYOUT_MISMATCH,
+            f"expected a plan for analyses with at least {needed} integers of {plan.public.value_bits} bits, got "
+            f"{specs[0]}",
+            "found the federation with the layout of `analytics.layout_for(...)` and the same value_bits",
+        )
+    return magnitude, specs[0].size
+
+
+def _vector(
+    analysis: Analysis[D, S, Any],
+    state: S,
+    own: D,
+    magnitude: int,
+    size: int,
+) -> NDArray[np.int64]:
+    values = analysis.contribution(state, own)
+    digits = encode(analysis.fields, values, magnitude)
+    vector = np.zeros(size, dtype=np.int64)
+    vector[: digits.size] = digits
+    vector[digits.size : digits.size + _DIGEST_VALUES] = _digest(analysis, state)
+    return vector
+
+
+def _aggregated(round: Round, vector: NDArray[np.int64]) -> Mean | None:
+    """The sums of a round; None if it failed and its next attempt has to be waited for."""
+    try:
+        return round.aggregate({TENSOR: vector.astype(np.float64)}, weight=1)
+    except ProtocolError as error:
+        if error.reason == Reason.ROUND_FAILED:
+            return None
+        if error.reason == Reason.ROUND_CLOSED:
+            return round.fetch()
+        raise
+
+
+def _folded(
+    analysis: Analysis[Any, S, R], state: S, sums: NDArray[np.int64], n_sites: int, magnitude: int
+) -> S | Finished[R]:
+    end = encoded_size(analysis.fields, magnitude)
+    if not np.array_equal(sums[end : end + _DIGEST_VALUES], n_sites * _digest(analysis, state)):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"expected all {n_sites} sites to run the same analysis at the same step, got different ones: the digests "
+            "of their questions do not agree; no result was released",
+            "compare the parameters (bins, bounds, categories, seeds) and the versions of numpy, then start the "
+            f"analysis again at all sites. Here: {analysis.question[:300]}",
+        )
+    return analysis.fold(state, Sums(decode(analysis.fields, sums, magnitude, n_sites), n_sites))
+
+
+def _digest(analysis: Analysis[Any, Any, Any], state: Any) -> NDArray[np.int64]:
+    text = f"he-agg analytics v1\n{analysis.question}\n{json.dumps(state, sort_keys=True, default=_plain)}"
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    mask = (1 << _DIGEST_BITS) - 1
+    return np.array([number & mask, number >> _DIGEST_BITS & mask], dtype=np.int64)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    if isinstance(value, np.generic):
+        return value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    raise TypeError(f"{type(value).__name__} cannot be a parameter of an analysis")

@@ -1,0 +1,190 @@
+"""k-means by Lloyd's steps: a round for the seeds, then one per step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk.analytics.analysis import Analysis, Finished, Sums
+from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
+from client_sdk.analytics.integers import Field
+from client_sdk.analytics.moments import exact_dot
+from client_sdk.analytics.small_cells import SmallCells
+
+__all__ = ["KMeans", "KMeansResult", "KMeansState"]
+
+
+@dataclass(frozen=True)
+class KMeansState:
+    """What is public between steps.
+
+    Attributes:
+        step: how many rounds are folded.
+        centers: of every start; None before the seeds are drawn. Shape: (starts, clusters, columns)
+    """
+
+    step: int
+    centers: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """Clusters of all sites' rows.
+
+    Attributes:
+        centers: ordered by their first coordinates; NaN where the count was suppressed. Shape: (clusters, columns)
+        counts: rows per cluster; masked where suppressed.
+        inertia: sum of squared distances to the centers, of the last assignment. Units: squared values.
+        steps: Lloyd's steps.
+        converged: whether the last step changed nothing.
+    """
+
+    centers: NDArray[np.float64]
+    counts: NDArray[Any]
+    inertia: float
+    steps: int
+    converged: bool
+
+    def labels(self, rows: Any) -> NDArray[np.intp]:
+        """Cluster of each row of one's own data.
+
+        Args:
+            rows: Shape: (rows, columns)
+        """
+        return _nearest(np.ascontiguousarray(rows, dtype=np.float64), self.centers)
+
+
+@dataclass(frozen=True)
+class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
+    """k-means of all sites' rows, the same centers as Lloyd's algorithm on the pooled, gridded rows from these seeds.
+
+    **Seeds.** k-means++ and its relatives take patients' rows as seeds, which would publish them. Here the first round
+    sums counts, values and squares, and the seeds are drawn around the common mean with the common spread from a public
+    seed: they say nothing that the moments do not. Several starts travel in one vector and the best one wins. Known
+    centers (from the literature, or from an earlier run) can be given instead.
+
+    **Every hospital learns** the moments of each column and, in every step and start, the number of rows in each
+    cluster and their sum: a cluster of one patient is that patient's row. Take few clusters, and look at the warning.
+    Bring the columns to comparable scales beforehand, by agreed constants.
+
+    Attributes:
+        clusters: how many.
+        grid: of all columns.
+        columns: how many columns rows have.
+        starts: how many seeds are tried at once.
+        seed: of the public generator.
+        initial: known centers instead of seeds. Shape: (clusters, columns)
+        max_steps: Lloyd's steps at most.
+        small_cells: what to do about small clusters in the result.
+        max_rows: most rows of a site.
+    """
+
+    clusters: int
+    grid: Grid
+    columns: int
+    starts: int = 8
+    seed: int = 0
+    initial: tuple[tuple[float, ...], ...] | None = None
+    max_steps: int = 100
+    small_cells: SmallCells = SmallCells()  # noqa: RUF009
+    max_rows: int = MAX_ROWS
+
+    def __post_init__(self) -> None:
+        if min(self.clusters, self.columns, self.starts, self.max_steps) < 1:
+            raise refuse("KMeans: expected at least one cluster, column, start and step")
+        if self.initial is not None and np.shape(self.initial) != (self.clusters, self.columns):
+            raise refuse(f"KMeans: expected {self.clusters} x {self.columns} initial centers")
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Rows and sums per start and cluster, squares for the inertia and the seeds."""
+        shape = (1 if self.initial is not None else self.starts, self.clusters)
+        bound = self.grid.bound
+        return (
+            Field("counts", shape, self.max_rows),
+            Field("sums", (*shape, self.columns), self.max_rows * bound),
+            Field("squares", (self.columns,), self.max_rows * bound**2),
+        )
+
+    def prepared(self, *data: Any) -> NDArray[np.int64]:
+        """Grid numbers of the site's rows.
+
+        Args:
+            data: one array. Shape: (rows, columns)
+        """
+        (values,) = data
+        rows = self.grid.integers(matrix(values, self.columns))
+        check_rows(len(rows), self.max_rows)
+        return rows
+
+    def start(self) -> KMeansState:
+        """Known centers, or none yet."""
+        if self.initial is None:
+            return KMeansState(0, None)
+        return KMeansState(0, np.asarray([self.initial], dtype=np.float64) / self.grid.step)
+
+    def contribution(self, state: KMeansState, data: NDArray[np.int64]) -> Mapping[str, Any]:
+        """Rows and their sums per cluster of each start; before the seeds, of all rows in the first one."""
+        counts, totals, squares = (np.zeros(field.shape, dtype=np.int64) for field in self.fields)
+        for start in range(counts.shape[0]):
+            if state.centers is None:
+                labels = np.zeros(len(data), dtype=np.intp)
+            else:
+                labels = _nearest(data.astype(np.float64), state.centers[start])
+            counts[start] = np.bincount(labels, minlength=self.clusters)
+            np.add.at(totals[start], labels, data)
+        exact = [exact_dot(column, column) for column in np.ascontiguousarray(data.T)]
+        return {"counts": counts, "sums": totals, "squares": np.array(exact, dtype=object).reshape(squares.shape)}
+
+    def fold(self, state: KMeansState, sums: Sums) -> KMeansState | Finished[KMeansResult]:
+        """Centers moved to the means of their rows; an empty cluster stays where it is."""
+        counts = sums["counts"].astype(np.float64)[:, :, None]
+        totals = sums["sums"].astype(np.float64)
+        squares = sum(int(square) for square in sums["squares"])
+        if state.centers is None:
+            return KMeansState(1, self._seeds(int(sums["counts"][0, 0]), totals[0, 0], sums["squares"]))
+        centers = np.where(counts > 0, totals / np.maximum(counts, 1), state.centers)
+        converged = bool(np.array_equal(centers, state.centers))
+        steps = state.step + (self.initial is not None)
+        if not converged and steps < self.max_steps:
+            return KMeansState(state.step + 1, centers)
+        inertias = [self._inertia(squares, c, t) for c, t in zip(sums["counts"], sums["sums"], strict=True)]
+        best = int(np.argmin(inertias))
+        order = np.lexsort(centers[best].T[::-1])
+        shown = self.small_cells.applied(sums["counts"][best][order].astype(np.int64), "clusters")
+        inertia = inertias[best] * self.grid.step * self.grid.step
+        # The center of a cluster of one is a patient's row: it goes with its count.
+        mask = np.ma.getmaskarray(shown)
+        means = np.where(mask[:, None], np.nan, centers[best][order] * self.grid.step)
+        return Finished(KMeansResult(means, shown, inertia, steps, converged))
+
+    def _seeds(self, n: int, totals: NDArray[np.float64], squares: Any) -> NDArray[np.float64]:
+        if n < self.clusters:
+            raise refuse(f"KMeans: expected at least {self.clusters} rows, all sites together have {n}")
+        mean = totals / n
+        spread = np.sqrt(np.maximum(np.array([int(square) / n for square in squares]) - mean * mean, 0.0))
+        # A public choice that every site repeats, not a secret and not noise.
+        draws = np.random.default_rng(self.seed).standard_normal((self.starts, self.clusters, self.columns))
+        return np.asarray(mean + spread * draws)
+
+    @staticmethod
+    def _inertia(squares: int, counts: NDArray[np.int64], totals: Any) -> float:
+        """Sum of squares less the clusters' own: exact up to one rounding per cluster."""
+        within = float(squares)
+        for n, total in zip(counts, totals, strict=True):
+            if n:
+                within -= sum(int(value) ** 2 for value in total) / int(n)
+        return within
+
+
+def _nearest(rows: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Number of the nearest center; the first of equals. Each row's answer depends on no other row."""
+    distance = np.zeros((len(rows), len(centers)))
+    for column in range(rows.shape[1]):
+        distance += (rows[:, column, None] - centers[None, :, column]) ** 2
+    labels: NDArray[np.intp] = np.argmin(np.where(np.isnan(distance), np.inf, distance), axis=1)
+    return labels

@@ -1,0 +1,231 @@
+"""Logistic regression by Newton's method: sums of gradients and Hessians instead of patients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk.analytics.analysis import Analysis, Finished, Sums
+from client_sdk.analytics.checks import MAX_ROWS, check_rows, finite, matrix, refuse
+from client_sdk.analytics.chi_square import normal_tail
+from client_sdk.analytics.integers import Field
+from he_agg.errors import InputError, Reason
+
+__all__ = ["LogisticData", "LogisticRegression", "LogisticResult", "LogisticState"]
+
+FRACTION_BITS = 40
+"""Binary places to which each site rounds its sums: an error of 2^-41 a site, 1e-12 in a sum of two."""
+
+_MAX_LOSS = 64.0
+
+
+@dataclass(frozen=True)
+class LogisticData:
+    """A site's rows with the constant in front, and their outcomes."""
+
+    rows: NDArray[np.float64]
+    outcomes: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LogisticState:
+    """What is public between steps.
+
+    Attributes:
+        step: rounds folded.
+        beta: coefficients that the next sums are for, the intercept first.
+        before: coefficients of the best loss so far, from which `beta` is a Newton step.
+        loss: penalised loss there.
+    """
+
+    step: int
+    beta: NDArray[np.float64]
+    before: NDArray[np.float64]
+    loss: float
+
+
+@dataclass(frozen=True)
+class LogisticResult:
+    """A fitted model, the same as the pooled fit.
+
+    Attributes:
+        intercept: log odds where all features are 0.
+        coefficients: log odds ratios. Shape: (features,)
+        errors: standard errors, the intercept's first. Shape: (features + 1,)
+        p_values: Wald tests, the intercept's first. Shape: (features + 1,)
+        loss: mean negative log likelihood, without penalty.
+        n: rows of all sites together.
+        steps: rounds it took.
+    """
+
+    intercept: float
+    coefficients: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    loss: float
+    n: int
+    steps: int
+
+    def probability(self, rows: Any) -> NDArray[np.float64]:
+        """Probability of the outcome for one's own rows.
+
+        Args:
+            rows: Shape: (rows, features)
+        """
+        return _sigmoid(np.asarray(rows, dtype=np.float64) @ self.coefficients + self.intercept)
+
+
+@dataclass(frozen=True)
+class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
+    """Logistic regression, maximum likelihood or with a ridge penalty, by Newton's method with step halving.
+
+    Each round sums gradient, Hessian and loss at the current coefficients. They are rounded to 2^-40 at each site, so
+    the fit equals the pooled one far below 1e-6 unless the Hessian is close to singular.
+
+    **Every hospital learns** in each round the gradient, the Hessian and the loss over all hospitals at known
+    coefficients: about as much as the second moments of the features, weighted. With as many rounds as rows they would
+    determine the rows; Newton's method needs five to ten rounds.
+
+    Attributes:
+        features: how many columns.
+        feature_bound: largest absolute value of a feature; scale columns by agreed constants to about 1.
+        l2: penalty l2/2 * |coefficients|^2 on the summed loss, the intercept left out. scikit-learn's C is 1/l2.
+        tolerance: stop when no coefficient moves by more.
+        max_steps: rounds at most.
+        max_rows: most rows of a site.
+    """
+
+    features: int
+    feature_bound: float = 10.0
+    l2: float = 0.0
+    tolerance: float = 1e-9
+    max_steps: int = 50
+    max_rows: int = MAX_ROWS
+
+    def __post_init__(self) -> None:
+        if self.features < 1 or not 0 < self.feature_bound < 2**30 or self.l2 < 0:
+            raise refuse("LogisticRegression: expected at least one feature, a bound below 2^30 and l2 >= 0")
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Rows, gradient, upper half of the Hessian, loss."""
+        p = self.features + 1
+        x = max(1, math.ceil(self.feature_bound))
+        scale = self.max_rows << FRACTION_BITS
+        return (
+            Field("n", (), self.max_rows),
+            Field("gradient", (p,), scale * x),
+            Field("hessian", (p * (p + 1) // 2,), scale * x * x),
+            Field("loss", (), scale * int(_MAX_LOSS)),
+        )
+
+    def prepared(self, *data: Any) -> LogisticData:
+        """The site's rows.
+
+        Args:
+            data: features, shape (rows, features), and outcomes 0 or 1, shape (rows,).
+        """
+        features, outcomes = data
+        rows = matrix(features, self.features, "features")
+        finite(rows, "features")
+        if rows.size and np.abs(rows).max() > self.feature_bound:
+            raise InputError(
+                Reason.BEYOND_CLIP,
+                f"features: expected absolute values up to {self.feature_bound:g}, got one beyond it",
+                "scale the columns by constants that all sites agree on, or agree on a larger feature_bound",
+            )
+        y = np.asarray(outcomes)
+        if y.shape != (len(rows),) or not np.isin(y, (0, 1)).all():
+            raise refuse(f"outcomes: expected {len(rows)} values out of 0 and 1, got {y.dtype} {y.shape}")
+        check_rows(len(rows), self.max_rows)
+        return LogisticData(np.column_stack([np.ones(len(rows)), rows]), y.astype(np.float64))
+
+    def start(self) -> LogisticState:
+        """All coefficients 0."""
+        zero = np.zeros(self.features + 1)
+        return LogisticState(0, zero, zero, math.inf)
+
+    def contribution(self, state: LogisticState, data: LogisticData) -> Mapping[str, Any]:
+        """The site's gradient, Hessian and loss at the current coefficients."""
+        x, y = data.rows, data.outcomes
+        eta = x @ state.beta
+        p = _sigmoid(eta)
+        gradient = x.T @ (y - p)
+        hessian = (x * (p * (1 - p))[:, None]).T @ x
+        loss = np.minimum(np.logaddexp(0.0, eta) - y * eta, _MAX_LOSS).sum()
+        return {
+            "n": np.array(len(y)),
+            "gradient": _whole(gradient),
+            "hessian": _whole(hessian[np.triu_indices(len(gradient))]),
+            "loss": _whole(np.array(loss)),
+        }
+
+    def fold(self, state: LogisticState, sums: Sums) -> LogisticState | Finished[LogisticResult]:
+        """A Newton step, half of the last one if the loss rose, or the fit."""
+        n = int(sums["n"])
+        penalty = np.full(self.features + 1, self.l2)
+        penalty[0] = 0.0
+        raw_loss = float(_real(sums["loss"]))
+        loss = raw_loss + 0.5 * float(penalty @ state.beta**2)
+        if loss > state.loss + 1e-12 * abs(state.loss):
+            half = _grid((state.beta + state.before) / 2)
+            return LogisticState(self._next(state), half, state.before, state.loss)
+        gradient = _real(sums["gradient"]) - penalty * state.beta
+        upper = np.triu_indices(self.features + 1)
+        hessian = np.diag(penalty)
+        values = _real(sums["hessian"])
+        hessian[upper] += values
+        hessian.T[upper] = hessian[upper]
+        try:
+            move = np.linalg.solve(hessian, gradient)
+            inverse = np.linalg.inv(hessian)
+        except np.linalg.LinAlgError as error:
+            raise _no_fit("the Hessian is singular") from error
+        beta = _grid(state.beta + move)
+        if not np.isfinite(beta).all() or np.abs(beta).max() * self.feature_bound > 2**40:
+            raise _no_fit("the coefficients run away")
+        if np.abs(beta - state.beta).max() <= self.tolerance:
+            errors = np.sqrt(np.diag(inverse))
+            p_values = np.array([normal_tail(z) for z in beta / errors])
+            mean_loss = raw_loss / n
+            return Finished(LogisticResult(float(beta[0]), beta[1:], errors, p_values, mean_loss, n, state.step + 1))
+        return LogisticState(self._next(state), beta, state.beta, loss)
+
+    def _next(self, state: LogisticState) -> int:
+        if state.step + 1 >= self.max_steps:
+            raise _no_fit(f"no convergence in {self.max_steps} rounds")
+        return state.step + 1
+
+
+def _no_fit(what: str) -> InputError:
+    return InputError(
+        Reason.BAD_ARGUMENT,
+        f"LogisticRegression: expected a maximum of the likelihood, got none: {what}",
+        "columns that depend on each other, or outcomes that the features separate, have none; drop columns or give l2",
+    )
+
+
+def _sigmoid(eta: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.exp(-np.logaddexp(0.0, -eta)))
+
+
+def _whole(values: NDArray[np.float64]) -> NDArray[Any]:
+    flat = [round(math.ldexp(value, FRACTION_BITS)) for value in np.ravel(values).tolist()]
+    whole = np.empty(len(flat), dtype=object)
+    whole[:] = flat
+    return whole.reshape(np.shape(values))
+
+
+def _real(values: Any) -> NDArray[np.float64]:
+    flat = [int(value) / 2**FRACTION_BITS for value in np.ravel(values)]
+    return np.array(flat).reshape(np.shape(values))
+
+
+def _grid(beta: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients rounded to 2^-44, so that sites on unlike machines rarely differ in the last bit."""
+    return np.asarray(np.ldexp(np.rint(np.ldexp(beta, 44)), -44))

@@ -1,0 +1,74 @@
+"""Small cells: counts so low that they may point at a person.
+
+Results go to every hospital. Suppression keeps small counts out of the result objects, tables and pictures; the
+software of a hospital has opened the sum all the same, so it protects against disclosure by a publication, not against
+a hospital that looks into its own memory. Against that, coarsen the question or add noise (docs/privacy.md).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk.analytics.checks import refuse
+
+__all__ = ["SmallCellWarning", "SmallCells"]
+
+
+class SmallCellWarning(UserWarning):
+    """A result contains counts below the agreed threshold."""
+
+
+@dataclass(frozen=True)
+class SmallCells:
+    """What to do about counts from 1 to `below - 1`. Zero is not small: it says nothing about anybody in the cell.
+
+    Attributes:
+        below: the threshold. Many registries use 5 or 10.
+        action: "warn", or "suppress" to mask such counts.
+    """
+
+    below: int = 5
+    action: Literal["warn", "suppress"] = "warn"
+
+    def __post_init__(self) -> None:
+        if self.below < 1 or self.action not in ("warn", "suppress"):
+            raise refuse(f"SmallCells: expected below >= 1 and action 'warn' or 'suppress', got {self}")
+
+    def of(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which counts are small."""
+        return (counts > 0) & (counts < self.below)
+
+    def applied(self, counts: NDArray[np.int64], what: str) -> NDArray[Any]:
+        """The counts as they may be shown.
+
+        If exactly one cell would be hidden, the smallest other one that is not zero is hidden too: the hidden count
+        is otherwise the total minus the shown ones.
+
+        Args:
+            counts: exact counts.
+            what: what is counted, for the warning.
+
+        Returns:
+            The same counts, or with "suppress" a masked array, whose sums and pictures leave the masked cells out.
+        """
+        small = self.of(counts)
+        if not small.any():
+            return counts
+        if self.action == "warn":
+            warnings.warn(
+                f"{what}: {int(small.sum())} of {small.size} counts are below {self.below}; every hospital gets them",
+                SmallCellWarning,
+                stacklevel=2,
+            )
+            return counts
+        if small.sum() == 1:
+            others = np.where(small | (counts == 0), np.iinfo(np.int64).max, counts)
+            if others.min() < np.iinfo(np.int64).max:
+                small.reshape(-1)[int(others.argmin())] = True
+        # Zeros under the mask: a masked array is easily saved with what it hides.
+        return np.ma.MaskedArray(np.where(small, 0, counts), mask=small, fill_value=0)
