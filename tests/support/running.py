@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 from client_sdk import Site
 from he_agg.layout import Layout
 from he_agg.plan import Plan
-from keys import GroupKey, SiteIdentity, write_secret_text
-from service import operations
-from service.settings import Settings
+from keys import GroupKey
+from service import operations, rounds
+from service.aggregator_key import AggregatorKey
 from service.store.base import Keeping
-from service.store.sql import open_store
-from service.tokens import new_token
+from tests.support.peers import operator
 from tests.support.server import ServerProcess, start_server
+from tests.support.trust import Consortium, consortium
 
 __all__ = ["QUICK", "Running", "running_federation"]
 
@@ -73,8 +73,8 @@ class Running:
 
     def end(self) -> None:
         """End the federation: an open round fails, `site.rounds()` stops."""
-        with _store(self.server) as store, contextlib.suppress(Exception):
-            operations.end(store, self.plan.public.federation)
+        with operator(self.server.data_dir) as (_, conductor), contextlib.suppress(Exception):
+            conductor.apply(self.plan.public.federation, rounds.Stopped())
 
 
 @contextlib.contextmanager
@@ -119,10 +119,13 @@ def running_federation(
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="he-agg-")))
         if server is None:
             server = stack.enter_context(start_server(root / "aggregator", environment=QUICK))
-        with _store(server) as store:
-            operations.create_federation(store, key.federation_document, Keeping(sample_fraction, keep_sums))
-            settings = [_join(store, plan, key, site, root / site, server.url) for site in names]
-            operations.start(store, plan.public.federation)
+        aggregator = AggregatorKey.load_or_create(server.data_dir).member
+        members = consortium(plan.public.federation, names, aggregator, min_sites=plan.public.min_sites)
+        with operator(server.data_dir) as (store, conductor):
+            document, keeping = key.federation_document, Keeping(sample_fraction, keep_sums)
+            operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
+            conductor.apply(plan.public.federation, rounds.Started())
+        settings = [_settle(members, key, site, root / site, server.url) for site in names]
         opened = tuple(stack.enter_context(Site.open(path)) for path in settings)
         running = Running(opened, plan, server, root)
         try:
@@ -131,25 +134,14 @@ def running_federation(
             running.end()
 
 
-@contextlib.contextmanager
-def _store(server: ServerProcess) -> Iterator[Any]:
-    store = open_store(Settings(data_dir=server.data_dir), create=True)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _join(store: Any, plan: Plan, key: GroupKey, site: str, directory: Path, url: str) -> Path:
+def _settle(members: Consortium, key: GroupKey, site: str, directory: Path, url: str) -> Path:
     directory.mkdir(mode=0o700)
-    token = new_token()
-    operations.add_site(store, plan.public.federation, site, token)
-    SiteIdentity.create(site).save(directory / "identity")
+    members.identities[site].save(directory / "identity")
     key.save(directory / "keystore")
-    write_secret_text(directory / "token", token)
+    (directory / "roster.json").write_bytes(members.roster.encode())
     path = directory / "site.toml"
     path.write_text(
         f'url = "{url}"\nidentity = "identity"\nkeystore = "keystore"\n'
-        'token_file = "token"\nspool = "spool"\npatience_s = 60\n'
+        'roster = "roster.json"\nspool = "spool"\npatience_s = 60\n'
     )
     return path
