@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CODEC  ?= hybrid
+WORKERS ?= auto
 
 .PHONY: demo test check fix soak bench lock clean help
 
 help:
 	@echo "make demo [CODEC=ckks]  hospitals average a model through an aggregator that cannot read it"
-	@echo "make test               every test"
+	@echo "make test [WORKERS=0]   every test, on all cores unless told otherwise"
 	@echo "make check              lint, format and types, as CI runs them"
 	@echo "make fix                let ruff mend what it can"
 	@echo "make soak               the slow loops"
@@ -27,7 +28,7 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/he-agg demo --codec $(CODEC)
 
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 soak: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m slow
