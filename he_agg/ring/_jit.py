@@ -18,6 +18,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=np.generic)
 
 config: Any = numba_config  # its attributes are made at run time
+
+_setting = threading.Lock()
 
 
 def source_digest(folder: Path) -> str | None:
@@ -114,14 +117,17 @@ def kernel(function: F) -> F:
     folder = cache_folder()
     if folder is None:
         return cast("F", numba.njit(nogil=True)(function))
-    saved = config.CACHE_DIR
-    config.CACHE_DIR = str(folder)  # read by Numba inside the next call only
-    try:
-        return cast("F", numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # Numba found no place after all
-        return cast("F", numba.njit(nogil=True)(function))
-    finally:
-        config.CACHE_DIR = saved
+    # One at a time: kernels for a width are made when they are first wanted, which may be in several threads at once,
+    # and one that resets the setting under another sends that one's cache into the working directory.
+    with _setting:
+        saved = config.CACHE_DIR
+        config.CACHE_DIR = str(folder)  # read by Numba inside the next call only
+        try:
+            return cast("F", numba.njit(nogil=True, cache=True)(function))
+        except RuntimeError:  # Numba found no place after all
+            return cast("F", numba.njit(nogil=True)(function))
+        finally:
+            config.CACHE_DIR = saved
 
 
 def frozen(array: NDArray[S]) -> NDArray[S]:

@@ -109,3 +109,35 @@ def test_places_without_a_home(monkeypatch):
     assert _jit.candidates()[-1] == Path("/somewhere/he-agg")
     monkeypatch.setattr(_jit.config, "CACHE_DIR", "/chosen")
     assert _jit.candidates()[0] == Path("/chosen")
+
+
+AT_ONCE = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from numba.core.caching import UserProvidedCacheLocator as Locator
+from he_agg.ring import _jit, packing_groups
+subpath = Locator.get_suitable_cache_subpath
+def slowly(py_file):  # between looking whether there is a folder and using it
+    time.sleep(0.001)
+    return subpath(py_file)
+Locator.get_suitable_cache_subpath = staticmethod(slowly)
+def make(bits):
+    return packing_groups._pack_kernel.__wrapped__(bits)
+with ThreadPoolExecutor(8) as pool:
+    kernels = list(pool.map(make, [33 + i % 20 for i in range(400)]))
+print(*{kernel._cache.cache_path for kernel in kernels}, _jit.cache_folder(), sep="|")
+"""
+
+
+def test_kernels_made_in_many_threads_at_once_all_go_to_the_one_folder(tmp_path):
+    """Numba takes the folder from a global setting; one thread's reset sent another's cache to the working directory.
+
+    Whoever can write a cache can run code in the process that reads it.
+    """
+    root = str(Path(he_agg.__file__).parents[1])
+    env = os.environ | {"PYTHONPATH": root, "NUMBA_CACHE_DIR": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    *paths, folder = done.stdout.strip().split("|")
+    assert [Path(path).parent for path in paths] == [Path(folder)]
