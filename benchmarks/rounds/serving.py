@@ -1,0 +1,45 @@
+"""uvicorn for the services that are measured against: the same settings as he-agg's own, and faster parts if installed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import socket
+import ssl
+from typing import Any
+
+import uvicorn
+
+__all__ = ["add_server_options", "serve"]
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """What every service needs to know."""
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--sites", type=int, required=True)
+    parser.add_argument("--values", type=int, required=True)
+    parser.add_argument("--tls-cert")
+    parser.add_argument("--tls-key")
+
+
+def serve(app: Any, arguments: argparse.Namespace) -> None:
+    """Listen on a free port, say where on stdout, serve until killed."""
+    listener = socket.create_server((arguments.host, 0))
+    config = uvicorn.Config(
+        app,
+        http="httptools" if importlib.util.find_spec("httptools") else "h11",
+        loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=3600,  # sites rest between rounds, and connect outside of what is measured
+    )
+    config.load()
+    scheme = "http"
+    if arguments.tls_cert:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(arguments.tls_cert, arguments.tls_key)
+        config.ssl, scheme = context, "https"
+    print(f"listening on {scheme}://{arguments.host}:{listener.getsockname()[1]}", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
