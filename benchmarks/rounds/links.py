@@ -125,8 +125,8 @@ def _namespaces(sites: int, rate: int) -> Iterator[list[str]]:
             _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", names[0], "addr", "add", f"{_ADDRESS}/32", "dev", "lo")
         for site, name in enumerate(names[1:]):
-            _ip("-n", names[0], "link", "add", f"s{site}", "type", "veth", "peer", "name", "up", "netns", name)
-            for space, device, end in ((names[0], f"s{site}", 1), (name, "up", 2)):
+            _ip("-n", names[0], "link", "add", f"s{site}", "type", "veth", "peer", "name", "uplink", "netns", name)
+            for space, device, end in ((names[0], f"s{site}", 1), (name, "uplink", 2)):
                 _ip("-n", space, "addr", "add", f"10.119.{site}.{end}/30", "dev", device)
                 _ip("-n", space, "link", "set", device, "up")
                 _tc(space, device, rate)
