@@ -36,7 +36,8 @@ from keys.ceremony import Agreement, agreement
 from keys.epoch_cli import accept_files, accepted_facts, accepted_text, read_bundle
 from keys.files import read_plan, replace_file
 from keys.hardening import harden_command
-from keys.passphrase import Once, passphrase_options, passphrase_source
+from keys.passphrase import Once
+from keys.passphrase_options import passphrase_options, passphrase_source
 from keys.rosters import read_pinned, read_roster
 
 __all__ = ["epoch_accept", "epoch_commitments", "epoch_publish", "roster_publish"]
@@ -210,6 +211,8 @@ def _settings(config: Path, passphrase_fd: int | None, keyring: str | None) -> t
     file = settings.passphrase_file
     if file is not None and passphrase_fd is None and keyring is None:
         return settings, Once(partial(read_secret_text, file))
+    if passphrase_fd is None:
+        keyring = keyring or settings.passphrase_keyring
     return settings, passphrase_source(passphrase_fd, keyring)
 
 

@@ -17,7 +17,7 @@ from he_agg.roster import Member, Role, SignedRoster
 from keys.files import replace_file, write_new
 from keys.hardening import harden_command
 from keys.identity import Identity
-from keys.passphrase import passphrase_options, passphrase_source
+from keys.passphrase_options import passphrase_options, passphrase_source
 from keys.public_file import read_public
 from keys.roster_view import day_of, roster_facts, roster_table, signers_of
 from keys.rosters import (
