@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, TypeVar
 import httpx
 
 from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep, Together
-from client_sdk._together import run_in_tasks, run_in_threads
 from client_sdk._signing import Signer
+from client_sdk._together import run_in_tasks, run_in_threads
 from client_sdk.progress import Listener
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
 

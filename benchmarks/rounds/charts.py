@@ -23,6 +23,7 @@ COLOURS = {
     "hybrid-8": "#0f766e",
     "hybrid-16": "#0ea5a0",
     "hybrid-24": "#5eead4",
+    "hybrid-16-of-31": "#8bb8b5",
     "ckks": "#7c3aed",
     "tenseal-stock": "#c2410c",
 }
@@ -185,7 +186,10 @@ def memory(rows: list[Row], axes: Axes) -> None:
         first.setdefault(row["label"], row)
     names = list(first)
     places = np.arange(len(names))
-    for shift, figure, colour, label in ((-0.2, "server_rss", "#2563eb", "server"), (0.2, "site_rss", "#0ea5a0", "site")):
+    for shift, figure, colour, label in (
+        (-0.2, "server_rss", "#2563eb", "server"),
+        (0.2, "site_rss", "#0ea5a0", "site"),
+    ):
         values = [first[name][figure] / 1e6 for name in names]
         axes.barh(places + shift, values, 0.38, color=colour, label=label)
         for at, value in zip(places + shift, values, strict=True):

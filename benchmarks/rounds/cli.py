@@ -68,6 +68,9 @@ def _results() -> Path:
     show_default=True,
     help="How links are made slower: network namespaces (root), or a proxy.",
 )
+@click.option(
+    "--add", is_flag=True, help="Add to the result that is there: rows measured anew take the place of old ones."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The result, JSON.  [default: benchmarks/results/...]")
 def bench_round(
     quick: bool,
@@ -77,6 +80,7 @@ def bench_round(
     schemes: list[str] | None,
     repetitions: int | None,
     shaping: str,
+    add: bool,
     out: Path | None,
 ) -> None:
     """Whole rounds over real HTTP against plaintext float32 FedAvg, sites and aggregator as separate processes.
@@ -103,13 +107,17 @@ def bench_round(
             status.update(f"{text} (of {len(todo)})")
 
         try:
-            report = run(todo, labels, repetitions or (2 if quick else 5), path, command, shaping=shaping, note=note)
+            times = repetitions or (2 if quick else 5)
+            report = run(todo, labels, times, path, command, shaping=shaping, add=add, note=note)
         except RuntimeError as error:
             raise ConfigError(Reason.INTERNAL, f"a process of the benchmark failed: {error}") from error
     Console(width=None if sys.stdout.isatty() else 120).print(_table(report))
     for each in report["promises"]:
         verdict = "holds" if each["holds"] else "FALLS SHORT"
-        print(f"{each['scheme']}, {each['link']}: {each['figure']} {each['measured']:.3f}, at most {each['at_most']}: ", end="")
+        print(
+            f"{each['scheme']}, {each['link']}: {each['figure']} {each['measured']:.3f}, at most {each['at_most']}: ",
+            end="",
+        )
         print(verdict)
     messages.print(f"Written in {report['seconds']:.0f} s: {path}")
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-
 __all__ = ["CLIENTS", "Client", "Outcome"]
 
 Outcome = dict[str, Any]
@@ -170,4 +169,3 @@ CLIENTS: dict[str, Callable[[dict[str, Any]], Client]] = {
     "hybrid": Ours,
     "ckks": Ours,
 }
-

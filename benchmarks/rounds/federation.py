@@ -17,12 +17,14 @@ from he_agg.roster import Member, Role, Roster, SignedRoster
 from keys import GroupKey, Identity
 from service.aggregator_key import AggregatorKey
 
-__all__ = ["MAX_SITES", "Files", "command", "found"]
-
-MAX_SITES = 31
-"""Every plan has room for so many sites, so that rows with 3, 10 and 30 differ in nothing else."""
+__all__ = ["Files", "command", "found", "room_for"]
 
 _DAY_S = 86400
+
+
+def room_for(sites: int) -> int:
+    """How many sites a plan has room for: twice those that take part, as in the demo."""
+    return 2 * sites
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Files:
     plan: Plan
 
 
-def found(root: Path, name: str, codec: str, value_bits: int, values: int, sites: int) -> Files:
+def found(root: Path, name: str, codec: str, value_bits: int, values: int, sites: int, max_sites: int) -> Files:
     """Make everything a federation needs, and start it. The aggregator need not run yet.
 
     Args:
@@ -50,11 +52,12 @@ def found(root: Path, name: str, codec: str, value_bits: int, values: int, sites
         value_bits: of the plan.
         values: how many an update has.
         sites: how many take part.
+        max_sites: of the plan.
     """
     layout = Layout.of({"w": np.broadcast_to(np.float32(0), (values,))}, clip=1.0, weight_cap=WEIGHT_CAP)
     # All sites have to be in: a round that closed early would be a faster one.
     plan = Plan.create(
-        name, layout, codec=codec, value_bits=value_bits, min_sites=sites, max_sites=max(MAX_SITES, sites), rounds=10_000
+        name, layout, codec=codec, value_bits=value_bits, min_sites=sites, max_sites=max_sites, rounds=10_000
     )
     key = GroupKey.create(plan)
     data_dir = root / "aggregator"

@@ -109,9 +109,7 @@ def network(link: str, sites: int, shaping: str, folder: Path) -> Iterator[Netwo
         with _namespaces(sites, rate) as names:
             cert, key, ca_file = make_certificate(folder, _ADDRESS)
             prefixes = [("ip", "netns", "exec", name) for name in names]
-            yield Network(
-                link, "namespaces", "0.0.0.0", cert, key, ca_file, rate, prefixes[0], tuple(prefixes[1:])
-            )
+            yield Network(link, "namespaces", "0.0.0.0", cert, key, ca_file, rate, prefixes[0], tuple(prefixes[1:]))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rounds.federation import MAX_SITES
 from benchmarks.rounds.links import RATES, network
 from benchmarks.rounds.models import MODELS
 from benchmarks.rounds.schemes import BASELINE, SCHEMES, Running, Scheme, skip_reason, started
@@ -51,7 +50,7 @@ class Cell:
             "model": self.model,
             "values": self.values,
             "sites": self.sites,
-            "max_sites": MAX_SITES if scheme.name in ("hybrid", "ckks") else self.sites,
+            "max_sites": scheme.room(self.sites),
             "link": self.link,
         }
 

@@ -17,6 +17,9 @@ __all__ = ["Process", "listening"]
 
 _START_S = 120.0
 _STOP_S = 10.0
+ENVIRONMENT = {"NUMPY_MADVISE_HUGEPAGE": "0"}
+"""For every process of every scheme. NumPy asks for huge pages, and on virtual machines with `defrag` at `madvise` the
+kernel may stop a process for two milliseconds to find each of them: seconds of noise, for no gain in a round."""
 
 
 class Process:
@@ -37,7 +40,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             bufsize=0,
-            env=kept | (environment or {}),
+            env=kept | ENVIRONMENT | (environment or {}),
         )
         self._buffer = b""
 

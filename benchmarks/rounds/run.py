@@ -9,12 +9,14 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.rounds.limits import link_bytes_per_s, machine_limits
 from benchmarks.rounds.links import RATES, namespaces_work
 from benchmarks.rounds.measuring import Cell, measure
+from benchmarks.rounds.processes import ENVIRONMENT
 from benchmarks.rounds.promises import promises
 
 __all__ = ["Report", "cells", "environment", "run", "write"]
@@ -76,6 +78,7 @@ def run(
     command: str,
     *,
     shaping: str = "auto",
+    add: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Measure cells and write what was found.
@@ -87,11 +90,14 @@ def run(
         path: the JSON file.
         command: what the user typed, for whoever wants the same.
         shaping: "namespaces", "proxy", or "auto" for the first that works.
+        add: keep the rows that the file has, but for those that are measured anew.
         note: is told what happens.
 
     Returns:
         What is in the file.
     """
+    before: Report = json.loads(path.read_text()) if add and path.exists() else {}
+    earlier = before.get("rows", [])
     if shaping == "auto":
         shaping = "namespaces" if namespaces_work() else "proxy"
     began = time.perf_counter()
@@ -99,7 +105,8 @@ def run(
         "kind": "bench-round",
         "v": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": command,
+        "command": "; ".join([*filter(None, [before.get("command")]), command]),
+        "process_environment": ENVIRONMENT,
         "shaping": shaping,
         "repetitions": repetitions,
         **environment(),
@@ -109,14 +116,28 @@ def run(
     note("what the machine can do at most")
     report["limits"] = machine_limits()
     shaped = [link for link in RATES if RATES[link] and any(cell.link == link for cell in todo)]
-    report["link_bytes_per_s"] = {link: link_bytes_per_s(link, shaping) for link in shaped}
+    report["link_bytes_per_s"] = before.get("link_bytes_per_s", {}) | {
+        link: link_bytes_per_s(link, shaping) for link in shaped
+    }
+    new: list[dict[str, Any]] = []
     for number, cell in enumerate(todo, 1):
-        report["rows"] += measure(cell, labels, repetitions, shaping, lambda text, n=number: note(f"{n}: {text}"))  # type: ignore[misc]
+        told = partial(_numbered, note, number)
+        new += [row | {"repeated": repetitions} for row in measure(cell, labels, repetitions, shaping, told)]
+        measured = {_key(row) for row in new}
+        report["rows"] = [row for row in earlier if _key(row) not in measured] + new
         report["promises"] = promises(report["rows"])
         report["seconds"] = round(time.perf_counter() - began, 1)
         report["complete"] = number == len(todo)
         write(report, path)
     return report
+
+
+def _numbered(note: Callable[[str], None], number: int, text: str) -> None:
+    note(f"{number}: {text}")
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("label", "model", "sites", "link"))
 
 
 def write(report: Report, path: Path) -> None:
@@ -125,5 +146,3 @@ def write(report: Report, path: Path) -> None:
     beside = path.with_suffix(".json.new")
     beside.write_text(json.dumps(report, indent=1) + "\n")
     beside.replace(path)
-
-

@@ -34,6 +34,7 @@ class Scheme:
         value_bits: width of a value on its way, before whatever protects it.
         most_values: larger models are left out.
         bytes_per_value: about, one way, to leave out what would take minutes on a link.
+        max_sites: what a plan has room for; 0 is twice the sites. More room makes longer ciphertexts.
     """
 
     label: str
@@ -41,6 +42,13 @@ class Scheme:
     value_bits: int
     most_values: int = 10**8
     bytes_per_value: float = 4.0
+    max_sites: int = 0
+
+    def room(self, sites: int) -> int:
+        """Most sites of the plan, in a federation where so many take part; without a plan just those."""
+        if self.name not in ("hybrid", "ckks"):
+            return sites
+        return max(sites, self.max_sites) if self.max_sites else federation.room_for(sites)
 
 
 SCHEMES = {
@@ -51,6 +59,7 @@ SCHEMES = {
         Scheme("hybrid-16", "hybrid", 16),
         Scheme("hybrid-8", "hybrid", 8),
         Scheme("hybrid-24", "hybrid", 24),
+        Scheme("hybrid-16-of-31", "hybrid", 16, max_sites=31),
         Scheme("ckks", "ckks", 16, 3 * 10**7, 10.0),
         Scheme("tenseal-stock", "tenseal-stock", 16, 12 * 10**6, _TENSEAL_BYTES_PER_VALUE),
         Scheme("flower-fedavg", "flower-fedavg", 32),
@@ -80,6 +89,8 @@ def skip_reason(scheme: Scheme, values: int, sites: int, rate: int) -> str:
         if importlib.util.find_spec("flwr") is None:
             return "flwr is not installed"
         return "flwr is installed, but this version of the benchmark has no adapter for it"
+    if scheme.max_sites and sites * 2 >= scheme.max_sites:
+        return "hybrid-16 has room for as many here"
     if scheme.label not in ("plaintext", "hybrid-16", "hybrid-8", "hybrid-24") and values > 3 * 10**7:
         return "10^8 values are measured with plaintext and hybrid only"
     if values > scheme.most_values:
@@ -108,7 +119,7 @@ def started(scheme: Scheme, values: int, sites: int, net: Network, root: Path) -
     configs: list[Path] = []
     tls = [] if net.cert is None else ["--tls-cert", str(net.cert), "--tls-key", str(net.key)]
     if scheme.name in ("hybrid", "ckks"):
-        files = federation.found(root, "bench", scheme.name, scheme.value_bits, values, sites)
+        files = federation.found(root, "bench", scheme.name, scheme.value_bits, values, sites, scheme.room(sites))
         configs = [directory / "site.toml" for directory in files.sites]
         words = ["he_agg", "serve", "--port", "0", "--host", net.host, "--data-dir", str(files.data_dir)]
     else:

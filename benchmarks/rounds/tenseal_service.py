@@ -1,5 +1,6 @@
 """Stock TenSEAL CKKS on the server's side, as NVFlare's HE filters use it: whole vectors in, added with the public
-context, the whole sum out. Ciphertexts of one update travel as one body, each behind its length."""
+context, the whole sum out. Ciphertexts of one update travel as one body, each behind its length.
+"""
 
 from __future__ import annotations
 
