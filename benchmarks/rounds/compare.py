@@ -60,8 +60,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
             changes.append(_time(_key(row), "round_s", _times(earlier, "round_s"), _times(row, "round_s")))
         else:
             changes.append(_time(_key(row), "ratio_to_plaintext", _times(earlier, "ratio"), _times(row, "ratio")))
-        for figure in ("bytes_up", "bytes_down"):
-            changes.append(_change(_key(row), figure, earlier[figure], row[figure], _EXACT, apart=True))
+        sizes = ("bytes_up", "bytes_down")
+        changes += [_change(_key(row), name, earlier[name], row[name], _EXACT, apart=True) for name in sizes]
     return changes
 
 

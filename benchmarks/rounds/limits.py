@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: what no scheme gets past. Each figure is the best of a few short tries."""
+"""What this machine can do at most, measured: what no scheme gets past. Each figure is the best of a few tries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""uvicorn for the services that are measured against: the same settings as he-agg's own, and faster parts if installed."""
+"""uvicorn for the services that are measured against: as he-agg sets it, with faster parts if installed."""
 
 from __future__ import annotations
 

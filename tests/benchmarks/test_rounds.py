@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import html.parser
 import http.client
+import itertools
 import json
 import subprocess
 import sys
@@ -65,7 +67,7 @@ def test_all_schemes_make_the_mean_and_fill_a_row(result):
     report = json.loads(result.read_text())
     assert report["complete"]
     rows = {row["label"]: row for row in report["rows"]}
-    assert list(rows) == ALL[:1] + [label for label in [*ALL[1:], *FLOWER]]
+    assert list(rows) == [*ALL, *FLOWER]
     for label in ALL:
         row = rows[label]
         assert row.keys() >= ROW
@@ -182,21 +184,21 @@ def plaintext(*options, sites=2, values=5000):
 
 def put(address, site, pieces, length, weight=1):
     """Send a body in pieces that end anywhere; returns the status."""
-    connection = http.client.HTTPConnection(address, timeout=30)
-    connection.putrequest("PUT", f"/rounds/1/updates/{site}?weight={weight}")
-    connection.putheader("Content-Length", str(length))
-    connection.endheaders()
-    for piece in pieces:
-        connection.send(piece)
-        time.sleep(0.01)
-    return connection.getresponse().status
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=30)) as connection:
+        connection.putrequest("PUT", f"/rounds/1/updates/{site}?weight={weight}")
+        connection.putheader("Content-Length", str(length))
+        connection.endheaders()
+        for piece in pieces:
+            connection.send(piece)
+            time.sleep(0.01)
+        return connection.getresponse().status
 
 
 def mean_of(address):
-    connection = http.client.HTTPConnection(address, timeout=30)
-    connection.request("GET", "/rounds/1/mean")
-    answer = connection.getresponse()
-    return answer.status, np.frombuffer(answer.read(), np.float32) if answer.status == 200 else None
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=30)) as connection:
+        connection.request("GET", "/rounds/1/mean")
+        answer = connection.getresponse()
+        return answer.status, np.frombuffer(answer.read(), np.float32) if answer.status == 200 else None
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -206,7 +208,7 @@ def test_the_opponent_adds_bodies_however_they_are_cut(durable, tmp_path):
     with plaintext(*(["--store", str(tmp_path)] if durable else [])) as server:
         address = listening(server).split("//")[1]
         cuts = [0, 1, 3, 6, 4001, 4002, 19_999, 20_000]
-        assert put(address, 0, [body[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)], 20_000, 3) == 201
+        assert put(address, 0, [body[a:b] for a, b in itertools.pairwise(cuts)], 20_000, 3) == 201
         assert put(address, 0, [body], 20_000) == 409
         assert put(address, 1, [body[:-4]], 19_996) == 400
         assert put(address, 1, [second.tobytes()], 20_000, 1) == 201
