@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import socket
 import time
+
+from benchmarks.rounds.serving import listen
 
 _PIECE = 2**15
 _BURST_S = 0.002
@@ -65,7 +66,7 @@ async def serve(target: tuple[str, int], rate: int, sites: int) -> None:
             for each in (writer, far_writer):
                 each.close()
 
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = listen("127.0.0.1")
         servers.append(await asyncio.start_server(connected, sock=listener, limit=_PIECE))
     print("listening on", *(server.sockets[0].getsockname()[1] for server in servers), flush=True)
     await asyncio.gather(*(server.serve_forever() for server in servers))
