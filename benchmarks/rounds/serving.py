@@ -24,7 +24,8 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 def listen(host: str) -> socket.socket:
     """A free port. The protocol is named: asyncio sets TCP_NODELAY on such sockets only, and without it the end of
-    every answer waits 40 ms for an acknowledgement."""
+    every answer waits 40 ms for an acknowledgement.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind((host, 0))
     listener.listen(128)
