@@ -36,6 +36,7 @@ soak: $(VENV)/.stamp-dev
 bench: $(VENV)/.stamp-demo
 	$(BIN)/python -m benchmarks.codecs $(if $(QUICK),--quick)
 
+# As root, links are shaped by network namespaces and `tc`; otherwise by a proxy.
 bench-round: $(VENV)/.stamp-demo
 	$(BIN)/he-agg bench round $(if $(QUICK),--quick)
 	$(BIN)/he-agg bench report
