@@ -103,7 +103,7 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
     key = GroupKey.load(settings.keystore, passphrase)
     spool = Spool(settings.spool, identity.name)
     federation = key.plan.public.federation
-    rosters = Rosters(settings.roster, spool.rosters_path(federation), federation, identity)
+    rosters = Rosters(settings.roster, federation, identity)
     policy = RetryPolicy(patience_s=settings.patience_s)
     # Jitter only spreads load: it needs no secrecy.
     retries = Retries(policy, random.random)

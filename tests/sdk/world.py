@@ -425,7 +425,7 @@ def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) ->
     return Session(
         identity=identity,
         key=key_of(plan),
-        rosters=Rosters(pin, spool.rosters_path("test"), "test", identity),
+        rosters=Rosters(pin, "test", identity),
         chain=Chain(spool.chain_path("test")),
         log=SecurityLog(tmp_path / f"{site}.security.log", time.time),
         spool=spool,
