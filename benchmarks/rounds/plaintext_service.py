@@ -40,6 +40,7 @@ class Round:
         self.sites: set[int] = set()
         self.complete: set[int] = set()
         self.broken = False
+        self.one = asyncio.Lock()
         self.done = asyncio.Event()
 
 
@@ -116,7 +117,8 @@ def create_app(sites: int, values: int, store: Path | None) -> FastAPI:
             else:
                 path = store / f"{number}.{site}"
                 await _keep(request, path)
-                await run_in_threadpool(_add_file, adder, path)
+                async with found.one:  # NumPy lets other threads go on while it adds
+                    await run_in_threadpool(_add_file, adder, path)
         finally:
             found.broken = found.broken or not adder.is_whole
         found.weight += weight
