@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CODEC  ?= hybrid
 WORKERS ?= auto
 
-.PHONY: demo test check fix soak bench lock clean help
+.PHONY: demo test check fix soak bench bench-round lock clean help
 
 help:
 	@echo "make demo [CODEC=ckks]  hospitals average a model through an aggregator that cannot read it"
@@ -14,6 +14,7 @@ help:
 	@echo "make fix                let ruff mend what it can"
 	@echo "make soak               the slow loops"
 	@echo "make bench [QUICK=1]    all codecs against stock TenSEAL, plaintext and the floor, side by side"
+	@echo "make bench-round [QUICK=1]  whole rounds against plaintext, over loopback, 1 Gbit/s and 100 Mbit/s"
 	@echo "make lock               pin today's versions for CI (constraints.txt)"
 
 # One stamp per set of extras, remade when pyproject.toml changes.
@@ -35,6 +36,11 @@ soak: $(VENV)/.stamp-dev
 
 bench: $(VENV)/.stamp-demo
 	$(BIN)/python -m benchmarks.codecs $(if $(QUICK),--quick)
+
+# As root, links are shaped by network namespaces and `tc`; otherwise by a proxy.
+bench-round: $(VENV)/.stamp-demo
+	$(BIN)/he-agg bench round $(if $(QUICK),--quick)
+	$(BIN)/he-agg bench report
 
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

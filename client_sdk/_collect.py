@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from client_sdk import _accept
 from client_sdk._accept import Expected, RejectedError
-from client_sdk._effects import Flow, Report, Request, compute, now
+from client_sdk._effects import Flow, Report, Request, compute, now, together
 from client_sdk._exchange import exchange
 from client_sdk._history import follow_rosters, note, refusing, take_record
 from client_sdk._poll import POLL_S, current_round, unhurried
@@ -43,6 +43,9 @@ T = TypeVar("T")
 
 _PART_TRIES = 3
 """How often one part of the sum may arrive with another digest than the record's."""
+
+_AT_ONCE = 2
+"""Parts on their way at a time: while one is checked and written, the next uses the link."""
 
 _GIVEN_UP = ("epoch-changed", "roster-changed")
 
@@ -258,16 +261,23 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flo
     total = session.plan.wire_bytes
     started = yield from now()
     yield Report(PhaseStarted(round_id, "download", total))
-    done, received = 0, accepted.received_bytes
-    for place in session.plan.places:
+    done = 0
+
+    def here(one: tuple[PartPlace, int]) -> PhaseProgress:
+        nonlocal done
+        done += one[0].wire_bytes
+        return PhaseProgress(round_id, "download", done, total)
+
+    def fetch(place: PartPlace) -> Flow[tuple[PartPlace, int]]:
         digest = record.sum_digests[place.number]
-        if not (yield from compute(partial(entry.has_sum_part, place.number, place.wire_bytes, digest))):
-            data = yield from _get_part(session, record.round_id, place, digest)
-            yield from compute(partial(entry.write_sum_part, place.number, data))
-            received += len(data)
-            del data
-        done += place.wire_bytes
-        yield Report(PhaseProgress(round_id, "download", done, total))
+        if (yield from compute(partial(entry.has_sum_part, place.number, place.wire_bytes, digest))):
+            return place, 0
+        data = yield from _get_part(session, record.round_id, place, digest)
+        yield from compute(partial(entry.write_sum_part, place.number, data))
+        return place, len(data)
+
+    parts = yield from together([partial(fetch, place) for place in session.plan.places], _AT_ONCE, here)
+    received = accepted.received_bytes + sum(length for _, length in parts)
     finished = yield from now()
     yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))
     yield Report(PhaseStarted(round_id, "verify", total))

@@ -7,14 +7,28 @@ with a simulated clock. So every rule about rounds, retries and resuming is writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from client_sdk.progress import Event
 
-__all__ = ["Compute", "Effect", "FileBody", "Flow", "Now", "Report", "Request", "Response", "Sleep", "compute"]
+__all__ = [
+    "Compute",
+    "Effect",
+    "FileBody",
+    "Flow",
+    "Now",
+    "Report",
+    "Request",
+    "Response",
+    "Sleep",
+    "Together",
+    "compute",
+    "now",
+    "together",
+]
 
 T = TypeVar("T")
 
@@ -104,7 +118,24 @@ class Report:
     event: Event
 
 
-Effect = Request | Sleep | Compute | Now | Report
+@dataclass(frozen=True)
+class Together:
+    """Run flows side by side; the result is a list of theirs, in order.
+
+    When one fails, no other begins, those under way come to their end, and the first error in order is thrown in.
+
+    Attributes:
+        flows: make the flows, each when its turn comes.
+        width: how many run at a time.
+        each: says what to report of a result, as it comes. Called by whoever drives, never twice at once.
+    """
+
+    flows: Sequence[Callable[[], Flow[Any]]]
+    width: int
+    each: Callable[[Any], Event]
+
+
+Effect = Request | Sleep | Compute | Now | Report | Together
 
 Flow = Generator[Effect, Any, T]
 """A flow whose result is a T. Results of effects are sent in untyped; the helpers below give the types back."""
@@ -124,3 +155,9 @@ def now() -> Flow[float]:
     """Read the driver's clock, typed. Units: seconds."""
     result: float = yield Now()
     return result
+
+
+def together(flows: Sequence[Callable[[], Flow[T]]], width: int, each: Callable[[T], Event]) -> Flow[list[T]]:
+    """Run flows side by side, typed. See `Together`."""
+    results: list[T] = yield Together(flows, width, each)
+    return results

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +28,9 @@ from he_agg.sections import Part, PartPlace
 from he_agg.wire import encode_part
 
 __all__ = ["Update", "check_stored", "lost_spool", "prepare"]
+
+_WRITES = 3
+"""Parts that are being written at a time; so many are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,9 @@ def _encrypt(
         encoded = signed.encode()
         yield from compute(partial(entry.seal, encoded, fingerprint))
     except BaseException:
-        # Interrupted or failed: without a manifest it is only in the way.
+        # Interrupted or failed: without a manifest it is only in the way, once nobody writes there any more.
+        if work is not None:
+            work.stop_writing()
         if not entry.is_stored:
             entry.remove()
         raise
@@ -183,25 +189,39 @@ class _Work:
         self.digests: dict[int, str] = {}
         self._plan, self._entry = plan, entry
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="he-agg-mac")
+        self._disk = ThreadPoolExecutor(_WRITES, thread_name_prefix="he-agg-spool")
+        self._writing: deque[tuple[int, Future[str]]] = deque()
 
     def store_next(self, parts: Iterator[Part]) -> PartPlace | None:
         """Store the part that the codec makes next; None when it has made all.
 
-        Its contribution to the tags is computed while the disk is busy with it, so no second part is held for that.
+        The disk is given a few parts at a time: syncing takes longer than encrypting, and its latencies overlap. When
+        this returns None, all of them are durable.
         """
         part = next(parts, None)
+        self._settle(0 if part is None else _WRITES - 1)
         if part is None:
             return None
         place = self._plan.places[part.number]
         contribution = self._thread.submit(self.mac.part, part.number, part.packed)
         try:
             data = encode_part(part, place, self._plan.plan_id)
-            self.digests[place.number] = self._entry.write_part(place.number, data)
+            self._writing.append((place.number, self._disk.submit(self._entry.write_part, place.number, data)))
         finally:
             self.total.add(part.number, contribution.result())
         return place
 
+    def _settle(self, left: int) -> None:
+        while len(self._writing) > left:
+            number, written = self._writing.popleft()
+            self.digests[number] = written.result()
+
+    def stop_writing(self) -> None:
+        """Wait for what is being written."""
+        self._disk.shutdown(cancel_futures=True)
+
     def close(self) -> None:
-        """Wait for the thread, and overwrite the secrets."""
+        """Wait for the threads, and overwrite the secrets."""
+        self.stop_writing()
         self._thread.shutdown()
         self.mac.wipe()

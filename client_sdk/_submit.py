@@ -6,7 +6,7 @@ import math
 from functools import partial
 
 from client_sdk._accept import RejectedError
-from client_sdk._effects import FileBody, Flow, Report, Request, compute, now
+from client_sdk._effects import FileBody, Flow, Report, Request, compute, now, together
 from client_sdk._encrypt import lost_spool
 from client_sdk._exchange import exchange
 from client_sdk._history import refusing
@@ -28,6 +28,9 @@ _PASSES = 5
 
 _PART_TRIES = 3
 """How often one part may arrive changed before the path to the aggregator is called broken."""
+
+_AT_ONCE = 2
+"""Parts on their way at a time: while the aggregator checks one and makes it durable, the next uses the link."""
 
 _DAMAGED_ON_THE_WAY = (Reason.BAD_DIGEST, Reason.TRUNCATED)
 _OUTDATED = (Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH)
@@ -158,13 +161,18 @@ def _put_missing(
 ) -> Flow[int]:
     total = session.plan.wire_bytes
     done = total - sum(place.wire_bytes for place in missing)
-    sent = 0
     yield Report(PhaseProgress(str(opened.id), "upload", done, total))
-    for place in missing:
-        sent += yield from _put(session, opened, entry, stored, place)
-        done += place.wire_bytes
-        yield Report(PhaseProgress(str(opened.id), "upload", done, total))
-    return sent
+
+    def stored_there(one: tuple[PartPlace, int]) -> PhaseProgress:
+        nonlocal done
+        done += one[0].wire_bytes
+        return PhaseProgress(str(opened.id), "upload", done, total)
+
+    def put(place: PartPlace) -> Flow[tuple[PartPlace, int]]:
+        return place, (yield from _put(session, opened, entry, stored, place))
+
+    puts = yield from together([partial(put, place) for place in missing], _AT_ONCE, stored_there)
+    return sum(sent for _, sent in puts)
 
 
 def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, place: PartPlace) -> Flow[int]:

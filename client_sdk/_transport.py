@@ -20,8 +20,9 @@ from typing import Any, BinaryIO, TypeVar
 
 import httpx
 
-from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep
+from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep, Together
 from client_sdk._signing import Signer
+from client_sdk._together import run_in_tasks, run_in_threads
 from client_sdk.progress import Listener
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
 
@@ -97,6 +98,8 @@ class Transport:
                 return time.monotonic()
             case Report(event):
                 listener(event)
+            case Together():
+                return run_in_threads(effect, self.run, listener)
         return None
 
     def _send(self, request: Request) -> Response:
@@ -181,6 +184,8 @@ class AsyncTransport:
                 return time.monotonic()
             case Report(event):
                 listener(event)
+            case Together():
+                return await run_in_tasks(effect, self.run, listener)
         return None
 
     async def _send(self, request: Request) -> Response:

@@ -38,6 +38,7 @@ _GROUP_HELP = {
     "roster": "Rosters: who belongs to a federation, with which keys.",
     "epoch": "Epochs: dealing and accepting group keys.",
     "keys": "Keystores and what sites hold.",
+    "bench": "Benchmarks: rounds against plaintext, reports, comparisons.",
 }
 
 messages = Console(stderr=True, highlight=False)
@@ -161,7 +162,7 @@ def _usage_hint(error: click.ClickException) -> str:
 
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> ConfigError:
-    extra = "demo" if command == "demo" else "server"
+    extra = {"demo": "demo", "bench": "bench"}.get(command.split(".")[0], "server")
     return ConfigError(
         Reason.BAD_CONFIG,
         f"`he-agg {command.replace('.', ' ')}` needs the module {error.name!r}, which is not installed",

@@ -87,7 +87,15 @@ class Settings(BaseSettings):
         "Units: seconds.",
     )
     fold_threads: int = Field(
-        min(4, os.cpu_count() or 1), ge=1, le=64, description="How many parts of a sum are computed at once."
+        max(4, min(8, os.cpu_count() or 1)),
+        ge=1,
+        le=64,
+        description="How many parts of a sum are computed at once: the disk's latencies overlap.",
+    )
+    fold_ahead: bool = Field(
+        True,
+        description="Make a part of the sum as soon as all invited sites have sent it, while the round is open. Takes "
+        "the disk space of one more submission until the round is over.",
     )
     fold_retry_s: float = Field(5.0, gt=0, description="Pause after a failed attempt to fold. Units: seconds.")
     linger_s: float = Field(

@@ -3,6 +3,7 @@
 ::
 
     <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.part
+    <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.ahead    a part of a sum, while the round is open
     <data_dir>/rounds/<round id>/sum/<number>.part
     <data_dir>/rounds/.../.<number>.<random>.tmp          only while being written; removed at start
 """
@@ -91,6 +92,17 @@ class Blobs:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        _sync_directory(path.parent)
+        failpoint("file.directory_synced")
+
+    def move(self, made: Path, path: Path) -> None:
+        """Give a file that is durable already its final name, durably.
+
+        Raises:
+            OSError: it is not there any more.
+        """
+        made.replace(path)
+        failpoint("file.renamed")
         _sync_directory(path.parent)
         failpoint("file.directory_synced")
 

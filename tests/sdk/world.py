@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk._chain import Chain
-from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep
+from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep, Together
 from client_sdk._encrypt import Update
 from client_sdk._exchange import Retries
 from client_sdk._poll import OpenRound
@@ -377,6 +377,12 @@ class World:
                 return self.time
             case Report(event):
                 self.events.append(event)
+            case Together(flows, _, each):  # one after the other: what is simulated has to come out the same
+                results = []
+                for make in flows:
+                    results.append(self.run(make()))
+                    self.events.append(each(results[-1]))
+                return results
         return None
 
     def _answer(self, request: Request) -> Response:

@@ -1,0 +1,178 @@
+"""One cell: a model, a number of sites, a link. All schemes are up at once, and take turns round by round."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rounds.links import RATES, network
+from benchmarks.rounds.models import MODELS
+from benchmarks.rounds.schemes import BASELINE, SCHEMES, Running, Scheme, skip_reason, started
+
+__all__ = ["Cell", "measure", "summary"]
+
+Row = dict[str, Any]
+_WARM_ROUNDS = 2
+_HEADWAY_S = 0.05
+_ROUND_S = 900.0
+_TOLERANCE = {8: 2e-2, 16: 1e-4, 24: 1e-6, 32: 1e-5}
+"""How far a mean may be from the one in double precision; more is no mean, and no measurement."""
+
+
+class Cell:
+    """What one set of rows has in common.
+
+    Args:
+        model: a name out of `MODELS`.
+        sites: how many.
+        link: a name out of `RATES`.
+    """
+
+    def __init__(self, model: str, sites: int, link: str) -> None:
+        self.model, self.sites, self.link = model, sites, link
+        self.values = MODELS[model]
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.values:,} values), {self.sites} sites, {self.link}"
+
+    def row(self, scheme: Scheme) -> Row:
+        """What identifies a row."""
+        return {
+            "scheme": scheme.name,
+            "label": scheme.label,
+            "value_bits": scheme.value_bits,
+            "model": self.model,
+            "values": self.values,
+            "sites": self.sites,
+            "max_sites": scheme.room(self.sites),
+            "link": self.link,
+        }
+
+
+def measure(
+    cell: Cell, labels: list[str], repetitions: int, shaping: str, note: Callable[[str], None] = lambda _: None
+) -> list[Row]:
+    """Measure a cell.
+
+    Args:
+        cell: which.
+        labels: schemes by name; the baseline is measured too.
+        repetitions: how often each takes its turn.
+        shaping: "namespaces" or "proxy".
+        note: is told what happens.
+
+    Returns:
+        One row for each scheme, those that were left out with `skipped`.
+    """
+    wanted = [SCHEMES[label] for label in dict.fromkeys([BASELINE, *labels])]
+    reasons = {s.label: skip_reason(s, cell.values, cell.sites, RATES[cell.link]) for s in wanted}
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="he-agg-bench-")))
+        net = stack.enter_context(network(cell.link, cell.sites, shaping, root))
+        running = []
+        for scheme in wanted:
+            if not reasons[scheme.label]:
+                note(f"{cell}: starting {scheme.label}")
+                folder = root / scheme.label
+                folder.mkdir()
+                running.append(stack.enter_context(started(scheme, cell.values, cell.sites, net, folder)))
+        found: dict[str, list[Row]] = {each.scheme.label: [] for each in running}
+        for _ in range(_WARM_ROUNDS):
+            for each in running:
+                note(f"{cell}: warming up {each.scheme.label}")
+                _round(each)
+        for repetition in range(repetitions):
+            # Another one begins each time, so that none always follows the same.
+            turn = running[repetition % len(running) :] + running[: repetition % len(running)]
+            for each in turn:
+                note(f"{cell}: repetition {repetition + 1} of {repetitions}, {each.scheme.label}")
+                found[each.scheme.label].append(_round(each))
+        peaks = {each.scheme.label: each.server.peak_rss_bytes() for each in running}
+    rows = []
+    for scheme in wanted:
+        row = cell.row(scheme) | {"shaping": net.kind}
+        if reasons[scheme.label]:
+            rows.append(row | {"skipped": reasons[scheme.label]})
+        else:
+            rows.append(row | summary(found[scheme.label], found[BASELINE]) | {"server_rss": peaks[scheme.label]})
+    return rows
+
+
+def _round(running: Running) -> Row:
+    for site in running.sites:
+        site.say({"do": "prepare"})
+    for site in running.sites:
+        site.hear(_ROUND_S)
+    cpu = running.server.cpu_s()
+    begin = time.monotonic() + _HEADWAY_S
+    for site in running.sites:
+        site.say({"do": "run", "at": begin})
+    told = [site.hear(_ROUND_S) for site in running.sites]
+    worst = max(each["error"] for each in told)
+    if not worst <= _TOLERANCE[running.scheme.value_bits]:
+        raise RuntimeError(f"{running.scheme.label}: the mean is off by {worst}")
+    last = max(told, key=lambda each: each["end"])
+    phases = {phase: statistics.fmean(each["seconds"].get(phase, 0.0) for each in told) for phase in last["seconds"]}
+    row = {
+        "round_s": last["end"] - begin,
+        "seconds": phases,
+        "bytes_up": statistics.fmean(each["bytes_up"] for each in told),
+        "bytes_down": statistics.fmean(each["bytes_down"] for each in told),
+        "cpu_s_server": running.server.cpu_s() - cpu,
+        "cpu_s_sites": sum(each["cpu_s"] for each in told),
+        "site_rss": max(each["peak_rss_bytes"] for each in told),
+    }
+    fold = _fold_s(running)
+    return row if fold is None else row | {"fold_s": fold}
+
+
+def _fold_s(running: Running) -> float | None:
+    """How long the aggregator took for the sum, by its own log."""
+    found = None
+    for line in running.server.log().splitlines():
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and event.get("message") == "published":
+                found = float(event["ms"]) / 1000
+    return found
+
+
+def summary(rounds: list[Row], baseline: list[Row]) -> Row:
+    """Medians and spread of a scheme's repetitions; ratios are taken within each repetition."""
+    times = [each["round_s"] for each in rounds]
+    ratios = [mine["round_s"] / its["round_s"] for mine, its in zip(rounds, baseline, strict=True)]
+    of_bytes = [
+        (mine["bytes_up"] + mine["bytes_down"]) / (its["bytes_up"] + its["bytes_down"])
+        for mine, its in zip(rounds, baseline, strict=True)
+    ]
+
+    def median(name: str) -> float:
+        return statistics.median(each[name] for each in rounds)
+
+    row = {
+        "round_s_median": statistics.median(times),
+        "round_s_min": min(times),
+        "round_s_max": max(times),
+        "ratio_to_plaintext": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "bytes_ratio_to_plaintext": statistics.median(of_bytes),
+        "bytes_up": median("bytes_up"),
+        "bytes_down": median("bytes_down"),
+        "seconds": {
+            phase: statistics.median(each["seconds"].get(phase, 0.0) for each in rounds)
+            for phase in rounds[-1]["seconds"]
+        },
+        "cpu_s_server": median("cpu_s_server"),
+        "cpu_s_sites": median("cpu_s_sites"),
+        "site_rss": max(each["site_rss"] for each in rounds),
+        "repetitions": [{"round_s": t, "ratio": r} for t, r in zip(times, ratios, strict=True)],
+    }
+    folds = [each["fold_s"] for each in rounds if "fold_s" in each]
+    return row | ({"fold_s": statistics.median(folds)} if folds else {})

@@ -1,0 +1,148 @@
+"""A whole run: cell after cell, written to a file after each, so that a run cut short leaves what it measured."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rounds.limits import link_bytes_per_s, machine_limits
+from benchmarks.rounds.links import RATES, namespaces_work
+from benchmarks.rounds.measuring import Cell, measure
+from benchmarks.rounds.processes import ENVIRONMENT
+from benchmarks.rounds.promises import promises
+
+__all__ = ["Report", "cells", "environment", "run", "write"]
+
+Report = dict[str, Any]
+
+_PACKAGES = ("he-agg", "numpy", "numba", "tenseal", "cryptography", "httpx", "fastapi", "uvicorn", "starlette", "h11")
+_OPTIONAL = ("uvloop", "httptools", "flwr")
+
+
+def cells(models: Iterable[str], sites: Iterable[int], links: Iterable[str], every: bool) -> list[Cell]:
+    """What is measured, in order: what is promised first.
+
+    Args:
+        models: names out of `MODELS`.
+        sites: numbers of sites.
+        links: names out of `RATES`.
+        every: whether each is combined with each; otherwise more than 3 sites go with small models and loopback, and
+            the largest model with 3 sites, which is what a small machine can do.
+    """
+    found = [Cell(model, n, link) for model in models for n in sites for link in links]
+    if not every:
+        found = [c for c in found if c.sites <= 3 or (c.values <= 10**6 and c.link == "loopback")]
+        found = [c for c in found if c.values < 10**8 or c.link == "loopback"]
+    return sorted(found, key=lambda cell: (cell.model != "ten-million", cell.sites * cell.values))
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions."""
+    cpu = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.split(":", 1)[1].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    versions = {"python": platform.python_version()}
+    for name in (*_PACKAGES, *_OPTIONAL):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "machine": {
+            "cpu": cpu,
+            "cores": os.cpu_count(),
+            "memory_bytes": memory,
+            "system": platform.platform(),
+            "load_at_start": round(os.getloadavg()[0], 2),
+        },
+        "versions": versions,
+    }
+
+
+def run(
+    todo: list[Cell],
+    labels: list[str],
+    repetitions: int,
+    path: Path,
+    command: str,
+    *,
+    shaping: str = "auto",
+    add: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Measure cells and write what was found.
+
+    Args:
+        todo: cells, in order.
+        labels: schemes.
+        repetitions: of each scheme in each cell.
+        path: the JSON file.
+        command: what the user typed, for whoever wants the same.
+        shaping: "namespaces", "proxy", or "auto" for the first that works.
+        add: keep the rows that the file has, but for those that are measured anew.
+        note: is told what happens.
+
+    Returns:
+        What is in the file.
+    """
+    before: Report = json.loads(path.read_text()) if add and path.exists() else {}
+    earlier = before.get("rows", [])
+    if shaping == "auto":
+        shaping = "namespaces" if namespaces_work() else "proxy"
+    began = time.perf_counter()
+    report: Report = {
+        "kind": "bench-round",
+        "v": 1,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": "; ".join([*filter(None, [before.get("command")]), command]),
+        "process_environment": ENVIRONMENT,
+        "shaping": shaping,
+        "repetitions": repetitions,
+        **environment(),
+        "complete": False,
+        "rows": [],
+    }
+    note("what the machine can do at most")
+    report["limits"] = machine_limits()
+    shaped = [link for link in RATES if RATES[link] and any(cell.link == link for cell in todo)]
+    report["link_bytes_per_s"] = before.get("link_bytes_per_s", {}) | {
+        link: link_bytes_per_s(link, shaping) for link in shaped
+    }
+    new: list[dict[str, Any]] = []
+    for number, cell in enumerate(todo, 1):
+        told = partial(_numbered, note, number)
+        new += [row | {"repeated": repetitions} for row in measure(cell, labels, repetitions, shaping, told)]
+        measured = {_key(row) for row in new}
+        report["rows"] = [row for row in earlier if _key(row) not in measured] + new
+        report["promises"] = promises(report["rows"])
+        report["seconds"] = round(time.perf_counter() - began, 1)
+        report["complete"] = number == len(todo)
+        write(report, path)
+    return report
+
+
+def _numbered(note: Callable[[str], None], number: int, text: str) -> None:
+    note(f"{number}: {text}")
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("label", "model", "sites", "link"))
+
+
+def write(report: Report, path: Path) -> None:
+    """Replace the file at once, so that it is whole whenever the run ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".json.new")
+    beside.write_text(json.dumps(report, indent=1) + "\n")
+    beside.replace(path)

@@ -1,0 +1,170 @@
+"""What is measured: schemes by name, how each one's server and sites are set up, and where one is left out, and why."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rounds import federation
+from benchmarks.rounds.links import Network
+from benchmarks.rounds.models import weight_of
+from benchmarks.rounds.processes import Process, listening
+
+__all__ = ["BASELINE", "SCHEMES", "Running", "Scheme", "skip_reason", "started"]
+
+BASELINE = "plaintext"
+_TENSEAL_BYTES_PER_VALUE = 57.0
+_LONGEST_S = 120.0
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One way to have a mean.
+
+    Attributes:
+        label: as in `--schemes`.
+        name: of the client.
+        value_bits: width of a value on its way, before whatever protects it.
+        most_values: larger models are left out.
+        bytes_per_value: about, one way, to leave out what would take minutes on a link.
+        max_sites: what a plan has room for; 0 is twice the sites. More room makes longer ciphertexts.
+    """
+
+    label: str
+    name: str
+    value_bits: int
+    most_values: int = 10**8
+    bytes_per_value: float = 4.0
+    max_sites: int = 0
+
+    def room(self, sites: int) -> int:
+        """Most sites of the plan, in a federation where so many take part; without a plan just those."""
+        if self.name not in ("hybrid", "ckks"):
+            return sites
+        return max(sites, self.max_sites) if self.max_sites else federation.room_for(sites)
+
+
+SCHEMES = {
+    scheme.label: scheme
+    for scheme in (
+        Scheme("plaintext", "plaintext", 32),
+        Scheme("plaintext-durable", "plaintext-durable", 32),
+        Scheme("hybrid-16", "hybrid", 16),
+        Scheme("hybrid-8", "hybrid", 8),
+        Scheme("hybrid-24", "hybrid", 24),
+        Scheme("hybrid-16-of-31", "hybrid", 16, max_sites=31),
+        Scheme("ckks", "ckks", 16, 3 * 10**7, 10.0),
+        Scheme("tenseal-stock", "tenseal-stock", 16, 12 * 10**6, _TENSEAL_BYTES_PER_VALUE),
+        Scheme("flower-fedavg", "flower-fedavg", 32),
+        Scheme("flower-secaggplus", "flower-secaggplus", 32),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A scheme's processes, ready for rounds.
+
+    Attributes:
+        scheme: which.
+        server: the aggregator.
+        sites: the sites.
+    """
+
+    scheme: Scheme
+    server: Process
+    sites: list[Process]
+
+
+def skip_reason(scheme: Scheme, values: int, sites: int, rate: int) -> str:
+    """Why a row is left out; empty if it is not."""
+    if scheme.name.startswith("flower"):
+        if importlib.util.find_spec("flwr") is None:
+            return "flwr is not installed"
+        return "flwr is installed, but this version of the benchmark has no adapter for it"
+    if scheme.max_sites and sites * 2 >= scheme.max_sites:
+        return "hybrid-16 has room for as many here"
+    if scheme.label not in ("plaintext", "hybrid-16", "hybrid-8", "hybrid-24") and values > 3 * 10**7:
+        return "10^8 values are measured with plaintext and hybrid only"
+    if values > scheme.most_values:
+        return f"more than {scheme.most_values:,} values take too long"
+    seconds = 16 * scheme.bytes_per_value * values / rate if rate else 0.0
+    if seconds > _LONGEST_S:
+        return f"would take {seconds:.0f} s a round on this link"
+    if sites * values * scheme.bytes_per_value > 4 * 10**9:
+        return "would take more than 4 GB for one round's updates"
+    return ""
+
+
+@contextlib.contextmanager
+def started(scheme: Scheme, values: int, sites: int, net: Network, root: Path) -> Iterator[Running]:
+    """Start a scheme's server and sites.
+
+    Args:
+        scheme: which.
+        values: how many an update has.
+        sites: how many.
+        net: how they reach each other.
+        root: an empty directory.
+    """
+    settings: dict[str, Any] = {"scheme": scheme.name, "values": values, "sites": sites}
+    settings["ca_file"] = None if net.ca_file is None else str(net.ca_file)
+    configs: list[Path] = []
+    tls = [] if net.cert is None else ["--tls-cert", str(net.cert), "--tls-key", str(net.key)]
+    if scheme.name in ("hybrid", "ckks"):
+        files = federation.found(root, "bench", scheme.name, scheme.value_bits, values, sites, scheme.room(sites))
+        configs = [directory / "site.toml" for directory in files.sites]
+        words = ["he_agg", "serve", "--port", "0", "--host", net.host, "--data-dir", str(files.data_dir)]
+    else:
+        module = "tenseal_service" if scheme.name == "tenseal-stock" else "plaintext_service"
+        words = [f"benchmarks.rounds.{module}", "--host", net.host, "--sites", str(sites), "--values", str(values)]
+        if scheme.name == "plaintext-durable":
+            store = root / "store"
+            store.mkdir()
+            words += ["--store", str(store)]
+        if scheme.name == "tenseal-stock":
+            settings["context"], public = _contexts(root)
+            settings["total_weight"] = sum(weight_of(site) for site in range(sites))
+            words += ["--context", str(public)]
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Process([*net.server_prefix, sys.executable, "-m", *words, *tls]))
+        urls = stack.enter_context(net.urls(listening(server), sites))
+        processes = []
+        for site, url in enumerate(urls):
+            if configs:
+                _configure(configs[site], url, net.ca_file)
+                settings["config"] = str(configs[site])
+            file = root / f"settings-{site}.json"
+            file.write_text(json.dumps(settings | {"site": site, "url": url}))
+            command = [*net.site_prefix(site), sys.executable, "-m", "benchmarks.rounds.site", str(file)]
+            processes.append(stack.enter_context(Process(command)))
+        yield Running(scheme, server, processes)
+
+
+def _configure(path: Path, url: str, ca_file: Path | None) -> None:
+    lines = [f'url = "{url}"', 'identity = "identity"', 'keystore = "keystore"', 'roster = "roster.json"']
+    if ca_file is not None:
+        lines.append(f'ca_file = "{ca_file}"')
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _contexts(root: Path) -> tuple[str, Path]:
+    """Secret and public context: N=8192, [60, 40, 40], 2^40."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tenseal as ts
+
+        context = ts.context(ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 40, 40])
+        context.global_scale = 2**40
+        secret, public = root / "secret.ctx", root / "public.ctx"
+        secret.write_bytes(context.serialize(save_secret_key=True))
+        context.make_context_public()
+        public.write_bytes(context.serialize())
+    return str(secret), public
