@@ -63,7 +63,7 @@ class Recent:
         )
 
     def problems(self) -> list[dict[str, Any]]:
-        """The newest first; the same one many times in a row is there once, with its `count`."""
+        """The newest first; the same one many times is there once, with its `count`, where the last one was."""
         with self._lock:
             return [dict(problem) for problem in reversed(self._problems)]
 
@@ -75,8 +75,11 @@ class Recent:
     def _add(self, **problem: Any) -> None:
         same = ("reason", "status", "what", "federation", "member", "round_id")
         with self._lock:
-            last = self._problems[-1] if self._problems else None
-            if last is not None and all(last[name] == problem[name] for name in same):
-                last.update(at=problem["at"], id=problem["id"], count=last["count"] + 1)
-            else:
-                self._problems.append(problem | {"count": 1})
+            count = 1
+            for known in self._problems:
+                # Strangers who try all doors are one line each, and push nothing out.
+                if all(known[name] == problem[name] for name in same):
+                    count += known["count"]
+                    self._problems.remove(known)
+                    break
+            self._problems.append(problem | {"count": count})
