@@ -32,9 +32,7 @@ are problem documents (RFC 9457) whose `reason` is for programs; digests are RFC
 """
 
 
-def create_app(
-    settings: Settings, aggregator: Aggregator | None = None, watching: Watching | None = None
-) -> FastAPI:
+def create_app(settings: Settings, aggregator: Aggregator | None = None, watching: Watching | None = None) -> FastAPI:
     """Make the application.
 
     Args:

@@ -1,4 +1,4 @@
-"""Further listeners beside the one for sites: the operators' page, and metrics. They live as long as the server does."""
+"""Further listeners beside the one for sites: the operators' page, and metrics. They live as long as the server."""
 
 from __future__ import annotations
 

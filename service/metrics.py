@@ -145,7 +145,12 @@ class _Stored(Collector):
             rounds, submissions = tx.count_rounds(), tx.count_submissions()
             by_federation = [_of_federation(tx, row) for row in rows]
         yield from _table(
-            "he_agg_rounds", "Attempts by state.", "state", rows, list(Phase), lambda name, s: rounds.get((name, Phase(s)), 0)
+            "he_agg_rounds",
+            "Attempts by state.",
+            "state",
+            rows,
+            list(Phase),
+            lambda name, s: rounds.get((name, Phase(s)), 0),
         )
         yield from _table(
             "he_agg_submissions",

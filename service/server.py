@@ -74,4 +74,3 @@ def run(settings: Settings) -> None:
         # uvicorn ends gracefully and then raises the signal again; having been asked to stop is no failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         _Server(config, aggregator, watching, listeners, address).run(sockets=[listener])
-

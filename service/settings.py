@@ -36,7 +36,10 @@ class Settings(BaseSettings):
     )
     operator_host: str = Field("127.0.0.1", description="Its address; another than loopback only behind a TLS proxy.")
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="Port that has /metrics and nothing else; none by default, 0 takes a free one."
+        None,
+        ge=0,
+        le=65535,
+        description="Port that has /metrics and nothing else; none by default, 0 takes a free one.",
     )
     metrics_host: str = Field(
         "127.0.0.1", description="Its address: one that Prometheus reaches, and sites do not. Plain HTTP."

@@ -29,6 +29,7 @@ class Tracing:
 
     def __init__(self, exporter: Any = None) -> None:
         try:
+            from opentelemetry.context import Context
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
@@ -42,6 +43,7 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("he_agg.service")
         self._server, self._internal = SpanKind.SERVER, SpanKind.INTERNAL
+        self._no_parent = Context()
         self._failed = Status(StatusCode.ERROR)
 
     def answered(self, request: Answered) -> None:
@@ -77,9 +79,9 @@ class Tracing:
     def _make(
         self, name: str, kind: Any, began: float, ended: float, attributes: dict[str, str | int], failed: bool
     ) -> None:
-        # `context={}` makes each span a trace of its own.
+        # Without a parent: each span is a trace of its own.
         span = self._tracer.start_span(
-            name, context={}, kind=kind, attributes=attributes, start_time=int(began * _NANO)
+            name, context=self._no_parent, kind=kind, attributes=attributes, start_time=int(began * _NANO)
         )
         if failed:
             span.set_status(self._failed)

@@ -37,13 +37,13 @@ _PROBLEMS = 6
 
 @click.command()
 @click.option("--url", "link", metavar="LINK", help="A link of `he-agg operator link`, to watch a server elsewhere.")
-@click.option("--every", type=click.FloatRange(0.2, 3600), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option(
+    "--every", type=click.FloatRange(0.2, 3600), default=1.0, show_default=True, help="Seconds between looks."
+)
 @click.option("--once", is_flag=True, help="Show it once and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line, for scripts.")
 @where
-def watch(
-    link: str | None, every: float, once: bool, as_json: bool, data_dir: Path, database_url: str | None
-) -> None:
+def watch(link: str | None, every: float, once: bool, as_json: bool, data_dir: Path, database_url: str | None) -> None:
     """Watch federations and rounds in the terminal, until Ctrl-C.
 
     Reads the store, whether or not a server runs; with --url it shows what the server's page shows, recent problems
@@ -91,7 +91,10 @@ def draw(snapshot: dict[str, Any], now: float) -> RenderableType:
 
 def _federation(one: dict[str, Any], now: float) -> RenderableType:
     title = Text.assemble(
-        (one["federation"], "bold"), "  ", (one["stage"], _STYLES[one["stage"]]), f"  {one['published']}/{one['rounds']}"
+        (one["federation"], "bold"),
+        "  ",
+        (one["stage"], _STYLES[one["stage"]]),
+        f"  {one['published']}/{one['rounds']}",
     )
     round_ = one["round"]
     if round_ is None:
@@ -152,7 +155,9 @@ def _problems(problems: list[dict[str, Any]], now: float) -> Panel:
     for one in problems[:_PROBLEMS]:
         often = f" x{one['count']}" if one["count"] > 1 else ""
         who = " ".join(filter(None, (one["member"], one["round_id"] or one["federation"])))
-        table.add_row(f"{_duration(now - one['at'])} ago", Text(one["reason"] + often, "yellow"), escape(who), one["id"])
+        table.add_row(
+            f"{_duration(now - one['at'])} ago", Text(one["reason"] + often, "yellow"), escape(who), one["id"]
+        )
     return Panel(table, title="recent problems", title_align="left")
 
 

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import stat
 import time
 from contextlib import closing
@@ -121,7 +120,7 @@ def test_the_key_is_its_owners(tmp_path):
     first = Access.load_or_create(tmp_path)
     path = tmp_path / "operator.key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == ["operator.key"]
+    assert list(tmp_path.iterdir()) == [path]
     assert Access.load_or_create(tmp_path).is_session(first.new_session())
     path.chmod(0o640)
     with pytest.raises(ConfigError, match="only its owner"):

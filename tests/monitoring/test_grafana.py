@@ -1,4 +1,4 @@
-"""The example dashboard for Grafana and the alerts of OPERATIONS.md ask for metrics that exist, with labels they have."""
+"""Grafana's example dashboard and the alerts of OPERATIONS.md ask for metrics that exist, with labels they have."""
 
 import json
 import re
@@ -70,9 +70,7 @@ def check(query, known):
 
 
 def queries():
-    return [
-        (panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel.get("targets", [])
-    ]
+    return [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 
 
 @pytest.mark.parametrize(("title", "query"), queries())
@@ -87,7 +85,12 @@ def test_variables_too(known):
 
 
 def test_the_check_can_fail(known):
-    for wrong in ("he_agg_nothing", 'he_agg_rounds{site="a"}', "sum by (site) (he_agg_rounds)", "median(he_agg_rounds)"):
+    for wrong in (
+        "he_agg_nothing",
+        'he_agg_rounds{site="a"}',
+        "sum by (site) (he_agg_rounds)",
+        "median(he_agg_rounds)",
+    ):
         with pytest.raises(AssertionError):
             check(wrong, known)
 
@@ -112,5 +115,3 @@ def test_the_page_names_every_metric(known):
     ours = {re.sub(r"_total$", "", name) for name in ours}
     for name in ours:
         assert name in section, name
-
-

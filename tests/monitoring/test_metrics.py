@@ -2,7 +2,6 @@
 
 import re
 import time
-from pathlib import Path
 
 import httpx
 import pytest
@@ -175,9 +174,9 @@ def test_an_observer_that_fails_breaks_no_answer(tmp_path, caplog):
     app = create_app(Settings(data_dir=tmp_path / "data"), watching=watching)
 
     async def ask():
-        async with app.router.lifespan_context(app):
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client:
-                return await client.get("/healthz")
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a")
+        async with app.router.lifespan_context(app), client:
+            return await client.get("/healthz")
 
     assert asyncio.run(ask()).status_code == 200
     assert any(record.getMessage() == "monitoring failed" for record in caplog.records)
@@ -189,5 +188,3 @@ def test_traces_without_their_packages_are_refused(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigError, match="OpenTelemetry is not installed"):
         Watching(Settings(data_dir=tmp_path, traces=True))
-
-

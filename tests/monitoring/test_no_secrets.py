@@ -97,7 +97,9 @@ def shown(tmp_path_factory):
             members.identities[name].save(root / name / "identity")
             key.save(root / name / "keystore")
             (root / name / "roster.json").write_bytes(members.roster.encode())
-            text = f'url = "{watched.server.url}"\nidentity = "identity"\nkeystore = "keystore"\nroster = "roster.json"\n'
+            text = (
+                f'url = "{watched.server.url}"\nidentity = "identity"\nkeystore = "keystore"\nroster = "roster.json"\n'
+            )
             (root / name / "site.toml").write_text(text + 'spool = "spool"\n')
         client = watched.logged_in(watched.link)
         snapshots = []

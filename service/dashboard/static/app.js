@@ -1,6 +1,6 @@
 // The connection: log in with a link, listen to events, draw, and say aloud what has changed.
 
-import { morph } from "./dom.js";
+import { h, morph } from "./dom.js";
 import { plural } from "./format.js";
 import { view } from "./view.js";
 
@@ -82,8 +82,7 @@ async function lost() {
 function askToLogIn(error = "") {
   events?.close();
   snapshot = null;
-  morph(element("view"), document.createElement("div"));
-  element("view").id = "view";
+  morph(element("view"), h("div", { id: "view" }));
   connection("waiting", "Not logged in");
   element("logout").hidden = true;
   element("login").hidden = false;
