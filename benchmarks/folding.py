@@ -1,6 +1,6 @@
 """How long the aggregator folds a round, and how much memory it takes: by default 10^8 values of 16 sites.
 
-    python benchmarks/folding.py [--values 100000000] [--sites 16] [--threads 2]
+    python -m benchmarks.folding [--values 100000000] [--sites 16] [--threads 2]
 
 The sites' files are hard links to one set of parts, so that the disk needs room for two submissions instead of 17; what
 is read, checked and added is all of them. Folding runs in a process of its own, whose peak RSS is measured.
@@ -21,20 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.members import enrol, sign_manifest
 from he_agg.bitpack import pack
-from he_agg.federation import FederationDocument
 from he_agg.ids import RoundId
 from he_agg.layout import Layout, TensorSpec
-from he_agg.manifest import Manifest
 from he_agg.plan import Plan
+from he_agg.record import NO_RECORD
 from he_agg.sections import Part
 from he_agg.wire import encode_part
-from service import operations, rounds
+from service import rounds
 from service.aggregator import Aggregator
 from service.settings import Settings
 
 ROUND = RoundId("bench", 1, 1)
-KEY_ID = "5d" * 32
 
 
 def prepare(data_dir: Path, values: int, sites: int) -> int:
@@ -43,10 +42,7 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
     plan = Plan.create("bench", layout, max_sites=sites, min_sites=2, value_bits=16, rounds=1, part_bytes=4 * 2**20)
     aggregator = Aggregator.open(Settings(data_dir=data_dir, reserve_bytes=0))
     store, blobs, intake = aggregator.store, aggregator.blobs, aggregator.intake
-    operations.create_federation(store, FederationDocument(plan.public, 1, KEY_ID))
-    names = [f"site-{i}" for i in range(sites)]
-    for name in names:
-        operations.add_site(store, "bench", name, name)
+    members, roster = enrol(store, aggregator.conductor, plan, [f"site-{i}" for i in range(sites)])
     aggregator.conductor.apply("bench", rounds.Started())
     originals = data_dir / "originals"
     originals.mkdir()
@@ -58,9 +54,8 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
         data = encode_part(Part(place.number, packed[size]), place, plan.plan_id)
         (originals / str(place.number)).write_bytes(data)
         digests.append(hashlib.sha256(data).hexdigest())
-    for name in names:
-        nonce = hashlib.sha256(name.encode()).hexdigest()[:32]
-        manifest = Manifest(ROUND, 1, KEY_ID, plan.plan_id, name, nonce, tuple(digests))
+    for member in members:
+        name, manifest = member[0], sign_manifest(plan, ROUND, member, digests, roster, NO_RECORD)
         # No room is asked for: the files are links.
         intake._room.check = lambda *_: None  # type: ignore[method-assign]
         intake.announce("bench", name, ROUND, manifest.encode())
@@ -101,7 +96,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="he-agg-fold-") as directory:
         size = prepare(Path(directory), options.values, options.sites)
-        command = [sys.executable, __file__, "--fold", directory, "--threads", str(options.threads)]
+        command = [sys.executable, "-m", "benchmarks.folding", "--fold", directory, "--threads", str(options.threads)]
         result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     result |= {"values": options.values, "sites": options.sites, "threads": options.threads}
     result |= {"submission_bytes": size, "mb_per_s": options.sites * size / result["seconds"] / 1e6}

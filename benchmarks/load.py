@@ -18,7 +18,6 @@ import http.client
 import json
 import os
 import platform
-import secrets
 import shutil
 import signal
 import statistics
@@ -35,21 +34,23 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from benchmarks.members import enrol, sign_manifest
 from he_agg.bitpack import pack, unpack
-from he_agg.federation import FederationDocument
+from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, sign_request
 from he_agg.ids import RoundId
 from he_agg.layout import Layout, TensorSpec
-from he_agg.manifest import Manifest
 from he_agg.plan import Plan
+from he_agg.record import NO_RECORD
 from he_agg.sections import PART_HEADER_BYTES, Part
+from he_agg.signing import SigningKey
 from he_agg.wire import encode_part
 from service import operations
+from service.aggregator_key import AggregatorKey
 from service.bodies import digest_field
+from service.conductor import Conductor
 from service.settings import Settings
 from service.store.sql import open_store
-from service.tokens import new_token
 
-KEY_ID = "5d" * 32
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -89,18 +90,22 @@ class Server:
 
 
 class Client:
-    """One site's connection. Times every request."""
+    """One site's connection. Times every request, its signature included."""
 
-    def __init__(self, address: str, token: str, times: dict[str, list[float]]) -> None:
+    def __init__(self, address: str, member: tuple[str, SigningKey] | None, times: dict[str, list[float]]) -> None:
         self._connection = http.client.HTTPConnection(address, timeout=300)
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._member = member
         self._times = times
 
     def ask(self, what: str, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
         """One request; whatever is not a success ends the run."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         began = time.perf_counter()
-        self._connection.request(method, path, body=body, headers=self._headers | named)
+        if self._member is not None:
+            where, _, query = path.partition("?")
+            head = RequestHead(method, where, query, named.get("Content-Digest", EMPTY_DIGEST), "load")
+            named |= sign_request(head, *self._member, time.time())
+        self._connection.request(method, path, body=body, headers=named)
         answer = self._connection.getresponse()
         content = answer.read()
         self._times[what].append(time.perf_counter() - began)
@@ -145,7 +150,7 @@ def run_limit(server: Server, directory: Path, parts: list[list[bytes]]) -> tupl
     times: dict[str, list[float]] = defaultdict(list)
 
     def work(i: int) -> None:
-        client = Client(server.address, "", times)
+        client = Client(server.address, None, times)
         for number, part in enumerate(parts[i]):
             client.ask("put", "PUT", f"/{i}/{number}", part)
         client.close()
@@ -157,34 +162,45 @@ def run_limit(server: Server, directory: Path, parts: list[list[bytes]]) -> tupl
 
 
 def run_round(
-    server: Server, plan: Plan, tokens: list[str], parts: list[list[bytes]], times: dict[str, list[float]]
+    server: Server,
+    plan: Plan,
+    members: list[tuple[str, SigningKey]],
+    roster: str,
+    parts: list[list[bytes]],
+    times: dict[str, list[float]],
 ) -> tuple[float, float, str]:
     """One round. Returns seconds to the last receipt, seconds from there to the record, and the round."""
     name = plan.public.federation
-    first = Client(server.address, tokens[0], times)
+    first = Client(server.address, members[0], times)
     current = json.loads(first.ask("current", "GET", f"/v1/federations/{name}/rounds/current?wait=60"))
     first.close()  # idle connections are closed by the server, and opened again by the next request
-    round_id = current["round_id"]
+    round_id, previous = current["round_id"], NO_RECORD
+    if current["records"]:
+        before = Client(server.address, members[0], defaultdict(list))
+        record = before.ask("record", "GET", f"/v1/federations/{name}/records/{current['records']}")
+        before.close()
+        previous = hashlib.sha256(record).hexdigest()
     manifests = [
-        Manifest(
-            round_id=RoundId.parse(round_id),
-            epoch=1,
-            key_id=KEY_ID,
-            plan_id=plan.plan_id,
-            site=f"site-{i:03}",
-            nonce=secrets.token_hex(16),
-            part_digests=tuple(hashlib.sha256(part).hexdigest() for part in mine),
+        sign_manifest(
+            plan, RoundId.parse(round_id), member, [hashlib.sha256(part).hexdigest() for part in mine], roster, previous
         )
-        for i, mine in enumerate(parts)
+        for member, mine in zip(members, parts, strict=True)
     ]
 
     def work(i: int) -> None:
-        client = Client(server.address, tokens[i], times)
+        client = Client(server.address, members[i], times)
         body = manifests[i].encode()
-        client.ask("announce", "POST", f"/v1/rounds/{round_id}/submissions", body, Content_Type="application/json")
+        client.ask(
+            "announce",
+            "POST",
+            f"/v1/rounds/{round_id}/submissions",
+            body,
+            Content_Type="application/json",
+            Content_Digest=digest_field(manifests[i].submission_id),
+        )
         path = f"/v1/submissions/{manifests[i].submission_id}"
         for number, part in enumerate(parts[i]):
-            digest = digest_field(manifests[i].part_digests[number])
+            digest = digest_field(manifests[i].manifest.part_digests[number])
             client.ask("put", "PUT", f"{path}/parts/{number}", part, Content_Digest=digest)
         client.ask("status", "GET", path)
         client.ask("complete", "POST", f"{path}/complete")
@@ -199,9 +215,11 @@ def run_round(
     return seconds, folding, round_id
 
 
-def check_sum(server: Server, plan: Plan, token: str, round_id: str, sums: list[Any], times: Any) -> bool:
+def check_sum(
+    server: Server, plan: Plan, member: tuple[str, SigningKey], round_id: str, sums: list[Any], times: Any
+) -> bool:
     """Download the sum and compare every residue."""
-    client, exact, number = Client(server.address, token, times), True, 0
+    client, exact, number = Client(server.address, member, times), True, 0
     for s, section in enumerate(plan.public.sections):
         for n in range(section.parts):
             data = client.ask("sum", "GET", f"/v1/rounds/{round_id}/sum/{s}/parts/{n}")
@@ -243,11 +261,9 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     data_dir, limit_dir = root / "data", root / "limit"
     limit_dir.mkdir()
     store = open_store(Settings(data_dir=data_dir), create=True)
-    operations.create_federation(store, FederationDocument(plan.public, 1, KEY_ID))
-    tokens = [new_token() for _ in parts]
-    for i, token in enumerate(tokens):
-        operations.add_site(store, "load", f"site-{i:03}", token)
-    operations.start(store, "load")
+    conductor = Conductor(store, AggregatorKey.load_or_create(data_dir))
+    members, roster = enrol(store, conductor, plan, [f"site-{i:03}" for i in range(arguments.sites)])
+    operations.start(store, conductor, "load")
     store.close()
     total_mb = sum(len(part) for mine in parts for part in mine) / 1e6
     aggregator = Server(
@@ -265,9 +281,9 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
         for repetition in range(arguments.repetitions + 1):
             seconds, limited = run_limit(limit, limit_dir, parts)
             before = aggregator.cpu_s()
-            round_seconds, fold_seconds, round_id = run_round(aggregator, plan, tokens, parts, times)
+            round_seconds, fold_seconds, round_id = run_round(aggregator, plan, members, roster, parts, times)
             used = aggregator.cpu_s() - before
-            exact = check_sum(aggregator, plan, tokens[0], round_id, sums, times) and exact
+            exact = check_sum(aggregator, plan, members[0], round_id, sums, times) and exact
             if not repetition:  # the first of each warms up
                 times.clear()
                 continue

@@ -202,7 +202,8 @@ def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
     try:
         return (yield from flow)
     except RejectedError as error:
-        refused = error
+        # A copy: the original's traceback holds the frames that it came from, opened sums and all.
+        refused = RejectedError(error.reason, error.what, error.expected, error.got)
     yield from compute(partial(note, session, "sum-rejected", entry.round_id, refused))
     yield from compute(entry.remove_sum)
     # Without the cause: its text must not reach the caller by way of a traceback either.

@@ -179,16 +179,22 @@ def _opened(session: Session, current: CurrentRound, seen: int, time: float) -> 
         )
     if not current.invited:
         return None
-    yield from refusing(session, "roster-rejected", round_id, _up_to_date(session, current, seen))
+    yield from refusing(session, "chain-rejected", round_id, _not_fewer(current, seen))
+    yield from refusing(session, "roster-rejected", round_id, _up_to_date(session, current))
     session.rosters.check_valid(session.clock())
     return OpenRound(round_id, current.submitted, time + max(0, current.remaining_s), current.records)
 
 
-def _up_to_date(session: Session, current: CurrentRound, seen: int) -> Flow[None]:
-    """Follow newer rosters; an aggregator that goes back on rosters or records is not believed."""
+def _not_fewer(current: CurrentRound, seen: int) -> Flow[None]:
+    """An aggregator that takes records back is not believed."""
+    yield from ()
+    if current.records < seen:
+        raise RejectedError(Reason.CHAIN_MISMATCH, "number of records", f"at least {seen}", current.records)
+
+
+def _up_to_date(session: Session, current: CurrentRound) -> Flow[None]:
+    """Follow newer rosters; an aggregator that goes back to an older one is not believed."""
     pinned = session.rosters.newest.roster.version
     if current.roster_version < pinned:
         raise RejectedError(Reason.ROSTER_MISMATCH, "version of the roster", pinned, current.roster_version)
-    if current.records < seen:
-        raise RejectedError(Reason.CHAIN_MISMATCH, "number of records", f"at least {seen}", current.records)
     yield from follow_rosters(session, current.roster_version)

@@ -3,7 +3,7 @@
 ::
 
     <roster>                                     the pin: the newest roster that this site trusts
-    <spool>/<site>/<federation>.rosters/<n>.json versions that were the pin before; records still name them
+    <roster>.versions/<n>.json                   versions that were the pin before; records still name them
 
 The first pin is trusted because people compared fingerprints. Another one takes its place only if enough coordinators
 of the version before have signed it; the file is replaced in one step, so a crash leaves the old one or the new.
@@ -11,14 +11,14 @@ of the version before have signed it; the file is replaced in one step, so a cra
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
-from client_sdk._files import explained, replace_file
+from client_sdk._files import explained
 from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
-from he_agg.roster import MAX_ROSTER_BYTES, Role, Roster, SignedRoster
+from he_agg.roster import Role, Roster, SignedRoster
 from keys import Identity
+from keys.files import replace_file
+from keys.rosters import archive_of, keep_old, read_pinned
 
 __all__ = ["Rosters"]
 
@@ -28,7 +28,6 @@ class Rosters:
 
     Args:
         path: the pinned roster's file.
-        archive: directory for versions that were the pin before; made when needed.
         federation: whose roster it must be.
         identity: this site.
 
@@ -37,8 +36,8 @@ class Rosters:
         KeystoreError: the roster lists another key for this site.
     """
 
-    def __init__(self, path: Path, archive: Path, federation: str, identity: Identity) -> None:
-        self._path, self._archive = path, archive
+    def __init__(self, path: Path, federation: str, identity: Identity) -> None:
+        self._path = path
         self._federation, self._identity = federation, identity
         pinned = _read(path)
         if pinned.roster.federation != federation:
@@ -124,43 +123,20 @@ class Rosters:
             ConfigError: the file cannot be replaced.
         """
         signed.check_follows(self._newest)
-        before = self._newest
-        with explained(self._archive):
-            self._archive.mkdir(mode=0o700, exist_ok=True)
-            # First: records of rounds that are under way still name it.
-            replace_file(self._archive / f"{before.roster.version}.json", before.encode())
-        with explained(self._path, "roster"):
-            mode = stat.S_IMODE(self._path.stat().st_mode)
-            replace_file(self._path, signed.encode(), mode)
+        keep_old(self._path, [self._newest])
+        replace_file(self._path, signed.encode())
         self._known[signed.digest] = signed
         self._newest = signed
 
     def _archived(self) -> list[SignedRoster]:
-        with explained(self._archive):
-            return [_read(path) for path in sorted(self._archive.glob("*.json"))]
+        archive = archive_of(self._path)
+        with explained(archive):
+            return [_read(path) for path in sorted(archive.glob("*.json"))]
 
 
 def _read(path: Path) -> SignedRoster:
     """Read a roster file of this site's own: trusted because of where it lies, so nobody else may have put it there."""
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(MAX_ROSTER_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            Reason.FILE_MISSING,
-            f"roster {path} cannot be read: {error.strerror}",
-            "the coordinator sends it; check it with `he-agg roster verify` and compare fingerprints",
-        ) from error
-    if mode & stat.S_IWOTH:
-        raise ConfigError(
-            Reason.UNSAFE_PERMISSIONS,
-            f"roster {path}: expected that only its owner may change it, got mode {mode:04o}",
-            f"chmod 644 {path}, after seeing that it is still the one that you accepted",
-        )
-    try:
-        signed = SignedRoster.parse(data)
-        signed.check_signed()
+        return read_pinned(path)
     except WireError as error:
         raise ConfigError(error.reason, f"roster {path}: {error.message}", error.hint) from error
-    return signed

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from client_sdk._chain import Chain
 from client_sdk._exchange import Retries
@@ -19,6 +19,7 @@ from client_sdk.spool import Spool
 from he_agg.codecs import Codec, codec_for
 from he_agg.plan import PublicPlan
 from keys import GroupKey, Identity, read_secret_text
+from keys.passphrase import Once, from_keyring
 from keys.sealed_box import Passphrase
 
 __all__ = ["Passphrase", "Session", "open_session"]
@@ -96,11 +97,13 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
     """
     if settings.passphrase_file is not None and not isinstance(passphrase, str):
         passphrase = read_secret_text(settings.passphrase_file)
+    elif settings.passphrase_keyring is not None and not isinstance(passphrase, str):
+        passphrase = Once(partial(from_keyring, settings.passphrase_keyring))
     identity = Identity.load(settings.identity, passphrase)
     key = GroupKey.load(settings.keystore, passphrase)
     spool = Spool(settings.spool, identity.name)
     federation = key.plan.public.federation
-    rosters = Rosters(settings.roster, spool.rosters_path(federation), federation, identity)
+    rosters = Rosters(settings.roster, federation, identity)
     policy = RetryPolicy(patience_s=settings.patience_s)
     # Jitter only spreads load: it needs no secrecy.
     retries = Retries(policy, random.random)

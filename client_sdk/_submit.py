@@ -30,6 +30,7 @@ _PART_TRIES = 3
 """How often one part may arrive changed before the path to the aggregator is called broken."""
 
 _DAMAGED_ON_THE_WAY = (Reason.BAD_DIGEST, Reason.TRUNCATED)
+_OUTDATED = (Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH)
 _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 
 
@@ -125,6 +126,15 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
             # It will never be accepted, and must not stand in the way of what was.
             yield from compute(entry.remove)
             raise lost_spool(session, opened) from error
+        if error.reason in _OUTDATED:
+            # It was never taken, and as it is never will be: nothing is lost with it.
+            yield from compute(entry.remove)
+            raise ProtocolError(
+                error.reason,
+                f"round {opened.id}: the aggregator goes by another roster or record than this site's manifest: "
+                f"{error.message}",
+                "ask for the open round again and call aggregate() with the same update: it is encrypted anew",
+            ) from error
         raise
     status = read(SubmissionStatus, response.body)
     places = session.plan.places
@@ -185,21 +195,25 @@ def _complete(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
     request = Request("POST", f"/v1/submissions/{submission_id}/complete", frozenset({200, 201}), body=b"")
     response = yield from exchange(session.retries, request, _until(session, opened))
     receipt = yield from refusing(
-        session, "receipt-rejected", opened.id, _receipt(session, opened, submission_id, response.body)
+        session, "receipt-rejected", opened.id, _receipt(session, opened, stored, response.body)
     )
     yield from compute(partial(entry.keep_receipt, response.body))
     return receipt
 
 
-def _receipt(session: Session, opened: OpenRound, submission_id: str, body: bytes) -> Flow[Receipt]:
-    """Read a receipt, and see that an aggregator of the roster gives it for this very submission."""
+def _receipt(session: Session, opened: OpenRound, stored: Stored, body: bytes) -> Flow[Receipt]:
+    """Read a receipt, and see that an aggregator of the roster gives it for this very submission.
+
+    The same receipt is given again and again, so it may be of the time of the roster that the manifest names.
+    """
     keys = session.rosters.newest.roster.keys_of(Role.AGGREGATOR)
+    before = session.rosters.named(stored.manifest.roster)
     try:
         document = yield from compute(partial(Signed.parse, body, "receipt", MAX_RECEIPT_BYTES))
         receipt = Receipt.parse(document.body)
     except WireError as error:
         raise RejectedError(error.reason, "receipt", "a signed receipt", error.message) from error
-    if not document.signers(keys):
+    if not document.signers(keys) and (before is None or not document.signers(before.keys_of(Role.AGGREGATOR))):
         raise RejectedError(
             Reason.BAD_SIGNATURE,
             "receipt, signature",
@@ -207,7 +221,7 @@ def _receipt(session: Session, opened: OpenRound, submission_id: str, body: byte
             f"signed by {' '.join(sorted(document.signatures)) or 'nobody'}",
         )
     for what, want, got in (
-        ("submission", submission_id, receipt.id),
+        ("submission", stored.submission_id, receipt.id),
         ("round", str(opened.id), receipt.round_id),
         ("site", session.site, receipt.site),
     ):

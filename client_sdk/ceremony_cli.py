@@ -24,7 +24,6 @@ from client_sdk._signing import Signer
 from client_sdk._transport import TlsFiles, Transport
 from client_sdk.config import Settings
 from client_sdk.progress import Event, Retrying
-from client_sdk.spool import Spool
 from he_agg import canonical
 from he_agg.commands import answer, messages
 from he_agg.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES, SignedBundle, SignedCommitment
@@ -36,7 +35,8 @@ from keys.ceremony import Agreement, agreement
 from keys.epoch_cli import accept_files, accepted_facts, accepted_text, read_bundle
 from keys.files import read_plan, replace_file
 from keys.hardening import harden_command
-from keys.passphrase import Once, passphrase_options, passphrase_source
+from keys.passphrase import Once
+from keys.passphrase_options import passphrase_options, passphrase_source
 from keys.rosters import read_pinned, read_roster
 
 __all__ = ["epoch_accept", "epoch_commitments", "epoch_publish", "roster_publish"]
@@ -210,6 +210,8 @@ def _settings(config: Path, passphrase_fd: int | None, keyring: str | None) -> t
     file = settings.passphrase_file
     if file is not None and passphrase_fd is None and keyring is None:
         return settings, Once(partial(read_secret_text, file))
+    if passphrase_fd is None:
+        keyring = keyring or settings.passphrase_keyring
     return settings, passphrase_source(passphrase_fd, keyring)
 
 
@@ -217,10 +219,9 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
     pinned, identity = read_pinned(settings.roster), Identity.load(settings.identity, passphrase)
     federation = pinned.roster.federation
     log = SecurityLog(settings.security_log, time.time)
-    archive = Spool(settings.spool, identity.name).rosters_path(federation)
     with _link(settings, identity, federation) as link:
-        rosters = Rosters(settings.roster, archive, federation, identity)
-        with _noting(log, "roster-refused", identity, federation):
+        rosters = Rosters(settings.roster, federation, identity)
+        with _noting(log, "roster-rejected", identity, federation):
             for newer in link.run(_newer(link, pinned)):
                 rosters.follow(newer)
         rosters.check_own(rosters.newest)
@@ -232,7 +233,7 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
             raise ProtocolError(
                 error.reason, error.message, "a coordinator sends it there: he-agg epoch publish BUNDLE --config ..."
             ) from error
-        with _noting(log, "bundle-refused", identity, federation):
+        with _noting(log, "bundle-rejected", identity, federation):
             key, signed = accept_files(
                 SignedBundle.parse(body), settings.identity, settings.roster, settings.keystore, passphrase, plan_id
             )

@@ -32,6 +32,7 @@ class Settings:
         client_cert: a certificate to show to a proxy that asks for one, PEM.
         client_key: its key, if it is not in the same file, PEM.
         passphrase_file: what opens keystore and identity, if they have a passphrase. Mode 0600.
+        passphrase_keyring: the same, as the name of an entry of service `he-agg` in the operating system's keyring.
         patience_s: how long the aggregator may be unreachable before a call gives up. Units: seconds.
         result_s: how long after a round's deadline its result is waited for. Units: seconds.
     """
@@ -47,6 +48,7 @@ class Settings:
     client_cert: Path | None = None
     client_key: Path | None = None
     passphrase_file: Path | None = None
+    passphrase_keyring: str | None = None
     patience_s: float = 300.0
     result_s: float = 3600.0
 
@@ -78,6 +80,10 @@ class Settings:
                 f"{where}: expected {', '.join(_REQUIRED)}; missing: {', '.join(missing)}",
                 "a site's file looks like: " + "; ".join(f'{name} = "..."' for name in _REQUIRED),
             )
+        if "passphrase_file" in values and "passphrase_keyring" in values:
+            raise ConfigError(
+                Reason.BAD_CONFIG, f"{where}: expected passphrase_file or passphrase_keyring, got both", "remove one"
+            )
         return cls(**values)
 
 
@@ -95,6 +101,7 @@ class Overrides(TypedDict, total=False):
     client_cert: str | Path
     client_key: str | Path
     passphrase_file: str | Path
+    passphrase_keyring: str
     patience_s: float
     result_s: float
 

@@ -9,7 +9,6 @@
                                                   sum/part-00000   downloaded parts of the sum
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
     <spool>/<site>/<federation>.chain                              records that this site has verified
-    <spool>/<site>/<federation>.rosters/                           rosters that were pinned before
 
 A directory with a manifest is a submission that may be sent again, byte for byte. One without is what a crash left:
 nothing of it was ever announced, so it is removed and the update is encrypted afresh. Files are 0600, directories 0700.
@@ -90,10 +89,6 @@ class Spool:
     def chain_path(self, federation: str) -> Path:
         """Where the records are noted that this site has verified. No round's name looks like it."""
         return self._root / f"{federation}.chain"
-
-    def rosters_path(self, federation: str) -> Path:
-        """Where rosters are kept that were pinned before."""
-        return self._root / f"{federation}.rosters"
 
     def pending(self, federation: str) -> list[RoundId]:
         """Rounds with a stored submission whose mean was not fetched yet, oldest first."""

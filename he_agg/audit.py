@@ -438,10 +438,7 @@ class _Auditor:
         if before is not None and before.version > roster.version:
             self._find("roster-order", f"{what} goes by version {roster.version} of the roster, after {before.version}")
         if record.outcome == "published":
-            if record.closed_at >= roster.expires_at:
-                self._find(
-                    "roster-expired", f"{what}: version {roster.version} of the roster had expired when it closed"
-                )
+            self._check_expiry(record, roster, what)
             least = max(roster.min_sites, plan.min_sites)
             if not least <= len(record.members) <= plan.max_sites:
                 self._find(
@@ -449,6 +446,15 @@ class _Auditor:
                     f"{what}: expected {least} to {plan.max_sites} sites in a sum, got {len(record.members)}",
                 )
         self._check_invited(record, set(roster.having(Role.SITE)), what)
+
+    def _check_expiry(self, record: RoundRecord, roster: Roster, what: str) -> None:
+        """A roster that expires while a round is open does no harm, if the next one had come by then."""
+        later = [each for each in self._rosters.values() if each.version >= roster.version]
+        if not any(record.closed_at < each.expires_at for each in later):
+            self._find("roster-expired", f"{what}: version {roster.version} of the roster had expired when it closed")
+        # A round opens when the record before it is written.
+        if self._last is not None and self._last.closed_at >= roster.expires_at:
+            self._find("roster-expired", f"{what}: version {roster.version} of the roster had expired when it opened")
 
     def _check_invited(self, record: RoundRecord, sites: set[str], what: str) -> None:
         """Every invited site is in the sum or named with a reason: silence is no way to leave somebody out."""

@@ -133,10 +133,10 @@ def open_bundle(
         current is not None
         and current.facts == public_facts(roster.roster.federation, bundle.epoch, bundle.plan_id, bundle.key_id)
         and bundle.federation == roster.roster.federation
-        and plan_id in (None, current.plan_id)
     ):
         # The roster may have been renewed since: nothing is accepted now that was not accepted then.
         check_self(roster.roster, identity, Role.SITE)
+        _check_plan(bundle, plan_id)
         return current
     _check_same_roster(bundle, roster)
     signed.check_signed(roster.roster.keys_of(Role.COORDINATOR))
@@ -148,13 +148,7 @@ def open_bundle(
             "ask the dealer for a new one: he-agg epoch rotate",
         )
     _check_newer(bundle, current, newest_kept)
-    expected = plan_id or (None if current is None else current.plan_id)
-    if expected is not None and bundle.plan_id != expected:
-        raise KeystoreError(
-            Reason.PLAN_MISMATCH,
-            f"bundle of epoch {bundle.epoch}: expected plan {expected[:12]}, got plan {bundle.plan_id[:12]}",
-            "ask the coordinators which plan is agreed on; a new plan is a new federation",
-        )
+    _check_plan(bundle, plan_id or (None if current is None else current.plan_id))
     key = _open(bundle, identity)
     self_test(key)
     return key
@@ -358,6 +352,15 @@ def _check_newer(bundle: EpochBundle, current: GroupKey | None, kept: int) -> No
         f"bundle of epoch {bundle.epoch}: {message}",
         "fetch the newest bundle; if this is the newest, ask a coordinator to deal a new epoch",
     )
+
+
+def _check_plan(bundle: EpochBundle, expected: str | None) -> None:
+    if expected is not None and bundle.plan_id != expected:
+        raise KeystoreError(
+            Reason.PLAN_MISMATCH,
+            f"bundle of epoch {bundle.epoch}: expected plan {expected[:12]}, got plan {bundle.plan_id[:12]}",
+            "ask the coordinators which plan is agreed on; a new plan is a new federation",
+        )
 
 
 def _info(context: dict[str, canonical.Json], site: str) -> bytes:

@@ -16,7 +16,7 @@ from keys.files import read_document, write_new
 from keys.group_key import GroupKey
 from keys.hardening import harden_command
 from keys.identity import Identity
-from keys.passphrase import (
+from keys.passphrase_options import (
     ask_passphrase,
     new_passphrase,
     new_passphrase_options,

@@ -18,7 +18,8 @@ from keys.files import read_document, read_plan, replace_file, write_new
 from keys.group_key import GroupKey
 from keys.hardening import harden_command
 from keys.identity import Identity
-from keys.passphrase import Once, passphrase_options, passphrase_source
+from keys.passphrase import Once
+from keys.passphrase_options import passphrase_options, passphrase_source
 from keys.rosters import read_pinned, read_roster
 
 __all__ = ["accept_files", "accepted_facts", "accepted_text", "epoch_new", "epoch_rotate", "read_bundle"]

@@ -86,13 +86,18 @@ def read_document(path: Path, parse: Callable[[bytes], T], what: str) -> T:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file that holds nothing secret, in the place of an older one if there is one. Atomic.
 
+    It may be read by whoever could read the older one, and changed by its owner only.
+
     Raises:
         ConfigError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        mode = path.stat().st_mode & 0o755 if path.exists() else None
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         try:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
             _write_all(descriptor, content)
             temporary.replace(path)
         finally:

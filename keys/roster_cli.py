@@ -17,13 +17,14 @@ from he_agg.roster import Member, Role, SignedRoster
 from keys.files import replace_file, write_new
 from keys.hardening import harden_command
 from keys.identity import Identity
-from keys.passphrase import passphrase_options, passphrase_source
+from keys.passphrase_options import passphrase_options, passphrase_source
 from keys.public_file import read_public
 from keys.roster_view import day_of, roster_facts, roster_table, signers_of
 from keys.rosters import (
     check_fingerprints,
     first_roster,
     follow,
+    keep_old,
     new_roster,
     next_roster,
     read_pinned,
@@ -238,8 +239,8 @@ def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, .
     offered = [read_roster(path) for path in files]
     heard = _heard(fingerprints)
     now = time.time()
-    if out.exists() or out.is_symlink():
-        pinned = read_pinned(out)
+    pinned = read_pinned(out) if out.exists() or out.is_symlink() else None
+    if pinned is not None:
         accepted = follow(pinned, offered, now)
         check_fingerprints(accepted.roster, heard)
         changed = accepted.digest != pinned.digest
@@ -252,6 +253,8 @@ def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, .
         first_roster(first, heard, first.roster.issued_at if later else now)
         accepted, changed = follow(first, later, now), True
     if changed:
+        older = [pinned, *offered] if pinned is not None else offered
+        keep_old(out, [signed for signed in older if signed.roster.version < accepted.roster.version])
         replace_file(out, accepted.encode())
     answer(
         roster_facts(accepted) | {"file": str(out), "changed": changed},

@@ -13,14 +13,16 @@ from pathlib import Path
 
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.roster import Member, Role, Roster, SignedRoster
-from keys.files import read_document
+from keys.files import read_document, replace_file
 from keys.identity import Identity
 
 __all__ = [
+    "archive_of",
     "check_fingerprints",
     "check_self",
     "first_roster",
     "follow",
+    "keep_old",
     "new_roster",
     "next_roster",
     "read_pinned",
@@ -39,6 +41,28 @@ def read_roster(path: Path) -> SignedRoster:
         WireError: not a roster.
     """
     return read_document(path, lambda data: SignedRoster.parse(data.strip()), "a roster")
+
+
+def archive_of(pin: Path) -> Path:
+    """Where a site keeps the versions that were its pin before: rounds that are under way, and records, name them."""
+    return pin.with_name(f"{pin.name}.versions")
+
+
+def keep_old(pin: Path, rosters: Iterable[SignedRoster]) -> None:
+    """Put versions into the archive of a pin, before a newer one takes its place.
+
+    Raises:
+        ConfigError: they cannot be written.
+    """
+    archive, rosters = archive_of(pin), list(rosters)
+    if not rosters:
+        return
+    try:
+        archive.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(Reason.BAD_CONFIG, f"{archive} cannot be made: {error.strerror}") from error
+    for signed in rosters:
+        replace_file(archive / f"{signed.roster.version}.json", signed.encode())
 
 
 def read_pinned(path: Path) -> SignedRoster:

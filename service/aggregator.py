@@ -6,10 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 
+from he_agg.errors import Reason
 from service.aggregator_key import AggregatorKey
 from service.conductor import Conductor
 from service.intake import Intake
+from service.known import KnownRoster, newest_roster, signer_in
 from service.logs import log
+from service.refusal import RefusedError
 from service.room import Room
 from service.settings import Settings
 from service.store.blobs import Blobs
@@ -79,6 +82,7 @@ class Aggregator:
         except BaseException:
             aggregator.close()
             raise
+        aggregator._check_listed()
         log(logging.INFO, "store opened", temporary_files_removed=removed, found_schema_version=store.found_version)
         return aggregator
 
@@ -92,6 +96,33 @@ class Aggregator:
         with self.store.write() as tx:
             tx.drop_leases()
         return self.blobs.remove_temporary()
+
+    def _check_listed(self) -> None:
+        """Tell the operator of federations for which nothing can be signed: the key is another than it was."""
+        with self.store.read() as tx:
+            for row in tx.federations():
+                roster = newest_roster(tx, row.name)
+                if roster is not None and signer_in(roster.roster, self.key) is None:
+                    log(logging.CRITICAL, "the roster does not list this aggregator's key", federation=row.name)
+
+    def newest_roster(self, federation: str) -> KnownRoster:
+        """The roster that a federation goes by now.
+
+        Raises:
+            RefusedError: there is no such federation, or it has none.
+        """
+        with self.store.read() as tx:
+            roster = newest_roster(tx, federation)
+            known = roster is not None or tx.federation(federation) is not None
+        if roster is not None:
+            return roster
+        if known:
+            raise RefusedError(
+                Reason.ROSTER_EXPIRED,
+                f"federation {federation} has no roster yet",
+                f"the operator gives it one: he-agg federation roster {federation} roster.json",
+            )
+        raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {federation} here")
 
     def check_ready(self) -> None:
         """Write to the store and to the disk.

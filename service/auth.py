@@ -21,7 +21,7 @@ from he_agg.ids import check_name
 from he_agg.roster import Member, Role
 from service.aggregator import Aggregator
 from service.bodies import refuse_body
-from service.known import KnownRoster, newest_roster
+from service.known import KnownRoster
 from service.limits import Limits
 from service.logs import note
 from service.refusal import RefusedError
@@ -84,7 +84,7 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
 async def _authenticate(request: Request) -> Caller:
     head, claim = _read_head(request)
     aggregator: Aggregator = request.app.state.aggregator
-    roster = await run_in_threadpool(_roster, aggregator, head.federation)
+    roster = await run_in_threadpool(aggregator.newest_roster, head.federation)
     now = aggregator.conductor.now()
     if now >= roster.roster.expires_at:
         raise RefusedError(
@@ -119,6 +119,8 @@ def _read_head(request: Request) -> tuple[RequestHead, Claim]:
     try:
         (digest,), (federation,), (stated,), (signature,) = values
         claim = parse_claim(stated, signature)
+        if not digest:
+            raise ValueError
         check_name(federation, FEDERATION_HEADER)
     except (ValueError, WireError):
         raise RefusedError(
@@ -136,20 +138,6 @@ def _read_head(request: Request) -> tuple[RequestHead, Claim]:
         federation=federation,
     )
     return head, claim
-
-
-def _roster(aggregator: Aggregator, federation: str) -> KnownRoster:
-    with aggregator.store.read() as tx:
-        roster = newest_roster(tx, federation)
-        if roster is None and tx.federation(federation) is None:
-            raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {federation} here")
-    if roster is None:
-        raise RefusedError(
-            Reason.ROSTER_EXPIRED,
-            f"federation {federation} has no roster yet",
-            f"the operator gives it one: he-agg federation roster {federation} roster.json",
-        )
-    return roster
 
 
 def _member(roster: KnownRoster, claim: Claim, head: RequestHead) -> Member:

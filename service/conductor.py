@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
@@ -70,6 +71,18 @@ class Conductor:
         if row is not None and newest is not None and self._due(row, newest):
             self.apply(federation, rounds.Tick())
 
+    @contextmanager
+    def reading(self, federation: str) -> Iterator[Transaction]:
+        """A transaction that reads, and in which no deadline of a federation is overdue: `tick` and `read` in one."""
+        with self._store.read() as tx:
+            row, newest = tx.federation(federation), tx.newest_round(federation)
+            if row is None or newest is None or not self._due(row, newest):
+                yield tx
+                return
+        self.apply(federation, rounds.Tick())
+        with self._store.read() as tx:
+            yield tx
+
     def tick_all(self) -> None:
         """The same for all federations."""
         with self._store.read() as tx:
@@ -100,7 +113,7 @@ class Conductor:
                 newest.opened_at,
                 newest.deadline_at,
                 tx.invited(newest.id),
-                frozenset(s.site for s in tx.submissions(newest.id) if s.state == "complete"),
+                tx.completed(newest.id),
                 newest.sample_seed,
                 0 if then is None else then.roster.min_sites,
             )

@@ -6,8 +6,9 @@ Order of every write: file, then row, then answer. Every method may be called ag
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from he_agg.canonical import check_hex
 from he_agg.errors import Reason, WireError
@@ -31,6 +32,9 @@ from service.store.blobs import Blobs
 
 __all__ = ["ExpectedPart", "Intake", "find_round"]
 
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
 
 @dataclass(frozen=True)
 class ExpectedPart:
@@ -51,6 +55,28 @@ class ExpectedPart:
     stored: bool
 
 
+@dataclass(frozen=True)
+class _Announcement:
+    """A manifest that was read and whose signature was verified."""
+
+    submission: SubmissionRow
+    plan: PublicPlan
+    manifest: Manifest
+    body: bytes
+
+
+def _refusing(decide: Callable[[Transaction, Item], Outcome]) -> Callable[[Transaction, Item], Outcome | RefusedError]:
+    """Return refusals, which come before anything is written: raised they would undo everybody else's decisions."""
+
+    def decided(tx: Transaction, item: Item) -> Outcome | RefusedError:
+        try:
+            return decide(tx, item)
+        except RefusedError as refusal:
+            return refusal
+
+    return decided
+
+
 class Intake:
     """Takes submissions in.
 
@@ -65,7 +91,9 @@ class Intake:
         self._store = store
         self._blobs = blobs
         self._conductor = conductor
+        self._announcements = Batch(store, _refusing(self._announce))
         self._marks = Batch(store, self._mark_stored)
+        self._completions = Batch(store, _refusing(self._complete))
         self._room = room
 
     def check_invited(self, federation: str, site: str, round_id: str) -> RoundId:
@@ -74,8 +102,7 @@ class Intake:
         Raises:
             RefusedError: there is none such, or the site is not invited.
         """
-        self._conductor.tick(federation)
-        with self._store.read() as tx:
+        with self._conductor.reading(federation) as tx:
             row = find_round(tx, federation, round_id)
             if site not in tx.invited(row.id):
                 raise RefusedError(
@@ -110,30 +137,55 @@ class Intake:
         member = None if roster is None else roster.roster.members.get(site)
         signed.check_signed(b"" if member is None else member.public_key)
         submission = SubmissionRow(signed.submission_id, round_id, site, "open", None)
+        new = _Announcement(submission, plan, manifest, body)
+        # Looked at twice: before there is a directory, and in the one transaction that decides.
+        with self._store.read() as tx:
+            known = self._known_announcement(tx, new)
+        if known is not None:
+            return known, False
         # The directory before the row: parts may come as soon as the row is there.
-        with self._store.write() as tx:
-            row = find_round(tx, federation, str(round_id))
-            existing = tx.submission_of(round_id, site)
-            if existing is not None and existing.id == submission.id:
-                return _status(tx, existing, plan), False
-            if not self._takes(tx, row):
-                raise _closed(row)
-            if existing is not None:
-                raise RefusedError(
-                    Reason.SECOND_SUBMISSION,
-                    f"site {site} has already submitted {existing.id[:12]} to round {round_id}; "
-                    f"the first one stays, {submission.id[:12]} was not taken",
-                    "continue the first submission from its spool; never encrypt again for the same round",
-                    round_id=str(round_id),
-                    submission_id=existing.id,
-                )
-            self._check_history(tx, row, manifest)
-            self._room.check(tx, self._federation_in(tx, federation), site)
-            self._blobs.make_parent(self._blobs.part_path(round_id, submission.id, 0))
-            failpoint("announcement.directory_made")
-            at = int(self._conductor.now())
-            tx.add_submission(submission, body, manifest.part_digests, at)
-            return _status(tx, submission, plan), True
+        path = self._blobs.part_path(round_id, submission.id, 0)
+        self._blobs.make_parent(path)
+        failpoint("announcement.directory_made")
+        outcome = self._announcements.run(new)
+        if isinstance(outcome, RefusedError):
+            self._blobs.remove_parent(path)
+            raise outcome
+        return outcome
+
+    def _announce(self, tx: Transaction, new: _Announcement) -> tuple[SubmissionStatus, bool]:
+        known = self._known_announcement(tx, new)
+        if known is not None:
+            return known, False
+        submission = new.submission
+        tx.add_submission(submission, new.body, new.manifest.part_digests, int(self._conductor.now()))
+        return _status(tx, submission, new.plan), True
+
+    def _known_announcement(self, tx: Transaction, new: _Announcement) -> SubmissionStatus | None:
+        """The submission if it was announced before, None if it may be now.
+
+        Raises:
+            RefusedError: it may not.
+        """
+        submission, round_id, site = new.submission, new.submission.round_id, new.submission.site
+        row = find_round(tx, round_id.federation, str(round_id))
+        existing = tx.submission_of(round_id, site)
+        if existing is not None and existing.id == submission.id:
+            return _status(tx, existing, new.plan)
+        if not self._takes(tx, row):
+            raise _closed(row)
+        if existing is not None:
+            raise RefusedError(
+                Reason.SECOND_SUBMISSION,
+                f"site {site} has already submitted {existing.id[:12]} to round {round_id}; "
+                f"the first one stays, {submission.id[:12]} was not taken",
+                "continue the first submission from its spool; never encrypt again for the same round",
+                round_id=str(round_id),
+                submission_id=existing.id,
+            )
+        self._check_history(tx, row, new.manifest)
+        self._room.check(tx, self._federation_in(tx, round_id.federation), site)
+        return None
 
     def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:
         """See that a site goes by the same roster and the same records as everybody else."""
@@ -162,9 +214,8 @@ class Intake:
         Raises:
             RefusedError: this site has no such submission.
         """
-        self._conductor.tick(federation)
-        plan = self._federation(federation).parsed.plan
-        with self._store.read() as tx:
+        with self._conductor.reading(federation) as tx:
+            plan = self._federation_in(tx, federation).parsed.plan
             return _status(tx, _own(tx, federation, site, submission_id), plan)
 
     def expect_part(self, federation: str, site: str, submission_id: str, number: int) -> ExpectedPart:
@@ -173,8 +224,7 @@ class Intake:
         Raises:
             RefusedError: no such submission or part, or the round is closed.
         """
-        self._conductor.tick(federation)
-        with self._store.read() as tx:
+        with self._conductor.reading(federation) as tx:
             plan = self._federation_in(tx, federation).parsed.plan
             submission = _own(tx, federation, site, submission_id)
             if not 0 <= number < len(plan.places):
@@ -260,35 +310,37 @@ class Intake:
             RefusedError: parts are missing, or the round closed before.
         """
         self._conductor.tick(federation)
-        with self._store.write() as tx:
-            submission = _own(tx, federation, site, submission_id)
-            if submission.state in ("open", "expiring"):
-                row = find_round(tx, federation, str(submission.round_id))
-                missing = tx.missing(submission_id)
-                if missing and self._takes(tx, row):
-                    raise RefusedError(
-                        Reason.INCOMPLETE,
-                        f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
-                        "put the missing parts, then complete again",
-                        round_id=str(row.id),
-                        submission_id=submission_id,
-                        missing=missing,
-                    )
-                if not missing:
-                    failpoint("completion.before_row")
-                    event = rounds.Completed(row.id.number, row.id.attempt, site)
-                    self._conductor.apply_in(tx, federation, event)
-                    submission = _own(tx, federation, site, submission_id)
-            row = find_round(tx, federation, str(submission.round_id))
-            signer = self._conductor.signer(tx, federation, row.basis.roster_version)[0]
+        outcome = self._completions.run((federation, site, submission_id))
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        submission, row, signer = outcome
         if submission.accepted_at is None:
             raise _closed(row)
         receipt = Receipt(submission.id, str(submission.round_id), site, submission.accepted_at)
         return Signed.make("receipt", receipt.encode(), signer, self._conductor.key.signing_key)
 
-    def _federation(self, name: str) -> FederationRow:
-        with self._store.read() as tx:
-            return self._federation_in(tx, name)
+    def _complete(self, tx: Transaction, what: tuple[str, str, str]) -> tuple[SubmissionRow, RoundRow, str]:
+        federation, site, submission_id = what
+        submission = _own(tx, federation, site, submission_id)
+        if submission.state in ("open", "expiring"):
+            row = find_round(tx, federation, str(submission.round_id))
+            missing = tx.missing(submission_id)
+            if missing and self._takes(tx, row):
+                raise RefusedError(
+                    Reason.INCOMPLETE,
+                    f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
+                    "put the missing parts, then complete again",
+                    round_id=str(row.id),
+                    submission_id=submission_id,
+                    missing=missing,
+                )
+            if not missing:
+                failpoint("completion.before_row")
+                event = rounds.Completed(row.id.number, row.id.attempt, site)
+                self._conductor.apply_in(tx, federation, event)
+                submission = _own(tx, federation, site, submission_id)
+        row = find_round(tx, federation, str(submission.round_id))
+        return submission, row, self._conductor.signer(tx, federation, row.basis.roster_version)[0]
 
     def _federation_in(self, tx: Transaction, name: str) -> FederationRow:
         row = tx.federation(name)

@@ -44,7 +44,7 @@ def read_document(path: Path) -> FederationDocument:
         PlanError: a plan that must not be used.
     """
     data = _read(path, MAX_FEDERATION_BYTES)
-    hint = "the coordinator makes the federation file with `he-agg keys new`; it is the one meant for the operator"
+    hint = "the coordinator makes the federation file with `he-agg epoch new`; it is the one meant for the operator"
     try:
         return FederationDocument.parse(data)
     except WireError as error:

@@ -106,7 +106,8 @@ def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[
     Returns:
         The state afterwards, and what has to be written down in the same transaction, in order.
     """
-    state, actions = _pass_time(state, now)
+    # Before there is a roster nothing happens, time neither.
+    state, actions = (state, []) if isinstance(event, TrustBegan) else _pass_time(state, now)
     state, more = _happen(state, event, now)
     return state, actions + more
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client_sdk.demo.picture import draw
-from client_sdk.demo.summary import PHASES, Summary, write_summary
+from client_sdk.demo.summary import PHASES, VERIFIED, Summary, write_summary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +70,28 @@ def _exactness(summary: Summary) -> Table:
     return table
 
 
+def _verified(summary: Summary) -> list[Table]:
+    if "verified" not in summary:
+        return []
+    table = Table(
+        box=SIMPLE_HEAD,
+        title="Verified by the hospitals before they decrypted anything",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("what")
+    table.add_column("", justify="right")
+    table.add_column("against")
+    against = {
+        "records": "the aggregator's signature; the record before",
+        "manifests": "each site's signature; the roster; one history for all",
+        "sums": "the tags of all members, over every residue",
+    }
+    for name in VERIFIED:
+        table.add_row(name, f"{summary['verified'][name]:,}", against[name])
+    return [table]
+
+
 def _costs(summary: Summary) -> Table:
     # One row a figure: eighty columns are not enough for one column a phase.
     table = Table(box=SIMPLE_HEAD, title="Cost", title_justify="left", title_style="bold")
@@ -97,7 +119,7 @@ def report_table(summary: Summary) -> Group:
         (f"{summary['sites']} hospitals, {summary['rounds']} rounds, {summary['values']:,} values", "bold"),
         f"   codec {summary['codec']}\n{summary['dataset']}\n",
     )
-    return Group(head, _scores(summary), _exactness(summary), _costs(summary))
+    return Group(head, _scores(summary), _exactness(summary), *_verified(summary), _costs(summary))
 
 
 def print_report(summary: Summary, console: Console) -> None:

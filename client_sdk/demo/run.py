@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from client_sdk.demo.audit import audit
+from client_sdk.demo.ceremony import found
 from client_sdk.demo.data import DATASET, FEATURES, load_shares
-from client_sdk.demo.hospital import SETTINGS, SHARE
+from client_sdk.demo.hospital import SHARE
 from client_sdk.demo.learner import CLIP, WEIGHT_CAP, Recipe
 from client_sdk.demo.model import init_params
 from client_sdk.demo.plaintext import fedavg, local_only
 from client_sdk.demo.processes import Aggregator, Hospitals
 from client_sdk.demo.report import print_report, write_report
-from client_sdk.demo.summary import PHASES, Summary
+from client_sdk.demo.summary import PHASES, VERIFIED, Summary
 from he_agg.layout import Layout
 from he_agg.plan import Plan
-from keys import GroupKey, SiteIdentity
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from client_sdk.demo.data import Share
 
 __all__ = ["run"]
 
@@ -64,9 +62,12 @@ def run(codec: str, folder: Path, console: Console) -> Summary:
         )
         aggregator = Aggregator(Path(scratch) / "aggregator")
         directories = {share.hospital: Path(scratch) / share.hospital for share in shares}
-        progress.update(task, description="making keys; the aggregator gets none")
+        progress.update(task, description="identities, roster, and a group key that the aggregator never gets")
         with aggregator:
-            _found(aggregator, plan, directories, shares)
+            for share in shares:
+                directories[share.hospital].mkdir(mode=0o700)
+                share.save(directories[share.hospital] / SHARE)
+            found(aggregator, plan, directories)
             progress.update(task, description="waiting for the hospitals")
             with Hospitals(list(directories.values())) as hospitals:
                 scores = _watch(hospitals, progress, task, len(shares))
@@ -76,16 +77,16 @@ def run(codec: str, folder: Path, console: Console) -> Summary:
         clear, alone = fedavg(shares, recipe), local_only(shares, rounds, recipe)
         progress.update(task, description="making every average again in the clear")
         weights = {directories[result["hospital"]]: result["patients"] for result in results}
-        found = audit(plan, weights, rounds)
+        checked = audit(plan, weights, rounds)
         summary = Summary(
             codec=codec,
             dataset=DATASET,
             sites=len(shares),
             rounds=rounds,
             values=layout.size,
-            encrypted_vs_fixed_point_max_abs_diff=found.fixed_point,
-            encrypted_vs_float_max_abs_diff=found.floating,
-            encrypted_vs_float_bound=found.bound,
+            encrypted_vs_fixed_point_max_abs_diff=checked.fixed_point,
+            encrypted_vs_float_max_abs_diff=checked.floating,
+            encrypted_vs_float_bound=checked.bound,
             bytes_per_value_up=_mean(results, "bytes_up") / layout.size,
             bytes_per_value_down=_mean(results, "bytes_down") / layout.size,
             seconds=_seconds(results, aggregator),
@@ -95,6 +96,7 @@ def run(codec: str, folder: Path, console: Console) -> Summary:
                 "encrypted": results[0]["score"],
             },
             score_per_round={"encrypted": scores, "plaintext": clear.score_per_round},
+            verified={name: sum(result["verified"][name] for result in results) for name in VERIFIED},
             weights={result["hospital"]: result["patients"] for result in results},
             versions={
                 "python": platform.python_version(),
@@ -105,27 +107,6 @@ def run(codec: str, folder: Path, console: Console) -> Summary:
     print_report(summary, console)
     console.print("Written: " + ", ".join(str(file) for file in files), highlight=False)
     return summary
-
-
-def _found(aggregator: Aggregator, plan: Plan, directories: dict[str, Path], shares: list[Share]) -> None:
-    """What people do once before the first round: plan, group key, membership, tokens."""
-    key = GroupKey.create(plan)
-    document = next(iter(directories.values())).with_name("federation.json")
-    document.write_bytes(key.federation_document.encode())
-    aggregator.command("federation", "create", str(document))
-    for share in shares:
-        directory = directories[share.hospital]
-        directory.mkdir(mode=0o700)
-        share.save(directory / SHARE)
-        # Handed over by hand here; hospitals on different machines get it sealed to their identities.
-        key.save(directory / "keystore")
-        SiteIdentity.create(share.hospital).save(directory / "identity")
-        aggregator.command("site", "add", FEDERATION, share.hospital, "--token-file", str(directory / "token"))
-        (directory / SETTINGS).write_text(
-            f'url = "{aggregator.url}"\nidentity = "identity"\nkeystore = "keystore"\n'
-            'token_file = "token"\nspool = "spool"\n'
-        )
-    aggregator.command("federation", "start", FEDERATION)
 
 
 def _watch(hospitals: Hospitals, progress: Progress, task: Any, n_hospitals: int) -> list[float]:

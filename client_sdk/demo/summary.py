@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-PHASES = ("train", "encrypt", "upload", "wait", "fold", "download", "decrypt")
+PHASES = ("train", "encrypt", "upload", "wait", "fold", "download", "verify", "decrypt")
+VERIFIED = ("records", "manifests", "sums")
+"""What every hospital verified, each time before it decrypted anything."""
 
 
 class Score(TypedDict):
@@ -34,6 +36,7 @@ class Summary(TypedDict):
     over the hospitals. `wait` is what a hospital spent on others: it contains `fold`.
     `encrypted_vs_float_max_abs_diff`: largest entry, over all rounds, of the decrypted mean minus the
     float64 mean of the same updates; `encrypted_vs_float_bound` is what rounding to the grid permits.
+    `verified`: how many signed records, signed manifests and tagged sums the hospitals verified, in all.
     """
 
     codec: str
@@ -49,6 +52,7 @@ class Summary(TypedDict):
     seconds: dict[str, float]
     score: Score
     score_per_round: ScorePerRound
+    verified: NotRequired[dict[str, int]]
     weights: NotRequired[dict[str, int]]
     versions: NotRequired[dict[str, str]]
 

@@ -38,12 +38,15 @@ __all__ = [
 Answer = TypeVar("Answer")
 
 
-def _aggregator(request: Request) -> Aggregator:
+# Asynchronous, though nothing in them waits: FastAPI would send them through a thread otherwise.
+
+
+async def _aggregator(request: Request) -> Aggregator:
     aggregator: Aggregator = request.app.state.aggregator
     return aggregator
 
 
-def _limits(request: Request) -> Limits:
+async def _limits(request: Request) -> Limits:
     limits: Limits = request.app.state.limits
     return limits
 

@@ -49,8 +49,7 @@ async def record(
     """The closed set behind a sum and the digests of the sum's parts, or why there is no sum. It never changes."""
 
     def look() -> tuple[RoundRow, bool]:
-        aggregator.conductor.tick(caller.federation)
-        with aggregator.store.read() as tx:
+        with aggregator.conductor.reading(caller.federation) as tx:
             row = find_round(tx, caller.federation, round_id)
             return row, any(part.site == caller.name for part in tx.damaged(row.id))
 

@@ -59,9 +59,8 @@ async def current(
 
 
 def _current(aggregator: Aggregator, caller: Caller) -> CurrentRound:
-    aggregator.conductor.tick(caller.federation)
     now = aggregator.conductor.now()
-    with aggregator.store.read() as tx:
+    with aggregator.conductor.reading(caller.federation) as tx:
         row = find_federation(tx, caller, caller.federation)
         newest, epoch = tx.newest_round(row.name), tx.newest_epoch(row.name)
         last, roster = tx.last_published(row.name), tx.newest_roster(row.name)

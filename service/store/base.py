@@ -306,6 +306,9 @@ class Transaction(Protocol):
     def submissions(self, round_id: RoundId) -> list[SubmissionRow]:
         """All submissions to one attempt, by id."""
 
+    def completed(self, round_id: RoundId) -> frozenset[str]:
+        """The sites whose submission to one attempt is complete."""
+
     def manifest(self, submission_id: str) -> bytes:
         """The signed manifest's bytes."""
 

@@ -62,6 +62,11 @@ class Blobs:
         """Make the directory of a file, durably."""
         self._make(path.parent)
 
+    def remove_parent(self, path: Path) -> None:
+        """Remove the directory of a file if nothing is in it: nobody will put anything there."""
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+
     def put(self, path: Path, data: bytes | memoryview) -> None:
         """Make a file, durably and at once: at any moment it is absent or whole. Its directory must exist.
 

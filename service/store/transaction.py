@@ -305,6 +305,10 @@ class SqlTransaction:
         query = _SUBMISSION.where(submissions.c.round_id == str(round_id)).order_by(submissions.c.id)
         return [_submission(row) for row in self._all(query)]
 
+    def completed(self, round_id: RoundId) -> frozenset[str]:
+        these = (submissions.c.round_id == str(round_id)) & (submissions.c.state == "complete")
+        return frozenset(self._connection.execute(select(submissions.c.site).where(these)).scalars())
+
     def manifest(self, submission_id: str) -> bytes:
         query = select(submissions.c.manifest).where(submissions.c.id == submission_id)
         return bytes(self._connection.execute(query).scalar_one())

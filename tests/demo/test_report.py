@@ -33,6 +33,7 @@ def summary():
             "encrypted": 0.84573,
         },
         "score_per_round": {"encrypted": [0.81, 0.83, 0.84, 0.84573], "plaintext": [0.81, 0.83, 0.84, 0.84571]},
+        "verified": {"records": 12, "manifests": 36, "sums": 1212},
         "weights": {"rural-hospital": 309, "university-hospital": 1730, "geriatric-centre": 1116},
     }
 
@@ -48,6 +49,8 @@ def test_the_table_holds_every_figure(summary):
     for figure in ("0.7978", "0.8278", "0.8242", "0.8457", "-0.0479", "309", "3,155", "9,473", "4 rounds"):
         assert figure in text, figure
     for figure in ("20.14", "20.31", "6.25e-06", "1.37e-05", "ckks", "flchain", "Rural hospital, alone"):
+        assert figure in text, figure
+    for figure in ("records", "12", "manifests", "36", "sums", "1,212", "the tags of all members"):
         assert figure in text, figure
     for i, phase in enumerate(PHASES):
         assert phase in text

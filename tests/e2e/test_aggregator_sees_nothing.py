@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
+import time
+from base64 import b64encode
 from contextlib import closing
 
 import numpy as np
@@ -13,8 +16,11 @@ import pytest
 from client_sdk import Site
 from he_agg.layout import Layout
 from he_agg.plan import CODECS, Plan
-from keys import GroupKey, SiteIdentity
+from keys import GroupKey
+from keys.ceremony import deal
+from tests.support.founding import aggregator_of
 from tests.support.server import he_agg, start_server
+from tests.support.trust import COORDINATOR, consortium
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 WEIGHTS = (40_961, 52_639, 61_403)
@@ -43,16 +49,18 @@ def traces(request, tmp_path_factory):
     layout = Layout.of(updates[0], clip=0.617, weight_cap=65_521)
     plan = Plan.create("secretive", layout, max_sites=4, min_sites=3, rounds=2, codec=request.param)
     key = GroupKey.create(plan)
-    (root / "federation.json").write_bytes(key.federation_document.encode())
     data = root / "aggregator"
-    he_agg("federation", "create", root / "federation.json", "--data-dir", data)
-    tokens = []
+    trusted = consortium("secretive", SITES, aggregator_of(data))
+    bundle = deal(key, trusted.roster, trusted.identities[COORDINATOR], time.time())
+    for name, content in (("federation", key.federation_document), ("roster", trusted.roster), ("bundle", bundle)):
+        (root / f"{name}.json").write_bytes(content.encode())
+    documents = (root / "federation.json", "--roster", root / "roster.json", "--bundle", root / "bundle.json")
+    he_agg("federation", "create", *documents, "--data-dir", data)
     for name in SITES:
         (root / name).mkdir(mode=0o700)
         key.save(root / name / "keystore")
-        SiteIdentity.create(name).save(root / name / "identity")
-        he_agg("site", "add", "secretive", name, "--token-file", root / name / "token", "--data-dir", data)
-        tokens.append((root / name / "token").read_text().strip())
+        trusted.identities[name].save(root / name / "identity")
+        (root / name / "roster").write_bytes(trusted.roster.encode())
     he_agg("federation", "start", "secretive", "--data-dir", data)
 
     means = []
@@ -70,7 +78,7 @@ def traces(request, tmp_path_factory):
                 url=server.url,
                 identity=root / SITES[i] / "identity",
                 keystore=root / SITES[i] / "keystore",
-                token_file=root / SITES[i] / "token",
+                roster=root / SITES[i] / "roster",
                 spool=root / SITES[i] / "spool",
             ) as site:
                 for round in site.rounds():
@@ -88,17 +96,18 @@ def traces(request, tmp_path_factory):
     shown = he_agg("federation", "show", "secretive", "--json", "--data-dir", data)
     stored["federation show"] = shown.stdout.encode()
     stored["database"] = b"\n".join(cells_of(next(data.rglob("*.sqlite*"))))
-    return plan, key, tokens, updates, means, stored
+    return plan, key, trusted.identities, updates, means, stored
 
 
-def secrets_of(plan, key, tokens, updates, means):
+def secrets_of(plan, key, identities, updates, means):
     yield from (name.encode() for name in NAMES)
     yield b"very-secret"
     yield b"0.617"
-    yield from (str(number).encode() for number in (*WEIGHTS, sum(WEIGHTS), plan.layout.weight_cap))
-    yield from (token.encode() for token in tokens)
-    yield key.mac_seed
-    yield key.mac_seed.hex().encode()
+    for identity in identities.values():
+        private = (identity.signing_key.to_bytes(), identity.receiving_key.to_bytes())
+        yield from (form for secret in private for form in (secret, secret.hex().encode(), b64encode(secret)))
+    for secret in (key.mac_seed, key.mac_key):
+        yield from (secret, secret.hex().encode(), b64encode(secret))
     yield key.ckks_context[1000:1040]
     for tensors in (*updates, means[0].tensors):
         for tensor in tensors.values():
@@ -106,18 +115,30 @@ def secrets_of(plan, key, tokens, updates, means):
             yield from (repr(float(value))[:9].encode() for value in tensor.ravel()[:50])
 
 
+def numbers_of(plan):
+    """Sample counts as words of their own: keys and digests in hex are so long that five digits occur by chance."""
+    for number in (*WEIGHTS, sum(WEIGHTS), plan.layout.weight_cap):
+        yield re.compile(rb"(?<![0-9A-Za-z+/])%d(?![0-9A-Za-z+/])" % number)
+
+
 def test_nothing_secret_is_stored_logged_or_shown(traces):
-    plan, key, tokens, updates, means, stored = traces
+    plan, key, identities, updates, means, stored = traces
     assert len(stored) > 10
     assert any(b"hospital-a" in content for content in stored.values()), "the search must be able to find something"
+    assert key.key_id.encode() in stored["database"]
     assert plan.plan_id.encode() in stored["database"]
     found = [
         (where, secret)
-        for secret in secrets_of(plan, key, tokens, updates, means)
+        for secret in secrets_of(plan, key, identities, updates, means)
         for where, content in stored.items()
         if secret in content
     ]
     assert found == []
+    counts = [
+        (where, number.pattern) for number in numbers_of(plan) for where, text in stored.items() if number.search(text)
+    ]
+    assert counts == []
+    assert all(number.search(b'{"weight":%d}' % w) for number, w in zip(numbers_of(plan), WEIGHTS, strict=False))
 
 
 def test_every_site_got_the_same_bits(traces):

@@ -52,8 +52,14 @@ def test_the_summary_has_what_it_promises(demo):
     assert summary["codec"] == codec
     assert summary["values"] > 9000
     assert summary["rounds"] == len(summary["score_per_round"]["encrypted"]) >= 5
-    assert set(summary["seconds"]) == {"train", "encrypt", "upload", "wait", "fold", "download", "decrypt"}
+    assert set(summary["seconds"]) == {"train", "encrypt", "upload", "wait", "fold", "download", "verify", "decrypt"}
     assert all(seconds > 0 for seconds in summary["seconds"].values())
+    sites, rounds = summary["sites"], summary["rounds"]
+    assert summary["verified"] == {
+        "records": sites * rounds,
+        "manifests": sites * sites * rounds,
+        "sums": sites * rounds,
+    }
     assert 0 < summary["bytes_per_value_up"] < 25
     assert 0 < summary["bytes_per_value_down"] < 25
 
@@ -62,6 +68,7 @@ def test_table_and_picture_are_there(demo):
     _, printed, folder, summary = demo
     assert f"{summary['score']['encrypted']:.4f}" in printed
     assert "exact" in printed
+    assert "Verified by the hospitals before they decrypted anything" in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert (folder / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "</svg>" in (folder / "demo.svg").read_text()

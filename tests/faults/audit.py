@@ -1,9 +1,11 @@
-"""The four invariants of the aggregator, checked from outside: raw SQL and files, none of its own code.
+"""The five invariants of the aggregator, checked from outside: raw SQL and files, none of its own code but signatures.
 
 * A receipt implies that its submission is in the closed set, or that the record excludes the site and says why.
 * The sum is the sum of the parts of the closed set, added up again here, from what the sites sent.
 * In each attempt each site is at most once.
 * The record and the sum of a round that has ended never change.
+* Records are a chain without gaps: indexes from 1 in the order in which rounds ended, each with the digest of the one
+  before, each signed by the aggregator of the roster; and so is every receipt.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from he_agg.plan import Plan
-from tests.support.peers import Prepared, expected_sum, read_part
+from he_agg.roster import Role
+from he_agg.signed import Signed
+from tests.support.peers import Prepared, expected_sum, known_roster, read_part
 
 
 class Audit:
@@ -26,6 +30,7 @@ class Audit:
 
     def __init__(self, data_dir: Path, plan: Plan, keep_sums: int = 10**6) -> None:
         self._data_dir = data_dir
+        self._verified: set[bytes] = set()
         self._keep_sums = keep_sums
         self._plan = plan
         self.sent: dict[str, Prepared] = {}
@@ -37,7 +42,7 @@ class Audit:
 
     def receipt(self, body: bytes) -> None:
         """A receipt was given: from now on it is to be honoured, and never to differ."""
-        receipt = json.loads(body)
+        receipt = json.loads(self._body(body, "receipt"))
         assert self.receipts.setdefault(receipt["id"], receipt) == receipt, "a second, different receipt"
 
     def check(self) -> None:
@@ -48,9 +53,13 @@ class Audit:
             ).fetchall()
             states = dict(db.execute("SELECT id, state FROM submissions"))
             twice = db.execute("SELECT round_id, site FROM submissions GROUP BY 1, 2 HAVING COUNT(*) > 1").fetchall()
-            records = {row[0]: row[1] for row in db.execute("SELECT id, record FROM rounds WHERE record IS NOT NULL")}
+            query = "SELECT id, record FROM rounds WHERE record IS NOT NULL ORDER BY number, attempt"
+            signed = db.execute(query).fetchall()
+            indexes = db.execute("SELECT id, chain_index FROM rounds ORDER BY number, attempt").fetchall()
         assert not undecided, "a round has closed, and a submission is neither in nor out"
         assert not twice, f"a site is in a round twice: {twice}"
+        self._check_chain(signed, indexes)
+        records = {round_id: self._body(record, "record") for round_id, record in signed}
         for round_id, record in records.items():
             assert self._records.setdefault(round_id, record) == record, f"the record of {round_id} has changed"
         assert records.keys() >= self._records.keys(), "a record is gone"
@@ -63,6 +72,25 @@ class Audit:
         for record in published[-self._keep_sums :]:
             self._check_sum(_name(record), record)
         assert not any(record["members"] for record in parsed if record["outcome"] != "published")
+
+    def _body(self, document: bytes, kind: str) -> bytes:
+        """What a signed document says, once its signature has been seen to be right."""
+        parsed = Signed.parse(document, kind, 2**24)
+        if document not in self._verified:
+            roster = known_roster(self._plan.public.federation)
+            assert parsed.signers(roster.keys_of(Role.AGGREGATOR)), f"no aggregator has signed this {kind}"
+            self._verified.add(document)
+        return parsed.body
+
+    def _check_chain(self, signed: list[tuple[str, bytes]], indexes: list[tuple[str, int | None]]) -> None:
+        previous = "0" * 64
+        for index, (round_id, document) in enumerate(signed, 1):
+            record = json.loads(self._body(document, "record"))
+            assert (record["index"], record["previous"]) == (index, previous), f"{round_id} breaks the chain"
+            assert _name(record) == round_id
+            assert (round_id, index) == indexes[index - 1], "the row says something else than the record"
+            previous = hashlib.sha256(document).hexdigest()
+        assert [index for _, index in indexes[len(signed) :]] == [None] * (len(indexes) - len(signed))
 
     def _check_receipt(self, receipt: dict[str, Any], states: dict[str, str]) -> None:
         round_id, site, submission_id = receipt["round_id"], receipt["site"], receipt["id"]

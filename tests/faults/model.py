@@ -16,6 +16,7 @@ class Attempt:
     number: int
     attempt: int
     deadline: float
+    epoch: int = 1
     phase: str = "open"
     announced: dict[str, str] = field(default_factory=dict)
     """Submission id by site."""
@@ -49,6 +50,7 @@ class Model:
         self.parts = parts
         self.min_sites = min_sites
         self.times = times
+        self.epoch = 1
         self.attempts: list[Attempt] = []
         self._open(1, 1, now)
 
@@ -114,6 +116,15 @@ class Model:
         self.tick(now)
         return {200}
 
+    def new_key(self, now: float) -> None:
+        """There is a new epoch: an open attempt is given up, a closed one is finished."""
+        self.tick(now)
+        self.epoch += 1
+        newest = self.newest
+        if newest.phase == "open":
+            newest.phase = "failed"
+            self._open(newest.number, newest.attempt + 1, now)
+
     def fold(self, now: float) -> None:
         """Fold, if that is due: publish, find what is damaged, or give up what was not sent again in time."""
         self.look(now)
@@ -144,4 +155,4 @@ class Model:
         return {201}
 
     def _open(self, number: int, attempt: int, now: float) -> None:
-        self.attempts.append(Attempt(number, attempt, math.ceil(now + self.times.deadline_s)))
+        self.attempts.append(Attempt(number, attempt, math.ceil(now + self.times.deadline_s), self.epoch))

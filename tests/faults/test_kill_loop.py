@@ -29,10 +29,10 @@ import numpy as np
 import pytest
 
 import service
-from he_agg.record import RoundRecord
+from he_agg.record import NO_RECORD, SignedRecord
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.faults.zygote import ForkedServer, Zygote
-from tests.support.peers import Peer, make_plan, prepare, read_part, register
+from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register
 
 SITES = "abc"
 ONCE_A_ROUND = {
@@ -159,7 +159,7 @@ def play_round(sites: list[Site], plan, round_id: str, number: int):
     if failures:
         raise failures[0]
     record = sites[0].ask("record", round_id, wait=1).content
-    parsed = RoundRecord.parse(record)
+    parsed = read_record(record)
     assert parsed.outcome == "published"
     assert parsed.members == {name: p.id for name, p in prepared.items()}, "a receipt was not honoured"
     parts = sites[number % len(sites)].sum(plan, round_id)
@@ -214,6 +214,11 @@ def run_loop(tmp_path: Path, zygote: Zygote, deaths: list[str], seed: int) -> Co
     assert killer.died == deaths
     failures = [line for line in server.log_lines if line.get("level") in ("ERROR", "CRITICAL")]
     assert not failures, failures[:3]
+    previous = NO_RECORD
+    for index, (_, record, *_) in enumerate(histories, 1):
+        signed = SignedRecord.parse(record)
+        assert (signed.record.index, signed.record.previous) == (index, previous), "the chain has a gap"
+        previous = signed.digest
     with contextlib.closing(sqlite3.connect(data_dir / "aggregator.sqlite3")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []

@@ -3,9 +3,9 @@
 Operations of several sites in any order: announce, announce something else, put parts in any order, put damaged ones,
 complete early, late and twice. Each request may be lost before it is handled, or its answer afterwards, or come
 twice, or be cut short. In between time jumps, forwards and backwards, and the aggregator looks at its deadlines,
-scrubs, folds, folds a little and dies, loses a bit of a stored part, is closed and opened again.
+scrubs, folds, folds a little and dies, gets a new group key, loses a bit of a stored part, is closed and opened again.
 
-What is a failure: an answer that the oracle does not expect, any 5xx, and whatever breaks one of the four invariants in
+What is a failure: an answer that the oracle does not expect, any 5xx, and whatever breaks one of the five invariants in
 `audit.py`, checked after every step. What is not: a request that the oracle says is refused. Sites send zeros and a
 single 1, so that a 2 is visible. Not covered here: real sockets, concurrency and kills (test_kill_loop.py), lost writes
 (test_lost_writes.py).
@@ -31,7 +31,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.faults.audit import Audit
 from tests.faults.inprocess import Inside
 from tests.faults.model import Attempt, Model, Times
-from tests.support.peers import Prepared, digest_header, make_plan, prepare, register
+from tests.support.peers import KEY_ID, Prepared, deal, digest_header, known, make_plan, prepare, register
+from tests.support.trust import COORDINATOR
 
 SITES = "abcd"
 PARTS = 2
@@ -98,7 +99,8 @@ class Life(RuleBasedStateMachine):
         if key not in self.prepared:
             size = sum(place.residues for place in PLAN.public.places)
             hot = (SITES.index(site) * size // len(SITES) + 97 * attempt.number + attempt.attempt) % size
-            submission = prepare(PLAN, key[0], site, variant, one_hot=hot)
+            terms = {"epoch": attempt.epoch, "key_id": KEY_ID if attempt.epoch == 1 else f"{attempt.epoch:064x}"}
+            submission = prepare(PLAN, key[0], site, variant, one_hot=hot, **terms)
             self.prepared[key] = self.audit.sent[submission.id] = submission
         return self.prepared[key]
 
@@ -117,7 +119,7 @@ class Life(RuleBasedStateMachine):
                 self.audit.receipt(answer.content)
                 self.seen["receipts"] += 1
             if answer.status_code == 409 and "record" in answer.json():
-                assert answer.json()["record"]["outcome"] in ("published", "failed")
+                assert answer.json()["record"]["body"]["outcome"] in ("published", "failed")
 
     @rule(fate=fates, site=sites, age=ages, variant=variants)
     def announce(self, fate, site, age, variant) -> None:
@@ -237,6 +239,23 @@ class Life(RuleBasedStateMachine):
     def time_passes(self, seconds) -> None:
         self.now += seconds
 
+    @rule(dice=st.integers(0, 3), site=sites, order=st.permutations(range(PARTS)))
+    def new_key(self, dice, site, order) -> None:
+        """The coordinator begins the next epoch, now and then, when a site has just submitted."""
+        if dice:
+            return
+        self.announce("handled", site, 0, 0)
+        for number in order:
+            self.put("handled", site, 0, 0, number)
+        self.complete("handled", site, 0, 0)
+        bundle = deal(known("sim"), self.model.epoch + 1, plan_id=PLAN.plan_id)
+        answer = self.inside.peer("sim", self.members[COORDINATOR]).bring(
+            f"epochs/{bundle.bundle.epoch}", bundle.encode()
+        )
+        assert answer.status_code == 201, answer.text
+        self.model.new_key(self.now)
+        self.seen["new keys"] += 1
+
     @rule()
     def background_pass(self) -> None:
         self.inside.look()
@@ -307,8 +326,8 @@ class Life(RuleBasedStateMachine):
         peer = self.inside.peer("sim", self.members["a"])
         for attempt in self.model.attempts[:-1]:
             round_id = f"sim.{attempt.number}.{attempt.attempt}"
-            record = json.loads(peer.record(round_id).content)
-            assert record["outcome"] == attempt.phase
+            record = json.loads(peer.record(round_id).content)["body"]
+            assert (record["outcome"], record["epoch"]) == (attempt.phase, attempt.epoch)
             self.seen[attempt.phase] += 1
             self.seen.update(record["excluded"].values())
             if attempt.phase == "published":
@@ -336,7 +355,17 @@ def run(examples: int, steps: int) -> None:
     Life.seen.clear()
     run_state_machine_as_test(hypothesis.seed(seed)(Life), settings=options)
     print(dict(Life.seen))
-    for what in ("receipts", "published", "failed", "part-corrupt", "round-failed", "incomplete", "absent", "repaired"):
+    for what in (
+        "receipts",
+        "published",
+        "failed",
+        "part-corrupt",
+        "round-failed",
+        "incomplete",
+        "absent",
+        "repaired",
+        "epoch-changed",
+    ):
         assert Life.seen[what], f"no {what} in any life"
 
 

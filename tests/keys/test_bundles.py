@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ from he_agg import canonical
 from he_agg.epoch import Commitment, SignedBundle, SignedCommitment
 from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireError
 from he_agg.roster import Role
+from he_agg.signing import SigningKey
 from keys import GroupKey, Identity, ceremony
 from keys.ceremony import agreement, commit, deal
 from tests.keys.world import SITES, after, first, reencoded, signed, site, world
@@ -102,6 +104,26 @@ def test_what_is_sealed_opens_in_its_own_context_only_even_when_the_dealer_signs
     assert refused(path, WORLD.resigned(signer, **changes)) == reason
 
 
+CONTEXT = {
+    "label": "he-agg/epoch-key/v1",
+    **{name: BODY[name] for name in ("federation", "epoch", "plan_id", "key_id", "roster", "dealer")},
+    "site": "hospital-d",
+}
+
+
+@pytest.mark.parametrize("name", ["hospital-c", "hospital-d"])
+def test_every_member_of_the_context_is_bound(name):
+    sealed, key = WORLD.bundle.bundle.sealed[name], site(name).receiving_key
+    context = CONTEXT | {"site": name}
+    assert len(key.open(sealed, canonical.encode(context))) == 32
+    for member, value in context.items():
+        others = [{**context, member: value + 1 if isinstance(value, int) else value[:-1]}]
+        others.append({other: context[other] for other in context if other != member})
+        for other in others:
+            with pytest.raises(KeystoreError):
+                key.open(sealed, canonical.encode(other))
+
+
 def test_sealed_keys_swapped_between_sites_do_not_open(path):
     sealed = dict(WORLD.bundle.bundle.sealed)
     sealed["hospital-b"], sealed["hospital-d"] = sealed["hospital-d"], sealed["hospital-b"]
@@ -180,6 +202,9 @@ def test_an_expired_roster_or_one_without_enough_signatures_is_refused(path):
 def test_a_site_that_is_not_in_the_roster_or_has_other_keys_is_refused(path):
     assert refused(path, WORLD.bundle, identity=site("hospital-e")) == Reason.FORBIDDEN
     assert refused(path, WORLD.bundle, identity=Identity.create("hospital-d")) == Reason.KEY_MISMATCH
+    # With one of the two keys right the bundle would even open, and the commitment be nobody's.
+    half = replace(site("hospital-d"), signing_key=SigningKey.generate())
+    assert refused(path, WORLD.bundle, identity=half) == Reason.KEY_MISMATCH
 
 
 def test_another_plan_than_the_expected_is_refused(path):
@@ -187,6 +212,7 @@ def test_another_plan_than_the_expected_is_refused(path):
     assert refused(path, bundle, plan_id=WORLD.plan.plan_id) == Reason.PLAN_MISMATCH
     # With a keystore in place the plan is known.
     WORLD.accept(WORLD.bundle, path)
+    assert refused(path, WORLD.bundle, plan_id=OTHER_PLAN.plan_id) == Reason.PLAN_MISMATCH
     assert refused(path, bundle) == Reason.PLAN_MISMATCH
     assert WORLD.accept(WORLD.deal(2), path).epoch == 2
     path.unlink()

@@ -206,7 +206,10 @@ def test_a_revoked_hospital_gets_no_new_key_and_old_sums_still_open(ceremony):
     stay = SITES[:3]
     for name in SITES:
         ceremony.send("roster-2.json", "hospital-a", name)
+        before = (ceremony.root / name / "roster.json").read_bytes()
         ceremony.run(name, "roster accept roster-2.json --out roster.json")
+        # Records of rounds that are under way still name the version before.
+        assert (ceremony.root / name / "roster.json.versions" / "1.json").read_bytes() == before
     ceremony.run(
         "hospital-a", "epoch rotate --keystore demo.keystore --roster roster-2.json --identity hospital-a.identity"
     )

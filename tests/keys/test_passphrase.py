@@ -9,10 +9,13 @@ from types import ModuleType
 
 import pytest
 
+from client_sdk import Site
 from he_agg.commands import main
 from he_agg.errors import ConfigError, KeystoreError, Reason
 from keys import Identity
-from keys.passphrase import Once, from_descriptor, from_keyring, new_passphrase, passphrase_source
+from keys.passphrase import Once, from_descriptor, from_keyring
+from keys.passphrase_options import new_passphrase, passphrase_source
+from tests.keys.world import site, world
 
 SECRET = "correct horse battery"
 
@@ -137,6 +140,20 @@ def test_commands_take_it_from_a_descriptor_and_never_from_an_argument(tmp_path,
     with pytest.raises(SystemExit) as caught:
         main([*line, "--passphrase", SECRET])
     assert caught.value.code == 2
+
+
+def test_a_site_s_settings_can_name_an_entry_of_the_keyring(tmp_path, keyring):
+    settings = {name: tmp_path / name for name in ("identity", "keystore", "roster")}
+    settings |= {"url": "https://aggregator.example.org", "passphrase_keyring": "hospital-a"}
+    world().key.save(settings["keystore"], SECRET)
+    site("hospital-a").save(settings["identity"], SECRET)
+    settings["roster"].write_bytes(world().roster.encode())
+    with Site.open(**settings, passphrase=lambda: pytest.fail("asked")) as opened:
+        assert opened.name == "hospital-a"
+    with pytest.raises(KeystoreError, match="no entry 'nobody'"):
+        Site.open(**settings | {"passphrase_keyring": "nobody"})
+    with pytest.raises(ConfigError, match="got both"):
+        Site.open(**settings, passphrase_file=tmp_path / "word")
 
 
 def test_loading_keys_does_not_load_a_keyring():

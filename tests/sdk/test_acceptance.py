@@ -6,19 +6,23 @@ was; nothing was decrypted unless the step comes after that; the downloaded part
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import gc
 import json
 import os
 import stat
+import weakref
 
 import numpy as np
 import pytest
 
 from client_sdk import _flows
 from client_sdk._effects import Request, Response
+from client_sdk._transport import AsyncTransport, Transport
 from he_agg import canonical
 from he_agg.errors import DecryptionError, Reason
-from he_agg.fixedpoint import quantize
+from he_agg.fixedpoint import dequantize, quantize
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac
 from he_agg.manifest import SignedManifest
@@ -545,7 +549,8 @@ def test_8_residue_that_is_none(tmp_path, monkeypatch):
     def lie(server):
         # x + q fits the bits for the smallest x only: site c helps, and makes the sum's first residue a zero.
         honest, wire = submission(PLAN, "c", update_of(2))
-        first = [int(unpack(parts_of(server, s)[0].packed, 1, place.section.modulus_bits)[0]) for s in "ab"]
+        bits = place.section.modulus_bits
+        first = [int(unpack(parts_of(server, site)[0].packed, place.residues, bits)[0]) for site in "ab"]
         wire[0] = with_residue(wire[0], place, 0, lambda _: -sum(first) % modulus)
         mac = RoundMac(key_of(PLAN).mac_key, PLAN.public, 1, ROUND)
         total = mac.new_total()
@@ -741,3 +746,87 @@ def test_roles_of_the_consortium_are_what_the_tests_take_them_for():
     roster = CONSORTIUM.roster.roster
     assert set(roster.having(Role.SITE)) == set(SITES)
     assert set(roster.having(Role.AGGREGATOR)) == {AGGREGATOR}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_refused_sum_stays_in_no_frame_of_the_error(tmp_path, monkeypatch, count):
+    """Step 9 fails after the sum was opened: whoever keeps the error, or its traceback, does not keep the plaintext."""
+    from client_sdk import _collect
+
+    seen = []
+
+    def dequantizing(plan, sums, n_sites):
+        seen.append(weakref.ref(sums))
+        return dequantize(plan, sums, n_sites)
+
+    monkeypatch.setattr(_collect, "dequantize", dequantizing)
+    values = values_of("c")
+    values[-1] = count
+    session, world = session_for(tmp_path, PLAN), World(Liar(counting("c", values)))
+    kept = None
+    try:
+        mean = world.run(_flows.aggregate(session, OPEN, update_of()))
+    except DecryptionError as error:
+        kept = error
+    gc.collect()
+    assert len(seen) == 1
+    if count == 1:
+        assert mean.n_sites == 3  # the honest path
+    else:
+        assert kept.__traceback__ is not None
+        assert seen[0]() is None
+
+
+class Wire:
+    """In the place of a connection: requests go to an aggregator in memory."""
+
+    def __init__(self, server):
+        self.world = World(server)
+
+    def send(self, request):
+        return self.world.perform(request)
+
+
+def blocking(session, server, flow):
+    transport = Transport("http://127.0.0.1:1", session.signer)
+    transport._send = Wire(server).send
+    try:
+        return transport.run(flow, lambda event: None)
+    finally:
+        transport.close()
+
+
+def on_asyncio(session, server, flow):
+    wire = Wire(server)
+
+    async def send(request):
+        return wire.send(request)
+
+    async def main():
+        transport = AsyncTransport("http://127.0.0.1:1", session.signer)
+        transport._send = send
+        try:
+            return await transport.run(flow, lambda event: None)
+        finally:
+            await transport.close()
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("drive", [blocking, on_asyncio])
+def test_both_drivers_refuse_and_accept_alike(tmp_path, monkeypatch, drive):
+    """`Site` and `AsyncSite` run the same flows: here with the drivers that they use."""
+    for lie in (None, republishing(flipped(0)), counting("c", values_of("c"), GroupKey.create(PLAN))):
+        root = tmp_path / str(id(lie))
+        session, server = session_for(root, PLAN), Liar(lie)
+        flow = _flows.aggregate(session, OPEN, update_of())
+        if lie is None:
+            assert_mean_of(drive(session, server, flow), PLAN, [update_of(0), update_of(1), update_of(2)])
+            assert (security_log(session), spooled(root)) == ([], [])
+            continue
+        with pytest.raises(DecryptionError) as caught:
+            drive(session, server, flow)
+        error = caught.value
+        assert (error.reason, error.message, error.hint, error.__cause__) == (Reason.SUM_REJECTED, MESSAGE, HINT, None)
+        assert len(security_log(session)) == 1
+        assert not (session.spool.entry(ROUND).path / "sum").exists()

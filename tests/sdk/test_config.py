@@ -159,7 +159,7 @@ def test_roster_that_is_none(files):
     files["roster"].write_bytes(CONSORTIUM.roster.encode()[:-9])
     refuse(files, r"roster .*roster\.json: ", Reason.BAD_FIELD)
     files["roster"].unlink()
-    refuse(files, "cannot be read", Reason.FILE_MISSING)
+    refuse(files, "expected the accepted roster, got none", Reason.FILE_MISSING)
 
 
 def test_roster_that_no_coordinator_has_signed(files):
@@ -173,8 +173,9 @@ def test_roster_that_no_coordinator_has_signed(files):
 
 
 def test_roster_that_everybody_may_change(files):
-    files["roster"].chmod(0o646)
-    refuse(files, "only its owner may change it, got mode 0646", Reason.UNSAFE_PERMISSIONS)
+    for mode in (0o646, 0o664):
+        files["roster"].chmod(mode)
+        refuse(files, f"others may change this accepted roster .mode 0{mode:o}", Reason.UNSAFE_PERMISSIONS)
     files["roster"].chmod(0o644)
     Site.open(**files).close()
 

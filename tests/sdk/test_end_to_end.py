@@ -32,6 +32,7 @@ from he_agg.ids import RoundId
 from he_agg.plan import CODECS
 from he_agg.roster import Role
 from keys import GroupKey, Identity
+from keys.rosters import archive_of
 from tests.sdk.conftest import QUICK, SITES, Federation, in_threads
 from tests.sdk.world import assert_mean_of
 from tests.support.server import he_agg, start_server
@@ -382,7 +383,7 @@ def test_newer_rosters_are_followed_and_the_pin_replaced(federate):
         for number, mean in enumerate(means, 1):
             assert_mean_of(mean, federation.plan, [federation.update(site, number) for site in SITES])
     assert pin.read_bytes() == rosters[2].encode()
-    archive = federation.directory(name) / "spool" / name / f"{federation.name}.rosters"
+    archive = archive_of(pin)
     assert [path.read_bytes() for path in sorted(archive.iterdir())] == [r.encode() for r in rosters[:2]]
 
 

@@ -510,6 +510,21 @@ def test_refusals_are_told_with_a_hint(tmp_path, aggregator, answer, reason, hin
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("reason", [Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH])
+def test_manifest_that_has_become_outdated_is_made_anew(tmp_path, aggregator, reason):
+    """Two rosters came between encrypting and announcing: what was never taken is not kept, and stands in no way."""
+    session = session_for(tmp_path, PLAN)
+    stale = World(aggregator, lambda r, b: problem(409, reason) if r.path.endswith("/submissions") else None)
+    with pytest.raises(ProtocolError, match="goes by another roster or record") as caught:
+        stale.run(_flows.submit(session, OPEN, update_of()))
+    assert caught.value.reason == reason
+    assert not session.spool.entry(ROUND).is_stored
+    again = World(aggregator)
+    receipt = again.run(_flows.submit(session, OPEN, update_of()))
+    assert aggregator.complete == {"a": receipt.id}
+    assert again.sent[0] != stale.sent[0]
+
+
 def test_uploads_stop_being_tried_after_the_deadline(tmp_path, aggregator):
     session = session_for(tmp_path, PLAN, patience_s=50.0)
     world = World(aggregator, lambda request, body: unreachable())

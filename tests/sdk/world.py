@@ -109,6 +109,8 @@ class FakeAggregator:
         """Open a round; what the one before has stays to be read."""
         if hasattr(self, "round_id"):
             self.past[str(self.round_id)] = copy.copy(self)
+            self.past[str(self.round_id)].past = {}
+            self.past.pop(str(round_id), None)
         self.round_id = round_id
         self.roster = self.rosters[-1].digest
         self.previous = self.head
@@ -153,7 +155,8 @@ class FakeAggregator:
         """
         for site in sites:
             update = update_of("abc".index(site))
-            signed, wire = submission(self.plan, site, update, self.round_id, self.previous, self.roster, **changed)
+            fields = {"previous": self.previous, "roster": self.roster} | changed
+            signed, wire = submission(self.plan, site, update, self.round_id, **fields)
             self.replace(site, signed, wire)
 
     def replace(self, site: str, signed: SignedManifest, wire: list[bytes]) -> None:
@@ -305,7 +308,7 @@ def submission(
     nonce: str = "00" * 16,
     **changed: object,
 ) -> tuple[SignedManifest, list[bytes]]:
-    """What an honest site would send: signed manifest and parts. Then `changed` members of the manifest are replaced."""
+    """What an honest site would send: signed manifest and parts. Then `changed` members are replaced."""
     values = quantize(plan, update.tensors, update.weight).values
     return encrypted(plan, site, values, key_of(plan), round_id, previous, roster, nonce, **changed)
 
@@ -416,7 +419,7 @@ def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) ->
     return Session(
         identity=identity,
         key=key_of(plan),
-        rosters=Rosters(pin, spool.rosters_path("test"), "test", identity),
+        rosters=Rosters(pin, "test", identity),
         chain=Chain(spool.chain_path("test")),
         log=SecurityLog(tmp_path / f"{site}.security.log", time.time),
         spool=spool,

@@ -70,9 +70,14 @@ class World:
         """End the federation and wait until nothing of it is left to do: other tests compare whole stores."""
         with operator(self.server.data_dir) as (store, conductor):
             operations.end(store, conductor, self.name)
+        self.rest()
+
+    def rest(self) -> None:
+        """Wait until the aggregator has nothing left to do by itself."""
+        with operator(self.server.data_dir) as (store, _):
             for _ in range(1000):
                 with store.read() as tx:
-                    busy = [*tx.rounds_in([Phase.CLOSED, Phase.FOLDING]), *tx.unscrubbed()]
+                    busy = [*tx.rounds_in([Phase.CLOSED, Phase.FOLDING]), *tx.unscrubbed(), *tx.sums_to_remove()]
                 if not busy:
                     return
                 time.sleep(0.01)

@@ -10,6 +10,7 @@ from service.rounds import (
     Accepted,
     Closed,
     Completed,
+    EpochChanged,
     Extended,
     Failed,
     Federation,
@@ -22,6 +23,7 @@ from service.rounds import (
     Phase,
     Published,
     Resumed,
+    RosterChanged,
     Round,
     Stage,
     StageChanged,
@@ -29,6 +31,7 @@ from service.rounds import (
     Stopped,
     Terms,
     Tick,
+    TrustBegan,
     exclusions,
     invite,
     step,
@@ -145,6 +148,42 @@ EDGES = {
         paused(Phase.FAILED, "a"), Resumed(), 1500, (1, 2, Phase.OPEN), Stage.RUNNING, [StageChanged, Opened],
     ),
     "resumed while running": (at(Phase.OPEN), Resumed(), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "new key while open": (
+        at(Phase.OPEN, "a", "b"), EpochChanged(), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "new key while closed": (
+        at(Phase.CLOSED, "a", "b"), EpochChanged(), 1001, (1, 1, Phase.CLOSED), Stage.RUNNING, [],
+    ),
+    "new key while folding": (
+        at(Phase.FOLDING, "a", "b"), EpochChanged(), 1001, (1, 1, Phase.FOLDING), Stage.RUNNING, [],
+    ),
+    "new key before the start": (NEW, EpochChanged(), 1001, None, Stage.CREATED, []),
+    "new key in the pause": (
+        paused(Phase.OPEN, "a"), EpochChanged(), 1060, (1, 1, Phase.FAILED), Stage.PAUSED, [Failed],
+    ),
+    "a site was removed while open": (
+        at(Phase.OPEN, "a"), RosterChanged(frozenset("cz")), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "a site that was not invited was removed": (
+        at(Phase.OPEN, "a"), RosterChanged(frozenset("z")), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "a site was added": (
+        at(Phase.OPEN, "a"), RosterChanged(frozenset()), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "a site was removed while folding": (
+        at(Phase.FOLDING, "a", "b"), RosterChanged(frozenset("a")), 1001, (1, 1, Phase.FOLDING), Stage.RUNNING, [],
+    ),
+    "a site was removed before the start": (NEW, RosterChanged(frozenset("a")), 1001, None, Stage.CREATED, []),
+    "a first roster while open": (
+        at(Phase.OPEN, "a", "b"), TrustBegan(), 9999, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "a first roster while folding": (
+        at(Phase.FOLDING, "a", "b"), TrustBegan(), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "a first roster before the start": (NEW, TrustBegan(), 1001, None, Stage.CREATED, []),
+    "a first roster after the end": (
+        at(Phase.FAILED, stage=Stage.ENDED), TrustBegan(), 1200, (1, 1, Phase.FAILED), Stage.ENDED, [],
+    ),
     "stopped in the pause": (
         paused(Phase.OPEN, "a", "b"), Stopped(), 1500, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed],
     ),
@@ -165,6 +204,24 @@ def test_the_next_round_invites_whoever_is_registered_then():
     assert after.round.invited == SITES | {"d"}
     assert (after.round.opened_at, after.round.deadline_at) == (1200, 1301)  # never shorter than deadline_s
     assert not after.round.complete
+
+
+@pytest.mark.parametrize(
+    ("event", "why"), [(EpochChanged(), "epoch-changed"), (RosterChanged(frozenset("b")), "roster-changed")]
+)
+def test_whoever_was_complete_under_the_old_terms_is_told_why_it_was_for_nothing(event, why):
+    state = replace(at(Phase.OPEN, "a"), sites=frozenset("ac"))
+    after, (failed, _) = step(state, event, 1001)
+    assert exclusions(failed.round, {"a", "b"}, failed) == {"a": why, "b": "incomplete", "c": "absent"}
+    assert after.round.invited == frozenset("ac")
+
+
+def test_a_later_roster_asks_for_more_sites_but_never_for_fewer():
+    opened = replace(at(Phase.OPEN, "a", "b").round, min_sites=3)
+    less = Federation(TERMS, SITES, Stage.RUNNING, opened)
+    assert [type(action) for action in step(less, Tick(), 1100)[1]] == [Failed, Opened]
+    more = replace(at(Phase.OPEN, "a", "b"), terms=replace(TERMS, min_sites=3))
+    assert [type(action) for action in step(more, Tick(), 1100)[1]] == [Failed, Opened]
 
 
 def test_a_resumed_round_has_as_long_as_it_had_left():
@@ -218,6 +275,9 @@ _events = st.one_of(
     st.just(Stopped()),
     st.just(Paused()),
     st.just(Resumed()),
+    st.just(EpochChanged()),
+    st.builds(RosterChanged, st.frozensets(st.sampled_from("abcz"), max_size=2)),
+    st.just(TrustBegan()),
     st.builds(Completed, st.integers(1, 3), st.integers(1, 3), _site),
     st.builds(FoldBegan, st.integers(1, 3), st.integers(1, 3)),
     st.builds(Folded, st.integers(1, 3), st.integers(1, 3)),

@@ -8,12 +8,24 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from he_agg.ids import RoundId
 from service.rounds import Phase, Round, Stage
-from service.store.base import DamagedPart, FederationRow, Keeping, LeaseRow, PartRow, SiteRow, SubmissionRow
+from service.store.base import (
+    Basis,
+    ChainHead,
+    DamagedPart,
+    EpochRow,
+    FederationRow,
+    Keeping,
+    LeaseRow,
+    PartRow,
+    RosterRow,
+    SubmissionRow,
+)
 from service.store.sql import SqlStore
 
 SITES = ("a", "b", "c")
 ONE, TWO, THREE = RoundId("f", 1, 1), RoundId("f", 1, 2), RoundId("f", 2, 1)
 LATE = 2**33  # after 2038
+BASIS = Basis(3, "5d" * 32, "c0" * 32, 2)
 DIGESTS = ["d0" * 32, "d1" * 32]
 
 
@@ -32,9 +44,11 @@ def store(stores):
 
 
 def open_round(tx, round_id, sites=SITES, phase=Phase.OPEN):
-    tx.open_round(round_id, Round(round_id.number, round_id.attempt, Phase.OPEN, LATE, LATE + 60, frozenset(sites)))
+    state = Round(round_id.number, round_id.attempt, Phase.OPEN, LATE, LATE + 60, frozenset(sites))
+    tx.open_round(round_id, state, BASIS)
     if phase is not Phase.OPEN:
-        tx.end_round(round_id, phase, b"record", "ab" * 32, LATE)
+        head = tx.chain_head(round_id.federation)
+        tx.end_round(round_id, phase, b"record", ChainHead(head.index + 1, f"{round_id.attempt:02}" * 32), LATE)
 
 
 def submit(tx, site, round_id=ONE, state="open"):
@@ -50,26 +64,64 @@ def filled(store):
     with store.write() as tx:
         tx.add_federation(FederationRow("f", b"document \0", Stage.CREATED, LATE, None, Keeping(0.5, 3, True)))
         tx.add_federation(FederationRow("e", b"another", Stage.CREATED, LATE))
-        for number, site in enumerate(SITES):
-            tx.add_site(SiteRow("f", site, LATE), f"{number:064}")
+        tx.add_epoch(EpochRow("f", 3, "5d" * 32), None, LATE)
+        tx.add_epoch(EpochRow("e", 1, "6e" * 32), b"bundle \0", LATE)
     return store
 
 
-def test_federations_and_sites(filled):
+def test_federations(filled):
     with filled.write() as tx:
         tx.set_stage("f", Stage.PAUSED)
         tx.set_paused("f", LATE + 5)
-        tx.set_token("f", "b", "9" * 64)
     with filled.read() as tx:
         row = tx.federation("f")
         assert row == FederationRow("f", b"document \0", Stage.PAUSED, LATE, LATE + 5, Keeping(0.5, 3, True))
         assert tx.federation("g") is None
         assert [row.name for row in tx.federations()] == ["e", "f"]
         assert tx.federation("e").keeping == Keeping()
-        assert [site.name for site in tx.sites("f")] == list(SITES)
-        assert tx.sites("e") == []
-        assert tx.site_of_token("9" * 64) == SiteRow("f", "b", LATE)
-        assert tx.site_of_token(f"{1:064}") is None
+
+
+def test_rosters(filled):
+    with filled.write() as tx:
+        assert tx.newest_roster("f") is None
+        for version in (9, 10, 2):
+            tx.add_roster(RosterRow("f", version, f"{version:064}"), b"roster \0 %d" % version, LATE)
+        tx.add_roster(RosterRow("e", 1, "00" * 32), b"", LATE)
+    with filled.read() as tx:
+        assert tx.newest_roster("f") == tx.roster("f", 10) == RosterRow("f", 10, f"{10:064}")
+        assert tx.roster("f", 3) is None
+        assert tx.roster_document("f", 9) == b"roster \0 9"
+        assert (tx.roster_versions("f"), tx.roster_versions("e"), tx.roster_versions("g")) == ([2, 9, 10], [1], [])
+
+
+def test_epochs_and_commitments(filled):
+    with filled.write() as tx:
+        tx.add_epoch(EpochRow("f", 10, "7f" * 32), b"ten", LATE)
+        tx.set_bundle("f", 3, b"three \0")
+        for site in ("b-a", "ba", "a"):
+            tx.add_commitment("f", 10, site, site.encode(), LATE)
+    with filled.read() as tx:
+        assert tx.newest_epoch("f") == tx.epoch("f", 10) == EpochRow("f", 10, "7f" * 32)
+        assert tx.epoch("f", 4) is None
+        assert (tx.bundle("f", 3), tx.bundle("f", 10), tx.bundle("f", 4)) == (b"three \0", b"ten", None)
+        assert tx.newest_epoch("e") == EpochRow("e", 1, "6e" * 32)
+        assert tx.commitments("f", 10) == [b"a", b"b-a", b"ba"]  # by site, whatever the database's language
+        assert (tx.commitment("f", 10, "ba"), tx.commitment("f", 3, "ba")) == (b"ba", None)
+
+
+def test_the_chain(filled):
+    with filled.write() as tx:
+        assert tx.chain_head("f") == ChainHead(0, "0" * 64)
+        open_round(tx, ONE, phase=Phase.FAILED)
+        open_round(tx, TWO)
+        tx.close_round(TWO, LATE + 3)
+        assert tx.chain_head("f") == ChainHead(1, "01" * 32)
+        tx.end_round(TWO, Phase.PUBLISHED, b"two", ChainHead(2, "02" * 32), LATE + 9)
+    with filled.read() as tx:
+        assert tx.chain_head("f") == ChainHead(2, "02" * 32)
+        assert [tx.record_at("f", index) for index in (1, 2)] == [tx.round(ONE), tx.round(TWO)]
+        assert tx.record_at("f", 3) is tx.record_at("e", 1) is None
+        assert (tx.round(TWO).basis, tx.round(TWO).closed_at, tx.round(ONE).closed_at) == (BASIS, LATE + 3, None)
 
 
 def test_rounds(filled):
@@ -84,7 +136,7 @@ def test_rounds(filled):
         assert tx.newest_round("e") is None
         assert tx.last_published("f") == TWO
         assert tx.round(THREE).deadline_at == LATE + 99
-        assert (tx.round(TWO).record, tx.round(TWO).record_digest) == (b"record", "ab" * 32)
+        assert (tx.round(TWO).record, tx.round(TWO).record_digest) == (b"record", "02" * 32)
         assert tx.invited(ONE) == {"a", "b"}
         assert [row.id for row in tx.rounds_in([Phase.OPEN, Phase.PUBLISHED])] == [TWO, THREE]
         # The federation keeps the submissions of what was published; of what failed there is nothing to keep.
@@ -115,6 +167,7 @@ def test_submissions_and_parts(filled):
         assert tx.submission(a.id).accepted_at == LATE + 1
         assert tx.submission_of(ONE, "c") == c
         assert tx.manifest(a.id) == b"manifest \0"
+        assert tx.manifests(ONE) == [b"manifest \0"] * 2
         assert tx.part(c.id, 0) == PartRow(c.id, 0, DIGESTS[0], False)
         assert tx.part(c.id, 2) is None
         assert (tx.missing(a.id), tx.missing(c.id)) == ([], [0])
@@ -186,6 +239,11 @@ def second_submission(tx):
     tx.add_submission(SubmissionRow("ff" * 32, ONE, "a", "open", None), b"", DIGESTS, LATE)
 
 
+def second_record(tx):
+    open_round(tx, TWO, phase=Phase.FAILED)
+    tx.end_round(ONE, Phase.FAILED, b"record", ChainHead(1, "ff" * 32), LATE)
+
+
 def not_invited(tx):
     tx.add_submission(SubmissionRow("ff" * 32, ONE, "d", "open", None), b"", DIGESTS, LATE)
 
@@ -195,16 +253,30 @@ def not_invited(tx):
     [
         second_submission,
         not_invited,
-        lambda tx: tx.add_site(SiteRow("g", "a", LATE), "7" * 64),
-        lambda tx: tx.add_site(SiteRow("f", "d", LATE), f"{0:064}"),
+        lambda tx: tx.add_roster(RosterRow("g", 1, "7" * 64), b"", LATE),
+        lambda tx: tx.add_roster(RosterRow("f", 1, "7" * 64), b"", LATE),
+        lambda tx: tx.add_epoch(EpochRow("f", 3, "7" * 64), None, LATE),
+        lambda tx: tx.add_commitment("f", 4, "a", b"", LATE),
+        second_record,
         lambda tx: open_round(tx, ONE),
         lambda tx: tx.add_sum_part(RoundId("f", 9, 9), 0, DIGESTS[0]),
     ],
-    ids=["second submission", "not invited", "no federation", "used token", "second round", "no round"],
+    ids=[
+        "second submission",
+        "not invited",
+        "no federation",
+        "second roster of a version",
+        "second key of an epoch",
+        "no epoch",
+        "second record at a place",
+        "second round",
+        "no round",
+    ],
 )
 def test_what_must_not_be_is_refused_by_the_database_itself(filled, violate):
     with filled.write() as tx:
         open_round(tx, ONE)
+        tx.add_roster(RosterRow("f", 1, "7" * 64), b"", LATE)
     with pytest.raises(IntegrityError) as caught, filled.write() as tx:
         violate(tx)
     assert "parameters hidden" in str(caught.value)

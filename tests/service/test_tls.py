@@ -9,17 +9,23 @@ import subprocess
 import warnings
 
 import httpx
+import numpy as np
 import pytest
 
 from client_sdk._effects import Request
-from client_sdk._transport import Transport
+from client_sdk._signing import Signer
+from client_sdk._transport import TlsFiles, Transport
 from he_agg.commands import main
-from he_agg.errors import ConfigError, Reason
+from he_agg.errors import ConfigError, Reason, TransportError
 from service.settings import load_settings
-from service.tls import tls_context
+from service.tls import check_address, tls_context
+from tests.service.conftest import World
 from tests.support.certificates import Authority
+from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_part, read_record
 from tests.support.server import _COMMAND, _environment, start_server
+from tests.support.trust import identity_of
 
+SIGNER = Signer("a", identity_of("a").signing_key, "test")
 HEALTH = Request("GET", "/healthz", frozenset({200}))
 
 
@@ -47,13 +53,14 @@ def mutual(authority, tmp_path_factory):
         yield process
 
 
-def ask(url, ca_file):
+def ask(url, ca_file, client=None):
     """What a site does."""
 
     def flow():
         return (yield HEALTH)
 
-    transport = Transport(url, "token", ca_file=ca_file)
+    shown = {} if client is None else {"client_cert": client.cert, "client_key": client.key}
+    transport = Transport(url, SIGNER, TlsFiles(ca_file, **shown))
     try:
         return transport.run(flow(), lambda event: None).status
     finally:
@@ -177,6 +184,15 @@ def test_client_certificates(mutual, authority, tmp_path):
         assert client.get(mutual.url + "/healthz").status_code == 200
 
 
+def test_a_site_with_a_certificate_of_its_own(mutual, authority, tmp_path):
+    stranger = Authority(tmp_path / "stranger").issue("hospital-b")
+    for client in (None, stranger):
+        with pytest.raises(TransportError) as caught:
+            ask(mutual.url, authority.ca_file, client)
+        assert caught.value.reason == Reason.UNREACHABLE
+    assert ask(mutual.url, authority.ca_file, authority.issue("hospital-b")) == 200
+
+
 def test_the_server_outlives_handshakes_that_fail(server, authority):
     host, port = server.url.removeprefix("https://").split(":")
     for rubbish in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(300)):
@@ -189,10 +205,31 @@ def test_the_server_outlives_handshakes_that_fail(server, authority):
 @pytest.mark.parametrize("url", ["http://aggregator.example", "http://192.0.2.1:8470", "http://0.0.0.0:8470"])
 def test_a_site_speaks_plain_http_to_its_own_machine_only(url):
     with pytest.raises(ConfigError, match="expected https://") as caught:
-        Transport(url, "token")
+        Transport(url, SIGNER)
     assert "this machine only" in caught.value.hint
-    Transport(url.replace("http://", "https://"), "token").close()
-    Transport("http://127.0.0.1:8470", "token").close()
+    Transport(url.replace("http://", "https://"), SIGNER).close()
+    Transport("http://127.0.0.1:8470", SIGNER).close()
+
+
+def test_a_round_over_tls(server, authority):
+    """Uploads, refusals from the head, and a sum: nothing of the protocol depends on plain sockets."""
+    world = World(server, make_plan("private"), ["a", "b"])
+    world.client.close()
+    with httpx.Client(base_url=server.url, verify=client_context(authority.ca_file), timeout=60) as client:
+        world.peers = {name: Peer(client, world.name, member) for name, member in world.members.items()}
+        round_id = world.round_id
+        submissions = {site: prepare(world.plan, round_id, site, number) for number, site in enumerate("ab")}
+        peer, submission = world.peer("a"), submissions["a"]
+        peer.announce(round_id, submission.manifest)
+        refused = peer.put(submission.id, 0, bytes(8 * 2**20))
+        assert (refused.status_code, refused.json()["reason"]) == (413, "too-large")
+        for site, each in submissions.items():
+            assert world.peer(site).submit(round_id, each).status_code == 200
+        record = read_record(peer.record(round_id, wait=20).content)
+        assert sorted(record.members) == ["a", "b"]
+        parts = [peer.sum_part(round_id, number).content for number in range(len(world.plan.public.places))]
+        for number, expected in enumerate(expected_sum(world.plan, list(submissions.values()))):
+            np.testing.assert_array_equal(read_part(world.plan, number, parts[number]), expected)
 
 
 class TestServe:
@@ -214,6 +251,14 @@ class TestServe:
         said = refused("--host", host)
         assert f"refusing to serve plain HTTP on {host}" in said
         assert "hint: give --tls-cert and --tls-key; or --behind-tls-proxy" in said
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1"])
+    def test_this_machine_alone(self, host):
+        check_address(host, load_settings())
+        check_address("192.0.2.1", load_settings(behind_tls_proxy=True))
+        for other in ("192.0.2.1", "10.0.0.1", "fe80::1%eth0", "::ffff:10.0.0.1"):
+            with pytest.raises(ConfigError, match="refusing to serve plain HTTP"):
+                check_address(other, load_settings())
 
     def test_plain_http_behind_a_proxy(self, tmp_path):
         environment = {"HE_AGG_HOST": "0.0.0.0", "HE_AGG_BEHIND_TLS_PROXY": "true"}

@@ -22,6 +22,7 @@ import psycopg
 from sqlalchemy import URL
 
 from he_agg.bitpack import pack, unpack
+from he_agg.epoch import EpochBundle, SignedBundle
 from he_agg.federation import FederationDocument
 from he_agg.http_signatures import RequestHead, digest_field, sign_request
 from he_agg.ids import RoundId
@@ -30,6 +31,7 @@ from he_agg.manifest import Manifest, SignedManifest
 from he_agg.messages import MAX_RECEIPT_BYTES, Receipt
 from he_agg.plan import Plan
 from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
+from he_agg.roster import Role, Roster
 from he_agg.sections import PART_HEADER_BYTES, Part
 from he_agg.signed import Signed
 from he_agg.wire import encode_part
@@ -40,7 +42,7 @@ from service.conductor import Conductor
 from service.settings import Settings
 from service.store.base import Keeping
 from service.store.sql import SqlStore, open_store
-from tests.support.trust import Consortium, consortium, identity_of
+from tests.support.trust import COORDINATOR, Consortium, consortium, identity_of
 
 SECRET_TENSOR = "very-secret-tensor-name"
 KEY_ID = "5d" * 32
@@ -124,6 +126,16 @@ def roster_of(federation: str) -> str:
     return _known[federation][0].roster.digest if federation in _known else "00" * 32
 
 
+def known(federation: str) -> Consortium:
+    """All private keys of a federation that was registered here."""
+    return _known[federation][0]
+
+
+def known_roster(federation: str) -> Roster:
+    """The roster of a federation that was registered here."""
+    return _known[federation][0].roster.roster
+
+
 def previous_of(round_id: RoundId) -> str:
     """Digest of the record before a round, as the database has it."""
     if round_id.federation not in _known:
@@ -185,6 +197,24 @@ def enrol(
     operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
     _known[name] = (members, store._engine.url)
     return members
+
+
+def deal(members: Consortium, epoch: int, **changed: Any) -> SignedBundle:
+    """A bundle of an epoch's key for all sites of the newest roster. What is sealed in it nobody can open."""
+    roster = members.roster.roster
+    fields: dict[str, Any] = {
+        "federation": members.federation,
+        "epoch": epoch,
+        "plan_id": "00" * 32,
+        "key_id": f"{epoch:064x}",
+        "roster": members.roster.digest,
+        "roster_version": roster.version,
+        "dealer": COORDINATOR,
+        "payload": b"payload",
+        "sealed": dict.fromkeys(roster.having(Role.SITE), b"sealed"),
+    }
+    signer = changed.pop("signer", COORDINATOR)
+    return SignedBundle.make(EpochBundle(**(fields | changed)), members.identities[signer].signing_key)
 
 
 def adopt(members: Consortium) -> None:

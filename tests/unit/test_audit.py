@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,7 +23,7 @@ from he_agg.signed import Signed
 from he_agg.signing import SigningKey
 from he_agg.transcript import encode_header
 from tests.support.federation import plan_of
-from tests.support.history import History, digest_of
+from tests.support.history import Entry, History, digest_of
 from tests.support.trust import AGGREGATOR, COORDINATOR, consortium, identity_of
 
 PLAN = plan_of(5000, part_bytes=2**16).public
@@ -110,6 +112,27 @@ def test_a_site_may_go_by_the_roster_that_came_while_the_round_was_open():
     first, second = history.rosters
     history.round(3, 1, SITES, roster=first, manifests={"hospital-b": {"roster": second.digest}})
     assert check(history.encode()).findings == []
+
+
+def test_a_roster_may_expire_while_a_round_is_open():
+    """The round opened under the first version, which the second one had replaced when it closed."""
+    first = PEOPLE.roster
+    end = first.roster.expires_at
+    second = PEOPLE.next_roster(dict(first.roster.members), expires_at=end + 1000)
+
+    def history(*rosters, opened=end - 10, closed=end + 10):
+        made = History(PEOPLE, AGGREGATOR_KEY, PLAN, list(rosters))
+        made.round(1, 1, SITES, roster=first, closed_at=opened)
+        made.round(2, 1, SITES, roster=first, closed_at=closed)
+        return check(made.encode())
+
+    assert history(first, second).ok
+    assert history(first, closed=end - 1).ok
+    assert kinds(history(first)) == ["roster-expired"]  # nobody replaced it
+    assert kinds(history(first, second, closed=end + 1000)) == ["roster-expired"]  # nor the second one
+    found = history(first, second, opened=end)  # it had expired before the second round began
+    assert kinds(found) == ["roster-expired"]
+    assert "when it opened" in found.findings[0].text
 
 
 def test_drawn_sites_can_be_drawn_again():
@@ -443,6 +466,13 @@ def an_index_twice(history):
     history.round(4, 1, [], index=4)
 
 
+def show_a_manifest_too_many(history):
+    whole = history.round(4, 1, [*SITES, "hospital-d"])
+    history.entries.pop()
+    history.entries.append(Entry(whole.manifests, history.round(4, 1, SITES).record))
+    del history.entries[-2]
+
+
 def sign_with_another_key(history):
     history.round(4, 1, [], signed_by=SigningKey.generate())
 
@@ -472,6 +502,7 @@ BY_THE_AGGREGATOR = {
     another_plan: {"plan"},
     fork: {"chain-digest"},
     an_index_twice: {"chain-index"},
+    show_a_manifest_too_many: {"extra-manifest"},
     sign_with_another_key: {"record-signature"},
 }
 
@@ -619,3 +650,14 @@ class TestCommand:
         with pytest.raises(SystemExit) as ended:
             main(["audit", str(tmp_path / "none")])
         assert ended.value.code == 4
+
+
+def test_the_page_says_what_each_kind_means():
+    root = Path(__file__).parents[2]
+    listed = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs" / "audit.md").read_text(), re.MULTILINE)
+    strings = set()
+    for call in ast.walk(ast.parse((root / "he_agg" / "audit.py").read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "_find":
+            strings |= {n.value for n in ast.walk(call.args[0]) if isinstance(n, ast.Constant)}
+    strings.discard("twice")  # a condition
+    assert sorted(listed) == sorted(strings)

@@ -1,0 +1,204 @@
+"""An aggregator that lies: it speaks the protocol, has the aggregator's own signing key, and alters what it likes.
+
+It stands in front of a real aggregator and passes requests on, so everything that an attack does not touch is the real
+thing. It remembers the parts that sites send, as a malicious aggregator would, and can make any sum of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+
+from he_agg import bitpack, canonical
+from he_agg.manifest import SignedManifest
+from he_agg.plan import PublicPlan
+from he_agg.record import RoundRecord, SignedRecord
+from he_agg.sections import PART_HEADER_BYTES, Part
+from he_agg.signed import Signed
+from he_agg.signing import SigningKey
+from he_agg.wire import encode_part
+from tests.support.trust import AGGREGATOR
+
+__all__ = ["Exchange", "MaliciousAggregator"]
+
+_HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "host", "date", "server"}
+_PART = re.compile(r"/v1/submissions/([0-9a-f]{64})/parts/(\d+)\Z")
+_SUM = re.compile(r"/v1/rounds/([^/]+)/sum/(\d+)/parts/(\d+)\Z")
+
+
+@dataclass
+class Exchange:
+    """One request on its way to the real aggregator, to be altered in place."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Lies:
+    """What to tell instead of the truth. None: the truth."""
+
+    request: Callable[[Exchange], None] | None = None
+    answer: Callable[[Exchange, int, bytes], tuple[int, bytes]] | None = None
+    record: Callable[[RoundRecord], RoundRecord] | None = None
+    signed_record: Callable[[SignedRecord], SignedRecord] | None = None
+    manifests: Callable[[list[Signed]], list[Signed]] | None = None
+    sums: dict[str, list[bytes]] = field(default_factory=dict)
+
+
+class MaliciousAggregator:
+    """Use as a context manager. Set `lies` to begin an attack, and to `Lies()` to be honest again.
+
+    Attributes:
+        url: what sites are told.
+        lies: what is altered.
+        parts: parts as they travelled, by submission id and number.
+        submissions: (round id, submission id) by site, in the order of announcements.
+    """
+
+    def __init__(self, real_url: str, key: SigningKey, plan: PublicPlan) -> None:
+        self.lies = Lies()
+        self.parts: dict[str, dict[int, bytes]] = {}
+        self.submissions: dict[str, list[tuple[str, str]]] = {}
+        self._key, self._plan = key, plan
+        self._client = httpx.Client(base_url=real_url, timeout=120, trust_env=False)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> MaliciousAggregator:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._client.close()
+
+    def submission(self, round_id: str, site: str) -> str:
+        """Id of what a site announced for a round."""
+        return dict(self.submissions[site])[round_id]
+
+    def sum_of(self, submissions: Iterable[str], *, sources: dict[int, int] | None = None) -> list[bytes]:
+        """The sum of these submissions, part by part, as it would travel.
+
+        Args:
+            submissions: ids; one that is named twice is added twice.
+            sources: take part `sources[n]` where part `n` belongs, of the first submission only.
+        """
+        submissions = list(submissions)
+        total = []
+        for place in self._plan.places:
+            q, bits = place.section.modulus, place.section.modulus_bits
+            acc = bitpack.new_sum(place.residues, bits)
+            for position, submission in enumerate(submissions):
+                number = (sources or {}).get(place.number, place.number) if position == 0 else place.number
+                packed = self.parts[submission][number][PART_HEADER_BYTES:]
+                assert bitpack.fold(acc, packed, bits, q) == -1
+            total.append(encode_part(Part(place.number, bitpack.pack(acc, bits)), place, self._plan.plan_id))
+        return total
+
+    def serve_sum(self, round_id: str, parts: list[bytes], **changes: Any) -> None:
+        """Publish these parts as the sum of a round, with a signed record that names their digests."""
+        digests = tuple(hashlib.sha256(part).hexdigest() for part in parts)
+        self.lies = Lies(
+            record=lambda record: replace(record, sum_digests=digests, **changes),
+            sums={round_id: parts},
+        )
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                path, _, query = self.path.partition("?")
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
+                exchange = Exchange(self.command, path, query, headers, self.rfile.read(length))
+                status, fields, body = outer._answer(exchange)
+                self.send_response_only(status)
+                for name, value in fields.items():
+                    self.send_header(name, value)
+                if status not in (204, 304):
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if status not in (204, 304):
+                    self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the library's names
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        return Handler
+
+    def _answer(self, exchange: Exchange) -> tuple[int, dict[str, str], bytes]:
+        path = exchange.path
+        self._remember(exchange)
+        if self.lies.request is not None:
+            self.lies.request(exchange)
+        served = self._own_sum(path)
+        if served is not None:
+            return 200, {"Content-Type": "application/octet-stream"}, served
+        address = exchange.path + (f"?{exchange.query}" if exchange.query else "")
+        real = self._client.request(exchange.method, address, headers=exchange.headers, content=exchange.body)
+        status, body = real.status_code, real.content
+        if status == 200 and (path.endswith("/record") or "/records/" in path):
+            body = self._record(body)
+        elif status == 200 and path.endswith("/manifests") and self.lies.manifests is not None:
+            body = self._manifests(body)
+        if self.lies.answer is not None:
+            status, body = self.lies.answer(exchange, status, body)
+        # Digests and entity tags of what the real one said would give the lie away without any cryptography.
+        dropped = _HOP_BY_HOP | {"etag", "content-digest", "repr-digest"}
+        fields = {k: v for k, v in real.headers.items() if k.lower() not in dropped}
+        return status, fields, body
+
+    def _remember(self, exchange: Exchange) -> None:
+        match = _PART.match(exchange.path)
+        if match is not None and exchange.method == "PUT":
+            self.parts.setdefault(match[1], {})[int(match[2])] = exchange.body
+        if exchange.method == "POST" and exchange.path.endswith("/submissions"):
+            signed = SignedManifest.parse(exchange.body)
+            entry = (str(signed.manifest.round_id), signed.submission_id)
+            entries = self.submissions.setdefault(signed.manifest.site, [])
+            if entry not in entries:
+                entries.append(entry)
+
+    def _own_sum(self, path: str) -> bytes | None:
+        match = _SUM.match(path)
+        if match is None or match[1] not in self.lies.sums:
+            return None
+        places = self._plan.places
+        number = next(p.number for p in places if (p.section_index, p.index) == (int(match[2]), int(match[3])))
+        return self.lies.sums[match[1]][number]
+
+    def _record(self, body: bytes) -> bytes:
+        signed = SignedRecord.parse(body)
+        if self.lies.record is not None:
+            changed = self.lies.record(signed.record)
+            if changed != signed.record:
+                signed = SignedRecord.make(changed, AGGREGATOR, self._key)
+        if self.lies.signed_record is not None:
+            signed = self.lies.signed_record(signed)
+        return signed.encode()
+
+    def _manifests(self, body: bytes) -> bytes:
+        assert self.lies.manifests is not None
+        value = canonical.parse(body, 2**26)
+        documents = [Signed.from_json(item, "manifest") for item in value["manifests"]]
+        value["manifests"] = [document.to_json() for document in self.lies.manifests(documents)]
+        return canonical.encode(value)
