@@ -37,7 +37,8 @@ _file = click.Path(path_type=Path, dir_okay=False)
     type=int,
     help="Also serve the operators' page, on loopback and this port; 0 takes a free one.  [default: none]",
 )
-@click.option("--operator-host", help="Address of that page; other than loopback only with --behind-tls-proxy.")
+@click.option("--operator-host", help="Address of that page; other than loopback only with --operator-url.")
+@click.option("--operator-url", help="Where browsers reach that page by a proxy that does TLS: https://host/path.")
 @click.option("--metrics-port", type=int, help="Also serve /metrics for Prometheus on this port.  [default: none]")
 @click.option("--metrics-host", help="Address for that: one that sites do not reach.  [default: 127.0.0.1]")
 @click.option("--traces", is_flag=True, default=None, help="Send OpenTelemetry traces, one span for each request.")

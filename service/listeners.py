@@ -42,19 +42,19 @@ class Listeners:
         self._servers: list[_Side] = []
         self._tasks: list[asyncio.Task[None]] = []
         if settings.operator_port is not None:
-            self._operator = bind(settings.operator_host, settings.operator_port)
+            self._operator = bind(settings.operator_host, settings.operator_port, "--operator-port")
             address = self._operator.getsockname()[0]
-            if not ipaddress.ip_address(address).is_loopback and not settings.behind_tls_proxy:
+            if not ipaddress.ip_address(address).is_loopback and settings.operator_url is None:
                 self.close()
                 raise ConfigError(
                     Reason.BAD_CONFIG,
                     f"refusing to serve the operators' page by plain HTTP on {address}",
                     "leave it on loopback and come by `ssh -L 8471:127.0.0.1:8471 aggregator.example`; or put a proxy "
-                    "that does TLS in front, and say --behind-tls-proxy",
+                    "that does TLS in front, and say --operator-url https://...",
                 )
         if settings.metrics_port is not None:
             try:
-                self._metrics = bind(settings.metrics_host, settings.metrics_port)
+                self._metrics = bind(settings.metrics_host, settings.metrics_port, "--metrics-port")
             except ConfigError:
                 self.close()
                 raise
@@ -73,7 +73,8 @@ class Listeners:
             access = Access.load_or_create(self._settings.data_dir)
             app = make_operator_app(self._settings, aggregator, watching, access)
             self._serve(app, self._operator)
-            lines.append(f"operators' page, this link is good once: {url_of(self._operator)}/#{access.new_link()}")
+            url = self._settings.operator_url or url_of(self._operator)
+            lines.append(f"operators' page, this link is good once: {url.rstrip('/')}/#{access.new_link()}")
         if self._metrics is not None:
             self._serve(make_metrics_app(self._settings, watching), self._metrics)
             lines.append(f"metrics on {url_of(self._metrics)}/metrics")
@@ -109,8 +110,13 @@ class Listeners:
         self._tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="listener"))
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str) -> socket.socket:
     """Take an address.
+
+    Args:
+        host: name or address.
+        port: 0 takes a free one.
+        option: which one of `serve` says so.
 
     Raises:
         ConfigError: it is taken, or none of this machine's.
@@ -128,7 +134,7 @@ def bind(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise ConfigError(
-            Reason.BAD_CONFIG, f"cannot listen on {host} port {port}: {error.strerror}", "choose another port"
+            Reason.BAD_CONFIG, f"cannot listen on {host} port {port}: {error.strerror}", f"choose another {option}"
         ) from error
     return listener
 

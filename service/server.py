@@ -53,7 +53,7 @@ def run(settings: Settings) -> None:
     configure(settings.log_level)
     context = tls_context(settings)
     watching = Watching(settings)
-    with bind(settings.host, settings.port) as listener, closing(Listeners(settings)) as listeners:
+    with bind(settings.host, settings.port, "--port") as listener, closing(Listeners(settings)) as listeners:
         check_address(listener.getsockname()[0], settings)
         aggregator = Aggregator.open(settings)
         config = uvicorn.Config(

@@ -34,7 +34,14 @@ class Settings(BaseSettings):
     operator_port: int | None = Field(
         None, ge=0, le=65535, description="Port of the operators' page and its metrics; none by default, 0 a free one."
     )
-    operator_host: str = Field("127.0.0.1", description="Its address; another than loopback only behind a TLS proxy.")
+    operator_host: str = Field(
+        "127.0.0.1", description="Its address; another than loopback only with an `operator_url`."
+    )
+    operator_url: str | None = Field(
+        None,
+        pattern=r"^https://[^/?#@\s]+(/[^?#\s]*)?$",
+        description="Where browsers reach that page, if a proxy does TLS for it: https://host/path.",
+    )
     metrics_port: int | None = Field(
         None,
         ge=0,

@@ -6,6 +6,7 @@ import ipaddress
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -58,6 +59,10 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
         access: who may look.
     """
     live = Live(aggregator, watching)
+    outside = None if settings.operator_url is None else urlsplit(settings.operator_url).hostname
+
+    def is_by_proxy(request: Request) -> bool:
+        return outside is not None and request.url.hostname == outside
 
     def protected(handler: Handler) -> Handler:
         async def check(request: Request) -> Response:
@@ -90,13 +95,14 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
             max_age=SESSION_S,
             httponly=True,
             samesite="strict",
-            secure=settings.behind_tls_proxy,
+            secure=is_by_proxy(request),
         )
         return response
 
     async def logout(request: Request) -> Response:
         response = Response(status_code=204)
-        response.delete_cookie(_cookie(request), httponly=True, samesite="strict", secure=settings.behind_tls_proxy)
+        secure = is_by_proxy(request)
+        response.delete_cookie(_cookie(request), httponly=True, samesite="strict", secure=secure)
         return response
 
     async def snapshot(_: Request) -> Response:
@@ -115,31 +121,32 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
         Route("/events", protected(events)),
         Route("/metrics", protected(_metrics(watching))),
     ]
-    return _application(routes, settings.operator_host, settings)
+    return _application(routes, lambda name: name == outside or _is_loopback(name))
 
 
 def make_metrics_app(settings: Settings, watching: Watching) -> Starlette:
     """Metrics and nothing else, for whoever reaches the address."""
-    return _application([Route("/metrics", _metrics(watching))], settings.metrics_host, settings)
+    local = _is_loopback(settings.metrics_host)
+    return _application([Route("/metrics", _metrics(watching))], lambda name: not local or _is_loopback(name))
 
 
-def _application(routes: list[Route], host: str, settings: Settings) -> Starlette:
-    local = _is_loopback(host) and not settings.behind_tls_proxy
-    return Starlette(routes=routes, middleware=[Middleware(_Guarded, local=local)])
+def _application(routes: list[Route], is_ours: Callable[[str], bool]) -> Starlette:
+    return Starlette(routes=routes, middleware=[Middleware(_Guarded, is_ours=is_ours)])
 
 
 class _Guarded:
     """ASGI layer: the headers of every answer, and no answer to a page that calls this address by its own name.
 
-    A name that somebody else's DNS server points at 127.0.0.1 makes a browser treat their page as ours. So where the
-    listener is on loopback it goes by loopback's names only.
+    A name that somebody else's DNS server points at 127.0.0.1 makes a browser treat their page as ours. So the listener
+    goes by loopback's names, and by the one that the operator gave it.
     """
 
-    def __init__(self, app: ASGIApp, local: bool) -> None:
+    def __init__(self, app: ASGIApp, is_ours: Callable[[str], bool]) -> None:
         self._app = app
-        self._local = local
+        self._is_ours = is_ours
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -152,7 +159,7 @@ class _Guarded:
             await send(message)
 
         name = Request(scope).url.hostname or ""
-        if self._local and not _is_loopback(name):
+        if not self._is_ours(name):
             await _refusal(421, "this address has another name")(scope, receive, with_headers)
             return
         await self._app(scope, receive, with_headers)

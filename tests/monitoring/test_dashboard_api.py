@@ -2,15 +2,20 @@
 
 import http.client
 import json
+import re
+import socket
 import stat
 import time
+import tomllib
 from contextlib import closing
+from pathlib import Path
 
 import httpx
 import pytest
 
 from he_agg.errors import ConfigError
 from service.dashboard.access import LINK_S, SESSION_S, Access
+from service.dashboard.app import STATIC
 from service.dashboard.live import MAX_VIEWERS
 from tests.monitoring.conftest import events_of, until, watched_server
 from tests.support.peers import prepare
@@ -39,6 +44,19 @@ def test_files_are_anybodys_and_data_is_not(watched):
         for cookie in ("", "x", "1.2.3", "9999999999.0011223344556677." + "0" * 64, "é" * 3):
             headers = {"Cookie": f"he-agg-{stranger.base_url.port}={cookie}".encode()}
             assert stranger.get("/snapshot.json", headers=headers).status_code == 401
+
+
+def test_every_file_of_the_page_is_served_and_packed(watched):
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    (pattern,) = declared["package-data"]["service.dashboard"]
+    files = {path.name: path for path in STATIC.iterdir()}
+    assert {path.name for path in STATIC.parent.glob(pattern)} == files.keys()
+    with httpx.Client(base_url=watched.operator_url) as client:
+        for name, path in files.items():
+            answer = client.get("/" if name == "index.html" else f"/{name}")
+            assert answer.content == path.read_bytes(), name
+            for address in re.findall(r"(?:src|href)=\"([^#\"]+)\"|from \"\./([^\"]+)\"", path.read_text()):
+                assert "".join(address) in files, (name, address)
 
 
 def test_every_answer_keeps_others_out(watched):
@@ -292,3 +310,30 @@ def test_watch_says_what_is_wrong(watched, tmp_path):
     for result in (used, none, gone, store):
         assert "Traceback" not in result.stderr
         assert result.stdout == ""
+
+
+def test_behind_a_proxy(tmp_path):
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {
+        "HE_AGG_OPERATOR_URL": "https://ops.example/he-agg",
+        "HE_AGG_OPERATOR_HOST": "0.0.0.0",
+        "HE_AGG_OPERATOR_PORT": str(port),
+    }
+    with watched_server(tmp_path / "data", environment) as watched:
+        assert watched.link.startswith("https://ops.example/he-agg/#")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Host": "ops.example"}) as proxy:
+            answer = proxy.post("/login", json={"token": token_of(watched.link)})
+            assert answer.status_code == 204
+            assert "Secure" in answer.headers["set-cookie"]
+            cookie = answer.headers["set-cookie"].partition(";")[0]
+            assert proxy.get("/snapshot.json", headers={"Cookie": cookie}).status_code == 200
+            assert proxy.get("/", headers={"Host": "rebound.example"}).status_code == 421
+
+
+@pytest.mark.parametrize("url", ["http://ops.example", "https://", "https://a@b", "ops.example"])
+def test_addresses_that_are_none(tmp_path, url):
+    arguments = ["--operator-port", "0", "--operator-url", url, "--data-dir", tmp_path / "data"]
+    result = he_agg("serve", "--port", "0", *arguments, check=False)
+    assert result.returncode == 4
+    assert "operator_url" in result.stderr
