@@ -201,7 +201,7 @@ function history(each, id, now) {
 }
 
 function endedRow(one, now) {
-  const missing = Object.entries(one.excluded).map(([site, reason]) => `${site} ${WHY[reason] ?? reason}`);
+  const missing = Object.entries(one.excluded).map(([site, reason]) => `${site}: ${WHY[reason] ?? reason}`);
   const closed = one.closed_at ?? one.ended_at;
   return h("tr", { "data-key": one.id },
     h("th", { scope: "row" }, one.attempt > 1 ? `${one.number}, attempt ${one.attempt}` : String(one.number)),
