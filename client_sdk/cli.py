@@ -121,8 +121,23 @@ def status(config: Path, as_json: bool) -> None:
         current = site.status()
         pending = site.pending()
         name = site.name
-    facts = {**dataclasses.asdict(current), "site": name, "pending": pending}
+    facts = {**dataclasses.asdict(current), "site": name, "pending": pending, "round": _round_of(current)}
     answer(facts, as_json, lambda: _describe(name, current, pending))
+
+
+def _round_of(current: CurrentRound) -> dict[str, str | int | None] | None:
+    """The open round by the names that `he-agg federation show --json` and `he-agg watch --json` have for it."""
+    if current.round_id is None:
+        return None
+    return {
+        "id": current.round_id,
+        "number": current.number,
+        "attempt": current.attempt,
+        "phase": "open",
+        "opened_at": current.opened_at,
+        "deadline_at": current.deadline_at,
+        "remaining_s": current.remaining_s,
+    }
 
 
 def _open_round(site: Site, wait: bool) -> Round:

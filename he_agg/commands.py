@@ -33,6 +33,7 @@ EXIT_INTERRUPTED = 130
 
 _GROUP_HELP = {
     "aggregator": "The aggregator's own key (operator).",
+    "operator": "The operators' page (operator).",
     "federation": "Create, start and look at federations (operator).",
     "site": "Sites: making an identity, revoking one.",
     "roster": "Rosters: who belongs to a federation, with which keys.",

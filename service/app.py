@@ -15,8 +15,10 @@ from service.auth import DOCUMENTED
 from service.bodies import Linger
 from service.limits import Limits
 from service.logs import RequestLog
+from service.observers import Observed
 from service.routes import health, records, rounds, submissions, sums, trust
 from service.settings import Settings
+from service.watching import Watching
 
 __all__ = ["create_app"]
 
@@ -30,24 +32,29 @@ are problem documents (RFC 9457) whose `reason` is for programs; digests are RFC
 """
 
 
-def create_app(settings: Settings, aggregator: Aggregator | None = None) -> FastAPI:
+def create_app(settings: Settings, aggregator: Aggregator | None = None, watching: Watching | None = None) -> FastAPI:
     """Make the application.
 
     Args:
         settings: the operator's.
         aggregator: one that is open already; otherwise the lifespan opens one. Either way the lifespan closes it.
+        watching: what listens; by default whatever the settings ask for.
     """
+    watching = Watching(settings) if watching is None else watching
+    limits = Limits(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running = aggregator if aggregator is not None else await run_in_threadpool(Aggregator.open, settings)
         app.state.aggregator = running
+        watching.attach(running, limits)
         try:
             await running.worker.start()
             yield
         finally:
             await running.worker.stop()
             await run_in_threadpool(running.close)
+            await run_in_threadpool(watching.close)
 
     app = FastAPI(
         title="he-agg aggregator",
@@ -57,11 +64,13 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None) -> Fast
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.state.limits = Limits(settings)
+    app.state.limits = limits
     problems.install(app)
     # The last one added is the outermost: the log sees every answer, lingering included.
     app.add_middleware(Linger, seconds=settings.linger_s)
     app.add_middleware(RequestLog)
+    if watching.observers:
+        app.add_middleware(Observed, observers=watching.observers)
     for module in (rounds, submissions, sums, records, trust):
         app.include_router(module.router, dependencies=[Security(DOCUMENTED)])
     app.include_router(health.router)

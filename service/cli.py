@@ -32,12 +32,22 @@ _file = click.Path(path_type=Path, dir_okay=False)
     default=None,
     help="A proxy in front does TLS: serve plain HTTP on any address.",
 )
+@click.option(
+    "--operator-port",
+    type=int,
+    help="Also serve the operators' page, on loopback and this port; 0 takes a free one.  [default: none]",
+)
+@click.option("--operator-host", help="Address of that page; other than loopback only with --operator-url.")
+@click.option("--operator-url", help="Where browsers reach that page by a proxy that does TLS: https://host/path.")
+@click.option("--metrics-port", type=int, help="Also serve /metrics for Prometheus on this port.  [default: none]")
+@click.option("--metrics-host", help="Address for that: one that sites do not reach.  [default: 127.0.0.1]")
+@click.option("--traces", is_flag=True, default=None, help="Send OpenTelemetry traces, one span for each request.")
 @where
 def serve(data_dir: Path, database_url: str | None, **options: Any) -> None:
     """Run the aggregator until SIGTERM or Ctrl-C.
 
-    The first line on stdout is `listening on http://HOST:PORT` (or https://); the log goes to stderr, one JSON object
-    per line.
+    The first line on stdout is `listening on http://HOST:PORT` (or https://), further ones say where the operators'
+    page and metrics are; the log goes to stderr, one JSON object per line.
     """
     # Only this command needs the web framework.
     from service.server import run

@@ -31,6 +31,11 @@ class Limits:
         self._by_member: Counter[tuple[str, str]] = Counter()
         self._bodies = asyncio.Semaphore(settings.max_uploads)
 
+    @property
+    def under_way(self) -> int:
+        """How many requests are, waiting ones included."""
+        return self._requests
+
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
         """Any request, before anything is known of it.

@@ -18,11 +18,12 @@ from he_agg.errors import WireError
 from he_agg.ids import RoundId, check_name
 from service.failpoints import failpoint
 
-__all__ = ["RequestLog", "configure", "log", "note"]
+__all__ = ["METHODS", "NOTES", "RequestLog", "configure", "ids_in", "log", "note"]
 
 _logger = logging.getLogger("he_agg.service")
-_NOTES = "he_agg.notes"
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+NOTES = "he_agg.notes"
+"""Where in a request's scope the fields of its line are: ids of what has been verified, and reasons."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SMALL_NUMBER = re.compile(r"[0-9]{1,6}\Z")
 
 
@@ -59,7 +60,7 @@ def log(level: int, message: str, *, error: BaseException | None = None, **field
 
 def note(scope: Scope, **fields: str) -> None:
     """Add fields to the line of the request that `scope` belongs to."""
-    scope.setdefault(_NOTES, {}).update(fields)
+    scope.setdefault(NOTES, {}).update(fields)
 
 
 class RequestLog:
@@ -74,7 +75,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        notes: dict[str, Any] = scope.setdefault(_NOTES, {})
+        notes: dict[str, Any] = scope.setdefault(NOTES, {})
         request_id = secrets.token_hex(8)
         status = 0
 
@@ -98,11 +99,11 @@ class RequestLog:
             route = getattr(scope.get("route"), "path", "-")
             fields = {
                 "id": request_id,
-                "method": scope["method"] if scope["method"] in _METHODS else "other",
+                "method": scope["method"] if scope["method"] in METHODS else "other",
                 "route": route,
                 "status": status,
                 "ms": round((time.perf_counter() - began) * 1000, 1),
-                **_ids(scope.get("path_params", {})),
+                **ids_in(scope.get("path_params", {})),
                 **notes,
             }
             log(logging.ERROR if failure else logging.INFO, "request", error=failure, **fields)
@@ -136,7 +137,7 @@ async def _send_failure(send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _ids(path: dict[str, Any]) -> dict[str, str | int]:
+def ids_in(path: dict[str, Any]) -> dict[str, str | int]:
     """Ids out of the address, if they are ids: a log line holds nothing else that a client wrote."""
     found: dict[str, str | int] = {}
     try:

@@ -18,7 +18,8 @@ from service.conductor import Conductor
 from service.known import newest_roster
 from service.rosters import accept_bundle, accept_roster
 from service.rounds import Stage
-from service.store.base import EpochRow, FederationRow, Keeping, Store, Transaction
+from service.snapshot import quorum
+from service.store.base import EpochRow, FederationRow, Keeping, RoundRow, Store, Transaction
 
 __all__ = [
     "bring_bundle",
@@ -325,15 +326,28 @@ def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
         submissions = tx.submissions(newest.id)
         summary["round"] = {
             "id": str(newest.id),
+            "number": newest.id.number,
+            "attempt": newest.id.attempt,
             "phase": newest.phase.value,
             "opened_at": newest.opened_at,
             "deadline_at": newest.deadline_at,
+            "remaining_s": _remaining(row, newest),
+            "closed_at": newest.closed_at,
+            "ended_at": newest.ended_at,
+            "quorum": quorum(tx, row, newest),
             "invited": sorted(tx.invited(newest.id)),
             "sample_seed": newest.sample_seed,
             "asked_again": [{"site": part.site, "part": part.number} for part in tx.damaged(newest.id)],
             "complete": sorted(s.site for s in submissions if s.state == "complete"),
         }
     return summary
+
+
+def _remaining(row: FederationRow, newest: RoundRow) -> int | None:
+    """Time until an open round closes; None where no clock runs. Units: seconds."""
+    if newest.phase is not rounds.Phase.OPEN or row.stage is not Stage.RUNNING:
+        return None
+    return max(0, int(newest.deadline_at - time.time()))
 
 
 def _accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes) -> bool:

@@ -173,6 +173,8 @@ def install(app: FastAPI) -> None:
         if not isinstance(error, HeAggError) or error.reason not in PROBLEMS:
             raise error
         note(request.scope, reason=error.reason.value)
+        if isinstance(error, RefusedError) and isinstance(error.members.get("round_id"), str):
+            note(request.scope, round_id=error.members["round_id"])
         return problem(error)
 
     async def on_invalid(request: Request, error: Exception) -> Response:

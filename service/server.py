@@ -5,33 +5,42 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from contextlib import closing
 
 import uvicorn
 
-from he_agg.errors import ConfigError, Reason
 from service.aggregator import Aggregator
 from service.app import create_app
+from service.listeners import Listeners, bind, url_of
 from service.logs import configure
 from service.settings import Settings
 from service.tls import check_address, tls_context
+from service.watching import Watching
 
 __all__ = ["run"]
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, aggregator: Aggregator, address: str) -> None:
+    def __init__(
+        self, config: uvicorn.Config, aggregator: Aggregator, watching: Watching, listeners: Listeners, address: str
+    ) -> None:
         super().__init__(config)
         self._aggregator = aggregator
+        self._watching = watching
+        self._listeners = listeners
         self._address = address
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             print(f"listening on {self._address}", flush=True)
+            for line in self._listeners.start(self._aggregator, self._watching):
+                print(line, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # A long poll would hold the process for a minute.
         self._aggregator.worker.release_waiters()
+        await self._listeners.stop()
         await super().shutdown(sockets)
 
 
@@ -43,13 +52,12 @@ def run(settings: Settings) -> None:
     """
     configure(settings.log_level)
     context = tls_context(settings)
-    listener = _bind(settings.host, settings.port)
-    with listener:
-        host, port = listener.getsockname()[:2]
-        check_address(host, settings)
+    watching = Watching(settings)
+    with bind(settings.host, settings.port, "--port") as listener, closing(Listeners(settings)) as listeners:
+        check_address(listener.getsockname()[0], settings)
         aggregator = Aggregator.open(settings)
         config = uvicorn.Config(
-            create_app(settings, aggregator),
+            create_app(settings, aggregator, watching),
             http="h11",
             ws="none",
             loop="asyncio",
@@ -62,27 +70,7 @@ def run(settings: Settings) -> None:
         )
         config.load()
         config.ssl = context  # one of our own: uvicorn's options would choose its ciphers
-        scheme = "http" if context is None else "https"
-        address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        address = url_of(listener, "http" if context is None else "https")
         # uvicorn ends gracefully and then raises the signal again; having been asked to stop is no failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        _Server(config, aggregator, address).run(sockets=[listener])
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise ConfigError(
-            Reason.BAD_CONFIG, f"cannot listen on {host} port {port}: {error.strerror}", "choose another --port"
-        ) from error
-    return listener
+        _Server(config, aggregator, watching, listeners, address).run(sockets=[listener])

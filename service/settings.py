@@ -31,6 +31,29 @@ class Settings(BaseSettings):
         None, description="Only clients whose certificate comes from these authorities get in, PEM."
     )
     behind_tls_proxy: bool = Field(False, description="A proxy in front does TLS: plain HTTP on any address.")
+    operator_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the operators' page and its metrics; none by default, 0 a free one."
+    )
+    operator_host: str = Field(
+        "127.0.0.1", description="Its address; another than loopback only with an `operator_url`."
+    )
+    operator_url: str | None = Field(
+        None,
+        pattern=r"^https://[^/?#@\s]+(/[^?#\s]*)?$",
+        description="Where browsers reach that page, if a proxy does TLS for it: https://host/path.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port that has /metrics and nothing else; none by default, 0 takes a free one.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Its address: one that Prometheus reaches, and sites do not. Plain HTTP."
+    )
+    traces: bool = Field(
+        False, description="Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `traces`."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line to log.")
     max_wait_s: float = Field(60.0, ge=0, le=600, description="Longest long poll. Units: seconds.")
     recheck_s: float = Field(

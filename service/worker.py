@@ -26,6 +26,7 @@ from service.folding import CorruptPartError, fold_round, warm_up
 from service.housekeeping import Housekeeper
 from service.leases import Lease, LeaseLostError, Leases
 from service.logs import log
+from service.observers import Fold
 from service.rounds import Phase
 from service.settings import Settings
 from service.store.base import RoundRow, Store, Transaction
@@ -53,7 +54,13 @@ class Bell:
 
 
 class Worker:
-    """One loop. Started and stopped by the application's lifespan."""
+    """One loop. Started and stopped by the application's lifespan.
+
+    Attributes:
+        bell: rings when rounds have changed.
+        stopping: whether the server wants to stop.
+        on_fold: told of each run of folding.
+    """
 
     def __init__(
         self, settings: Settings, store: Store, blobs: Blobs, conductor: Conductor, ahead: Ahead | None = None
@@ -66,6 +73,7 @@ class Worker:
         self._leases = Leases(store, conductor.now, settings.lease_s)
         self._housekeeper = Housekeeper(settings, store, blobs, conductor.now)
         self._swept: tuple[int, float] | None = None
+        self.on_fold: Callable[[Fold], None] = _nobody
         self.bell = Bell()
         self.stopping = False
         self._stopped = asyncio.Event()
@@ -165,12 +173,14 @@ class Worker:
         self._swept = (generation, now)
 
     async def _fold(self, round_id: RoundId) -> None:
+        began = time.time()
         try:
             async with self._one_fold:
                 await run_in_threadpool(self._fold_now, round_id)
         except Exception as error:
             # Out of space, out of files: the set is closed and stays, so trying again is all there is to do.
             log(logging.ERROR, "folding failed; trying again", error=error, round_id=str(round_id))
+            self.on_fold(Fold(round_id, began, time.time(), "error"))
             await _wait(self._stopped, self._settings.fold_retry_s)
         finally:
             del self._folds[round_id]
@@ -197,7 +207,7 @@ class Worker:
             row = tx.federation(round_id.federation)
         if row is None:
             return
-        began = time.perf_counter()
+        began, began_at = time.perf_counter(), time.time()
         hold = partial(self._leases.hold, lease=lease)
         done = fold_round(
             self._store,
@@ -215,8 +225,10 @@ class Worker:
             apply(rounds.Folded(round_id.number, round_id.attempt))
             ms = round((time.perf_counter() - began) * 1000, 1)
             log(logging.INFO, "published", round_id=str(round_id), ms=ms)
+            self.on_fold(Fold(round_id, began_at, time.time(), "published"))
         else:
             self._give_up(round_id)
+            self.on_fold(Fold(round_id, began_at, time.time(), "unfinished"))
 
     def _give_up(self, round_id: RoundId) -> bool:
         """Fail a round that has waited long enough for a part to be sent again."""
@@ -242,6 +254,10 @@ class Worker:
             hold(tx)
             tx.mark_damaged(error.submission_id, error.number, int(self._conductor.now()))
             tx.bump()
+
+
+def _nobody(_: Fold) -> None:
+    """Nobody wants to know."""
 
 
 def _fold_lease(round_id: RoundId) -> str:

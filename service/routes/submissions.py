@@ -9,8 +9,9 @@ from starlette.concurrency import run_in_threadpool
 
 from he_agg.errors import Reason
 from he_agg.manifest import MAX_MANIFEST_BYTES
-from he_agg.messages import SubmissionStatus
+from he_agg.messages import Receipt, SubmissionStatus
 from service.bodies import announced_length, content_digest, digest_field, read_body
+from service.logs import note
 from service.problems import answers
 from service.refusal import RefusedError
 from service.routes.common import Limited, RoundPath, Running, SendingSite, SiteCaller, read_document
@@ -159,6 +160,7 @@ async def put_part(
 ) -> Response:
     """Parts may come in any order, at the same time and again. Once answered with 201 a part is durable."""
     part = await run_in_threadpool(aggregator.intake.expect_part, caller.federation, caller.name, submission_id, n)
+    note(request.scope, round_id=str(part.submission.round_id))
     expected = part.place.wire_bytes
     length = announced_length(request, at_most=expected)
     if length < expected:
@@ -182,9 +184,13 @@ async def put_part(
     summary="How far a submission has come",
     responses=answers(Reason.UNKNOWN_SUBMISSION),
 )
-async def status(submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running) -> SubmissionStatus:
+async def status(
+    request: Request, submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running
+) -> SubmissionStatus:
     """Which parts are missing: how an interrupted upload goes on. A site sees its own submissions only."""
-    return await run_in_threadpool(aggregator.intake.status, caller.federation, caller.name, submission_id)
+    found = await run_in_threadpool(aggregator.intake.status, caller.federation, caller.name, submission_id)
+    note(request.scope, round_id=found.round_id)
+    return found
 
 
 @router.post(
@@ -196,11 +202,14 @@ async def status(submission_id: SubmissionPath, caller: SiteCaller, aggregator: 
         **answers(Reason.UNKNOWN_SUBMISSION, Reason.INCOMPLETE, Reason.ROUND_CLOSED),
     },
 )
-async def complete(submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running) -> Response:
+async def complete(
+    request: Request, submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running
+) -> Response:
     """A receipt is a promise: this submission is in the sum of its round, or the record says why it is not.
 
     Asked again, the same receipt is given again.
     """
     receipt = await run_in_threadpool(aggregator.intake.complete, caller.federation, caller.name, submission_id)
     aggregator.worker.poke()
+    note(request.scope, round_id=Receipt.parse(receipt.body).round_id)
     return Response(receipt.encode(), media_type="application/json")

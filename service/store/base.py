@@ -128,6 +128,7 @@ class RoundRow:
     sum_scrubbed: bool = False
     basis: Basis = Basis()
     closed_at: int | None = None
+    ended_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,15 @@ class Transaction(Protocol):
 
     def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
         """Give an attempt another deadline."""
+
+    def recent_rounds(self, federation: str, limit: int) -> list[RoundRow]:
+        """The attempts of a federation that have ended last, newest first."""
+
+    def count_rounds(self) -> dict[tuple[str, Phase], int]:
+        """How many attempts are in which phase, by federation and phase."""
+
+    def count_submissions(self) -> dict[tuple[str, str], int]:
+        """How many submissions are in which state, by federation and state."""
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
         """Published rounds whose sum is here, newest first."""

@@ -6,7 +6,8 @@ What the two need is in sqlite.py and postgres.py; above them nothing knows whic
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,6 +91,7 @@ class SqlStore:
     Attributes:
         is_shared: whether several servers may use it at once.
         found_version: the schema version before it was opened, 0 if there was none.
+        on_write: told how long each writing transaction waited for its turn. Units: seconds.
 
     Raises:
         ConfigError: another database, none that keeps its commits, no tables, or tables of another version.
@@ -103,6 +105,7 @@ class SqlStore:
         else:
             self._engine = sqlite.open_engine(parsed, busy_timeout_s=busy_timeout_s, create=create, write_option=_WRITE)
         self._one_writer = threading.Lock()
+        self.on_write: Callable[[float], None] = _nobody
         try:
             with self._begin_write() as connection:
                 self.found_version = bring_up_to_date(connection, create=create, migrate=migrate)
@@ -130,7 +133,9 @@ class SqlStore:
     def write(self) -> Iterator[SqlTransaction]:
         """A transaction that may write, alone among all processes."""
         # Waiting writers of SQLite poll, and those of PostgreSQL each hold a connection: a queue is better.
+        began = time.perf_counter()
         with self._one_writer, self._begin_write() as connection:
+            self.on_write(time.perf_counter() - began)
             yield SqlTransaction(connection)
             failpoint("transaction.before_commit")
         failpoint("transaction.committed")
@@ -143,3 +148,7 @@ class SqlStore:
     def _begin_write(self) -> Iterator[Connection]:
         with self._engine.connect() as connection, connection.execution_options(**{_WRITE: True}).begin():
             yield connection
+
+
+def _nobody(_: float) -> None:
+    """Nobody wants to know."""

@@ -67,6 +67,7 @@ _ROUND = select(
     rounds.c.roster,
     rounds.c.roster_version,
     rounds.c.closed_at,
+    rounds.c.ended_at,
 )
 _SUBMISSION = select(
     submissions.c.id, submissions.c.round_id, submissions.c.site, submissions.c.state, submissions.c.accepted_at
@@ -250,6 +251,22 @@ class SqlTransaction:
 
     def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
         self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(deadline_at=deadline_at))
+
+    def recent_rounds(self, federation: str, limit: int) -> list[RoundRow]:
+        these = (rounds.c.federation == federation) & rounds.c.chain_index.is_not(None)
+        query = _ROUND.where(these).order_by(rounds.c.chain_index.desc()).limit(limit)
+        return [_round(row) for row in self._all(query)]
+
+    def count_rounds(self) -> dict[tuple[str, Phase], int]:
+        columns = (rounds.c.federation, rounds.c.phase)
+        found = self._all(select(*columns, func.count().label("rounds")).group_by(*columns))
+        return {(row.federation, Phase(row.phase)): row.rounds for row in found}
+
+    def count_submissions(self) -> dict[tuple[str, str], int]:
+        columns = (rounds.c.federation, submissions.c.state)
+        query = select(*columns, func.count().label("submissions")).group_by(*columns)
+        found = self._all(query.select_from(submissions.join(rounds, rounds.c.id == submissions.c.round_id)))
+        return {(row.federation, row.state): row.submissions for row in found}
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
         these = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value) & ~rounds.c.sum_scrubbed
@@ -481,6 +498,7 @@ def _round(row: Row[Any]) -> RoundRow:
         row.sum_scrubbed,
         Basis(row.epoch, row.key_id, row.roster, row.roster_version),
         row.closed_at,
+        row.ended_at,
     )
 
 

@@ -124,6 +124,24 @@ def test_the_chain(filled):
         assert (tx.round(TWO).basis, tx.round(TWO).closed_at, tx.round(ONE).closed_at) == (BASIS, LATE + 3, None)
 
 
+def test_counts_and_what_ended_last(filled):
+    with filled.write() as tx:
+        assert (tx.count_rounds(), tx.count_submissions(), tx.recent_rounds("f", 9)) == ({}, {}, [])
+        open_round(tx, ONE, phase=Phase.FAILED)
+        open_round(tx, TWO, phase=Phase.PUBLISHED)
+        open_round(tx, THREE)
+        submit(tx, "a", TWO, state="complete")
+        submit(tx, "b", TWO, state="complete")
+        submit(tx, "a", THREE)
+    with filled.read() as tx:
+        assert tx.count_rounds() == {("f", Phase.FAILED): 1, ("f", Phase.PUBLISHED): 1, ("f", Phase.OPEN): 1}
+        assert tx.count_submissions() == {("f", "complete"): 2, ("f", "open"): 1}
+        assert tx.recent_rounds("f", 9) == [tx.round(TWO), tx.round(ONE)]
+        assert tx.recent_rounds("f", 1) == [tx.round(TWO)]
+        assert tx.recent_rounds("e", 9) == []
+        assert (tx.round(TWO).ended_at, tx.round(THREE).ended_at) == (LATE, None)
+
+
 def test_rounds(filled):
     with filled.write() as tx:
         open_round(tx, ONE, "ab", Phase.FAILED)

@@ -1,0 +1,1 @@
+"""The operators' listener: a page, its data, and metrics. Sites never reach it."""

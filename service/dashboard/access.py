@@ -1,0 +1,131 @@
+"""Who may look at the dashboard: whoever can read the data directory, which is who runs the aggregator.
+
+A key in the data directory makes links; a link is good once and for ten minutes, and buys a session of twelve hours.
+Both are a time, a nonce and an HMAC, so that a restart ends no session, replicas know each other's, and nothing is
+stored; only nonces of used links are remembered, for as long as those could be used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from he_agg.errors import ConfigError, Reason
+
+__all__ = ["LINK_S", "SESSION_S", "Access"]
+
+LINK_S = 600
+"""How long a link is good. Units: seconds."""
+
+SESSION_S = 12 * 3600
+"""How long a session lasts. Units: seconds."""
+
+FILE = "operator.key"
+_KEY_BYTES = 32
+
+
+class Access:
+    """Makes links and sessions, and checks them.
+
+    Args:
+        key: 32 random bytes.
+        clock: Units: seconds since 1970, UTC.
+    """
+
+    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._key = key
+        self._clock = clock
+        self._used: dict[str, int] = {}
+        self._lock = threading.Lock()
+        # A link from before this process cannot be told from one that was used before it.
+        self._since = int(clock())
+
+    @classmethod
+    def load_or_create(cls, data_dir: Path, clock: Callable[[], float] = time.time) -> Access:
+        """The key of a data directory, made if there is none.
+
+        Raises:
+            ConfigError: it cannot be read or made, or others can read it.
+        """
+        path = data_dir / FILE
+        try:
+            if not path.exists():
+                with contextlib.suppress(FileExistsError):
+                    _create(path)
+            mode = stat.S_IMODE(path.stat().st_mode)
+            key = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(Reason.BAD_CONFIG, f"cannot read or make {path}: {error.strerror}") from error
+        if mode & 0o077:
+            raise ConfigError(
+                Reason.UNSAFE_PERMISSIONS,
+                f"{path}: expected a file that only its owner may read, got mode {mode:04o}",
+                f"rm {path}; another one is made at the next start, and all sessions end",
+            )
+        if len(key) != _KEY_BYTES:
+            raise ConfigError(
+                Reason.BAD_CONFIG, f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}", f"rm {path}; see above"
+            )
+        return cls(key, clock)
+
+    def new_link(self) -> str:
+        """A token that buys one session."""
+        return self._make("link", LINK_S)
+
+    def new_session(self) -> str:
+        """What the cookie holds."""
+        return self._make("session", SESSION_S)
+
+    def redeem(self, token: str) -> str | None:
+        """Give a session for a link; None if it is none, too old, or was used before."""
+        expires_at = self._expiry("link", token)
+        if expires_at is None or expires_at - LINK_S < self._since:
+            return None
+        now = self._clock()
+        with self._lock:
+            self._used = {used: until for used, until in self._used.items() if until > now}
+            if token in self._used:
+                return None
+            self._used[token] = expires_at
+        return self.new_session()
+
+    def is_session(self, cookie: str) -> bool:
+        """Whether a cookie is a session that lasts."""
+        return self._expiry("session", cookie) is not None
+
+    def _make(self, kind: str, seconds: int) -> str:
+        # Rounded up: a link that is made in the second of the start is not from before it.
+        text = f"{int(self._clock()) + 1 + seconds}.{secrets.token_hex(8)}"
+        return f"{text}.{self._mac(kind, text)}"
+
+    def _mac(self, kind: str, text: str) -> str:
+        return hmac.new(self._key, f"he-agg operator {kind} {text}".encode(), hashlib.sha256).hexdigest()
+
+    def _expiry(self, kind: str, token: str) -> int | None:
+        text, _, mac = token.rpartition(".")
+        if not token.isascii() or not hmac.compare_digest(mac, self._mac(kind, text)):
+            return None
+        expires_at = int(text.partition(".")[0])  # ours: the MAC says so
+        return expires_at if expires_at > self._clock() else None
+
+
+def _create(path: Path) -> None:
+    """Make the file at once: whoever finds it finds all of it."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()

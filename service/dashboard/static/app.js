@@ -1,0 +1,129 @@
+// The connection: log in with a link, listen to events, draw, and say aloud what has changed.
+
+import { h, morph } from "./dom.js";
+import { plural } from "./format.js";
+import { view } from "./view.js";
+
+const TOKEN = /[0-9]{10,}\.[0-9a-f]{16}\.[0-9a-f]{64}/;
+const element = (id) => document.getElementById(id);
+let snapshot = null;
+let ahead = 0; // of the aggregator's clock before this machine's, in seconds
+let events = null;
+let heardAt = 0;
+
+function now() {
+  return Date.now() / 1000 + ahead;
+}
+
+function draw() {
+  if (!snapshot) return;
+  const root = element("view");
+  morph(root, view(snapshot, now()));
+  const open = snapshot.federations.find((each) => each.round?.phase === "open");
+  document.title = open ? `${open.round.complete}/${open.round.sites.length} ${open.federation} · he-agg` : "he-agg aggregator";
+  element("about").textContent = snapshot.process ? `he-agg ${snapshot.process.version}` : "";
+}
+
+function connection(state, text) {
+  element("connection").dataset.state = state;
+  if (element("connection-text").textContent !== text) element("connection-text").textContent = text;
+}
+
+// What somebody who does not see the page would want to be told. Not every second, and not every byte.
+function news(before, after) {
+  const said = [];
+  for (const each of after.federations) {
+    const old = before.federations.find((one) => one.federation === each.federation);
+    const [was, is] = [old?.round, each.round];
+    if (!is) continue;
+    const name = `${each.federation}, round ${is.number}`;
+    if (was?.id !== is.id) {
+      const ended = each.history.find((one) => one.id === was?.id);
+      if (ended) said.push(`${each.federation}, round ${ended.number}: ${ended.outcome}.`);
+      said.push(`${name} is ${is.phase}.`);
+    } else if (was.phase !== is.phase) said.push(`${name} is ${is.phase}.`);
+    else if (was.complete !== is.complete) said.push(`${name}: ${is.complete} of ${plural(is.sites.length, "site")} complete.`);
+  }
+  return said.join(" ");
+}
+
+function take(next) {
+  const said = snapshot ? news(snapshot, next) : "";
+  snapshot = next;
+  ahead = next.now - Date.now() / 1000;
+  heardAt = Date.now();
+  connection("live", "Live");
+  draw();
+  element("view").removeAttribute("aria-busy");
+  element("login").hidden = true;
+  element("logout").hidden = false;
+  if (said) element("announcer").textContent = said;
+}
+
+function listen() {
+  events?.close();
+  events = new EventSource("events");
+  events.addEventListener("snapshot", (event) => take(JSON.parse(event.data)));
+  events.addEventListener("error", lost);
+}
+
+async function lost() {
+  connection("lost", "Connection lost, trying again");
+  if (events.readyState !== EventSource.CLOSED) return;
+  try {
+    const answer = await fetch("snapshot.json");
+    if (answer.status === 401) return askToLogIn();
+  } catch {
+    // It is away altogether: go on trying.
+  }
+  setTimeout(listen, 3000);
+}
+
+function askToLogIn(error = "") {
+  events?.close();
+  snapshot = null;
+  morph(element("view"), h("div", { id: "view" }));
+  connection("waiting", "Not logged in");
+  element("logout").hidden = true;
+  element("login").hidden = false;
+  element("login-error").textContent = error;
+  element("token").value = "";
+  element("token").focus();
+}
+
+async function logIn(text) {
+  const token = text.match(TOKEN)?.[0];
+  if (!token) return askToLogIn("That is no link of he-agg operator link.");
+  const answer = await fetch("login", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token }) });
+  if (!answer.ok) return askToLogIn("This link is too old or was used before. Make a new one: he-agg operator link.");
+  element("login").hidden = true;
+  element("main").focus({ preventScroll: true });
+  return listen();
+}
+
+async function begin() {
+  const hash = location.hash;
+  if (TOKEN.test(hash)) {
+    history.replaceState(null, "", location.pathname); // it is of no more use, and need not stay in the address
+    return logIn(hash);
+  }
+  const answer = await fetch("snapshot.json");
+  if (answer.status === 401) return askToLogIn();
+  take(await answer.json());
+  return listen();
+}
+
+element("login-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  logIn(element("token").value);
+});
+element("logout").addEventListener("click", async () => {
+  events?.close();
+  await fetch("logout", { method: "POST" });
+  askToLogIn();
+});
+setInterval(() => {
+  if (snapshot && Date.now() - heardAt > 25000) connection("lost", "No news from the aggregator");
+  draw();
+}, 1000);
+begin().catch(() => connection("lost", "The aggregator does not answer"));

@@ -1,0 +1,61 @@
+"""A real Chromium without a window, and checks that a reader of the page would make."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+__all__ = ["CONTRAST", "PROBLEMS", "chromium", "requests_of"]
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    "--disable-dev-shm-usage",
+)  # fmt: skip
+
+
+def _found(*names: str) -> str | None:
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator:
+    """A browser with a fresh profile. Skips the test where there is none."""
+    selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install 'he-agg[dev]'")
+    browser, driver = _found("chromium", "chromium-browser", "google-chrome"), _found("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
+    assert selenium
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    running = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield running
+    finally:
+        running.quit()
+
+
+def requests_of(browser) -> list[str]:
+    """The address of every request since this was asked last."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
+
+
+# What the well-known checkers would say first, as one function: it returns sentences, none if all is well.
+PROBLEMS = (Path(__file__).parent / "problems.js").read_text()
+
+# Text whose contrast to what is behind it is below 4.5 (3 where it is large).
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
