@@ -58,6 +58,8 @@ def budget(report: dict[str, Any], label: str = "hybrid-16") -> list[dict[str, A
         phase = max(row["seconds"], key=lambda name: row["seconds"][name])
         cpu = (row["cpu_s_server"] + row["cpu_s_sites"]) / report["machine"]["cores"]
         limit = _PHASE_LIMIT.get(phase, "memory_copy")
+        if phase == "upload" and least["write_fsync"] > least["link"]:
+            limit = "write_fsync"  # a part is answered when it is durable
         found.append(
             {
                 "link": link,
