@@ -86,14 +86,10 @@ class Ahead:
 
         def find(number: int, members: Sequence[Member]) -> tuple[Path, str] | None:
             these, future = (known.made if known else {}).get(number, ((), None))
-            if future is None:
+            if future is None or these != tuple(members):
                 return None
             try:
-                made = future.result()
-                if these == tuple(members):
-                    return made
-                made[0].unlink(missing_ok=True)  # of another set; nobody will ever ask for it
-                return None
+                return future.result()
             except Exception as error:
                 # A damaged part, a full disk: folding meets it as well, and knows what to do.
                 if not isinstance(error, CorruptPartError):

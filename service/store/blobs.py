@@ -3,7 +3,6 @@
 ::
 
     <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.part
-    <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.ahead    a part of a sum, while the round is open
     <data_dir>/rounds/<round id>/sum/<number>.part
     <data_dir>/rounds/.../.<number>.<random>.tmp          only while being written; removed at start
 """
