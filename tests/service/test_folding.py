@@ -18,7 +18,7 @@ ROUND = RoundId("f", 1, 1)
 
 @pytest.fixture
 def inside(tmp_path):
-    opened = Inside(tmp_path / "data", make_plan("f"), fold_ahead=False)
+    opened = Inside(tmp_path / "data", make_plan("f"))
     yield opened
     opened.aggregator.close()
 
