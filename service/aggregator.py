@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from he_agg.errors import Reason
 from service.aggregator_key import AggregatorKey
-from service.ahead import Ahead
 from service.conductor import Conductor
 from service.intake import Intake
 from service.known import KnownRoster, newest_roster, signer_in
@@ -55,9 +54,8 @@ class Aggregator:
         self.key = key
         self.conductor = Conductor(store, key, clock)
         self.room = Room(settings, self.blobs)
-        self._ahead = Ahead(store, self.blobs, settings.fold_threads if settings.fold_ahead else 0)
-        self.intake = Intake(store, self.blobs, self.conductor, self.room, self._ahead)
-        self.worker = Worker(settings, store, self.blobs, self.conductor, self._ahead)
+        self.intake = Intake(store, self.blobs, self.conductor, self.room)
+        self.worker = Worker(settings, store, self.blobs, self.conductor)
         self._lock = lock
 
     @classmethod
@@ -139,7 +137,6 @@ class Aggregator:
 
     def close(self) -> None:
         """Let go of everything."""
-        self._ahead.close()
         self.store.close()
         if self._lock is not None:
             self._lock.release()

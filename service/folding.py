@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,10 +25,7 @@ from service.failpoints import failpoint
 from service.store.base import Store, Transaction
 from service.store.blobs import Blobs
 
-__all__ = ["CorruptPartError", "Member", "fold_part", "fold_round", "warm_up"]
-
-Member = tuple[str, str, Path, str]
-"""One site's part: site, submission id, file, SHA-256 of the file."""
+__all__ = ["CorruptPartError", "fold_part", "fold_round", "warm_up"]
 
 
 class CorruptPartError(Exception):
@@ -41,13 +38,13 @@ class CorruptPartError(Exception):
         self.number = number
 
 
-def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[Member]) -> bytes:
+def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[tuple[str, str, Path, str]]) -> bytes:
     """One part of the sum, as it travels.
 
     Args:
         plan: the plan.
         place: which part.
-        members: everybody in the closed set.
+        members: (site, submission id, file, SHA-256 of the file) for every member of the closed set.
 
     Raises:
         CorruptPartError: a file is missing, or is not what the manifest names.
@@ -83,7 +80,6 @@ def fold_round(
     threads: int = 1,
     hold: Callable[[Transaction], None] = lambda _: None,
     on_damage: Callable[[CorruptPartError], None] | None = None,
-    ahead: Callable[[int, Sequence[Member]], tuple[Path, str] | None] = lambda *_: None,
 ) -> bool:
     """Make every part of a round's sum durable. Goes on where an earlier run was interrupted.
 
@@ -97,8 +93,6 @@ def fold_round(
         hold: called within every transaction that writes; raises to give up.
         on_damage: told of each stored part that is not what its site sent; folding goes on with the other parts of
             the sum. None makes the first one an error.
-        ahead: finds a file, and its SHA-256, in which this part of the sum of these members was made before the
-            round closed.
 
     Returns:
         Whether the whole sum is durable.
@@ -120,10 +114,6 @@ def fold_round(
             (site, submission_id, blobs.part_path(round_id, submission_id, place.number), digest)
             for submission_id, site, digest in announced
         ]
-        made = ahead(place.number, members)
-        if made is not None and _is_whole(*made):
-            blobs.move(made[0], path)
-            return record(place.number, made[1])
         try:
             data = fold_part(plan, place, members)
         except CorruptPartError:
@@ -134,13 +124,10 @@ def fold_round(
                     on_damage(CorruptPartError(site, submission_id, place.number))
             return False
         blobs.put(path, data)
-        return record(place.number, hashlib.sha256(data).hexdigest())
-
-    def record(number: int, digest: str) -> bool:
         failpoint("folding.before_row")
         with store.write() as tx:
             hold(tx)
-            tx.add_sum_part(round_id, number, digest)
+            tx.add_sum_part(round_id, place.number, hashlib.sha256(data).hexdigest())
         return True
 
     return _in_threads(make, plan.places, threads, stopping)

@@ -94,17 +94,6 @@ class Blobs:
         _sync_directory(path.parent)
         failpoint("file.directory_synced")
 
-    def move(self, made: Path, path: Path) -> None:
-        """Give a file that is durable already its final name, durably.
-
-        Raises:
-            OSError: it is not there any more.
-        """
-        made.replace(path)
-        failpoint("file.renamed")
-        _sync_directory(path.parent)
-        failpoint("file.directory_synced")
-
     def remove(self, path: Path) -> None:
         """Remove a file that no row names."""
         path.unlink(missing_ok=True)

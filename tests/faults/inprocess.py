@@ -45,8 +45,7 @@ class Inside:
     """One aggregator; `close` and `open` are a restart."""
 
     def __init__(self, data_dir: Path, clock: Callable[[], float], **settings) -> None:
-        # The model says what a damaged part does to a fold; sums made ahead have tests of their own.
-        self.settings = Settings(data_dir=data_dir, linger_s=0, **({"fold_ahead": False} | settings))
+        self.settings = Settings(data_dir=data_dir, linger_s=0, **settings)
         self._clock = clock
         self._runner = asyncio.Runner()
         self._runner.get_loop()
