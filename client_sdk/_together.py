@@ -92,6 +92,8 @@ async def run_in_tasks(
             return result
 
     tasks = [asyncio.ensure_future(work(make)) for make in effect.flows]
+    if not tasks:
+        return []
     try:
         await asyncio.wait(tasks)
     except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted, Retr
 from he_agg import commands
 from he_agg.errors import ConfigError
 from tests.sdk.conftest import SITES
+from tests.support.peers import operator
 from tests.support.server import he_agg
 
 
@@ -129,7 +131,7 @@ with Site.open(config, progress=die) as site, np.load(update) as tensors:
 
 
 def test_submit_that_was_killed_finishes_when_run_again(federate, capsys):
-    federation = federate()
+    federation = federate(values=40_000)
     config = federation.config(SITES[0])
     path, weight = save_update(federation, SITES[0])
     killed = subprocess.run(
@@ -138,15 +140,18 @@ def test_submit_that_was_killed_finishes_when_run_again(federate, capsys):
     assert killed.returncode == -signal.SIGKILL
     spool = federation.directory(SITES[0]) / "spool" / SITES[0] / f"{federation.name}.1.1"
     stored = {file.name: file.read_bytes() for file in spool.iterdir()}
-    assert len(stored) == 5
+    places = federation.plan.public.places
+    assert len(stored) == len(places) + 2
+    with operator(federation.server.data_dir) as (store, _), store.read() as tx:
+        missing = tx.missing(hashlib.sha256(stored["manifest.json"]).hexdigest())
+    assert 0 < len(missing) < len(places), "it was killed in the middle"
     code, out, _ = run(capsys, "submit", path, "--weight", weight, "--config", config, "--json")
     assert code == 0
     answer = json.loads(out)
     now = {file.name: file.read_bytes() for file in spool.iterdir()}
     assert now.pop("receipt.json")
     assert now == stored
-    first = federation.plan.public.places[0].wire_bytes
-    assert answer["bytes_up"] == federation.plan.public.wire_bytes - first + len(stored["manifest.json"])
+    assert answer["bytes_up"] == sum(places[n].wire_bytes for n in missing) + len(stored["manifest.json"])
 
 
 @pytest.mark.parametrize(

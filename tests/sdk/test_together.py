@@ -156,3 +156,9 @@ def test_a_cancelled_task_waits_for_what_is_under_way():
 
     asyncio.run(main())
     assert len(ended) == 2
+
+
+@both
+def test_nothing_to_do_is_done(run):
+    """A submission of which everything has arrived already."""
+    assert run(together([], 2, said)) == []
