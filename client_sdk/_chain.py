@@ -13,9 +13,10 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from client_sdk._files import explained, sync_directory
+from client_sdk._files import explained
 from he_agg import canonical
 from he_agg.errors import ConfigError, Reason, WireError
+from he_agg.files import sync_directory
 from he_agg.record import NO_RECORD
 
 __all__ = ["Chain"]

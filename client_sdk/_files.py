@@ -5,56 +5,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from he_agg.errors import ConfigError, Reason
+from he_agg.files import beside, sync_directory
 
-__all__ = ["digest_of", "explained", "replace_file", "sync_directory", "write_new"]
+__all__ = ["digest_of", "explained", "replace_file"]
 
 _READ_BYTES = 2**18
 
 
-def write_new(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write a file that does not exist yet. Mode 0600; never through a symbolic link.
-
-    Args:
-        path: where.
-        data: all of it.
-        durable: whether it must survive a power cut from here on; its name does after `sync_directory`.
-
-    Raises:
-        OSError: as the file system says.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """Put a file in the place of another one, or of none: after a crash it is the old one or the new, whole.
 
     Args:
         path: where.
         data: all of it.
-        mode: its permissions.
 
     Raises:
         OSError: as the file system says.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        write_new(temporary, data)
-        temporary.chmod(mode)
+    with beside(path, data) as temporary:
         temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
@@ -64,19 +38,6 @@ def digest_of(file: BinaryIO) -> str:
     while chunk := file.read(_READ_BYTES):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable.
-
-    Raises:
-        OSError: as the file system says.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from client_sdk._files import digest_of, explained, replace_file, sync_directory, write_new
+from client_sdk._files import digest_of, explained, replace_file
 from he_agg.errors import ConfigError, InputError, Reason, WireError
+from he_agg.files import create, sync_directory
 from he_agg.ids import RoundId
 from he_agg.manifest import MAX_MANIFEST_BYTES, Manifest, SignedManifest
 from he_agg.plan import PublicPlan
@@ -213,7 +214,7 @@ class SpoolEntry:
             Its SHA-256 in hex.
         """
         with explained(self.path):
-            write_new(self.part_path(number), data)
+            create(self.part_path(number), data)
         return hashlib.sha256(data).hexdigest()
 
     def seal(self, encoded: bytes, fingerprint: str) -> None:
@@ -224,8 +225,8 @@ class SpoolEntry:
             fingerprint: what it encrypts.
         """
         with explained(self.path):
-            write_new(self.path / _UPDATE, fingerprint.encode("ascii"))
-            write_new(self.path / f".{_MANIFEST}", encoded)
+            create(self.path / _UPDATE, fingerprint.encode("ascii"))
+            create(self.path / f".{_MANIFEST}", encoded)
             sync_directory(self.path)  # the parts' names before the manifest's
             (self.path / f".{_MANIFEST}").rename(self.path / _MANIFEST)
             sync_directory(self.path)
@@ -260,7 +261,7 @@ class SpoolEntry:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             # Not synced: a part that a crash spoils fails its digest and is fetched again.
-            write_new(temporary, data, durable=False)
+            create(temporary, data, durable=False)
             temporary.rename(path)
 
     def has_sum_part(self, number: int, length: int, digest: str) -> bool:

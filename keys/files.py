@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
+from he_agg.files import beside, create, sync_directory
 from he_agg.plan import Plan
-from keys.secret_file import sync_directory
 
 __all__ = ["read_document", "read_npz", "read_plan", "replace_file", "write_new"]
 
@@ -91,17 +89,12 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         mode = path.stat().st_mode & 0o755 if path.exists() else None
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-        try:
+        with beside(path, content, 0o644) as temporary:
             if mode is not None:
-                os.fchmod(descriptor, mode)
-            _write_all(descriptor, content)
+                temporary.chmod(mode)
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
     except OSError as error:
         raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
@@ -114,18 +107,10 @@ def write_new(path: Path, content: bytes) -> None:
         ConfigError: it exists, or cannot be written.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        create(path, content, 0o644)
     except FileExistsError as error:
         raise ConfigError(
             Reason.FILE_EXISTS, f"{path} exists; it is never overwritten", "move it away first, or give --out"
         ) from error
     except OSError as error:
         raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
-    _write_all(descriptor, content)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

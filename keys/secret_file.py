@@ -6,16 +6,13 @@ load when group or others may touch it, when somebody else owns it, or when it i
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from he_agg.errors import KeystoreError, Reason
+from he_agg.files import beside, read_private, sync_directory
 
-__all__ = ["read_secret", "read_secret_text", "replace_secret", "sync_directory", "write_secret", "write_secret_text"]
+__all__ = ["read_secret", "read_secret_text", "replace_secret", "write_secret", "write_secret_text"]
 
 MAX_SECRET_BYTES = 64 * 2**20
 
@@ -31,7 +28,7 @@ def write_secret(path: Path, content: bytes) -> None:
         KeystoreError: the file exists, or cannot be written.
     """
     try:
-        with _temporary(path, content) as temporary:
+        with beside(path, content) as temporary:
             # A link, unlike a rename, fails when the name is taken: a key is never overwritten.
             os.link(temporary, path)
         sync_directory(path.parent)
@@ -57,7 +54,7 @@ def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
         KeystoreError: another file has that name, or nothing can be written.
     """
     try:
-        with _temporary(path, content) as temporary:
+        with beside(path, content) as temporary:
             if keep is not None:
                 _second_name(path, keep)
             temporary.replace(path)
@@ -82,22 +79,6 @@ def _second_name(path: Path, keep: Path) -> None:
     sync_directory(path.parent)
 
 
-@contextlib.contextmanager
-def _temporary(path: Path, content: bytes) -> Iterator[Path]:
-    """A file beside `path`, mode 0600, on disk when the block begins and gone when it ends."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-
-
 def read_secret(path: Path, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
     """Read a secret file after looking at who else may.
 
@@ -108,35 +89,7 @@ def read_secret(path: Path, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
     Raises:
         KeystoreError: missing, a symbolic link, too long, owned by somebody else, or open to group or others.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError as error:
-        raise KeystoreError(Reason.FILE_MISSING, f"{path}: expected a secret file, got none") from error
-    except OSError as error:
-        raise KeystoreError(
-            Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
-        ) from error
-    # The descriptor's own state, not the path's: nobody can swap the file in between.
-    state = os.fstat(descriptor)
-    if not stat.S_ISREG(state.st_mode):
-        os.close(descriptor)
-        raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        if state.st_uid != os.geteuid():
-            raise KeystoreError(
-                Reason.UNSAFE_PERMISSIONS, f"{path}: expected it to belong to user {os.geteuid()}, got {state.st_uid}"
-            )
-        mode = stat.S_IMODE(state.st_mode)
-        if mode & 0o077:
-            raise KeystoreError(
-                Reason.UNSAFE_PERMISSIONS,
-                f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
-                f"chmod 600 {path}; if anybody may have read it, make a new one",
-            )
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{path}: expected at most {max_bytes} bytes, got more")
-    return content
+    return read_private(path, max_bytes, "make a new one")
 
 
 def write_secret_text(path: str | Path, text: str) -> None:
@@ -162,12 +115,3 @@ def read_secret_text(path: str | Path) -> str:
     if not text or not text.isprintable():
         raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{path}: expected one line of text")
     return text
-
-
-def sync_directory(directory: Path) -> None:
-    """Have the names in a directory on disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from he_agg import canonical
 from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
+from he_agg.files import beside, read_private, sync_directory
 from he_agg.ids import check_name
 from he_agg.roster import Member, Role
 from he_agg.signing import SigningKey
@@ -28,6 +27,7 @@ KIND = "he-agg-aggregator-key"
 VERSION = 1
 _MAX_BYTES = 4096
 _SEED_BYTES = 32
+_REMEDY = "have the coordinators list a new key"
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class AggregatorKey:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.path.lexists(path):
                 _link(path, _encode(SigningKey.generate()))
-            key = cls(_parse(path, _read(path)))
+            key = cls(_parse(path, read_private(path, _MAX_BYTES, _REMEDY)))
             # Whoever made it may have died before this, and a key that has signed must not be lost.
-            _sync_directory(data_dir)
+            sync_directory(data_dir)
         except OSError as error:
             raise ConfigError(Reason.BAD_CONFIG, f"cannot use {path}: {error.strerror}") from error
         return key
@@ -122,56 +122,6 @@ def _parse(path: Path, content: bytes) -> SigningKey:
 
 def _link(path: Path, content: bytes) -> None:
     """Give a new file its name, unless another process was first."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # A link, unlike a rename, fails when the name is taken.
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> bytes:
-    """Read a secret file after looking at who else may.
-
-    Raises:
-        KeystoreError: not a regular file, somebody else's, or open to group or others.
-    """
-    try:
-        # Without O_NONBLOCK, opening a pipe would wait for its other end.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise KeystoreError(
-            Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
-        ) from error
-    # The descriptor's own state, not the path's: nobody can swap the file in between.
-    state = os.fstat(descriptor)
-    if not stat.S_ISREG(state.st_mode):
-        os.close(descriptor)
-        raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        if state.st_uid != os.geteuid():
-            raise KeystoreError(
-                Reason.UNSAFE_PERMISSIONS, f"{path}: expected it to belong to user {os.geteuid()}, got {state.st_uid}"
-            )
-        mode = stat.S_IMODE(state.st_mode)
-        if mode & 0o077:
-            raise KeystoreError(
-                Reason.UNSAFE_PERMISSIONS,
-                f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
-                f"chmod 600 {path}; if anybody may have read it, have the coordinators list a new key",
-            )
-        return file.read(_MAX_BYTES + 1)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # A link, unlike a rename, fails when the name is taken.
+    with beside(path, content) as temporary, contextlib.suppress(FileExistsError):
+        os.link(temporary, path)

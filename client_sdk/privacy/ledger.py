@@ -27,6 +27,7 @@ from client_sdk.privacy.accountant import epsilon_of
 from client_sdk.privacy.mechanism import ORDERS
 from he_agg import canonical
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
+from he_agg.files import sync_directory
 
 __all__ = ["BudgetSpentError", "Charge", "Ledger"]
 
@@ -235,11 +236,7 @@ class Ledger:
             with suppress(OSError):
                 os.ftruncate(descriptor, self._end)
             raise
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self.path.parent)
 
     def _damaged(self, how: str) -> ConfigError:
         return ConfigError(

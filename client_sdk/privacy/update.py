@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk._files import sync_directory, write_new
 from client_sdk.privacy.clipping import clip_update
 from client_sdk.privacy.ledger import Ledger
 from client_sdk.privacy.mechanism import Mechanism
 from client_sdk.privacy.sampling import Source
 from client_sdk.site import Round, Site
 from he_agg.errors import ConfigError, DecryptionError, PlanError, Reason
+from he_agg.files import create, sync_directory
 from he_agg.fixedpoint import Mean, quantize
 from he_agg.plan import Plan
 
@@ -175,7 +175,7 @@ class PrivateUpdates:
         data = numbers.astype("<i4").tobytes()
         temporary = path.with_suffix(".new")
         temporary.unlink(missing_ok=True)
-        write_new(temporary, data + hashlib.sha256(data).digest())
+        create(temporary, data + hashlib.sha256(data).digest())
         temporary.replace(path)
         sync_directory(self._directory)
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk._files import sync_directory
 from client_sdk.compression.base import Tensors
 from he_agg.errors import ConfigError, Reason
+from he_agg.files import sync_directory
 
 __all__ = ["Pending", "State", "load_state", "save_state"]
 

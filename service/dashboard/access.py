@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
+from he_agg.files import beside
 
 __all__ = ["LINK_S", "SESSION_S", "Access"]
 
@@ -119,13 +120,5 @@ class Access:
 
 def _create(path: Path) -> None:
     """Make the file at once: whoever finds it finds all of it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+    with beside(path, secrets.token_bytes(_KEY_BYTES)) as temporary:
         os.link(temporary, path)
-    finally:
-        temporary.unlink()

@@ -1,0 +1,111 @@
+"""Files that are whole after a crash, and files that nobody else may read: written and read in one way everywhere.
+
+What goes wrong is told as the file system says it, or, of a file that others may read, as a `KeystoreError`; what that
+means is for the caller to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from he_agg.errors import KeystoreError, Reason
+
+__all__ = ["beside", "create", "read_private", "sync_directory"]
+
+
+def create(path: Path, content: bytes, mode: int = 0o600, durable: bool = True) -> None:
+    """Write a file that does not exist yet. Never through a symbolic link.
+
+    Args:
+        path: where.
+        content: all of it.
+        mode: its permissions.
+        durable: whether it must survive a power cut from here on; its name does after `sync_directory`.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def beside(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
+    """A file beside `path`, on disk when the block begins and gone when it ends.
+
+    Within it, give the file its name: by a link, which fails when the name is taken, or by a rename, which replaces.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        create(temporary, content, mode)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory on disk.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
+    """Read a secret file after looking at who else may.
+
+    Args:
+        path: the file.
+        max_bytes: a longer file is none of ours.
+        remedy: what to do if others may have read it.
+
+    Raises:
+        KeystoreError: missing, a symbolic link, too long, owned by somebody else, or open to group or others.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise KeystoreError(Reason.FILE_MISSING, f"{path}: expected a secret file, got none") from error
+    except OSError as error:
+        raise KeystoreError(
+            Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
+        ) from error
+    # The descriptor's own state, not the path's: nobody can swap the file in between.
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(descriptor)
+        raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        if state.st_uid != os.geteuid():
+            raise KeystoreError(
+                Reason.UNSAFE_PERMISSIONS, f"{path}: expected it to belong to user {os.geteuid()}, got {state.st_uid}"
+            )
+        mode = stat.S_IMODE(state.st_mode)
+        if mode & 0o077:
+            raise KeystoreError(
+                Reason.UNSAFE_PERMISSIONS,
+                f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
+                f"chmod 600 {path}; if anybody may have read it, {remedy}",
+            )
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{path}: expected at most {max_bytes} bytes, got more")
+    return content
