@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Security
 from starlette.concurrency import run_in_threadpool
 
@@ -21,6 +22,10 @@ from service.settings import Settings
 from service.watching import Watching
 
 __all__ = ["create_app"]
+
+_THREADS = 12
+"""Requests that compute or wait for the disk at once. More would fight for the interpreter: with 40 of them the same
+requests took a sixth more time of the processor (benchmarks/load.py, 64 sites)."""
 
 _DESCRIPTION = """
 Adds encrypted updates of sites, and can read none of them: it holds no key and no HE library.
@@ -47,6 +52,7 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None, watchin
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running = aggregator if aggregator is not None else await run_in_threadpool(Aggregator.open, settings)
         app.state.aggregator = running
+        current_default_thread_limiter().total_tokens = _THREADS
         watching.attach(running, limits)
         try:
             await running.worker.start()

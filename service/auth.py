@@ -83,8 +83,13 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
 
 async def _authenticate(request: Request) -> Caller:
     head, claim = _read_head(request)
-    aggregator: Aggregator = request.app.state.aggregator
-    roster = await run_in_threadpool(aggregator.newest_roster, head.federation)
+    caller = await run_in_threadpool(_identify, request.app.state.aggregator, head, claim)
+    note(request.scope, federation=caller.federation, member=caller.name)
+    return caller
+
+
+def _identify(aggregator: Aggregator, head: RequestHead, claim: Claim) -> Caller:
+    roster = aggregator.newest_roster(head.federation)
     now = aggregator.conductor.now()
     if now >= roster.roster.expires_at:
         raise RefusedError(
@@ -109,7 +114,6 @@ async def _authenticate(request: Request) -> Caller:
             "set this machine's clock",
             server_time=int(now),
         )
-    note(request.scope, federation=head.federation, member=claim.name)
     return Caller(head.federation, claim.name, member.roles)
 
 

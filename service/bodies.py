@@ -15,14 +15,13 @@ import hashlib
 import re
 
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from he_agg.errors import Reason
 from he_agg.wire import refuse_secrets
 from service.refusal import RefusedError
 
-__all__ = ["Linger", "announced_length", "content_digest", "digest_field", "read_body", "refuse_body"]
+__all__ = ["Linger", "announced_length", "check_body", "content_digest", "digest_field", "read_body", "refuse_body"]
 
 _SHA256 = re.compile(r"\s*sha-256\s*=\s*:([A-Za-z0-9+/]{43}=):\s*\Z")
 _NOTHING = hashlib.sha256(b"").hexdigest()
@@ -89,7 +88,7 @@ def refuse_body(request: Request) -> None:
 
 
 async def read_body(request: Request, length: int, within_s: float | None = None) -> bytearray:
-    """Read a body of an announced length, which has to be the one that the request's Content-Digest names.
+    """Read a body of an announced length. Whether it is the one that was signed is for `check_body` to say.
 
     Args:
         request: whose body.
@@ -97,11 +96,9 @@ async def read_body(request: Request, length: int, within_s: float | None = None
         within_s: how long that may take in all. Units: seconds.
 
     Raises:
-        RefusedError: another length than announced, other bytes, or too slow.
-        WireError: other bytes, which look like a key.
+        RefusedError: another length than announced, or too slow.
         ClientDisconnect: the peer went away before the end.
     """
-    named = content_digest(request)
     body, filled = bytearray(length), 0
     try:
         async with asyncio.timeout(within_s):
@@ -118,8 +115,17 @@ async def read_body(request: Request, length: int, within_s: float | None = None
         ) from None
     if filled != length:
         raise RefusedError(Reason.TRUNCATED, f"expected {length} bytes as announced, got {filled}")
-    # Not on the event loop, which every other body has to go through.
-    digest = (await run_in_threadpool(hashlib.sha256, body)).hexdigest()
+    return body
+
+
+def check_body(body: bytes | bytearray, named: str) -> None:
+    """See that a body is the one whose SHA-256 the request's Content-Digest names. Not for the event loop.
+
+    Raises:
+        RefusedError: it is not.
+        WireError: it is not, and looks like a key.
+    """
+    digest = hashlib.sha256(body).hexdigest()
     if digest != named:
         refuse_secrets(memoryview(body))
         raise RefusedError(
@@ -127,7 +133,6 @@ async def read_body(request: Request, length: int, within_s: float | None = None
             f"expected bytes with SHA-256 {named[:12]} as the Content-Digest says, got {digest[:12]}",
             "the bytes changed on the way or on the sender's disk: send them again",
         )
-    return body
 
 
 class Linger:

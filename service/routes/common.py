@@ -14,7 +14,7 @@ from he_agg.errors import Reason
 from he_agg.roster import Role
 from service.aggregator import Aggregator
 from service.auth import Caller, member_of
-from service.bodies import announced_length, read_body
+from service.bodies import announced_length, check_body, content_digest, read_body
 from service.limits import Limits
 from service.refusal import RefusedError
 from service.store.base import FederationRow, Transaction
@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 Answer = TypeVar("Answer")
+
+
+_AT_ONCE_BYTES = 2**16
+"""A body that is digested faster than a thread is found for it."""
 
 
 # Asynchronous, though nothing in them waits: FastAPI would send them through a thread otherwise.
@@ -140,4 +144,10 @@ async def read_document(request: Request, limits: Limits, at_most: int) -> bytes
     if kind != "application/json":
         raise RefusedError(Reason.BAD_REQUEST, "expected Content-Type application/json, got none or another")
     length = announced_length(request, at_most=at_most)
-    return bytes(await read_body(request, length, limits.time_for(length)))
+    named = content_digest(request)
+    body = bytes(await read_body(request, length, limits.time_for(length)))
+    if length <= _AT_ONCE_BYTES:
+        check_body(body, named)
+    else:
+        await run_in_threadpool(check_body, body, named)
+    return body

@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from he_agg.errors import Reason
 from he_agg.manifest import MAX_MANIFEST_BYTES
 from he_agg.messages import Receipt, SubmissionStatus
-from service.bodies import announced_length, content_digest, digest_field, read_body
+from service.bodies import announced_length, check_body, content_digest, digest_field, read_body
+from service.intake import ExpectedPart, Intake
 from service.logs import note
 from service.problems import answers
 from service.refusal import RefusedError
@@ -173,10 +174,15 @@ async def put_part(
             "send the bytes that the manifest was made of",
         )
     async with limits.body():
-        body = await read_body(request, length, limits.time_for(length))
         # A repeated part is read to its end all the same: proxies and simple clients do not expect an early answer.
-        new = not part.stored and await run_in_threadpool(aggregator.intake.store_part, part, memoryview(body))
+        body = await read_body(request, length, limits.time_for(length))
+        new = await run_in_threadpool(_take, aggregator.intake, part, body)
     return Response(status_code=201 if new else 204)
+
+
+def _take(intake: Intake, part: ExpectedPart, body: bytearray) -> bool:
+    check_body(body, part.digest)
+    return not part.stored and intake.store_part(part, memoryview(body))
 
 
 @router.get(

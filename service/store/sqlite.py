@@ -44,8 +44,8 @@ def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: 
     engine = create_engine(
         url,
         hide_parameters=True,
-        pool_size=8,
-        max_overflow=40,
+        pool_size=48,  # none is closed again: opening one costs as much as several requests
+        max_overflow=0,
         connect_args={"timeout": busy_timeout_s, "check_same_thread": False},
     )
 

@@ -1,17 +1,22 @@
-"""`Transaction` in SQL: one method, one statement or two. What they mean is said in base.py."""
+"""`Transaction` in SQL: one method, one statement or two. What they mean is said in base.py.
+
+What every request asks for is in statements.py; and of what a transaction has read of federations, rosters and rounds
+it asks once, until it changes one of them itself: nobody else can while it lasts.
+"""
 
 # ruff: noqa: D102 - base.py says it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, CursorResult, Executable, Row, Select, delete, func, insert, select, update
 
 from he_agg.ids import RoundId
 from he_agg.record import NO_RECORD
 from service.rounds import Phase, Round, Stage
+from service.store import statements as sql
 from service.store.base import (
     Basis,
     ChainHead,
@@ -41,37 +46,7 @@ from service.store.schema import (
 
 __all__ = ["SqlTransaction"]
 
-_FEDERATION = select(
-    federations.c.name,
-    federations.c.document,
-    federations.c.stage,
-    federations.c.created_at,
-    federations.c.paused_at,
-    federations.c.sample_fraction,
-    federations.c.keep_sums,
-    federations.c.keep_submissions,
-)
-_ROSTER = select(rosters.c.federation, rosters.c.version, rosters.c.digest)
-_EPOCH = select(epochs.c.federation, epochs.c.number, epochs.c.key_id)
-_ROUND = select(
-    rounds.c.id,
-    rounds.c.phase,
-    rounds.c.opened_at,
-    rounds.c.deadline_at,
-    rounds.c.record,
-    rounds.c.record_digest,
-    rounds.c.sample_seed,
-    rounds.c.sum_scrubbed,
-    rounds.c.epoch,
-    rounds.c.key_id,
-    rounds.c.roster,
-    rounds.c.roster_version,
-    rounds.c.closed_at,
-    rounds.c.ended_at,
-)
-_SUBMISSION = select(
-    submissions.c.id, submissions.c.round_id, submissions.c.site, submissions.c.state, submissions.c.accepted_at
-)
+Found = TypeVar("Found")
 
 
 class SqlTransaction:
@@ -79,24 +54,39 @@ class SqlTransaction:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._found: dict[tuple[str, ...], Any] = {}
 
-    def _one(self, query: Select[Any]) -> Row[Any] | None:
-        return self._connection.execute(query).first()
+    def _one(self, query: Select[Any], **values: Any) -> Row[Any] | None:
+        return self._connection.execute(query, values).first()
 
-    def _all(self, query: Select[Any]) -> list[Row[Any]]:
-        return list(self._connection.execute(query).all())
+    def _all(self, query: Select[Any], **values: Any) -> list[Row[Any]]:
+        return list(self._connection.execute(query, values).all())
+
+    def _once(self, key: tuple[str, ...], find: Callable[[], Found]) -> Found:
+        if key not in self._found:
+            self._found[key] = find()
+        found: Found = self._found[key]
+        return found
+
+    def _change(self, statement: Executable, values: Any = None) -> CursorResult[Any]:
+        """Write to federations, rosters or rounds."""
+        self._found.clear()
+        return self._connection.execute(statement, values)
 
     # federations
 
     def federation(self, name: str) -> FederationRow | None:
-        row = self._one(_FEDERATION.where(federations.c.name == name))
-        return None if row is None else _federation(row)
+        def find() -> FederationRow | None:
+            row = self._one(sql.FEDERATION, name=name)
+            return None if row is None else _federation(row)
+
+        return self._once(("federation", name), find)
 
     def federations(self) -> list[FederationRow]:
-        return [_federation(row) for row in self._all(_FEDERATION.order_by(federations.c.name))]
+        return [_federation(row) for row in self._all(sql.FEDERATIONS.order_by(federations.c.name))]
 
     def add_federation(self, row: FederationRow) -> None:
-        self._connection.execute(
+        self._change(
             insert(federations).values(
                 name=row.name,
                 document=row.document,
@@ -110,21 +100,26 @@ class SqlTransaction:
         )
 
     def set_stage(self, name: str, stage: Stage) -> None:
-        self._connection.execute(update(federations).where(federations.c.name == name).values(stage=stage.value))
+        self._change(update(federations).where(federations.c.name == name).values(stage=stage.value))
 
     def set_paused(self, name: str, at: int | None) -> None:
-        self._connection.execute(update(federations).where(federations.c.name == name).values(paused_at=at))
+        self._change(update(federations).where(federations.c.name == name).values(paused_at=at))
 
     # rosters, epochs and commitments
 
     def newest_roster(self, federation: str) -> RosterRow | None:
-        query = _ROSTER.where(rosters.c.federation == federation).order_by(rosters.c.version.desc()).limit(1)
-        row = self._one(query)
-        return None if row is None else RosterRow(row.federation, row.version, row.digest)
+        def find() -> RosterRow | None:
+            row = self._one(sql.NEWEST_ROSTER, federation=federation)
+            return None if row is None else RosterRow(row.federation, row.version, row.digest)
+
+        return self._once(("newest roster", federation), find)
 
     def roster(self, federation: str, version: int) -> RosterRow | None:
-        row = self._one(_ROSTER.where(rosters.c.federation == federation, rosters.c.version == version))
-        return None if row is None else RosterRow(row.federation, row.version, row.digest)
+        def find() -> RosterRow | None:
+            row = self._one(sql.ROSTER, federation=federation, version=version)
+            return None if row is None else RosterRow(row.federation, row.version, row.digest)
+
+        return self._once(("roster", federation, str(version)), find)
 
     def roster_document(self, federation: str, version: int) -> bytes:
         this = (rosters.c.federation == federation) & (rosters.c.version == version)
@@ -136,15 +131,14 @@ class SqlTransaction:
 
     def add_roster(self, row: RosterRow, document: bytes, at: int) -> None:
         values = {"federation": row.federation, "version": row.version, "digest": row.digest}
-        self._connection.execute(insert(rosters).values(**values, document=document, stored_at=at))
+        self._change(insert(rosters).values(**values, document=document, stored_at=at))
 
     def newest_epoch(self, federation: str) -> EpochRow:
-        query = _EPOCH.where(epochs.c.federation == federation).order_by(epochs.c.number.desc()).limit(1)
-        row = self._connection.execute(query).one()
+        row = self._connection.execute(sql.NEWEST_EPOCH, {"federation": federation}).one()
         return EpochRow(row.federation, row.number, row.key_id)
 
     def epoch(self, federation: str, number: int) -> EpochRow | None:
-        row = self._one(_EPOCH.where(epochs.c.federation == federation, epochs.c.number == number))
+        row = self._one(sql.EPOCHS.where(epochs.c.federation == federation, epochs.c.number == number))
         return None if row is None else EpochRow(row.federation, row.number, row.key_id)
 
     def bundle(self, federation: str, number: int) -> bytes | None:
@@ -178,13 +172,18 @@ class SqlTransaction:
     # rounds
 
     def round(self, round_id: RoundId) -> RoundRow | None:
-        row = self._one(_ROUND.where(rounds.c.id == str(round_id)))
-        return None if row is None else _round(row)
+        def find() -> RoundRow | None:
+            row = self._one(sql.ROUND, id=str(round_id))
+            return None if row is None else _round(row)
+
+        return self._once(("round", str(round_id)), find)
 
     def newest_round(self, federation: str) -> RoundRow | None:
-        newest = (rounds.c.number.desc(), rounds.c.attempt.desc())
-        row = self._one(_ROUND.where(rounds.c.federation == federation).order_by(*newest).limit(1))
-        return None if row is None else _round(row)
+        def find() -> RoundRow | None:
+            row = self._one(sql.NEWEST_ROUND, federation=federation)
+            return None if row is None else self._once(("round", row.id), lambda: _round(row))
+
+        return self._once(("newest round", federation), find)
 
     def last_published(self, federation: str) -> RoundId | None:
         of_it = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value)
@@ -192,21 +191,23 @@ class SqlTransaction:
         return None if row is None else RoundId.parse(row.id)
 
     def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
-        query = _ROUND.where(rounds.c.phase.in_([phase.value for phase in phases])).order_by(rounds.c.id)
+        query = sql.ROUNDS.where(rounds.c.phase.in_([phase.value for phase in phases])).order_by(rounds.c.id)
         return [_round(row) for row in self._all(query)]
 
     def unscrubbed(self) -> list[RoundRow]:
         keeping = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
         done = (rounds.c.phase == Phase.PUBLISHED.value) & rounds.c.federation.not_in(keeping)
         these = ~rounds.c.scrubbed & ((rounds.c.phase == Phase.FAILED.value) | done)
-        return [_round(row) for row in self._all(_ROUND.where(these).order_by(rounds.c.id))]
+        return [_round(row) for row in self._all(sql.ROUNDS.where(these).order_by(rounds.c.id))]
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
-        query = select(invitations.c.site).where(invitations.c.round_id == str(round_id))
-        return frozenset(row.site for row in self._all(query))
+        def find() -> frozenset[str]:
+            return frozenset(row.site for row in self._all(sql.INVITED, round_id=str(round_id)))
+
+        return self._once(("invited", str(round_id)), find)
 
     def open_round(self, round_id: RoundId, state: Round, basis: Basis) -> None:
-        self._connection.execute(
+        self._change(
             insert(rounds).values(
                 id=str(round_id),
                 federation=round_id.federation,
@@ -226,35 +227,36 @@ class SqlTransaction:
         )
         invited = [{"round_id": str(round_id), "site": site} for site in sorted(state.invited)]
         if invited:
-            self._connection.execute(insert(invitations), invited)
+            self._change(insert(invitations), invited)
 
     def close_round(self, round_id: RoundId, at: int) -> None:
         values = {"phase": Phase.CLOSED.value, "closed_at": at}
-        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(**values))
+        self._change(update(rounds).where(rounds.c.id == str(round_id)).values(**values))
 
     def set_phase(self, round_id: RoundId, phase: Phase) -> None:
-        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(phase=phase.value))
+        self._change(update(rounds).where(rounds.c.id == str(round_id)).values(phase=phase.value))
 
     def end_round(self, round_id: RoundId, phase: Phase, record: bytes, head: ChainHead, at: int) -> None:
         values = {"phase": phase.value, "record": record, "record_digest": head.digest, "chain_index": head.index}
-        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(**values, ended_at=at))
+        self._change(update(rounds).where(rounds.c.id == str(round_id)).values(**values, ended_at=at))
 
     def chain_head(self, federation: str) -> ChainHead:
-        these = (rounds.c.federation == federation) & rounds.c.chain_index.is_not(None)
-        newest = select(rounds.c.chain_index, rounds.c.record_digest).where(these)
-        row = self._one(newest.order_by(rounds.c.chain_index.desc()).limit(1))
-        return ChainHead(0, NO_RECORD) if row is None else ChainHead(row.chain_index, row.record_digest)
+        def find() -> ChainHead:
+            row = self._one(sql.CHAIN_HEAD, federation=federation)
+            return ChainHead(0, NO_RECORD) if row is None else ChainHead(row.chain_index, row.record_digest)
+
+        return self._once(("chain head", federation), find)
 
     def record_at(self, federation: str, index: int) -> RoundRow | None:
-        row = self._one(_ROUND.where(rounds.c.federation == federation, rounds.c.chain_index == index))
+        row = self._one(sql.ROUNDS.where(rounds.c.federation == federation, rounds.c.chain_index == index))
         return None if row is None else _round(row)
 
     def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
-        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(deadline_at=deadline_at))
+        self._change(update(rounds).where(rounds.c.id == str(round_id)).values(deadline_at=deadline_at))
 
     def recent_rounds(self, federation: str, limit: int) -> list[RoundRow]:
         these = (rounds.c.federation == federation) & rounds.c.chain_index.is_not(None)
-        query = _ROUND.where(these).order_by(rounds.c.chain_index.desc()).limit(limit)
+        query = sql.ROUNDS.where(these).order_by(rounds.c.chain_index.desc()).limit(limit)
         return [_round(row) for row in self._all(query)]
 
     def count_rounds(self) -> dict[tuple[str, Phase], int]:
@@ -269,11 +271,10 @@ class SqlTransaction:
         return {(row.federation, row.state): row.submissions for row in found}
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
-        these = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value) & ~rounds.c.sum_scrubbed
-        return [_round(row) for row in self._all(_ROUND.where(these).order_by(rounds.c.number.desc()))]
+        return [_round(row) for row in self._all(sql.KEPT_SUMS, federation=federation)]
 
     def scrub_sum(self, round_id: RoundId) -> None:
-        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(sum_scrubbed=True))
+        self._change(update(rounds).where(rounds.c.id == str(round_id)).values(sum_scrubbed=True))
 
     def sums_to_remove(self) -> list[RoundId]:
         named = select(sum_parts.c.round_id).scalar_subquery()
@@ -288,26 +289,24 @@ class SqlTransaction:
         self._connection.execute(delete(parts).where(parts.c.submission_id.in_(mine)))
         failed = select(rounds.c.id).where(rounds.c.id == str(round_id), rounds.c.phase == Phase.FAILED.value)
         self._connection.execute(delete(sum_parts).where(sum_parts.c.round_id.in_(failed.scalar_subquery())))
-        self._connection.execute(update(rounds).where(rounds.c.id == str(round_id)).values(scrubbed=True))
+        self._change(update(rounds).where(rounds.c.id == str(round_id)).values(scrubbed=True))
 
     # submissions
 
     def submission(self, submission_id: str) -> SubmissionRow | None:
-        row = self._one(_SUBMISSION.where(submissions.c.id == submission_id))
+        row = self._one(sql.SUBMISSION, id=submission_id)
         return None if row is None else _submission(row)
 
     def submission_of(self, round_id: RoundId, site: str) -> SubmissionRow | None:
-        this = (submissions.c.round_id == str(round_id)) & (submissions.c.site == site)
-        row = self._one(_SUBMISSION.where(this))
+        row = self._one(sql.SUBMISSION_OF, round_id=str(round_id), site=site)
         return None if row is None else _submission(row)
 
     def submissions(self, round_id: RoundId) -> list[SubmissionRow]:
-        query = _SUBMISSION.where(submissions.c.round_id == str(round_id)).order_by(submissions.c.id)
+        query = sql.SUBMISSIONS.where(submissions.c.round_id == str(round_id)).order_by(submissions.c.id)
         return [_submission(row) for row in self._all(query)]
 
     def completed(self, round_id: RoundId) -> frozenset[str]:
-        these = (submissions.c.round_id == str(round_id)) & (submissions.c.state == "complete")
-        return frozenset(self._connection.execute(select(submissions.c.site).where(these)).scalars())
+        return frozenset(row.site for row in self._all(sql.COMPLETED, round_id=str(round_id)))
 
     def manifest(self, submission_id: str) -> bytes:
         query = select(submissions.c.manifest).where(submissions.c.id == submission_id)
@@ -319,28 +318,25 @@ class SqlTransaction:
         return [bytes(row.manifest) for row in sorted(found, key=lambda row: row.site)]
 
     def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
-        self._connection.execute(
-            insert(submissions).values(
-                id=row.id,
-                round_id=str(row.round_id),
-                site=row.site,
-                manifest=manifest,
-                state=row.state,
-                created_at=at,
-                accepted_at=row.accepted_at,
-                active_at=at,
-            )
-        )
+        values = {
+            "id": row.id,
+            "round_id": str(row.round_id),
+            "site": row.site,
+            "manifest": manifest,
+            "state": row.state,
+            "created_at": at,
+            "accepted_at": row.accepted_at,
+            "active_at": at,
+        }
+        self._connection.execute(sql.ADD_SUBMISSION, values)
         announced = [
             {"submission_id": row.id, "number": number, "digest": digest, "stored": False}
             for number, digest in enumerate(digests)
         ]
-        self._connection.execute(insert(parts), announced)
+        self._connection.execute(sql.ADD_PART, announced)
 
     def accept(self, submission_id: str, at: int) -> None:
-        self._connection.execute(
-            update(submissions).where(submissions.c.id == submission_id).values(state="complete", accepted_at=at)
-        )
+        self._connection.execute(sql.ACCEPT, {"this_id": submission_id, "at": at})
 
     def exclude_open(self, round_id: RoundId) -> None:
         these = (submissions.c.round_id == str(round_id)) & submissions.c.state.in_(["open", "expiring"])
@@ -360,50 +356,36 @@ class SqlTransaction:
         self._connection.execute(update(submissions).where(this).values(state="open"))
 
     def expiring(self) -> list[SubmissionRow]:
-        return [_submission(row) for row in self._all(_SUBMISSION.where(submissions.c.state == "expiring"))]
+        return [_submission(row) for row in self._all(sql.SUBMISSIONS.where(submissions.c.state == "expiring"))]
 
     def idle(self, before: int) -> list[SubmissionRow]:
         open_rounds = select(rounds.c.id).where(rounds.c.phase == Phase.OPEN.value).scalar_subquery()
         holding = select(parts.c.submission_id).where(parts.c.stored).scalar_subquery()
         these = (submissions.c.state == "open") & (submissions.c.active_at < before)
-        query = _SUBMISSION.where(these, submissions.c.round_id.in_(open_rounds), submissions.c.id.in_(holding))
+        query = sql.SUBMISSIONS.where(these, submissions.c.round_id.in_(open_rounds), submissions.c.id.in_(holding))
         return [_submission(row) for row in self._all(query.order_by(submissions.c.id))]
 
     def stored_submissions(self, federation: str, site: str | None = None) -> int:
-        query = select(func.count()).select_from(submissions.join(rounds, rounds.c.id == submissions.c.round_id))
-        query = query.where(rounds.c.federation == federation, ~rounds.c.scrubbed)
-        if site is not None:
-            query = query.where(submissions.c.site == site)
-        return int(self._connection.execute(query).scalar_one())
+        if site is None:
+            found = self._connection.execute(sql.STORED_SUBMISSIONS, {"federation": federation})
+        else:
+            found = self._connection.execute(sql.STORED_SUBMISSIONS_OF, {"federation": federation, "site": site})
+        return int(found.scalar_one())
 
     def awaited_parts(self) -> dict[str, int]:
-        query = (
-            select(rounds.c.federation, func.count().label("parts"))
-            .select_from(
-                parts.join(submissions, submissions.c.id == parts.c.submission_id).join(
-                    rounds, rounds.c.id == submissions.c.round_id
-                )
-            )
-            .where(submissions.c.state.in_(["open", "expiring"]), ~parts.c.stored)
-            .group_by(rounds.c.federation)
-        )
-        return {row.federation: row.parts for row in self._all(query)}
+        return {row.federation: row.parts for row in self._all(sql.AWAITED_PARTS)}
 
     def unsummed(self) -> list[str]:
-        phases = [phase.value for phase in (Phase.OPEN, Phase.CLOSED, Phase.FOLDING)]
-        return [row.federation for row in self._all(select(rounds.c.federation).where(rounds.c.phase.in_(phases)))]
+        return [row.federation for row in self._all(sql.UNSUMMED)]
 
     # parts
 
     def part(self, submission_id: str, number: int) -> PartRow | None:
-        this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
-        columns = (parts.c.submission_id, parts.c.number, parts.c.digest, parts.c.stored, parts.c.damaged_at)
-        row = self._one(select(*columns).where(this))
+        row = self._one(sql.PART, submission_id=submission_id, number=number)
         return None if row is None else PartRow(row.submission_id, row.number, row.digest, row.stored, row.damaged_at)
 
     def missing(self, submission_id: str) -> list[int]:
-        these = (parts.c.submission_id == submission_id) & ~parts.c.stored
-        return [row.number for row in self._all(select(parts.c.number).where(these).order_by(parts.c.number))]
+        return [row.number for row in self._all(sql.MISSING, submission_id=submission_id)]
 
     def digests_of_part(self, round_id: RoundId, number: int) -> list[tuple[str, str, str]]:
         query = (
@@ -416,9 +398,8 @@ class SqlTransaction:
         return [(row.id, row.site, row.digest) for row in self._all(query)]
 
     def mark_stored(self, submission_id: str, number: int, at: int) -> None:
-        this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
-        self._connection.execute(update(parts).where(this).values(stored=True, damaged_at=None))
-        self._connection.execute(update(submissions).where(submissions.c.id == submission_id).values(active_at=at))
+        self._connection.execute(sql.MARK_STORED, {"this_submission": submission_id, "this_number": number})
+        self._connection.execute(sql.TOUCH, {"this_id": submission_id, "at": at})
 
     def mark_damaged(self, submission_id: str, number: int, at: int) -> None:
         this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
@@ -435,8 +416,7 @@ class SqlTransaction:
         return [DamagedPart(row.id, row.site, row.number, row.damaged_at) for row in self._all(query)]
 
     def sum_digests(self, round_id: RoundId) -> dict[int, str]:
-        query = select(sum_parts.c.number, sum_parts.c.digest).where(sum_parts.c.round_id == str(round_id))
-        return {row.number: row.digest for row in self._all(query.order_by(sum_parts.c.number))}
+        return {row.number: row.digest for row in self._all(sql.SUM_DIGESTS, round_id=str(round_id))}
 
     def add_sum_part(self, round_id: RoundId, number: int, digest: str) -> None:
         this = (sum_parts.c.round_id == str(round_id)) & (sum_parts.c.number == number)
@@ -472,12 +452,10 @@ class SqlTransaction:
         self._connection.execute(insert(meta).values(name=name, number=number))
 
     def generation(self) -> int:
-        query = select(meta.c.number).where(meta.c.name == "generation")
-        return int(self._connection.execute(query).scalar_one())
+        return int(self._connection.execute(sql.GENERATION).scalar_one())
 
     def bump(self) -> None:
-        statement = update(meta).where(meta.c.name == bindparam("which")).values(number=meta.c.number + 1)
-        self._connection.execute(statement, {"which": "generation"})
+        self._connection.execute(sql.BUMP)
 
 
 def _federation(row: Row[Any]) -> FederationRow:
