@@ -68,4 +68,7 @@ def flower_processes(
 
         server = start("server", net.server_prefix, {})
         urls = stack.enter_context(net.urls(listening(server), sites))
-        yield server, [start("site", net.site_prefix(site), {"site": site, "url": url}) for site, url in enumerate(urls)]
+        yield (
+            server,
+            [start("site", net.site_prefix(site), {"site": site, "url": url}) for site, url in enumerate(urls)],
+        )

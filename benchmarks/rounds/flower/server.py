@@ -1,6 +1,6 @@
 """Flower's SuperLink as the server of a scheme, and the run that `flwr run` starts on it.
 
-    python -m benchmarks.rounds.flower.server SETTINGS.json      prints `listening on http://...`
+python -m benchmarks.rounds.flower.server SETTINGS.json      prints `listening on http://...`
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def _wait(superlink: subprocess.Popen[bytes], host: str, port: int, log: Path) -
 def _submit(settings: dict[str, Any], root: Path, address: str, variables: dict[str, str]) -> None:
     """Start the run: the ServerApp then waits for its sites."""
     secagg = settings["scheme"] == "flower-secaggplus"
-    names = ("sites", "values")
-    config = {name: settings[name] for name in names} | {"secagg": secagg, "running": str(root / "running")}
-    app = project(root / "app", "clients_secagg" if secagg else "clients", config | {"as-shipped": settings["as_shipped"]})
+    config = {"secagg": secagg, "sites": settings["sites"], "values": settings["values"]}
+    config |= {"as-shipped": settings["as_shipped"], "running": str(root / "running")}
+    app = project(root / "app", "secagg_clients" if secagg else "clients", config)
     lines = ["[superlink]", 'default = "bench"', "[superlink.bench]", f'address = "{address}"']
     lines.append(f'root-certificates = "{settings["ca_file"]}"' if settings["cert"] else "insecure = true")
     home = root / "home"

@@ -116,11 +116,18 @@ class _Site:
 
 
 def _phases(requests: list[tuple[float, float, str, int, int]], begin: float, end: float) -> dict[str, float]:
-    """Seconds until the reply was with the SuperLink, until the message with the mean came, and until the app had it."""
+    """Seconds of a round, by what the SuperNode asked for.
+
+    Returns:
+        `upload`, until the reply was with the SuperLink; `wait`, until the message with the mean was there; `download`,
+        until the SuperNode had it; `start`, until a process with the ClientApp had started and was handed it.
+    """
     looks = [request[0] for request in requests if request[2].endswith("/pull-messages") and request[0] > begin]
-    if not looks:
+    had = [request[1] for request in requests if request[2].endswith("/confirm-message-received")]
+    if not (looks and had):
         return {"wait": end - begin}
-    return {"upload": looks[0] - begin, "wait": looks[-1] - looks[0], "download": end - looks[-1]}
+    clock = [begin, looks[0], looks[-1], had[-1], end]
+    return {name: clock[i + 1] - clock[i] for i, name in enumerate(("upload", "wait", "download", "start"))}
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 __all__ = ["environment", "flower_version", "free_port", "project"]
@@ -27,8 +26,8 @@ dependencies = []
 publisher = "heagg"
 
 [tool.flwr.app.components]
-serverapp = "benchmarks.rounds.flower.app:server"
-clientapp = "benchmarks.rounds.flower.app:{clients}"
+serverapp = "benchmarks.rounds.flower.servers:app"
+clientapp = "benchmarks.rounds.flower.{clients}:app"
 
 [tool.flwr.app.config]
 """
@@ -68,10 +67,10 @@ def project(folder: Path, clients: str, config: dict[str, object]) -> Path:
 
     Args:
         folder: where to; is made.
-        clients: the client app's name in `app.py`.
+        clients: the module of the ClientApp.
         config: what the apps read of `run_config`.
     """
-    for name in ("flower/app.py", "models.py"):
+    for name in (*(f"flower/{each}.py" for each in ("servers", clients, "training")), "models.py"):
         target = folder / "benchmarks" / "rounds" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(_ROUNDS / name, target)
@@ -87,7 +86,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-if __name__ == "__main__":
-    print(flower_version(sys.argv[1]))

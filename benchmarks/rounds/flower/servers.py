@@ -1,23 +1,13 @@
-"""The Flower app that is measured: FedAvg, and FedAvg behind SecAgg+. Runs in Flower's Python; needs flwr and NumPy only.
-
-A site's training is what it brings anyway: it notes when it has the mean, says so to the process of its site
-(`site.py`), waits for the common instant, and answers with its update. Everything between is Flower's.
-"""
+"""The ServerApp: Flower's FedAvg as it is, or its FedAvg behind SecAgg+, round after round. Runs in Flower's Python."""
 
 from __future__ import annotations
 
-import json
-import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.client import NumPyClient
-from flwr.client.mod import secaggplus_mod
-from flwr.clientapp import ClientApp
+from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.common import ndarrays_to_parameters
 from flwr.server import LegacyContext, ServerConfig
 from flwr.server.strategy import FedAvg as LegacyFedAvg
@@ -25,14 +15,13 @@ from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from benchmarks.rounds.models import WEIGHT_CAP, expected_mean, update_of, weight_of
+from benchmarks.rounds.flower.training import NOTHING
+from benchmarks.rounds.models import WEIGHT_CAP
 
-__all__ = ["clients", "clients_secagg", "server"]
+__all__ = ["app"]
 
 _ROUNDS = 10**6
 _BUSY_S, _IDLE_S = 0.02, 0.5
-_NOTHING = np.zeros(1, np.float32)
-"""The model before the first round: sites have nothing to learn from, and its way down is not measured."""
 
 
 class _PromptGrid(Grid):
@@ -87,17 +76,17 @@ class _PromptGrid(Grid):
                 return
 
 
-server = ServerApp()
+app = ServerApp()
 
 
-@server.main()
+@app.main()
 def _serve(grid: Grid, context: Context) -> None:
     config = context.run_config
     sites = int(config["sites"])
     if not config["as-shipped"]:
         grid = _PromptGrid(grid, Path(str(config["running"])))
     if config["secagg"]:
-        nothing = ndarrays_to_parameters([_NOTHING])
+        nothing = ndarrays_to_parameters([NOTHING])
         strategy = LegacyFedAvg(
             fraction_evaluate=0.0,
             min_fit_clients=sites,
@@ -110,64 +99,4 @@ def _serve(grid: Grid, context: Context) -> None:
         DefaultWorkflow(fit_workflow=secagg)(grid, legacy)
     else:
         average = FedAvg(fraction_evaluate=0.0, min_train_nodes=sites, min_available_nodes=sites)
-        average.start(grid, ArrayRecord({"w": Array(_NOTHING)}), num_rounds=_ROUNDS, timeout=3600)
-
-
-def _trained(context: Context, mean: Any) -> tuple[Any, int]:
-    """Say that the mean is here, and wait for the next round.
-
-    Args:
-        context: Flower's.
-        mean: what came.
-
-    Returns:
-        The site's update and its weight.
-    """
-    entered = time.monotonic()
-    site, values = int(context.node_config["site"]), int(context.run_config["values"])
-    sites = int(context.run_config["sites"])
-    expected = expected_mean(sites, values)
-    # Before the first round nothing is there to compare.
-    error = float(np.abs(mean[: expected.size] - expected).max()) if mean.size == values else None
-    del mean
-    with socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(str(context.node_config["socket"]))
-        with peer.makefile("rw") as stream:
-            print(json.dumps({"entered": entered, "error": error}), file=stream, flush=True)
-            update = update_of(site, values)
-            print(json.dumps({"ready": True}), file=stream, flush=True)
-            begin = json.loads(stream.readline())["at"]
-    while (left := begin - time.monotonic()) > 0:
-        time.sleep(max(0.0, left - 0.002) if left > 0.003 else 0)
-    return update, weight_of(site)
-
-
-class _Trainer(NumPyClient):
-    """SecAgg+ needs the older interface."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def fit(self, parameters: Any, config: Any) -> tuple[Any, int, Any]:
-        update, weight = _trained(self._context, parameters[0])
-        return [update], weight, {}
-
-
-def _fedavg() -> ClientApp:
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        update, weight = _trained(context, message.content["arrays"]["w"].numpy())
-        content = {"arrays": ArrayRecord({"w": Array(update)}), "metrics": MetricRecord({"num-examples": weight})}
-        return Message(RecordDict(content), reply_to=message)
-
-    return app
-
-
-def _secagg_client(context: Context) -> Any:
-    return _Trainer(context).to_client()
-
-
-clients = _fedavg()
-clients_secagg = ClientApp(client_fn=_secagg_client, mods=[secaggplus_mod])
+        average.start(grid, ArrayRecord({"w": Array(NOTHING)}), num_rounds=_ROUNDS, timeout=3600)
