@@ -22,6 +22,7 @@ __all__ = ["BASELINE", "SCHEMES", "Running", "Scheme", "skip_reason", "started"]
 BASELINE = "plaintext"
 _TENSEAL_BYTES_PER_VALUE = 57.0
 _LONGEST_S = 120.0
+_FLOWER_SITES = 10
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def skip_reason(scheme: Scheme, values: int, sites: int, rate: int, flower_pytho
     """Why a row is left out; empty if it is not."""
     if scheme.name.startswith("flower") and (reason := why_no_flower(flower_python)):
         return reason
+    if scheme.name.startswith("flower") and sites > _FLOWER_SITES:
+        return f"more than {_FLOWER_SITES} sites start too many processes for one machine"
     if scheme.max_sites and sites * 2 >= scheme.max_sites:
         return "hybrid-16 has room for as many here"
     if scheme.label not in ("plaintext", "hybrid-16", "hybrid-8", "hybrid-24") and values > 3 * 10**7:
