@@ -28,7 +28,8 @@ def main() -> None:
     root, host = Path(settings["root"]), settings["host"]
     port = free_port()
     bin_folder = Path(settings["python"]).parent
-    variables = environment(settings["python"], root / "home", settings["as_shipped"])
+    # The SuperExec here starts the ServerApp and is idle from then on.
+    variables = environment(settings["python"], root / "home", as_shipped=True)
     tls = ["--insecure"]
     if settings["cert"]:
         tls = ["--ssl-certfile", settings["cert"], "--ssl-keyfile", settings["key"]]

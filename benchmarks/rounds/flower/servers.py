@@ -21,7 +21,7 @@ from benchmarks.rounds.models import WEIGHT_CAP
 __all__ = ["app"]
 
 _ROUNDS = 10**6
-_BUSY_S, _IDLE_S = 0.02, 0.5
+_BUSY_S, _IDLE_S = 0.02, 3.0
 
 
 class _PromptGrid(Grid):

@@ -39,7 +39,6 @@ class _Site:
         self._listener.bind(str(path))
         self._listener.listen()
         self._app: Any = None
-        self._ready = False
         self._read = 0
         url = urlsplit(settings["url"])
         tls = ["--root-certificates", settings["ca_file"]] if url.scheme == "https" else ["--insecure"]
@@ -57,9 +56,7 @@ class _Site:
         """Wait until the ClientApp is ready for a round."""
         if self._app is None:
             self._hello()
-        if not self._ready:
-            self._hear()
-            self._ready = True
+            self._settle()
 
     def run(self, at: float) -> dict[str, Any]:
         """One round.
@@ -69,6 +66,7 @@ class _Site:
         """
         used = tree.cpu_s(os.getpid())
         self._new_requests()
+        tree.signal_named(self.supernode.pid, "flower-superexec", signal.SIGCONT)
         self._running.touch()
         print(json.dumps({"at": at}), file=self._app, flush=True)
         self._app.close()
@@ -76,7 +74,7 @@ class _Site:
         with contextlib.suppress(OSError):
             self._running.unlink()
         requests = self._new_requests()
-        return {
+        found = {
             "end": hello["entered"],
             "error": hello["error"],
             "seconds": _phases(requests, at, hello["entered"]),
@@ -85,6 +83,14 @@ class _Site:
             "cpu_s": tree.cpu_s(os.getpid()) - used,
             "peak_rss_bytes": tree.largest_rss_bytes(os.getpid()),
         }
+        self._settle()
+        return found
+
+    def _settle(self) -> None:
+        """The ClientApp has its update, and until the next round nothing is to be done."""
+        self._hear()
+        # It looks for work all the time: not while another scheme has its turn.
+        tree.signal_named(self.supernode.pid, "flower-superexec", signal.SIGSTOP)
 
     def _hello(self) -> dict[str, Any]:
         """The next ClientApp's first words."""
@@ -94,7 +100,7 @@ class _Site:
         except TimeoutError:
             raise SystemExit(f"no ClientApp came\n{self._log.read_text()[-3000:]}") from None
         peer.settimeout(_ROUND_S)
-        self._app, self._ready = peer.makefile("rw"), False
+        self._app = peer.makefile("rw")
         return self._hear()
 
     def _hear(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.rounds.processes import Process
 
-__all__ = ["ProcessTree", "cpu_s", "largest_rss_bytes", "stop"]
+__all__ = ["ProcessTree", "cpu_s", "largest_rss_bytes", "signal_named", "stop"]
 
 _STOP_S = 3.0
 
@@ -64,6 +64,15 @@ def _peak(pid: int) -> Iterator[int]:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 yield int(line.split()[1]) * 1024
+
+
+def signal_named(root: int, name: str, number: signal.Signals) -> None:
+    """Send a signal to the descendants whose command has a word that ends in `name`."""
+    for pid in _tree(root)[1:]:
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            if any(word.endswith(name) for word in words):
+                os.kill(pid, number)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
