@@ -26,12 +26,16 @@ COLOURS = {
     "hybrid-16-of-31": "#8bb8b5",
     "ckks": "#7c3aed",
     "tenseal-stock": "#c2410c",
+    "flower-fedavg": "#ca8a04",
+    "flower-fedavg-stock": "#facc15",
+    "flower-secaggplus": "#be185d",
 }
 _PHASES = {
     "encrypt": "#0ea5a0",
     "upload": "#2563eb",
     "wait": "#9ca3af",
     "download": "#60a5fa",
+    "start": "#fbbf24",
     "verify": "#a16207",
     "decrypt": "#7c3aed",
 }

@@ -69,6 +69,12 @@ def _results() -> Path:
     help="How links are made slower: network namespaces (root), or a proxy.",
 )
 @click.option(
+    "--flower-python",
+    type=click.Path(exists=True, dir_okay=False),
+    default=sys.executable,
+    help="The Python of an environment that has flwr.  [default: this one]",
+)
+@click.option(
     "--add", is_flag=True, help="Add to the result that is there: rows measured anew take the place of old ones."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The result, JSON.  [default: benchmarks/results/...]")
@@ -80,6 +86,7 @@ def bench_round(
     schemes: list[str] | None,
     repetitions: int | None,
     shaping: str,
+    flower_python: str,
     add: bool,
     out: Path | None,
 ) -> None:
@@ -108,7 +115,9 @@ def bench_round(
 
         try:
             times = repetitions or (2 if quick else 5)
-            report = run(todo, labels, times, path, command, shaping=shaping, add=add, note=note)
+            report = run(
+                todo, labels, times, path, command, shaping=shaping, add=add, note=note, flower_python=flower_python
+            )
         except RuntimeError as error:
             raise ConfigError(Reason.INTERNAL, f"a process of the benchmark failed: {error}") from error
     Console(width=None if sys.stdout.isatty() else 120).print(_table(report))

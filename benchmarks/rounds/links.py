@@ -40,6 +40,7 @@ class Network:
         link: its name.
         kind: "loopback", "namespaces" or "proxy".
         host: the address that a server listens on.
+        address: where sites find it, and it finds itself.
         cert: the server's certificate, if there is TLS.
         key: its key.
         ca_file: whom clients trust.
@@ -53,6 +54,7 @@ class Network:
     key: Path | None = None
     ca_file: Path | None = None
     rate: int = 0
+    address: str = "127.0.0.1"
     server_prefix: tuple[str, ...] = ()
     site_prefixes: tuple[tuple[str, ...], ...] = field(default=())
 
@@ -109,7 +111,8 @@ def network(link: str, sites: int, shaping: str, folder: Path) -> Iterator[Netwo
         with _namespaces(sites, rate) as names:
             cert, key, ca_file = make_certificate(folder, _ADDRESS)
             prefixes = [("ip", "netns", "exec", name) for name in names]
-            yield Network(link, "namespaces", "0.0.0.0", cert, key, ca_file, rate, prefixes[0], tuple(prefixes[1:]))
+            files = (cert, key, ca_file)
+            yield Network(link, "namespaces", "0.0.0.0", *files, rate, _ADDRESS, prefixes[0], tuple(prefixes[1:]))
 
 
 @contextlib.contextmanager

@@ -7,12 +7,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rounds.flower.starting import flower_version
 from benchmarks.rounds.limits import link_bytes_per_s, machine_limits
 from benchmarks.rounds.links import RATES, namespaces_work
 from benchmarks.rounds.measuring import Cell, measure
@@ -24,7 +26,7 @@ __all__ = ["Report", "cells", "environment", "run", "write"]
 Report = dict[str, Any]
 
 _PACKAGES = ("he-agg", "numpy", "numba", "tenseal", "cryptography", "httpx", "fastapi", "uvicorn", "starlette", "h11")
-_OPTIONAL = ("uvloop", "httptools", "flwr")
+_OPTIONAL = ("uvloop", "httptools")
 
 
 def cells(models: Iterable[str], sites: Iterable[int], links: Iterable[str], every: bool) -> list[Cell]:
@@ -44,8 +46,8 @@ def cells(models: Iterable[str], sites: Iterable[int], links: Iterable[str], eve
     return sorted(found, key=lambda cell: (cell.model != "ten-million", cell.sites * cell.values))
 
 
-def environment() -> dict[str, Any]:
-    """Machine and versions."""
+def environment(flower_python: str = sys.executable) -> dict[str, Any]:
+    """Machine and versions; Flower's is that of the environment it runs in."""
     cpu = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -58,6 +60,7 @@ def environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
+    versions["flwr"] = flower_version(flower_python) or "not installed"
     return {
         "machine": {
             "cpu": cpu,
@@ -80,6 +83,7 @@ def run(
     shaping: str = "auto",
     add: bool = False,
     note: Callable[[str], None] = lambda _: None,
+    flower_python: str = sys.executable,
 ) -> Report:
     """Measure cells and write what was found.
 
@@ -92,6 +96,7 @@ def run(
         shaping: "namespaces", "proxy", or "auto" for the first that works.
         add: keep the rows that the file has, but for those that are measured anew.
         note: is told what happens.
+        flower_python: of the environment that has Flower.
 
     Returns:
         What is in the file.
@@ -109,7 +114,7 @@ def run(
         "process_environment": ENVIRONMENT,
         "shaping": shaping,
         "repetitions": repetitions,
-        **environment(),
+        **environment(flower_python),
         "complete": False,
         "rows": [],
     }
@@ -122,7 +127,8 @@ def run(
     new: list[dict[str, Any]] = []
     for number, cell in enumerate(todo, 1):
         told = partial(_numbered, note, number)
-        new += [row | {"repeated": repetitions} for row in measure(cell, labels, repetitions, shaping, told)]
+        rows = measure(cell, labels, repetitions, shaping, told, flower_python)
+        new += [row | {"repeated": repetitions} for row in rows]
         measured = {_key(row) for row in new}
         report["rows"] = [row for row in earlier if _key(row) not in measured] + new
         report["promises"] = promises(report["rows"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import sys
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rounds import federation
+from benchmarks.rounds.flower.scheme import flower_processes, why_no_flower
 from benchmarks.rounds.links import Network
 from benchmarks.rounds.models import weight_of
 from benchmarks.rounds.processes import Process, listening
@@ -22,6 +22,7 @@ __all__ = ["BASELINE", "SCHEMES", "Running", "Scheme", "skip_reason", "started"]
 BASELINE = "plaintext"
 _TENSEAL_BYTES_PER_VALUE = 57.0
 _LONGEST_S = 120.0
+_FLOWER_SITES = 10
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Scheme:
         most_values: larger models are left out.
         bytes_per_value: about, one way, to leave out what would take minutes on a link.
         max_sites: what a plan has room for; 0 is twice the sites. More room makes longer ciphertexts.
+        as_shipped: Flower's waits are left as they are.
     """
 
     label: str
@@ -43,6 +45,7 @@ class Scheme:
     most_values: int = 10**8
     bytes_per_value: float = 4.0
     max_sites: int = 0
+    as_shipped: bool = False
 
     def room(self, sites: int) -> int:
         """Most sites of the plan, in a federation where so many take part; without a plan just those."""
@@ -63,7 +66,8 @@ SCHEMES = {
         Scheme("ckks", "ckks", 16, 3 * 10**7, 10.0),
         Scheme("tenseal-stock", "tenseal-stock", 16, 12 * 10**6, _TENSEAL_BYTES_PER_VALUE),
         Scheme("flower-fedavg", "flower-fedavg", 32),
-        Scheme("flower-secaggplus", "flower-secaggplus", 32),
+        Scheme("flower-fedavg-stock", "flower-fedavg", 32, as_shipped=True),
+        Scheme("flower-secaggplus", "flower-secaggplus", 22, bytes_per_value=8.0),
     )
 }
 
@@ -83,12 +87,12 @@ class Running:
     sites: list[Process]
 
 
-def skip_reason(scheme: Scheme, values: int, sites: int, rate: int) -> str:
+def skip_reason(scheme: Scheme, values: int, sites: int, rate: int, flower_python: str = sys.executable) -> str:
     """Why a row is left out; empty if it is not."""
-    if scheme.name.startswith("flower"):
-        if importlib.util.find_spec("flwr") is None:
-            return "flwr is not installed"
-        return "flwr is installed, but this version of the benchmark has no adapter for it"
+    if scheme.name.startswith("flower") and (reason := why_no_flower(flower_python)):
+        return reason
+    if scheme.name.startswith("flower") and sites > _FLOWER_SITES:
+        return f"more than {_FLOWER_SITES} sites start too many processes for one machine"
     if scheme.max_sites and sites * 2 >= scheme.max_sites:
         return "hybrid-16 has room for as many here"
     if scheme.label not in ("plaintext", "hybrid-16", "hybrid-8", "hybrid-24") and values > 3 * 10**7:
@@ -104,7 +108,9 @@ def skip_reason(scheme: Scheme, values: int, sites: int, rate: int) -> str:
 
 
 @contextlib.contextmanager
-def started(scheme: Scheme, values: int, sites: int, net: Network, root: Path) -> Iterator[Running]:
+def started(
+    scheme: Scheme, values: int, sites: int, net: Network, root: Path, flower_python: str = sys.executable
+) -> Iterator[Running]:
     """Start a scheme's server and sites.
 
     Args:
@@ -113,7 +119,12 @@ def started(scheme: Scheme, values: int, sites: int, net: Network, root: Path) -
         sites: how many.
         net: how they reach each other.
         root: an empty directory.
+        flower_python: of the environment that has Flower.
     """
+    if scheme.name.startswith("flower"):
+        with flower_processes(scheme.name, scheme.as_shipped, values, sites, net, root, flower_python) as found:
+            yield Running(scheme, *found)
+        return
     settings: dict[str, Any] = {"scheme": scheme.name, "values": values, "sites": sites}
     settings["ca_file"] = None if net.ca_file is None else str(net.ca_file)
     configs: list[Path] = []

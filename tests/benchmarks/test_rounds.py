@@ -57,7 +57,10 @@ def result(command, tmp_path_factory):
     """The command's result for the smallest model and all schemes, on loopback."""
     path = tmp_path_factory.mktemp("bench") / "rounds-test.json"
     words = ["--models", "logreg", "--links", "loopback", "--sites", "2", "--schemes", ",".join(ALL + FLOWER)]
-    done = command("round", *words, "--repetitions", 2, "--out", path)
+    none = path.with_name("python-without-flower")
+    none.write_text("#!/bin/sh\nexit 1\n")
+    none.chmod(0o700)
+    done = command("round", *words, "--repetitions", 2, "--out", path, "--flower-python", none)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -83,10 +86,12 @@ def test_all_schemes_make_the_mean_and_fill_a_row(result):
     assert report["versions"]["numpy"] == np.__version__
 
 
-def test_flower_is_a_visible_gap(result):
-    rows = {row["label"]: row for row in json.loads(result.read_text())["rows"]}
-    assert "flwr" in rows["flower-fedavg"]["skipped"]
-    assert "flwr" in rows["flower-secaggplus"]["skipped"]
+def test_flower_is_a_visible_gap_where_it_is_not_installed(result):
+    report = json.loads(result.read_text())
+    rows = {row["label"]: row for row in report["rows"]}
+    for label in FLOWER:
+        assert "flwr is not installed" in rows[label]["skipped"]
+    assert report["versions"]["flwr"] == "not installed"
 
 
 class Page(html.parser.HTMLParser):
