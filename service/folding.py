@@ -23,6 +23,7 @@ from he_agg.sections import Part, PartPlace
 from he_agg.wire import encode_part, parse_part
 from service.failpoints import failpoint
 from service.store.base import Store, Transaction
+from service.store.batch import Batch
 from service.store.blobs import Blobs
 
 __all__ = ["CorruptPartError", "fold_part", "fold_round", "warm_up"]
@@ -125,11 +126,14 @@ def fold_round(
             return False
         blobs.put(path, data)
         failpoint("folding.before_row")
-        with store.write() as tx:
-            hold(tx)
-            tx.add_sum_part(round_id, place.number, hashlib.sha256(data).hexdigest())
+        rows.run((place.number, hashlib.sha256(data).hexdigest()))
         return True
 
+    def note(tx: Transaction, row: tuple[int, str]) -> None:
+        hold(tx)
+        tx.add_sum_part(round_id, *row)
+
+    rows = Batch(store, note)
     return _in_threads(make, plan.places, threads, stopping)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import sys
@@ -69,6 +70,9 @@ def run(settings: Settings) -> None:
             timeout_graceful_shutdown=settings.graceful_s,
         )
         config.load()
+        # What is loaded by now stays: collecting garbage does not go through it again and again.
+        gc.collect()
+        gc.freeze()
         config.ssl = context  # one of our own: uvicorn's options would choose its ciphers
         address = url_of(listener, "http" if context is None else "https")
         # uvicorn ends gracefully and then raises the signal again; having been asked to stop is no failure.
