@@ -183,6 +183,13 @@ def test_file_that_shrinks_under_way_is_an_error(run, tmp_path):
         run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
 
 
+def test_file_that_is_gone_is_the_spools_fault(run, tmp_path):
+    body = FileBody(tmp_path / "part", 100, "00" * 32)
+    with serving(lambda h: h.reply(204)) as (server, url), pytest.raises(ConfigError, match=r"part: No such file"):
+        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
+    assert server.seen == []
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirect_is_not_followed(run, status):
     with (
