@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from client_sdk import _accept
 from client_sdk._accept import Expected, RejectedError
 from client_sdk._effects import Flow, Report, Request, compute, now, together
@@ -340,8 +337,12 @@ def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
         return _part(session, session.plan.places[number], entry.read_sum_part(number))
 
     try:
-        sums: NDArray[np.int64] = session.codec.decrypt(part, n_sites, session.key, record.round_id)
-        return dequantize(session.key.plan, sums, n_sites)
+        sums = session.codec.decrypt(part, n_sites, session.key, record.round_id)
+        try:
+            return dequantize(session.key.plan, sums, n_sites)
+        except DecryptionError:
+            sums.fill(0)  # what was refused is not kept, and the codec uses its memory again
+            raise
     except (DecryptionError, WireError) as error:
         raise RejectedError(error.reason, "sum, opened", f"the sum of {n_sites} sites", error.message) from error
 

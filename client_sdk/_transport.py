@@ -31,7 +31,7 @@ __all__ = ["AsyncTransport", "TlsFiles", "Transport", "drive"]
 
 T = TypeVar("T")
 
-_CHUNK_BYTES = 2**18
+_CHUNK_BYTES = 2**20
 _CONNECT_S = 10.0
 _WRITE_S = 60.0
 _HOST = re.compile(rb"[a-z0-9._:-]+")
