@@ -255,6 +255,26 @@ def test_endless_answer_is_cut_off(run):
     assert caught.value.reason == Reason.TOO_LARGE
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_answer_of_no_announced_length_is_whole(run, chunked):
+    content = bytes(range(256)) * 1000
+
+    def unannounced(handler):
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        if chunked:
+            handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for start in range(0, len(content), 10_000):
+            piece = content[start : start + 10_000]
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+        handler.wfile.write(b"0\r\n\r\n" if chunked else b"")
+        handler.close_connection = True
+
+    with serving(unannounced) as (_, url):
+        assert run(url, asking(GET)).body == content
+
+
 def test_compressed_answer_is_not_expanded(run):
     import gzip
 
