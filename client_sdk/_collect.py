@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from client_sdk import _accept
 from client_sdk._accept import Expected, RejectedError
@@ -31,7 +26,7 @@ from client_sdk.spool import SpoolEntry
 from he_agg.errors import DecryptionError, ProtocolError, Reason, WireError
 from he_agg.fixedpoint import Mean, dequantize
 from he_agg.ids import RoundId
-from he_agg.mac import RoundMac, tag_count
+from he_agg.mac import RoundMac, TagTotal, tag_count
 from he_agg.manifest import SignedManifest
 from he_agg.record import MAX_RECORD_BYTES, RoundRecord, SignedRecord
 from he_agg.sections import Part, PartPlace
@@ -268,20 +263,31 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flo
         done += one[0].wire_bytes
         return PhaseProgress(round_id, "download", done, total)
 
-    def fetch(place: PartPlace) -> Flow[tuple[PartPlace, int]]:
-        digest = record.sum_digests[place.number]
-        if (yield from compute(partial(entry.has_sum_part, place.number, place.wire_bytes, digest))):
-            return place, 0
-        data = yield from _get_part(session, record.round_id, place, digest)
-        yield from compute(partial(entry.write_sum_part, place.number, data))
-        return place, len(data)
+    key, plan = session.key, session.plan
+    mac = yield from compute(partial(RoundMac, key.mac_key, plan, key.epoch, entry.round_id))
+    try:
+        tags = mac.new_total()
 
-    parts = yield from together([partial(fetch, place) for place in session.plan.places], _AT_ONCE, here)
-    received = accepted.received_bytes + sum(length for _, length in parts)
-    finished = yield from now()
-    yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))
-    yield Report(PhaseStarted(round_id, "verify", total))
-    _accept.check_tags((yield from compute(partial(_tags_hold, session, entry, accepted))))
+        def fetch(place: PartPlace) -> Flow[tuple[PartPlace, int]]:
+            digest = record.sum_digests[place.number]
+            stored = yield from compute(partial(entry.sum_part, place.number, place.wire_bytes, digest))
+            if stored is not None:
+                yield from compute(partial(_add_tags, session, mac, tags, place, stored))
+                return place, 0
+            data = yield from _get_part(session, record.round_id, place, digest)
+            yield from compute(partial(_add_tags, session, mac, tags, place, data))
+            yield from compute(partial(entry.write_sum_part, place.number, data))
+            return place, len(data)
+
+        parts = yield from together([partial(fetch, place) for place in plan.places], _AT_ONCE, here)
+        received = accepted.received_bytes + sum(length for _, length in parts)
+        finished = yield from now()
+        yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))
+        yield Report(PhaseStarted(round_id, "verify", total))
+        members = [(m.manifest.site, m.manifest.nonce, m.manifest.tags) for m in accepted.manifests]
+        _accept.check_tags((yield from compute(partial(mac.verify, tags, members))))
+    finally:
+        mac.wipe()
     verified = yield from now()
     yield Report(PhaseFinished(round_id, "verify", verified - finished))
     yield Report(PhaseStarted(round_id, "decrypt", total))
@@ -302,7 +308,6 @@ def _get_part(session: Session, round_id: RoundId, place: PartPlace, digest: str
         response = yield from exchange(session.retries, request)
         got = yield from compute(partial(_sha256, response.body))
         if got == digest:
-            yield from compute(partial(_part, session, place, response.body))
             return response.body
     raise RejectedError(Reason.BAD_DIGEST, f"sum, part {place.number}, digest, {_PART_TRIES} times", digest, got)
 
@@ -319,24 +324,9 @@ def _part(session: Session, place: PartPlace, data: bytes) -> Part:
         raise RejectedError(error.reason, f"sum, part {place.number}", "as in the plan", error.message) from error
 
 
-def _tags_hold(session: Session, entry: SpoolEntry, accepted: Accepted) -> bool:
-    """Whether the parts in the spool are the sum of exactly what the members submitted. In threads, a part in each."""
-    key, plan = session.key, session.plan
-    mac = RoundMac(key.mac_key, plan, key.epoch, entry.round_id)
-    try:
-        total = mac.new_total()
-
-        def add(place: PartPlace) -> None:
-            data = entry.read_sum_part(place.number)
-            total.add(place.number, mac.part(place.number, _part(session, place, data).packed))
-
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, len(plan.places)), "he-agg-mac") as pool:
-            for _ in pool.map(add, plan.places):
-                pass
-        members = [(m.manifest.site, m.manifest.nonce, m.manifest.tags) for m in accepted.manifests]
-        return mac.verify(total, members)
-    finally:
-        mac.wipe()
+def _add_tags(session: Session, mac: RoundMac, tags: TagTotal, place: PartPlace, data: bytes) -> None:
+    """What a part of the sum contributes to its tags, while the part is in memory anyway."""
+    tags.add(place.number, mac.part(place.number, _part(session, place, data).packed))
 
 
 def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
@@ -347,8 +337,12 @@ def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
         return _part(session, session.plan.places[number], entry.read_sum_part(number))
 
     try:
-        sums: NDArray[np.int64] = session.codec.decrypt(part, n_sites, session.key, record.round_id)
-        return dequantize(session.key.plan, sums, n_sites)
+        sums = session.codec.decrypt(part, n_sites, session.key, record.round_id)
+        try:
+            return dequantize(session.key.plan, sums, n_sites)
+        except DecryptionError:
+            sums.fill(0)  # what was refused is not kept, and the codec uses its memory again
+            raise
     except (DecryptionError, WireError) as error:
         raise RejectedError(error.reason, "sum, opened", f"the sum of {n_sites} sites", error.message) from error
 

@@ -1,4 +1,4 @@
-"""From an update to a submission in the spool: quantize, recognise what is stored already, else encrypt."""
+"""From an update to a submission in the spool: recognise what is stored already, else quantize and encrypt."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._history import catch_up, refusing
 from client_sdk._poll import OpenRound
@@ -20,7 +17,7 @@ from client_sdk._session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from client_sdk.spool import SpoolEntry, Stored
 from he_agg.errors import InputError, ProtocolError, Reason
-from he_agg.fixedpoint import OnOverflow, Rounding, quantize
+from he_agg.fixedpoint import OnOverflow, Quantizing, Rounding
 from he_agg.mac import RoundMac, TagTotal
 from he_agg.manifest import NONCE_BYTES, Manifest, SignedManifest
 from he_agg.plan import PublicPlan
@@ -69,8 +66,10 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
     started = yield from now()
     total = session.plan.wire_bytes
     yield Report(PhaseStarted(str(opened.id), "encrypt", total))
-    values, fingerprint = yield from compute(partial(_quantized, session, update))
+    values = yield from compute(partial(_quantizing, session, update))
     stored = yield from compute(entry.stored)
+    known = "" if stored is None else stored.fingerprint
+    fingerprint = yield from compute(partial(session.key.fingerprint_of, int(update.weight), values.arrays, known))
     if stored is not None:
         check_stored(session, entry, stored)
         if stored.fingerprint != fingerprint:
@@ -111,23 +110,17 @@ def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
     )
 
 
-def _quantized(session: Session, update: Update) -> tuple[NDArray[np.int32], str]:
-    plan, key = session.key.plan, session.key
-    quantized = quantize(
-        plan, update.tensors, update.weight, rounding=update.rounding, on_overflow=update.on_overflow
-    ).values
-    if update.rounding == "nearest":
-        return quantized, key.fingerprint_of(quantized)
-    # Stochastic rounding never gives the same integers twice; the same update must still be recognised.
-    nearest = quantize(plan, update.tensors, update.weight, on_overflow=update.on_overflow).values
-    return quantized, key.fingerprint_of(nearest)
+def _quantizing(session: Session, update: Update) -> Quantizing:
+    return Quantizing(
+        session.key.plan, update.tensors, update.weight, rounding=update.rounding, on_overflow=update.on_overflow
+    )
 
 
 def _encrypt(
     session: Session,
     opened: OpenRound,
     entry: SpoolEntry,
-    values: NDArray[np.int32],
+    values: Quantizing,
     fingerprint: str,
     previous: str,
 ) -> Flow[Stored]:

@@ -14,7 +14,7 @@ from client_sdk._poll import OpenRound
 from client_sdk._session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from client_sdk.spool import SpoolEntry, Stored
-from he_agg.errors import ProtocolError, Reason, WireError
+from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.messages import MAX_RECEIPT_BYTES, Receipt, SubmissionStatus, read
 from he_agg.roster import Role
@@ -187,11 +187,11 @@ def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored,
     tries = 0
     while True:
         tries += 1
-        # Looked at before every send: a part that the disk has changed must not count as the network's fault.
-        yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
         try:
             yield from exchange(session.retries, request, _until(session, opened))
-        except ProtocolError as error:
+        except HeAggError as error:
+            # Only now, for the aggregator takes nothing that is damaged: the fault may be this site's own disk.
+            yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
             if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
                 raise
         else:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TypeVar
 import httpx
 
 from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep, Together
+from client_sdk._files import explained
 from client_sdk._signing import Signer
 from client_sdk._together import run_in_tasks, run_in_threads
 from client_sdk.progress import Listener
@@ -30,7 +31,7 @@ __all__ = ["AsyncTransport", "TlsFiles", "Transport", "drive"]
 
 T = TypeVar("T")
 
-_CHUNK_BYTES = 2**18
+_CHUNK_BYTES = 2**20
 _CONNECT_S = 10.0
 _WRITE_S = 60.0
 _HOST = re.compile(rb"[a-z0-9._:-]+")
@@ -104,7 +105,7 @@ class Transport:
 
     def _send(self, request: Request) -> Response:
         if isinstance(request.body, FileBody):
-            with request.body.path.open("rb") as file:
+            with explained(request.body.path), request.body.path.open("rb") as file:
                 return self._exchange(request, _chunks(file, request.body))
         return self._exchange(request, request.body)
 
@@ -190,7 +191,7 @@ class AsyncTransport:
 
     async def _send(self, request: Request) -> Response:
         if isinstance(request.body, FileBody):
-            with request.body.path.open("rb") as file:
+            with explained(request.body.path), request.body.path.open("rb") as file:
                 return await self._exchange(request, _chunks_in_thread(file, request.body))
         return await self._exchange(request, request.body)
 

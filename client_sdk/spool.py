@@ -264,13 +264,16 @@ class SpoolEntry:
             create(temporary, data, durable=False)
             temporary.rename(path)
 
-    def has_sum_part(self, number: int, length: int, digest: str) -> bool:
-        """Whether a part of the sum is here already, with the right bytes."""
+    def sum_part(self, number: int, length: int, digest: str) -> bytes | None:
+        """A part of the sum that is here already with the right bytes; None if it has to be fetched."""
         try:
             with self.sum_path(number).open("rb") as file:
-                return os.fstat(file.fileno()).st_size == length and digest_of(file) == digest
+                if os.fstat(file.fileno()).st_size != length:
+                    return None
+                data = file.read()
         except OSError:
-            return False
+            return None
+        return data if hashlib.sha256(data).hexdigest() == digest else None
 
     def read_sum_part(self, number: int) -> bytes:
         """A downloaded part of the sum."""
@@ -315,6 +318,6 @@ class SpoolEntry:
 def _damaged(path: Path, why: str) -> WireError:
     return WireError(
         Reason.BAD_DIGEST,
-        f"spool {path} is damaged: {why}; nothing was sent",
+        f"spool {path} is damaged: {why}; the aggregator has nothing of it",
         "this site cannot finish its submission to this round; look at the disk, and take part in the next round",
     )

@@ -17,17 +17,19 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from he_agg.codecs.buffers import Buffers
 from he_agg.errors import DecryptionError, InputError, Reason
 from he_agg.layout import TensorSpec
 from he_agg.plan import Plan
-from he_agg.ring._jit import kernel
+from he_agg.ring._jit import frozen, kernel
 
-__all__ = ["Mean", "Quantized", "ResolutionWarning", "dequantize", "quantize"]
+__all__ = ["Mean", "Quantized", "Quantizing", "ResolutionWarning", "dequantize", "quantize"]
 
 OnOverflow = Literal["error", "clip"]
 Rounding = Literal["nearest", "stochastic"]
@@ -64,14 +66,19 @@ class Mean:
         total_weight: sum of all sites' weights, exact.
         n_sites: how many sites are in it.
         resolution: step of the mean's grid per tensor.
-        sums: the exact integer sums the tensors were made from. Shape: (layout.size,).
+        narrow_sums: the exact integer sums the tensors were made from, as narrow as they came. Shape: (layout.size,).
     """
 
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
     total_weight: int
     n_sites: int
     resolution: Mapping[str, float] = field(repr=False)
-    sums: NDArray[np.int64] = field(repr=False)
+    narrow_sums: NDArray[np.signedinteger] = field(repr=False)
+
+    @cached_property
+    def sums(self) -> NDArray[np.int64]:
+        """The exact sums, wide enough to calculate with; made when first asked for. Shape: (layout.size,)."""
+        return self.narrow_sums.astype(np.int64)
 
 
 def quantize(
@@ -94,43 +101,106 @@ def quantize(
     Raises:
         InputError: a tensor or the weight is not what the plan allows.
     """
-    weight = _checked_weight(weight, plan.layout.weight_cap)
-    if rounding not in ("nearest", "stochastic"):
-        raise InputError(Reason.BAD_ARGUMENT, f"rounding: expected 'nearest' or 'stochastic', got {rounding!r}")
-    if on_overflow not in ("error", "clip"):
-        raise InputError(Reason.BAD_ARGUMENT, f"on_overflow: expected 'error' or 'clip', got {on_overflow!r}")
-    arrays = plan.layout.arrays(tensors)
-    magnitude = plan.public.magnitude
-    values = np.empty(plan.public.values, dtype=np.int32)
-    clipped: dict[str, int] = {}
-    start = 0
-    for spec, array in zip(plan.layout.tensors, arrays, strict=True):
-        out = values[start : start + spec.size]
-        flat = np.ascontiguousarray(array).reshape(-1)
-        beyond = _check_values(spec, flat, on_overflow)
-        if beyond:
-            clipped[spec.name] = beyond
-        scale = magnitude * (weight / plan.layout.weight_cap) / spec.clip
-        for i in range(0, spec.size, _CHUNK):
-            x = flat[i : i + _CHUNK].astype(np.float64)
+    values = Quantizing(plan, tensors, weight, rounding=rounding, on_overflow=on_overflow)
+    return Quantized(values[:], values.clipped)
+
+
+class Quantizing:
+    """A site's integers, made from its update where and when they are wanted: as an array of int32, to codecs.
+
+    A vector of 10^7 integers in fresh memory costs more than calculating them, and twice is soon enough. Everything
+    that `quantize` refuses is refused at once. The tensors must not change as long as this is in use.
+
+    Args:
+        plan: as for `quantize`.
+        tensors: as for `quantize`.
+        weight: as for `quantize`.
+        rounding: as for `quantize`; "stochastic" gives other integers each time.
+        on_overflow: as for `quantize`.
+
+    Attributes:
+        shape: (plan.values,).
+        dtype: int32.
+        clipped: as in `Quantized`.
+
+    Raises:
+        InputError: a tensor or the weight is not what the plan allows.
+    """
+
+    dtype = np.dtype(np.int32)
+
+    def __init__(
+        self,
+        plan: Plan,
+        tensors: Mapping[str, Any],
+        weight: int,
+        *,
+        rounding: Rounding = "nearest",
+        on_overflow: OnOverflow = "error",
+    ) -> None:
+        weight = _checked_weight(weight, plan.layout.weight_cap)
+        if rounding not in ("nearest", "stochastic"):
+            raise InputError(Reason.BAD_ARGUMENT, f"rounding: expected 'nearest' or 'stochastic', got {rounding!r}")
+        if on_overflow not in ("error", "clip"):
+            raise InputError(Reason.BAD_ARGUMENT, f"on_overflow: expected 'error' or 'clip', got {on_overflow!r}")
+        self.shape = (plan.public.values,)
+        self.clipped: dict[str, int] = {}
+        self._magnitude, self._stochastic = plan.public.magnitude, rounding == "stochastic"
+        self._share = weight / plan.layout.weight_cap
+        self._tensors: list[tuple[int, TensorSpec, NDArray[Any]]] = []
+        self._buffers = Buffers()
+        start = 0
+        for spec, array in zip(plan.layout.tensors, plan.layout.arrays(tensors), strict=True):
+            flat = np.ascontiguousarray(array).reshape(-1)
+            beyond = _check_values(spec, flat, on_overflow)
             if beyond:
+                self.clipped[spec.name] = beyond
+            self._tensors.append((start, spec, flat))
+            start += spec.size
+        base = self._magnitude + 1
+        digits = [weight // base**digit % base for digit in range(plan.weight_digits)]
+        self._tail = np.array([*digits, 1], dtype=np.int32)
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """The update's tensors in the layout's order, flat."""
+        return [flat for _, _, flat in self._tensors]
+
+    def __getitem__(self, span: slice) -> NDArray[np.int32]:
+        """The integers of a span, which must be a whole one: contiguous, in order. Shape: (its length,)."""
+        begin, end, _ = span.indices(self.shape[0])
+        out = self._buffers.take(4 * (end - begin)).view(np.int32)
+        for start, spec, flat in self._tensors:
+            first, last = max(begin - start, 0), min(end - start, spec.size)
+            if first < last:
+                self._round(spec, flat[first:last], out[start + first - begin : start + last - begin])
+        inside = max(self.shape[0] - self._tail.size - begin, 0)
+        if inside < out.size:
+            first = begin + inside - (self.shape[0] - self._tail.size)
+            out[inside:] = self._tail[first : first + out.size - inside]
+        return out
+
+    def _round(self, spec: TensorSpec, flat: NDArray[Any], out: NDArray[np.int32]) -> None:
+        scale = self._magnitude * self._share / spec.clip
+        for i in range(0, flat.size, _CHUNK):
+            x = flat[i : i + _CHUNK]
+            if x.dtype not in _ROUNDED_AS_THEY_ARE or spec.name in self.clipped:
+                x = x.astype(np.float64)
+            if spec.name in self.clipped:
                 np.clip(x, -spec.clip, spec.clip, out=x)
-            draws = np.frombuffer(os.urandom(4 * x.size), dtype=np.uint32) if rounding == "stochastic" else _NO_DRAWS
-            _round(x, scale, magnitude, draws, out[i : i + _CHUNK])
-        start += spec.size
-    base = magnitude + 1
-    for digit in range(plan.weight_digits):
-        values[start + digit] = weight // base**digit % base
-    values[-1] = 1
-    return Quantized(values, clipped)
+            draws = np.frombuffer(os.urandom(4 * x.size), dtype=np.uint32) if self._stochastic else _NO_DRAWS
+            _round(frozen(x), scale, self._magnitude, frozen(draws), out[i : i + _CHUNK])
+
+    def __repr__(self) -> str:
+        return f"Quantizing(shape={self.shape}, <values>)"
 
 
-def dequantize(plan: Plan, sums: NDArray[np.int64], n_sites: int) -> Mean:
+def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mean:
     """Make exact sums into the weighted mean.
 
     Args:
         plan: the federation's plan.
-        sums: what the codec opened. Shape: (plan.values,).
+        sums: what the codec opened, int32 or int64. Shape: (plan.values,).
         n_sites: how many sites the round record names.
 
     Raises:
@@ -139,7 +209,8 @@ def dequantize(plan: Plan, sums: NDArray[np.int64], n_sites: int) -> Mean:
     layout, magnitude = plan.layout, plan.public.magnitude
     if sums.shape != (plan.public.values,):
         raise DecryptionError(Reason.BAD_FIELD, f"expected {plan.public.values} sums, got {sums.size}")
-    if int(sums.max()) > n_sites * magnitude or int(sums.min()) < -n_sites * magnitude:
+    chunks = (sums[i : i + _CHUNK] for i in range(0, sums.size, _CHUNK))
+    if any(int(c.max()) > n_sites * magnitude or int(c.min()) < -n_sites * magnitude for c in chunks):
         raise DecryptionError(
             Reason.SUM_OUT_OF_RANGE, f"expected sums within {n_sites} x {magnitude}, got a larger one"
         )
@@ -160,8 +231,8 @@ def dequantize(plan: Plan, sums: NDArray[np.int64], n_sites: int) -> Mean:
         step = spec.clip * per_clip
         resolution[spec.name] = step
         flat = np.empty(spec.size, dtype=spec.dtype)
-        for i in range(0, spec.size, _CHUNK):
-            flat[i : i + _CHUNK] = sums[start + i : start + min(i + _CHUNK, spec.size)] * step
+        # In double precision, whatever the dtypes; NumPy converts in pieces that stay in the cache.
+        np.multiply(sums[start : start + spec.size], step, out=flat, dtype=np.float64, casting="unsafe")
         tensors[spec.name] = flat.reshape(spec.shape)
         start += spec.size
     effective_bits = -math.log2(per_clip)
@@ -194,9 +265,10 @@ def _check_values(spec: TensorSpec, flat: NDArray[Any], on_overflow: OnOverflow)
     """Refuse what is not finite; count, or refuse, what is beyond the clip bound."""
     beyond = 0
     for i in range(0, flat.size, _CHUNK):
-        x = np.abs(flat[i : i + _CHUNK].astype(np.float64))
-        if x.max() <= spec.clip:  # false for NaN too
+        chunk = flat[i : i + _CHUNK]
+        if -spec.clip <= float(chunk.min()) and float(chunk.max()) <= spec.clip:  # false for NaN too
             continue
+        x = np.abs(chunk.astype(np.float64))
         finite = np.isfinite(x)
         if not finite.all():
             raise InputError(
@@ -217,17 +289,22 @@ def _check_values(spec: TensorSpec, flat: NDArray[Any], on_overflow: OnOverflow)
     return beyond
 
 
+_ROUNDED_AS_THEY_ARE = (np.dtype(np.float32), np.dtype(np.float64))
+"""What the kernel takes; anything else is converted before."""
+
 _NO_DRAWS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
 
 
 @kernel
 def _round(
-    x: NDArray[np.float64], scale: float, magnitude: int, draws: NDArray[np.uint32], out: NDArray[np.int32]
+    x: NDArray[np.floating], scale: float, magnitude: int, draws: NDArray[np.uint32], out: NDArray[np.int32]
 ) -> None:
     """Scale and round; `draws` empty means to nearest, ties to even. |x * scale| may exceed M by 3 ulps: clamped."""
     if draws.size:
         for i in range(x.size):
-            out[i] = np.int32(min(max(math.floor(x[i] * scale + draws[i] * 2.0**-32), -magnitude), magnitude))
+            out[i] = np.int32(
+                min(max(math.floor(np.float64(x[i]) * scale + draws[i] * 2.0**-32), -magnitude), magnitude)
+            )
     else:
         for i in range(x.size):
-            out[i] = np.int32(min(max(np.rint(x[i] * scale), -magnitude), magnitude))
+            out[i] = np.int32(min(max(np.rint(np.float64(x[i]) * scale), -magnitude), magnitude))

@@ -18,18 +18,40 @@ if TYPE_CHECKING:
 __all__ = [
     "Codec",
     "GroupKey",
+    "Integers",
     "PartSource",
+    "Values",
     "beyond_plan",
     "check_key",
     "check_n_sites",
     "check_shape",
     "check_sums",
     "packed_part",
+    "sum_type",
 ]
 
 PartSource = Callable[[int], Part]
 """Hands over one part of a sum by its number. A codec asks for each once, in an order of its own, so that a sum never
 has to be in memory whole."""
+
+
+class Integers(Protocol):
+    """Integers that are made when they are asked for. An array of int32 will do as well."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(plan.values,)."""
+
+    @property
+    def dtype(self) -> np.dtype[np.int32]:
+        """int32."""
+
+    def __getitem__(self, span: slice, /) -> NDArray[np.int32]:
+        """A span of them, contiguous and in order; from any thread."""
+
+
+Values = NDArray[np.int32] | Integers
+"""What a codec encrypts. It asks for each span once."""
 
 
 class GroupKey(Protocol):
@@ -64,7 +86,7 @@ class Codec(Protocol):
         """Moduli and residue counts: all that the aggregator ever needs."""
 
     def encrypt(
-        self, values: NDArray[np.int32], key: GroupKey, round_id: RoundId, *, threads: int | None = None
+        self, values: Values, key: GroupKey, round_id: RoundId, *, threads: int | None = None
     ) -> Iterator[Part]:
         """Encrypt one vector under fresh randomness, part by part, each part once, in an order of the codec's own.
 
@@ -81,7 +103,7 @@ class Codec(Protocol):
 
     def decrypt(
         self, total: PartSource, n_sites: int, key: GroupKey, round_id: RoundId, *, threads: int | None = None
-    ) -> NDArray[np.int64]:
+    ) -> NDArray[np.signedinteger]:
         """Open a sum, exactly.
 
         Args:
@@ -92,7 +114,7 @@ class Codec(Protocol):
             threads: how many parts to work on at a time; all cores if left out.
 
         Returns:
-            The sums. Shape: (plan.values,).
+            The sums, int32 where all of them fit, else int64. Shape: (plan.values,).
 
         Raises:
             DecryptionError: the sum did not open to integers within `n_sites * plan.magnitude`; nothing is released.
@@ -120,14 +142,14 @@ def check_key(key: GroupKey, plan: PublicPlan, round_id: RoundId) -> None:
         )
 
 
-def check_shape(values: NDArray[np.int32], plan: PublicPlan) -> None:
+def check_shape(values: Values, plan: PublicPlan) -> None:
     """Refuse a vector that is not the plan's.
 
     Raises:
         InputError: another shape or dtype.
     """
     if values.shape != (plan.values,) or values.dtype != np.int32:
-        raise InputError(Reason.WRONG_SHAPE, f"expected {plan.values} int32 values, got {values.size} {values.dtype}")
+        raise InputError(Reason.WRONG_SHAPE, f"expected {plan.values} int32 values, got {values.shape} {values.dtype}")
 
 
 def beyond_plan(plan: PublicPlan) -> InputError:
@@ -145,17 +167,27 @@ def check_n_sites(n_sites: int, plan: PublicPlan) -> None:
         raise DecryptionError(Reason.COUNT_MISMATCH, f"expected a sum of 1 to {plan.max_sites} sites, got {n_sites}")
 
 
-def check_sums(sums: NDArray[np.int64], n_sites: int, plan: PublicPlan) -> None:
+def check_sums(largest: int, n_sites: int, plan: PublicPlan) -> None:
     """Refuse sums that so many honest submissions cannot make.
+
+    Args:
+        largest: absolute value of the sum furthest from zero.
+        n_sites: how many submissions were added.
+        plan: the public half of the plan.
 
     Raises:
         DecryptionError: a sum beyond `n_sites * M`.
     """
-    largest = n_sites * plan.magnitude
-    if int(sums.max()) > largest or int(sums.min()) < -largest:
+    bound = n_sites * plan.magnitude
+    if largest > bound:
         raise DecryptionError(
             Reason.SUM_OUT_OF_RANGE, f"expected sums within {n_sites} x {plan.magnitude}, got one beyond"
         )
+
+
+def sum_type(n_sites: int, plan: PublicPlan) -> np.dtype[np.signedinteger]:
+    """The narrowest type that holds the sums of so many submissions: memory costs more than the arithmetic on it."""
+    return np.dtype(np.int32 if n_sites * plan.magnitude < 2**31 else np.int64)
 
 
 def packed_part(total: PartSource, place: PartPlace) -> bytes | memoryview:

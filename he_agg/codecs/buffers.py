@@ -25,9 +25,13 @@ class Buffers:
 
     A memory view of an array holds a reference, so a part that somebody still reads is never overwritten. Where
     references cannot be counted, every array is fresh.
+
+    Args:
+        most: arrays kept for another use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
         self._arrays: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
 
@@ -39,7 +43,7 @@ class Buffers:
                     if array.size == size and sys.getrefcount(array) == _HELD_BY_POOL_ALONE:
                         return array
             array = np.empty(size, dtype=np.uint8)
-            if len(self._arrays) == _MOST:
+            if len(self._arrays) == self._most:
                 del self._arrays[0]  # whoever holds it keeps it; the pool has one less to offer
             self._arrays.append(array)
             return array

@@ -15,12 +15,14 @@ from he_agg.bitpack import pack, unpack
 from he_agg.codecs.base import (
     GroupKey,
     PartSource,
+    Values,
     beyond_plan,
     check_key,
     check_n_sites,
     check_shape,
     check_sums,
     packed_part,
+    sum_type,
 )
 from he_agg.codecs.ckks_parameters import CkksParameters
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
@@ -55,7 +57,7 @@ class CkksCodec:
 
     def encrypt(
         self,
-        values: NDArray[np.int32],
+        values: Values,
         key: GroupKey,
         round_id: RoundId,
         *,
@@ -64,10 +66,11 @@ class CkksCodec:
         """See `Codec.encrypt`."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)
-        if int(values.max()) > self._plan.magnitude or int(values.min()) < -self._plan.magnitude:
+        integers = values[:]
+        if int(integers.max()) > self._plan.magnitude or int(integers.min()) < -self._plan.magnitude:
             # TenSEAL corrupts the neighbours of a large value without a word.
             raise beyond_plan(self._plan)
-        return self._encrypt(values, self._opened.vectors(key))
+        return self._encrypt(integers, self._opened.vectors(key))
 
     def _encrypt(self, values: NDArray[np.int32], vectors: CkksVectors) -> Iterator[Part]:
         slots, unit = vectors.slots, vectors.residues
@@ -88,7 +91,7 @@ class CkksCodec:
         round_id: RoundId,
         *,
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
-    ) -> NDArray[np.int64]:
+    ) -> NDArray[np.signedinteger]:
         """See `Codec.decrypt`."""
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
@@ -106,5 +109,5 @@ class CkksCodec:
                 sums[position : position + slots] = vectors.decrypt(residues[start : start + unit])
                 position += slots
         sums = sums[: self._plan.values]
-        check_sums(sums, n_sites, self._plan)
-        return sums
+        check_sums(max(int(sums.max()), -int(sums.min())), n_sites, self._plan)
+        return sums.astype(sum_type(n_sites, self._plan))

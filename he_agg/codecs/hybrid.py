@@ -23,16 +23,18 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.bitpack import pack, unpack
+from he_agg.bitpack import pack, packed_bytes, unpack
 from he_agg.codecs.base import (
     GroupKey,
     PartSource,
+    Values,
     beyond_plan,
     check_key,
     check_n_sites,
     check_shape,
     check_sums,
     packed_part,
+    sum_type,
 )
 from he_agg.codecs.buffers import Buffers
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
@@ -48,6 +50,9 @@ from he_agg.ring.primes import BATCH_VALUES, N
 from he_agg.sections import Part, PartPlace, Section
 
 __all__ = ["HybridCodec"]
+
+_OPENED_AT_ONCE = 2 * BATCH_VALUES
+"""Values opened at a time: half a megabyte of 64-bit integers stays in the second-level cache."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -76,6 +81,7 @@ class HybridCodec:
         )
         self._opened = OpenedKey(self._parameters.key)
         self._buffers = Buffers()
+        self._sums = Buffers(most=2)  # of this round, and of the one before while its mean is in use
         self._key_place, *bulk = plan.places
         # Parts of the same values, one of each limb, belong together.
         per_limb = len(bulk) // len(self._parameters.primes)
@@ -87,16 +93,14 @@ class HybridCodec:
         return self._plan.sections
 
     def encrypt(
-        self, values: NDArray[np.int32], key: GroupKey, round_id: RoundId, *, threads: int | None = None
+        self, values: Values, key: GroupKey, round_id: RoundId, *, threads: int | None = None
     ) -> Iterator[Part]:
         """See `Codec.encrypt`. The one-time key comes first, then the limbs of the same values together."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)  # the kernels look at every value themselves
         return self._encrypt(values, self._opened.vectors(key), self._a_key(key, round_id), threads)
 
-    def _encrypt(
-        self, values: NDArray[np.int32], vectors: CkksVectors, a: bytes, threads: int | None
-    ) -> Iterator[Part]:
+    def _encrypt(self, values: Values, vectors: CkksVectors, a: bytes, threads: int | None) -> Iterator[Part]:
         with Encryptor(self._ring, a) as encryptor:
             coefficients = encryptor.key_coefficients()
             try:
@@ -119,32 +123,43 @@ class HybridCodec:
 
     def decrypt(
         self, total: PartSource, n_sites: int, key: GroupKey, round_id: RoundId, *, threads: int | None = None
-    ) -> NDArray[np.int64]:
+    ) -> NDArray[np.signedinteger]:
         """See `Codec.decrypt`."""
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
         key_sum = self._open_key(total, n_sites, self._opened.vectors(key))
-        sums = np.empty(self._plan.values, dtype=np.int64)
-        with Opener(self._ring, self._a_key(key, round_id), key_sum, n_sites) as opener:
+        dtype = sum_type(n_sites, self._plan)
+        sums = self._sums.take(dtype.itemsize * self._plan.values).view(dtype)
+        try:
+            self._open_bulk(
+                total, n_sites, Opener(self._ring, self._a_key(key, round_id), key_sum, n_sites), sums, threads
+            )
+        except BaseException:
+            sums.fill(0)  # its memory is used again
+            raise
+        finally:
+            key_sum.fill(0)
+        return sums
 
-            def open_group(group: tuple[PartPlace, ...]) -> int:
-                span = _values_of(group)
+    def _open_bulk(
+        self, total: PartSource, n_sites: int, opener: Opener, sums: NDArray[np.signedinteger], threads: int | None
+    ) -> None:
+        with opener:
+
+            def open_group(group: tuple[PartPlace, ...]) -> tuple[int, int]:
                 packed = [np.frombuffer(packed_part(total, place), dtype=np.uint8) for place in group]
                 try:
-                    _, distance = opener.open(span.start // BATCH_VALUES, len(sums[span]), packed, sums[span])
+                    return _open_into(sums[_values_of(group)], _values_of(group).start, packed, opener)
                 except ValueError as error:  # a residue that is not below its prime: bytes of ours hold none
                     numbers = ", ".join(str(place.number) for place in group)
                     raise WireError(
                         Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {numbers}: a residue is not below its modulus"
                     ) from error
-                return distance
 
-            distances = _in_threads(open_group, self._groups, threads)
-            if max(distances) > self._parameters.largest_distance(n_sites):
-                raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
-        key_sum.fill(0)
-        check_sums(sums, n_sites, self._plan)
-        return sums
+            distances, largest = zip(*_in_threads(open_group, self._groups, threads), strict=True)
+        if max(distances) > self._parameters.largest_distance(n_sites):
+            raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
+        check_sums(max(largest), n_sites, self._plan)
 
     def _open_key(self, total: PartSource, n_sites: int, vectors: CkksVectors) -> NDArray[np.int64]:
         place = self._key_place
@@ -171,6 +186,35 @@ def _values_of(group: tuple[PartPlace, ...]) -> slice:
     place = group[0]
     start = place.index * place.section.part_residues
     return slice(start, start + place.residues)
+
+
+def _open_into(
+    sums: NDArray[np.signedinteger], first: int, packed: list[NDArray[np.uint8]], opener: Opener
+) -> tuple[int, int]:
+    """Open the parts of some values, a few batches at a time, so that the wide integers stay in the cache.
+
+    Args:
+        sums: where they go. A sum that does not fit is cut off: look at what comes back first.
+        first: index of the first value.
+        packed: the summed residues, one array for each limb.
+        opener: opens them.
+
+    Returns:
+        The largest distance to the grid, and the largest absolute value.
+    """
+    wide = np.empty(min(_OPENED_AT_ONCE, sums.size), dtype=np.int64)
+    furthest = largest = 0
+    for start in range(0, sums.size, _OPENED_AT_ONCE):
+        here = wide[: sums.size - start]
+        pieces = [
+            limb[packed_bytes(start, bits) : packed_bytes(start + here.size, bits)]
+            for limb, bits in zip(packed, opener.params.limb_bits, strict=True)
+        ]
+        _, distance = opener.open((first + start) // BATCH_VALUES, here.size, pieces, here)
+        furthest = max(furthest, distance)
+        largest = max(largest, int(here.max()), -int(here.min()))
+        sums[start : start + here.size] = here
+    return furthest, largest
 
 
 def _in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int | None) -> Iterator[Result]:

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from he_agg.codecs import codec_for
+from he_agg.codecs.base import sum_type
 from he_agg.errors import DecryptionError, InputError, KeystoreError, WireError
+from he_agg.fixedpoint import Quantizing, quantize
 from he_agg.ids import RoundId
 from he_agg.plan import CODECS
 from he_agg.ring.encryptor import Encryptor
@@ -69,6 +71,38 @@ def test_the_opened_sum_is_the_sum(codec, data):
     cut = data.draw(st.integers(0, n_sites), label="cut")
     halves = [fold_all(plan.public, group) for group in (submissions[:cut], submissions[cut:])]
     assert fold_all(plan.public, halves) == total
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_integers_made_when_asked_for_encrypt_like_an_array(codec):
+    plan = plan_of(100_000, codec=codec, max_sites=5, part_bytes=2**16)
+    tensors = {"w": np.linspace(-1, 1, 100_000)}
+    coder, key = codec_for(plan.public), key_of(plan)
+    parts = by_number(coder.encrypt(Quantizing(plan, tensors, 1), key, ROUND))
+    assert np.array_equal(coder.decrypt(source(parts), 1, key, ROUND), quantize(plan, tensors, 1).values)
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize(("max_sites", "value_bits", "dtype"), [(5, 16, np.int32), (1000, 24, np.int64)])
+def test_sums_are_as_narrow_as_the_plan_allows(codec, max_sites, value_bits, dtype):
+    plan = plan_of(5000, codec=codec, max_sites=max_sites, value_bits=value_bits).public
+    assert sum_type(max_sites, plan) == dtype
+    assert np.iinfo(sum_type(max_sites, plan)).max >= max_sites * plan.magnitude
+
+
+def test_memory_of_sums_is_never_used_again_while_somebody_has_them():
+    plan = plan_of(5000, codec="hybrid")
+    coder, key = codec_for(plan.public), key_of(plan)
+    one, two = (np.full(plan.public.values, number, np.int32) for number in (1, 2))
+    parts = {number: by_number(coder.encrypt(values, key, ROUND)) for number, values in ((1, one), (2, two))}
+    first = coder.decrypt(source(parts[1]), 1, key, ROUND)
+    second = coder.decrypt(source(parts[2]), 1, key, ROUND)
+    view = first[:10]
+    del first
+    third = coder.decrypt(source(parts[2]), 1, key, ROUND)
+    assert np.array_equal(view, one[:10])
+    assert np.array_equal(second, two)
+    assert np.array_equal(third, two)
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))

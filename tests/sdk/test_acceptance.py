@@ -21,7 +21,7 @@ from client_sdk import _flows
 from client_sdk._effects import Request, Response
 from client_sdk._transport import AsyncTransport, Transport
 from he_agg import canonical
-from he_agg.errors import DecryptionError, Reason
+from he_agg.errors import DecryptionError, Reason, TransportError
 from he_agg.fixedpoint import dequantize, quantize
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac
@@ -49,6 +49,7 @@ from tests.sdk.world import (
     small_plan,
     spooled,
     submission,
+    unreachable,
     update_of,
 )
 from tests.support.federation import fold_all, key_of
@@ -723,23 +724,30 @@ def test_site_that_was_not_drawn_is_missed_nowhere(tmp_path):
         World(server).run(_flows.fetch(session_for(tmp_path / "other", PLAN), ROUND))
 
 
-def test_tags_are_verified_in_threads_and_before_the_codec_runs(tmp_path, monkeypatch):
-    import threading
+@pytest.mark.parametrize("stored", [False, True])
+def test_tags_are_added_as_parts_arrive_and_verified_before_the_codec_runs(tmp_path, monkeypatch, stored):
+    """Each part is looked at once, also one that an earlier run has left; nothing is opened before all of them."""
+    server, log, last = Liar(), [], len(PLACES) - 1
 
-    server, log = Liar(), []
-    session = session_for(tmp_path, PLAN)
+    def meddle(request, body):
+        if "/sum/" in request.path:
+            log.append(("get", int(request.path.rsplit("/", 1)[1])))
+
+    session = session_for(tmp_path, PLAN, patience_s=0.5)
     World(server).run(_flows.submit(session, OPEN, update_of()))
+    if stored:
+        with pytest.raises(TransportError):
+            World(server, lambda r, b: unreachable() if r.path.endswith(f"/parts/{last}") else None).run(
+                _flows.resume(session, OPEN)
+            )
     part, verify, decrypt = RoundMac.part, RoundMac.verify, type(session.codec).decrypt
-    main = threading.get_ident()
-    monkeypatch.setattr(
-        RoundMac, "part", lambda s, n, d: (log.append(("part", threading.get_ident() != main)), part(s, n, d))[1]
-    )
-    monkeypatch.setattr(RoundMac, "verify", lambda *a: (log.append(("verify", True)), verify(*a))[1])
-    monkeypatch.setattr(
-        type(session.codec), "decrypt", lambda *a, **k: (log.append(("open", True)), decrypt(*a, **k))[1]
-    )
-    World(server).run(_flows.resume(session, OPEN))
-    assert log == [("part", True)] * len(PLACES) + [("verify", True), ("open", True)]
+    monkeypatch.setattr(RoundMac, "part", lambda s, n, d: (log.append(("tags", n)), part(s, n, d))[1])
+    monkeypatch.setattr(RoundMac, "verify", lambda *a: (log.append("verify"), verify(*a))[1])
+    monkeypatch.setattr(type(session.codec), "decrypt", lambda *a, **k: (log.append("open"), decrypt(*a, **k))[1])
+    World(server, meddle).run(_flows.resume(session, OPEN))
+    fetched = [last] if stored else range(len(PLACES))
+    each = [[("get", n), ("tags", n)] if n in fetched else [("tags", n)] for n in range(len(PLACES))]
+    assert log == [*(entry for entries in each for entry in entries), "verify", "open"]
 
 
 def test_roles_of_the_consortium_are_what_the_tests_take_them_for():

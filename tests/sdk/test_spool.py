@@ -86,7 +86,7 @@ def test_removal_takes_the_manifest_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [b"", b"part zerO", b"part zero+", None])
-def test_damaged_part_is_noticed_before_it_is_sent(tmp_path, damage):
+def test_damaged_part_is_noticed(tmp_path, damage):
     entry, digest = filled(tmp_path)
     entry.check_part(0, 9, digest)
     if damage is None:

@@ -14,6 +14,7 @@ import pytest
 from client_sdk import _flows
 from client_sdk._effects import Request, Response
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from client_sdk.spool import SpoolEntry
 from he_agg import canonical
 from he_agg.errors import ConfigError, InputError, ProtocolError, Reason, TransportError, WireError
 from he_agg.mac import RoundMac, tag_count
@@ -325,18 +326,46 @@ def test_part_that_always_arrives_changed_is_an_error(tmp_path, aggregator):
         World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
 
 
-def test_part_that_the_disk_changed_is_never_sent(tmp_path, aggregator):
+@pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])
+def test_part_that_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggregator, damage):
+    """The aggregator refuses what is damaged, whoever did it; then the site looks at its own disk first."""
     session = session_for(tmp_path, PLAN)
 
     def rot(request: Request, body: bytes):
         path = session.spool.entry(ROUND).part_path(1)
         if request.path.endswith("/parts/0"):
-            path.write_bytes(path.read_bytes()[:-1] + b"!")
+            content = path.read_bytes()
+            path.unlink()
+            if damage != "missing":
+                path.write_bytes(content[:-1] + b"!" * (damage == "changed"))
 
     world = World(aggregator, rot)
-    with pytest.raises(WireError, match="part-00001 is damaged"):
+    with pytest.raises(WireError, match="part-00001 is damaged") as caught:
         world.run(_flows.submit(session, OPEN, update_of()))
-    assert len(world.paths("PUT")) == 1
+    assert caught.value.reason == Reason.BAD_DIGEST
+    assert len(world.paths("PUT")) == (2 if damage == "changed" else 1)  # never a second time
+    assert [sorted(parts) for parts in aggregator.parts.values()] == [[0]]
+    assert world.sleeps == []
+
+
+def test_damaged_part_is_told_also_when_nobody_answers(tmp_path, aggregator):
+    """A proxy that hangs up on what it does not like must not hide the disk behind the network."""
+    session = session_for(tmp_path, PLAN, patience_s=1.0)
+
+    def rot(request: Request, body: bytes):
+        path = session.spool.entry(ROUND).part_path(1)
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+        return unreachable() if request.path.endswith("/parts/1") else None
+
+    with pytest.raises(WireError, match="part-00001 is damaged"):
+        World(aggregator, rot).run(_flows.submit(session, OPEN, update_of()))
+
+
+def test_parts_are_read_once_to_be_sent(tmp_path, aggregator, monkeypatch):
+    """A second look is for what was refused only."""
+    monkeypatch.setattr(SpoolEntry, "check_part", lambda *_: pytest.fail("read twice"))
+    World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert set(aggregator.complete) == {"a"}
 
 
 def test_spool_of_another_key_is_refused(tmp_path, aggregator):

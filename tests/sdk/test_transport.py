@@ -183,6 +183,13 @@ def test_file_that_shrinks_under_way_is_an_error(run, tmp_path):
         run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
 
 
+def test_file_that_is_gone_is_the_spools_fault(run, tmp_path):
+    body = FileBody(tmp_path / "part", 100, "00" * 32)
+    with serving(lambda h: h.reply(204)) as (server, url), pytest.raises(ConfigError, match=r"part: No such file"):
+        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
+    assert server.seen == []
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirect_is_not_followed(run, status):
     with (
@@ -246,6 +253,26 @@ def test_endless_answer_is_cut_off(run):
     with serving(flood) as (_, url), pytest.raises(ProtocolError, match="expected at most 100000 bytes") as caught:
         run(url, asking(Request("GET", "/v1/x", frozenset({200}), max_bytes=100_000)))
     assert caught.value.reason == Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_answer_of_no_announced_length_is_whole(run, chunked):
+    content = bytes(range(256)) * 1000
+
+    def unannounced(handler):
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        if chunked:
+            handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for start in range(0, len(content), 10_000):
+            piece = content[start : start + 10_000]
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+        handler.wfile.write(b"0\r\n\r\n" if chunked else b"")
+        handler.close_connection = True
+
+    with serving(unannounced) as (_, url):
+        assert run(url, asking(GET)).body == content
 
 
 def test_compressed_answer_is_not_expanded(run):

@@ -23,13 +23,14 @@ from client_sdk._chain import Chain
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep, Together
 from client_sdk._encrypt import Update
 from client_sdk._exchange import Retries
+from client_sdk._files import explained
 from client_sdk._poll import OpenRound
 from client_sdk._retry import RetryPolicy
 from client_sdk._rosters import Rosters
 from client_sdk._security_log import SecurityLog
 from client_sdk._session import Session
 from client_sdk._signing import Signer
-from client_sdk._transport import drive
+from client_sdk._transport import _chunks, drive
 from client_sdk.spool import Spool
 from he_agg import canonical
 from he_agg.codecs import codec_for
@@ -388,13 +389,14 @@ class World:
     def _answer(self, request: Request) -> Response:
         body = request.body
         if isinstance(body, FileBody):
-            body = body.path.read_bytes()
-            assert len(body) == request.body.length
+            with explained(body.path), body.path.open("rb") as file:
+                body = b"".join(_chunks(file, body))
         body = body or b""
         signed_at, headers = self.signer.sign(request)
         self.headers.append(headers)
-        self._verify(request, headers, body)
         self.sent.append((f"{request.method} {request.path}", body))
+        if not self._verify(request, headers, body):
+            return dataclasses.replace(problem(400, "bad-digest"), signed_at=signed_at)
         if "wait=30" in request.path:
             self.time += 30.0
         answer = self.meddle(request, body)
@@ -403,14 +405,14 @@ class World:
         answer = answer if answer is not None else self.aggregator(request, body)
         return dataclasses.replace(answer, signed_at=signed_at)
 
-    def _verify(self, request: Request, headers: dict[str, str], body: bytes) -> None:
-        """What a real aggregator does before anything else."""
+    def _verify(self, request: Request, headers: dict[str, str], body: bytes) -> bool:
+        """What a real aggregator does before anything else; whether the body is the one that was signed."""
         path, _, query = request.path.partition("?")
         head = RequestHead(request.method, path, query, headers["Content-Digest"], headers["He-Agg-Federation"])
         claim = parse_claim(headers["Signature-Input"], headers["Signature"])
         assert verify_request(head, claim, CONSORTIUM.roster.roster.members[claim.name].public_key)
         assert (claim.name, head.federation) == (self.signer.name, "test")
-        assert head.content_digest == digest_field(body)
+        return head.content_digest == digest_field(body)
 
     def paths(self, method: str) -> list[str]:
         """Paths of the requests of one method, in order."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from he_agg.errors import DecryptionError, InputError, Reason
-from he_agg.fixedpoint import ResolutionWarning, dequantize, quantize
+from he_agg.fixedpoint import Quantizing, ResolutionWarning, dequantize, quantize
 from he_agg.layout import Layout
 from he_agg.plan import Plan
 
@@ -214,3 +214,43 @@ def test_nothing_of_the_plaintext_is_in_a_repr():
     quantized = quantize(plan_for(update), update, 1)
     assert "0.12" not in repr(quantized)
     assert str(quantized.values[0]) not in repr(quantized)
+
+
+@given(begin=st.integers(0, 14), length=st.integers(0, 14), clipping=st.booleans())
+def test_integers_of_a_span_are_those_of_the_whole(begin, length, clipping):
+    """Across tensors, dtypes, empty ones and the hidden values at the end."""
+    tensors = {
+        "a": np.linspace(-1, 1, 4, dtype=np.float32).reshape(2, 2),
+        "b": np.zeros(0),
+        "c": np.linspace(-2 if clipping else -1, 1, 5),
+        "d": np.float16(0.3).reshape(()),
+    }
+    layout = Layout.of(tensors, clip=1.0, weight_cap=10**6)
+    plan = Plan.create("test", layout, value_bits=8, max_sites=3)
+    options = {"on_overflow": "clip" if clipping else "error"}
+    whole = quantize(plan, tensors, 123456, **options)
+    lazy = Quantizing(plan, tensors, 123456, **options)
+    assert lazy.shape == whole.values.shape
+    assert lazy.dtype == whole.values.dtype
+    assert lazy.clipped == whole.clipped
+    got = lazy[begin : begin + length]
+    assert got.dtype == np.int32
+    assert np.array_equal(got, whole.values[begin : begin + length])
+
+
+def test_spans_that_are_held_are_not_overwritten():
+    plan = Plan.create("test", Layout.of({"w": np.zeros(100)}, clip=1.0, weight_cap=1), max_sites=3)
+    lazy = Quantizing(plan, {"w": np.linspace(-1, 1, 100)}, 1)
+    first, second = lazy[0:50], lazy[50:100]
+    assert np.array_equal(np.concatenate([first, second]), lazy[:100])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_sums_of_either_width_give_the_same_mean(dtype):
+    tensors = {"w": np.linspace(-1, 1, 100, dtype=np.float32)}
+    plan = Plan.create("test", Layout.of(tensors, clip=1.0, weight_cap=1), max_sites=3)
+    sums = 2 * quantize(plan, tensors, 1).values.astype(np.int64)
+    mean = dequantize(plan, sums.astype(dtype), 2)
+    assert np.array_equal(mean.tensors["w"], (sums[:100] * mean.resolution["w"]).astype(np.float32))
+    assert mean.sums.dtype == np.int64
+    assert np.array_equal(mean.sums, sums[:100])
