@@ -12,7 +12,7 @@ from he_agg.commands import answer
 from he_agg.errors import ConfigError, Reason
 from he_agg.files import beside
 from service import operations
-from service.cli_options import Desk, on_store
+from service.desk import Desk, on_store
 from service.store.base import Keeping
 from service.transcript import transcript
 
