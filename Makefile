@@ -29,7 +29,7 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/he-agg demo --codec $(CODEC)
 
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m slow

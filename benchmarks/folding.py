@@ -29,7 +29,7 @@ from he_agg.plan import Plan
 from he_agg.record import NO_RECORD
 from he_agg.sections import Part
 from he_agg.wire import encode_part
-from service import rounds
+from service import events
 from service.aggregator import Aggregator
 from service.settings import Settings
 
@@ -43,7 +43,7 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
     aggregator = Aggregator.open(Settings(data_dir=data_dir, reserve_bytes=0))
     store, blobs, intake = aggregator.store, aggregator.blobs, aggregator.intake
     members, roster = enrol(store, aggregator.conductor, plan, [f"site-{i}" for i in range(sites)])
-    aggregator.conductor.apply("bench", rounds.Started())
+    aggregator.conductor.apply("bench", events.Started())
     originals = data_dir / "originals"
     originals.mkdir()
     digests, random, packed = [], np.random.default_rng(1), {}

@@ -10,15 +10,19 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from he_agg.errors import KeystoreError, Reason
 
-__all__ = ["beside", "create", "read_private", "sync_directory"]
+__all__ = ["Content", "beside", "create", "create_once", "read_private", "replace", "sync_directory"]
+
+Content = bytes | Callable[[BinaryIO], object]
+"""All of a file; or what writes it, piece by piece."""
 
 
-def create(path: Path, content: bytes, mode: int = 0o600, durable: bool = True) -> None:
+def create(path: Path, content: Content, mode: int = 0o600, durable: bool = True) -> None:
     """Write a file that does not exist yet. Never through a symbolic link.
 
     Args:
@@ -32,14 +36,17 @@ def create(path: Path, content: bytes, mode: int = 0o600, durable: bool = True) 
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+        if callable(content):
+            content(file)
+        else:
+            file.write(content)
         if durable:
             file.flush()
             os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def beside(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
+def beside(path: Path, content: Content, mode: int = 0o600) -> Iterator[Path]:
     """A file beside `path`, on disk when the block begins and gone when it ends.
 
     Within it, give the file its name: by a link, which fails when the name is taken, or by a rename, which replaces.
@@ -53,6 +60,37 @@ def beside(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create_once(path: Path, content: bytes) -> None:
+    """Give a new private file its name, unless another process was first. Whoever finds the file finds all of it.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    # A link, unlike a rename, fails when the name is taken.
+    with beside(path, content) as temporary, contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+
+
+def replace(path: Path, content: Content, mode: int = 0o600) -> None:
+    """Put a file in the place of another, or of none: after a crash it is the old one or the new, whole.
+
+    For a file that one process writes: what a crash left unfinished beside it goes when it is next replaced.
+
+    Args:
+        path: where.
+        content: all of it.
+        mode: its permissions.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    create(temporary, content, mode)
+    temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

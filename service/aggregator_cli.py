@@ -7,27 +7,20 @@ from pathlib import Path
 import click
 
 from he_agg.commands import answer
+from service import cli_options as options
 from service.aggregator_key import AggregatorKey
-from service.settings import Settings
 
 __all__ = ["aggregator_show"]
 
 
 @click.command()
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="HE_AGG_DATA_DIR",
-    default=Settings.model_fields["data_dir"].default,
-    show_default="./he-agg-data, or HE_AGG_DATA_DIR",
-    help="Where the aggregator keeps everything; made if it is not there.",
-)
+@options.data_dir
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write the public file, which the coordinator takes into the roster.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def aggregator_show(data_dir: Path, out: Path | None, as_json: bool) -> None:
     """Show the fingerprint of the aggregator's key. The key is made the first time.
 

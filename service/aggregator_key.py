@@ -14,7 +14,7 @@ from pathlib import Path
 
 from he_agg import canonical
 from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
-from he_agg.files import beside, read_private, sync_directory
+from he_agg.files import create_once, read_private, sync_directory
 from he_agg.ids import check_name
 from he_agg.roster import Member, Role
 from he_agg.signing import SigningKey
@@ -54,7 +54,7 @@ class AggregatorKey:
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.path.lexists(path):
-                _link(path, _encode(SigningKey.generate()))
+                create_once(path, _encode(SigningKey.generate()))
             key = cls(_parse(path, read_private(path, _MAX_BYTES, _REMEDY)))
             # Whoever made it may have died before this, and a key that has signed must not be lost.
             sync_directory(data_dir)
@@ -118,10 +118,3 @@ def _parse(path: Path, content: bytes) -> SigningKey:
             "restore it from a backup; with another key, every federation needs a new roster",
         ) from error
     return SigningKey.from_bytes(bytes.fromhex(seed))
-
-
-def _link(path: Path, content: bytes) -> None:
-    """Give a new file its name, unless another process was first."""
-    # A link, unlike a rename, fails when the name is taken.
-    with beside(path, content) as temporary, contextlib.suppress(FileExistsError):
-        os.link(temporary, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,9 @@ import click
 
 from he_agg.commands import answer
 from he_agg.errors import ConfigError, Reason
+from he_agg.files import beside
 from service import operations
-from service.cli_options import Desk, on_store
+from service.desk import Desk, on_store
 from service.store.base import Keeping
 from service.transcript import transcript
 
@@ -156,17 +155,9 @@ def federation_epoch(desk: Desk, name: str, file: Path, as_json: bool) -> None:
 def federation_export(desk: Desk, name: str, out: Path, as_json: bool) -> None:
     """Write the transcript of the federation NAME: everything signed, for `he-agg audit`."""
     records = operations.overview(desk.store, name)[0]["records"]
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            with temporary.open("xb") as file:
-                for line in transcript(desk.store, name):
-                    file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+        with beside(out, lambda file: file.writelines(transcript(desk.store, name)), 0o644) as temporary:
             temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(Reason.BAD_CONFIG, f"cannot write {out}: {error.strerror}") from error
     answer(

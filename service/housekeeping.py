@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from service.events import Phase
 from service.failpoints import failpoint
 from service.logs import log
-from service.rounds import Phase
 from service.settings import Settings
 from service.store.base import RoundRow, Store, SubmissionRow, Transaction
 from service.store.blobs import Blobs

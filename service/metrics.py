@@ -18,11 +18,11 @@ from prometheus_client.registry import Collector
 
 from he_agg.roster import Role
 from service.aggregator import Aggregator
+from service.events import Phase, Stage
 from service.known import newest_roster
 from service.limits import Limits
 from service.observers import Answered, Fold
 from service.problems import PROBLEMS
-from service.rounds import Phase, Stage
 from service.snapshot import quorum
 from service.store.base import FederationRow, Transaction
 

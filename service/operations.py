@@ -13,11 +13,11 @@ from he_agg.epoch import MAX_BUNDLE_BYTES, SignedBundle
 from he_agg.errors import InputError, PlanError, Reason, WireError
 from he_agg.federation import MAX_FEDERATION_BYTES, FederationDocument
 from he_agg.roster import MAX_ROSTER_BYTES, Role, SignedRoster
-from service import rounds
+from service import events
 from service.conductor import Conductor
+from service.events import Stage
 from service.known import newest_roster
 from service.rosters import accept_bundle, accept_roster
-from service.rounds import Stage
 from service.snapshot import quorum
 from service.store.base import EpochRow, FederationRow, Keeping, RoundRow, Store, Transaction
 
@@ -220,7 +220,7 @@ def start(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
                 f"federation {name}: expected at least {need} sites, got {have}",
                 "more sites need a new version of the roster: he-agg federation roster",
             )
-        conductor.apply_in(tx, name, rounds.Started())
+        conductor.apply_in(tx, name, events.Started())
         return _summary(tx, _known(tx, name))
 
 
@@ -236,7 +236,7 @@ def pause(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
         row = _known(tx, name)
         if row.stage not in (Stage.RUNNING, Stage.PAUSED):
             raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that runs, it is {row.stage}")
-        conductor.apply_in(tx, name, rounds.Paused())
+        conductor.apply_in(tx, name, events.Paused())
         return _summary(tx, _known(tx, name))
 
 
@@ -250,7 +250,7 @@ def resume(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
         row = _known(tx, name)
         if row.stage not in (Stage.RUNNING, Stage.PAUSED):
             raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that is paused, it is {row.stage}")
-        conductor.apply_in(tx, name, rounds.Resumed())
+        conductor.apply_in(tx, name, events.Resumed())
         return _summary(tx, _known(tx, name))
 
 
@@ -262,7 +262,7 @@ def end(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
     """
     with store.write() as tx:
         _known(tx, name)
-        conductor.apply_in(tx, name, rounds.Stopped())
+        conductor.apply_in(tx, name, events.Stopped())
         return _summary(tx, _known(tx, name))
 
 
@@ -345,7 +345,7 @@ def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
 
 def _remaining(row: FederationRow, newest: RoundRow) -> int | None:
     """Time until an open round closes; None where no clock runs. Units: seconds."""
-    if newest.phase is not rounds.Phase.OPEN or row.stage is not Stage.RUNNING:
+    if newest.phase is not events.Phase.OPEN or row.stage is not Stage.RUNNING:
         return None
     return max(0, int(newest.deadline_at - time.time()))
 

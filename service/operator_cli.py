@@ -8,21 +8,14 @@ import click
 
 from he_agg.commands import answer
 from he_agg.errors import ConfigError, Reason
+from service import cli_options as options
 from service.dashboard.access import LINK_S, Access
-from service.settings import Settings
 
 __all__ = ["operator_link"]
 
 
 @click.command()
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="HE_AGG_DATA_DIR",
-    default=Settings.model_fields["data_dir"].default,
-    show_default="./he-agg-data, or HE_AGG_DATA_DIR",
-    help="Where the aggregator keeps everything.",
-)
+@options.data_dir
 @click.option(
     "--url",
     envvar="HE_AGG_OPERATOR_URL",
@@ -30,7 +23,7 @@ __all__ = ["operator_link"]
     show_default=True,
     help="Address of the operators' page as the browser reaches it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def operator_link(data_dir: Path, url: str, as_json: bool) -> None:
     """Make a link that logs a browser in to the operators' page, once and within ten minutes.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from he_agg.epoch import SignedBundle, SignedCommitment
 from he_agg.errors import Reason
 from he_agg.roster import Role, Roster, SignedRoster
-from service import rounds
+from service import events
 from service.aggregator_key import AggregatorKey
 from service.conductor import Conductor
 from service.known import newest_roster, signer_in
@@ -87,10 +87,10 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
         signed.check_follows(SignedRoster.parse(tx.roster_document(row.name, newest.version)))
     tx.add_roster(RosterRow(row.name, version, signed.digest), data, int(conductor.now()))
     if newest is None:
-        conductor.apply_in(tx, row.name, rounds.TrustBegan())
+        conductor.apply_in(tx, row.name, events.TrustBegan())
     else:
         removed = _removed(newest.roster, signed.roster, conductor.key)
-        conductor.apply_in(tx, row.name, rounds.RosterChanged(removed))
+        conductor.apply_in(tx, row.name, events.RosterChanged(removed))
     return True
 
 
@@ -162,7 +162,7 @@ def accept_bundle(
             "make it for the next epoch: he-agg epoch rotate",
         )
     tx.add_epoch(EpochRow(row.name, number, bundle.key_id), data, int(conductor.now()))
-    conductor.apply_in(tx, row.name, rounds.EpochChanged())
+    conductor.apply_in(tx, row.name, events.EpochChanged())
     return True
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from he_agg.plan import PublicPlan
 from he_agg.record import RoundRecord, SignedRecord
 from he_agg.roster import Role
+from service.events import Phase, Stage
 from service.known import newest_roster, roster_of
-from service.rounds import Phase, Stage
 from service.settings import Settings
 from service.store.base import FederationRow, RoundRow, Store, SubmissionRow, Transaction
 

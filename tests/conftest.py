@@ -1,4 +1,4 @@
-"""What all tests share: printed seeds, quick Hypothesis profiles, no leftovers between tests."""
+"""What all tests share: printed seeds, quick Hypothesis profiles, long files first."""
 
 from __future__ import annotations
 
@@ -15,6 +15,27 @@ settings.register_profile(
 )
 settings.register_profile("soak", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+_LONG = (
+    "e2e/test_demo.py",
+    "faults/test_kill_loop.py",
+    "faults/test_simulation.py",
+    "training/test_loop.py",
+    "faults/test_lost_writes.py",
+    "benchmarks/test_rounds.py",
+    "sdk/test_end_to_end.py",
+    "examples/test_analytics_examples.py",
+    "service/test_restarts.py",
+    "training/test_absences.py",
+)
+"""Files of half a minute or so: one that starts last leaves all workers but its own without work."""
+
+
+def pytest_collection_modifyitems(config, items):
+    """With several workers (`make test`), hand out the long files first."""
+    if hasattr(config, "workerinput"):
+        place = {config.rootpath / "tests" / file: number for number, file in enumerate(_LONG)}
+        items.sort(key=lambda item: place.get(item.path, len(_LONG)))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from client_sdk.privacy.mechanism import Mechanism
 from client_sdk.privacy.sampling import Source
 from client_sdk.site import Round, Site
 from he_agg.errors import ConfigError, DecryptionError, PlanError, Reason
-from he_agg.files import create, sync_directory
+from he_agg.files import replace
 from he_agg.fixedpoint import Mean, quantize
 from he_agg.plan import Plan
 
@@ -173,11 +173,7 @@ class PrivateUpdates:
     def _store(self, path: Path, numbers: NDArray[np.int32]) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = numbers.astype("<i4").tobytes()
-        temporary = path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        create(temporary, data + hashlib.sha256(data).digest())
-        temporary.replace(path)
-        sync_directory(self._directory)
+        replace(path, data + hashlib.sha256(data).digest())
 
     def _remove_before(self, round: Round) -> None:
         """Remove what earlier rounds left; this round's stays until the next, for a crash before its mean was used."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from client_sdk.compression.base import Tensors
 from he_agg.errors import ConfigError, Reason
-from he_agg.files import sync_directory
+from he_agg.files import replace
 
 __all__ = ["Pending", "State", "load_state", "save_state"]
 
@@ -98,23 +97,11 @@ def save_state(path: Path, state: State, identity: dict[str, str]) -> None:
         meta["pending"] = {"round": pending.round, "weight": pending.weight, "round_ids": pending.round_ids}
         for group in _PENDING:
             arrays |= {f"pending-{group}|{name}": array for name, array in getattr(pending, group).items()}
-    temporary = path.with_name(path.name + ".new")
+    # Names as data: a tensor may be called anything, members of a zip may not.
+    members = {_META: np.array(json.dumps(meta | {"names": list(arrays)}))}
+    members |= {f"a{i}": array for i, array in enumerate(arrays.values())}
     try:
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            # Names as data: a tensor may be called anything, members of a zip may not.
-            names = list(arrays)
-            np.savez(
-                file,
-                allow_pickle=False,
-                **{_META: np.array(json.dumps(meta | {"names": names}))},
-                **{f"a{i}": arrays[name] for i, name in enumerate(names)},
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
+        replace(path, lambda file: np.savez(file, allow_pickle=False, **members))
     except OSError as error:
         raise ConfigError(
             Reason.BAD_CONFIG, f"checkpoint {path}: {error.strerror}", "see that its directory can be written"

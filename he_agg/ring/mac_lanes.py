@@ -26,13 +26,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils as untyped_cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from he_agg.ring._jit import kernel
-
-cgutils: Any = untyped_cgutils
+from he_agg.ring.lanes import LANES, Stretch, cgutils, intrinsic
+from he_agg.ring.packing_lanes import unit_residues, unpacked
 
 Words = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
@@ -51,18 +49,9 @@ MAX_TAGS = 10
 
 PIECE_BITS, PIECES, OUT_LANES = 22, 3, 8
 
-_LANES = 16
 _I32, _I64, _BYTE = ir.IntType(32), ir.IntType(64), ir.IntType(8)
-_NARROW, _WIDE = ir.VectorType(_I32, _LANES), ir.VectorType(_I64, _LANES // 2)
+_WIDE = ir.VectorType(_I64, LANES // 2)
 _VECTOR_BYTES = 64
-
-
-def unit_residues(bits: int) -> int:
-    """Return how many residues repeat one pattern of shifts: 32, doubled until they fill at least 16 words."""
-    residues = 32
-    while residues * bits < 32 * _LANES:
-        residues *= 2
-    return residues
 
 
 def interleaved(gamma: NDArray[np.uint64]) -> Words:
@@ -75,7 +64,7 @@ def interleaved(gamma: NDArray[np.uint64]) -> Words:
         On the boundary of a cache line. Shape: (ROW * tags,).
     """
     tags = gamma.shape[1]
-    vectors = gamma.reshape(ROW // _LANES, _LANES // 2, 2, tags).transpose(0, 3, 2, 1)
+    vectors = gamma.reshape(ROW // LANES, LANES // 2, 2, tags).transpose(0, 3, 2, 1)
     out = zeros(gamma.size)
     out.reshape(vectors.shape)[:] = vectors
     return out
@@ -96,13 +85,13 @@ def new_out(tags: int) -> Words:
 # What follows emits instructions: `b` is the builder.
 
 
-def _all(kind: ir.VectorType, number: int) -> Any:
-    return ir.Constant(kind, [number] * kind.count)
+def _all(number: int) -> Any:
+    return ir.Constant(_WIDE, [number] * _WIDE.count)
 
 
-def _at(b: Any, start: Any, offset: int, kind: ir.VectorType) -> Any:
+def _at(b: Any, start: Any, offset: int) -> Any:
     """The address of a vector, a constant number of bytes behind an address."""
-    return b.bitcast(b.gep(start, [ir.Constant(_I64, offset)]), kind.as_pointer())
+    return b.bitcast(b.gep(start, [ir.Constant(_I64, offset)]), _WIDE.as_pointer())
 
 
 def _step(b: Any, start: Any, index: Any, size: int) -> Any:
@@ -113,41 +102,20 @@ def _data(context: Any, b: Any, kind: Any, array: Any) -> Any:
     return b.bitcast(context.make_array(kind)(context, b, array).data, _BYTE.as_pointer())
 
 
-def _unpacked(b: Any, start: Any, bits: int) -> list[Any]:
-    """All residues of the unit that begins at an address, vector by vector; reads nothing outside the unit.
-
-    At 32 bits, that is with residues that were unpacked before, this is a plain load.
-    """
-    out = []
-    shift = cgutils.get_or_insert_function(b.module, ir.FunctionType(_NARROW, [_NARROW] * 3), "llvm.fshr.v16i32")
-    undefined = ir.Constant(_NARROW, ir.Undefined)
-    for vector in range(unit_residues(bits) // _LANES):
-        positions = [(vector * _LANES + lane) * bits for lane in range(_LANES)]
-        # A vector's residues lie within 16 words; near the end of the unit those are its last 16.
-        first = min(positions[0] // 32, unit_residues(bits) * bits // 32 - _LANES)
-        words = b.load(_at(b, start, 4 * first, _NARROW), align=1)
-        low = [p // 32 - first for p in positions]
-        high = [min(place + 1, _LANES - 1) for place in low]  # the last one is not needed when it does not exist
-        pieces = [b.shuffle_vector(words, undefined, ir.Constant(_NARROW, places)) for places in (high, low)]
-        x = b.call(shift, [*pieces, ir.Constant(_NARROW, [p % 32 for p in positions])])
-        out.append(b.and_(x, _all(_NARROW, (1 << bits) - 1)))
-    return out
-
-
 def _add_products(b: Any, residues: Any, gamma: Any, sums: list[Any]) -> None:
     """Add gamma * residues to the sums: two for each tag, over even and over odd indices."""
-    low = _all(_WIDE, 0xFFFFFFFF)
+    low = _all(0xFFFFFFFF)
     pairs = b.bitcast(residues, _WIDE)
-    halves = (b.and_(pairs, low), b.lshr(pairs, _all(_WIDE, 32)))
+    halves = (b.and_(pairs, low), b.lshr(pairs, _all(32)))
     for i, total in enumerate(sums):
         # The mask tells LLVM that a 32-bit multiplication will do; it costs nothing.
-        factor = b.and_(b.load(_at(b, gamma, i * _VECTOR_BYTES, _WIDE), align=8), low)
+        factor = b.and_(b.load(_at(b, gamma, i * _VECTOR_BYTES), align=8), low)
         b.store(b.add(b.load(total), b.mul(halves[i % 2], factor)), total)
 
 
 def _add_row(b: Any, sums: list[Any], beta: Any, out: Any) -> None:
     """Add beta * (the inner sum), in pieces, to the accumulators of every tag."""
-    low, piece = _all(_WIDE, 0xFFFFFFFF), _all(_WIDE, (1 << PIECE_BITS) - 1)
+    low, piece = _all(0xFFFFFFFF), _all((1 << PIECE_BITS) - 1)
     for tag in range(len(sums) // 2):
         v = b.add(b.load(sums[2 * tag]), b.load(sums[2 * tag + 1]))
         number = b.load(b.bitcast(b.gep(beta, [ir.Constant(_I64, 8 * tag)]), _I64.as_pointer()), align=8)
@@ -155,27 +123,29 @@ def _add_row(b: Any, sums: list[Any], beta: Any, out: Any) -> None:
         factor = b.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, _WIDE.count), [0] * _WIDE.count))
         factor = b.and_(factor, low)
         for k in range(PIECES):
-            place = _at(b, out, (tag * PIECES + k) * _VECTOR_BYTES, _WIDE)
-            part = b.and_(b.lshr(v, _all(_WIDE, k * PIECE_BITS)), piece)
+            place = _at(b, out, (tag * PIECES + k) * _VECTOR_BYTES)
+            part = b.and_(b.lshr(v, _all(k * PIECE_BITS)), piece)
             b.store(b.add(b.load(place, align=8), b.mul(part, factor)), place, align=8)
 
 
-def _emit_add_rows(_: Any, packed: Any, gamma: Any, beta: Any, out: Any, _rows: Any, bits: Any, tags: Any) -> Any:
+@intrinsic
+def _add_rows(_: Any, packed: Any, gamma: Any, beta: Any, out: Any, _rows: Any, bits: Any, tags: Any) -> Any:
     width, count = bits.literal_value, tags.literal_value
-    unit = unit_residues(width)
+    units, unit_bytes = ROW // unit_residues(width), unit_residues(width) * width // 8
 
     def emit(context: Any, b: Any, _signature: Any, arguments: Any) -> Any:
-        kinds = (packed, gamma, beta, out)
-        source, factors, row_factors, target = (
-            _data(context, b, kind, array) for kind, array in zip(kinds, arguments[:4], strict=True)
+        factors, row_factors, target = (
+            _data(context, b, kind, array) for kind, array in zip((gamma, beta, out), arguments[1:4], strict=True)
         )
         sums = [cgutils.alloca_once(b, _WIDE) for _ in range(2 * count)]
         with cgutils.for_range(b, arguments[4]) as row:
-            start = _step(b, source, row.index, ROW * width // 8)
+            first = b.mul(row.index, ir.Constant(_I64, units))
             for total in sums:
-                b.store(_all(_WIDE, 0), total)
-            with cgutils.for_range(b, ir.Constant(_I64, ROW // unit)) as loop:
-                residues = _unpacked(b, _step(b, start, loop.index, unit * width // 8), width)
+                b.store(_all(0), total)
+            with cgutils.for_range(b, ir.Constant(_I64, units)) as loop:
+                source = Stretch(context, b, packed, arguments[0], b.add(first, loop.index), unit_bytes)
+                # At 32 bits, that is with residues that were unpacked before, this is a plain load.
+                residues = unpacked(b, source, width)
                 step = 2 * count * _VECTOR_BYTES
                 at = _step(b, factors, loop.index, len(residues) * step)
                 for vector, x in enumerate(residues):
@@ -184,9 +154,6 @@ def _emit_add_rows(_: Any, packed: Any, gamma: Any, beta: Any, out: Any, _rows: 
         return context.get_dummy_value()
 
     return types.void(packed, gamma, beta, out, types.intp, bits, tags), emit
-
-
-_add_rows: Any = intrinsic(prefer_literal=True)(_emit_add_rows)
 
 
 @cache

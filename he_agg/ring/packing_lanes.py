@@ -40,8 +40,8 @@ def unit_residues(bits: int) -> int:
     return residues
 
 
-def _unpacked(b: Any, packed: Stretch, bits: int) -> list[Any]:
-    """All residues of a unit, vector by vector."""
+def unpacked(b: Any, packed: Stretch, bits: int) -> list[Any]:
+    """All residues of a unit, vector by vector; reads nothing outside the unit. 32 bits are no packing, and will do."""
     out = []
     for vector in range(unit_residues(bits) // LANES):
         positions = [(vector * LANES + lane) * bits for lane in range(LANES)]
@@ -104,7 +104,7 @@ def _unpack_units(_: Any, packed: Any, x: Any, _units: Any, bits: Any) -> Any:
         with cgutils.for_range(b, arguments[2]) as loop:
             source = Stretch(context, b, packed, arguments[0], loop.index, unit_residues(width) * width // 8)
             target = Stretch(context, b, x, arguments[1], loop.index, 4 * unit_residues(width))
-            for vector, residues in enumerate(_unpacked(b, source, width)):
+            for vector, residues in enumerate(unpacked(b, source, width)):
                 target.store(residues, vector * LANES)
         return context.get_dummy_value()
 
@@ -123,7 +123,7 @@ def _fold_units(_: Any, packed: Any, total: Any, _q: Any, _units: Any, bits: Any
         with cgutils.for_range(b, arguments[3]) as loop:
             source = Stretch(context, b, packed, arguments[0], loop.index, unit_residues(width) * width // 8)
             target = Stretch(context, b, total, arguments[1], loop.index, 4 * unit_residues(width))
-            for place, residues, largest in zip(places, _unpacked(b, source, width), maxima, strict=True):
+            for place, residues, largest in zip(places, unpacked(b, source, width), maxima, strict=True):
                 b.store(lanes.larger(b, residues, b.load(largest)), largest)
                 s = b.add(target.load(place), residues)  # < 2q
                 target.store(lanes.smaller(b, s, b.sub(s, modulus)), place)  # < q

@@ -7,19 +7,17 @@ stored; only nonces of used links are remembered, for as long as those could be 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
 import secrets
-import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
-from he_agg.files import beside
+from he_agg.files import create_once, read_private
 
 __all__ = ["LINK_S", "SESSION_S", "Access"]
 
@@ -31,6 +29,7 @@ SESSION_S = 12 * 3600
 
 FILE = "operator.key"
 _KEY_BYTES = 32
+_MAX_BYTES = 4096
 
 
 class Access:
@@ -54,23 +53,16 @@ class Access:
         """The key of a data directory, made if there is none.
 
         Raises:
-            ConfigError: it cannot be read or made, or others can read it.
+            ConfigError: it cannot be made, or is not the right size.
+            KeystoreError: it cannot be read, or others can read it.
         """
         path = data_dir / FILE
         try:
-            if not path.exists():
-                with contextlib.suppress(FileExistsError):
-                    _create(path)
-            mode = stat.S_IMODE(path.stat().st_mode)
-            key = path.read_bytes()
+            if not os.path.lexists(path):
+                create_once(path, secrets.token_bytes(_KEY_BYTES))
         except OSError as error:
-            raise ConfigError(Reason.BAD_CONFIG, f"cannot read or make {path}: {error.strerror}") from error
-        if mode & 0o077:
-            raise ConfigError(
-                Reason.UNSAFE_PERMISSIONS,
-                f"{path}: expected a file that only its owner may read, got mode {mode:04o}",
-                f"rm {path}; another one is made at the next start, and all sessions end",
-            )
+            raise ConfigError(Reason.BAD_CONFIG, f"cannot make {path}: {error.strerror}") from error
+        key = read_private(path, _MAX_BYTES, "rm it: another one is made at the next start, and all sessions end")
         if len(key) != _KEY_BYTES:
             raise ConfigError(
                 Reason.BAD_CONFIG, f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}", f"rm {path}; see above"
@@ -116,9 +108,3 @@ class Access:
             return None
         expires_at = int(text.partition(".")[0])  # ours: the MAC says so
         return expires_at if expires_at > self._clock() else None
-
-
-def _create(path: Path) -> None:
-    """Make the file at once: whoever finds it finds all of it."""
-    with beside(path, secrets.token_bytes(_KEY_BYTES)) as temporary:
-        os.link(temporary, path)

@@ -71,7 +71,7 @@ def traces(request, tmp_path_factory):
             if path.is_file():
                 stored[f"{path}@{len(stored)}"] = path.read_bytes()
 
-    with start_server(data) as server:
+    with start_server(data, fresh=True) as server:
 
         def take_part(i):
             with Site.open(

@@ -16,11 +16,11 @@ import httpx
 
 from he_agg.ids import RoundId
 from keys import Identity
-from service import rounds
+from service import events
 from service.aggregator import Aggregator
 from service.app import create_app
+from service.events import Phase
 from service.folding import fold_round
-from service.rounds import Phase
 from service.settings import Settings
 from tests.support.peers import Peer
 
@@ -86,7 +86,7 @@ class Inside:
     def fold_some(self, parts: int) -> None:
         """Fold some parts and stop, as if the process had died there."""
         for round_id in self.to_fold():
-            self.aggregator.conductor.apply(round_id.federation, rounds.FoldBegan(round_id.number, round_id.attempt))
+            self.aggregator.conductor.apply(round_id.federation, events.FoldBegan(round_id.number, round_id.attempt))
             with self.aggregator.store.read() as tx:
                 plan = tx.federation(round_id.federation).parsed.plan
             countdown = iter([False] * parts)

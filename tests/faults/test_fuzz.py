@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from he_agg import canonical
 from he_agg.http_signatures import EMPTY_DIGEST
-from service import rounds
+from service import events
 from tests.faults.inprocess import Inside
 from tests.service.conftest import snapshot
 from tests.support.peers import deal, digest_header, known, make_plan, prepare, register
@@ -40,7 +40,7 @@ class World:
         self.members = register(data_dir, PLAN, ["a", "b", "c"], start=False)
         self.consortium = known("fuzz")
         self.inside = Inside(data_dir, lambda: self.now, keep_sums=10**6)
-        self.inside.aggregator.conductor.apply("fuzz", rounds.Started())
+        self.inside.aggregator.conductor.apply("fuzz", events.Started())
         self.a, self.b = (self.inside.peer("fuzz", self.members[site]) for site in "ab")
         self.coordinator = self.inside.peer("fuzz", self.members["coordinator"])
         self.first = prepare(PLAN, "fuzz.1.1", "a", 1)

@@ -31,8 +31,10 @@ import pytest
 import service
 from he_agg.record import NO_RECORD, SignedRecord
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
-from tests.faults.zygote import ForkedServer, Zygote
+from tests.faults.forked import ForkedServer
 from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register
+from tests.support.server import SERVER_MODULES
+from tests.support.zygote import Zygote
 
 SITES = "abc"
 ONCE_A_ROUND = {
@@ -238,7 +240,7 @@ def deaths_of(chance: random.Random, total: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def zygote():
-    with Zygote() as running:
+    with Zygote(*SERVER_MODULES) as running:
         yield running
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from service import rounds
+from service import events
 from service.store import blobs
 from tests.faults.audit import Audit
 from tests.faults.disk import FailingCalls, LossyDisk
@@ -46,7 +46,7 @@ class World:
         self.data_dir = directory / "data"
         self.members = register(self.data_dir, PLAN, list(SITES), start=False)
         self.inside = Inside(self.data_dir, lambda: 1_800_000_000.5)
-        self.inside.aggregator.conductor.apply("disk", rounds.Started())
+        self.inside.aggregator.conductor.apply("disk", events.Started())
         self.audit = Audit(self.data_dir, PLAN)
         self.mine = {s: prepare(PLAN, "disk.1.1", s, i, one_hot=4000 * i) for i, s in enumerate(SITES)}
         self.audit.sent = {p.id: p for p in self.mine.values()}

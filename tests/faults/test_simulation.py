@@ -78,9 +78,9 @@ class Life(RuleBasedStateMachine):
         self.prepared: dict[tuple[str, str, int], Prepared] = {}
 
     def start(self) -> None:
-        from service import rounds
+        from service import events
 
-        self.inside.aggregator.conductor.apply("sim", rounds.Started())
+        self.inside.aggregator.conductor.apply("sim", events.Started())
 
     def teardown(self) -> None:
         if hasattr(self, "inside"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from he_agg.errors import ConfigError
+from he_agg.errors import ConfigError, KeystoreError
 from service.dashboard.access import LINK_S, SESSION_S, Access
 from service.dashboard.app import STATIC
 from service.dashboard.live import MAX_VIEWERS
@@ -141,7 +141,7 @@ def test_the_key_is_its_owners(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     assert Access.load_or_create(tmp_path).is_session(first.new_session())
     path.chmod(0o640)
-    with pytest.raises(ConfigError, match="only its owner"):
+    with pytest.raises(KeystoreError, match="others may read or change it"):
         Access.load_or_create(tmp_path)
     path.chmod(0o600)
     path.write_bytes(b"short")

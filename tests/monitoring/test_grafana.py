@@ -22,7 +22,7 @@ WORDS = {
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     """Names of all samples, and their labels, of an aggregator with one federation that has done everything."""
-    from service import rounds
+    from service import events
     from service.aggregator import Aggregator
     from service.limits import Limits
     from service.settings import Settings
@@ -38,7 +38,7 @@ def known(tmp_path_factory):
     aggregator = asyncio.run(open_it())
     plan = make_plan("stroke")
     enrol(aggregator.store, aggregator.conductor, plan, ["a", "b"])
-    aggregator.conductor.apply("stroke", rounds.Started())
+    aggregator.conductor.apply("stroke", events.Started())
     metrics = Metrics()
     metrics.bind(aggregator, Limits(settings))
     for method, route in PHASES:

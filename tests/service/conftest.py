@@ -15,7 +15,7 @@ import pytest
 
 from he_agg.plan import Plan
 from service import operations
-from service.rounds import Phase
+from service.events import Phase
 from tests.support.peers import Peer, make_plan, operator, register
 from tests.support.postgres import running_postgres
 from tests.support.server import ServerProcess, start_server

@@ -7,8 +7,9 @@ from click.testing import CliRunner
 
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.record import RoundRecord
-from service import federation_cli, operations, rounds
-from service.rounds import Terms, invite
+from service import events, federation_cli, operations
+from service.events import Terms
+from service.rounds import invite
 from service.store.base import Keeping
 from tests.service.test_deadlines import Inside
 from tests.support.peers import expected_sum, make_plan, prepare, read_part, read_receipt
@@ -77,7 +78,7 @@ def test_the_deadline_stands_still_in_a_pause(inside):
     assert read_receipt(intake.complete("f", "a", late.id).encode()).site == "a"
     inside.submit("b", 2, "f.1.1")
     with store.write() as tx:
-        inside.aggregator.conductor.apply_in(tx, "f", rounds.Resumed())
+        inside.aggregator.conductor.apply_in(tx, "f", events.Resumed())
     assert 4999 <= inside.row("f.1.1").deadline_at - deadline <= 5001
     inside.clock.now = inside.row("f.1.1").deadline_at
     inside.aggregator.conductor.tick_all()

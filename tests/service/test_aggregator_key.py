@@ -16,7 +16,7 @@ from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
 from he_agg.roster import Member, Role
 from he_agg.signing import SigningKey, verify
 from he_agg.wire import refuse_secrets
-from service.aggregator_key import AggregatorKey, _link
+from service.aggregator_key import AggregatorKey
 
 
 def test_made_once_and_found_again(tmp_path):
@@ -116,13 +116,6 @@ def test_damage_is_refused_and_nothing_is_overwritten(tmp_path, damage):
         AggregatorKey.load_or_create(tmp_path)
     assert caught.value.reason == Reason.KEYSTORE_CORRUPT
     assert path.read_bytes() == damaged
-
-
-def test_the_first_one_stays(tmp_path):
-    _link(tmp_path / "key", b"first")
-    _link(tmp_path / "key", b"second")
-    assert (tmp_path / "key").read_bytes() == b"first"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
 
 
 def test_processes_that_start_at_once_agree(tmp_path):

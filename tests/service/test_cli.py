@@ -70,7 +70,7 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
     created = he_agg("federation", "create", document, "--roster", roster, "--data-dir", tmp_path / "data")
     assert "registered: plan" in created.stdout
     assert members.identities["coordinator"].fingerprint in created.stdout
-    with start_server(tmp_path / "data", environment={"HE_AGG_RECHECK_S": "0.05"}) as server:
+    with start_server(tmp_path / "data", environment={"HE_AGG_RECHECK_S": "0.05"}, fresh=True) as server:
         # everything from here on happens while the server runs
         assert "was registered already" in run("federation", "create", document, "--roster", roster).stdout
         with httpx.Client(base_url=server.url) as client:

@@ -6,7 +6,7 @@ import pytest
 
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
-from service import rounds
+from service import events
 from service.aggregator import Aggregator
 from service.folding import fold_round
 from service.settings import Settings
@@ -30,7 +30,7 @@ class Inside:
         self.name = plan.public.federation
         self.aggregator = Aggregator.open(Settings(data_dir=data_dir, **settings), self.clock)
         self.members = enrol(self.aggregator.store, self.aggregator.conductor, plan, list(sites), keeping=keeping)
-        self.aggregator.conductor.apply(self.name, rounds.Started())
+        self.aggregator.conductor.apply(self.name, events.Started())
 
     def submit(self, site, seed, round_id, *, complete=True):
         intake, prepared = self.aggregator.intake, prepare(self.plan, round_id, site, seed)
@@ -47,9 +47,9 @@ class Inside:
         """What the worker does with a closed round."""
         number = RoundId.parse(round_id)
         conductor = self.aggregator.conductor
-        conductor.apply(self.name, rounds.FoldBegan(number.number, number.attempt))
+        conductor.apply(self.name, events.FoldBegan(number.number, number.attempt))
         assert fold_round(self.aggregator.store, self.aggregator.blobs, self.plan.public, number)
-        conductor.apply(self.name, rounds.Folded(number.number, number.attempt))
+        conductor.apply(self.name, events.Folded(number.number, number.attempt))
 
     def row(self, round_id):
         with self.aggregator.store.read() as tx:

@@ -7,7 +7,7 @@ import pytest
 
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
-from service import rounds
+from service import events
 from service.folding import CorruptPartError, fold_round
 from service.worker import Worker
 from tests.service.test_deadlines import Inside
@@ -26,7 +26,7 @@ def inside(tmp_path):
 @pytest.fixture
 def members(inside):
     submitted = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
-    inside.aggregator.conductor.apply("f", rounds.FoldBegan(1, 1))
+    inside.aggregator.conductor.apply("f", events.FoldBegan(1, 1))
     return submitted
 
 

@@ -17,7 +17,7 @@ from he_agg.record import NO_RECORD, SignedRecord
 from he_agg.roster import Role
 from service import operations
 from service.aggregator import Aggregator
-from service.rounds import Phase
+from service.events import Phase
 from service.settings import Settings
 from service.store.base import Basis, EpochRow, Keeping, PartRow
 from service.store.migrations import MIGRATIONS

@@ -10,11 +10,11 @@ import pytest
 
 from he_agg.errors import ConfigError, ProtocolError
 from he_agg.ids import RoundId
-from service import rounds
+from service import events
 from service.aggregator import Aggregator
+from service.events import Phase
 from service.folding import fold_round
 from service.leases import LeaseLostError
-from service.rounds import Phase
 from service.settings import Settings
 from tests.support.peers import Peer, enrol, expected_sum, make_plan, prepare, read_part, register
 from tests.support.server import start_server
@@ -109,7 +109,7 @@ class Twins:
         settings = Settings(data_dir=tmp_path / "shared", database_url=url)
         self.both = [Aggregator.open(settings) for _ in range(2)]
         enrol(self.both[0].store, self.both[0].conductor, self.plan, list(SITES))
-        self.both[0].conductor.apply("f", rounds.Started())
+        self.both[0].conductor.apply("f", events.Started())
         self.prepared = [prepare(self.plan, ONE, site, i) for i, site in enumerate(SITES)]
 
     def submit(self, site, replica):
@@ -137,7 +137,7 @@ def test_a_folder_that_was_asleep_writes_nothing_over_its_successor(twins):
     one, two = twins.both
     for i, site in enumerate(SITES):
         twins.submit(site, i % 2)
-    one.conductor.apply("f", rounds.FoldBegan(1, 1))
+    one.conductor.apply("f", events.FoldBegan(1, 1))
     lease = one.worker._leases.take("fold:f.1.1")
     assert two.worker._look()[1] == []
     # It makes one part, then sleeps for a minute; the other takes over and publishes.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rounds import (
+from service.events import (
     Accepted,
     Closed,
     Completed,
@@ -32,10 +32,8 @@ from service.rounds import (
     Terms,
     Tick,
     TrustBegan,
-    exclusions,
-    invite,
-    step,
 )
+from service.rounds import exclusions, invite, step
 
 TERMS = Terms(min_sites=2, rounds=2, deadline_s=100)
 SITES = frozenset("abc")

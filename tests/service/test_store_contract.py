@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from he_agg.ids import RoundId
-from service.rounds import Phase, Round, Stage
+from service.events import Phase, Round, Stage
 from service.store.base import (
     Basis,
     ChainHead,

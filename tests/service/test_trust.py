@@ -12,7 +12,7 @@ from he_agg.record import NO_RECORD, SignedRecord
 from he_agg.roster import Member, Role, SignedRoster
 from he_agg.signed import Signed
 from he_agg.signing import SigningKey
-from service import operations, rounds
+from service import events, operations
 from service.aggregator import Aggregator
 from service.aggregator_key import AggregatorKey
 from service.store.base import Basis
@@ -141,7 +141,7 @@ def test_a_closed_round_is_finished_under_what_it_opened_under(tmp_path, phase, 
     prepared = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
     members, conductor = inside.members, inside.aggregator.conductor
     if phase == "folding":
-        conductor.apply("f", rounds.FoldBegan(1, 1))
+        conductor.apply("f", events.FoldBegan(1, 1))
     if change == "key":
         bundle = deal(members, 2, plan_id=inside.plan.plan_id)
         operations.bring_bundle(inside.aggregator.store, conductor, "f", bundle.encode())

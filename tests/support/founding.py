@@ -6,7 +6,7 @@ from pathlib import Path
 
 from he_agg.roster import Member, SignedRoster
 from keys import GroupKey
-from service import operations, rounds
+from service import events, operations
 from service.aggregator_key import AggregatorKey
 from tests.support.peers import operator
 
@@ -30,4 +30,4 @@ def found(data_dir: Path, key: GroupKey, roster: SignedRoster, *, start: bool = 
     with operator(data_dir) as (store, conductor):
         operations.create_federation(store, conductor, key.federation_document, roster.encode())
         if start:
-            conductor.apply(key.plan.public.federation, rounds.Started())
+            conductor.apply(key.plan.public.federation, events.Started())

@@ -36,7 +36,7 @@ from he_agg.sections import PART_HEADER_BYTES, Part
 from he_agg.signed import Signed
 from he_agg.wire import encode_part
 from keys import Identity
-from service import operations, rounds
+from service import events, operations
 from service.aggregator_key import AggregatorKey
 from service.conductor import Conductor
 from service.settings import Settings
@@ -229,7 +229,7 @@ def register(
     with operator(data_dir, database_url) as (store, conductor):
         members = enrol(store, conductor, plan, sites)
         if start:
-            conductor.apply(plan.public.federation, rounds.Started())
+            conductor.apply(plan.public.federation, events.Started())
     return members.identities
 
 

@@ -20,7 +20,7 @@ from client_sdk import Site
 from he_agg.layout import Layout
 from he_agg.plan import Plan
 from keys import GroupKey
-from service import operations, rounds
+from service import events, operations
 from service.aggregator_key import AggregatorKey
 from service.store.base import Keeping
 from tests.support.peers import operator
@@ -74,7 +74,7 @@ class Running:
     def end(self) -> None:
         """End the federation: an open round fails, `site.rounds()` stops."""
         with operator(self.server.data_dir) as (_, conductor), contextlib.suppress(Exception):
-            conductor.apply(self.plan.public.federation, rounds.Stopped())
+            conductor.apply(self.plan.public.federation, events.Stopped())
 
 
 @contextlib.contextmanager
@@ -124,7 +124,7 @@ def running_federation(
         with operator(server.data_dir) as (store, conductor):
             document, keeping = key.federation_document, Keeping(sample_fraction, keep_sums)
             operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
-            conductor.apply(plan.public.federation, rounds.Started())
+            conductor.apply(plan.public.federation, events.Started())
         settings = [_settle(members, key, site, root / site, server.url) for site in names]
         opened = tuple(stack.enter_context(Site.open(path)) for path in settings)
         running = Running(opened, plan, server, root)

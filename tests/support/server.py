@@ -5,25 +5,40 @@
     server.kill()        # SIGKILL
     server.restart()     # the same data, the same address
 
-What the process says on stderr is collected in `server.log_path`, over all restarts.
+What the process says on stderr is collected in `server.log_path`, over all restarts. All but those started `fresh` are
+forked from a process that has imported the server already.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ServerProcess", "he_agg", "start_server"]
+from tests.support.zygote import Forked, Zygote
+
+__all__ = ["SERVER_MODULES", "ServerProcess", "he_agg", "start_server"]
+
+SERVER_MODULES = ("service.cli", "service.server", "service.folding")
+"""What an aggregator imports."""
 
 _COMMAND = [sys.executable, "-c", "from he_agg.commands import main; main()"]
 START_TIMEOUT_S = 60.0
+
+
+@cache
+def _zygote() -> Zygote:
+    """One for all tests of a process, when the first of them asks."""
+    zygote = Zygote(*SERVER_MODULES)
+    atexit.register(zygote.close)
+    return zygote
 
 
 def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -44,28 +59,37 @@ def he_agg(*arguments: str | Path, check: bool = True) -> subprocess.CompletedPr
 class ServerProcess:
     """One aggregator. Use `start_server`, or as a context manager, which kills it at the end."""
 
-    def __init__(self, data_dir: Path, port: int = 0, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, port: int = 0, environment: dict[str, str] | None = None, *, fresh: bool = False
+    ) -> None:
         self.data_dir = Path(data_dir)
         self.log_path = self.data_dir.parent / f"{self.data_dir.name}.stderr.log"
         self.url = ""
+        self._stdout = self.data_dir.parent / f"{self.data_dir.name}.stdout"
+        self._read = 0
         self._port = port
         self._environment = environment
-        self._process: subprocess.Popen[str] | None = None
+        self._fresh = fresh
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self.start()
 
     def start(self) -> None:
         """Start it and wait until it listens."""
         assert self._process is None, "it runs already"
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*_COMMAND, "serve", "--port", str(self._port), "--data-dir", str(self.data_dir)],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=_environment(self._environment),
+        self._stdout.unlink(missing_ok=True)
+        self._read = 0
+        arguments = ["--port", str(self._port), "--data-dir", str(self.data_dir)]
+        if self._fresh:
+            with self._stdout.open("ab") as out, self.log_path.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [*_COMMAND, "serve", *arguments], stdout=out, stderr=log, env=_environment(self._environment)
+                )
+        else:
+            self._process = _zygote().start(
+                "tests.support.zygote:serve", arguments, self._stdout, self.log_path, self._environment
             )
-        line = self._first_line()
+        line = self.next_line()
         if not line.startswith("listening on "):
             self.kill()
             raise AssertionError(f"the aggregator did not start: {line!r}\n{self.log}")
@@ -91,11 +115,21 @@ class ServerProcess:
         self.kill()
         self.start()
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
+    def next_line(self) -> str:
+        """The next line that it prints on stdout; empty if it ends or takes too long."""
         assert self._process is not None
-        return self._process.pid
+        end = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end:
+            ended = self._process.poll() is not None
+            printed = self._stdout.read_bytes()[self._read :] if self._stdout.exists() else b""
+            line, newline, _ = printed.partition(b"\n")
+            if newline:
+                self._read += len(line) + 1
+                return line.decode().strip()
+            if ended:
+                break
+            time.sleep(0.005)
+        return ""
 
     @property
     def log(self) -> str:
@@ -125,26 +159,17 @@ class ServerProcess:
             process.kill()
             process.wait(30)
             raise
-        finally:
-            if process.stdout is not None:
-                process.stdout.close()
-
-    def _first_line(self) -> str:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        end = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < end:
-            if select.select([self._process.stdout], [], [], 0.2)[0]:
-                return self._process.stdout.readline().strip()
-        return ""
 
 
-def start_server(data_dir: Path, port: int = 0, environment: dict[str, str] | None = None) -> ServerProcess:
+def start_server(
+    data_dir: Path, port: int = 0, environment: dict[str, str] | None = None, *, fresh: bool = False
+) -> ServerProcess:
     """Start an aggregator on a data directory.
 
     Args:
         data_dir: where it keeps everything; made if missing.
         port: 0 takes a free one, which restarts then keep.
         environment: settings, such as {"HE_AGG_RECHECK_S": "0.1"}.
+        fresh: start `he-agg serve` as an operator does, from the first instruction of Python.
     """
-    return ServerProcess(data_dir, port, environment)
+    return ServerProcess(data_dir, port, environment, fresh=fresh)

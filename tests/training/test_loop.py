@@ -1,11 +1,7 @@
 """Training on a real aggregator: the same bits as plaintext fixed point, kills, absences, disagreement."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +22,7 @@ from client_sdk.training import (
 from client_sdk.training.agreement import SIGNS
 from he_agg.errors import ConfigError, InputError, PlanError, ProtocolError
 from he_agg.fixedpoint import dequantize, quantize
+from tests.support.zygote import Zygote
 from tests.training.regression import data, evaluate_for, fit_for, model
 
 STRATEGIES = [FedAvg(), FedAvg(lr=0.5), FedProx(mu=0.1), FedAvgM(momentum=0.5), FedAdam(lr=0.05)]
@@ -283,29 +280,10 @@ def test_transform_sees_the_update_before_it_is_encrypted(running, name):
     same(results[0].tensors, PytreeAdapter().tensors(model()))
 
 
-PROGRAM = """
-import os, signal, sys
-from client_sdk import Site
-from client_sdk.training import BinaryScores, FedAdam, train
-from tests.training.regression import evaluate_for, fit_for, model
-
-config, checkpoint, index, when = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def note(event):
-    name = type(event).__name__ + ":" + event.phase if hasattr(event, "phase") else ""
-    if when == name and event.round_id.split(".")[1] == "2":
-        die()
-
-after = (lambda task: die() if task.step == 2 else None) if when == "fit" else None
-hooks = [lambda report: die() if report.round == 2 else None] if when == "hook" else []
-with Site.open(config, progress=note) as site:
-    result = train(site, model(), fit_for(index, after=after), strategy=FedAdam(0.05), evaluate=evaluate_for(index),
-                   evaluation=BinaryScores(), rounds=4, checkpoint=checkpoint, hooks=hooks)
-print(result.model_hash, result.model["steps"])
-"""
+@pytest.fixture(scope="module")
+def zygote():
+    with Zygote("tests.training.killed") as running:
+        yield running
 
 
 @pytest.mark.parametrize(
@@ -313,23 +291,24 @@ print(result.model_hash, result.model["steps"])
     ["fit", "PhaseStarted:encrypt", "PhaseFinished:encrypt", "PhaseFinished:upload", "PhaseStarted:download",
      "PhaseFinished:download", "hook"],
 )  # fmt: skip
-def test_killed_at_any_time_and_started_again_it_goes_on_bit_for_bit(when, running, name, tmp_path):
+def test_killed_at_any_time_and_started_again_it_goes_on_bit_for_bit(when, running, name, tmp_path, zygote):
     plan = plan_for(name, evaluation=BinaryScores())
     with running(plan) as federation:
         config = federation.root / federation.sites[2].name / "site.toml"
 
         def start(kill):
-            command = [sys.executable, "-c", PROGRAM, str(config), str(tmp_path / "c.npz"), "2", kill]
-            return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2],
-                                  env=os.environ | {"PYTHONWARNINGS": "error"}, check=False, timeout=120)  # fmt: skip
+            files = tmp_path / f"{kill}.stdout", tmp_path / f"{kill}.stderr"
+            arguments = [str(config), str(tmp_path / "c.npz"), "2", kill]
+            code = zygote.start("tests.training.killed:run", arguments, *files).wait(120)
+            return code, files[0].read_text(), files[1].read_text()
 
         def work(site, i):
             if i == 2:
-                killed = start(when)
-                assert killed.returncode == -signal.SIGKILL, killed.stderr
-                again = start("never")
-                assert again.returncode == 0, again.stderr
-                return again.stdout.split()
+                code, _, said = start(when)
+                assert code == -signal.SIGKILL, said
+                code, result, said = start("never")
+                assert code == 0, said
+                return result.split()
             return train(site, model(), fit_for(i), strategy=FedAdam(0.05), evaluate=evaluate_for(i),
                          evaluation=BinaryScores(), rounds=4)  # fmt: skip
 

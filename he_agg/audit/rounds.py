@@ -1,0 +1,249 @@
+"""Records in a transcript: each held against its manifests, the record before it, the plan and its roster."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from he_agg.audit.findings import Notes, RoundRow
+from he_agg.errors import WireError
+from he_agg.ids import RoundId
+from he_agg.manifest import Manifest, SignedManifest
+from he_agg.plan import PublicPlan
+from he_agg.record import RoundRecord, SignedRecord
+from he_agg.roster import Role, Roster
+
+__all__ = ["RecordChain"]
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """What is kept of a manifest until its record comes: without its digests and tags, which are checked at once."""
+
+    line: int
+    digest: str
+    site: str
+    epoch: int
+    key_id: str
+    round_id: RoundId
+    roster: str
+    previous: str
+    signed_with: frozenset[str]
+
+
+class RecordChain:
+    """Follows records.
+
+    Args:
+        notes: where violations go.
+        plan: of the federation.
+        rosters: the trusted ones, by digest. They come first in a transcript.
+    """
+
+    def __init__(self, notes: Notes, plan: PublicPlan, rosters: Mapping[str, Roster]) -> None:
+        self._notes = notes
+        self._result = notes.result
+        self._find = notes.find
+        self._plan = plan
+        self._rosters = rosters
+        self._waiting: list[_Submitted] = []
+        self._last: RoundRecord | None = None
+        self._keys_of_epochs: dict[int, str] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a manifest or a record."""
+        return bool(self._waiting) or self._last is not None
+
+    def end(self) -> None:
+        """The transcript has ended: every manifest must have its record."""
+        if self._waiting:
+            text = "the file ends with manifests, whose record is missing"
+            self._find("truncated", text, self._waiting[0].line)
+
+    def take_manifest(self, signed: SignedManifest) -> None:
+        """Check a manifest as far as it goes, and keep what its record is held against."""
+        manifest = signed.manifest
+        try:
+            # What the record says of round, epoch and key is held against it when the record comes.
+            manifest.check(self._plan, manifest.round_id, manifest.epoch, manifest.key_id, manifest.site)
+        except WireError as error:
+            self._find("manifest", f"{_of(manifest)}: {error.message}")
+        if self._waiting and self._waiting[-1].site >= manifest.site:
+            what = "twice" if self._waiting[-1].site == manifest.site else "out of order"
+            self._find("duplicate-site" if what == "twice" else "order", f"{_of(manifest)} is there {what}")
+        roster = self._rosters.get(manifest.roster)
+        if roster is None:
+            self._find("manifest", f"{_of(manifest)}: the site goes by a roster that is not in the transcript")
+        keys = {r.members[manifest.site].signing_key for r in self._rosters.values() if manifest.site in r.members}
+        self._waiting.append(
+            _Submitted(
+                line=self._notes.line,
+                digest=signed.submission_id,
+                site=manifest.site,
+                epoch=manifest.epoch,
+                key_id=manifest.key_id,
+                round_id=manifest.round_id,
+                roster=manifest.roster,
+                previous=manifest.previous,
+                signed_with=frozenset(
+                    key for key in keys if signed.document.signers({manifest.site: bytes.fromhex(key)})
+                ),
+            )
+        )
+
+    def take_record(self, signed: SignedRecord) -> None:
+        """Check a record, against the manifests before it, the record before it and its roster."""
+        record, submitted = signed.record, self._waiting
+        self._waiting = []
+        what = f"record {record.index} of round {record.round_id}"
+        roster = self._rosters.get(record.roster)
+        self._result.rounds.append(
+            RoundRow(
+                record.index,
+                str(record.round_id),
+                record.outcome,
+                record.closed_at,
+                None if roster is None else roster.version,
+                record.epoch,
+                tuple(sorted(record.members)),
+                dict(sorted(record.excluded.items())),
+            )
+        )
+        self._check_place(signed, what)
+        self._check_terms(record, what)
+        self._check_members(record, submitted, roster, what)
+        if roster is None:
+            self._find("unknown-roster", f"{what} names a roster that is not in the transcript, or not trusted")
+        else:
+            self._check_roster(signed, roster, what)
+        self._last = record
+        self._result.head = signed.digest
+
+    def _check_place(self, signed: SignedRecord, what: str) -> None:
+        record, last = signed.record, self._last
+        if record.round_id.federation != self._result.federation:
+            self._find("other-federation", f"{what} is another federation's, not {self._result.federation}'s")
+        index = 1 if last is None else last.index + 1
+        if record.index != index:
+            self._find("chain-index", f"{what}: expected index {index}: records are missing, or out of order")
+        if record.previous != self._result.head:
+            self._find(
+                "chain-digest",
+                f"{what}: it follows record {record.previous[:12]}, and the one before it here is "
+                f"{self._result.head[:12]}: another history",
+            )
+        number, attempt = record.round_id.number, record.round_id.attempt
+        if last is None:
+            due = (1, 1)
+        elif last.outcome == "published":
+            due = (last.round_id.number + 1, 1)
+        else:
+            due = (last.round_id.number, last.round_id.attempt + 1)
+        if (number, attempt) != due:
+            self._find("round-order", f"{what}: expected round {due[0]}, attempt {due[1]}")
+
+    def _check_terms(self, record: RoundRecord, what: str) -> None:
+        plan, last = self._plan, self._last
+        if record.plan_id != plan.plan_id or record.round_id.number > plan.rounds:
+            self._find("plan", f"{what} is not of plan {plan.plan_id[:12]}, or beyond its rounds")
+        if record.outcome == "published" and len(record.sum_digests) != len(plan.places):
+            self._find("plan", f"{what}: expected {len(plan.places)} parts of the sum, got {len(record.sum_digests)}")
+        if last is not None and record.epoch < last.epoch:
+            self._find("epoch", f"{what}: epoch {record.epoch} comes after epoch {last.epoch}")
+        if self._keys_of_epochs.setdefault(record.epoch, record.key_id) != record.key_id:
+            self._find("epoch", f"{what}: epoch {record.epoch} has another group key than before")
+
+    def _check_members(
+        self, record: RoundRecord, submitted: list[_Submitted], roster: Roster | None, what: str
+    ) -> None:
+        found = {one.site: one for one in submitted}
+        for site in sorted(record.members.keys() - found.keys()):
+            self._find("missing-manifest", f"{what} names site {site}, whose manifest is not there")
+        for site in sorted(found.keys() - record.members.keys()):
+            self._find("extra-manifest", f"{what} does not name site {site}, whose manifest is there", found[site].line)
+        if record.outcome != "published" and record.members:
+            self._find("failed-with-members", f"{what} has failed, and yet has members")
+        for site, submission_id in sorted(record.members.items()):
+            if site in found:
+                self._check_manifest(record, found[site], submission_id, roster, what)
+
+    def _check_manifest(
+        self, record: RoundRecord, one: _Submitted, submission_id: str, roster: Roster | None, what: str
+    ) -> None:
+        whose = f"{what}: the manifest of site {one.site}"
+        if one.digest != submission_id:
+            self._find("manifest-digest", f"{whose} is not the one that the record names", one.line)
+        if (one.round_id, one.epoch, one.key_id) != (record.round_id, record.epoch, record.key_id):
+            self._find("manifest", f"{whose} is for another round, epoch or group key", one.line)
+        if one.previous != record.previous:
+            self._find(
+                "manifest-previous", f"{whose} follows another record: the site was told another history", one.line
+            )
+        if roster is None:
+            return
+        # A new roster may have come while the round was open: the site then goes by either.
+        rosters = [roster]
+        if one.roster != record.roster and one.roster in self._rosters:
+            rosters.append(self._rosters[one.roster])
+            if rosters[1].version < roster.version:
+                self._find("manifest", f"{whose} goes by an older roster than the record", one.line)
+        keys = set()
+        for each in rosters:
+            member = each.members.get(one.site)
+            if member is None or Role.SITE not in member.roles:
+                self._find("not-a-member", f"{whose}: version {each.version} of the roster has no such site", one.line)
+            else:
+                keys.add(member.signing_key)
+        if not keys & one.signed_with:
+            self._find("manifest-signature", f"{whose} is not signed by the site", one.line)
+
+    def _check_roster(self, signed: SignedRecord, roster: Roster, what: str) -> None:
+        record, plan = signed.record, self._plan
+        try:
+            signed.check_signed(roster.keys_of(Role.AGGREGATOR))
+        except WireError as error:
+            self._find("record-signature", error.message)
+        before = None if self._last is None else self._rosters.get(self._last.roster)
+        if before is not None and before.version > roster.version:
+            self._find("roster-order", f"{what} goes by version {roster.version} of the roster, after {before.version}")
+        if record.outcome == "published":
+            self._check_expiry(record, roster, what)
+            least = max(roster.min_sites, plan.min_sites)
+            if not least <= len(record.members) <= plan.max_sites:
+                self._find(
+                    "number-of-sites",
+                    f"{what}: expected {least} to {plan.max_sites} sites in a sum, got {len(record.members)}",
+                )
+        self._check_invited(record, set(roster.having(Role.SITE)), what)
+
+    def _check_expiry(self, record: RoundRecord, roster: Roster, what: str) -> None:
+        """A roster that expires while a round is open does no harm, if the next one had come by then."""
+        later = [each for each in self._rosters.values() if each.version >= roster.version]
+        if not any(record.closed_at < each.expires_at for each in later):
+            self._find("roster-expired", f"{what}: version {roster.version} of the roster had expired when it closed")
+        # A round opens when the record before it is written.
+        if self._last is not None and self._last.closed_at >= roster.expires_at:
+            self._find("roster-expired", f"{what}: version {roster.version} of the roster had expired when it opened")
+
+    def _check_invited(self, record: RoundRecord, sites: set[str], what: str) -> None:
+        """Every invited site is in the sum or named with a reason: silence is no way to leave somebody out."""
+        named = record.members.keys() | record.excluded.keys()
+        strangers = named - sites
+        if strangers:
+            self._find("not-a-member", f"{what} names {min(strangers)}, which is no site of its roster")
+        if not all(reason for reason in record.excluded.values()):
+            self._find("unnamed-exclusion", f"{what} excludes a site without a reason")
+        invited = sites
+        if record.sample_seed is not None:
+            drawn = f"{record.sample_seed}.{record.round_id.number}.{record.round_id.attempt}."
+            order = sorted(sites, key=lambda site: hashlib.sha256(f"{drawn}{site}".encode()).digest())
+            invited = set(order[: len(named)])
+        left_out = invited - named
+        if left_out:
+            self._find("unnamed-exclusion", f"{what}: site {min(left_out)} was invited and is not accounted for")
+
+
+def _of(manifest: Manifest) -> str:
+    return f"manifest of site {manifest.site} for round {manifest.round_id}"
