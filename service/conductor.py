@@ -11,10 +11,10 @@ from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from he_agg.record import RoundRecord, SignedRecord
 from he_agg.roster import Role
-from service import rounds
+from service import events, rounds
 from service.aggregator_key import AggregatorKey
+from service.events import Action, Event, Federation, Phase, Round, Stage
 from service.known import KnownRoster, newest_roster, roster_of, signer_in
-from service.rounds import Action, Event, Federation, Phase, Round, Stage
 from service.store.base import Basis, ChainHead, FederationRow, RoundRow, Store, Transaction
 
 __all__ = ["Conductor"]
@@ -69,7 +69,7 @@ class Conductor:
         with self._store.read() as tx:
             row, newest = tx.federation(federation), tx.newest_round(federation)
         if row is not None and newest is not None and self._due(row, newest):
-            self.apply(federation, rounds.Tick())
+            self.apply(federation, events.Tick())
 
     @contextmanager
     def reading(self, federation: str) -> Iterator[Transaction]:
@@ -79,7 +79,7 @@ class Conductor:
             if row is None or newest is None or not self._due(row, newest):
                 yield tx
                 return
-        self.apply(federation, rounds.Tick())
+        self.apply(federation, events.Tick())
         with self._store.read() as tx:
             yield tx
 
@@ -90,7 +90,7 @@ class Conductor:
             opened = tx.rounds_in([Phase.OPEN])
             due = [row.id.federation for row in opened if self._due(known[row.id.federation], row)]
         for federation in due:
-            self.apply(federation, rounds.Tick())
+            self.apply(federation, events.Tick())
 
     def takes(self, federation: FederationRow, row: RoundRow) -> bool:
         """Whether a round takes parts now. The deadline of a paused federation stands still."""
@@ -119,7 +119,7 @@ class Conductor:
             )
         min_sites = max(plan.min_sites, roster.roster.min_sites)
         return Federation(
-            terms=rounds.Terms(min_sites, plan.rounds, plan.deadline_s, row.keeping.sample_fraction),
+            terms=events.Terms(min_sites, plan.rounds, plan.deadline_s, row.keeping.sample_fraction),
             sites=frozenset(roster.roster.having(Role.SITE)),
             stage=row.stage,
             round=round_,
@@ -129,30 +129,30 @@ class Conductor:
 
     def _persist(self, tx: Transaction, row: FederationRow, roster: KnownRoster, action: Action, at: int) -> None:
         name = row.name
-        if isinstance(action, rounds.StageChanged):
+        if isinstance(action, events.StageChanged):
             tx.set_stage(name, action.stage)
             tx.set_paused(name, action.at)
             return
         round_id = RoundId(name, action.round.number, action.round.attempt)
         match action:
-            case rounds.Opened(round_):
+            case events.Opened(round_):
                 epoch = tx.newest_epoch(name)
                 tx.open_round(round_id, round_, Basis(epoch.number, epoch.key_id, roster.digest, roster.version))
-            case rounds.Extended(round_):
+            case events.Extended(round_):
                 tx.move_deadline(round_id, round_.deadline_at)
-            case rounds.Accepted(_, site):
+            case events.Accepted(_, site):
                 submission = tx.submission_of(round_id, site)
                 if submission is not None:
                     tx.accept(submission.id, at)
-            case rounds.Closed():
+            case events.Closed():
                 tx.exclude_open(round_id)
                 tx.close_round(round_id, at)
-            case rounds.Folding():
+            case events.Folding():
                 tx.set_phase(round_id, Phase.FOLDING)
-            case rounds.Published() | rounds.Failed():
+            case events.Published() | events.Failed():
                 head = tx.chain_head(name)
                 record = self._record(tx, row, roster, action, head, at)
-                if isinstance(action, rounds.Failed):
+                if isinstance(action, events.Failed):
                     tx.exclude_all(round_id)
                 new_head = ChainHead(head.index + 1, record.digest)
                 tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
@@ -180,7 +180,7 @@ class Conductor:
         tx: Transaction,
         row: FederationRow,
         newest: KnownRoster,
-        outcome: rounds.Published | rounds.Failed,
+        outcome: events.Published | events.Failed,
         head: ChainHead,
         at: int,
     ) -> SignedRecord:
@@ -195,7 +195,7 @@ class Conductor:
         name, roster = self.signer(tx, row.name, basis.roster_version)
         members: dict[str, str] = {}
         digests: tuple[str, ...] = ()
-        if isinstance(outcome, rounds.Published):
+        if isinstance(outcome, events.Published):
             members = {s.site: s.id for s in submissions if s.state == "complete"}
             by_number = tx.sum_digests(round_id)
             digests = tuple(by_number[place.number] for place in row.parsed.plan.places)

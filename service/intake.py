@@ -19,13 +19,13 @@ from he_agg.plan import PublicPlan
 from he_agg.sections import PartPlace
 from he_agg.signed import Signed
 from he_agg.wire import parse_part, refuse_secrets
-from service import rounds
+from service import events
 from service.conductor import Conductor
+from service.events import Phase
 from service.failpoints import failpoint
 from service.known import newest_roster
 from service.refusal import RefusedError
 from service.room import Room
-from service.rounds import Phase
 from service.store.base import FederationRow, PartRow, RoundRow, Store, SubmissionRow, Transaction
 from service.store.batch import Batch
 from service.store.blobs import Blobs
@@ -336,7 +336,7 @@ class Intake:
                 )
             if not missing:
                 failpoint("completion.before_row")
-                event = rounds.Completed(row.id.number, row.id.attempt, site)
+                event = events.Completed(row.id.number, row.id.attempt, site)
                 self._conductor.apply_in(tx, federation, event)
                 submission = _own(tx, federation, site, submission_id)
         row = find_round(tx, federation, str(submission.round_id))

@@ -57,35 +57,10 @@ from service.events import (
     Started,
     Stopped,
     Terms,
-    Tick,
     TrustBegan,
 )
 
-__all__ = [
-    "Accepted",
-    "Action",
-    "Closed",
-    "Completed",
-    "Event",
-    "Extended",
-    "Failed",
-    "Federation",
-    "FoldBegan",
-    "FoldBroke",
-    "Folded",
-    "Folding",
-    "Opened",
-    "Phase",
-    "Published",
-    "Round",
-    "Stage",
-    "StageChanged",
-    "Terms",
-    "Tick",
-    "exclusions",
-    "invite",
-    "step",
-]
+__all__ = ["exclusions", "invite", "step"]
 
 
 def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[Action]]:

@@ -18,15 +18,15 @@ from functools import partial
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.ids import RoundId
-from service import rounds
+from service import events
 from service.conductor import Conductor
+from service.events import Phase
 from service.failpoints import failpoint
 from service.folding import CorruptPartError, fold_round, warm_up
 from service.housekeeping import Housekeeper
 from service.leases import Lease, LeaseLostError, Leases
 from service.logs import log
 from service.observers import Fold
-from service.rounds import Phase
 from service.settings import Settings
 from service.store.base import RoundRow, Store, Transaction
 from service.store.blobs import Blobs
@@ -195,7 +195,7 @@ class Worker:
 
     def _fold_leased(self, round_id: RoundId, lease: Lease) -> None:
         apply = partial(self._conductor.apply, round_id.federation)
-        apply(rounds.FoldBegan(round_id.number, round_id.attempt))
+        apply(events.FoldBegan(round_id.number, round_id.attempt))
         failpoint("folding.began")
         if self._give_up(round_id):
             return
@@ -217,7 +217,7 @@ class Worker:
         )
         if done:
             failpoint("folding.done")
-            apply(rounds.Folded(round_id.number, round_id.attempt))
+            apply(events.Folded(round_id.number, round_id.attempt))
             ms = round((time.perf_counter() - began) * 1000, 1)
             log(logging.INFO, "published", round_id=str(round_id), ms=ms)
             self.on_fold(Fold(round_id, began_at, time.time(), "published"))
@@ -232,7 +232,7 @@ class Worker:
         if not damaged or not self._waited_enough(damaged[0].damaged_at):
             return False
         log(logging.CRITICAL, "a damaged part did not come again; the round fails", round_id=str(round_id))
-        self._conductor.apply(round_id.federation, rounds.FoldBroke(round_id.number, round_id.attempt, damaged[0].site))
+        self._conductor.apply(round_id.federation, events.FoldBroke(round_id.number, round_id.attempt, damaged[0].site))
         return True
 
     def _ask_again(self, round_id: RoundId, hold: Callable[[Transaction], None], error: CorruptPartError) -> None:

@@ -13,9 +13,9 @@ from he_agg.messages import CurrentRound
 from he_agg.roster import Role
 from service.aggregator import Aggregator
 from service.auth import Caller, member_of
+from service.events import Phase, Stage
 from service.problems import answers
 from service.refusal import RefusedError
-from service.rounds import Phase, Stage
 from service.routes.common import FederationPath, Running, Wait, find_federation, poll
 
 __all__ = ["router"]

@@ -14,10 +14,10 @@ from he_agg.sections import Section
 from service.aggregator import Aggregator
 from service.auth import Caller
 from service.bodies import digest_field
+from service.events import Phase
 from service.intake import find_round
 from service.problems import answers
 from service.refusal import RefusedError
-from service.rounds import Phase
 from service.routes.common import RoundPath, Running, SiteCaller, etag, tag_matches
 
 __all__ = ["router"]

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from he_agg.federation import FederationDocument
 from he_agg.ids import RoundId
-from service.rounds import Phase, Round, Stage
+from service.events import Phase, Round, Stage
 
 __all__ = [
     "Basis",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from service.rounds import Phase
+from service.events import Phase
 from service.store.schema import (
     epochs,
     federations,

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, CursorResult, Executable, Row, Select, delete
 
 from he_agg.ids import RoundId
 from he_agg.record import NO_RECORD
-from service.rounds import Phase, Round, Stage
+from service.events import Phase, Round, Stage
 from service.store import statements as sql
 from service.store.base import (
     Basis,
