@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from he_agg.errors import Reason
 from service.aggregator_key import AggregatorKey
+from service.ahead import Ahead
 from service.conductor import Conductor
 from service.intake import Intake
 from service.known import KnownRoster, newest_roster, signer_in
@@ -54,8 +56,9 @@ class Aggregator:
         self.key = key
         self.conductor = Conductor(store, key, clock)
         self.room = Room(settings, self.blobs)
-        self.intake = Intake(store, self.blobs, self.conductor, self.room)
-        self.worker = Worker(settings, store, self.blobs, self.conductor)
+        self._ahead = self.make_ahead() if settings.fold_ahead else None
+        self.intake = Intake(store, self.blobs, self.conductor, self.room, self._ahead)
+        self.worker = Worker(settings, store, self.blobs, self.conductor, self._ahead)
         self._lock = lock
 
     @classmethod
@@ -135,8 +138,15 @@ class Aggregator:
         self.blobs.check_writable()
         self.room.check_disk()
 
+    def make_ahead(self) -> Ahead:
+        """What makes parts of sums while rounds are open."""
+        # Two threads: whoever uploads needs the processor as well.
+        return Ahead(self.store, self.blobs, ThreadPoolExecutor(min(2, self.settings.fold_threads), "ahead"))
+
     def close(self) -> None:
         """Let go of everything."""
+        if self._ahead is not None:
+            self._ahead.close()
         self.store.close()
         if self._lock is not None:
             self._lock.release()

@@ -20,6 +20,7 @@ from he_agg.sections import PartPlace
 from he_agg.signed import Signed
 from he_agg.wire import parse_part, refuse_secrets
 from service import events
+from service.ahead import Ahead
 from service.conductor import Conductor
 from service.events import Phase
 from service.failpoints import failpoint
@@ -85,9 +86,12 @@ class Intake:
         blobs: files.
         conductor: the one writer of rounds.
         room: knows whether there is any.
+        ahead: makes parts of the sum as soon as they can be made.
     """
 
-    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, room: Room) -> None:
+    def __init__(
+        self, store: Store, blobs: Blobs, conductor: Conductor, room: Room, ahead: Ahead | None = None
+    ) -> None:
         self._store = store
         self._blobs = blobs
         self._conductor = conductor
@@ -95,6 +99,7 @@ class Intake:
         self._marks = Batch(store, self._mark_stored)
         self._completions = Batch(store, _refusing(self._complete))
         self._room = room
+        self._ahead = ahead
 
     def check_invited(self, federation: str, site: str, round_id: str) -> RoundId:
         """Find the round that a site wants to submit to.
@@ -275,6 +280,9 @@ class Intake:
             self._blobs.put(path, data)
         outcome = self._marks.run(part)
         if isinstance(outcome, bool):
+            if self._ahead is not None:
+                member = (submission.site, submission.id, path, part.digest)
+                self._ahead.stored(part.plan, submission.round_id, part.place, member)
             return outcome
         if outcome.reason is Reason.ROUND_CLOSED:
             # No row names the file, and none ever will: nobody wants it any more.

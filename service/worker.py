@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from he_agg.ids import RoundId
 from service import events
+from service.ahead import Ahead
 from service.conductor import Conductor
 from service.events import Phase
 from service.failpoints import failpoint
@@ -61,11 +62,14 @@ class Worker:
         on_fold: told of each run of folding.
     """
 
-    def __init__(self, settings: Settings, store: Store, blobs: Blobs, conductor: Conductor) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, blobs: Blobs, conductor: Conductor, ahead: Ahead | None = None
+    ) -> None:
         self._settings = settings
         self._store = store
         self._blobs = blobs
         self._conductor = conductor
+        self._ahead = ahead
         self._leases = Leases(store, conductor.now, settings.lease_s)
         self._housekeeper = Housekeeper(settings, store, blobs, conductor.now)
         self._swept: tuple[int, float] | None = None
@@ -214,6 +218,7 @@ class Worker:
             threads=self._settings.fold_threads,
             hold=hold,
             on_damage=partial(self._ask_again, round_id, hold),
+            ahead=self._ahead.take(round_id) if self._ahead else lambda *_: None,
         )
         if done:
             failpoint("folding.done")

@@ -3,6 +3,7 @@
 ::
 
     <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.part
+    <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.ahead    a part of a sum, while the round is open
     <data_dir>/rounds/<round id>/sum/<number>.part
     <data_dir>/rounds/.../.<number>.<random>.tmp          only while being written; removed at start
 """
@@ -94,6 +95,17 @@ class Blobs:
         _sync_directory(path.parent)
         failpoint("file.directory_synced")
 
+    def move(self, made: Path, path: Path) -> None:
+        """Give a file that is durable already its final name, durably.
+
+        Raises:
+            OSError: it is not there any more.
+        """
+        made.replace(path)
+        failpoint("file.renamed")
+        _sync_directory(path.parent)
+        failpoint("file.directory_synced")
+
     def remove(self, path: Path) -> None:
         """Remove a file that no row names."""
         path.unlink(missing_ok=True)
@@ -132,7 +144,9 @@ class Blobs:
         return shutil.disk_usage(self._root).free
 
     def remove_temporary(self, older_than_s: float = 0.0) -> int:
-        """Remove what a killed process was writing. Call it only while nobody writes, or with an age that says so.
+        """Remove what a killed process was writing, or had made ahead.
+
+        Call it only while nobody writes, or with an age that says so.
 
         Args:
             older_than_s: leave younger files alone. Units: seconds.
@@ -141,7 +155,8 @@ class Blobs:
             How many files it were.
         """
         removed = 0
-        for path in list(self._root.rglob(".*.tmp")):
+        # Parts of sums that were made ahead are known to the process that made them only.
+        for path in [*self._root.rglob(".*.tmp"), *self._root.rglob("*.ahead")]:
             with contextlib.suppress(FileNotFoundError):  # another replica starts, too
                 if not older_than_s or time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()

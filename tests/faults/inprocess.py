@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from he_agg.ids import RoundId
 from keys import Identity
 from service import events
 from service.aggregator import Aggregator
+from service.ahead import Ahead
 from service.app import create_app
 from service.events import Phase
 from service.folding import fold_round
@@ -41,6 +43,25 @@ class AppTransport(httpx.BaseTransport):
         return self._runner.run(ask())
 
 
+class _Here(Executor):
+    """Does what it is given before it returns."""
+
+    def submit(self, work, /, *arguments, **named) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(work(*arguments, **named))
+        except Exception as error:  # the power going is none: it ends the test's process, as it were
+            future.set_exception(error)
+        return future
+
+
+class _AtOnce(Aggregator):
+    """Makes parts of sums ahead when they can be made, and not some time later in a thread."""
+
+    def make_ahead(self) -> Ahead:
+        return Ahead(self.store, self.blobs, _Here())
+
+
 class Inside:
     """One aggregator; `close` and `open` are a restart."""
 
@@ -52,7 +73,7 @@ class Inside:
         self.open()
 
     def open(self) -> None:
-        self.aggregator = Aggregator.open(self.settings, self._clock)
+        self.aggregator = _AtOnce.open(self.settings, self._clock)
         self.app = create_app(self.settings, self.aggregator)
         self.app.state.aggregator = self.aggregator  # the lifespan, which would start the worker, does not run
         self.client = httpx.Client(transport=AppTransport(self.app, self._runner), base_url="http://inside")

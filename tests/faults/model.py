@@ -28,6 +28,10 @@ class Attempt:
     """Stored parts that are not what they were, and nobody has noticed."""
     damaged_at: int | None = None
     """When somebody did. They count as missing from then on."""
+    arrived: dict[int, set[str]] = field(default_factory=dict)
+    """Whose parts came since the last start, by number."""
+    ahead: dict[int, bool] = field(default_factory=dict)
+    """Of which parts the sum was made when the last site's came; false if one of them was damaged or gone by then."""
 
     def missing(self, site: str, parts: int) -> set[int]:
         return set(range(parts)) - self.stored[site]
@@ -136,6 +140,11 @@ class Model:
                 newest.phase = "failed"
                 self._open(newest.number, newest.attempt + 1, now)
             return
+        if newest.complete == set(self.sites):
+            # What was made ahead is the sum, and damage that came later is of no account.
+            newest.rotten -= {(site, number) for site, number in newest.rotten if newest.ahead.get(number)}
+        newest.arrived.clear()
+        newest.ahead.clear()
         found = {(site, number) for site, number in newest.rotten if site in newest.complete}
         if found:
             newest.rotten -= found
@@ -152,7 +161,18 @@ class Model:
         attempt.rotten.discard((site, number))
         if all(len(attempt.stored[member]) == self.parts for member in attempt.complete):
             attempt.damaged_at = None
+        arrived = attempt.arrived.setdefault(number, set())
+        arrived.add(site)
+        if len(arrived) == len(self.sites) and number not in attempt.ahead:
+            stored = all(number in attempt.stored[each] for each in self.sites)
+            attempt.ahead[number] = stored and not any(number == rotten for _, rotten in attempt.rotten)
         return {201}
+
+    def restart(self) -> None:
+        """What was made ahead is forgotten."""
+        for attempt in self.attempts:
+            attempt.arrived.clear()
+            attempt.ahead.clear()
 
     def _open(self, number: int, attempt: int, now: float) -> None:
         self.attempts.append(Attempt(number, attempt, math.ceil(now + self.times.deadline_s), self.epoch))

@@ -263,6 +263,8 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def fold(self) -> None:
+        newest = self.model.newest
+        self.seen["ahead"] += newest.phase == "closed" and newest.complete == set(SITES) and any(newest.ahead.values())
         self.inside.fold()
         self.model.fold(self.now)
         newest = self.model.newest
@@ -289,6 +291,7 @@ class Life(RuleBasedStateMachine):
     def restart(self) -> None:
         self.inside.close()
         self.inside.open()
+        self.model.restart()
 
     @rule(site=sites, number=st.integers(0, PARTS - 1), how=st.sampled_from(["bit", "short", "gone"]))
     def rot(self, site, number, how) -> None:
@@ -365,6 +368,7 @@ def run(examples: int, steps: int) -> None:
         "absent",
         "repaired",
         "epoch-changed",
+        "ahead",
     ):
         assert Life.seen[what], f"no {what} in any life"
 

@@ -18,7 +18,7 @@ ROUND = RoundId("f", 1, 1)
 
 @pytest.fixture
 def inside(tmp_path):
-    opened = Inside(tmp_path / "data", make_plan("f"))
+    opened = Inside(tmp_path / "data", make_plan("f"), fold_ahead=False)
     yield opened
     opened.aggregator.close()
 
