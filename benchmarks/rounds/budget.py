@@ -32,9 +32,9 @@ def floors(row: Row, report: dict[str, Any]) -> Floor:
     cores = report["machine"]["cores"]
     return {
         "link": up / rate + down / rate,
-        # Each part is digested when it is made, before it is sent, when it comes and before it is added; the sum when
-        # it is made and when it comes. Sites and aggregator share this machine's cores.
-        "sha256": (4 * up * sites + down * (1 + sites)) / limits["sha256"] / cores,
+        # Each part is digested when it is made, when it comes and before it is added; the sum when it is made, when it
+        # is taken for the closed set and when it comes. Sites and aggregator share this machine's cores.
+        "sha256": (3 * up * sites + down * (2 + sites)) / limits["sha256"] / cores,
         # In the spool of each site, in the aggregator's store, and the sum.
         "write_fsync": (2 * up * sites + down) / limits["write_fsync"],
         # One word for each residue at the one-time key's mask, on the way in and out.
