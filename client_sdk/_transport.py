@@ -335,7 +335,7 @@ def _faults(host: str, request: Request) -> Iterator[None]:
     what = f"{request.method} {request.path.split('?')[0]}"
     try:
         yield
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ssl.SSLError) as error:  # on asyncio httpx lets an alert of the peer through as it is
         if _untrusted(error):
             raise ConfigError(
                 Reason.BAD_CONFIG,

@@ -154,7 +154,7 @@ class Life(RuleBasedStateMachine):
         others_hang=st.booleans(),
         fate=fates,
         order=st.permutations(range(PARTS)),
-        then=st.sampled_from(["nothing", "deadline", "rot", "rot, repair", "fold a little", "fold"]),
+        then=st.sampled_from(["nothing", "deadline", "rot", "rot, repair", "fold a little", "fold", "new key"]),
     )
     def whole_submissions(self, who, others_hang, fate, order, then) -> None:
         """What sites do when nothing goes wrong, so that rounds come to their end; the others may stop half-way."""
@@ -167,7 +167,9 @@ class Life(RuleBasedStateMachine):
             for number in order:
                 self.put(fate, site, 0, 0, number)
             self.complete(fate, site, 0, 0)
-        if then != "nothing":
+        if then == "new key":
+            self.new_key(0, who[0], order)
+        elif then != "nothing":
             self.time_passes(DEADLINE_S + 1.0)
             self.background_pass()
         if then.startswith("rot"):
