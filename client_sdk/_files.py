@@ -1,4 +1,4 @@
-"""Files of a site: written so that nobody else may read them, made durable, and with errors that say where."""
+"""Files of a site: their digests, and errors that say where."""
 
 from __future__ import annotations
 
@@ -10,26 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from he_agg.errors import ConfigError, Reason
-from he_agg.files import beside, sync_directory
 
-__all__ = ["digest_of", "explained", "replace_file"]
+__all__ = ["digest_of", "explained"]
 
 _READ_BYTES = 2**18
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put a file in the place of another one, or of none: after a crash it is the old one or the new, whole.
-
-    Args:
-        path: where.
-        data: all of it.
-
-    Raises:
-        OSError: as the file system says.
-    """
-    with beside(path, data) as temporary:
-        temporary.rename(path)
-    sync_directory(path.parent)
 
 
 def digest_of(file: BinaryIO) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.errors import ConfigError, Reason
+from he_agg.files import beside
 
 __all__ = ["check_free", "write_npz"]
 
@@ -42,27 +42,23 @@ def write_npz(path: Path, tensors: Mapping[str, NDArray[Any]], force: bool) -> N
     Raises:
         ConfigError: the file exists and may not be replaced, or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                    for name, array in tensors.items():
-                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
+        with beside(path, partial(_write, tensors)) as temporary:
             if force:
                 temporary.replace(path)
             else:
                 path.hardlink_to(temporary)  # unlike a rename, it fails when the name is taken
-        finally:
-            temporary.unlink(missing_ok=True)
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError as error:
         raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+
+
+def _write(tensors: Mapping[str, NDArray[Any]], file: BinaryIO) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in tensors.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _exists(path: Path) -> ConfigError:

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from client_sdk._files import digest_of, explained, replace_file
+from client_sdk._files import digest_of, explained
 from he_agg.errors import ConfigError, InputError, Reason, WireError
-from he_agg.files import create, sync_directory
+from he_agg.files import create, replace, sync_directory
 from he_agg.ids import RoundId
 from he_agg.manifest import MAX_MANIFEST_BYTES, Manifest, SignedManifest
 from he_agg.plan import PublicPlan
@@ -251,7 +251,7 @@ class SpoolEntry:
     def keep_receipt(self, encoded: bytes) -> None:
         """Keep the aggregator's signed promise beside the submission."""
         with explained(self.path):
-            replace_file(self.path / _RECEIPT, encoded)
+            replace(self.path / _RECEIPT, encoded)
 
     def write_sum_part(self, number: int, data: bytes) -> None:
         """Store one downloaded part of the sum: whole, or not at all."""
