@@ -58,7 +58,7 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
         name, manifest = member[0], sign_manifest(plan, ROUND, member, digests, roster, NO_RECORD)
         # No room is asked for: the files are links.
         intake._room.check = lambda *_: None  # type: ignore[method-assign]
-        intake.announce("bench", name, ROUND, manifest.encode())
+        intake.announce("bench", name, str(ROUND), manifest.encode())
         with store.write() as tx:
             for number in range(len(digests)):
                 blobs.part_path(ROUND, manifest.submission_id, number).hardlink_to(originals / str(number))

@@ -3,8 +3,8 @@
     python -m benchmarks.load                     64 sites x 10^6 values
     python -m benchmarks.load --sites 16 --values 10000000
 
-Measured by turns, several times each, with the same clients and the same bytes: the aggregator from the first request
-of a round to its last receipt, and the limit (streaming_limit.py) for the parts alone. Clients are threads of this
+Measured by turns, several times each, with the same clients and the same bodies: the aggregator from the first request
+of a round to its last receipt, and the limit (streaming_limit.py) for the bodies alone. Clients are threads of this
 process and share the machine's cores with the server. The sum is downloaded and compared with one computed here, every
 residue.
 Exits with 1 if a request failed or a sum is wrong. The result goes to benchmarks/results/load.json.
@@ -43,7 +43,7 @@ from he_agg.plan import Plan
 from he_agg.record import NO_RECORD
 from he_agg.sections import PART_HEADER_BYTES, Part
 from he_agg.signing import SigningKey
-from he_agg.wire import encode_part
+from he_agg.wire import MAX_WHOLE_BYTES, encode_part
 from service import operations
 from service.aggregator_key import AggregatorKey
 from service.bodies import digest_field
@@ -167,6 +167,7 @@ def run_round(
     members: list[tuple[str, SigningKey]],
     roster: str,
     parts: list[list[bytes]],
+    wholes: list[tuple[bytes, str]] | None,
     times: dict[str, list[float]],
 ) -> tuple[float, float, str]:
     """One round. Returns seconds to the last receipt, seconds from there to the record, and the round."""
@@ -199,10 +200,14 @@ def run_round(
             Content_Digest=digest_field(manifests[i].submission_id),
         )
         path = f"/v1/submissions/{manifests[i].submission_id}"
-        for number, part in enumerate(parts[i]):
-            digest = digest_field(manifests[i].manifest.part_digests[number])
-            client.ask("put", "PUT", f"{path}/parts/{number}", part, Content_Digest=digest)
-        client.ask("complete", "POST", f"{path}/complete")
+        if wholes is not None:
+            whole, digest = wholes[i]
+            client.ask("put whole", "PUT", path, whole, Content_Digest=digest)
+        else:
+            for number, part in enumerate(parts[i]):
+                digest = digest_field(manifests[i].manifest.part_digests[number])
+                client.ask("put", "PUT", f"{path}/parts/{number}", part, Content_Digest=digest)
+            client.ask("complete", "POST", f"{path}/complete")
         client.close()
 
     seconds = together(len(parts), work)
@@ -262,6 +267,9 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
             total = (total + residues[place.number]) % np.uint64(place.section.modulus)
         sums.append(total)
     del made
+    wholes = None
+    if plan.public.wire_bytes <= MAX_WHOLE_BYTES and not arguments.by_parts:
+        wholes = [(whole, digest_field(hashlib.sha256(whole).hexdigest())) for whole in map(b"".join, parts)]
     data_dir, limit_dir = root / "data", root / "limit"
     limit_dir.mkdir()
     store = open_store(Settings(data_dir=data_dir), create=True)
@@ -283,9 +291,11 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     idle = aggregator.memory()["now"]
     try:
         for repetition in range(arguments.repetitions + 1):
-            seconds, limited = run_limit(limit, limit_dir, parts)
+            seconds, limited = run_limit(
+                limit, limit_dir, parts if wholes is None else [[whole] for whole, _ in wholes]
+            )
             before = aggregator.cpu_s()
-            round_seconds, fold_seconds, round_id = run_round(aggregator, plan, members, roster, parts, times)
+            round_seconds, fold_seconds, round_id = run_round(aggregator, plan, members, roster, parts, wholes, times)
             used = aggregator.cpu_s() - before
             exact = check_sum(aggregator, plan, members[0], round_id, sums, times) and exact
             if not repetition:  # the first of each warms up
@@ -309,6 +319,7 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
         "sites": arguments.sites,
         "values": arguments.values,
         "parts_per_site": len(parts[0]),
+        "in_one_body": wholes is not None,
         "MB_per_site": round(total_mb / len(parts), 2),
         "MB_per_round": round(total_mb, 1),
         "rates_MB_per_s": {name: [round(rate, 1) for rate in all_] for name, all_ in rates.items()},
@@ -330,6 +341,7 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=10**6)
     parser.add_argument("--value-bits", type=int, default=16)
     parser.add_argument("--part-bytes", type=int, default=4 * 2**20)
+    parser.add_argument("--by-parts", action="store_true", help="even where a submission could be put whole")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="where both servers write; a real disk")
     parser.add_argument("--output", type=Path, default=RESULTS / "load.json")

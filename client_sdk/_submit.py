@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 from client_sdk._accept import RejectedError
@@ -20,6 +21,7 @@ from he_agg.messages import MAX_RECEIPT_BYTES, Receipt, SubmissionStatus, read
 from he_agg.roster import Role
 from he_agg.sections import PartPlace
 from he_agg.signed import Signed
+from he_agg.wire import MAX_WHOLE_BYTES
 
 __all__ = ["deliver", "repair"]
 
@@ -38,7 +40,7 @@ _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 
 
 def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Receipt]:
-    """Announce a stored submission, send the parts that are missing, complete it.
+    """Announce a stored submission, send the parts that are missing, complete it. A short one goes in one request.
 
     Args:
         session: the site.
@@ -60,8 +62,13 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         passes += 1
         try:
             missing = yield from _announce(session, opened, entry, stored)
-            sent += yield from _put_missing(session, opened, entry, stored, missing)
-            receipt = yield from _complete(session, opened, entry, stored)
+            if len(missing) == len(session.plan.places) and session.plan.wire_bytes <= MAX_WHOLE_BYTES:
+                put, answer = yield from _put_whole(session, opened, entry, stored)
+            else:
+                put = yield from _put_missing(session, opened, entry, stored, missing)
+                answer = yield from _complete(session, opened, stored)
+            sent += put
+            receipt = yield from _take_receipt(session, opened, entry, stored, answer)
         except ProtocolError as error:
             if error.reason not in _START_OVER:
                 raise _explained(error, opened) from error
@@ -184,28 +191,65 @@ def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored,
         body=FileBody(entry.part_path(place.number), place.wire_bytes, digest),
         headers={"Content-Type": "application/octet-stream"},
     )
+    tries, _ = yield from _sent(session, opened, entry, stored, request, [place])
+    return place.wire_bytes * tries
+
+
+def _put_whole(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[tuple[int, bytes]]:
+    """All parts in one request, whose answer is the receipt. Returns how many bytes went out, and the answer."""
+    places, total = session.plan.places, session.plan.wire_bytes
+    yield Report(PhaseProgress(str(opened.id), "upload", 0, total))
+    body = yield from compute(partial(entry.whole, [place.wire_bytes for place in places]))
+    request = Request(
+        "PUT",
+        f"/v1/submissions/{stored.submission_id}",
+        frozenset({200, 201}),
+        body=body,
+        headers={"Content-Type": "application/octet-stream"},
+    )
+    tries, answer = yield from _sent(session, opened, entry, stored, request, places)
+    yield Report(PhaseProgress(str(opened.id), "upload", total, total))
+    return total * tries, answer
+
+
+def _sent(
+    session: Session,
+    opened: OpenRound,
+    entry: SpoolEntry,
+    stored: Stored,
+    request: Request,
+    places: Sequence[PartPlace],
+) -> Flow[tuple[int, bytes]]:
+    """Send a request that carries these parts, again if they arrive changed. Returns how often, and the answer."""
     tries = 0
     while True:
         tries += 1
         try:
-            yield from exchange(session.retries, request, _until(session, opened))
+            response = yield from exchange(session.retries, request, _until(session, opened))
         except HeAggError as error:
             # Only now, for the aggregator takes nothing that is damaged: the fault may be this site's own disk.
-            yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
+            for place in places:
+                digest = stored.manifest.part_digests[place.number]
+                yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
             if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
                 raise
         else:
-            return place.wire_bytes * tries
+            return tries, response.body
 
 
-def _complete(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Receipt]:
-    submission_id = stored.submission_id
-    request = Request("POST", f"/v1/submissions/{submission_id}/complete", frozenset({200, 201}), body=b"")
+def _complete(session: Session, opened: OpenRound, stored: Stored) -> Flow[bytes]:
+    """Say that all parts are there. Returns the answer."""
+    path = f"/v1/submissions/{stored.submission_id}/complete"
+    request = Request("POST", path, frozenset({200, 201}), body=b"")
     response = yield from exchange(session.retries, request, _until(session, opened))
-    receipt = yield from refusing(
-        session, "receipt-rejected", opened.id, _receipt(session, opened, stored, response.body)
-    )
-    yield from compute(partial(entry.keep_receipt, response.body))
+    return response.body
+
+
+def _take_receipt(
+    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, answer: bytes
+) -> Flow[Receipt]:
+    receipt = yield from refusing(session, "receipt-rejected", opened.id, _receipt(session, opened, stored, answer))
+    yield from compute(partial(entry.keep_receipt, answer))
     return receipt
 
 

@@ -14,6 +14,7 @@ from service.conductor import Conductor
 from service.intake import Intake
 from service.known import KnownRoster, newest_roster, signer_in
 from service.logs import log
+from service.parts import Parts
 from service.refusal import RefusedError
 from service.room import Room
 from service.settings import Settings
@@ -39,6 +40,7 @@ class Aggregator:
         conductor: the one writer of rounds.
         room: knows whether there is room for more.
         intake: what becomes of submissions.
+        parts: what becomes of their parts.
         worker: deadlines, folding, scrubbing and waking.
     """
 
@@ -57,7 +59,8 @@ class Aggregator:
         self.conductor = Conductor(store, key, clock)
         self.room = Room(settings, self.blobs)
         self._ahead = self.make_ahead() if settings.fold_ahead else None
-        self.intake = Intake(store, self.blobs, self.conductor, self.room, self._ahead)
+        self.parts = Parts(store, self.blobs, self.conductor, self._ahead)
+        self.intake = Intake(store, self.blobs, self.conductor, self.room, self.parts)
         self.worker = Worker(settings, store, self.blobs, self.conductor, self._ahead)
         self._lock = lock
 

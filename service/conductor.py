@@ -71,6 +71,12 @@ class Conductor:
         if row is not None and newest is not None and self._due(row, newest):
             self.apply(federation, events.Tick())
 
+    def tick_in(self, tx: Transaction, federation: str) -> None:
+        """The same within a transaction that has more to decide."""
+        row, newest = tx.federation(federation), tx.newest_round(federation)
+        if row is not None and newest is not None and self._due(row, newest):
+            self.apply_in(tx, federation, events.Tick())
+
     @contextmanager
     def reading(self, federation: str) -> Iterator[Transaction]:
         """A transaction that reads, and in which no deadline of a federation is overdue: `tick` and `read` in one."""

@@ -38,7 +38,7 @@ Failpoint = Literal[
     # a transaction ends: store/sql.py
     "transaction.before_commit",
     "transaction.committed",
-    # a submission comes in: intake.py
+    # a submission comes in: intake.py, parts.py
     "announcement.directory_made",
     "part.checked",
     "part.before_row",

@@ -5,55 +5,33 @@ Order of every write: file, then row, then answer. Every method may be called ag
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
-from he_agg.canonical import check_hex
 from he_agg.errors import Reason, WireError
-from he_agg.ids import RoundId
 from he_agg.manifest import Manifest, SignedManifest
 from he_agg.messages import Receipt, SubmissionStatus
 from he_agg.plan import PublicPlan
-from he_agg.sections import PartPlace
 from he_agg.signed import Signed
-from he_agg.wire import parse_part, refuse_secrets
+from he_agg.wire import refuse_secrets
 from service import events
-from service.ahead import Ahead
 from service.conductor import Conductor
-from service.events import Phase
 from service.failpoints import failpoint
 from service.known import newest_roster
+from service.lookup import federation_named, find_round, own_submission, round_closed
+from service.parts import ExpectedPart, Parts
 from service.refusal import RefusedError
 from service.room import Room
-from service.store.base import FederationRow, PartRow, RoundRow, Store, SubmissionRow, Transaction
+from service.store.base import RoundRow, Store, SubmissionRow, Transaction
 from service.store.batch import Batch
 from service.store.blobs import Blobs
 
-__all__ = ["ExpectedPart", "Intake", "find_round"]
+__all__ = ["Intake"]
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-
-
-@dataclass(frozen=True)
-class ExpectedPart:
-    """What a PUT of a part has to bring.
-
-    Attributes:
-        submission: which submission it belongs to.
-        place: which part it is.
-        plan: the plan.
-        digest: SHA-256 that the manifest names, in hex.
-        stored: whether it is here already.
-    """
-
-    submission: SubmissionRow
-    place: PartPlace
-    plan: PublicPlan
-    digest: str
-    stored: bool
 
 
 @dataclass(frozen=True)
@@ -64,6 +42,22 @@ class _Announcement:
     plan: PublicPlan
     manifest: Manifest
     body: bytes
+
+
+class _Named(NamedTuple):
+    """Whose submission an address names."""
+
+    federation: str
+    site: str
+    submission_id: str
+
+
+class _Completion(NamedTuple):
+    """A submission that was decided on: accepted, or too late."""
+
+    submission: SubmissionRow
+    row: RoundRow
+    signer: str
 
 
 def _refusing(decide: Callable[[Transaction, Item], Outcome]) -> Callable[[Transaction, Item], Outcome | RefusedError]:
@@ -86,39 +80,20 @@ class Intake:
         blobs: files.
         conductor: the one writer of rounds.
         room: knows whether there is any.
-        ahead: makes parts of the sum as soon as they can be made.
+        parts: takes their parts.
     """
 
-    def __init__(
-        self, store: Store, blobs: Blobs, conductor: Conductor, room: Room, ahead: Ahead | None = None
-    ) -> None:
+    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, room: Room, parts: Parts) -> None:
         self._store = store
         self._blobs = blobs
         self._conductor = conductor
         self._announcements = Batch(store, _refusing(self._announce))
-        self._marks = Batch(store, self._mark_stored)
         self._completions = Batch(store, _refusing(self._complete))
+        self._wholes = Batch(store, self._mark_and_complete)
         self._room = room
-        self._ahead = ahead
+        self._parts = parts
 
-    def check_invited(self, federation: str, site: str, round_id: str) -> RoundId:
-        """Find the round that a site wants to submit to.
-
-        Raises:
-            RefusedError: there is none such, or the site is not invited.
-        """
-        with self._conductor.reading(federation) as tx:
-            row = find_round(tx, federation, round_id)
-            if site not in tx.invited(row.id):
-                raise RefusedError(
-                    Reason.NOT_INVITED,
-                    f"site {site} is not invited to round {row.id}",
-                    "sites take part from the first round that opens after they were added to the roster",
-                    round_id=str(row.id),
-                )
-            return row.id
-
-    def announce(self, federation: str, site: str, round_id: RoundId, body: bytes) -> tuple[SubmissionStatus, bool]:
+    def announce(self, federation: str, site: str, round_id: str, body: bytes) -> tuple[SubmissionStatus, bool]:
         """Take a signed manifest.
 
         Returns:
@@ -126,30 +101,18 @@ class Intake:
 
         Raises:
             WireError: not a manifest, one for something else, or not signed by its site.
-            RefusedError: the round is closed, the site has announced another submission or goes by another roster or
-                history, or there is no room.
+            RefusedError: there is no such round, the site is not invited, the round is closed, the site has announced
+                another submission or goes by another roster or history, or there is no room.
         """
-        with self._store.read() as tx:
-            plan, row = self._federation_in(tx, federation).parsed.plan, find_round(tx, federation, str(round_id))
-            roster = newest_roster(tx, federation)
-        try:
-            signed = SignedManifest.parse(body)
-        except WireError:
-            refuse_secrets(body)
-            raise
-        manifest = signed.manifest
-        manifest.check(plan, round_id, row.basis.epoch, row.basis.key_id, site)
-        member = None if roster is None else roster.roster.members.get(site)
-        signed.check_signed(b"" if member is None else member.public_key)
-        submission = SubmissionRow(signed.submission_id, round_id, site, "open", None)
-        new = _Announcement(submission, plan, manifest, body)
         # Looked at twice: before there is a directory, and in the one transaction that decides.
-        with self._store.read() as tx:
+        with self._conductor.reading(federation) as tx:
+            new = self._read_announcement(tx, _invited_round(tx, federation, site, round_id), site, body)
             known = self._known_announcement(tx, new)
         if known is not None:
             return known, False
+        submission = new.submission
         # The directory before the row: parts may come as soon as the row is there.
-        path = self._blobs.part_path(round_id, submission.id, 0)
+        path = self._blobs.part_path(submission.round_id, submission.id, 0)
         self._blobs.make_parent(path)
         failpoint("announcement.directory_made")
         outcome = self._announcements.run(new)
@@ -158,11 +121,25 @@ class Intake:
             raise outcome
         return outcome
 
+    def _read_announcement(self, tx: Transaction, row: RoundRow, site: str, body: bytes) -> _Announcement:
+        try:
+            signed = SignedManifest.parse(body)
+        except WireError:
+            refuse_secrets(body)
+            raise
+        plan, roster = federation_named(tx, row.id.federation).parsed.plan, newest_roster(tx, row.id.federation)
+        signed.manifest.check(plan, row.id, row.basis.epoch, row.basis.key_id, site)
+        member = None if roster is None else roster.roster.members.get(site)
+        signed.check_signed(b"" if member is None else member.public_key)
+        submission = SubmissionRow(signed.submission_id, row.id, site, "open", None)
+        return _Announcement(submission, plan, signed.manifest, body)
+
     def _announce(self, tx: Transaction, new: _Announcement) -> tuple[SubmissionStatus, bool]:
         known = self._known_announcement(tx, new)
         if known is not None:
             return known, False
         submission = new.submission
+        self._room.check(tx, federation_named(tx, submission.round_id.federation), submission.site)
         tx.add_submission(submission, new.body, new.manifest.part_digests, int(self._conductor.now()))
         return _status(tx, submission, new.plan), True
 
@@ -177,8 +154,8 @@ class Intake:
         existing = tx.submission_of(round_id, site)
         if existing is not None and existing.id == submission.id:
             return _status(tx, existing, new.plan)
-        if not self._takes(tx, row):
-            raise _closed(row)
+        if not self._conductor.takes(federation_named(tx, row.id.federation), row):
+            raise round_closed(row)
         if existing is not None:
             raise RefusedError(
                 Reason.SECOND_SUBMISSION,
@@ -189,7 +166,6 @@ class Intake:
                 submission_id=existing.id,
             )
         self._check_history(tx, row, new.manifest)
-        self._room.check(tx, self._federation_in(tx, round_id.federation), site)
         return None
 
     def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:
@@ -220,93 +196,8 @@ class Intake:
             RefusedError: this site has no such submission.
         """
         with self._conductor.reading(federation) as tx:
-            plan = self._federation_in(tx, federation).parsed.plan
-            return _status(tx, _own(tx, federation, site, submission_id), plan)
-
-    def expect_part(self, federation: str, site: str, submission_id: str, number: int) -> ExpectedPart:
-        """Say what a PUT of a part has to bring, before it is read.
-
-        Raises:
-            RefusedError: no such submission or part, or the round is closed.
-        """
-        with self._conductor.reading(federation) as tx:
-            plan = self._federation_in(tx, federation).parsed.plan
-            submission = _own(tx, federation, site, submission_id)
-            if not 0 <= number < len(plan.places):
-                raise RefusedError(
-                    Reason.UNKNOWN_PART,
-                    f"submission {submission_id[:12]}: expected a part number from 0 to {len(plan.places) - 1}, "
-                    f"got {min(number, 10**9)}",
-                )
-            row = tx.part(submission_id, number)
-            if row is not None:
-                digest, stored = row.digest, row.stored
-            else:  # the round is over and the parts are gone; what the answer was is still known
-                digest = _announced(tx.manifest(submission_id), number)
-                stored = submission.state == "complete"
-            if not stored:
-                round_ = find_round(tx, federation, str(submission.round_id))
-                if not self._wants(tx, round_, submission, row):
-                    raise _closed(round_)
-                if submission.state == "expiring":
-                    raise _expiring(submission)
-            return ExpectedPart(submission, plan.places[number], plan, digest, stored)
-
-    def store_part(self, part: ExpectedPart, data: bytes | memoryview) -> bool:
-        """Check a part whose digest is the announced one, and make it durable.
-
-        Returns:
-            Whether it is new.
-
-        Raises:
-            WireError: not the part that the plan puts there.
-            RefusedError: the round closed in the meantime.
-        """
-        number, submission = part.place.number, part.submission
-        parse_part(data, part.place, part.plan.plan_id)
-        failpoint("part.checked")
-        path = self._blobs.part_path(submission.round_id, submission.id, number)
-        try:
-            self._blobs.put(path, data)
-        except FileNotFoundError:
-            # The round has ended while the body came in, and its submissions are being removed. Or the directory was
-            # lost, with whatever was in it, and the part is to come again.
-            with self._store.read() as tx:
-                round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
-                current = tx.submission(submission.id) or submission
-                if not self._wants(tx, round_, current, tx.part(submission.id, number)):
-                    raise _closed(round_) from None
-            self._blobs.make_parent(path)
-            self._blobs.put(path, data)
-        outcome = self._marks.run(part)
-        if isinstance(outcome, bool):
-            if self._ahead is not None:
-                member = (submission.site, submission.id, path, part.digest)
-                self._ahead.stored(part.plan, submission.round_id, part.place, member)
-            return outcome
-        if outcome.reason is Reason.ROUND_CLOSED:
-            # No row names the file, and none ever will: nobody wants it any more.
-            self._blobs.remove(path)
-        raise outcome
-
-    def _mark_stored(self, tx: Transaction, part: ExpectedPart) -> bool | RefusedError:
-        """Decide whether a part that is on the disk is stored; whether that is new, or why not."""
-        number, submission = part.place.number, part.submission
-        round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
-        current = tx.submission(submission.id) or submission
-        row = tx.part(submission.id, number)
-        if row is not None and row.stored:
-            return False  # another connection was faster, with the same bytes
-        if row is None or not self._wants(tx, round_, current, row):
-            return _closed(round_)
-        # Between our writing and now the upload may have expired, and our file been removed with the others.
-        # The file is left alone here: by the time it were removed, it could be that of a later request.
-        path = self._blobs.part_path(submission.round_id, submission.id, number)
-        if current.state == "expiring" or not self._blobs.is_there(path, part.place.wire_bytes):
-            return _expiring(submission)
-        failpoint("part.before_row")
-        tx.mark_stored(submission.id, number, int(self._conductor.now()))
-        return True
+            plan = federation_named(tx, federation).parsed.plan
+            return _status(tx, own_submission(tx, federation, site, submission_id), plan)
 
     def complete(self, federation: str, site: str, submission_id: str) -> Signed:
         """Decide, in one transaction, whether a submission is in.
@@ -317,23 +208,69 @@ class Intake:
         Raises:
             RefusedError: parts are missing, or the round closed before.
         """
-        self._conductor.tick(federation)
-        outcome = self._completions.run((federation, site, submission_id))
-        if isinstance(outcome, RefusedError):
-            raise outcome
-        submission, row, signer = outcome
+        return self._receipt(self._completions.run(_Named(federation, site, submission_id)))
+
+    def take_whole(self, parts: Sequence[ExpectedPart], body: memoryview) -> Signed:
+        """Take all parts of a submission, one after another in one body, and complete it: decided in one transaction.
+
+        Returns:
+            The receipt, as `complete` gives it.
+
+        Raises:
+            WireError: not the parts that the plan puts there.
+            RefusedError: not the parts that the manifest names, or the round closed before.
+        """
+        new, begin = [], 0
+        for part in parts:
+            data = body[begin : begin + part.place.wire_bytes]
+            begin += part.place.wire_bytes
+            if (digest := hashlib.sha256(data).hexdigest()) != part.digest:
+                refuse_secrets(data)
+                raise RefusedError(
+                    Reason.BAD_DIGEST,
+                    f"part {part.place.number}: expected SHA-256 {part.digest[:12]} as in the manifest, "
+                    f"got {digest[:12]}",
+                    "send the bytes that the manifest was made of",
+                )
+            if not part.stored:
+                new.append((part, data))
+        submission = parts[0].submission
+        names = _Named(submission.round_id.federation, submission.site, submission.id)
+        if not new:
+            return self.complete(names.federation, names.site, names.submission_id)
+        self._parts.write(new)
+        stored = [part for part, _ in new]
+        outcomes, completion = self._wholes.run((names, stored))
+        self._parts.settle(stored, outcomes)
+        return self._receipt(completion)
+
+    def _mark_and_complete(
+        self, tx: Transaction, what: tuple[_Named, Sequence[ExpectedPart]]
+    ) -> tuple[list[bool | RefusedError], _Completion | RefusedError]:
+        names, stored = what
+        outcomes = self._parts.mark(tx, stored)
+        for outcome in outcomes:
+            if isinstance(outcome, RefusedError):
+                return outcomes, outcome
+        return outcomes, _refusing(self._complete)(tx, names)
+
+    def _receipt(self, completion: _Completion | RefusedError) -> Signed:
+        if isinstance(completion, RefusedError):
+            raise completion
+        submission, row, signer = completion
         if submission.accepted_at is None:
-            raise _closed(row)
-        receipt = Receipt(submission.id, str(submission.round_id), site, submission.accepted_at)
+            raise round_closed(row)
+        receipt = Receipt(submission.id, str(submission.round_id), submission.site, submission.accepted_at)
         return Signed.make("receipt", receipt.encode(), signer, self._conductor.key.signing_key)
 
-    def _complete(self, tx: Transaction, what: tuple[str, str, str]) -> tuple[SubmissionRow, RoundRow, str]:
-        federation, site, submission_id = what
-        submission = _own(tx, federation, site, submission_id)
+    def _complete(self, tx: Transaction, names: _Named) -> _Completion:
+        federation, site, submission_id = names
+        self._conductor.tick_in(tx, federation)
+        submission = own_submission(tx, federation, site, submission_id)
         if submission.state in ("open", "expiring"):
             row = find_round(tx, federation, str(submission.round_id))
             missing = tx.missing(submission_id)
-            if missing and self._takes(tx, row):
+            if missing and self._conductor.takes(federation_named(tx, row.id.federation), row):
                 raise RefusedError(
                     Reason.INCOMPLETE,
                     f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
@@ -346,62 +283,20 @@ class Intake:
                 failpoint("completion.before_row")
                 event = events.Completed(row.id.number, row.id.attempt, site)
                 self._conductor.apply_in(tx, federation, event)
-                submission = _own(tx, federation, site, submission_id)
+                submission = own_submission(tx, federation, site, submission_id)
         row = find_round(tx, federation, str(submission.round_id))
-        return submission, row, self._conductor.signer(tx, federation, row.basis.roster_version)[0]
-
-    def _federation_in(self, tx: Transaction, name: str) -> FederationRow:
-        row = tx.federation(name)
-        if row is None:
-            raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {name} here")
-        return row
-
-    def _takes(self, tx: Transaction, row: RoundRow) -> bool:
-        federation = tx.federation(row.id.federation)
-        return federation is not None and self._conductor.takes(federation, row)
-
-    def _wants(self, tx: Transaction, row: RoundRow, submission: SubmissionRow, part: PartRow | None) -> bool:
-        """Whether a part that is missing may come now: in an open round, or because the store has damaged it."""
-        damaged = part is not None and part.damaged_at is not None and submission.state == "complete"
-        return self._takes(tx, row) or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
+        return _Completion(submission, row, self._conductor.signer(tx, federation, row.basis.roster_version)[0])
 
 
-def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
-    """The round that an address names, if it is one of the caller's federation.
-
-    Raises:
-        RefusedError: it is not, whether or not another federation has it.
-    """
-    try:
-        round_id = RoundId.parse(text)
-    except WireError:
+def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -> RoundRow:
+    """The round that a site wants to submit to, if it may."""
+    row = find_round(tx, federation, round_id)
+    if site not in tx.invited(row.id):
         raise RefusedError(
-            Reason.UNKNOWN_ROUND, "expected a round id like 'federation.3.1', got another form"
-        ) from None
-    row = tx.round(round_id) if round_id.federation == federation else None
-    if row is None:
-        raise RefusedError(Reason.UNKNOWN_ROUND, f"there is no round {round_id} in federation {federation}")
-    return row
-
-
-def _announced(manifest: bytes, number: int) -> str:
-    # Read leniently: it was checked when it came, and one from before there were signatures is its own body.
-    document = json.loads(manifest)
-    digest: str = document.get("body", document)["parts"][number]
-    return digest
-
-
-def _own(tx: Transaction, federation: str, site: str, submission_id: str) -> SubmissionRow:
-    try:
-        check_hex(submission_id, 32, "submission id")
-    except WireError as error:
-        raise RefusedError(Reason.UNKNOWN_SUBMISSION, error.message) from None
-    row = tx.submission(submission_id)
-    if row is None or row.site != site or row.round_id.federation != federation:
-        raise RefusedError(
-            Reason.UNKNOWN_SUBMISSION,
-            f"site {site} has no submission {submission_id[:12]}",
-            "announce it first: POST its manifest to /v1/rounds/{round}/submissions",
+            Reason.NOT_INVITED,
+            f"site {site} is not invited to round {row.id}",
+            "sites take part from the first round that opens after they were added to the roster",
+            round_id=str(row.id),
         )
     return row
 
@@ -410,24 +305,3 @@ def _status(tx: Transaction, row: SubmissionRow, plan: PublicPlan) -> Submission
     # What expires is open for whoever asks: all of it is missing. Of a complete one nothing is, but for damaged parts.
     state = "open" if row.state == "expiring" else row.state
     return SubmissionStatus(row.id, str(row.round_id), state, len(plan.places), tx.missing(row.id))
-
-
-def _expiring(row: SubmissionRow) -> RefusedError:
-    return RefusedError(
-        Reason.BUSY,
-        f"submission {row.id[:12]} was abandoned and its parts are being removed",
-        "send it again in a moment, from the first part",
-        submission_id=row.id,
-    )
-
-
-def _closed(row: RoundRow) -> RefusedError:
-    members: dict[str, Any] = {"round_id": str(row.id)}
-    if row.record is not None:
-        members["record"] = json.loads(row.record)
-    return RefusedError(
-        Reason.ROUND_CLOSED,
-        f"round {row.id} is {'closed' if row.phase is Phase.OPEN else row.phase} and takes no more submissions",
-        "go on with the next round",
-        **members,
-    )

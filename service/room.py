@@ -35,18 +35,12 @@ class Room:
         """
         size = federation.parsed.plan.wire_bytes
         name = federation.name
-        # Of a federation its sums count, too; of a site what it sent.
-        held = (tx.stored_submissions(name) + len(tx.kept_sums(name)) + 2) * size
-        for what, used, quota in (
-            (f"federation {name}", held, self._settings.federation_quota_bytes),
-            (f"site {site}", (tx.stored_submissions(name, site) + 1) * size, self._settings.site_quota_bytes),
-        ):
-            if quota and used > quota:
-                raise RefusedError(
-                    Reason.QUOTA_EXCEEDED,
-                    f"{what} would hold {used} bytes with this submission, its quota is {quota}",
-                    "the operator can raise the quota, or keep fewer sums or submissions",
-                )
+        # Of a federation its sums count, too; of a site what it sent. Counted only where there is a quota.
+        if quota := self._settings.federation_quota_bytes:
+            count = tx.stored_submissions(name) + len(tx.kept_sums(name)) + 2
+            _check_quota(f"federation {name}", count * size, quota)
+        if quota := self._settings.site_quota_bytes:
+            _check_quota(f"site {site}", (tx.stored_submissions(name, site) + 1) * size, quota)
         self.check_disk(size + self._awaited(tx))
 
     def check_disk(self, needed: int = 0) -> None:
@@ -71,3 +65,12 @@ class Room:
             for name, number in tx.awaited_parts().items()
         )
         return parts + sum(plans[name].wire_bytes for name in tx.unsummed())
+
+
+def _check_quota(what: str, used: int, quota: int) -> None:
+    if used > quota:
+        raise RefusedError(
+            Reason.QUOTA_EXCEEDED,
+            f"{what} would hold {used} bytes with this submission, its quota is {quota}",
+            "the operator can raise the quota, or keep fewer sums or submissions",
+        )

@@ -15,7 +15,7 @@ from he_agg.roster import Role
 from service.aggregator import Aggregator
 from service.auth import Caller, member_of
 from service.events import Phase
-from service.intake import find_round
+from service.lookup import find_round
 from service.problems import answers
 from service.refusal import RefusedError
 from service.routes.common import FederationPath, RoundPath, Running, Wait, find_federation, immutable, poll

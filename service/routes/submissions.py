@@ -10,9 +10,11 @@ from starlette.concurrency import run_in_threadpool
 from he_agg.errors import Reason
 from he_agg.manifest import MAX_MANIFEST_BYTES
 from he_agg.messages import Receipt, SubmissionStatus
+from he_agg.wire import MAX_WHOLE_BYTES
 from service.bodies import announced_length, check_body, content_digest, digest_field, read_body
-from service.intake import ExpectedPart, Intake
+from service.intake import Intake
 from service.logs import note
+from service.parts import ExpectedPart, Parts
 from service.problems import answers
 from service.refusal import RefusedError
 from service.routes.common import Limited, RoundPath, Running, SendingSite, SiteCaller, read_document
@@ -103,10 +105,10 @@ async def announce(
     A different manifest of the same site for the same attempt is refused; the first one stays.
     """
     announced_length(request, at_most=MAX_MANIFEST_BYTES)
-    known = await run_in_threadpool(aggregator.intake.check_invited, caller.federation, caller.name, round_id)
     async with limits.body():
         body = await read_document(request, limits, MAX_MANIFEST_BYTES)
-        status, new = await run_in_threadpool(aggregator.intake.announce, caller.federation, caller.name, known, body)
+        intake = aggregator.intake
+        status, new = await run_in_threadpool(intake.announce, caller.federation, caller.name, round_id, body)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/submissions/{status.id}"
     return status
@@ -160,7 +162,7 @@ async def put_part(
     limits: Limited,
 ) -> Response:
     """Parts may come in any order, at the same time and again. Once answered with 201 a part is durable."""
-    part = await run_in_threadpool(aggregator.intake.expect_part, caller.federation, caller.name, submission_id, n)
+    part = await run_in_threadpool(aggregator.parts.expect, caller.federation, caller.name, submission_id, n)
     note(request.scope, round_id=str(part.submission.round_id))
     expected = part.place.wire_bytes
     length = announced_length(request, at_most=expected)
@@ -176,13 +178,59 @@ async def put_part(
     async with limits.body():
         # A repeated part is read to its end all the same: proxies and simple clients do not expect an early answer.
         body = await read_body(request, length, limits.time_for(length))
-        new = await run_in_threadpool(_take, aggregator.intake, part, body)
+        new = await run_in_threadpool(_take, aggregator.parts, part, body)
     return Response(status_code=201 if new else 204)
 
 
-def _take(intake: Intake, part: ExpectedPart, body: bytearray) -> bool:
+def _take(parts: Parts, part: ExpectedPart, body: bytearray) -> bool:
     check_body(body, part.digest)
-    return not part.stored and intake.store_part(part, memoryview(body))
+    return not part.stored and parts.store(part, memoryview(body))
+
+
+@router.put(
+    "/v1/submissions/{submission_id}",
+    summary="Put a short submission whole, and get the receipt",
+    response_class=Response,
+    responses={
+        200: {"description": "The canonical bytes of the signed receipt.", "content": {"application/json": {}}},
+        **answers(
+            Reason.UNKNOWN_SUBMISSION,
+            Reason.ROUND_CLOSED,
+            Reason.BAD_MAGIC,
+            Reason.BAD_VERSION,
+            Reason.BAD_PADDING,
+            Reason.RESIDUE_OUT_OF_RANGE,
+            Reason.STORAGE_FULL,
+            *_CONTENT,
+        ),
+    },
+    openapi_extra=_body(
+        "application/octet-stream",
+        f"All parts one after another, in order; {MAX_WHOLE_BYTES} bytes at most. No Content-Encoding.",
+        schema={"type": "string", "format": "binary"},
+    ),
+)
+async def put_whole(
+    request: Request, submission_id: SubmissionPath, caller: SendingSite, aggregator: Running, limits: Limited
+) -> Response:
+    """The same as to put every part and to complete it, in one request. It may be repeated like them."""
+    parts = await run_in_threadpool(aggregator.parts.expect_all, caller.federation, caller.name, submission_id)
+    note(request.scope, round_id=str(parts[0].submission.round_id))
+    expected = parts[0].plan.wire_bytes
+    length = announced_length(request, at_most=expected)
+    if length < expected:
+        raise RefusedError(Reason.TRUNCATED, f"expected {expected} bytes, got {length} announced")
+    # Its form only: the site has signed the digests of the parts as well, and it is those that the bytes are held to.
+    content_digest(request)
+    async with limits.body():
+        body = await read_body(request, length, limits.time_for(length))
+        receipt = await run_in_threadpool(_take_whole, aggregator.intake, parts, body)
+    aggregator.worker.poke()
+    return Response(receipt, media_type="application/json")
+
+
+def _take_whole(intake: Intake, parts: tuple[ExpectedPart, ...], body: bytearray) -> bytes:
+    return intake.take_whole(parts, memoryview(body)).encode()
 
 
 @router.get(

@@ -15,7 +15,7 @@ from service.aggregator import Aggregator
 from service.auth import Caller
 from service.bodies import digest_field
 from service.events import Phase
-from service.intake import find_round
+from service.lookup import find_round
 from service.problems import answers
 from service.refusal import RefusedError
 from service.routes.common import RoundPath, Running, SiteCaller, etag, tag_matches

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +28,9 @@ __all__ = ["Blobs", "die"]
 
 EXIT_DISK_FAILED = 74
 """EX_IOERR of sysexits.h: a supervisor that restarts the process does the right thing."""
+
+_MOST_DURABLE = 64
+"""How many directories are remembered as durable; about as many federations have rounds open at a time."""
 
 
 def die(what: str) -> NoReturn:
@@ -49,6 +53,7 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root / "rounds"
+        self._durable: set[Path] = set()
         self._make(self._root)
 
     def part_path(self, round_id: RoundId, submission_id: str, number: int) -> Path:
@@ -61,7 +66,14 @@ class Blobs:
 
     def make_parent(self, path: Path) -> None:
         """Make the directory of a file, durably."""
-        self._make(path.parent)
+        directory = path.parent
+        if directory.parent in self._durable:
+            with contextlib.suppress(FileNotFoundError):  # removed since, with its round
+                self._make_level(directory)
+                return
+        self._make(directory)
+        # Of the rounds that are open: others need no directories.
+        self._durable = {directory.parent, *list(self._durable)[:_MOST_DURABLE]}
 
     def remove_parent(self, path: Path) -> None:
         """Remove the directory of a file if nothing is in it: nobody will put anything there."""
@@ -74,6 +86,20 @@ class Blobs:
         Raises:
             OSError: it could not be written, for example for lack of space; nothing is left behind.
         """
+        self.put_all([(path, data)])
+
+    def put_all(self, files: Sequence[tuple[Path, bytes | memoryview]]) -> None:
+        """The same for files of one directory, one after another; those before one that fails may be there.
+
+        Raises:
+            OSError: one of them could not be written.
+        """
+        for path, data in files:
+            self._write(path, data)
+        _sync_directory(files[0][0].parent)
+        failpoint("file.directory_synced")
+
+    def _write(self, path: Path, data: bytes | memoryview) -> None:
         temporary = path.parent / f".{path.stem}.{secrets.token_hex(8)}.tmp"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -92,8 +118,6 @@ class Blobs:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
-        failpoint("file.directory_synced")
 
     def move(self, made: Path, path: Path) -> None:
         """Give a file that is durable already its final name, durably.
@@ -191,10 +215,13 @@ class Blobs:
         # Each level is synced even when it exists: another thread may have made it and not have got to its sync.
         for level in reversed([directory, *directory.parents]):
             if level == self._root or self._root in level.parents:
-                level.mkdir(mode=0o700, exist_ok=True)
-                failpoint("directory.made")
-                _sync_directory(level.parent)
-                failpoint("directory.synced")
+                self._make_level(level)
+
+    def _make_level(self, level: Path) -> None:
+        level.mkdir(mode=0o700, exist_ok=True)
+        failpoint("directory.made")
+        _sync_directory(level.parent)
+        failpoint("directory.synced")
 
 
 def _sync(descriptor: int) -> None:

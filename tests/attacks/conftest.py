@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client_sdk import DecryptionError, HeAggError, Reason, Site
+from client_sdk import DecryptionError, HeAggError, Reason, Site, _submit
 from he_agg.fixedpoint import Mean
 from he_agg.layout import Layout
 from he_agg.plan import Plan
@@ -136,6 +136,12 @@ class World:
 def uniform_message(round_id: str) -> str:
     """The one sentence of every rejection."""
     return f"round {round_id}: what the aggregator published was refused; nothing was released"
+
+
+@pytest.fixture(autouse=True)
+def by_parts(monkeypatch):
+    """Submissions go part by part here, however short: the liar keeps and mixes parts."""
+    monkeypatch.setattr(_submit, "MAX_WHOLE_BYTES", 0)
 
 
 @pytest.fixture(scope="session")

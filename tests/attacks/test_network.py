@@ -7,12 +7,14 @@ import re
 
 import pytest
 
-from client_sdk import HeAggError, Reason
+from client_sdk import HeAggError, Reason, _submit
+from he_agg.wire import MAX_WHOLE_BYTES
 from tests.attacks.conftest import SITES
 from tests.attacks.malicious import Exchange, Lies
 
 A, B, C = SITES
 _PUT = re.compile(r"(/v1/submissions/[0-9a-f]{64}/parts/)(\d+)\Z")
+_WHOLE = re.compile(r"/v1/submissions/[0-9a-f]{64}\Z")
 
 
 def method(exchange: Exchange) -> bool:
@@ -37,15 +39,20 @@ def query(exchange: Exchange) -> bool:
     return True
 
 
+def carries_parts(exchange: Exchange) -> bool:
+    whole = exchange.method == "PUT" and _WHOLE.match(exchange.path) is not None
+    return whole or _PUT.match(exchange.path) is not None
+
+
 def body(exchange: Exchange) -> bool:
-    if _PUT.match(exchange.path) is None:
+    if not carries_parts(exchange):
         return False
     exchange.body = exchange.body[:-1] + bytes([exchange.body[-1] ^ 1])
     return True
 
 
 def digest(exchange: Exchange) -> bool:
-    if _PUT.match(exchange.path) is None:
+    if not carries_parts(exchange):
         return False
     name = next(name for name in exchange.headers if name.lower() == "content-digest")
     exchange.headers[name] = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
@@ -78,6 +85,17 @@ REFUSED = {
 @pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
 def test_altered_request_is_refused(world, change):
     """The aggregator refuses it, and neither counts nor loses anything: the honest repetition goes through."""
+    refuse(world, change, REFUSED[change])
+
+
+@pytest.mark.parametrize("change", [body, digest], ids=lambda change: change.__name__)
+def test_altered_whole_submission_is_refused(world, monkeypatch, change):
+    """The same of a submission that goes in one request."""
+    monkeypatch.setattr(_submit, "MAX_WHOLE_BYTES", MAX_WHOLE_BYTES)
+    refuse(world, change, REFUSED[change])
+
+
+def refuse(world, change, reasons: set[Reason]) -> None:
     refusals: list[str] = []
     altered: list[Exchange] = []
 
@@ -94,7 +112,7 @@ def test_altered_request_is_refused(world, change):
     with contextlib.suppress(HeAggError):  # a site repeats some requests, and then may get through
         world.submit(A)
     assert refusals, "the attack never happened"
-    expected = (*map(str, REFUSED[change]), "405 ")  # not every method exists everywhere
+    expected = (*map(str, reasons), "405 ")  # not every method exists everywhere
     assert all(line[0] == "4" and any(reason in line for reason in expected) for line in refusals), refusals
     world.liar.lies = Lies()
     world.assert_honest(A, world.submit(*SITES))

@@ -120,6 +120,18 @@ class Model:
         self.tick(now)
         return {200}
 
+    def put_whole(self, attempt: Attempt, site: str, submission_id: str, now: float) -> set[int]:
+        """All parts, and then completing it; or nothing of it."""
+        if attempt.announced.get(site) != submission_id:
+            return {404}
+        if site not in attempt.complete and attempt.phase != "open":
+            return {409}
+        if site in attempt.complete and attempt.phase == "failed":
+            return {200, 409} if not attempt.missing(site, self.parts) else {409}
+        for number in sorted(attempt.missing(site, self.parts)):
+            self._store(attempt, site, number, now)
+        return self.complete(attempt, site, submission_id, now)
+
     def new_key(self, now: float) -> None:
         """There is a new epoch: an open attempt is given up, a closed one is finished."""
         self.tick(now)

@@ -91,6 +91,7 @@ OPERATIONS = [
     ("GET", "/v1/rounds/{round_id}/record"),
     ("PUT", "/v1/submissions/{submission_id}/parts/{n}"),
     ("GET", "/v1/submissions/{submission_id}"),
+    ("PUT", "/v1/submissions/{submission_id}"),
     ("POST", "/v1/submissions/{submission_id}/complete"),
     ("GET", "/v1/rounds/{round_id}/sum/{section}/parts/{n}"),
     ("GET", "/v1/rounds/{round_id}/manifests"),
@@ -278,6 +279,24 @@ def test_mutated_parts(world, honest_digest):
         headers = digest_header(part if honest_digest else body)
         answer = world.a.put(world.first.id, 1, body, headers)
         assert answer.status_code >= 400, "something else than the announced part was taken"
+        judge(world, before, answer, may_change=False)
+
+    ask()
+
+
+@pytest.mark.parametrize("honest_digest", [True, False])
+def test_mutated_wholes(world, honest_digest):
+    whole = world.first.whole
+
+    @bounded(200)
+    @given(body=mutations(whole))
+    def ask(body) -> None:
+        if body == whole:
+            return
+        before = world.store()
+        headers = digest_header(whole if honest_digest else body)
+        answer = world.a.put_whole(world.first.id, body, headers)
+        assert answer.status_code >= 400, "something else than the announced parts was taken"
         judge(world, before, answer, may_change=False)
 
     ask()

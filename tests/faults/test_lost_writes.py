@@ -57,6 +57,9 @@ class World:
         for site in SITES:
             peer, mine = lambda s=site: self.inside.peer("disk", self.members[s]), self.mine[site]
             yield lambda p=peer, m=mine: p().announce("disk.1.1", m.manifest)
+            if site == "b":
+                yield lambda p=peer, m=mine: self.put_whole(p(), m)
+                continue
             for number in range(PARTS):
                 yield lambda p=peer, m=mine, n=number: self.put(p(), m, n)
             yield lambda p=peer, m=mine: self.complete(p(), m)
@@ -67,6 +70,13 @@ class World:
         answer = peer.put(mine.id, number, mine.parts[number])
         if answer.status_code in (201, 204):
             self.stored.add((mine.id, number))
+        return answer
+
+    def put_whole(self, peer, mine):
+        answer = peer.put_whole(mine.id, mine.whole)
+        if answer.status_code == 200:
+            self.stored |= {(mine.id, number) for number in range(PARTS)}
+            self.audit.receipt(answer.content)
         return answer
 
     def complete(self, peer, mine):

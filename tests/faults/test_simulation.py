@@ -129,7 +129,7 @@ class Life(RuleBasedStateMachine):
             assert answer.status_code in expected, (
                 f"{method} of {site}: {answer.status_code} {answer.text}, not {expected}"
             )
-            if method == "complete" and answer.status_code == 200 and fate != "lost after":
+            if method in ("complete", "put_whole") and answer.status_code == 200 and fate != "lost after":
                 self.audit.receipt(answer.content)
                 self.seen["receipts"] += 1
             if answer.status_code == 409 and "record" in answer.json():
@@ -163,14 +163,24 @@ class Life(RuleBasedStateMachine):
             expect=lambda: self.model.complete(attempt, site, submission.id, self.now),
         )  # fmt: skip
 
+    @rule(fate=fates, site=sites, age=ages, variant=variants)
+    def put_whole(self, fate, site, age, variant) -> None:
+        attempt = self.attempt(age)
+        submission = self.submission(attempt, site, variant)
+        self.send(
+            fate, site, "put_whole", submission.id, submission.whole,
+            expect=lambda: self.model.put_whole(attempt, site, submission.id, self.now),
+        )  # fmt: skip
+
     @rule(
         who=st.lists(sites, min_size=2, max_size=4, unique=True),
         others_hang=st.booleans(),
         fate=fates,
         order=st.permutations(range(PARTS)),
+        in_one=st.booleans(),
         then=st.sampled_from(["nothing", "deadline", "rot", "rot, repair", "fold a little", "fold"] * 2 + ["new key"]),
     )
-    def whole_submissions(self, who, others_hang, fate, order, then) -> None:
+    def whole_submissions(self, who, others_hang, fate, order, in_one, then) -> None:
         """What sites do when nothing goes wrong, so that rounds come to their end; the others may stop half-way."""
         for site in SITES if others_hang else ():
             if site not in who:
@@ -178,6 +188,9 @@ class Life(RuleBasedStateMachine):
                 self.put(fate, site, 0, 0, order[0])
         for site in who:
             self.announce(fate, site, 0, 0)
+            if in_one:
+                self.put_whole(fate, site, 0, 0)
+                continue
             for number in order:
                 self.put(fate, site, 0, 0, number)
             self.complete(fate, site, 0, 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client_sdk import _submit
 from client_sdk._encrypt import Update
 from he_agg.layout import Layout
 from he_agg.plan import Plan
@@ -16,6 +17,13 @@ from keys import GroupKey
 from tests.support.founding import aggregator_of, found
 from tests.support.server import ServerProcess, start_server
 from tests.support.trust import consortium
+
+
+@pytest.fixture(autouse=True)
+def by_parts(monkeypatch):
+    """Submissions go part by part here, however short. What else becomes of short ones: test_whole_submission.py."""
+    monkeypatch.setattr(_submit, "MAX_WHOLE_BYTES", 0)
+
 
 QUICK = {"HE_AGG_RECHECK_S": "0.05"}
 SITES = ("hospital-a", "hospital-b", "hospital-c")

@@ -117,8 +117,10 @@ def test_fetch_and_status_in_words(federate, capsys, tmp_path):
 
 KILLED_AFTER_ONE_PART = """
 import os, signal, sys
-from client_sdk import PhaseProgress, Site
+from client_sdk import PhaseProgress, Site, _submit
 import numpy as np
+
+_submit.MAX_WHOLE_BYTES = 0  # part by part, however short
 
 def die(event):
     if isinstance(event, PhaseProgress) and event.phase == "upload" and event.done_bytes:

@@ -227,6 +227,8 @@ class FakeAggregator:
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})/complete", path):
             return self._complete(match[1])
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})", path):
+            if request.method == "PUT":
+                return self._put_whole(match[1], body)
             (manifest,) = [m for m in self.manifests.values() if m.submission_id == match[1]]
             return self._status(manifest, 200)
         if path == f"/v1/rounds/{self.round_id}/record":
@@ -273,6 +275,15 @@ class FakeAggregator:
             return problem(400, "bad-digest")
         self.parts[own][number] = body
         return Response(201)
+
+    def _put_whole(self, own: str, body: bytes) -> Response:
+        begin = 0
+        for place in self.plan.public.places:
+            answer = self._put(own, place.number, body[begin : begin + place.wire_bytes])
+            if answer.status >= 400:
+                return answer
+            begin += place.wire_bytes
+        return self._complete(own) if begin == len(body) else problem(413, "too-large")
 
     def _complete(self, own: str) -> Response:
         if own not in self.parts:

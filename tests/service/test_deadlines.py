@@ -33,12 +33,12 @@ class Inside:
         self.aggregator.conductor.apply(self.name, events.Started())
 
     def submit(self, site, seed, round_id, *, complete=True):
-        intake, prepared = self.aggregator.intake, prepare(self.plan, round_id, site, seed)
-        known = intake.check_invited(self.name, site, round_id)
-        intake.announce(self.name, site, known, prepared.manifest)
+        intake, parts = self.aggregator.intake, self.aggregator.parts
+        prepared = prepare(self.plan, round_id, site, seed)
+        intake.announce(self.name, site, round_id, prepared.manifest)
         for number, part in enumerate(prepared.parts):
-            expected = intake.expect_part(self.name, site, prepared.id, number)
-            intake.store_part(expected, part)
+            expected = parts.expect(self.name, site, prepared.id, number)
+            parts.store(expected, part)
         if complete:
             intake.complete(self.name, site, prepared.id)
         return prepared
@@ -105,7 +105,7 @@ def test_deadline_without_quorum_opens_the_next_attempt(inside):
         read_receipt(intake.complete("f", "a", first.id).encode()).round_id == "f.1.1"
     )  # the receipt stands; the record says the rest
     with pytest.raises(ValueError, match="manifest, round"):
-        intake.announce("f", "a", RoundId.parse("f.1.2"), first.manifest)
+        intake.announce("f", "a", "f.1.2", first.manifest)
     second = [inside.submit(site, i, "f.1.2") for i, site in enumerate("abc")]
     inside.fold("f.1.2")
     assert inside.record("f.1.2").members == {s: p.id for s, p in zip("abc", second, strict=True)}
@@ -125,19 +125,20 @@ def test_clock_that_jumps_back_reopens_nothing(inside):
 def test_round_closes_while_a_part_is_on_its_way(inside):
     for i, site in enumerate("ab"):
         inside.submit(site, i, "f.1.1")
-    intake, late = inside.aggregator.intake, prepare(inside.plan, "f.1.1", "c", 3)
-    intake.announce("f", "c", RoundId.parse("f.1.1"), late.manifest)
-    expected = intake.expect_part("f", "c", late.id, 0)
+    intake, parts = inside.aggregator.intake, inside.aggregator.parts
+    late = prepare(inside.plan, "f.1.1", "c", 3)
+    intake.announce("f", "c", "f.1.1", late.manifest)
+    expected = parts.expect("f", "c", late.id, 0)
     inside.clock.now += 102
     inside.aggregator.conductor.tick_all()
     with pytest.raises(ProtocolError) as caught:
-        intake.store_part(expected, late.parts[0])
+        parts.store(expected, late.parts[0])
     assert caught.value.reason is Reason.ROUND_CLOSED
     assert not inside.aggregator.blobs.part_path(RoundId.parse("f.1.1"), late.id, 0).exists()
     inside.fold("f.1.1")
     inside.aggregator.blobs.remove_submissions(RoundId.parse("f.1.1"))
     with pytest.raises(ProtocolError) as caught:
-        intake.store_part(expected, late.parts[0])
+        parts.store(expected, late.parts[0])
     assert caught.value.reason is Reason.ROUND_CLOSED
 
 

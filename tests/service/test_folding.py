@@ -84,7 +84,7 @@ def test_bit_rot_is_never_summed(inside, members, spoil):
 
 @SPOIL
 def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, members, spoil):
-    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    intake, parts, worker = inside.aggregator.intake, inside.aggregator.parts, inside.aggregator.worker
     for member, number in ((members[1], 2), (members[2], 2), (members[2], 0)):
         spoil(inside.aggregator.blobs.part_path(ROUND, member.id, number))
     worker._fold_now(ROUND)
@@ -96,10 +96,10 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
     other = prepare(inside.plan, "f.1.1", "c", 99)
     for member, number in ((members[1], 2), (members[2], 0), (members[2], 2)):
         site = "abc"[members.index(member)]
-        expected = intake.expect_part("f", site, member.id, number)
+        expected = parts.expect("f", site, member.id, number)
         assert expected.digest == member_digest(member, number) != member_digest(other, number)
-        assert intake.store_part(expected, member.parts[number])
-        assert not intake.store_part(expected, member.parts[number])  # once more, and it is no news
+        assert parts.store(expected, member.parts[number])
+        assert not parts.store(expected, member.parts[number])  # once more, and it is no news
     assert worker._look()[1] == [ROUND]
     worker._fold_now(ROUND)
     record = inside.record("f.1.1")
@@ -110,12 +110,12 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
 
 def test_a_whole_directory_that_was_lost_comes_again(inside, members):
     """As after a restore from a backup whose files are older than its rows."""
-    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    intake, parts, worker = inside.aggregator.intake, inside.aggregator.parts, inside.aggregator.worker
     shutil.rmtree(inside.aggregator.blobs.part_path(ROUND, members[0].id, 0).parent)
     worker._fold_now(ROUND)
     assert intake.status("f", "a", members[0].id).missing == [0, 1, 2]
     for number, part in enumerate(members[0].parts):
-        assert intake.store_part(intake.expect_part("f", "a", members[0].id, number), part)
+        assert parts.store(parts.expect("f", "a", members[0].id, number), part)
     worker._fold_now(ROUND)
     assert inside.record("f.1.1").outcome == "published"
     for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
@@ -136,7 +136,7 @@ def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
     assert record.excluded == {"a": "round-failed", "b": "part-corrupt", "c": "round-failed"}
     assert inside.row("f.1.2").phase == "open"
     with pytest.raises(ProtocolError) as caught:
-        inside.aggregator.intake.expect_part("f", "b", members[1].id, 2)
+        inside.aggregator.parts.expect("f", "b", members[1].id, 2)
     assert caught.value.reason is Reason.ROUND_CLOSED
     worker._look()
     assert not inside.aggregator.blobs.sum_path(ROUND, 0).parent.parent.exists()

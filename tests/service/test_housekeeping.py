@@ -129,22 +129,23 @@ def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, m
     """The file is written before the expiry and the row after it: the mark must not outlive the file."""
     inside = make(plan=make_plan("f", deadline_s=10**6), upload_expiry_s=1000.0)
     intake, worker, blobs = inside.aggregator.intake, inside.aggregator.worker, inside.aggregator.blobs
+    parts = inside.aggregator.parts
     prepared = prepare(inside.plan, "f.1.1", "a", 1)
-    intake.announce("f", "a", ONE, prepared.manifest)
-    intake.store_part(intake.expect_part("f", "a", prepared.id, 0), prepared.parts[0])
+    intake.announce("f", "a", str(ONE), prepared.manifest)
+    parts.store(parts.expect("f", "a", prepared.id, 0), prepared.parts[0])
     inside.clock.now += 2000
-    expected = intake.expect_part("f", "a", prepared.id, 1)
-    put = blobs.put
+    expected = parts.expect("f", "a", prepared.id, 1)
+    put_all = blobs.put_all
 
-    def put_and_sleep(path, data):
-        put(path, data)
+    def put_and_sleep(files):
+        put_all(files)
         worker._swept = None
         worker._look()
 
     with monkeypatch.context() as patch:
-        patch.setattr(blobs, "put", put_and_sleep)
+        patch.setattr(blobs, "put_all", put_and_sleep)
         with pytest.raises(ProtocolError) as caught:
-            intake.store_part(expected, prepared.parts[1])
+            parts.store(expected, prepared.parts[1])
     assert caught.value.reason is Reason.BUSY
     assert intake.status("f", "a", prepared.id).missing == [0, 1, 2]
     inside.submit("a", 1, "f.1.1")
@@ -156,7 +157,7 @@ def test_an_expiry_that_was_interrupted_is_finished(make):
     with inside.aggregator.store.write() as tx:
         tx.expire(abandoned.id)
     with pytest.raises(ProtocolError) as caught:
-        inside.aggregator.intake.expect_part("f", "b", abandoned.id, 0)
+        inside.aggregator.parts.expect("f", "b", abandoned.id, 0)
     assert caught.value.reason is Reason.BUSY
     inside.aggregator.worker._look()
     assert files(inside, ONE) == []

@@ -68,7 +68,7 @@ def test_new_submissions_are_refused_before_the_disk_is_full(make, disk):
     # What was let in goes on to its end, whatever the disk says.
     disk(0)
     intake = inside.aggregator.intake
-    assert intake.announce("f", "a", inside.row("f.1.1").id, begun.manifest)[1] is False
+    assert intake.announce("f", "a", "f.1.1", begun.manifest)[1] is False
     assert read_receipt(intake.complete("f", "a", begun.id).encode()).site == "a"
 
 
@@ -77,10 +77,9 @@ def test_what_others_were_promised_counts(make, disk):
     disk(RESERVE + 3 * SIZE)
     intake = inside.aggregator.intake
     first, second, third = (prepare(PLAN, "f.1.1", site, i) for i, site in enumerate("abc"))
-    known = inside.row("f.1.1").id
-    intake.announce("f", "a", known, first.manifest)
-    intake.announce("f", "b", known, second.manifest)
-    refused(lambda: intake.announce("f", "c", known, third.manifest), Reason.STORAGE_FULL)
+    intake.announce("f", "a", "f.1.1", first.manifest)
+    intake.announce("f", "b", "f.1.1", second.manifest)
+    refused(lambda: intake.announce("f", "c", "f.1.1", third.manifest), Reason.STORAGE_FULL)
 
 
 def test_quota_of_a_federation(make):

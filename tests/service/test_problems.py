@@ -159,6 +159,7 @@ def test_openapi_tells_every_endpoint_with_its_problems(app):
         ("POST", "/v1/rounds/{round_id}/submissions"),
         ("PUT", "/v1/submissions/{submission_id}/parts/{n}"),
         ("GET", "/v1/submissions/{submission_id}"),
+        ("PUT", "/v1/submissions/{submission_id}"),
         ("POST", "/v1/submissions/{submission_id}/complete"),
         ("GET", "/v1/rounds/{round_id}/record"),
         ("GET", "/v1/rounds/{round_id}/sum/{section}/parts/{n}"),

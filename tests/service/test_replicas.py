@@ -114,9 +114,10 @@ class Twins:
 
     def submit(self, site, replica):
         prepared, intake = self.prepared[SITES.index(site)], self.both[replica].intake
-        intake.announce("f", site, ONE, prepared.manifest)
+        parts = self.both[replica].parts
+        intake.announce("f", site, str(ONE), prepared.manifest)
         for number, part in enumerate(prepared.parts):
-            intake.store_part(intake.expect_part("f", site, prepared.id, number), part)
+            parts.store(parts.expect("f", site, prepared.id, number), part)
         return intake.complete("f", site, prepared.id)
 
     def check_sum(self):
@@ -172,9 +173,9 @@ def test_one_transaction_decides_between_completing_and_closing(twins):
     for site in "ab":
         twins.submit(site, 0)
     c = twins.prepared[2]
-    one.intake.announce("f", "c", ONE, c.manifest)
+    one.intake.announce("f", "c", str(ONE), c.manifest)
     for number, part in enumerate(c.parts):
-        one.intake.store_part(one.intake.expect_part("f", "c", c.id, number), part)
+        one.parts.store(one.parts.expect("f", "c", c.id, number), part)
     two.conductor._clock = lambda: time.time() + 10**6  # its clock is wrong, and the deadline has passed there
     two.conductor.tick_all()
     with one.store.read() as tx:

@@ -269,7 +269,7 @@ def test_the_aggregator_gets_another_key(tmp_path, caplog):
     with pytest.raises(ValueError, match="does not list this aggregator's key"):
         inside.aggregator.intake.complete("f", "a", first.id)
     late = prepare(inside.plan, "f.1.1", "b", 2)
-    inside.aggregator.intake.announce("f", "b", inside.row("f.1.1").id, late.manifest)
+    inside.aggregator.intake.announce("f", "b", "f.1.1", late.manifest)
     key = AggregatorKey.load_or_create(tmp_path / "data").signing_key
     listed = dict(members.roster.roster.members)
     listed[AGGREGATOR] = Member(AGGREGATOR, key.public_key.hex(), frozenset({Role.AGGREGATOR}))

@@ -90,6 +90,11 @@ class Prepared:
     def id(self) -> str:
         return hashlib.sha256(self.manifest).hexdigest()
 
+    @property
+    def whole(self) -> bytes:
+        """All parts one after another."""
+        return b"".join(self.parts)
+
 
 def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_hot: int | None = None, **changed: Any):
     """A submission of residues that follow from the seed, or of zeros with a single 1 at `one_hot`."""
@@ -280,6 +285,10 @@ class Peer:
 
     def put(self, submission_id: str, number: int, data: bytes, headers: dict[str, str] | None = None):
         path = f"/v1/submissions/{submission_id}/parts/{number}"
+        return self.request("PUT", path, headers if headers is not None else digest_header(data), content=data)
+
+    def put_whole(self, submission_id: str, data: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+        path = f"/v1/submissions/{submission_id}"
         return self.request("PUT", path, headers if headers is not None else digest_header(data), content=data)
 
     def status(self, submission_id: str) -> httpx.Response:

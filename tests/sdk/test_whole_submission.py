@@ -1,0 +1,175 @@
+"""A short submission goes in one request, and what goes wrong then, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from client_sdk import _flows, _submit
+from client_sdk._effects import Request
+from client_sdk.progress import PhaseFinished, PhaseProgress
+from he_agg.errors import ProtocolError, Reason, WireError
+from he_agg.messages import Receipt
+from he_agg.wire import MAX_WHOLE_BYTES
+from tests.sdk.world import (
+    OPEN,
+    ROUND,
+    FakeAggregator,
+    World,
+    problem,
+    receipt_of,
+    session_for,
+    small_plan,
+    unreachable,
+    update_of,
+)
+
+PLAN = small_plan()
+PARTS = len(PLAN.public.places)
+
+
+@pytest.fixture(autouse=True)
+def in_one(by_parts, monkeypatch):
+    monkeypatch.setattr(_submit, "MAX_WHOLE_BYTES", MAX_WHOLE_BYTES)
+
+
+@pytest.fixture
+def aggregator():
+    return FakeAggregator(PLAN)
+
+
+def requests(world: World) -> list[str]:
+    return [line.split()[0] + " " + "/".join(line.split("/")[4:]) for line, _ in world.sent]
+
+
+def test_two_requests_and_every_byte_counted(tmp_path, aggregator):
+    session, world = session_for(tmp_path, PLAN), World(aggregator)
+    receipt = world.run(_flows.submit(session, OPEN, update_of()))
+    assert aggregator.complete == {"a": receipt.id}
+    assert requests(world) == ["POST submissions", "PUT "]
+    parts = [session.spool.entry(ROUND).part_path(number).read_bytes() for number in range(PARTS)]
+    assert world.sent[1] == (f"PUT /v1/submissions/{receipt.id}", b"".join(parts))
+    total = PLAN.public.wire_bytes
+    done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
+    assert (done[0], done[-1]) == (0, total)
+    finished = [e for e in world.events if isinstance(e, PhaseFinished) and e.phase == "upload"]
+    assert [e.sent_bytes for e in finished] == [total + len(world.sent[0][1])]
+
+
+def test_longer_ones_go_part_by_part(tmp_path, aggregator, monkeypatch):
+    monkeypatch.setattr(_submit, "MAX_WHOLE_BYTES", PLAN.public.wire_bytes - 1)
+    world = World(aggregator)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world) == ["POST submissions", *(f"PUT parts/{n}" for n in range(PARTS)), "POST complete"]
+
+
+def test_what_is_there_already_is_not_sent_again(tmp_path, aggregator):
+    """The aggregator had stored one part before: the others follow one by one."""
+
+    def meddle(request: Request, body: bytes):
+        if request.method != "POST" or not request.path.endswith("/submissions"):
+            return None
+        answer = aggregator(request, body)
+        own = hashlib.sha256(body).hexdigest()
+        aggregator.parts[own][1] = (tmp_path / "spool" / "a" / str(ROUND) / "part-00001").read_bytes()
+        return aggregator(request, body) if answer.status == 201 else answer
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world) == ["POST submissions", "PUT parts/0", "PUT parts/2", "POST complete"]
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_answer_that_is_lost_is_asked_for_again(tmp_path, aggregator, handled):
+    lost = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and not lost:
+            lost.append(aggregator(request, body) if handled else None)
+            return unreachable()
+        return None
+
+    world = World(aggregator, meddle)
+    receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world) == ["POST submissions", "PUT ", "PUT "]
+    assert world.sent[1] == world.sent[2]
+    assert aggregator.complete == {"a": receipt.id}
+
+
+def test_changed_on_the_way_it_is_sent_again(tmp_path, aggregator):
+    changed = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and len(changed) < 2:
+            changed.append(request.path)
+            return aggregator(request, body[:-1] + bytes([body[-1] ^ 1]))
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world) == ["POST submissions", "PUT ", "PUT ", "PUT "]
+
+
+def test_always_changed_on_the_way_is_an_error(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return problem(400, "bad-digest", "part 2: another digest") if request.method == "PUT" else None
+
+    world = World(aggregator, meddle)
+    with pytest.raises(ProtocolError, match="part 2: another digest"):
+        world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert len(world.paths("PUT")) == 3
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])
+def test_what_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggregator, damage):
+    session = session_for(tmp_path, PLAN)
+
+    def rot(request: Request, body: bytes):
+        path = session.spool.entry(ROUND).part_path(1)
+        if request.method == "POST":
+            content = path.read_bytes()
+            path.unlink()
+            if damage != "missing":
+                path.write_bytes(content[:-1] + b"!" * (damage == "changed"))
+
+    world = World(aggregator, rot)
+    with pytest.raises(WireError, match="part-00001 is damaged") as caught:
+        world.run(_flows.submit(session, OPEN, update_of()))
+    assert caught.value.reason == Reason.BAD_DIGEST
+    assert len(world.paths("PUT")) == (damage == "changed")
+    assert aggregator.complete == {}
+
+
+def test_aggregator_that_forgot_the_submission_is_told_again(tmp_path, aggregator):
+    forgotten = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and not forgotten:
+            forgotten.append(aggregator.manifests.pop("a"))
+            aggregator.parts.clear()
+
+    world = World(aggregator, meddle)
+    receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert receipt.id == forgotten[0].submission_id
+    assert requests(world) == ["POST submissions", "PUT "] * 2
+
+
+def test_receipt_of_another_submission_is_refused(tmp_path, aggregator):
+    def lie(request: Request, body: bytes):
+        if request.method == "PUT":
+            answer = aggregator(request, body)
+            return type(answer)(200, {}, receipt_of(Receipt("00" * 32, str(ROUND), "a", 1)))
+        return None
+
+    session = session_for(tmp_path, PLAN)
+    with pytest.raises(ProtocolError, match="receipt, submission"):
+        World(aggregator, lie).run(_flows.submit(session, OPEN, update_of()))
+
+
+def test_round_that_closed_in_the_meantime(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return problem(409, "round-closed", "too late") if request.method == "PUT" else None
+
+    with pytest.raises(ProtocolError, match="closed before this site's submission was complete"):
+        World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
