@@ -61,7 +61,7 @@ class _Completion(NamedTuple):
 
 
 def _refusing(decide: Callable[[Transaction, Item], Outcome]) -> Callable[[Transaction, Item], Outcome | RefusedError]:
-    """Return refusals, which come before anything is written: raised they would undo everybody else's decisions."""
+    """Return refusals: raised they would undo everybody else's decisions."""
 
     def decided(tx: Transaction, item: Item) -> Outcome | RefusedError:
         try:
