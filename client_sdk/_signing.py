@@ -43,8 +43,9 @@ class Signer:
         head = RequestHead(request.method, path, query, _content_digest(request), self.federation)
         signed_at = self.clock()
         headers = dict(request.headers) | sign_request(head, self.name, self.key, signed_at)
-        if isinstance(request.body, FileBody):
-            headers["Content-Length"] = str(request.body.length)
+        if request.body:
+            length = request.body.length if isinstance(request.body, FileBody) else len(request.body)
+            headers["Content-Length"] = str(length)
         return signed_at, headers
 
 

@@ -107,7 +107,7 @@ class Transport:
         if isinstance(request.body, FileBody):
             with explained(request.body.path), request.body.path.open("rb") as file:
                 return self._exchange(request, _chunks(file, request.body))
-        return self._exchange(request, request.body)
+        return self._exchange(request, _pieces(request.body))
 
     def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None) -> Response:
         signed_at, headers = self._signer.sign(request)
@@ -193,7 +193,7 @@ class AsyncTransport:
         if isinstance(request.body, FileBody):
             with explained(request.body.path), request.body.path.open("rb") as file:
                 return await self._exchange(request, _chunks_in_thread(file, request.body))
-        return await self._exchange(request, request.body)
+        return await self._exchange(request, _pieces_in_turn(request.body))
 
     async def _exchange(self, request: Request, content: bytes | AsyncIterator[bytes] | None) -> Response:
         signed_at, headers = self._signer.sign(request)
@@ -249,6 +249,23 @@ async def _chunks_in_thread(file: BinaryIO, body: FileBody) -> AsyncIterator[byt
     chunks = _chunks(file, body)
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         yield chunk
+
+
+def _pieces(body: bytes | None) -> bytes | Iterator[bytes] | None:
+    """A long body as a file is sent: `_WRITE_S` is for each piece."""
+    if body is None or len(body) <= _CHUNK_BYTES:
+        return body
+    return (body[begin : begin + _CHUNK_BYTES] for begin in range(0, len(body), _CHUNK_BYTES))
+
+
+def _pieces_in_turn(body: bytes | None) -> bytes | AsyncIterator[bytes] | None:
+    pieces = _pieces(body)
+    return _each(pieces) if isinstance(pieces, Iterator) else pieces
+
+
+async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 def _options(url: str, tls: TlsFiles) -> tuple[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from client_sdk import _transport
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Sleep, compute
 from client_sdk._signing import Signer
 from client_sdk._transport import AsyncTransport, TlsFiles, Transport
@@ -160,7 +161,7 @@ def test_known_digests_are_used(run, tmp_path, monkeypatch):
 
 
 def test_file_is_streamed_with_its_length(run, tmp_path):
-    content = bytes(range(256)) * 4096  # several chunks
+    content = bytes(range(256)) * 4096 * 3  # several chunks
     (tmp_path / "part").write_bytes(content)
     body = FileBody(tmp_path / "part", len(content), hashlib.sha256(content).hexdigest())
     with serving(lambda h: h.reply(204)) as (server, url):
@@ -170,6 +171,27 @@ def test_file_is_streamed_with_its_length(run, tmp_path):
     assert got == content
     assert headers["Content-Length"] == str(len(content))
     assert "Transfer-Encoding" not in headers
+
+
+def test_long_body_is_sent_in_pieces(run, monkeypatch):
+    """Each of them has its own time to be sent: a slow link needs longer for all of it."""
+    content = bytes(range(256)) * 4096 * 3 + b"end"
+    sent = []
+
+    def seen(pieces):
+        for piece in pieces:
+            sent.append(len(piece))
+            yield piece
+
+    pieces_of = _transport._pieces
+    monkeypatch.setattr(_transport, "_pieces", lambda body: iter(seen(pieces_of(body))))
+    with serving(lambda h: h.reply(204)) as (server, url):
+        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=content)))
+    (_, _, headers, got) = server.seen[0]
+    assert verified(*server.seen[0])
+    assert (got, headers["Content-Length"]) == (content, str(len(content)))
+    assert "Transfer-Encoding" not in headers
+    assert sent == [2**20, 2**20, 2**20, 3]
 
 
 def test_file_that_shrinks_under_way_is_an_error(run, tmp_path):
