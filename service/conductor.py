@@ -15,7 +15,8 @@ from service import events, rounds
 from service.aggregator_key import AggregatorKey
 from service.events import Action, Event, Federation, Phase, Round, Stage
 from service.known import KnownRoster, newest_roster, roster_of, signer_in
-from service.store.base import Basis, ChainHead, FederationRow, RoundRow, Store, Transaction
+from service.store.base import Store, Transaction
+from service.store.rows import Basis, ChainHead, FederationRow, RoundRow
 
 __all__ = ["Conductor"]
 

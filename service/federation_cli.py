@@ -13,7 +13,7 @@ from he_agg.errors import ConfigError, Reason
 from he_agg.files import beside
 from service import operations
 from service.desk import Desk, on_store
-from service.store.base import Keeping
+from service.store.rows import Keeping
 from service.transcript import transcript
 
 __all__ = [

@@ -13,8 +13,9 @@ from service.events import Phase
 from service.failpoints import failpoint
 from service.logs import log
 from service.settings import Settings
-from service.store.base import RoundRow, Store, SubmissionRow, Transaction
+from service.store.base import Store, Transaction
 from service.store.blobs import Blobs
+from service.store.rows import RoundRow, SubmissionRow
 
 __all__ = ["Housekeeper"]
 

@@ -24,9 +24,10 @@ from service.lookup import federation_named, find_round, own_submission, round_c
 from service.parts import ExpectedPart, Parts
 from service.refusal import RefusedError
 from service.room import Room
-from service.store.base import RoundRow, Store, SubmissionRow, Transaction
+from service.store.base import Store, Transaction
 from service.store.batch import Batch
 from service.store.blobs import Blobs
+from service.store.rows import RoundRow, SubmissionRow
 
 __all__ = ["Intake"]
 

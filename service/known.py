@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from he_agg.roster import Role, Roster, SignedRoster
 from service.aggregator_key import AggregatorKey
-from service.store.base import RosterRow, Transaction
+from service.store.base import Transaction
+from service.store.rows import RosterRow
 
 __all__ = ["KnownRoster", "newest_roster", "roster_of", "signer_in"]
 

@@ -14,7 +14,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.store.base import LeaseRow, Store, Transaction
+from service.store.base import Store, Transaction
+from service.store.rows import LeaseRow
 
 __all__ = ["Lease", "LeaseLostError", "Leases"]
 

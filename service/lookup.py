@@ -10,7 +10,8 @@ from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId
 from service.events import Phase
 from service.refusal import RefusedError
-from service.store.base import FederationRow, RoundRow, SubmissionRow, Transaction
+from service.store.base import Transaction
+from service.store.rows import FederationRow, RoundRow, SubmissionRow
 
 __all__ = ["expiring", "federation_named", "find_round", "own_submission", "round_closed"]
 

@@ -24,7 +24,8 @@ from service.limits import Limits
 from service.observers import Answered, Fold
 from service.problems import PROBLEMS
 from service.snapshot import quorum
-from service.store.base import FederationRow, Transaction
+from service.store.base import Transaction
+from service.store.rows import FederationRow
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 

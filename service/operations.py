@@ -19,7 +19,8 @@ from service.events import Stage
 from service.known import newest_roster
 from service.rosters import accept_bundle, accept_roster
 from service.snapshot import quorum
-from service.store.base import EpochRow, FederationRow, Keeping, RoundRow, Store, Transaction
+from service.store.base import Store, Transaction
+from service.store.rows import EpochRow, FederationRow, Keeping, RoundRow
 
 __all__ = [
     "bring_bundle",

@@ -17,9 +17,10 @@ from service.events import Phase
 from service.failpoints import failpoint
 from service.lookup import expiring, federation_named, find_round, own_submission, round_closed
 from service.refusal import RefusedError
-from service.store.base import PartRow, RoundRow, Store, SubmissionRow, Transaction
+from service.store.base import Store, Transaction
 from service.store.batch import Batch
 from service.store.blobs import Blobs
+from service.store.rows import PartRow, RoundRow, SubmissionRow
 
 __all__ = ["ExpectedPart", "Parts"]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from he_agg.errors import Reason
 from service.refusal import RefusedError
 from service.settings import Settings
-from service.store.base import FederationRow, Transaction
+from service.store.base import Transaction
 from service.store.blobs import Blobs
+from service.store.rows import FederationRow
 
 __all__ = ["Room"]
 

@@ -14,7 +14,8 @@ from service.aggregator_key import AggregatorKey
 from service.conductor import Conductor
 from service.known import newest_roster, signer_in
 from service.refusal import RefusedError
-from service.store.base import EpochRow, FederationRow, RosterRow, Transaction
+from service.store.base import Transaction
+from service.store.rows import EpochRow, FederationRow, RosterRow
 
 __all__ = ["accept_bundle", "accept_commitment", "accept_roster", "check_roster"]
 

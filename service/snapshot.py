@@ -18,7 +18,8 @@ from he_agg.roster import Role
 from service.events import Phase, Stage
 from service.known import newest_roster, roster_of
 from service.settings import Settings
-from service.store.base import FederationRow, RoundRow, Store, SubmissionRow, Transaction
+from service.store.base import Store, Transaction
+from service.store.rows import FederationRow, RoundRow, SubmissionRow
 
 __all__ = ["quorum", "take_snapshot"]
 

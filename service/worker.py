@@ -29,8 +29,9 @@ from service.leases import Lease, LeaseLostError, Leases
 from service.logs import log
 from service.observers import Fold
 from service.settings import Settings
-from service.store.base import RoundRow, Store, Transaction
+from service.store.base import Store, Transaction
 from service.store.blobs import Blobs
+from service.store.rows import RoundRow
 
 __all__ = ["Bell", "Worker"]
 

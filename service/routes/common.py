@@ -17,7 +17,8 @@ from service.auth import Caller, member_of
 from service.bodies import announced_length, check_body, content_digest, read_body
 from service.limits import Limits
 from service.refusal import RefusedError
-from service.store.base import FederationRow, Transaction
+from service.store.base import Transaction
+from service.store.rows import FederationRow
 
 __all__ = [
     "FederationPath",

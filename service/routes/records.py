@@ -19,7 +19,7 @@ from service.lookup import find_round
 from service.problems import answers
 from service.refusal import RefusedError
 from service.routes.common import FederationPath, RoundPath, Running, Wait, find_federation, immutable, poll
-from service.store.base import RoundRow
+from service.store.rows import RoundRow
 from service.transcript import transcript
 
 __all__ = ["router"]

@@ -1,4 +1,4 @@
-"""What the aggregator remembers, as rows, and the contract of a store that keeps them.
+"""The contract of a store that keeps what is in rows.py.
 
 A transaction of `write` sees and changes the newest state alone and is durable when it has ended; raising inside
 undoes it. A transaction of `read` sees one state throughout. All methods block: call them off the event loop.
@@ -8,169 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
-from he_agg.federation import FederationDocument
 from he_agg.ids import RoundId
 from service.events import Phase, Round, Stage
+from service.store.rows import (
+    Basis,
+    ChainHead,
+    DamagedPart,
+    EpochRow,
+    FederationRow,
+    LeaseRow,
+    PartRow,
+    RosterRow,
+    RoundRow,
+    SubmissionRow,
+)
 
-__all__ = [
-    "Basis",
-    "ChainHead",
-    "DamagedPart",
-    "EpochRow",
-    "FederationRow",
-    "Keeping",
-    "LeaseRow",
-    "PartRow",
-    "RosterRow",
-    "RoundRow",
-    "Store",
-    "SubmissionRow",
-    "Transaction",
-]
-
-
-@lru_cache(maxsize=64)
-def _document(data: bytes) -> FederationDocument:
-    # A document never changes, and checking a plan again for every request would cost more than the request.
-    return FederationDocument.parse(data)
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """What the operator decided about a federation, beside its plan.
-
-    Attributes:
-        sample_fraction: which fraction of the sites each round invites, above 0 and at most 1.
-        keep_sums: how many sums stay; None for the server's setting.
-        keep_submissions: whether the single ciphertexts of published rounds stay, for audit.
-    """
-
-    sample_fraction: float = 1.0
-    keep_sums: int | None = None
-    keep_submissions: bool = False
-
-
-@dataclass(frozen=True)
-class FederationRow:
-    """A federation. `document` is the canonical bytes of its `FederationDocument`."""
-
-    name: str
-    document: bytes
-    stage: Stage
-    created_at: int
-    paused_at: int | None = None
-    keeping: Keeping = Keeping()
-
-    @property
-    def parsed(self) -> FederationDocument:
-        """The document, checked."""
-        return _document(self.document)
-
-
-@dataclass(frozen=True)
-class RosterRow:
-    """A version of a federation's roster. `digest` is that of the roster without its signatures."""
-
-    federation: str
-    version: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """An epoch of a federation's group key."""
-
-    federation: str
-    number: int
-    key_id: str
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What a round opened under. All zero and empty for a round from before there were rosters.
-
-    Attributes:
-        epoch: number of the group key's epoch.
-        key_id: commitment to the group key.
-        roster: digest of the newest roster of that time.
-        roster_version: its version.
-    """
-
-    epoch: int = 0
-    key_id: str = ""
-    roster: str = ""
-    roster_version: int = 0
-
-
-@dataclass(frozen=True)
-class ChainHead:
-    """The newest record of a federation: its position in the chain, 0 if there is none, and its digest."""
-
-    index: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class RoundRow:
-    """One attempt at one round. `record` is the canonical bytes of its `SignedRecord`, once it has ended."""
-
-    id: RoundId
-    phase: Phase
-    opened_at: int
-    deadline_at: int
-    record: bytes | None
-    record_digest: str | None
-    sample_seed: str | None = None
-    sum_scrubbed: bool = False
-    basis: Basis = Basis()
-    closed_at: int | None = None
-    ended_at: int | None = None
-
-
-@dataclass(frozen=True)
-class SubmissionRow:
-    """One submission. `state` is "open", "expiring", "complete" or "excluded"; `accepted_at` is set when complete."""
-
-    id: str
-    round_id: RoundId
-    site: str
-    state: str
-    accepted_at: int | None
-
-
-@dataclass(frozen=True)
-class PartRow:
-    """One part that a manifest announced, and whether it is stored."""
-
-    submission_id: str
-    number: int
-    digest: str
-    stored: bool
-    damaged_at: int | None = None
-
-
-@dataclass(frozen=True)
-class DamagedPart:
-    """A part of a complete submission whose file was found to be another, and which its site is asked for again."""
-
-    submission_id: str
-    site: str
-    number: int
-    damaged_at: int
-
-
-@dataclass(frozen=True)
-class LeaseRow:
-    """Who does a piece of background work. `token` is another one each time that somebody takes it."""
-
-    name: str
-    holder: str
-    token: str
-    expires_at: float
+__all__ = ["Store", "Transaction"]
 
 
 class Transaction(Protocol):

@@ -17,7 +17,7 @@ from he_agg.ids import RoundId
 from he_agg.record import NO_RECORD
 from service.events import Phase, Round, Stage
 from service.store import statements as sql
-from service.store.base import (
+from service.store.rows import (
     Basis,
     ChainHead,
     DamagedPart,

@@ -10,7 +10,7 @@ from he_agg.record import RoundRecord
 from service import events, federation_cli, operations
 from service.events import Terms
 from service.rounds import invite
-from service.store.base import Keeping
+from service.store.rows import Keeping
 from tests.service.test_deadlines import Inside
 from tests.support.peers import expected_sum, make_plan, prepare, read_part, read_receipt
 

@@ -6,7 +6,7 @@ from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.federation import FederationDocument
 from he_agg.ids import RoundId
 from service import operations
-from service.store.base import Keeping
+from service.store.rows import Keeping
 from tests.service.test_deadlines import Inside
 from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt
 from tests.support.trust import consortium

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from he_agg.errors import ProtocolError, Reason
-from service.store.base import Keeping
+from service.store.rows import Keeping
 from service.trouble import passing_trouble
 from tests.service.conftest import QUICK
 from tests.service.test_deadlines import Inside

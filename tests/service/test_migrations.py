@@ -19,8 +19,8 @@ from service import operations
 from service.aggregator import Aggregator
 from service.events import Phase
 from service.settings import Settings
-from service.store.base import Basis, EpochRow, Keeping, PartRow
 from service.store.migrations import MIGRATIONS
+from service.store.rows import Basis, EpochRow, Keeping, PartRow
 from service.store.schema import SCHEMA_VERSION
 from service.store.sql import SqlStore, open_store
 from tests.support.peers import make_plan

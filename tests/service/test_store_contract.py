@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from he_agg.ids import RoundId
 from service.events import Phase, Round, Stage
-from service.store.base import (
+from service.store.rows import (
     Basis,
     ChainHead,
     DamagedPart,

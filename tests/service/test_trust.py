@@ -15,7 +15,7 @@ from he_agg.signing import SigningKey
 from service import events, operations
 from service.aggregator import Aggregator
 from service.aggregator_key import AggregatorKey
-from service.store.base import Basis
+from service.store.rows import Basis
 from tests.service.test_deadlines import Inside
 from tests.service.test_refusals import assert_problem
 from tests.support.peers import (

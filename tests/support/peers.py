@@ -40,7 +40,7 @@ from service import events, operations
 from service.aggregator_key import AggregatorKey
 from service.conductor import Conductor
 from service.settings import Settings
-from service.store.base import Keeping
+from service.store.rows import Keeping
 from service.store.sql import SqlStore, open_store
 from tests.support.trust import COORDINATOR, Consortium, consortium, identity_of
 

@@ -22,7 +22,7 @@ from he_agg.plan import Plan
 from keys import GroupKey
 from service import events, operations
 from service.aggregator_key import AggregatorKey
-from service.store.base import Keeping
+from service.store.rows import Keeping
 from tests.support.peers import operator
 from tests.support.server import ServerProcess, start_server
 from tests.support.trust import Consortium, consortium
