@@ -65,25 +65,18 @@ class Conductor:
             tx.bump()
         return actions
 
-    def tick(self, federation: str) -> None:
-        """Close or fail the open round if its deadline has passed. Writes nothing otherwise."""
-        with self._store.read() as tx:
-            row, newest = tx.federation(federation), tx.newest_round(federation)
-        if row is not None and newest is not None and self._due(row, newest):
-            self.apply(federation, events.Tick())
-
     def tick_in(self, tx: Transaction, federation: str) -> None:
-        """The same within a transaction that has more to decide."""
+        """Close or fail the open round if its deadline has passed. Writes nothing otherwise."""
         row, newest = tx.federation(federation), tx.newest_round(federation)
-        if row is not None and newest is not None and self._due(row, newest):
+        if row is not None and newest is not None and self._due(tx, row, newest):
             self.apply_in(tx, federation, events.Tick())
 
     @contextmanager
     def reading(self, federation: str) -> Iterator[Transaction]:
-        """A transaction that reads, and in which no deadline of a federation is overdue: `tick` and `read` in one."""
+        """A transaction that reads, and in which no deadline of a federation is overdue."""
         with self._store.read() as tx:
             row, newest = tx.federation(federation), tx.newest_round(federation)
-            if row is None or newest is None or not self._due(row, newest):
+            if row is None or newest is None or not self._due(tx, row, newest):
                 yield tx
                 return
         self.apply(federation, events.Tick())
@@ -91,21 +84,26 @@ class Conductor:
             yield tx
 
     def tick_all(self) -> None:
-        """The same for all federations."""
+        """Close or fail the open rounds of all federations whose deadlines have passed."""
         with self._store.read() as tx:
             known = {row.name: row for row in tx.federations()}
             opened = tx.rounds_in([Phase.OPEN])
-            due = [row.id.federation for row in opened if self._due(known[row.id.federation], row)]
+            due = [row.id.federation for row in opened if self._due(tx, known[row.id.federation], row)]
         for federation in due:
             self.apply(federation, events.Tick())
 
-    def takes(self, federation: FederationRow, row: RoundRow) -> bool:
+    def takes(self, tx: Transaction, row: RoundRow) -> bool:
         """Whether a round takes parts now. The deadline of a paused federation stands still."""
-        return row.phase is Phase.OPEN and not self._due(federation, row)
+        federation = tx.federation(row.id.federation)
+        return federation is not None and row.phase is Phase.OPEN and not self._due(tx, federation, row)
 
-    def _due(self, federation: FederationRow, row: RoundRow) -> bool:
+    def _due(self, tx: Transaction, federation: FederationRow, row: RoundRow) -> bool:
         running = row.phase is Phase.OPEN and row.basis.roster_version and federation.stage is not Stage.PAUSED
-        return bool(running) and self._clock() >= row.deadline_at
+        if not running or self._clock() < row.deadline_at:
+            return False
+        # Nobody may go by a roster that has expired, and so no round ends by one: it waits for the next.
+        roster = newest_roster(tx, federation.name)
+        return roster is not None and self._clock() < roster.roster.expires_at
 
     def _load(self, tx: Transaction, row: FederationRow, roster: KnownRoster) -> Federation:
         plan = row.parsed.plan

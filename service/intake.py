@@ -155,7 +155,7 @@ class Intake:
         existing = tx.submission_of(round_id, site)
         if existing is not None and existing.id == submission.id:
             return _status(tx, existing, new.plan)
-        if not self._conductor.takes(federation_named(tx, row.id.federation), row):
+        if not self._conductor.takes(tx, row):
             raise round_closed(row)
         if existing is not None:
             raise RefusedError(
@@ -271,7 +271,7 @@ class Intake:
         if submission.state in ("open", "expiring"):
             row = find_round(tx, federation, str(submission.round_id))
             missing = tx.missing(submission_id)
-            if missing and self._conductor.takes(federation_named(tx, row.id.federation), row):
+            if missing and self._conductor.takes(tx, row):
                 raise RefusedError(
                     Reason.INCOMPLETE,
                     f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",

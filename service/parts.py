@@ -200,7 +200,7 @@ class Parts:
     def _wants(self, tx: Transaction, row: RoundRow, submission: SubmissionRow, part: PartRow | None) -> bool:
         """Whether a part that is missing may come now: in an open round, or because the store has damaged it."""
         damaged = part is not None and part.damaged_at is not None and submission.state == "complete"
-        takes = self._conductor.takes(federation_named(tx, row.id.federation), row)
+        takes = self._conductor.takes(tx, row)
         return takes or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
 
     def _path(self, part: ExpectedPart) -> Path:

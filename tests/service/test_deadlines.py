@@ -6,7 +6,7 @@ import pytest
 
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
-from service import events
+from service import events, operations
 from service.aggregator import Aggregator
 from service.folding import fold_round
 from service.settings import Settings
@@ -158,3 +158,27 @@ def test_the_real_clock(make_world):
     assert failed["outcome"] == "failed"
     following = world.peer().current(wait=10, after=following["round_id"]).json()
     assert (following["number"], following["attempt"]) == (2, 2)
+
+
+def test_a_round_does_not_end_by_an_expired_roster(inside):
+    """Nobody is let in then, so nobody could still submit: its deadline waits for the next roster."""
+    conductor, members = inside.aggregator.conductor, inside.members
+    expires = members.roster.roster.expires_at
+    inside.clock.now = expires - 50.0
+    conductor.tick_all()
+    prepared = [inside.submit(site, seed, "f.1.2") for seed, site in enumerate("ab")]
+    inside.clock.now = expires + 60.0
+    assert inside.row("f.1.2").deadline_at < inside.clock.now
+    conductor.tick_all()
+    with conductor.reading("f"):
+        assert inside.row("f.1.2").phase == "open"
+    times = {"issued_at": int(inside.clock.now), "expires_at": int(inside.clock.now) + 1000}
+    following = members.next_roster(dict(members.roster.roster.members), **times)
+    operations.bring_roster(inside.aggregator.store, conductor, "f", following.encode())
+    conductor.tick_all()
+    assert inside.row("f.1.2").phase == "closed"
+    inside.fold("f.1.2")
+    record = inside.record("f.1.2")
+    assert record.members == {"a": prepared[0].id, "b": prepared[1].id}
+    assert record.excluded == {"c": "absent"}
+    assert times["issued_at"] <= record.closed_at < times["expires_at"]
