@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.picture import draw
+from benchmarks.proc import processor
 from benchmarks.ratios import medians, ratios
 
 REPETITIONS = 3
@@ -76,13 +77,8 @@ def run(job: Job, core: int) -> list[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    cpu = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
     load = os.getloadavg()[0]
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "load_at_start": round(load, 2)}
+    return {"cpu": processor(), "cores": os.cpu_count(), "system": platform.platform(), "load_at_start": round(load, 2)}
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -35,6 +35,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from benchmarks.members import enrol, sign_manifest
+from benchmarks.proc import cpu_s, memory_bytes
 from he_agg.bitpack import pack, unpack
 from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, sign_request
 from he_agg.ids import RoundId
@@ -70,16 +71,12 @@ class Server:
 
     def memory(self) -> dict[str, float]:
         """Resident memory now and at its highest. Units: MB."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        fields = dict(line.split(":", 1) for line in status.splitlines())
-        return {
-            name: round(int(fields[key].split()[0]) / 1000, 1) for name, key in (("now", "VmRSS"), ("peak", "VmHWM"))
-        }
+        pid = self._process.pid
+        return {"now": round(memory_bytes("VmRSS", pid) / 1e6, 1), "peak": round(memory_bytes("VmHWM", pid) / 1e6, 1)}
 
     def cpu_s(self) -> float:
         """Time it has spent computing. Units: seconds."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self._process.pid)
 
     def stop(self) -> None:
         """SIGTERM, and wait."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.proc import memory_bytes
 from benchmarks.schemes import SCHEMES, Scheme
 
 LONG_S = 0.6
@@ -57,21 +58,13 @@ def median_s(action: Callable[[], object]) -> float:
     return statistics.median(by_turns([action])[0])
 
 
-def memory(name: str) -> int:
-    """VmRSS or VmHWM of this process. Units: bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def peak_beyond(action: Callable[[], object]) -> tuple[int, int]:
     """How far memory rises above what is held now while an action runs, and the peak itself. Units: bytes."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = memory("VmRSS")
+    before = memory_bytes("VmRSS")
     action()
-    peak = memory("VmHWM")
+    peak = memory_bytes("VmHWM")
     return peak - before, peak
 
 

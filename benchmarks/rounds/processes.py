@@ -10,8 +10,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from benchmarks.proc import cpu_s, memory_bytes
 
 __all__ = ["Process", "listening"]
 
@@ -95,15 +96,11 @@ class Process:
 
     def peak_rss_bytes(self) -> int:
         """The most memory it ever held. Units: bytes."""
-        for line in Path(f"/proc/{self._popen.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        return 0
+        return memory_bytes("VmHWM", self._popen.pid)
 
     def cpu_s(self) -> float:
         """Processor time so far. Units: seconds."""
-        fields = Path(f"/proc/{self._popen.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self._popen.pid)
 
     def stop(self) -> None:
         """Ask it to end, and see that it does."""

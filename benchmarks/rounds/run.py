@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.proc import processor
 from benchmarks.rounds.flower.starting import flower_version
 from benchmarks.rounds.limits import link_bytes_per_s, machine_limits
 from benchmarks.rounds.links import RATES, namespaces_work
@@ -48,11 +49,6 @@ def cells(models: Iterable[str], sites: Iterable[int], links: Iterable[str], eve
 
 def environment(flower_python: str = sys.executable) -> dict[str, Any]:
     """Machine and versions; Flower's is that of the environment it runs in."""
-    cpu = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     versions = {"python": platform.python_version()}
     for name in (*_PACKAGES, *_OPTIONAL):
@@ -63,7 +59,7 @@ def environment(flower_python: str = sys.executable) -> dict[str, Any]:
     versions["flwr"] = flower_version(flower_python) or "not installed"
     return {
         "machine": {
-            "cpu": cpu,
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "memory_bytes": memory,
             "system": platform.platform(),

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.proc import memory_bytes
 from benchmarks.rounds.clients import CLIENTS
 from benchmarks.rounds.models import expected_mean, update_of, weight_of
 
@@ -42,7 +43,7 @@ def main() -> None:
         end = time.monotonic()
         error = float(np.abs(np.asarray(mean[: expected.size], np.float64) - expected).max())
         del mean
-        _say(outcome | {"end": end, "error": error, "cpu_s": _cpu_s() - cpu, "peak_rss_bytes": _peak()})
+        _say(outcome | {"end": end, "error": error, "cpu_s": _cpu_s() - cpu, "peak_rss_bytes": memory_bytes("VmHWM")})
 
 
 def _until(at: float) -> None:
@@ -53,14 +54,6 @@ def _until(at: float) -> None:
 def _cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def _peak() -> int:
-    # Not ru_maxrss, which a process inherits from whoever started it.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _say(what: dict[str, Any]) -> None:

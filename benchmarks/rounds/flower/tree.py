@@ -6,9 +6,9 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import proc
 from benchmarks.rounds.processes import Process
 
 __all__ = ["ProcessTree", "cpu_s", "largest_rss_bytes", "signal_named", "stop"]
@@ -34,36 +34,29 @@ def _tree(root: int) -> list[int]:
     for name in os.listdir("/proc"):  # noqa: PTH208 - names only
         if name.isdigit():
             with contextlib.suppress(OSError):
-                parents.setdefault(int(_stat(int(name))[1]), []).append(int(name))
+                parents.setdefault(int(proc.stat_fields(name)[1]), []).append(int(name))
     found = [root]
     for pid in found:
         found += parents.get(pid, [])
     return found
 
 
-def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-
-
 def cpu_s(root: int) -> float:
     """Processor time of a process and its descendants, ended ones that were waited for included. Units: seconds."""
-    total = 0
+    total = 0.0
     for pid in _tree(root):
         with contextlib.suppress(OSError):
-            total += sum(int(field) for field in _stat(pid)[11:15])
-    return total / os.sysconf("SC_CLK_TCK")
+            total += proc.cpu_s(pid, with_ended=True)
+    return total
 
 
 def largest_rss_bytes(root: int) -> int:
     """The most that one process of the tree ever held; of those that are there now. Units: bytes."""
-    return max((size for pid in _tree(root) for size in _peak(pid)), default=0)
-
-
-def _peak(pid: int) -> Iterator[int]:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                yield int(line.split()[1]) * 1024
+    largest = 0
+    for pid in _tree(root):
+        with contextlib.suppress(OSError):
+            largest = max(largest, proc.memory_bytes("VmHWM", pid))
+    return largest
 
 
 def signal_named(root: int, name: str, number: signal.Signals) -> None:
