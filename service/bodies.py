@@ -119,7 +119,7 @@ async def read_body(request: Request, length: int, within_s: float | None = None
 
 
 def check_body(body: bytes | bytearray, named: str) -> None:
-    """See that a body is the one whose SHA-256 the request's Content-Digest names. Not for the event loop.
+    """See that a body is the one whose SHA-256 the request's Content-Digest names. A long one not in the event loop.
 
     Raises:
         RefusedError: it is not.
