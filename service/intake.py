@@ -85,7 +85,6 @@ class Intake:
     """
 
     def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, room: Room, parts: Parts) -> None:
-        self._store = store
         self._blobs = blobs
         self._conductor = conductor
         self._announcements = Batch(store, _refusing(self._announce))

@@ -56,6 +56,14 @@ _CONTENT = (
     Reason.SECRET_REFUSED,
     Reason.TOO_SLOW,
 )
+_PARTS = (
+    Reason.BAD_MAGIC,
+    Reason.BAD_VERSION,
+    Reason.BAD_PADDING,
+    Reason.RESIDUE_OUT_OF_RANGE,
+    Reason.STORAGE_FULL,
+    *_CONTENT,
+)
 
 
 def _body(media_type: str, description: str, **more: Any) -> dict[str, Any]:
@@ -126,12 +134,7 @@ async def announce(
             Reason.UNKNOWN_SUBMISSION,
             Reason.UNKNOWN_PART,
             Reason.ROUND_CLOSED,
-            Reason.BAD_MAGIC,
-            Reason.BAD_VERSION,
-            Reason.BAD_PADDING,
-            Reason.RESIDUE_OUT_OF_RANGE,
-            Reason.STORAGE_FULL,
-            *_CONTENT,
+            *_PARTS,
         ),
     },
     openapi_extra={
@@ -165,9 +168,7 @@ async def put_part(
     part = await run_in_threadpool(aggregator.parts.expect, caller.federation, caller.name, submission_id, n)
     note(request.scope, round_id=str(part.submission.round_id))
     expected = part.place.wire_bytes
-    length = announced_length(request, at_most=expected)
-    if length < expected:
-        raise RefusedError(Reason.TRUNCATED, f"part {n}: expected {expected} bytes, got {length} announced")
+    _check_length(request, expected, f"part {n}: ")
     named = content_digest(request)
     if named != part.digest:
         raise RefusedError(
@@ -177,9 +178,15 @@ async def put_part(
         )
     async with limits.body():
         # A repeated part is read to its end all the same: proxies and simple clients do not expect an early answer.
-        body = await read_body(request, length, limits.time_for(length))
+        body = await read_body(request, expected, limits.time_for(expected))
         new = await run_in_threadpool(_take, aggregator.parts, part, body)
     return Response(status_code=201 if new else 204)
+
+
+def _check_length(request: Request, expected: int, about: str = "") -> None:
+    length = announced_length(request, at_most=expected)
+    if length < expected:
+        raise RefusedError(Reason.TRUNCATED, f"{about}expected {expected} bytes, got {length} announced")
 
 
 def _take(parts: Parts, part: ExpectedPart, body: bytearray) -> bool:
@@ -196,12 +203,7 @@ def _take(parts: Parts, part: ExpectedPart, body: bytearray) -> bool:
         **answers(
             Reason.UNKNOWN_SUBMISSION,
             Reason.ROUND_CLOSED,
-            Reason.BAD_MAGIC,
-            Reason.BAD_VERSION,
-            Reason.BAD_PADDING,
-            Reason.RESIDUE_OUT_OF_RANGE,
-            Reason.STORAGE_FULL,
-            *_CONTENT,
+            *_PARTS,
         ),
     },
     openapi_extra=_body(
@@ -217,13 +219,11 @@ async def put_whole(
     parts = await run_in_threadpool(aggregator.parts.expect_all, caller.federation, caller.name, submission_id)
     note(request.scope, round_id=str(parts[0].submission.round_id))
     expected = parts[0].plan.wire_bytes
-    length = announced_length(request, at_most=expected)
-    if length < expected:
-        raise RefusedError(Reason.TRUNCATED, f"expected {expected} bytes, got {length} announced")
+    _check_length(request, expected)
     # Its form only: the site has signed the digests of the parts as well, and it is those that the bytes are held to.
     content_digest(request)
     async with limits.body():
-        body = await read_body(request, length, limits.time_for(length))
+        body = await read_body(request, expected, limits.time_for(expected))
         receipt = await run_in_threadpool(_take_whole, aggregator.intake, parts, body)
     aggregator.worker.poke()
     return Response(receipt, media_type="application/json")

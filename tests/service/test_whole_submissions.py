@@ -33,8 +33,8 @@ def state(inside):
     return snapshot(inside.settings.data_dir)
 
 
-def announced(inside, site="a", seed=1, **changed):
-    prepared = prepare(PLAN, ONE, site, seed, **changed)
+def announced(inside, site="a", seed=1):
+    prepared = prepare(PLAN, ONE, site, seed)
     assert inside.of(site).announce(ONE, prepared.manifest).status_code == 201
     return prepared
 
