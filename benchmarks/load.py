@@ -37,14 +37,14 @@ import numpy as np
 from benchmarks.members import enrol, sign_manifest
 from benchmarks.proc import cpu_s, memory_bytes
 from he_agg.bitpack import pack, unpack
-from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, sign_request
+from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, manifest_field, sign_request
 from he_agg.ids import RoundId
 from he_agg.layout import Layout, TensorSpec
 from he_agg.plan import Plan
 from he_agg.record import NO_RECORD
 from he_agg.sections import PART_HEADER_BYTES, Part
 from he_agg.signing import SigningKey
-from he_agg.wire import MAX_WHOLE_BYTES, encode_part
+from he_agg.wire import encode_part
 from service import operations
 from service.aggregator_key import AggregatorKey
 from service.bodies import digest_field
@@ -164,7 +164,7 @@ def run_round(
     members: list[tuple[str, SigningKey]],
     roster: str,
     parts: list[list[bytes]],
-    wholes: list[tuple[bytes, str]] | None,
+    wholes: list[bytes] | None,
     times: dict[str, list[float]],
 ) -> tuple[float, float, str]:
     """One round. Returns seconds to the last receipt, seconds from there to the record, and the round."""
@@ -198,8 +198,7 @@ def run_round(
         )
         path = f"/v1/submissions/{manifests[i].submission_id}"
         if wholes is not None:
-            whole, digest = wholes[i]
-            client.ask("put whole", "PUT", path, whole, Content_Digest=digest)
+            client.ask("put whole", "PUT", path, wholes[i], Content_Digest=manifest_field(path.rpartition("/")[2]))
         else:
             for number, part in enumerate(parts[i]):
                 digest = digest_field(manifests[i].manifest.part_digests[number])
@@ -265,8 +264,8 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
         sums.append(total)
     del made
     wholes = None
-    if plan.public.wire_bytes <= MAX_WHOLE_BYTES and not arguments.by_parts:
-        wholes = [(whole, digest_field(hashlib.sha256(whole).hexdigest())) for whole in map(b"".join, parts)]
+    if not arguments.by_parts:
+        wholes = [b"".join(mine) for mine in parts]
     data_dir, limit_dir = root / "data", root / "limit"
     limit_dir.mkdir()
     store = open_store(Settings(data_dir=data_dir), create=True)
@@ -288,9 +287,7 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     idle = aggregator.memory()["now"]
     try:
         for repetition in range(arguments.repetitions + 1):
-            seconds, limited = run_limit(
-                limit, limit_dir, parts if wholes is None else [[whole] for whole, _ in wholes]
-            )
+            seconds, limited = run_limit(limit, limit_dir, parts if wholes is None else [[whole] for whole in wholes])
             before = aggregator.cpu_s()
             round_seconds, fold_seconds, round_id = run_round(aggregator, plan, members, roster, parts, wholes, times)
             used = aggregator.cpu_s() - before
@@ -338,7 +335,7 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=10**6)
     parser.add_argument("--value-bits", type=int, default=16)
     parser.add_argument("--part-bytes", type=int, default=4 * 2**20)
-    parser.add_argument("--by-parts", action="store_true", help="even where a submission could be put whole")
+    parser.add_argument("--by-parts", action="store_true", help="instead of all parts in one request")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="where both servers write; a real disk")
     parser.add_argument("--output", type=Path, default=RESULTS / "load.json")

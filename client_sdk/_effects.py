@@ -37,17 +37,16 @@ _SMALL_ANSWER_BYTES = 2**20
 
 @dataclass(frozen=True)
 class FileBody:
-    """A request body that is streamed from a file.
+    """A request body that is streamed from files, one after another.
 
     Attributes:
-        path: the file.
-        length: how many bytes it has. Units: bytes.
-        sha256: their SHA-256 in hex, known already: a body is not read twice to be sent once.
+        files: each with its length. Units: bytes.
     """
 
-    path: Path
-    length: int
-    sha256: str
+    files: tuple[tuple[Path, int], ...]
+
+    def __len__(self) -> int:
+        return sum(length for _, length in self.files)
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,9 @@ class Request:
         method: GET, POST or PUT.
         path: absolute path with query, from /v1 on.
         expect: statuses that are an answer; every other one is an error.
-        body: bytes, or a file to stream.
-        sha256: SHA-256 of a body of bytes in hex, if it is known already.
+        body: bytes, or files to stream.
+        content_digest: the field of that name, if it is known already; otherwise the body's SHA-256 is computed.
+        progress: what to report when so many bytes of files are on their way.
         headers: beyond those that every request has.
         max_bytes: the longest answer that is read. Units: bytes.
         silence_s: how long the aggregator may say nothing before the connection counts as broken. Units: seconds.
@@ -69,7 +69,8 @@ class Request:
     path: str
     expect: frozenset[int]
     body: bytes | FileBody | None = None
-    sha256: str | None = None
+    content_digest: str | None = None
+    progress: Callable[[int], Event] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     max_bytes: int = _SMALL_ANSWER_BYTES
     silence_s: float = 60.0

@@ -49,13 +49,19 @@ class Retries:
     draw: Callable[[], float]
 
 
-def exchange(retries: Retries, request: Request, until: float = math.inf) -> Flow[Response]:
+def exchange(
+    retries: Retries,
+    request: Request,
+    until: float = math.inf,
+    again: Callable[[], Flow[Request]] | None = None,
+) -> Flow[Response]:
     """Send a request until it gets an answer that it expects.
 
     Args:
         retries: how patient to be.
         request: what to send; it may be sent many times.
         until: when trying again becomes pointless, on the driver's clock. Units: seconds.
+        again: finds out what to send after a failure, if not the same once more.
 
     Returns:
         The answer; its status is one that the request expects.
@@ -97,6 +103,8 @@ def exchange(retries: Retries, request: Request, until: float = math.inf) -> Flo
             raise type(fault)(fault.reason, f"{fault.message} ({tries})", fault.hint) from fault
         yield Report(Retrying(fault.message, failures, wait_s))
         yield Sleep(wait_s)
+        if again is not None:
+            request = yield from again()
 
 
 def answer_error(response: Response, request: Request) -> HeAggError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from client_sdk._effects import FileBody, Request
+from client_sdk._effects import Request
 from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, digest_field, sign_request
 from he_agg.signing import SigningKey
 
@@ -44,13 +43,11 @@ class Signer:
         signed_at = self.clock()
         headers = dict(request.headers) | sign_request(head, self.name, self.key, signed_at)
         if request.body:
-            length = request.body.length if isinstance(request.body, FileBody) else len(request.body)
-            headers["Content-Length"] = str(length)
+            headers["Content-Length"] = str(len(request.body))
         return signed_at, headers
 
 
 def _content_digest(request: Request) -> str:
-    known = request.body.sha256 if isinstance(request.body, FileBody) else request.sha256
-    if known is not None:
-        return f"sha-256=:{base64.b64encode(bytes.fromhex(known)).decode()}:"
+    if request.content_digest is not None:
+        return request.content_digest
     return digest_field(request.body) if isinstance(request.body, bytes) and request.body else EMPTY_DIGEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -16,12 +17,13 @@ from client_sdk._session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from client_sdk.spool import SpoolEntry, Stored
 from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
+from he_agg.http_signatures import known_digest_field, manifest_field
 from he_agg.ids import RoundId
 from he_agg.messages import MAX_RECEIPT_BYTES, Receipt, SubmissionStatus, read
 from he_agg.roster import Role
 from he_agg.sections import PartPlace
 from he_agg.signed import Signed
-from he_agg.wire import MAX_WHOLE_BYTES
+from he_agg.wire import MAX_PART_BYTES
 
 __all__ = ["deliver", "repair"]
 
@@ -34,13 +36,18 @@ _PART_TRIES = 3
 _AT_ONCE = 2
 """Parts on their way at a time: while the aggregator checks one and makes it durable, the next uses the link."""
 
+_RUN_BYTES = MAX_PART_BYTES
+"""Parts that go in one request, together: what any proxy on the way lets through, for one part may be as long."""
+
+_NO_CONTENT = 204
+
 _DAMAGED_ON_THE_WAY = (Reason.BAD_DIGEST, Reason.TRUNCATED)
 _OUTDATED = (Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH)
 _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 
 
 def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Receipt]:
-    """Announce a stored submission, send the parts that are missing, complete it. A short one goes in one request.
+    """Announce a stored submission, send the parts that are missing, complete it.
 
     Args:
         session: the site.
@@ -62,8 +69,9 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         passes += 1
         try:
             missing = yield from _announce(session, opened, entry, stored)
-            if len(missing) == len(session.plan.places) and session.plan.wire_bytes <= MAX_WHOLE_BYTES:
-                put, answer = yield from _put_whole(session, opened, entry, stored)
+            first = _rest(missing, session.plan.places)
+            if first is not None:
+                put, answer = yield from _put_rest(session, opened, entry, stored, first)
             else:
                 put = yield from _put_missing(session, opened, entry, stored, missing)
                 answer = yield from _complete(session, opened, stored)
@@ -126,7 +134,7 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
         f"/v1/rounds/{opened.id}/submissions",
         frozenset({200, 201}),
         body=stored.encoded,
-        sha256=stored.submission_id,
+        content_digest=known_digest_field(stored.submission_id),
         headers={"Content-Type": "application/json"},
     )
     try:
@@ -183,66 +191,120 @@ def _put_missing(
 
 
 def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, place: PartPlace) -> Flow[int]:
-    digest = stored.manifest.part_digests[place.number]
     request = Request(
         "PUT",
         f"/v1/submissions/{stored.submission_id}/parts/{place.number}",
         frozenset({200, 201, 204}),
-        body=FileBody(entry.part_path(place.number), place.wire_bytes, digest),
+        body=FileBody(((entry.part_path(place.number), place.wire_bytes),)),
+        content_digest=known_digest_field(stored.manifest.part_digests[place.number]),
         headers={"Content-Type": "application/octet-stream"},
     )
-    tries, _ = yield from _sent(session, opened, entry, stored, request, [place])
-    return place.wire_bytes * tries
-
-
-def _put_whole(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[tuple[int, bytes]]:
-    """All parts in one request, whose answer is the receipt. Returns how many bytes went out, and the answer."""
-    places, total = session.plan.places, session.plan.wire_bytes
-    yield Report(PhaseProgress(str(opened.id), "upload", 0, total))
-    body = yield from compute(partial(entry.whole, [place.wire_bytes for place in places]))
-    request = Request(
-        "PUT",
-        f"/v1/submissions/{stored.submission_id}",
-        frozenset({200, 201}),
-        body=body,
-        headers={"Content-Type": "application/octet-stream"},
-    )
-    tries, answer = yield from _sent(session, opened, entry, stored, request, places)
-    yield Report(PhaseProgress(str(opened.id), "upload", total, total))
-    return total * tries, answer
-
-
-def _sent(
-    session: Session,
-    opened: OpenRound,
-    entry: SpoolEntry,
-    stored: Stored,
-    request: Request,
-    places: Sequence[PartPlace],
-) -> Flow[tuple[int, bytes]]:
-    """Send a request that carries these parts, again if they arrive changed. Returns how often, and the answer."""
     tries = 0
     while True:
         tries += 1
         try:
-            response = yield from exchange(session.retries, request, _until(session, opened))
+            yield from exchange(session.retries, request, _until(session, opened))
         except HeAggError as error:
-            # Only now, for the aggregator takes nothing that is damaged: the fault may be this site's own disk.
-            for place in places:
-                digest = stored.manifest.part_digests[place.number]
-                yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
+            yield from _check_stored(entry, stored, [place])
             if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
                 raise
         else:
-            return tries, response.body
+            return place.wire_bytes * tries
+
+
+def _rest(missing: Sequence[PartPlace], places: Sequence[PartPlace]) -> int | None:
+    """Where what is missing begins, if it is everything from there on."""
+    return len(places) - len(missing) if missing and list(missing) == list(places[-len(missing) :]) else None
+
+
+def _put_rest(
+    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, first: int
+) -> Flow[tuple[int, bytes]]:
+    """All parts from one on, in as few requests as may be; the last is answered with the receipt.
+
+    What was interrupted goes on where the aggregator says.
+
+    Returns:
+        How many bytes went out, and the answer.
+    """
+    places = session.plan.places
+    sent = tries = 0
+    run = _run_from(places, first)
+
+    def put() -> Request:
+        nonlocal sent
+        sent += sum(place.wire_bytes for place in run)
+        return _put_run(session, opened, entry, stored, run)
+
+    def again() -> Flow[Request]:
+        nonlocal run
+        missing = yield from _missing(session, opened, stored)
+        run = _run_from(places, min(missing, default=len(places)))
+        return put()
+
+    request = put()
+    while True:
+        tries += 1
+        try:
+            response = yield from exchange(session.retries, request, _until(session, opened), again)
+        except HeAggError as error:
+            yield from _check_stored(entry, stored, run)
+            if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
+                raise
+            request = yield from again()
+            continue
+        if response.status != _NO_CONTENT:
+            return sent, response.body
+        run, tries = _run_from(places, run[-1].number + 1), 0
+        request = put()
+
+
+def _run_from(places: Sequence[PartPlace], first: int) -> Sequence[PartPlace]:
+    """The parts that go in one request: several short ones, or a long one."""
+    ends = itertools.accumulate(place.wire_bytes for place in places[first:])
+    return places[first : first + max(1, sum(end <= _RUN_BYTES for end in ends))]
+
+
+def _put_run(
+    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, run: Sequence[PartPlace]
+) -> Request:
+    if not run:
+        return _completion(stored)
+    first, total = run[0].number, session.plan.wire_bytes
+    there = sum(place.wire_bytes for place in session.plan.places[:first])
+    return Request(
+        "PUT",
+        f"/v1/submissions/{stored.submission_id}" + (f"?from={first}" if first else ""),
+        frozenset({200, 201, _NO_CONTENT}),
+        body=FileBody(tuple((entry.part_path(place.number), place.wire_bytes) for place in run)),
+        content_digest=manifest_field(stored.submission_id),
+        progress=lambda sent: PhaseProgress(str(opened.id), "upload", there + sent, total),
+        headers={"Content-Type": "application/octet-stream"},
+    )
+
+
+def _missing(session: Session, opened: OpenRound, stored: Stored) -> Flow[list[int]]:
+    request = Request("GET", f"/v1/submissions/{stored.submission_id}", frozenset({200}))
+    response = yield from exchange(session.retries, request, _until(session, opened))
+    status = read(SubmissionStatus, response.body)
+    return [number for number in sorted(set(status.missing)) if 0 <= number < len(session.plan.places)]
+
+
+def _check_stored(entry: SpoolEntry, stored: Stored, places: Sequence[PartPlace]) -> Flow[None]:
+    """After a failure only, for the aggregator takes nothing that is damaged: the fault may be this site's own disk."""
+    for place in places:
+        digest = stored.manifest.part_digests[place.number]
+        yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
 
 
 def _complete(session: Session, opened: OpenRound, stored: Stored) -> Flow[bytes]:
     """Say that all parts are there. Returns the answer."""
-    path = f"/v1/submissions/{stored.submission_id}/complete"
-    request = Request("POST", path, frozenset({200, 201}), body=b"")
-    response = yield from exchange(session.retries, request, _until(session, opened))
+    response = yield from exchange(session.retries, _completion(stored), _until(session, opened))
     return response.body
+
+
+def _completion(stored: Stored) -> Request:
+    return Request("POST", f"/v1/submissions/{stored.submission_id}/complete", frozenset({200, 201}), body=b"")
 
 
 def _take_receipt(

@@ -12,11 +12,11 @@ import ipaddress
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -90,7 +90,7 @@ class Transport:
     def _perform(self, effect: Effect, listener: Listener) -> Any:
         match effect:
             case Request():
-                return self._send(effect)
+                return self._send(effect, listener)
             case Compute(work):
                 return work()
             case Sleep(seconds):
@@ -103,11 +103,11 @@ class Transport:
                 return run_in_threads(effect, self.run, listener)
         return None
 
-    def _send(self, request: Request) -> Response:
+    def _send(self, request: Request, listener: Listener) -> Response:
         if isinstance(request.body, FileBody):
-            with explained(request.body.path), request.body.path.open("rb") as file:
-                return self._exchange(request, _chunks(file, request.body))
-        return self._exchange(request, _pieces(request.body))
+            _check_files(request.body)
+            return self._exchange(request, _chunks(request.body, _reporting(request, listener)))
+        return self._exchange(request, request.body)
 
     def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None) -> Response:
         signed_at, headers = self._signer.sign(request)
@@ -170,7 +170,7 @@ class AsyncTransport:
     async def _perform(self, effect: Effect, listener: Listener) -> Any:
         match effect:
             case Request():
-                return await self._send(effect)
+                return await self._send(effect, listener)
             case Compute(work):
                 # A cancelled task waits for the step under way: the flow's clean-up must not race with it.
                 step = asyncio.ensure_future(asyncio.to_thread(work))
@@ -189,11 +189,11 @@ class AsyncTransport:
                 return await run_in_tasks(effect, self.run, listener)
         return None
 
-    async def _send(self, request: Request) -> Response:
+    async def _send(self, request: Request, listener: Listener) -> Response:
         if isinstance(request.body, FileBody):
-            with explained(request.body.path), request.body.path.open("rb") as file:
-                return await self._exchange(request, _chunks_in_thread(file, request.body))
-        return await self._exchange(request, _pieces_in_turn(request.body))
+            await asyncio.to_thread(_check_files, request.body)
+            return await self._exchange(request, _chunks_in_thread(request.body, _reporting(request, listener)))
+        return await self._exchange(request, request.body)
 
     async def _exchange(self, request: Request, content: bytes | AsyncIterator[bytes] | None) -> Response:
         signed_at, headers = self._signer.sign(request)
@@ -234,38 +234,50 @@ def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
         flow.close()
 
 
-def _chunks(file: BinaryIO, body: FileBody) -> Iterator[bytes]:
+def _check_files(body: FileBody) -> None:
+    """See that they are there, before anything is sent."""
+    for path, length in body.files:
+        with explained(path):
+            _check_length(path, length, path.stat().st_size)
+
+
+def _check_length(path: Path, length: int, got: int) -> None:
+    if got < length:
+        raise WireError(Reason.TRUNCATED, f"{path}: expected {length} bytes, got {got}")
+
+
+def _read(body: FileBody) -> Iterator[bytes]:
     """The promised number of bytes: h11's own error for too few of them would pass through httpx untranslated."""
-    left = body.length
-    while left:
-        chunk = file.read(min(_CHUNK_BYTES, left))
-        if not chunk:
-            raise WireError(Reason.TRUNCATED, f"{body.path}: expected {body.length} bytes, got {body.length - left}")
-        left -= len(chunk)
+    for path, length in body.files:
+        left = length
+        with explained(path), path.open("rb") as file:
+            while left:
+                chunk = file.read(min(_CHUNK_BYTES, left))
+                if not chunk:
+                    _check_length(path, length, length - left)
+                left -= len(chunk)
+                yield chunk
+
+
+def _chunks(body: FileBody, report: Callable[[int], None]) -> Iterator[bytes]:
+    sent = 0
+    for chunk in _read(body):
         yield chunk
+        sent += len(chunk)
+        report(sent)
 
 
-async def _chunks_in_thread(file: BinaryIO, body: FileBody) -> AsyncIterator[bytes]:
-    chunks = _chunks(file, body)
+async def _chunks_in_thread(body: FileBody, report: Callable[[int], None]) -> AsyncIterator[bytes]:
+    chunks, sent = _read(body), 0
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         yield chunk
+        sent += len(chunk)
+        report(sent)
 
 
-def _pieces(body: bytes | None) -> bytes | Iterator[bytes] | None:
-    """A long body as a file is sent: `_WRITE_S` is for each piece."""
-    if body is None or len(body) <= _CHUNK_BYTES:
-        return body
-    return (body[begin : begin + _CHUNK_BYTES] for begin in range(0, len(body), _CHUNK_BYTES))
-
-
-def _pieces_in_turn(body: bytes | None) -> bytes | AsyncIterator[bytes] | None:
-    pieces = _pieces(body)
-    return _each(pieces) if isinstance(pieces, Iterator) else pieces
-
-
-async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
+def _reporting(request: Request, listener: Listener) -> Callable[[int], None]:
+    progress = request.progress
+    return (lambda _: None) if progress is None else (lambda sent: listener(progress(sent)))
 
 
 def _options(url: str, tls: TlsFiles) -> tuple[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -247,24 +247,6 @@ class SpoolEntry:
     def part_path(self, number: int) -> Path:
         """Where a part of the submission is."""
         return self.path / f"part-{number:05d}"
-
-    def whole(self, lengths: Sequence[int]) -> bytes:
-        """All parts one after another.
-
-        Args:
-            lengths: of each part. Units: bytes.
-
-        Raises:
-            WireError: one is missing, or of another length.
-        """
-        parts = []
-        for number, length in enumerate(lengths):
-            path = self.part_path(number)
-            with explained(self.path):
-                parts.append(path.read_bytes() if path.exists() else b"")
-            if len(parts[-1]) != length:
-                raise _damaged(path, f"part {number} is not the one that the manifest names")
-        return b"".join(parts)
 
     def keep_receipt(self, encoded: bytes) -> None:
         """Keep the aggregator's signed promise beside the submission."""

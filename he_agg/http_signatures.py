@@ -28,6 +28,8 @@ __all__ = [
     "Claim",
     "RequestHead",
     "digest_field",
+    "known_digest_field",
+    "manifest_field",
     "parse_claim",
     "sign_request",
     "signature_base",
@@ -51,7 +53,23 @@ _SIGNATURE = re.compile(re.escape(_LABEL) + r"=:([A-Za-z0-9+/]{86}==):\Z")
 
 def digest_field(data: bytes) -> str:
     """A Content-Digest field for a body. Source: RFC 9530."""
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+    return known_digest_field(hashlib.sha256(data).hexdigest())
+
+
+def known_digest_field(sha256: str) -> str:
+    """The same for a body whose SHA-256 is known, in hex."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+
+
+def manifest_field(submission_id: str) -> str:
+    """A Content-Digest field for parts in one body: it names the manifest, which names the digest of each.
+
+    Nobody has to hash such a body as a whole, which may be long and may begin with any part.
+
+    Args:
+        submission_id: SHA-256 of the manifest, in hex.
+    """
+    return f"he-agg-manifest=:{base64.b64encode(bytes.fromhex(submission_id)).decode()}:"
 
 
 EMPTY_DIGEST = digest_field(b"")

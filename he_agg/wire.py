@@ -8,13 +8,10 @@ from he_agg.bitpack import packed_bytes, padding_is_zero, unpack
 from he_agg.errors import Reason, WireError
 from he_agg.sections import PART_HEADER_BYTES, Part, PartPlace
 
-__all__ = ["MAX_PART_BYTES", "MAX_WHOLE_BYTES", "encode_part", "parse_part", "refuse_secrets"]
+__all__ = ["MAX_PART_BYTES", "encode_part", "parse_part", "refuse_secrets"]
 
 MAX_PART_BYTES = 64 * 2**20
 """No plan may ask for longer parts: one part is held in memory while it is checked."""
-
-MAX_WHOLE_BYTES = 4 * 2**20
-"""A submission whose parts together are no longer may come in one request."""
 
 _HEADER = struct.Struct("<4sBBHIIQ32s8x")
 _MAGIC = b"HEAP"

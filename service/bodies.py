@@ -18,10 +18,21 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from he_agg.errors import Reason
+from he_agg.http_signatures import manifest_field
 from he_agg.wire import refuse_secrets
 from service.refusal import RefusedError
 
-__all__ = ["Linger", "announced_length", "check_body", "content_digest", "digest_field", "read_body", "refuse_body"]
+__all__ = [
+    "BodyReader",
+    "Linger",
+    "announced_length",
+    "check_body",
+    "check_names_manifest",
+    "content_digest",
+    "digest_field",
+    "read_body",
+    "refuse_body",
+]
 
 _SHA256 = re.compile(r"\s*sha-256\s*=\s*:([A-Za-z0-9+/]{43}=):\s*\Z")
 _NOTHING = hashlib.sha256(b"").hexdigest()
@@ -70,6 +81,17 @@ def content_digest(request: Request) -> str:
     )
 
 
+def check_names_manifest(request: Request, submission_id: str) -> None:
+    """See that the Content-Digest of a body of parts names the manifest that holds their digests.
+
+    Raises:
+        RefusedError: it does not.
+    """
+    expected = manifest_field(submission_id)
+    if request.headers.getlist("content-digest") != [expected]:
+        raise RefusedError(Reason.BAD_DIGEST, f"expected the header 'Content-Digest: {expected}', got none or another")
+
+
 def digest_field(hex_digest: str) -> str:
     """A SHA-256 in the form of RFC 9530."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(hex_digest)).decode()}:"
@@ -87,35 +109,61 @@ def refuse_body(request: Request) -> None:
         raise RefusedError(Reason.BAD_DIGEST, "expected the Content-Digest of an empty body, got that of another one")
 
 
-async def read_body(request: Request, length: int, within_s: float | None = None) -> bytearray:
-    """Read a body of an announced length. Whether it is the one that was signed is for `check_body` to say.
+class BodyReader:
+    """A body of an announced length, taken in one or more pieces. What is not asked for yet stays with the sender.
+
+    Whether it is the one that was signed is for `check_body` to say, or for whoever knows better.
 
     Args:
         request: whose body.
-        length: as announced.
-        within_s: how long that may take in all. Units: seconds.
-
-    Raises:
-        RefusedError: another length than announced, or too slow.
-        ClientDisconnect: the peer went away before the end.
     """
-    body, filled = bytearray(length), 0
-    try:
-        async with asyncio.timeout(within_s):
-            async for chunk in request.stream():
-                if filled + len(chunk) > length:
-                    raise RefusedError(Reason.TOO_LARGE, f"expected {length} bytes as announced, got more")
-                body[filled : filled + len(chunk)] = chunk
-                filled += len(chunk)
-    except TimeoutError:
-        raise RefusedError(
-            Reason.TOO_SLOW,
-            f"expected {length} bytes within {within_s:.0f} s, got {filled}",
-            "send the same request again; parts that are here stay",
-        ) from None
-    if filled != length:
-        raise RefusedError(Reason.TRUNCATED, f"expected {length} bytes as announced, got {filled}")
-    return body
+
+    def __init__(self, request: Request) -> None:
+        self._stream = request.stream()
+        self._rest = memoryview(b"")
+
+    async def read(self, length: int, within_s: float | None = None, *, last: bool = True) -> bytearray:
+        """Read the next piece.
+
+        Args:
+            length: of the piece. Units: bytes.
+            within_s: how long that may take in all. Units: seconds.
+            last: whether the body ends with it.
+
+        Raises:
+            RefusedError: another length than announced, or too slow.
+            ClientDisconnect: the peer went away before the end.
+        """
+        body, filled = bytearray(length), 0
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    piece = self._rest[: length - filled]
+                    body[filled : filled + len(piece)] = piece
+                    filled += len(piece)
+                    self._rest = self._rest[len(piece) :]
+                    if filled == length and not last:
+                        return body
+                    if self._rest:
+                        raise RefusedError(Reason.TOO_LARGE, f"expected {length} bytes as announced, got more")
+                    chunk = await anext(self._stream, None)
+                    if chunk is None:
+                        break
+                    self._rest = memoryview(chunk)
+        except TimeoutError:
+            raise RefusedError(
+                Reason.TOO_SLOW,
+                f"expected {length} bytes within {within_s:.0f} s, got {filled}",
+                "send the same request again; parts that are here stay",
+            ) from None
+        if filled != length:
+            raise RefusedError(Reason.TRUNCATED, f"expected {length} bytes as announced, got {filled}")
+        return body
+
+
+async def read_body(request: Request, length: int, within_s: float | None = None) -> bytearray:
+    """Read a whole body. See `BodyReader`."""
+    return await BodyReader(request).read(length, within_s)
 
 
 def check_body(body: bytes | bytearray, named: str) -> None:

@@ -210,30 +210,27 @@ class Intake:
         """
         return self._receipt(self._completions.run(_Named(federation, site, submission_id)))
 
-    def take_whole(self, parts: Sequence[ExpectedPart], body: memoryview) -> Signed:
-        """Take all parts of a submission, one after another in one body, and complete it: decided in one transaction.
+    def take(self, parts: Sequence[ExpectedPart], body: memoryview) -> None:
+        """Take consecutive parts of a submission, one after another in one body.
+
+        Raises:
+            WireError: not the parts that the plan puts there.
+            RefusedError: not the parts that the manifest names, or the round closed before.
+        """
+        if new := _split(parts, body):
+            self._parts.store_all(new)
+
+    def take_last(self, parts: Sequence[ExpectedPart], body: memoryview) -> Signed:
+        """The same with the last parts, and complete the submission: decided in one transaction.
 
         Returns:
             The receipt, as `complete` gives it.
 
         Raises:
             WireError: not the parts that the plan puts there.
-            RefusedError: not the parts that the manifest names, or the round closed before.
+            RefusedError: as there, or parts are missing.
         """
-        new, begin = [], 0
-        for part in parts:
-            data = body[begin : begin + part.place.wire_bytes]
-            begin += part.place.wire_bytes
-            if (digest := hashlib.sha256(data).hexdigest()) != part.digest:
-                refuse_secrets(data)
-                raise RefusedError(
-                    Reason.BAD_DIGEST,
-                    f"part {part.place.number}: expected SHA-256 {part.digest[:12]} as in the manifest, "
-                    f"got {digest[:12]}",
-                    "send the bytes that the manifest was made of",
-                )
-            if not part.stored:
-                new.append((part, data))
+        new = _split(parts, body)
         submission = parts[0].submission
         names = _Named(submission.round_id.federation, submission.site, submission.id)
         if not new:
@@ -286,6 +283,24 @@ class Intake:
                 submission = own_submission(tx, federation, site, submission_id)
         row = find_round(tx, federation, str(submission.round_id))
         return _Completion(submission, row, self._conductor.signer(tx, federation, row.basis.roster_version)[0])
+
+
+def _split(parts: Sequence[ExpectedPart], body: memoryview) -> list[tuple[ExpectedPart, memoryview]]:
+    """Parts that are not stored yet, with their bytes. Those that are have to be the announced ones as well."""
+    new, begin = [], 0
+    for part in parts:
+        data = body[begin : begin + part.place.wire_bytes]
+        begin += part.place.wire_bytes
+        if (digest := hashlib.sha256(data).hexdigest()) != part.digest:
+            refuse_secrets(data)
+            raise RefusedError(
+                Reason.BAD_DIGEST,
+                f"part {part.place.number}: expected SHA-256 {part.digest[:12]} as in the manifest, got {digest[:12]}",
+                "send the bytes that the manifest was made of",
+            )
+        if not part.stored:
+            new.append((part, data))
+    return new
 
 
 def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -> RoundRow:

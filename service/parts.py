@@ -10,7 +10,7 @@ from pathlib import Path
 from he_agg.errors import Reason
 from he_agg.plan import PublicPlan
 from he_agg.sections import PartPlace
-from he_agg.wire import MAX_WHOLE_BYTES, parse_part
+from he_agg.wire import parse_part
 from service.ahead import Ahead
 from service.conductor import Conductor
 from service.events import Phase
@@ -22,7 +22,10 @@ from service.store.batch import Batch
 from service.store.blobs import Blobs
 from service.store.rows import PartRow, RoundRow, SubmissionRow
 
-__all__ = ["ExpectedPart", "Parts"]
+__all__ = ["ExpectedPart", "Parts", "in_groups"]
+
+_GROUP_BYTES = 4 * 2**20
+"""So much of one body is checked and stored at a time: what is interrupted is sent again from there."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,19 @@ class ExpectedPart:
     plan: PublicPlan
     digest: str
     stored: bool
+
+
+def in_groups(parts: Sequence[ExpectedPart]) -> list[list[ExpectedPart]]:
+    """Cut consecutive parts into groups that are in memory together: one long part, or several short ones."""
+    groups: list[list[ExpectedPart]] = []
+    room = 0
+    for part in parts:
+        if part.place.wire_bytes > room:
+            groups.append([])
+            room = _GROUP_BYTES
+        groups[-1].append(part)
+        room -= part.place.wire_bytes
+    return groups
 
 
 class Parts:
@@ -70,31 +86,22 @@ class Parts:
         with self._conductor.reading(federation) as tx:
             plan = federation_named(tx, federation).parsed.plan
             submission = own_submission(tx, federation, site, submission_id)
-            if not 0 <= number < len(plan.places):
-                raise RefusedError(
-                    Reason.UNKNOWN_PART,
-                    f"submission {submission_id[:12]}: expected a part number from 0 to {len(plan.places) - 1}, "
-                    f"got {min(number, 10**9)}",
-                )
-            return self._expect(tx, submission, plan, plan.places[number])
+            _check_number(submission, plan, number)
+            row = tx.part(submission.id, number)
+            (part,) = self._expect(tx, submission, plan, [plan.places[number]], [] if row is None else [row])
+            return part
 
-    def expect_all(self, federation: str, site: str, submission_id: str) -> tuple[ExpectedPart, ...]:
-        """The same for all parts of a submission that is short enough to come in one body.
+    def expect_from(self, federation: str, site: str, submission_id: str, first: int) -> tuple[ExpectedPart, ...]:
+        """The same for all parts from one of them on.
 
         Raises:
-            RefusedError: no such submission, it is longer than that, or the round is closed.
+            RefusedError: no such submission or part, or the round is closed.
         """
         with self._conductor.reading(federation) as tx:
             plan = federation_named(tx, federation).parsed.plan
             submission = own_submission(tx, federation, site, submission_id)
-            if plan.wire_bytes > MAX_WHOLE_BYTES:
-                raise RefusedError(
-                    Reason.TOO_LARGE,
-                    f"submission {submission_id[:12]}: {plan.wire_bytes} bytes, and whole ones may have "
-                    f"{MAX_WHOLE_BYTES}",
-                    "put its parts one by one",
-                )
-            return tuple(self._expect(tx, submission, plan, place) for place in plan.places)
+            _check_number(submission, plan, first)
+            return self._expect(tx, submission, plan, plan.places[first:], tx.parts(submission.id))
 
     def store(self, part: ExpectedPart, data: bytes | memoryview) -> bool:
         """Check a part whose digest is the announced one, and make it durable.
@@ -106,9 +113,14 @@ class Parts:
             WireError: not the part that the plan puts there.
             RefusedError: the round closed in the meantime.
         """
-        self.write([(part, data)])
-        (new,) = self.settle([part], self._marks.run([part]))
+        (new,) = self.store_all([(part, data)])
         return new
+
+    def store_all(self, parts: Sequence[tuple[ExpectedPart, bytes | memoryview]]) -> list[bool]:
+        """The same with parts of one submission, decided in one transaction."""
+        self.write(parts)
+        stored = [part for part, _ in parts]
+        return self.settle(stored, self._marks.run(stored))
 
     def write(self, parts: Sequence[tuple[ExpectedPart, bytes | memoryview]]) -> None:
         """Check parts of one submission and write their files. They are not stored before `mark`.
@@ -165,20 +177,30 @@ class Parts:
             raise refusals[0]
         return [outcome is True for outcome in outcomes]
 
-    def _expect(self, tx: Transaction, submission: SubmissionRow, plan: PublicPlan, place: PartPlace) -> ExpectedPart:
-        row = tx.part(submission.id, place.number)
-        if row is not None:
-            digest, stored = row.digest, row.stored
-        else:  # the round is over and the parts are gone; what the answer was is still known
-            digest = _announced(tx.manifest(submission.id), place.number)
-            stored = submission.state == "complete"
-        if not stored:
-            round_, _ = _now(tx, submission)
-            if not self._wants(tx, round_, submission, row):
-                raise round_closed(round_)
-            if submission.state == "expiring":
-                raise expiring(submission)
-        return ExpectedPart(submission, place, plan, digest, stored)
+    def _expect(
+        self,
+        tx: Transaction,
+        submission: SubmissionRow,
+        plan: PublicPlan,
+        places: Sequence[PartPlace],
+        rows: Sequence[PartRow],
+    ) -> tuple[ExpectedPart, ...]:
+        known = {row.number: row for row in rows}
+        # Without rows the round is over and the parts are gone; what the answer was is still known.
+        announced = [] if known else _announced(tx.manifest(submission.id))
+        round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+        expected = []
+        for place in places:
+            row = known.get(place.number)
+            digest = announced[place.number] if row is None else row.digest
+            stored = submission.state == "complete" if row is None else row.stored
+            if not stored:
+                if not self._wants(tx, round_, submission, row):
+                    raise round_closed(round_)
+                if submission.state == "expiring":
+                    raise expiring(submission)
+            expected.append(ExpectedPart(submission, place, plan, digest, stored))
+        return tuple(expected)
 
     def _mark(
         self, tx: Transaction, round_: RoundRow, current: SubmissionRow, part: ExpectedPart
@@ -213,8 +235,17 @@ def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, Submissi
     return round_, tx.submission(submission.id) or submission
 
 
-def _announced(manifest: bytes, number: int) -> str:
+def _check_number(submission: SubmissionRow, plan: PublicPlan, number: int) -> None:
+    if not 0 <= number < len(plan.places):
+        raise RefusedError(
+            Reason.UNKNOWN_PART,
+            f"submission {submission.id[:12]}: expected a part number from 0 to {len(plan.places) - 1}, "
+            f"got {min(number, 10**9)}",
+        )
+
+
+def _announced(manifest: bytes) -> list[str]:
     # Read leniently: it was checked when it came, and one from before there were signatures is its own body.
     document = json.loads(manifest)
-    digest: str = document.get("body", document)["parts"][number]
-    return digest
+    digests: list[str] = document.get("body", document)["parts"]
+    return digests

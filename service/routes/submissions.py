@@ -1,20 +1,30 @@
-"""Submissions: announce, put parts, look, complete."""
+"""Submissions: announce, put parts, one by one or all that are left, look, complete."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.errors import Reason
+from he_agg.http_signatures import manifest_field
 from he_agg.manifest import MAX_MANIFEST_BYTES
 from he_agg.messages import Receipt, SubmissionStatus
-from he_agg.wire import MAX_WHOLE_BYTES
-from service.bodies import announced_length, check_body, content_digest, digest_field, read_body
-from service.intake import Intake
+from service.bodies import (
+    BodyReader,
+    announced_length,
+    check_body,
+    check_names_manifest,
+    content_digest,
+    digest_field,
+    read_body,
+)
+from service.limits import Limits
 from service.logs import note
-from service.parts import ExpectedPart, Parts
+from service.parts import ExpectedPart, Parts, in_groups
 from service.problems import answers
 from service.refusal import RefusedError
 from service.routes.common import Limited, RoundPath, Running, SendingSite, SiteCaller, read_document
@@ -22,6 +32,8 @@ from service.routes.common import Limited, RoundPath, Running, SendingSite, Site
 __all__ = ["router"]
 
 router = APIRouter(tags=["submissions"])
+
+Taken = TypeVar("Taken")
 
 SubmissionPath = Annotated[str, Path(description="Submission id: SHA-256 of the signed manifest, in hex.")]
 PartPath = Annotated[int, Path(description="Number of the part, from 0 through all sections.", examples=[0])]
@@ -168,7 +180,9 @@ async def put_part(
     part = await run_in_threadpool(aggregator.parts.expect, caller.federation, caller.name, submission_id, n)
     note(request.scope, round_id=str(part.submission.round_id))
     expected = part.place.wire_bytes
-    _check_length(request, expected, f"part {n}: ")
+    length = announced_length(request, at_most=expected)
+    if length < expected:
+        raise RefusedError(Reason.TRUNCATED, f"part {n}: expected {expected} bytes, got {length} announced")
     named = content_digest(request)
     if named != part.digest:
         raise RefusedError(
@@ -183,12 +197,6 @@ async def put_part(
     return Response(status_code=201 if new else 204)
 
 
-def _check_length(request: Request, expected: int, about: str = "") -> None:
-    length = announced_length(request, at_most=expected)
-    if length < expected:
-        raise RefusedError(Reason.TRUNCATED, f"{about}expected {expected} bytes, got {length} announced")
-
-
 def _take(parts: Parts, part: ExpectedPart, body: bytearray) -> bool:
     check_body(body, part.digest)
     return not part.stored and parts.store(part, memoryview(body))
@@ -196,41 +204,90 @@ def _take(parts: Parts, part: ExpectedPart, body: bytearray) -> bool:
 
 @router.put(
     "/v1/submissions/{submission_id}",
-    summary="Put a short submission whole, and get the receipt",
+    summary="Put consecutive parts; with the last one, get the receipt",
     response_class=Response,
     responses={
         200: {"description": "The canonical bytes of the signed receipt.", "content": {"application/json": {}}},
+        204: {"description": "These parts are stored, durably; parts after them are not in the body."},
         **answers(
             Reason.UNKNOWN_SUBMISSION,
+            Reason.UNKNOWN_PART,
+            Reason.INCOMPLETE,
             Reason.ROUND_CLOSED,
             *_PARTS,
         ),
     },
-    openapi_extra=_body(
-        "application/octet-stream",
-        f"All parts one after another, in order; {MAX_WHOLE_BYTES} bytes at most. No Content-Encoding.",
-        schema={"type": "string", "format": "binary"},
-    ),
+    openapi_extra={
+        **_body(
+            "application/octet-stream",
+            "Whole parts one after another, in order. No Content-Encoding.",
+            schema={"type": "string", "format": "binary"},
+        ),
+        "parameters": [
+            {
+                "name": "Content-Digest",
+                "in": "header",
+                "required": True,
+                "description": "The digest of the manifest, which is the submission's id and names that of each part.",
+                "schema": {"type": "string"},
+                "example": manifest_field("00" * 32),
+            }
+        ],
+    },
 )
-async def put_whole(
-    request: Request, submission_id: SubmissionPath, caller: SendingSite, aggregator: Running, limits: Limited
+async def put_run(
+    request: Request,
+    submission_id: SubmissionPath,
+    caller: SendingSite,
+    aggregator: Running,
+    limits: Limited,
+    first: Annotated[int, Query(alias="from", description="The first part in the body.")] = 0,
 ) -> Response:
-    """The same as to put every part and to complete it, in one request. It may be repeated like them."""
-    parts = await run_in_threadpool(aggregator.parts.expect_all, caller.federation, caller.name, submission_id)
-    note(request.scope, round_id=str(parts[0].submission.round_id))
-    expected = parts[0].plan.wire_bytes
-    _check_length(request, expected)
-    # Its form only: the site has signed the digests of the parts as well, and it is those that the bytes are held to.
-    content_digest(request)
-    async with limits.body():
-        body = await read_body(request, expected, limits.time_for(expected))
-        receipt = await run_in_threadpool(_take_whole, aggregator.intake, parts, body)
+    """The same as to put each of these parts and, if the last is one of them, to complete the submission.
+
+    Each part is stored as soon as it is here, and the request may be repeated. After an interruption `GET` says what is
+    missing.
+    """
+    found = await run_in_threadpool(aggregator.parts.expect_from, caller.federation, caller.name, submission_id, first)
+    note(request.scope, round_id=str(found[0].submission.round_id))
+    run = _announced_run(request, found)
+    check_names_manifest(request, found[0].submission.id)
+    reader = BodyReader(request)
+    *others, last = in_groups(run)
+    for group in others:
+        await _take_next(limits, reader, group, aggregator.intake.take, last=False)
+    if len(run) < len(found):
+        await _take_next(limits, reader, last, aggregator.intake.take, last=True)
+        return Response(status_code=204)
+    receipt = await _take_next(limits, reader, last, aggregator.intake.take_last, last=True)
     aggregator.worker.poke()
-    return Response(receipt, media_type="application/json")
+    return Response(receipt.encode(), media_type="application/json")
 
 
-def _take_whole(intake: Intake, parts: tuple[ExpectedPart, ...], body: bytearray) -> bytes:
-    return intake.take_whole(parts, memoryview(body)).encode()
+def _announced_run(request: Request, parts: Sequence[ExpectedPart]) -> Sequence[ExpectedPart]:
+    """The first of these parts that a body of the announced length holds: so many that it ends with one."""
+    ends = list(itertools.accumulate(part.place.wire_bytes for part in parts))
+    length = announced_length(request, at_most=ends[-1])
+    if length not in ends:
+        raise RefusedError(
+            Reason.TRUNCATED, f"expected whole parts, {ends[0]} to {ends[-1]} bytes, got {length} announced"
+        )
+    return parts[: ends.index(length) + 1]
+
+
+async def _take_next(
+    limits: Limits,
+    reader: BodyReader,
+    group: Sequence[ExpectedPart],
+    take: Callable[[Sequence[ExpectedPart], memoryview], Taken],
+    *,
+    last: bool,
+) -> Taken:
+    # Turn by turn: a long submission on a slow link keeps nobody else waiting longer than a part does.
+    length = sum(part.place.wire_bytes for part in group)
+    async with limits.body():
+        body = await reader.read(length, limits.time_for(length), last=last)
+        return await run_in_threadpool(take, group, memoryview(body))
 
 
 @router.get(

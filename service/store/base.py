@@ -207,6 +207,9 @@ class Transaction(Protocol):
     def part(self, submission_id: str, number: int) -> PartRow | None:
         """One announced part; None when there is none or the round is scrubbed."""
 
+    def parts(self, submission_id: str) -> list[PartRow]:
+        """All announced parts, in no order; none when the round is scrubbed."""
+
     def missing(self, submission_id: str) -> list[int]:
         """Numbers of announced parts that are not stored."""
 

@@ -110,6 +110,7 @@ TOUCH = update(submissions).where(submissions.c.id == bindparam("this_id")).valu
 # parts
 
 PARTS = select(parts.c.submission_id, parts.c.number, parts.c.digest, parts.c.stored, parts.c.damaged_at)
+PARTS_OF = PARTS.where(parts.c.submission_id == bindparam("submission_id"))
 PART = PARTS.where(parts.c.submission_id == bindparam("submission_id"), parts.c.number == bindparam("number"))
 MISSING = (
     select(parts.c.number)

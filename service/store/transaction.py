@@ -382,7 +382,10 @@ class SqlTransaction:
 
     def part(self, submission_id: str, number: int) -> PartRow | None:
         row = self._one(sql.PART, submission_id=submission_id, number=number)
-        return None if row is None else PartRow(row.submission_id, row.number, row.digest, row.stored, row.damaged_at)
+        return None if row is None else _part(row)
+
+    def parts(self, submission_id: str) -> list[PartRow]:
+        return [_part(row) for row in self._all(sql.PARTS_OF, submission_id=submission_id)]
 
     def missing(self, submission_id: str) -> list[int]:
         return [row.number for row in self._all(sql.MISSING, submission_id=submission_id)]
@@ -482,3 +485,7 @@ def _round(row: Row[Any]) -> RoundRow:
 
 def _submission(row: Row[Any]) -> SubmissionRow:
     return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, row.state, row.accepted_at)
+
+
+def _part(row: Row[Any]) -> PartRow:
+    return PartRow(row.submission_id, row.number, row.digest, row.stored, row.damaged_at)

@@ -8,11 +8,11 @@ import re
 import pytest
 
 from client_sdk import HeAggError, Reason, _submit
-from he_agg.wire import MAX_WHOLE_BYTES
 from tests.attacks.conftest import SITES
 from tests.attacks.malicious import Exchange, Lies
 
 A, B, C = SITES
+REST = _submit._rest  # as it is outside of these tests
 _PUT = re.compile(r"(/v1/submissions/[0-9a-f]{64}/parts/)(\d+)\Z")
 _WHOLE = re.compile(r"/v1/submissions/[0-9a-f]{64}\Z")
 
@@ -91,7 +91,7 @@ def test_altered_request_is_refused(world, change):
 @pytest.mark.parametrize("change", [body, digest], ids=lambda change: change.__name__)
 def test_altered_whole_submission_is_refused(world, monkeypatch, change):
     """The same of a submission that goes in one request."""
-    monkeypatch.setattr(_submit, "MAX_WHOLE_BYTES", MAX_WHOLE_BYTES)
+    monkeypatch.setattr(_submit, "_rest", REST)
     refuse(world, change, REFUSED[change])
 
 

@@ -120,7 +120,7 @@ class Model:
         self.tick(now)
         return {200}
 
-    def put_whole(self, attempt: Attempt, site: str, submission_id: str, now: float) -> set[int]:
+    def put_run(self, attempt: Attempt, site: str, submission_id: str, now: float) -> set[int]:
         """All parts, and then completing it; or nothing of it."""
         if attempt.announced.get(site) != submission_id:
             return {404}

@@ -127,7 +127,7 @@ class Site:
     def submit(self, round_id: str, prepared, in_one: bool) -> bytes:
         self.ask("announce", round_id, prepared.manifest, accept=(200, 201))
         if in_one:
-            return self.ask("put_whole", prepared.id, prepared.whole).content
+            return self.ask("put_run", prepared.id, prepared.whole).content
         while missing := self.ask("status", prepared.id).json()["missing"]:
             for number in missing:
                 self.ask("put", prepared.id, number, prepared.parts[number], accept=(201, 204))

@@ -58,7 +58,7 @@ class World:
             peer, mine = lambda s=site: self.inside.peer("disk", self.members[s]), self.mine[site]
             yield lambda p=peer, m=mine: p().announce("disk.1.1", m.manifest)
             if site == "b":
-                yield lambda p=peer, m=mine: self.put_whole(p(), m)
+                yield lambda p=peer, m=mine: self.put_run(p(), m)
                 continue
             for number in range(PARTS):
                 yield lambda p=peer, m=mine, n=number: self.put(p(), m, n)
@@ -72,8 +72,8 @@ class World:
             self.stored.add((mine.id, number))
         return answer
 
-    def put_whole(self, peer, mine):
-        answer = peer.put_whole(mine.id, mine.whole)
+    def put_run(self, peer, mine):
+        answer = peer.put_run(mine.id, mine.whole)
         if answer.status_code == 200:
             self.stored |= {(mine.id, number) for number in range(PARTS)}
             self.audit.receipt(answer.content)

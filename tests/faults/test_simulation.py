@@ -129,7 +129,7 @@ class Life(RuleBasedStateMachine):
             assert answer.status_code in expected, (
                 f"{method} of {site}: {answer.status_code} {answer.text}, not {expected}"
             )
-            if method in ("complete", "put_whole") and answer.status_code == 200 and fate != "lost after":
+            if method in ("complete", "put_run") and answer.status_code == 200 and fate != "lost after":
                 self.audit.receipt(answer.content)
                 self.seen["receipts"] += 1
             if answer.status_code == 409 and "record" in answer.json():
@@ -164,12 +164,12 @@ class Life(RuleBasedStateMachine):
         )  # fmt: skip
 
     @rule(fate=fates, site=sites, age=ages, variant=variants)
-    def put_whole(self, fate, site, age, variant) -> None:
+    def put_run(self, fate, site, age, variant) -> None:
         attempt = self.attempt(age)
         submission = self.submission(attempt, site, variant)
         self.send(
-            fate, site, "put_whole", submission.id, submission.whole,
-            expect=lambda: self.model.put_whole(attempt, site, submission.id, self.now),
+            fate, site, "put_run", submission.id, submission.whole,
+            expect=lambda: self.model.put_run(attempt, site, submission.id, self.now),
         )  # fmt: skip
 
     @rule(
@@ -189,7 +189,7 @@ class Life(RuleBasedStateMachine):
         for site in who:
             self.announce(fate, site, 0, 0)
             if in_one:
-                self.put_whole(fate, site, 0, 0)
+                self.put_run(fate, site, 0, 0)
                 continue
             for number in order:
                 self.put(fate, site, 0, 0, number)

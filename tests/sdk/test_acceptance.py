@@ -791,7 +791,7 @@ class Wire:
     def __init__(self, server):
         self.world = World(server)
 
-    def send(self, request):
+    def send(self, request, _):
         return self.world.perform(request)
 
 
@@ -807,8 +807,8 @@ def blocking(session, server, flow):
 def on_asyncio(session, server, flow):
     wire = Wire(server)
 
-    async def send(request):
-        return wire.send(request)
+    async def send(request, listener):
+        return wire.send(request, listener)
 
     async def main():
         transport = AsyncTransport("http://127.0.0.1:1", session.signer)

@@ -120,7 +120,7 @@ import os, signal, sys
 from client_sdk import PhaseProgress, Site, _submit
 import numpy as np
 
-_submit.MAX_WHOLE_BYTES = 0  # part by part, however short
+_submit._rest = lambda *_: None  # part by part
 
 def die(event):
     if isinstance(event, PhaseProgress) and event.phase == "upload" and event.done_bytes:

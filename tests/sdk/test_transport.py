@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import socket
 import ssl
@@ -14,13 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from client_sdk import _transport
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Sleep, compute
 from client_sdk._signing import Signer
 from client_sdk._transport import AsyncTransport, TlsFiles, Transport
-from client_sdk.progress import Retrying
+from client_sdk.progress import PhaseProgress, Retrying
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
-from he_agg.http_signatures import RequestHead, digest_field, parse_claim, verify_request
+from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, digest_field, parse_claim, verify_request
 from tests.support.trust import identity_of
 
 SIGNER = Signer("a", identity_of("a").signing_key, "test")
@@ -89,6 +87,10 @@ def run(request):
     return request.param
 
 
+def _sent(done):
+    return PhaseProgress("f.1.1", "upload", done, 10**9)
+
+
 def asking(request):
     return (yield request)
 
@@ -146,10 +148,10 @@ def test_every_sending_is_signed_anew(run):
 def test_known_digests_are_used(run, tmp_path, monkeypatch):
     """What the manifest says of a part is not hashed once more to be sent."""
     (tmp_path / "part").write_bytes(b"12345")
-    five = hashlib.sha256(b"12345").hexdigest()
+    five = digest_field(b"12345")
     requests = [
-        Request("PUT", "/v1/x", frozenset({200}), body=FileBody(tmp_path / "part", 5, five)),
-        Request("POST", "/v1/x", frozenset({200}), body=b"12345", sha256=five),
+        Request("PUT", "/v1/x", frozenset({200}), body=FileBody(((tmp_path / "part", 5),)), content_digest=five),
+        Request("POST", "/v1/x", frozenset({200}), body=b"12345", content_digest=five),
         Request("POST", "/v1/x", frozenset({200}), body=b""),
         GET,
     ]
@@ -160,53 +162,54 @@ def test_known_digests_are_used(run, tmp_path, monkeypatch):
         assert verified(*server.seen[0])
 
 
-def test_file_is_streamed_with_its_length(run, tmp_path):
-    content = bytes(range(256)) * 4096 * 3  # several chunks
-    (tmp_path / "part").write_bytes(content)
-    body = FileBody(tmp_path / "part", len(content), hashlib.sha256(content).hexdigest())
+def test_files_are_streamed_one_after_another(run, tmp_path):
+    contents = [bytes(range(256)) * 4096 * 3, b"short", bytes(2**20 + 3)]  # several chunks, and less than one
+    for name, content in zip("abc", contents, strict=True):
+        (tmp_path / name).write_bytes(content)
+    body = FileBody(tuple((tmp_path / name, len(content)) for name, content in zip("abc", contents, strict=True)))
+    digest, told = digest_field(b"".join(contents)), []
+    request = Request("PUT", "/v1/x", frozenset({204}), body=body, content_digest=digest, progress=_sent)
     with serving(lambda h: h.reply(204)) as (server, url):
-        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
+        run(url, asking(request), told.append)
     assert verified(*server.seen[0])
     (_, _, headers, got) = server.seen[0]
-    assert got == content
-    assert headers["Content-Length"] == str(len(content))
+    assert got == b"".join(contents)
+    assert headers["Content-Length"] == str(len(got))
     assert "Transfer-Encoding" not in headers
-
-
-def test_long_body_is_sent_in_pieces(run, monkeypatch):
-    """Each of them has its own time to be sent: a slow link needs longer for all of it."""
-    content = bytes(range(256)) * 4096 * 3 + b"end"
-    sent = []
-
-    def seen(pieces):
-        for piece in pieces:
-            sent.append(len(piece))
-            yield piece
-
-    pieces_of = _transport._pieces
-    monkeypatch.setattr(_transport, "_pieces", lambda body: iter(seen(pieces_of(body))))
-    with serving(lambda h: h.reply(204)) as (server, url):
-        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=content)))
-    (_, _, headers, got) = server.seen[0]
-    assert verified(*server.seen[0])
-    assert (got, headers["Content-Length"]) == (content, str(len(content)))
-    assert "Transfer-Encoding" not in headers
-    assert sent == [2**20, 2**20, 2**20, 3]
+    ends = [2**20, 2 * 2**20, 3 * 2**20, 3 * 2**20 + 5, 4 * 2**20 + 5, 4 * 2**20 + 8]
+    assert [event.done_bytes for event in told] == ends
 
 
 def test_file_that_shrinks_under_way_is_an_error(run, tmp_path):
-    (tmp_path / "part").write_bytes(b"short")
-    body = FileBody(tmp_path / "part", 100, "00" * 32)
+    files = {"first": bytes(100), "second": bytes(100)}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    body = FileBody(tuple((tmp_path / name, 100) for name in files))
+
+    def shrink(_):
+        (tmp_path / "second").write_bytes(b"short")
+        return _sent(0)
+
+    request = Request("PUT", "/v1/x", frozenset({204}), body=body, content_digest=EMPTY_DIGEST, progress=shrink)
 
     def ignore(handler):
         handler.close_connection = True
 
     with serving(ignore) as (_, url), pytest.raises(WireError, match="expected 100 bytes, got 5"):
-        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
+        run(url, asking(request))
+
+
+def test_file_that_is_too_short_is_not_begun_with(run, tmp_path):
+    for name, content in (("whole", bytes(100)), ("short", b"short")):
+        (tmp_path / name).write_bytes(content)
+    body = FileBody(((tmp_path / "whole", 100), (tmp_path / "short", 100)))
+    with serving(lambda h: h.reply(204)) as (server, url), pytest.raises(WireError, match="expected 100 bytes, got 5"):
+        run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body, content_digest=EMPTY_DIGEST)))
+    assert server.seen == []
 
 
 def test_file_that_is_gone_is_the_spools_fault(run, tmp_path):
-    body = FileBody(tmp_path / "part", 100, "00" * 32)
+    body = FileBody(((tmp_path / "part", 100),))
     with serving(lambda h: h.reply(204)) as (server, url), pytest.raises(ConfigError, match=r"part: No such file"):
         run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
     assert server.seen == []

@@ -23,20 +23,19 @@ from client_sdk._chain import Chain
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep, Together
 from client_sdk._encrypt import Update
 from client_sdk._exchange import Retries
-from client_sdk._files import explained
 from client_sdk._poll import OpenRound
 from client_sdk._retry import RetryPolicy
 from client_sdk._rosters import Rosters
 from client_sdk._security_log import SecurityLog
 from client_sdk._session import Session
 from client_sdk._signing import Signer
-from client_sdk._transport import _chunks, drive
+from client_sdk._transport import _read, drive
 from client_sdk.spool import Spool
 from he_agg import canonical
 from he_agg.codecs import codec_for
 from he_agg.errors import Reason, TransportError
 from he_agg.fixedpoint import Mean, dequantize, quantize
-from he_agg.http_signatures import RequestHead, digest_field, parse_claim, verify_request
+from he_agg.http_signatures import RequestHead, digest_field, manifest_field, parse_claim, verify_request
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac
 from he_agg.manifest import Manifest, SignedManifest
@@ -228,7 +227,7 @@ class FakeAggregator:
             return self._complete(match[1])
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})", path):
             if request.method == "PUT":
-                return self._put_whole(match[1], body)
+                return self._put_run(match[1], int(request.path.partition("?from=")[2] or 0), body)
             (manifest,) = [m for m in self.manifests.values() if m.submission_id == match[1]]
             return self._status(manifest, 200)
         if path == f"/v1/rounds/{self.round_id}/record":
@@ -276,13 +275,17 @@ class FakeAggregator:
         self.parts[own][number] = body
         return Response(201)
 
-    def _put_whole(self, own: str, body: bytes) -> Response:
+    def _put_run(self, own: str, first: int, body: bytes) -> Response:
         begin = 0
-        for place in self.plan.public.places:
+        if own not in self.parts:
+            return problem(404, "unknown-submission")
+        for place in self.plan.public.places[first:]:
             answer = self._put(own, place.number, body[begin : begin + place.wire_bytes])
             if answer.status >= 400:
                 return answer
             begin += place.wire_bytes
+            if begin == len(body) and place.number + 1 < len(self.plan.public.places):
+                return Response(204)
         return self._complete(own) if begin == len(body) else problem(413, "too-large")
 
     def _complete(self, own: str) -> Response:
@@ -400,12 +403,13 @@ class World:
     def _answer(self, request: Request) -> Response:
         body = request.body
         if isinstance(body, FileBody):
-            with explained(body.path), body.path.open("rb") as file:
-                body = b"".join(_chunks(file, body))
+            body = b"".join(_read(body))
         body = body or b""
         signed_at, headers = self.signer.sign(request)
         self.headers.append(headers)
         self.sent.append((f"{request.method} {request.path}", body))
+        if request.progress is not None:
+            self.events.append(request.progress(len(body)))
         if not self._verify(request, headers, body):
             return dataclasses.replace(problem(400, "bad-digest"), signed_at=signed_at)
         if "wait=30" in request.path:
@@ -423,6 +427,8 @@ class World:
         claim = parse_claim(headers["Signature-Input"], headers["Signature"])
         assert verify_request(head, claim, CONSORTIUM.roster.roster.members[claim.name].public_key)
         assert (claim.name, head.federation) == (self.signer.name, "test")
+        if request.method == "PUT" and path.count("/") == 3:
+            return head.content_digest == manifest_field(path.rpartition("/")[2])
         return head.content_digest == digest_field(body)
 
     def paths(self, method: str) -> list[str]:

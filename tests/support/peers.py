@@ -24,7 +24,7 @@ from sqlalchemy import URL
 from he_agg.bitpack import pack, unpack
 from he_agg.epoch import EpochBundle, SignedBundle
 from he_agg.federation import FederationDocument
-from he_agg.http_signatures import RequestHead, digest_field, sign_request
+from he_agg.http_signatures import RequestHead, digest_field, manifest_field, sign_request
 from he_agg.ids import RoundId
 from he_agg.layout import Layout, TensorSpec
 from he_agg.manifest import Manifest, SignedManifest
@@ -287,9 +287,12 @@ class Peer:
         path = f"/v1/submissions/{submission_id}/parts/{number}"
         return self.request("PUT", path, headers if headers is not None else digest_header(data), content=data)
 
-    def put_whole(self, submission_id: str, data: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
-        path = f"/v1/submissions/{submission_id}"
-        return self.request("PUT", path, headers if headers is not None else digest_header(data), content=data)
+    def put_run(
+        self, submission_id: str, data: bytes, first: int = 0, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        path = f"/v1/submissions/{submission_id}" + (f"?from={first}" if first else "")
+        digest = {"Content-Digest": manifest_field(submission_id)}
+        return self.request("PUT", path, headers if headers is not None else digest, content=data)
 
     def status(self, submission_id: str) -> httpx.Response:
         return self.request("GET", f"/v1/submissions/{submission_id}")

@@ -1,8 +1,9 @@
-"""A short submission goes in one request, and what goes wrong then, without a network."""
+"""All parts that are missing go in one request, and what goes wrong then, without a network."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pytest
 
@@ -11,7 +12,6 @@ from client_sdk._effects import Request
 from client_sdk.progress import PhaseFinished, PhaseProgress
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.messages import Receipt
-from he_agg.wire import MAX_WHOLE_BYTES
 from tests.sdk.world import (
     OPEN,
     ROUND,
@@ -27,11 +27,12 @@ from tests.sdk.world import (
 
 PLAN = small_plan()
 PARTS = len(PLAN.public.places)
+REST = _submit._rest  # as it is outside of these tests
 
 
 @pytest.fixture(autouse=True)
 def in_one(by_parts, monkeypatch):
-    monkeypatch.setattr(_submit, "MAX_WHOLE_BYTES", MAX_WHOLE_BYTES)
+    monkeypatch.setattr(_submit, "_rest", REST)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def aggregator():
 
 
 def requests(world: World) -> list[str]:
-    return [line.split()[0] + " " + "/".join(line.split("/")[4:]) for line, _ in world.sent]
+    return [re.sub(r"/v1/(rounds|submissions)/[^/?]+/?", "", line) for line, _ in world.sent]
 
 
 def test_two_requests_and_every_byte_counted(tmp_path, aggregator):
@@ -52,49 +53,112 @@ def test_two_requests_and_every_byte_counted(tmp_path, aggregator):
     assert world.sent[1] == (f"PUT /v1/submissions/{receipt.id}", b"".join(parts))
     total = PLAN.public.wire_bytes
     done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
-    assert (done[0], done[-1]) == (0, total)
+    assert done == [total]
     finished = [e for e in world.events if isinstance(e, PhaseFinished) and e.phase == "upload"]
     assert [e.sent_bytes for e in finished] == [total + len(world.sent[0][1])]
 
 
-def test_longer_ones_go_part_by_part(tmp_path, aggregator, monkeypatch):
-    monkeypatch.setattr(_submit, "MAX_WHOLE_BYTES", PLAN.public.wire_bytes - 1)
-    world = World(aggregator)
-    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", *(f"PUT parts/{n}" for n in range(PARTS)), "POST complete"]
+def test_long_submissions_go_in_several_requests(tmp_path, aggregator, monkeypatch):
+    """As many parts as fit, but at least one; what breaks off within one of them goes on from there."""
+    one, two, three = (place.wire_bytes for place in PLAN.public.places)
+    for most, sent in ((one + two, ["PUT ", "PUT ?from=2"]), (1, ["PUT ", "PUT ?from=1", "PUT ?from=2"])):
+        monkeypatch.setattr(_submit, "_RUN_BYTES", most)
+        fresh = FakeAggregator(PLAN)
+        world = World(fresh)
+        receipt = world.run(_flows.submit(session_for(tmp_path / str(most), PLAN), OPEN, update_of()))
+        assert requests(world) == ["POST submissions", *sent]
+        assert fresh.complete == {"a": receipt.id}
+        done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
+        assert done[-1] == one + two + three
+        assert done == sorted(done)
 
 
-def test_what_is_there_already_is_not_sent_again(tmp_path, aggregator):
-    """The aggregator had stored one part before: the others follow one by one."""
+def part(tmp_path, number: int) -> bytes:
+    return (tmp_path / "spool" / "a" / str(ROUND) / f"part-{number:05d}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("there", "sent"),
+    [
+        ([0], ["PUT ?from=1"]),
+        ([0, 1], ["PUT ?from=2"]),
+        ([1], ["PUT parts/0", "PUT parts/2", "POST complete"]),
+        ([2], ["PUT parts/0", "PUT parts/1", "POST complete"]),
+        ([0, 1, 2], ["POST complete"]),
+    ],
+)
+def test_what_is_there_already_is_not_sent_again(tmp_path, aggregator, there, sent):
+    """What is missing goes in one request if it is all parts from one on; otherwise one by one."""
 
     def meddle(request: Request, body: bytes):
         if request.method != "POST" or not request.path.endswith("/submissions"):
             return None
         answer = aggregator(request, body)
         own = hashlib.sha256(body).hexdigest()
-        aggregator.parts[own][1] = (tmp_path / "spool" / "a" / str(ROUND) / "part-00001").read_bytes()
+        aggregator.parts[own].update({number: part(tmp_path, number) for number in there})
         return aggregator(request, body) if answer.status == 201 else answer
 
     world = World(aggregator, meddle)
     world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", "PUT parts/0", "PUT parts/2", "POST complete"]
+    assert requests(world) == ["POST submissions", *sent]
 
 
-@pytest.mark.parametrize("handled", [False, True])
-def test_answer_that_is_lost_is_asked_for_again(tmp_path, aggregator, handled):
+@pytest.mark.parametrize("arrived", range(PARTS + 1))
+def test_what_was_interrupted_goes_on_where_the_aggregator_says(tmp_path, aggregator, arrived):
+    """The connection breaks after so many parts. What is there is not sent again."""
+    broken = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and not broken:
+            own = request.path.rpartition("/")[2]
+            aggregator.parts[own].update({number: part(tmp_path, number) for number in range(arrived)})
+            broken.append(own)
+            return unreachable()
+        return None
+
+    world = World(aggregator, meddle)
+    session = session_for(tmp_path, PLAN)
+    receipt = world.run(_flows.submit(session, OPEN, update_of()))
+    last = "POST complete" if arrived == PARTS else "PUT " + (f"?from={arrived}" if arrived else "")
+    assert requests(world) == ["POST submissions", "PUT ", "GET ", last]
+    assert world.sent[3][1] == b"".join(part(tmp_path, number) for number in range(arrived, PARTS))
+    assert aggregator.complete == {"a": receipt.id}
+    total = PLAN.public.wire_bytes
+    left = sum(place.wire_bytes for place in PLAN.public.places[arrived:])
+    finished = [e for e in world.events if isinstance(e, PhaseFinished) and e.phase == "upload"]
+    assert [e.sent_bytes for e in finished] == [total + left + len(world.sent[0][1])]
+
+
+def test_answer_that_is_lost_is_asked_for_again(tmp_path, aggregator):
     lost = []
 
     def meddle(request: Request, body: bytes):
         if request.method == "PUT" and not lost:
-            lost.append(aggregator(request, body) if handled else None)
+            lost.append(aggregator(request, body))
             return unreachable()
         return None
 
     world = World(aggregator, meddle)
     receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", "PUT ", "PUT "]
-    assert world.sent[1] == world.sent[2]
+    assert requests(world) == ["POST submissions", "PUT ", "GET ", "POST complete"]
     assert aggregator.complete == {"a": receipt.id}
+
+
+def test_part_that_was_lost_before_the_others_comes_again(tmp_path, aggregator):
+    """The aggregator's disk lost the first part, and the connection broke after the second one."""
+    broken = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and not broken:
+            own = request.path.rpartition("/")[2]
+            aggregator.parts[own][1] = part(tmp_path, 1)
+            broken.append(own)
+            return unreachable()
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world) == ["POST submissions", "PUT ", "GET ", "PUT "]
 
 
 def test_changed_on_the_way_it_is_sent_again(tmp_path, aggregator):
@@ -108,7 +172,8 @@ def test_changed_on_the_way_it_is_sent_again(tmp_path, aggregator):
 
     world = World(aggregator, meddle)
     world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", "PUT ", "PUT ", "PUT "]
+    assert requests(world)[0::2] == ["POST submissions", "GET ", "GET "]
+    assert requests(world)[1::2] == ["PUT ", "PUT ?from=2", "PUT ?from=2"]
 
 
 def test_always_changed_on_the_way_is_an_error(tmp_path, aggregator):
