@@ -7,7 +7,6 @@ the downloaded parts are removed.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,31 +15,25 @@ from typing import TypeVar
 
 from client_sdk import _accept
 from client_sdk._accept import Expected, RejectedError
-from client_sdk._effects import Flow, Report, Request, compute, now, together
+from client_sdk._download import download, part_of_sum
+from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._exchange import exchange
 from client_sdk._history import follow_rosters, note, refusing, take_record
 from client_sdk._poll import POLL_S, current_round, unhurried
 from client_sdk._session import Session
-from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from client_sdk.progress import PhaseFinished, PhaseStarted
 from client_sdk.spool import SpoolEntry
 from he_agg.errors import DecryptionError, ProtocolError, Reason, WireError
 from he_agg.fixedpoint import Mean, dequantize
 from he_agg.ids import RoundId
-from he_agg.mac import RoundMac, TagTotal, tag_count
+from he_agg.mac import RoundMac, tag_count
 from he_agg.manifest import SignedManifest
 from he_agg.record import MAX_RECORD_BYTES, RoundRecord, SignedRecord
-from he_agg.sections import Part, PartPlace
-from he_agg.wire import parse_part
+from he_agg.sections import Part
 
 __all__ = ["Accepted", "accept", "await_record", "check_counted", "collect"]
 
 T = TypeVar("T")
-
-_PART_TRIES = 3
-"""How often one part of the sum may arrive with another digest than the record's."""
-
-_AT_ONCE = 2
-"""Parts on their way at a time: while one is checked and written, the next uses the link."""
 
 _GIVEN_UP = ("epoch-changed", "roster-changed")
 
@@ -256,31 +249,11 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flo
     total = session.plan.wire_bytes
     started = yield from now()
     yield Report(PhaseStarted(round_id, "download", total))
-    done = 0
-
-    def here(one: tuple[PartPlace, int]) -> PhaseProgress:
-        nonlocal done
-        done += one[0].wire_bytes
-        return PhaseProgress(round_id, "download", done, total)
-
     key, plan = session.key, session.plan
     mac = yield from compute(partial(RoundMac, key.mac_key, plan, key.epoch, entry.round_id))
     try:
         tags = mac.new_total()
-
-        def fetch(place: PartPlace) -> Flow[tuple[PartPlace, int]]:
-            digest = record.sum_digests[place.number]
-            stored = yield from compute(partial(entry.sum_part, place.number, place.wire_bytes, digest))
-            if stored is not None:
-                yield from compute(partial(_add_tags, session, mac, tags, place, stored))
-                return place, 0
-            data = yield from _get_part(session, record.round_id, place, digest)
-            yield from compute(partial(_add_tags, session, mac, tags, place, data))
-            yield from compute(partial(entry.write_sum_part, place.number, data))
-            return place, len(data)
-
-        parts = yield from together([partial(fetch, place) for place in plan.places], _AT_ONCE, here)
-        received = accepted.received_bytes + sum(length for _, length in parts)
+        received = accepted.received_bytes + (yield from download(session, entry, record, mac, tags))
         finished = yield from now()
         yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))
         yield Report(PhaseStarted(round_id, "verify", total))
@@ -296,45 +269,12 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flo
     return mean
 
 
-def _get_part(session: Session, round_id: RoundId, place: PartPlace, digest: str) -> Flow[bytes]:
-    request = Request(
-        "GET",
-        f"/v1/rounds/{round_id}/sum/{place.section_index}/parts/{place.index}",
-        frozenset({200}),
-        max_bytes=place.wire_bytes,
-    )
-    got = ""
-    for _ in range(_PART_TRIES):
-        response = yield from exchange(session.retries, request)
-        got = yield from compute(partial(_sha256, response.body))
-        if got == digest:
-            return response.body
-    raise RejectedError(Reason.BAD_DIGEST, f"sum, part {place.number}, digest, {_PART_TRIES} times", digest, got)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _part(session: Session, place: PartPlace, data: bytes) -> Part:
-    """Take a part of the sum apart. Its residues are for the codec to look at."""
-    try:
-        return parse_part(data, place, session.plan.plan_id, check_residues=False)
-    except WireError as error:
-        raise RejectedError(error.reason, f"sum, part {place.number}", "as in the plan", error.message) from error
-
-
-def _add_tags(session: Session, mac: RoundMac, tags: TagTotal, place: PartPlace, data: bytes) -> None:
-    """What a part of the sum contributes to its tags, while the part is in memory anyway."""
-    tags.add(place.number, mac.part(place.number, _part(session, place, data).packed))
-
-
 def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
     """Steps 8 and 9. What the codec says of a sum that does not open is for the log, too: it depends on the key."""
     n_sites = len(record.members)
 
     def part(number: int) -> Part:
-        return _part(session, session.plan.places[number], entry.read_sum_part(number))
+        return part_of_sum(session.plan, session.plan.places[number], entry.read_sum_part(number))
 
     try:
         sums = session.codec.decrypt(part, n_sites, session.key, record.round_id)

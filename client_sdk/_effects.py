@@ -60,6 +60,8 @@ class Request:
         body: bytes, or files to stream.
         content_digest: the field of that name, if it is known already; otherwise the body's SHA-256 is computed.
         progress: what to report when so many bytes of files are on their way.
+        into: takes the body of an expected answer, piece by piece, which is then not in the `Response`. May say what to
+            report. Runs like `Compute`.
         headers: beyond those that every request has.
         max_bytes: the longest answer that is read. Units: bytes.
         silence_s: how long the aggregator may say nothing before the connection counts as broken. Units: seconds.
@@ -71,6 +73,7 @@ class Request:
     body: bytes | FileBody | None = None
     content_digest: str | None = None
     progress: Callable[[int], Event] | None = None
+    into: Callable[[bytes], Event | None] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     max_bytes: int = _SMALL_ANSWER_BYTES
     silence_s: float = 60.0

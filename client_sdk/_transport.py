@@ -15,23 +15,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
 from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep, Together
-from client_sdk._files import explained
+from client_sdk._files import PIECE_BYTES, check_files, read_files
 from client_sdk._signing import Signer
 from client_sdk._together import run_in_tasks, run_in_threads
-from client_sdk.progress import Listener
-from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
+from client_sdk.progress import Event, Listener
+from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 
 __all__ = ["AsyncTransport", "TlsFiles", "Transport", "drive"]
 
 T = TypeVar("T")
 
-_CHUNK_BYTES = 2**20
 _CONNECT_S = 10.0
 _WRITE_S = 60.0
 _HOST = re.compile(rb"[a-z0-9._:-]+")
@@ -105,11 +105,11 @@ class Transport:
 
     def _send(self, request: Request, listener: Listener) -> Response:
         if isinstance(request.body, FileBody):
-            _check_files(request.body)
-            return self._exchange(request, _chunks(request.body, _reporting(request, listener)))
-        return self._exchange(request, request.body)
+            check_files(request.body)
+            return self._exchange(request, _chunks(request.body, _reporting(request, listener)), listener)
+        return self._exchange(request, request.body, listener)
 
-    def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None) -> Response:
+    def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None, listener: Listener) -> Response:
         signed_at, headers = self._signer.sign(request)
         with (
             _faults(self._host, request),
@@ -118,9 +118,13 @@ class Transport:
             ) as answer,
         ):
             body = bytearray()
+            into = _into(request, answer)
             for chunk in answer.iter_raw():
-                body += chunk
-                _bounded(body, request)
+                if into is not None:
+                    _report(into(chunk), listener)
+                else:
+                    body += chunk
+                    _bounded(body, request)
             return _response(answer, body, signed_at)
 
 
@@ -172,13 +176,7 @@ class AsyncTransport:
             case Request():
                 return await self._send(effect, listener)
             case Compute(work):
-                # A cancelled task waits for the step under way: the flow's clean-up must not race with it.
-                step = asyncio.ensure_future(asyncio.to_thread(work))
-                try:
-                    return await asyncio.shield(step)
-                except asyncio.CancelledError:
-                    await asyncio.wait([step])
-                    raise
+                return await _in_thread(work)
             case Sleep(seconds):
                 await asyncio.sleep(seconds)
             case Now():
@@ -191,21 +189,38 @@ class AsyncTransport:
 
     async def _send(self, request: Request, listener: Listener) -> Response:
         if isinstance(request.body, FileBody):
-            await asyncio.to_thread(_check_files, request.body)
-            return await self._exchange(request, _chunks_in_thread(request.body, _reporting(request, listener)))
-        return await self._exchange(request, request.body)
+            await asyncio.to_thread(check_files, request.body)
+            chunks = _chunks_in_thread(request.body, _reporting(request, listener))
+            return await self._exchange(request, chunks, listener)
+        return await self._exchange(request, request.body, listener)
 
-    async def _exchange(self, request: Request, content: bytes | AsyncIterator[bytes] | None) -> Response:
+    async def _exchange(
+        self, request: Request, content: bytes | AsyncIterator[bytes] | None, listener: Listener
+    ) -> Response:
         signed_at, headers = self._signer.sign(request)
         with _faults(self._host, request):
             async with self._client.stream(
                 request.method, request.path, content=content, headers=headers, timeout=_timeout(request)
             ) as answer:
                 body = bytearray()
-                async for chunk in answer.aiter_raw():
-                    body += chunk
-                    _bounded(body, request)
+                into = _into(request, answer)
+                async for chunk in answer.aiter_raw(None if into is None else PIECE_BYTES):
+                    if into is not None:
+                        _report(await _in_thread(partial(into, chunk)), listener)
+                    else:
+                        body += chunk
+                        _bounded(body, request)
                 return _response(answer, body, signed_at)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    # A cancelled task waits for the step under way: the flow's clean-up must not race with it.
+    step = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        await asyncio.wait([step])
+        raise
 
 
 def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
@@ -234,41 +249,16 @@ def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
         flow.close()
 
 
-def _check_files(body: FileBody) -> None:
-    """See that they are there, before anything is sent."""
-    for path, length in body.files:
-        with explained(path):
-            _check_length(path, length, path.stat().st_size)
-
-
-def _check_length(path: Path, length: int, got: int) -> None:
-    if got < length:
-        raise WireError(Reason.TRUNCATED, f"{path}: expected {length} bytes, got {got}")
-
-
-def _read(body: FileBody) -> Iterator[bytes]:
-    """The promised number of bytes: h11's own error for too few of them would pass through httpx untranslated."""
-    for path, length in body.files:
-        left = length
-        with explained(path), path.open("rb") as file:
-            while left:
-                chunk = file.read(min(_CHUNK_BYTES, left))
-                if not chunk:
-                    _check_length(path, length, length - left)
-                left -= len(chunk)
-                yield chunk
-
-
 def _chunks(body: FileBody, report: Callable[[int], None]) -> Iterator[bytes]:
     sent = 0
-    for chunk in _read(body):
+    for chunk in read_files(body):
         yield chunk
         sent += len(chunk)
         report(sent)
 
 
 async def _chunks_in_thread(body: FileBody, report: Callable[[int], None]) -> AsyncIterator[bytes]:
-    chunks, sent = _read(body), 0
+    chunks, sent = read_files(body), 0
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         yield chunk
         sent += len(chunk)
@@ -342,6 +332,15 @@ def _is_this_machine(host: str) -> bool:
 
 def _timeout(request: Request) -> httpx.Timeout:
     return httpx.Timeout(connect=_CONNECT_S, read=request.silence_s, write=_WRITE_S, pool=_CONNECT_S)
+
+
+def _into(request: Request, answer: httpx.Response) -> Callable[[bytes], Event | None] | None:
+    return request.into if answer.status_code in request.expect else None
+
+
+def _report(event: Event | None, listener: Listener) -> None:
+    if event is not None:
+        listener(event)
 
 
 def _bounded(body: bytearray, request: Request) -> None:

@@ -253,7 +253,7 @@ class SpoolEntry:
         with explained(self.path):
             replace(self.path / _RECEIPT, encoded)
 
-    def write_sum_part(self, number: int, data: bytes) -> None:
+    def write_sum_part(self, number: int, data: bytes | memoryview) -> None:
         """Store one downloaded part of the sum: whole, or not at all."""
         path = self.sum_path(number)
         with explained(self.path):

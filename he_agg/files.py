@@ -18,7 +18,7 @@ from he_agg.errors import KeystoreError, Reason
 
 __all__ = ["Content", "beside", "create", "create_once", "read_private", "replace", "sync_directory"]
 
-Content = bytes | Callable[[BinaryIO], object]
+Content = bytes | memoryview | Callable[[BinaryIO], object]
 """All of a file; or what writes it, piece by piece."""
 
 

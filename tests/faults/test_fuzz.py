@@ -93,6 +93,7 @@ OPERATIONS = [
     ("GET", "/v1/submissions/{submission_id}"),
     ("PUT", "/v1/submissions/{submission_id}"),
     ("POST", "/v1/submissions/{submission_id}/complete"),
+    ("GET", "/v1/rounds/{round_id}/sum"),
     ("GET", "/v1/rounds/{round_id}/sum/{section}/parts/{n}"),
     ("GET", "/v1/rounds/{round_id}/manifests"),
     ("GET", "/v1/federations/{federation}/records/{index}"),

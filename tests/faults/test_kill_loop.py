@@ -134,7 +134,11 @@ class Site:
         return self.ask("complete", prepared.id).content
 
     def sum(self, plan, round_id: str) -> list[bytes]:
-        return [self.ask("sum_part", round_id, n).content for n in range(len(plan.public.places))]
+        whole, parts = self.ask("sum_from", round_id).content, []
+        for place in plan.public.places:
+            parts.append(whole[: place.wire_bytes])
+            whole = whole[place.wire_bytes :]
+        return parts
 
 
 def play_round(sites: list[Site], plan, round_id: str, number: int):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client_sdk import _flows
 from client_sdk._effects import Request, Response
-from client_sdk.progress import PhaseFinished
+from client_sdk.progress import PhaseFinished, PhaseProgress
 from he_agg.errors import HeAggError, InputError, ProtocolError, Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.signing import SigningKey
@@ -32,6 +32,7 @@ from tests.sdk.world import (
 from tests.support.trust import AGGREGATOR, identity_of
 
 PLAN = small_plan()
+PARTS = len(PLAN.public.places)
 PLACES = PLAN.public.places
 
 
@@ -166,7 +167,7 @@ def test_own_exclusion_is_told_with_its_reason(tmp_path, aggregator):
     assert "published without this site's submission" in caught.value.message
     assert "bad-digest" in caught.value.message
     assert "round.fetch()" in caught.value.hint
-    assert not any("/sum/" in path for path in world.paths("GET"))
+    assert not any("/sum?" in path for path in world.paths("GET"))
     assert not session.spool.entry(ROUND).is_stored  # it can never be counted
     assert_mean_of(World(aggregator).run(_flows.fetch(session, ROUND)), PLAN, [update_of(1), update_of(2)])
 
@@ -226,33 +227,88 @@ def test_record_that_is_none(tmp_path, aggregator, body):
     assert caught.value.reason == Reason.BAD_ANSWER
 
 
+def asked(world: World) -> list[int]:
+    """From which part on the sum was asked for, each time."""
+    return [int(path.partition("?from=")[2]) for path in world.paths("GET") if "/sum?" in path]
+
+
 def test_part_that_the_network_changed_is_fetched_again(tmp_path, aggregator):
     changed = []
 
     def meddle(request: Request, body: bytes):
-        if "/sum/" in request.path and len(changed) < 2:
+        if "/sum?" in request.path and len(changed) < 2:
             changed.append(request.path)
-            return Response(200, {}, b"changed" + aggregator(request, body).body)
+            answer = aggregator(request, body).body
+            return Response(200, {}, answer[:-1] + bytes([answer[-1] ^ 1]))
         return None
 
-    mean = World(aggregator, meddle).run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
+    world = World(aggregator, meddle)
+    mean = world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
     assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+    assert asked(world) == [0, PARTS - 1, PARTS - 1]  # what came before it is kept
+
+
+@pytest.mark.parametrize("cut", ["nothing", "within a part", "a part", "longer"])
+def test_answer_of_another_length(tmp_path, aggregator, cut):
+    """An answer that ends too early is asked for again, but not for ever; one that does not end is refused."""
+    lengths = {"nothing": 0, "within a part": 1000, "a part": PLAN.public.places[0].wire_bytes, "longer": -1}
+
+    def meddle(request: Request, body: bytes):
+        if "/sum?" not in request.path:
+            return None
+        answer = aggregator(request, body).body
+        return Response(200, {}, answer + b"!" if cut == "longer" else answer[: lengths[cut]])
+
+    session, world = session_for(tmp_path, PLAN), World(aggregator, meddle)
+    if cut == "a part":  # each answer has one more
+        mean = world.run(_flows.aggregate(session, OPEN, update_of()))
+        assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+        assert asked(world) == list(range(PARTS))
+        return
+    with pytest.raises(HeAggError) as caught:
+        world.run(_flows.aggregate(session, OPEN, update_of()))
+    assert caught.value.reason == (Reason.TOO_LARGE if cut == "longer" else Reason.SUM_REJECTED)
+    assert asked(world) == [0] if cut == "longer" else [0, 0, 0]
 
 
 def test_interrupted_download_goes_on_with_the_missing_parts(tmp_path, aggregator):
+    interrupted = []
+
     def meddle(request: Request, body: bytes):
-        return unreachable() if request.path.endswith("/sum/0/parts/1") else None
+        if "/sum?" not in request.path:
+            return None
+        interrupted.append(request.path)
+        if len(interrupted) > 1:
+            return unreachable()
+        return Response(200, {}, aggregator(request, body).body[: -PLAN.public.places[-1].wire_bytes])
 
     session = session_for(tmp_path, PLAN, patience_s=1.0)
     with pytest.raises(TransportError):
         World(aggregator, meddle).run(_flows.aggregate(session, OPEN, update_of()))
-    # The disk spoils what was fetched: that part alone is fetched again.
-    session.spool.entry(ROUND).sum_path(0).write_bytes(b"rot")
     again = World(aggregator)
     mean = again.run(_flows.resume(session, OPEN))
     assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
-    assert [path[-1] for path in again.paths("GET") if "/sum/" in path] == ["0", "1", "2"]
+    assert asked(again) == [PARTS - 1]
     assert again.paths("PUT") == []
+
+
+def test_what_the_disk_spoiled_is_fetched_again(tmp_path, aggregator):
+    """What lies after it is here, and looked at once."""
+    session = session_for(tmp_path, PLAN, patience_s=1.0)
+    whole = World(aggregator)
+    whole.run(_flows.submit(session, OPEN, update_of()))
+    aggregator.close()
+    entry = session.spool.entry(ROUND)
+    for number, data in enumerate(aggregator.sum):
+        entry.write_sum_part(number, b"rot" if number == 0 else data)
+    again = World(aggregator)
+    mean = again.run(_flows.resume(session, OPEN))
+    assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+    assert asked(again) == [0]
+    done = [e.done_bytes for e in again.events if isinstance(e, PhaseProgress) and e.phase == "download"]
+    assert len(done) == PARTS
+    assert done == sorted(done)
+    assert done[-1] == PLAN.public.wire_bytes
 
 
 def test_resume_finishes_after_the_round_has_closed(tmp_path, aggregator):

@@ -23,13 +23,15 @@ from client_sdk._chain import Chain
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep, Together
 from client_sdk._encrypt import Update
 from client_sdk._exchange import Retries
+from client_sdk._files import read_files
 from client_sdk._poll import OpenRound
 from client_sdk._retry import RetryPolicy
 from client_sdk._rosters import Rosters
 from client_sdk._security_log import SecurityLog
 from client_sdk._session import Session
 from client_sdk._signing import Signer
-from client_sdk._transport import _read, drive
+from client_sdk._transport import drive
+from client_sdk.progress import Event
 from client_sdk.spool import Spool
 from he_agg import canonical
 from he_agg.codecs import codec_for
@@ -236,8 +238,8 @@ class FakeAggregator:
             return Response(200, {}, self.record.encode()) if self.record else Response(204)
         if path == f"/v1/rounds/{self.round_id}/manifests":
             return self._manifests()
-        if match := re.fullmatch(rf"/v1/rounds/{self.round_id}/sum/0/parts/(\d+)", path):
-            return Response(200, {}, self.sum[int(match[1])])
+        if path == f"/v1/rounds/{self.round_id}/sum":
+            return Response(200, {}, b"".join(self.sum[int(request.path.partition("?from=")[2]) :]))
         return problem(404, "unknown-round")
 
     def _manifests(self) -> Response:
@@ -368,6 +370,7 @@ class World:
         self.headers: list[dict[str, str]] = []
         self.meddle = meddle or (lambda request, body: None)
         self.time = 0.0
+        self.piece_bytes = 1000
         self.sent: list[tuple[str, bytes]] = []
         self.events: list[object] = []
         self.sleeps: list[float] = []
@@ -403,7 +406,7 @@ class World:
     def _answer(self, request: Request) -> Response:
         body = request.body
         if isinstance(body, FileBody):
-            body = b"".join(_read(body))
+            body = b"".join(read_files(body))
         body = body or b""
         signed_at, headers = self.signer.sign(request)
         self.headers.append(headers)
@@ -418,7 +421,16 @@ class World:
         if isinstance(answer, Exception):
             raise answer
         answer = answer if answer is not None else self.aggregator(request, body)
+        if request.into is not None and answer.status in request.expect:
+            self._hand_over(request.into, answer.body)
+            answer = dataclasses.replace(answer, body=b"")
         return dataclasses.replace(answer, signed_at=signed_at)
+
+    def _hand_over(self, into: Callable[[bytes], Event | None], body: bytes) -> None:
+        for begin in range(0, len(body), self.piece_bytes):
+            event = into(body[begin : begin + self.piece_bytes])
+            if event is not None:
+                self.events.append(event)
 
     def _verify(self, request: Request, headers: dict[str, str], body: bytes) -> bool:
         """What a real aggregator does before anything else; whether the body is the one that was signed."""

@@ -1,8 +1,9 @@
-"""Sums in ranges, with entity tags that outlive a restart."""
+"""Sums whole and in ranges, with entity tags that outlive a restart."""
 
 import base64
 import hashlib
 
+import httpx
 import pytest
 
 from he_agg.record import SignedRecord
@@ -61,6 +62,39 @@ def test_a_download_goes_on_across_a_restart(published, own_server):
     assert last.content == whole.content[-7:]
     beyond = peer.sum_part(round_id, 1, headers={"Range": f"bytes={len(whole.content)}-"})
     assert beyond.status_code == 416
+
+
+def test_all_parts_from_one_on(published, own_server):
+    """What the record says, in order, also where a restart interrupted it."""
+    world, round_id = published
+    record = read_record(world.peer().record(round_id).content)
+    parts = [world.peer().sum_part(round_id, number).content for number in range(len(record.sum_digests))]
+    for first in range(len(parts)):
+        answer = world.peer("b").sum_from(round_id, first)
+        assert (answer.status_code, answer.content) == (200, b"".join(parts[first:]))
+        assert answer.headers["content-length"] == str(len(answer.content))
+        assert answer.headers["content-type"] == "application/octet-stream"
+        own_server.restart()
+    assert world.peer().request("GET", f"/v1/rounds/{round_id}/sum").content == b"".join(parts)
+    for beyond in (len(parts), -1, 10**20):
+        refused = world.peer().sum_from(round_id, beyond)
+        assert (refused.status_code, refused.json()["reason"]) == (404, "unknown-part")
+    assert world.peer().sum_from(round_id, "x").status_code == 400
+
+
+def test_a_sum_that_the_disk_has_lost_ends_the_answer_too_early(published, own_server):
+    """A part that is not there cannot be sent, and an answer that breaks off is never taken for a whole one."""
+    world, round_id = published
+    path = own_server.data_dir / "rounds" / round_id / "sum" / "2.part"
+    data = path.read_bytes()
+    for damaged in (None, data[:-1]):
+        path.unlink(missing_ok=True)
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(httpx.RemoteProtocolError):
+            world.peer().sum_from(round_id)
+    path.write_bytes(data)
+    assert world.peer().sum_from(round_id).status_code == 200
 
 
 def test_the_record_has_an_entity_tag(published, own_server):

@@ -162,6 +162,7 @@ def test_openapi_tells_every_endpoint_with_its_problems(app):
         ("PUT", "/v1/submissions/{submission_id}"),
         ("POST", "/v1/submissions/{submission_id}/complete"),
         ("GET", "/v1/rounds/{round_id}/record"),
+        ("GET", "/v1/rounds/{round_id}/sum"),
         ("GET", "/v1/rounds/{round_id}/sum/{section}/parts/{n}"),
         ("GET", "/v1/rounds/{round_id}/manifests"),
         ("GET", "/v1/federations/{federation}/records/{index}"),

@@ -282,12 +282,16 @@ def test_a_closed_round_takes_nothing_and_answers_with_its_record(make_world):
         assert body["round_id"] == round_id
     assert peer.status(late.id).json()["state"] == "excluded"
     assert_problem(peer.sum_part(round_id, 0), 409, "round-failed")
+    assert_problem(peer.sum_from(round_id), 409, "round-failed")
     assert world.snapshot() == before
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_sum_that_is_not_there(world):
     peer = world.peer()
+    assert_problem(peer.sum_from(world.round_id), 409, "sum-not-ready")
+    assert_problem(peer.sum_from(f"{world.name}.9.1"), 404, "unknown-round")
+    assert_problem(peer.sum_from(world.round_id, 3), 404, "unknown-part")
     assert_problem(peer.sum_part(world.round_id, 0), 409, "sum-not-ready")
     assert_problem(peer.sum_part(f"{world.name}.9.1", 0), 404, "unknown-round")
     assert_problem(peer.sum_part(world.round_id, 3), 404, "unknown-part")

@@ -20,6 +20,7 @@ ROLES = {
     "GET record": {"a", AUDITOR, COORDINATOR},
     "GET manifests": {"a", AUDITOR, COORDINATOR},
     "GET sum": {"a"},
+    "GET part of sum": {"a"},
     "GET submission": {"a"},
     "POST complete": {"a"},
     "POST announce": {"a"},
@@ -262,7 +263,8 @@ def test_roles(world, prepared, what):
     path = {
         "record": f"/v1/rounds/{world.round_id}/record",
         "manifests": f"/v1/rounds/{world.round_id}/manifests",
-        "sum": f"/v1/rounds/{world.round_id}/sum/0/parts/0",
+        "sum": f"/v1/rounds/{world.round_id}/sum",
+        "part of sum": f"/v1/rounds/{world.round_id}/sum/0/parts/0",
         "submission": f"/v1/submissions/{prepared.id}",
         "complete": f"/v1/submissions/{prepared.id}/complete",
         "announce": f"/v1/rounds/{world.round_id}/submissions",

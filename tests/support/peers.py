@@ -317,6 +317,9 @@ class Peer:
         path = f"/v1/federations/{self.federation}/{what}"
         return self.request("PUT", path, {"Content-Type": "application/json"}, content=document)
 
+    def sum_from(self, round_id: str, first: int | str = 0) -> httpx.Response:
+        return self.request("GET", f"/v1/rounds/{round_id}/sum?from={first}")
+
     def sum_part(self, round_id: str, index: int, section: int = 0, headers: dict[str, str] | None = None):
         return self.request("GET", f"/v1/rounds/{round_id}/sum/{section}/parts/{index}", headers)
 
