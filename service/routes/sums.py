@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -93,19 +94,22 @@ async def sum_from(
     first: Annotated[int, Query(alias="from", description="The first part to send.")] = 0,
 ) -> Response:
     """The record names the SHA-256 of each part. What is interrupted goes on with the part that was not whole."""
-    paths, length = await run_in_threadpool(_find_all, aggregator, caller, round_id, first)
-    headers = {"Content-Length": str(length)}
-    return StreamingResponse(_pieces(paths), headers=headers, media_type="application/octet-stream")
+    files = await run_in_threadpool(_find_all, aggregator, caller, round_id, first)
+    headers = {"Content-Length": str(sum(length for _, length in files))}
+    return StreamingResponse(_pieces(files), headers=headers, media_type="application/octet-stream")
 
 
-async def _pieces(paths: Sequence[FilePath]) -> AsyncIterator[bytes]:
-    for path in paths:
+async def _pieces(files: Sequence[tuple[FilePath, int]]) -> AsyncIterator[bytes]:
+    for path, left in files:
         with await run_in_threadpool(path.open, "rb") as file:
             while piece := await run_in_threadpool(file.read, _PIECE_BYTES):
+                left -= len(piece)
                 yield piece
+        if left:  # an error closes the connection; uvicorn leaves it open for an answer that is too short
+            raise OSError(errno.EIO, "a part of the sum is not whole", str(path))
 
 
-def _find_all(aggregator: Aggregator, caller: Caller, round_text: str, first: int) -> tuple[Sequence[FilePath], int]:
+def _find_all(aggregator: Aggregator, caller: Caller, round_text: str, first: int) -> Sequence[tuple[FilePath, int]]:
     with aggregator.store.read() as tx:
         row, plan = _round_and_plan(tx, caller, round_text)
         places = plan.places[first:] if first >= 0 else ()
@@ -115,8 +119,7 @@ def _find_all(aggregator: Aggregator, caller: Caller, round_text: str, first: in
                 f"expected a part number from 0 to {len(plan.places) - 1}, got {max(-1, min(first, 10**9))}",
             )
         _check_published(row)
-    paths = [aggregator.blobs.sum_path(row.id, place.number) for place in places]
-    return paths, sum(place.wire_bytes for place in places)
+    return [(aggregator.blobs.sum_path(row.id, place.number), place.wire_bytes) for place in places]
 
 
 def _find(aggregator: Aggregator, caller: Caller, round_text: str, section: int, index: int) -> tuple[FilePath, str]:
