@@ -1,9 +1,9 @@
 """Signed requests: one strict profile of RFC 9421, without negotiation.
 
 Covered are method, path, query, the body's digest and the federation, so a request that somebody else repeats does
-what it did, at the same place, or nothing. Not covered are scheme and authority: proxies rewrite them, and the
-federation header says where a request belongs. The path is the aggregator's own, from ``/v1`` on: a proxy may add a
-prefix in front of it.
+what it did, at the same place, or nothing. Where a body holds parts of a submission, the digest is that of the manifest
+that names theirs. Not covered are scheme and authority: proxies rewrite them, and the federation header says where a
+request belongs. The path is the aggregator's own, from ``/v1`` on: a proxy may add a prefix in front of it.
 
 Source: RFC 9421 (HTTP Message Signatures), sections 2 and 3; RFC 9530 (Digest Fields).
 """

@@ -180,6 +180,43 @@ def test_files_are_streamed_one_after_another(run, tmp_path):
     assert [event.done_bytes for event in told] == ends
 
 
+def test_answer_goes_to_whoever_takes_it(run):
+    content, pieces, told = bytes(range(256)) * 4096 * 3 + b"end", [], []
+
+    def take(piece):
+        pieces.append(piece)
+        return _sent(sum(map(len, pieces))) if len(pieces) == 1 else None
+
+    with serving(lambda h: h.reply(200, (), content)) as (_, url):
+        answer = run(url, asking(Request("GET", "/v1/x", frozenset({200}), max_bytes=10, into=take)), told.append)
+    assert (answer.status, answer.body) == (200, b"")
+    assert b"".join(pieces) == content
+    assert [event.done_bytes for event in told] == [len(pieces[0])]
+
+
+def test_an_error_is_not_taken_for_what_was_asked_for(run):
+    refuse = lambda piece: pytest.fail("taken")  # noqa: E731
+    with serving(lambda h: h.reply(410, (), b"gone")) as (_, url):
+        answer = run(url, asking(Request("GET", "/v1/x", frozenset({200}), into=refuse)))
+    assert (answer.status, answer.body) == (410, b"gone")
+
+
+def test_what_takes_an_answer_may_refuse_it(run):
+    """Its own error comes out, and the connection, on which more was to come, is not used again."""
+
+    def refuse(piece):
+        raise WireError(Reason.BAD_DIGEST, "not that")
+
+    def twice():
+        with pytest.raises(WireError, match="not that"):
+            yield Request("GET", "/v1/x", frozenset({200}), into=refuse)
+        return (yield GET)
+
+    with serving(lambda h: h.reply(200, (), bytes(2**22) if h.path == "/v1/x" else b"another")) as (server, url):
+        assert run(url, twice()).body == b"another"
+    assert len(server.seen) == 2
+
+
 def test_file_that_shrinks_under_way_is_an_error(run, tmp_path):
     files = {"first": bytes(100), "second": bytes(100)}
     for name, content in files.items():
