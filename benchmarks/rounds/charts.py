@@ -165,7 +165,7 @@ def _scaling(rows: list[Row], axes: Axes, by: str, other: str, least: float) -> 
     axes.set_yscale("log")
     axes.set_ylabel("round time, seconds")
     axes.set_xlabel(by)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title(f"Round time by {by} ({other} {fixed:,}, {rows[0]['link']})")
 
 
