@@ -1,9 +1,9 @@
 """Who sends a request. The only module that knows how that is proved: by a signature over its head.
 
-The key is that of the federation's newest roster, so whoever is removed from it is a stranger from that moment on. What
-is signed names the digest of the body, or of the manifest that has those of the parts in it. The routes hold the body
-to that once it is here, and not one byte of it is read before the signature has been verified. A request that is repeated
-within the window does nothing new, as all of them may be repeated: nonces need not be remembered.
+The key is that of the federation's newest roster, so whoever is removed from it is a stranger from that moment on.
+What is signed names the digest of the body, or of the manifest that has those of the parts in it. The routes hold the
+body to that once it is here, and not one byte of it is read before the signature has been verified. A request that is
+repeated within the window does nothing new, as all of them may be repeated: nonces need not be remembered.
 """
 
 from __future__ import annotations
