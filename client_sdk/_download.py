@@ -60,8 +60,7 @@ def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: Roun
     while arriving.missing:
         try:
             yield from exchange(session.retries, arriving.request(), again=arriving.again)
-            if arriving.missing:
-                raise _ChangedError(arriving.first_missing, "fewer bytes")
+            arriving.check_end()
         except _ChangedError as error:
             changed[error.number] += 1
             if changed[error.number] == _PART_TRIES:
@@ -138,6 +137,11 @@ class _Arriving:
                     self._accept(place, self._buffer[: place.wire_bytes])
                     news = self.progress()
         return news
+
+    def check_end(self) -> None:
+        """An answer has ended; whether it was the whole one."""
+        if self.missing:
+            raise _ChangedError(self.first_missing, "fewer bytes")
 
     def progress(self) -> PhaseProgress:
         """How much is here."""
