@@ -51,8 +51,8 @@ def _page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f"<title>he-agg: rounds against plaintext</title><style>{_STYLE}</style></head><body><main>",
         "<h1>Rounds against plaintext</h1>",
-        f"<p>{_(report['date'])} · {_(machine['cpu'])}, {machine['cores']} cores · <code>{_(report['command'])}</code>"
-        f"{'' if report['complete'] else ' · <b>not complete</b>'}</p>",
+        f"<p>{_(report['date'])} · {_(machine['cpu'])}, {machine['cores']} cores"
+        f"{'' if report['complete'] else ' · <b>not complete</b>'}</p>{_commands(report['command'])}",
         '<p class="small">Sites and aggregator are processes of their own on this machine and share its cores. A round '
         "lasts from the common start signal until the last site has the mean. Schemes take turns within a repetition; "
         "ratios are to plaintext of the same repetition, medians with least and most. Links are shaped by "
@@ -66,6 +66,16 @@ def _page(report: dict[str, Any], pictures: dict[str, bytes]) -> str:
         out.append(f'src="data:image/png;base64,{image}">')
     out += [*_rows(report), *_opponent(), f'<h2>Versions</h2><p class="small">{_(versions)}</p>']
     return "".join(out) + "</main></body></html>\n"
+
+
+def _commands(text: str) -> str:
+    """What was run: one command as it is, several behind a line that opens."""
+    lines = "".join(f"<li><code>{_(each)}</code></li>" for each in text.split("; "))
+    count = text.count("; ") + 1
+    opened = " open" if count == 1 else ""
+    return (
+        f"<details{opened}><summary>measured by {count} command{'s' * (count > 1)}</summary><ul>{lines}</ul></details>"
+    )
 
 
 def _promises(report: dict[str, Any]) -> list[str]:
@@ -98,10 +108,27 @@ def _budget(report: dict[str, Any]) -> list[str]:
     rows = []
     for each in found:
         least = each["floors"]
-        cells = [each["link"], f"{each['round_s']:.2f}", f"{each['largest']} {each['largest_s']:.2f}", each["limit"]]
+        cells = [
+            each["link"],
+            each["model"],
+            f"{each['round_s']:.2f}",
+            f"{each['largest']} {each['largest_s']:.2f}",
+            each["limit"],
+        ]
         cells += [f"{least[name]:.2f}" for name in ("link", "write_fsync", "sha256", "aes_keystream", "memory_copy")]
         rows.append([_(cell) for cell in [*cells, f"{each['cpu_s_per_core']:.2f}"]])
-    head = ["link", "round s", "largest phase", "its limit", "link s", "fsync s", "SHA-256 s", "AES s", "memory s"]
+    head = [
+        "link",
+        "model",
+        "round s",
+        "largest phase",
+        "its limit",
+        "link s",
+        "fsync s",
+        "SHA-256 s",
+        "AES s",
+        "memory s",
+    ]
     return [
         "<h2>Budget: where the time goes, and what the machine allows</h2>",
         f'<p class="small">Limits of this machine, measured in the same run: {_(measured)}'
