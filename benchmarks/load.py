@@ -37,7 +37,7 @@ import numpy as np
 from benchmarks.members import enrol, sign_manifest
 from benchmarks.proc import cpu_s, memory_bytes
 from he_agg.bitpack import pack, unpack
-from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, manifest_field, sign_request
+from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, known_digest_field, manifest_field, sign_request
 from he_agg.ids import RoundId
 from he_agg.layout import Layout, TensorSpec
 from he_agg.plan import Plan
@@ -47,7 +47,6 @@ from he_agg.signing import SigningKey
 from he_agg.wire import encode_part
 from service import operations
 from service.aggregator_key import AggregatorKey
-from service.bodies import digest_field
 from service.conductor import Conductor
 from service.settings import Settings
 from service.store.sql import open_store
@@ -194,14 +193,14 @@ def run_round(
             f"/v1/rounds/{round_id}/submissions",
             body,
             Content_Type="application/json",
-            Content_Digest=digest_field(manifests[i].submission_id),
+            Content_Digest=known_digest_field(manifests[i].submission_id),
         )
         path = f"/v1/submissions/{manifests[i].submission_id}"
         if wholes is not None:
-            client.ask("put whole", "PUT", path, wholes[i], Content_Digest=manifest_field(path.rpartition("/")[2]))
+            client.ask("put whole", "PUT", path, wholes[i], Content_Digest=manifest_field(manifests[i].submission_id))
         else:
             for number, part in enumerate(parts[i]):
-                digest = digest_field(manifests[i].manifest.part_digests[number])
+                digest = known_digest_field(manifests[i].manifest.part_digests[number])
                 client.ask("put", "PUT", f"{path}/parts/{number}", part, Content_Digest=digest)
             client.ask("complete", "POST", f"{path}/complete")
         client.close()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from client_sdk._accept import RejectedError
-from client_sdk._effects import FileBody, Flow, Report, Request, compute, now, together
+from client_sdk._effects import FileBody, Flow, Report, Request, Response, compute, now, together
 from client_sdk._encrypt import lost_spool
 from client_sdk._exchange import exchange
 from client_sdk._history import refusing
@@ -105,17 +105,13 @@ def repair(session: Session, round_id: RoundId, entry: SpoolEntry, stored: Store
         ProtocolError: it refused.
         WireError: the part is damaged here, too.
     """
-    submission_id = stored.submission_id
-    request = Request("GET", f"/v1/submissions/{submission_id}", frozenset({200}))
+    opened = OpenRound(round_id, True, math.inf)
     try:
-        response = yield from exchange(session.retries, request)
-        status = read(SubmissionStatus, response.body)
-        if status.id != submission_id or status.state != "complete":
+        status = yield from _ask_status(session, opened, stored)
+        if status.id != stored.submission_id or status.state != "complete":
             return
-        places = session.plan.places
-        for number in sorted(set(status.missing)):
-            if 0 <= number < len(places):
-                yield from _put(session, OpenRound(round_id, True, math.inf), entry, stored, places[number])
+        for place in _missing(session, status):
+            yield from _put(session, opened, entry, stored, place)
     except ProtocolError as error:
         # The round has ended in the meantime: its record says how.
         if error.reason not in (Reason.ROUND_CLOSED, Reason.UNKNOWN_SUBMISSION):
@@ -168,7 +164,19 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
             f"expected the state of submission {stored.submission_id[:12]} with {len(places)} parts, "
             "got that of another one",
         )
-    return [places[number] for number in sorted(set(status.missing))]
+    return _missing(session, status)
+
+
+def _ask_status(session: Session, opened: OpenRound, stored: Stored) -> Flow[SubmissionStatus]:
+    request = Request("GET", f"/v1/submissions/{stored.submission_id}", frozenset({200}))
+    response = yield from exchange(session.retries, request, _until(session, opened))
+    return read(SubmissionStatus, response.body)
+
+
+def _missing(session: Session, status: SubmissionStatus) -> list[PartPlace]:
+    """The parts that are missing, in order; what is no part of the plan is none."""
+    missing = set(status.missing)
+    return [place for place in session.plan.places if place.number in missing]
 
 
 def _put_missing(
@@ -199,17 +207,45 @@ def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored,
         content_digest=known_digest_field(stored.manifest.part_digests[place.number]),
         headers={"Content-Type": "application/octet-stream"},
     )
+    times = 1
+
+    def again() -> Flow[Request]:
+        nonlocal times
+        times += 1
+        yield from ()
+        return request
+
+    yield from _send(session, opened, request, again, lambda: _check_stored(entry, stored, [place]))
+    return place.wire_bytes * times
+
+
+def _send(
+    session: Session,
+    opened: OpenRound,
+    request: Request,
+    again: Callable[[], Flow[Request]],
+    check: Callable[[], Flow[None]],
+) -> Flow[Response]:
+    """Send parts until they arrive as they are here.
+
+    Args:
+        session: the site.
+        opened: the round.
+        request: holds them.
+        again: finds out what to send after a failure.
+        check: sees that they are here as they were made. After a failure only, for the aggregator takes nothing that
+            is damaged: the fault may be this site's own disk.
+    """
     tries = 0
     while True:
         tries += 1
         try:
-            yield from exchange(session.retries, request, _until(session, opened))
+            return (yield from exchange(session.retries, request, _until(session, opened), again))
         except HeAggError as error:
-            yield from _check_stored(entry, stored, [place])
+            yield from check()
             if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
                 raise
-        else:
-            return place.wire_bytes * tries
+        request = yield from again()
 
 
 def _rest(missing: Sequence[PartPlace], places: Sequence[PartPlace]) -> int | None:
@@ -228,7 +264,7 @@ def _put_rest(
         How many bytes went out, and the answer.
     """
     places = session.plan.places
-    sent = tries = 0
+    sent = 0
     run = _run_from(places, first)
 
     def put() -> Request:
@@ -238,25 +274,18 @@ def _put_rest(
 
     def again() -> Flow[Request]:
         nonlocal run
-        missing = yield from _missing(session, opened, stored)
-        run = _run_from(places, min(missing, default=len(places)))
+        missing = _missing(session, (yield from _ask_status(session, opened, stored)))
+        run = _run_from(places, missing[0].number if missing else len(places))
         return put()
 
-    request = put()
+    def check() -> Flow[None]:
+        return _check_stored(entry, stored, run)
+
     while True:
-        tries += 1
-        try:
-            response = yield from exchange(session.retries, request, _until(session, opened), again)
-        except HeAggError as error:
-            yield from _check_stored(entry, stored, run)
-            if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
-                raise
-            request = yield from again()
-            continue
+        response = yield from _send(session, opened, put(), again, check)
         if response.status != _NO_CONTENT:
             return sent, response.body
-        run, tries = _run_from(places, run[-1].number + 1), 0
-        request = put()
+        run = _run_from(places, run[-1].number + 1)
 
 
 def _run_from(places: Sequence[PartPlace], first: int) -> Sequence[PartPlace]:
@@ -283,15 +312,7 @@ def _put_run(
     )
 
 
-def _missing(session: Session, opened: OpenRound, stored: Stored) -> Flow[list[int]]:
-    request = Request("GET", f"/v1/submissions/{stored.submission_id}", frozenset({200}))
-    response = yield from exchange(session.retries, request, _until(session, opened))
-    status = read(SubmissionStatus, response.body)
-    return [number for number in sorted(set(status.missing)) if 0 <= number < len(session.plan.places)]
-
-
 def _check_stored(entry: SpoolEntry, stored: Stored, places: Sequence[PartPlace]) -> Flow[None]:
-    """After a failure only, for the aggregator takes nothing that is damaged: the fault may be this site's own disk."""
     for place in places:
         digest = stored.manifest.part_digests[place.number]
         yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))

@@ -118,13 +118,9 @@ class Transport:
             ) as answer,
         ):
             body = bytearray()
-            into = _into(request, answer)
+            take = _taker(request, answer, body)
             for chunk in answer.iter_raw():
-                if into is not None:
-                    _report(into(chunk), listener)
-                else:
-                    body += chunk
-                    _bounded(body, request)
+                _report(take(chunk), listener)
             return _response(answer, body, signed_at)
 
 
@@ -203,13 +199,9 @@ class AsyncTransport:
                 request.method, request.path, content=content, headers=headers, timeout=_timeout(request)
             ) as answer:
                 body = bytearray()
-                into = _into(request, answer)
-                async for chunk in answer.aiter_raw(None if into is None else PIECE_BYTES):
-                    if into is not None:
-                        _report(await _in_thread(partial(into, chunk)), listener)
-                    else:
-                        body += chunk
-                        _bounded(body, request)
+                take = _taker(request, answer, body)
+                async for chunk in answer.aiter_raw(PIECE_BYTES):
+                    _report(await _in_thread(partial(take, chunk)), listener)
                 return _response(answer, body, signed_at)
 
 
@@ -334,8 +326,16 @@ def _timeout(request: Request) -> httpx.Timeout:
     return httpx.Timeout(connect=_CONNECT_S, read=request.silence_s, write=_WRITE_S, pool=_CONNECT_S)
 
 
-def _into(request: Request, answer: httpx.Response) -> Callable[[bytes], Event | None] | None:
-    return request.into if answer.status_code in request.expect else None
+def _taker(request: Request, answer: httpx.Response, body: bytearray) -> Callable[[bytes], Event | None]:
+    """Where an answer goes: an expected one where the request says, any other into a body."""
+    if request.into is not None and answer.status_code in request.expect:
+        return request.into
+
+    def keep(chunk: bytes) -> None:
+        body.extend(chunk)
+        _bounded(body, request)
+
+    return keep
 
 
 def _report(event: Event | None, listener: Listener) -> None:

@@ -58,7 +58,7 @@ def digest_field(data: bytes) -> str:
 
 def known_digest_field(sha256: str) -> str:
     """The same for a body whose SHA-256 is known, in hex."""
-    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+    return _field("sha-256", sha256)
 
 
 def manifest_field(submission_id: str) -> str:
@@ -69,7 +69,11 @@ def manifest_field(submission_id: str) -> str:
     Args:
         submission_id: SHA-256 of the manifest, in hex.
     """
-    return f"he-agg-manifest=:{base64.b64encode(bytes.fromhex(submission_id)).decode()}:"
+    return _field("he-agg-manifest", submission_id)
+
+
+def _field(algorithm: str, digest: str) -> str:
+    return f"{algorithm}=:{base64.b64encode(bytes.fromhex(digest)).decode()}:"
 
 
 EMPTY_DIGEST = digest_field(b"")

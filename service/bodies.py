@@ -29,7 +29,6 @@ __all__ = [
     "check_body",
     "check_names_manifest",
     "content_digest",
-    "digest_field",
     "read_body",
     "refuse_body",
 ]
@@ -90,11 +89,6 @@ def check_names_manifest(request: Request, submission_id: str) -> None:
     expected = manifest_field(submission_id)
     if request.headers.getlist("content-digest") != [expected]:
         raise RefusedError(Reason.BAD_DIGEST, f"expected the header 'Content-Digest: {expected}', got none or another")
-
-
-def digest_field(hex_digest: str) -> str:
-    """A SHA-256 in the form of RFC 9530."""
-    return f"sha-256=:{base64.b64encode(bytes.fromhex(hex_digest)).decode()}:"
 
 
 def refuse_body(request: Request) -> None:

@@ -105,37 +105,27 @@ def _budget(report: dict[str, Any]) -> list[str]:
     }
     measured = ", ".join(f"{names[name]} {value / 1e9:.2f} GB/s" for name, value in limits.items())
     links = ", ".join(f"{link} {rate * 8 / 1e6:,.0f} Mbit/s" for link, rate in report["link_bytes_per_s"].items())
+    floors = {
+        "link s": "link",
+        "fsync s": "write_fsync",
+        "SHA-256 s": "sha256",
+        "AES s": "aes_keystream",
+        "memory s": "memory_copy",
+    }
     rows = []
     for each in found:
-        least = each["floors"]
-        cells = [
-            each["link"],
-            each["model"],
-            f"{each['round_s']:.2f}",
-            f"{each['largest']} {each['largest_s']:.2f}",
-            each["limit"],
-        ]
-        cells += [f"{least[name]:.2f}" for name in ("link", "write_fsync", "sha256", "aes_keystream", "memory_copy")]
+        largest = f"{each['largest']} {each['largest_s']:.2f}"
+        cells = [each["link"], each["model"], f"{each['round_s']:.2f}", largest, each["limit"]]
+        cells += [f"{each['floors'][name]:.2f}" for name in floors.values()]
         rows.append([_(cell) for cell in [*cells, f"{each['cpu_s_per_core']:.2f}"]])
-    head = [
-        "link",
-        "model",
-        "round s",
-        "largest phase",
-        "its limit",
-        "link s",
-        "fsync s",
-        "SHA-256 s",
-        "AES s",
-        "memory s",
-    ]
+    head = ["link", "model", "round s", "largest phase", "its limit", *floors, "processor s"]
     return [
         "<h2>Budget: where the time goes, and what the machine allows</h2>",
         f'<p class="small">Limits of this machine, measured in the same run: {_(measured)}'
         f"{'; a plain socket through the link: ' + _(links) if links else ''}. "
         "The columns of seconds say how long a round of hybrid 16 would take at least if that limit were all there is; "
         "processor time is of all processes, by the number of cores.</p>",
-        _table([*head, "processor s"], rows),
+        _table(head, rows),
     ]
 
 

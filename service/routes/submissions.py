@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.errors import Reason
-from he_agg.http_signatures import manifest_field
+from he_agg.http_signatures import known_digest_field, manifest_field
 from he_agg.manifest import MAX_MANIFEST_BYTES
 from he_agg.messages import Receipt, SubmissionStatus
 from service.bodies import (
@@ -19,7 +19,6 @@ from service.bodies import (
     check_body,
     check_names_manifest,
     content_digest,
-    digest_field,
     read_body,
 )
 from service.limits import Limits
@@ -80,6 +79,11 @@ _PARTS = (
 
 def _body(media_type: str, description: str, **more: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": description, "content": {media_type: more}}}
+
+
+def _content_digest(description: str, example: str) -> dict[str, Any]:
+    header = {"name": "Content-Digest", "in": "header", "required": True, "description": description}
+    return {"parameters": [{**header, "schema": {"type": "string"}, "example": example}]}
 
 
 @router.post(
@@ -155,17 +159,10 @@ async def announce(
             "The part as FORMAT.md says, of exactly the plan's length. No Content-Encoding.",
             schema={"type": "string", "format": "binary"},
         ),
-        "parameters": [
-            {
-                "name": "Content-Digest",
-                "in": "header",
-                "required": True,
-                "description": "RFC 9530, as with every request; here the digest that the manifest names for this "
-                "part.",
-                "schema": {"type": "string"},
-                "example": digest_field("00" * 32),
-            }
-        ],
+        **_content_digest(
+            "RFC 9530, as with every request; here the digest that the manifest names for this part.",
+            known_digest_field("00" * 32),
+        ),
     },
 )
 async def put_part(
@@ -223,16 +220,10 @@ def _take(parts: Parts, part: ExpectedPart, body: bytearray) -> bool:
             "Whole parts one after another, in order. No Content-Encoding.",
             schema={"type": "string", "format": "binary"},
         ),
-        "parameters": [
-            {
-                "name": "Content-Digest",
-                "in": "header",
-                "required": True,
-                "description": "The digest of the manifest, which is the submission's id and names that of each part.",
-                "schema": {"type": "string"},
-                "example": manifest_field("00" * 32),
-            }
-        ],
+        **_content_digest(
+            "The digest of the manifest, which is the submission's id and names that of each part.",
+            manifest_field("00" * 32),
+        ),
     },
 )
 async def put_run(

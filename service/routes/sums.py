@@ -12,11 +12,11 @@ from fastapi.responses import FileResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.errors import Reason
+from he_agg.http_signatures import known_digest_field
 from he_agg.plan import PublicPlan
 from he_agg.sections import Section
 from service.aggregator import Aggregator
 from service.auth import Caller
-from service.bodies import digest_field
 from service.events import Phase
 from service.lookup import find_round
 from service.problems import answers
@@ -65,11 +65,11 @@ async def sum_part(
     `Repr-Digest` always names the whole part; `Content-Digest` is given where the answer is the whole part.
     """
     path, digest = await run_in_threadpool(_find, aggregator, caller, round_id, section, n)
-    headers = {"ETag": etag(digest), "Repr-Digest": digest_field(digest)}
+    headers = {"ETag": etag(digest), "Repr-Digest": known_digest_field(digest)}
     if tag_matches(request, digest):
         return Response(status_code=304, headers=headers)
     if "range" not in request.headers or request.headers.get("if-range", etag(digest)) != etag(digest):
-        headers["Content-Digest"] = digest_field(digest)
+        headers["Content-Digest"] = known_digest_field(digest)
     return _PartResponse(path, headers=headers, media_type="application/octet-stream")
 
 

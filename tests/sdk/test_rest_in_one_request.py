@@ -17,6 +17,7 @@ from tests.sdk.world import (
     ROUND,
     FakeAggregator,
     World,
+    damage_file,
     problem,
     receipt_of,
     session_for,
@@ -191,12 +192,8 @@ def test_what_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggregator, 
     session = session_for(tmp_path, PLAN)
 
     def rot(request: Request, body: bytes):
-        path = session.spool.entry(ROUND).part_path(1)
         if request.method == "POST":
-            content = path.read_bytes()
-            path.unlink()
-            if damage != "missing":
-                path.write_bytes(content[:-1] + b"!" * (damage == "changed"))
+            damage_file(session.spool.entry(ROUND).part_path(1), damage)
 
     world = World(aggregator, rot)
     with pytest.raises(WireError, match="part-00001 is damaged") as caught:

@@ -34,6 +34,7 @@ from tests.sdk.world import (
     KilledError,
     World,
     assert_mean_of,
+    damage_file,
     json_of,
     problem,
     receipt_of,
@@ -332,12 +333,8 @@ def test_part_that_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggrega
     session = session_for(tmp_path, PLAN)
 
     def rot(request: Request, body: bytes):
-        path = session.spool.entry(ROUND).part_path(1)
         if request.path.endswith("/parts/0"):
-            content = path.read_bytes()
-            path.unlink()
-            if damage != "missing":
-                path.write_bytes(content[:-1] + b"!" * (damage == "changed"))
+            damage_file(session.spool.entry(ROUND).part_path(1), damage)
 
     world = World(aggregator, rot)
     with pytest.raises(WireError, match="part-00001 is damaged") as caught:

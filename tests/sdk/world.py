@@ -475,6 +475,14 @@ def security_log(session: Session) -> list[dict]:
     return [json.loads(line) for line in session.log.path.read_text().splitlines()]
 
 
+def damage_file(path: Path, damage: str) -> None:
+    """What a disk does to a file: it is changed, shorter or missing."""
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[:-1] + b"!" * (damage == "changed"))
+
+
 def unreachable() -> TransportError:
     return TransportError(Reason.UNREACHABLE, "http://test: GET /: connection refused")
 
