@@ -22,7 +22,7 @@ from he_agg.mac import RoundMac, TagTotal
 from he_agg.manifest import NONCE_BYTES, Manifest, SignedManifest
 from he_agg.plan import PublicPlan
 from he_agg.sections import Part, PartPlace
-from he_agg.wire import encode_part
+from he_agg.wire import part_header
 
 __all__ = ["Update", "check_stored", "lost_spool", "prepare"]
 
@@ -198,8 +198,9 @@ class _Work:
         place = self._plan.places[part.number]
         contribution = self._thread.submit(self.mac.part, part.number, part.packed)
         try:
-            data = encode_part(part, place, self._plan.plan_id)
-            self._writing.append((place.number, self._disk.submit(self._entry.write_part, place.number, data)))
+            # Header and residues apart: together they would be a copy of all of it.
+            pieces = part_header(place, self._plan.plan_id), part.packed
+            self._writing.append((place.number, self._disk.submit(self._entry.write_part, place.number, *pieces)))
         finally:
             self.total.add(part.number, contribution.result())
         return place

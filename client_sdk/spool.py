@@ -207,15 +207,22 @@ class SpoolEntry:
                 "free some space, or set `spool` to a directory on a larger disk",
             )
 
-    def write_part(self, number: int, data: bytes) -> str:
+    def write_part(self, number: int, *pieces: bytes | memoryview) -> str:
         """Store one part, durably.
+
+        Args:
+            number: which.
+            pieces: all of it, one after another.
 
         Returns:
             Its SHA-256 in hex.
         """
         with explained(self.path):
-            create(self.part_path(number), data)
-        return hashlib.sha256(data).hexdigest()
+            create(self.part_path(number), lambda file: file.writelines(pieces))
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        return digest.hexdigest()
 
     def seal(self, encoded: bytes, fingerprint: str) -> None:
         """Make what was written a submission: after this it is sent again, never encrypted again.

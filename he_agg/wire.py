@@ -8,7 +8,7 @@ from he_agg.bitpack import packed_bytes, padding_is_zero, unpack
 from he_agg.errors import Reason, WireError
 from he_agg.sections import PART_HEADER_BYTES, Part, PartPlace
 
-__all__ = ["MAX_PART_BYTES", "encode_part", "parse_part", "refuse_secrets"]
+__all__ = ["MAX_PART_BYTES", "encode_part", "parse_part", "part_header", "refuse_secrets"]
 
 MAX_PART_BYTES = 64 * 2**20
 """No plan may ask for longer parts: one part is held in memory while it is checked."""
@@ -31,8 +31,18 @@ def encode_part(part: Part, place: PartPlace, plan_id: str) -> bytes:
         place: where the plan puts it.
         plan_id: 64 hex digits.
     """
+    return b"".join((part_header(place, plan_id), part.packed))
+
+
+def part_header(place: PartPlace, plan_id: str) -> bytes:
+    """What a part begins with: all of it that is not residues.
+
+    Args:
+        place: where the plan puts it.
+        plan_id: 64 hex digits.
+    """
     section = place.section
-    header = _HEADER.pack(
+    return _HEADER.pack(
         _MAGIC,
         _VERSION,
         section.modulus_bits,
@@ -42,7 +52,6 @@ def encode_part(part: Part, place: PartPlace, plan_id: str) -> bytes:
         section.modulus,
         bytes.fromhex(plan_id),
     )
-    return b"".join((header, part.packed))
 
 
 def parse_part(data: bytes | memoryview, place: PartPlace, plan_id: str, *, check_residues: bool = True) -> Part:

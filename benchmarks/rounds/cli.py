@@ -123,11 +123,10 @@ def bench_round(
     Console(width=None if sys.stdout.isatty() else 120).print(_table(report))
     for each in report["promises"]:
         verdict = "holds" if each["holds"] else "FALLS SHORT"
-        print(
-            f"{each['scheme']}, {each['link']}: {each['figure']} {each['measured']:.3f}, at most {each['at_most']}: ",
-            end="",
-        )
-        print(verdict)
+        durable = each.get("ratio_to_plaintext_durable")
+        beside = "" if durable is None else f" ({durable:.3f} of plaintext-durable)"
+        what = f"{each['scheme']}, {each['link']}: {each['figure']}"
+        print(f"{what} {each['measured']:.3f}{beside}, at most {each['at_most']}: {verdict}")
     messages.print(f"Written in {report['seconds']:.0f} s: {path}")
 
 

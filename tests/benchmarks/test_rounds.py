@@ -236,6 +236,38 @@ def test_promises_are_judged_by_the_rows():
     assert found == {("hybrid-16", "1gbit"): False, ("hybrid-8", "100mbit"): True}
 
 
+def timed(label, seconds, plaintext, **more):
+    repetitions = [{"round_s": mine, "ratio": mine / its} for mine, its in zip(seconds, plaintext, strict=True)]
+    return row(label, "1gbit", model="ten-million", ratio_to_plaintext=2.0, repetitions=repetitions, **more)
+
+
+def test_beside_a_promise_is_the_ratio_to_plaintext_that_is_durable():
+    plaintext = [1.0, 1.1, 0.9]
+    ours, durable = (
+        timed("hybrid-16", [2.0, 3.0, 4.0], plaintext),
+        timed("plaintext-durable", [1.0, 2.0, 1.0], plaintext),
+    )
+    (found,) = promises([ours, durable])
+    assert found["ratio_to_plaintext_durable"] == 2.0
+    assert found["measured"] == 2.0
+    assert not found["holds"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [],
+        [timed("plaintext-durable", [1.0, 2.0, 1.0], [1.2, 1.1, 0.9])],
+        [timed("plaintext-durable", [1.0, 2.0], [1.0, 1.1])],
+        [timed("plaintext-durable", [1.0, 2.0, 1.0], [1.0, 1.1, 0.9]) | {"link": "loopback"}],
+    ],
+    ids=["none", "of another run", "of fewer repetitions", "of another link"],
+)
+def test_no_ratio_is_taken_across_runs(other):
+    (found,) = promises([timed("hybrid-16", [2.0, 3.0, 4.0], [1.0, 1.1, 0.9]), *other])
+    assert "ratio_to_plaintext_durable" not in found
+
+
 def test_what_would_take_too_long_is_left_out_with_a_reason():
     assert "120" not in skip_reason(SCHEMES["plaintext"], 10**7, 3, 10**8)
     assert skip_reason(SCHEMES["hybrid-16"], 10**8, 3, 0) == ""
