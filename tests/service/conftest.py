@@ -50,8 +50,8 @@ class World:
         self.client = httpx.Client(base_url=server.url, timeout=30)
         self.peers = {name: Peer(self.client, self.name, member) for name, member in self.members.items()}
 
-    def peer(self, site: str = "a") -> Peer:
-        return self.peers[site]
+    def peer(self, site: str | None = None) -> Peer:
+        return self.peers[self.sites[0] if site is None else site]
 
     @property
     def round_id(self) -> str:
