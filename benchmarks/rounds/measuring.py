@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +98,7 @@ def measure(
                 note(f"{cell}: warming up {each.scheme.label}")
                 _round(each)
         for repetition in range(repetitions):
-            # Another one begins each time, so that none always follows the same.
-            turn = running[repetition % len(running) :] + running[: repetition % len(running)]
-            for each in turn:
+            for each in _turns(running, repetition):
                 note(f"{cell}: repetition {repetition + 1} of {repetitions}, {each.scheme.label}")
                 found[each.scheme.label].append(_round(each))
         peaks = {each.scheme.label: each.server.peak_rss_bytes() for each in running}
@@ -112,11 +112,17 @@ def measure(
     return rows
 
 
+def _turns(running: Sequence[Running], repetition: int) -> list[Running]:
+    """Who follows whom is another each time, but the same in every run."""
+    return random.Random(repetition).sample(running, len(running))
+
+
 def _round(running: Running) -> Row:
     for site in running.sites:
         site.say({"do": "prepare"})
     for site in running.sites:
         site.hear(_ROUND_S)
+    os.sync()  # what others have written and not synced would be waited for in this round
     cpu = running.server.cpu_s()
     begin = time.monotonic() + _HEADWAY_S
     for site in running.sites:
