@@ -19,8 +19,10 @@ from benchmarks.rounds.flower.starting import flower_version
 from benchmarks.rounds.limits import link_bytes_per_s, machine_limits
 from benchmarks.rounds.links import RATES, namespaces_work
 from benchmarks.rounds.measuring import Cell, measure
+from benchmarks.rounds.models import MODELS
 from benchmarks.rounds.processes import ENVIRONMENT
 from benchmarks.rounds.promises import promises
+from benchmarks.rounds.schemes import SCHEMES
 
 __all__ = ["Report", "cells", "environment", "run", "write"]
 
@@ -126,7 +128,7 @@ def run(
         rows = measure(cell, labels, repetitions, shaping, told, flower_python)
         new += [row | {"repeated": repetitions} for row in rows]
         measured = {_key(row) for row in new}
-        report["rows"] = [row for row in earlier if _key(row) not in measured] + new
+        report["rows"] = sorted([row for row in earlier if _key(row) not in measured] + new, key=_place)
         report["promises"] = promises(report["rows"])
         report["seconds"] = round(time.perf_counter() - began, 1)
         report["complete"] = number == len(todo)
@@ -140,6 +142,13 @@ def _numbered(note: Callable[[str], None], number: int, text: str) -> None:
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("label", "model", "sites", "link"))
+
+
+def _place(row: dict[str, Any]) -> tuple[int, ...]:
+    """Where a row is in the result, whenever it was measured: by cell, and within it as the schemes are listed."""
+    listed = (list(MODELS), list(RATES), list(SCHEMES))
+    model, link, scheme = (one.index(row[name]) for one, name in zip(listed, ("model", "link", "label"), strict=True))
+    return model, row["sites"], link, scheme
 
 
 def write(report: Report, path: Path) -> None:
