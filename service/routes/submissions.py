@@ -81,7 +81,7 @@ def _body(media_type: str, description: str, **more: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": description, "content": {media_type: more}}}
 
 
-def _content_digest(description: str, example: str) -> dict[str, Any]:
+def _digest_header(description: str, example: str) -> dict[str, Any]:
     header = {"name": "Content-Digest", "in": "header", "required": True, "description": description}
     return {"parameters": [{**header, "schema": {"type": "string"}, "example": example}]}
 
@@ -159,7 +159,7 @@ async def announce(
             "The part as FORMAT.md says, of exactly the plan's length. No Content-Encoding.",
             schema={"type": "string", "format": "binary"},
         ),
-        **_content_digest(
+        **_digest_header(
             "RFC 9530, as with every request; here the digest that the manifest names for this part.",
             known_digest_field("00" * 32),
         ),
@@ -220,7 +220,7 @@ def _take(parts: Parts, part: ExpectedPart, body: bytearray) -> bool:
             "Whole parts one after another, in order. No Content-Encoding.",
             schema={"type": "string", "format": "binary"},
         ),
-        **_content_digest(
+        **_digest_header(
             "The digest of the manifest, which is the submission's id and names that of each part.",
             manifest_field("00" * 32),
         ),
