@@ -42,9 +42,12 @@ def _against_durable(row: dict[str, Any], rows: list[dict[str, Any]]) -> float |
     cell = ("model", "sites", "link")
     for its in rows:
         if its["label"] == "plaintext-durable" and all(its.get(name) == row.get(name) for name in cell):
-            pairs = list(zip(row.get("repetitions", ()), its.get("repetitions", ()), strict=False))
-            # Of one repetition if plaintext, which both ratios are to, took the same time.
-            same = [math.isclose(a["round_s"] / a["ratio"], b["round_s"] / b["ratio"], rel_tol=1e-9) for a, b in pairs]
-            if pairs and all(same) and len(row["repetitions"]) == len(its["repetitions"]):
-                return statistics.median(a["round_s"] / b["round_s"] for a, b in pairs)
+            ours, theirs = row.get("repetitions", []), its.get("repetitions", [])
+            if ours and len(ours) == len(theirs) and all(map(_same_repetition, ours, theirs)):
+                return statistics.median(a["round_s"] / b["round_s"] for a, b in zip(ours, theirs, strict=True))
     return None
+
+
+def _same_repetition(a: dict[str, float], b: dict[str, float]) -> bool:
+    """It is one if plaintext, which both ratios are to, took the same time."""
+    return math.isclose(a["round_s"] / a["ratio"], b["round_s"] / b["ratio"], rel_tol=1e-9)

@@ -1,6 +1,6 @@
 """Draws the operators' page for the README: a real server, two federations, a real browser.
 
-python -m tests.monitoring.pictures docs/images
+Run as ``python -m tests.monitoring.pictures docs/images``.
 """
 
 from __future__ import annotations
