@@ -36,18 +36,18 @@ import numpy as np
 
 from benchmarks.members import enrol, sign_manifest
 from benchmarks.proc import cpu_s, memory_bytes
-from he_agg.bitpack import pack, unpack
-from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, known_digest_field, manifest_field, sign_request
+from he_agg.documents.record import NO_RECORD
 from he_agg.ids import RoundId
-from he_agg.layout import Layout, TensorSpec
-from he_agg.plan import Plan
-from he_agg.record import NO_RECORD
-from he_agg.sections import PART_HEADER_BYTES, Part
+from he_agg.kernels.bitpack import pack, unpack
+from he_agg.plan.layout import Layout, TensorSpec
+from he_agg.plan.plan import Plan
+from he_agg.plan.sections import PART_HEADER_BYTES, Part
+from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, known_digest_field, manifest_field, sign_request
+from he_agg.protocol.wire import encode_part
 from he_agg.signing import SigningKey
-from he_agg.wire import encode_part
-from service import operations
-from service.aggregator_key import AggregatorKey
-from service.conductor import Conductor
+from service.core.aggregator_key import AggregatorKey
+from service.core.conductor import Conductor
+from service.operator import operations
 from service.settings import Settings
 from service.store.sql import open_store
 
@@ -274,7 +274,7 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     store.close()
     total_mb = sum(len(part) for mine in parts for part in mine) / 1e6
     aggregator = Server(
-        "-c", "from he_agg.commands import main; main()", "serve", "--port", "0", "--data-dir", str(data_dir)
+        "-c", "from he_agg.host.commands import main; main()", "serve", "--port", "0", "--data-dir", str(data_dir)
     )
     limit = Server("-m", "benchmarks.streaming_limit", str(limit_dir))
     times: dict[str, list[float]] = defaultdict(list)

@@ -6,14 +6,14 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from he_agg.federation import FederationDocument
+from he_agg.documents.federation import FederationDocument
+from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.roster import Member, Receiving, Role, Roster, SignedRoster
 from he_agg.ids import RoundId
-from he_agg.manifest import Manifest, SignedManifest
-from he_agg.plan import Plan
-from he_agg.roster import Member, Receiving, Role, Roster, SignedRoster
+from he_agg.plan.plan import Plan
 from he_agg.signing import SigningKey
-from service import operations
-from service.conductor import Conductor
+from service.core.conductor import Conductor
+from service.operator import operations
 from service.store.base import Store
 
 __all__ = ["KEY_ID", "enrol", "sign_manifest"]

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import httpx
 
-from service.metrics import Metrics
-from service.observers import Answered, Observed
-from service.recent import Recent
+from service.monitor.metrics import Metrics
+from service.monitor.observers import Answered, Observed
+from service.monitor.recent import Recent
+from service.monitor.view import take_snapshot
 from service.settings import Settings
-from service.snapshot import take_snapshot
 from service.store.sql import open_store
 from tests.support.peers import Peer, make_plan, prepare, register
 from tests.support.server import start_server

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from client_sdk.demo.picture import BLUE, DPI, FAINT, ORANGE, QUIET, STYLE
+from examples.demo.picture import BLUE, DPI, FAINT, ORANGE, QUIET, STYLE
 
 LABELS = {
     "plaintext-float32": "plaintext float32",

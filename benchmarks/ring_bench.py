@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from he_agg.kernels.packing import fold, pack, packed_bytes, unpack
 from he_agg.ring import keystream
 from he_agg.ring.encryptor import Encryptor, _encrypt
 from he_agg.ring.keystream import Keystream
@@ -24,7 +25,6 @@ from he_agg.ring.limbs import packed_sizes
 from he_agg.ring.modulus import modulus, shoup_quotients
 from he_agg.ring.ntt_lanes import inverse_product
 from he_agg.ring.opener import Opener
-from he_agg.ring.packing import fold, pack, packed_bytes, unpack
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial

@@ -11,16 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from he_agg import bitpack
 from he_agg.codecs import codec_for
 from he_agg.ids import RoundId
-from he_agg.layout import Layout
-from he_agg.plan import Plan
-from he_agg.ring import packing
+from he_agg.kernels import bitpack, packing
+from he_agg.plan.layout import Layout
+from he_agg.plan.plan import Plan
+from he_agg.plan.sections import Part
+from he_agg.protocol.wire import encode_part
 from he_agg.ring.keystream import Keystream
 from he_agg.ring.primes import BATCH_VALUES
-from he_agg.sections import Part
-from he_agg.wire import encode_part
 from keys import GroupKey
 
 Piece = tuple[int, Any]

@@ -27,8 +27,8 @@ from he_agg.errors import (
     TransportError,
     WireError,
 )
-from he_agg.fixedpoint import Mean, ResolutionWarning
-from he_agg.messages import CurrentRound, Receipt
+from he_agg.plan.fixedpoint import Mean, ResolutionWarning
+from he_agg.protocol.messages import CurrentRound, Receipt
 
 __all__ = [
     "AsyncRound",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from client_sdk._poll import OpenRound
-from client_sdk._session import Session
+from client_sdk._protocol.poll import OpenRound
+from client_sdk._protocol.session import Session
 from client_sdk.progress import Event, Phase, PhaseFinished
 
 __all__ = ["RoundBase"]

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
-from client_sdk import _flows
-from client_sdk._effects import Flow
-from client_sdk._encrypt import Update
-from client_sdk._poll import OpenRound, current_round, next_round, open_round
+from client_sdk._net.transport import AsyncTransport, TlsFiles
+from client_sdk._protocol import verbs as _flows
+from client_sdk._protocol.effects import Flow
+from client_sdk._protocol.poll import OpenRound, current_round, next_round, open_round
+from client_sdk._protocol.prepare import Update
+from client_sdk._protocol.session import Passphrase, Session, open_session
 from client_sdk._round import RoundBase
-from client_sdk._session import Passphrase, Session, open_session
-from client_sdk._transport import AsyncTransport, TlsFiles
 from client_sdk.config import Overrides, Settings
 from client_sdk.progress import Event, Listener
-from he_agg.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.ids import RoundId
-from he_agg.messages import CurrentRound, Receipt
-from he_agg.plan import Plan
+from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
+from he_agg.plan.plan import Plan
+from he_agg.protocol.messages import CurrentRound, Receipt
 from keys.hardening import forbid_core_dumps
 
 __all__ = ["AsyncRound", "AsyncSite"]

@@ -16,9 +16,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from he_agg import canonical
-from he_agg.epoch import Commitment, EpochBundle, SignedBundle, SignedCommitment
+from he_agg.documents.epoch import Commitment, EpochBundle, SignedBundle, SignedCommitment
+from he_agg.documents.roster import Role, SignedRoster
 from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireError
-from he_agg.roster import Role, SignedRoster
 from keys.group_key import GroupKey, public_facts
 from keys.identity import Identity
 from keys.receiving import seal

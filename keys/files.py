@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
-from he_agg.files import beside, create, sync_directory
-from he_agg.plan import Plan
+from he_agg.host.files import beside, create, sync_directory
+from he_agg.plan.plan import Plan
 
 __all__ = ["read_document", "read_npz", "read_plan", "replace_file", "write_new"]
 

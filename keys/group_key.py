@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from he_agg import canonical
 from he_agg.codecs.ckks_vectors import new_secret_context
+from he_agg.documents.federation import FederationDocument
 from he_agg.errors import HeAggError, KeystoreError, Reason, WireError
-from he_agg.federation import FederationDocument
-from he_agg.plan import Plan
+from he_agg.plan.plan import Plan
 from keys.sealed_box import Passphrase, close_box, header_of, open_box
 from keys.secret_file import read_secret, replace_secret, write_secret
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from he_agg import canonical
+from he_agg.documents.roster import Member, Role
 from he_agg.errors import KeystoreError, Reason, WireError
 from he_agg.ids import check_name
-from he_agg.roster import Member, Role
 from he_agg.signing import SigningKey
 from keys.receiving import DEFAULT_SUITE, ReceivingKey
 from keys.sealed_box import Passphrase, close_box, header_of, open_box

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from he_agg import canonical
+from he_agg.documents.roster import Member
 from he_agg.errors import Reason, WireError
-from he_agg.roster import Member
 from keys.files import read_document
 
 __all__ = ["encode_public", "parse_public", "read_public"]

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
+from he_agg.documents.roster import SUITE_BYTES, Receiving
 from he_agg.errors import KeystoreError, Reason
-from he_agg.roster import SUITE_BYTES, Receiving
 
 __all__ = ["DEFAULT_SUITE", "ReceivingKey", "seal"]
 

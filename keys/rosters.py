@@ -1,4 +1,4 @@
-"""Making, signing and accepting rosters. A roster's own rules are in `he_agg.roster`; here is who does what with one.
+"""Make, sign and accept rosters. A roster's own rules are in `he_agg.documents.roster`.
 
 A site pins one roster: it accepts the first after comparing fingerprints, and each later one only if enough
 coordinators of the one before have signed it.
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from he_agg.documents.roster import Member, Role, Roster, SignedRoster
 from he_agg.errors import ConfigError, InputError, Reason, WireError
-from he_agg.roster import Member, Role, Roster, SignedRoster
 from keys.files import read_document, replace_file
 from keys.identity import Identity
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from he_agg.errors import KeystoreError, Reason
-from he_agg.files import beside, read_private, sync_directory
+from he_agg.host.files import beside, read_private, sync_directory
 
 __all__ = ["read_secret", "read_secret_text", "replace_secret", "write_secret", "write_secret_text"]
 

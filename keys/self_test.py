@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from he_agg import bitpack
 from he_agg.codecs import codec_for
 from he_agg.errors import HeAggError, KeystoreError, Reason
 from he_agg.ids import RoundId
+from he_agg.kernels import bitpack
 from he_agg.mac import RoundMac, TagTotal
-from he_agg.plan import PublicPlan
-from he_agg.sections import Part
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import Part
 from keys.group_key import GroupKey
 
 __all__ = ["self_test"]

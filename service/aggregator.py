@@ -8,20 +8,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from he_agg.errors import Reason
-from service.aggregator_key import AggregatorKey
-from service.ahead import Ahead
-from service.conductor import Conductor
-from service.intake import Intake
-from service.known import KnownRoster, newest_roster, signer_in
+from service.core.aggregator_key import AggregatorKey
+from service.core.conductor import Conductor
+from service.core.intake import Intake
+from service.core.known_rosters import KnownRoster, newest_roster, signer_in
+from service.core.parts import Parts
+from service.core.quotas import Room
 from service.logs import log
-from service.parts import Parts
 from service.refusal import RefusedError
-from service.room import Room
 from service.settings import Settings
-from service.store.blobs import Blobs
 from service.store.lock import DirectoryLock, match_directory
+from service.store.parts.directory import Blobs
 from service.store.sql import SqlStore, is_shared, make_data_dir, open_store
-from service.worker import Worker
+from service.work.ahead import Ahead
+from service.work.worker import Worker
 
 __all__ = ["Aggregator"]
 

@@ -19,8 +19,8 @@ from benchmarks.rounds.compare import Change, compare
 from benchmarks.rounds.links import RATES
 from benchmarks.rounds.models import MODELS
 from benchmarks.rounds.schemes import SCHEMES
-from he_agg.commands import answer, messages
 from he_agg.errors import ConfigError, Reason
+from he_agg.host.commands import answer, messages
 
 __all__ = ["bench_compare", "bench_report", "bench_round"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.rounds.models import WEIGHT_CAP
-from he_agg.layout import Layout
-from he_agg.plan import Plan
-from he_agg.roster import Member, Role, Roster, SignedRoster
+from he_agg.documents.roster import Member, Role, Roster, SignedRoster
+from he_agg.plan.layout import Layout
+from he_agg.plan.plan import Plan
 from keys import GroupKey, Identity
-from service.aggregator_key import AggregatorKey
+from service.core.aggregator_key import AggregatorKey
 
 __all__ = ["Files", "command", "found", "room_for"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.errors import ConfigError, InputError, PlanError, Reason
-from he_agg.layout import Layout, TensorSpec
+from he_agg.plan.layout import Layout, TensorSpec
 
 __all__ = ["Adapter", "Patterns", "Tensors", "bounds", "missing_extra", "numeric", "same_layout"]
 

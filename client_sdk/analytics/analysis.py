@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from client_sdk.analytics.integers import Field, Integers, decode, encode, encoded_size
 from client_sdk.site import Round, Site
 from he_agg.errors import InputError, PlanError, ProtocolError, Reason
-from he_agg.fixedpoint import Mean
-from he_agg.layout import Layout, TensorSpec
-from he_agg.plan import Plan
+from he_agg.plan.fixedpoint import Mean
+from he_agg.plan.layout import Layout, TensorSpec
+from he_agg.plan.plan import Plan
 
 __all__ = ["TENSOR", "VALUE_BITS", "Analysis", "Finished", "OneRound", "Sums", "dry_run", "layout_for", "run"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.errors import InputError, PlanError, Reason
-from he_agg.plan import Plan
+from he_agg.plan.plan import Plan
 
 __all__ = ["Compression", "Grid", "Tensors", "generator"]
 

@@ -23,10 +23,10 @@ from client_sdk.flower.records import RECORD, SUMS, read_record, update_record
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
 from he_agg.codecs import codec_for
 from he_agg.errors import InputError, ProtocolError, Reason
-from he_agg.fixedpoint import OnOverflow, dequantize, quantize
 from he_agg.ids import RoundId
-from he_agg.sections import Part
-from he_agg.wire import encode_part, parse_part
+from he_agg.plan.fixedpoint import OnOverflow, dequantize, quantize
+from he_agg.plan.sections import Part
+from he_agg.protocol.wire import encode_part, parse_part
 from keys import GroupKey
 
 try:

@@ -19,12 +19,12 @@ from typing import Any
 
 from client_sdk.adapters.base import missing_extra
 from client_sdk.flower.records import RECORD, SUMS, read_record, sum_record
-from he_agg import bitpack
+from he_agg.documents.federation import FederationDocument
 from he_agg.errors import HeAggError, ProtocolError, Reason
-from he_agg.federation import FederationDocument
-from he_agg.plan import PublicPlan
-from he_agg.sections import Part
-from he_agg.wire import encode_part, parse_part
+from he_agg.kernels import bitpack
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import Part
+from he_agg.protocol.wire import encode_part, parse_part
 
 try:
     from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict

@@ -27,7 +27,7 @@ from client_sdk.privacy.accountant import epsilon_of
 from client_sdk.privacy.mechanism import ORDERS
 from he_agg import canonical
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
-from he_agg.files import sync_directory
+from he_agg.host.files import sync_directory
 
 __all__ = ["BudgetSpentError", "Charge", "Ledger"]
 

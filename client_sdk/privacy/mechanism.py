@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from client_sdk.privacy.sampling import MAX_SKELLAM_STD, Source, discrete_gaussian, skellam
 from he_agg.errors import InputError, PlanError, Reason
-from he_agg.layout import Layout
-from he_agg.plan import Plan
+from he_agg.plan.layout import Layout
+from he_agg.plan.plan import Plan
 
 __all__ = ["ORDERS", "Law", "Mechanism", "noisy_clip"]
 

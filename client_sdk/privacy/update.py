@@ -17,9 +17,9 @@ from client_sdk.privacy.mechanism import Mechanism
 from client_sdk.privacy.sampling import Source
 from client_sdk.site import Round, Site
 from he_agg.errors import ConfigError, DecryptionError, PlanError, Reason
-from he_agg.files import replace
-from he_agg.fixedpoint import Mean, quantize
-from he_agg.plan import Plan
+from he_agg.host.files import replace
+from he_agg.plan.fixedpoint import Mean, quantize
+from he_agg.plan.plan import Plan
 
 __all__ = ["PrivateUpdates"]
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.errors import ProtocolError, Reason
-from he_agg.fixedpoint import Mean
-from he_agg.plan import Plan
+from he_agg.plan.fixedpoint import Mean
+from he_agg.plan.plan import Plan
 
 __all__ = ["SIGNS", "check_agreement", "model_hash", "signs_of", "sums_of"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from client_sdk.compression.base import Tensors
 from he_agg.errors import ConfigError, Reason
-from he_agg.files import replace
+from he_agg.host.files import replace
 
 __all__ = ["Pending", "State", "load_state", "save_state"]
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from client_sdk.training.agreement import sums_of
 from he_agg.errors import InputError, PlanError, Reason
-from he_agg.fixedpoint import Mean
-from he_agg.plan import Plan
+from he_agg.plan.fixedpoint import Mean
+from he_agg.plan.plan import Plan
 
 __all__ = ["BinaryScores", "ClassCounts", "Evaluation", "MeanLoss", "count_tensors", "encode_counts", "summed_counts"]
 

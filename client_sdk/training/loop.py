@@ -40,7 +40,7 @@ from client_sdk.training.stopping import Stopping
 from client_sdk.training.strategies import FedAvg
 from client_sdk.training.task import Report, Result, Task
 from he_agg.errors import InputError, PlanError, ProtocolError, Reason
-from he_agg.fixedpoint import Mean, OnOverflow, Rounding
+from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 
 __all__ = ["train"]
 

@@ -16,8 +16,8 @@ from client_sdk.training.agreement import SIGNS, signs_of
 from client_sdk.training.evaluation import Evaluation, count_tensors
 from client_sdk.training.strategies import FedAvg
 from he_agg.errors import PlanError, Reason
-from he_agg.layout import Layout
-from he_agg.plan import Plan
+from he_agg.plan.layout import Layout
+from he_agg.plan.plan import Plan
 
 __all__ = ["Recipe", "training_plan"]
 

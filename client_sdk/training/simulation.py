@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from he_agg.fixedpoint import Mean, OnOverflow, Rounding, dequantize, quantize
-from he_agg.plan import Plan
+from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding, dequantize, quantize
+from he_agg.plan.plan import Plan
 
 __all__ = ["SimulatedRound", "SimulatedSite", "simulate"]
 

@@ -13,14 +13,14 @@ from he_agg import canonical
 from he_agg.audit.findings import Audit, Coordinator, Finding, Notes, RosterRow, RoundRow
 from he_agg.audit.rosters import RosterChain
 from he_agg.audit.rounds import RecordChain
+from he_agg.documents.manifest import KIND as MANIFEST
+from he_agg.documents.manifest import MAX_MANIFEST_BYTES, SignedManifest
+from he_agg.documents.record import KIND as RECORD
+from he_agg.documents.record import MAX_RECORD_BYTES, SignedRecord
+from he_agg.documents.roster import KIND as ROSTER
+from he_agg.documents.roster import MAX_ROSTER_BYTES, SignedRoster
+from he_agg.documents.transcript import MAX_LINE_BYTES, lines, parse_header
 from he_agg.errors import HeAggError, Reason, WireError
-from he_agg.manifest import KIND as MANIFEST
-from he_agg.manifest import MAX_MANIFEST_BYTES, SignedManifest
-from he_agg.record import KIND as RECORD
-from he_agg.record import MAX_RECORD_BYTES, SignedRecord
-from he_agg.roster import KIND as ROSTER
-from he_agg.roster import MAX_ROSTER_BYTES, SignedRoster
-from he_agg.transcript import MAX_LINE_BYTES, lines, parse_header
 
 __all__ = ["Audit", "Coordinator", "Finding", "RosterRow", "RoundRow", "audit"]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from he_agg.record import NO_RECORD
+from he_agg.documents.record import NO_RECORD
 
 __all__ = ["Audit", "Coordinator", "Finding", "Notes", "RosterRow", "RoundRow"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from he_agg.audit.findings import Coordinator, Notes, RosterRow
+from he_agg.documents.roster import Role, Roster, SignedRoster
 from he_agg.errors import Reason, WireError
-from he_agg.roster import Role, Roster, SignedRoster
 
 __all__ = ["RosterChain"]
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from he_agg.audit.findings import Notes, RoundRow
+from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.record import RoundRecord, SignedRecord
+from he_agg.documents.roster import Role, Roster
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
-from he_agg.manifest import Manifest, SignedManifest
-from he_agg.plan import PublicPlan
-from he_agg.record import RoundRecord, SignedRecord
-from he_agg.roster import Role, Roster
+from he_agg.plan.plan import PublicPlan
 
 __all__ = ["RecordChain"]
 

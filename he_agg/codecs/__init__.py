@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from he_agg.codecs.base import Codec, GroupKey
 
 if TYPE_CHECKING:
-    from he_agg.plan import PublicPlan
+    from he_agg.plan.plan import PublicPlan
 
 __all__ = ["Codec", "GroupKey", "codec_for"]
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from he_agg.errors import DecryptionError, InputError, KeystoreError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.sections import Part, PartPlace, Section
+from he_agg.plan.sections import Part, PartPlace, Section
 
 if TYPE_CHECKING:
-    from he_agg.plan import PublicPlan
+    from he_agg.plan.plan import PublicPlan
 
 __all__ = [
     "Codec",

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.bitpack import pack, unpack
 from he_agg.codecs.base import (
     GroupKey,
     PartSource,
@@ -24,12 +23,13 @@ from he_agg.codecs.base import (
     packed_part,
     sum_type,
 )
-from he_agg.codecs.ckks_parameters import CkksParameters
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
 from he_agg.errors import PlanError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.plan import PublicPlan
-from he_agg.sections import Part, Section
+from he_agg.kernels.bitpack import pack, unpack
+from he_agg.plan.ckks_parameters import CkksParameters
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import Part, Section
 
 __all__ = ["CkksCodec"]
 

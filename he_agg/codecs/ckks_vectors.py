@@ -16,9 +16,9 @@ import tenseal as ts
 from numpy.typing import NDArray
 
 from he_agg.codecs.base import GroupKey
-from he_agg.codecs.ckks_parameters import CkksParameters, CkksProfile
+from he_agg.codecs.seal_format import SealCiphertext, read_vector, write_vector
 from he_agg.errors import DecryptionError, KeystoreError, Reason
-from he_agg.seal_format import SealCiphertext, read_vector, write_vector
+from he_agg.plan.ckks_parameters import CkksParameters, CkksProfile
 
 __all__ = ["POLYNOMIALS", "CkksVectors", "OpenedKey", "new_secret_context"]
 

@@ -23,7 +23,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.bitpack import pack, packed_bytes, unpack
 from he_agg.codecs.base import (
     GroupKey,
     PartSource,
@@ -36,18 +35,19 @@ from he_agg.codecs.base import (
     packed_part,
     sum_type,
 )
-from he_agg.codecs.buffers import Buffers
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
-from he_agg.codecs.hybrid_parameters import HybridParameters
 from he_agg.errors import DecryptionError, PlanError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.plan import PublicPlan
+from he_agg.kernels.bitpack import pack, packed_bytes, unpack
+from he_agg.kernels.buffers import Buffers
+from he_agg.plan.hybrid_parameters import HybridParameters
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import Part, PartPlace, Section
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.keystream import a_key
 from he_agg.ring.opener import Opener
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, N
-from he_agg.sections import Part, PartPlace, Section
 
 __all__ = ["HybridCodec"]
 

@@ -31,8 +31,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from he_agg.ring.mac_lanes import MAX_BETA, MAX_GAMMA
-from he_agg.sections import Section
+from he_agg.kernels.mac_rows import MAX_BETA, MAX_GAMMA
+from he_agg.plan.sections import Section
 
 __all__ = ["FORGERY_LOG2", "beta_range", "forgery_probability", "gamma_range", "tag_count"]
 

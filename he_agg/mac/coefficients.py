@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from he_agg.mac.bound import beta_range, gamma_range, tag_count
-from he_agg.ring._jit import frozen
-from he_agg.ring.keystream import Keystream
-from he_agg.ring.mac_lanes import (
+from he_agg.kernels.jit import frozen
+from he_agg.kernels.mac_rows import (
     MAX_ROWS,
     MAX_TAGS,
     ROW,
@@ -32,8 +30,10 @@ from he_agg.ring.mac_lanes import (
     rows_kernel,
     scale,
 )
-from he_agg.ring.packing import packed_bytes, unpack
-from he_agg.sections import Section
+from he_agg.kernels.packing import packed_bytes, unpack
+from he_agg.mac.bound import beta_range, gamma_range, tag_count
+from he_agg.plan.sections import Section
+from he_agg.ring.keystream import Keystream
 
 __all__ = ["SectionMac"]
 

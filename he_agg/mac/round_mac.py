@@ -17,7 +17,7 @@ from he_agg.ids import RoundId
 from he_agg.mac.coefficients import SectionMac
 from he_agg.mac.derivation import Secret
 from he_agg.mac.totals import Tags, TagTotal
-from he_agg.plan import PublicPlan
+from he_agg.plan.plan import PublicPlan
 
 __all__ = ["RoundMac"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from he_agg.mac.bound import tag_count
-from he_agg.plan import PublicPlan
+from he_agg.plan.plan import PublicPlan
 
 __all__ = ["TagTotal", "Tags"]
 

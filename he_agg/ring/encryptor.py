@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.ring._jit import frozen
-from he_agg.ring.kernels import add_message, key_product
+from he_agg.kernels.jit import frozen
+from he_agg.kernels.packing import Bytes, pack, packed_bytes
 from he_agg.ring.keystream import KEY_BYTES, TAIL_BYTES, Keystream
 from he_agg.ring.limbs import LimbKey, batch_count, lift, limb_keys, packed_sizes, require_packed
 from he_agg.ring.modulus import Modulus
-from he_agg.ring.packing import Bytes, pack, packed_bytes
 from he_agg.ring.params import RingParams
+from he_agg.ring.passes import add_message, key_product
 from he_agg.ring.primes import BATCH_VALUES
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary
 from he_agg.ring.uniform import STREAM_WORDS

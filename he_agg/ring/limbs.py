@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from he_agg.kernels.packing import Bytes, packed_bytes
 from he_agg.ring.modulus import Modulus, modulus
 from he_agg.ring.ntt import transform_key
-from he_agg.ring.packing import Bytes, packed_bytes
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES
 from he_agg.ring.uniform import word_limit

@@ -17,7 +17,7 @@ import numpy as np
 from numba import uint32, uint64
 from numpy.typing import NDArray
 
-from he_agg.ring._jit import kernel
+from he_agg.kernels.jit import kernel
 from he_agg.ring.modulus import Modulus, shoup_quotients
 
 U32 = NDArray[np.uint32]

@@ -14,9 +14,9 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from he_agg.ring import lanes
-from he_agg.ring._jit import kernel
-from he_agg.ring.lanes import LANES, Stretch, cgutils, intrinsic
+from he_agg.kernels import lanes
+from he_agg.kernels.jit import kernel
+from he_agg.kernels.lanes import LANES, Stretch, cgutils, intrinsic
 from he_agg.ring.primes import N
 
 U32 = NDArray[np.uint32]

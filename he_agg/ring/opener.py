@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.ring._jit import frozen
-from he_agg.ring.kernels import key_product, remove_product, round_one, round_two
+from he_agg.kernels.jit import frozen
+from he_agg.kernels.packing import Bytes, packed_bytes, unpack
 from he_agg.ring.keystream import TAIL_BYTES, Keystream
 from he_agg.ring.limbs import batch_count, lift, limb_keys, require_packed
-from he_agg.ring.packing import Bytes, packed_bytes, unpack
 from he_agg.ring.params import RingParams
+from he_agg.ring.passes import key_product, remove_product, round_one, round_two
 from he_agg.ring.primes import BATCH_VALUES, N
 from he_agg.ring.uniform import STREAM_WORDS
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import uint64
 from numpy.typing import NDArray
 
-from he_agg.ring._jit import kernel
+from he_agg.kernels.jit import kernel
 from he_agg.ring.primes import BATCH_VALUES, N
 
 NOISE_BITS = 42

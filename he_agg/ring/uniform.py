@@ -21,7 +21,7 @@ import numpy as np
 from numba import uint32
 from numpy.typing import NDArray
 
-from he_agg.ring._jit import kernel
+from he_agg.kernels.jit import kernel
 from he_agg.ring.primes import BATCH_VALUES
 
 RESERVE_WORDS = 256

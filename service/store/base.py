@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from he_agg.ids import RoundId
-from service.events import Phase, Round, Stage
+from service.domain.events import Phase, Round, Stage
 from service.store.rows import (
     Basis,
     ChainHead,

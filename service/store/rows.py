@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from he_agg.federation import FederationDocument
+from he_agg.documents.federation import FederationDocument
 from he_agg.ids import RoundId
-from service.events import Phase, Stage
+from service.domain.events import Phase, Stage
 
 __all__ = [
     "Basis",

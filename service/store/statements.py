@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from service.events import Phase
+from service.domain.events import Phase
 from service.store.schema import (
     epochs,
     federations,

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Executable, Row, Select, delete, func, insert, select, update
 
+from he_agg.documents.record import NO_RECORD
 from he_agg.ids import RoundId
-from he_agg.record import NO_RECORD
-from service.events import Phase, Round, Stage
+from service.domain.events import Phase, Round, Stage
 from service.store import statements as sql
 from service.store.rows import (
     Basis,

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client_sdk import DecryptionError, HeAggError, Reason, Site, _submit
-from he_agg.fixedpoint import Mean
-from he_agg.layout import Layout
-from he_agg.plan import Plan
+from client_sdk import DecryptionError, HeAggError, Reason, Site
+from client_sdk._protocol import submit as _submit
+from he_agg.plan.fixedpoint import Mean
+from he_agg.plan.layout import Layout
+from he_agg.plan.plan import Plan
 from keys import GroupKey
-from service import operations
-from service.aggregator_key import AggregatorKey
-from service.events import Started
+from service.core.aggregator_key import AggregatorKey
+from service.domain.events import Started
+from service.operator import operations
 from tests.attacks.malicious import Lies, MaliciousAggregator
 from tests.support.peers import operator
 from tests.support.server import start_server

@@ -16,14 +16,15 @@ from typing import Any
 
 import httpx
 
-from he_agg import bitpack, canonical
-from he_agg.manifest import SignedManifest
-from he_agg.plan import PublicPlan
-from he_agg.record import RoundRecord, SignedRecord
-from he_agg.sections import PART_HEADER_BYTES, Part
-from he_agg.signed import Signed
+from he_agg import canonical
+from he_agg.documents.manifest import SignedManifest
+from he_agg.documents.record import RoundRecord, SignedRecord
+from he_agg.documents.signed import Signed
+from he_agg.kernels import bitpack
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import PART_HEADER_BYTES, Part
+from he_agg.protocol.wire import encode_part
 from he_agg.signing import SigningKey
-from he_agg.wire import encode_part
 from tests.support.trust import AGGREGATOR
 
 __all__ = ["Exchange", "MaliciousAggregator"]

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from client_sdk import HeAggError, Reason, _submit
+from client_sdk import HeAggError, Reason
+from client_sdk._protocol import submit as _submit
 from tests.attacks.conftest import SITES
 from tests.attacks.malicious import Exchange, Lies
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 import pytest
 
 from client_sdk import HeAggError, Reason
-from he_agg.manifest import SignedManifest
-from he_agg.record import SignedRecord
-from he_agg.sections import PART_HEADER_BYTES
-from he_agg.signed import Signed
+from he_agg.documents.manifest import SignedManifest
+from he_agg.documents.record import SignedRecord
+from he_agg.documents.signed import Signed
+from he_agg.plan.sections import PART_HEADER_BYTES
 from tests.attacks.conftest import SITES
 from tests.attacks.malicious import Lies
 from tests.support.trust import AGGREGATOR, identity_of

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from client_sdk import Site
-from he_agg.layout import Layout
-from he_agg.plan import CODECS, Plan
+from he_agg.plan.layout import Layout
+from he_agg.plan.plan import CODECS, Plan
 from keys import GroupKey
 from keys.ceremony import deal
 from tests.support.founding import aggregator_of

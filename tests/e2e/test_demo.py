@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from he_agg.plan import CODECS
+from he_agg.plan.plan import CODECS
 
 
 @pytest.fixture(scope="module", params=sorted(CODECS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docs.examples import aggregator_sees, clusters, outlier, survival
+from examples.tutorials import aggregator_sees, clusters, outlier, survival
 
 pytestmark = pytest.mark.filterwarnings("ignore::client_sdk.analytics.SmallCellWarning")
 

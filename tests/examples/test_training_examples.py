@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from docs.examples import compression, fedavg_torch
+from examples.tutorials import compression, fedavg_torch
 
 
 def test_encrypted_fedavg_of_a_network_at_five_hospitals(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A disk that may lose what was not synced, and calls that may fail: put under `service.store.blobs`.
+"""A disk that may lose what was not synced, and calls that may fail: put under `service.store.parts.directory`.
 
 `LossyDisk` keeps, beside the real files, what is certain to be on the disk: contents as of the last fsync of each
 file, names as of the last fsync of each directory. `crash` makes the real files what a power cut could have left.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service.store import blobs
+from service.store.parts import directory as blobs
 
 BLOCK = 4096
 

@@ -17,13 +17,13 @@ import httpx
 
 from he_agg.ids import RoundId
 from keys import Identity
-from service import events
 from service.aggregator import Aggregator
-from service.ahead import Ahead
-from service.app import create_app
-from service.events import Phase
-from service.folding import fold_round
+from service.domain import events
+from service.domain.events import Phase
+from service.http.app import create_app
 from service.settings import Settings
+from service.work.ahead import Ahead
+from service.work.folding import fold_round
 from tests.support.peers import Peer
 
 

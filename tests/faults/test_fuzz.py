@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from he_agg import canonical
-from he_agg.http_signatures import EMPTY_DIGEST
-from service import events
+from he_agg.protocol.http_signatures import EMPTY_DIGEST
+from service.domain import events
 from tests.faults.inprocess import Inside
 from tests.service.conftest import snapshot
 from tests.support.peers import deal, digest_header, known, make_plan, prepare, register

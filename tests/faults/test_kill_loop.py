@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 
 import service
-from he_agg.record import NO_RECORD, SignedRecord
+from he_agg.documents.record import NO_RECORD, SignedRecord
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.faults.forked import ForkedServer
 from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register

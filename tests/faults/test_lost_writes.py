@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from service import events
-from service.store import blobs
+from service.domain import events
+from service.store.parts import directory as blobs
 from tests.faults.audit import Audit
 from tests.faults.disk import FailingCalls, LossyDisk
 from tests.faults.inprocess import Inside

@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
         self.prepared: dict[tuple[str, str, int], Prepared] = {}
 
     def start(self) -> None:
-        from service import events
+        from service.domain import events
 
         self.inside.aggregator.conductor.apply("sim", events.Started())
 

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from he_agg import canonical
-from he_agg.epoch import Commitment, SignedBundle, SignedCommitment
+from he_agg.documents.epoch import Commitment, SignedBundle, SignedCommitment
+from he_agg.documents.roster import Role
 from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireError
-from he_agg.roster import Role
 from he_agg.signing import SigningKey
 from keys import GroupKey, Identity, ceremony
 from keys.ceremony import agreement, commit, deal

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from he_agg.codecs import codec_for
-from he_agg.commands import main
+from he_agg.documents.federation import FederationDocument
+from he_agg.documents.roster import SignedRoster
 from he_agg.errors import DecryptionError, KeystoreError
-from he_agg.federation import FederationDocument
+from he_agg.host.commands import main
 from he_agg.ids import RoundId
-from he_agg.roster import SignedRoster
 from keys import GroupKey, Identity
 from keys.public_file import encode_public, read_public
 from tests.keys.world import AGGREGATOR, COORDINATORS, SITES

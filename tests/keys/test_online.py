@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from he_agg.epoch import SignedBundle
-from he_agg.roster import SignedRoster
+from he_agg.documents.epoch import SignedBundle
+from he_agg.documents.roster import SignedRoster
 from tests.keys.test_ceremony import Ceremony, found, sign
 from tests.keys.world import COORDINATORS, SITES
 from tests.support.server import he_agg, start_server

@@ -10,11 +10,11 @@ from types import ModuleType
 import pytest
 
 from client_sdk import Site
-from he_agg.commands import main
 from he_agg.errors import ConfigError, KeystoreError, Reason
+from he_agg.host.commands import main
 from keys import Identity
+from keys.cli.options import new_passphrase, passphrase_source
 from keys.passphrase import Once, from_descriptor, from_keyring
-from keys.passphrase_options import new_passphrase, passphrase_source
 from tests.keys.world import site, world
 
 SECRET = "correct horse battery"
@@ -157,6 +157,6 @@ def test_a_site_s_settings_can_name_an_entry_of_the_keyring(tmp_path, keyring):
 
 
 def test_loading_keys_does_not_load_a_keyring():
-    code = "import sys, keys, keys.cli, keys.epoch_cli; print('keyring' in sys.modules)"
+    code = "import sys, keys, keys.cli.identity, keys.cli.epoch; print('keyring' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

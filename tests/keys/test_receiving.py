@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from he_agg.documents.roster import SUITE_BYTES
 from he_agg.errors import KeystoreError
-from he_agg.roster import SUITE_BYTES
 from keys.receiving import ReceivingKey, seal
 
 SECRET, INFO = b"s" * 32, b'{"epoch":1}'

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from he_agg.documents.roster import Role, Roster, SignedRoster
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
-from he_agg.roster import Role, Roster, SignedRoster
 from keys import Identity
 from keys.rosters import (
     check_fingerprints,

@@ -8,7 +8,7 @@ import hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from he_agg.ids import RoundId
-from he_agg.plan import PublicPlan
+from he_agg.plan.plan import PublicPlan
 
 ROW, ROWS_PER_STREAM, TAGS_PER_STREAM = 512, 1024, 10
 

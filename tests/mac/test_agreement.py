@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from he_agg.bitpack import pack
 from he_agg.ids import RoundId
+from he_agg.kernels import mac_rows as mac_lanes
+from he_agg.kernels.bitpack import pack
 from he_agg.mac import RoundMac, tag_count
 from he_agg.mac.coefficients import SectionMac
 from he_agg.mac.derivation import Secret
-from he_agg.ring import mac_lanes
+from he_agg.plan.sections import Section
 from he_agg.ring.primes import is_prime
-from he_agg.sections import Section
 from tests.mac import reference
 from tests.support.federation import plan_of
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from he_agg.bitpack import pack
 from he_agg.errors import InputError, WireError
 from he_agg.ids import RoundId
+from he_agg.kernels.bitpack import pack
+from he_agg.kernels.mac_rows import MAX_ROWS, ROW
 from he_agg.mac import RoundMac, tag_count
-from he_agg.ring.mac_lanes import MAX_ROWS, ROW
 from tests.support.federation import plan_of
 
 KEY = bytes(range(32))

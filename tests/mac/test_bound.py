@@ -8,13 +8,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from he_agg.bitpack import pack
-from he_agg.codecs.ckks_parameters import PROFILES
-from he_agg.codecs.hybrid_parameters import prime_sets
+from he_agg.kernels.bitpack import pack
 from he_agg.mac import tag_count
 from he_agg.mac.bound import forgery_probability
 from he_agg.mac.coefficients import SectionMac
-from he_agg.sections import Section
+from he_agg.plan.ckks_parameters import PROFILES
+from he_agg.plan.hybrid_parameters import prime_sets
+from he_agg.plan.sections import Section
 
 Q = 97
 

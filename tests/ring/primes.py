@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from he_agg.codecs.hybrid_parameters import prime_sets
+from he_agg.plan.hybrid_parameters import prime_sets
 
 IN_USE = tuple(sorted({q for primes in prime_sets() for q in primes}))

@@ -10,11 +10,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from he_agg.kernels.packing import fold, pack, packed_bytes, unpack
 from he_agg.ring import encryptor as encryptor_module
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.limbs import packed_sizes
 from he_agg.ring.opener import Opener
-from he_agg.ring.packing import fold, pack, packed_bytes, unpack
 from he_agg.ring.params import RingParams, largest_delta
 from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
 from he_agg.ring.sampling import NOISE_BOUND, fresh_ternary

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from he_agg.ring import kernels, ntt, ntt_lanes
+from he_agg.kernels.packing import unpack
+from he_agg.ring import ntt, ntt_lanes
+from he_agg.ring import passes as kernels
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.limbs import LimbKey
 from he_agg.ring.modulus import modulus, shoup_quotients
-from he_agg.ring.packing import unpack
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, LANES, N, ntt_primes
 from he_agg.ring.sampling import fresh_ternary

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from he_agg.plan import Plan
-from service import operations
-from service.events import Phase
+from he_agg.plan.plan import Plan
+from service.domain.events import Phase
+from service.operator import operations
 from tests.support.peers import Peer, make_plan, operator, register
 from tests.support.postgres import running_postgres
 from tests.support.server import ServerProcess, start_server

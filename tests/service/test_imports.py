@@ -6,7 +6,16 @@ import sys
 
 import pytest
 
-FORBIDDEN = ("tenseal", "keys", "client_sdk", "httpx", "he_agg.codecs.ckks", "he_agg.seal_format", "sklearn", "torch")
+FORBIDDEN = (
+    "tenseal",
+    "keys",
+    "client_sdk",
+    "httpx",
+    "he_agg.codecs.ckks",
+    "he_agg.codecs.seal_format",
+    "sklearn",
+    "torch",
+)
 
 _PROGRAM = """
 import importlib, json, pkgutil, sys
@@ -23,7 +32,13 @@ def loaded_by(modules):
 
 
 @pytest.mark.parametrize(
-    "modules", ["service", "service.cli", "service.federation_cli", "service.app,service.server,service.operations"]
+    "modules",
+    [
+        "service",
+        "service.serve.cli",
+        "service.operator.federation_cli",
+        "service.http.app,service.serve.server,service.operator.operations",
+    ],
 )
 def test_a_fresh_process_loads_no_key_and_no_he_library(modules):
     loaded = loaded_by(modules)
@@ -32,5 +47,5 @@ def test_a_fresh_process_loads_no_key_and_no_he_library(modules):
 
 
 def test_operator_commands_do_without_the_web_framework():
-    loaded = loaded_by("service.cli,service.federation_cli,service.aggregator_cli")
+    loaded = loaded_by("service.serve.cli,service.operator.federation_cli,service.operator.aggregator_cli")
     assert not loaded & {"fastapi", "starlette", "uvicorn"}

@@ -8,14 +8,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from he_agg.epoch import Commitment, EpochBundle, SignedBundle, SignedCommitment
+from he_agg.documents.epoch import Commitment, EpochBundle, SignedBundle, SignedCommitment
+from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
+from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster, SignedRoster
+from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.manifest import Manifest, SignedManifest
-from he_agg.messages import MAX_RECEIPT_BYTES, Receipt
-from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
-from he_agg.roster import SUITE_BYTES, Member, Receiving, Role, Roster, SignedRoster
-from he_agg.signed import Signed
+from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt
 from he_agg.signing import SigningKey
 
 __all__ = ["EXAMPLES", "KEYS", "Example", "bodies", "key_of"]

@@ -7,12 +7,12 @@ from functools import cache
 
 import numpy as np
 
-from he_agg import bitpack
 from he_agg.codecs.base import PartSource
 from he_agg.ids import RoundId
-from he_agg.layout import Layout
-from he_agg.plan import Plan, PublicPlan
-from he_agg.sections import Part
+from he_agg.kernels import bitpack
+from he_agg.plan.layout import Layout
+from he_agg.plan.plan import Plan, PublicPlan
+from he_agg.plan.sections import Part
 from keys import GroupKey
 
 ROUND = RoundId("test", 1, 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from he_agg.roster import Member, SignedRoster
+from he_agg.documents.roster import Member, SignedRoster
 from keys import GroupKey
-from service import events, operations
-from service.aggregator_key import AggregatorKey
+from service.core.aggregator_key import AggregatorKey
+from service.domain import events
+from service.operator import operations
 from tests.support.peers import operator
 
 __all__ = ["aggregator_of", "found"]

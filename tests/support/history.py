@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
+from he_agg.documents.roster import Role, SignedRoster
+from he_agg.documents.signed import Signed
+from he_agg.documents.transcript import encode_header
 from he_agg.ids import RoundId
-from he_agg.manifest import Manifest, SignedManifest
-from he_agg.plan import PublicPlan
-from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
-from he_agg.roster import Role, SignedRoster
-from he_agg.signed import Signed
+from he_agg.plan.plan import PublicPlan
 from he_agg.signing import SigningKey
-from he_agg.transcript import encode_header
 from tests.support.trust import AGGREGATOR, Consortium
 
 __all__ = ["Entry", "History", "digest_of"]

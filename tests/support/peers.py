@@ -21,24 +21,25 @@ import numpy as np
 import psycopg
 from sqlalchemy import URL
 
-from he_agg.bitpack import pack, unpack
-from he_agg.epoch import EpochBundle, SignedBundle
-from he_agg.federation import FederationDocument
-from he_agg.http_signatures import RequestHead, digest_field, manifest_field, sign_request
+from he_agg.documents.epoch import EpochBundle, SignedBundle
+from he_agg.documents.federation import FederationDocument
+from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
+from he_agg.documents.roster import Role, Roster
+from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
-from he_agg.layout import Layout, TensorSpec
-from he_agg.manifest import Manifest, SignedManifest
-from he_agg.messages import MAX_RECEIPT_BYTES, Receipt
-from he_agg.plan import Plan
-from he_agg.record import NO_RECORD, RoundRecord, SignedRecord
-from he_agg.roster import Role, Roster
-from he_agg.sections import PART_HEADER_BYTES, Part
-from he_agg.signed import Signed
-from he_agg.wire import encode_part
+from he_agg.kernels.bitpack import pack, unpack
+from he_agg.plan.layout import Layout, TensorSpec
+from he_agg.plan.plan import Plan
+from he_agg.plan.sections import PART_HEADER_BYTES, Part
+from he_agg.protocol.http_signatures import RequestHead, digest_field, manifest_field, sign_request
+from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt
+from he_agg.protocol.wire import encode_part
 from keys import Identity
-from service import events, operations
-from service.aggregator_key import AggregatorKey
-from service.conductor import Conductor
+from service.core.aggregator_key import AggregatorKey
+from service.core.conductor import Conductor
+from service.domain import events
+from service.operator import operations
 from service.settings import Settings
 from service.store.rows import Keeping
 from service.store.sql import SqlStore, open_store

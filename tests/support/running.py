@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from client_sdk import Site
-from he_agg.layout import Layout
-from he_agg.plan import Plan
+from he_agg.plan.layout import Layout
+from he_agg.plan.plan import Plan
 from keys import GroupKey
-from service import events, operations
-from service.aggregator_key import AggregatorKey
+from service.core.aggregator_key import AggregatorKey
+from service.domain import events
+from service.operator import operations
 from service.store.rows import Keeping
 from tests.support.peers import operator
 from tests.support.server import ServerProcess, start_server

@@ -26,10 +26,10 @@ from tests.support.zygote import Forked, Zygote
 
 __all__ = ["SERVER_MODULES", "ServerProcess", "he_agg", "start_server"]
 
-SERVER_MODULES = ("service.cli", "service.server", "service.folding")
+SERVER_MODULES = ("service.serve.cli", "service.serve.server", "service.work.folding")
 """What an aggregator imports."""
 
-_COMMAND = [sys.executable, "-c", "from he_agg.commands import main; main()"]
+_COMMAND = [sys.executable, "-c", "from he_agg.host.commands import main; main()"]
 START_TIMEOUT_S = 60.0
 
 

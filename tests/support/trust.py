@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from he_agg.roster import Member, Role, Roster, SignedRoster
+from he_agg.documents.roster import Member, Role, Roster, SignedRoster
 from he_agg.signing import SigningKey
 from keys import Identity
 

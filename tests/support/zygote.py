@@ -123,7 +123,7 @@ class Forked:
 
 def serve(*arguments: str) -> None:
     """`he-agg serve` with these arguments."""
-    from he_agg.commands import main
+    from he_agg.host.commands import main
     from service import failpoints
 
     failpoints.arm(os.environ.get(failpoints.VARIABLE))

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from he_agg import canonical
-from he_agg.http_signatures import EMPTY_DIGEST, RequestHead, digest_field
-from he_agg.roster import SUITE_BYTES, Member, Receiving, Role, Roster, SignedRoster
-from he_agg.signed import Signed
+from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster, SignedRoster
+from he_agg.documents.signed import Signed
+from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field
 from tests.support.documents import EXAMPLES, KEYS, key_of
 from tests.support.federation import plan_of
 from tests.support.history import History

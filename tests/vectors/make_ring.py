@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from he_agg.kernels.packing import pack, residue_dtype
 from he_agg.ring import ntt
 from he_agg.ring.keystream import Keystream, a_key
 from he_agg.ring.modulus import modulus
-from he_agg.ring.packing import pack, residue_dtype
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
 from he_agg.ring.sampling import TERNARY_BYTES, ternary

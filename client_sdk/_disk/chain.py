@@ -1,0 +1,120 @@
+"""What this site has seen of the chain of records: index and digest of each, in a file of its own.
+
+One line a record, added and fsynced when the record was verified; nothing is ever changed. So whoever shows this site
+another history later, or takes a record back, is found out. A last line that a crash cut short counts as not written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+from client_sdk._disk.files import explained
+from he_agg import canonical
+from he_agg.documents.record import NO_RECORD
+from he_agg.errors import ConfigError, Reason, WireError
+from he_agg.host.files import sync_directory
+
+__all__ = ["Chain"]
+
+_MAX_LINE = 1000
+
+
+class Chain:
+    """The verified records of one federation, from the first. Several processes of a site may use the file at once.
+
+    Args:
+        path: the file; made with the first record.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen: list[str] = []
+        self._whole = 0  # bytes of the file that were read: whole lines
+
+    def __repr__(self) -> str:
+        return f"Chain({str(self._path)!r})"
+
+    def __len__(self) -> int:
+        """How many records were verified."""
+        return len(self._digests())
+
+    def head(self, index: int | None = None) -> str:
+        """Digest of a record.
+
+        Args:
+            index: which, from 1; the newest if None, and `NO_RECORD` for 0.
+
+        Raises:
+            ConfigError: the file is damaged or cannot be read.
+            IndexError: that record was not verified yet.
+        """
+        digests = self._digests()
+        at = len(digests) if index is None else index
+        return digests[at - 1] if at else NO_RECORD
+
+    def append(self, index: int, digest: str) -> None:
+        """Note a verified record; one that is noted already is fine.
+
+        Args:
+            index: its index in the chain.
+            digest: its digest.
+
+        Raises:
+            WireError: another record is noted at this index, or those before it are missing.
+            ConfigError: the file is damaged or cannot be written.
+        """
+        with self._lock, explained(self._path), self._open() as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            self._read(file)
+            if index <= len(self._seen):
+                if self._seen[index - 1] != digest:
+                    raise WireError(
+                        Reason.CHAIN_MISMATCH, f"record {index}: expected {self._seen[index - 1]}, got {digest}"
+                    )
+                return
+            if index != len(self._seen) + 1:
+                raise WireError(Reason.CHAIN_MISMATCH, f"expected record {len(self._seen) + 1}, got record {index}")
+            file.truncate(self._whole)  # what a crash left of a line
+            file.seek(self._whole)
+            file.write(canonical.encode({"index": index, "digest": digest}) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            if index == 1:
+                sync_directory(self._path.parent)
+
+    def _digests(self) -> list[str]:
+        with self._lock, explained(self._path), contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            self._read(file)
+        return self._seen
+
+    def _open(self) -> BinaryIO:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return os.fdopen(descriptor, "r+b")
+
+    def _read(self, file: BinaryIO) -> None:
+        """Read what was added since the last time."""
+        file.seek(self._whole)
+        data = file.read()
+        end = data.rfind(b"\n") + 1
+        for line in data[:end].splitlines():
+            number = len(self._seen) + 1
+            try:
+                fields = canonical.Fields(canonical.parse(line, _MAX_LINE), "line")
+                fields.integer("index", number, number)
+                digest = fields.hex("digest", 32)
+                fields.end()
+            except WireError as error:
+                raise ConfigError(
+                    Reason.CHAIN_MISMATCH,
+                    f"{self._path}, line {number}, is damaged: {error.message}",
+                    "restore the file from your backup; without it this site could not tell if the aggregator has "
+                    "changed records that it had seen",
+                ) from error
+            self._seen.append(digest)
+            self._whole += len(line) + 1

@@ -1,0 +1,69 @@
+"""Files of a site: their digests, and errors that say where."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from client_sdk._protocol.effects import FileBody
+from he_agg.errors import ConfigError, Reason, WireError
+
+__all__ = ["PIECE_BYTES", "check_files", "digest_of", "explained", "read_files"]
+
+PIECE_BYTES = 2**20
+"""How much of a file is sent at a time, and how much of an answer is taken at a time on asyncio."""
+
+_READ_BYTES = 2**18
+
+
+def digest_of(file: BinaryIO) -> str:
+    """SHA-256 of an open file, in hex, read piece by piece."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_READ_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def explained(path: Path, setting: str = "spool") -> Iterator[None]:
+    """Turn what the file system says into an error that names the spool, or what else a setting names.
+
+    Raises:
+        ConfigError: instead of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        hint = (
+            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"see that `{setting}` can be written"
+        )
+        raise ConfigError(Reason.BAD_CONFIG, f"{setting} {path}: {error.strerror}", hint) from error
+
+
+def check_files(body: FileBody) -> None:
+    """See that the files of a body are there, before anything is sent."""
+    for path, length in body.files:
+        with explained(path):
+            _check_length(path, length, path.stat().st_size)
+
+
+def _check_length(path: Path, length: int, got: int) -> None:
+    if got < length:
+        raise WireError(Reason.TRUNCATED, f"{path}: expected {length} bytes, got {got}")
+
+
+def read_files(body: FileBody) -> Iterator[bytes]:
+    """Read the promised number of bytes: h11's own error for too few of them would pass through httpx untranslated."""
+    for path, length in body.files:
+        left = length
+        with explained(path), path.open("rb") as file:
+            while left:
+                chunk = file.read(min(PIECE_BYTES, left))
+                if not chunk:
+                    _check_length(path, length, length - left)
+                left -= len(chunk)
+                yield chunk

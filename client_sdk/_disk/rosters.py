@@ -1,0 +1,142 @@
+"""The rosters that a site trusts: the pinned one, those it followed from there, and those it came from.
+
+::
+
+    <roster>                                     the pin: the newest roster that this site trusts
+    <roster>.versions/<n>.json                   versions that were the pin before; records still name them
+
+The first pin is trusted because people compared fingerprints. Another one takes its place only if enough coordinators
+of the version before have signed it; the file is replaced in one step, so a crash leaves the old one or the new.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client_sdk._disk.files import explained
+from he_agg.documents.roster import Role, Roster, SignedRoster
+from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
+from keys import Identity
+from keys.files import replace_file
+from keys.rosters import archive_of, keep_old, read_pinned
+
+__all__ = ["Rosters"]
+
+
+class Rosters:
+    """What one site trusts in one federation.
+
+    Args:
+        path: the pinned roster's file.
+        federation: whose roster it must be.
+        identity: this site.
+
+    Raises:
+        ConfigError: the file is missing, not a signed roster of this federation, or writable by everybody.
+        KeystoreError: the roster lists another key for this site.
+    """
+
+    def __init__(self, path: Path, federation: str, identity: Identity) -> None:
+        self._path = path
+        self._federation, self._identity = federation, identity
+        pinned = _read(path)
+        if pinned.roster.federation != federation:
+            raise ConfigError(
+                Reason.ROSTER_MISMATCH,
+                f"roster {path}: expected that of federation {federation}, which the keystore is for, got that of "
+                f"{pinned.roster.federation}",
+            )
+        self._known = {signed.digest: signed for signed in self._archived()}
+        self._newest = pinned
+        self._known[pinned.digest] = pinned
+        self.check_own(pinned)
+
+    def __repr__(self) -> str:
+        return f"Rosters({self._federation!r}, version {self._newest.roster.version})"
+
+    @property
+    def newest(self) -> SignedRoster:
+        """The pinned roster."""
+        return self._newest
+
+    def named(self, digest: str) -> Roster | None:
+        """A trusted roster by its digest; None if this site does not know it."""
+        signed = self._known.get(digest)
+        return None if signed is None else signed.roster
+
+    def aggregator_keys(self, digest: str) -> dict[str, bytes]:
+        """Who may sign a record that names this roster.
+
+        A site that joined later does not know the rosters before its first pin. Their records it believes when an
+        aggregator of the oldest roster that it trusts has signed them.
+        """
+        oldest = min(self._known.values(), key=lambda signed: signed.roster.version).roster
+        return (self.named(digest) or oldest).keys_of(Role.AGGREGATOR)
+
+    def check_valid(self, now: float) -> None:
+        """See that the pinned roster has not expired.
+
+        Raises:
+            ConfigError: it has.
+        """
+        try:
+            self._newest.check_valid(now)
+        except WireError as error:
+            raise ConfigError(
+                error.reason,
+                f"{error.message}, and the aggregator has no newer one; nothing was encrypted or opened",
+                "ask the coordinator to sign a new one: he-agg roster next",
+            ) from error
+
+    def check_own(self, signed: SignedRoster) -> None:
+        """See that a roster has this site in it, with its own key.
+
+        Raises:
+            KeystoreError: it lists another key.
+            ConfigError: it does not list this site as a site.
+        """
+        roster, identity = signed.roster, self._identity
+        member = roster.members.get(identity.name)
+        if member is None or Role.SITE not in member.roles:
+            raise ConfigError(
+                Reason.UNKNOWN_SITE,
+                f"site {identity.name} is not among the sites of version {roster.version} of the roster of "
+                f"{roster.federation}",
+                "ask the coordinator: it was removed, or not added yet",
+            )
+        if member.public_key != identity.signing_key.public_key:
+            raise KeystoreError(
+                Reason.KEY_MISMATCH,
+                f"site {identity.name}: version {roster.version} of the roster of {roster.federation} lists the key "
+                f"with fingerprint {member.fingerprint}, this identity has {identity.fingerprint}",
+                "compare fingerprints with the coordinator: either the identity file or the roster is not yours",
+            )
+
+    def follow(self, signed: SignedRoster) -> None:
+        """Trust the next version from now on, and put it in the place of the pinned file.
+
+        Args:
+            signed: the roster after the pinned one.
+
+        Raises:
+            WireError: it does not follow the pinned one, or is not signed by enough coordinators.
+            ConfigError: the file cannot be replaced.
+        """
+        signed.check_follows(self._newest)
+        keep_old(self._path, [self._newest])
+        replace_file(self._path, signed.encode())
+        self._known[signed.digest] = signed
+        self._newest = signed
+
+    def _archived(self) -> list[SignedRoster]:
+        archive = archive_of(self._path)
+        with explained(archive):
+            return [_read(path) for path in sorted(archive.glob("*.json"))]
+
+
+def _read(path: Path) -> SignedRoster:
+    """Read a roster file of this site's own: trusted because of where it lies, so nobody else may have put it there."""
+    try:
+        return read_pinned(path)
+    except WireError as error:
+        raise ConfigError(error.reason, f"roster {path}: {error.message}", error.hint) from error

@@ -1,0 +1,330 @@
+"""The spool: encrypted submissions on disk, from encryption until the mean is fetched.
+
+::
+
+    <spool>/<site>/<federation>.<round>.<attempt>/part-00000 ...   parts, byte for byte as they travel
+                                                  update           keyed fingerprint of what was encrypted
+                                                  manifest.json    signed, written last
+                                                  receipt.json     the aggregator's signed promise
+                                                  sum/part-00000   downloaded parts of the sum
+    <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
+    <spool>/<site>/<federation>.chain                              records that this site has verified
+
+A directory with a manifest is a submission that may be sent again, byte for byte. One without is what a crash left:
+nothing of it was ever announced, so it is removed and the update is encrypted afresh. Files are 0600, directories 0700.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from client_sdk._disk.files import digest_of, explained
+from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest, SignedManifest
+from he_agg.errors import ConfigError, InputError, Reason, WireError
+from he_agg.host.files import create, replace, sync_directory
+from he_agg.ids import RoundId
+from he_agg.plan.plan import PublicPlan
+
+__all__ = ["Spool", "SpoolEntry", "Stored"]
+
+_MANIFEST = "manifest.json"
+_RECEIPT = "receipt.json"
+_UPDATE = "update"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A submission found in the spool.
+
+    Attributes:
+        signed: what was, or will be, announced.
+        encoded: its bytes as stored.
+        fingerprint: what it encrypts, recognisable with the group key only.
+    """
+
+    signed: SignedManifest
+    encoded: bytes
+    fingerprint: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the manifest says."""
+        return self.signed.manifest
+
+    @cached_property
+    def submission_id(self) -> str:
+        """SHA-256 of the signed manifest."""
+        return self.signed.submission_id
+
+
+class Spool:
+    """All submissions of one site.
+
+    Args:
+        root: the configured directory; made if it does not exist.
+        site: the site's name.
+
+    Raises:
+        ConfigError: the directory cannot be made or written.
+    """
+
+    def __init__(self, root: Path, site: str) -> None:
+        self._root = root / site
+        with explained(self._root):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._root.mkdir(mode=0o700, exist_ok=True)
+
+    def entry(self, round_id: RoundId) -> SpoolEntry:
+        """The place of one attempt at one round; nothing is made yet."""
+        return SpoolEntry(self._root / str(round_id), round_id)
+
+    def chain_path(self, federation: str) -> Path:
+        """Where the records are noted that this site has verified. No round's name looks like it."""
+        return self._root / f"{federation}.chain"
+
+    def pending(self, federation: str) -> list[RoundId]:
+        """Rounds with a stored submission whose mean was not fetched yet, oldest first."""
+        found = []
+        with explained(self._root):
+            for path in self._root.iterdir():
+                with contextlib.suppress(WireError):
+                    round_id = RoundId.parse(path.name)
+                    if round_id.federation == federation and (path / _MANIFEST).is_file():
+                        found.append(round_id)
+        return sorted(found)
+
+    def prune(self, opened: RoundId) -> None:
+        """Remove what belongs to rounds long over: the round before the open one is kept, its mean may be wanted."""
+        with explained(self._root):
+            names = [path.name for path in self._root.iterdir() if path.is_dir()]
+        for name in names:
+            with contextlib.suppress(WireError, InputError):  # another file, or somebody works on it
+                round_id = RoundId.parse(name)
+                if round_id.federation == opened.federation and round_id.number < opened.number - 1:
+                    with self.entry(round_id).locked():
+                        self.entry(round_id).remove()
+
+
+class SpoolEntry:
+    """One attempt at one round of one site.
+
+    Args:
+        path: its directory.
+        round_id: the attempt.
+    """
+
+    def __init__(self, path: Path, round_id: RoundId) -> None:
+        self.path = path
+        self.round_id = round_id
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes and threads away from this round.
+
+        Raises:
+            InputError: somebody works on it already.
+        """
+        lock = self.path.with_name(self.path.name + ".lock")
+        descriptor = self._acquire(lock)
+        try:
+            yield
+        finally:
+            # Unlinked while held: who opened it meanwhile finds another inode at the path and starts over.
+            with contextlib.suppress(FileNotFoundError):
+                lock.unlink()
+            os.close(descriptor)
+
+    def _acquire(self, lock: Path) -> int:
+        with explained(lock):
+            while True:
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.path.samestat(os.fstat(descriptor), os.stat(lock)):  # noqa: PTH116 - beside fstat
+                        return descriptor
+                except BlockingIOError as error:
+                    os.close(descriptor)
+                    raise InputError(
+                        Reason.BAD_ARGUMENT,
+                        f"round {self.round_id} is being worked on by another process or thread of this site",
+                        "wait for it, or end it; what it stored is not lost",
+                    ) from error
+                except FileNotFoundError:
+                    pass
+                os.close(descriptor)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there is a submission that may be sent again."""
+        return (self.path / _MANIFEST).is_file()
+
+    def stored(self) -> Stored | None:
+        """The submission that is stored here; None if there is none, or only what a crash left.
+
+        Raises:
+            WireError: there is one, and it is damaged.
+            ConfigError: it cannot be read.
+        """
+        with explained(self.path):
+            try:
+                with (self.path / _MANIFEST).open("rb") as file:
+                    encoded = file.read(MAX_MANIFEST_BYTES + 1)
+            except FileNotFoundError:
+                return None
+            fingerprint = (self.path / _UPDATE).read_text("ascii")
+        try:
+            return Stored(SignedManifest.parse(encoded), encoded, fingerprint)
+        except WireError as error:
+            raise _damaged(self.path / _MANIFEST, error.message) from error
+
+    def begin(self, needed_bytes: int) -> None:
+        """Make an empty place for a new submission.
+
+        Args:
+            needed_bytes: what will be stored here: the parts, and later the parts of the sum.
+
+        Raises:
+            ConfigError: no room, or the directory cannot be made.
+        """
+        self.remove()
+        with explained(self.path):
+            self.path.mkdir(mode=0o700)
+            free = shutil.disk_usage(self.path).free
+        if free < needed_bytes:
+            self.remove()
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"spool {self.path.parent}: expected {needed_bytes} free bytes for this round, got {free}",
+                "free some space, or set `spool` to a directory on a larger disk",
+            )
+
+    def write_part(self, number: int, *pieces: bytes | memoryview) -> str:
+        """Store one part, durably.
+
+        Args:
+            number: which.
+            pieces: all of it, one after another.
+
+        Returns:
+            Its SHA-256 in hex.
+        """
+        with explained(self.path):
+            create(self.part_path(number), lambda file: file.writelines(pieces))
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def seal(self, encoded: bytes, fingerprint: str) -> None:
+        """Make what was written a submission: after this it is sent again, never encrypted again.
+
+        Args:
+            encoded: the manifest's bytes.
+            fingerprint: what it encrypts.
+        """
+        with explained(self.path):
+            create(self.path / _UPDATE, fingerprint.encode("ascii"))
+            create(self.path / f".{_MANIFEST}", encoded)
+            sync_directory(self.path)  # the parts' names before the manifest's
+            (self.path / f".{_MANIFEST}").rename(self.path / _MANIFEST)
+            sync_directory(self.path)
+            sync_directory(self.path.parent)
+
+    def check_part(self, number: int, length: int, digest: str) -> None:
+        """See that a stored part is still what the manifest says.
+
+        Raises:
+            WireError: it is not: the disk lost or changed it.
+        """
+        path = self.part_path(number)
+        with explained(self.path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == length and digest_of(file) == digest:
+                return
+        raise _damaged(path, f"part {number} is not the one that the manifest names")
+
+    def part_path(self, number: int) -> Path:
+        """Where a part of the submission is."""
+        return self.path / f"part-{number:05d}"
+
+    def keep_receipt(self, encoded: bytes) -> None:
+        """Keep the aggregator's signed promise beside the submission."""
+        with explained(self.path):
+            replace(self.path / _RECEIPT, encoded)
+
+    def write_sum_part(self, number: int, data: bytes | memoryview) -> None:
+        """Store one downloaded part of the sum: whole, or not at all."""
+        path = self.sum_path(number)
+        with explained(self.path):
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            # Not synced: a part that a crash spoils fails its digest and is fetched again.
+            create(temporary, data, durable=False)
+            temporary.rename(path)
+
+    def sum_part(self, number: int, length: int, digest: str) -> bytes | None:
+        """A part of the sum that is here already with the right bytes; None if it has to be fetched."""
+        try:
+            with self.sum_path(number).open("rb") as file:
+                if os.fstat(file.fileno()).st_size != length:
+                    return None
+                data = file.read()
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == digest else None
+
+    def read_sum_part(self, number: int) -> bytes:
+        """A downloaded part of the sum."""
+        with explained(self.path):
+            return self.sum_path(number).read_bytes()
+
+    def sum_path(self, number: int) -> Path:
+        """Where a downloaded part of the sum is."""
+        return self.path / "sum" / f"part-{number:05d}"
+
+    def remove_sum(self) -> None:
+        """Remove the downloaded parts of the sum: what was refused is not kept, and never looked at again."""
+        with explained(self.path), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path / "sum")
+            if not any(self.path.iterdir()):
+                self.path.rmdir()  # a round that this site only fetched
+
+    def remove(self) -> None:
+        """Remove all of it. The manifest goes first, so that what a crash leaves is never sent."""
+        with explained(self.path):
+            (self.path / _MANIFEST).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.path)
+
+    def check(self, stored: Stored, plan: PublicPlan, epoch: int, key_id: str, site: str, public_key: bytes) -> None:
+        """Refuse a stored submission that was made with another key or plan, or signed with another identity.
+
+        Raises:
+            WireError: says which.
+        """
+        try:
+            stored.manifest.check(plan, self.round_id, epoch, key_id, site)
+            stored.signed.check_signed(public_key)
+        except WireError as error:
+            raise WireError(
+                error.reason,
+                f"spool {self.path}: {error.message}",
+                "this spool belongs to another key, plan or identity; configure what it was made with, or remove it",
+            ) from error
+
+
+def _damaged(path: Path, why: str) -> WireError:
+    return WireError(
+        Reason.BAD_DIGEST,
+        f"spool {path} is damaged: {why}; the aggregator has nothing of it",
+        "this site cannot finish its submission to this round; look at the disk, and take part in the next round",
+    )

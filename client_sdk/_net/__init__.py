@@ -1,0 +1,1 @@
+"""Send requests: the only room that opens a connection."""

@@ -1,0 +1,397 @@
+"""Carries out effects, blocking or on asyncio. The only module that imports httpx.
+
+What it guarantees to every request: it is signed anew each time it is sent, and goes to the configured host only, over
+TLS or to this very machine; redirects are not followed; no answer is read beyond its bound; compressed answers are not
+expanded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from client_sdk._disk.files import PIECE_BYTES, check_files, read_files
+from client_sdk._net.signing import Signer
+from client_sdk._protocol.effects import (
+    Compute,
+    Effect,
+    FileBody,
+    Flow,
+    Now,
+    Report,
+    Request,
+    Response,
+    Sleep,
+    Together,
+)
+from client_sdk._protocol.together import run_in_tasks, run_in_threads
+from client_sdk.progress import Event, Listener
+from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
+
+__all__ = ["AsyncTransport", "TlsFiles", "Transport", "drive"]
+
+T = TypeVar("T")
+
+_CONNECT_S = 10.0
+_WRITE_S = 60.0
+_HOST = re.compile(rb"[a-z0-9._:-]+")
+_LEAST_ANSWER_BYTES = 2**16
+"""Room for a problem document, however short the expected answer is."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Certificates of a connection, PEM.
+
+    Attributes:
+        ca_file: whom to trust instead of the system's authorities.
+        client_cert: what this site shows to a proxy that asks for it.
+        client_key: its key, if it is not in the same file.
+    """
+
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+
+
+_NO_FILES = TlsFiles()
+
+
+class Transport:
+    """Drives flows, blocking.
+
+    Args:
+        url: the aggregator.
+        signer: signs every request.
+        tls: certificates.
+    """
+
+    def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
+        self._signer = signer
+        self._host, options = _options(url, tls)
+        self._client = httpx.Client(**options)
+
+    def run(self, flow: Flow[T], listener: Listener) -> T:
+        """Drive a flow to its end.
+
+        Args:
+            flow: the flow.
+            listener: is told of its progress.
+
+        Returns:
+            The flow's result.
+        """
+        return drive(flow, lambda effect: self._perform(effect, listener))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _perform(self, effect: Effect, listener: Listener) -> Any:
+        match effect:
+            case Request():
+                return self._send(effect, listener)
+            case Compute(work):
+                return work()
+            case Sleep(seconds):
+                time.sleep(seconds)
+            case Now():
+                return time.monotonic()
+            case Report(event):
+                listener(event)
+            case Together():
+                return run_in_threads(effect, self.run, listener)
+        return None
+
+    def _send(self, request: Request, listener: Listener) -> Response:
+        if isinstance(request.body, FileBody):
+            check_files(request.body)
+            return self._exchange(request, _chunks(request.body, _reporting(request, listener)), listener)
+        return self._exchange(request, request.body, listener)
+
+    def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None, listener: Listener) -> Response:
+        signed_at, headers = self._signer.sign(request)
+        with (
+            _faults(self._host, request),
+            self._client.stream(
+                request.method, request.path, content=content, headers=headers, timeout=_timeout(request)
+            ) as answer,
+        ):
+            body = bytearray()
+            take = _taker(request, answer, body)
+            for chunk in answer.iter_raw():
+                _report(take(chunk), listener)
+            return _response(answer, body, signed_at)
+
+
+class AsyncTransport:
+    """Drives flows on asyncio; `Compute` runs in a thread.
+
+    Args:
+        url: the aggregator.
+        signer: signs every request.
+        tls: certificates.
+    """
+
+    def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
+        self._signer = signer
+        self._host, options = _options(url, tls)
+        self._client = httpx.AsyncClient(**options)
+
+    async def run(self, flow: Flow[T], listener: Listener) -> T:
+        """Drive a flow to its end.
+
+        Args:
+            flow: the flow.
+            listener: is told of its progress, in the event loop.
+
+        Returns:
+            The flow's result.
+        """
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    result = await self._perform(effect, listener)
+                except Exception as error:  # it is the flow's to handle, whatever it is
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(result)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        finally:
+            flow.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def _perform(self, effect: Effect, listener: Listener) -> Any:
+        match effect:
+            case Request():
+                return await self._send(effect, listener)
+            case Compute(work):
+                return await _in_thread(work)
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+            case Now():
+                return time.monotonic()
+            case Report(event):
+                listener(event)
+            case Together():
+                return await run_in_tasks(effect, self.run, listener)
+        return None
+
+    async def _send(self, request: Request, listener: Listener) -> Response:
+        if isinstance(request.body, FileBody):
+            await asyncio.to_thread(check_files, request.body)
+            chunks = _chunks_in_thread(request.body, _reporting(request, listener))
+            return await self._exchange(request, chunks, listener)
+        return await self._exchange(request, request.body, listener)
+
+    async def _exchange(
+        self, request: Request, content: bytes | AsyncIterator[bytes] | None, listener: Listener
+    ) -> Response:
+        signed_at, headers = self._signer.sign(request)
+        with _faults(self._host, request):
+            async with self._client.stream(
+                request.method, request.path, content=content, headers=headers, timeout=_timeout(request)
+            ) as answer:
+                body = bytearray()
+                take = _taker(request, answer, body)
+                async for chunk in answer.aiter_raw(PIECE_BYTES):
+                    _report(await _in_thread(partial(take, chunk)), listener)
+                return _response(answer, body, signed_at)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    # A cancelled task waits for the step under way: the flow's clean-up must not race with it.
+    step = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        await asyncio.wait([step])
+        raise
+
+
+def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
+    """Drive a flow with a function that carries out one effect.
+
+    Args:
+        flow: the flow.
+        perform: takes an effect and returns its result; what it raises is thrown into the flow.
+
+    Returns:
+        The flow's result.
+    """
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                result = perform(effect)
+            except Exception as error:  # it is the flow's to handle, whatever it is
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        flow.close()
+
+
+def _chunks(body: FileBody, report: Callable[[int], None]) -> Iterator[bytes]:
+    sent = 0
+    for chunk in read_files(body):
+        yield chunk
+        sent += len(chunk)
+        report(sent)
+
+
+async def _chunks_in_thread(body: FileBody, report: Callable[[int], None]) -> AsyncIterator[bytes]:
+    chunks, sent = read_files(body), 0
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk
+        sent += len(chunk)
+        report(sent)
+
+
+def _reporting(request: Request, listener: Listener) -> Callable[[int], None]:
+    progress = request.progress
+    return (lambda _: None) if progress is None else (lambda sent: listener(progress(sent)))
+
+
+def _options(url: str, tls: TlsFiles) -> tuple[str, dict[str, Any]]:
+    """Check the url, and choose everything that both clients have in common."""
+    try:
+        base = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(Reason.BAD_CONFIG, f"url: expected https://host..., got something else: {error}") from error
+    plain = not (base.query or base.fragment or base.userinfo) and 0 < (base.port or 443) < 2**16
+    if base.scheme not in ("https", "http") or not _HOST.fullmatch(base.raw_host) or not plain:
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            "url: expected https://host[:port][/path] without user, query or fragment, got something else",
+        )
+    if base.scheme == "http" and not _is_this_machine(base.host):
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"url: expected https:// for {base.host}, got http://, which would show who takes part, and when",
+            "plain http is for an aggregator on this machine only",
+        )
+    options = {
+        "base_url": base,
+        "headers": {"Accept-Encoding": "identity", "User-Agent": "he-agg-site"},
+        "verify": _context(base.scheme, tls),
+        "follow_redirects": False,
+        # A proxy of the environment would see plain http in the clear; TLS goes through it unread.
+        "trust_env": base.scheme == "https",
+    }
+    return f"{base.scheme}://{base.netloc.decode('ascii')}", options
+
+
+def _context(scheme: str, tls: TlsFiles) -> ssl.SSLContext:
+    if tls.client_cert is None and tls.client_key is not None:
+        raise ConfigError(Reason.BAD_CONFIG, "client_key: expected client_cert beside it, got none")
+    if tls.client_cert is not None and scheme != "https":
+        raise ConfigError(Reason.BAD_CONFIG, "client_cert: expected an https:// url to show it to, got http://")
+    try:
+        context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(tls.ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            Reason.BAD_CONFIG, f"ca_file {tls.ca_file}: expected certificates in PEM form: {error.strerror}"
+        ) from error
+    if tls.client_cert is not None:
+        try:
+            # The empty password: OpenSSL must not ask for one on a terminal that nobody watches.
+            context.load_cert_chain(tls.client_cert, tls.client_key, password="")
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"client_cert {tls.client_cert}, client_key {tls.client_key or 'in the same file'}: expected a "
+                f"certificate and its key in PEM form, without a passphrase: {error.strerror}",
+            ) from error
+    return context
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _timeout(request: Request) -> httpx.Timeout:
+    return httpx.Timeout(connect=_CONNECT_S, read=request.silence_s, write=_WRITE_S, pool=_CONNECT_S)
+
+
+def _taker(request: Request, answer: httpx.Response, body: bytearray) -> Callable[[bytes], Event | None]:
+    """Where an answer goes: an expected one where the request says, any other into a body."""
+    if request.into is not None and answer.status_code in request.expect:
+        return request.into
+
+    def keep(chunk: bytes) -> None:
+        body.extend(chunk)
+        _bounded(body, request)
+
+    return keep
+
+
+def _report(event: Event | None, listener: Listener) -> None:
+    if event is not None:
+        listener(event)
+
+
+def _bounded(body: bytearray, request: Request) -> None:
+    limit = max(request.max_bytes, _LEAST_ANSWER_BYTES)
+    if len(body) > limit:
+        raise ProtocolError(
+            Reason.TOO_LARGE,
+            f"{request.method} {request.path.split('?')[0]}: expected at most {limit} bytes of answer, got more",
+        )
+
+
+def _response(answer: httpx.Response, body: bytearray, signed_at: float) -> Response:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return Response(answer.status_code, headers, bytes(body), signed_at)
+
+
+@contextmanager
+def _faults(host: str, request: Request) -> Iterator[None]:
+    """Turn what httpx raises into our errors. No header is ever part of a message."""
+    what = f"{request.method} {request.path.split('?')[0]}"
+    try:
+        yield
+    except (httpx.HTTPError, ssl.SSLError) as error:  # on asyncio httpx lets an alert of the peer through as it is
+        if _untrusted(error):
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"{host}: its certificate is not trusted: {error}",
+                "check the url; for a private certificate authority set ca_file",
+            ) from error
+        detail = str(error) or type(error).__name__
+        raise TransportError(
+            Reason.UNREACHABLE,
+            f"{host}: {what}: {detail}",
+            "check the url and that the aggregator runs; what was encrypted stays in the spool",
+        ) from error
+
+
+def _untrusted(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

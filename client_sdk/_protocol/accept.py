@@ -1,0 +1,241 @@
+"""What a published record, its manifests and its sum must be before a site opens the sum: pure checks, in their order.
+
+    1  federation, epoch, key, plan and round are the expected ones         check_subject
+    2  so many sites that no single update shows                            check_number
+    3  every member is a site of a roster that this site trusts, once       check_members
+    4  the record is signed by an aggregator of that roster ...             check_record_signature
+       ... and every manifest by its site, and it is the one of the record  check_manifests
+    5  this site is in the sum with what it sent, or the record says why    check_own
+       not
+    6  the record follows the one that this site saw last, and every        check_follows, check_same_history
+       member saw the same
+    7  the parts of the sum are those of the record, and their tags are     check_parts, check_tags
+       the sum of the manifests' tags
+    8  decrypt, round, range-check                                          (codec)
+    9  the hidden count is the number of members                            (fixedpoint)
+
+Each raises `RejectedError`, which says precisely what was wrong and never leaves this package: the security log gets
+it, the caller gets one error that is the same for all of them (`_collect.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from he_agg import canonical
+from he_agg.documents.manifest import SignedManifest
+from he_agg.documents.record import RoundRecord, SignedRecord
+from he_agg.documents.roster import Role, Roster
+from he_agg.documents.signed import Signed
+from he_agg.errors import Reason, WireError
+from he_agg.ids import RoundId
+from he_agg.plan.plan import PublicPlan
+
+__all__ = [
+    "Expected",
+    "RejectedError",
+    "check_follows",
+    "check_manifests",
+    "check_members",
+    "check_number",
+    "check_own",
+    "check_parts",
+    "check_record_signature",
+    "check_same_history",
+    "check_subject",
+    "check_tags",
+    "parse_manifests",
+]
+
+
+class RejectedError(Exception):
+    """Something that must not be believed. Never leaves this package.
+
+    Args:
+        reason: of the closed set.
+        what: what was looked at.
+        expected: what it had to be: names, numbers, digests.
+        got: what it was.
+    """
+
+    def __init__(self, reason: Reason, what: str, expected: object = None, got: object = None) -> None:
+        super().__init__(what)
+        self.reason = reason
+        self.what = what
+        self.expected = None if expected is None else str(expected)
+        self.got = None if got is None else str(got)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What this site goes by, whatever the aggregator says.
+
+    Attributes:
+        site: its name.
+        plan: the public half of its plan.
+        epoch: of its group key.
+        key_id: of its group key.
+        round_id: the attempt.
+        min_sites: fewest sites whose sum it opens, by its own settings.
+        own: id of its submission, if there is one in the spool.
+    """
+
+    site: str
+    plan: PublicPlan
+    epoch: int
+    key_id: str
+    round_id: RoundId
+    min_sites: int
+    own: str | None
+
+
+def check_subject(expected: Expected, record: RoundRecord) -> None:
+    """Step 1: the record is about this round, under this site's plan and key."""
+    for what, reason, want, got in (
+        ("federation", Reason.BAD_ANSWER, expected.round_id.federation, record.round_id.federation),
+        ("epoch", Reason.KEY_MISMATCH, expected.epoch, record.epoch),
+        ("group key", Reason.KEY_MISMATCH, expected.key_id, record.key_id),
+        ("plan", Reason.PLAN_MISMATCH, expected.plan.plan_id, record.plan_id),
+        ("round", Reason.BAD_ANSWER, expected.round_id, record.round_id),
+    ):
+        if want != got:
+            raise RejectedError(reason, f"record, {what}", want, got)
+
+
+def check_number(expected: Expected, rosters: Sequence[Roster], record: RoundRecord) -> None:
+    """Step 2: the sum is of so many sites that it shows no single update, and of no more than the plan holds."""
+    least = max(expected.min_sites, expected.plan.min_sites, *(roster.min_sites for roster in rosters))
+    if len(record.members) < least:
+        raise RejectedError(Reason.BAD_ANSWER, "record, fewest members", least, len(record.members))
+    if len(record.members) > expected.plan.max_sites:
+        raise RejectedError(Reason.BAD_ANSWER, "record, most members", expected.plan.max_sites, len(record.members))
+
+
+def check_members(roster: Roster | None, record: RoundRecord) -> Roster:
+    """Step 3: every member is a site of the roster that the record names. Canonical JSON has each name once.
+
+    Returns:
+        That roster.
+    """
+    if roster is None:
+        raise RejectedError(Reason.ROSTER_MISMATCH, "record, roster", "one that this site trusts", record.roster)
+    sites = roster.having(Role.SITE)
+    for site in record.members:
+        if site not in sites:
+            raise RejectedError(
+                Reason.UNKNOWN_SITE, "record, members", f"sites of version {roster.version} of the roster", site
+            )
+    return roster
+
+
+def check_record_signature(keys: dict[str, bytes], signed: SignedRecord) -> None:
+    """Step 4, first half: an aggregator of the roster has signed the record.
+
+    Args:
+        keys: of the roster's aggregators, by name.
+        signed: the record.
+    """
+    try:
+        signed.check_signed(keys)
+    except WireError as error:
+        raise RejectedError(
+            error.reason, "record, signature", f"of {' or '.join(sorted(keys))}", _signers(signed.document)
+        ) from error
+
+
+def parse_manifests(body: bytes, max_bytes: int) -> list[SignedManifest]:
+    """Read the manifests of a sum's members. Nothing is proven about them yet."""
+    try:
+        fields = canonical.Fields(canonical.parse(body, max_bytes), "manifests")
+        fields.integer("v", 1, 1)
+        documents = fields.array("manifests", 10_000)
+        fields.end()
+        return [SignedManifest.from_document(Signed.from_json(value, "manifest")) for value in documents]
+    except WireError as error:
+        raise RejectedError(error.reason, "manifests", "signed manifests of the members", error.message) from error
+
+
+def check_manifests(
+    expected: Expected, roster: Roster, record: RoundRecord, manifests: Sequence[SignedManifest]
+) -> None:
+    """Step 4, second half: for every member one manifest, the one of the record, signed by its site, for this round."""
+    sites = [signed.manifest.site for signed in manifests]
+    if sites != sorted(record.members):
+        raise RejectedError(Reason.BAD_ANSWER, "manifests, sites", " ".join(sorted(record.members)), " ".join(sites))
+    keys = roster.keys_of(Role.SITE)
+    for signed in manifests:
+        site = signed.manifest.site
+        try:
+            signed.check_signed(keys[site])
+        except WireError as error:
+            raise RejectedError(error.reason, f"manifest of {site}, signature", site, "of another key") from error
+        if signed.submission_id != record.members[site]:
+            raise RejectedError(
+                Reason.BAD_DIGEST, f"manifest of {site}, digest", record.members[site], signed.submission_id
+            )
+        try:
+            signed.manifest.check(expected.plan, expected.round_id, expected.epoch, expected.key_id, site)
+        except WireError as error:
+            raise RejectedError(error.reason, f"manifest of {site}", None, error.message) from error
+
+
+def check_own(expected: Expected, roster: Roster, record: RoundRecord) -> None:
+    """Step 5: this site is in the sum with what it sent, or the record says why it is not."""
+    site = expected.site
+    counted = record.members.get(site)
+    if counted is not None:
+        if expected.own not in (None, counted):
+            raise RejectedError(Reason.BAD_ANSWER, "record, own submission", expected.own, counted)
+        return
+    # Who was not drawn, or joined later, and sent nothing, is missed nowhere.
+    invited = site in roster.having(Role.SITE) and record.sample_seed is None
+    if site not in record.excluded and (expected.own is not None or invited):
+        raise RejectedError(
+            Reason.BAD_ANSWER, "record, own submission", f"{expected.own or site} as a member or excluded", "neither"
+        )
+
+
+def check_follows(previous_index: int, previous: str, signed: SignedRecord) -> None:
+    """Step 6, first half: the record comes right after the one that this site knows.
+
+    Args:
+        previous_index: of the record before; 0 before the first.
+        previous: its digest.
+        signed: the record.
+    """
+    record = signed.record
+    if record.index != previous_index + 1:
+        raise RejectedError(Reason.CHAIN_MISMATCH, "record, index", previous_index + 1, record.index)
+    if record.previous != previous:
+        raise RejectedError(Reason.CHAIN_MISMATCH, f"record {record.index}, previous", previous, record.previous)
+
+
+def check_same_history(record: RoundRecord, manifests: Sequence[SignedManifest]) -> None:
+    """Step 6, second half: every member saw the same record before this one, so there is one history for all."""
+    for signed in manifests:
+        if signed.manifest.previous != record.previous:
+            raise RejectedError(
+                Reason.CHAIN_MISMATCH,
+                f"manifest of {signed.manifest.site}, previous",
+                record.previous,
+                signed.manifest.previous,
+            )
+
+
+def check_parts(expected: Expected, record: RoundRecord) -> None:
+    """Step 7, before the download: the record names as many parts as the plan has."""
+    if len(record.sum_digests) != len(expected.plan.places):
+        raise RejectedError(
+            Reason.BAD_ANSWER, "record, parts of the sum", len(expected.plan.places), len(record.sum_digests)
+        )
+
+
+def check_tags(holds: bool) -> None:
+    """Step 7, at its end: the tags of the sum are the sum of the manifests' tags."""
+    if not holds:
+        raise RejectedError(Reason.SUM_REJECTED, "sum, tags", "the sum of the manifests' tags", "others")
+
+
+def _signers(document: Signed) -> str:
+    return "signed by " + (" ".join(sorted(document.signatures)) or "nobody")

@@ -1,0 +1,291 @@
+"""Flows that wait for a round's record, accept it or refuse it, fetch the sum, verify it and open it.
+
+What `_accept.py` refuses becomes, here, the one error of a refused sum: always the same words, whatever the cause. The
+precise cause is in the security log, nothing was decrypted before the tags were verified, no plaintext is released, and
+the downloaded parts are removed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from client_sdk._disk.spool import SpoolEntry
+from client_sdk._protocol import accept as _accept
+from client_sdk._protocol.accept import Expected, RejectedError
+from client_sdk._protocol.download import download, part_of_sum
+from client_sdk._protocol.effects import Flow, Report, Request, compute, now
+from client_sdk._protocol.exchange import exchange
+from client_sdk._protocol.history import follow_rosters, note, refusing, take_record
+from client_sdk._protocol.poll import POLL_S, current_round, unhurried
+from client_sdk._protocol.session import Session
+from client_sdk.progress import PhaseFinished, PhaseStarted
+from he_agg.documents.manifest import SignedManifest
+from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord, SignedRecord
+from he_agg.errors import DecryptionError, ProtocolError, Reason, WireError
+from he_agg.ids import RoundId
+from he_agg.mac import RoundMac, tag_count
+from he_agg.plan.fixedpoint import Mean, dequantize
+from he_agg.plan.sections import Part
+
+__all__ = ["Accepted", "accept", "await_record", "check_counted", "collect"]
+
+T = TypeVar("T")
+
+_GIVEN_UP = ("epoch-changed", "roster-changed")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A published record that passed all checks but those on the sum itself.
+
+    Attributes:
+        record: the record.
+        manifests: its members', by site.
+        received_bytes: how long the manifests were as they travelled. Units: bytes.
+    """
+
+    record: RoundRecord
+    manifests: tuple[SignedManifest, ...]
+    received_bytes: int
+
+
+def await_record(
+    session: Session, round_id: RoundId, until: float, meanwhile: Callable[[], Flow[None]] | None = None
+) -> Flow[SignedRecord]:
+    """Wait until the round is published or failed. Nothing is proven about a published record yet: see `accept`.
+
+    Args:
+        session: the site.
+        round_id: the attempt.
+        until: when to stop asking, on the driver's clock. Units: seconds.
+        meanwhile: what to do whenever there is no record yet.
+
+    Raises:
+        TransportError: the aggregator could not be reached for too long.
+        ProtocolError: there is no result in time, it is no record, or the round has failed.
+    """
+    started = yield from now()
+    yield Report(PhaseStarted(str(round_id), "wait", 0))
+    request = Request(
+        "GET",
+        f"/v1/rounds/{round_id}/record?wait={POLL_S}",
+        frozenset({200, 204}),
+        max_bytes=MAX_RECORD_BYTES,
+        silence_s=2 * POLL_S,
+    )
+    while True:
+        asked_at = yield from now()
+        response = yield from exchange(session.retries, request)
+        if response.status == 200:
+            break
+        if (yield from now()) > until:
+            until = yield from _later(session, round_id)
+        if (yield from now()) > until:
+            raise ProtocolError(
+                Reason.SUM_NOT_READY,
+                f"round {round_id}: expected a result by now, the aggregator has none yet",
+                f"get it later with round.fetch() or `he-agg fetch --round {round_id}`; if it never comes, ask the "
+                "operator",
+            )
+        if meanwhile is not None:
+            yield from meanwhile()
+        yield from unhurried(asked_at)
+    try:
+        signed = SignedRecord.parse(response.body)
+    except WireError as error:
+        raise ProtocolError(Reason.BAD_ANSWER, f"record of round {round_id}: {error.message}") from error
+    if signed.record.outcome == "failed":
+        yield from refusing(session, "record-rejected", round_id, _failed(session, round_id, signed))
+        raise _why_failed(session, round_id, signed.record)
+    seconds = (yield from now()) - started
+    yield Report(PhaseFinished(str(round_id), "wait", seconds, received_bytes=len(response.body)))
+    return signed
+
+
+def _later(session: Session, round_id: RoundId) -> Flow[float]:
+    """Until when to go on asking after all: the operator may have paused the federation, which moves deadlines."""
+    current = yield from current_round(session)
+    time = yield from now()
+    if current.state == "paused":
+        return time + session.result_s
+    if current.round_id == str(round_id) and current.remaining_s:
+        return time + current.remaining_s + session.result_s
+    return -math.inf
+
+
+def _failed(session: Session, round_id: RoundId, signed: SignedRecord) -> Flow[None]:
+    """A failed round's record is part of the history like any other."""
+    record = signed.record
+    if record.round_id != round_id:
+        raise RejectedError(Reason.BAD_ANSWER, "record, round", round_id, record.round_id)
+    yield from _know_roster(session, record)
+    _accept.check_record_signature(session.rosters.aggregator_keys(record.roster), signed)
+    yield from take_record(session, signed)
+
+
+def _why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> ProtocolError:
+    why = record.excluded.get(session.site)
+    if why in _GIVEN_UP:
+        text = f"round {round_id} was given up: {why}"
+    else:
+        text = f"round {round_id} failed: too few sites submitted, at least {session.plan.min_sites} are needed"
+        text += f"; of this site it says: {_word(why)}" if why else ""
+    return ProtocolError(Reason.ROUND_FAILED, text, "site.rounds() goes on with the next attempt; submit again there")
+
+
+def accept(session: Session, entry: SpoolEntry, signed: SignedRecord, own: str | None) -> Flow[Accepted]:
+    """See that a published record is one whose sum this site may open: steps 1 to 6 of `_accept.py`, in their order.
+
+    Args:
+        session: the site.
+        entry: the round's place in the spool, locked.
+        signed: the record.
+        own: id of this site's submission, if there is one in the spool.
+
+    Raises:
+        DecryptionError: it is not.
+        TransportError: the aggregator could not be reached for too long.
+        ProtocolError: it refused a request.
+        ConfigError: the roster has expired, or a file of this site cannot be used.
+    """
+    session.rosters.check_valid(session.clock())
+    return (yield from _uniformly(session, entry, _accept_record(session, _expected(session, entry, own), signed)))
+
+
+def collect(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mean]:
+    """Download the sum of an accepted record, part by part into the spool, verify it and open it: steps 7 to 9.
+
+    Args:
+        session: the site.
+        entry: the round's place in the spool, locked.
+        accepted: what `accept` has passed.
+
+    Raises:
+        DecryptionError: the sum is not what the members submitted, or did not open to what it must be.
+        TransportError: the aggregator could not be reached for too long; parts that are here stay.
+        ProtocolError: it refused a request.
+        ConfigError: the spool cannot be used.
+    """
+    return (yield from _uniformly(session, entry, _collect_sum(session, entry, accepted)))
+
+
+def check_counted(session: Session, record: RoundRecord, own: str) -> None:
+    """See that this site's submission is in the sum of a record that `accept` has passed.
+
+    Raises:
+        ProtocolError: it is excluded; the record says why.
+    """
+    if session.site not in record.members:
+        raise ProtocolError(
+            Reason.ROUND_CLOSED,
+            f"round {record.round_id} was published without this site's submission {own[:12]}: "
+            f"{_word(record.excluded.get(session.site, ''))}",
+            "round.fetch() gets the mean of the other sites; site.rounds() goes on to the next round",
+        )
+
+
+def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
+    """Run steps of the acceptance; whatever fails there, the caller gets one and the same error."""
+    try:
+        return (yield from flow)
+    except RejectedError as error:
+        # A copy: the original's traceback holds the frames that it came from, opened sums and all.
+        refused = RejectedError(error.reason, error.what, error.expected, error.got)
+    yield from compute(partial(note, session, "sum-rejected", entry.round_id, refused))
+    yield from compute(entry.remove_sum)
+    # Without the cause: its text must not reach the caller by way of a traceback either.
+    raise DecryptionError(
+        Reason.SUM_REJECTED,
+        f"round {entry.round_id}: what the aggregator published was refused; nothing was released",
+        "do not go on as if it were an accident: this site's security log says what was wrong, and the coordinator has "
+        "to know",
+    )
+
+
+def _expected(session: Session, entry: SpoolEntry, own: str | None) -> Expected:
+    key = session.key
+    return Expected(session.site, session.plan, key.epoch, key.key_id, entry.round_id, session.min_sites, own)
+
+
+def _know_roster(session: Session, record: RoundRecord) -> Flow[None]:
+    """If the record names a roster that this site does not know: perhaps there is a newer one to follow."""
+    if session.rosters.named(record.roster) is None:
+        yield from follow_rosters(session)
+
+
+def _accept_record(session: Session, expected: Expected, signed: SignedRecord) -> Flow[Accepted]:
+    record = signed.record
+    _accept.check_subject(expected, record)
+    yield from _know_roster(session, record)
+    named, newest = session.rosters.named(record.roster), session.rosters.newest.roster
+    _accept.check_number(expected, [newest if named is None else named, newest], record)
+    roster = _accept.check_members(named, record)
+    _accept.check_record_signature(session.rosters.aggregator_keys(record.roster), signed)
+    body, manifests = yield from _manifests(session, record)
+    yield from compute(partial(_accept.check_manifests, expected, roster, record, manifests))
+    _accept.check_own(expected, roster, record)
+    yield from take_record(session, signed)
+    _accept.check_same_history(record, manifests)
+    return Accepted(record, tuple(manifests), len(body))
+
+
+def _manifests(session: Session, record: RoundRecord) -> Flow[tuple[bytes, list[SignedManifest]]]:
+    plan = session.plan
+    # A digest of each part, the tags as decimal numbers, and the rest.
+    one = 4096 + 70 * len(plan.places) + 24 * sum(tag_count(section) for section in plan.sections)
+    limit = 64 + one * len(record.members)
+    request = Request("GET", f"/v1/rounds/{record.round_id}/manifests", frozenset({200}), max_bytes=limit)
+    response = yield from exchange(session.retries, request)
+    return response.body, (yield from compute(partial(_accept.parse_manifests, response.body, limit)))
+
+
+def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mean]:
+    record, round_id = accepted.record, str(entry.round_id)
+    _accept.check_parts(_expected(session, entry, None), record)
+    total = session.plan.wire_bytes
+    started = yield from now()
+    yield Report(PhaseStarted(round_id, "download", total))
+    key, plan = session.key, session.plan
+    mac = yield from compute(partial(RoundMac, key.mac_key, plan, key.epoch, entry.round_id))
+    try:
+        tags = mac.new_total()
+        received = accepted.received_bytes + (yield from download(session, entry, record, mac, tags))
+        finished = yield from now()
+        yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))
+        yield Report(PhaseStarted(round_id, "verify", total))
+        members = [(m.manifest.site, m.manifest.nonce, m.manifest.tags) for m in accepted.manifests]
+        _accept.check_tags((yield from compute(partial(mac.verify, tags, members))))
+    finally:
+        mac.wipe()
+    verified = yield from now()
+    yield Report(PhaseFinished(round_id, "verify", verified - finished))
+    yield Report(PhaseStarted(round_id, "decrypt", total))
+    mean = yield from compute(partial(_open, session, entry, record))
+    yield Report(PhaseFinished(round_id, "decrypt", (yield from now()) - verified))
+    return mean
+
+
+def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
+    """Steps 8 and 9. What the codec says of a sum that does not open is for the log, too: it depends on the key."""
+    n_sites = len(record.members)
+
+    def part(number: int) -> Part:
+        return part_of_sum(session.plan, session.plan.places[number], entry.read_sum_part(number))
+
+    try:
+        sums = session.codec.decrypt(part, n_sites, session.key, record.round_id)
+        try:
+            return dequantize(session.key.plan, sums, n_sites)
+        except DecryptionError:
+            sums.fill(0)  # what was refused is not kept, and the codec uses its memory again
+            raise
+    except (DecryptionError, WireError) as error:
+        raise RejectedError(error.reason, "sum, opened", f"the sum of {n_sites} sites", error.message) from error
+
+
+def _word(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

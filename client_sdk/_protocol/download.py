@@ -1,0 +1,173 @@
+"""The sum on its way: one answer holds all parts from one on, each is looked at and stored as soon as it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from functools import partial
+
+from client_sdk._disk.spool import SpoolEntry
+from client_sdk._protocol.accept import RejectedError
+from client_sdk._protocol.effects import Flow, Report, Request, compute
+from client_sdk._protocol.exchange import exchange
+from client_sdk._protocol.session import Session
+from client_sdk.progress import PhaseProgress
+from he_agg.documents.record import RoundRecord
+from he_agg.errors import ProtocolError, Reason, WireError
+from he_agg.mac import RoundMac, TagTotal
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import Part, PartPlace
+from he_agg.protocol.wire import parse_part
+
+__all__ = ["download", "part_of_sum"]
+
+_PART_TRIES = 3
+"""How often one part of the sum may arrive with another digest than the record's."""
+
+
+class _ChangedError(Exception):
+    """A part that came is not the record's. Never leaves this module."""
+
+    def __init__(self, number: int, got: str) -> None:
+        super().__init__(number)
+        self.number = number
+        self.got = got
+
+
+def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: RoundMac, tags: TagTotal) -> Flow[int]:
+    """Have all parts of a sum in the spool, and what each contributes to the tags.
+
+    Args:
+        session: the site.
+        entry: the round's place in the spool, locked. What an interrupted download left there is not fetched again.
+        record: the round's, with the digests of the parts.
+        mac: of the round.
+        tags: is added to.
+
+    Returns:
+        How many bytes came.
+
+    Raises:
+        RejectedError: a part is not the record's, however often it is fetched, or not one of the plan.
+        TransportError: the aggregator could not be reached for too long; what is here stays.
+        ProtocolError: it has no such sum any more.
+    """
+    arriving = _Arriving(session, entry, record, mac, tags)
+    for place in session.plan.places:
+        if (yield from compute(partial(arriving.find, place))):
+            yield Report(arriving.progress())
+    changed: Counter[int] = Counter()
+    while arriving.missing:
+        try:
+            yield from exchange(session.retries, arriving.request(), again=arriving.again)
+            arriving.check_end()
+        except _ChangedError as error:
+            changed[error.number] += 1
+            if changed[error.number] == _PART_TRIES:
+                digest = record.sum_digests[error.number]
+                what = f"sum, part {error.number}, digest, {_PART_TRIES} times"
+                raise RejectedError(Reason.BAD_DIGEST, what, digest, error.got) from None
+    return arriving.received_bytes
+
+
+class _Arriving:
+    """Cuts parts out of a stream of bytes. A class because a stream comes in pieces, and may break off in any of them.
+
+    Args:
+        session: the site.
+        entry: where parts go.
+        record: has their digests.
+        mac: makes what each contributes to the tags.
+        tags: is added to.
+    """
+
+    def __init__(self, session: Session, entry: SpoolEntry, record: RoundRecord, mac: RoundMac, tags: TagTotal) -> None:
+        self.missing = {place.number: place for place in session.plan.places}
+        self.received_bytes = 0
+        self._plan, self._entry, self._record = session.plan, entry, record
+        self._mac, self._tags = mac, tags
+        self._coming: deque[PartPlace] = deque()
+        self._buffer = memoryview(bytearray(max(place.wire_bytes for place in session.plan.places)))
+        self._filled = self._done = 0
+
+    @property
+    def first_missing(self) -> int:
+        """Number of the first part that is not here. There is one."""
+        return next(iter(self.missing))
+
+    def find(self, place: PartPlace) -> bool:
+        """Look whether an interrupted download has left a part."""
+        data = self._entry.sum_part(place.number, place.wire_bytes, self._record.sum_digests[place.number])
+        if data is not None:
+            self._add(place, data)
+        return data is not None
+
+    def request(self) -> Request:
+        """Ask for all parts from the first missing one on."""
+        self._coming = deque(self._plan.places[self.first_missing :])
+        self._filled = 0
+        return Request(
+            "GET",
+            f"/v1/rounds/{self._record.round_id}/sum?from={self._coming[0].number}",
+            frozenset({200}),
+            into=self.take,
+        )
+
+    def again(self) -> Flow[Request]:
+        """What to ask after an interruption."""
+        yield from ()
+        return self.request()
+
+    def take(self, chunk: bytes) -> PhaseProgress | None:
+        """Take a piece of the answer, and every part that becomes whole with it."""
+        rest, news = memoryview(chunk), None
+        self.received_bytes += len(rest)
+        while rest:
+            if not self._coming:
+                raise ProtocolError(Reason.TOO_LARGE, "sum: expected the parts of the plan, got more bytes than that")
+            place = self._coming[0]
+            piece = rest[: place.wire_bytes - self._filled]
+            self._buffer[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+            rest = rest[len(piece) :]
+            if self._filled == place.wire_bytes:
+                self._filled = 0
+                self._coming.popleft()
+                if place.number in self.missing:
+                    self._accept(place, self._buffer[: place.wire_bytes])
+                    news = self.progress()
+        return news
+
+    def check_end(self) -> None:
+        """An answer has ended; whether it was the whole one."""
+        if self.missing:
+            raise _ChangedError(self.first_missing, "fewer bytes")
+
+    def progress(self) -> PhaseProgress:
+        """How much is here."""
+        return PhaseProgress(str(self._entry.round_id), "download", self._done, self._plan.wire_bytes)
+
+    def _accept(self, place: PartPlace, data: memoryview) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != self._record.sum_digests[place.number]:
+            raise _ChangedError(place.number, digest)
+        self._add(place, data)
+        self._entry.write_sum_part(place.number, data)
+
+    def _add(self, place: PartPlace, data: bytes | memoryview) -> None:
+        """What a part contributes to the tags, while it is in memory anyway."""
+        self._tags.add(place.number, self._mac.part(place.number, part_of_sum(self._plan, place, data).packed))
+        del self.missing[place.number]
+        self._done += place.wire_bytes
+
+
+def part_of_sum(plan: PublicPlan, place: PartPlace, data: bytes | memoryview) -> Part:
+    """Take a part of the sum apart. Its residues are for the codec to look at.
+
+    Raises:
+        RejectedError: it is none.
+    """
+    try:
+        return parse_part(data, place, plan.plan_id, check_residues=False)
+    except WireError as error:
+        raise RejectedError(error.reason, f"sum, part {place.number}", "as in the plan", error.message) from error

@@ -1,0 +1,157 @@
+"""Flows that keep up with a federation's own documents: newer rosters, and records that this site has not seen yet."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TypeVar
+
+from client_sdk._protocol.accept import RejectedError, check_follows, check_record_signature
+from client_sdk._protocol.effects import Flow, Request, compute
+from client_sdk._protocol.exchange import exchange
+from client_sdk._protocol.session import Session
+from he_agg.documents.record import MAX_RECORD_BYTES, SignedRecord
+from he_agg.documents.roster import MAX_ROSTER_BYTES, SignedRoster
+from he_agg.errors import ProtocolError, Reason, WireError
+from he_agg.ids import RoundId
+
+__all__ = ["catch_up", "follow_rosters", "parse_record", "refusing", "take_record"]
+
+T = TypeVar("T")
+
+
+def refusing(session: Session, event: str, round_id: RoundId | None, flow: Flow[T]) -> Flow[T]:
+    """Run a flow; what it must not believe goes into the security log and becomes an error for the caller.
+
+    This is for documents, which anybody may see. What a sum was refused for nobody is told (`_collect.py`).
+
+    Args:
+        session: the site.
+        event: what the security log calls it.
+        round_id: the round it is about, if it is about one.
+        flow: raises `RejectedError`.
+
+    Raises:
+        ProtocolError: what came must not be believed.
+    """
+    try:
+        return (yield from flow)
+    except RejectedError as refused:
+        yield from compute(partial(note, session, event, round_id, refused))
+        about = "" if round_id is None else f"round {round_id}: "
+        got = "" if refused.got is None else f", got {refused.got[:80]}"
+        wanted = "" if refused.expected is None else f": expected {refused.expected[:80]}"
+        raise ProtocolError(
+            refused.reason,
+            f"{about}{refused.what}{wanted}{got}",
+            f"nothing was encrypted or opened; tell the coordinator, not only the operator; see {session.log.path}",
+        ) from refused
+
+
+def note(session: Session, event: str, round_id: RoundId | None, refused: RejectedError) -> None:
+    """Write what was refused to the security log."""
+    session.log.note(
+        event,
+        federation=session.federation,
+        site=session.site,
+        round=None if round_id is None else str(round_id),
+        reason=str(refused.reason),
+        what=refused.what,
+        expected=refused.expected,
+        got=refused.got,
+    )
+
+
+def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
+    """Fetch rosters newer than the pinned one, one after the other, and trust those that chain to it.
+
+    Args:
+        session: the site.
+        version: the newest, if known; else until there are no more.
+
+    Raises:
+        RejectedError: what the aggregator gave does not follow the pinned roster.
+        KeystoreError: a new roster lists another key for this site.
+        ConfigError: it does not list this site any more, or the pinned file cannot be replaced.
+    """
+    while version is None or session.rosters.newest.roster.version < version:
+        wanted = session.rosters.newest.roster.version + 1
+        request = Request(
+            "GET",
+            f"/v1/federations/{session.federation}/rosters/{wanted}",
+            frozenset({200} if version is not None else {200, 404}),
+            max_bytes=MAX_ROSTER_BYTES,
+        )
+        response = yield from exchange(session.retries, request)
+        if response.status == 404:
+            return
+        try:
+            signed = yield from compute(partial(SignedRoster.parse, response.body))
+            yield from compute(partial(session.rosters.follow, signed))
+        except WireError as error:
+            raise RejectedError(
+                error.reason, f"version {wanted} of the roster", "one that follows the pinned one", error.message
+            ) from error
+        session.rosters.check_own(signed)
+
+
+def catch_up(session: Session, until: int) -> Flow[None]:
+    """Fetch and verify the records that this site has not seen yet.
+
+    Args:
+        session: the site.
+        until: index of the last one.
+
+    Raises:
+        RejectedError: one does not follow the one before, or no aggregator has signed it.
+        ConfigError: the file that notes them cannot be used.
+    """
+    while (seen := (yield from compute(partial(len, session.chain)))) < until:
+        request = Request(
+            "GET",
+            f"/v1/federations/{session.federation}/records/{seen + 1}",
+            frozenset({200}),
+            max_bytes=MAX_RECORD_BYTES,
+        )
+        response = yield from exchange(session.retries, request)
+        signed = yield from compute(partial(parse_record, response.body))
+        if signed.record.round_id.federation != session.federation:
+            raise RejectedError(
+                Reason.CHAIN_MISMATCH,
+                f"record {seen + 1}, federation",
+                session.federation,
+                signed.record.round_id.federation,
+            )
+        check_record_signature(session.rosters.aggregator_keys(signed.record.roster), signed)
+        if signed.record.index != seen + 1:
+            raise RejectedError(Reason.CHAIN_MISMATCH, "record, index", seen + 1, signed.record.index)
+        yield from take_record(session, signed)
+
+
+def take_record(session: Session, signed: SignedRecord) -> Flow[None]:
+    """See that a record, whose signature was verified, belongs to the history that this site knows; remember it.
+
+    Records between the last known one and this one are fetched and verified first.
+
+    Raises:
+        RejectedError: it does not: this site, or another one, was shown another history.
+    """
+    index = signed.record.index
+    yield from catch_up(session, index - 1)
+    check_follows(index - 1, (yield from compute(partial(session.chain.head, index - 1))), signed)
+    try:
+        yield from compute(partial(session.chain.append, index, signed.digest))
+    except WireError as error:
+        known = yield from compute(partial(session.chain.head, index))
+        raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest) from error
+
+
+def parse_record(body: bytes) -> SignedRecord:
+    """Read a record. Nothing is proven about it yet.
+
+    Raises:
+        RejectedError: it is none.
+    """
+    try:
+        return SignedRecord.parse(body)
+    except WireError as error:
+        raise RejectedError(error.reason, "record", "a signed record", error.message) from error

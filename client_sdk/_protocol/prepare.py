@@ -1,0 +1,221 @@
+"""From an update to a submission in the spool: recognise what is stored already, else quantize and encrypt."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from client_sdk._disk.spool import SpoolEntry, Stored
+from client_sdk._protocol.effects import Flow, Report, compute, now
+from client_sdk._protocol.history import catch_up, refusing
+from client_sdk._protocol.poll import OpenRound
+from client_sdk._protocol.session import Session
+from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from he_agg.documents.manifest import NONCE_BYTES, Manifest, SignedManifest
+from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.mac import RoundMac, TagTotal
+from he_agg.plan.fixedpoint import OnOverflow, Quantizing, Rounding
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import Part, PartPlace
+from he_agg.protocol.wire import part_header
+
+__all__ = ["Update", "check_stored", "lost_spool", "prepare"]
+
+_WRITES = 3
+"""Parts that are being written at a time; so many are held in memory."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site wants averaged.
+
+    Attributes:
+        tensors: named arrays, exactly the plan's.
+        weight: the site's sample count.
+        rounding: "nearest" or "stochastic".
+        on_overflow: what values beyond the clip bound get: "error" or "clip".
+    """
+
+    tensors: Mapping[str, Any] = field(repr=False)
+    weight: int = field(repr=False)
+    rounding: Rounding = "nearest"
+    on_overflow: OnOverflow = "error"
+
+
+def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Update) -> Flow[Stored]:
+    """Have the update in the spool as a submission: the one stored there, or a newly encrypted one.
+
+    Args:
+        session: the site.
+        opened: the round.
+        entry: its place in the spool, locked.
+        update: what to submit.
+
+    Raises:
+        InputError: the update is not what the plan allows, or another one is stored for this round.
+        ProtocolError: the aggregator has a submission of this site that the spool does not know.
+        WireError: the stored submission is damaged, or was made with another key.
+        ConfigError: the spool cannot be used, or the roster has expired.
+    """
+    session.rosters.check_valid(session.clock())
+    started = yield from now()
+    total = session.plan.wire_bytes
+    yield Report(PhaseStarted(str(opened.id), "encrypt", total))
+    values = yield from compute(partial(_quantizing, session, update))
+    stored = yield from compute(entry.stored)
+    known = "" if stored is None else stored.fingerprint
+    fingerprint = yield from compute(partial(session.key.fingerprint_of, int(update.weight), values.arrays, known))
+    if stored is not None:
+        check_stored(session, entry, stored)
+        if stored.fingerprint != fingerprint:
+            raise InputError(
+                Reason.SECOND_SUBMISSION,
+                f"round {opened.id}: expected the update that is stored for it (submission "
+                f"{stored.submission_id[:12]}), got another one; a site submits once per round",
+                "round.resume() finishes the stored one",
+            )
+    elif opened.submitted:
+        raise lost_spool(session, opened)
+    else:
+        yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
+        previous = yield from compute(partial(session.chain.head, opened.records))
+        stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous)
+    yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
+    return stored
+
+
+def check_stored(session: Session, entry: SpoolEntry, stored: Stored) -> None:
+    """Refuse a stored submission that this site would not make as it is now configured.
+
+    Raises:
+        WireError: another key, plan or identity.
+    """
+    key, identity = session.key, session.identity
+    entry.check(stored, session.plan, key.epoch, key.key_id, identity.name, identity.signing_key.public_key)
+
+
+def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
+    """The error for a round in which the aggregator knows a submission of this site that is not in the spool."""
+    return ProtocolError(
+        Reason.SECOND_SUBMISSION,
+        f"round {opened.id}: the aggregator already has a submission of site {session.site} that is not in this "
+        "spool: it was made on another machine, or the spool was lost; nothing was added to the round",
+        "if the other submission is complete, round.fetch() waits for the mean; otherwise finish it where it was "
+        "made, or take part again in the next round",
+    )
+
+
+def _quantizing(session: Session, update: Update) -> Quantizing:
+    return Quantizing(
+        session.key.plan, update.tensors, update.weight, rounding=update.rounding, on_overflow=update.on_overflow
+    )
+
+
+def _encrypt(
+    session: Session,
+    opened: OpenRound,
+    entry: SpoolEntry,
+    values: Quantizing,
+    fingerprint: str,
+    previous: str,
+) -> Flow[Stored]:
+    plan, key = session.plan, session.key
+    # Twice: the parts of the sum will lie beside them.
+    yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
+    parts: Iterator[Part] = iter(())
+    work: _Work | None = None
+    try:
+        parts = yield from compute(lambda: session.codec.encrypt(values, key, opened.id))
+        work = yield from compute(partial(_Work, plan, entry, RoundMac(key.mac_key, plan, key.epoch, opened.id)))
+        done = 0
+        while (place := (yield from compute(partial(work.store_next, parts)))) is not None:
+            done += place.wire_bytes
+            yield Report(PhaseProgress(str(opened.id), "encrypt", done, plan.wire_bytes))
+        nonce = secrets.token_hex(NONCE_BYTES)
+        manifest = Manifest(
+            round_id=opened.id,
+            epoch=key.epoch,
+            key_id=key.key_id,
+            plan_id=plan.plan_id,
+            site=session.site,
+            nonce=nonce,
+            part_digests=tuple(work.digests[place.number] for place in plan.places),
+            tags=work.mac.tags(work.total, session.site, nonce),
+            roster=session.rosters.newest.digest,
+            previous=previous,
+        )
+        signed = SignedManifest.make(manifest, session.identity.signing_key)
+        encoded = signed.encode()
+        yield from compute(partial(entry.seal, encoded, fingerprint))
+    except BaseException:
+        # Interrupted or failed: without a manifest it is only in the way, once nobody writes there any more.
+        if work is not None:
+            work.stop_writing()
+        if not entry.is_stored:
+            entry.remove()
+        raise
+    finally:
+        if isinstance(parts, Generator):
+            parts.close()  # now, not whenever it is collected: a one-time key lives in it
+        if work is not None:
+            work.close()
+    return Stored(signed, encoded, fingerprint)
+
+
+class _Work:
+    """Parts of one submission on their way into the spool. A class because the tags' secrets are wiped at the end.
+
+    Args:
+        plan: the public half of the plan.
+        entry: where they go.
+        mac: makes the tags.
+    """
+
+    def __init__(self, plan: PublicPlan, entry: SpoolEntry, mac: RoundMac) -> None:
+        self.mac = mac
+        self.total: TagTotal = mac.new_total()
+        self.digests: dict[int, str] = {}
+        self._plan, self._entry = plan, entry
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="he-agg-mac")
+        self._disk = ThreadPoolExecutor(_WRITES, thread_name_prefix="he-agg-spool")
+        self._writing: deque[tuple[int, Future[str]]] = deque()
+
+    def store_next(self, parts: Iterator[Part]) -> PartPlace | None:
+        """Store the part that the codec makes next; None when it has made all.
+
+        The disk is given a few parts at a time: syncing takes longer than encrypting, and its latencies overlap. When
+        this returns None, all of them are durable.
+        """
+        part = next(parts, None)
+        self._settle(0 if part is None else _WRITES - 1)
+        if part is None:
+            return None
+        place = self._plan.places[part.number]
+        contribution = self._thread.submit(self.mac.part, part.number, part.packed)
+        try:
+            # Header and residues apart: together they would be a copy of all of it.
+            pieces = part_header(place, self._plan.plan_id), part.packed
+            self._writing.append((place.number, self._disk.submit(self._entry.write_part, place.number, *pieces)))
+        finally:
+            self.total.add(part.number, contribution.result())
+        return place
+
+    def _settle(self, left: int) -> None:
+        while len(self._writing) > left:
+            number, written = self._writing.popleft()
+            self.digests[number] = written.result()
+
+    def stop_writing(self) -> None:
+        """Wait for what is being written."""
+        self._disk.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Wait for the threads, and overwrite the secrets."""
+        self.stop_writing()
+        self._thread.shutdown()
+        self.mac.wipe()

@@ -1,0 +1,120 @@
+"""What every flow of one site knows: who it is, its key, its spool, its patience. No connection."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from client_sdk._disk.chain import Chain
+from client_sdk._disk.rosters import Rosters
+from client_sdk._disk.security_log import SecurityLog
+from client_sdk._disk.spool import Spool
+from client_sdk._net.signing import Signer
+from client_sdk._protocol.exchange import Retries
+from client_sdk._protocol.retry import RetryPolicy
+from client_sdk.config import Settings
+from he_agg.codecs import Codec, codec_for
+from he_agg.plan.plan import PublicPlan
+from keys import GroupKey, Identity, read_secret_text
+from keys.passphrase import Once, from_keyring
+from keys.sealed_box import Passphrase
+
+__all__ = ["Passphrase", "Session", "open_session"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """One site in one federation.
+
+    Attributes:
+        identity: its name and its own keys.
+        key: the group key of the current epoch, with the plan.
+        rosters: the rosters that it trusts.
+        chain: the records that it has verified.
+        log: where it notes what it refuses.
+        spool: where its submissions are kept.
+        retries: how failures are met.
+        min_sites: fewest sites whose sum it opens, by its own settings.
+        result_s: how long after a deadline a result is waited for. Units: seconds.
+        clock: the time by which rosters expire. Units: seconds since 1970, UTC.
+    """
+
+    identity: Identity
+    key: GroupKey
+    rosters: Rosters
+    chain: Chain
+    log: SecurityLog
+    spool: Spool
+    retries: Retries
+    min_sites: int = 1
+    result_s: float = 3600.0
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+
+    @property
+    def site(self) -> str:
+        """The site's name."""
+        return self.identity.name
+
+    @property
+    def plan(self) -> PublicPlan:
+        """The public half of the plan."""
+        return self.key.plan.public
+
+    @property
+    def federation(self) -> str:
+        """Name of the federation: the one that the key was made for."""
+        return self.plan.federation
+
+    @property
+    def signer(self) -> Signer:
+        """Signs what this site asks."""
+        return Signer(self.site, self.identity.signing_key, self.federation, self.clock)
+
+    @property
+    def patience_s(self) -> float:
+        """How long the aggregator may be unreachable. Units: seconds."""
+        return self.retries.policy.patience_s
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The plan's codec, one for all rounds: it opens the group key once. Loads the HE library on first use."""
+        return codec_for(self.plan)
+
+
+def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
+    """Load what the settings name.
+
+    Args:
+        settings: where things are.
+        passphrase: opens keystore and identity, or asks for what does; used only if they have one.
+
+    Raises:
+        KeystoreError: a secret file that must not be used, or an identity that is not the one of the roster.
+        ConfigError: spool, security log or roster cannot be used, or the roster does not list this site.
+    """
+    if settings.passphrase_file is not None and not isinstance(passphrase, str):
+        passphrase = read_secret_text(settings.passphrase_file)
+    elif settings.passphrase_keyring is not None and not isinstance(passphrase, str):
+        passphrase = Once(partial(from_keyring, settings.passphrase_keyring))
+    identity = Identity.load(settings.identity, passphrase)
+    key = GroupKey.load(settings.keystore, passphrase)
+    spool = Spool(settings.spool, identity.name)
+    federation = key.plan.public.federation
+    rosters = Rosters(settings.roster, federation, identity)
+    policy = RetryPolicy(patience_s=settings.patience_s)
+    # Jitter only spreads load: it needs no secrecy.
+    retries = Retries(policy, random.random)
+    return Session(
+        identity=identity,
+        key=key,
+        rosters=rosters,
+        chain=Chain(spool.chain_path(federation)),
+        log=SecurityLog(settings.security_log, time.time),
+        spool=spool,
+        retries=retries,
+        min_sites=settings.min_sites,
+        result_s=settings.result_s,
+    )

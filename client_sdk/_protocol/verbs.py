@@ -1,0 +1,137 @@
+"""The verbs of a round, put together from smaller flows. Sync and async sites drive these very generators."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from functools import partial
+
+from client_sdk._disk.spool import SpoolEntry, Stored
+from client_sdk._protocol.collect import accept, await_record, check_counted, collect
+from client_sdk._protocol.effects import Flow, compute, now
+from client_sdk._protocol.poll import OpenRound, current_round
+from client_sdk._protocol.prepare import Update, check_stored, lost_spool, prepare
+from client_sdk._protocol.session import Session
+from client_sdk._protocol.submit import deliver, repair
+from he_agg.documents.record import SignedRecord
+from he_agg.errors import InputError, ProtocolError, Reason, WireError
+from he_agg.ids import RoundId
+from he_agg.plan.fixedpoint import Mean
+from he_agg.protocol.messages import Receipt
+
+__all__ = ["aggregate", "fetch", "fetch_latest", "resume", "submit"]
+
+
+def submit(session: Session, opened: OpenRound, update: Update) -> Flow[Receipt]:
+    """Encrypt and upload; a receipt is the aggregator's promise to count the submission or to say why not.
+
+    Run again after an interruption, with the same update, it sends only what is missing.
+    """
+    entry = session.spool.entry(opened.id)
+    with entry.locked():
+        stored = yield from prepare(session, opened, entry, update)
+        return (yield from deliver(session, opened, entry, stored))
+
+
+def aggregate(session: Session, opened: OpenRound, update: Update) -> Flow[Mean]:
+    """Encrypt, upload, wait, download, decrypt."""
+    entry = session.spool.entry(opened.id)
+    with entry.locked():
+        stored = yield from prepare(session, opened, entry, update)
+        return (yield from _finish(session, opened, entry, stored))
+
+
+def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
+    """Finish the submission that is stored for this round: send what is missing, wait, download, decrypt."""
+    entry = session.spool.entry(opened.id)
+    with entry.locked():
+        stored = yield from compute(entry.stored)
+        if stored is None and opened.submitted:
+            raise lost_spool(session, opened)
+        if stored is None:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"round {opened.id}: expected a stored submission to finish, got none in {entry.path.parent}",
+                "round.aggregate(update, weight) makes one",
+            )
+        check_stored(session, entry, stored)
+        return (yield from _finish(session, opened, entry, stored))
+
+
+def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -> Flow[Mean]:
+    """Wait for a round's sum, download and open it; this site need not be in it.
+
+    Args:
+        session: the site.
+        round_id: the attempt.
+        closes_at: its deadline on the driver's clock, if known. Units: seconds.
+    """
+    if round_id.federation != session.federation:
+        raise InputError(
+            Reason.BAD_ARGUMENT, f"round {round_id}: expected a round of federation {session.federation}, got another"
+        )
+    entry = session.spool.entry(round_id)
+    with entry.locked():
+        time = yield from now()
+        stored: Stored | None = None
+        # A damaged manifest cannot be sent again, but it must not keep the site from the mean.
+        with contextlib.suppress(WireError):
+            stored = yield from compute(entry.stored)
+        record = yield from _record(session, entry, max(time, closes_at or -math.inf), round_id, stored)
+        return (yield from _opened(session, entry, record, stored))
+
+
+def fetch_latest(session: Session) -> Flow[Mean]:
+    """The mean of the newest published round."""
+    current = yield from current_round(session)
+    if current.last_published is None:
+        raise ProtocolError(
+            Reason.SUM_NOT_READY,
+            f"federation {session.federation}: expected a published round, there is none yet",
+            "`he-agg status` shows where it stands",
+        )
+    try:
+        round_id = RoundId.parse(current.last_published)
+    except WireError as error:
+        raise ProtocolError(Reason.BAD_ANSWER, f"last published round: {error.message}") from error
+    return (yield from fetch(session, round_id))
+
+
+def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Mean]:
+    try:
+        yield from deliver(session, opened, entry, stored)
+    except ProtocolError as error:
+        # Perhaps it was complete before the crash that made us ask again: the record knows.
+        if error.reason != Reason.ROUND_CLOSED:
+            raise
+    record = yield from _record(session, entry, opened.closes_at, opened.id, stored)
+    return (yield from _opened(session, entry, record, stored, must_count=True))
+
+
+def _record(
+    session: Session, entry: SpoolEntry, since: float, round_id: RoundId, stored: Stored | None
+) -> Flow[SignedRecord]:
+    meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored)
+    try:
+        return (yield from await_record(session, round_id, since + session.result_s, meanwhile))
+    except ProtocolError as error:
+        if error.reason == Reason.ROUND_FAILED:
+            # The stored submission can never be used.
+            yield from compute(entry.remove)
+        raise
+
+
+def _opened(
+    session: Session, entry: SpoolEntry, signed: SignedRecord, stored: Stored | None, must_count: bool = False
+) -> Flow[Mean]:
+    own = None if stored is None else stored.submission_id
+    accepted = yield from accept(session, entry, signed, own)
+    if must_count and own is not None:
+        try:
+            check_counted(session, signed.record, own)
+        except ProtocolError:
+            yield from compute(entry.remove)
+            raise
+    mean = yield from collect(session, entry, accepted)
+    yield from compute(entry.remove)
+    return mean

@@ -1,0 +1,1 @@
+"""Offer a site's commands."""

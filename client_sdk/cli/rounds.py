@@ -1,0 +1,218 @@
+"""Commands of a site: `he-agg submit|fetch|status`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from client_sdk._disk.npz import check_free, write_npz
+from client_sdk.progress import Event, Listener, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
+from client_sdk.site import Round, Site
+from he_agg.errors import ProtocolError, Reason
+from he_agg.host.commands import answer, messages
+from he_agg.ids import RoundId
+from he_agg.protocol.messages import CurrentRound
+from keys.cli.identity import ask_passphrase
+from keys.files import read_npz
+from keys.hardening import harden_command
+
+__all__ = ["fetch", "status", "submit"]
+
+_file = click.Path(path_type=Path, dir_okay=False)
+_config = click.option(
+    "--config", type=_file, required=True, help="The site's TOML file: url, identity, keystore, roster, spool."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+@click.command("submit")
+@click.argument("update", metavar="FILE.npz", type=_file)
+@click.option(
+    "--weight", type=int, required=True, help="Sample count behind the update. It is encrypted like the rest."
+)
+@_config
+@click.option("--wait", is_flag=True, help="Wait for a round to open if none is open now.")
+@click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "stochastic"]),
+    default="nearest",
+    show_default=True,
+    help="How values meet the grid; stochastic is unbiased.",
+)
+@click.option("--clip", "clip", is_flag=True, help="Clip values beyond the plan's bound instead of refusing them.")
+@_json
+def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, clip: bool, as_json: bool) -> None:
+    """Encrypt the arrays of FILE.npz and upload them to the open round.
+
+    Interrupted or killed, run it again: it goes on where it stopped, with the bytes it has stored.
+    """
+    harden_command()
+    tensors = read_npz(update)
+    with _progress() as listener, Site.open(config, passphrase=ask_passphrase, progress=listener) as site:
+        round = _open_round(site, wait)
+        receipt = round.submit(
+            tensors,
+            weight,
+            rounding="stochastic" if rounding == "stochastic" else "nearest",
+            on_overflow="clip" if clip else "error",
+        )
+        facts = {
+            "round_id": round.id,
+            "site": site.name,
+            "submission_id": receipt.id,
+            "accepted_at": receipt.accepted_at,
+            "bytes_up": round.bytes_up,
+            "seconds": dict(round.seconds),
+        }
+    answer(
+        facts,
+        as_json,
+        lambda: (
+            f"round {facts['round_id']}: submission {receipt.id[:12]} is complete\n"
+            f"the mean: he-agg fetch --config {config} --round {facts['round_id']} --out mean.npz"
+        ),
+    )
+
+
+@click.command("fetch")
+@_config
+@click.option("--out", type=_file, required=True, help="NPZ file to write.")
+@click.option("--round", "round_id", help="Id of the round. [default: the one submitted last, else the newest mean]")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@_json
+def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: bool) -> None:
+    """Wait for the mean of a round, download and decrypt it, and write it to a file."""
+    harden_command()
+    check_free(out, force)
+    if round_id is not None:
+        RoundId.parse(round_id)  # before a passphrase is asked for
+    with _progress() as listener, Site.open(config, passphrase=ask_passphrase, progress=listener) as site:
+        pending = site.pending()
+        chosen = round_id or (pending[-1] if pending else None) or _newest(site)
+        mean = site.fetch(chosen)
+    write_npz(out, mean.tensors, force)
+    facts = {
+        "round_id": chosen,
+        "file": str(out),
+        "n_sites": mean.n_sites,
+        "total_weight": mean.total_weight,
+        "tensors": len(mean.tensors),
+    }
+    answer(
+        facts,
+        as_json,
+        lambda: f"mean of round {chosen}: {out} ({mean.n_sites} sites, total weight {mean.total_weight})",
+    )
+
+
+@click.command("status")
+@_config
+@_json
+def status(config: Path, as_json: bool) -> None:
+    """Show where the federation stands, and what this site still has in its spool."""
+    harden_command()
+    with Site.open(config, passphrase=ask_passphrase) as site:
+        current = site.status()
+        pending = site.pending()
+        name = site.name
+    facts = {**dataclasses.asdict(current), "site": name, "pending": pending, "round": _round_of(current)}
+    answer(facts, as_json, lambda: _describe(name, current, pending))
+
+
+def _round_of(current: CurrentRound) -> dict[str, str | int | None] | None:
+    """The open round by the names that `he-agg federation show --json` and `he-agg watch --json` have for it."""
+    if current.round_id is None:
+        return None
+    return {
+        "id": current.round_id,
+        "number": current.number,
+        "attempt": current.attempt,
+        "phase": "open",
+        "opened_at": current.opened_at,
+        "deadline_at": current.deadline_at,
+        "remaining_s": current.remaining_s,
+    }
+
+
+def _open_round(site: Site, wait: bool) -> Round:
+    round = next(site.rounds(), None) if wait else site.current()
+    if round is None:
+        current = site.status()
+        if current.state == "ended":
+            raise ProtocolError(
+                Reason.ROUND_CLOSED,
+                f"federation {site.federation} has ended: there are no more rounds",
+                "`he-agg fetch` gets the last mean",
+            )
+        if current.state == "open":
+            raise ProtocolError(
+                Reason.NOT_INVITED, f"site {site.name} is not invited to round {current.round_id}", "use --wait"
+            )
+        raise ProtocolError(
+            Reason.ROUND_CLOSED,
+            f"federation {site.federation}: expected an open round, there is none now"
+            + (": the operator has paused it" if current.state == "paused" else ""),
+            "use --wait to wait for one",
+        )
+    return round
+
+
+def _newest(site: Site) -> str:
+    newest = site.status().last_published
+    if newest is None:
+        raise ProtocolError(
+            Reason.SUM_NOT_READY,
+            f"federation {site.federation}: expected a published round, there is none yet",
+            "`he-agg status` shows where it stands; --round waits for a round that is still open",
+        )
+    return newest
+
+
+def _describe(name: str, current: CurrentRound, pending: list[str]) -> str:
+    lines = [f"federation  {current.federation} ({current.state})", f"site        {name}"]
+    if current.state == "open":
+        part = "submitted" if current.submitted else "invited" if current.invited else "not invited"
+        lines.append(f"round       {current.round_id}, closes in {current.remaining_s} s; this site: {part}")
+    lines.append(f"last mean   {current.last_published or 'none yet'}")
+    lines.append(f"epoch       {current.epoch}, key {current.key_id[:12]}, plan {current.plan_id[:12]}")
+    if pending:
+        lines.append(f"in spool    {', '.join(pending)}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _progress() -> Iterator[Listener]:
+    """Bars on stderr if that is a terminal, and a line per retry in any case."""
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[size]}"),
+    )
+    bars = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
+    tasks: dict[str, TaskID] = {}
+
+    def listen(event: Event) -> None:
+        match event:
+            case PhaseStarted(phase=phase, total_bytes=total):
+                bars.start()  # not earlier: a passphrase may be asked for before the first phase
+                tasks[phase] = bars.add_task(phase, total=total or None, size="")
+            case PhaseProgress(phase=phase, done_bytes=done, total_bytes=total):
+                bars.update(tasks[phase], completed=done, size=f"{decimal(done)} of {decimal(total)}")
+            case PhaseFinished(phase=phase):
+                task = bars.tasks[tasks[phase]]
+                bars.update(tasks[phase], completed=task.total or 1, total=task.total or 1)
+                bars.stop_task(tasks[phase])
+            case Retrying(why=why, wait_s=wait_s):
+                messages.print(f"{why}; trying again in {wait_s:.1f} s", markup=False)
+
+    try:
+        yield listen
+    finally:
+        bars.stop()

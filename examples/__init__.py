@@ -1,0 +1,1 @@
+"""Show the product at work: the demo with real patients, and tutorials."""

@@ -1,0 +1,97 @@
+"""What people do once before the first round, by the commands that docs/ceremony.md has for them.
+
+Each hospital types in a directory of its own; only files that are not secret go from one to another. The hospital that
+coordinates is one of the four. What two people would compare over the phone is carried here by this program.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from examples.demo.processes import Aggregator
+from he_agg.errors import ConfigError, Reason
+from he_agg.plan.plan import Plan
+
+__all__ = ["SETTINGS", "found"]
+
+SETTINGS = "site.toml"
+ROSTER = "roster.json"
+
+
+def found(aggregator: Aggregator, plan: Plan, directories: dict[str, Path]) -> None:
+    """Make identities, roster and group key; afterwards every hospital has a `site.toml` that works.
+
+    Args:
+        aggregator: it runs already.
+        plan: what the hospitals agreed on.
+        directories: one of each hospital, by its name; the first hospital coordinates.
+
+    Raises:
+        ConfigError: a command failed.
+    """
+    federation, names = plan.public.federation, list(directories)
+    coordinator, at = names[0], directories[names[0]]
+    _everywhere(directories, lambda name: ["site", "init", name, "--no-passphrase"])
+    for name in names[1:]:
+        shutil.copy(directories[name] / f"{name}.public.json", at)
+    aggregator.command("aggregator", "show", "--out", str(at / "aggregator.public.json"))
+    (at / "plan").write_bytes(plan.encode())
+
+    members = [word for name in names for word in ("--site", f"{name}.public.json")]
+    members += ["--coordinator", f"{coordinator}.public.json", "--aggregator", "aggregator.public.json"]
+    sites = str(plan.public.min_sites)
+    _type(at, "roster", "new", federation, *members, "--min-sites", sites, "--out", "roster-1.json")
+    _type(at, "roster", "sign", "roster-1.json", "--identity", f"{coordinator}.identity", "--yes")
+    heard = _type(at, "keys", "show", f"{coordinator}.identity")["fingerprint"]
+    for name in names[1:]:
+        shutil.copy(at / "roster-1.json", directories[name])
+    accept = ["roster", "accept", "roster-1.json", "--out", ROSTER, "--fingerprint", f"{coordinator}={heard}"]
+    _everywhere(directories, lambda _: accept)
+
+    keystore, bundle = f"{federation}.keystore", f"{federation}.epoch-1.bundle.json"
+    _type(at, "epoch", "new", "--plan", "plan", "--roster", "roster-1.json", "--identity", f"{coordinator}.identity")
+    document = str(at / f"{federation}.federation.json")
+    aggregator.command("federation", "create", document, "--roster", str(at / "roster-1.json"))
+    for name, directory in directories.items():
+        (directory / SETTINGS).write_text(
+            f'url = "{aggregator.url}"\nidentity = "{name}.identity"\nkeystore = "{keystore}"\nroster = "{ROSTER}"\n'
+        )
+    _type(at, "epoch", "publish", bundle, "--config", SETTINGS)
+    _everywhere(directories, lambda _: ["epoch", "accept", "--config", SETTINGS])
+    missing = _type(at, "epoch", "commitments", "--config", SETTINGS)["missing"]
+    if missing:
+        raise ConfigError(Reason.KEY_MISMATCH, f"the group key did not reach {', '.join(missing)}")
+    aggregator.command("federation", "start", federation)
+
+
+def _everywhere(directories: dict[str, Path], words: Any) -> None:
+    """Every hospital types a command, in its own directory, at the same time."""
+    with ThreadPoolExecutor(len(directories)) as pool:
+        for _ in pool.map(lambda item: _type(item[1], *words(item[0])), directories.items()):
+            pass
+
+
+def _type(directory: Path, *words: str) -> Any:
+    """Type one command in a hospital's directory.
+
+    Returns:
+        What it prints for scripts.
+
+    Raises:
+        ConfigError: it failed.
+    """
+    arguments = [sys.executable, "-m", "he_agg", *words, "--json"]
+    run = subprocess.run(
+        arguments, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if run.returncode != 0:
+        raise ConfigError(
+            Reason.BAD_CONFIG, f"`he-agg {' '.join(words[:2])}` failed at {directory.name}: {run.stderr.strip()}"
+        )
+    return json.loads(run.stdout)

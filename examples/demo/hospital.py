@@ -1,0 +1,90 @@
+"""One hospital of the demo, as its own process: `python -m examples.demo.hospital DIRECTORY`.
+
+The directory is the hospital's alone: settings, identity, keystore, roster, patients, and the journal that the demo
+reads afterwards. Progress goes to stdout, one JSON line per round.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from client_sdk import Site
+from examples.demo.ceremony import SETTINGS
+from examples.demo.data import Share
+from examples.demo.learner import Hospital
+from examples.demo.summary import VERIFIED
+from he_agg.errors import HeAggError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SHARE", "main"]
+
+SHARE = "share.npz"
+
+
+def tell(event: str, **facts: object) -> None:
+    """One line for whoever watches."""
+    print(json.dumps({"event": event, **facts}), flush=True)
+
+
+def journal(directory: Path, number: int, kind: str, tensors: Mapping[str, Any]) -> None:
+    """Keep what this hospital sent or received, so that the averages can be checked afterwards.
+
+    A real hospital has no reason to: this is the demo's evidence, and it stays in the hospital's own directory.
+    """
+    np.savez(directory / f"{kind}-{number}.npz", **tensors)
+
+
+def main(directory: Path) -> None:
+    """Take part in a federation until the model has converged.
+
+    Args:
+        directory: the hospital's own.
+    """
+    hospital = Hospital(Share.load(directory / SHARE))
+    seconds: dict[str, float] = {}
+    verified = dict.fromkeys(VERIFIED, 0)
+    with Site.open(directory / SETTINGS) as site:
+        tell("ready", hospital=hospital.name)
+        for round in site.rounds():
+            number, started = hospital.round_number, time.perf_counter()
+            update, n = hospital.train()
+            seconds["train"] = seconds.get("train", 0.0) + time.perf_counter() - started
+            mean = round.aggregate(update, weight=n)
+            # It returned: the record, all manifests and the sum were verified before anything was decrypted.
+            for name, count in zip(VERIFIED, (1, mean.n_sites, 1), strict=True):
+                verified[name] += count
+            for phase, spent in round.seconds.items():
+                seconds[phase] = seconds.get(phase, 0.0) + spent
+            journal(directory, number, "update", update)
+            journal(directory, number, "mean", mean.tensors)
+            done = hospital.apply(mean.tensors)
+            tell("round", hospital=hospital.name, number=number, score=hospital.score())
+            if done:
+                break
+    result = {
+        "hospital": hospital.name,
+        "patients": n,
+        "rounds": number,
+        "score": hospital.score(),
+        "seconds": seconds,
+        "verified": verified,
+        "bytes_up": round.bytes_up,
+        "bytes_down": round.bytes_down,
+    }
+    (directory / "result.json").write_text(json.dumps(result))
+    tell("done", hospital=hospital.name)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except HeAggError as error:
+        sys.exit(f"{error.message} [{error.reason}]" + (f"\n{error.hint}" if error.hint else ""))

@@ -1,0 +1,1 @@
+"""Tutorials that run: `python -m examples.tutorials.fedavg_torch --out picture.png`, from a checkout."""

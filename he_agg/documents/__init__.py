@@ -1,0 +1,1 @@
+"""Read and write what members sign: rosters, epochs, manifests, records, and the transcript of all of them."""

@@ -1,0 +1,191 @@
+"""The manifest: what one site submits to one attempt of one round. It travels signed by the site, and is named by its
+digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from he_agg import canonical
+from he_agg.documents.signed import Signed
+from he_agg.errors import Reason, WireError
+from he_agg.ids import RoundId, check_name
+from he_agg.plan.plan import PublicPlan
+from he_agg.signing import SigningKey
+
+__all__ = ["MAX_MANIFEST_BYTES", "Manifest", "SignedManifest", "Tags"]
+
+MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_PARTS = 50_000
+MAX_TAGS = 128
+NONCE_BYTES = 16
+VERSION = 2
+KIND = "manifest"
+
+Tags = tuple[tuple[int, ...], ...]
+"""What proves a sum: for each section of the plan some numbers below its modulus."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One submission's description.
+
+    Attributes:
+        round_id: federation, round and attempt it belongs to.
+        epoch: number of the group key's epoch.
+        key_id: commitment to the group key, 64 hex digits.
+        plan_id: the plan, 64 hex digits.
+        site: who submits.
+        nonce: 16 random bytes per encryption, in hex: two encryptions never share a manifest.
+        part_digests: SHA-256 of every part as it travels, in order, in hex.
+        tags: authentication of the residues, linear so that the sum can be checked by the sum of the tags.
+        roster: digest of the roster that the site goes by, 64 hex digits.
+        previous: digest of the record before this round's as the site knows it, 64 hex digits; zeros for the first.
+    """
+
+    round_id: RoundId
+    epoch: int
+    key_id: str
+    plan_id: str
+    site: str
+    nonce: str
+    part_digests: tuple[str, ...]
+    tags: Tags
+    roster: str
+    previous: str
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        return canonical.encode(
+            {
+                "v": VERSION,
+                "federation": self.round_id.federation,
+                "round": self.round_id.number,
+                "attempt": self.round_id.attempt,
+                "epoch": self.epoch,
+                "key_id": self.key_id,
+                "plan_id": self.plan_id,
+                "site": self.site,
+                "nonce": self.nonce,
+                "parts": list(self.part_digests),
+                # Decimal strings: residues of the codec ckks do not fit the 53 bits of JSON's integers.
+                "tags": [[str(tag) for tag in section] for section in self.tags],
+                "roster": self.roster,
+                "previous": self.previous,
+            }
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            WireError: anything but one canonical manifest.
+        """
+        fields = canonical.Fields(canonical.parse(data, MAX_MANIFEST_BYTES), "manifest")
+        fields.integer("v", VERSION, VERSION)
+        federation = check_name(fields.string("federation"), "manifest.federation")
+        number = fields.integer("round", 1, 10**9 - 1)
+        attempt = fields.integer("attempt", 1, 10**9 - 1)
+        digests = fields.array("parts", MAX_PARTS)
+        for digest in digests:
+            canonical.check_hex(digest, 32, "manifest.parts")
+        manifest = cls(
+            round_id=RoundId(federation, number, attempt),
+            epoch=fields.integer("epoch", 1, 10**9),
+            key_id=fields.hex("key_id", 32),
+            plan_id=fields.hex("plan_id", 32),
+            site=check_name(fields.string("site"), "manifest.site"),
+            nonce=fields.hex("nonce", NONCE_BYTES),
+            part_digests=tuple(digests),
+            tags=tuple(_tags(section) for section in fields.array("tags", MAX_TAGS)),
+            roster=fields.hex("roster", 32),
+            previous=fields.hex("previous", 32),
+        )
+        fields.end()
+        return manifest
+
+    def check(self, plan: PublicPlan, round_id: RoundId, epoch: int, key_id: str, site: str) -> None:
+        """Refuse a manifest that is for something else than it should be.
+
+        Raises:
+            WireError: another plan, round, epoch, key or site, or another number of parts. Says which.
+        """
+        for what, reason, expected, got in (
+            ("plan", Reason.PLAN_MISMATCH, plan.plan_id, self.plan_id),
+            ("round", Reason.BAD_FIELD, str(round_id), str(self.round_id)),
+            ("epoch", Reason.KEY_MISMATCH, str(epoch), str(self.epoch)),
+            ("group key", Reason.KEY_MISMATCH, key_id, self.key_id),
+            ("site", Reason.FORBIDDEN, site, self.site),
+            ("number of parts", Reason.BAD_FIELD, str(len(plan.places)), str(len(self.part_digests))),
+            ("sections with tags", Reason.BAD_FIELD, str(len(plan.sections)), str(len(self.tags))),
+        ):
+            if expected != got:
+                raise WireError(reason, f"manifest, {what}: expected {expected[:63]}, got {got[:63]}")
+        for section, tags in zip(plan.sections, self.tags, strict=True):
+            if not all(0 <= tag < section.modulus for tag in tags):
+                raise WireError(Reason.BAD_FIELD, f"manifest, tags of section {section.name}: one is not below q")
+
+
+@dataclass(frozen=True)
+class SignedManifest:
+    """A manifest and the document that it came in.
+
+    Attributes:
+        manifest: what it says.
+        document: the same, with the site's signature.
+    """
+
+    manifest: Manifest
+    document: Signed
+
+    @classmethod
+    def make(cls, manifest: Manifest, key: SigningKey) -> SignedManifest:
+        """Sign a manifest with the key of its site."""
+        return cls(manifest, Signed.make(KIND, manifest.encode(), manifest.site, key))
+
+    @classmethod
+    def parse(cls, data: bytes) -> SignedManifest:
+        """Read a signed manifest. The signature is not looked at: ask `check_signed`.
+
+        Raises:
+            WireError: anything but one canonical manifest with one signature, of the site it names.
+        """
+        return cls.from_document(Signed.parse(data, KIND, MAX_MANIFEST_BYTES))
+
+    @classmethod
+    def from_document(cls, document: Signed) -> SignedManifest:
+        """Read the body of a signed document; see `parse`."""
+        signed = cls(Manifest.parse(document.body), document)
+        if list(document.signatures) != [signed.manifest.site]:
+            raise WireError(Reason.BAD_SIGNATURE, "manifest: expected one signature, of the site that it names")
+        return signed
+
+    @property
+    def submission_id(self) -> str:
+        """SHA-256 of the canonical bytes, signature included: the id of the submission."""
+        return self.document.digest
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        return self.document.encode()
+
+    def check_signed(self, public_key: bytes) -> None:
+        """See that the site has signed it.
+
+        Raises:
+            WireError: it has not, or with another key.
+        """
+        if not self.document.signers({self.manifest.site: public_key}):
+            raise WireError(Reason.BAD_SIGNATURE, f"manifest: the signature is not that of site {self.manifest.site}")
+
+
+def _tags(section: canonical.Json) -> tuple[int, ...]:
+    if not isinstance(section, list) or len(section) > MAX_TAGS:
+        raise WireError(Reason.BAD_FIELD, f"manifest.tags: expected at most {MAX_TAGS} tags a section")
+    for text in section:
+        if not isinstance(text, str) or not 1 <= len(text) <= 20 or not text.isascii() or not text.isdigit():
+            raise WireError(Reason.BAD_FIELD, "manifest.tags: expected decimal numbers")
+        if str(int(text)) != text:
+            raise WireError(Reason.NOT_CANONICAL, "manifest.tags: expected numbers without leading zeros")
+    return tuple(map(int, section))

@@ -1,0 +1,190 @@
+"""The round record: the closed set of submissions behind a sum, and the sum's digests.
+
+It is written once, when the sum is durable (or the round has failed), signed by the aggregator, and never changes. Each
+record names the one before it, so whoever has seen one notices when another history is told later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from he_agg import canonical
+from he_agg.documents.manifest import MAX_PARTS
+from he_agg.documents.signed import Signed
+from he_agg.errors import Reason, WireError
+from he_agg.ids import RoundId, check_name
+from he_agg.signing import SigningKey
+
+__all__ = ["MAX_RECORD_BYTES", "NO_RECORD", "RoundRecord", "SignedRecord"]
+
+MAX_RECORD_BYTES = 16 * 2**20
+NO_RECORD = "0" * 64
+"""What the first record of a federation has as `previous`."""
+
+OUTCOMES = ("published", "failed")
+KIND = "record"
+VERSION = 2
+_MAX_MEMBERS = 10_000
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What became of one attempt of one round.
+
+    Attributes:
+        round_id: federation, round and attempt.
+        index: position in the federation's chain of records, from 1.
+        previous: digest of the signed record before it, 64 hex digits; `NO_RECORD` for the first.
+        closed_at: when the set became final. Units: seconds since 1970, UTC.
+        roster: digest of the roster that the aggregator went by, 64 hex digits.
+        epoch: number of the group key's epoch.
+        key_id: commitment to the group key.
+        plan_id: the plan.
+        outcome: "published", or "failed" when too few sites submitted.
+        members: submission id by site, for every submission in the sum.
+        excluded: reason by site, for every site that was invited and is not in the sum.
+        sum_digests: SHA-256 of every part of the sum as it travels, in order; empty when failed.
+        sample_seed: what the invited sites were drawn by, 32 bytes in hex; None, and not a member of the encoding,
+            when all sites were invited.
+    """
+
+    round_id: RoundId
+    index: int
+    previous: str
+    closed_at: int
+    roster: str
+    epoch: int
+    key_id: str
+    plan_id: str
+    outcome: str
+    members: dict[str, str]
+    excluded: dict[str, str]
+    sum_digests: tuple[str, ...]
+    sample_seed: str | None = None
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        sampled = {} if self.sample_seed is None else {"sample_seed": self.sample_seed}
+        return canonical.encode(
+            sampled
+            | {
+                "v": VERSION,
+                "federation": self.round_id.federation,
+                "round": self.round_id.number,
+                "attempt": self.round_id.attempt,
+                "index": self.index,
+                "previous": self.previous,
+                "closed_at": self.closed_at,
+                "roster": self.roster,
+                "epoch": self.epoch,
+                "key_id": self.key_id,
+                "plan_id": self.plan_id,
+                "outcome": self.outcome,
+                "members": self.members,
+                "excluded": self.excluded,
+                "sum": list(self.sum_digests),
+            }
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> RoundRecord:
+        """Read a record.
+
+        Raises:
+            WireError: anything but one canonical record that makes sense in itself.
+        """
+        value = canonical.parse(data, MAX_RECORD_BYTES)
+        fields = canonical.Fields(value, "record")
+        fields.integer("v", VERSION, VERSION)
+        federation = check_name(fields.string("federation"), "record.federation")
+        round_id = RoundId(federation, fields.integer("round", 1, 10**9 - 1), fields.integer("attempt", 1, 10**9 - 1))
+        outcome = fields.string("outcome")
+        members, excluded = fields.object("members"), fields.object("excluded")
+        digests = fields.array("sum", MAX_PARTS)
+        record = cls(
+            round_id=round_id,
+            index=fields.integer("index", 1, 2**53 - 1),
+            previous=fields.hex("previous", 32),
+            closed_at=fields.integer("closed_at", 0, 2**40),
+            roster=fields.hex("roster", 32),
+            epoch=fields.integer("epoch", 1, 10**9),
+            key_id=fields.hex("key_id", 32),
+            plan_id=fields.hex("plan_id", 32),
+            outcome=outcome,
+            members=members,
+            excluded=excluded,
+            sum_digests=tuple(digests),
+            sample_seed=fields.hex("sample_seed", 32) if "sample_seed" in value else None,
+        )
+        fields.end()
+        if (record.index == 1) != (record.previous == NO_RECORD):
+            raise WireError(Reason.BAD_FIELD, "record.previous: expected a digest, and zeros in the first record only")
+        if outcome not in OUTCOMES:
+            raise WireError(Reason.BAD_FIELD, f"record.outcome: expected one of {OUTCOMES}")
+        if len(members) + len(excluded) > _MAX_MEMBERS or members.keys() & excluded.keys():
+            raise WireError(Reason.BAD_FIELD, "record: expected each site once, as a member or as excluded")
+        for site, submission_id in members.items():
+            check_name(site, "record.members")
+            canonical.check_hex(submission_id, 32, "record.members")
+        for site, reason in excluded.items():
+            check_name(site, "record.excluded")
+            if not isinstance(reason, str) or len(reason) > 63:
+                raise WireError(Reason.BAD_FIELD, "record.excluded: expected a short reason")
+        for digest in digests:
+            canonical.check_hex(digest, 32, "record.sum")
+        if (outcome == "failed") != (not digests):
+            raise WireError(Reason.BAD_FIELD, "record.sum: expected digests of a published sum, and none otherwise")
+        return record
+
+
+@dataclass(frozen=True)
+class SignedRecord:
+    """A record and the document that it came in.
+
+    Attributes:
+        record: what it says.
+        document: the same, with the aggregator's signature.
+    """
+
+    record: RoundRecord
+    document: Signed
+
+    @classmethod
+    def make(cls, record: RoundRecord, name: str, key: SigningKey) -> SignedRecord:
+        """Sign a record with the aggregator's key."""
+        return cls(record, Signed.make(KIND, record.encode(), name, key))
+
+    @classmethod
+    def parse(cls, data: bytes) -> SignedRecord:
+        """Read a signed record. The signature is not looked at: ask `check_signed`.
+
+        Raises:
+            WireError: anything but one canonical record.
+        """
+        document = Signed.parse(data, KIND, MAX_RECORD_BYTES)
+        return cls(RoundRecord.parse(document.body), document)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, signature included."""
+        return self.document.digest
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        return self.document.encode()
+
+    def check_signed(self, keys: Mapping[str, bytes]) -> None:
+        """See that an aggregator has signed it.
+
+        Args:
+            keys: verification keys of the roster's aggregators, by name.
+
+        Raises:
+            WireError: none has.
+        """
+        if not self.document.signers(keys):
+            raise WireError(
+                Reason.BAD_SIGNATURE,
+                f"record of round {self.record.round_id}: no aggregator of the roster has signed it",
+            )

@@ -1,0 +1,298 @@
+"""The roster: who belongs to a federation, with which keys, in which role. The coordinators sign it, never the
+aggregator.
+
+Versions are numbered from 1. The first is trusted because people compared its coordinators' fingerprints over the
+phone; every later one because enough coordinators of the version before signed it. It expires, so that a forgotten
+one does not stay good for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from he_agg import canonical
+from he_agg.documents.signed import Signed
+from he_agg.errors import Reason, WireError
+from he_agg.ids import check_name
+from he_agg.signing import PUBLIC_KEY_BYTES
+
+__all__ = ["MAX_ROSTER_BYTES", "Member", "Receiving", "Role", "Roster", "SignedRoster", "fingerprint"]
+
+MAX_ROSTER_BYTES = 32 * 2**20
+MAX_MEMBERS = 10_000
+MAX_VALID_S = 400 * 86400
+"""A roster is good for a year and a bit at most. Units: seconds."""
+
+KIND = "roster"
+VERSION = 1
+_MAX_TIME = 2**40
+
+
+class Role(StrEnum):
+    """What a member may do."""
+
+    SITE = "site"  # submits, and gets sums
+    COORDINATOR = "coordinator"  # signs rosters, deals group keys
+    OPERATOR = "operator"  # reads how the aggregator is doing
+    AUDITOR = "auditor"  # reads records and manifests
+    AGGREGATOR = "aggregator"  # signs receipts and records
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """What secrets are sealed to.
+
+    Attributes:
+        suite: "x25519", or "mlkem768-x25519".
+        key: the public key, in hex. For the hybrid: ML-KEM-768 first, then X25519.
+    """
+
+    suite: str
+    key: str
+
+
+SUITE_BYTES = {"x25519": 32, "mlkem768-x25519": 1184 + 32}
+"""Length of the public key of each suite."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member, as everybody may know it.
+
+    Attributes:
+        name: its name.
+        signing_key: Ed25519, 32 bytes in hex.
+        roles: what it may do.
+        receiving: what secrets are sealed to; None for a member that gets none.
+    """
+
+    name: str
+    signing_key: str
+    roles: frozenset[Role] = frozenset()
+    receiving: Receiving | None = None
+
+    @property
+    def public_key(self) -> bytes:
+        """The verification key. 32 bytes."""
+        return bytes.fromhex(self.signing_key)
+
+    @property
+    def fingerprint(self) -> str:
+        """What two people compare over the phone."""
+        return fingerprint(self)
+
+    def to_json(self) -> canonical.Json:
+        """The canonical document, without the name."""
+        receiving = None if self.receiving is None else {"suite": self.receiving.suite, "key": self.receiving.key}
+        return {"signing_key": self.signing_key, "receiving": receiving, "roles": sorted(self.roles)}
+
+    @classmethod
+    def from_json(cls, name: str, value: canonical.Json) -> Member:
+        """Read what `to_json` wrote.
+
+        Raises:
+            WireError: not a member.
+        """
+        check_name(name, "member")
+        fields = canonical.Fields(value, f"member {name}")
+        signing_key = fields.hex("signing_key", PUBLIC_KEY_BYTES)
+        roles = fields.array("roles", len(Role))
+        if roles != sorted(set(map(str, roles))) or not set(roles) <= set(Role):
+            raise WireError(Reason.BAD_FIELD, f"member {name}: expected roles out of {', '.join(Role)}, sorted")
+        receiving = None
+        if isinstance(value, dict) and value.get("receiving") is not None:
+            inner = canonical.Fields(fields.object("receiving"), f"member {name}.receiving")
+            suite = inner.string("suite", 63)
+            if suite not in SUITE_BYTES:
+                raise WireError(Reason.BAD_FIELD, f"member {name}: expected a suite out of {', '.join(SUITE_BYTES)}")
+            receiving = Receiving(suite, inner.hex("key", SUITE_BYTES[suite]))
+            inner.end()
+        else:
+            fields.null("receiving")
+        fields.end()
+        return cls(name, signing_key, frozenset(map(Role, roles)), receiving)
+
+
+def fingerprint(member: Member) -> str:
+    """32 hex digits in groups of four over name and all public keys of a member. Roles are no part of it."""
+    receiving = "" if member.receiving is None else f"{member.receiving.suite}:{member.receiving.key}"
+    digest = hashlib.sha256(f"he-agg/member/v1\0{member.name}\0{member.signing_key}\0{receiving}".encode()).hexdigest()
+    return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who belongs to a federation.
+
+    Attributes:
+        federation: its name.
+        version: from 1, one more each time.
+        issued_at: Units: seconds since 1970, UTC.
+        expires_at: Units: seconds since 1970, UTC.
+        threshold: how many coordinators have to sign.
+        min_sites: fewest sites whose sum any site opens.
+        members: by name.
+    """
+
+    federation: str
+    version: int
+    issued_at: int
+    expires_at: int
+    threshold: int
+    min_sites: int
+    members: Mapping[str, Member]
+
+    def having(self, role: Role) -> dict[str, Member]:
+        """The members with a role, by name."""
+        return {name: member for name, member in sorted(self.members.items()) if role in member.roles}
+
+    def keys_of(self, role: Role) -> dict[str, bytes]:
+        """Verification keys of the members with a role, by name."""
+        return {name: member.public_key for name, member in self.having(role).items()}
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        return canonical.encode(
+            {
+                "v": VERSION,
+                "federation": self.federation,
+                "version": self.version,
+                "issued_at": self.issued_at,
+                "expires_at": self.expires_at,
+                "threshold": self.threshold,
+                "min_sites": self.min_sites,
+                "members": {name: member.to_json() for name, member in self.members.items()},
+            }
+        )
+
+    @classmethod
+    def parse(cls, body: bytes) -> Roster:
+        """Read a roster, and see that it makes sense in itself.
+
+        Raises:
+            WireError: it does not.
+        """
+        fields = canonical.Fields(canonical.parse(body, MAX_ROSTER_BYTES), "roster")
+        fields.integer("v", VERSION, VERSION)
+        roster = cls(
+            federation=check_name(fields.string("federation"), "roster.federation"),
+            version=fields.integer("version", 1, 10**9),
+            issued_at=fields.integer("issued_at", 0, _MAX_TIME),
+            expires_at=fields.integer("expires_at", 0, _MAX_TIME),
+            threshold=fields.integer("threshold", 1, MAX_MEMBERS),
+            min_sites=fields.integer("min_sites", 1, MAX_MEMBERS),
+            members={name: Member.from_json(name, value) for name, value in fields.object("members").items()},
+        )
+        fields.end()
+        roster.check()
+        return roster
+
+    def check(self) -> None:
+        """See that the roster makes sense in itself.
+
+        Raises:
+            WireError: too many members, a key twice, fewer coordinators than have to sign, a site that nothing can be
+                sealed to, or validity for too long.
+        """
+        keys = [member.signing_key for member in self.members.values()]
+        if len(keys) > MAX_MEMBERS or len(set(keys)) != len(keys):
+            raise WireError(Reason.BAD_FIELD, f"roster: expected at most {MAX_MEMBERS} members, each with its own key")
+        if len(self.having(Role.COORDINATOR)) < self.threshold:
+            raise WireError(
+                Reason.BAD_FIELD,
+                f"roster: {self.threshold} coordinators have to sign, and it has {len(self.having(Role.COORDINATOR))}",
+            )
+        for name, member in self.having(Role.SITE).items():
+            if member.receiving is None:
+                raise WireError(Reason.BAD_FIELD, f"roster: site {name} has no key that a group key can be sealed to")
+        if not 0 < self.expires_at - self.issued_at <= MAX_VALID_S:
+            raise WireError(Reason.BAD_FIELD, f"roster: expected it to be good for at most {MAX_VALID_S // 86400} days")
+
+
+@dataclass(frozen=True)
+class SignedRoster:
+    """A roster and the document that it came in.
+
+    Attributes:
+        roster: what it says.
+        document: the same, with signatures.
+    """
+
+    roster: Roster
+    document: Signed
+
+    @classmethod
+    def unsigned(cls, roster: Roster) -> SignedRoster:
+        """A roster that nobody has signed yet."""
+        roster.check()
+        return cls(roster, Signed(KIND, roster.encode(), {}))
+
+    @classmethod
+    def parse(cls, data: bytes) -> SignedRoster:
+        """Read a roster file. No signature is looked at: ask `check_signed` or `check_follows`.
+
+        Raises:
+            WireError: not a roster.
+        """
+        document = Signed.parse(data, KIND, MAX_ROSTER_BYTES)
+        return cls(Roster.parse(document.body), document)
+
+    def encode(self) -> bytes:
+        """The canonical bytes, signatures included."""
+        return self.document.encode()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the roster without its signatures, 64 hex digits: who signed late does not change who is in it."""
+        return hashlib.sha256(self.document.body).hexdigest()
+
+    def check_signed(self) -> None:
+        """See that enough of its own coordinators signed.
+
+        Raises:
+            WireError: too few did.
+        """
+        self._check_signers(self.roster)
+
+    def check_follows(self, previous: SignedRoster) -> None:
+        """See that it is the next version of a roster that is trusted.
+
+        Raises:
+            WireError: another federation or version, or too few signatures of the coordinators before or now.
+        """
+        before, now = previous.roster, self.roster
+        if (now.federation, now.version) != (before.federation, before.version + 1):
+            raise WireError(
+                Reason.ROSTER_MISMATCH,
+                f"expected version {before.version + 1} of the roster of {before.federation}, "
+                f"got version {now.version} of {now.federation}",
+            )
+        self._check_signers(before)
+        self.check_signed()
+
+    def check_valid(self, now: float) -> None:
+        """See that it has not expired.
+
+        Raises:
+            WireError: it has.
+        """
+        if now >= self.roster.expires_at:
+            raise WireError(
+                Reason.ROSTER_EXPIRED,
+                f"version {self.roster.version} of the roster of {self.roster.federation} has expired",
+                "ask the coordinator for a new one: he-agg roster next",
+            )
+
+    def _check_signers(self, roster: Roster) -> None:
+        signers = self.document.signers(roster.keys_of(Role.COORDINATOR))
+        if len(signers) < roster.threshold:
+            raise WireError(
+                Reason.BAD_SIGNATURE,
+                f"version {self.roster.version} of the roster of {self.roster.federation}: expected the signatures of "
+                f"{roster.threshold} coordinators of version {roster.version}, got {len(signers)}",
+                "a coordinator signs with `he-agg roster sign`",
+            )

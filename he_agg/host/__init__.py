@@ -1,0 +1,1 @@
+"""Touch disk and terminal: the only room of the core that does."""

@@ -1,0 +1,310 @@
+"""Fixed point: named float tensors and a weight to exact integers, and exact sums back to the mean.
+
+``k = round(w/w_max * x/clip * M)`` with ``M = 2^(value_bits-1) - 1``, so ``|k| <= M`` and a sum of K sites stays
+within ``K*M``: no honest submission can overflow. After the tensors come the weight's digits in base ``M + 1`` and the
+constant 1, whose sum must be the number of sites.
+
+**How far the mean is from the float mean.** Each site rounds once, by at most 1/2 (nearest). With ``W = sum(w)``
+the mean is ``sum(k) * step``, ``step = clip * w_max / (M * W)``, so n sites are off by at most ``n * step / 2``: half
+a grid step ``clip/M`` times ``n * w_max / W``, which is 1 when every site is at the cap. The last step, to the
+tensor's own dtype, adds half a unit in the last place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from he_agg.errors import DecryptionError, InputError, Reason
+from he_agg.kernels.buffers import Buffers
+from he_agg.kernels.jit import frozen, kernel
+from he_agg.plan.layout import TensorSpec
+from he_agg.plan.plan import Plan
+
+__all__ = ["Mean", "Quantized", "Quantizing", "ResolutionWarning", "dequantize", "quantize"]
+
+OnOverflow = Literal["error", "clip"]
+Rounding = Literal["nearest", "stochastic"]
+
+_CHUNK = 2**15
+"""Values converted at a time: 256 KiB of float64 stay in the second-level cache."""
+
+_FEW_BITS = 8
+
+
+class ResolutionWarning(UserWarning):
+    """The mean's grid is coarse: fewer than 8 bits between zero and the clip bound."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """One site's integers, ready to encrypt.
+
+    Attributes:
+        values: tensors, weight digits, count. Shape: (plan.values,).
+        clipped: how many values of each tensor were beyond the clip bound; empty unless asked to clip.
+    """
+
+    values: NDArray[np.int32] = field(repr=False)
+    clipped: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The weighted mean of a round: bit-identical at every site.
+
+    Attributes:
+        tensors: by name, with the shapes and dtypes of the plan.
+        total_weight: sum of all sites' weights, exact.
+        n_sites: how many sites are in it.
+        resolution: step of the mean's grid per tensor.
+        narrow_sums: the exact integer sums the tensors were made from, as narrow as they came. Shape: (layout.size,).
+    """
+
+    tensors: Mapping[str, NDArray[Any]] = field(repr=False)
+    total_weight: int
+    n_sites: int
+    resolution: Mapping[str, float] = field(repr=False)
+    narrow_sums: NDArray[np.signedinteger] = field(repr=False)
+
+    @cached_property
+    def sums(self) -> NDArray[np.int64]:
+        """The exact sums, wide enough to calculate with; made when first asked for. Shape: (layout.size,)."""
+        return self.narrow_sums.astype(np.int64)
+
+
+def quantize(
+    plan: Plan,
+    tensors: Mapping[str, Any],
+    weight: int,
+    *,
+    rounding: Rounding = "nearest",
+    on_overflow: OnOverflow = "error",
+) -> Quantized:
+    """Make a site's update and weight into the plan's integers.
+
+    Args:
+        plan: the federation's plan.
+        tensors: named arrays, exactly the plan's.
+        weight: the site's sample count, 1 to the plan's cap.
+        rounding: "nearest", or "stochastic", which is unbiased and draws from the operating system's randomness.
+        on_overflow: what values beyond clip get: an "error", or "clip" to the bound with a count of them.
+
+    Raises:
+        InputError: a tensor or the weight is not what the plan allows.
+    """
+    values = Quantizing(plan, tensors, weight, rounding=rounding, on_overflow=on_overflow)
+    return Quantized(values[:], values.clipped)
+
+
+class Quantizing:
+    """A site's integers, made from its update where and when they are wanted: as an array of int32, to codecs.
+
+    A vector of 10^7 integers in fresh memory costs more than calculating them, and twice is soon enough. Everything
+    that `quantize` refuses is refused at once. The tensors must not change as long as this is in use.
+
+    Args:
+        plan: as for `quantize`.
+        tensors: as for `quantize`.
+        weight: as for `quantize`.
+        rounding: as for `quantize`; "stochastic" gives other integers each time.
+        on_overflow: as for `quantize`.
+
+    Attributes:
+        shape: (plan.values,).
+        dtype: int32.
+        clipped: as in `Quantized`.
+
+    Raises:
+        InputError: a tensor or the weight is not what the plan allows.
+    """
+
+    dtype = np.dtype(np.int32)
+
+    def __init__(
+        self,
+        plan: Plan,
+        tensors: Mapping[str, Any],
+        weight: int,
+        *,
+        rounding: Rounding = "nearest",
+        on_overflow: OnOverflow = "error",
+    ) -> None:
+        weight = _checked_weight(weight, plan.layout.weight_cap)
+        if rounding not in ("nearest", "stochastic"):
+            raise InputError(Reason.BAD_ARGUMENT, f"rounding: expected 'nearest' or 'stochastic', got {rounding!r}")
+        if on_overflow not in ("error", "clip"):
+            raise InputError(Reason.BAD_ARGUMENT, f"on_overflow: expected 'error' or 'clip', got {on_overflow!r}")
+        self.shape = (plan.public.values,)
+        self.clipped: dict[str, int] = {}
+        self._magnitude, self._stochastic = plan.public.magnitude, rounding == "stochastic"
+        self._share = weight / plan.layout.weight_cap
+        self._tensors: list[tuple[int, TensorSpec, NDArray[Any]]] = []
+        self._buffers = Buffers()
+        start = 0
+        for spec, array in zip(plan.layout.tensors, plan.layout.arrays(tensors), strict=True):
+            flat = np.ascontiguousarray(array).reshape(-1)
+            beyond = _check_values(spec, flat, on_overflow)
+            if beyond:
+                self.clipped[spec.name] = beyond
+            self._tensors.append((start, spec, flat))
+            start += spec.size
+        base = self._magnitude + 1
+        digits = [weight // base**digit % base for digit in range(plan.weight_digits)]
+        self._tail = np.array([*digits, 1], dtype=np.int32)
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """The update's tensors in the layout's order, flat."""
+        return [flat for _, _, flat in self._tensors]
+
+    def __getitem__(self, span: slice) -> NDArray[np.int32]:
+        """The integers of a span, which must be a whole one: contiguous, in order. Shape: (its length,)."""
+        begin, end, _ = span.indices(self.shape[0])
+        out = self._buffers.take(4 * (end - begin)).view(np.int32)
+        for start, spec, flat in self._tensors:
+            first, last = max(begin - start, 0), min(end - start, spec.size)
+            if first < last:
+                self._round(spec, flat[first:last], out[start + first - begin : start + last - begin])
+        inside = max(self.shape[0] - self._tail.size - begin, 0)
+        if inside < out.size:
+            first = begin + inside - (self.shape[0] - self._tail.size)
+            out[inside:] = self._tail[first : first + out.size - inside]
+        return out
+
+    def _round(self, spec: TensorSpec, flat: NDArray[Any], out: NDArray[np.int32]) -> None:
+        scale = self._magnitude * self._share / spec.clip
+        for i in range(0, flat.size, _CHUNK):
+            x = flat[i : i + _CHUNK]
+            if x.dtype not in _ROUNDED_AS_THEY_ARE or spec.name in self.clipped:
+                x = x.astype(np.float64)
+            if spec.name in self.clipped:
+                np.clip(x, -spec.clip, spec.clip, out=x)
+            draws = np.frombuffer(os.urandom(4 * x.size), dtype=np.uint32) if self._stochastic else _NO_DRAWS
+            _round(frozen(x), scale, self._magnitude, frozen(draws), out[i : i + _CHUNK])
+
+    def __repr__(self) -> str:
+        return f"Quantizing(shape={self.shape}, <values>)"
+
+
+def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mean:
+    """Make exact sums into the weighted mean.
+
+    Args:
+        plan: the federation's plan.
+        sums: what the codec opened, int32 or int64. Shape: (plan.values,).
+        n_sites: how many sites the round record names.
+
+    Raises:
+        DecryptionError: the sums cannot come from `n_sites` honest submissions; nothing is released.
+    """
+    layout, magnitude = plan.layout, plan.public.magnitude
+    if sums.shape != (plan.public.values,):
+        raise DecryptionError(Reason.BAD_FIELD, f"expected {plan.public.values} sums, got {sums.size}")
+    chunks = (sums[i : i + _CHUNK] for i in range(0, sums.size, _CHUNK))
+    if any(int(c.max()) > n_sites * magnitude or int(c.min()) < -n_sites * magnitude for c in chunks):
+        raise DecryptionError(
+            Reason.SUM_OUT_OF_RANGE, f"expected sums within {n_sites} x {magnitude}, got a larger one"
+        )
+    if sums[-1] != n_sites:
+        raise DecryptionError(
+            Reason.COUNT_MISMATCH,
+            f"expected a sum of {n_sites} submissions as the record says, got another number",
+        )
+    digits = sums[layout.size : -1]
+    total_weight = sum(int(digit) * (magnitude + 1) ** i for i, digit in enumerate(digits))
+    if not n_sites <= total_weight <= n_sites * layout.weight_cap or digits.min() < 0:
+        raise DecryptionError(Reason.SUM_OUT_OF_RANGE, "expected a total weight within the sites' caps, got another")
+    tensors: dict[str, NDArray[Any]] = {}
+    resolution: dict[str, float] = {}
+    start = 0
+    per_clip = layout.weight_cap / (magnitude * total_weight)
+    for spec in layout.tensors:
+        step = spec.clip * per_clip
+        resolution[spec.name] = step
+        flat = np.empty(spec.size, dtype=spec.dtype)
+        # In double precision, whatever the dtypes; NumPy converts in pieces that stay in the cache.
+        np.multiply(sums[start : start + spec.size], step, out=flat, dtype=np.float64, casting="unsafe")
+        tensors[spec.name] = flat.reshape(spec.shape)
+        start += spec.size
+    effective_bits = -math.log2(per_clip)
+    if effective_bits < _FEW_BITS:
+        warnings.warn(
+            f"the mean has {max(effective_bits, 0):.1f} effective bits; use more value bits, or a weight cap nearer to "
+            "the sites' real weights",
+            ResolutionWarning,
+            stacklevel=2,
+        )
+    return Mean(tensors, total_weight, n_sites, resolution, sums[: layout.size])
+
+
+def _checked_weight(weight: int, cap: int) -> int:
+    if isinstance(weight, bool | np.bool_) or not isinstance(weight, int | np.integer):
+        raise InputError(
+            Reason.WEIGHT_OUT_OF_RANGE,
+            f"weight: expected an integer of 1 to {cap}, got {type(weight).__name__}",
+        )
+    if not 1 <= weight <= cap:
+        raise InputError(
+            Reason.WEIGHT_OUT_OF_RANGE,
+            f"weight: expected 1 to {cap} (the plan's weight cap), got a weight {'above' if weight > cap else 'below'}",
+            "the weight is the site's sample count; the cap is fixed in the plan for all sites",
+        )
+    return int(weight)
+
+
+def _check_values(spec: TensorSpec, flat: NDArray[Any], on_overflow: OnOverflow) -> int:
+    """Refuse what is not finite; count, or refuse, what is beyond the clip bound."""
+    beyond = 0
+    for i in range(0, flat.size, _CHUNK):
+        chunk = flat[i : i + _CHUNK]
+        if -spec.clip <= float(chunk.min()) and float(chunk.max()) <= spec.clip:  # false for NaN too
+            continue
+        x = np.abs(chunk.astype(np.float64))
+        finite = np.isfinite(x)
+        if not finite.all():
+            raise InputError(
+                Reason.NON_FINITE,
+                f"tensor {spec.name!r}, flat index {i + int(finite.argmin())}: expected a finite value, "
+                "got NaN or infinity",
+                "look for a diverged loss or an empty batch in the local training",
+            )
+        above = x > spec.clip
+        if on_overflow == "error":
+            raise InputError(
+                Reason.BEYOND_CLIP,
+                f"tensor {spec.name!r}, flat index {i + int(above.argmax())}: expected a value within the clip bound "
+                f"{spec.clip:g}, got one beyond it",
+                "clip the update first, pass on_overflow='clip', or found a federation with a wider bound",
+            )
+        beyond += int(above.sum())
+    return beyond
+
+
+_ROUNDED_AS_THEY_ARE = (np.dtype(np.float32), np.dtype(np.float64))
+"""What the kernel takes; anything else is converted before."""
+
+_NO_DRAWS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
+
+
+@kernel
+def _round(
+    x: NDArray[np.floating], scale: float, magnitude: int, draws: NDArray[np.uint32], out: NDArray[np.int32]
+) -> None:
+    """Scale and round; `draws` empty means to nearest, ties to even. |x * scale| may exceed M by 3 ulps: clamped."""
+    if draws.size:
+        for i in range(x.size):
+            out[i] = np.int32(
+                min(max(math.floor(np.float64(x[i]) * scale + draws[i] * 2.0**-32), -magnitude), magnitude)
+            )
+    else:
+        for i in range(x.size):
+            out[i] = np.int32(min(max(np.rint(np.float64(x[i]) * scale), -magnitude), magnitude))

@@ -1,0 +1,328 @@
+"""The plan: everything that all sites and the aggregator have agreed on before the first round.
+
+It has two halves. The public half goes to the aggregator; the layout stays at the sites and shows up in the public
+half as a fingerprint only. `plan_id` is the SHA-256 of the public half, and every manifest and part carries it.
+A plan cannot be built unless its parameters passed the security table and its sums are exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from he_agg import canonical
+from he_agg.errors import PlanError, Reason
+from he_agg.ids import check_name
+from he_agg.plan.ckks_parameters import CkksParameters
+from he_agg.plan.hybrid_parameters import HybridParameters
+from he_agg.plan.layout import Layout
+from he_agg.plan.sections import PART_HEADER_BYTES, PartPlace, Section, part_places
+from he_agg.protocol.wire import MAX_PART_BYTES
+
+__all__ = ["CODECS", "DEFAULT_CODEC", "Parameters", "Plan", "PublicPlan"]
+
+Parameters = CkksParameters | HybridParameters
+
+CODECS: Mapping[str, type[CkksParameters] | type[HybridParameters]] = {
+    "ckks": CkksParameters,
+    "hybrid": HybridParameters,
+}
+"""The parameters of each codec."""
+
+DEFAULT_CODEC = "hybrid"
+
+MAX_PLAN_BYTES = 32 * 2**20
+MAX_SITES = 10_000
+MAX_VALUES = 2**37
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PublicPlan:
+    """The half that the aggregator sees. Build it with `Plan.create` or `PublicPlan.from_json`.
+
+    Attributes:
+        federation: name of the federation.
+        codec: name of the codec.
+        parameters: the codec's parameters, checked.
+        value_bits: width of one plaintext integer, sign included.
+        values: how many integers one submission encrypts: the tensors, the weight's digits and the count.
+        part_bytes: longest part.
+        sections: what a submission consists of.
+        min_sites: fewest sites whose sum may be published.
+        max_sites: most sites whose sum stays exact.
+        rounds: how many rounds the federation runs at most.
+        deadline_s: how long a round stays open, in seconds.
+        layout_fingerprint: SHA-256 of the layout.
+    """
+
+    federation: str
+    codec: str
+    parameters: Parameters
+    value_bits: int
+    values: int
+    part_bytes: int
+    sections: tuple[Section, ...]
+    min_sites: int
+    max_sites: int
+    rounds: int
+    deadline_s: int
+    layout_fingerprint: str
+
+    @property
+    def magnitude(self) -> int:
+        """M: the largest absolute value of one site's integers."""
+        return (1 << (self.value_bits - 1)) - 1
+
+    @cached_property
+    def plan_id(self) -> str:
+        """SHA-256 of the canonical form, 64 hex digits."""
+        return canonical.digest(self.to_json())
+
+    @cached_property
+    def places(self) -> tuple[PartPlace, ...]:
+        """All parts of a submission, in order."""
+        return tuple(part_places(self.sections))
+
+    @property
+    def wire_bytes(self) -> int:
+        """Length of all parts of one submission together; the sum has the same."""
+        return sum(place.wire_bytes for place in self.places)
+
+    def to_json(self) -> canonical.Json:
+        """The canonical document."""
+        return {
+            "v": VERSION,
+            "federation": self.federation,
+            "codec": self.codec,
+            "parameters": self.parameters.to_json(),
+            "value_bits": self.value_bits,
+            "values": self.values,
+            "part_bytes": self.part_bytes,
+            "sections": [
+                {
+                    "name": s.name,
+                    "modulus": str(s.modulus),
+                    "residues": s.residues,
+                    "part_residues": s.part_residues,
+                }
+                for s in self.sections
+            ],
+            "min_sites": self.min_sites,
+            "max_sites": self.max_sites,
+            "rounds": self.rounds,
+            "deadline_s": self.deadline_s,
+            "layout": self.layout_fingerprint,
+        }
+
+    @classmethod
+    def from_json(cls, value: canonical.Json) -> PublicPlan:
+        """Read a public half and check everything that can be checked without the layout.
+
+        Raises:
+            WireError: another document.
+            PlanError: unsafe or inexact parameters, or sections that do not follow from them.
+        """
+        fields = canonical.Fields(value, "plan")
+        fields.integer("v", VERSION, VERSION)
+        federation = check_name(fields.string("federation"), "plan.federation")
+        codec = fields.string("codec")
+        if codec not in CODECS:
+            raise PlanError(Reason.BAD_PLAN, f"expected a codec out of {sorted(CODECS)}, got {codec!r}")
+        value_bits = fields.integer("value_bits", 2, 24)
+        max_sites = fields.integer("max_sites", 2, MAX_SITES)
+        min_sites = fields.integer("min_sites", 2, max_sites)
+        values = fields.integer("values", 1, MAX_VALUES)
+        part_bytes = fields.integer("part_bytes", 2**16, MAX_PART_BYTES)
+        rounds = fields.integer("rounds", 1, 10**6)
+        deadline_s = fields.integer("deadline_s", 1, 366 * 86400)
+        fingerprint = fields.hex("layout", 32)
+        parameters = CODECS[codec].from_json(fields.object("parameters"), 2 ** (value_bits - 1) - 1, max_sites)
+        stated = fields.array("sections", 16)
+        fields.end()
+        plan = cls(
+            federation=federation,
+            codec=codec,
+            parameters=parameters,
+            value_bits=value_bits,
+            values=values,
+            part_bytes=part_bytes,
+            sections=parameters.sections(values, part_bytes),
+            min_sites=min_sites,
+            max_sites=max_sites,
+            rounds=rounds,
+            deadline_s=deadline_s,
+            layout_fingerprint=fingerprint,
+        )
+        if plan.to_json()["sections"] != stated:
+            raise PlanError(Reason.BAD_PLAN, "plan.sections: expected the ones that follow from the parameters")
+        return plan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Both halves of a plan: what a site has. Build it with `Plan.create` or `Plan.from_json`.
+
+    Attributes:
+        public: the half that the aggregator sees.
+        layout: the half that stays at the sites.
+    """
+
+    public: PublicPlan
+    layout: Layout
+
+    def __post_init__(self) -> None:
+        if self.public.layout_fingerprint != self.layout.fingerprint:
+            raise PlanError(
+                Reason.LAYOUT_MISMATCH,
+                f"expected a layout with fingerprint {self.public.layout_fingerprint[:12]}, "
+                f"got {self.layout.fingerprint[:12]}",
+                "ask the coordinator for the plan file of this federation",
+            )
+        if self.public.values != plaintext_values(self.layout, self.public.value_bits):
+            raise PlanError(
+                Reason.BAD_PLAN,
+                f"expected {plaintext_values(self.layout, self.public.value_bits)} values, got {self.public.values}",
+            )
+
+    @property
+    def plan_id(self) -> str:
+        """SHA-256 of the public half, 64 hex digits."""
+        return self.public.plan_id
+
+    @property
+    def weight_digits(self) -> int:
+        """How many integers carry the weight, in base `2^(value_bits - 1)`."""
+        return weight_digits(self.layout.weight_cap, self.public.value_bits)
+
+    @classmethod
+    def create(
+        cls,
+        federation: str,
+        layout: Layout,
+        *,
+        max_sites: int,
+        min_sites: int = 2,
+        value_bits: int = 16,
+        codec: str = DEFAULT_CODEC,
+        rounds: int = 100,
+        deadline_s: int = 3600,
+        part_bytes: int = 4 * 2**20,
+    ) -> Plan:
+        """Choose the smallest parameters that are safe and exact, and make a plan of them.
+
+        Args:
+            federation: its name: a-z, 0-9 and '-'.
+            layout: the tensors and the weight cap.
+            max_sites: most sites that ever take part in one round.
+            min_sites: fewest sites whose sum may be published; at least 2, for a sum of one is an update.
+            value_bits: width of one plaintext integer, sign included: 2 to 24.
+            codec: name of the codec.
+            rounds: how many rounds the federation runs at most.
+            deadline_s: how long a round stays open. Units: seconds.
+            part_bytes: longest part. Units: bytes, 64 KiB to 64 MiB.
+
+        Raises:
+            PlanError: a value out of its range, or no safe and exact parameters.
+        """
+        if codec not in CODECS:
+            raise PlanError(Reason.BAD_PLAN, f"expected a codec out of {sorted(CODECS)}, got {codec!r}")
+        for name, got, low, high in (
+            ("max_sites", max_sites, 2, MAX_SITES),
+            ("min_sites", min_sites, 2, max_sites),
+            ("value_bits", value_bits, 2, 24),
+            ("rounds", rounds, 1, 10**6),
+            ("deadline_s", deadline_s, 1, 366 * 86400),
+            ("part_bytes", part_bytes, 2**16, MAX_PART_BYTES),
+        ):
+            if not low <= got <= high:
+                raise PlanError(Reason.BAD_PLAN, f"{name}: expected {low}..{high}, got {got}")
+        values = plaintext_values(layout, value_bits)
+        parameters = CODECS[codec].choose(2 ** (value_bits - 1) - 1, max_sites)
+        public = PublicPlan(
+            federation=check_name(federation, "federation"),
+            codec=codec,
+            parameters=parameters,
+            value_bits=value_bits,
+            values=values,
+            part_bytes=part_bytes,
+            sections=parameters.sections(values, part_bytes),
+            min_sites=min_sites,
+            max_sites=max_sites,
+            rounds=rounds,
+            deadline_s=deadline_s,
+            layout_fingerprint=layout.fingerprint,
+        )
+        return cls(public, layout)
+
+    def check_model(self, tensors: Mapping[str, Any]) -> None:
+        """Refuse a model that is not the plan's, naming the first tensor that differs.
+
+        Raises:
+            InputError: a tensor is missing, extra, misshapen or of another dtype.
+        """
+        self.layout.arrays(tensors)
+
+    def explain(self) -> dict[str, Any]:
+        """What was chosen and what it costs, for people and scripts."""
+        public = self.public
+        failure = public.parameters.failure_log2
+        return {
+            "federation": public.federation,
+            "plan_id": self.plan_id,
+            "codec": public.codec,
+            "profile": public.parameters.name,
+            "parameters": public.parameters.to_json(),
+            "values": public.values,
+            "tensors": len(self.layout.tensors),
+            "value_bits": public.value_bits,
+            "weight_cap": self.layout.weight_cap,
+            "min_sites": public.min_sites,
+            "max_sites": public.max_sites,
+            "rounds": public.rounds,
+            "deadline_s": public.deadline_s,
+            "parts": len(public.places),
+            "bytes_up": public.wire_bytes,
+            "bytes_per_value": round(public.wire_bytes / public.values, 3),
+            "header_bytes": PART_HEADER_BYTES * len(public.places),
+            "ring_degree": public.parameters.ring_degree,
+            "modulus_bits": public.parameters.security_modulus_bits,
+            "security_bits": public.parameters.security_bits,
+            # None: no noise that can occur rounds a value wrongly.
+            "failure_log2": None if failure == -math.inf else round(failure, 1),
+        }
+
+    def to_json(self) -> canonical.Json:
+        """The canonical document of both halves: a site's plan file."""
+        return {"public": self.public.to_json(), "layout": self.layout.to_json()}
+
+    def encode(self) -> bytes:
+        """A site's plan file."""
+        return canonical.encode(self.to_json())
+
+    @classmethod
+    def parse(cls, data: bytes) -> Plan:
+        """Read a site's plan file and check all of it again.
+
+        Raises:
+            WireError: another document.
+            PlanError: a plan that must not be used.
+        """
+        fields = canonical.Fields(canonical.parse(data, MAX_PLAN_BYTES), "plan file")
+        public = PublicPlan.from_json(fields.object("public"))
+        layout = Layout.from_json(fields.object("layout"))
+        fields.end()
+        return cls(public, layout)
+
+
+def weight_digits(weight_cap: int, value_bits: int) -> int:
+    """How many digits in base `2^(value_bits - 1)` every weight up to the cap fits in."""
+    return -(-weight_cap.bit_length() // (value_bits - 1))
+
+
+def plaintext_values(layout: Layout, value_bits: int) -> int:
+    """How many integers one submission encrypts: all tensors, the weight's digits, and the constant 1."""
+    return layout.size + weight_digits(layout.weight_cap, value_bits) + 1

@@ -1,0 +1,1 @@
+"""Read and write what travels: parts, small messages, signatures over requests."""

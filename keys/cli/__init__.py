@@ -1,0 +1,1 @@
+"""Commands of members about keys, rosters, epochs and plans."""

@@ -1,0 +1,228 @@
+"""Commands of dealers: `he-agg epoch new|rotate`; and accepting a bundle, for `he-agg epoch accept` in client_sdk."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from he_agg.documents.epoch import SignedBundle, SignedCommitment
+from he_agg.documents.roster import Role, SignedRoster
+from he_agg.host.commands import answer
+from keys.ceremony import accept, commit, deal, install
+from keys.cli.identity import refuse_existing
+from keys.cli.options import passphrase_options, passphrase_source
+from keys.files import read_document, read_plan, replace_file, write_new
+from keys.group_key import GroupKey
+from keys.hardening import harden_command
+from keys.identity import Identity
+from keys.passphrase import Once
+from keys.rosters import read_pinned, read_roster
+
+__all__ = ["accept_files", "accepted_facts", "accepted_text", "epoch_new", "epoch_rotate", "read_bundle"]
+
+_path = click.Path(path_type=Path, dir_okay=False)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+_roster = click.option(
+    "--roster", "roster_file", type=_path, required=True, help="The newest roster, signed by this coordinator too."
+)
+_identity = click.option(
+    "--identity", "identity_file", type=_path, required=True, help="Identity file of this coordinator."
+)
+_out = click.option("--out", type=_path, help="Bundle to write. [default: FEDERATION.epoch-N.bundle.json]")
+
+
+@click.command("new")
+@click.option("--plan", "plan_file", type=_path, required=True, help="Plan file of the federation.")
+@_roster
+@_identity
+@click.option("--epoch", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Number of the epoch.")
+@_out
+@click.option("--keystore", type=_path, help="Keystore file to write, secret. [default: FEDERATION.keystore]")
+@click.option("--public", type=_path, help="Document for the operator to write. [default: FEDERATION.federation.json]")
+@passphrase_options
+@_json
+def epoch_new(
+    plan_file: Path,
+    roster_file: Path,
+    identity_file: Path,
+    epoch: int,
+    out: Path | None,
+    keystore: Path | None,
+    public: Path | None,
+    passphrase_fd: int | None,
+    keyring: str | None,
+    as_json: bool,
+) -> None:
+    """Make the group key of the first epoch, sealed to every site of the roster.
+
+    Run it at a coordinating hospital, never on the aggregator's machine. The keystore gets the passphrase that the
+    identity has.
+    """
+    harden_command()
+    plan, roster = read_plan(plan_file), read_roster(roster_file)
+    name = plan.public.federation
+    paths = _Paths.of(name, epoch, keystore or Path(f"{name}.keystore"), out)
+    document = public or Path(f"{name}.federation.json")
+    refuse_existing(paths.keystore, paths.bundle, document, paths.commitment(identity_file))
+    passphrase = passphrase_source(passphrase_fd, keyring)
+    identity = Identity.load(identity_file, passphrase)
+    key = GroupKey.create(plan, epoch)
+    bundle = deal(key, roster, identity, time.time())
+    _store(paths, bundle, key, None, passphrase)
+    write_new(document, key.federation_document.encode())
+    _dealt(key, paths, roster, identity, as_json, document)
+
+
+@click.command("rotate")
+@click.option("--keystore", type=_path, required=True, help="Keystore of the current epoch; gets the new key.")
+@_roster
+@_identity
+@_out
+@passphrase_options
+@_json
+def epoch_rotate(
+    keystore: Path,
+    roster_file: Path,
+    identity_file: Path,
+    out: Path | None,
+    passphrase_fd: int | None,
+    keyring: str | None,
+    as_json: bool,
+) -> None:
+    """Make the group key of the next epoch, for the same plan, sealed to every site of the roster.
+
+    The old keystore stays as KEYSTORE.epoch-N.
+    """
+    harden_command()
+    roster, passphrase = read_roster(roster_file), passphrase_source(passphrase_fd, keyring)
+    identity, current = Identity.load(identity_file, passphrase), GroupKey.load(keystore, passphrase)
+    key = GroupKey.create(current.plan, current.epoch + 1)
+    paths = _Paths.of(current.plan.public.federation, key.epoch, keystore, out)
+    refuse_existing(paths.bundle, paths.commitment(identity_file))
+    bundle = deal(key, roster, identity, time.time())
+    _store(paths, bundle, key, current, passphrase)
+    _dealt(key, paths, roster, identity, as_json)
+
+
+def read_bundle(path: Path) -> SignedBundle:
+    """Read a bundle file. The signature is not looked at.
+
+    Raises:
+        ConfigError: it cannot be read.
+        WireError: not a bundle.
+    """
+    return read_document(path, SignedBundle.parse, "the bundle of an epoch")
+
+
+def accept_files(
+    bundle: SignedBundle,
+    identity_file: Path,
+    roster_file: Path,
+    keystore: Path,
+    passphrase: Once,
+    plan_id: str | None = None,
+) -> tuple[GroupKey, SignedCommitment]:
+    """Accept a bundle with the files of a site; see `keys.ceremony.accept`.
+
+    The keystore is protected by the passphrase that identity and older keystore have, if they have one.
+    """
+    roster, identity = read_pinned(roster_file), Identity.load(identity_file, passphrase)
+    return accept(
+        bundle,
+        roster,
+        identity,
+        keystore,
+        time.time(),
+        plan_id=plan_id,
+        passphrase=passphrase,
+        protect=lambda: passphrase.answer,
+    )
+
+
+def accepted_facts(key: GroupKey, signed: SignedCommitment, keystore: Path) -> dict[str, Any]:
+    """What `epoch accept` prints for scripts."""
+    return {
+        "federation": key.plan.public.federation,
+        "site": signed.commitment.site,
+        "epoch": key.epoch,
+        "key_id": key.key_id,
+        "plan_id": key.plan_id,
+        "keystore": str(keystore),
+    }
+
+
+def accepted_text(key: GroupKey, keystore: Path, commitment: Path | None) -> str:
+    """What `epoch accept` prints for people."""
+    public = key.plan.public
+    rows = [
+        f"epoch {key.epoch} of {public.federation}: the key works and is stored, secret: {keystore}",
+        f"key {key.key_id[:12]}, plan {key.plan_id[:12]}: {len(key.plan.layout.tensors)} tensors, "
+        f"{public.min_sites} to {public.max_sites} sites, {public.codec}",
+    ]
+    if commitment is not None:
+        rows.append(f"commitment for the other sites, not secret: {commitment}")
+    return "\n".join(rows)
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """Where a dealer's files go."""
+
+    epoch: int
+    bundle: Path
+    keystore: Path
+
+    @classmethod
+    def of(cls, federation: str, epoch: int, keystore: Path, out: Path | None) -> _Paths:
+        return cls(epoch, out or Path(f"{federation}.epoch-{epoch}.bundle.json"), keystore)
+
+    def commitment(self, identity_file: Path) -> Path:
+        name = Identity.public_half(identity_file).name
+        return self.keystore.with_name(f"{name}.epoch-{self.epoch}.commitment.json")
+
+
+def _store(paths: _Paths, bundle: SignedBundle, key: GroupKey, current: GroupKey | None, passphrase: Once) -> None:
+    """Write bundle and keystore, or neither.
+
+    In this order: a bundle without a keystore is thrown away, a key without a bundle would be an epoch that nobody else
+    can enter.
+    """
+    write_new(paths.bundle, bundle.encode())
+    try:
+        install(key, paths.keystore, current, passphrase.answer)
+    except BaseException:
+        paths.bundle.unlink(missing_ok=True)
+        raise
+
+
+def _dealt(
+    key: GroupKey, paths: _Paths, roster: SignedRoster, identity: Identity, as_json: bool, document: Path | None = None
+) -> None:
+    sites = sorted(roster.roster.having(Role.SITE))
+    facts: dict[str, Any] = {
+        "bundle": str(paths.bundle),
+        "keystore": str(paths.keystore),
+        "key_id": key.key_id,
+        "plan_id": key.plan_id,
+        "epoch": key.epoch,
+        "sites": sites,
+    }
+    rows = [
+        f"group key of epoch {key.epoch}, secret: {paths.keystore}",
+        f"bundle for {', '.join(sites)}, sealed: {paths.bundle}",
+        f"key id: {key.key_id}",
+    ]
+    if document is not None:
+        facts["federation_document"] = str(document)
+        rows.append(f"document for the operator, not secret: {document}")
+    if identity.name in sites:
+        path = paths.keystore.with_name(f"{identity.name}.epoch-{key.epoch}.commitment.json")
+        replace_file(path, commit(key, identity).encode())
+        facts["commitment"] = str(path)
+        rows.append(f"commitment of {identity.name} for the other sites, not secret: {path}")
+    rows.append(f"next: he-agg epoch publish {paths.bundle} --config ..., or send the file to every site")
+    answer(facts, as_json, lambda: "\n".join(rows))

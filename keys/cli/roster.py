@@ -1,0 +1,335 @@
+"""Commands about rosters: `he-agg roster new|next|sign|verify|accept` and `he-agg site revoke`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from he_agg.documents.roster import Member, Role, SignedRoster
+from he_agg.errors import HeAggError, InputError, Reason
+from he_agg.host.commands import answer, messages
+from he_agg.ids import check_name
+from keys.cli.options import passphrase_options, passphrase_source
+from keys.cli.roster_view import day_of, roster_facts, roster_table, signers_of
+from keys.files import replace_file, write_new
+from keys.hardening import harden_command
+from keys.identity import Identity
+from keys.public_file import read_public
+from keys.rosters import (
+    check_fingerprints,
+    first_roster,
+    follow,
+    keep_old,
+    new_roster,
+    next_roster,
+    read_pinned,
+    read_roster,
+    sign_roster,
+)
+
+__all__ = ["roster_accept", "roster_new", "roster_next", "roster_sign", "roster_verify", "site_revoke"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_path = click.Path(path_type=Path, dir_okay=False)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+_out = click.option("--out", type=_path, help="Roster file to write. [default: FEDERATION.roster-VERSION.json]")
+_days = click.option(
+    "--days", type=click.IntRange(1, 400), default=365, show_default=True, help="How long it is good for."
+)
+_threshold = click.option("--threshold", type=click.IntRange(1), help="How many coordinators have to sign.")
+_min_sites = click.option("--min-sites", type=click.IntRange(2), help="Fewest sites whose sum any site opens.")
+_fingerprints = click.option(
+    "--fingerprint",
+    "fingerprints",
+    multiple=True,
+    metavar='NAME="xxxx xxxx ..."',
+    help="A fingerprint that was read over the phone. May be given several times.",
+)
+
+
+def _files(option: str, what: str, required: bool = False) -> Callable[[F], F]:
+    return click.option(
+        f"--{option}", f"{option}s", type=_path, multiple=True, required=required, metavar="FILE", help=what
+    )
+
+
+@click.command("new")
+@click.argument("federation")
+@_files("site", "Public file of a site. Once for each.", required=True)
+@_files("coordinator", "Public file of a coordinator. It may be a site, too.", required=True)
+@_files("aggregator", "Public file of the aggregator, from its operator.", required=True)
+@_files("auditor", "Public file of an auditor.")
+@_files("operator", "Public file of an operator.")
+@_threshold
+@_min_sites
+@_days
+@_out
+@_json
+def roster_new(
+    federation: str,
+    threshold: int | None,
+    min_sites: int | None,
+    days: int,
+    out: Path | None,
+    as_json: bool,
+    **files: tuple[Path, ...],
+) -> None:
+    """Make the first roster of FEDERATION. It counts once enough coordinators have signed it.
+
+    Compare the fingerprint of every member with what that member reads over the phone before anybody signs.
+    """
+    check_name(federation, "federation")
+    members = {role: [read_public(path) for path in files[f"{role}s"]] for role in Role}
+    roster = new_roster(
+        federation, members, threshold=threshold, min_sites=min_sites or 2, days=days, now=int(time.time())
+    )
+    _written(roster, out, as_json)
+
+
+@click.command("next")
+@click.argument("old", type=_path)
+@click.option(
+    "--add",
+    "added",
+    multiple=True,
+    metavar="ROLE=FILE",
+    help="Add a member by its public file, such as site=hospital-e.public.json.",
+)
+@click.option("--remove", "removed", multiple=True, metavar="NAME", help="Remove a member. With --add: new keys.")
+@_threshold
+@_min_sites
+@_days
+@_out
+@_json
+def roster_next(
+    old: Path,
+    added: tuple[str, ...],
+    removed: tuple[str, ...],
+    threshold: int | None,
+    min_sites: int | None,
+    days: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Make the version after the roster OLD: members added, removed, or just good for longer."""
+    previous = _signed(old)
+    roster = next_roster(
+        previous,
+        add=[_addition(text) for text in added],
+        remove=removed,
+        threshold=threshold,
+        min_sites=min_sites,
+        days=days,
+        now=int(time.time()),
+    )
+    _written(roster, out, as_json, previous)
+
+
+@click.command("revoke")
+@click.argument("old", metavar="ROSTER", type=_path)
+@click.argument("site")
+@_days
+@_out
+@_json
+def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool) -> None:
+    """Make the version after ROSTER without SITE, and say what must follow: alone it changes nothing."""
+    previous = _signed(old)
+    roster = next_roster(previous, remove=[site], days=days, now=int(time.time()))
+    path = _write(roster, out)
+    before = previous.roster
+    steps = [
+        f"{before.threshold} coordinator(s) sign it: he-agg roster sign {path} --previous {old} --identity ...",
+        f"publish it: he-agg roster publish {path} --config ... (or hand the file to the operator and to all sites); "
+        f"from then on the aggregator refuses {site}",
+        "deal a new group key that it does not have: he-agg epoch rotate --keystore ... "
+        f"--roster {path} --identity ..., then he-agg epoch publish",
+        "every other site accepts both: he-agg roster accept, he-agg epoch accept",
+        f"what {site} keeps: the group keys of the epochs so far, and whatever those open",
+    ]
+    answer(
+        {"file": str(path), "version": roster.roster.version, "removed": site, "steps": steps},
+        as_json,
+        lambda: (
+            f"version {roster.roster.version} of the roster, without {site}, not signed yet: {path}\n"
+            "What must follow:\n" + "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))
+        ),
+    )
+
+
+@click.command("sign")
+@click.argument("file", type=_path)
+@click.option("--identity", "identity_file", type=_path, required=True, help="Identity file of a coordinator.")
+@click.option("--previous", type=_path, help="The version before; its coordinators sign too.")
+@click.option("--out", type=_path, help="Where to write the signed roster. [default: FILE itself]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@passphrase_options
+@_json
+def roster_sign(
+    file: Path,
+    identity_file: Path,
+    previous: Path | None,
+    out: Path | None,
+    yes: bool,
+    passphrase_fd: int | None,
+    keyring: str | None,
+    as_json: bool,
+) -> None:
+    """Sign a roster FILE as one of its coordinators. Coordinators sign one after the other, each the same file."""
+    harden_command()
+    roster, before = read_roster(file), None if previous is None else _signed(previous)
+    if not yes and sys.stdin.isatty():
+        messages.print(roster_table(roster, before), markup=False, soft_wrap=True)
+        click.confirm("Did you compare every fingerprint with its member, and do you sign?", abort=True, err=True)
+    identity = Identity.load(identity_file, passphrase_source(passphrase_fd, keyring))
+    signed = sign_roster(roster, identity, before)
+    path = out or file
+    replace_file(path, signed.encode())
+    have, need = len(signers_of(signed)), signed.roster.threshold
+    answer(
+        {"file": str(path), "signed_by": signers_of(signed), "threshold": need, "digest": signed.digest},
+        as_json,
+        lambda: f"signed by {identity.name}: {path} ({have} of {need} signatures of its coordinators)",
+    )
+
+
+@click.command("verify")
+@click.argument("file", type=_path)
+@click.option("--previous", type=_path, help="The version before that one trusts: see that FILE follows it.")
+@_fingerprints
+@_json
+def roster_verify(file: Path, previous: Path | None, fingerprints: tuple[str, ...], as_json: bool) -> None:
+    """Show all members of a roster FILE with roles and fingerprints, who signed it, and whether it is valid."""
+    roster, before = read_roster(file), None if previous is None else read_roster(previous)
+    problem: HeAggError | None = None
+    try:
+        check_fingerprints(roster.roster, _heard(fingerprints))
+        if before is None:
+            roster.check_signed()
+        else:
+            before.check_signed()
+            roster.check_follows(before)
+        roster.check_valid(time.time())
+    except HeAggError as error:
+        problem = error
+    facts = roster_facts(roster) | {"valid": problem is None, "problem": None if problem is None else problem.message}
+    note = "" if before is not None or roster.roster.version == 1 else "\nwhether it follows version "
+    note += f"{roster.roster.version - 1} was not looked at: give that one with --previous" if note else ""
+    verdict = "" if problem is not None else f"\nvalid until {day_of(roster.roster.expires_at)}{note}"
+    answer(facts, as_json, lambda: roster_table(roster, before) + verdict)
+    if problem is not None:
+        raise problem
+
+
+@click.command("accept")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_path)
+@click.option("--out", type=_path, required=True, help="Where this site keeps the roster that it has accepted.")
+@_fingerprints
+@_json
+def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, ...], as_json: bool) -> None:
+    """Accept a roster for this site: the first by comparing fingerprints, later ones by their signatures.
+
+    Several versions may be given at once; each must follow the one before.
+    """
+    offered = [read_roster(path) for path in files]
+    heard = _heard(fingerprints)
+    now = time.time()
+    pinned = read_pinned(out) if out.exists() or out.is_symlink() else None
+    if pinned is not None:
+        accepted = follow(pinned, offered, now)
+        check_fingerprints(accepted.roster, heard)
+        changed = accepted.digest != pinned.digest
+    else:
+        first = min(offered, key=lambda roster: roster.roster.version)
+        later = [roster for roster in offered if roster is not first]
+        if not heard:
+            heard = _compare(first, now)
+        # The newest must be valid; one that others follow may have expired.
+        first_roster(first, heard, first.roster.issued_at if later else now)
+        accepted, changed = follow(first, later, now), True
+    if changed:
+        older = [pinned, *offered] if pinned is not None else offered
+        keep_old(out, [signed for signed in older if signed.roster.version < accepted.roster.version])
+        replace_file(out, accepted.encode())
+    answer(
+        roster_facts(accepted) | {"file": str(out), "changed": changed},
+        as_json,
+        lambda: (
+            f"version {accepted.roster.version} of the roster of {accepted.roster.federation} is "
+            f"{'accepted' if changed else 'the accepted one already'}: {out}"
+        ),
+    )
+
+
+def _compare(roster: SignedRoster, now: float) -> dict[str, str]:
+    """Have a person compare the fingerprints of the coordinators who signed."""
+    roster.check_valid(now)
+    roster.check_signed()
+    signers = signers_of(roster)
+    if not sys.stdin.isatty():
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"the first roster of a site is accepted by comparing fingerprints of {roster.roster.threshold} "
+            "coordinators, and there is no terminal to ask on",
+            "call the coordinators on numbers that you know, and give what they read: "
+            '--fingerprint NAME="xxxx xxxx ..."',
+        )
+    messages.print(roster_table(roster), markup=False, soft_wrap=True)
+    messages.print("Call these coordinators on numbers that you know, and have them read their fingerprints:")
+    for name in signers:
+        messages.print(f"  {name:<24} {roster.roster.members[name].fingerprint}", markup=False, soft_wrap=True)
+    click.confirm("Did each of them read exactly this?", abort=True, err=True)
+    return {name: roster.roster.members[name].fingerprint for name in signers}
+
+
+def _signed(path: Path) -> SignedRoster:
+    """A roster to build on: one that counts, expired or not."""
+    roster = read_roster(path)
+    roster.check_signed()
+    return roster
+
+
+def _addition(text: str) -> tuple[Role, Member]:
+    role, _, file = text.partition("=")
+    if role not in set(Role) or not file:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"--add: expected ROLE=FILE with a role out of {', '.join(Role)}, got {text!r}",
+            "such as: --add site=hospital-e.public.json",
+        )
+    return Role(role), read_public(Path(file))
+
+
+def _heard(fingerprints: Sequence[str]) -> dict[str, str]:
+    heard: dict[str, str] = {}
+    for text in fingerprints:
+        name, equals, value = text.partition("=")
+        if not equals or name in heard:
+            raise InputError(Reason.BAD_ARGUMENT, '--fingerprint: expected NAME="xxxx xxxx ...", one for each name', "")
+        heard[name] = value
+    return heard
+
+
+def _written(roster: SignedRoster, out: Path | None, as_json: bool, before: SignedRoster | None = None) -> None:
+    path = _write(roster, out)
+    signer = "" if before is None else " --previous OLD"
+    answer(
+        roster_facts(roster) | {"file": str(path)},
+        as_json,
+        lambda: (
+            f"{roster_table(roster, before)}\nnot signed yet: {path}\n"
+            f"next: compare every fingerprint with its member by phone, then he-agg roster sign {path}{signer} "
+            "--identity ..."
+        ),
+    )
+
+
+def _write(roster: SignedRoster, out: Path | None) -> Path:
+    path = out or Path(f"{roster.roster.federation}.roster-{roster.roster.version}.json")
+    write_new(path, roster.encode())
+    return path

@@ -1,0 +1,81 @@
+"""Rosters as people and scripts read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from he_agg.documents.roster import Member, Role, Roster, SignedRoster
+from keys.rosters import DAY_S
+
+__all__ = ["day_of", "roster_facts", "roster_table", "signers_of"]
+
+
+def signers_of(roster: SignedRoster) -> list[str]:
+    """Its own coordinators that have signed it."""
+    return sorted(roster.document.signers(roster.roster.keys_of(Role.COORDINATOR)))
+
+
+def roster_facts(roster: SignedRoster) -> dict[str, Any]:
+    """What it says, for scripts."""
+    now = roster.roster
+    return {
+        "federation": now.federation,
+        "version": now.version,
+        "digest": roster.digest,
+        "issued_at": now.issued_at,
+        "expires_at": now.expires_at,
+        "threshold": now.threshold,
+        "min_sites": now.min_sites,
+        "signed_by": signers_of(roster),
+        "members": {
+            name: {"roles": sorted(member.roles), "fingerprint": member.fingerprint}
+            for name, member in sorted(now.members.items())
+        },
+    }
+
+
+def roster_table(roster: SignedRoster, before: SignedRoster | None = None) -> str:
+    """What it says, for people, and what changed since the version before."""
+    now = roster.roster
+    days = (now.expires_at - now.issued_at) // DAY_S
+    rows = [
+        f"roster of {now.federation}, version {now.version}",
+        f"good from {day_of(now.issued_at)} to {day_of(now.expires_at)} ({days} days)",
+        f"no site opens a sum of fewer than {now.min_sites} sites",
+        f"signatures of coordinators: {', '.join(signers_of(roster)) or 'none'} ({now.threshold} needed)",
+        "members:",
+    ]
+    rows += [_row(member) for _, member in sorted(now.members.items())]
+    if before is not None:
+        rows += [f"changes since version {before.roster.version}:", *_changes(before.roster, now)]
+    return "\n".join(rows)
+
+
+def _row(member: Member) -> str:
+    return f"  {member.name:<24} {member.fingerprint}  {', '.join(sorted(member.roles))}"
+
+
+def _changes(before: Roster, now: Roster) -> list[str]:
+    rows = []
+    for name in sorted(set(before.members) | set(now.members)):
+        old, new = before.members.get(name), now.members.get(name)
+        if old is None and new is not None:
+            rows.append(f"  added    {_row(new).strip()}")
+        elif new is None:
+            rows.append(f"  removed  {name}")
+        elif old is not None and old.fingerprint != new.fingerprint:
+            rows.append(f"  NEW KEYS {_row(new).strip()}")
+        elif old is not None and old.roles != new.roles:
+            rows.append(f"  roles    {name}: {', '.join(sorted(old.roles))} -> {', '.join(sorted(new.roles))}")
+    rows += [
+        f"  {name}: {getattr(before, name)} -> {getattr(now, name)}"
+        for name in ("threshold", "min_sites")
+        if getattr(before, name) != getattr(now, name)
+    ]
+    return rows or ["  none but its dates"]
+
+
+def day_of(seconds: int) -> str:
+    """The day of a time, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")

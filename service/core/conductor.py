@@ -1,0 +1,222 @@
+"""Runs events of `rounds` against the store: load the state, step, write the actions down, in one transaction."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from he_agg.documents.record import RoundRecord, SignedRecord
+from he_agg.documents.roster import Role
+from he_agg.errors import InputError, Reason
+from he_agg.ids import RoundId
+from service.core.aggregator_key import AggregatorKey
+from service.core.known_rosters import KnownRoster, newest_roster, roster_of, signer_in
+from service.domain import events, rounds
+from service.domain.events import Action, Event, Federation, Phase, Round, Stage
+from service.store.base import Store, Transaction
+from service.store.rows import Basis, ChainHead, FederationRow, RoundRow
+
+__all__ = ["Conductor"]
+
+
+class Conductor:
+    """The one writer of rounds, and of the chain of records.
+
+    Args:
+        store: where they are kept.
+        key: what records are signed with.
+        clock: Units: seconds since 1970, UTC.
+
+    Attributes:
+        key: as given.
+    """
+
+    def __init__(self, store: Store, key: AggregatorKey, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self.key = key
+        self._clock = clock
+
+    def now(self) -> float:
+        """The aggregator's time. Units: seconds since 1970, UTC."""
+        return self._clock()
+
+    def apply(self, federation: str, event: Event) -> list[Action]:
+        """Let an event happen to a federation.
+
+        Returns:
+            What was written down.
+        """
+        with self._store.write() as tx:
+            return self.apply_in(tx, federation, event)
+
+    def apply_in(self, tx: Transaction, federation: str, event: Event) -> list[Action]:
+        """The same within a transaction that has more to decide. Nothing happens to a federation without a roster."""
+        row, roster = tx.federation(federation), newest_roster(tx, federation)
+        if row is None or roster is None:
+            return []
+        now = self._clock()
+        state = self._load(tx, row, roster)
+        _, actions = rounds.step(state, event, now)
+        for action in actions:
+            self._persist(tx, row, roster, action, int(now))
+        if actions:
+            tx.bump()
+        return actions
+
+    def tick_in(self, tx: Transaction, federation: str) -> None:
+        """Close or fail the open round if its deadline has passed. Writes nothing otherwise."""
+        row, newest = tx.federation(federation), tx.newest_round(federation)
+        if row is not None and newest is not None and self._due(tx, row, newest):
+            self.apply_in(tx, federation, events.Tick())
+
+    @contextmanager
+    def reading(self, federation: str) -> Iterator[Transaction]:
+        """A transaction that reads, and in which no deadline of a federation is overdue."""
+        with self._store.read() as tx:
+            row, newest = tx.federation(federation), tx.newest_round(federation)
+            if row is None or newest is None or not self._due(tx, row, newest):
+                yield tx
+                return
+        self.apply(federation, events.Tick())
+        with self._store.read() as tx:
+            yield tx
+
+    def tick_all(self) -> None:
+        """Close or fail the open rounds of all federations whose deadlines have passed."""
+        with self._store.read() as tx:
+            known = {row.name: row for row in tx.federations()}
+            opened = tx.rounds_in([Phase.OPEN])
+            due = [row.id.federation for row in opened if self._due(tx, known[row.id.federation], row)]
+        for federation in due:
+            self.apply(federation, events.Tick())
+
+    def takes(self, tx: Transaction, row: RoundRow) -> bool:
+        """Whether a round takes parts now. The deadline of a paused federation stands still."""
+        federation = tx.federation(row.id.federation)
+        return federation is not None and row.phase is Phase.OPEN and not self._due(tx, federation, row)
+
+    def _due(self, tx: Transaction, federation: FederationRow, row: RoundRow) -> bool:
+        running = row.phase is Phase.OPEN and row.basis.roster_version and federation.stage is not Stage.PAUSED
+        if not running or self._clock() < row.deadline_at:
+            return False
+        # Nobody may go by a roster that has expired, and so no round ends by one: it waits for the next.
+        roster = newest_roster(tx, federation.name)
+        return roster is not None and self._clock() < roster.roster.expires_at
+
+    def _load(self, tx: Transaction, row: FederationRow, roster: KnownRoster) -> Federation:
+        plan = row.parsed.plan
+        newest = tx.newest_round(row.name)
+        round_ = None
+        if newest is not None:
+            then = roster_of(tx, row.name, newest.basis.roster_version)
+            round_ = Round(
+                newest.id.number,
+                newest.id.attempt,
+                newest.phase,
+                newest.opened_at,
+                newest.deadline_at,
+                tx.invited(newest.id),
+                tx.completed(newest.id),
+                newest.sample_seed,
+                0 if then is None else then.roster.min_sites,
+            )
+        min_sites = max(plan.min_sites, roster.roster.min_sites)
+        return Federation(
+            terms=events.Terms(min_sites, plan.rounds, plan.deadline_s, row.keeping.sample_fraction),
+            sites=frozenset(roster.roster.having(Role.SITE)),
+            stage=row.stage,
+            round=round_,
+            paused_at=row.paused_at,
+            fresh_seed=secrets.token_hex(32),
+        )
+
+    def _persist(self, tx: Transaction, row: FederationRow, roster: KnownRoster, action: Action, at: int) -> None:
+        name = row.name
+        if isinstance(action, events.StageChanged):
+            tx.set_stage(name, action.stage)
+            tx.set_paused(name, action.at)
+            return
+        round_id = RoundId(name, action.round.number, action.round.attempt)
+        match action:
+            case events.Opened(round_):
+                epoch = tx.newest_epoch(name)
+                tx.open_round(round_id, round_, Basis(epoch.number, epoch.key_id, roster.digest, roster.version))
+            case events.Extended(round_):
+                tx.move_deadline(round_id, round_.deadline_at)
+            case events.Accepted(_, site):
+                submission = tx.submission_of(round_id, site)
+                if submission is not None:
+                    tx.accept(submission.id, at)
+            case events.Closed():
+                tx.exclude_open(round_id)
+                tx.close_round(round_id, at)
+            case events.Folding():
+                tx.set_phase(round_id, Phase.FOLDING)
+            case events.Published() | events.Failed():
+                head = tx.chain_head(name)
+                record = self._record(tx, row, roster, action, head, at)
+                if isinstance(action, events.Failed):
+                    tx.exclude_all(round_id)
+                new_head = ChainHead(head.index + 1, record.digest)
+                tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
+
+    def signer(self, tx: Transaction, federation: str, version: int) -> tuple[str, KnownRoster]:
+        """Under which name, of which roster, this aggregator signs what a round of a version is about.
+
+        That is the version's own roster, unless the aggregator has got another key since: then it is the newest.
+
+        Raises:
+            InputError: the newest one does not list this aggregator's key, either.
+        """
+        for roster in (roster_of(tx, federation, version), newest_roster(tx, federation)):
+            name = None if roster is None else signer_in(roster.roster, self.key)
+            if roster is not None and name is not None:
+                return name, roster
+        raise InputError(
+            Reason.INTERNAL,
+            f"the roster of federation {federation} does not list this aggregator's key",
+            "restore aggregator.key, or have the coordinator list the new one: he-agg aggregator show",
+        )
+
+    def _record(
+        self,
+        tx: Transaction,
+        row: FederationRow,
+        newest: KnownRoster,
+        outcome: events.Published | events.Failed,
+        head: ChainHead,
+        at: int,
+    ) -> SignedRecord:
+        round_id = RoundId(row.name, outcome.round.number, outcome.round.attempt)
+        submissions, found = tx.submissions(round_id), tx.round(round_id)
+        if found is None:
+            raise RuntimeError("a round that ends must have begun")
+        basis = found.basis
+        if not basis.roster_version:  # from before there were rosters
+            epoch = tx.newest_epoch(row.name)
+            basis = Basis(epoch.number, epoch.key_id, newest.digest, newest.version)
+        name, roster = self.signer(tx, row.name, basis.roster_version)
+        members: dict[str, str] = {}
+        digests: tuple[str, ...] = ()
+        if isinstance(outcome, events.Published):
+            members = {s.site: s.id for s in submissions if s.state == "complete"}
+            by_number = tx.sum_digests(round_id)
+            digests = tuple(by_number[place.number] for place in row.parsed.plan.places)
+        record = RoundRecord(
+            round_id=round_id,
+            index=head.index + 1,
+            previous=head.digest,
+            closed_at=at if found.closed_at is None else found.closed_at,
+            roster=roster.digest,
+            epoch=basis.epoch,
+            key_id=basis.key_id,
+            plan_id=row.parsed.plan.plan_id,
+            outcome=outcome.round.phase.value,
+            members=members,
+            excluded=rounds.exclusions(outcome.round, {s.site for s in submissions}, outcome),
+            sum_digests=digests,
+            sample_seed=outcome.round.sample_seed,
+        )
+        return SignedRecord.make(record, name, self.key.signing_key)

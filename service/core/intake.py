@@ -1,0 +1,322 @@
+"""What becomes of submissions: announced by a manifest, filled part by part, completed once. No HTTP in here.
+
+Order of every write: file, then row, then answer. Every method may be called again with the same arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.signed import Signed
+from he_agg.errors import Reason, WireError
+from he_agg.plan.plan import PublicPlan
+from he_agg.protocol.messages import Receipt, SubmissionStatus
+from he_agg.protocol.wire import refuse_secrets
+from service.core.conductor import Conductor
+from service.core.find import federation_named, find_round, own_submission, round_closed
+from service.core.known_rosters import newest_roster
+from service.core.parts import ExpectedPart, Parts
+from service.core.quotas import Room
+from service.domain import events
+from service.failpoints import failpoint
+from service.refusal import RefusedError
+from service.store.base import Store, Transaction
+from service.store.batch import Batch
+from service.store.parts.directory import Blobs
+from service.store.rows import RoundRow, SubmissionRow
+
+__all__ = ["Intake"]
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class _Announcement:
+    """A manifest that was read and whose signature was verified."""
+
+    submission: SubmissionRow
+    plan: PublicPlan
+    manifest: Manifest
+    body: bytes
+
+
+class _Named(NamedTuple):
+    """Whose submission an address names."""
+
+    federation: str
+    site: str
+    submission_id: str
+
+
+class _Completion(NamedTuple):
+    """A submission that was decided on: accepted, or too late."""
+
+    submission: SubmissionRow
+    row: RoundRow
+    signer: str
+
+
+def _refusing(decide: Callable[[Transaction, Item], Outcome]) -> Callable[[Transaction, Item], Outcome | RefusedError]:
+    """Return refusals: raised they would undo everybody else's decisions."""
+
+    def decided(tx: Transaction, item: Item) -> Outcome | RefusedError:
+        try:
+            return decide(tx, item)
+        except RefusedError as refusal:
+            return refusal
+
+    return decided
+
+
+class Intake:
+    """Takes submissions in.
+
+    Args:
+        store: rows.
+        blobs: files.
+        conductor: the one writer of rounds.
+        room: knows whether there is any.
+        parts: takes their parts.
+    """
+
+    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, room: Room, parts: Parts) -> None:
+        self._blobs = blobs
+        self._conductor = conductor
+        self._announcements = Batch(store, _refusing(self._announce))
+        self._completions = Batch(store, _refusing(self._complete))
+        self._wholes = Batch(store, self._mark_and_complete)
+        self._room = room
+        self._parts = parts
+
+    def announce(self, federation: str, site: str, round_id: str, body: bytes) -> tuple[SubmissionStatus, bool]:
+        """Take a signed manifest.
+
+        Returns:
+            The submission, and whether it is new.
+
+        Raises:
+            WireError: not a manifest, one for something else, or not signed by its site.
+            RefusedError: there is no such round, the site is not invited, the round is closed, the site has announced
+                another submission or goes by another roster or history, or there is no room.
+        """
+        # Looked at twice: before there is a directory, and in the one transaction that decides.
+        with self._conductor.reading(federation) as tx:
+            new = self._read_announcement(tx, _invited_round(tx, federation, site, round_id), site, body)
+            known = self._known_announcement(tx, new)
+        if known is not None:
+            return known, False
+        submission = new.submission
+        # The directory before the row: parts may come as soon as the row is there.
+        path = self._blobs.part_path(submission.round_id, submission.id, 0)
+        self._blobs.make_parent(path)
+        failpoint("announcement.directory_made")
+        outcome = self._announcements.run(new)
+        if isinstance(outcome, RefusedError):
+            self._blobs.remove_parent(path)
+            raise outcome
+        return outcome
+
+    def _read_announcement(self, tx: Transaction, row: RoundRow, site: str, body: bytes) -> _Announcement:
+        try:
+            signed = SignedManifest.parse(body)
+        except WireError:
+            refuse_secrets(body)
+            raise
+        plan, roster = federation_named(tx, row.id.federation).parsed.plan, newest_roster(tx, row.id.federation)
+        signed.manifest.check(plan, row.id, row.basis.epoch, row.basis.key_id, site)
+        member = None if roster is None else roster.roster.members.get(site)
+        signed.check_signed(b"" if member is None else member.public_key)
+        submission = SubmissionRow(signed.submission_id, row.id, site, "open", None)
+        return _Announcement(submission, plan, signed.manifest, body)
+
+    def _announce(self, tx: Transaction, new: _Announcement) -> tuple[SubmissionStatus, bool]:
+        known = self._known_announcement(tx, new)
+        if known is not None:
+            return known, False
+        submission = new.submission
+        self._room.check(tx, federation_named(tx, submission.round_id.federation), submission.site)
+        tx.add_submission(submission, new.body, new.manifest.part_digests, int(self._conductor.now()))
+        return _status(tx, submission, new.plan), True
+
+    def _known_announcement(self, tx: Transaction, new: _Announcement) -> SubmissionStatus | None:
+        """The submission if it was announced before, None if it may be now.
+
+        Raises:
+            RefusedError: it may not.
+        """
+        submission, round_id, site = new.submission, new.submission.round_id, new.submission.site
+        row = find_round(tx, round_id.federation, str(round_id))
+        existing = tx.submission_of(round_id, site)
+        if existing is not None and existing.id == submission.id:
+            return _status(tx, existing, new.plan)
+        if not self._conductor.takes(tx, row):
+            raise round_closed(row)
+        if existing is not None:
+            raise RefusedError(
+                Reason.SECOND_SUBMISSION,
+                f"site {site} has already submitted {existing.id[:12]} to round {round_id}; "
+                f"the first one stays, {submission.id[:12]} was not taken",
+                "continue the first submission from its spool; never encrypt again for the same round",
+                round_id=str(round_id),
+                submission_id=existing.id,
+            )
+        self._check_history(tx, row, new.manifest)
+        return None
+
+    def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:
+        """See that a site goes by the same roster and the same records as everybody else."""
+        newest = newest_roster(tx, row.id.federation)
+        if manifest.roster != row.basis.roster and (newest is None or manifest.roster != newest.digest):
+            raise RefusedError(
+                Reason.ROSTER_MISMATCH,
+                f"manifest, roster: expected {row.basis.roster[:12]}, version {row.basis.roster_version}, "
+                f"got {manifest.roster[:12]}",
+                "fetch the newest roster: GET /v1/federations/{federation}/rosters/newest",
+            )
+        # No record is written while the round is open, so this is the one before it.
+        head = tx.chain_head(row.id.federation)
+        if manifest.previous != head.digest:
+            raise RefusedError(
+                Reason.CHAIN_MISMATCH,
+                f"manifest, previous: expected record {head.index}, {head.digest[:12]}, got {manifest.previous[:12]}",
+                "fetch the records that are missing: GET /v1/federations/{federation}/records/{index}. If this site "
+                "has seen another record there, two histories are being told: stop, and ask the coordinator",
+                round_id=str(row.id),
+            )
+
+    def status(self, federation: str, site: str, submission_id: str) -> SubmissionStatus:
+        """How far a submission has come.
+
+        Raises:
+            RefusedError: this site has no such submission.
+        """
+        with self._conductor.reading(federation) as tx:
+            plan = federation_named(tx, federation).parsed.plan
+            return _status(tx, own_submission(tx, federation, site, submission_id), plan)
+
+    def complete(self, federation: str, site: str, submission_id: str) -> Signed:
+        """Decide, in one transaction, whether a submission is in.
+
+        Returns:
+            The receipt, the same bytes each time: nothing in it is new, and Ed25519 has no randomness.
+
+        Raises:
+            RefusedError: parts are missing, or the round closed before.
+        """
+        return self._receipt(self._completions.run(_Named(federation, site, submission_id)))
+
+    def take(self, parts: Sequence[ExpectedPart], body: memoryview) -> None:
+        """Take consecutive parts of a submission, one after another in one body.
+
+        Raises:
+            WireError: not the parts that the plan puts there.
+            RefusedError: not the parts that the manifest names, or the round closed before.
+        """
+        if new := _split(parts, body):
+            self._parts.store_all(new)
+
+    def take_last(self, parts: Sequence[ExpectedPart], body: memoryview) -> Signed:
+        """The same with the last parts, and complete the submission: decided in one transaction.
+
+        Returns:
+            The receipt, as `complete` gives it.
+
+        Raises:
+            WireError: not the parts that the plan puts there.
+            RefusedError: as there, or parts are missing.
+        """
+        new = _split(parts, body)
+        submission = parts[0].submission
+        names = _Named(submission.round_id.federation, submission.site, submission.id)
+        if not new:
+            return self.complete(names.federation, names.site, names.submission_id)
+        self._parts.write(new)
+        stored = [part for part, _ in new]
+        outcomes, completion = self._wholes.run((names, stored))
+        self._parts.settle(stored, outcomes)
+        return self._receipt(completion)
+
+    def _mark_and_complete(
+        self, tx: Transaction, what: tuple[_Named, Sequence[ExpectedPart]]
+    ) -> tuple[list[bool | RefusedError], _Completion | RefusedError]:
+        names, stored = what
+        outcomes = self._parts.mark(tx, stored)
+        for outcome in outcomes:
+            if isinstance(outcome, RefusedError):
+                return outcomes, outcome
+        return outcomes, _refusing(self._complete)(tx, names)
+
+    def _receipt(self, completion: _Completion | RefusedError) -> Signed:
+        if isinstance(completion, RefusedError):
+            raise completion
+        submission, row, signer = completion
+        if submission.accepted_at is None:
+            raise round_closed(row)
+        receipt = Receipt(submission.id, str(submission.round_id), submission.site, submission.accepted_at)
+        return Signed.make("receipt", receipt.encode(), signer, self._conductor.key.signing_key)
+
+    def _complete(self, tx: Transaction, names: _Named) -> _Completion:
+        federation, site, submission_id = names
+        self._conductor.tick_in(tx, federation)
+        submission = own_submission(tx, federation, site, submission_id)
+        if submission.state in ("open", "expiring"):
+            row = find_round(tx, federation, str(submission.round_id))
+            missing = tx.missing(submission_id)
+            if missing and self._conductor.takes(tx, row):
+                raise RefusedError(
+                    Reason.INCOMPLETE,
+                    f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
+                    "put the missing parts, then complete again",
+                    round_id=str(row.id),
+                    submission_id=submission_id,
+                    missing=missing,
+                )
+            if not missing:
+                failpoint("completion.before_row")
+                event = events.Completed(row.id.number, row.id.attempt, site)
+                self._conductor.apply_in(tx, federation, event)
+                submission = own_submission(tx, federation, site, submission_id)
+        row = find_round(tx, federation, str(submission.round_id))
+        return _Completion(submission, row, self._conductor.signer(tx, federation, row.basis.roster_version)[0])
+
+
+def _split(parts: Sequence[ExpectedPart], body: memoryview) -> list[tuple[ExpectedPart, memoryview]]:
+    """Parts that are not stored yet, with their bytes. Those that are have to be the announced ones as well."""
+    new, begin = [], 0
+    for part in parts:
+        data = body[begin : begin + part.place.wire_bytes]
+        begin += part.place.wire_bytes
+        if (digest := hashlib.sha256(data).hexdigest()) != part.digest:
+            refuse_secrets(data)
+            raise RefusedError(
+                Reason.BAD_DIGEST,
+                f"part {part.place.number}: expected SHA-256 {part.digest[:12]} as in the manifest, got {digest[:12]}",
+                "send the bytes that the manifest was made of",
+            )
+        if not part.stored:
+            new.append((part, data))
+    return new
+
+
+def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -> RoundRow:
+    """The round that a site wants to submit to, if it may."""
+    row = find_round(tx, federation, round_id)
+    if site not in tx.invited(row.id):
+        raise RefusedError(
+            Reason.NOT_INVITED,
+            f"site {site} is not invited to round {row.id}",
+            "sites take part from the first round that opens after they were added to the roster",
+            round_id=str(row.id),
+        )
+    return row
+
+
+def _status(tx: Transaction, row: SubmissionRow, plan: PublicPlan) -> SubmissionStatus:
+    # What expires is open for whoever asks: all of it is missing. Of a complete one nothing is, but for damaged parts.
+    state = "open" if row.state == "expiring" else row.state
+    return SubmissionStatus(row.id, str(row.round_id), state, len(plan.places), tx.missing(row.id))

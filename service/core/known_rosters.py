@@ -1,0 +1,61 @@
+"""Rosters that are in the store, read once: a request costs a look at the newest version, not another parsing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from he_agg.documents.roster import Role, Roster, SignedRoster
+from service.core.aggregator_key import AggregatorKey
+from service.store.base import Transaction
+from service.store.rows import RosterRow
+
+__all__ = ["KnownRoster", "newest_roster", "roster_of", "signer_in"]
+
+_MOST = 64
+_parsed: dict[str, Roster] = {}
+
+
+@dataclass(frozen=True)
+class KnownRoster:
+    """A roster that was checked when it came in.
+
+    Attributes:
+        version: its version.
+        digest: SHA-256 of it without signatures.
+        roster: what it says.
+    """
+
+    version: int
+    digest: str
+    roster: Roster
+
+
+def newest_roster(tx: Transaction, federation: str) -> KnownRoster | None:
+    """The roster that a federation goes by now; None if it never had one."""
+    row = tx.newest_roster(federation)
+    return None if row is None else _known(tx, row)
+
+
+def roster_of(tx: Transaction, federation: str, version: int) -> KnownRoster | None:
+    """One version of a federation's roster."""
+    row = tx.roster(federation, version)
+    return None if row is None else _known(tx, row)
+
+
+def signer_in(roster: Roster, key: AggregatorKey) -> str | None:
+    """What a roster calls the aggregator that has this key; None if it does not list it."""
+    for name, member in roster.having(Role.AGGREGATOR).items():
+        if member.public_key == key.signing_key.public_key:
+            return name
+    return None
+
+
+def _known(tx: Transaction, row: RosterRow) -> KnownRoster:
+    # By digest: a digest names the same roster in every store that this process may have open.
+    roster = _parsed.get(row.digest)
+    if roster is None:
+        roster = SignedRoster.parse(tx.roster_document(row.federation, row.version)).roster
+        if len(_parsed) >= _MOST:
+            _parsed.clear()
+        _parsed[row.digest] = roster
+    return KnownRoster(row.version, row.digest, roster)

@@ -1,0 +1,251 @@
+"""Parts of submissions: what a PUT has to bring, and how it becomes durable: file, then row, then answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from he_agg.errors import Reason
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import PartPlace
+from he_agg.protocol.wire import parse_part
+from service.core.conductor import Conductor
+from service.core.find import expiring, federation_named, find_round, own_submission, round_closed
+from service.domain.events import Phase
+from service.failpoints import failpoint
+from service.refusal import RefusedError
+from service.store.base import Store, Transaction
+from service.store.batch import Batch
+from service.store.parts.directory import Blobs
+from service.store.rows import PartRow, RoundRow, SubmissionRow
+from service.work.ahead import Ahead
+
+__all__ = ["ExpectedPart", "Parts", "in_groups"]
+
+_GROUP_BYTES = 4 * 2**20
+"""So much of one body is checked and stored at a time: what is interrupted is sent again from there."""
+
+
+@dataclass(frozen=True)
+class ExpectedPart:
+    """What a PUT of a part has to bring.
+
+    Attributes:
+        submission: which submission it belongs to.
+        place: which part it is.
+        plan: the plan.
+        digest: SHA-256 that the manifest names, in hex.
+        stored: whether it is here already.
+    """
+
+    submission: SubmissionRow
+    place: PartPlace
+    plan: PublicPlan
+    digest: str
+    stored: bool
+
+
+def in_groups(parts: Sequence[ExpectedPart]) -> list[list[ExpectedPart]]:
+    """Cut consecutive parts into groups that are in memory together: one long part, or several short ones."""
+    groups: list[list[ExpectedPart]] = []
+    room = 0
+    for part in parts:
+        if part.place.wire_bytes > room:
+            groups.append([])
+            room = _GROUP_BYTES
+        groups[-1].append(part)
+        room -= part.place.wire_bytes
+    return groups
+
+
+class Parts:
+    """Takes parts in.
+
+    Args:
+        store: rows.
+        blobs: files.
+        conductor: knows which rounds are open.
+        ahead: makes parts of the sum as soon as they can be made.
+    """
+
+    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, ahead: Ahead | None = None) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._conductor = conductor
+        self._ahead = ahead
+        self._marks = Batch(store, self.mark)
+
+    def expect(self, federation: str, site: str, submission_id: str, number: int) -> ExpectedPart:
+        """Say what a PUT of a part has to bring, before it is read.
+
+        Raises:
+            RefusedError: no such submission or part, or the round is closed.
+        """
+        with self._conductor.reading(federation) as tx:
+            plan = federation_named(tx, federation).parsed.plan
+            submission = own_submission(tx, federation, site, submission_id)
+            _check_number(submission, plan, number)
+            row = tx.part(submission.id, number)
+            (part,) = self._expect(tx, submission, plan, [plan.places[number]], [] if row is None else [row])
+            return part
+
+    def expect_from(self, federation: str, site: str, submission_id: str, first: int) -> tuple[ExpectedPart, ...]:
+        """The same for all parts from one of them on.
+
+        Raises:
+            RefusedError: no such submission or part, or the round is closed.
+        """
+        with self._conductor.reading(federation) as tx:
+            plan = federation_named(tx, federation).parsed.plan
+            submission = own_submission(tx, federation, site, submission_id)
+            _check_number(submission, plan, first)
+            return self._expect(tx, submission, plan, plan.places[first:], tx.parts(submission.id))
+
+    def store(self, part: ExpectedPart, data: bytes | memoryview) -> bool:
+        """Check a part whose digest is the announced one, and make it durable.
+
+        Returns:
+            Whether it is new.
+
+        Raises:
+            WireError: not the part that the plan puts there.
+            RefusedError: the round closed in the meantime.
+        """
+        (new,) = self.store_all([(part, data)])
+        return new
+
+    def store_all(self, parts: Sequence[tuple[ExpectedPart, bytes | memoryview]]) -> list[bool]:
+        """The same with parts of one submission, decided in one transaction."""
+        self.write(parts)
+        stored = [part for part, _ in parts]
+        return self.settle(stored, self._marks.run(stored))
+
+    def write(self, parts: Sequence[tuple[ExpectedPart, bytes | memoryview]]) -> None:
+        """Check parts of one submission and write their files. They are not stored before `mark`.
+
+        Raises:
+            WireError: not the parts that the plan puts there.
+            RefusedError: the round closed in the meantime.
+        """
+        for part, data in parts:
+            parse_part(data, part.place, part.plan.plan_id)
+        failpoint("part.checked")
+        files = [(self._path(part), data) for part, data in parts]
+        try:
+            self._blobs.put_all(files)
+        except FileNotFoundError:
+            # The round has ended while the body came in, and its submissions are being removed. Or the directory was
+            # lost, with whatever was in it, and the part is to come again.
+            with self._store.read() as tx:
+                for part, _ in parts:
+                    round_, current = _now(tx, part.submission)
+                    if not self._wants(tx, round_, current, tx.part(current.id, part.place.number)):
+                        raise round_closed(round_) from None
+            self._blobs.make_parent(files[0][0])
+            self._blobs.put_all(files)
+
+    def mark(self, tx: Transaction, parts: Sequence[ExpectedPart]) -> list[bool | RefusedError]:
+        """Decide whether parts of one submission whose files are on the disk are stored.
+
+        Returns:
+            Of each whether that is new, or why not.
+        """
+        round_, current = _now(tx, parts[0].submission)
+        return [self._mark(tx, round_, current, part) for part in parts]
+
+    def settle(self, parts: Sequence[ExpectedPart], outcomes: Sequence[bool | RefusedError]) -> list[bool]:
+        """What follows from `mark`, once that is durable.
+
+        Raises:
+            RefusedError: the first refusal.
+        """
+        refusals = []
+        for part, outcome in zip(parts, outcomes, strict=True):
+            submission, path = part.submission, self._path(part)
+            if not isinstance(outcome, RefusedError):
+                if self._ahead is not None:
+                    member = (submission.site, submission.id, path, part.digest)
+                    self._ahead.stored(part.plan, submission.round_id, part.place, member)
+                continue
+            if outcome.reason is Reason.ROUND_CLOSED:
+                # No row names the file, and none ever will: nobody wants it any more.
+                self._blobs.remove(path)
+            refusals.append(outcome)
+        if refusals:
+            raise refusals[0]
+        return [outcome is True for outcome in outcomes]
+
+    def _expect(
+        self,
+        tx: Transaction,
+        submission: SubmissionRow,
+        plan: PublicPlan,
+        places: Sequence[PartPlace],
+        rows: Sequence[PartRow],
+    ) -> tuple[ExpectedPart, ...]:
+        known = {row.number: row for row in rows}
+        # Without rows the round is over and the parts are gone; what the answer was is still known.
+        announced = [] if known else _announced(tx.manifest(submission.id))
+        round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+        expected = []
+        for place in places:
+            row = known.get(place.number)
+            digest = announced[place.number] if row is None else row.digest
+            stored = submission.state == "complete" if row is None else row.stored
+            if not stored:
+                if not self._wants(tx, round_, submission, row):
+                    raise round_closed(round_)
+                if submission.state == "expiring":
+                    raise expiring(submission)
+            expected.append(ExpectedPart(submission, place, plan, digest, stored))
+        return tuple(expected)
+
+    def _mark(
+        self, tx: Transaction, round_: RoundRow, current: SubmissionRow, part: ExpectedPart
+    ) -> bool | RefusedError:
+        number = part.place.number
+        row = tx.part(current.id, number)
+        if row is not None and row.stored:
+            return False  # another connection was faster, with the same bytes
+        if row is None or not self._wants(tx, round_, current, row):
+            return round_closed(round_)
+        # Between our writing and now the upload may have expired, and our file been removed with the others.
+        # The file is left alone here: by the time it were removed, it could be that of a later request.
+        if current.state == "expiring" or not self._blobs.is_there(self._path(part), part.place.wire_bytes):
+            return expiring(current)
+        failpoint("part.before_row")
+        tx.mark_stored(current.id, number, int(self._conductor.now()))
+        return True
+
+    def _wants(self, tx: Transaction, row: RoundRow, submission: SubmissionRow, part: PartRow | None) -> bool:
+        """Whether a part that is missing may come now: in an open round, or because the store has damaged it."""
+        damaged = part is not None and part.damaged_at is not None and submission.state == "complete"
+        takes = self._conductor.takes(tx, row)
+        return takes or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
+
+    def _path(self, part: ExpectedPart) -> Path:
+        return self._blobs.part_path(part.submission.round_id, part.submission.id, part.place.number)
+
+
+def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, SubmissionRow]:
+    """The round of a submission and the submission, as they are by now."""
+    round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+    return round_, tx.submission(submission.id) or submission
+
+
+def _check_number(submission: SubmissionRow, plan: PublicPlan, number: int) -> None:
+    if not 0 <= number < len(plan.places):
+        raise RefusedError(
+            Reason.UNKNOWN_PART,
+            f"submission {submission.id[:12]}: expected a part number from 0 to {len(plan.places) - 1}, "
+            f"got {min(number, 10**9)}",
+        )
+
+
+def _announced(manifest: bytes) -> list[str]:
+    # Read leniently: it was checked when it came, and one from before there were signatures is its own body.
+    document = json.loads(manifest)
+    digests: list[str] = document.get("body", document)["parts"]
+    return digests

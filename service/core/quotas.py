@@ -1,0 +1,77 @@
+"""Whether there is room for one more submission: on the disk, and within the quotas.
+
+Asked once, when a submission is announced, and for everything that it will need: what was announced is then let in to
+its end. So the disk fills up to a reserve at most, and what has a receipt, its sum included, always finds its place.
+"""
+
+from __future__ import annotations
+
+from he_agg.errors import Reason
+from service.refusal import RefusedError
+from service.settings import Settings
+from service.store.base import Transaction
+from service.store.parts.directory import Blobs
+from service.store.rows import FederationRow
+
+__all__ = ["Room"]
+
+
+class Room:
+    """Knows the limits.
+
+    Args:
+        settings: the operator's.
+        blobs: files.
+    """
+
+    def __init__(self, settings: Settings, blobs: Blobs) -> None:
+        self._settings = settings
+        self._blobs = blobs
+
+    def check(self, tx: Transaction, federation: FederationRow, site: str) -> None:
+        """See that a new submission of a site has room.
+
+        Raises:
+            RefusedError: `STORAGE_FULL` or `QUOTA_EXCEEDED`; nothing was taken.
+        """
+        size = federation.parsed.plan.wire_bytes
+        name = federation.name
+        # Of a federation its sums count, too; of a site what it sent. Counted only where there is a quota.
+        if quota := self._settings.federation_quota_bytes:
+            count = tx.stored_submissions(name) + len(tx.kept_sums(name)) + 2
+            _check_quota(f"federation {name}", count * size, quota)
+        if quota := self._settings.site_quota_bytes:
+            _check_quota(f"site {site}", (tx.stored_submissions(name, site) + 1) * size, quota)
+        self.check_disk(size + self._awaited(tx))
+
+    def check_disk(self, needed: int = 0) -> None:
+        """See that the disk has room for this many bytes above the reserve.
+
+        Raises:
+            RefusedError: `STORAGE_FULL`.
+        """
+        free, reserve = self._blobs.free_bytes(), self._settings.reserve_bytes
+        if free < reserve + needed:
+            raise RefusedError(
+                Reason.STORAGE_FULL,
+                f"{needed} bytes are wanted and {reserve} kept in reserve, {free} are free",
+                "the operator has to make room; what a receipt was given for is not affected",
+            )
+
+    def _awaited(self, tx: Transaction) -> int:
+        """What others may still send, and what the sums of running rounds will take. Units: bytes."""
+        plans = {row.name: row.parsed.plan for row in tx.federations()}
+        parts = sum(
+            number * max(place.wire_bytes for place in plans[name].places)
+            for name, number in tx.awaited_parts().items()
+        )
+        return parts + sum(plans[name].wire_bytes for name in tx.unsummed())
+
+
+def _check_quota(what: str, used: int, quota: int) -> None:
+    if used > quota:
+        raise RefusedError(
+            Reason.QUOTA_EXCEEDED,
+            f"{what} would hold {used} bytes with this submission, its quota is {quota}",
+            "the operator can raise the quota, or keep fewer sums or submissions",
+        )

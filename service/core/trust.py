@@ -1,0 +1,212 @@
+"""Which roster a federation goes by, and how the next one, or a new group key, comes in.
+
+The rules are the same whether a coordinator sends a document or the operator brings it as a file. What is taken holds
+from the end of the transaction on: a removed site's next request is refused, an open round that is touched fails.
+"""
+
+from __future__ import annotations
+
+from he_agg.documents.epoch import SignedBundle, SignedCommitment
+from he_agg.documents.roster import Role, Roster, SignedRoster
+from he_agg.errors import Reason
+from service.core.aggregator_key import AggregatorKey
+from service.core.conductor import Conductor
+from service.core.known_rosters import newest_roster, signer_in
+from service.domain import events
+from service.refusal import RefusedError
+from service.store.base import Transaction
+from service.store.rows import EpochRow, FederationRow, RosterRow
+
+__all__ = ["accept_bundle", "accept_commitment", "accept_roster", "check_roster"]
+
+
+def check_roster(signed: SignedRoster, row: FederationRow, key: AggregatorKey, now: float) -> None:
+    """See that a roster can be a federation's, whoever signed it.
+
+    Raises:
+        RefusedError: another federation's, without this aggregator, or with more sites than the plan holds.
+        WireError: it has expired.
+    """
+    roster, plan = signed.roster, row.parsed.plan
+    if roster.federation != row.name:
+        raise RefusedError(
+            Reason.ROSTER_MISMATCH, f"expected the roster of federation {row.name}, got that of {roster.federation}"
+        )
+    signed.check_valid(now)
+    if signer_in(roster, key) is None:
+        raise RefusedError(
+            Reason.ROSTER_MISMATCH,
+            f"version {roster.version} of the roster of {row.name} does not list this aggregator's key",
+            "the coordinator takes it from `he-agg aggregator show --out aggregator.public.json`",
+        )
+    sites = len(roster.having(Role.SITE))
+    if sites > plan.max_sites:
+        raise RefusedError(
+            Reason.NO_HEADROOM,
+            f"federation {row.name}: its plan holds sums of at most {plan.max_sites} sites, the roster has {sites}",
+            "more sites need a new plan, and so a new federation",
+        )
+
+
+def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, version: int) -> bool:
+    """Take the next version of a roster. The same bytes again are no error.
+
+    Args:
+        tx: a transaction that may write.
+        conductor: the one writer of rounds.
+        row: the federation.
+        data: the signed roster.
+        version: which version it is said to be.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        WireError: not a roster, signed by too few, or expired.
+        RefusedError: not the next version, or not one that this aggregator can work with.
+    """
+    signed = SignedRoster.parse(data)
+    if signed.roster.version != version:
+        raise RefusedError(
+            Reason.BAD_FIELD, f"expected version {version} of the roster, got version {signed.roster.version}"
+        )
+    if tx.roster(row.name, version) is not None and tx.roster_document(row.name, version) == data:
+        return False
+    newest = newest_roster(tx, row.name)
+    if newest is not None and version != newest.version + 1:
+        raise RefusedError(
+            Reason.ROSTER_MISMATCH,
+            f"federation {row.name}: expected version {newest.version + 1} of the roster, got another version "
+            f"{version}",
+            "get the newest one and make its successor: he-agg roster next",
+            status=409,
+        )
+    check_roster(signed, row, conductor.key, conductor.now())
+    if newest is None:
+        signed.check_signed()
+    else:
+        signed.check_follows(SignedRoster.parse(tx.roster_document(row.name, newest.version)))
+    tx.add_roster(RosterRow(row.name, version, signed.digest), data, int(conductor.now()))
+    if newest is None:
+        conductor.apply_in(tx, row.name, events.TrustBegan())
+    else:
+        removed = _removed(newest.roster, signed.roster, conductor.key)
+        conductor.apply_in(tx, row.name, events.RosterChanged(removed))
+    return True
+
+
+def accept_bundle(
+    tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, number: int, caller: str | None = None
+) -> bool:
+    """Take the bundle of the next epoch, or that of the current one, if it has none yet. Once more is no error.
+
+    Args:
+        tx: a transaction that may write.
+        conductor: the one writer of rounds.
+        row: the federation.
+        data: the signed bundle.
+        number: which epoch it is said to be for.
+        caller: the coordinator that sends it; None if the operator brings it.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        WireError: not a bundle, or not signed by its dealer.
+        RefusedError: another federation's, plan's, roster's or epoch's, or somebody else's.
+    """
+    signed = SignedBundle.parse(data)
+    bundle, plan = signed.bundle, row.parsed.plan
+    newest, roster = tx.newest_epoch(row.name), newest_roster(tx, row.name)
+    if caller is not None and bundle.dealer != caller:
+        raise RefusedError(
+            Reason.FORBIDDEN, f"epoch bundle: expected one that {caller} has dealt, got one of {bundle.dealer}"
+        )
+    if tx.epoch(row.name, number) is not None and tx.bundle(row.name, number) == data:
+        return False
+    if roster is None:
+        raise RefusedError(
+            Reason.ROSTER_MISMATCH,
+            f"federation {row.name} has no roster yet",
+            f"the operator gives it one: he-agg federation roster {row.name} roster.json",
+        )
+    for what, reason, expected, got in (
+        ("federation", Reason.BAD_FIELD, row.name, bundle.federation),
+        ("epoch", Reason.BAD_FIELD, str(number), str(bundle.epoch)),
+        ("plan", Reason.PLAN_MISMATCH, plan.plan_id, bundle.plan_id),
+        ("roster", Reason.ROSTER_MISMATCH, roster.digest, bundle.roster),
+        ("version of the roster", Reason.ROSTER_MISMATCH, str(roster.version), str(bundle.roster_version)),
+    ):
+        if expected != got:
+            raise RefusedError(reason, f"epoch bundle, {what}: expected {expected[:63]}, got {got[:63]}")
+    sites = roster.roster.having(Role.SITE).keys()
+    if bundle.sealed.keys() != sites:
+        raise RefusedError(
+            Reason.BAD_FIELD,
+            f"epoch bundle: expected the key sealed to the {len(sites)} sites of the roster, "
+            f"got it for {len(bundle.sealed.keys() & sites)} of them and {len(bundle.sealed.keys() - sites)} others",
+        )
+    signed.check_signed(roster.roster.keys_of(Role.COORDINATOR))
+    if number == newest.number and tx.bundle(row.name, number) is None:
+        if bundle.key_id != newest.key_id:
+            raise RefusedError(
+                Reason.KEY_MISMATCH,
+                f"epoch {number}: expected the bundle of key {newest.key_id[:12]}, got that of {bundle.key_id[:12]}",
+            )
+        tx.set_bundle(row.name, number, data)
+        return True
+    if number != newest.number + 1:
+        raise RefusedError(
+            Reason.ALREADY_EXISTS,
+            f"federation {row.name} is in epoch {newest.number}: expected a bundle for epoch {newest.number + 1}, "
+            f"got another one for epoch {number}",
+            "make it for the next epoch: he-agg epoch rotate",
+        )
+    tx.add_epoch(EpochRow(row.name, number, bundle.key_id), data, int(conductor.now()))
+    conductor.apply_in(tx, row.name, events.EpochChanged())
+    return True
+
+
+def accept_commitment(
+    tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, number: int, site: str
+) -> bool:
+    """Take a site's word that it holds an epoch's key. Once more is no error.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        WireError: not a commitment, or not signed by its site.
+        RefusedError: no such epoch, another key, or the site has committed to something else.
+    """
+    signed = SignedCommitment.parse(data)
+    commitment, epoch, roster = signed.commitment, tx.epoch(row.name, number), newest_roster(tx, row.name)
+    if epoch is None:
+        raise RefusedError(Reason.UNKNOWN_EPOCH, f"federation {row.name} has no epoch {number}")
+    before = tx.commitment(row.name, number, site)
+    if before == data:
+        return False
+    for what, reason, expected, got in (
+        ("federation", Reason.BAD_FIELD, row.name, commitment.federation),
+        ("epoch", Reason.BAD_FIELD, str(number), str(commitment.epoch)),
+        ("site", Reason.FORBIDDEN, site, commitment.site),
+        ("group key", Reason.KEY_MISMATCH, epoch.key_id, commitment.key_id),
+    ):
+        if expected != got:
+            raise RefusedError(reason, f"commitment, {what}: expected {expected[:63]}, got {got[:63]}")
+    keys = {} if roster is None else roster.roster.keys_of(Role.SITE)
+    signed.check_signed(keys.get(site, b""))
+    if before is not None:
+        raise RefusedError(
+            Reason.ALREADY_EXISTS, f"site {site} has committed to the key of epoch {number} in other bytes already"
+        )
+    tx.add_commitment(row.name, number, site, data, int(conductor.now()))
+    return True
+
+
+def _removed(before: Roster, now: Roster, key: AggregatorKey) -> frozenset[str]:
+    """Sites whose word of before does not hold any more. If the aggregator's own does not, that is all of them."""
+    sites, after = before.keys_of(Role.SITE), now.keys_of(Role.SITE)
+    if signer_in(before, key) is None:
+        return frozenset(sites)
+    return frozenset(site for site, public in sites.items() if after.get(site) != public)

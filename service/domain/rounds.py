@@ -1,0 +1,232 @@
+"""The life of a round, as a pure function: (state, event, now) -> (state, actions). No store, no clock, no files.
+
+::
+
+     federation started, or               all invited complete, or
+     the round before published           deadline with >= min_sites            the whole sum is durable
+    ────────────────────────────> OPEN ─────────────────────────────> CLOSED ──> FOLDING ──────────────> PUBLISHED
+              deadline with fewer, │                                     │          │                        │
+              federation ended,    │                                     └────┬─────┘                        │
+              new group key, or an │                     a stored part is not │                              │
+              invited site removed ▼                     what was received    ▼                              ▼
+                                 FAILED <─────────────────────────────────────┘          next number, attempt 1: OPEN
+                                   │                                                     after plan.rounds: ENDED
+                                   └──> same number, next attempt: OPEN
+
+A new group key and a new roster hold at once for rounds that open. An open round that they touch fails, and its next
+attempt opens under the new ones; a closed one is finished under those that it opened under.
+
+While a federation is paused its deadline stands still and no round opens; an open one goes on taking what is under way,
+and a closed one gets its sum. Resuming moves the deadline by the length of the pause, or opens the round that is due.
+
+Closing is the one moment that decides who is in: from CLOSED on, the set is immutable and the sum is a function of
+it. Time passes before anything else happens: an event that comes after the deadline finds the round closed, however
+late somebody looked at the clock. Whoever persists the actions does so in the transaction that read the state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Set
+from dataclasses import replace
+
+from service.domain.events import (
+    Accepted,
+    Action,
+    Closed,
+    Completed,
+    EpochChanged,
+    Event,
+    Extended,
+    Failed,
+    Federation,
+    FoldBegan,
+    FoldBroke,
+    Folded,
+    Folding,
+    Opened,
+    Paused,
+    Phase,
+    Published,
+    Resumed,
+    RosterChanged,
+    Round,
+    Stage,
+    StageChanged,
+    Started,
+    Stopped,
+    Terms,
+    TrustBegan,
+)
+
+__all__ = ["exclusions", "invite", "step"]
+
+
+def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[Action]]:
+    """Let time pass, then let `event` happen.
+
+    Args:
+        state: the federation.
+        event: what happens. An event about another attempt than the newest changes nothing.
+        now: Units: seconds since 1970, UTC.
+
+    Returns:
+        The state afterwards, and what has to be written down in the same transaction, in order.
+    """
+    # Before there is a roster nothing happens, time neither.
+    state, actions = (state, []) if isinstance(event, TrustBegan) else _pass_time(state, now)
+    state, more = _happen(state, event, now)
+    return state, actions + more
+
+
+def exclusions(round_: Round, begun: Set[str], outcome: Failed | Published) -> dict[str, str]:
+    """Why each invited site that is not in the sum is not in it.
+
+    Args:
+        round_: the attempt, at its end.
+        begun: sites that have sent a manifest.
+        outcome: how it ended.
+    """
+    reasons = {site: "incomplete" if site in begun else "absent" for site in round_.invited - round_.complete}
+    if isinstance(outcome, Failed):
+        reasons |= dict.fromkeys(round_.complete, outcome.why)
+        if outcome.corrupt is not None:
+            reasons[outcome.corrupt] = "part-corrupt"
+    return reasons
+
+
+def invite(sites: Set[str], terms: Terms, seed: str, number: int, attempt: int) -> frozenset[str]:
+    """Draw the sites of an attempt: those whose SHA-256 with the seed is lowest. Anybody can draw them again.
+
+    A fraction never invites fewer than `min_sites`: such an attempt could only fail.
+    """
+    wanted = max(math.ceil(terms.sample_fraction * len(sites)), terms.min_sites)
+    order = sorted(sites, key=lambda site: hashlib.sha256(f"{seed}.{number}.{attempt}.{site}".encode()).digest())
+    return frozenset(order[:wanted])
+
+
+def _pass_time(state: Federation, now: float) -> tuple[Federation, list[Action]]:
+    current = state.round
+    if state.stage is Stage.PAUSED:
+        return state, []
+    if current is None or current.phase is not Phase.OPEN or now < current.deadline_at:
+        return state, []
+    if len(current.complete) >= max(state.terms.min_sites, current.min_sites):
+        return _close(state, current)
+    return _fail(state, current, "round-failed", now)
+
+
+def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, list[Action]]:
+    current = state.round
+    match event:
+        case Started() if state.stage is Stage.CREATED and len(state.sites) >= state.terms.min_sites:
+            state = replace(state, stage=Stage.RUNNING)
+            state, opened = _open(state, 1, 1, now)
+            return state, [StageChanged(Stage.RUNNING), *opened]
+        case Stopped() if state.stage is not Stage.ENDED:
+            state = replace(state, stage=Stage.ENDED)
+            actions: list[Action] = [StageChanged(Stage.ENDED)]
+            if current is not None and current.phase is Phase.OPEN:
+                # A closed set still gets its sum: its sites hold receipts and wait for it.
+                state, failed = _fail(state, current, "federation-ended", now)
+                actions += failed
+            return state, actions
+        case Paused() if state.stage is Stage.RUNNING:
+            state = replace(state, stage=Stage.PAUSED, paused_at=int(now))
+            return state, [StageChanged(Stage.PAUSED, int(now))]
+        case Resumed() if state.stage is Stage.PAUSED:
+            return _resume(state, now)
+        case Completed(number, attempt, site) if current is not None and _is(current, number, attempt, Phase.OPEN):
+            if site not in current.invited or site in current.complete:
+                return state, []
+            current = replace(current, complete=current.complete | {site})
+            state = replace(state, round=current)
+            accepted = Accepted(current, site)
+            if current.complete != current.invited:
+                return state, [accepted]
+            state, closed = _close(state, current)
+            return state, [accepted, *closed]
+        case FoldBegan(number, attempt) if current is not None and _is(current, number, attempt, Phase.CLOSED):
+            current = replace(current, phase=Phase.FOLDING)
+            return replace(state, round=current), [Folding(current)]
+        case Folded(number, attempt) if current is not None and _is(current, number, attempt, Phase.FOLDING):
+            return _publish(state, current, now)
+        case FoldBroke(number, attempt, site) if (
+            current is not None
+            and _is(current, number, attempt, Phase.CLOSED, Phase.FOLDING)
+            and site in current.complete
+        ):
+            return _fail(state, current, "round-failed", now, corrupt=site)
+        case EpochChanged() if current is not None and current.phase is Phase.OPEN:
+            return _fail(state, current, "epoch-changed", now)
+        case RosterChanged(removed) if current is not None and current.phase is Phase.OPEN:
+            return _fail(state, current, "roster-changed", now) if removed & current.invited else (state, [])
+        case TrustBegan() if current is not None and current.phase not in (Phase.PUBLISHED, Phase.FAILED):
+            return _fail(state, current, "roster-changed", now)
+        case _:
+            return state, []
+
+
+def _is(current: Round, number: int, attempt: int, *phases: Phase) -> bool:
+    return (current.number, current.attempt) == (number, attempt) and current.phase in phases
+
+
+def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Federation, list[Action]]:
+    deadline_at = math.ceil(now + state.terms.deadline_s)  # never earlier than promised
+    if state.terms.sample_fraction < 1:
+        seed: str | None = state.fresh_seed
+        invited = invite(state.sites, state.terms, state.fresh_seed, number, attempt)
+    else:
+        seed, invited = None, state.sites
+    opened = Round(
+        number, attempt, Phase.OPEN, int(now), deadline_at, invited, sample_seed=seed, min_sites=state.terms.min_sites
+    )
+    return replace(state, round=opened), [Opened(opened)]
+
+
+def _resume(state: Federation, now: float) -> tuple[Federation, list[Action]]:
+    current, rested = state.round, max(0, math.ceil(now - (state.paused_at or now)))
+    state = replace(state, stage=Stage.RUNNING, paused_at=None)
+    actions: list[Action] = [StageChanged(Stage.RUNNING)]
+    opened: list[Action] = []
+    match current:
+        case Round(phase=Phase.OPEN):
+            current = replace(current, deadline_at=current.deadline_at + rested)
+            return replace(state, round=current), [*actions, Extended(current)]
+        case Round(phase=Phase.PUBLISHED):
+            state, opened = _open(state, current.number + 1, 1, now)
+        case Round(phase=Phase.FAILED):
+            state, opened = _open(state, current.number, current.attempt + 1, now)
+    return state, actions + opened
+
+
+def _close(state: Federation, current: Round) -> tuple[Federation, list[Action]]:
+    closed = replace(current, phase=Phase.CLOSED)
+    return replace(state, round=closed), [Closed(closed)]
+
+
+def _publish(state: Federation, current: Round, now: float) -> tuple[Federation, list[Action]]:
+    published = replace(current, phase=Phase.PUBLISHED)
+    state = replace(state, round=published)
+    actions: list[Action] = [Published(published)]
+    if state.stage is Stage.ENDED:
+        return state, actions
+    if current.number >= state.terms.rounds:
+        return replace(state, stage=Stage.ENDED), [*actions, StageChanged(Stage.ENDED)]
+    if state.stage is Stage.PAUSED:
+        return state, actions
+    state, opened = _open(state, current.number + 1, 1, now)
+    return state, actions + opened
+
+
+def _fail(
+    state: Federation, current: Round, why: str, now: float, corrupt: str | None = None
+) -> tuple[Federation, list[Action]]:
+    failed = replace(current, phase=Phase.FAILED)
+    state = replace(state, round=failed)
+    actions: list[Action] = [Failed(failed, why, corrupt)]
+    if state.stage is not Stage.RUNNING:
+        return state, actions
+    state, opened = _open(state, current.number, current.attempt + 1, now)
+    return state, actions + opened

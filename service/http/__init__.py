@@ -1,0 +1,1 @@
+"""Speak HTTP: read heads and bodies, ask the core, shape the answer."""

@@ -1,0 +1,154 @@
+"""What several endpoints share: who may call, the aggregator behind a request, waiting, bodies, and entity tags."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from he_agg.documents.roster import Role
+from he_agg.errors import Reason
+from service.aggregator import Aggregator
+from service.http.auth import Caller, member_of
+from service.http.bodies import announced_length, check_body, content_digest, read_body
+from service.limits import Limits
+from service.refusal import RefusedError
+from service.store.base import Transaction
+from service.store.rows import FederationRow
+
+__all__ = [
+    "FederationPath",
+    "Limited",
+    "RoundPath",
+    "Running",
+    "SendingSite",
+    "SiteCaller",
+    "Wait",
+    "etag",
+    "find_federation",
+    "immutable",
+    "poll",
+    "read_document",
+    "tag_matches",
+]
+
+Answer = TypeVar("Answer")
+
+
+_AT_ONCE_BYTES = 2**16
+"""A body that is digested faster than a thread is found for it."""
+
+
+# Asynchronous, though nothing in them waits: FastAPI would send them through a thread otherwise.
+
+
+async def _aggregator(request: Request) -> Aggregator:
+    aggregator: Aggregator = request.app.state.aggregator
+    return aggregator
+
+
+async def _limits(request: Request) -> Limits:
+    limits: Limits = request.app.state.limits
+    return limits
+
+
+Running = Annotated[Aggregator, Depends(_aggregator)]
+"""Type of a route's parameter: the aggregator."""
+
+Limited = Annotated[Limits, Depends(_limits)]
+"""Type of a route's parameter: what is under way."""
+
+SiteCaller = Annotated[Caller, Depends(member_of(Role.SITE))]
+"""Type of a route's parameter: the site that calls it, without a body."""
+
+SendingSite = Annotated[Caller, Depends(member_of(Role.SITE, body=True))]
+"""The same of a request with a body."""
+
+FederationPath = Annotated[str, Path(description="Name of the federation.", examples=["stroke"])]
+
+RoundPath = Annotated[str, Path(description="Round id: `federation.number.attempt`.", examples=["stroke.3.1"])]
+
+Wait = Annotated[
+    float,
+    Query(
+        ge=0, allow_inf_nan=False, description="How long to wait for news before answering, 60 at most. Units: seconds."
+    ),
+]
+"""Type of a route's parameter: how long to wait."""
+
+
+async def poll(
+    aggregator: Aggregator, wait: float, look: Callable[[], Answer], enough: Callable[[Answer], bool]
+) -> Answer:
+    """Look until the answer is worth giving, or the wait is over, or the server stops.
+
+    Args:
+        aggregator: whose changes wake us.
+        wait: Units: seconds.
+        look: reads the store; runs in a thread.
+        enough: whether to answer at once.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + min(wait, aggregator.settings.max_wait_s)
+    while True:
+        heard = aggregator.worker.bell.listen()  # before looking, so that nothing is missed in between
+        answer = await run_in_threadpool(look)
+        left = end - loop.time()
+        if enough(answer) or left <= 0 or aggregator.worker.stopping:
+            return answer
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(heard.wait(), left)
+
+
+def etag(digest: str) -> str:
+    """A strong entity tag: content with the same digest is the same content."""
+    return f'"{digest}"'
+
+
+def tag_matches(request: Request, digest: str) -> bool:
+    """Whether the caller has this content already (If-None-Match)."""
+    tags = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
+    return etag(digest) in [tag.removeprefix("W/") for tag in tags]
+
+
+def immutable(request: Request, body: bytes, digest: str) -> Response:
+    """Answer with bytes that never change, or with 304 if the caller has them."""
+    headers = {"ETag": etag(digest)}
+    if tag_matches(request, digest):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def find_federation(tx: Transaction, caller: Caller, name: str) -> FederationRow:
+    """The federation that an address names, if it is the caller's.
+
+    Raises:
+        RefusedError: it is not.
+    """
+    row = tx.federation(name) if name == caller.federation else None
+    if row is None:
+        raise RefusedError(Reason.UNKNOWN_FEDERATION, "this is not the caller's federation")
+    return row
+
+
+async def read_document(request: Request, limits: Limits, at_most: int) -> bytes:
+    """Read a JSON document of a length that is announced, and of the digest that was signed.
+
+    Raises:
+        RefusedError: another content type, length or digest, or too slow.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(Reason.BAD_REQUEST, "expected Content-Type application/json, got none or another")
+    length = announced_length(request, at_most=at_most)
+    named = content_digest(request)
+    body = bytes(await read_body(request, length, limits.time_for(length)))
+    if length <= _AT_ONCE_BYTES:
+        check_body(body, named)
+    else:
+        await run_in_threadpool(check_body, body, named)
+    return body

@@ -1,0 +1,39 @@
+"""For supervisors and load balancers. No token needed, nothing told."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.http.routes.common import Running
+from service.logs import log
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="The process answers")
+async def healthz() -> dict[str, str]:
+    """Always 200 while the event loop runs."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    summary="The store and the disk can be written",
+    responses={503: {"description": "They cannot; the log says why."}},
+)
+async def readyz(aggregator: Running) -> JSONResponse:
+    """Takes the store's write lock and writes a small file."""
+    if aggregator.worker.stopping:
+        return JSONResponse({"status": "stopping"}, 503)
+    try:
+        await run_in_threadpool(aggregator.check_ready)
+    except Exception as error:
+        log(logging.ERROR, "not ready", error=error)
+        return JSONResponse({"status": "not ready"}, 503)
+    return JSONResponse({"status": "ok"})

@@ -1,0 +1,249 @@
+"""Rosters, epochs and commitments: what members sign, and the aggregator stores and hands on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from he_agg import canonical
+from he_agg.documents.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES
+from he_agg.documents.roster import MAX_ROSTER_BYTES, Role
+from he_agg.errors import Reason
+from service.core.trust import accept_bundle, accept_commitment, accept_roster
+from service.http.auth import Caller, member_of
+from service.http.routes.common import (
+    FederationPath,
+    Limited,
+    Running,
+    SendingSite,
+    find_federation,
+    immutable,
+    read_document,
+)
+from service.problems import answers
+from service.refusal import RefusedError
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["trust"])
+
+Coordinating = Annotated[Caller, Depends(member_of(Role.COORDINATOR, body=True))]
+Trusting = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR, Role.AUDITOR))]
+Opening = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR))]
+Counting = Annotated[Caller, Depends(member_of(Role.COORDINATOR, Role.AUDITOR))]
+Number = Annotated[int, Path(ge=1, le=10**9, description="Version or number, from 1.", examples=[1])]
+NumberOrNewest = Annotated[
+    str, Path(pattern=r"^(newest|[1-9][0-9]{0,8})$", description="Version or number, or `newest`.", examples=["newest"])
+]
+
+_DOCUMENT = (
+    Reason.LENGTH_REQUIRED,
+    Reason.TOO_LARGE,
+    Reason.TRUNCATED,
+    Reason.BAD_FIELD,
+    Reason.NOT_CANONICAL,
+    Reason.BAD_SIGNATURE,
+    Reason.SECRET_REFUSED,
+    Reason.TOO_SLOW,
+)
+
+
+def _given(description: str) -> dict[int | str, dict[str, Any]]:
+    return {
+        200: {"description": description, "content": {"application/json": {}}},
+        304: {"description": "The caller has it already (If-None-Match)."},
+    }
+
+
+def _taken(what: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": f"The very same {what} was here before."}}
+
+
+def _body(description: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+@router.get(
+    "/v1/federations/{federation}/rosters/{version}",
+    summary="A version of the roster",
+    response_class=Response,
+    responses={**_given("The canonical bytes of the signed roster."), **answers(Reason.UNKNOWN_ROSTER)},
+)
+async def roster(
+    request: Request, federation: FederationPath, version: NumberOrNewest, caller: Trusting, aggregator: Running
+) -> Response:
+    """Whoever trusts one version follows the next ones by their signatures, never by the aggregator's word."""
+
+    def look() -> bytes:
+        with aggregator.store.read() as tx:
+            name = find_federation(tx, caller, federation).name
+            row = tx.newest_roster(name) if version == "newest" else tx.roster(name, int(version))
+            if row is None:
+                raise RefusedError(Reason.UNKNOWN_ROSTER, f"there is no version {version} of the roster here")
+            return tx.roster_document(name, row.version)
+
+    document = await run_in_threadpool(look)
+    return immutable(request, document, hashlib.sha256(document).hexdigest())
+
+
+@router.put(
+    "/v1/federations/{federation}/rosters/{version}",
+    summary="Bring in the next version of the roster",
+    status_code=201,
+    response_class=Response,
+    responses={
+        **_taken("roster"),
+        **answers((Reason.ROSTER_MISMATCH, 409), Reason.ROSTER_MISMATCH, Reason.NO_HEADROOM, *_DOCUMENT),
+    },
+    openapi_extra=_body("The signed roster."),
+)
+async def put_roster(
+    request: Request,
+    federation: FederationPath,
+    version: Number,
+    caller: Coordinating,
+    aggregator: Running,
+    limits: Limited,
+) -> Response:
+    """It must be signed by enough coordinators of the newest version, and of its own. It holds at once."""
+    async with limits.body():
+        document = await read_document(request, limits, MAX_ROSTER_BYTES)
+
+        def take() -> bool:
+            with aggregator.store.write() as tx:
+                row = find_federation(tx, caller, federation)
+                return accept_roster(tx, aggregator.conductor, row, document, version)
+
+        new = await run_in_threadpool(take)
+    aggregator.worker.poke()
+    return Response(status_code=201 if new else 200)
+
+
+@router.get(
+    "/v1/federations/{federation}/epochs/{number}",
+    summary="The bundle of an epoch",
+    response_class=Response,
+    responses={**_given("The canonical bytes of the signed bundle."), **answers(Reason.UNKNOWN_EPOCH)},
+)
+async def epoch(
+    request: Request, federation: FederationPath, number: NumberOrNewest, caller: Opening, aggregator: Running
+) -> Response:
+    """The group key, sealed to every site. The aggregator can open it no more than anybody else."""
+
+    def look() -> bytes:
+        with aggregator.store.read() as tx:
+            name = find_federation(tx, caller, federation).name
+            which = tx.newest_epoch(name).number if number == "newest" else int(number)
+            bundle = tx.bundle(name, which)
+            if bundle is None:
+                raise RefusedError(Reason.UNKNOWN_EPOCH, f"there is no bundle for epoch {number} here")
+            return bundle
+
+    document = await run_in_threadpool(look)
+    return immutable(request, document, hashlib.sha256(document).hexdigest())
+
+
+@router.put(
+    "/v1/federations/{federation}/epochs/{number}",
+    summary="Begin the next epoch",
+    status_code=201,
+    response_class=Response,
+    responses={
+        **_taken("bundle"),
+        **answers(
+            Reason.FORBIDDEN,
+            Reason.ALREADY_EXISTS,
+            Reason.PLAN_MISMATCH,
+            Reason.KEY_MISMATCH,
+            Reason.ROSTER_MISMATCH,
+            *_DOCUMENT,
+        ),
+    },
+    openapi_extra=_body("The signed bundle, by the coordinator that dealt it."),
+)
+async def put_epoch(
+    request: Request,
+    federation: FederationPath,
+    number: Number,
+    caller: Coordinating,
+    aggregator: Running,
+    limits: Limited,
+) -> Response:
+    """The next epoch's bundle makes that epoch the current one: an open round fails, and its next attempt is under it.
+
+    Where the federation began without a bundle, that of the current epoch may come here, too.
+    """
+    async with limits.body():
+        document = await read_document(request, limits, MAX_BUNDLE_BYTES)
+
+        def take() -> bool:
+            with aggregator.store.write() as tx:
+                row = find_federation(tx, caller, federation)
+                return accept_bundle(tx, aggregator.conductor, row, document, number, caller.name)
+
+        new = await run_in_threadpool(take)
+    aggregator.worker.poke()
+    return Response(status_code=201 if new else 200)
+
+
+@router.put(
+    "/v1/federations/{federation}/epochs/{number}/commitments/{site}",
+    summary="Say that this site holds the epoch's key",
+    status_code=201,
+    response_class=Response,
+    responses={
+        **_taken("commitment"),
+        **answers(Reason.FORBIDDEN, Reason.UNKNOWN_EPOCH, Reason.ALREADY_EXISTS, Reason.KEY_MISMATCH, *_DOCUMENT),
+    },
+    openapi_extra=_body("The signed commitment, by the site."),
+)
+async def put_commitment(
+    request: Request,
+    federation: FederationPath,
+    number: Number,
+    site: Annotated[str, Path(description="Name of the calling site.", examples=["hospital-a"])],
+    caller: SendingSite,
+    aggregator: Running,
+    limits: Limited,
+) -> Response:
+    """A site's word, once for each epoch. Equal key ids mean equal keys."""
+    if site != caller.name:
+        raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot commit for another site")
+    async with limits.body():
+        document = await read_document(request, limits, MAX_COMMITMENT_BYTES)
+
+        def take() -> bool:
+            with aggregator.store.write() as tx:
+                row = find_federation(tx, caller, federation)
+                return accept_commitment(tx, aggregator.conductor, row, document, number, site)
+
+        new = await run_in_threadpool(take)
+    return Response(status_code=201 if new else 200)
+
+
+@router.get(
+    "/v1/federations/{federation}/epochs/{number}/commitments",
+    summary="Which sites hold the epoch's key",
+    response_class=Response,
+    responses={
+        200: {"description": "The signed commitments, sorted by site.", "content": {"application/json": {}}},
+        **answers(Reason.UNKNOWN_EPOCH),
+    },
+)
+async def commitments(federation: FederationPath, number: Number, caller: Counting, aggregator: Running) -> Response:
+    """For coordinators and auditors."""
+
+    def look() -> bytes:
+        with aggregator.store.read() as tx:
+            name = find_federation(tx, caller, federation).name
+            if tx.epoch(name, number) is None:
+                raise RefusedError(Reason.UNKNOWN_EPOCH, f"federation {name} has no epoch {number}")
+            found = tx.commitments(name, number)
+        documents = [canonical.parse(one, MAX_COMMITMENT_BYTES) for one in found]
+        return canonical.encode({"v": 1, "commitments": documents})
+
+    return Response(await run_in_threadpool(look), media_type="application/json")

@@ -1,0 +1,86 @@
+"""One snapshot for all who look: however many pages are open, the store is read once a second, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from service.aggregator import Aggregator
+from service.monitor.monitoring import Watching
+from service.monitor.view import take_snapshot
+
+__all__ = ["MAX_VIEWERS", "Live"]
+
+MAX_VIEWERS = 32
+"""Pages at once. A page costs a connection and, each second, as many bytes as the snapshot has."""
+
+_EVERY_S = 1.0
+"""Parts that come in ring no bell, so there is a look at least this often. Units: seconds."""
+
+_FRESH_S = 0.4
+_PULSE_S = 10.0
+"""Something is sent this often, so that a page notices when the aggregator is gone. Units: seconds."""
+
+
+class Live:
+    """Makes snapshots.
+
+    Args:
+        aggregator: of what.
+        watching: knows about the process.
+
+    Attributes:
+        viewers: how many streams are open.
+    """
+
+    def __init__(self, aggregator: Aggregator, watching: Watching) -> None:
+        self._aggregator = aggregator
+        self._watching = watching
+        self._taken: tuple[float, dict[str, Any]] | None = None
+        self._lock = asyncio.Lock()
+        self.viewers = 0
+
+    async def snapshot(self) -> dict[str, Any]:
+        """One that is fresh enough."""
+        async with self._lock:
+            if self._taken is None or time.monotonic() - self._taken[0] > _FRESH_S:
+                snapshot = await run_in_threadpool(
+                    take_snapshot,
+                    self._aggregator.store,
+                    self._aggregator.settings,
+                    self._aggregator.conductor.now(),
+                    process=self._watching.process(),
+                )
+                self._taken = (time.monotonic(), snapshot)
+            return self._taken[1]
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Server-sent events: a snapshot at once, one whenever something has changed, and one now and then."""
+        worker = self._aggregator.worker
+        self.viewers += 1
+        try:
+            yield b"retry: 2000\n\n"
+            last, sent_at = b"", 0.0
+            while not worker.stopping:
+                heard = worker.bell.listen()
+                snapshot = await self.snapshot()
+                # The time and the free space change by themselves.
+                shown = _encode({**snapshot, "now": 0, "storage": {**snapshot["storage"], "free_bytes": 0}})
+                if shown != last or time.monotonic() - sent_at >= _PULSE_S:
+                    last, sent_at = shown, time.monotonic()
+                    yield b"event: snapshot\ndata: " + _encode(snapshot) + b"\n\n"
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(heard.wait(), _EVERY_S)
+                    await asyncio.sleep(_FRESH_S)  # a bell that rings often wakes us once
+        finally:
+            self.viewers -= 1
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,89 @@
+"""Which monitoring an aggregator has: put together from its settings, one set for each application."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from service.aggregator import Aggregator
+from service.limits import Limits
+from service.monitor.observers import Fold, Observer
+from service.monitor.recent import Recent
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.monitor.metrics import Metrics
+    from service.monitor.tracing import Tracing
+
+__all__ = ["Watching"]
+
+
+class Watching:
+    """What listens to an application.
+
+    Args:
+        settings: the operator's. Without a listener for operators or metrics, and without traces, nothing listens,
+            and a request costs no more than before.
+
+    Attributes:
+        metrics: what is counted; None unless somebody can read it.
+        recent: what the dashboard shows of this process; None unless there is one.
+        observers: all that listen.
+
+    Raises:
+        ConfigError: traces are wanted and OpenTelemetry is not installed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.metrics: Metrics | None = None
+        self.recent: Recent | None = None
+        self._tracing: Tracing | None = None
+        self._started_at = int(time.time())
+        # Loaded only where they are used: a server without them starts sooner, and needs no extra.
+        if settings.operator_port is not None or settings.metrics_port is not None:
+            from service.monitor.metrics import Metrics
+
+            self.metrics = Metrics()
+        if settings.operator_port is not None:
+            self.recent = Recent()
+        if settings.traces:
+            from service.monitor.tracing import Tracing
+
+            self._tracing = Tracing()
+        listening: list[Observer | None] = [self.metrics, self.recent, self._tracing]
+        self.observers: tuple[Observer, ...] = tuple(each for each in listening if each is not None)
+
+    def attach(self, aggregator: Aggregator, limits: Limits) -> None:
+        """Listen to an aggregator that is open."""
+        if self.metrics is not None:
+            self.metrics.bind(aggregator, limits)
+        if self.observers:
+            aggregator.worker.on_fold = self._folded
+
+    def process(self) -> dict[str, Any] | None:
+        """What only this process knows; None without a dashboard."""
+        if self.recent is None:
+            return None
+        return {
+            "version": _version(),
+            "started_at": self._started_at,
+            "traffic": self.recent.traffic(),
+            "problems": self.recent.problems(),
+        }
+
+    def close(self) -> None:
+        """Send what has not been sent."""
+        if self._tracing is not None:
+            self._tracing.close()
+
+    def _folded(self, fold: Fold) -> None:
+        for observer in self.observers:
+            observer.folded(fold)
+
+
+def _version() -> str:
+    try:
+        return version("he-agg")
+    except PackageNotFoundError:
+        return "unknown"

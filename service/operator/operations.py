@@ -1,0 +1,363 @@
+"""What the operator does: register federations, bring in rosters and bundles, start and end.
+
+Acts on the store, whether or not a server runs. What changes rounds goes through a conductor, which signs the records.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from he_agg.documents.epoch import MAX_BUNDLE_BYTES, SignedBundle
+from he_agg.documents.federation import MAX_FEDERATION_BYTES, FederationDocument
+from he_agg.documents.roster import MAX_ROSTER_BYTES, Role, SignedRoster
+from he_agg.errors import InputError, PlanError, Reason, WireError
+from service.core.conductor import Conductor
+from service.core.known_rosters import newest_roster
+from service.core.trust import accept_bundle, accept_roster
+from service.domain import events
+from service.domain.events import Stage
+from service.monitor.view import quorum
+from service.store.base import Store, Transaction
+from service.store.rows import EpochRow, FederationRow, Keeping, RoundRow
+
+__all__ = [
+    "bring_bundle",
+    "bring_roster",
+    "create_federation",
+    "end",
+    "overview",
+    "pause",
+    "read_bundle",
+    "read_document",
+    "read_roster",
+    "resume",
+    "start",
+]
+
+
+def read_document(path: Path) -> FederationDocument:
+    """Read a federation file.
+
+    Raises:
+        InputError: there is no such file, or it is another one that should not have come here.
+        WireError: not a federation file.
+        PlanError: a plan that must not be used.
+    """
+    data = _read(path, MAX_FEDERATION_BYTES)
+    hint = "the coordinator makes the federation file with `he-agg epoch new`; it is the one meant for the operator"
+    try:
+        return FederationDocument.parse(data)
+    except WireError as error:
+        if error.reason is Reason.SECRET_REFUSED:
+            raise WireError(
+                error.reason,
+                f"{path} is or holds a key: the operator of an aggregator must never have one; nothing was stored",
+                "delete this copy and tell the coordinator, who may have to make a new group key; " + hint,
+            ) from error
+        if b'"layout":{' in data and b'"public":{' in data:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"{path} is a plan file: it names the model's tensors and stays at the sites; nothing was stored",
+                hint,
+            ) from error
+        raise WireError(error.reason, f"{path} is no federation file: {error.message}", hint) from error
+    except PlanError as error:
+        raise PlanError(error.reason, f"{path}: {error.message}", error.hint) from error
+
+
+def read_roster(path: Path) -> bytes:
+    """Read a roster file. What it says is checked when it is brought in.
+
+    Raises:
+        InputError: there is no such file.
+        WireError: not a roster.
+    """
+    data = _read(path, MAX_ROSTER_BYTES)
+    try:
+        SignedRoster.parse(data)
+    except WireError as error:
+        raise WireError(
+            error.reason, f"{path} is no roster: {error.message}", "he-agg roster sign makes one"
+        ) from error
+    return data
+
+
+def read_bundle(path: Path) -> bytes:
+    """Read a bundle file. What it says is checked when it is brought in.
+
+    Raises:
+        InputError: there is no such file.
+        WireError: not an epoch bundle.
+    """
+    data = _read(path, MAX_BUNDLE_BYTES)
+    try:
+        SignedBundle.parse(data)
+    except WireError as error:
+        raise WireError(
+            error.reason, f"{path} is no epoch bundle: {error.message}", "he-agg epoch new makes one"
+        ) from error
+    return data
+
+
+def create_federation(
+    store: Store,
+    conductor: Conductor,
+    document: FederationDocument,
+    roster: bytes,
+    bundle: bytes | None = None,
+    keeping: Keeping | None = None,
+) -> bool:
+    """Register a federation. The same documents and options again are no error.
+
+    Args:
+        store: rows.
+        conductor: the one writer of rounds.
+        document: what the coordinator made.
+        roster: the signed roster.
+        bundle: the signed bundle of the document's epoch, if the sites are to get it from here.
+        keeping: what the operator decides beside it; by default all sites are invited, and nothing is kept for longer
+            than the server's settings say.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        InputError: there is another federation of that name, or options out of their range.
+        WireError: a roster or bundle that is none, has expired or is not signed by whom it should be.
+        RefusedError: a roster or bundle that is not for this federation and aggregator.
+    """
+    keeping = keeping or Keeping()
+    if not 0 < keeping.sample_fraction <= 1:
+        raise InputError(
+            Reason.BAD_ARGUMENT, f"sample fraction: expected above 0 and at most 1, got {keeping.sample_fraction}"
+        )
+    if keeping.keep_sums is not None and keeping.keep_sums < 1:
+        raise InputError(Reason.BAD_ARGUMENT, f"sums to keep: expected at least 1, got {keeping.keep_sums}")
+    name, encoded = document.plan.federation, document.encode()
+    with store.write() as tx:
+        existing = tx.federation(name)
+        if existing is None:
+            row, at = FederationRow(name, encoded, Stage.CREATED, int(time.time()), None, keeping), int(time.time())
+            tx.add_federation(row)
+            tx.add_epoch(EpochRow(name, document.epoch, document.key_id), None, at)
+        else:
+            row = existing
+            _check_same(existing, document, keeping)
+        _accept_roster(tx, conductor, row, roster)
+        if bundle is not None:
+            accept_bundle(tx, conductor, row, bundle, document.epoch)
+    return existing is None
+
+
+def _check_same(existing: FederationRow, document: FederationDocument, keeping: Keeping) -> None:
+    if existing.document != document.encode():
+        raise InputError(
+            Reason.ALREADY_EXISTS,
+            f"federation {existing.name} exists with plan {existing.parsed.plan.plan_id[:12]} and key "
+            f"{existing.parsed.key_id[:12]}, got plan {document.plan.plan_id[:12]} and key {document.key_id[:12]}",
+            "a federation keeps its plan: give the new one another name; another key is another epoch: "
+            "he-agg federation epoch",
+        )
+    if existing.keeping != keeping:
+        raise InputError(
+            Reason.ALREADY_EXISTS,
+            f"federation {existing.name} exists with {existing.keeping}, got {keeping}",
+            "its options were decided when it was created",
+        )
+
+
+def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
+    """Give a federation the next version of its roster, or its first one. The same again is no error.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        InputError: no such federation.
+        WireError, RefusedError: as `accept_roster` says.
+    """
+    with store.write() as tx:
+        return _accept_roster(tx, conductor, _known(tx, name), data)
+
+
+def bring_bundle(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
+    """Give a federation the bundle of its next epoch, or of its first one. The same again is no error.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        InputError: no such federation.
+        WireError, RefusedError: as `accept_bundle` says.
+    """
+    with store.write() as tx:
+        return accept_bundle(tx, conductor, _known(tx, name), data, SignedBundle.parse(data).bundle.epoch)
+
+
+def start(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
+    """Start a federation: its first round opens. Started already is no error.
+
+    Raises:
+        InputError: no such federation, no roster, too few sites, or it has ended.
+    """
+    with store.write() as tx:
+        row = _known(tx, name)
+        if row.stage is Stage.ENDED:
+            raise InputError(Reason.BAD_ARGUMENT, f"federation {name} has ended and does not start again")
+        roster = newest_roster(tx, name)
+        if roster is None:
+            raise InputError(
+                Reason.ROSTER_MISMATCH,
+                f"federation {name} has no roster yet and cannot run without one",
+                f"he-agg federation roster {name} roster.json",
+            )
+        have = len(roster.roster.having(Role.SITE))
+        need = max(row.parsed.plan.min_sites, roster.roster.min_sites)
+        if have < need:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"federation {name}: expected at least {need} sites, got {have}",
+                "more sites need a new version of the roster: he-agg federation roster",
+            )
+        conductor.apply_in(tx, name, events.Started())
+        return _summary(tx, _known(tx, name))
+
+
+def pause(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
+    """Let a federation rest: no round opens, and the deadline of an open one stands still. Paused already is no error.
+
+    What is under way may be finished: whoever completes gets a receipt, and a closed round its sum.
+
+    Raises:
+        InputError: no such federation, or it does not run.
+    """
+    with store.write() as tx:
+        row = _known(tx, name)
+        if row.stage not in (Stage.RUNNING, Stage.PAUSED):
+            raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that runs, it is {row.stage}")
+        conductor.apply_in(tx, name, events.Paused())
+        return _summary(tx, _known(tx, name))
+
+
+def resume(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
+    """Let a paused federation go on: its open round has as long as it had left. Running already is no error.
+
+    Raises:
+        InputError: no such federation, or it has not begun or has ended.
+    """
+    with store.write() as tx:
+        row = _known(tx, name)
+        if row.stage not in (Stage.RUNNING, Stage.PAUSED):
+            raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that is paused, it is {row.stage}")
+        conductor.apply_in(tx, name, events.Resumed())
+        return _summary(tx, _known(tx, name))
+
+
+def end(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
+    """End a federation: an open round fails, a closed one still gets its sum. Ended already is no error.
+
+    Raises:
+        InputError: no such federation.
+    """
+    with store.write() as tx:
+        _known(tx, name)
+        conductor.apply_in(tx, name, events.Stopped())
+        return _summary(tx, _known(tx, name))
+
+
+def overview(store: Store, name: str | None) -> list[dict[str, Any]]:
+    """Where one federation stands, or all of them.
+
+    Raises:
+        InputError: no such federation.
+    """
+    with store.read() as tx:
+        rows = tx.federations() if name is None else [_known(tx, name)]
+        return [_summary(tx, row) for row in rows]
+
+
+def _known(tx: Transaction, name: str) -> FederationRow:
+    row = tx.federation(name)
+    if row is None:
+        known = ", ".join(row.name for row in tx.federations()) or "none"
+        raise InputError(
+            Reason.UNKNOWN_FEDERATION,
+            f"there is no such federation here; known: {known}",
+            "register it: he-agg federation create federation.json --roster roster.json",
+        )
+    return row
+
+
+def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
+    document, newest, epoch = row.parsed, tx.newest_round(row.name), tx.newest_epoch(row.name)
+    roster, head = newest_roster(tx, row.name), tx.chain_head(row.name)
+    members = {} if roster is None else roster.roster.members
+    last = tx.last_published(row.name)
+    summary: dict[str, Any] = {
+        "federation": row.name,
+        "stage": row.stage.value,
+        "sites": sorted(name for name, member in members.items() if Role.SITE in member.roles),
+        "coordinators": {
+            name: member.fingerprint for name, member in sorted(members.items()) if Role.COORDINATOR in member.roles
+        },
+        "roster_version": None if roster is None else roster.version,
+        "roster_expires_at": None if roster is None else roster.roster.expires_at,
+        "records": head.index,
+        "head": head.digest if head.index else None,
+        "min_sites": document.plan.min_sites,
+        "max_sites": document.plan.max_sites,
+        "rounds": document.plan.rounds,
+        "deadline_s": document.plan.deadline_s,
+        "plan_id": document.plan.plan_id,
+        "epoch": epoch.number,
+        "key_id": epoch.key_id,
+        "codec": document.plan.codec,
+        "values": document.plan.values,
+        "bytes_up": document.plan.wire_bytes,
+        "sample_fraction": row.keeping.sample_fraction,
+        "keep_sums": row.keeping.keep_sums,
+        "keep_submissions": row.keeping.keep_submissions,
+        "paused_at": row.paused_at,
+        "last_published": None if last is None else str(last),
+        "round": None,
+    }
+    if newest is not None:
+        submissions = tx.submissions(newest.id)
+        summary["round"] = {
+            "id": str(newest.id),
+            "number": newest.id.number,
+            "attempt": newest.id.attempt,
+            "phase": newest.phase.value,
+            "opened_at": newest.opened_at,
+            "deadline_at": newest.deadline_at,
+            "remaining_s": _remaining(row, newest),
+            "closed_at": newest.closed_at,
+            "ended_at": newest.ended_at,
+            "quorum": quorum(tx, row, newest),
+            "invited": sorted(tx.invited(newest.id)),
+            "sample_seed": newest.sample_seed,
+            "asked_again": [{"site": part.site, "part": part.number} for part in tx.damaged(newest.id)],
+            "complete": sorted(s.site for s in submissions if s.state == "complete"),
+        }
+    return summary
+
+
+def _remaining(row: FederationRow, newest: RoundRow) -> int | None:
+    """Time until an open round closes; None where no clock runs. Units: seconds."""
+    if newest.phase is not events.Phase.OPEN or row.stage is not Stage.RUNNING:
+        return None
+    return max(0, int(newest.deadline_at - time.time()))
+
+
+def _accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes) -> bool:
+    return accept_roster(tx, conductor, row, data, SignedRoster.parse(data).roster.version)
+
+
+def _read(path: Path, at_most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(at_most + 1)
+    except OSError as error:
+        raise InputError(Reason.FILE_MISSING, f"cannot read {path}: {error.strerror}") from error

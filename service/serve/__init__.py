@@ -1,0 +1,1 @@
+"""Run the aggregator as a process: listeners, TLS, uvicorn."""

@@ -1,0 +1,55 @@
+"""`he-agg serve`: run the aggregator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from service.operator.cli_options import where
+from service.settings import Settings, load_settings
+
+__all__ = ["serve"]
+
+_DEFAULTS = Settings.model_fields
+_file = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--host", help=f"Address to listen on.  [default: {_DEFAULTS['host'].default}, or HE_AGG_HOST]")
+@click.option(
+    "--port",
+    type=int,
+    help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
+)
+@click.option("--tls-cert", type=_file, help="Serve TLS with this certificate and its chain, PEM.")
+@click.option("--tls-key", type=_file, help="The certificate's key, PEM.")
+@click.option("--tls-client-ca", type=_file, help="Only let in clients with a certificate of this authority, PEM.")
+@click.option(
+    "--behind-tls-proxy",
+    is_flag=True,
+    default=None,
+    help="A proxy in front does TLS: serve plain HTTP on any address.",
+)
+@click.option(
+    "--operator-port",
+    type=int,
+    help="Also serve the operators' page, on loopback and this port; 0 takes a free one.  [default: none]",
+)
+@click.option("--operator-host", help="Address of that page; other than loopback only with --operator-url.")
+@click.option("--operator-url", help="Where browsers reach that page by a proxy that does TLS: https://host/path.")
+@click.option("--metrics-port", type=int, help="Also serve /metrics for Prometheus on this port.  [default: none]")
+@click.option("--metrics-host", help="Address for that: one that sites do not reach.  [default: 127.0.0.1]")
+@click.option("--traces", is_flag=True, default=None, help="Send OpenTelemetry traces, one span for each request.")
+@where
+def serve(data_dir: Path, database_url: str | None, **options: Any) -> None:
+    """Run the aggregator until SIGTERM or Ctrl-C.
+
+    The first line on stdout is `listening on http://HOST:PORT` (or https://), further ones say where the operators'
+    page and metrics are; the log goes to stderr, one JSON object per line.
+    """
+    # Only this command needs the web framework.
+    from service.serve.server import run
+
+    run(load_settings(data_dir=data_dir, database_url=database_url, **options))

@@ -1,0 +1,145 @@
+"""Further listeners beside the one for sites: the operators' page, and metrics. They live as long as the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from he_agg.errors import ConfigError, Reason
+from service.aggregator import Aggregator
+from service.monitor.monitoring import Watching
+from service.settings import Settings
+
+__all__ = ["Listeners", "bind", "url_of"]
+
+
+class _Side(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The main server has them, and tells this one.
+        yield
+
+
+class Listeners:
+    """Bound when it is made, so that an address that is taken is an error before anything is opened.
+
+    Args:
+        settings: the operator's.
+
+    Raises:
+        ConfigError: an address cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._operator = self._metrics = None
+        self._servers: list[_Side] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        if settings.operator_port is not None:
+            self._operator = bind(settings.operator_host, settings.operator_port, "--operator-port")
+            address = self._operator.getsockname()[0]
+            if not ipaddress.ip_address(address).is_loopback and settings.operator_url is None:
+                self.close()
+                raise ConfigError(
+                    Reason.BAD_CONFIG,
+                    f"refusing to serve the operators' page by plain HTTP on {address}",
+                    "leave it on loopback and come by `ssh -L 8471:127.0.0.1:8471 aggregator.example`; or put a proxy "
+                    "that does TLS in front, and say --operator-url https://...",
+                )
+        if settings.metrics_port is not None:
+            try:
+                self._metrics = bind(settings.metrics_host, settings.metrics_port, "--metrics-port")
+            except ConfigError:
+                self.close()
+                raise
+
+    def start(self, aggregator: Aggregator, watching: Watching) -> list[str]:
+        """Begin to serve. Call it on the running event loop.
+
+        Returns:
+            What to tell the operator, a line each.
+        """
+        from service.monitor.dashboard.access import Access
+        from service.monitor.dashboard.app import make_metrics_app, make_operator_app
+
+        lines = []
+        if self._operator is not None:
+            access = Access.load_or_create(self._settings.data_dir)
+            app = make_operator_app(self._settings, aggregator, watching, access)
+            self._serve(app, self._operator)
+            url = self._settings.operator_url or url_of(self._operator)
+            lines.append(f"operators' page, this link is good once: {url.rstrip('/')}/#{access.new_link()}")
+        if self._metrics is not None:
+            self._serve(make_metrics_app(self._settings, watching), self._metrics)
+            lines.append(f"metrics on {url_of(self._metrics)}/metrics")
+        return lines
+
+    async def stop(self) -> None:
+        """End. Streams have been told to."""
+        for server in self._servers:
+            server.should_exit = True
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Give the addresses back."""
+        for listener in (self._operator, self._metrics):
+            if listener is not None:
+                listener.close()
+
+    def _serve(self, app: ASGIApp, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=128,
+        )
+        server = _Side(config)
+        self._servers.append(server)
+        self._tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="listener"))
+
+
+def bind(host: str, port: int, option: str) -> socket.socket:
+    """Take an address.
+
+    Args:
+        host: name or address.
+        port: 0 takes a free one.
+        option: which one of `serve` says so.
+
+    Raises:
+        ConfigError: it is taken, or none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            Reason.BAD_CONFIG, f"cannot listen on {host} port {port}: {error.strerror}", f"choose another {option}"
+        ) from error
+    return listener
+
+
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
+    """How to reach a listener."""
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -1,0 +1,1 @@
+"""Keep parts of submissions and sums durably, behind one contract."""

@@ -1,0 +1,1 @@
+"""Do what happens between requests: folding, deadlines, housekeeping, under leases."""

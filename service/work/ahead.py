@@ -1,0 +1,126 @@
+"""Parts of a sum that are made while their round is still open, in case its set closes as it looks by then.
+
+As soon as every invited site has stored a part, that part of the sum is made, as folding makes it, and put beside the
+submissions. It is a guess and nothing else: no row names it, and folding takes it only if the closed set is exactly the
+one that it was made of. What another replica took in, or what a restart forgot, is folded as ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from he_agg.ids import RoundId
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import PartPlace
+from service.failpoints import failpoint
+from service.logs import log
+from service.store.base import Store
+from service.store.parts.directory import Blobs
+from service.work.folding import CorruptPartError, Member, fold_part
+
+__all__ = ["Ahead"]
+
+
+@dataclass
+class _Open:
+    """What is known of one open round."""
+
+    invited: frozenset[str]
+    stored: dict[int, dict[str, Member]] = field(default_factory=dict)
+    made: dict[int, tuple[tuple[Member, ...], Future[tuple[Path, str]]]] = field(default_factory=dict)
+
+
+class Ahead:
+    """Makes parts of sums beside everything else, so that no answer waits for them.
+
+    Args:
+        store: rows.
+        blobs: files.
+        pool: runs what is to be made; shut down by `close`.
+    """
+
+    def __init__(self, store: Store, blobs: Blobs, pool: Executor) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._rounds: dict[RoundId, _Open] = {}
+
+    def stored(self, plan: PublicPlan, round_id: RoundId, place: PartPlace, member: Member) -> None:
+        """A part is durable. If it was the last one of its number, the sum of them is begun.
+
+        Args:
+            plan: the plan.
+            round_id: the round.
+            place: which part.
+            member: whose, and where it is.
+        """
+        known = self._known(round_id)
+        with self._lock:
+            members = known.stored.setdefault(place.number, {})
+            members[member[0]] = member
+            if members.keys() != known.invited or self._rounds.get(round_id) is not known:
+                return
+            # In the order in which folding names them: by submission.
+            these = tuple(sorted(members.values(), key=lambda each: each[1]))
+            path = member[2].with_name(f"{place.number}.ahead")
+            if (made := known.made.get(place.number)) is None or made[0] != these:
+                known.made[place.number] = these, self._pool.submit(self._make, plan, place, these, path)
+
+    def take(self, round_id: RoundId) -> Callable[[int, Sequence[Member]], tuple[Path, str] | None]:
+        """A round is closed: nothing more is begun for it.
+
+        Returns:
+            Finds the file with a part of the sum of exactly these members, and the SHA-256 that it was written with, if
+            there is one. Whether its bytes are still those has to be looked at.
+        """
+        with self._lock:
+            known = self._rounds.pop(round_id, None)
+
+        def find(number: int, members: Sequence[Member]) -> tuple[Path, str] | None:
+            these, future = (known.made if known else {}).get(number, ((), None))
+            if future is None:
+                return None
+            try:
+                made = future.result()
+                if these == tuple(members):
+                    return made
+                made[0].unlink(missing_ok=True)  # of another set; nobody will ever ask for it
+                return None
+            except Exception as error:
+                # A damaged part, a full disk: folding meets it as well, and knows what to do.
+                if not isinstance(error, CorruptPartError):
+                    log(logging.WARNING, "a part of a sum was not made ahead", error=error, round_id=str(round_id))
+                return None
+
+        return find
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _known(self, round_id: RoundId) -> _Open:
+        with self._lock:
+            if (known := self._rounds.get(round_id)) is not None:
+                return known
+        with self._store.read() as tx:
+            invited = tx.invited(round_id)
+        with self._lock:
+            # A federation has one open round: what is left of others failed, or was folded by another replica.
+            for other in [each for each in self._rounds if each.federation == round_id.federation]:
+                if (other.number, other.attempt) < (round_id.number, round_id.attempt):
+                    del self._rounds[other]
+            return self._rounds.setdefault(round_id, _Open(invited))
+
+    def _make(self, plan: PublicPlan, place: PartPlace, members: tuple[Member, ...], path: Path) -> tuple[Path, str]:
+        # The directory is the submission's, which exists: once the round is over and it is gone, this fails.
+        data = fold_part(plan, place, members)
+        self._blobs.put(path, data)
+        failpoint("ahead.made")
+        return path, hashlib.sha256(data).hexdigest()

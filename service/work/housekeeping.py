@@ -1,0 +1,117 @@
+"""What must not stay: submissions of ended rounds, old sums, and uploads that nobody goes on with.
+
+Each step looks at the rows, removes files and then says so in the rows, so it may be interrupted and repeated anywhere.
+Whatever a receipt was given for is touched only after its round has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from service.domain.events import Phase
+from service.failpoints import failpoint
+from service.logs import log
+from service.settings import Settings
+from service.store.base import Store, Transaction
+from service.store.parts.directory import Blobs
+from service.store.rows import RoundRow, SubmissionRow
+
+__all__ = ["Housekeeper"]
+
+
+class Housekeeper:
+    """Removes what is due.
+
+    Args:
+        settings: the operator's.
+        store: rows.
+        blobs: files.
+        clock: Units: seconds since 1970, UTC.
+    """
+
+    def __init__(self, settings: Settings, store: Store, blobs: Blobs, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._store = store
+        self._blobs = blobs
+        self._clock = clock
+
+    def is_needed(self, tx: Transaction) -> bool:
+        """Whether `run` would do anything."""
+        return bool(
+            tx.unscrubbed() or tx.sums_to_remove() or self._too_many(tx) or tx.expiring() or tx.idle(self._expired())
+        )
+
+    def run(self, hold: Callable[[Transaction], None] = lambda _: None) -> None:
+        """Do what is due now.
+
+        Args:
+            hold: called within every transaction that writes; raises to give up.
+        """
+        with self._store.read() as tx:
+            unscrubbed = tx.unscrubbed()
+        for row in unscrubbed:
+            self._scrub(row, hold)
+        self._scrub_sums(hold)
+        with self._store.read() as tx:
+            idle = [*tx.expiring(), *tx.idle(self._expired())]
+        for submission in idle:
+            self._expire(submission, hold)
+
+    def _scrub(self, row: RoundRow, hold: Callable[[Transaction], None]) -> None:
+        # Files first: once the rows say that a round is scrubbed, nobody looks for its files again.
+        if row.phase is Phase.FAILED:
+            self._blobs.remove_round(row.id)
+        else:
+            self._blobs.remove_submissions(row.id)
+        failpoint("scrubbing.files_gone")
+        with self._store.write() as tx:
+            hold(tx)
+            tx.scrub(row.id)
+
+    def _too_many(self, tx: Transaction) -> list[RoundRow]:
+        found = []
+        for federation in tx.federations():
+            keep = federation.keeping.keep_sums or self._settings.keep_sums
+            found += tx.kept_sums(federation.name)[keep:]
+        return found
+
+    def _scrub_sums(self, hold: Callable[[Transaction], None]) -> None:
+        # Rows first, here: sites ask for sums at any time, and must be told that one is gone before it is.
+        with self._store.read() as tx:
+            needed = bool(self._too_many(tx))
+        if needed:
+            with self._store.write() as tx:
+                hold(tx)
+                for row in self._too_many(tx):
+                    tx.scrub_sum(row.id)
+        with self._store.read() as tx:
+            going = tx.sums_to_remove()
+        for round_id in going:
+            self._blobs.remove_sum(round_id)
+            with self._store.write() as tx:
+                hold(tx)
+                tx.forget_sum(round_id)
+
+    def _expire(self, submission: SubmissionRow, hold: Callable[[Transaction], None]) -> None:
+        """Remove the parts of an upload that nobody goes on with. Its manifest stays, the site's one for the round.
+
+        While it is expiring no part of it can be marked as stored, so no mark can outlive its file.
+        """
+        with self._store.write() as tx:
+            hold(tx)
+            tx.expire(submission.id)
+        self._blobs.remove_parts(submission.round_id, submission.id)
+        with self._store.write() as tx:
+            hold(tx)
+            tx.reopen(submission.id)
+        log(
+            logging.WARNING,
+            "an upload was abandoned; its parts are removed",
+            round_id=str(submission.round_id),
+            site=submission.site,
+            submission_id=submission.id,
+        )
+
+    def _expired(self) -> int:
+        return int(self._clock() - self._settings.upload_expiry_s)

@@ -1,0 +1,270 @@
+"""Background work: deadlines, folding, scrubbing, and waking whoever waits.
+
+Nothing is queued. Every pass looks at what the store says and does what is due, so a restart, a command of the operator
+in another process, or a replica that died needs no message to get here: being noticed at the next pass is enough.
+Leases see to it that replicas do not all do the same; closing needs none, since one transaction decides it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from starlette.concurrency import run_in_threadpool
+
+from he_agg.ids import RoundId
+from service.core.conductor import Conductor
+from service.domain import events
+from service.domain.events import Phase
+from service.failpoints import failpoint
+from service.logs import log
+from service.monitor.observers import Fold
+from service.settings import Settings
+from service.store.base import Store, Transaction
+from service.store.parts.directory import Blobs
+from service.store.rows import RoundRow
+from service.work.ahead import Ahead
+from service.work.folding import CorruptPartError, fold_round, warm_up
+from service.work.housekeeping import Housekeeper
+from service.work.leases import Lease, LeaseLostError, Leases
+
+__all__ = ["Bell", "Worker"]
+
+_SWEEP_LEASE = "sweep"
+
+
+class Bell:
+    """Wakes everybody who listens. Listen first, then look: what happens in between is not missed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def listen(self) -> asyncio.Event:
+        """An event that the next `ring` sets."""
+        return self._event
+
+    def ring(self) -> None:
+        """Wake all who listen now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+
+class Worker:
+    """One loop. Started and stopped by the application's lifespan.
+
+    Attributes:
+        bell: rings when rounds have changed.
+        stopping: whether the server wants to stop.
+        on_fold: told of each run of folding.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, blobs: Blobs, conductor: Conductor, ahead: Ahead | None = None
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._blobs = blobs
+        self._conductor = conductor
+        self._ahead = ahead
+        self._leases = Leases(store, conductor.now, settings.lease_s)
+        self._housekeeper = Housekeeper(settings, store, blobs, conductor.now)
+        self._swept: tuple[int, float] | None = None
+        self.on_fold: Callable[[Fold], None] = _nobody
+        self.bell = Bell()
+        self.stopping = False
+        self._stopped = asyncio.Event()
+        self._poked = asyncio.Event()
+        self._stop_folding = threading.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._folds: dict[RoundId, asyncio.Task[None]] = {}
+        self._one_fold = asyncio.Semaphore(1)
+
+    async def start(self) -> None:
+        """Begin. Rounds that were closed or folding when the last process ended are taken up again."""
+        await run_in_threadpool(warm_up)
+        self._task = asyncio.create_task(self._run(), name="worker")
+
+    def poke(self) -> None:
+        """Something has changed in this process: look now."""
+        self.bell.ring()
+        self._poked.set()
+
+    def release_waiters(self) -> None:
+        """Let long polls answer at once, for the server wants to stop."""
+        self.stopping = True
+        self.bell.ring()
+
+    async def stop(self) -> None:
+        """End, after the part that is being folded."""
+        self.release_waiters()
+        self._stop_folding.set()
+        self._stopped.set()
+        self._poked.set()
+        # Not cancelled but awaited: a thread cannot be cancelled, and the store is closed after this.
+        tasks = [task for task in (self._task, *self._folds.values()) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        generation = -1
+        while not self._stopped.is_set():
+            self._poked.clear()
+            try:
+                latest, to_fold = await run_in_threadpool(self._look)
+            except Exception as error:
+                log(logging.ERROR, "background pass failed", error=error)
+            else:
+                for round_id in to_fold:
+                    if round_id not in self._folds and not self._stopped.is_set():
+                        self._folds[round_id] = asyncio.create_task(self._fold(round_id))
+                if latest != generation:
+                    generation = latest
+                    self.bell.ring()
+            if not self._stopped.is_set():
+                await _wait(self._poked, self._settings.recheck_s)
+
+    def _look(self) -> tuple[int, list[RoundId]]:
+        self._conductor.tick_all()
+        with self._store.read() as tx:
+            generation = tx.generation()
+            closed = tx.rounds_in([Phase.CLOSED, Phase.FOLDING])
+            to_fold = [row.id for row in closed if self._can_fold(tx, row)]
+        try:
+            self._sweep(generation)
+        except Exception as error:
+            # What stays too long is no reason not to fold.
+            log(logging.ERROR, "removing failed; trying again", error=error)
+        return generation, to_fold
+
+    def _can_fold(self, tx: Transaction, row: RoundRow) -> bool:
+        if not row.basis.roster_version:
+            return False  # from before there were rosters: nobody signed what is in it
+        damaged = tx.damaged(row.id)
+        waits = bool(damaged) and not self._waited_enough(damaged[0].damaged_at)
+        return not waits and self._leases.is_free(tx, _fold_lease(row.id))
+
+    def _waited_enough(self, since: int) -> bool:
+        return self._conductor.now() >= since + self._settings.repair_wait_s
+
+    def _sweep(self, generation: int) -> None:
+        """Remove what is due: after every change, and now and then for what only time makes due."""
+        now = time.monotonic()
+        if self._swept is not None:
+            swept_generation, swept_at = self._swept
+            if swept_generation == generation and now - swept_at < self._settings.sweep_s:
+                return
+        with self._store.read() as tx:
+            needed = self._housekeeper.is_needed(tx)
+            if needed and not self._leases.is_free(tx, _SWEEP_LEASE):
+                return
+        lease = self._leases.take(_SWEEP_LEASE) if needed else None
+        if needed and lease is None:
+            return
+        if lease is not None:
+            try:
+                self._housekeeper.run(partial(self._leases.hold, lease=lease))
+            except LeaseLostError:
+                return
+            finally:
+                self._leases.release(lease)
+        self._swept = (generation, now)
+
+    async def _fold(self, round_id: RoundId) -> None:
+        began = time.time()
+        try:
+            async with self._one_fold:
+                await run_in_threadpool(self._fold_now, round_id)
+        except Exception as error:
+            # Out of space, out of files: the set is closed and stays, so trying again is all there is to do.
+            log(logging.ERROR, "folding failed; trying again", error=error, round_id=str(round_id))
+            self.on_fold(Fold(round_id, began, time.time(), "error"))
+            await _wait(self._stopped, self._settings.fold_retry_s)
+        finally:
+            del self._folds[round_id]
+            self.poke()
+
+    def _fold_now(self, round_id: RoundId) -> None:
+        lease = self._leases.take(_fold_lease(round_id))
+        if lease is None:
+            return
+        try:
+            self._fold_leased(round_id, lease)
+        except LeaseLostError:
+            log(logging.WARNING, "another replica has taken over", round_id=str(round_id))
+        finally:
+            self._leases.release(lease)
+
+    def _fold_leased(self, round_id: RoundId, lease: Lease) -> None:
+        apply = partial(self._conductor.apply, round_id.federation)
+        apply(events.FoldBegan(round_id.number, round_id.attempt))
+        failpoint("folding.began")
+        if self._give_up(round_id):
+            return
+        with self._store.read() as tx:
+            row = tx.federation(round_id.federation)
+        if row is None:
+            return
+        began, began_at = time.perf_counter(), time.time()
+        hold = partial(self._leases.hold, lease=lease)
+        done = fold_round(
+            self._store,
+            self._blobs,
+            row.parsed.plan,
+            round_id,
+            self._stop_folding.is_set,
+            threads=self._settings.fold_threads,
+            hold=hold,
+            on_damage=partial(self._ask_again, round_id, hold),
+            ahead=self._ahead.take(round_id) if self._ahead else lambda *_: None,
+        )
+        if done:
+            failpoint("folding.done")
+            apply(events.Folded(round_id.number, round_id.attempt))
+            ms = round((time.perf_counter() - began) * 1000, 1)
+            log(logging.INFO, "published", round_id=str(round_id), ms=ms)
+            self.on_fold(Fold(round_id, began_at, time.time(), "published"))
+        else:
+            self._give_up(round_id)
+            self.on_fold(Fold(round_id, began_at, time.time(), "unfinished"))
+
+    def _give_up(self, round_id: RoundId) -> bool:
+        """Fail a round that has waited long enough for a part to be sent again."""
+        with self._store.read() as tx:
+            damaged = tx.damaged(round_id)
+        if not damaged or not self._waited_enough(damaged[0].damaged_at):
+            return False
+        log(logging.CRITICAL, "a damaged part did not come again; the round fails", round_id=str(round_id))
+        self._conductor.apply(round_id.federation, events.FoldBroke(round_id.number, round_id.attempt, damaged[0].site))
+        return True
+
+    def _ask_again(self, round_id: RoundId, hold: Callable[[Transaction], None], error: CorruptPartError) -> None:
+        """Make a damaged part missing again. Its site has it, and only the very same bytes are taken."""
+        log(
+            logging.CRITICAL,
+            "a stored part is not what was received; its site is asked for it again",
+            round_id=str(round_id),
+            site=error.site,
+            submission_id=error.submission_id,
+            n=error.number,
+        )
+        with self._store.write() as tx:
+            hold(tx)
+            tx.mark_damaged(error.submission_id, error.number, int(self._conductor.now()))
+            tx.bump()
+
+
+def _nobody(_: Fold) -> None:
+    """Nobody wants to know."""
+
+
+def _fold_lease(round_id: RoundId) -> str:
+    return f"fold:{round_id}"
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

@@ -1,0 +1,115 @@
+"""Analyses over a real aggregator: the same bits at every site, and the same as on the pooled rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client_sdk import InputError, PlanError, ProtocolError, analytics
+from tests.client_sdk.analytics.conftest import bits, split
+from tests.support.running import running_federation
+
+LOOSE = analytics.SmallCells(below=1)
+
+
+def questions(rng):
+    """One of each, with its pooled data."""
+    n = 90
+    table = rng.normal(0, 20, (n, 3)).clip(-90, 90)
+    grid = analytics.Grid(0.5, -100, 100)
+    days, died, arm = rng.integers(1, 50, n), rng.random(n) < 0.7, rng.choice(["a", "b"], n)
+    outcome = (table[:, 0] + rng.normal(0, 20, n) > 0).astype(int)
+    yield analytics.Counts({"arm": ["a", "b"]}, LOOSE), (arm,)
+    yield analytics.Histogram((-50, 0, 50), LOOSE), (table[:, 0],)
+    yield analytics.Moments([grid] * 3, covariance=True), (table,)
+    yield analytics.Quantiles(grid, (0.1, 0.5), bins=16), (table[:, 1],)
+    yield analytics.KMeans(2, grid, 3, starts=2, max_steps=4, small_cells=LOOSE), (table,)
+    yield analytics.PCA(2, [grid] * 3), (table,)
+    yield analytics.PowerPCA(1, grid, 3, tolerance=0.3), (table,)
+    yield analytics.KaplanMeier(1, 60, ["a", "b"]), (days, died, arm)
+    yield analytics.LogisticRegression(3), (table / 10, outcome)
+
+
+NAMES = [type(question).__name__ for question, _ in questions(np.random.default_rng(0))]
+
+
+def test_every_analysis_one_after_another_in_one_federation(federate, rng):
+    asked = list(questions(rng))
+    shares = split(rng, 90)
+
+    def hospital(site, i):
+        return [analytics.run(site, q, *(column[shares[i]] for column in data)) for q, data in asked]
+
+    with federate(*(question for question, _ in asked)) as federation:
+        outcomes = federation.everywhere(hospital)
+    for number, (question, data) in enumerate(asked):
+        pooled = analytics.dry_run(question, [tuple(column[own] for column in data) for own in shares])
+        for outcome in outcomes:
+            assert bits(outcome[number]) == bits(pooled), NAMES[number]
+
+
+@pytest.mark.parametrize("codec", ["ckks", "hybrid"])
+def test_numbers_beyond_one_digit_are_exact(federate, codec):
+    """Sums of squares around 10^17 leave float64's integers behind; they come out whole all the same."""
+    grid = analytics.Grid(1, 0, 2**26)
+    shares = [np.array([[2**26 - 1 - i], [3 + i]]) for i in range(3)]
+    question = analytics.Moments([grid])
+    with federate(question, codec=codec) as federation:
+        results = federation.everywhere(lambda site, i: analytics.run(site, question, shares[i]))
+    rows = [int(v) for share in shares for v in share.ravel()]
+    exact = (6 * sum(v * v for v in rows) - sum(rows) ** 2) / 30
+    assert [result.variance.tolist() for result in results] == [[exact]] * 3
+
+
+def test_sites_that_ask_different_things_are_told(federate):
+    mine, other = analytics.Histogram((0, 1, 2), LOOSE), analytics.Histogram((0, 1, 3), LOOSE)
+    caught = []
+
+    def hospital(site, i):
+        with pytest.raises(InputError, match="the same analysis") as error:
+            analytics.run(site, other if i == 1 else mine, [0.5])
+        caught.append(error.value)
+
+    with federate(mine) as federation:
+        federation.everywhere(hospital)
+    assert len(caught) == 3
+    with federate(mine) as federation:  # the same code, all agreed
+        results = federation.everywhere(lambda site, i: analytics.run(site, mine, [0.5]))
+    assert [result.counts.tolist() for result in results] == [[3, 0]] * 3
+
+
+def test_a_plan_for_something_else_is_refused(federate, aggregator):
+    question = analytics.Histogram((0, 1, 2))
+    model = {"w": np.zeros(100)}
+    refused = pytest.raises(PlanError, match="a plan for analyses")
+    with running_federation(model, 2, server=aggregator, name="no-analyses") as federation, refused:
+        analytics.run(federation.sites[0], question, [0.5])
+    with federate(question, sites=2) as federation, pytest.raises(PlanError, match="a plan for analyses"):
+        analytics.run(federation.sites[0], analytics.Histogram(tuple(range(99))), [0.5])
+
+
+def test_too_few_rounds_are_explained(federate):
+    question = analytics.Quantiles(analytics.Grid(1, 0, 10**6), bins=4)
+    with federate(question, sites=2, rounds=2) as federation:
+
+        def hospital(site, i):
+            with pytest.raises(ProtocolError, match="ended before the analysis did") as caught:
+                analytics.run(site, question, [1.0, 5.0])
+            return caught.value.hint
+
+        assert all("rounds" in hint for hint in federation.everywhere(hospital))
+
+
+def test_a_round_that_fails_is_repeated(federate):
+    """One site comes only after the first attempt has failed for want of it."""
+    question = analytics.Histogram((0, 1, 2), LOOSE)
+    with federate(question, sites=2, deadline_s=2) as federation:
+
+        def hospital(site, i):
+            if i == 1:
+                next(rounds := site.rounds())
+                assert next(rounds).attempt > 1
+            return analytics.run(site, question, [0.5 + i])
+
+        results = federation.everywhere(hospital)
+    assert [result.counts.tolist() for result in results] == [[1, 1]] * 2

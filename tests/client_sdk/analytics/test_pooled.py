@@ -1,0 +1,278 @@
+"""Every analysis on shares equals the reference on the pooled rows; arithmetic alone, no network."""
+
+from __future__ import annotations
+
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sksurv.compare import compare_survival
+from sksurv.nonparametric import kaplan_meier_estimator
+
+from client_sdk import analytics
+from client_sdk.analytics.chi_square import chi_square_tail
+from he_agg.errors import InputError
+from tests.client_sdk.analytics.conftest import bits, split
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def shares_of(rng, *columns, parts=3):
+    return [tuple(column[own] for column in columns) for own in split(rng, len(columns[0]), parts)]
+
+
+@given(seed=SEEDS)
+def test_table_of_two_variables(seed):
+    rng = np.random.default_rng(seed)
+    sex, stage = rng.choice(["f", "m"], 300), rng.integers(1, 4, 300)
+    question = analytics.Counts({"sex": ["f", "m"], "stage": [1, 2, 3]}, analytics.SmallCells(below=1))
+    result = analytics.dry_run(question, shares_of(rng, sex, stage))
+    expected = [[int(((sex == s) & (stage == t)).sum()) for t in (1, 2, 3)] for s in ("f", "m")]
+    assert result.counts.tolist() == expected
+    assert (result.n, result.n_sites) == (300, 3)
+
+
+@given(seed=SEEDS)
+def test_histogram_is_numpys(seed):
+    rng = np.random.default_rng(seed)
+    values = np.round(rng.normal(0, 2, 400), 1)  # many values on edges
+    edges = tuple(np.arange(-3, 4) / 2)
+    result = analytics.dry_run(analytics.Histogram(edges, analytics.SmallCells(below=1)), shares_of(rng, values))
+    assert np.array_equal(result.counts, np.histogram(values, edges)[0])
+    assert (result.below, result.above) == ((values < edges[0]).sum(), (values > edges[-1]).sum())
+
+
+@given(seed=SEEDS, offset=st.sampled_from([0, 10**3, 10**7]))
+def test_moments_are_the_correctly_rounded_ones(seed, offset):
+    """Against fractions; NumPy's own two-pass float result agrees to its accuracy."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-50, 50, (200, 3)) + offset
+    question = analytics.Moments([analytics.Grid(1, -(10**8), 10**8)] * 3, covariance=True)
+    result = analytics.dry_run(question, shares_of(rng, values))
+    exact_mean = [Fraction(int(values[:, j].sum()), 200) for j in range(3)]
+    assert result.mean.tolist() == [float(m) for m in exact_mean]
+    assert np.array_equal(result.mean, values.mean(axis=0))
+    for i in range(3):
+        for j in range(3):
+            exact = sum((int(r[i]) - exact_mean[i]) * (int(r[j]) - exact_mean[j]) for r in values) / 199
+            assert result.covariance[i, j] == float(exact)
+    assert np.array_equal(result.variance, np.diag(result.covariance))
+    assert np.allclose(result.covariance, np.cov(values.T), rtol=1e-9)
+    plain = analytics.dry_run(analytics.Moments(question.grids), shares_of(rng, values))
+    assert np.array_equal(plain.variance, result.variance)
+
+
+def test_moments_on_a_grid_equal_numpy_on_the_same_grid(rng):
+    step = 0.25
+    values = rng.normal(120, 15, (500, 2))
+    gridded = np.rint(values / step) * step
+    result = analytics.dry_run(analytics.Moments([analytics.Grid(step, 0, 400)] * 2), shares_of(rng, values))
+    assert np.array_equal(result.mean, gridded.mean(axis=0))
+    assert np.allclose(result.variance, gridded.var(axis=0, ddof=1), rtol=1e-13)
+
+
+def test_moments_skip_missing_values_column_by_column(rng):
+    values = rng.integers(0, 9, (60, 2)).astype(float)
+    values[rng.random((60, 2)) < 0.3] = np.nan
+    grids = [analytics.Grid(1, 0, 10)] * 2
+    result = analytics.dry_run(analytics.Moments(grids, missing="skip"), shares_of(rng, values))
+    assert np.array_equal(result.n, (~np.isnan(values)).sum(axis=0))
+    assert np.allclose(result.mean, np.nanmean(values, axis=0), rtol=1e-15)
+    assert np.allclose(result.variance, np.nanvar(values, axis=0, ddof=1), rtol=1e-14)
+    with pytest.raises(InputError, match="finite"):
+        analytics.dry_run(analytics.Moments(grids), [(values,)])
+    empty = analytics.dry_run(analytics.Moments(grids, missing="skip"), [(np.full((3, 2), np.nan),)])
+    assert np.isnan(empty.mean).all()
+
+
+@given(seed=SEEDS, bins=st.integers(2, 40), n=st.integers(3, 90))
+def test_quantiles_are_numpys_inverted_cdf(seed, bins, n):
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(-700, 700, n)
+    p = (*np.round(rng.random(4), 3), 0.0, 0.5, 1.0)
+    question = analytics.Quantiles(analytics.Grid(0.5, -350, 350), p, bins=bins)
+    result = analytics.dry_run(question, shares_of(rng, numbers * 0.5))
+    assert np.array_equal(result.values, np.quantile(numbers, p, method="inverted_cdf") * 0.5)
+    assert np.array_equal(result.low, result.high)
+    assert result.steps <= np.ceil(np.log(1401) / np.log(bins)) + 1
+    assert result.n == n
+
+
+def test_quantiles_stop_before_few_values(rng):
+    numbers = rng.integers(0, 10_000, 500)
+    question = analytics.Quantiles(analytics.Grid(1, 0, 10_000), (0.05, 0.5), bins=8, stop_below=20)
+    result = analytics.dry_run(question, shares_of(rng, numbers))
+    exact = np.quantile(numbers, (0.05, 0.5), method="inverted_cdf")
+    assert ((result.low <= exact) & (exact <= result.high)).all()
+    for low, high in zip(result.low, result.high, strict=True):
+        assert low < high
+        assert ((numbers >= low) & (numbers <= high)).sum() >= 20
+
+
+def lloyd(rows, centers, steps):
+    """The textbook's loop, on pooled rows."""
+    for _ in range(steps):
+        labels = np.argmin(((rows[:, None, :] - centers[None]) ** 2).sum(axis=2), axis=1)
+        after = np.array(
+            [rows[labels == c].mean(axis=0) if (labels == c).any() else centers[c] for c in range(len(centers))]
+        )
+        if np.array_equal(after, centers):
+            break
+        centers = after
+    return centers, labels
+
+
+def test_kmeans_from_given_centers_is_lloyd_on_the_pooled_rows(rng):
+    rows = np.concatenate([rng.integers(-20, 20, (80, 2)) + c for c in ([0, 0], [60, 10], [-50, 40])])
+    initial = ((1.0, 2.0), (30.0, 5.0), (-10.0, 10.0))
+    question = analytics.KMeans(3, analytics.Grid(1, -200, 200), 2, initial=initial)
+    result = analytics.dry_run(question, shares_of(rng, rows))
+    centers, labels = lloyd(rows.astype(float), np.array(initial), 100)
+    order = np.lexsort(centers.T[::-1])
+    assert result.converged
+    assert np.allclose(result.centers, centers[order], rtol=1e-14)
+    assert np.array_equal(result.counts, np.bincount(labels)[order])
+    assert result.inertia == pytest.approx(((rows - centers[labels]) ** 2).sum(), rel=1e-12)
+    assert np.array_equal(np.bincount(result.labels(rows)), result.counts)
+
+
+@given(seed=SEEDS)
+def test_kmeans_does_not_depend_on_how_rows_are_split(seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(0, 30, (90, 3))
+    question = analytics.KMeans(4, analytics.Grid(0.5, -300, 300), 3, seed=seed, small_cells=analytics.SmallCells(1))
+    pooled = analytics.dry_run(question, [(rows,)])
+    assert bits(analytics.dry_run(question, shares_of(rng, rows))) == bits(pooled)
+    assert pooled.counts.sum() == 90
+
+
+def test_pca_equals_the_pooled_svd(rng):
+    rows = np.rint(rng.normal(0, 40, (150, 5)) @ rng.normal(0, 1, (5, 5)))
+    grids = [analytics.Grid(1, -2000, 2000)] * 5
+    result = analytics.dry_run(analytics.PCA(3, grids), shares_of(rng, rows))
+    centred = rows - rows.mean(axis=0)
+    _, s, v = np.linalg.svd(centred, full_matrices=False)
+    assert np.allclose(result.variances, s[:3] ** 2 / 149, rtol=1e-12)
+    assert np.allclose(np.abs(np.sum(result.components * v[:3], axis=1)), 1, atol=1e-12)
+    assert np.allclose(result.explained, (s**2 / (s**2).sum())[:3], rtol=1e-12)
+    assert np.allclose(np.abs(result.scores(rows)), np.abs(centred @ v[:3].T), atol=1e-8)
+
+
+def test_power_iteration_equals_the_covariance(rng):
+    """Gaps between variances of at least 2, so 200 steps are far more than enough for sines below 1e-7."""
+    rows = np.rint(rng.normal(0, 1, (300, 12)) * 2.0 ** np.arange(12, 0, -1))
+    exact = analytics.dry_run(analytics.PCA(3, [analytics.Grid(1, -50_000, 50_000)] * 12), [(rows,)])
+    question = analytics.PowerPCA(3, analytics.Grid(1, -50_000, 50_000), 12)
+    result = analytics.dry_run(question, shares_of(rng, rows))
+    assert 2 < result.steps < 100
+    assert np.allclose(result.components, exact.components, atol=1e-6)
+    assert np.allclose(result.variances, exact.variances, rtol=1e-9)
+    assert np.allclose(result.explained, exact.explained, rtol=1e-9)
+    assert np.array_equal(result.mean, exact.mean)
+
+
+@given(seed=SEEDS, groups=st.integers(1, 3))
+def test_survival_is_the_pooled_curve_to_the_bit(seed, groups):
+    rng = np.random.default_rng(seed)
+    n = 120
+    days, died = rng.integers(1, 60, n), rng.random(n) < 0.6
+    died[:2] = True
+    names = [f"g{i}" for i in range(groups)]
+    group = rng.choice(names, n)
+    columns = (days, died) if groups == 1 else (days, died, group)
+    question = analytics.KaplanMeier(1, 100, names)
+    result = analytics.dry_run(question, shares_of(rng, *columns))
+    for name in names:
+        own = group == name
+        if not own.any():
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            times, survival, (low, high) = kaplan_meier_estimator(died[own], days[own], conf_type="log-log")
+        curve = result.curves[name]
+        assert np.array_equal(curve.times, times)
+        assert np.array_equal(curve.survival, survival)
+        inside = (survival > 0) & (survival < 1)
+        for mine, theirs in zip(curve.interval(), (low, high), strict=True):
+            assert np.allclose(mine[inside], theirs[inside], rtol=1e-10)
+    if groups > 1 and len(set(group)) == groups:
+        y = np.array(list(zip(died, days, strict=True)), dtype=[("event", bool), ("time", float)])
+        statistic, p = compare_survival(y, group)
+        assert result.log_rank.statistic == pytest.approx(statistic, rel=1e-9, abs=1e-12)
+        assert result.log_rank.p == pytest.approx(p, rel=1e-9)
+
+
+def test_greenwoods_variance_by_hand():
+    """Five patients: events at 1 and 3, left at 2; variance = S^2 * sum(d / (n (n - d)))."""
+    result = analytics.dry_run(analytics.KaplanMeier(1, 10), [([1, 2, 3, 4, 5], [1, 0, 1, 0, 0])])
+    curve = result.curves["all"]
+    assert curve.survival.tolist() == [0.8, 0.8, 0.8 * (1 - 1 / 3), 0.8 * (1 - 1 / 3), 0.8 * (1 - 1 / 3)]
+    s = 0.8 * (2 / 3)
+    assert curve.variance[0] == pytest.approx(0.8**2 * (1 / 20), rel=1e-15)
+    assert curve.variance[2] == pytest.approx(s**2 * (1 / 20 + 1 / 6), rel=1e-15)
+    assert (curve.at(0.5), curve.at(1), curve.at(2.9)) == (1.0, 0.8, 0.8)
+    assert curve.median == np.inf
+
+
+def test_later_than_the_horizon_is_censored_there():
+    result = analytics.dry_run(analytics.KaplanMeier(1, 10), [([5, 11, 500], [1, 1, 0])])
+    assert result.curves["all"].events.tolist() == [1, 0]
+    assert result.curves["all"].censored.tolist() == [0, 2]
+
+
+def test_suppressed_curves_have_no_small_step(rng):
+    days, died = rng.integers(1, 200, 300), rng.random(300) < 0.5
+    shown = analytics.KaplanMeier(1, 200, small_cells=analytics.SmallCells(10, "suppress"))
+    fine = analytics.dry_run(analytics.KaplanMeier(1, 200), [(days, died)]).curves["all"]
+    curve = analytics.dry_run(shown, [(days, died)]).curves["all"]
+    assert ((curve.events + curve.censored) >= 10).all()
+    assert (curve.events + curve.censored).sum() == 300
+    for time, survival in zip(curve.times, curve.survival, strict=True):
+        assert fine.at(time) == survival
+
+
+@pytest.mark.parametrize(("x", "df"), [(0.0, 1), (3.84, 1), (3.84, 2), (7.0, 3), (0.5, 4), (40.0, 7), (11.3, 10)])
+def test_chi_square_tail(x, df):
+    from scipy.stats import chi2
+
+    assert chi_square_tail(x, df) == pytest.approx(chi2.sf(x, df), rel=1e-12)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+def test_logistic_regression_equals_the_pooled_fit(rng, l2):
+    from sklearn.linear_model import LogisticRegression
+
+    x = rng.normal(0, 1, (400, 4)).clip(-9, 9)
+    y = (rng.random(400) < 1 / (1 + np.exp(-(x @ [1.0, -0.5, 0.0, 2.0] - 0.3)))).astype(int)
+    result = analytics.dry_run(analytics.LogisticRegression(4, l2=l2), shares_of(rng, x, y))
+    pooled = LogisticRegression(C=1 / l2 if l2 else np.inf, tol=1e-12, max_iter=1000, solver="newton-cholesky")
+    pooled.fit(x, y)
+    assert np.abs(result.coefficients - pooled.coef_[0]).max() < 1e-6
+    assert abs(result.intercept - pooled.intercept_[0]) < 1e-6
+    assert np.allclose(result.probability(x), pooled.predict_proba(x)[:, 1], atol=1e-6)
+    assert 3 <= result.steps < 15
+    if not l2:  # Fisher's information by hand
+        p = result.probability(x)
+        design = np.column_stack([np.ones(400), x])
+        errors = np.sqrt(np.diag(np.linalg.inv(design.T @ (design * (p * (1 - p))[:, None]))))
+        assert np.allclose(result.errors, errors, rtol=1e-6)
+
+
+def test_logistic_regression_halves_steps_that_overshoot():
+    """Newton from 0 overshoots where one row is far out; without halving the loss would rise."""
+    x = np.array([[1e-3]] * 30 + [[-1e-3]] * 30 + [[8.0], [9.0], [8.5]])
+    y = np.array([1] * 29 + [0] * 30 + [1, 1, 0, 1])
+    result = analytics.dry_run(analytics.LogisticRegression(1), [(x[:20], y[:20]), (x[20:], y[20:])])
+    p = result.probability(x)
+    assert np.abs(np.column_stack([np.ones(63), x]).T @ (y - p)).max() < 1e-8
+
+
+def test_separated_outcomes_are_explained():
+    x = np.linspace(-1, 1, 20)[:, None]
+    with pytest.raises(InputError, match="expected a maximum") as caught:
+        analytics.dry_run(analytics.LogisticRegression(1), [(x, (x[:, 0] > 0).astype(int))])
+    assert "l2" in caught.value.hint
+    analytics.dry_run(analytics.LogisticRegression(1, l2=0.1), [(x, (x[:, 0] > 0).astype(int))])

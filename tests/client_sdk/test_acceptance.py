@@ -1,0 +1,845 @@
+"""Every step of the acceptance against an aggregator that lies in it, and the honest round beside each.
+
+Whatever the lie: the caller gets the same error, word for word; the security log has one line that says which step it
+was; nothing was decrypted unless the step comes after that; the downloaded parts are gone; the submission is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import json
+import os
+import stat
+import weakref
+
+import numpy as np
+import pytest
+
+from client_sdk._net.transport import AsyncTransport, Transport
+from client_sdk._protocol import verbs as _flows
+from client_sdk._protocol.effects import Request, Response
+from he_agg import canonical
+from he_agg.documents.manifest import SignedManifest
+from he_agg.documents.roster import Role
+from he_agg.documents.signed import Signed
+from he_agg.errors import DecryptionError, Reason, TransportError
+from he_agg.ids import RoundId
+from he_agg.kernels.packing import pack, unpack
+from he_agg.mac import RoundMac
+from he_agg.plan.fixedpoint import dequantize, quantize
+from he_agg.plan.sections import Part
+from he_agg.protocol.wire import encode_part, parse_part
+from he_agg.signing import SigningKey
+from keys import GroupKey
+from tests.client_sdk.world import (
+    AGGREGATOR_KEY,
+    CONSORTIUM,
+    OPEN,
+    ROUND,
+    SITES,
+    FakeAggregator,
+    World,
+    assert_mean_of,
+    digests_of,
+    encrypted,
+    security_log,
+    session_for,
+    small_plan,
+    spooled,
+    submission,
+    unreachable,
+    update_of,
+)
+from tests.support.federation import fold_all, key_of
+from tests.support.trust import AGGREGATOR, COORDINATOR, identity_of
+
+PLAN = small_plan()
+PLACES = PLAN.public.places
+ZEROS = "00" * 32
+MESSAGE = "round test.1.1: what the aggregator published was refused; nothing was released"
+HINT = (
+    "do not go on as if it were an accident: this site's security log says what was wrong, and the coordinator has to "
+    "know"
+)
+
+
+class Liar(FakeAggregator):
+    """Publishes honestly, or as `lie` says; `alter` changes answers on their way."""
+
+    def __init__(self, lie=None, alter=None):
+        super().__init__(PLAN)
+        self.others_submit()
+        self.lie = lie
+        self.alter = alter
+
+    def __call__(self, request: Request, body: bytes) -> Response:
+        if request.path.startswith(f"/v1/rounds/{ROUND}/record") and self.record is None:
+            if self.lie is not None:
+                self.lie(self)
+            if self.record is None:
+                self.close()
+        answer = super().__call__(request, body)
+        return answer if self.alter is None else self.alter(self, request, answer) or answer
+
+
+class Ledger:
+    """How often the codec opened a sum."""
+
+    def __init__(self, monkeypatch, session):
+        self.opened = 0
+        decrypt = type(session.codec).decrypt
+
+        def counting(*arguments, **options):
+            self.opened += 1
+            return decrypt(*arguments, **options)
+
+        monkeypatch.setattr(type(session.codec), "decrypt", counting)
+
+
+def take_part(tmp_path, monkeypatch, aggregator, **changed):
+    """Aggregate; the error if there was one."""
+    session = dataclasses.replace(session_for(tmp_path, PLAN), **changed)
+    ledger, world = Ledger(monkeypatch, session), World(aggregator)
+    try:
+        mean = world.run(_flows.aggregate(session, OPEN, update_of()))
+    except DecryptionError as error:
+        return session, ledger, world, error
+    assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+    return session, ledger, world, None
+
+
+def assert_refused(tmp_path, monkeypatch, what, lie=None, alter=None, *, opened=0, downloaded=False, **changed):
+    """See that a lie is refused in the step that is meant, and that without it the very same calls give the mean."""
+    session, ledger, world, error = take_part(tmp_path / "lie", monkeypatch, Liar(lie, alter), **changed)
+    assert error is not None, "it was accepted"
+    assert (type(error), error.reason) == (DecryptionError, Reason.SUM_REJECTED)
+    assert (error.message, error.hint) == (MESSAGE, HINT)
+    assert (error.__cause__, error.__context__) == (None, None)
+    (line,) = security_log(session)
+    assert {name: line[name] for name in ("event", "federation", "site", "round")} == {
+        "event": "sum-rejected",
+        "federation": "test",
+        "site": "a",
+        "round": "test.1.1",
+    }
+    assert line["what"].startswith(what), line
+    assert ledger.opened == opened
+    assert any("/sum?" in path for path in world.paths("GET")) == downloaded
+    entry = session.spool.entry(ROUND)
+    assert not (entry.path / "sum").exists()
+    assert entry.is_stored
+    monkeypatch.undo()
+    honest, ledger, _, error = take_part(tmp_path / "honest", monkeypatch, Liar())
+    assert error is None
+    assert ledger.opened == 1
+    assert security_log(honest) == []
+    assert spooled(tmp_path / "honest") == []
+    return line
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"round_id": RoundId("other", 1, 1)}, "record, federation"),
+        ({"epoch": 2}, "record, epoch"),
+        ({"key_id": ZEROS}, "record, group key"),
+        ({"plan_id": ZEROS}, "record, plan"),
+        ({"round_id": RoundId("test", 2, 1)}, "record, round"),
+        ({"round_id": RoundId("test", 1, 2)}, "record, round"),
+    ],
+)
+def test_1_record_about_something_else(tmp_path, monkeypatch, changed, what):
+    assert_refused(tmp_path, monkeypatch, what, lambda server: server.close(**changed))
+
+
+def of_two(server):
+    """The sum of this site and one other; the third is said to be late."""
+    del server.complete["c"]
+    server.close()
+
+
+def of_one(server):
+    del server.complete["b"], server.complete["c"]
+    server.close()
+
+
+def test_2_too_few_sites(tmp_path, monkeypatch):
+    """The sum of one site is its update; the plan of this site says that there must be two."""
+    line = assert_refused(tmp_path, monkeypatch, "record, fewest members", of_one)
+    assert (line["expected"], line["got"]) == ("2", "1")
+
+
+def test_2_fewer_sites_than_this_sites_own_settings_ask_for(tmp_path, monkeypatch):
+    """Plan and roster would be content with two."""
+    line = assert_refused(tmp_path, monkeypatch, "record, fewest members", of_two, min_sites=3)
+    assert (line["expected"], line["got"]) == ("3", "2")
+
+
+@pytest.mark.parametrize("named", ["the newest", "one from before"])
+def test_2_fewer_sites_than_the_roster_asks_for(tmp_path, monkeypatch, named):
+    """The coordinators have raised the number; naming the roster from before does not lower it again."""
+    stricter = CONSORTIUM.next_roster(dict(CONSORTIUM.roster.roster.members), min_sites=3)
+    for name, lie in (("honest", None), ("lie", of_two)):
+        server = Liar(lie)
+        server.rosters.append(stricter)
+        if named == "the newest":
+            server.roster = stricter.digest
+        session = session_for(tmp_path / name, PLAN)
+        session.rosters.follow(stricter)
+        _, ledger, _, error = take_part(tmp_path / name, monkeypatch, server, rosters=session.rosters)
+        assert (ledger.opened, error is None) == ((1, True) if lie is None else (0, False))
+        monkeypatch.undo()
+    (line,) = security_log(session)
+    assert (line["what"], line["expected"], line["got"]) == ("record, fewest members", "3", "2")
+
+
+def test_2_more_sites_than_the_plan_holds(tmp_path, monkeypatch):
+    members = {f"s{i}": ZEROS for i in range(6)}
+    assert_refused(tmp_path, monkeypatch, "record, most members", lambda server: server.close(members=members))
+
+
+def test_3_roster_that_this_site_does_not_trust(tmp_path, monkeypatch):
+    line = assert_refused(tmp_path, monkeypatch, "record, roster", lambda server: server.close(roster="ab" * 32))
+    assert line["got"] == "ab" * 32
+
+
+@pytest.mark.parametrize("name", ["d", COORDINATOR])
+def test_3_member_that_is_no_site_of_the_roster(tmp_path, monkeypatch, name):
+    def lie(server):
+        server.close(members=server.complete | {name: ZEROS})
+
+    line = assert_refused(tmp_path, monkeypatch, "record, members", lie)
+    assert line["got"] == name
+
+
+def test_3_member_that_is_listed_twice(tmp_path, monkeypatch):
+    """Not canonical JSON: no record at all. And the manifests may not list it twice either."""
+
+    def twice(server, request, answer):
+        if request.path.endswith("/manifests"):
+            documents = json.loads(answer.body)["manifests"]
+            return Response(200, {}, canonical.encode({"v": 1, "manifests": [documents[0], *documents]}))
+        return None
+
+    line = assert_refused(tmp_path, monkeypatch, "manifests, sites", alter=twice)
+    assert line["got"] == "a a b c"
+
+
+@pytest.mark.parametrize(
+    "signer",
+    [
+        (AGGREGATOR, SigningKey.generate()),
+        ("b", identity_of("b").signing_key),
+        (AGGREGATOR, identity_of("b").signing_key),
+        (COORDINATOR, identity_of(COORDINATOR).signing_key),
+        ("b", AGGREGATOR_KEY),
+    ],
+)
+def test_4_record_that_no_aggregator_of_the_roster_signed(tmp_path, monkeypatch, signer):
+    assert_refused(tmp_path, monkeypatch, "record, signature", lambda server: server.close(signer=signer))
+
+
+def test_4_record_without_a_signature(tmp_path, monkeypatch):
+    def strip(server, request, answer):
+        if "/record" in request.path:
+            return Response(200, {}, canonical.encode(json.loads(answer.body) | {"signatures": {}}))
+        return None
+
+    line = assert_refused(tmp_path, monkeypatch, "record, signature", alter=strip)
+    assert line["got"] == "signed by nobody"
+
+
+def manifests_altered(change):
+    """Let the aggregator's manifests be others than those of the record."""
+
+    def alter(server, request, answer):
+        if request.path.endswith("/manifests"):
+            documents = [server.manifests[site].document for site in SITES]
+            changed = [document.to_json() for document in change(documents)]
+            return Response(200, {}, canonical.encode({"v": 1, "manifests": changed}))
+        return None
+
+    return alter
+
+
+def resigned(document, key, **changed):
+    manifest = dataclasses.replace(SignedManifest.from_document(document).manifest, **changed)
+    return SignedManifest.make(manifest, key).document
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda d: d[:2], "manifests, sites"),
+        (lambda d: [], "manifests, sites"),
+        (lambda d: [d[0], d[2], d[1]], "manifests, sites"),
+        (lambda d: [*d[:2], resigned(d[2], identity_of("b").signing_key)], "manifest of c, signature"),
+        (lambda d: [*d[:2], resigned(d[2], AGGREGATOR_KEY)], "manifest of c, signature"),
+        (lambda d: [*d[:2], Signed("manifest", d[2].body, {"c": bytes(64)})], "manifest of c, signature"),
+        (lambda d: [*d[:2], Signed("manifest", d[2].body, {})], "manifests"),
+        (lambda d: [*d[:2], Signed("record", d[2].body, d[2].signatures)], "manifests"),
+        (
+            lambda d: [*d[:2], resigned(d[2], identity_of("c").signing_key, nonce="11" * 16)],
+            "manifest of c, digest",
+        ),
+    ],
+)
+def test_4_manifests_that_are_not_those_of_the_record(tmp_path, monkeypatch, change, what):
+    assert_refused(tmp_path, monkeypatch, what, alter=manifests_altered(change))
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"manifests":[],"v":2}', b'{"manifests":[3],"v":1}', b"\xff"])
+def test_4_manifests_that_are_none(tmp_path, monkeypatch, body):
+    def alter(server, request, answer):
+        return Response(200, {}, body) if request.path.endswith("/manifests") else None
+
+    assert_refused(tmp_path, monkeypatch, "manifests", alter=alter)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"round_id": RoundId("test", 1, 2)},
+        {"round_id": RoundId("test", 2, 1)},
+        {"epoch": 2},
+        {"key_id": ZEROS},
+        {"plan_id": ZEROS},
+        {"tags": ()},
+        {"tags": ((PLAN.public.sections[0].modulus,) * 5, (0,) * 5)},
+        {"part_digests": (ZEROS,)},
+    ],
+)
+def test_4_manifest_for_something_else(tmp_path, monkeypatch, changed):
+    """Signed by its site and in the record, but for another round, key or plan: a replay."""
+
+    def lie(server):
+        server.replace("c", *submission(PLAN, "c", update_of(2), **changed))
+        server.close()
+
+    assert_refused(tmp_path, monkeypatch, "manifest of c", lie)
+
+
+def test_5_another_submission_in_this_sites_name(tmp_path, monkeypatch):
+    """Signed with this site's own key: somebody else has a copy of its identity."""
+
+    def lie(server):
+        server.replace("a", *submission(PLAN, "a", update_of(7)))
+        server.close()
+
+    line = assert_refused(tmp_path, monkeypatch, "record, own submission", lie)
+    assert len(line["expected"]) == len(line["got"]) == 64
+
+
+def test_5_this_site_is_left_out_without_a_word(tmp_path, monkeypatch):
+    def lie(server):
+        del server.complete["a"]
+        server.close(excluded={})
+
+    assert_refused(tmp_path, monkeypatch, "record, own submission", lie)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"previous": "11" * 32, "index": 2}, "record, "),
+        ({"previous": "11" * 32, "index": 9}, "record, "),
+    ],
+)
+def test_6_record_that_does_not_follow(tmp_path, monkeypatch, changed, what):
+    """There is no record before the first round: what it claims to follow cannot be had, or is another one."""
+
+    def lie(server):
+        server.close(**changed)
+
+    assert_refused(tmp_path, monkeypatch, what, lie)
+
+
+def test_6_a_member_saw_another_history(tmp_path, monkeypatch):
+    """The aggregator told site c another past: c's own signature gives it away."""
+
+    def lie(server):
+        server.replace("c", *submission(PLAN, "c", update_of(2), previous="22" * 32))
+        server.close()
+
+    line = assert_refused(tmp_path, monkeypatch, "manifest of c, previous", lie)
+    assert line["got"] == "22" * 32
+
+
+@pytest.mark.parametrize("digests", [(ZEROS,), (ZEROS,) * 4])
+def test_7_another_number_of_parts(tmp_path, monkeypatch, digests):
+    lie = lambda server: server.close(sum_digests=digests)  # noqa: E731
+    assert_refused(tmp_path, monkeypatch, "record, parts of the sum", lie)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part: b"",
+        lambda part: part[:-1],
+        lambda part: part[:100] + bytes([part[100] ^ 1]) + part[101:],
+    ],
+)
+def test_7_part_with_another_digest(tmp_path, monkeypatch, change):
+    def lie(server):
+        server.close()
+        server.sum[0] = change(server.sum[0])
+
+    line = assert_refused(tmp_path, monkeypatch, "sum, part 0, digest", lie, downloaded=True)
+    assert len(line["expected"]) == len(line["got"]) == 64
+
+
+def republishing(change):
+    """Serve another sum than the members', with a record that names the digests of that one."""
+
+    def lie(server):
+        server.close()
+        server.republish(change(server))
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part: part[:10],
+        lambda part: part[:-1],
+        lambda part: b"X" + part[1:],
+        lambda part: part[:24] + bytes(32) + part[56:],
+    ],
+)
+def test_7_part_that_is_none_although_its_digest_is_right(tmp_path, monkeypatch, change):
+    lie = republishing(lambda server: [change(server.sum[0]), *server.sum[1:]])
+    assert_refused(tmp_path, monkeypatch, "sum, part 0", lie, downloaded=True)
+
+
+def parts_of(server, site):
+    """A site's parts."""
+    return [parse_part(server.parts[server.complete[site]][p.number], p, PLAN.plan_id) for p in PLACES]
+
+
+def folded(server, *sites):
+    """The sum of submissions, each as often as it is named."""
+    sums = fold_all(PLAN.public, [parts_of(server, site) for site in sites])
+    return [encode_part(part, PLACES[part.number], PLAN.plan_id) for part in sums]
+
+
+def with_residue(data, place, at, value):
+    """A part with one residue replaced."""
+    part = parse_part(data, place, PLAN.plan_id)
+    residues = unpack(part.packed, place.residues, place.section.modulus_bits)
+    residues[at] = value(int(residues[at]))
+    packed = pack(residues, place.section.modulus_bits)
+    return encode_part(Part(part.number, packed), place, PLAN.plan_id)
+
+
+def flipped(number):
+    """One bit of one residue of a part of each section."""
+
+    def change(server):
+        parts = list(server.sum)
+        parts[number] = with_residue(parts[number], PLACES[number], 17, lambda x: x ^ 1)
+        return parts
+
+    return change
+
+
+FALSE_SUMS = {
+    "a site is left out, and said to be in it": lambda server: folded(server, "a", "b"),
+    "a site is counted twice": lambda server: folded(server, "a", "b", "b"),
+    "a site is counted twice beside all": lambda server: folded(server, "a", "b", "c", "c"),
+    "this site's own submission as the sum": lambda server: folded(server, "a"),
+    "another site's submission as the sum": lambda server: folded(server, "b"),
+    "a bit in the first part": flipped(0),
+    "a bit in the last part": flipped(-1),
+    "zeros": lambda server: [with_all_zero(place) for place in PLACES],
+    "another key's ciphertext": lambda server: [
+        encode_part(part, PLACES[part.number], PLAN.plan_id)
+        for part in server_codec().encrypt(np.zeros(PLAN.public.values, np.int32), GroupKey.create(PLAN), ROUND)
+    ],
+}
+
+
+def server_codec():
+    from he_agg.codecs import codec_for
+
+    return codec_for(PLAN.public)
+
+
+def with_all_zero(place):
+    return encode_part(Part(place.number, bytes(place.packed_bytes)), place, PLAN.plan_id)
+
+
+@pytest.mark.parametrize("false_sum", FALSE_SUMS.values(), ids=FALSE_SUMS)
+def test_7_sum_that_is_not_that_of_the_members(tmp_path, monkeypatch, false_sum):
+    """Well-formed, digests and signatures right: the tags alone tell, while it is still ciphertext."""
+    assert_refused(tmp_path, monkeypatch, "sum, tags", republishing(false_sum), downloaded=True)
+
+
+def test_7_parts_of_two_sites_are_swapped_between_places(tmp_path, monkeypatch):
+    """Two parts of equal form change places in one submission before it is folded."""
+    first, second = (p.number for p in PLACES[:2])
+
+    def lie(server):
+        own = server.parts[server.complete["b"]]
+        other = {**own}
+        for here, there in ((first, second), (second, first)):
+            packed = parse_part(own[there], PLACES[there], PLAN.plan_id).packed
+            other[here] = encode_part(Part(here, packed), PLACES[here], PLAN.plan_id)
+        server.parts[server.complete["b"]] = other
+        server.close()
+
+    assert_refused(tmp_path, monkeypatch, "sum, tags", lie, downloaded=True)
+
+
+def test_7_sum_of_the_round_before(tmp_path, monkeypatch):
+    """The same members, and the same update of each, in the round before: its sum is not this round's."""
+    before = RoundId("test", 9, 1)
+
+    def old_sum(server):
+        old = FakeAggregator(PLAN)
+        old.open(before)
+        old.others_submit("abc")
+        old.close()
+        return old.sum
+
+    assert_refused(tmp_path, monkeypatch, "sum, tags", republishing(old_sum), downloaded=True)
+
+
+def test_7_tags_of_a_site_that_are_wrong(tmp_path, monkeypatch):
+    """Site c itself signs tags that are not its submission's: the sum cannot be told from a false one."""
+
+    def lie(server):
+        honest, wire = submission(PLAN, "c", update_of(2))
+        tags = [list(section) for section in honest.manifest.tags]
+        tags[0][0] = (tags[0][0] + 1) % PLAN.public.sections[0].modulus
+        changed = dataclasses.replace(honest.manifest, tags=tuple(map(tuple, tags)))
+        server.replace("c", SignedManifest.make(changed, identity_of("c").signing_key), wire)
+        server.close()
+
+    assert_refused(tmp_path, monkeypatch, "sum, tags", lie, downloaded=True)
+
+
+def counting(site, values, key=None):
+    """A member of the group, with right tags, submits what no honest one would."""
+
+    def lie(server):
+        server.replace(site, *encrypted(PLAN, site, values, key or key_of(PLAN)))
+        server.close()
+
+    return lie
+
+
+def values_of(site):
+    update = update_of("abc".index(site))
+    return quantize(PLAN, update.tensors, update.weight).values.copy()
+
+
+def test_8_member_that_encrypts_under_another_key(tmp_path, monkeypatch):
+    lie = counting("c", values_of("c"), GroupKey.create(PLAN))
+    line = assert_refused(tmp_path, monkeypatch, "sum, opened", lie, downloaded=True, opened=1)
+    assert line["reason"] in (Reason.OFF_GRID, Reason.SUM_OUT_OF_RANGE)
+
+
+def test_8_residue_that_is_none(tmp_path, monkeypatch):
+    """x + q is the same number for the tags; the codec takes numbers below q only."""
+    place = PLACES[0]
+    modulus = place.section.modulus
+
+    def lie(server):
+        # x + q fits the bits for the smallest x only: site c helps, and makes the sum's first residue a zero.
+        honest, wire = submission(PLAN, "c", update_of(2))
+        bits = place.section.modulus_bits
+        first = [int(unpack(parts_of(server, site)[0].packed, place.residues, bits)[0]) for site in "ab"]
+        wire[0] = with_residue(wire[0], place, 0, lambda _: -sum(first) % modulus)
+        mac = RoundMac(key_of(PLAN).mac_key, PLAN.public, 1, ROUND)
+        total = mac.new_total()
+        for n, data in enumerate(wire):
+            total.add(n, mac.part(n, parse_part(data, PLACES[n], PLAN.plan_id).packed))
+        tags, digests = mac.tags(total, "c", honest.manifest.nonce), digests_of(wire)
+        changed = dataclasses.replace(honest.manifest, tags=tags, part_digests=digests)
+        server.replace("c", SignedManifest.make(changed, identity_of("c").signing_key), wire)
+        server.close()
+        server.republish([with_residue(server.sum[0], place, 0, lambda x: x + modulus), *server.sum[1:]])
+
+    line = assert_refused(tmp_path, monkeypatch, "sum, opened", lie, downloaded=True, opened=1)
+    assert line["reason"] == Reason.RESIDUE_OUT_OF_RANGE
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_9_member_that_counts_itself_another_number_of_times(tmp_path, monkeypatch, count):
+    values = values_of("c")
+    assert values[-1] == 1
+    values[-1] = count
+    line = assert_refused(tmp_path, monkeypatch, "sum, opened", counting("c", values), downloaded=True, opened=1)
+    assert line["reason"] == Reason.COUNT_MISMATCH
+
+
+def test_steps_come_in_the_order_of_the_contract(tmp_path, monkeypatch):
+    """Lies in all steps at once, taken away one after the other: each time the next step speaks."""
+    stranger = SigningKey.generate()
+    lies = [
+        ("record, plan", {"plan_id": ZEROS}),
+        ("record, most members", {"members": {f"s{i}": ZEROS for i in range(6)}}),
+        ("record, roster", {"roster": ZEROS}),
+        ("record, signature", {"signer": (AGGREGATOR, stranger)}),
+        ("manifests, sites", {}),
+        ("record, own submission", {"own": True}),
+        ("record, index", {"index": 5, "previous": "11" * 32}),
+        ("manifest of c, previous", {"previous_of_c": True}),
+        ("record, parts of the sum", {"sum_digests": (ZEROS,)}),
+    ]
+    for number, (what, _) in enumerate(lies):
+        left = lies[number:]
+
+        def lie(server, left=left):
+            told = {}
+            for _, changed in left:
+                told = changed | told
+            if told.pop("previous_of_c", False):
+                server.replace("c", *submission(PLAN, "c", update_of(2), previous="22" * 32))
+            if told.pop("own", False):
+                server.replace("a", *submission(PLAN, "a", update_of(7)))
+            server.close(**told)
+
+        def alter(server, request, answer, left=left):
+            if request.path.endswith("/manifests") and ("manifests, sites", {}) in left:
+                return Response(200, {}, canonical.encode({"v": 1, "manifests": []}))
+            if "/records/" in request.path:
+                return Response(200, {}, server.record.encode())
+            return None
+
+        root = tmp_path / str(number)
+        session, ledger, _, error = take_part(root, monkeypatch, Liar(lie, alter))
+        assert error is not None
+        assert (security_log(session)[0]["what"], ledger.opened) == (what, 0)
+
+
+def test_all_refusals_look_the_same(tmp_path, monkeypatch):
+    """Type, reason, text, hint, cause, exit code: nothing tells the caller which step it was."""
+    lies = {
+        "1": lambda server: server.close(plan_id=ZEROS),
+        "2": of_one,
+        "3": lambda server: server.close(roster=ZEROS),
+        "4": lambda server: server.close(signer=(AGGREGATOR, SigningKey.generate())),
+        "5": lambda server: (server.complete.pop("a"), server.close(excluded={})),
+        "7": republishing(flipped(0)),
+        "8": counting("c", values_of("c"), GroupKey.create(PLAN)),
+        "9": counting("c", np.zeros(PLAN.public.values, np.int32)),
+    }
+    seen, steps = set(), set()
+    for name, lie in lies.items():
+        session, _, _, error = take_part(tmp_path / name, monkeypatch, Liar(lie))
+        seen.add((type(error), error.reason, error.message, error.hint, error.args, error.__cause__, error.__context__))
+        steps.add(security_log(session)[0]["what"])
+        monkeypatch.undo()
+    assert len(seen) == 1
+    assert len(steps) == 7  # the log does tell; steps 8 and 9 differ in the reason
+
+
+def test_security_log_has_nothing_secret(tmp_path, monkeypatch):
+    """Lines of every kind: no tag, no key, no plaintext; for the owner's eyes only."""
+    session, _, _, error = take_part(tmp_path / "x", monkeypatch, Liar(republishing(flipped(0))))
+    assert error is not None
+    monkeypatch.undo()
+    _, _, _, error = take_part(tmp_path / "x", monkeypatch, Liar(counting("c", values_of("c"), GroupKey.create(PLAN))))
+    text = session.log.path.read_text()
+    assert len(text.splitlines()) == 2
+    assert stat.S_IMODE(session.log.path.stat().st_mode) == 0o600
+    stored = session.spool.entry(ROUND).stored()
+    tags = [str(tag) for section in stored.manifest.tags for tag in section]
+    secrets = [session.key.mac_key.hex(), session.key.mac_seed.hex(), session.identity.signing_key.to_bytes().hex()]
+    assert [secret for secret in (*tags, *secrets) if secret in text] == []
+    fields = {"time", "event", "federation", "site", "round", "reason", "what", "expected", "got"}
+    assert all(set(json.loads(line)) == fields for line in text.splitlines())
+
+
+def test_full_disk_does_not_turn_a_refusal_into_something_else(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(
+        os,
+        "write",
+        lambda fd, data: (_ for _ in ()).throw(OSError(28, "full")) if b"rejected" in data else real(fd, data),
+    )
+    session, _, _, error = take_part(tmp_path, monkeypatch, Liar(republishing(flipped(0))))
+    assert (error.reason, error.message) == (Reason.SUM_REJECTED, MESSAGE)
+    assert security_log(session) == []
+
+
+def test_refused_sum_can_be_fetched_when_the_aggregator_serves_the_right_one(tmp_path, monkeypatch):
+    """Damage between its disk and us, say: the record was right all the time."""
+    server = Liar()
+    spoil = lambda s, request, answer: Response(200, {}, answer.body[:-1]) if "/sum?" in request.path else None  # noqa: E731
+    server.alter = spoil
+    session, ledger, _, error = take_part(tmp_path, monkeypatch, server)
+    assert (error.reason, ledger.opened) == (Reason.SUM_REJECTED, 0)
+    server.alter = None
+    mean = World(server).run(_flows.resume(session, OPEN))
+    assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+
+
+def test_fetch_checks_the_same(tmp_path, monkeypatch):
+    """A site that was late fetches the sum of the others: a false one is refused, the right one is not."""
+    for false_sum in (None, lambda server: folded(server, "b")):
+        root = tmp_path / str(bool(false_sum))
+        server = Liar()
+        server.close()
+        if false_sum is not None:
+            server.republish(false_sum(server))
+        session = session_for(root, PLAN)
+        ledger, flow = Ledger(monkeypatch, session), _flows.fetch(session, ROUND)
+        if false_sum is None:
+            assert_mean_of(World(server).run(flow), PLAN, [update_of(1), update_of(2)])
+        else:
+            with pytest.raises(DecryptionError, match="refused"):
+                World(server).run(flow)
+            assert security_log(session)[0]["what"] == "sum, tags"
+            assert spooled(root) == []
+        assert ledger.opened == (false_sum is None)
+        monkeypatch.undo()
+
+
+def test_fetch_checks_the_own_submission_if_it_is_known(tmp_path, monkeypatch):
+    server = Liar()
+    session = session_for(tmp_path, PLAN)
+    World(server).run(_flows.submit(session, OPEN, update_of()))
+    server.replace("a", *submission(PLAN, "a", update_of(7)))
+    server.close()
+    with pytest.raises(DecryptionError):
+        World(server).run(_flows.fetch(session, ROUND))
+    assert security_log(session)[0]["what"] == "record, own submission"
+
+
+def test_site_that_was_not_drawn_is_missed_nowhere(tmp_path):
+    """Sites are drawn for a round: who is not among them may fetch the mean all the same."""
+    server = Liar()
+    server.close(excluded={}, sample_seed="ab" * 32)
+    mean = World(server).run(_flows.fetch(session_for(tmp_path, PLAN), ROUND))
+    assert_mean_of(mean, PLAN, [update_of(1), update_of(2)])
+    # Without a draw everybody is invited, and has to be named.
+    server = Liar()
+    server.close(excluded={})
+    with pytest.raises(DecryptionError):
+        World(server).run(_flows.fetch(session_for(tmp_path / "other", PLAN), ROUND))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_tags_are_added_as_parts_arrive_and_verified_before_the_codec_runs(tmp_path, monkeypatch, stored):
+    """Each part is looked at once, also one that an earlier run has left; nothing is opened before all of them."""
+    server, log, last = Liar(), [], len(PLACES) - 1
+
+    def meddle(request, body):
+        if "/sum?" in request.path:
+            log.append(("get", int(request.path.rpartition("=")[2])))
+
+    def break_off(request, body):
+        if "/sum?" not in request.path:
+            return None
+        if request.path.endswith(f"={last}"):
+            return unreachable()
+        return Response(200, {}, server(request, body).body[: -PLACES[last].wire_bytes])
+
+    session = session_for(tmp_path, PLAN, patience_s=0.5)
+    World(server).run(_flows.submit(session, OPEN, update_of()))
+    if stored:
+        with pytest.raises(TransportError):
+            World(server, break_off).run(_flows.resume(session, OPEN))
+    part, verify, decrypt = RoundMac.part, RoundMac.verify, type(session.codec).decrypt
+    monkeypatch.setattr(RoundMac, "part", lambda s, n, d: (log.append(("tags", n)), part(s, n, d))[1])
+    monkeypatch.setattr(RoundMac, "verify", lambda *a: (log.append("verify"), verify(*a))[1])
+    monkeypatch.setattr(type(session.codec), "decrypt", lambda *a, **k: (log.append("open"), decrypt(*a, **k))[1])
+    World(server, meddle).run(_flows.resume(session, OPEN))
+    each = [("tags", number) for number in range(len(PLACES))]
+    each.insert(last if stored else 0, ("get", last if stored else 0))
+    assert log == [*each, "verify", "open"]
+
+
+def test_roles_of_the_consortium_are_what_the_tests_take_them_for():
+    roster = CONSORTIUM.roster.roster
+    assert set(roster.having(Role.SITE)) == set(SITES)
+    assert set(roster.having(Role.AGGREGATOR)) == {AGGREGATOR}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_refused_sum_stays_in_no_frame_of_the_error(tmp_path, monkeypatch, count):
+    """Step 9 fails after the sum was opened: whoever keeps the error, or its traceback, does not keep the plaintext."""
+    from client_sdk._protocol import collect as _collect
+
+    seen = []
+
+    def dequantizing(plan, sums, n_sites):
+        seen.append(weakref.ref(sums))
+        return dequantize(plan, sums, n_sites)
+
+    monkeypatch.setattr(_collect, "dequantize", dequantizing)
+    values = values_of("c")
+    values[-1] = count
+    session, world = session_for(tmp_path, PLAN), World(Liar(counting("c", values)))
+    kept = None
+    try:
+        mean = world.run(_flows.aggregate(session, OPEN, update_of()))
+    except DecryptionError as error:
+        kept = error
+    gc.collect()
+    assert len(seen) == 1
+    if count == 1:
+        assert mean.n_sites == 3  # the honest path
+    else:
+        assert kept.__traceback__ is not None
+        assert seen[0]() is None
+
+
+class Wire:
+    """In the place of a connection: requests go to an aggregator in memory."""
+
+    def __init__(self, server):
+        self.world = World(server)
+
+    def send(self, request, _):
+        return self.world.perform(request)
+
+
+def blocking(session, server, flow):
+    transport = Transport("http://127.0.0.1:1", session.signer)
+    transport._send = Wire(server).send
+    try:
+        return transport.run(flow, lambda event: None)
+    finally:
+        transport.close()
+
+
+def on_asyncio(session, server, flow):
+    wire = Wire(server)
+
+    async def send(request, listener):
+        return wire.send(request, listener)
+
+    async def main():
+        transport = AsyncTransport("http://127.0.0.1:1", session.signer)
+        transport._send = send
+        try:
+            return await transport.run(flow, lambda event: None)
+        finally:
+            await transport.close()
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("drive", [blocking, on_asyncio])
+def test_both_drivers_refuse_and_accept_alike(tmp_path, monkeypatch, drive):
+    """`Site` and `AsyncSite` run the same flows: here with the drivers that they use."""
+    for lie in (None, republishing(flipped(0)), counting("c", values_of("c"), GroupKey.create(PLAN))):
+        root = tmp_path / str(id(lie))
+        session, server = session_for(root, PLAN), Liar(lie)
+        flow = _flows.aggregate(session, OPEN, update_of())
+        if lie is None:
+            assert_mean_of(drive(session, server, flow), PLAN, [update_of(0), update_of(1), update_of(2)])
+            assert (security_log(session), spooled(root)) == ([], [])
+            continue
+        with pytest.raises(DecryptionError) as caught:
+            drive(session, server, flow)
+        error = caught.value
+        assert (error.reason, error.message, error.hint, error.__cause__) == (Reason.SUM_REJECTED, MESSAGE, HINT, None)
+        assert len(security_log(session)) == 1
+        assert not (session.spool.entry(ROUND).path / "sum").exists()

@@ -1,0 +1,316 @@
+"""`he-agg submit|fetch|status` as a user runs them: what they print, what they refuse, and their exit codes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from client_sdk._disk.npz import write_npz
+from client_sdk.cli.rounds import _progress
+from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted, Retrying
+from he_agg.errors import ConfigError
+from he_agg.host import commands
+from tests.client_sdk.conftest import SITES
+from tests.support.peers import operator
+from tests.support.server import he_agg
+
+
+def run(capsys, *arguments):
+    """Run a command in this process: code, stdout, stderr."""
+    with pytest.raises(SystemExit) as end:
+        commands.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return end.value.code, out, err
+
+
+def refused(capsys, code, *arguments):
+    """Run a command that must fail: its error line, its hint, and nothing on stdout."""
+    got, out, err = run(capsys, *arguments)
+    assert got == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    lines = err.splitlines()
+    errors = [line.removeprefix("he-agg: error: ") for line in lines if line.startswith("he-agg: error: ")]
+    hints = [line.removeprefix("he-agg: hint: ") for line in lines if line.startswith("he-agg: hint: ")]
+    assert len(errors) == 1
+    assert len(hints) <= 1
+    return errors[0], "".join(hints)
+
+
+def save_update(federation, name, number=1):
+    update = federation.update(name, number)
+    path = federation.directory(name) / "update.npz"
+    np.savez(path, **update.tensors)
+    return path, update.weight
+
+
+def test_round_by_commands_alone(federate):
+    """Three sites, one process per command, JSON for scripts; every mean is the same file content."""
+    federation = federate()
+    first = SITES[0]
+    before = json.loads(he_agg("status", "--config", federation.config(first), "--json").stdout)
+    assert (before["state"], before["invited"], before["submitted"], before["pending"]) == ("open", True, False, [])
+    running = []
+    for name in SITES:
+        path, weight = save_update(federation, name)
+        command = [sys.executable, "-m", "he_agg", "submit", path, "--weight", weight, "--json"]
+        command += ["--config", federation.config(name)]
+        running.append(subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    for name, process in zip(SITES, running, strict=True):
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, b"")
+        answer = json.loads(out)
+        assert (answer["site"], answer["round_id"]) == (name, before["round_id"])
+        assert answer["bytes_up"] > federation.plan.public.wire_bytes
+        assert set(answer["seconds"]) == {"encrypt", "upload"}
+    out = federation.directory(first) / "mean.npz"
+    done = he_agg("fetch", "--config", federation.config(first), "--out", out)
+    assert done.stdout == f"mean of round {before['round_id']}: {out} (3 sites, total weight 1800)\n"
+    assert done.stderr == ""
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    with np.load(out) as means:
+        assert {name: (means[name].shape, means[name].dtype) for name in means} == {
+            "weights": ((4998, 1), np.float32),
+            "bias": ((), np.float64),
+            "none": ((0,), np.float64),
+        }
+        assert np.flatnonzero(means["weights"]).tolist() == [10, 11, 12]
+
+
+def test_fetch_and_status_in_words(federate, capsys, tmp_path):
+    federation = federate()
+    config = federation.config(SITES[0])
+    path, weight = save_update(federation, SITES[0])
+    code, out, _ = run(capsys, "submit", path, "--weight", weight, "--config", config)
+    round_id = f"{federation.name}.1.1"
+    assert code == 0
+    assert f"round {round_id}: submission" in out
+    assert f"he-agg fetch --config {config} --round {round_id}" in out
+    code, out, _ = run(capsys, "status", "--config", config)
+    assert code == 0
+    assert "this site: submitted" in out
+    assert f"in spool    {round_id}" in out
+    # Again: the same submission, nothing is sent twice but the manifest.
+    code, out, _ = run(capsys, "submit", path, "--weight", weight, "--config", config, "--json")
+    assert json.loads(out)["bytes_up"] < 1000
+    # The round that was submitted to is the one that is fetched, however long it takes.
+    for name in SITES[1:]:
+        other, other_weight = save_update(federation, name)
+        assert run(capsys, "submit", other, "--weight", other_weight, "--config", federation.config(name))[0] == 0
+    code, out, _ = run(capsys, "fetch", "--config", config, "--out", tmp_path / "mean.npz", "--json")
+    assert code == 0
+    assert json.loads(out)["round_id"] == round_id
+    code, out, _ = run(capsys, "fetch", "--config", config, "--out", tmp_path / "again.npz", "--round", round_id)
+    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "mean.npz").read_bytes()
+    error, hint = refused(capsys, 1, "submit", path, "--weight", weight, "--config", config)
+    assert "has ended" in error
+    assert "he-agg fetch" in hint
+
+
+KILLED_AFTER_ONE_PART = """
+import os, signal, sys
+from client_sdk import PhaseProgress, Site
+from client_sdk._protocol import submit as _submit
+import numpy as np
+
+_submit._rest = lambda *_: None  # part by part
+
+def die(event):
+    if isinstance(event, PhaseProgress) and event.phase == "upload" and event.done_bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+config, update, weight = sys.argv[1:]
+with Site.open(config, progress=die) as site, np.load(update) as tensors:
+    site.current().submit(dict(tensors), int(weight))
+"""
+
+
+def test_submit_that_was_killed_finishes_when_run_again(federate, capsys):
+    federation = federate(values=40_000)
+    config = federation.config(SITES[0])
+    path, weight = save_update(federation, SITES[0])
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AFTER_ONE_PART, str(config), str(path), str(weight)], check=False, timeout=60
+    )
+    assert killed.returncode == -signal.SIGKILL
+    spool = federation.directory(SITES[0]) / "spool" / SITES[0] / f"{federation.name}.1.1"
+    stored = {file.name: file.read_bytes() for file in spool.iterdir()}
+    places = federation.plan.public.places
+    assert len(stored) == len(places) + 2
+    with operator(federation.server.data_dir) as (store, _), store.read() as tx:
+        missing = tx.missing(hashlib.sha256(stored["manifest.json"]).hexdigest())
+    assert 0 < len(missing) < len(places), "it was killed in the middle"
+    code, out, _ = run(capsys, "submit", path, "--weight", weight, "--config", config, "--json")
+    assert code == 0
+    answer = json.loads(out)
+    now = {file.name: file.read_bytes() for file in spool.iterdir()}
+    assert now.pop("receipt.json")
+    assert now == stored
+    assert answer["bytes_up"] == sum(places[n].wire_bytes for n in missing) + len(stored["manifest.json"])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "hint"),
+    [
+        (lambda t: t["weights"].__setitem__((7, 0), np.nan), "tensor 'weights', flat index 7", "diverged loss"),
+        (lambda t: t["weights"].__setitem__((8, 0), 2.0), "tensor 'weights', flat index 8", "clip the update"),
+        (lambda t: t.pop("bias"), "tensor 'bias' (2 of 3): expected float64 (), got none", "he-agg plan show"),
+        (lambda t: t.update(extra=np.zeros(3)), "got 1 more: first 'extra'", "leave it out"),
+        (lambda t: t.update(bias=np.zeros(2)), "tensor 'bias': expected shape (), got (2,)", ""),
+        (lambda t: t.update(bias=np.float32(0)), "tensor 'bias': expected dtype float64, got float32", "astype"),
+    ],
+)
+def test_wrong_update_is_named(shared, capsys, tmp_path, change, expected, hint):
+    tensors = dict(shared.update(SITES[0]).tensors)
+    change(tensors)
+    np.savez(tmp_path / "update.npz", **tensors)
+    arguments = ("submit", tmp_path / "update.npz", "--weight", 5, "--config", shared.config(SITES[0]))
+    error, got = refused(capsys, 1, *arguments)
+    assert expected in error
+    assert hint in got
+
+
+@pytest.mark.parametrize(("weight", "code"), [("0", 1), ("-3", 1), ("1001", 1), ("1.5", 2), ("many", 2)])
+def test_wrong_weight(shared, capsys, weight, code):
+    path, _ = save_update(shared, SITES[0])
+    error, _ = refused(capsys, code, "submit", path, "--weight", weight, "--config", shared.config(SITES[0]))
+    assert ("expected 1 to 1000" in error) if code == 1 else ("--weight" in error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04 no zip", b"\x93NUMPY", b"\x80\x04\x95pickle", "object", "array", "cut", "flipped"],
+    ids=lambda c: c if isinstance(c, str) else repr(c[:9]),
+)
+def test_file_that_is_no_npz(shared, capsys, tmp_path, content):
+    path = tmp_path / "update.npz"
+    if content == "object":
+        np.savez(path, w=np.array([{}], dtype=object))
+    elif content == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif content in ("cut", "flipped"):
+        np.savez(path, **shared.update(SITES[0]).tensors)
+        data = path.read_bytes()
+        path.write_bytes(data[:-100] if content == "cut" else data[:300] + bytes([data[300] ^ 1]) + data[301:])
+    else:
+        path.write_bytes(content)
+    error, hint = refused(capsys, 1, "submit", path, "--weight", 5, "--config", shared.config(SITES[0]))
+    assert "expected an NPZ file of plain arrays, got something else" in error
+    assert "numpy.savez" in hint
+
+
+def test_files_that_are_missing(shared, capsys, tmp_path):
+    config = shared.config(SITES[0])
+    error, _ = refused(capsys, 1, "submit", tmp_path / "no.npz", "--weight", 5, "--config", config)
+    assert "expected an NPZ file, got none" in error
+    error, _ = refused(capsys, 4, "status", "--config", tmp_path / "no.toml")
+    assert "no.toml cannot be read" in error
+    error, _ = refused(capsys, 4, "fetch", "--config", config, "--out", tmp_path / "no" / "mean.npz")
+    assert "in a directory that exists" in error
+    error, _ = refused(capsys, 2, "fetch", "--config", config)
+    assert "--out" in error
+
+
+def test_existing_file_is_not_overwritten(shared, capsys, tmp_path):
+    out = tmp_path / "mean.npz"
+    out.write_bytes(b"precious")
+    error, hint = refused(capsys, 4, "fetch", "--config", shared.config(SITES[0]), "--out", out)
+    assert "exists and is not overwritten" in error
+    assert "--force" in hint
+    assert out.read_bytes() == b"precious"
+
+
+def test_nothing_to_fetch(shared, capsys, tmp_path):
+    arguments = ("fetch", "--config", shared.config(SITES[0]), "--out", tmp_path / "mean.npz")
+    error, hint = refused(capsys, 1, *arguments)
+    assert "there is none yet" in error
+    assert "he-agg status" in hint
+    error, _ = refused(capsys, 1, *arguments, "--round", f"{shared.name}.9.1")
+    assert "[unknown-round]" in error
+    error, _ = refused(capsys, 1, *arguments, "--round", "nine")
+    assert "expected a round id like" in error
+    error, _ = refused(capsys, 1, *arguments, "--round", "elsewhere.1.1")
+    assert "expected a round of federation" in error
+
+
+def test_no_round_is_open(federate, capsys):
+    federation = federate(start=False)
+    path, weight = save_update(federation, SITES[0])
+    error, hint = refused(capsys, 1, "submit", path, "--weight", weight, "--config", federation.config(SITES[0]))
+    assert "expected an open round, there is none now" in error
+    assert "--wait" in hint
+
+
+def test_aggregator_that_is_not_there(shared, capsys):
+    config = shared.directory(SITES[0]) / "elsewhere.toml"
+    text = shared.config(SITES[0]).read_text().replace(shared.server.url, "http://127.0.0.1:9")
+    config.write_text(text.replace("patience_s = 60", "patience_s = 0.3"))
+    error, hint = refused(capsys, 3, "status", "--config", config)
+    assert "http://127.0.0.1:9" in error
+    assert "gave up after" in error
+    assert "check the url" in hint
+
+
+def test_keystore_that_others_may_read(federate, capsys):
+    federation = federate(start=False)
+    keystore = federation.directory(SITES[0]) / "keystore"
+    keystore.chmod(0o640)
+    error, hint = refused(capsys, 4, "status", "--config", federation.config(SITES[0]))
+    assert "expected mode 0600, got 0640" in error
+    assert f"chmod 600 {keystore}" in hint
+
+
+@pytest.fixture(scope="module")
+def shared(shared_aggregator, tmp_path_factory):
+    """A federation for commands that are refused: nothing is ever submitted to it."""
+    from tests.client_sdk.conftest import Federation
+
+    return Federation(shared_aggregator, tmp_path_factory.mktemp("shared"))
+
+
+def test_mean_files_hold_any_tensor_name(tmp_path):
+    """`numpy.savez` would take the first two for its own arguments."""
+    tensors = {name: np.full(3, i, np.float32) for i, name in enumerate(["file", "allow_pickle", "a/b.weight", "ü"])}
+    write_npz(tmp_path / "mean.npz", tensors, force=False)
+    with np.load(tmp_path / "mean.npz") as found:
+        assert {name: found[name].tolist() for name in found} == {n: t.tolist() for n, t in tensors.items()}
+    with pytest.raises(ConfigError):
+        write_npz(tmp_path / "mean.npz", tensors, force=False)
+    write_npz(tmp_path / "mean.npz", {}, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mean.npz"]
+
+
+def test_mean_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(ConfigError, match="No space left"):
+        write_npz(tmp_path / "mean.npz", {"w": np.zeros(3)}, force=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bars_on_a_terminal_and_retries_in_words(monkeypatch):
+    from io import StringIO
+
+    from rich.console import Console
+
+    for terminal in (True, False):
+        out = StringIO()
+        console = Console(file=out, force_terminal=terminal, width=100, highlight=False)
+        monkeypatch.setattr("client_sdk.cli.rounds.messages", console)
+        with _progress() as listen:
+            listen(PhaseStarted("test.1.1", "upload", 1000))
+            listen(PhaseProgress("test.1.1", "upload", 400, 1000))
+            listen(Retrying("[red]refused[/red]", 1, 0.25))
+            listen(PhaseFinished("test.1.1", "upload", 1.0))
+            listen(PhaseStarted("test.1.1", "wait", 0))
+            listen(PhaseFinished("test.1.1", "wait", 1.0))
+        assert "[red]refused[/red]; trying again in 0.2 s" in out.getvalue().replace("\n", "")
+        assert ("upload" in out.getvalue()) == terminal

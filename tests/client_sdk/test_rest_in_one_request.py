@@ -1,0 +1,238 @@
+"""All parts that are missing go in one request, and what goes wrong then, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from client_sdk._protocol import submit as _submit
+from client_sdk._protocol import verbs as _flows
+from client_sdk._protocol.effects import Request
+from client_sdk.progress import PhaseFinished, PhaseProgress
+from he_agg.errors import ProtocolError, Reason, WireError
+from he_agg.protocol.messages import Receipt
+from tests.client_sdk.world import (
+    OPEN,
+    ROUND,
+    FakeAggregator,
+    World,
+    damage_file,
+    problem,
+    receipt_of,
+    session_for,
+    small_plan,
+    unreachable,
+    update_of,
+)
+
+PLAN = small_plan()
+PARTS = len(PLAN.public.places)
+REST = _submit._rest  # as it is outside of these tests
+
+
+@pytest.fixture(autouse=True)
+def in_one(by_parts, monkeypatch):
+    monkeypatch.setattr(_submit, "_rest", REST)
+
+
+@pytest.fixture
+def aggregator():
+    return FakeAggregator(PLAN)
+
+
+def requests(world: World) -> list[str]:
+    return [re.sub(r"/v1/(rounds|submissions)/[^/?]+/?", "", line) for line, _ in world.sent]
+
+
+def test_two_requests_and_every_byte_counted(tmp_path, aggregator):
+    session, world = session_for(tmp_path, PLAN), World(aggregator)
+    receipt = world.run(_flows.submit(session, OPEN, update_of()))
+    assert aggregator.complete == {"a": receipt.id}
+    assert requests(world) == ["POST submissions", "PUT "]
+    parts = [session.spool.entry(ROUND).part_path(number).read_bytes() for number in range(PARTS)]
+    assert world.sent[1] == (f"PUT /v1/submissions/{receipt.id}", b"".join(parts))
+    total = PLAN.public.wire_bytes
+    done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
+    assert done == [total]
+    finished = [e for e in world.events if isinstance(e, PhaseFinished) and e.phase == "upload"]
+    assert [e.sent_bytes for e in finished] == [total + len(world.sent[0][1])]
+
+
+def test_long_submissions_go_in_several_requests(tmp_path, aggregator, monkeypatch):
+    """As many parts as fit, but at least one; what breaks off within one of them goes on from there."""
+    one, two, three = (place.wire_bytes for place in PLAN.public.places)
+    for most, sent in ((one + two, ["PUT ", "PUT ?from=2"]), (1, ["PUT ", "PUT ?from=1", "PUT ?from=2"])):
+        monkeypatch.setattr(_submit, "_RUN_BYTES", most)
+        fresh = FakeAggregator(PLAN)
+        world = World(fresh)
+        receipt = world.run(_flows.submit(session_for(tmp_path / str(most), PLAN), OPEN, update_of()))
+        assert requests(world) == ["POST submissions", *sent]
+        assert fresh.complete == {"a": receipt.id}
+        done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
+        assert done[-1] == one + two + three
+        assert done == sorted(done)
+
+
+def part(tmp_path, number: int) -> bytes:
+    return (tmp_path / "spool" / "a" / str(ROUND) / f"part-{number:05d}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("there", "sent"),
+    [
+        ([0], ["PUT ?from=1"]),
+        ([0, 1], ["PUT ?from=2"]),
+        ([1], ["PUT parts/0", "PUT parts/2", "POST complete"]),
+        ([2], ["PUT parts/0", "PUT parts/1", "POST complete"]),
+        ([0, 1, 2], ["POST complete"]),
+    ],
+)
+def test_what_is_there_already_is_not_sent_again(tmp_path, aggregator, there, sent):
+    """What is missing goes in one request if it is all parts from one on; otherwise one by one."""
+
+    def meddle(request: Request, body: bytes):
+        if request.method != "POST" or not request.path.endswith("/submissions"):
+            return None
+        answer = aggregator(request, body)
+        own = hashlib.sha256(body).hexdigest()
+        aggregator.parts[own].update({number: part(tmp_path, number) for number in there})
+        return aggregator(request, body) if answer.status == 201 else answer
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world) == ["POST submissions", *sent]
+
+
+@pytest.mark.parametrize("arrived", range(PARTS + 1))
+def test_what_was_interrupted_goes_on_where_the_aggregator_says(tmp_path, aggregator, arrived):
+    """The connection breaks after so many parts. What is there is not sent again."""
+    broken = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and not broken:
+            own = request.path.rpartition("/")[2]
+            aggregator.parts[own].update({number: part(tmp_path, number) for number in range(arrived)})
+            broken.append(own)
+            return unreachable()
+        return None
+
+    world = World(aggregator, meddle)
+    session = session_for(tmp_path, PLAN)
+    receipt = world.run(_flows.submit(session, OPEN, update_of()))
+    last = "POST complete" if arrived == PARTS else "PUT " + (f"?from={arrived}" if arrived else "")
+    assert requests(world) == ["POST submissions", "PUT ", "GET ", last]
+    assert world.sent[3][1] == b"".join(part(tmp_path, number) for number in range(arrived, PARTS))
+    assert aggregator.complete == {"a": receipt.id}
+    total = PLAN.public.wire_bytes
+    left = sum(place.wire_bytes for place in PLAN.public.places[arrived:])
+    finished = [e for e in world.events if isinstance(e, PhaseFinished) and e.phase == "upload"]
+    assert [e.sent_bytes for e in finished] == [total + left + len(world.sent[0][1])]
+
+
+def test_answer_that_is_lost_is_asked_for_again(tmp_path, aggregator):
+    lost = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and not lost:
+            lost.append(aggregator(request, body))
+            return unreachable()
+        return None
+
+    world = World(aggregator, meddle)
+    receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world) == ["POST submissions", "PUT ", "GET ", "POST complete"]
+    assert aggregator.complete == {"a": receipt.id}
+
+
+def test_part_that_was_lost_before_the_others_comes_again(tmp_path, aggregator):
+    """The aggregator's disk lost the first part, and the connection broke after the second one."""
+    broken = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and not broken:
+            own = request.path.rpartition("/")[2]
+            aggregator.parts[own][1] = part(tmp_path, 1)
+            broken.append(own)
+            return unreachable()
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world) == ["POST submissions", "PUT ", "GET ", "PUT "]
+
+
+def test_changed_on_the_way_it_is_sent_again(tmp_path, aggregator):
+    changed = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and len(changed) < 2:
+            changed.append(request.path)
+            return aggregator(request, body[:-1] + bytes([body[-1] ^ 1]))
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert requests(world)[0::2] == ["POST submissions", "GET ", "GET "]
+    assert requests(world)[1::2] == ["PUT ", "PUT ?from=2", "PUT ?from=2"]
+
+
+def test_always_changed_on_the_way_is_an_error(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return problem(400, "bad-digest", "part 2: another digest") if request.method == "PUT" else None
+
+    world = World(aggregator, meddle)
+    with pytest.raises(ProtocolError, match="part 2: another digest"):
+        world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert len(world.paths("PUT")) == 3
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])
+def test_what_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggregator, damage):
+    session = session_for(tmp_path, PLAN)
+
+    def rot(request: Request, body: bytes):
+        if request.method == "POST":
+            damage_file(session.spool.entry(ROUND).part_path(1), damage)
+
+    world = World(aggregator, rot)
+    with pytest.raises(WireError, match="part-00001 is damaged") as caught:
+        world.run(_flows.submit(session, OPEN, update_of()))
+    assert caught.value.reason == Reason.BAD_DIGEST
+    assert len(world.paths("PUT")) == (damage == "changed")
+    assert aggregator.complete == {}
+
+
+def test_aggregator_that_forgot_the_submission_is_told_again(tmp_path, aggregator):
+    forgotten = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and not forgotten:
+            forgotten.append(aggregator.manifests.pop("a"))
+            aggregator.parts.clear()
+
+    world = World(aggregator, meddle)
+    receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert receipt.id == forgotten[0].submission_id
+    assert requests(world) == ["POST submissions", "PUT "] * 2
+
+
+def test_receipt_of_another_submission_is_refused(tmp_path, aggregator):
+    def lie(request: Request, body: bytes):
+        if request.method == "PUT":
+            answer = aggregator(request, body)
+            return type(answer)(200, {}, receipt_of(Receipt("00" * 32, str(ROUND), "a", 1)))
+        return None
+
+    session = session_for(tmp_path, PLAN)
+    with pytest.raises(ProtocolError, match="receipt, submission"):
+        World(aggregator, lie).run(_flows.submit(session, OPEN, update_of()))
+
+
+def test_round_that_closed_in_the_meantime(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return problem(409, "round-closed", "too late") if request.method == "PUT" else None
+
+    with pytest.raises(ProtocolError, match="closed before this site's submission was complete"):
+        World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))

@@ -1,0 +1,171 @@
+"""The spool: modes, crashes, damage, locks."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from client_sdk._disk.spool import Spool
+from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.record import NO_RECORD
+from he_agg.errors import ConfigError, InputError, Reason, WireError
+from he_agg.ids import RoundId
+from tests.client_sdk.world import CONSORTIUM, ROUND
+from tests.support.trust import identity_of
+
+MANIFEST = SignedManifest.make(
+    Manifest(
+        ROUND, 1, "ab" * 32, "cd" * 32, "a", "00" * 16, ("ef" * 32,), ((1,),), CONSORTIUM.roster.digest, NO_RECORD
+    ),
+    identity_of("a").signing_key,
+)
+
+
+def filled(tmp_path: Path):
+    entry = Spool(tmp_path / "spool", "a").entry(ROUND)
+    entry.begin(10)
+    digest = entry.write_part(0, b"part zero")
+    entry.seal(MANIFEST.encode(), "f" * 64)
+    return entry, digest
+
+
+def test_stored_submission_is_found_again(tmp_path):
+    filled(tmp_path)
+    stored = Spool(tmp_path / "spool", "a").entry(ROUND).stored()
+    assert stored is not None
+    assert (stored.signed, stored.encoded, stored.fingerprint) == (MANIFEST, MANIFEST.encode(), "f" * 64)
+    assert Spool(tmp_path / "spool", "a").pending("test") == [ROUND]
+    assert Spool(tmp_path / "spool", "a").pending("other") == []
+    assert Spool(tmp_path / "spool", "b").pending("test") == []
+
+
+def test_nobody_else_may_look(tmp_path):
+    old = os.umask(0)
+    try:
+        entry, _ = filled(tmp_path)
+        entry.write_sum_part(0, b"sum")
+        with entry.locked():
+            modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "spool", *tmp_path.rglob("*")]}
+    finally:
+        os.umask(old)
+    assert len(modes) == 9
+    for path, mode in modes.items():
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_without_a_manifest_it_is_garbage(tmp_path):
+    entry = Spool(tmp_path / "spool", "a").entry(ROUND)
+    entry.begin(10)
+    entry.write_part(0, b"old")
+    assert entry.stored() is None
+    assert not entry.is_stored
+    entry.begin(10)
+    assert list(entry.path.iterdir()) == []
+
+
+def test_manifest_is_written_last_and_after_everything_is_durable(tmp_path, monkeypatch):
+    """Records the order of writes: each part is synced before the manifest gets its name, the directory after."""
+    log = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (log.append(Path(f"/proc/self/fd/{fd}").readlink().name), fsync(fd)))
+    monkeypatch.setattr(Path, "rename", lambda self, target: (log.append(f"-> {target.name}"), rename(self, target)))
+    filled(tmp_path)
+    directory = str(ROUND)
+    assert log == ["part-00000", "update", ".manifest.json", directory, "-> manifest.json", directory, "a"]
+
+
+def test_removal_takes_the_manifest_first(tmp_path, monkeypatch):
+    entry, _ = filled(tmp_path)
+    monkeypatch.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(ConfigError):
+        entry.remove()
+    assert entry.stored() is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"part zerO", b"part zero+", None])
+def test_damaged_part_is_noticed(tmp_path, damage):
+    entry, digest = filled(tmp_path)
+    entry.check_part(0, 9, digest)
+    if damage is None:
+        entry.part_path(0).unlink()
+    else:
+        entry.part_path(0).write_bytes(damage)
+    with pytest.raises(WireError, match="part-00000 is damaged") as caught:
+        entry.check_part(0, 9, digest)
+    assert caught.value.reason == Reason.BAD_DIGEST
+
+
+def test_damaged_manifest_is_named(tmp_path):
+    entry, _ = filled(tmp_path)
+    (entry.path / "manifest.json").write_bytes(MANIFEST.encode()[:-5])
+    with pytest.raises(WireError, match=r"manifest\.json is damaged"):
+        entry.stored()
+
+
+def test_one_worker_per_round(tmp_path):
+    spool = Spool(tmp_path / "spool", "a")
+    with spool.entry(ROUND).locked():
+        with pytest.raises(InputError, match="another process or thread"), spool.entry(ROUND).locked():
+            pass
+        with spool.entry(RoundId("test", 2, 1)).locked():
+            pass
+    with spool.entry(ROUND).locked():
+        pass
+    assert list((tmp_path / "spool" / "a").iterdir()) == []
+
+
+def test_old_rounds_are_removed_the_last_one_is_kept(tmp_path):
+    spool = Spool(tmp_path / "spool", "a")
+    rounds = [RoundId("test", 1, 1), RoundId("test", 2, 1), RoundId("test", 2, 2), RoundId("other", 1, 1)]
+    for round_id in rounds:
+        entry = spool.entry(round_id)
+        entry.begin(1)
+        entry.seal(MANIFEST.encode(), "f" * 64)
+    (tmp_path / "spool" / "a" / "notes.txt").write_text("mine")
+    spool.prune(RoundId("test", 3, 1))
+    assert spool.pending("test") == rounds[1:3]
+    assert spool.pending("other") == rounds[3:]
+    assert (tmp_path / "spool" / "a" / "notes.txt").exists()
+
+
+def test_pruning_leaves_alone_what_somebody_works_on(tmp_path):
+    entry, _ = filled(tmp_path)
+    spool = Spool(tmp_path / "spool", "a")
+    with entry.locked():
+        spool.prune(RoundId("test", 5, 1))
+    assert spool.pending("test") == [ROUND]
+
+
+def test_no_room(tmp_path):
+    entry = Spool(tmp_path / "spool", "a").entry(ROUND)
+    with pytest.raises(ConfigError, match="expected 4611686018427387904 free bytes") as caught:
+        entry.begin(2**62)
+    assert caught.value.hint
+    assert not entry.path.exists()
+
+
+def test_full_disk_is_an_error_with_a_hint(tmp_path, monkeypatch):
+    entry = Spool(tmp_path / "spool", "a").entry(ROUND)
+    entry.begin(1)
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(ConfigError, match="No space left on device") as caught:
+        entry.write_part(0, b"x")
+    assert caught.value.hint == "free some space"
+
+
+def test_spool_that_is_a_file(tmp_path):
+    (tmp_path / "spool").write_text("")
+    with pytest.raises(ConfigError, match="spool"):
+        Spool(tmp_path / "spool", "a")
+
+
+def test_part_is_not_written_through_a_symbolic_link(tmp_path):
+    entry = Spool(tmp_path / "spool", "a").entry(ROUND)
+    entry.begin(1)
+    entry.part_path(0).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError):
+        entry.write_part(0, b"x")
+    assert not (tmp_path / "elsewhere").exists()

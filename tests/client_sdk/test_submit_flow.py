@@ -1,0 +1,568 @@
+"""Encrypting and delivering, without a network: resuming, recognising, refusing."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from client_sdk._disk.spool import SpoolEntry
+from client_sdk._protocol import verbs as _flows
+from client_sdk._protocol.effects import Request, Response
+from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from he_agg import canonical
+from he_agg.documents.record import NO_RECORD
+from he_agg.documents.signed import Signed
+from he_agg.errors import ConfigError, InputError, ProtocolError, Reason, TransportError, WireError
+from he_agg.mac import RoundMac, tag_count
+from he_agg.protocol.messages import Receipt, SubmissionStatus
+from he_agg.protocol.wire import parse_part
+from he_agg.signing import SigningKey
+from keys import Identity
+from tests.client_sdk.world import (
+    AGGREGATOR_KEY,
+    CONSORTIUM,
+    N_VALUES,
+    OPEN,
+    ROUND,
+    FakeAggregator,
+    KilledError,
+    World,
+    assert_mean_of,
+    damage_file,
+    json_of,
+    problem,
+    receipt_of,
+    security_log,
+    session_for,
+    small_plan,
+    unreachable,
+    update_of,
+)
+from tests.support.trust import AGGREGATOR, identity_of
+
+PLAN = small_plan()
+PARTS = len(PLAN.public.places)
+
+
+@pytest.fixture
+def aggregator():
+    return FakeAggregator(PLAN)
+
+
+def test_whole_submission(tmp_path, aggregator):
+    session, world = session_for(tmp_path, PLAN), World(aggregator)
+    receipt = world.run(_flows.submit(session, OPEN, update_of()))
+    assert aggregator.complete == {"a": receipt.id}
+    assert PARTS == 3
+    assert [line.split()[0] for line, _ in world.sent] == ["POST", "PUT", "PUT", "PUT", "POST"]
+    assert hashlib.sha256(world.sent[0][1]).hexdigest() == receipt.id
+    assert session.spool.entry(ROUND).is_stored  # until the mean was fetched
+
+
+def test_every_part_names_its_digest(tmp_path, aggregator):
+    world = World(aggregator)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    sent = zip(world.headers, world.sent, strict=True)
+    seen = {headers["Content-Digest"]: body for headers, (line, body) in sent if line.startswith("PUT")}
+    assert len(seen) == PARTS
+    for header, body in seen.items():
+        assert header == f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+
+
+def test_progress_counts_every_byte(tmp_path, aggregator):
+    world = World(aggregator)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    total = PLAN.public.wire_bytes
+    phases = [(type(e).__name__, e.phase) for e in world.events]
+    assert phases[0] == ("PhaseStarted", "encrypt")
+    assert [e for e in world.events if isinstance(e, PhaseStarted)] == [
+        PhaseStarted(str(ROUND), "encrypt", total),
+        PhaseStarted(str(ROUND), "upload", total),
+    ]
+    for phase in ("encrypt", "upload"):
+        done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == phase]
+        assert done == sorted(done)
+        assert done[-1] == total
+    finished = [e for e in world.events if isinstance(e, PhaseFinished)]
+    assert [e.phase for e in finished] == ["encrypt", "upload"]
+    assert finished[1].sent_bytes == total + len(world.sent[0][1])
+
+
+@pytest.mark.parametrize("failing", range(5))
+def test_each_request_is_repeated_with_the_same_bytes(tmp_path, aggregator, failing):
+    """Lost before it arrived, and lost after it was handled: both look the same to a site."""
+    count = -1
+
+    def meddle(request: Request, body: bytes):
+        nonlocal count
+        count += 1
+        if count == failing:
+            return unreachable()
+        if count == failing + 1:
+            aggregator(request, body)
+            return unreachable()
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert len(world.sent) == 7
+    assert world.sent[failing] == world.sent[failing + 1] == world.sent[failing + 2]
+    assert set(aggregator.complete) == {"a"}
+
+
+def test_killed_at_every_step_and_run_again(tmp_path):
+    """The spool as SIGKILL leaves it before each effect; the second process finishes, never with a second manifest."""
+    probe = World(FakeAggregator(PLAN))
+    probe.run(_flows.submit(session_for(tmp_path / "probe", PLAN), OPEN, update_of()))
+    for step in range(1, probe.effects):
+        root = tmp_path / str(step)
+        aggregator = FakeAggregator(PLAN)
+        world = World(aggregator)
+
+        def freeze(number, step=step, root=root):
+            if number == step:
+                shutil.copytree(root / "before" / "spool", root / "after" / "spool")
+                raise KilledError
+
+        world.before = freeze
+        session = session_for(root / "before", PLAN)
+        with pytest.raises(KilledError):
+            world.run(_flows.submit(session, OPEN, update_of()))
+        # The clean-up of an orderly interruption went to the other copy.
+        again = World(aggregator)
+        receipt = again.run(_flows.submit(session_for(root / "after", PLAN), OPEN, update_of()))
+        assert aggregator.complete == {"a": receipt.id}
+        assert len(aggregator.parts) == 1
+        sent_twice = set(world.paths("PUT")) & set(again.paths("PUT"))
+        # A part is sent again only when its answer was never seen.
+        assert len(sent_twice) <= 1
+
+
+def test_orderly_interruption_during_encryption_leaves_nothing(tmp_path, aggregator):
+    session, world = session_for(tmp_path, PLAN), World(aggregator)
+
+    def interrupt(number):
+        if any(isinstance(e, PhaseProgress) for e in world.events):
+            raise KeyboardInterrupt
+
+    world.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        world.run(_flows.submit(session, OPEN, update_of()))
+    assert list((tmp_path / "spool" / "a").iterdir()) == []
+
+
+def test_resumed_submission_sends_only_what_is_missing(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return unreachable() if request.path.endswith("/parts/1") else None
+
+    session = session_for(tmp_path, PLAN, patience_s=1.0)
+    first = World(aggregator, meddle)
+    with pytest.raises(TransportError, match="gave up"):
+        first.run(_flows.submit(session, OPEN, update_of()))
+    second = World(aggregator)
+    second.run(_flows.submit(session, OPEN, update_of()))
+    assert [path.rsplit("/", 1)[1] for path in second.paths("PUT")] == ["1", "2"]
+    assert second.sent[0] == first.sent[0]
+    bodies = dict(first.sent)
+    assert all(bodies.get(line, body) == body for line, body in second.sent)
+    assert second.events[-1].sent_bytes < PLAN.public.wire_bytes
+
+
+def test_stochastic_rounding_recognises_its_own_update(tmp_path, aggregator):
+    """Other integers each time, the same update: it must be resumed, not refused."""
+    w = np.full(N_VALUES, 0.1234567)
+    update = dataclasses.replace(update_of(rounding="stochastic"), tensors={"w": w})
+    session = session_for(tmp_path, PLAN)
+    first = World(aggregator).run(_flows.submit(session, OPEN, update))
+    assert World(aggregator).run(_flows.submit(session, OPEN, update)).id == first.id
+
+
+@pytest.mark.parametrize("other", [update_of(1), update_of(0, weight=2)])
+def test_second_different_update_is_refused(tmp_path, aggregator, other):
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    world = World(aggregator)
+    with pytest.raises(InputError, match="expected the update that is stored") as caught:
+        world.run(_flows.submit(session, OPEN, other))
+    assert (caught.value.reason, caught.value.hint) == (
+        Reason.SECOND_SUBMISSION,
+        "round.resume() finishes the stored one",
+    )
+    assert world.sent == []
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_lost_spool_is_explained(tmp_path, aggregator, before):
+    """The aggregator has another submission of this site: found out before encrypting, if the round says so."""
+    World(aggregator).run(_flows.submit(session_for(tmp_path / "lost", PLAN), OPEN, update_of()))
+    session = session_for(tmp_path / "new", PLAN)
+    world = World(aggregator)
+    with pytest.raises(ProtocolError, match="the spool was lost; nothing was added") as caught:
+        world.run(_flows.submit(session, dataclasses.replace(OPEN, submitted=before), update_of()))
+    assert caught.value.reason == Reason.SECOND_SUBMISSION
+    assert "round.fetch()" in caught.value.hint
+    assert len(world.sent) == (0 if before else 1)
+    assert not session.spool.entry(ROUND).is_stored
+    assert len(aggregator.complete) == 1
+
+
+@pytest.mark.parametrize(
+    ("update", "reason", "text"),
+    [
+        (update_of(weight=0), Reason.WEIGHT_OUT_OF_RANGE, "expected 1 to 10"),
+        (update_of(weight=-1), Reason.WEIGHT_OUT_OF_RANGE, "expected 1 to 10"),
+        (update_of(weight=11), Reason.WEIGHT_OUT_OF_RANGE, "expected 1 to 10"),
+        (update_of(weight=1.5), Reason.WEIGHT_OUT_OF_RANGE, "integer"),
+        (update_of(rounding="up"), Reason.BAD_ARGUMENT, "rounding"),
+        (update_of(on_overflow="wrap"), Reason.BAD_ARGUMENT, "on_overflow"),
+    ],
+)
+def test_bad_arguments_reach_neither_disk_nor_network(tmp_path, aggregator, update, reason, text):
+    refuse_before_anything(tmp_path, aggregator, update, reason, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "text"),
+    [
+        (lambda w: {"w": put(w, 7, np.nan)}, Reason.NON_FINITE, "tensor 'w', flat index 7"),
+        (lambda w: {"w": put(w, 8, -np.inf)}, Reason.NON_FINITE, "tensor 'w', flat index 8"),
+        (lambda w: {"w": put(w, 9, 1.5)}, Reason.BEYOND_CLIP, "tensor 'w', flat index 9"),
+        (lambda w: {}, Reason.MISSING_TENSOR, "tensor 'w'"),
+        (lambda w: {"w": w, "v": w}, Reason.EXTRA_TENSOR, "first 'v'"),
+        (lambda w: {"w": w[1:]}, Reason.WRONG_SHAPE, r"expected shape \(4200,\), got \(4199,\)"),
+        (lambda w: {"w": w.astype(np.float32)}, Reason.WRONG_DTYPE, "expected dtype float64, got float32"),
+    ],
+)
+def test_bad_tensors_reach_neither_disk_nor_network(tmp_path, aggregator, change, reason, text):
+    tensors = change(np.zeros(N_VALUES))
+    refuse_before_anything(tmp_path, aggregator, dataclasses.replace(update_of(), tensors=tensors), reason, text)
+
+
+def put(w, index, value):
+    w[index] = value
+    return w
+
+
+def refuse_before_anything(tmp_path, aggregator, update, reason, text):
+    world = World(aggregator)
+    with pytest.raises(InputError, match=text) as caught:
+        world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update))
+    assert caught.value.reason == reason
+    assert world.sent == []
+    assert list((tmp_path / "spool" / "a").iterdir()) == []
+
+
+def test_clipping_when_asked(tmp_path, aggregator):
+    aggregator.others_submit()
+    w = np.zeros(N_VALUES)
+    w[0] = 17.0
+    update = dataclasses.replace(update_of(on_overflow="clip"), tensors={"w": w})
+    mean = World(aggregator).run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update))
+    assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+
+
+def test_aggregator_that_lost_parts_gets_them_again(tmp_path, aggregator):
+    """Bit rot or a restored backup: `complete` says incomplete once, the lost part is sent again."""
+    lost = []
+
+    def meddle(request: Request, body: bytes):
+        if request.path.endswith("/complete") and not lost:
+            own = request.path.split("/")[3]
+            lost.append(aggregator.parts[own].pop(1))
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert [path.rsplit("/", 1)[1] for path in world.paths("PUT")] == ["0", "1", "2", "1"]
+
+
+def test_aggregator_that_forgot_the_submission_is_told_again(tmp_path, aggregator):
+    forgotten = []
+
+    def meddle(request: Request, body: bytes):
+        if request.path.endswith("/parts/2") and not forgotten:
+            forgotten.append(aggregator.manifests.pop("a"))
+            aggregator.parts.clear()
+
+    world = World(aggregator, meddle)
+    receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert receipt.id == forgotten[0].submission_id
+    assert len(world.paths("PUT")) == 6
+
+
+def test_aggregator_that_always_loses_parts_is_given_up(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return problem(409, "incomplete") if request.path.endswith("/complete") else None
+
+    session = session_for(tmp_path, PLAN)
+    with pytest.raises(ProtocolError, match="lost parts of this submission 5 times"):
+        World(aggregator, meddle).run(_flows.submit(session, OPEN, update_of()))
+    assert session.spool.entry(ROUND).is_stored
+
+
+def test_part_changed_on_the_way_is_sent_again(tmp_path, aggregator):
+    changed = []
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT" and len(changed) < 2:
+            changed.append(request.path)
+            return aggregator(request, bytes([body[0] ^ 1]) + body[1:])
+        return None
+
+    world = World(aggregator, meddle)
+    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert len(world.paths("PUT")) == PARTS + 2
+
+
+def test_part_that_always_arrives_changed_is_an_error(tmp_path, aggregator):
+    def meddle(request: Request, body: bytes):
+        return problem(400, "bad-digest", "part 0: another digest") if request.method == "PUT" else None
+
+    with pytest.raises(ProtocolError, match="part 0: another digest"):
+        World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])
+def test_part_that_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggregator, damage):
+    """The aggregator refuses what is damaged, whoever did it; then the site looks at its own disk first."""
+    session = session_for(tmp_path, PLAN)
+
+    def rot(request: Request, body: bytes):
+        if request.path.endswith("/parts/0"):
+            damage_file(session.spool.entry(ROUND).part_path(1), damage)
+
+    world = World(aggregator, rot)
+    with pytest.raises(WireError, match="part-00001 is damaged") as caught:
+        world.run(_flows.submit(session, OPEN, update_of()))
+    assert caught.value.reason == Reason.BAD_DIGEST
+    assert len(world.paths("PUT")) == (2 if damage == "changed" else 1)  # never a second time
+    assert [sorted(parts) for parts in aggregator.parts.values()] == [[0]]
+    assert world.sleeps == []
+
+
+def test_damaged_part_is_told_also_when_nobody_answers(tmp_path, aggregator):
+    """A proxy that hangs up on what it does not like must not hide the disk behind the network."""
+    session = session_for(tmp_path, PLAN, patience_s=1.0)
+
+    def rot(request: Request, body: bytes):
+        path = session.spool.entry(ROUND).part_path(1)
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+        return unreachable() if request.path.endswith("/parts/1") else None
+
+    with pytest.raises(WireError, match="part-00001 is damaged"):
+        World(aggregator, rot).run(_flows.submit(session, OPEN, update_of()))
+
+
+def test_parts_are_read_once_to_be_sent(tmp_path, aggregator, monkeypatch):
+    """A second look is for what was refused only."""
+    monkeypatch.setattr(SpoolEntry, "check_part", lambda *_: pytest.fail("read twice"))
+    World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert set(aggregator.complete) == {"a"}
+
+
+def test_spool_of_another_key_is_refused(tmp_path, aggregator):
+    World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    other = dataclasses.replace(session_for(tmp_path, PLAN).key, epoch=2)
+    session = dataclasses.replace(session_for(tmp_path, PLAN), key=other)
+    world = World(aggregator)
+    with pytest.raises(WireError, match="epoch: expected 2, got 1"):
+        world.run(_flows.resume(session, OPEN))
+    assert world.sent == []
+
+
+def test_no_room_is_found_out_before_encrypting(tmp_path, aggregator, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(ConfigError, match=f"expected {2 * PLAN.public.wire_bytes} free bytes"):
+        World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+
+
+def status_like(**changed):
+    def lie(answer: Response) -> Response:
+        return json_of(dataclasses.replace(SubmissionStatus(**json.loads(answer.body)), **changed))
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        status_like(id="00" * 32),
+        status_like(round_id="test.1.2"),
+        status_like(parts=PARTS + 1),
+        status_like(missing=[PARTS]),
+        status_like(missing=[-1]),
+        status_like(missing=[0] * 50),
+        lambda answer: Response(200, {}, b"<html>"),
+        lambda answer: Response(200, {}, b""),
+        lambda answer: Response(200, {}, b"[]"),
+        lambda answer: Response(200, {}, b'{"id": 3}'),
+        lambda answer: Response(200, {}, b"\xff\xfe"),
+        lambda answer: Response(200, {}, answer.body[:-3]),
+    ],
+)
+def test_answer_that_is_none_of_the_protocols(tmp_path, aggregator, lie):
+    def meddle(request: Request, body: bytes):
+        return lie(aggregator(request, body)) if request.path.endswith("/submissions") else None
+
+    session = session_for(tmp_path, PLAN)
+    with pytest.raises(ProtocolError) as caught:
+        World(aggregator, meddle).run(_flows.submit(session, OPEN, update_of()))
+    assert caught.value.reason == Reason.BAD_ANSWER
+    assert session.spool.entry(ROUND).is_stored
+
+
+def receipt_like(name=AGGREGATOR, key=AGGREGATOR_KEY, **changed):
+    def lie(honest: bytes) -> bytes:
+        body = Receipt.parse(Signed.parse(honest, "receipt", 10_000).body)
+        return receipt_of(dataclasses.replace(body, **changed), name, key)
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason", "what"),
+    [
+        (receipt_like(), None, ""),
+        (receipt_like(id="00" * 32), Reason.BAD_ANSWER, "receipt, submission"),
+        (receipt_like(round_id="test.9.9"), Reason.BAD_ANSWER, "receipt, round"),
+        (receipt_like(site="b"), Reason.BAD_ANSWER, "receipt, site"),
+        (receipt_like(key=SigningKey.generate()), Reason.BAD_SIGNATURE, "receipt, signature"),
+        (receipt_like("b", identity_of("b").signing_key), Reason.BAD_SIGNATURE, "receipt, signature"),
+        (lambda honest: honest.replace(b'"receipt"', b'"manifest"'), Reason.BAD_FIELD, "receipt"),
+        (lambda honest: canonical.encode(json.loads(honest) | {"signatures": {}}), Reason.BAD_SIGNATURE, "signature"),
+        (lambda honest: honest[:-1], Reason.BAD_FIELD, "receipt"),
+        (lambda honest: b"", Reason.BAD_FIELD, "receipt"),
+    ],
+)
+def test_receipt_of_something_else(tmp_path, aggregator, lie, reason, what):
+    def meddle(request: Request, body: bytes):
+        return Response(200, {}, lie(aggregator(request, body).body)) if request.path.endswith("/complete") else None
+
+    session = session_for(tmp_path, PLAN)
+    flow = _flows.submit(session, OPEN, update_of())
+    kept = session.spool.entry(ROUND).path / "receipt.json"
+    if reason is None:  # the honest path, by the same code
+        receipt = World(aggregator, meddle).run(flow)
+        assert Receipt.parse(Signed.parse(kept.read_bytes(), "receipt", 10_000).body) == receipt
+        assert security_log(session) == []
+        return
+    with pytest.raises(ProtocolError, match=what) as caught:
+        World(aggregator, meddle).run(flow)
+    assert caught.value.reason == reason
+    assert not kept.exists()
+    (line,) = security_log(session)
+    assert (line["event"], line["round"], line["site"]) == ("receipt-rejected", "test.1.1", "a")
+    assert session.spool.entry(ROUND).is_stored
+
+
+def test_receipt_is_asked_for_again_and_is_the_same(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN)
+    first = World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    kept = (session.spool.entry(ROUND).path / "receipt.json").read_bytes()
+    assert World(aggregator).run(_flows.submit(session, OPEN, update_of())) == first
+    assert (session.spool.entry(ROUND).path / "receipt.json").read_bytes() == kept
+
+
+def test_manifest_says_what_the_round_needs_to_be_verified(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    signed = aggregator.manifests["a"]
+    signed.check_signed(session.identity.signing_key.public_key)
+    manifest = signed.manifest
+    manifest.check(PLAN.public, ROUND, 1, session.key.key_id, "a")
+    assert (manifest.roster, manifest.previous) == (CONSORTIUM.roster.digest, NO_RECORD)
+    assert [len(tags) for tags in manifest.tags] == [tag_count(section) for section in PLAN.public.sections]
+    mac = RoundMac(session.key.mac_key, PLAN.public, 1, ROUND)
+    total = mac.new_total()
+    for number, place in enumerate(PLAN.public.places):
+        data = aggregator.parts[signed.submission_id][number]
+        total.add(number, mac.part(number, parse_part(data, place, PLAN.plan_id).packed))
+    assert mac.verify(total, [("a", manifest.nonce, manifest.tags)])
+
+
+def test_stored_submission_of_another_identity_is_refused(tmp_path, aggregator):
+    """The identity was made anew: what the old one signed is not sent."""
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    stranger = dataclasses.replace(session, identity=Identity.create("a"))
+    world = World(aggregator)
+    with pytest.raises(WireError, match="the signature is not that of site a"):
+        world.run(_flows.resume(stranger, OPEN))
+    assert world.sent == []
+    assert World(aggregator).run(_flows.submit(session, OPEN, update_of())).site == "a"
+
+
+def test_no_second_part_is_held_for_the_tags(tmp_path, aggregator, monkeypatch):
+    """A part's contribution is computed before the codec makes the next one."""
+    log = []
+    session = session_for(tmp_path, PLAN)
+    part, encrypt = RoundMac.part, session.codec.encrypt
+
+    def parts(*arguments, **options):
+        for made in encrypt(*arguments, **options):
+            log.append(("made", made.number))
+            yield made
+
+    monkeypatch.setattr(RoundMac, "part", lambda self, n, data: (part(self, n, data), log.append(("tagged", n)))[0])
+    monkeypatch.setattr(type(session.codec), "encrypt", lambda self, *a, **k: parts(*a, **k))
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    assert log == [(what, n) for n in range(PARTS) for what in ("made", "tagged")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "hint"),
+    [
+        (problem(409, "round-closed", "closed"), Reason.ROUND_CLOSED, "round.fetch()"),
+        (problem(403, "not-invited", "not you"), Reason.NOT_INVITED, "ask the operator"),
+        (problem(401, "unauthenticated", "who?"), Reason.UNAUTHENTICATED, "proxy"),
+        (problem(401, "bad-signature", "who?"), Reason.BAD_SIGNATURE, "compare fingerprints"),
+        (problem(401, "roster-expired", "too old"), Reason.ROSTER_EXPIRED, "he-agg roster next"),
+        (problem(403, "forbidden", "no"), Reason.FORBIDDEN, "ask the coordinator"),
+        (problem(413, "too-large", "too long", "the limit is 1 MB"), Reason.TOO_LARGE, "the limit is 1 MB"),
+    ],
+)
+def test_refusals_are_told_with_a_hint(tmp_path, aggregator, answer, reason, hint):
+    def meddle(request: Request, body: bytes):
+        return answer if request.method == "POST" else None
+
+    with pytest.raises(ProtocolError) as caught:
+        World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert caught.value.reason == reason
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("reason", [Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH])
+def test_manifest_that_has_become_outdated_is_made_anew(tmp_path, aggregator, reason):
+    """Two rosters came between encrypting and announcing: what was never taken is not kept, and stands in no way."""
+    session = session_for(tmp_path, PLAN)
+    stale = World(aggregator, lambda r, b: problem(409, reason) if r.path.endswith("/submissions") else None)
+    with pytest.raises(ProtocolError, match="goes by another roster or record") as caught:
+        stale.run(_flows.submit(session, OPEN, update_of()))
+    assert caught.value.reason == reason
+    assert not session.spool.entry(ROUND).is_stored
+    again = World(aggregator)
+    receipt = again.run(_flows.submit(session, OPEN, update_of()))
+    assert aggregator.complete == {"a": receipt.id}
+    assert again.sent[0] != stale.sent[0]
+
+
+def test_uploads_stop_being_tried_after_the_deadline(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN, patience_s=50.0)
+    world = World(aggregator, lambda request, body: unreachable())
+    world.time = OPEN.closes_at + 30.0
+    with pytest.raises(TransportError):
+        world.run(_flows.submit(session, OPEN, update_of()))
+    assert world.time == OPEN.closes_at + 50.0
+
+
+def test_nothing_readable_lies_in_the_spool(tmp_path, aggregator):
+    World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of(weight=7)))
+    files = [path.read_bytes() for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+    assert len(files) == PARTS + 3
+    plain = np.asarray(update_of().tensors["w"])
+    assert not any(plain[:8].tobytes() in content for content in files)

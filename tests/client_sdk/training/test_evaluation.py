@@ -1,0 +1,129 @@
+"""Counts through the fixed point: exact for any weight; scores against scikit-learn on the pooled data."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, log_loss, roc_auc_score
+
+from client_sdk.training import BinaryScores, ClassCounts, MeanLoss, training_plan
+from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
+from client_sdk.training.evaluation import MAX_COUNT, encode_counts, summed_counts
+from he_agg.errors import InputError, PlanError, ProtocolError
+from he_agg.plan.fixedpoint import dequantize, quantize
+
+
+def total(plan, sites):
+    """The mean of what several sites would send: [(tensors, weight)]."""
+    zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in plan.layout.tensors}
+    return dequantize(plan, sum(quantize(plan, zeros | t, w).values.astype(np.int64) for t, w in sites), len(sites))
+
+
+@pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")
+@given(st.data(), st.sampled_from([(8, 1), (8, 100), (12, 2047), (16, 1), (16, 2048), (16, 32767), (24, 10**6)]))
+def test_any_counts_at_any_weights_are_summed_exactly(data, sizes):
+    bits, cap = sizes
+    evaluation = ClassCounts(2)
+    plan = training_plan("x", {"w": 1.0}, clip=1.0, weight_cap=cap, max_sites=5, evaluation=evaluation, value_bits=bits)
+    counts = st.lists(st.integers(-MAX_COUNT, MAX_COUNT), min_size=4, max_size=4)
+    sites = data.draw(st.lists(st.tuples(counts, st.integers(1, cap)), min_size=2, max_size=5))
+    sent = []
+    for values, weight in sites:
+        c = {"confusion": np.array(values).reshape(2, 2), "loss": np.array(values[0])}
+        sent.append((encode_counts(plan, evaluation, c, weight), weight))
+    sums = summed_counts(plan, total(plan, sent), evaluation)
+    assert sums["confusion"].reshape(-1).tolist() == [sum(v[i] for v, _ in sites) for i in range(4)]
+    assert int(sums["loss"]) == sum(v[0] for v, _ in sites)
+
+
+def test_binary_scores_are_those_of_the_pooled_patients(rng):
+    y, p = rng.integers(0, 2, 500), rng.random(500)
+    p = np.clip(0.7 * p + 0.3 * y * rng.random(500), 0, 1)
+    evaluation = BinaryScores(bins=64)
+    parts = [evaluation.count((y[i::3], p[i::3])) for i in range(3)]
+    found = evaluation.metrics({name: sum(part[name] for part in parts) for name in parts[0]})
+    assert found["n"] == 500
+    assert abs(found["auc"] - roc_auc_score(y, p)) <= found["auc_error"] < 0.02
+    assert found["confusion"] == confusion_matrix(y, p >= 0.5).tolist()
+    # Each of the three sums is rounded once, to a multiple of 2^-10.
+    assert abs(found["loss"] - log_loss(y, np.clip(p, 1e-12, 1 - 1e-12))) <= 3 * 2**-11 / 500 + 1e-12
+    binned = (np.minimum((p * 64).astype(int), 63) + 0.5) / 64
+    assert abs(found["auc"] - roc_auc_score(y, binned)) < 1e-12
+
+
+def test_class_counts_are_a_confusion_matrix(rng):
+    y, p = rng.integers(0, 3, 200), rng.dirichlet(np.ones(3), 200)
+    found = ClassCounts(3).metrics(ClassCounts(3).count((y, p)))
+    assert found["confusion"] == confusion_matrix(y, p.argmax(axis=1), labels=range(3)).tolist()
+    assert abs(found["loss"] - log_loss(y, p)) <= 2**-11 / 200 + 1e-12
+    assert found["recall"][0] == found["confusion"][0][0] / sum(found["confusion"][0])
+
+
+def test_mean_loss_is_weighted_by_patients():
+    counts = [MeanLoss().count((0.5, 10)), MeanLoss().count((1.0, 30))]
+    found = MeanLoss().metrics({name: sum(c[name] for c in counts) for name in counts[0]})
+    assert found == {"loss": 0.875, "n": 40}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "result"),
+    [
+        (MeanLoss(), (float("nan"), 5)),
+        (BinaryScores(), ([0, 1], [0.2, np.nan])),
+        (BinaryScores(), ([0, 1], [0.2, 1.2])),
+        (BinaryScores(), ([0, 2], [0.2, 0.2])),
+        (ClassCounts(2), ([0, 2], [0, 1])),
+        (ClassCounts(2), ([0, 1], [[0.5, np.nan], [0.5, 0.5]])),
+        (ClassCounts(2), ([0, 1], [0])),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(evaluation, result):
+    with pytest.raises(InputError) as caught:
+        evaluation.count(result)
+    assert caught.value.hint
+
+
+def test_a_cap_beyond_the_values_is_refused_with_a_way_out():
+    with pytest.raises(PlanError, match="at most 127") as caught:
+        training_plan("x", {"w": 1.0}, clip=1, weight_cap=128, max_sites=2, evaluation=MeanLoss(), value_bits=8)
+    assert "larger units" in caught.value.hint
+
+
+def plan_of(bits=16, cap=2048):
+    return training_plan("x", {"w": 1.0}, clip=1.0, weight_cap=cap, max_sites=6, value_bits=bits)
+
+
+@pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")
+@given(st.lists(st.integers(1, 2048), min_size=2, max_size=6), st.sampled_from([4, 8, 16, 24]), st.data())
+def test_agreement_is_never_denied_and_a_difference_that_can_show_is_seen_by_all(weights, bits, data):
+    plan = plan_of(bits)
+    here, there = model_hash({"w": np.zeros(1)}), model_hash({"w": np.ones(1)})
+    check_agreement(plan, total(plan, [({SIGNS: signs_of(here)}, w) for w in weights]), here, 1)
+    odd = data.draw(st.integers(0, len(weights) - 1))
+    mean = total(plan, [({SIGNS: signs_of(there if i == odd else here)}, w) for i, w in enumerate(weights)])
+    if min(weights[odd], sum(weights) - weights[odd]) > (len(weights) + 1) * 2048 / (2 * plan.public.magnitude):
+        for digest in (here, there):
+            with pytest.raises(ProtocolError, match="not"):
+                check_agreement(plan, mean, digest, 1)
+
+
+def test_a_site_that_was_not_in_the_round_sees_that_its_model_is_another():
+    plan = plan_of()
+    here, there = model_hash({"w": np.zeros(1)}), model_hash({"w": np.ones(1)})
+    mean = total(plan, [({SIGNS: signs_of(there)}, 100), ({SIGNS: signs_of(there)}, 50)])
+    with pytest.raises(ProtocolError, match="this site's model is not that of the others"):
+        check_agreement(plan, mean, here, 1)
+
+
+def test_the_hash_sees_names_dtypes_shapes_values_and_settings():
+    base = {"a": np.zeros((2, 3), np.float32), "b": np.ones(1)}
+    others = [
+        {"b": base["b"], "a": base["a"].T},
+        {"a": base["a"], "c": base["b"]},
+        {"a": base["a"].astype(np.float64), "b": base["b"]},
+        {"a": base["a"], "b": -base["b"]},
+        {"a": -base["a"], "b": base["b"]},  # minus zero
+    ]
+    assert len({model_hash(tensors) for tensors in [base, *others]}) == 6
+    assert model_hash(base) == model_hash(dict(reversed(base.items())))
+    assert model_hash(base, "x", "y") != model_hash(base, "xy")

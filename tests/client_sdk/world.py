@@ -1,0 +1,500 @@
+"""A world for flows without a network: a clock that only sleeping moves, and an aggregator in memory to lie with.
+
+The aggregator here follows the protocol in the plainest way; `World.meddle` sees every request first and may answer
+in its place, fail, or change the answer. Every request is signed and the signature verified, as in reality. Real
+servers are met in test_end_to_end.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk._disk.chain import Chain
+from client_sdk._disk.files import read_files
+from client_sdk._disk.rosters import Rosters
+from client_sdk._disk.security_log import SecurityLog
+from client_sdk._disk.spool import Spool
+from client_sdk._net.signing import Signer
+from client_sdk._net.transport import drive
+from client_sdk._protocol.effects import Compute, FileBody, Now, Report, Request, Response, Sleep, Together
+from client_sdk._protocol.exchange import Retries
+from client_sdk._protocol.poll import OpenRound
+from client_sdk._protocol.prepare import Update
+from client_sdk._protocol.retry import RetryPolicy
+from client_sdk._protocol.session import Session
+from client_sdk.progress import Event
+from he_agg import canonical
+from he_agg.codecs import codec_for
+from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
+from he_agg.documents.roster import SignedRoster
+from he_agg.documents.signed import Signed
+from he_agg.errors import Reason, TransportError
+from he_agg.ids import RoundId
+from he_agg.mac import RoundMac
+from he_agg.plan.fixedpoint import Mean, dequantize, quantize
+from he_agg.plan.plan import Plan
+from he_agg.protocol.http_signatures import RequestHead, digest_field, manifest_field, parse_claim, verify_request
+from he_agg.protocol.messages import CurrentRound, Receipt, SubmissionStatus
+from he_agg.protocol.wire import encode_part, parse_part
+from he_agg.signing import SigningKey
+from keys import GroupKey
+from tests.support.federation import fold_all, key_of, plan_of
+from tests.support.trust import AGGREGATOR, consortium, identity_of
+
+N_VALUES = 4200
+"""Three ciphertexts, one to a part of the shortest length: 2 x 2048 values, and the rest."""
+
+ROUND = RoundId("test", 1, 1)
+OPEN = OpenRound(ROUND, submitted=False, closes_at=3600.0)
+
+
+SITES = ("a", "b", "c")
+AGGREGATOR_KEY = SigningKey.generate()
+CONSORTIUM = consortium("test", SITES, AGGREGATOR_KEY)
+
+
+class KilledError(BaseException):
+    """The process ends here. No flow may catch it."""
+
+
+def small_plan(**options) -> Plan:
+    """A plan whose submissions have three parts."""
+    return plan_of(N_VALUES, part_bytes=2**16, weight_cap=10, **options)
+
+
+def update_of(hot: int = 0, weight: int = 1, **options) -> Update:
+    """A one-hot update: a 2 in a sum would mean counted twice."""
+    w = np.zeros(N_VALUES)
+    w[hot] = 1.0
+    return Update({"w": w}, weight, **options)
+
+
+def problem(status: int, reason: str, detail: str = "no", hint: str = "", **headers: str) -> Response:
+    """A problem document."""
+    body = {"type": f"urn:he-agg:problem:{reason}", "title": "t", "status": status, "detail": detail, "reason": reason}
+    if hint:
+        body["hint"] = hint
+    head = {"content-type": "application/problem+json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    return Response(status, head, json.dumps(body).encode())
+
+
+def json_of(message: object, status: int = 200) -> Response:
+    return Response(status, {"content-type": "application/json"}, json.dumps(dataclasses.asdict(message)).encode())
+
+
+class FakeAggregator:
+    """A federation with one round at a time. Publishes as soon as all invited sites are complete.
+
+    It signs what an aggregator signs, keeps the chain of records, and hands out what it has; `close`, `others_submit`
+    and the attributes let a test make it lie.
+    """
+
+    def __init__(self, plan: Plan, sites: tuple[str, ...] = SITES) -> None:
+        self.plan, self.key, self.sites = plan, key_of(plan), sites
+        self.rosters: list[SignedRoster] = [CONSORTIUM.roster]
+        self.chain: list[SignedRecord] = []
+        self.past: dict[str, FakeAggregator] = {}
+        self.open(ROUND)
+
+    def open(self, round_id: RoundId) -> None:
+        """Open a round; what the one before has stays to be read."""
+        if hasattr(self, "round_id"):
+            self.past[str(self.round_id)] = copy.copy(self)
+            self.past[str(self.round_id)].past = {}
+            self.past.pop(str(round_id), None)
+        self.round_id = round_id
+        self.roster = self.rosters[-1].digest
+        self.previous = self.head
+        self.manifests: dict[str, SignedManifest] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}
+        self.complete: dict[str, str] = {}
+        self.record: SignedRecord | None = None
+        self.sum: list[bytes] = []
+        self.current = CurrentRound(
+            "test",
+            "open",
+            1,
+            self.key.key_id,
+            self.plan.plan_id,
+            str(round_id),
+            round_id.number,
+            round_id.attempt,
+            0,
+            0,
+            3600,
+            True,
+            records=len(self.chain),
+            roster_version=len(self.rosters),
+        )
+
+    @property
+    def head(self) -> str:
+        """Digest of the newest record."""
+        return self.chain[-1].digest if self.chain else NO_RECORD
+
+    @property
+    def opened(self) -> OpenRound:
+        """The round as a site that asks now sees it."""
+        return dataclasses.replace(OPEN, id=self.round_id, records=self.current.records)
+
+    def others_submit(self, sites: str = "bc", **changed: object) -> None:
+        """The other sites hand in: site number i (from 1) sets value i and weighs 1.
+
+        Args:
+            sites: who.
+            changed: members of their manifests that are not as they should be; the signature fits all the same.
+        """
+        for site in sites:
+            update = update_of("abc".index(site))
+            fields = {"previous": self.previous, "roster": self.roster} | changed
+            signed, wire = submission(self.plan, site, update, self.round_id, **fields)
+            self.replace(site, signed, wire)
+
+    def replace(self, site: str, signed: SignedManifest, wire: list[bytes]) -> None:
+        """Count something else for a site."""
+        self.manifests[site] = signed
+        self.parts[signed.submission_id] = dict(enumerate(wire))
+        self.complete[site] = signed.submission_id
+
+    def close(self, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY), **changed: object) -> None:
+        """Publish what is complete; arguments make the record a lie, or have it signed by somebody else."""
+        places, plan_id = self.plan.public.places, self.plan.plan_id
+        sums = fold_all(
+            self.plan.public,
+            [[parse_part(self.parts[i][p.number], p, plan_id) for p in places] for i in self.complete.values()],
+        )
+        self.sum = [encode_part(part, places[part.number], plan_id) for part in sums]
+        honest = RoundRecord(
+            round_id=self.round_id,
+            index=len(self.chain) + 1,
+            previous=self.previous,
+            closed_at=1,
+            roster=self.roster,
+            epoch=1,
+            key_id=self.key.key_id,
+            plan_id=plan_id,
+            outcome="published",
+            members=dict(self.complete),
+            excluded={site: "late" for site in self.sites if site not in self.complete},
+            sum_digests=digests_of(self.sum),
+        )
+        self.write(dataclasses.replace(honest, **changed), signer)
+
+    def fail(self, **changed: object) -> None:
+        """The round fails."""
+        excluded = dict.fromkeys(self.sites, "too-few-sites")
+        self.close(**{"outcome": "failed", "members": {}, "excluded": excluded, "sum_digests": ()} | changed)
+
+    def write(self, record: RoundRecord, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY)) -> None:
+        """Write this round's record."""
+        self.record = SignedRecord.make(record, *signer)
+        self.chain.append(self.record)
+
+    def rewrite(self, **changed: object) -> None:
+        """Put another record, signed as it should be, in the place of this round's."""
+        self.chain.remove(self.record)
+        self.write(dataclasses.replace(self.record.record, **changed))
+
+    def republish(self, parts: list[bytes]) -> None:
+        """Serve other parts as the sum; the record names them."""
+        self.sum = parts
+        self.rewrite(sum_digests=digests_of(parts))
+
+    def __call__(self, request: Request, body: bytes) -> Response:
+        path = request.path.split("?")[0]
+        if path == "/v1/federations/test/rounds/current":
+            return json_of(self.current)
+        if match := re.fullmatch(r"/v1/federations/test/records/(\d+)", path):
+            return _numbered(self.chain, int(match[1]), "unknown-round")
+        if match := re.fullmatch(r"/v1/federations/test/rosters/(\d+)", path):
+            return _numbered(self.rosters, int(match[1]), "roster-mismatch")
+        if (match := re.match(r"/v1/rounds/([a-z0-9.-]+)/", path)) and match[1] in self.past:
+            return self.past[match[1]](request, body)
+        if path == f"/v1/rounds/{self.round_id}/submissions":
+            return self._announce(SignedManifest.parse(body))
+        if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})/parts/(\d+)", path):
+            return self._put(match[1], int(match[2]), body)
+        if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})/complete", path):
+            return self._complete(match[1])
+        if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})", path):
+            if request.method == "PUT":
+                return self._put_run(match[1], int(request.path.partition("?from=")[2] or 0), body)
+            (manifest,) = [m for m in self.manifests.values() if m.submission_id == match[1]]
+            return self._status(manifest, 200)
+        if path == f"/v1/rounds/{self.round_id}/record":
+            if self.record is None and len(self.complete) == len(self.sites):
+                self.close()
+            return Response(200, {}, self.record.encode()) if self.record else Response(204)
+        if path == f"/v1/rounds/{self.round_id}/manifests":
+            return self._manifests()
+        if path == f"/v1/rounds/{self.round_id}/sum":
+            return Response(200, {}, b"".join(self.sum[int(request.path.partition("?from=")[2]) :]))
+        return problem(404, "unknown-round")
+
+    def _manifests(self) -> Response:
+        documents = [self.manifests[site].document.to_json() for site in sorted(self.record.record.members)]
+        return Response(200, {}, canonical.encode({"v": 1, "manifests": documents}))
+
+    def _announce(self, signed: SignedManifest) -> Response:
+        site = signed.manifest.site
+        signed.check_signed(self.rosters[-1].roster.members[site].public_key)
+        known = self.manifests.get(site)
+        if known is not None and known != signed:
+            return problem(409, "second-submission")
+        if known is None and self.record is not None:
+            return problem(409, "round-closed")
+        if signed.manifest.previous != self.previous:
+            return problem(409, "chain-mismatch")
+        if signed.manifest.roster not in (self.roster, self.rosters[-1].digest):
+            return problem(422, "roster-mismatch")
+        self.manifests[site] = signed
+        self.parts.setdefault(signed.submission_id, {})
+        return self._status(signed, 200 if known else 201)
+
+    def _status(self, signed: SignedManifest, status: int) -> Response:
+        own, n_parts = signed.submission_id, len(signed.manifest.part_digests)
+        missing = [n for n in range(n_parts) if n not in self.parts[own]]
+        state = "complete" if own in self.complete.values() else "open"
+        return json_of(SubmissionStatus(own, str(self.round_id), state, n_parts, missing), status)
+
+    def _put(self, own: str, number: int, body: bytes) -> Response:
+        if own not in self.parts:
+            return problem(404, "unknown-submission")
+        (signed,) = [m for m in self.manifests.values() if m.submission_id == own]
+        if hashlib.sha256(body).hexdigest() != signed.manifest.part_digests[number]:
+            return problem(400, "bad-digest")
+        self.parts[own][number] = body
+        return Response(201)
+
+    def _put_run(self, own: str, first: int, body: bytes) -> Response:
+        begin = 0
+        if own not in self.parts:
+            return problem(404, "unknown-submission")
+        for place in self.plan.public.places[first:]:
+            answer = self._put(own, place.number, body[begin : begin + place.wire_bytes])
+            if answer.status >= 400:
+                return answer
+            begin += place.wire_bytes
+            if begin == len(body) and place.number + 1 < len(self.plan.public.places):
+                return Response(204)
+        return self._complete(own) if begin == len(body) else problem(413, "too-large")
+
+    def _complete(self, own: str) -> Response:
+        if own not in self.parts:
+            return problem(404, "unknown-submission")
+        (site,) = [s for s, m in self.manifests.items() if m.submission_id == own]
+        if len(self.parts[own]) != len(self.manifests[site].manifest.part_digests):
+            return problem(409, "incomplete")
+        self.complete[site] = own
+        return Response(200, {}, receipt_of(Receipt(own, str(self.round_id), site, 1)))
+
+
+def _numbered(documents: list, number: int, reason: str) -> Response:
+    if not 1 <= number <= len(documents):
+        return problem(404, reason)
+    return Response(200, {}, documents[number - 1].encode())
+
+
+def receipt_of(receipt: Receipt, name: str = AGGREGATOR, key: SigningKey = AGGREGATOR_KEY) -> bytes:
+    """A signed receipt."""
+    return Signed.make("receipt", receipt.encode(), name, key).encode()
+
+
+def digests_of(parts: list[bytes]) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(part).hexdigest() for part in parts)
+
+
+def submission(
+    plan: Plan,
+    site: str,
+    update: Update,
+    round_id: RoundId = ROUND,
+    previous: str = NO_RECORD,
+    roster: str = CONSORTIUM.roster.digest,
+    nonce: str = "00" * 16,
+    **changed: object,
+) -> tuple[SignedManifest, list[bytes]]:
+    """What an honest site would send: signed manifest and parts. Then `changed` members are replaced."""
+    values = quantize(plan, update.tensors, update.weight).values
+    return encrypted(plan, site, values, key_of(plan), round_id, previous, roster, nonce, **changed)
+
+
+def encrypted(
+    plan: Plan,
+    site: str,
+    values: NDArray[np.int32],
+    encrypt_with: GroupKey,
+    round_id: RoundId = ROUND,
+    previous: str = NO_RECORD,
+    roster: str = CONSORTIUM.roster.digest,
+    nonce: str = "00" * 16,
+    **changed: object,
+) -> tuple[SignedManifest, list[bytes]]:
+    """A submission of any integers, encrypted with any key; its tags are right."""
+    key, places = key_of(plan), plan.public.places
+    mac = RoundMac(key.mac_key, plan.public, 1, round_id)
+    total = mac.new_total()
+    wire = {}
+    for part in codec_for(plan.public).encrypt(values, encrypt_with, round_id):
+        total.add(part.number, mac.part(part.number, part.packed))
+        wire[part.number] = encode_part(part, places[part.number], plan.plan_id)
+    parts = [wire[place.number] for place in places]
+    tags = mac.tags(total, site, nonce)
+    digests = digests_of(parts)
+    honest = Manifest(round_id, 1, key.key_id, plan.plan_id, site, nonce, digests, tags, roster, previous)
+    return SignedManifest.make(dataclasses.replace(honest, **changed), identity_of(site).signing_key), parts
+
+
+Meddle = Callable[[Request, bytes], "Response | Exception | None"]
+
+
+class World:
+    """Carries out effects: files for real, requests in memory, time by the sleeps."""
+
+    def __init__(
+        self, aggregator: Callable[[Request, bytes], Response], meddle: Meddle | None = None, site: str = "a"
+    ) -> None:
+        self.aggregator = aggregator
+        self.signer = Signer(site, identity_of(site).signing_key, "test")
+        self.headers: list[dict[str, str]] = []
+        self.meddle = meddle or (lambda request, body: None)
+        self.time = 0.0
+        self.piece_bytes = 1000
+        self.sent: list[tuple[str, bytes]] = []
+        self.events: list[object] = []
+        self.sleeps: list[float] = []
+        self.effects = 0
+        self.before: Callable[[int], None] = lambda number: None
+
+    def run(self, flow):
+        return drive(flow, self.perform)
+
+    def perform(self, effect):
+        self.before(self.effects)
+        self.effects += 1
+        match effect:
+            case Request():
+                return self._answer(effect)
+            case Compute(work):
+                return work()
+            case Sleep(seconds):
+                self.sleeps.append(seconds)
+                self.time += seconds
+            case Now():
+                return self.time
+            case Report(event):
+                self.events.append(event)
+            case Together(flows, _, each):  # one after the other: what is simulated has to come out the same
+                results = []
+                for make in flows:
+                    results.append(self.run(make()))
+                    self.events.append(each(results[-1]))
+                return results
+        return None
+
+    def _answer(self, request: Request) -> Response:
+        body = request.body
+        if isinstance(body, FileBody):
+            body = b"".join(read_files(body))
+        body = body or b""
+        signed_at, headers = self.signer.sign(request)
+        self.headers.append(headers)
+        self.sent.append((f"{request.method} {request.path}", body))
+        if request.progress is not None:
+            self.events.append(request.progress(len(body)))
+        if not self._verify(request, headers, body):
+            return dataclasses.replace(problem(400, "bad-digest"), signed_at=signed_at)
+        if "wait=30" in request.path:
+            self.time += 30.0
+        answer = self.meddle(request, body)
+        if isinstance(answer, Exception):
+            raise answer
+        answer = answer if answer is not None else self.aggregator(request, body)
+        if request.into is not None and answer.status in request.expect:
+            self._hand_over(request.into, answer.body)
+            answer = dataclasses.replace(answer, body=b"")
+        return dataclasses.replace(answer, signed_at=signed_at)
+
+    def _hand_over(self, into: Callable[[bytes], Event | None], body: bytes) -> None:
+        for begin in range(0, len(body), self.piece_bytes):
+            event = into(body[begin : begin + self.piece_bytes])
+            if event is not None:
+                self.events.append(event)
+
+    def _verify(self, request: Request, headers: dict[str, str], body: bytes) -> bool:
+        """What a real aggregator does before anything else; whether the body is the one that was signed."""
+        path, _, query = request.path.partition("?")
+        head = RequestHead(request.method, path, query, headers["Content-Digest"], headers["He-Agg-Federation"])
+        claim = parse_claim(headers["Signature-Input"], headers["Signature"])
+        assert verify_request(head, claim, CONSORTIUM.roster.roster.members[claim.name].public_key)
+        assert (claim.name, head.federation) == (self.signer.name, "test")
+        if request.method == "PUT" and path.count("/") == 3:
+            return head.content_digest == manifest_field(path.rpartition("/")[2])
+        return head.content_digest == digest_field(body)
+
+    def paths(self, method: str) -> list[str]:
+        """Paths of the requests of one method, in order."""
+        return [line.split()[1] for line, _ in self.sent if line.startswith(method + " ")]
+
+
+def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) -> Session:
+    """A site with its files below `tmp_path`; its jitter is always half of the ceiling."""
+    spool, pin, identity = Spool(tmp_path / "spool", site), tmp_path / f"{site}.roster.json", identity_of(site)
+    if not pin.exists():
+        pin.write_bytes(CONSORTIUM.roster.encode())
+    return Session(
+        identity=identity,
+        key=key_of(plan),
+        rosters=Rosters(pin, "test", identity),
+        chain=Chain(spool.chain_path("test")),
+        log=SecurityLog(tmp_path / f"{site}.security.log", time.time),
+        spool=spool,
+        retries=Retries(RetryPolicy(**policy), lambda: 0.5),
+    )
+
+
+def spooled(tmp_path: Path, site: str = "a") -> list[str]:
+    """Names of what is in a site's spool, beside what it always keeps."""
+    kept = {"test.chain", "test.rosters"}
+    return sorted(path.name for path in (tmp_path / "spool" / site).iterdir() if path.name not in kept)
+
+
+def security_log(session: Session) -> list[dict]:
+    """The lines of a site's security log."""
+    return [json.loads(line) for line in session.log.path.read_text().splitlines()]
+
+
+def damage_file(path: Path, damage: str) -> None:
+    """What a disk does to a file: it is changed, shorter or missing."""
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[:-1] + b"!" * (damage == "changed"))
+
+
+def unreachable() -> TransportError:
+    return TransportError(Reason.UNREACHABLE, "http://test: GET /: connection refused")
+
+
+def assert_mean_of(mean: Mean, plan: Plan, updates: list[Update]) -> None:
+    """See that a mean is, bit for bit, the plaintext fixed-point mean of these updates."""
+    sums = np.zeros(plan.public.values, dtype=np.int64)
+    for update in updates:
+        sums += quantize(plan, update.tensors, update.weight, on_overflow=update.on_overflow).values
+    expected = dequantize(plan, sums, len(updates))
+    assert (mean.n_sites, mean.total_weight) == (expected.n_sites, expected.total_weight)
+    assert np.array_equal(mean.sums, expected.sums)
+    for name, tensor in expected.tensors.items():
+        assert mean.tensors[name].dtype == tensor.dtype
+        assert np.array_equal(mean.tensors[name], tensor)

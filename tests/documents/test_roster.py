@@ -1,0 +1,216 @@
+"""Rosters: what makes sense in itself, who has to sign, which one follows which, and until when one is good."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+
+from he_agg import canonical
+from he_agg.documents.roster import MAX_VALID_S, SUITE_BYTES, Member, Receiving, Role, Roster, SignedRoster, fingerprint
+from he_agg.errors import Reason, WireError
+from tests.support.documents import EXAMPLES, KEYS, key_of
+
+ROSTER = EXAMPLES["roster"].body
+A, B = ROSTER.members["hospital-a"], ROSTER.members["hospital-b"]
+
+
+def with_member(member, roster=ROSTER):
+    return replace(roster, members={**roster.members, member.name: member})
+
+
+def member(name, *roles, receiving=None):
+    return Member(name, key_of(name).public_key.hex(), frozenset(roles), receiving)
+
+
+def signed(roster, *names):
+    document = SignedRoster.unsigned(roster).document
+    for name in names:
+        document = document.signed_by(name, KEYS.get(name) or key_of(name))
+    return SignedRoster.parse(document.encode())
+
+
+def refused(roster):
+    """Whether it is refused both when it is made and when it is read."""
+    with pytest.raises(WireError) as caught:
+        roster.check()
+    assert caught.value.reason == Reason.BAD_FIELD
+    with pytest.raises(WireError):
+        SignedRoster.unsigned(roster)
+    with pytest.raises(WireError):
+        Roster.parse(roster.encode())
+    return caught.value.message
+
+
+def test_who_is_in_it():
+    assert list(ROSTER.having(Role.SITE)) == ["hospital-a", "hospital-b"]
+    assert ROSTER.keys_of(Role.AGGREGATOR) == {"aggregator": KEYS["aggregator"].public_key}
+    assert ROSTER.having(Role.AUDITOR) == {}
+    both = with_member(replace(A, roles=frozenset({Role.SITE, Role.OPERATOR})))
+    assert list(both.having(Role.OPERATOR)) == ["hospital-a"]
+    assert Roster.parse(both.encode()) == both
+
+
+class TestSense:
+    def test_each_member_has_its_own_key(self):
+        assert "its own key" in refused(with_member(replace(A, signing_key=B.signing_key)))
+
+    def test_enough_coordinators(self):
+        assert "3 coordinators have to sign, and it has 2" in refused(replace(ROSTER, threshold=3))
+        replace(ROSTER, threshold=2).check()
+        rest = {n: m for n, m in ROSTER.members.items() if Role.COORDINATOR not in m.roles}
+        assert "it has 0" in refused(replace(ROSTER, members=rest, threshold=1))
+
+    def test_something_can_be_sealed_to_each_site(self):
+        assert "hospital-a has no key" in refused(with_member(replace(A, receiving=None)))
+        with_member(member("auditor", Role.AUDITOR)).check()
+
+    @pytest.mark.parametrize("length", [-1, 0, MAX_VALID_S + 1])
+    def test_good_for_a_while(self, length):
+        assert "at most 400 days" in refused(replace(ROSTER, expires_at=ROSTER.issued_at + length))
+        replace(ROSTER, expires_at=ROSTER.issued_at + MAX_VALID_S).check()
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"signing_key": "00" * 31},
+            {"signing_key": A.signing_key.upper()},
+            {"roles": ["site", "site"]},
+            {"roles": ["site", "auditor"]},  # not sorted
+            {"roles": ["admin"]},
+            {"roles": "site"},
+            {"roles": [1]},
+            {"receiving": {"suite": "x25519", "key": "5a" * 31}},
+            {"receiving": {"suite": "x25519", "key": "5a" * SUITE_BYTES["mlkem768-x25519"]}},
+            {"receiving": {"suite": "rsa", "key": "5a" * 32}},
+            {"receiving": {"suite": "x25519", "key": "5a" * 32, "more": 1}},
+            {"receiving": []},
+            {"more": 1},
+        ],
+        ids=str,
+    )
+    def test_members_that_are_none(self, changed):
+        assert Member.from_json("hospital-a", A.to_json()) == A
+        with pytest.raises(WireError):
+            Member.from_json("hospital-a", A.to_json() | changed)
+
+    @pytest.mark.parametrize("name", ["", "A", "-a", "a_b", "a" * 64, "a\n"])
+    def test_names_that_are_none(self, name):
+        with pytest.raises(WireError):
+            Member.from_json(name, A.to_json())
+
+    def test_nobody_twice(self):
+        text = ROSTER.encode()
+        Roster.parse(text)
+        with pytest.raises(WireError) as caught:
+            Roster.parse(text.replace(b'"hospital-b":', b'"hospital-a":'))
+        assert caught.value.reason == Reason.NOT_CANONICAL
+
+
+class TestFingerprint:
+    def test_written_out(self):
+        text = f"he-agg/member/v1\0hospital-a\0{A.signing_key}\0x25519:{'5a' * 32}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        assert A.fingerprint == " ".join([digest[i : i + 4] for i in range(0, 32, 4)])
+        bare = ROSTER.members["aggregator"]
+        text = f"he-agg/member/v1\0aggregator\0{bare.signing_key}\0"
+        assert bare.fingerprint.replace(" ", "") == hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def test_names_and_keys_are_in_it_and_roles_are_not(self):
+        others = {
+            fingerprint(replace(A, name="hospital-b")),
+            fingerprint(replace(A, signing_key=B.signing_key)),
+            fingerprint(replace(A, receiving=None)),
+            fingerprint(replace(A, receiving=Receiving("x25519", "5b" * 32))),
+            fingerprint(A),
+        }
+        assert len(others) == 5
+        assert fingerprint(replace(A, roles=frozenset())) == fingerprint(A)
+
+
+class TestSigned:
+    def test_enough_of_its_own_coordinators(self):
+        signed(ROSTER, "coordinator", "second").check_signed()
+        signed(ROSTER, "coordinator", "second", "hospital-a").check_signed()
+        for names in ((), ("coordinator",), ("coordinator", "hospital-a"), ("hospital-a", "hospital-b", "aggregator")):
+            with pytest.raises(WireError, match="expected the signatures of 2 coordinators") as caught:
+                signed(ROSTER, *names).check_signed()
+            assert caught.value.reason == Reason.BAD_SIGNATURE
+
+    def test_not_under_another_name(self):
+        document = SignedRoster.unsigned(ROSTER).document
+        forged = document.signed_by("coordinator", KEYS["hospital-a"]).signed_by("second", KEYS["coordinator"])
+        with pytest.raises(WireError, match="got 0"):
+            SignedRoster(ROSTER, forged).check_signed()
+
+    def test_who_signs_late_changes_the_file_and_not_the_digest(self):
+        early, late = signed(ROSTER, "coordinator"), signed(ROSTER, "coordinator", "second")
+        assert early.encode() != late.encode()
+        assert early.digest == late.digest == hashlib.sha256(ROSTER.encode()).hexdigest()
+        assert signed(replace(ROSTER, min_sites=3)).digest != early.digest
+
+
+class TestFollows:
+    first = signed(ROSTER, "coordinator", "second")
+
+    def follows(self, roster, *names, first=None):
+        signed(roster, *names).check_follows(first or self.first)
+
+    def fails(self, reason, roster, *names):
+        with pytest.raises(WireError) as caught:
+            self.follows(roster, *names)
+        assert caught.value.reason == reason
+        return caught.value.message
+
+    def test_the_next_version(self):
+        self.follows(replace(ROSTER, version=2), "coordinator", "second")
+        self.follows(with_member(member("auditor", Role.AUDITOR), replace(ROSTER, version=2)), "coordinator", "second")
+
+    @pytest.mark.parametrize(
+        "changed", [{"version": 1}, {"version": 3}, {"federation": "strike", "version": 2}], ids=str
+    )
+    def test_and_no_other(self, changed):
+        self.fails(Reason.ROSTER_MISMATCH, replace(ROSTER, **changed), "coordinator", "second")
+
+    def test_coordinators_before_have_to_agree(self):
+        """New ones alone cannot take over, whatever the new roster says of thresholds."""
+        taken = replace(ROSTER, version=2, threshold=1, members={**ROSTER.members})
+        taken = with_member(member("mallory", Role.COORDINATOR), taken)
+        self.fails(Reason.BAD_SIGNATURE, taken, "mallory")
+        self.fails(Reason.BAD_SIGNATURE, taken, "mallory", "coordinator")
+        self.follows(taken, "coordinator", "second")
+
+    def test_coordinators_afterwards_have_to_agree_too(self):
+        """Or a roster could be made that nobody can ever follow."""
+        replaced = {n: m for n, m in ROSTER.members.items() if n != "second"}
+        handed_over = replace(ROSTER, version=2, members=replaced | {"third": member("third", Role.COORDINATOR)})
+        assert "of version 2, got 1" in self.fails(Reason.BAD_SIGNATURE, handed_over, "coordinator", "second")
+        self.follows(handed_over, "coordinator", "second", "third")
+
+    def test_a_key_that_was_replaced_signs_no_more(self):
+        """A coordinator with a new key under the old name: the old key counts for the version before only."""
+        fresh = replace(ROSTER.members["second"], signing_key=key_of("fresh").public_key.hex())
+        renewed = with_member(fresh, replace(ROSTER, version=2))
+        document = signed(renewed, "coordinator", "second").document
+        with pytest.raises(WireError, match="of version 2, got 1"):
+            SignedRoster(renewed, document).check_follows(self.first)
+
+
+def test_expiry():
+    roster = signed(ROSTER, "coordinator", "second")
+    roster.check_valid(ROSTER.issued_at - 10**6)  # clocks of others may be behind
+    roster.check_valid(ROSTER.expires_at - 0.001)
+    for now in (ROSTER.expires_at, ROSTER.expires_at + 1):
+        with pytest.raises(WireError, match="has expired") as caught:
+            roster.check_valid(now)
+        assert caught.value.reason == Reason.ROSTER_EXPIRED
+        assert "he-agg roster" in caught.value.hint
+
+
+def test_bounds_of_numbers():
+    value = canonical.parse(ROSTER.encode(), 2**20)
+    for name, bad in (("version", 0), ("threshold", 0), ("min_sites", 0), ("issued_at", -1), ("expires_at", 2**41)):
+        with pytest.raises(WireError):
+            Roster.parse(canonical.encode(value | {name: bad}))
+    assert Roster.parse(canonical.encode(value)) == ROSTER

@@ -1,0 +1,146 @@
+"""Packing is bit-exact at every width and length; folding is addition mod q."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from he_agg.kernels.packing import MAX_BITS, MIN_BITS, fold, pack, packed_bytes, residue_dtype, unpack
+from he_agg.kernels.packing_lanes import MAX_LANE_BITS, unit_residues
+from tests.ring import reference
+from tests.ring.guarded import guarded
+
+WIDTHS = range(MIN_BITS, MAX_BITS + 1)
+HOT = (16, 20, 24, 30, 40)
+LANES = range(MIN_BITS, MAX_LANE_BITS + 1)
+LENGTHS = (0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 2047, 2048, 2049, 2112, 4097, 6000)
+
+
+def residues(rng, count, bits):
+    x = rng.integers(0, 1 << bits, count, dtype=np.uint64)
+    x[rng.random(count) < 0.2] = (1 << bits) - 1
+    return x.astype(residue_dtype(bits))
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_every_width_is_bit_exact(bits, rng):
+    """Against one long Python integer, with whole groups and a tail."""
+    x = residues(rng, 64 * 3 + int(rng.integers(1, 64)), bits)
+    packed = pack(x, bits)
+    assert bytes(packed) == reference.pack(x.tolist(), bits)
+    assert np.array_equal(unpack(packed, x.size, bits), x)
+
+
+@pytest.mark.parametrize("bits", HOT)
+@pytest.mark.parametrize("count", LENGTHS)
+def test_every_length_around_groups_and_tiles(bits, count, rng):
+    x, total = residues(rng, count, bits), residues(rng, count, bits)
+    q = (1 << bits) - 35
+    x, total = x % q, total % q
+    packed = pack(x, bits)
+    assert bytes(packed) == reference.pack(x.tolist(), bits)
+    assert np.array_equal(unpack(packed, count, bits), x)
+    expected = (x.astype(object) + total) % q
+    assert fold(packed, total, bits, q) == max(x.tolist(), default=0)
+    assert total.tolist() == list(expected)
+
+
+@pytest.mark.parametrize("at_end", [True, False], ids=["ends-at-guard", "begins-at-guard"])
+@pytest.mark.parametrize("bits", LANES)
+def test_no_length_touches_a_byte_outside(bits, at_end, rng):
+    """Every length around the vectors' borders, in buffers of the exact size with a page beside them that kills."""
+    longest, q = 2 * unit_residues(bits) + 35, (1 << bits) - 1
+    x, start = residues(rng, longest, bits) % np.uint32(q), residues(rng, longest, bits) % np.uint32(q)
+    number = int.from_bytes(reference.pack(x.tolist(), bits), "little")
+    sums = (x.astype(np.uint64) + start) % q
+    for count in range(longest + 1):
+        size = packed_bytes(count, bits)
+        packed = guarded(size, at_end)
+        values, total = (guarded(4 * count, at_end).view(np.uint32) for _ in range(2))
+        values[:] = x[:count]
+        pack(values, bits, packed)
+        assert bytes(packed) == (number & ((1 << count * bits) - 1)).to_bytes(size, "little"), count
+        values[:] = 0
+        if size:
+            packed[-1] |= (0xFF00 >> (8 * size - count * bits)) & 0xFF  # padding bits belong to nobody
+        assert np.array_equal(unpack(packed, count, bits, values), x[:count]), count
+        total[:] = start[:count]
+        assert fold(packed, total, bits, q) == max(x[:count].tolist(), default=0), count
+        assert np.array_equal(total, sums[:count]), count
+
+
+@pytest.mark.parametrize("bits", LANES)
+def test_a_residue_not_below_q_is_seen_in_every_lane(bits):
+    """Each place of two units and a tail, since every vector keeps a maximum of its own."""
+    q, count = (1 << bits) - 1, 2 * unit_residues(bits) + 35
+    x = np.full(count, q - 1, dtype=np.uint32)
+    assert fold(pack(x, bits), np.zeros_like(x), bits, q) == q - 1
+    for place in range(count):
+        x[place] = q
+        assert fold(pack(x, bits), np.zeros_like(x), bits, q) == q, place
+        x[place] = q - 1
+
+
+@settings(deadline=None)  # the first use of a width compiles its kernels
+@given(data=st.data(), bits=st.sampled_from(WIDTHS), offset=st.integers(0, 9))
+def test_pack_unpack_fold_properties(data, bits, offset):
+    """Any residues, any alignment of the bytes: unpack inverts pack, fold adds mod q."""
+    q = data.draw(st.integers(2, 1 << bits), label="q")
+    values = st.lists(st.integers(0, q - 1), max_size=150)
+    x = np.array(data.draw(values, label="x"), dtype=residue_dtype(bits))
+    buffer = np.full(packed_bytes(x.size, bits) + offset, 0xAA, dtype=np.uint8)
+    packed = pack(x, bits, buffer[offset:])
+    assert (buffer[:offset] == 0xAA).all()
+    assert bytes(packed) == reference.pack(x.tolist(), bits)
+    assert np.array_equal(unpack(packed, x.size, bits), x)
+    total = x[::-1].copy()
+    expected = [(a + b) % q for a, b in zip(x.tolist(), total.tolist(), strict=True)]
+    assert fold(bytes(packed), total, bits, q) == max(x.tolist(), default=0)
+    assert total.tolist() == expected
+
+
+@pytest.mark.parametrize("bits", [2, 17, 30, 31, 32, 40, 60, 62])
+def test_fold_at_the_edge_of_the_modulus(bits):
+    q = 1 << bits
+    x = np.full(200, q - 1, dtype=residue_dtype(bits))
+    total = x.copy()
+    assert fold(pack(x, bits), total, bits, q) == q - 1
+    assert (total == q - 2).all()
+
+
+@pytest.mark.parametrize("bits", HOT)
+@pytest.mark.parametrize("place", [0, 16, 2047, 2048, 32767, 32768, 40000, 40010])
+def test_a_residue_not_below_q_is_seen_anywhere(bits, place):
+    q, count = (1 << bits) - 35, 40011
+    x = np.full(count, q - 1, dtype=residue_dtype(bits))
+    assert fold(pack(x, bits), np.zeros_like(x), bits, q) == q - 1
+    x[place] = q
+    assert fold(pack(x, bits), np.zeros_like(x), bits, q) == q
+
+
+def test_set_padding_bits_do_not_look_like_a_residue_to_the_fold():
+    packed = pack(np.zeros(5, dtype=np.uint32), 30)
+    packed[-1] |= 0xC0
+    assert fold(packed, np.zeros(5, dtype=np.uint32), 30, 1 << 30) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: pack(np.zeros(3, dtype=np.uint64), 30), "uint32"),
+        (lambda: pack(np.zeros(3, dtype=np.uint32), 40), "uint64"),
+        (lambda: pack(np.zeros(6, dtype=np.uint32)[::2], 30), "contiguous"),
+        (lambda: pack(np.zeros(3, dtype=np.uint32), 1), "2 to 62 bits"),
+        (lambda: pack(np.zeros(3, dtype=np.uint64), 63), "2 to 62 bits"),
+        (lambda: pack(np.zeros(3, dtype=np.uint32), 30, np.zeros(11, dtype=np.uint8)), "12 contiguous bytes"),
+        (lambda: unpack(bytes(11), 3, 30), "take 12 bytes, got 11"),
+        (lambda: unpack(bytes(12), 3, 30, np.zeros(4, dtype=np.uint32)), "got 4"),
+        (lambda: fold(bytes(12), np.zeros(3, dtype=np.uint32), 30, (1 << 30) + 1), "modulus"),
+        (lambda: fold(bytes(13), np.zeros(3, dtype=np.uint32), 30, 1 << 30), "take 12 bytes, got 13"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

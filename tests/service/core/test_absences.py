@@ -1,0 +1,141 @@
+"""Rounds that live with absences: drawn sites, pauses, late submissions, federations side by side."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from he_agg.documents.record import RoundRecord
+from he_agg.errors import InputError, ProtocolError, Reason
+from service.domain import events
+from service.domain.events import Terms
+from service.domain.rounds import invite
+from service.operator import federation_cli, operations
+from service.store.rows import Keeping
+from tests.service.work.test_deadlines import Inside
+from tests.support.peers import expected_sum, make_plan, prepare, read_part, read_receipt
+
+SITES = [f"site-{i}" for i in range(8)]
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    inside = Inside(
+        tmp_path / "data", make_plan("f", max_sites=8, deadline_s=100), SITES, keeping=Keeping(sample_fraction=0.5)
+    )
+    yield inside
+    inside.aggregator.close()
+
+
+def test_a_round_of_drawn_sites(drawn):
+    with drawn.aggregator.store.read() as tx:
+        invited, row = tx.invited(drawn.row("f.1.1").id), drawn.row("f.1.1")
+    assert len(invited) == 4
+    assert invited == invite(set(SITES), Terms(2, 3, 100, 0.5), row.sample_seed, 1, 1)
+    for i, site in enumerate(SITES):
+        if site in invited:
+            drawn.submit(site, i, "f.1.1")
+        else:
+            with pytest.raises(ProtocolError) as caught:
+                drawn.submit(site, i, "f.1.1")
+            assert caught.value.reason is Reason.NOT_INVITED
+    drawn.fold("f.1.1")
+    record = drawn.record("f.1.1")
+    assert record.members.keys() == invited
+    assert record.sample_seed == row.sample_seed != drawn.row("f.2.1").sample_seed
+    assert RoundRecord.parse(record.encode()) == record
+    (shown,) = operations.overview(drawn.aggregator.store, "f")
+    assert shown["sample_fraction"] == 0.5
+    assert shown["round"]["sample_seed"] == drawn.row("f.2.1").sample_seed
+
+
+def test_a_record_without_drawing_has_no_seed(tmp_path):
+    inside = Inside(tmp_path / "data", make_plan("f"))
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.1")
+    inside.fold("f.1.1")
+    assert inside.record("f.1.1").sample_seed is None
+    assert b"sample_seed" not in inside.row("f.1.1").record
+    inside.aggregator.close()
+
+
+@pytest.fixture
+def inside(tmp_path):
+    opened = Inside(tmp_path / "data", make_plan("f", deadline_s=100))
+    yield opened
+    opened.aggregator.close()
+
+
+def test_the_deadline_stands_still_in_a_pause(inside):
+    store, intake, conductor = inside.aggregator.store, inside.aggregator.intake, inside.aggregator.conductor
+    late = inside.submit("a", 1, "f.1.1", complete=False)
+    deadline = inside.row("f.1.1").deadline_at
+    operations.pause(store, conductor, "f")
+    assert operations.pause(store, conductor, "f")["stage"] == "paused"
+    inside.clock.now += 5000
+    inside.aggregator.conductor.tick_all()
+    assert inside.row("f.1.1").phase == "open"
+    # What is under way may be finished.
+    assert read_receipt(intake.complete("f", "a", late.id).encode()).site == "a"
+    inside.submit("b", 2, "f.1.1")
+    with store.write() as tx:
+        inside.aggregator.conductor.apply_in(tx, "f", events.Resumed())
+    assert 4999 <= inside.row("f.1.1").deadline_at - deadline <= 5001
+    inside.clock.now = inside.row("f.1.1").deadline_at
+    inside.aggregator.conductor.tick_all()
+    assert inside.row("f.1.1").phase == "closed"
+    assert operations.resume(store, conductor, "f")["stage"] == "running"
+
+
+def test_no_round_opens_in_a_pause(inside):
+    store, conductor = inside.aggregator.store, inside.aggregator.conductor
+    operations.pause(store, conductor, "f")
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.1")
+    inside.fold("f.1.1")
+    assert inside.record("f.1.1").outcome == "published"
+    assert inside.row("f.2.1") is None
+    operations.resume(store, conductor, "f")
+    assert inside.row("f.2.1").phase == "open"
+
+
+def test_what_has_not_begun_or_has_ended_is_not_paused(inside):
+    operations.end(inside.aggregator.store, inside.aggregator.conductor, "f")
+    for act in (operations.pause, operations.resume):
+        with pytest.raises(InputError, match="it is ended"):
+            act(inside.aggregator.store, inside.aggregator.conductor, "f")
+
+
+def test_sites_are_told_of_a_pause(make_world):
+    world = make_world()
+    round_id, data_dir = world.round_id, str(world.server.data_dir)
+    result = CliRunner().invoke(federation_cli.federation_pause, [world.name, "--data-dir", data_dir, "--json"])
+    assert json.loads(result.stdout)["stage"] == "paused"
+    current = world.peer().current(wait=1).json()
+    assert (current["state"], current["round_id"]) == ("paused", None)
+    assert CliRunner().invoke(federation_cli.federation_resume, [world.name, "--data-dir", data_dir]).exit_code == 0
+    assert world.peer().current(wait=5).json()["round_id"] == round_id
+
+
+def test_federations_side_by_side(make_world):
+    worlds = [make_world("ab"), make_world("ab"), make_world("abc")]
+    prepared = {}
+    for n, world in enumerate(worlds):
+        for i, site in enumerate(world.sites):
+            prepared[n, site] = prepare(world.plan, world.round_id, site, 10 * n + i)
+            world.peer(site).announce(world.round_id, prepared[n, site].manifest)
+    for number in range(3):  # interleaved
+        for (n, site), submission in prepared.items():
+            answer = worlds[n].peer(site).put(submission.id, number, submission.parts[number])
+            assert answer.status_code == 201
+    ids = [world.round_id for world in worlds]
+    for (n, site), submission in prepared.items():
+        assert worlds[n].peer(site).complete(submission.id).status_code == 200
+        stranger = worlds[(n + 1) % 3].peer("a")
+        assert stranger.status(submission.id).status_code == 404
+    for n, world in enumerate(worlds):
+        record = world.peer().record(ids[n], wait=10).json()["body"]
+        mine = {site: p for (m, site), p in prepared.items() if m == n}
+        assert record["members"] == {site: p.id for site, p in mine.items()}
+        for number, expected in enumerate(expected_sum(world.plan, list(mine.values()))):
+            assert (read_part(world.plan, number, world.peer().sum_part(ids[n], number).content) == expected).all()

@@ -1,0 +1,425 @@
+"""Rosters, epochs, commitments, the chain of records and the transcript, over a real socket."""
+
+import hashlib
+import json
+
+import pytest
+
+from he_agg import canonical
+from he_agg.documents.epoch import Commitment, SignedCommitment
+from he_agg.documents.manifest import SignedManifest
+from he_agg.documents.record import NO_RECORD, SignedRecord
+from he_agg.documents.roster import Member, Role, SignedRoster
+from he_agg.documents.signed import Signed
+from he_agg.signing import SigningKey
+from service.aggregator import Aggregator
+from service.core.aggregator_key import AggregatorKey
+from service.domain import events
+from service.operator import operations
+from service.store.rows import Basis
+from tests.service.http.test_refusals import assert_problem
+from tests.service.work.test_deadlines import Inside
+from tests.support.peers import (
+    KEY_ID,
+    Peer,
+    adopt,
+    deal,
+    expected_sum,
+    known,
+    make_plan,
+    prepare,
+    read_part,
+    read_receipt,
+    read_record,
+)
+from tests.support.trust import AGGREGATOR, AUDITOR, COORDINATOR, Consortium, identity_of
+
+
+class Trust:
+    """A federation on a server, whose coordinator changes rosters and keys."""
+
+    def __init__(self, world):
+        self.world = world
+        self.peer = world.peers[COORDINATOR]
+        self.plan_id = world.plan.plan_id
+
+    @property
+    def members(self) -> Consortium:
+        return known(self.world.name)
+
+    @property
+    def listed(self):
+        return dict(self.members.roster.roster.members)
+
+    def bring_roster(self, signed: SignedRoster):
+        answer = self.peer.bring(f"rosters/{signed.roster.version}", signed.encode())
+        if answer.status_code == 201:
+            adopt(Consortium(self.world.name, self.members.identities, signed))
+        return answer
+
+    def bundle(self, epoch, **changed):
+        return deal(self.members, epoch, **{"plan_id": self.plan_id} | changed)
+
+    def bring_bundle(self, signed, number=None):
+        return self.peer.bring(f"epochs/{number or signed.bundle.epoch}", signed.encode())
+
+    def submit(self, site, seed, **changed):
+        current = self.world.peer(site).current(wait=5).json()
+        fields = {"epoch": current["epoch"], "key_id": current["key_id"]} | changed
+        prepared = prepare(self.world.plan, current["round_id"], site, seed, **fields)
+        assert self.world.peer(site).submit(current["round_id"], prepared).status_code == 200
+        return prepared
+
+    def unchanged(self, act, status, reason):
+        self.world.rest()
+        before = self.world.snapshot()
+        problem = assert_problem(act(), status, reason)
+        assert self.world.snapshot() == before
+        return problem
+
+
+@pytest.fixture
+def trust(world):
+    return Trust(world)
+
+
+# epochs
+
+
+def test_bundles_that_do_not_fit(trust, world):
+    members = trust.members
+    other = Consortium(world.name, members.identities, members.next_roster(trust.listed))
+    for bundle, status, reason in (
+        (trust.bundle(2, plan_id="ab" * 32), 422, "plan-mismatch"),
+        (trust.bundle(3), 409, "already-exists"),
+        (trust.bundle(2, federation="other"), 422, "bad-field"),
+        (deal(other, 2, plan_id=trust.plan_id), 422, "roster-mismatch"),
+        (trust.bundle(2, roster_version=2), 422, "roster-mismatch"),
+        (trust.bundle(2, dealer="a", signer="a"), 403, "forbidden"),
+        (trust.bundle(2, signer="a"), 422, "bad-signature"),
+        (trust.bundle(2, sealed={"a": b"", "b": b""}), 422, "bad-field"),
+        (trust.bundle(2, sealed=dict.fromkeys("abcd", b"")), 422, "bad-field"),
+        (trust.bundle(1), 422, "key-mismatch"),
+    ):
+        trust.unchanged(lambda b=bundle: trust.bring_bundle(b), status, reason)
+    trust.unchanged(lambda: trust.bring_bundle(trust.bundle(2), number=3), 422, "bad-field")
+    trust.unchanged(lambda: trust.peer.bring("epochs/2", b"{}"), 422, "bad-field")
+    trust.unchanged(lambda: world.peer("a").bring("epochs/2", trust.bundle(2).encode()), 403, "forbidden")
+    trust.unchanged(lambda: trust.peer.document("epochs/1"), 404, "unknown-epoch")  # federation.json only
+    first, second = trust.bundle(1, key_id=KEY_ID), trust.bundle(2)
+    assert trust.bring_bundle(first).status_code == 201  # the one that was missing: nothing else changes
+    assert world.peer().current().json()["round_id"] == f"{world.name}.1.1"
+    assert [trust.bring_bundle(second).status_code for _ in range(3)] == [201, 200, 200]
+    trust.unchanged(lambda: trust.bring_bundle(trust.bundle(2, payload=b"other")), 409, "already-exists")
+    for number, bundle in ((1, first), (2, second), ("newest", second)):
+        answer = world.peer("b").document(f"epochs/{number}")
+        assert (answer.content, answer.headers["etag"]) == (bundle.encode(), f'"{bundle.document.digest}"')
+
+
+def test_a_new_key_while_a_round_is_open(trust, world):
+    trust.submit("a", 1)
+    begun = prepare(world.plan, world.round_id, "b", 2)
+    world.peer("b").announce(world.round_id, begun.manifest)
+    assert trust.bring_bundle(trust.bundle(2)).status_code == 201
+    current = world.peer().current().json()
+    assert (current["round_id"], current["epoch"], current["key_id"]) == (f"{world.name}.1.2", 2, f"{2:064x}")
+    assert current["records"] == 1
+    record = read_record(world.peer().record(f"{world.name}.1.1").content)
+    assert record.excluded == {"a": "epoch-changed", "b": "incomplete", "c": "absent"}
+    assert (record.epoch, record.key_id, record.outcome) == (1, KEY_ID, "failed")
+    old = prepare(world.plan, current["round_id"], "a", 1, epoch=1)
+    trust.unchanged(lambda: world.peer().announce(current["round_id"], old.manifest), 422, "key-mismatch")
+    new = [trust.submit(site, i) for i, site in enumerate("abc")]
+    record = read_record(world.peer().record(current["round_id"], wait=20).content)
+    assert (record.outcome, record.epoch, record.key_id) == ("published", 2, f"{2:064x}")
+    assert record.members == {site: p.id for site, p in zip("abc", new, strict=True)}
+
+
+@pytest.mark.parametrize("phase", ["closed", "folding"])
+@pytest.mark.parametrize("change", ["key", "roster"])
+def test_a_closed_round_is_finished_under_what_it_opened_under(tmp_path, phase, change):
+    inside = Inside(tmp_path / "data", make_plan("f"))
+    prepared = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
+    members, conductor = inside.members, inside.aggregator.conductor
+    if phase == "folding":
+        conductor.apply("f", events.FoldBegan(1, 1))
+    if change == "key":
+        bundle = deal(members, 2, plan_id=inside.plan.plan_id)
+        operations.bring_bundle(inside.aggregator.store, conductor, "f", bundle.encode())
+    else:
+        left = {name: one for name, one in members.roster.roster.members.items() if name != "c"}
+        operations.bring_roster(inside.aggregator.store, conductor, "f", members.next_roster(left).encode())
+    assert inside.row("f.1.1").phase == phase
+    inside.fold("f.1.1")
+    record = inside.record("f.1.1")
+    assert (record.outcome, record.epoch, record.key_id) == ("published", 1, KEY_ID)
+    assert record.roster == members.roster.digest
+    assert record.members == {site: p.id for site, p in zip("abc", prepared, strict=True)}
+    with inside.aggregator.store.read() as tx:
+        basis, invited = tx.newest_round("f").basis, tx.invited(inside.row("f.2.1").id)
+    assert basis.epoch == (2 if change == "key" else 1)
+    assert (basis.roster_version, invited) == ((1, {"a", "b", "c"}) if change == "key" else (2, {"a", "b"}))
+    inside.aggregator.close()
+
+
+# rosters
+
+
+def test_rosters_that_do_not_follow(trust, world):
+    members, listed = trust.members, trust.listed
+    good = members.next_roster(listed)
+    stranger = SigningKey.generate()
+    others = listed | {AGGREGATOR: Member(AGGREGATOR, stranger.public_key.hex(), frozenset({Role.AGGREGATOR}))}
+    many = listed | {name: identity_of(name).member([Role.SITE]) for name in ("d", "e", "f")}
+    usurped = listed | {"a": identity_of("a").member([Role.COORDINATOR, Role.SITE])}
+    by_usurper = SignedRoster.unsigned(members.next_roster(usurped).roster)
+    by_usurper = SignedRoster(by_usurper.roster, by_usurper.document.signed_by("a", identity_of("a").signing_key))
+    expired = {"issued_at": 1000, "expires_at": 2000}
+    for signed, status, reason in (
+        (SignedRoster.unsigned(good.roster), 422, "bad-signature"),
+        (by_usurper, 422, "bad-signature"),
+        (members.next_roster(others), 422, "roster-mismatch"),
+        (members.next_roster(many), 422, "no-headroom"),
+        (members.next_roster(listed, **expired), 401, "roster-expired"),
+    ):
+        trust.unchanged(lambda s=signed: trust.bring_roster(s), status, reason)
+    later = Consortium(world.name, members.identities, good).next_roster(listed)
+    trust.unchanged(lambda: trust.bring_roster(later), 409, "roster-mismatch")
+    trust.unchanged(lambda: trust.peer.bring("rosters/3", good.encode()), 422, "bad-field")
+    trust.unchanged(lambda: world.peer("a").bring("rosters/2", good.encode()), 403, "forbidden")
+    trust.unchanged(lambda: trust.peer.document("rosters/2"), 404, "unknown-roster")
+    assert [trust.bring_roster(good).status_code for _ in range(3)] == [201, 200, 200]
+    trust.unchanged(lambda: trust.bring_roster(members.next_roster(listed, min_sites=2)), 409, "roster-mismatch")
+    for version, signed in ((1, members.roster), (2, good), ("newest", good)):
+        assert world.peer("b").document(f"rosters/{version}").content == signed.encode()
+
+
+def test_a_site_is_added_while_a_round_is_open(trust, world):
+    trust.submit("a", 1)
+    before, round_id = trust.members.roster.digest, world.round_id
+    following = trust.members.next_roster(trust.listed | {"late": identity_of("late").member([Role.SITE])})
+    assert trust.bring_roster(following).status_code == 201
+    late = Peer(world.client, world.name, identity_of("late"))
+    current = late.current().json()
+    assert (current["round_id"], current["invited"], current["roster_version"]) == (round_id, False, 2)
+    manifest = prepare(world.plan, round_id, "late", 1).manifest
+    problem = trust.unchanged(lambda: late.announce(round_id, manifest), 403, "not-invited")
+    assert problem["round_id"] == round_id
+    # Sites of the round may go by the old roster or the new one.
+    trust.submit("b", 2, roster=before)
+    trust.submit("c", 3, roster=following.digest)
+    record = read_record(world.peer().record(round_id, wait=20).content)
+    assert (record.outcome, record.roster, record.members.keys()) == ("published", before, {"a", "b", "c"})
+    assert late.current(wait=5).json()["invited"] is True
+    next_id = f"{world.name}.2.1"
+    stale = prepare(world.plan, next_id, "a", 9, roster=before)
+    trust.unchanged(lambda: world.peer("a").announce(next_id, stale.manifest), 422, "roster-mismatch")
+    for i, site in enumerate("abc"):
+        trust.submit(site, 10 + i)
+    assert late.submit(next_id, prepare(world.plan, next_id, "late", 13)).status_code == 200
+    record = read_record(world.peer().record(next_id, wait=20).content)
+    assert (record.roster, len(record.members)) == (following.digest, 4)
+
+
+@pytest.mark.parametrize("how", ["removed", "another key"])
+def test_a_site_is_removed_while_a_round_is_open(trust, world, how):
+    trust.submit("a", 1)
+    trust.submit("c", 3)
+    changed = trust.listed
+    del changed["c"]
+    if how == "another key":
+        changed["c"] = Member(
+            "c", SigningKey.generate().public_key.hex(), frozenset({Role.SITE}), identity_of("c").member().receiving
+        )
+    following = trust.members.next_roster(changed)
+    assert trust.bring_roster(following).status_code == 201
+    answer = world.peer("c").current()
+    assert (answer.status_code, answer.json()["reason"]) == (
+        401, "unauthenticated" if how == "removed" else "bad-signature",
+    )  # fmt: skip
+    record = read_record(world.peer().record(f"{world.name}.1.1").content)
+    assert (record.outcome, record.excluded) == (
+        "failed", {"a": "roster-changed", "b": "absent", "c": "roster-changed"},
+    )  # fmt: skip
+    current = world.peer().current().json()
+    assert (current["round_id"], current["roster_version"]) == (f"{world.name}.1.2", 2)
+    again = prepare(world.plan, current["round_id"], "c", 3).manifest
+    assert world.peer("c").announce(current["round_id"], again).status_code == 401
+    if how == "removed":
+        both = [trust.submit(site, i) for i, site in enumerate("ab")]
+        record = read_record(world.peer().record(current["round_id"], wait=20).content)
+        assert (record.outcome, record.roster) == ("published", following.digest)
+        assert record.members == {"a": both[0].id, "b": both[1].id}
+        for number, expected in enumerate(expected_sum(world.plan, both)):
+            assert (
+                read_part(world.plan, number, world.peer().sum_part(current["round_id"], number).content) == expected
+            ).all()
+
+
+def test_the_aggregator_gets_another_key(tmp_path, caplog):
+    """Its key file is lost: nothing is signed until a roster lists the new one, and nothing breaks then."""
+
+    inside = Inside(tmp_path / "data", make_plan("f"))
+    first = inside.submit("a", 1, "f.1.1")
+    members = inside.members
+    inside.aggregator.close()
+    (tmp_path / "data" / "aggregator.key").unlink()
+    inside.aggregator = Aggregator.open(inside.aggregator.settings, inside.clock)
+    assert [r.fields["federation"] for r in caplog.records if "does not list" in r.getMessage()] == ["f"]
+    store, conductor = inside.aggregator.store, inside.aggregator.conductor
+    with pytest.raises(ValueError, match="does not list this aggregator's key"):
+        inside.aggregator.intake.complete("f", "a", first.id)
+    late = prepare(inside.plan, "f.1.1", "b", 2)
+    inside.aggregator.intake.announce("f", "b", "f.1.1", late.manifest)
+    key = AggregatorKey.load_or_create(tmp_path / "data").signing_key
+    listed = dict(members.roster.roster.members)
+    listed[AGGREGATOR] = Member(AGGREGATOR, key.public_key.hex(), frozenset({Role.AGGREGATOR}))
+    following = members.next_roster(listed)
+    operations.bring_roster(store, conductor, "f", following.encode())
+    signed = SignedRecord.parse(inside.row("f.1.1").record)
+    signed.check_signed(following.roster.keys_of(Role.AGGREGATOR))
+    assert (signed.record.roster, signed.record.outcome) == (following.digest, "failed")
+    assert signed.record.excluded == {"a": "roster-changed", "b": "incomplete", "c": "absent"}
+    adopt(Consortium("f", members.identities, following))
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.2")
+    inside.fold("f.1.2")
+    assert inside.record("f.1.2").previous == signed.digest
+    inside.aggregator.close()
+
+
+# commitments
+
+
+def commitment(member, **changed):
+    fields = {"federation": "f", "epoch": 1, "key_id": KEY_ID, "site": member.name} | changed
+    return SignedCommitment.make(Commitment(**fields), member.signing_key).encode()
+
+
+def test_commitments(trust, world):
+    a, path = world.members["a"], "epochs/1/commitments/a"
+    good = commitment(a, federation=world.name)
+    for document, status, reason in (
+        (commitment(a), 422, "bad-field"),
+        (commitment(a, federation=world.name, epoch=2), 422, "bad-field"),
+        (commitment(a, federation=world.name, key_id="ab" * 32), 422, "key-mismatch"),
+        (commitment(world.members["b"], federation=world.name), 403, "forbidden"),
+        (commitment(world.members["b"], federation=world.name, site="a"), 422, "bad-signature"),
+        (b"[]", 422, "bad-field"),
+    ):
+        trust.unchanged(lambda d=document: world.peer().bring(path, d), status, reason)
+    trust.unchanged(lambda: world.peer("b").bring(path, good), 403, "forbidden")
+    trust.unchanged(lambda: world.peer().bring("epochs/2/commitments/a", good), 404, "unknown-epoch")
+    assert [world.peer().bring(path, good).status_code for _ in range(3)] == [201, 200, 200]
+    # Once more, and other bytes: somebody else's signature beside its own.
+    twice = Signed.parse(good, "commitment", 2**14).signed_by("b", world.members["b"].signing_key).encode()
+    trust.unchanged(lambda: world.peer().bring(path, twice), 409, "already-exists")
+    for site in "cb":
+        document = commitment(world.members[site], federation=world.name)
+        assert world.peer(site).bring(f"epochs/1/commitments/{site}", document).status_code == 201
+    for reader in (COORDINATOR, AUDITOR):
+        listed = world.peers[reader].document("epochs/1/commitments")
+        value = canonical.parse(listed.content, 2**16)
+        found = [SignedCommitment.from_document(Signed.from_json(one, "commitment")) for one in value["commitments"]]
+        assert [one.commitment.site for one in found] == ["a", "b", "c"]
+        for one in found:
+            one.check_signed(world.members[one.commitment.site].signing_key.public_key)
+    trust.unchanged(lambda: trust.peer.document("epochs/2/commitments"), 404, "unknown-epoch")
+
+
+# records, manifests, receipts and the transcript
+
+
+def test_everything_that_is_signed_verifies_and_chains(trust, world, own_server, make_world):
+    world = make_world(server=own_server, rounds=10)
+    trust = Trust(world)
+    aggregators = trust.members.roster.roster.keys_of(Role.AGGREGATOR)
+    sent, previous, lines = {}, NO_RECORD, []
+    for number in (1, 2, 3):
+        round_id = world.round_id
+        trust.unchanged(lambda r=round_id: world.peer().manifests(r), 409, "sum-not-ready")
+        if number == 2:  # one that fails in between
+            assert trust.bring_bundle(trust.bundle(2)).status_code == 201
+            trust.unchanged(lambda r=round_id: world.peer().manifests(r), 409, "round-failed")
+            failed = SignedRecord.parse(world.peer().record(round_id, wait=5).content)
+            failed.check_signed(aggregators)
+            assert (failed.record.index, failed.record.previous) == (2, previous)
+            previous, round_id = failed.digest, world.round_id
+            lines.append(failed.encode())
+        for i, site in enumerate("cab"):
+            prepared = trust.submit(site, 10 * number + i)
+            receipt = world.peer(site).complete(prepared.id).content
+            assert Signed.parse(receipt, "receipt", 2**14).signers(aggregators) == {AGGREGATOR}
+            assert read_receipt(receipt).id == prepared.id
+            sent[site] = prepared
+        answer = world.peer().record(round_id, wait=20)
+        signed = SignedRecord.parse(answer.content)
+        signed.check_signed(aggregators)
+        index = world.peer().current(wait=5).json()["records"]
+        assert (signed.record.index, signed.record.previous) == (index, previous)
+        assert answer.headers["etag"] == f'"{signed.digest}"'
+        assert world.peers[AUDITOR].record_at(index).content == answer.content
+        if number == 2:
+            own_server.restart()
+        body = world.peer("b").manifests(round_id).content
+        value = canonical.parse(body, 2**20)
+        manifests = [SignedManifest.from_document(Signed.from_json(one, "manifest")) for one in value["manifests"]]
+        assert [one.encode() for one in manifests] == [sent[site].manifest for site in "abc"]
+        for one in manifests:
+            one.check_signed(world.members[one.manifest.site].signing_key.public_key)
+            assert one.manifest.previous == previous
+            assert signed.record.members[one.manifest.site] == one.submission_id
+        lines += [one.encode() for one in manifests] + [answer.content]
+        previous = signed.digest
+    trust.unchanged(lambda: world.peer().record_at(5), 404, "unknown-round")
+    assert world.peer().record_at(0).status_code == world.peer().record_at(10**10).status_code == 400
+    answer = world.peers[AUDITOR].document("transcript")
+    assert answer.headers["content-type"] == "application/jsonl"
+    first, *rest = answer.content.splitlines()
+    assert canonical.parse(first, 2**20) == {
+        "v": 1, "kind": "transcript", "federation": world.name, "plan": world.plan.public.to_json(),
+    }  # fmt: skip
+    assert rest == [trust.members.roster.encode(), *lines]
+
+
+def test_a_history_that_is_another_is_noticed_when_a_manifest_is_announced(trust, world):
+    for i, site in enumerate("abc"):
+        trust.submit(site, i)
+    world.peer().record(f"{world.name}.1.1", wait=20)
+    round_id = world.round_id
+    for previous in (NO_RECORD, "ab" * 32):
+        manifest = prepare(world.plan, round_id, "a", 5, previous=previous).manifest
+        problem = trust.unchanged(lambda m=manifest: world.peer().announce(round_id, m), 409, "chain-mismatch")
+        assert problem["round_id"] == round_id
+    right = hashlib.sha256(world.peer().record(f"{world.name}.1.1").content).hexdigest()
+    manifest = prepare(world.plan, round_id, "a", 5, previous=right).manifest
+    assert world.peer().announce(round_id, manifest).status_code == 201
+
+
+def test_a_roster_may_ask_for_more_sites_than_the_plan(tmp_path):
+    inside = Inside(tmp_path / "data", make_plan("f", min_sites=2, deadline_s=100))
+    following = inside.members.next_roster(dict(inside.members.roster.roster.members), min_sites=3)
+    operations.bring_roster(inside.aggregator.store, inside.aggregator.conductor, "f", following.encode())
+    for i, site in enumerate("ab"):
+        inside.submit(site, i, "f.1.1")
+    inside.clock.now += 102
+    inside.aggregator.conductor.tick_all()
+    record = inside.record("f.1.1")
+    assert (record.outcome, record.roster) == ("failed", inside.members.roster.digest)
+    assert inside.row("f.1.2").basis == Basis(1, KEY_ID, following.digest, 2)
+    inside.aggregator.close()
+
+
+def test_of_one_submission_nobody_gets_more_than_the_manifest(trust, world):
+    prepared = trust.submit("a", 1)
+    for name in ("b", COORDINATOR, AUDITOR):
+        peer = world.peers[name]
+        for answer in (
+            peer.status(prepared.id),
+            peer.put(prepared.id, 0, prepared.parts[0]),
+            peer.complete(prepared.id),
+            peer.request("GET", f"/v1/submissions/{prepared.id}/parts/0"),
+        ):
+            assert answer.status_code in (403, 404, 405), (name, answer.text)
+    shown = json.loads(world.peers[AUDITOR].document("transcript").content.splitlines()[-1])
+    assert shown["kind"] == "roster"  # a round that is under way is nobody's business yet

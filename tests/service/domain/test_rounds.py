@@ -1,0 +1,318 @@
+"""The state machine alone: a table of every edge of its diagram, and invariants under random events."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain.events import (
+    Accepted,
+    Closed,
+    Completed,
+    EpochChanged,
+    Extended,
+    Failed,
+    Federation,
+    FoldBegan,
+    FoldBroke,
+    Folded,
+    Folding,
+    Opened,
+    Paused,
+    Phase,
+    Published,
+    Resumed,
+    RosterChanged,
+    Round,
+    Stage,
+    StageChanged,
+    Started,
+    Stopped,
+    Terms,
+    Tick,
+    TrustBegan,
+)
+from service.domain.rounds import exclusions, invite, step
+
+TERMS = Terms(min_sites=2, rounds=2, deadline_s=100)
+SITES = frozenset("abc")
+
+
+def at(phase, *complete, number=1, attempt=1, stage=Stage.RUNNING):
+    round_ = Round(number, attempt, phase, 1000, 1100, SITES, frozenset(complete))
+    return Federation(TERMS, SITES, stage, round_)
+
+
+def paused(phase, *complete, **more):
+    return replace(at(phase, *complete, stage=Stage.PAUSED, **more), paused_at=1050)
+
+
+NEW = Federation(TERMS, SITES)
+# (state, event, now, phase and attempt afterwards, stage afterwards, kinds of actions)
+EDGES = {
+    "start": (NEW, Started(), 1000, (1, 1, Phase.OPEN), Stage.RUNNING, [StageChanged, Opened]),
+    "start with too few": (replace(NEW, sites=frozenset("a")), Started(), 1000, None, Stage.CREATED, []),
+    "start again": (at(Phase.OPEN), Started(), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "start after the end": (replace(NEW, stage=Stage.ENDED), Started(), 1000, None, Stage.ENDED, []),
+    "nothing happens": (at(Phase.OPEN, "a"), Tick(), 1099.9, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "first completes": (at(Phase.OPEN), Completed(1, 1, "a"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [Accepted]),
+    "quorum is not all": (
+        at(Phase.OPEN, "a"), Completed(1, 1, "b"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [Accepted],
+    ),
+    "last completes": (
+        at(Phase.OPEN, "a", "b"), Completed(1, 1, "c"), 1001, (1, 1, Phase.CLOSED), Stage.RUNNING, [Accepted, Closed],
+    ),
+    "completes twice": (at(Phase.OPEN, "a"), Completed(1, 1, "a"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "a stranger completes": (at(Phase.OPEN), Completed(1, 1, "z"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "completes another attempt": (
+        at(Phase.OPEN, attempt=2), Completed(1, 1, "a"), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "completes when closed": (
+        at(Phase.CLOSED, "a", "b"), Completed(1, 1, "c"), 1001, (1, 1, Phase.CLOSED), Stage.RUNNING, [],
+    ),
+    "deadline with quorum": (
+        at(Phase.OPEN, "a", "b"), Tick(), 1100, (1, 1, Phase.CLOSED), Stage.RUNNING, [Closed],
+    ),
+    "deadline without quorum": (
+        at(Phase.OPEN, "a"), Tick(), 1100, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "completes after the deadline": (
+        at(Phase.OPEN, "a", "b"), Completed(1, 1, "c"), 1100, (1, 1, Phase.CLOSED), Stage.RUNNING, [Closed],
+    ),
+    "completes after a deadline that failed": (
+        at(Phase.OPEN, "a"), Completed(1, 1, "b"), 1100, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "folding begins": (
+        at(Phase.CLOSED, "a", "b"), FoldBegan(1, 1), 1200, (1, 1, Phase.FOLDING), Stage.RUNNING, [Folding],
+    ),
+    "folding begins again": (
+        at(Phase.FOLDING, "a", "b"), FoldBegan(1, 1), 1200, (1, 1, Phase.FOLDING), Stage.RUNNING, [],
+    ),
+    "folded": (
+        at(Phase.FOLDING, "a", "b"), Folded(1, 1), 1200, (2, 1, Phase.OPEN), Stage.RUNNING, [Published, Opened],
+    ),
+    "folded without having begun": (
+        at(Phase.CLOSED, "a", "b"), Folded(1, 1), 1200, (1, 1, Phase.CLOSED), Stage.RUNNING, [],
+    ),
+    "folded last round": (
+        at(Phase.FOLDING, "a", "b", number=2), Folded(2, 1), 1200, (2, 1, Phase.PUBLISHED), Stage.ENDED,
+        [Published, StageChanged],
+    ),
+    "folded twice": (at(Phase.OPEN, number=2), Folded(1, 1), 1001, (2, 1, Phase.OPEN), Stage.RUNNING, []),
+    "a part rotted": (
+        at(Phase.FOLDING, "a", "b"), FoldBroke(1, 1, "b"), 1200, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "stopped while open": (
+        at(Phase.OPEN, "a", "b"), Stopped(), 1001, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed],
+    ),
+    "stopped while closed": (
+        at(Phase.CLOSED, "a", "b"), Stopped(), 1200, (1, 1, Phase.CLOSED), Stage.ENDED, [StageChanged],
+    ),
+    "folded after the stop": (
+        at(Phase.FOLDING, "a", "b", stage=Stage.ENDED), Folded(1, 1), 1200, (1, 1, Phase.PUBLISHED), Stage.ENDED,
+        [Published],
+    ),
+    "stopped twice": (at(Phase.FAILED, stage=Stage.ENDED), Stopped(), 1200, (1, 1, Phase.FAILED), Stage.ENDED, []),
+    "stopped before the start": (NEW, Stopped(), 1000, None, Stage.ENDED, [StageChanged]),
+    "paused": (at(Phase.OPEN, "a"), Paused(), 1001, (1, 1, Phase.OPEN), Stage.PAUSED, [StageChanged]),
+    "paused twice": (paused(Phase.OPEN), Paused(), 1060, (1, 1, Phase.OPEN), Stage.PAUSED, []),
+    "paused before the start": (NEW, Paused(), 1000, None, Stage.CREATED, []),
+    "the deadline stands still": (paused(Phase.OPEN, "a"), Tick(), 1500, (1, 1, Phase.OPEN), Stage.PAUSED, []),
+    "last completes in the pause": (
+        paused(Phase.OPEN, "a", "b"), Completed(1, 1, "c"), 1500, (1, 1, Phase.CLOSED), Stage.PAUSED,
+        [Accepted, Closed],
+    ),
+    "published in the pause": (
+        paused(Phase.FOLDING, "a", "b"), Folded(1, 1), 1500, (1, 1, Phase.PUBLISHED), Stage.PAUSED, [Published],
+    ),
+    "broken in the pause": (
+        paused(Phase.FOLDING, "a", "b"), FoldBroke(1, 1, "a"), 1500, (1, 1, Phase.FAILED), Stage.PAUSED, [Failed],
+    ),
+    "the last one published in the pause": (
+        paused(Phase.FOLDING, "a", "b", number=2), Folded(2, 1), 1500, (2, 1, Phase.PUBLISHED), Stage.ENDED,
+        [Published, StageChanged],
+    ),
+    "resumed while open": (
+        paused(Phase.OPEN, "a"), Resumed(), 1500, (1, 1, Phase.OPEN), Stage.RUNNING, [StageChanged, Extended],
+    ),
+    "resumed while folding": (
+        paused(Phase.FOLDING, "a"), Resumed(), 1500, (1, 1, Phase.FOLDING), Stage.RUNNING, [StageChanged],
+    ),
+    "resumed after a sum": (
+        paused(Phase.PUBLISHED, "a", "b"), Resumed(), 1500, (2, 1, Phase.OPEN), Stage.RUNNING, [StageChanged, Opened],
+    ),
+    "resumed after a failure": (
+        paused(Phase.FAILED, "a"), Resumed(), 1500, (1, 2, Phase.OPEN), Stage.RUNNING, [StageChanged, Opened],
+    ),
+    "resumed while running": (at(Phase.OPEN), Resumed(), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
+    "new key while open": (
+        at(Phase.OPEN, "a", "b"), EpochChanged(), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "new key while closed": (
+        at(Phase.CLOSED, "a", "b"), EpochChanged(), 1001, (1, 1, Phase.CLOSED), Stage.RUNNING, [],
+    ),
+    "new key while folding": (
+        at(Phase.FOLDING, "a", "b"), EpochChanged(), 1001, (1, 1, Phase.FOLDING), Stage.RUNNING, [],
+    ),
+    "new key before the start": (NEW, EpochChanged(), 1001, None, Stage.CREATED, []),
+    "new key in the pause": (
+        paused(Phase.OPEN, "a"), EpochChanged(), 1060, (1, 1, Phase.FAILED), Stage.PAUSED, [Failed],
+    ),
+    "a site was removed while open": (
+        at(Phase.OPEN, "a"), RosterChanged(frozenset("cz")), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "a site that was not invited was removed": (
+        at(Phase.OPEN, "a"), RosterChanged(frozenset("z")), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "a site was added": (
+        at(Phase.OPEN, "a"), RosterChanged(frozenset()), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "a site was removed while folding": (
+        at(Phase.FOLDING, "a", "b"), RosterChanged(frozenset("a")), 1001, (1, 1, Phase.FOLDING), Stage.RUNNING, [],
+    ),
+    "a site was removed before the start": (NEW, RosterChanged(frozenset("a")), 1001, None, Stage.CREATED, []),
+    "a first roster while open": (
+        at(Phase.OPEN, "a", "b"), TrustBegan(), 9999, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "a first roster while folding": (
+        at(Phase.FOLDING, "a", "b"), TrustBegan(), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
+    ),
+    "a first roster before the start": (NEW, TrustBegan(), 1001, None, Stage.CREATED, []),
+    "a first roster after the end": (
+        at(Phase.FAILED, stage=Stage.ENDED), TrustBegan(), 1200, (1, 1, Phase.FAILED), Stage.ENDED, [],
+    ),
+    "stopped in the pause": (
+        paused(Phase.OPEN, "a", "b"), Stopped(), 1500, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_edge(name):
+    state, event, now, expected_round, stage, kinds = EDGES[name]
+    after, actions = step(state, event, now)
+    got = None if after.round is None else (after.round.number, after.round.attempt, after.round.phase)
+    assert (got, after.stage, [type(action) for action in actions]) == (expected_round, stage, kinds)
+
+
+def test_the_next_round_invites_whoever_is_registered_then():
+    state = replace(at(Phase.FOLDING, "a", "b"), sites=SITES | {"d"})
+    after, _ = step(state, Folded(1, 1), 1200.5)
+    assert after.round.invited == SITES | {"d"}
+    assert (after.round.opened_at, after.round.deadline_at) == (1200, 1301)  # never shorter than deadline_s
+    assert not after.round.complete
+
+
+@pytest.mark.parametrize(
+    ("event", "why"), [(EpochChanged(), "epoch-changed"), (RosterChanged(frozenset("b")), "roster-changed")]
+)
+def test_whoever_was_complete_under_the_old_terms_is_told_why_it_was_for_nothing(event, why):
+    state = replace(at(Phase.OPEN, "a"), sites=frozenset("ac"))
+    after, (failed, _) = step(state, event, 1001)
+    assert exclusions(failed.round, {"a", "b"}, failed) == {"a": why, "b": "incomplete", "c": "absent"}
+    assert after.round.invited == frozenset("ac")
+
+
+def test_a_later_roster_asks_for_more_sites_but_never_for_fewer():
+    opened = replace(at(Phase.OPEN, "a", "b").round, min_sites=3)
+    less = Federation(TERMS, SITES, Stage.RUNNING, opened)
+    assert [type(action) for action in step(less, Tick(), 1100)[1]] == [Failed, Opened]
+    more = replace(at(Phase.OPEN, "a", "b"), terms=replace(TERMS, min_sites=3))
+    assert [type(action) for action in step(more, Tick(), 1100)[1]] == [Failed, Opened]
+
+
+def test_a_resumed_round_has_as_long_as_it_had_left():
+    after, _ = step(paused(Phase.OPEN), Resumed(), 1500.5)
+    assert after.round.deadline_at == 1100 + 451  # 50 s were left; never fewer than that
+    assert step(after, Tick(), 1550.5)[0] == after
+
+
+def test_a_fraction_of_the_sites_is_drawn_by_a_seed_that_anybody_can_check():
+    sites = frozenset(f"site-{i}" for i in range(20))
+    state = Federation(replace(TERMS, sample_fraction=0.5), sites, fresh_seed="ab" * 32)
+    after, _ = step(state, Started(), 1000)
+    assert after.round.sample_seed == "ab" * 32
+    assert len(after.round.invited) == 10
+    assert after.round.invited == invite(sites, state.terms, "ab" * 32, 1, 1)
+    assert after.round.invited != invite(sites, state.terms, "ab" * 32, 1, 2)
+    assert after.round.invited != invite(sites, state.terms, "ac" * 32, 1, 1)
+    drawn = [invite(sites, state.terms, f"{seed:064x}", 1, 1) for seed in range(400)]
+    for site in sites:  # 200 expected of 400, standard deviation 10
+        assert 140 < sum(site in invited for invited in drawn) < 260
+
+
+def test_a_fraction_never_invites_too_few():
+    state = replace(NEW, terms=replace(TERMS, sample_fraction=0.01), fresh_seed="ab" * 32)
+    after, _ = step(state, Started(), 1000)
+    assert len(after.round.invited) == TERMS.min_sites
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Published(at(Phase.PUBLISHED, "a").round), {"b": "incomplete", "c": "absent"}),
+        (
+            Failed(at(Phase.FAILED, "a").round, "round-failed"),
+            {"a": "round-failed", "b": "incomplete", "c": "absent"},
+        ),
+        (
+            Failed(at(Phase.FAILED, "a", "b").round, "round-failed", corrupt="a"),
+            {"a": "part-corrupt", "b": "round-failed", "c": "absent"},
+        ),
+    ],
+)
+def test_whoever_is_not_in_is_named_with_a_reason(outcome, expected):
+    assert exclusions(outcome.round, {"a", "b"}, outcome) == expected
+
+
+_site = st.sampled_from("abcz")
+_events = st.one_of(
+    st.just(Started()),
+    st.just(Tick()),
+    st.just(Stopped()),
+    st.just(Paused()),
+    st.just(Resumed()),
+    st.just(EpochChanged()),
+    st.builds(RosterChanged, st.frozensets(st.sampled_from("abcz"), max_size=2)),
+    st.just(TrustBegan()),
+    st.builds(Completed, st.integers(1, 3), st.integers(1, 3), _site),
+    st.builds(FoldBegan, st.integers(1, 3), st.integers(1, 3)),
+    st.builds(Folded, st.integers(1, 3), st.integers(1, 3)),
+    st.builds(FoldBroke, st.integers(1, 3), st.integers(1, 3), _site),
+)
+
+
+@given(st.lists(st.tuples(_events, st.floats(0, 120)), max_size=60))
+def test_promises_hold_whatever_happens(history):
+    state, now = NEW, 1000.0
+    accepted: dict[tuple[int, int], set[str]] = {}
+    ended: dict[tuple[int, int], Published | Failed] = {}
+    opened: list[tuple[int, int]] = []
+    for event, delay in history:
+        now += delay
+        before = state
+        state, actions = step(state, event, now)
+        assert step(before, event, now) == (state, actions)
+        for action in actions:
+            if isinstance(action, StageChanged):
+                continue
+            key = (action.round.number, action.round.attempt)
+            if isinstance(action, Opened):
+                opened.append(key)
+            elif isinstance(action, Accepted):
+                assert key not in ended
+                assert action.site not in accepted.setdefault(key, set())
+                accepted[key].add(action.site)
+            elif isinstance(action, Published | Failed):
+                assert key not in ended
+                ended[key] = action
+    assert opened == sorted(set(opened))
+    assert len([key for key, end in ended.items() if isinstance(end, Published)]) <= TERMS.rounds
+    for key, end in ended.items():
+        # A receipt is in the set, or the set was given up as a whole.
+        assert end.round.complete == frozenset(accepted.get(key, set()))
+        if isinstance(end, Published):
+            assert len(end.round.complete) >= TERMS.min_sites
+        else:
+            assert exclusions(end.round, set(), end).keys() == end.round.invited

@@ -1,0 +1,112 @@
+"""Sums whole and in ranges, with entity tags that outlive a restart."""
+
+import base64
+import hashlib
+
+import httpx
+import pytest
+
+from he_agg.documents.record import SignedRecord
+from tests.service.conftest import QUICK, World
+from tests.support.peers import make_plan, prepare, read_record
+from tests.support.server import start_server
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory):
+    with start_server(tmp_path_factory.mktemp("downloads") / "data", environment=QUICK) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def published(own_server):
+    world = World(own_server, make_plan("downloaded"), ["a", "b", "c"])
+    round_id = world.round_id
+    for i, site in enumerate("abc"):
+        world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
+    assert world.peer().record(round_id, wait=20).status_code == 200
+    yield world, round_id
+    world.close()
+
+
+def digest_field(data):
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
+def test_a_download_goes_on_across_a_restart(published, own_server):
+    world, round_id = published
+    peer = world.peer()
+    record = read_record(peer.record(round_id).content)
+    whole = peer.sum_part(round_id, 1)
+    tag = whole.headers["etag"]
+    assert whole.status_code == 200
+    assert tag == f'"{record.sum_digests[1]}"' == f'"{hashlib.sha256(whole.content).hexdigest()}"'
+    assert whole.headers["content-digest"] == whole.headers["repr-digest"] == digest_field(whole.content)
+    first = peer.sum_part(round_id, 1, headers={"Range": "bytes=0-999"})
+    assert (first.status_code, first.content) == (206, whole.content[:1000])
+    assert first.headers["content-range"] == f"bytes 0-999/{len(whole.content)}"
+    assert "content-digest" not in first.headers  # it would have to be the digest of these bytes alone
+    assert first.headers["repr-digest"] == digest_field(whole.content)
+
+    own_server.restart()
+    rest = peer.sum_part(round_id, 1, headers={"Range": "bytes=1000-", "If-Range": tag})
+    assert (rest.status_code, first.content + rest.content) == (206, whole.content)
+    assert rest.headers["etag"] == tag
+    # the content that the caller began with is not this one: all of it, not a range
+    other = peer.sum_part(round_id, 1, headers={"Range": "bytes=1000-", "If-Range": '"' + "0" * 64 + '"'})
+    assert (other.status_code, other.content) == (200, whole.content)
+    assert other.headers["content-digest"] == digest_field(whole.content)
+    same = peer.sum_part(round_id, 1, headers={"If-None-Match": tag})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    last = peer.sum_part(round_id, 1, headers={"Range": "bytes=-7"})
+    assert last.content == whole.content[-7:]
+    beyond = peer.sum_part(round_id, 1, headers={"Range": f"bytes={len(whole.content)}-"})
+    assert beyond.status_code == 416
+
+
+def test_all_parts_from_one_on(published, own_server):
+    """What the record says, in order, also where a restart interrupted it."""
+    world, round_id = published
+    record = read_record(world.peer().record(round_id).content)
+    parts = [world.peer().sum_part(round_id, number).content for number in range(len(record.sum_digests))]
+    for first in range(len(parts)):
+        answer = world.peer("b").sum_from(round_id, first)
+        assert (answer.status_code, answer.content) == (200, b"".join(parts[first:]))
+        assert answer.headers["content-length"] == str(len(answer.content))
+        assert answer.headers["content-type"] == "application/octet-stream"
+        own_server.restart()
+    assert world.peer().request("GET", f"/v1/rounds/{round_id}/sum").content == b"".join(parts)
+    for beyond in (len(parts), -1, 10**20):
+        refused = world.peer().sum_from(round_id, beyond)
+        assert (refused.status_code, refused.json()["reason"]) == (404, "unknown-part")
+    assert world.peer().sum_from(round_id, "x").status_code == 400
+
+
+def test_a_sum_that_the_disk_has_lost_ends_the_answer_too_early(published, own_server):
+    """A part that is not there cannot be sent, and an answer that breaks off is never taken for a whole one."""
+    world, round_id = published
+    path = own_server.data_dir / "rounds" / round_id / "sum" / "2.part"
+    data = path.read_bytes()
+    for damaged in (None, data[:-1]):
+        path.unlink(missing_ok=True)
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(httpx.RemoteProtocolError):
+            world.peer().sum_from(round_id)
+    path.write_bytes(data)
+    assert world.peer().sum_from(round_id).status_code == 200
+
+
+def test_the_record_has_an_entity_tag(published, own_server):
+    world, round_id = published
+    first = world.peer("b").record(round_id)
+    digest = hashlib.sha256(first.content).hexdigest()
+    assert first.headers["etag"] == f'"{digest}"'
+    assert first.headers["content-type"] == "application/json"
+    assert SignedRecord.parse(first.content).digest == digest
+    own_server.restart()
+    again = world.peer("c").record(round_id)
+    assert again.content == first.content
+    path = f"/v1/rounds/{round_id}/record"
+    same = world.peer().request("GET", path, {"If-None-Match": f'"{digest}"'})
+    assert (same.status_code, same.content) == (304, b"")

@@ -1,0 +1,152 @@
+"""Whole rounds over a real socket: exact sums, every request twice, any order, many at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from he_agg.protocol.messages import CurrentRound, SubmissionStatus, read
+from tests.support.peers import expected_sum, prepare, read_part, read_receipt, read_record
+
+
+def read_sum(world, round_id, site="a"):
+    return [
+        read_part(world.plan, number, world.peer(site).sum_part(round_id, number).content)
+        for number in range(len(world.plan.public.places))
+    ]
+
+
+def assert_sum(world, round_id, prepared):
+    record = read_record(world.peer().record(round_id, wait=20).content)
+    assert record.outcome == "published"
+    assert sorted(record.members.values()) == sorted(p.id for p in prepared)
+    for got, expected in zip(read_sum(world, round_id), expected_sum(world.plan, prepared), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    return record
+
+
+def test_three_sites_two_rounds_exact_sums(make_world):
+    world = make_world(rounds=2)
+    chain = []
+    for number in (1, 2):
+        round_id = world.round_id
+        assert round_id == f"{world.name}.{number}.1"
+        prepared = [prepare(world.plan, round_id, site, 10 * number + i) for i, site in enumerate("abc")]
+        for site, submission in zip("abc", prepared, strict=True):
+            receipt = read_receipt(world.peer(site).submit(round_id, submission).content)
+            assert (receipt.id, receipt.round_id, receipt.site) == (submission.id, round_id, site)
+        chain.append(assert_sum(world, round_id, prepared))
+    assert not chain[0].excluded
+    current = read(CurrentRound, world.peer().current(wait=20).content)
+    assert (current.state, current.round_id, current.last_published) == ("ended", None, f"{world.name}.2.1")
+
+
+def test_a_one_hot_sum_has_no_two(world):
+    round_id = world.round_id
+    hot = {"a": 0, "b": 8192, "c": 3 * 8192 - 1}
+    prepared = [prepare(world.plan, round_id, site, 1, one_hot=position) for site, position in hot.items()]
+    for submission, site in zip(prepared, hot, strict=True):
+        world.peer(site).submit(round_id, submission)
+        world.peer(site).submit(round_id, submission)
+    assert_sum(world, round_id, prepared)
+    total = np.concatenate(read_sum(world, round_id))
+    assert {int(i): int(total[i]) for i in np.flatnonzero(total)} == dict.fromkeys(hot.values(), 1)
+
+
+def test_every_request_may_be_repeated(world):
+    round_id, submissions = world.round_id, []
+    for i, site in enumerate("abc"):
+        peer, submission = world.peer(site), prepare(world.plan, world.round_id, site, i)
+        submissions.append(submission)
+        assert [peer.announce(round_id, submission.manifest).status_code for _ in range(3)] == [201, 200, 200]
+        for number, part in enumerate(submission.parts):
+            assert [peer.put(submission.id, number, part).status_code for _ in range(3)] == [201, 204, 204]
+        receipts = [peer.complete(submission.id) for _ in range(3)]
+        assert [r.status_code for r in receipts] == [200] * 3
+        assert len({r.content for r in receipts}) == 1
+        # and still, once it is complete
+        assert peer.announce(round_id, submission.manifest).status_code == 200
+        assert peer.put(submission.id, 0, submission.parts[0]).status_code == 204
+        before = receipts[0].content
+    assert_sum(world, round_id, submissions)
+    # and when all of it is over and the single parts are gone
+    last, peer = submissions[-1], world.peer("c")
+    answer = peer.announce(round_id, last.manifest)
+    assert answer.status_code == 200
+    assert read(SubmissionStatus, answer.content).state == "complete"
+    assert read(SubmissionStatus, peer.status(last.id).content).missing == []
+    assert peer.put(last.id, 1, last.parts[1]).status_code == 204
+    assert peer.complete(last.id).content == before
+    assert peer.record(round_id).content == peer.record(round_id).content
+
+
+def test_parts_in_any_order_and_status_tells_what_is_missing(world):
+    peer, submission = world.peer(), prepare(world.plan, world.round_id, "a", 7)
+    status = read(SubmissionStatus, peer.announce(world.round_id, submission.manifest).content)
+    assert (status.id, status.state, status.parts, status.missing) == (submission.id, "open", 3, [0, 1, 2])
+    assert peer.put(submission.id, 2, submission.parts[2]).status_code == 201
+    assert peer.put(submission.id, 0, submission.parts[0]).status_code == 201
+    assert read(SubmissionStatus, peer.status(submission.id).content).missing == [1]
+    early = peer.complete(submission.id)
+    assert (early.status_code, early.json()["reason"], early.json()["missing"]) == (409, "incomplete", [1])
+    assert peer.put(submission.id, 1, submission.parts[1]).status_code == 201
+    assert peer.complete(submission.id).status_code == 200
+    current = read(CurrentRound, peer.current().content)
+    assert current.submitted
+    assert current.invited
+    assert not read(CurrentRound, world.peer("b").current().content).submitted
+
+
+def test_all_sites_at_once_and_every_part_on_two_connections(world):
+    round_id = world.round_id
+    prepared = {site: prepare(world.plan, round_id, site, i) for i, site in enumerate("abc")}
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda site: world.peer(site).announce(round_id, prepared[site].manifest), "abc"))
+        puts = [(site, n) for n in range(3) for site in "abc"] * 2
+        answers = list(
+            pool.map(lambda p: world.peer(p[0]).put(prepared[p[0]].id, p[1], prepared[p[0]].parts[p[1]]), puts)
+        )
+        assert {a.status_code for a in answers} <= {201, 204}
+        receipts = list(pool.map(lambda site: world.peer(site).complete(prepared[site].id), "abc" * 3))
+    assert {r.status_code for r in receipts} == {200}
+    assert_sum(world, round_id, list(prepared.values()))
+
+
+def test_single_submissions_are_deleted_once_the_sum_is_published(world):
+    round_id = world.round_id
+    for i, site in enumerate("abc"):
+        world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
+    world.peer().record(round_id, wait=20)
+    next_round = world.round_id  # the pass that publishes is followed by one that scrubs
+    assert next_round != round_id
+    directory = world.server.data_dir / "rounds" / round_id
+    for _ in range(100):
+        if not (directory / "submissions").exists():
+            break
+        world.peer().current(wait=0.1, after=next_round)
+    assert sorted(p.name for p in directory.rglob("*")) == ["0.part", "1.part", "2.part", "sum"]
+
+
+def test_rounds_of_two_federations_do_not_mix(make_world):
+    first, second = make_world(), make_world()
+    round_id = second.round_id
+    stranger = first.peer()
+    for answer in (
+        stranger.record(round_id),
+        stranger.sum_part(round_id, 0),
+        stranger.announce(round_id, prepare(second.plan, round_id, "a", 1).manifest),
+    ):
+        assert (answer.status_code, answer.json()["reason"]) == (404, "unknown-round")
+    path = f"/v1/federations/{second.name}/rounds/current"
+    answer = stranger.request("GET", path)
+    assert (answer.status_code, answer.json()["reason"]) == (404, "unknown-federation")
+
+
+@pytest.mark.parametrize("wide", [8, 16, 20])
+def test_every_profile_of_the_plan_folds(make_world, wide):
+    world = make_world(value_bits=wide, values=100)
+    round_id = world.round_id
+    prepared = [prepare(world.plan, round_id, site, i) for i, site in enumerate("abc")]
+    for site, submission in zip("abc", prepared, strict=True):
+        world.peer(site).submit(round_id, submission)
+    assert_sum(world, round_id, prepared)

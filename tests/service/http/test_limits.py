@@ -1,0 +1,223 @@
+"""Limits and back-pressure: room, quotas, slow bodies, too much at once, trouble of the machine, and a graceful end."""
+
+import errno
+import http.client
+import shutil
+import sqlite3
+import threading
+import time
+from collections import namedtuple
+
+import psycopg
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from he_agg.errors import ProtocolError, Reason
+from service.store.rows import Keeping
+from service.trouble import passing_trouble
+from tests.service.conftest import QUICK
+from tests.service.work.test_deadlines import Inside
+from tests.support.peers import digest_header, make_plan, prepare, read_receipt
+from tests.support.server import start_server
+
+Usage = namedtuple("Usage", "total used free")
+PLAN = make_plan("f", rounds=10)
+SIZE = PLAN.public.wire_bytes
+RESERVE = 10 * SIZE
+
+
+@pytest.fixture
+def make(tmp_path):
+    opened = []
+
+    def make(**options):
+        inside = Inside(tmp_path / "data", PLAN, **{"reserve_bytes": RESERVE, **options})
+        opened.append(inside)
+        return inside
+
+    yield make
+    for inside in opened:
+        inside.aggregator.close()
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Sets how much space is left."""
+
+    def leave(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, free))
+
+    return leave
+
+
+def refused(act, reason):
+    with pytest.raises(ProtocolError) as caught:
+        act()
+    assert caught.value.reason is reason
+
+
+def test_new_submissions_are_refused_before_the_disk_is_full(make, disk):
+    inside = make()
+    disk(RESERVE + 2 * SIZE)  # one submission and one sum
+    begun = inside.submit("a", 1, "f.1.1", complete=False)
+    disk(RESERVE + 2 * SIZE - 1)
+    refused(lambda: inside.submit("b", 2, "f.1.1"), Reason.STORAGE_FULL)
+    disk(RESERVE - 1)
+    refused(inside.aggregator.check_ready, Reason.STORAGE_FULL)
+    # What was let in goes on to its end, whatever the disk says.
+    disk(0)
+    intake = inside.aggregator.intake
+    assert intake.announce("f", "a", "f.1.1", begun.manifest)[1] is False
+    assert read_receipt(intake.complete("f", "a", begun.id).encode()).site == "a"
+
+
+def test_what_others_were_promised_counts(make, disk):
+    inside = make()
+    disk(RESERVE + 3 * SIZE)
+    intake = inside.aggregator.intake
+    first, second, third = (prepare(PLAN, "f.1.1", site, i) for i, site in enumerate("abc"))
+    intake.announce("f", "a", "f.1.1", first.manifest)
+    intake.announce("f", "b", "f.1.1", second.manifest)
+    refused(lambda: intake.announce("f", "c", "f.1.1", third.manifest), Reason.STORAGE_FULL)
+
+
+def test_quota_of_a_federation(make):
+    inside = make(federation_quota_bytes=4 * SIZE, reserve_bytes=0)
+    for i, site in enumerate("abc"):  # and one sum
+        inside.submit(site, i, "f.1.1")
+    inside.fold("f.1.1")
+    refused(lambda: inside.submit("a", 5, "f.2.1"), Reason.QUOTA_EXCEEDED)  # nobody has removed anything yet
+    inside.aggregator.worker._look()
+    inside.submit("a", 5, "f.2.1")
+
+
+def test_quota_of_a_site(make):
+    inside = make(site_quota_bytes=SIZE, reserve_bytes=0, keeping=Keeping(keep_submissions=True))
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.1")
+    inside.fold("f.1.1")
+    inside.aggregator.worker._look()
+    refused(lambda: inside.submit("a", 5, "f.2.1"), Reason.QUOTA_EXCEEDED)
+
+
+@pytest.fixture
+def strict(tmp_path):
+    limits = {
+        "HE_AGG_MIN_RATE": "1000000",
+        "HE_AGG_SLOW_GRACE_S": "0.5",
+        "HE_AGG_MAX_UPLOADS": "1",
+        "HE_AGG_UPLOAD_QUEUE_S": "0.1",
+        "HE_AGG_MAX_SITE_REQUESTS": "2",
+        "HE_AGG_MAX_REQUESTS": "4",
+    }
+    with start_server(tmp_path / "data", environment=QUICK | limits) as server:
+        yield server
+
+
+def begin_put(world, site, submission, number):
+    """A PUT whose body stays away."""
+    part = submission.parts[number]
+    connection = http.client.HTTPConnection(*world.server.url.removeprefix("http://").split(":"), timeout=20)
+    path = f"/v1/submissions/{submission.id}/parts/{number}"
+    connection.putrequest("PUT", path)
+    fields = world.peer(site).signature("PUT", path, digest_header(part)["Content-Digest"])
+    for name, value in {**fields, "Content-Length": str(len(part))}.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    connection.send(part[:100])
+    return connection
+
+
+def announce(world, site, seed):
+    submission = prepare(world.plan, world.round_id, site, seed)
+    assert world.peer(site).announce(world.round_id, submission.manifest).status_code == 201
+    return submission
+
+
+def test_too_slow_and_too_much_at_once(make_world, strict):
+    world = make_world(server=strict)
+    slow, waiting = announce(world, "a", 1), announce(world, "b", 2)
+    connection = begin_put(world, "a", slow, 0)
+    time.sleep(0.15)
+    # The one body that may be read is being read, so the next one waits its turn, in vain.
+    answer = world.peer("b").put(waiting.id, 0, waiting.parts[0])
+    assert (answer.status_code, answer.json()["reason"], answer.headers["Retry-After"]) == (503, "busy", "2")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Retry-After"]) == (408, "1")
+    assert b"too-slow" in answer.read()
+    connection.close()
+    assert world.peer("b").put(waiting.id, 0, waiting.parts[0]).status_code == 201
+    assert world.peer("a").status(slow.id).json()["missing"] == [0, 1, 2]
+    # Requests at once: of one site, and of all.
+    news = {"wait": 3, "after": world.round_id}
+    polls = [threading.Thread(target=world.peer(site).current, kwargs=news) for site in "aabb"]
+    for poll in polls[:2]:
+        poll.start()
+    time.sleep(0.3)
+    answer = world.peer("a").current()
+    assert (answer.status_code, answer.json()["reason"]) == (429, "too-many-requests")
+    assert answer.headers["Retry-After"] == "1"
+    assert world.peer("b").current().status_code == 200
+    for poll in polls[2:]:
+        poll.start()
+    time.sleep(0.3)
+    answer = world.peer("c").current()
+    assert (answer.status_code, answer.json()["reason"]) == (503, "busy")
+    assert world.client.get("/healthz").status_code == 200
+    for poll in polls:
+        poll.join()
+    assert world.peer("c").current().status_code == 200
+
+
+def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
+    with start_server(tmp_path / "data", environment=QUICK) as server:
+        world = make_world(server=server)
+        submission = announce(world, "a", 1)
+        connection = begin_put(world, "a", submission, 0)
+        time.sleep(0.2)
+        codes = []
+        ending = threading.Thread(target=lambda: codes.append(server.terminate()))
+        ending.start()
+        time.sleep(0.5)
+        assert ending.is_alive()
+        connection.send(submission.parts[0][100:])
+        assert connection.getresponse().status == 201
+        ending.join()
+        assert codes == [0]
+        connection.close()
+        server.start()
+        assert world.peer("a").status(submission.id).json()["missing"] == [1, 2]
+
+
+def sqlite_error(name):
+    error = sqlite3.OperationalError("x")
+    error.sqlite_errorname = name
+    return OperationalError("SELECT", {}, error)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "x"), Reason.STORAGE_FULL),
+        (OSError(errno.EDQUOT, "x"), Reason.STORAGE_FULL),
+        (OSError(errno.EMFILE, "x"), Reason.BUSY),
+        (OSError(errno.ENOENT, "x"), None),
+        (sqlite_error("SQLITE_BUSY"), Reason.BUSY),
+        (sqlite_error("SQLITE_BUSY_SNAPSHOT"), Reason.BUSY),
+        (sqlite_error("SQLITE_FULL"), Reason.STORAGE_FULL),
+        (sqlite_error("SQLITE_CANTOPEN"), Reason.BUSY),
+        (sqlite_error("SQLITE_CORRUPT"), None),
+        (OperationalError("SELECT", {}, psycopg.OperationalError("gone")), Reason.BUSY),
+        (OperationalError("SELECT", {}, psycopg.errors.LockNotAvailable("x")), Reason.BUSY),
+        (OperationalError("SELECT", {}, psycopg.errors.DiskFull("x")), Reason.STORAGE_FULL),
+        (OperationalError("SELECT", {}, psycopg.errors.AdminShutdown("x")), Reason.BUSY),
+        (OperationalError("SELECT", {}, psycopg.errors.UndefinedTable("x")), None),
+        (PoolTimeoutError("x"), Reason.BUSY),
+        (RuntimeError("x"), None),
+    ],
+    ids=repr,
+)
+def test_trouble_that_passes_is_told_from_failures(error, reason):
+    refusal = passing_trouble(error)
+    assert (None if refusal is None else refusal.reason) is reason

@@ -1,0 +1,419 @@
+"""Whatever is refused leaves the store as it was, row by row and file by file."""
+
+import base64
+import hashlib
+import re
+import socket
+import time
+
+import pytest
+
+from he_agg.documents.manifest import MAX_MANIFEST_BYTES
+from he_agg.protocol.http_signatures import EMPTY_DIGEST
+from tests.support.peers import digest_header, make_plan, prepare
+from tests.support.trust import identity_of
+
+SEAL_HEADER = bytes.fromhex("5ea110") + bytes(200)
+
+
+def assert_problem(answer, status, reason):
+    assert (answer.status_code, answer.json().get("reason")) == (status, reason), answer.text
+    body = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert body["type"] == f"urn:he-agg:problem:{reason}"
+    assert body["status"] == status
+    assert body["detail"]
+    assert body["title"]
+    return body
+
+
+@pytest.fixture
+def prepared(world):
+    """A submission of site a, announced, with part 0 stored."""
+    submission = prepare(world.plan, world.round_id, "a", 5)
+    assert world.peer().announce(world.round_id, submission.manifest).status_code == 201
+    assert world.peer().put(submission.id, 0, submission.parts[0]).status_code == 201
+    return submission
+
+
+@pytest.fixture
+def unchanged(world, prepared):
+    """Compares the store before and after the test."""
+    before = world.snapshot()
+    yield
+    assert world.snapshot() == before
+
+
+def flip(data, bit):
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+# manifests
+
+OTHER_PLAN = make_plan("another", values=5001)
+MANIFESTS = {
+    "other plan": ({"plan_id": OTHER_PLAN.plan_id}, 422, "plan-mismatch"),
+    "other key": ({"key_id": "6e" * 32}, 422, "key-mismatch"),
+    "other epoch": ({"epoch": 2}, 422, "key-mismatch"),
+    "another roster": ({"roster": "ab" * 32}, 422, "roster-mismatch"),
+    "another history": ({"previous": "ab" * 32}, 409, "chain-mismatch"),
+    "signed by another": ({"signer": identity_of("a")}, 422, "bad-signature"),
+    "no tags": ({"tags": ()}, 422, "bad-field"),
+    "a tag that is not below q": ({"tags": ((2**63,),)}, 422, "bad-field"),
+    "in another site's name": ({"named": "c"}, 403, "forbidden"),
+    "unknown site": ({"named": "mallory"}, 403, "forbidden"),
+    "one part too few": ({"part_digests": ("00" * 32,) * 2}, 422, "bad-field"),
+    "one part too many": ({"part_digests": ("00" * 32,) * 4}, 422, "bad-field"),
+}
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifest_for_something_else(world, name):
+    changes, status, reason = MANIFESTS[name]
+    changes = dict(changes)
+    manifest = prepare(world.plan, world.round_id, changes.pop("named", "b"), 1, **changes).manifest
+    assert_problem(world.peer("b").announce(world.round_id, manifest), status, reason)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_manifest_for_another_round(world):
+    round_id = world.round_id
+    manifest = prepare(world.plan, f"{world.name}.2.1", "b", 1).manifest
+    assert_problem(world.peer("b").announce(round_id, manifest), 422, "bad-field")
+    assert_problem(world.peer("b").announce(f"{world.name}.2.1", manifest), 404, "unknown-round")
+    assert_problem(world.peer("b").announce("no-round-at-all", manifest), 404, "unknown-round")
+
+
+BODIES = {
+    "empty": (b"", 422, "bad-field"),
+    "no JSON": (b"\xff\xfe\x00", 422, "bad-field"),
+    "nothing in it": (b"{}", 422, "bad-field"),
+    "spaces": (b'{"v": 1}', 422, "not-canonical"),
+    "deep": (b"[" * 10000 + b"]" * 10000, 422, "bad-field"),
+    "a SEAL object": (SEAL_HEADER, 422, "secret-refused"),
+    "a TenSEAL context": (b"\x0a\x80\x01" + SEAL_HEADER * 4, 422, "secret-refused"),
+    "a group key": (b'{"what":"he-agg-group-key"}', 422, "secret-refused"),
+    "an identity": (b'{"what":"he-agg-identity"}', 422, "secret-refused"),
+    "a PEM key": (b"-----BEGIN PRIVATE KEY-----\nMC4CAQAw", 422, "secret-refused"),
+}
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("name", BODIES)
+def test_manifest_that_is_none(world, name):
+    body, status, reason = BODIES[name]
+    assert_problem(world.peer("b").announce(world.round_id, body), status, reason)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_truncated_manifest(world):
+    manifest = prepare(world.plan, world.round_id, "b", 1).manifest
+    for cut in (1, len(manifest) // 2, len(manifest) - 1):
+        assert_problem(world.peer("b").announce(world.round_id, manifest[:cut]), 422, "bad-field")
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_second_manifest_is_refused_and_the_first_stays(world, prepared):
+    second = prepare(world.plan, world.round_id, "a", 6)
+    body = assert_problem(world.peer().announce(world.round_id, second.manifest), 409, "second-submission")
+    assert body["submission_id"] == prepared.id
+    assert body["round_id"] == world.round_id
+    assert_problem(world.peer().put(second.id, 0, second.parts[0]), 404, "unknown-submission")
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_content_type_of_a_manifest(world):
+    manifest = prepare(world.plan, world.round_id, "b", 1).manifest
+    path = f"/v1/rounds/{world.round_id}/submissions"
+    answer = world.peer("b").request("POST", path, {"Content-Type": "text/plain"}, content=manifest)
+    assert_problem(answer, 400, "bad-request")
+
+
+# parts
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_digests_of_parts(world, prepared):
+    peer, data = world.peer(), prepared.parts[1]
+    good = digest_header(data)["Content-Digest"]
+    for field in (
+        "sha-256=abc",
+        "sha-256=::",
+        good[:-1],
+        good.replace("sha-256", "sha-512"),
+        good + ", " + good,
+        f"sha-256=:{base64.b64encode(bytes(31)).decode()}:",
+        f"sha-256={hashlib.sha256(data).hexdigest()}",
+        digest_header(prepared.parts[2])["Content-Digest"],
+        EMPTY_DIGEST,
+    ):
+        assert_problem(peer.put(prepared.id, 1, data, {"Content-Digest": field}), 400, "bad-digest")
+    # the head says the right thing, the bytes are others
+    for other in (prepared.parts[2], flip(data, 9), flip(data, 8 * len(data) - 1)):
+        assert_problem(peer.put(prepared.id, 1, other, {"Content-Digest": good}), 400, "bad-digest")
+    # the bytes of a stored part, repeated wrongly
+    answer = peer.put(prepared.id, 0, flip(prepared.parts[0], 999), digest_header(prepared.parts[0]))
+    assert_problem(answer, 400, "bad-digest")
+    secret = SEAL_HEADER + bytes(len(data) - len(SEAL_HEADER))
+    assert_problem(peer.put(prepared.id, 1, secret, {"Content-Digest": good}), 422, "secret-refused")
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_lengths_of_parts(world, prepared):
+    peer, data = world.peer(), prepared.parts[1]
+    header = digest_header(data)
+    assert_problem(peer.put(prepared.id, 1, data[:-1], header), 422, "truncated")
+    assert_problem(peer.put(prepared.id, 1, b"", header), 422, "truncated")
+    assert_problem(peer.put(prepared.id, 1, data + b"\0", header), 413, "too-large")
+
+    def chunked():
+        yield data
+
+    path = f"/v1/submissions/{prepared.id}/parts/1"
+    assert_problem(peer.request("PUT", path, header, content=chunked()), 411, "length-required")
+    answer = peer.put(prepared.id, 1, data, header | {"Content-Encoding": "gzip"})
+    assert_problem(answer, 400, "bad-request")
+
+
+def _with_residue(where, value):
+    def change(part, place, others):
+        size = place.section.modulus_bits // 8
+        assert place.section.modulus_bits % 8 == 0
+        at = 64 + where(place) * size
+        return part[:at] + value(place).to_bytes(size, "little") + part[at + size :]
+
+    return change
+
+
+PARTS = {
+    "magic": (lambda part, *_: b"X" + part[1:], "bad-magic"),
+    "version": (lambda part, *_: part[:4] + b"\x02" + part[5:], "bad-version"),
+    "bits": (lambda part, *_: part[:5] + b"\x29" + part[6:], "bad-field"),
+    "section": (lambda part, *_: part[:6] + b"\x01\0" + part[8:], "bad-field"),
+    "index": (lambda part, *_: part[:8] + b"\x09\0\0\0" + part[12:], "bad-field"),
+    "other plan": (lambda part, *_: part[:24] + bytes(32) + part[56:], "plan-mismatch"),
+    "reserved bytes": (lambda part, *_: part[:63] + b"\x01" + part[64:], "bad-padding"),
+    "a SEAL object": (lambda part, *_: SEAL_HEADER + bytes(len(part) - len(SEAL_HEADER)), "secret-refused"),
+    "another part": (lambda part, place, others: others[0], "bad-field"),
+    "first residue is q": (
+        _with_residue(lambda place: 0, lambda place: place.section.modulus), "residue-out-of-range",
+    ),
+    "last residue is q": (
+        _with_residue(lambda place: place.residues - 1, lambda place: place.section.modulus), "residue-out-of-range",
+    ),
+    "a residue has all bits": (
+        _with_residue(lambda place: 77, lambda place: 2**place.section.modulus_bits - 1), "residue-out-of-range",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_part_that_is_wrong_although_announced(world, name):
+    """The digest is right, for the manifest was made of the wrong part."""
+    change, reason = PARTS[name]
+    base = prepare(world.plan, world.round_id, "a", 3)
+    wrong = change(base.parts[1], world.plan.public.places[1], base.parts)
+    digests = [hashlib.sha256(part).hexdigest() for part in (base.parts[0], wrong, base.parts[2])]
+    bad = prepare(world.plan, world.round_id, "a", 3, part_digests=tuple(digests))
+    assert world.peer().announce(world.round_id, bad.manifest).status_code == 201
+    before = world.snapshot()
+    body = assert_problem(world.peer().put(bad.id, 1, wrong), 422, reason)
+    assert "part 1" in body["detail"] or reason == "secret-refused"
+    assert world.snapshot() == before
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_part_numbers(world, prepared):
+    peer = world.peer()
+    for number in (3, 10**6, 10**30, -1):
+        assert_problem(peer.put(prepared.id, number, prepared.parts[0]), 404, "unknown-part")
+    path = f"/v1/submissions/{prepared.id}/parts/"
+    for text in ("x", "0x1", "1.5"):
+        answer = peer.request("PUT", path + text, digest_header(b""), content=b"")
+        assert_problem(answer, 400, "bad-request")
+    # a part in another part's place
+    assert_problem(peer.put(prepared.id, 1, prepared.parts[2]), 400, "bad-digest")
+
+
+# who asks; how it is proved is test_signatures.py's
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_another_sites_submission_does_not_exist(world, prepared):
+    peer = world.peer("b")
+    for answer in (
+        peer.status(prepared.id),
+        peer.put(prepared.id, 1, prepared.parts[1]),
+        peer.complete(prepared.id),
+        peer.status("00" * 32),
+        peer.status("nonsense"),
+        peer.status(prepared.id.upper()),
+    ):
+        assert_problem(answer, 404, "unknown-submission")
+
+
+# rounds that are over
+
+
+def test_a_closed_round_takes_nothing_and_answers_with_its_record(make_world):
+    world = make_world(deadline_s=3600)
+    round_id, late = world.round_id, prepare(world.plan, world.round_id, "c", 3)
+    assert world.peer("c").announce(round_id, late.manifest).status_code == 201
+    assert world.peer("c").put(late.id, 0, late.parts[0]).status_code == 201
+    world.end()
+    record = world.peer().record(round_id, wait=5)
+    assert record.json()["body"]["outcome"] == "failed"
+    assert record.json()["body"]["excluded"] == {"a": "absent", "b": "absent", "c": "incomplete"}
+    assert not (world.server.data_dir / "rounds" / round_id).exists()
+    before = world.snapshot()
+    peer = world.peer("c")
+    for answer in (
+        peer.put(late.id, 1, late.parts[1]),
+        peer.put(late.id, 0, late.parts[0]),
+        peer.complete(late.id),
+        world.peer("a").announce(round_id, prepare(world.plan, round_id, "a", 1).manifest),
+        peer.announce(round_id, prepare(world.plan, round_id, "c", 4).manifest),
+    ):
+        body = assert_problem(answer, 409, "round-closed")
+        assert body["record"] == record.json()
+        assert body["round_id"] == round_id
+    assert peer.status(late.id).json()["state"] == "excluded"
+    assert_problem(peer.sum_part(round_id, 0), 409, "round-failed")
+    assert_problem(peer.sum_from(round_id), 409, "round-failed")
+    assert world.snapshot() == before
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_sum_that_is_not_there(world):
+    peer = world.peer()
+    assert_problem(peer.sum_from(world.round_id), 409, "sum-not-ready")
+    assert_problem(peer.sum_from(f"{world.name}.9.1"), 404, "unknown-round")
+    assert_problem(peer.sum_from(world.round_id, 3), 404, "unknown-part")
+    assert_problem(peer.sum_part(world.round_id, 0), 409, "sum-not-ready")
+    assert_problem(peer.sum_part(f"{world.name}.9.1", 0), 404, "unknown-round")
+    assert_problem(peer.sum_part(world.round_id, 3), 404, "unknown-part")
+    assert_problem(peer.sum_part(world.round_id, 0, section=1), 404, "unknown-part")
+    assert_problem(peer.sum_part(world.round_id, -1), 404, "unknown-part")
+    assert peer.record(world.round_id).status_code == 204
+    assert_problem(peer.record(f"{world.name}.9.1"), 404, "unknown-round")
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_arguments(world):
+    for parameters in ({"wait": "long"}, {"wait": -1}, {"wait": "nan"}, {"wait": "inf"}, {"after": "x"}):
+        assert_problem(world.peer().current(**parameters), 400, "bad-request")
+    answer = world.client.get("/v1/nothing")
+    assert (answer.status_code, answer.json()["reason"]) == (404, "bad-request")
+    answer = world.client.delete("/healthz")
+    assert (answer.status_code, answer.headers["content-type"]) == (405, "application/problem+json")
+
+
+# bodies that are refused before they are read
+
+
+def raw_answer(world, head, body=b"", timeout_s=3.0):
+    """Send a head, and only if asked a body, on a bare socket. Returns the answer up to the end of its body."""
+    host, port = world.server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=timeout_s) as connection:
+        began = time.monotonic()
+        connection.sendall(("\r\n".join(head) + "\r\n\r\n").encode() + body)
+        received = b""
+        while b"\r\n\r\n" not in received or len(received.split(b"\r\n\r\n", 1)[1]) < _length(received):
+            chunk = connection.recv(65536)
+            assert chunk, received
+            received += chunk
+        return received.decode(), time.monotonic() - began
+
+
+def _length(received):
+    return int(re.search(rb"content-length: (\d+)", received)[1])
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("what", "length", "signed", "status"),
+    [
+        ("manifest", MAX_MANIFEST_BYTES + 1, True, 413),
+        ("manifest", 10**15, True, 413),
+        ("manifest", None, True, 411),
+        ("part", 10**12, True, 413),
+        ("part", 41025, True, 413),
+        ("part", 41023, True, 422),
+        ("part", None, True, 411),
+        ("manifest", 1000, False, 401),
+        ("part", 41024, False, 401),
+        ("part of another digest", 41024, True, 400),
+        ("a body that is not wanted", 10, True, 400),
+    ],
+)
+def test_refused_from_the_head_alone(world, prepared, what, length, signed, status):
+    method, path = {
+        "manifest": ("POST", f"/v1/rounds/{world.round_id}/submissions"),
+        "part": ("PUT", f"/v1/submissions/{prepared.id}/parts/1"),
+        "part of another digest": ("PUT", f"/v1/submissions/{prepared.id}/parts/1"),
+        "a body that is not wanted": ("GET", f"/v1/submissions/{prepared.id}"),
+    }[what]
+    head = [f"{method} {path} HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    head.append("Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}")
+    digest = digest_header(prepared.parts[1])["Content-Digest"] if what == "part" else EMPTY_DIGEST
+    if signed:
+        head += [f"{name}: {value}" for name, value in world.peer().signature(method, path, digest).items()]
+    answer, seconds = raw_answer(world, head)  # not one byte of the body is ever sent
+    assert answer.startswith(f"HTTP/1.1 {status} "), answer
+    assert "connection: close" in answer.lower()
+    assert "application/problem+json" in answer
+    assert seconds < 2
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_no_100_continue_for_a_body_that_is_refused(world, prepared):
+    path = f"/v1/submissions/{prepared.id}/parts/1"
+    fields = world.peer().signature("PUT", path, EMPTY_DIGEST)
+    head = [
+        f"PUT {path} HTTP/1.1",
+        "Host: x",
+        "Content-Length: 1000000000",
+        "Expect: 100-continue",
+        *(f"{name}: {value}" for name, value in fields.items()),
+    ]
+    answer, _ = raw_answer(world, head)
+    assert answer.startswith("HTTP/1.1 413 "), answer
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_peer_that_goes_on_sending_still_gets_its_answer(world):
+    # More than socket buffers hold, so that the peer is still sending when the answer comes.
+    body = bytes(MAX_MANIFEST_BYTES + 4 * 2**20)
+    for _ in range(3):
+        assert_problem(world.peer("b").announce(world.round_id, body), 413, "too-large")
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_connection_that_breaks_in_the_middle_leaves_nothing(world, prepared):
+    host, port = world.server.url.removeprefix("http://").split(":")
+    data = prepared.parts[1]
+    path = f"/v1/submissions/{prepared.id}/parts/1"
+    fields = world.peer().signature("PUT", path, digest_header(data)["Content-Digest"])
+    head = "\r\n".join(
+        [
+            f"PUT {path} HTTP/1.1",
+            "Host: x",
+            f"Content-Length: {len(data)}",
+            *(f"{name}: {value}" for name, value in fields.items()),
+        ]
+    )
+    for cut in (0, 1, len(data) // 2, len(data) - 1):
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + data[:cut])
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        lines = [line for line in world.server.log_lines if line.get("submission_id") == prepared.id]
+        if sum(line.get("reason") == "disconnected" for line in lines) == 4:
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("the broken connections were not noticed")
+    assert not any("traceback" in line for line in lines)

@@ -1,0 +1,254 @@
+"""All parts from one on in one request: the same as to put each of them and to complete the submission."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+
+import pytest
+
+from he_agg.protocol.http_signatures import manifest_field
+from service.core import parts
+from service.core.parts import ExpectedPart, in_groups
+from service.domain import events
+from tests.faults.inprocess import Inside
+from tests.service.conftest import snapshot
+from tests.service.monitor.conftest import until
+from tests.support.peers import digest_header, expected_sum, make_plan, prepare, read_part, read_receipt, register
+
+PLAN = make_plan("f", deadline_s=3600)
+ONE = "f.1.1"
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """An aggregator whose time and background work are the test's."""
+    clock = [1_800_000_000.5]
+    members = register(tmp_path / "data", PLAN, list("abc"), start=False)
+    made = Inside(tmp_path / "data", lambda: clock[0])
+    made.aggregator.conductor.apply("f", events.Started())
+    made.now = clock
+    made.of = lambda site: made.peer("f", members[site])
+    yield made
+    made.end()
+
+
+def state(inside):
+    return snapshot(inside.settings.data_dir)
+
+
+def announced(inside, site="a", seed=1):
+    prepared = prepare(PLAN, ONE, site, seed)
+    assert inside.of(site).announce(ONE, prepared.manifest).status_code == 201
+    return prepared
+
+
+def refused(answer, status: int, reason: str):
+    assert (answer.status_code, answer.json()["reason"]) == (status, reason), answer.text
+    return answer.json()
+
+
+def test_on_a_real_server_both_ways_make_one_sum(world):
+    round_id = world.round_id
+    prepared = {site: prepare(world.plan, round_id, site, seed) for seed, site in enumerate(world.sites)}
+    for site, mine in prepared.items():
+        peer = world.peer(site)
+        if site == "b":
+            receipt = peer.submit(round_id, mine)
+        else:
+            assert peer.announce(round_id, mine.manifest).status_code == 201
+            receipt = peer.put_run(mine.id, mine.whole)
+        assert receipt.status_code == 200, receipt.text
+        assert (read_receipt(receipt.content).id, read_receipt(receipt.content).site) == (mine.id, site)
+    assert world.peer().record(round_id, wait=10).json()["body"]["members"] == {s: p.id for s, p in prepared.items()}
+    for number, expected in enumerate(expected_sum(world.plan, list(prepared.values()))):
+        assert (read_part(world.plan, number, world.peer().sum_part(round_id, number).content) == expected).all()
+
+
+def test_again_it_is_the_same_receipt_and_changes_nothing(inside):
+    mine = announced(inside)
+    receipt = inside.of("a").put_run(mine.id, mine.whole)
+    before = state(inside)
+    for again in (inside.of("a").put_run(mine.id, mine.whole), inside.of("a").complete(mine.id)):
+        assert (again.status_code, again.content) == (200, receipt.content)
+    assert inside.of("a").put(mine.id, 1, mine.parts[1]).status_code == 204
+    assert state(inside) == before
+
+
+def test_after_some_of_its_parts(inside):
+    mine = announced(inside)
+    assert inside.of("a").put(mine.id, 2, mine.parts[2]).status_code == 201
+    assert inside.of("a").put_run(mine.id, mine.whole).status_code == 200
+    assert inside.of("a").status(mine.id).json()["missing"] == []
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_part_that_is_not_the_announced_one(inside, number):
+    """None of them is taken then, whichever it is, and whether or not the digest of the body is right."""
+    mine, before = announced(inside), state(inside)
+    changed = [bytes([part[0], part[1] ^ 1]) + part[2:] if n == number else part for n, part in enumerate(mine.parts)]
+    problem = refused(inside.of("a").put_run(mine.id, b"".join(changed)), 400, "bad-digest")
+    assert f"part {number}: expected SHA-256" in problem["detail"]
+    assert state(inside) == before
+
+
+@pytest.mark.parametrize("field", ["of the body", "of nothing", "of another manifest", "both"])
+def test_content_digest_names_the_manifest(inside, field):
+    mine, before = announced(inside), state(inside)
+    value = {
+        "of the body": digest_header(mine.whole)["Content-Digest"],
+        "of nothing": digest_header(b"")["Content-Digest"],
+        "of another manifest": manifest_field("00" * 32),
+        "both": manifest_field(mine.id) + ", " + digest_header(mine.whole)["Content-Digest"],
+    }[field]
+    problem = refused(inside.of("a").put_run(mine.id, mine.whole, headers={"Content-Digest": value}), 400, "bad-digest")
+    assert manifest_field(mine.id) in problem["detail"]
+    assert state(inside) == before
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_from_a_part_on(inside, first):
+    mine = announced(inside)
+    rest = b"".join(mine.parts[first:])
+    problem = refused(inside.of("a").put_run(mine.id, rest, first), 409, "incomplete")
+    assert problem["missing"] == list(range(first))
+    assert inside.of("a").status(mine.id).json()["missing"] == list(range(first))
+    for number in range(first):
+        assert inside.of("a").put(mine.id, number, mine.parts[number]).status_code == 201
+    assert inside.of("a").put_run(mine.id, rest, first).status_code == 200
+    refused(inside.of("a").put_run(mine.id, mine.whole, first), 413, "too-large")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_body_may_end_with_any_part(inside, first):
+    mine = announced(inside)
+    answer = inside.of("a").put_run(mine.id, mine.parts[first], first)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert inside.of("a").status(mine.id).json()["missing"] == [n for n in range(3) if n != first]
+    assert inside.of("a").put_run(mine.id, mine.whole).status_code == 200
+
+
+@pytest.mark.parametrize(("first", "status"), [("3", 404), ("-1", 404), ("99999999999999999999", 404), ("x", 400)])
+def test_from_a_part_that_is_none(inside, first, status):
+    mine, before = announced(inside), state(inside)
+    answer = inside.of("a").put_run(mine.id, b"", first)
+    assert (answer.status_code, answer.json()["reason"]) == (status, {404: "unknown-part", 400: "bad-request"}[status])
+    assert state(inside) == before
+
+
+def test_each_group_is_stored_before_the_next_is_read(make_world):
+    """On a real connection that breaks before the last byte: what was there by then stays, and is not sent again."""
+    world = make_world(values=900_000)
+    mine = prepare(world.plan, world.round_id, "a", 1)
+    assert len(mine.whole) > 2 * parts._GROUP_BYTES
+    peer = world.peer("a")
+    assert peer.announce(world.round_id, mine.manifest).status_code == 201
+    request = peer.signed("PUT", f"/v1/submissions/{mine.id}", {"Content-Digest": manifest_field(mine.id)})
+    request.headers["Content-Length"] = str(len(mine.whole))
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    url = peer.client.base_url
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.sendall(f"PUT /v1/submissions/{mine.id} HTTP/1.1\r\n{head}\r\n".encode() + mine.whole[:-1])
+        last = in_groups([ExpectedPart(None, place, None, "", False) for place in world.plan.public.places])[-1]
+        first = last[0].place.number
+        until(lambda: peer.status(mine.id).json()["missing"][0] == first)
+    assert peer.status(mine.id).json()["missing"] == list(range(first, len(mine.parts)))
+    assert peer.put_run(mine.id, b"".join(mine.parts[first:]), first).status_code == 200
+
+
+def test_announced_parts_that_are_none(inside):
+    """The digests are right; the first part is good, the last one no part: the good one is not taken, either."""
+    mine = prepare(PLAN, ONE, "a", 1)
+    mine.parts[2] = b"XXXX" + mine.parts[2][4:]
+    digests = tuple(hashlib.sha256(part).hexdigest() for part in mine.parts)
+    mine.manifest = prepare(PLAN, ONE, "a", 1, part_digests=digests).manifest
+    assert inside.of("a").announce(ONE, mine.manifest).status_code == 201
+    before = state(inside)
+    refused(inside.of("a").put_run(mine.id, mine.whole), 422, "bad-magic")
+    assert state(inside) == before
+
+
+def test_parts_in_memory_together(monkeypatch):
+    places = make_plan(values=100_000).public.places
+    expected = [ExpectedPart(None, place, None, "", False) for place in places]
+    for limit, most in ((1, 1), (2**17, 3), (2**40, len(places))):
+        monkeypatch.setattr(parts, "_GROUP_BYTES", limit)
+        groups = in_groups(expected)
+        assert [part for group in groups for part in group] == expected
+        assert max(len(group) for group in groups) == most
+        assert all(len(group) == 1 or sum(part.place.wire_bytes for part in group) <= limit for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason"),
+    [
+        (lambda data: data[:-1], 422, "truncated"),
+        (lambda data: data + b"\0", 413, "too-large"),
+        (lambda _: b"", 422, "truncated"),
+    ],
+    ids=["short", "long", "empty"],
+)
+def test_another_length(inside, change, status, reason):
+    mine, before = announced(inside), state(inside)
+    refused(inside.of("a").put_run(mine.id, change(mine.whole)), status, reason)
+    assert state(inside) == before
+
+
+def test_only_of_the_site_that_announced_it(inside):
+    mine, before = announced(inside), state(inside)
+    refused(inside.of("b").put_run(mine.id, mine.whole), 404, "unknown-submission")
+    other = prepare(PLAN, ONE, "b", 2)
+    refused(inside.of("b").put_run(other.id, other.whole), 404, "unknown-submission")
+    assert state(inside) == before
+
+
+def test_too_late(inside):
+    mine, others = announced(inside), [announced(inside, site, seed) for seed, site in ((2, "b"), (3, "c"))]
+    for site, other in zip("bc", others, strict=True):
+        assert inside.of(site).put_run(other.id, other.whole).status_code == 200
+    inside.now[0] += 3601
+    refused(inside.of("a").put_run(mine.id, mine.whole), 409, "round-closed")
+    inside.fold()
+    inside.look()
+    problem = refused(inside.of("a").put_run(mine.id, mine.whole), 409, "round-closed")
+    assert problem["record"]["body"]["excluded"] == {"a": "incomplete"}
+    receipt = read_receipt(inside.of("b").put_run(others[0].id, others[0].whole).content)
+    assert receipt.id == others[0].id
+
+
+def test_the_round_closes_while_it_is_written(inside, monkeypatch):
+    """Its files are on the disk by then: nobody will ever name them, so they go."""
+    mine = announced(inside)
+    blobs = inside.aggregator.blobs
+    put_all = blobs.put_all
+
+    def put_and_wait(files):
+        put_all(files)
+        inside.now[0] += 3601
+
+    monkeypatch.setattr(blobs, "put_all", put_and_wait)
+    refused(inside.of("a").put_run(mine.id, mine.whole), 409, "round-closed")
+    assert not list(inside.settings.data_dir.rglob("*.part"))
+
+
+def test_the_deadline_is_met_by_those_before_it(inside):
+    for site, seed in (("a", 1), ("b", 2)):
+        mine = announced(inside, site, seed)
+        assert inside.of(site).put_run(mine.id, mine.whole).status_code == 200
+    late = announced(inside, "c", 3)
+    inside.now[0] += 3601
+    refused(inside.of("c").put_run(late.id, late.whole), 409, "round-closed")
+    inside.fold()
+    record = inside.of("a").record(ONE).json()["body"]
+    assert (sorted(record["members"]), record["excluded"]) == (["a", "b"], {"c": "incomplete"})
+
+
+def test_damaged_part_of_a_closed_round_comes_again(inside):
+    mine = [announced(inside, site, seed) for seed, site in enumerate("abc")]
+    for site, one in zip("abc", mine, strict=True):
+        assert inside.of(site).put_run(one.id, one.whole).status_code == 200
+    with inside.aggregator.store.write() as tx:
+        tx.mark_damaged(mine[1].id, 1, int(inside.now[0]))
+    assert inside.of("b").status(mine[1].id).json()["missing"] == [1]
+    assert inside.of("b").put_run(mine[1].id, mine[1].whole).status_code == 200
+    assert inside.of("b").status(mine[1].id).json()["missing"] == []

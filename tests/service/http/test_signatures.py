@@ -1,0 +1,318 @@
+"""Who asks is proved by a signature: over a real socket, every way to get it wrong, and nothing is changed by any."""
+
+import socket
+import time
+
+import pytest
+
+from he_agg.documents.federation import FederationDocument
+from he_agg.protocol.http_signatures import EMPTY_DIGEST, WINDOW_S, RequestHead, sign_request
+from service.operator import operations
+from tests.faults.inprocess import Inside
+from tests.service.conftest import snapshot
+from tests.service.http.test_refusals import assert_problem, raw_answer
+from tests.service.work.test_deadlines import Clock
+from tests.support.peers import KEY_ID, Peer, digest_header, known, make_plan, operator, prepare
+from tests.support.trust import AUDITOR, COORDINATOR, consortium, identity_of
+
+ROLES = {
+    "GET rounds/current": {"a"},
+    "GET record": {"a", AUDITOR, COORDINATOR},
+    "GET manifests": {"a", AUDITOR, COORDINATOR},
+    "GET sum": {"a"},
+    "GET part of sum": {"a"},
+    "GET submission": {"a"},
+    "POST complete": {"a"},
+    "POST announce": {"a"},
+    "PUT part": {"a"},
+    "GET records/1": {"a", AUDITOR, COORDINATOR},
+    "GET rosters/newest": {"a", AUDITOR, COORDINATOR},
+    "PUT rosters/2": {COORDINATOR},
+    "GET epochs/newest": {"a", COORDINATOR},
+    "PUT epochs/2": {COORDINATOR},
+    "PUT epochs/1/commitments/a": {"a"},
+    "GET epochs/1/commitments": {AUDITOR, COORDINATOR},
+    "GET transcript": {AUDITOR},
+}
+
+
+@pytest.fixture
+def prepared(world):
+    """A submission of site a, announced."""
+    submission = prepare(world.plan, world.round_id, "a", 5)
+    assert world.peer().announce(world.round_id, submission.manifest).status_code == 201
+    return submission
+
+
+@pytest.fixture
+def unchanged(world, prepared):
+    before = world.snapshot()
+    yield
+    assert world.snapshot() == before
+
+
+class Put:
+    """One honest PUT of a part, of which a test changes what it wants, before or after signing."""
+
+    def __init__(self, world, prepared):
+        self.world = world
+        self.method, self.path = "PUT", f"/v1/submissions/{prepared.id}/parts/1"
+        self.query, self.body = "", prepared.parts[1]
+        self.member, self.name = world.members["a"], "a"
+        self.federation = world.name
+        self.created = time.time()
+
+    def fields(self):
+        digest = digest_header(self.body)["Content-Digest"]
+        head = RequestHead(self.method, self.path, self.query, digest, self.federation)
+        return sign_request(head, self.name, self.member.signing_key, self.created)
+
+    def send(self, fields, **sent):
+        what = {"method": self.method, "path": self.path, "query": self.query, "body": self.body} | sent
+        url = what["path"] + (f"?{what['query']}" if what["query"] else "")
+        return self.world.client.request(what["method"], url, headers=fields, content=what["body"])
+
+    def passes(self):
+        """The same code, nothing changed."""
+        assert self.send(self.fields()).status_code == 201
+        assert self.send(self.fields()).status_code == 204
+
+
+@pytest.fixture
+def put(world, prepared):
+    return Put(world, prepared)
+
+
+def check_untouched(world, act):
+    world.rest()
+    before = world.snapshot()
+    answer = act()
+    assert world.snapshot() == before
+    return answer
+
+
+@pytest.mark.parametrize("name", ["Content-Digest", "He-Agg-Federation", "Signature-Input", "Signature"])
+def test_a_field_that_is_missing_empty_or_twice(world, put, name):
+    good = put.fields()
+    without = {key: value for key, value in good.items() if key != name}
+    for fields in (without, good | {name: ""}, [*good.items(), (name, good[name])]):
+        answer = check_untouched(world, lambda f=fields: put.send(f))
+        assert_problem(answer, 401, "unauthenticated")
+        assert answer.headers["www-authenticate"] == 'Signature realm="he-agg"'
+    put.passes()
+
+
+CHANGES = {
+    "no label": ("Signature-Input", lambda value: value.removeprefix("he-agg=")),
+    "another label": ("Signature-Input", lambda value: value.replace("he-agg=", "sig1=")),
+    "a component less": ("Signature-Input", lambda value: value.replace(' "@query"', "")),
+    "another order": ("Signature-Input", lambda value: value.replace('"@method" "@path"', '"@path" "@method"')),
+    "another algorithm": ("Signature-Input", lambda value: value.replace("ed25519", "hmac-sha256")),
+    "no nonce": ("Signature-Input", lambda value: value.replace(";nonce=", ";other=")),
+    "no time": ("Signature-Input", lambda value: value.replace(";created=", ";expires=")),
+    "a second signature": ("Signature-Input", lambda value: f"{value}, {value}"),
+    "a parameter more": ("Signature-Input", lambda value: value + ';tag="x"'),
+    "no signature": ("Signature", lambda value: "he-agg=::"),
+    "half a signature": ("Signature", lambda value: value[:40] + ":"),
+    "hex": ("Signature", lambda value: "he-agg=:" + "ab" * 43 + ":"),
+    "a token": ("Signature", lambda value: "Bearer abc"),
+    "no name of a federation": ("He-Agg-Federation", lambda value: "No Name"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_fields_of_another_form(world, put, name):
+    field, change = CHANGES[name]
+    good = put.fields()
+    answer = check_untouched(world, lambda: put.send(good | {field: change(good[field])}))
+    assert_problem(answer, 401, "unauthenticated")
+    put.passes()
+
+
+SENT_OTHERWISE = {
+    "method": lambda put: {"method": "POST"},
+    "path": lambda put: {"path": put.path[:-1] + "2"},
+    "query": lambda put: {"query": "wait=1"},
+    "double slash": lambda put: {"path": "/" + put.path},
+    "percent": lambda put: {"path": put.path.replace("/v1/", "/v%31/")},
+}
+
+
+@pytest.mark.parametrize("name", SENT_OTHERWISE)
+def test_what_is_signed_is_what_is_sent(world, put, name):
+    answer = check_untouched(world, lambda: put.send(put.fields(), **SENT_OTHERWISE[name](put)))
+    if name in ("method", "double slash"):  # there is no such address at all
+        assert answer.status_code in (404, 405)
+    else:
+        assert_problem(answer, 401, "bad-signature")
+    put.passes()
+
+
+def test_another_body_or_digest(world, put, prepared):
+    fields, other = put.fields(), prepared.parts[2]
+    assert_problem(check_untouched(world, lambda: put.send(fields, body=other)), 400, "bad-digest")
+    changed = fields | digest_header(other)
+    assert_problem(check_untouched(world, lambda: put.send(changed, body=other)), 401, "bad-signature")
+    assert_problem(check_untouched(world, lambda: put.send(changed)), 401, "bad-signature")
+    put.passes()
+
+
+def test_a_query_that_is_signed_counts(world):
+    peer = world.peer()
+    path = f"/v1/federations/{world.name}/rounds/current"
+    fields = peer.signature("GET", path, EMPTY_DIGEST, "wait=0&after=x.1.1")
+    for query, status in (("wait=0&after=x.1.1", 200), ("after=x.1.1&wait=0", 401), ("wait=0", 401), ("", 401)):
+        assert world.client.get(f"{path}?{query}" if query else path, headers=fields).status_code == status
+
+
+def test_a_method_that_was_not_signed(world):
+    """The same address takes two methods: a signature on one is none on the other."""
+    peer, path = world.peers[COORDINATOR], f"/v1/federations/{world.name}/rosters/1"
+    fields = peer.signature("GET", path, EMPTY_DIGEST)
+    answer = check_untouched(world, lambda: world.client.put(path, headers=fields))
+    assert_problem(answer, 401, "bad-signature")
+    assert world.client.get(path, headers=fields).status_code == 200
+
+
+def test_keys_and_names_of_others(world, put):
+    for member, name, reason in (
+        (world.members["b"], "a", "bad-signature"),
+        (world.members["a"], "b", "bad-signature"),
+        (identity_of("stranger"), "a", "bad-signature"),
+        (identity_of("stranger"), "stranger", "unauthenticated"),
+        (identity_of("aggregator"), "aggregator", "bad-signature"),
+    ):
+        put.member, put.name = member, name
+        assert_problem(check_untouched(world, lambda: put.send(put.fields())), 401, reason)
+    put.member, put.name = world.members["b"], "b"
+    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-submission")
+    put.member, put.name = world.members["a"], "a"
+    put.passes()
+
+
+def test_a_request_in_another_federation(world, put, make_world):
+    other = make_world()  # with members of the same names and the same keys
+    good = put.fields()
+    answer = check_untouched(world, lambda: put.send(good | {"He-Agg-Federation": other.name}))
+    assert_problem(answer, 401, "bad-signature")
+    put.federation = other.name
+    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-submission")
+    put.federation = "nowhere"
+    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-federation")
+    for what in ("rosters/newest", "epochs/newest", "rounds/current", "records/1"):
+        path = f"/v1/federations/{other.name}/{what}"
+        assert_problem(world.peer().request("GET", path), 404, "unknown-federation")
+    put.federation = world.name
+    put.passes()
+
+
+@pytest.mark.parametrize("offset", [-WINDOW_S - 5, WINDOW_S + 5, -(10**6)])
+def test_outside_of_the_window(world, put, offset):
+    put.created += offset
+    body = assert_problem(check_untouched(world, lambda: put.send(put.fields())), 401, "clock-skew")
+    assert abs(body["server_time"] - time.time()) < 5
+    put.created = body["server_time"]
+    put.passes()
+
+
+@pytest.mark.parametrize("offset", [-WINDOW_S + 5, WINDOW_S - 5])
+def test_within_the_window(put, offset):
+    put.created += offset
+    put.passes()
+
+
+def test_a_repeated_request_does_nothing_new(world, put):
+    fields = put.fields()
+    assert put.send(fields).status_code == 201
+    for _ in range(3):
+        assert check_untouched(world, lambda: put.send(fields)).status_code == 204
+
+
+def test_not_one_byte_of_a_body_is_read_before(world, put, prepared):
+    """The head of each is sent and nothing after it. An honest one is waited for, the others are answered."""
+    good = put.fields()
+    bad = good | {"Signature": put.fields()["Signature"]}  # of another nonce
+    for fields, status in ((bad, 401), ({}, 401)):
+        lines = [f"{name}: {value}" for name, value in fields.items()]
+        head = [f"PUT {put.path} HTTP/1.1", "Host: x", f"Content-Length: {len(put.body)}", *lines]
+        answer, seconds = check_untouched(world, lambda h=head: raw_answer(world, h))
+        assert answer.startswith(f"HTTP/1.1 {status} "), answer
+        assert seconds < 2
+    lines = [f"{name}: {value}" for name, value in good.items()]
+    head = [f"PUT {put.path} HTTP/1.1", "Host: x", f"Content-Length: {len(put.body)}", *lines]
+    with pytest.raises(socket.timeout):
+        raw_answer(world, head, timeout_s=1.0)
+    assert raw_answer(world, head, put.body)[0].startswith("HTTP/1.1 201 ")
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_body_where_none_belongs(world, prepared, method):
+    path = f"/v1/submissions/{prepared.id}" + ("/complete" if method == "POST" else "")
+    answer = world.peer().request(method, path, content=b"{}")
+    assert_problem(answer, 400, "bad-request")
+    # The digest of something, and nothing comes.
+    answer = world.peer().request(method, path, digest_header(b"{}"))
+    assert_problem(answer, 400, "bad-digest")
+    assert world.peer().request(method, path).status_code in (200, 409)
+
+
+@pytest.mark.parametrize("what", ROLES)
+def test_roles(world, prepared, what):
+    method, _, name = what.partition(" ")
+    path = {
+        "record": f"/v1/rounds/{world.round_id}/record",
+        "manifests": f"/v1/rounds/{world.round_id}/manifests",
+        "sum": f"/v1/rounds/{world.round_id}/sum",
+        "part of sum": f"/v1/rounds/{world.round_id}/sum/0/parts/0",
+        "submission": f"/v1/submissions/{prepared.id}",
+        "complete": f"/v1/submissions/{prepared.id}/complete",
+        "announce": f"/v1/rounds/{world.round_id}/submissions",
+        "part": f"/v1/submissions/{prepared.id}/parts/0",
+    }.get(name, f"/v1/federations/{world.name}/{name}")
+    for member in ("a", COORDINATOR, AUDITOR):
+        before = world.snapshot()
+        answer = world.peers[member].request(method, path, {"Content-Type": "application/json"})
+        if member in ROLES[what]:
+            assert answer.status_code not in (401, 403), answer.text
+        else:
+            assert_problem(answer, 403, "forbidden")
+        assert world.snapshot() == before
+
+
+def test_a_removed_site_is_a_stranger_from_then_on(world, put):
+    members = known(world.name)
+    left = {name: one for name, one in members.roster.roster.members.items() if name != "a"}
+    assert put.send(put.fields()).status_code == 201
+    assert world.peers[COORDINATOR].bring("rosters/2", members.next_roster(left).encode()).status_code == 201
+    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 401, "unauthenticated")
+    assert_problem(world.peer("a").current(), 401, "unauthenticated")
+    assert world.peer("b").current().json()["roster_version"] == 2
+
+
+def test_an_expired_roster_lets_nobody_in_until_there_is_a_new_one(tmp_path):
+    clock = Clock()
+    plan = make_plan("expiring")
+    inside = Inside(tmp_path / "data", clock)
+    try:
+        with operator(tmp_path / "data") as (store, conductor):
+            members = consortium("expiring", "abc", conductor.key.signing_key, valid_s=1000)
+            document = FederationDocument(plan.public, 1, KEY_ID)
+            operations.create_federation(store, conductor, document, members.roster.encode())
+            operations.start(store, conductor, "expiring")
+        peer = inside.peer("expiring", members.identities["a"])
+        assert peer.current().status_code == 200
+        clock.now = members.roster.roster.expires_at - 0.5
+        assert peer.current().status_code == 200
+        clock.now += 1
+        before = snapshot(tmp_path / "data")
+        for name in ("a", COORDINATOR, AUDITOR):
+            answer = Peer(inside.client, "expiring", members.identities[name], clock).document("rosters/newest")
+            assert_problem(answer, 401, "roster-expired")
+        assert snapshot(tmp_path / "data") == before
+        longer = {"issued_at": int(clock.now), "expires_at": int(clock.now) + 1000}
+        following = members.next_roster(dict(members.roster.roster.members), **longer)
+        operations.bring_roster(inside.aggregator.store, inside.aggregator.conductor, "expiring", following.encode())
+        assert peer.current().json()["roster_version"] == 2
+    finally:
+        inside.end()

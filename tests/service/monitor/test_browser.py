@@ -1,0 +1,234 @@
+"""The operators' page in a real browser: a round from open to published, on a desk, on a phone, and heard."""
+
+# ruff: noqa: E501 - scripts for the browser are easier to read in one piece
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.service.monitor.browser import CONTRAST, PROBLEMS, chromium, requests_of
+from tests.service.monitor.conftest import until
+from tests.support.peers import prepare
+
+EVIL = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser, watched):
+    """The page, logged in, with no complaint of the browser when the test is over."""
+    browser.get_log("browser")
+    requests_of(browser)
+    size(browser, 1280)
+    browser.get("about:blank")  # or only the fragment would change, and nothing be loaded
+    browser.get(watched.new_link())
+    until(lambda: text(browser, "#connection-text") == "Live")
+    yield browser
+    complaints = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert complaints == []
+    elsewhere = [url for url in requests_of(browser) if not url.startswith((watched.operator_url, "about:", "data:"))]
+    assert elsewhere == []
+
+
+def size(browser, width, height=800, *, dark=False):
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def text(browser, selector):
+    return browser.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+
+
+def press(browser, key, **more):
+    for kind in ("rawKeyDown", "char", "keyUp") if key == "Enter" else ("rawKeyDown", "keyUp"):
+        code = {"Tab": 9, "Enter": 13}[key]
+        typed = {"text": "\r"} if kind == "char" else {}
+        event = {"type": kind, "key": key, "windowsVirtualKeyCode": code, **typed, **more}
+        browser.execute_cdp_cmd("Input.dispatchKeyEvent", event)
+
+
+def test_a_round_from_open_to_published(page, watched, world_on):
+    world = world_on(watched, "live", rounds=2)
+    mine = "#federation-live"
+    until(lambda: "Round 1" in text(page, mine))
+    assert "0 of 3" in text(page, f"{mine} .figures")
+    assert text(page, f"{mine} [aria-current=step]") == "Open"
+    prepared = {site: prepare(world.plan, "live.1.1", site, i) for i, site in enumerate("abc")}
+    # Once loaded, the page is never loaded again: a mark on it stays.
+    page.execute_script("document.body.dataset.mark = 'here'")
+    world.peer("a").announce("live.1.1", prepared["a"].manifest)
+    world.peer("a").put(prepared["a"].id, 0, prepared["a"].parts[0])
+    row = f'{mine} .sites [data-key="a"]'
+    until(lambda: "Uploading" in text(page, row))
+    assert "33 %" in text(page, row)
+    assert page.execute_script(f"return document.querySelector('{row} progress').value") == len(prepared["a"].parts[0])
+    for number in (1, 2):
+        world.peer("a").put(prepared["a"].id, number, prepared["a"].parts[number])
+    world.peer("a").complete(prepared["a"].id)
+    until(lambda: "Complete" in text(page, row))
+    until(
+        lambda: (
+            "1 of 3 sites complete" in page.execute_script("return document.getElementById('announcer').textContent")
+        )
+    )
+    world.peer("b").submit("live.1.1", prepared["b"])
+    until(lambda: "✓ reached" in text(page, f"{mine} .figures"))
+    world.peer("c").submit("live.1.1", prepared["c"])
+    until(lambda: "Round 2" in text(page, f"{mine} .round h3"))
+    assert "1 of 2 rounds published" in text(page, f"{mine} .title")
+    assert "Published" in text(page, f"{mine} .history")
+    said = until(lambda: page.execute_script("return document.getElementById('announcer').textContent"))
+    assert "live, round 1: published." in said
+    assert page.execute_script("return document.body.dataset.mark") == "here"
+    assert "he-agg" in page.title
+
+
+def test_the_link_leaves_the_address_and_the_script_gets_no_session(page, watched):
+    assert page.current_url == f"{watched.operator_url}/"
+    assert page.execute_script("return document.cookie") == ""
+    (cookie,) = page.get_cookies()
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Strict"
+
+
+def test_it_checks_out(page, watched, world_on):
+    world = world_on(watched, "checked", rounds=2)
+    for site in "ab":
+        world.peer(site).submit("checked.1.1", prepare(world.plan, "checked.1.1", site, ord(site)))
+    world.peer("c").announce("checked.1.1", b'{"he-agg-group-key":"x"}')
+    until(lambda: "2 of 3" in text(page, "#federation-checked") and "looks like a key" in text(page, ".headline"))
+    page.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert page.execute_script(PROBLEMS) == []
+    for dark in (False, True):
+        size(page, 1280, dark=dark)
+        assert page.execute_script(CONTRAST) == [], f"dark: {dark}"
+    for width in (320, 390, 768, 1280):
+        size(page, width)
+        wide = page.execute_script(
+            "return [...document.querySelectorAll('body *')].filter((e) => e.getClientRects().length"
+            " && !e.closest('.hidden') && e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.outerHTML.slice(0, 80))"
+        )
+        assert wide == [], width
+        assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth"), width
+
+
+def test_the_checks_can_fail(page):
+    page.execute_script(
+        "document.getElementById('view').insertAdjacentHTML('beforeend', '<h5></h5><button></button><img src=icon.svg>')"
+    )
+    found = page.execute_script(PROBLEMS)
+    assert {"empty heading", "image without alt", "no name: <button></button>"} <= set(found)
+    page.execute_script("document.querySelector('#view h2').style.color = '#9ab'")
+    assert page.execute_script(CONTRAST)
+
+
+def test_the_keyboard_reaches_everything_in_order(page, watched, world_on):
+    world_on(watched, "keys-one")
+    world_on(watched, "keys-two")
+    until(lambda: "keys-two" in text(page, "#view"))
+    page.execute_script("document.activeElement.blur(); window.getSelection().removeAllRanges()")
+    page.execute_cdp_cmd("Page.bringToFront", {})
+    seen = []
+    script = (
+        "const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);"
+        "return [e.tagName + ' ' + (e.textContent || '').trim(), box.top + scrollY, style.outlineStyle + style.outlineWidth]"
+    )
+    page.execute_script("document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')")
+    for _ in range(30):
+        press(page, "Tab")
+        what, top, outline = page.execute_script(script)
+        if what.startswith("BODY") or (seen and what == seen[0][0]):
+            break
+        seen.append((what, top))
+        assert outline == "solid3px", what
+    names = [what for what, _ in seen]
+    assert names[0] == "A Skip to content"
+    assert names[1] == "BUTTON Log out"
+    everything = page.execute_script(
+        "return [...document.querySelectorAll('a,button,summary,input')].filter((e) => e.getClientRects().length).length"
+    )
+    assert len(names) == everything
+    tops = [top for _, top in seen[2:]]
+    assert tops == sorted(tops)
+    # And what is reached stays reached while the page is drawn again, every second.
+    page.execute_script("document.querySelector('#federation-keys-one summary').focus()")
+    press(page, "Enter")
+    time.sleep(2.5)
+    assert page.execute_script("return document.activeElement.parentElement.open")
+    assert "Group key" in text(page, "#federation-keys-one")
+
+
+def test_nothing_that_it_shows_becomes_markup(page):
+    page.execute_async_script(
+        """
+        const [evil, done] = arguments;
+        Promise.all([import("./view.js"), fetch("snapshot.json").then((answer) => answer.json())]).then(([{view}, snapshot]) => {
+          const spoil = (value) => typeof value === "string" && !["phase", "stage"].includes(value) ? value + evil
+            : Array.isArray(value) ? value.map(spoil) : value;
+          for (const each of snapshot.federations) {
+            each.federation = spoil(each.federation); each.sites = spoil(each.sites); each.codec = spoil(each.codec);
+            for (const site of each.round?.sites ?? []) site.site = spoil(site.site);
+            for (const one of each.history) one.excluded = {[evil]: evil};
+          }
+          snapshot.process.problems.push({at: 0, reason: evil, title: evil, status: 400, what: evil, federation: evil, member: evil, round_id: evil, id: evil, count: 2});
+          document.getElementById("view").replaceWith(view(snapshot, snapshot.now));
+          done();
+        });
+        """,
+        EVIL,
+    )
+    assert EVIL in text(page, "#view")
+    assert page.execute_script(
+        "return [window.stolen ?? null, document.querySelectorAll('#view script, #view img').length]"
+    ) == [None, 0]
+
+
+def test_without_a_session_it_asks_for_a_link(browser, watched):
+    browser.delete_all_cookies()
+    browser.get("about:blank")
+    browser.get(watched.operator_url)
+    until(lambda: "Log in" in text(browser, "#login"))
+    assert browser.execute_script("return document.activeElement.id") == "token"
+    assert browser.execute_script(PROBLEMS) == []
+    for dark in (False, True):
+        size(browser, 390, dark=dark)
+        assert browser.execute_script(CONTRAST) == []
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    box = browser.find_element("id", "token")
+    box.send_keys("nonsense\n")
+    until(lambda: "no link" in text(browser, "#login-error"))
+    link = watched.new_link()
+    box.send_keys(link[:-1] + ("0" if link[-1] != "0" else "1") + "\n")
+    until(lambda: "too old or was used" in text(browser, "#login-error"))
+    box.send_keys(link + "\n")
+    until(lambda: text(browser, "#connection-text") == "Live")
+    browser.find_element("id", "logout").click()
+    until(lambda: "Log in" in text(browser, "#login"))
+    assert text(browser, "#view") == ""
+    browser.get_log("browser")
+
+
+def test_it_says_when_the_aggregator_is_gone_and_comes_back(browser, tmp_path):
+    from tests.service.monitor.conftest import watched_server
+
+    with watched_server(tmp_path / "data") as other:
+        port = other.operator_url.rsplit(":", 1)[1]
+        browser.get("about:blank")
+        browser.get(other.link)
+        until(lambda: text(browser, "#connection-text") == "Live")
+        assert "No federations yet" in text(browser, "#view")
+        other.server.kill()
+        until(lambda: "Connection lost" in text(browser, "#connection-text"))
+        other.server._environment["HE_AGG_OPERATOR_PORT"] = port
+        other.server.start()
+        until(lambda: text(browser, "#connection-text") == "Live", 30)
+    browser.get_log("browser")

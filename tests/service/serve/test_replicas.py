@@ -1,0 +1,220 @@
+"""Several aggregators over one PostgreSQL and one directory: any of them may die at any time, and no sum changes."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psycopg
+import pytest
+
+from he_agg.errors import ConfigError, ProtocolError
+from he_agg.ids import RoundId
+from service.aggregator import Aggregator
+from service.domain import events
+from service.domain.events import Phase
+from service.settings import Settings
+from service.work.folding import fold_round
+from service.work.leases import LeaseLostError
+from tests.support.peers import Peer, enrol, expected_sum, make_plan, prepare, read_part, register
+from tests.support.server import start_server
+
+SITES = "abc"
+ONE = RoundId("f", 1, 1)
+
+
+class Pair:
+    """Two replicas as processes, and the sites of one federation."""
+
+    def __init__(self, url, tmp_path, **environment):
+        self.data_dir = tmp_path / "shared"
+        self.settings = Settings(data_dir=self.data_dir, database_url=url)
+        self.plan = make_plan("f", rounds=1000)
+        environment = {"HE_AGG_DATABASE_URL": url, "HE_AGG_RECHECK_S": "0.05", "HE_AGG_LEASE_S": "1"} | environment
+        self.servers = [start_server(self.data_dir, environment=environment) for _ in range(2)]
+        self.members = register(self.data_dir, self.plan, list(SITES), database_url=url)
+        self.clients = [httpx.Client(base_url=server.url, timeout=30) for server in self.servers]
+
+    def peer(self, site, replica):
+        return Peer(self.clients[replica], "f", self.members[site])
+
+    def close(self):
+        for client in self.clients:
+            client.close()
+        for server in self.servers:
+            server.kill()
+
+    def check_sum(self, round_id, prepared, replica):
+        record = self.peer("a", replica).record(round_id, wait=20).json()["body"]
+        assert record["members"] == {site: p.id for site, p in prepared.items()}
+        for number, expected in enumerate(expected_sum(self.plan, list(prepared.values()))):
+            answer = self.peer("a", replica).sum_part(round_id, number)
+            assert (read_part(self.plan, number, answer.content) == expected).all()
+
+
+@pytest.fixture
+def pair(postgres, tmp_path):
+    opened = Pair(postgres.new_database(), tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_a_round_through_both_replicas_while_they_die_in_turn(pair):
+    for number in range(4):
+        victim = number % 2
+        other = 1 - victim
+        round_id = pair.peer("a", 0).current(wait=10).json()["round_id"]
+        prepared = {site: prepare(pair.plan, round_id, site, i, one_hot=i) for i, site in enumerate(SITES)}
+        for site in SITES:
+            assert pair.peer(site, victim).announce(round_id, prepared[site].manifest).status_code == 201
+            assert pair.peer(site, victim).put(prepared[site].id, 0, prepared[site].parts[0]).status_code == 201
+        if number < 2:
+            pair.servers[victim].kill()
+        # What one replica has taken, the other knows.
+        assert pair.peer("a", other).status(prepared["a"].id).json()["missing"] == [1, 2]
+        for site in SITES:
+            for n in (1, 2):
+                assert pair.peer(site, other).put(prepared[site].id, n, prepared[site].parts[n]).status_code == 201
+        for site in SITES:
+            assert pair.peer(site, other).complete(prepared[site].id).status_code == 200
+        if number >= 2:
+            # Whoever folds may be the one that dies.
+            pair.servers[victim].kill()
+        pair.check_sum(round_id, prepared, other)
+        pair.servers[victim].start()
+        assert pair.peer("a", victim).complete(prepared["a"].id).status_code == 200
+        pair.check_sum(round_id, prepared, victim)
+    for server in pair.servers:
+        assert not [line for line in server.log_lines if line["level"] in ("ERROR", "CRITICAL")]
+
+
+def test_news_reaches_who_waits_at_the_other_replica(pair):
+    round_id = pair.peer("a", 0).current(wait=10).json()["round_id"]
+    answers = []
+    waiting = threading.Thread(target=lambda: answers.append(pair.peer("a", 1).record(round_id, wait=20)))
+    began = time.monotonic()
+    waiting.start()
+    for i, site in enumerate(SITES):
+        assert pair.peer(site, 0).submit(round_id, prepare(pair.plan, round_id, site, i)).status_code == 200
+    waiting.join()
+    assert answers[0].json()["body"]["outcome"] == "published"
+    assert time.monotonic() - began < 10
+
+
+class Twins:
+    """Two aggregators in this process without background work: the test says who does what, and when."""
+
+    def __init__(self, url, tmp_path):
+        self.plan = make_plan("f")
+        settings = Settings(data_dir=tmp_path / "shared", database_url=url)
+        self.both = [Aggregator.open(settings) for _ in range(2)]
+        enrol(self.both[0].store, self.both[0].conductor, self.plan, list(SITES))
+        self.both[0].conductor.apply("f", events.Started())
+        self.prepared = [prepare(self.plan, ONE, site, i) for i, site in enumerate(SITES)]
+
+    def submit(self, site, replica):
+        prepared, intake = self.prepared[SITES.index(site)], self.both[replica].intake
+        parts = self.both[replica].parts
+        intake.announce("f", site, str(ONE), prepared.manifest)
+        for number, part in enumerate(prepared.parts):
+            parts.store(parts.expect("f", site, prepared.id, number), part)
+        return intake.complete("f", site, prepared.id)
+
+    def check_sum(self):
+        for number, expected in enumerate(expected_sum(self.plan, self.prepared)):
+            path = self.both[0].blobs.sum_path(ONE, number)
+            assert (read_part(self.plan, number, path.read_bytes()) == expected).all()
+
+
+@pytest.fixture
+def twins(postgres, tmp_path):
+    opened = Twins(postgres.new_database(), tmp_path)
+    yield opened
+    for one in opened.both:
+        one.close()
+
+
+def test_a_folder_that_was_asleep_writes_nothing_over_its_successor(twins):
+    one, two = twins.both
+    for i, site in enumerate(SITES):
+        twins.submit(site, i % 2)
+    one.conductor.apply("f", events.FoldBegan(1, 1))
+    lease = one.worker._leases.take("fold:f.1.1")
+    assert two.worker._look()[1] == []
+    # It makes one part, then sleeps for a minute; the other takes over and publishes.
+    steps = iter([False, True])
+    hold = lambda tx: one.worker._leases.hold(tx, lease)  # noqa: E731
+    assert not fold_round(one.store, one.blobs, twins.plan.public, ONE, lambda: next(steps), hold=hold)
+    two.worker._leases._clock = lambda: time.time() + 60
+    assert two.worker._look()[1] == [ONE]
+    two.worker._fold_now(ONE)
+    with one.store.read() as tx:
+        assert tx.round(ONE).phase is Phase.PUBLISHED
+        digest = tx.round(ONE).record_digest
+    one.blobs.sum_path(ONE, 2).unlink()  # so that it would have to write again
+    with pytest.raises(LeaseLostError):
+        fold_round(one.store, one.blobs, twins.plan.public, ONE, hold=hold)
+    with one.store.read() as tx:
+        assert tx.round(ONE).record_digest == digest
+    twins.check_sum()
+
+
+def test_folding_twice_at_once_is_harmless(twins):
+    for i, site in enumerate(SITES):
+        twins.submit(site, i % 2)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda one: fold_round(one.store, one.blobs, twins.plan.public, ONE), twins.both))
+    assert done == [True, True]
+    twins.check_sum()
+
+
+def test_one_transaction_decides_between_completing_and_closing(twins):
+    one, two = twins.both
+    for site in "ab":
+        twins.submit(site, 0)
+    c = twins.prepared[2]
+    one.intake.announce("f", "c", str(ONE), c.manifest)
+    for number, part in enumerate(c.parts):
+        one.parts.store(one.parts.expect("f", "c", c.id, number), part)
+    two.conductor._clock = lambda: time.time() + 10**6  # its clock is wrong, and the deadline has passed there
+    two.conductor.tick_all()
+    with one.store.read() as tx:
+        assert tx.round(ONE).phase is Phase.CLOSED
+        assert tx.submission(c.id).state == "excluded"
+    with pytest.raises(ProtocolError, match="takes no more submissions"):
+        one.intake.complete("f", "c", c.id)
+
+
+def test_a_replica_with_another_directory_is_refused(twins, tmp_path, postgres):
+    url = twins.both[0].settings.database_url
+    with pytest.raises(ConfigError, match="not the directory"):
+        Aggregator.open(Settings(data_dir=tmp_path / "another", database_url=url))
+    twins.submit("a", 0)
+    with pytest.raises(ConfigError, match="not the directory"):
+        Aggregator.open(Settings(data_dir=tmp_path / "shared", database_url=postgres.new_database()))
+    Aggregator.open(Settings(data_dir=tmp_path / "shared", database_url=url)).close()
+
+
+def test_what_another_replica_is_writing_is_left_alone(twins):
+    twins.submit("a", 0)
+    half = twins.both[0].blobs.part_path(ONE, twins.prepared[0].id, 0).with_name(".1.feedfeedfeedfeed.tmp")
+    half.write_bytes(b"half")
+    Aggregator.open(twins.both[0].settings).close()
+    assert half.exists()
+
+
+def test_a_database_that_was_restarted_is_met_with_patience(pair):
+    """All connections end, as when PostgreSQL restarts: an answer may be 503, and never a failure."""
+    url = pair.settings.database_url
+    answers = []
+    for _ in range(5):
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
+                "pg_backend_pid()"
+            )
+        answers += [pair.peer("a", replica).current().status_code for replica in (0, 1)]
+        time.sleep(0.1)
+    assert set(answers) <= {200, 503}
+    assert pair.peer("a", 0).current().status_code == 200
+    assert all(server.url and httpx.get(server.url + "/readyz").status_code == 200 for server in pair.servers)

@@ -1,0 +1,357 @@
+"""What every store has to do: one suite, run against SQLite and against a real PostgreSQL."""
+
+import threading
+import time
+
+import pytest
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from he_agg.ids import RoundId
+from service.domain.events import Phase, Round, Stage
+from service.store.rows import (
+    Basis,
+    ChainHead,
+    DamagedPart,
+    EpochRow,
+    FederationRow,
+    Keeping,
+    LeaseRow,
+    PartRow,
+    RosterRow,
+    SubmissionRow,
+)
+from service.store.sql import SqlStore
+
+SITES = ("a", "b", "c")
+ONE, TWO, THREE = RoundId("f", 1, 1), RoundId("f", 1, 2), RoundId("f", 2, 1)
+LATE = 2**33  # after 2038
+BASIS = Basis(3, "5d" * 32, "c0" * 32, 2)
+DIGESTS = ["d0" * 32, "d1" * 32]
+
+
+@pytest.fixture
+def stores(database_url):
+    """Two stores on one database, as two processes have them."""
+    opened = [SqlStore(database_url, busy_timeout_s=10, create=True) for _ in range(2)]
+    yield opened
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(stores):
+    return stores[0]
+
+
+def open_round(tx, round_id, sites=SITES, phase=Phase.OPEN):
+    state = Round(round_id.number, round_id.attempt, Phase.OPEN, LATE, LATE + 60, frozenset(sites))
+    tx.open_round(round_id, state, BASIS)
+    if phase is not Phase.OPEN:
+        head = tx.chain_head(round_id.federation)
+        tx.end_round(round_id, phase, b"record", ChainHead(head.index + 1, f"{round_id.attempt:02}" * 32), LATE)
+
+
+def submit(tx, site, round_id=ONE, state="open"):
+    row = SubmissionRow(f"{site}{round_id.number}{round_id.attempt}" * 16, round_id, site, state, None)
+    tx.add_submission(row, b"manifest \0", DIGESTS, LATE)
+    if state == "complete":
+        tx.accept(row.id, LATE + 1)
+    return row
+
+
+@pytest.fixture
+def filled(store):
+    with store.write() as tx:
+        tx.add_federation(FederationRow("f", b"document \0", Stage.CREATED, LATE, None, Keeping(0.5, 3, True)))
+        tx.add_federation(FederationRow("e", b"another", Stage.CREATED, LATE))
+        tx.add_epoch(EpochRow("f", 3, "5d" * 32), None, LATE)
+        tx.add_epoch(EpochRow("e", 1, "6e" * 32), b"bundle \0", LATE)
+    return store
+
+
+def test_federations(filled):
+    with filled.write() as tx:
+        tx.set_stage("f", Stage.PAUSED)
+        tx.set_paused("f", LATE + 5)
+    with filled.read() as tx:
+        row = tx.federation("f")
+        assert row == FederationRow("f", b"document \0", Stage.PAUSED, LATE, LATE + 5, Keeping(0.5, 3, True))
+        assert tx.federation("g") is None
+        assert [row.name for row in tx.federations()] == ["e", "f"]
+        assert tx.federation("e").keeping == Keeping()
+
+
+def test_rosters(filled):
+    with filled.write() as tx:
+        assert tx.newest_roster("f") is None
+        for version in (9, 10, 2):
+            tx.add_roster(RosterRow("f", version, f"{version:064}"), b"roster \0 %d" % version, LATE)
+        tx.add_roster(RosterRow("e", 1, "00" * 32), b"", LATE)
+    with filled.read() as tx:
+        assert tx.newest_roster("f") == tx.roster("f", 10) == RosterRow("f", 10, f"{10:064}")
+        assert tx.roster("f", 3) is None
+        assert tx.roster_document("f", 9) == b"roster \0 9"
+        assert (tx.roster_versions("f"), tx.roster_versions("e"), tx.roster_versions("g")) == ([2, 9, 10], [1], [])
+
+
+def test_epochs_and_commitments(filled):
+    with filled.write() as tx:
+        tx.add_epoch(EpochRow("f", 10, "7f" * 32), b"ten", LATE)
+        tx.set_bundle("f", 3, b"three \0")
+        for site in ("b-a", "ba", "a"):
+            tx.add_commitment("f", 10, site, site.encode(), LATE)
+    with filled.read() as tx:
+        assert tx.newest_epoch("f") == tx.epoch("f", 10) == EpochRow("f", 10, "7f" * 32)
+        assert tx.epoch("f", 4) is None
+        assert (tx.bundle("f", 3), tx.bundle("f", 10), tx.bundle("f", 4)) == (b"three \0", b"ten", None)
+        assert tx.newest_epoch("e") == EpochRow("e", 1, "6e" * 32)
+        assert tx.commitments("f", 10) == [b"a", b"b-a", b"ba"]  # by site, whatever the database's language
+        assert (tx.commitment("f", 10, "ba"), tx.commitment("f", 3, "ba")) == (b"ba", None)
+
+
+def test_the_chain(filled):
+    with filled.write() as tx:
+        assert tx.chain_head("f") == ChainHead(0, "0" * 64)
+        open_round(tx, ONE, phase=Phase.FAILED)
+        open_round(tx, TWO)
+        tx.close_round(TWO, LATE + 3)
+        assert tx.chain_head("f") == ChainHead(1, "01" * 32)
+        tx.end_round(TWO, Phase.PUBLISHED, b"two", ChainHead(2, "02" * 32), LATE + 9)
+    with filled.read() as tx:
+        assert tx.chain_head("f") == ChainHead(2, "02" * 32)
+        assert [tx.record_at("f", index) for index in (1, 2)] == [tx.round(ONE), tx.round(TWO)]
+        assert tx.record_at("f", 3) is tx.record_at("e", 1) is None
+        assert (tx.round(TWO).basis, tx.round(TWO).closed_at, tx.round(ONE).closed_at) == (BASIS, LATE + 3, None)
+
+
+def test_counts_and_what_ended_last(filled):
+    with filled.write() as tx:
+        assert (tx.count_rounds(), tx.count_submissions(), tx.recent_rounds("f", 9)) == ({}, {}, [])
+        open_round(tx, ONE, phase=Phase.FAILED)
+        open_round(tx, TWO, phase=Phase.PUBLISHED)
+        open_round(tx, THREE)
+        submit(tx, "a", TWO, state="complete")
+        submit(tx, "b", TWO, state="complete")
+        submit(tx, "a", THREE)
+    with filled.read() as tx:
+        assert tx.count_rounds() == {("f", Phase.FAILED): 1, ("f", Phase.PUBLISHED): 1, ("f", Phase.OPEN): 1}
+        assert tx.count_submissions() == {("f", "complete"): 2, ("f", "open"): 1}
+        assert tx.recent_rounds("f", 9) == [tx.round(TWO), tx.round(ONE)]
+        assert tx.recent_rounds("f", 1) == [tx.round(TWO)]
+        assert tx.recent_rounds("e", 9) == []
+        assert (tx.round(TWO).ended_at, tx.round(THREE).ended_at) == (LATE, None)
+
+
+def test_rounds(filled):
+    with filled.write() as tx:
+        open_round(tx, ONE, "ab", Phase.FAILED)
+        open_round(tx, TWO, phase=Phase.PUBLISHED)
+        open_round(tx, THREE)
+        tx.move_deadline(THREE, LATE + 99)
+        tx.add_sum_part(TWO, 0, DIGESTS[0])
+    with filled.read() as tx:
+        assert tx.newest_round("f").id == THREE
+        assert tx.newest_round("e") is None
+        assert tx.last_published("f") == TWO
+        assert tx.round(THREE).deadline_at == LATE + 99
+        assert (tx.round(TWO).record, tx.round(TWO).record_digest) == (b"record", "02" * 32)
+        assert tx.invited(ONE) == {"a", "b"}
+        assert [row.id for row in tx.rounds_in([Phase.OPEN, Phase.PUBLISHED])] == [TWO, THREE]
+        # The federation keeps the submissions of what was published; of what failed there is nothing to keep.
+        assert [row.id for row in tx.unscrubbed()] == [ONE]
+        assert [row.id for row in tx.kept_sums("f")] == [TWO]
+    with filled.write() as tx:
+        tx.scrub(ONE)
+        tx.scrub_sum(TWO)
+    with filled.write() as tx:
+        assert tx.unscrubbed() == tx.kept_sums("f") == []
+        assert tx.sums_to_remove() == [TWO]
+        tx.forget_sum(TWO)
+        assert tx.sums_to_remove() == []
+        assert tx.round(TWO).record == b"record"
+
+
+def test_submissions_and_parts(filled):
+    with filled.write() as tx:
+        open_round(tx, ONE)
+        a, b, c = (
+            submit(tx, site, state=state) for site, state in zip(SITES, ("complete", "complete", "open"), strict=True)
+        )
+        for row in (a, b):
+            for number in (0, 1):
+                tx.mark_stored(row.id, number, LATE)
+        tx.mark_stored(c.id, 1, LATE + 7)
+    with filled.write() as tx:
+        assert tx.submission(a.id).accepted_at == LATE + 1
+        assert tx.submission_of(ONE, "c") == c
+        assert tx.manifest(a.id) == b"manifest \0"
+        assert tx.manifests(ONE) == [b"manifest \0"] * 2
+        assert tx.part(c.id, 0) == PartRow(c.id, 0, DIGESTS[0], False)
+        assert tx.part(c.id, 2) is None
+        assert (tx.missing(a.id), tx.missing(c.id)) == ([], [0])
+        assert tx.digests_of_part(ONE, 1) == [(a.id, "a", DIGESTS[1]), (b.id, "b", DIGESTS[1])]
+        assert (tx.stored_submissions("f"), tx.stored_submissions("f", "a"), tx.stored_submissions("e")) == (3, 1, 0)
+        tx.mark_damaged(b.id, 1, LATE + 8)
+        assert tx.damaged(ONE) == [DamagedPart(b.id, "b", 1, LATE + 8)]
+        tx.mark_stored(b.id, 1, LATE + 9)
+        assert tx.damaged(ONE) == []
+        tx.exclude_open(ONE)
+        assert [row.state for row in tx.submissions(ONE)] == ["complete", "complete", "excluded"]
+        tx.exclude_all(ONE)
+        assert {row.state for row in tx.submissions(ONE)} == {"excluded"}
+
+
+def test_an_idle_submission_expires_and_opens_again(filled):
+    with filled.write() as tx:
+        open_round(tx, ONE)
+        a, b = submit(tx, "a"), submit(tx, "b")
+        submit(tx, "c", state="complete")
+        tx.mark_stored(a.id, 0, LATE + 7)
+    with filled.write() as tx:
+        assert tx.idle(LATE + 7) == []
+        assert tx.idle(LATE + 8) == [a]  # b holds nothing
+        for submission_id in (a.id, b.id):
+            tx.expire(submission_id)
+        assert [row.state for row in tx.expiring()] == ["expiring", "expiring"]
+        assert tx.missing(a.id) == [0, 1]
+        tx.reopen(a.id)
+        assert tx.submission(a.id).state == "open"
+        tx.exclude_open(ONE)
+        tx.reopen(b.id)  # too late
+        assert tx.submission(b.id).state == "excluded"
+
+
+def test_parts_of_a_sum_are_replaced(filled):
+    with filled.write() as tx:
+        open_round(tx, ONE)
+        tx.add_sum_part(ONE, 1, DIGESTS[0])
+        tx.add_sum_part(ONE, 0, DIGESTS[0])
+        tx.add_sum_part(ONE, 1, DIGESTS[1])
+        assert tx.sum_digests(ONE) == {0: DIGESTS[0], 1: DIGESTS[1]}
+
+
+def test_leases(store):
+    row = LeaseRow("fold:f.1.1", "one", "00" * 16, LATE + 0.25)
+    with store.write() as tx:
+        tx.put_lease(row)
+        tx.put_lease(LeaseRow("sweep", "one", "01" * 16, 1.0))
+        assert tx.lease(row.name) == row
+        tx.put_lease(LeaseRow(row.name, "two", "02" * 16, 2.0))
+        assert tx.lease(row.name).holder == "two"
+        tx.drop_lease(row.name)
+        assert tx.lease(row.name) is None
+        tx.drop_leases()
+        assert tx.lease("sweep") is None
+
+
+def test_numbers(store):
+    with store.write() as tx:
+        assert tx.number("directory") is None
+        tx.set_number("directory", 2**62)
+        tx.bump()
+        assert (tx.number("directory"), tx.generation()) == (2**62, 1)
+
+
+def second_submission(tx):
+    submit(tx, "a")
+    tx.add_submission(SubmissionRow("ff" * 32, ONE, "a", "open", None), b"", DIGESTS, LATE)
+
+
+def second_record(tx):
+    open_round(tx, TWO, phase=Phase.FAILED)
+    tx.end_round(ONE, Phase.FAILED, b"record", ChainHead(1, "ff" * 32), LATE)
+
+
+def not_invited(tx):
+    tx.add_submission(SubmissionRow("ff" * 32, ONE, "d", "open", None), b"", DIGESTS, LATE)
+
+
+@pytest.mark.parametrize(
+    "violate",
+    [
+        second_submission,
+        not_invited,
+        lambda tx: tx.add_roster(RosterRow("g", 1, "7" * 64), b"", LATE),
+        lambda tx: tx.add_roster(RosterRow("f", 1, "7" * 64), b"", LATE),
+        lambda tx: tx.add_epoch(EpochRow("f", 3, "7" * 64), None, LATE),
+        lambda tx: tx.add_commitment("f", 4, "a", b"", LATE),
+        second_record,
+        lambda tx: open_round(tx, ONE),
+        lambda tx: tx.add_sum_part(RoundId("f", 9, 9), 0, DIGESTS[0]),
+    ],
+    ids=[
+        "second submission",
+        "not invited",
+        "no federation",
+        "second roster of a version",
+        "second key of an epoch",
+        "no epoch",
+        "second record at a place",
+        "second round",
+        "no round",
+    ],
+)
+def test_what_must_not_be_is_refused_by_the_database_itself(filled, violate):
+    with filled.write() as tx:
+        open_round(tx, ONE)
+        tx.add_roster(RosterRow("f", 1, "7" * 64), b"", LATE)
+    with pytest.raises(IntegrityError) as caught, filled.write() as tx:
+        violate(tx)
+    assert "parameters hidden" in str(caught.value)
+    with filled.read() as tx:
+        assert tx.submissions(ONE) == []
+
+
+def test_what_raises_is_undone(store):
+    def fail_within():
+        with store.write() as tx:
+            tx.bump()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_within()
+    with store.read() as tx:
+        assert tx.generation() == 0
+
+
+def test_a_reader_sees_one_state_and_holds_nobody_up(stores):
+    one, two = stores
+    with one.read() as reading:
+        assert reading.generation() == 0
+        with two.write() as tx:
+            tx.bump()
+        assert reading.generation() == 0
+    with one.read() as reading:
+        assert reading.generation() == 1
+
+
+def test_writers_are_alone_and_see_the_newest_state(stores):
+    seen = []
+
+    def count(store):
+        for _ in range(25):
+            with store.write() as tx:
+                before = tx.generation()
+                tx.bump()
+                seen.append((before, tx.generation()))
+
+    threads = [threading.Thread(target=count, args=(stores[i % 2],)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == [(n, n + 1) for n in range(100)]
+
+
+def test_waiting_for_a_writer_ends(database_url):
+    patient = SqlStore(database_url, busy_timeout_s=10, create=True)
+    hasty = SqlStore(database_url, busy_timeout_s=0.2, create=True)
+    with patient.write():
+        began = time.monotonic()
+        with pytest.raises(DBAPIError), hasty.write():
+            pass
+        assert time.monotonic() - began < 5
+    with hasty.write() as tx:
+        tx.bump()
+    patient.close()
+    hasty.close()

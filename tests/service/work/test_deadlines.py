@@ -1,0 +1,185 @@
+"""Deadlines, by a clock that the test turns, and once by the real one."""
+
+import time
+
+import pytest
+
+from he_agg.errors import ProtocolError, Reason
+from he_agg.ids import RoundId
+from service.aggregator import Aggregator
+from service.domain import events
+from service.operator import operations
+from service.settings import Settings
+from service.work.folding import fold_round
+from tests.support.peers import enrol, expected_sum, make_plan, prepare, read_part, read_receipt, read_record
+
+
+class Clock:
+    def __init__(self):
+        self.now = time.time()
+
+    def __call__(self):
+        return self.now
+
+
+class Inside:
+    """The aggregator without HTTP and without its background work, so that time stands still."""
+
+    def __init__(self, data_dir, plan, sites="abc", keeping=None, **settings):
+        self.clock = Clock()
+        self.plan = plan
+        self.name = plan.public.federation
+        self.aggregator = Aggregator.open(Settings(data_dir=data_dir, **settings), self.clock)
+        self.members = enrol(self.aggregator.store, self.aggregator.conductor, plan, list(sites), keeping=keeping)
+        self.aggregator.conductor.apply(self.name, events.Started())
+
+    def submit(self, site, seed, round_id, *, complete=True):
+        intake, parts = self.aggregator.intake, self.aggregator.parts
+        prepared = prepare(self.plan, round_id, site, seed)
+        intake.announce(self.name, site, round_id, prepared.manifest)
+        for number, part in enumerate(prepared.parts):
+            expected = parts.expect(self.name, site, prepared.id, number)
+            parts.store(expected, part)
+        if complete:
+            intake.complete(self.name, site, prepared.id)
+        return prepared
+
+    def fold(self, round_id):
+        """What the worker does with a closed round."""
+        number = RoundId.parse(round_id)
+        conductor = self.aggregator.conductor
+        conductor.apply(self.name, events.FoldBegan(number.number, number.attempt))
+        assert fold_round(self.aggregator.store, self.aggregator.blobs, self.plan.public, number)
+        conductor.apply(self.name, events.Folded(number.number, number.attempt))
+
+    def row(self, round_id):
+        with self.aggregator.store.read() as tx:
+            return tx.round(RoundId.parse(round_id))
+
+    def record(self, round_id):
+        return read_record(self.row(round_id).record)
+
+
+@pytest.fixture
+def inside(tmp_path):
+    opened = Inside(tmp_path / "data", make_plan("f", deadline_s=100))
+    yield opened
+    opened.aggregator.close()
+
+
+def test_deadline_with_quorum_closes_without_the_missing(inside):
+    members = [inside.submit("a", 1, "f.1.1"), inside.submit("b", 2, "f.1.1")]
+    late = inside.submit("c", 3, "f.1.1", complete=False)  # every part is here, but nobody said so in time
+    deadline = inside.row("f.1.1").deadline_at
+    inside.clock.now = deadline - 0.001
+    inside.aggregator.conductor.tick_all()
+    assert inside.row("f.1.1").phase == "open"
+    inside.clock.now = deadline
+    with pytest.raises(ProtocolError) as caught:
+        inside.aggregator.intake.complete("f", "c", late.id)  # nobody ticked: the request itself closes the round
+    assert caught.value.reason is Reason.ROUND_CLOSED
+    assert inside.row("f.1.1").phase == "closed"
+    inside.fold("f.1.1")
+    record = inside.record("f.1.1")
+    assert record.members == {"a": members[0].id, "b": members[1].id}
+    assert record.excluded == {"c": "incomplete"}
+    for number, expected in enumerate(expected_sum(inside.plan, members)):
+        path = inside.aggregator.blobs.sum_path(RoundId.parse("f.1.1"), number)
+        assert (read_part(inside.plan, number, path.read_bytes()) == expected).all()
+    with pytest.raises(ProtocolError) as caught:
+        inside.aggregator.intake.complete("f", "c", late.id)
+    assert caught.value.members["record"]["body"]["excluded"] == {"c": "incomplete"}
+    assert inside.row("f.2.1").phase == "open"
+
+
+def test_deadline_without_quorum_opens_the_next_attempt(inside):
+    first = inside.submit("a", 1, "f.1.1")
+    inside.clock.now += 102
+    inside.aggregator.conductor.tick_all()
+    record = inside.record("f.1.1")
+    assert (record.outcome, record.members, record.sum_digests) == ("failed", {}, ())
+    assert record.excluded == {"a": "round-failed", "b": "absent", "c": "absent"}
+    assert inside.row("f.1.2").phase == "open"
+    # Nothing of the voided attempt enters the next one, not even by an exact repetition.
+    intake = inside.aggregator.intake
+    assert (
+        read_receipt(intake.complete("f", "a", first.id).encode()).round_id == "f.1.1"
+    )  # the receipt stands; the record says the rest
+    with pytest.raises(ValueError, match="manifest, round"):
+        intake.announce("f", "a", "f.1.2", first.manifest)
+    second = [inside.submit(site, i, "f.1.2") for i, site in enumerate("abc")]
+    inside.fold("f.1.2")
+    assert inside.record("f.1.2").members == {s: p.id for s, p in zip("abc", second, strict=True)}
+
+
+def test_clock_that_jumps_back_reopens_nothing(inside):
+    for i, site in enumerate("ab"):
+        inside.submit(site, i, "f.1.1")
+    inside.clock.now += 102
+    inside.aggregator.conductor.tick_all()
+    assert inside.row("f.1.1").phase == "closed"
+    inside.clock.now -= 10_000
+    inside.aggregator.conductor.tick_all()
+    assert inside.row("f.1.1").phase == "closed"
+
+
+def test_round_closes_while_a_part_is_on_its_way(inside):
+    for i, site in enumerate("ab"):
+        inside.submit(site, i, "f.1.1")
+    intake, parts = inside.aggregator.intake, inside.aggregator.parts
+    late = prepare(inside.plan, "f.1.1", "c", 3)
+    intake.announce("f", "c", "f.1.1", late.manifest)
+    expected = parts.expect("f", "c", late.id, 0)
+    inside.clock.now += 102
+    inside.aggregator.conductor.tick_all()
+    with pytest.raises(ProtocolError) as caught:
+        parts.store(expected, late.parts[0])
+    assert caught.value.reason is Reason.ROUND_CLOSED
+    assert not inside.aggregator.blobs.part_path(RoundId.parse("f.1.1"), late.id, 0).exists()
+    inside.fold("f.1.1")
+    inside.aggregator.blobs.remove_submissions(RoundId.parse("f.1.1"))
+    with pytest.raises(ProtocolError) as caught:
+        parts.store(expected, late.parts[0])
+    assert caught.value.reason is Reason.ROUND_CLOSED
+
+
+def test_the_real_clock(make_world):
+    world = make_world(deadline_s=1, rounds=5)
+    round_id = world.round_id
+    for i, site in enumerate("ab"):
+        world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
+    began = time.monotonic()
+    record = world.peer().record(round_id, wait=10)
+    assert record.json()["body"]["outcome"] == "published"
+    assert record.json()["body"]["excluded"] == {"c": "absent"}
+    assert time.monotonic() - began < 3
+    following = world.peer().current(wait=10, after=round_id).json()
+    assert (following["number"], following["attempt"]) == (2, 1)
+    failed = world.peer().record(following["round_id"], wait=10).json()["body"]
+    assert failed["outcome"] == "failed"
+    following = world.peer().current(wait=10, after=following["round_id"]).json()
+    assert (following["number"], following["attempt"]) == (2, 2)
+
+
+def test_a_round_does_not_end_by_an_expired_roster(inside):
+    """Nobody is let in then, so nobody could still submit: its deadline waits for the next roster."""
+    conductor, members = inside.aggregator.conductor, inside.members
+    expires = members.roster.roster.expires_at
+    inside.clock.now = expires - 50.0
+    conductor.tick_all()
+    prepared = [inside.submit(site, seed, "f.1.2") for seed, site in enumerate("ab")]
+    inside.clock.now = expires + 60.0
+    assert inside.row("f.1.2").deadline_at < inside.clock.now
+    conductor.tick_all()
+    with conductor.reading("f"):
+        assert inside.row("f.1.2").phase == "open"
+    times = {"issued_at": int(inside.clock.now), "expires_at": int(inside.clock.now) + 1000}
+    following = members.next_roster(dict(members.roster.roster.members), **times)
+    operations.bring_roster(inside.aggregator.store, conductor, "f", following.encode())
+    conductor.tick_all()
+    assert inside.row("f.1.2").phase == "closed"
+    inside.fold("f.1.2")
+    record = inside.record("f.1.2")
+    assert record.members == {"a": prepared[0].id, "b": prepared[1].id}
+    assert record.excluded == {"c": "absent"}
+    assert times["issued_at"] <= record.closed_at < times["expires_at"]

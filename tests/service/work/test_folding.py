@@ -1,0 +1,163 @@
+"""Folding: resumed part by part, and never over a part that is not what was received."""
+
+import hashlib
+import shutil
+
+import pytest
+
+from he_agg.errors import ProtocolError, Reason
+from he_agg.ids import RoundId
+from service.domain import events
+from service.work.folding import CorruptPartError, fold_round
+from service.work.worker import Worker
+from tests.service.work.test_deadlines import Inside
+from tests.support.peers import expected_sum, make_plan, prepare, read_part
+
+ROUND = RoundId("f", 1, 1)
+
+
+@pytest.fixture
+def inside(tmp_path):
+    opened = Inside(tmp_path / "data", make_plan("f"), fold_ahead=False)
+    yield opened
+    opened.aggregator.close()
+
+
+@pytest.fixture
+def members(inside):
+    submitted = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
+    inside.aggregator.conductor.apply("f", events.FoldBegan(1, 1))
+    return submitted
+
+
+def read_sum(inside):
+    return [
+        read_part(inside.plan, n, inside.aggregator.blobs.sum_path(ROUND, n).read_bytes())
+        for n in range(len(inside.plan.public.places))
+    ]
+
+
+def fold(inside, stopping=lambda: False):
+    return fold_round(inside.aggregator.store, inside.aggregator.blobs, inside.plan.public, ROUND, stopping)
+
+
+def test_goes_on_where_it_was_interrupted(inside, members):
+    asked = iter([False, True])
+    assert not fold(inside, lambda: next(asked))
+    first = inside.aggregator.blobs.sum_path(ROUND, 0)
+    made = first.stat().st_mtime_ns
+    assert not inside.aggregator.blobs.sum_path(ROUND, 1).exists()
+    assert fold(inside)
+    assert first.stat().st_mtime_ns == made
+    for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
+        assert (got == expected).all()
+
+
+@pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"x")])
+def test_a_part_of_the_sum_that_is_not_whole_is_made_again(inside, members, spoil):
+    assert fold(inside)
+    spoil(inside.aggregator.blobs.sum_path(ROUND, 1))
+    assert fold(inside)
+    for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
+        assert (got == expected).all()
+
+
+SPOIL = pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda p: p.unlink(),
+        lambda p: p.write_bytes(p.read_bytes()[:-1]),
+        lambda p: p.write_bytes(p.read_bytes()[:-1] + bytes([p.read_bytes()[-1] ^ 1])),
+    ],
+    ids=["missing", "short", "one bit"],
+)
+
+
+@SPOIL
+def test_bit_rot_is_never_summed(inside, members, spoil):
+    spoil(inside.aggregator.blobs.part_path(ROUND, members[1].id, 2))
+    with pytest.raises(CorruptPartError) as caught:
+        fold(inside)
+    assert (caught.value.site, caught.value.number) == ("b", 2)
+    assert not inside.aggregator.blobs.sum_path(ROUND, 2).exists()
+
+
+@SPOIL
+def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, members, spoil):
+    intake, parts, worker = inside.aggregator.intake, inside.aggregator.parts, inside.aggregator.worker
+    for member, number in ((members[1], 2), (members[2], 2), (members[2], 0)):
+        spoil(inside.aggregator.blobs.part_path(ROUND, member.id, number))
+    worker._fold_now(ROUND)
+    assert inside.row("f.1.1").phase == "folding"
+    assert [p.exists() for p in (inside.aggregator.blobs.sum_path(ROUND, n) for n in range(3))] == [False, True, False]
+    status = intake.status("f", "c", members[2].id)
+    assert (status.state, status.missing) == ("complete", [0, 2])
+    assert worker._look()[1] == []  # it waits, and does not try again and again
+    other = prepare(inside.plan, "f.1.1", "c", 99)
+    for member, number in ((members[1], 2), (members[2], 0), (members[2], 2)):
+        site = "abc"[members.index(member)]
+        expected = parts.expect("f", site, member.id, number)
+        assert expected.digest == member_digest(member, number) != member_digest(other, number)
+        assert parts.store(expected, member.parts[number])
+        assert not parts.store(expected, member.parts[number])  # once more, and it is no news
+    assert worker._look()[1] == [ROUND]
+    worker._fold_now(ROUND)
+    record = inside.record("f.1.1")
+    assert (record.outcome, sorted(record.members)) == ("published", ["a", "b", "c"])
+    for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
+        assert (got == expected).all()
+
+
+def test_a_whole_directory_that_was_lost_comes_again(inside, members):
+    """As after a restore from a backup whose files are older than its rows."""
+    intake, parts, worker = inside.aggregator.intake, inside.aggregator.parts, inside.aggregator.worker
+    shutil.rmtree(inside.aggregator.blobs.part_path(ROUND, members[0].id, 0).parent)
+    worker._fold_now(ROUND)
+    assert intake.status("f", "a", members[0].id).missing == [0, 1, 2]
+    for number, part in enumerate(members[0].parts):
+        assert parts.store(parts.expect("f", "a", members[0].id, number), part)
+    worker._fold_now(ROUND)
+    assert inside.record("f.1.1").outcome == "published"
+    for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
+        assert (got == expected).all()
+
+
+def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
+    worker: Worker = inside.aggregator.worker
+    inside.aggregator.blobs.part_path(ROUND, members[1].id, 2).unlink()
+    worker._fold_now(ROUND)
+    inside.clock.now += inside.aggregator.settings.repair_wait_s - 2
+    assert worker._look()[1] == []
+    inside.clock.now += 3
+    assert worker._look()[1] == [ROUND]
+    worker._fold_now(ROUND)
+    record = inside.record("f.1.1")
+    assert record.outcome == "failed"
+    assert record.excluded == {"a": "round-failed", "b": "part-corrupt", "c": "round-failed"}
+    assert inside.row("f.1.2").phase == "open"
+    with pytest.raises(ProtocolError) as caught:
+        inside.aggregator.parts.expect("f", "b", members[1].id, 2)
+    assert caught.value.reason is Reason.ROUND_CLOSED
+    worker._look()
+    assert not inside.aggregator.blobs.sum_path(ROUND, 0).parent.parent.exists()
+
+
+def test_threads_make_the_same_sum(inside, members):
+    assert fold_round(inside.aggregator.store, inside.aggregator.blobs, inside.plan.public, ROUND, threads=3)
+    for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
+        assert (got == expected).all()
+
+
+def test_trouble_in_a_thread_ends_the_folding(inside, members, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inside.aggregator.blobs, "put", fail)
+    with pytest.raises(OSError, match="No space"):
+        fold_round(inside.aggregator.store, inside.aggregator.blobs, inside.plan.public, ROUND, threads=2)
+    monkeypatch.undo()
+    assert fold(inside)
+
+
+def member_digest(member, number):
+    return hashlib.sha256(member.parts[number]).hexdigest()

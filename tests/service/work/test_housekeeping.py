@@ -1,0 +1,180 @@
+"""What must not stay: single submissions, old sums, abandoned uploads. And what must."""
+
+import pytest
+
+from he_agg.documents.federation import FederationDocument
+from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.ids import RoundId
+from service.operator import operations
+from service.store.rows import Keeping
+from tests.service.work.test_deadlines import Inside
+from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt
+from tests.support.trust import consortium
+
+ONE = RoundId("f", 1, 1)
+
+
+@pytest.fixture
+def make(tmp_path):
+    opened = []
+
+    def make(keeping=None, plan=None, **settings):
+        inside = Inside(tmp_path / "data", plan or make_plan("f", rounds=10), keeping=keeping, **settings)
+        opened.append(inside)
+        return inside
+
+    yield make
+    for inside in opened:
+        inside.aggregator.close()
+
+
+def play(inside, number):
+    prepared = [inside.submit(site, number * 10 + i, f"f.{number}.1") for i, site in enumerate("abc")]
+    inside.fold(f"f.{number}.1")
+    inside.aggregator.worker._look()
+    return prepared
+
+
+def files(inside, round_id):
+    root = inside.aggregator.blobs._root / str(round_id)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*.part"))
+
+
+SUM = [f"sum/{n}.part" for n in range(3)]
+
+
+def test_single_submissions_go_as_soon_as_the_sum_is_durable(make):
+    inside = make()
+    prepared = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
+    inside.aggregator.worker._look()
+    assert len(files(inside, ONE)) == 9  # closed, but there is no sum yet
+    inside.aggregator.worker._fold_now(ONE)
+    inside.aggregator.worker._look()
+    assert files(inside, ONE) == SUM
+    receipt = inside.aggregator.intake.complete("f", "a", prepared[0].id)
+    assert read_receipt(receipt.encode()).id == prepared[0].id
+
+
+def test_submissions_are_kept_for_audit_where_the_operator_wants_it(make):
+    inside = make(Keeping(keep_submissions=True))
+    play(inside, 1)
+    assert len(files(inside, ONE)) == 12
+    inside.clock.now = inside.row("f.2.1").deadline_at
+    inside.aggregator.worker._look()
+    assert inside.row("f.2.1").phase == "failed"
+    assert len(files(inside, ONE)) == 12
+
+
+@pytest.mark.parametrize("options", [{"keep_sums": 2}, {"keeping": Keeping(keep_sums=2)}])
+def test_old_sums_go_and_their_records_stay(make, options):
+    inside = make(**options)
+    records = []
+    for number in range(1, 6):
+        play(inside, number)
+        records.append(inside.row(f"f.{number}.1").record)
+    inside.aggregator.worker._look()
+    for number in range(1, 6):
+        round_id = RoundId("f", number, 1)
+        assert files(inside, round_id) == (SUM if number > 3 else [])
+        row = inside.row(str(round_id))
+        assert (row.record, row.sum_scrubbed) == (records[number - 1], number <= 3)
+        with inside.aggregator.store.read() as tx:
+            assert len(tx.sum_digests(round_id)) == (3 if number > 3 else 0)
+
+
+def test_who_asks_for_an_old_sum_is_told(make_world):
+    world = make_world("ab", rounds=8)
+    rounds = []
+    for number in range(7):  # the server keeps five
+        round_id = world.peer().current(wait=10).json()["round_id"]
+        for i, site in enumerate("ab"):
+            world.peer(site).submit(round_id, prepare(world.plan, round_id, site, number * 2 + i))
+        assert world.peer().record(round_id, wait=10).json()["body"]["outcome"] == "published"
+        rounds.append(round_id)
+    world.peer().current(wait=1, after=world.round_id)
+    gone = world.peer().sum_part(rounds[0], 0)
+    for answer in (gone, world.peer().sum_from(rounds[0])):
+        assert (answer.status_code, answer.json()["reason"]) == (410, "sum-gone")
+    assert world.peer().record(rounds[0]).status_code == 200
+    assert world.peer().sum_part(rounds[-1], 0).status_code == 200
+
+
+def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
+    inside = make(plan=make_plan("f", deadline_s=10**6), upload_expiry_s=1000.0)
+    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    promised = inside.submit("a", 1, "f.1.1")
+    abandoned = inside.submit("b", 2, "f.1.1", complete=False)
+    inside.clock.now += 900
+    active = inside.submit("c", 3, "f.1.1", complete=False)
+    inside.clock.now += 200
+    worker._swept = None
+    worker._look()
+    assert {path.split("/")[1] for path in files(inside, ONE)} == {promised.id, active.id}
+    assert intake.status("f", "b", abandoned.id).missing == [0, 1, 2]
+    assert (intake.status("f", "b", abandoned.id).state, intake.status("f", "a", promised.id).missing) == ("open", [])
+    with pytest.raises(ProtocolError) as caught:
+        intake.complete("f", "b", abandoned.id)
+    assert caught.value.reason is Reason.INCOMPLETE
+    with pytest.raises(ProtocolError) as caught:  # it is still the one submission of the site
+        inside.submit("b", 99, "f.1.1")
+    assert caught.value.reason is Reason.SECOND_SUBMISSION
+    inside.submit("b", 2, "f.1.1")
+    intake.complete("f", "c", active.id)
+    inside.fold("f.1.1")
+    for number, expected in enumerate(expected_sum(inside.plan, [promised, abandoned, active])):
+        got = read_part(inside.plan, number, inside.aggregator.blobs.sum_path(ONE, number).read_bytes())
+        assert (got == expected).all()
+
+
+def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, monkeypatch):
+    """The file is written before the expiry and the row after it: the mark must not outlive the file."""
+    inside = make(plan=make_plan("f", deadline_s=10**6), upload_expiry_s=1000.0)
+    intake, worker, blobs = inside.aggregator.intake, inside.aggregator.worker, inside.aggregator.blobs
+    parts = inside.aggregator.parts
+    prepared = prepare(inside.plan, "f.1.1", "a", 1)
+    intake.announce("f", "a", str(ONE), prepared.manifest)
+    parts.store(parts.expect("f", "a", prepared.id, 0), prepared.parts[0])
+    inside.clock.now += 2000
+    expected = parts.expect("f", "a", prepared.id, 1)
+    put_all = blobs.put_all
+
+    def put_and_sleep(files):
+        put_all(files)
+        worker._swept = None
+        worker._look()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs, "put_all", put_and_sleep)
+        with pytest.raises(ProtocolError) as caught:
+            parts.store(expected, prepared.parts[1])
+    assert caught.value.reason is Reason.BUSY
+    assert intake.status("f", "a", prepared.id).missing == [0, 1, 2]
+    inside.submit("a", 1, "f.1.1")
+
+
+def test_an_expiry_that_was_interrupted_is_finished(make):
+    inside = make()
+    abandoned = inside.submit("b", 2, "f.1.1", complete=False)
+    with inside.aggregator.store.write() as tx:
+        tx.expire(abandoned.id)
+    with pytest.raises(ProtocolError) as caught:
+        inside.aggregator.parts.expect("f", "b", abandoned.id, 0)
+    assert caught.value.reason is Reason.BUSY
+    inside.aggregator.worker._look()
+    assert files(inside, ONE) == []
+    inside.submit("b", 2, "f.1.1")
+
+
+def test_options_are_checked(make):
+    inside = make()
+    document = FederationDocument(make_plan("g").public, 1, KEY_ID)
+    store, conductor = inside.aggregator.store, inside.aggregator.conductor
+    roster = consortium("g", "abc", conductor.key.signing_key).roster.encode()
+    for keeping in (Keeping(0.0), Keeping(1.5), Keeping(keep_sums=0)):
+        with pytest.raises(InputError) as caught:
+            operations.create_federation(store, conductor, document, roster, keeping=keeping)
+        assert caught.value.reason is Reason.BAD_ARGUMENT
+    assert operations.create_federation(store, conductor, document, roster, keeping=Keeping(0.5))
+    assert not operations.create_federation(store, conductor, document, roster, keeping=Keeping(0.5))
+    with pytest.raises(InputError, match="exists with"):
+        operations.create_federation(store, conductor, document, roster)

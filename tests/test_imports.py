@@ -1,0 +1,142 @@
+"""Who imports whom: "the aggregator cannot decrypt" is a property of the package graph."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("he_agg", "keys", "service", "client_sdk", "examples")
+MAY_IMPORT = {
+    "he_agg": {"he_agg"},
+    "keys": {"keys", "he_agg"},
+    "service": {"service", "he_agg"},
+    "client_sdk": {"client_sdk", "keys", "he_agg"},
+    "examples": {"examples", "client_sdk", "keys", "he_agg"},
+}
+ONLY_IN = {
+    "tenseal": ("he_agg/codecs/ckks_vectors.py",),
+    "httpx": ("client_sdk/_net/transport.py",),
+    "fastapi": ("service/",),
+    "starlette": ("service/",),
+    "sqlalchemy": ("service/",),
+    "cryptography": ("keys/", "he_agg/ring/keystream.py", "he_agg/signing.py"),
+    "sksurv": ("examples/",),
+    "sklearn": ("examples/", "client_sdk/adapters/sklearn.py"),
+    "torch": ("client_sdk/adapters/torch.py", "client_sdk/training/proximal.py", "examples/"),
+    "flwr": ("client_sdk/flower/",),
+    "matplotlib": ("examples/",),
+    "dp_accounting": ("client_sdk/privacy/accountant.py",),
+    "opacus": ("client_sdk/privacy/records.py",),
+    "scipy": (),
+}
+
+
+def imports():
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [node.module or ""]
+                for name in names:
+                    yield path.relative_to(ROOT).as_posix(), package, name.split(".")[0]
+
+
+def test_packages_import_only_downwards():
+    found = list(imports())
+    assert len(found) > 100, "the walk found next to nothing: it is looking in the wrong place"
+    wrong = [(path, name) for path, package, name in found if name in PACKAGES and name not in MAY_IMPORT[package]]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_library_stays_in_its_room(library):
+    wrong = [path for path, _, name in imports() if name == library and not path.startswith(ONLY_IN[library])]
+    assert wrong == []
+
+
+def test_numba_stays_in_kernel_modules():
+    rooms = ("he_agg/kernels/", "he_agg/ring/")
+    wrong = [path for path, _, name in imports() if name == "numba" and not path.startswith(rooms)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", ["service", "service.http.app", "service.serve.cli"])
+def test_aggregator_loads_neither_an_he_library_nor_keys(module):
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stdout.split())
+    assert "he_agg" in loaded or module == "service"
+    assert loaded & {"tenseal", "keys", "client_sdk", "httpx"} == set()
+
+
+def test_serve_command_loads_neither_an_he_library_nor_keys():
+    code = (
+        "import sys, contextlib, he_agg.host.commands as c\n"
+        "with contextlib.suppress(SystemExit): c.main(['serve', '--help'])\n"
+        "print(*sorted({n.split('.')[0] for n in sys.modules}), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stderr.split())
+    assert "--port" in run.stdout
+    assert "service" in loaded
+    assert loaded & {"tenseal", "keys", "client_sdk", "httpx"} == set()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "client_sdk",
+        "client_sdk.adapters",
+        "client_sdk.analytics",
+        "client_sdk.compression",
+        "client_sdk.flower",
+        "client_sdk.privacy",
+        "client_sdk.training",
+    ],
+)
+def test_a_site_loads_no_framework_that_it_was_not_asked_for(module):
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stdout.split())
+    assert "client_sdk" in loaded
+    frameworks = {"torch", "sklearn", "jax", "tensorflow", "flwr", "sksurv", "pandas", "matplotlib"}
+    assert loaded & (frameworks | {"opacus", "dp_accounting"}) == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "extra"),
+    [
+        ("torch", "client_sdk.adapters.torch", "torch"),
+        ("sklearn", "client_sdk.adapters.sklearn", "sklearn"),
+        ("flwr", "client_sdk.flower.mod", "flower"),
+        ("flwr", "client_sdk.flower.strategy", "flower"),
+    ],
+)
+def test_a_missing_extra_says_which_command_installs_it(package, module, extra):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from he_agg.errors import ConfigError\n"
+        f"try: import {module}\n"
+        "except ConfigError as error: print(error.hint)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip() == f"pip install 'he-agg[{extra}]'"
+
+
+def test_core_asserts_nothing_about_input():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert)
+    ]
+    assert wrong == []
