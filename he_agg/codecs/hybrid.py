@@ -43,9 +43,9 @@ from he_agg.kernels.buffers import Buffers
 from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace, Section
-from he_agg.ring.encryptor import Encryptor
+from he_agg.ring.encryptor import Encryptor, ValueBeyondError
 from he_agg.ring.keystream import a_key
-from he_agg.ring.opener import Opener
+from he_agg.ring.opener import Opener, ResidueError
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH_VALUES, N
 
@@ -81,7 +81,7 @@ class HybridCodec:
         )
         self._opened = OpenedKey(self._parameters.key)
         self._buffers = Buffers()
-        self._sums = Buffers(most=2)  # of this round, and of the one before while its mean is in use
+        self._sums = Buffers(most=1)
         self._key_place, *bulk = plan.places
         # Parts of the same values, one of each limb, belong together.
         per_limb = len(bulk) // len(self._parameters.primes)
@@ -111,10 +111,11 @@ class HybridCodec:
 
             def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
                 span = _values_of(group)
+                integers = values[span]
                 out = [self._buffers.take(place.packed_bytes) for place in group]
                 try:
-                    packed = encryptor.encrypt(span.start // BATCH_VALUES, values[span], out)
-                except ValueError as error:
+                    packed = encryptor.encrypt(span.start // BATCH_VALUES, integers, out)
+                except ValueBeyondError as error:
                     raise beyond_plan(self._plan) from error
                 return [Part(place.number, limb.data) for place, limb in zip(group, packed, strict=True)]
 
@@ -150,7 +151,7 @@ class HybridCodec:
                 packed = [np.frombuffer(packed_part(total, place), dtype=np.uint8) for place in group]
                 try:
                     return _open_into(sums[_values_of(group)], _values_of(group).start, packed, opener)
-                except ValueError as error:  # a residue that is not below its prime: bytes of ours hold none
+                except ResidueError as error:
                     numbers = ", ".join(str(place.number) for place in group)
                     raise WireError(
                         Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {numbers}: a residue is not below its modulus"

@@ -1,49 +1,51 @@
-"""Memory for parts, used again as soon as nobody holds the part.
+"""Memory for parts and sums, used again once the last array and view over it is gone.
 
 A part of 4 MiB in fresh memory costs a thousand page faults, a third of the time that encrypting it takes.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
+import ctypes
+import weakref
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Buffers"]
 
-_HELD_BY_POOL_ALONE = 3
-"""References to an array seen by `take` when nobody else has one: the list's, the loop's, and the question's own."""
-
 _MOST = 16
-"""Arrays kept for another use: enough for a few threads and two limbs, and no more memory than 64 MiB of parts."""
+"""Free arrays kept: enough for a few threads and two limbs, and no more memory than 64 MiB of parts."""
 
 
 class Buffers:
-    """A pool of byte arrays. An array is free when the pool holds the only reference to it.
+    """A pool of byte arrays. Memory comes back by itself, when nothing that could read it exists any more.
 
-    A memory view of an array holds a reference, so a part that somebody still reads is never overwritten. Where
-    references cannot be counted, every array is fresh.
+    Each loan has an owner of its own, which every array and memory view over the loan keeps alive; the owner's end
+    gives the memory back. Nothing is counted or guessed, and whoever keeps a view for ever costs memory, no more.
 
     Args:
-        most: arrays kept for another use.
+        most: free arrays to keep.
     """
 
     def __init__(self, most: int = _MOST) -> None:
-        self._most = most
-        self._arrays: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
+        # Without a lock: memory may come back in the middle of `take`, by way of the garbage collector.
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=most)
 
     def take(self, size: int) -> NDArray[np.uint8]:
-        """An array of `size` bytes with anything in it. Shape: (size,)."""
-        with self._lock:
-            if sys.implementation.name == "cpython":
-                for array in self._arrays:
-                    if array.size == size and sys.getrefcount(array) == _HELD_BY_POOL_ALONE:
-                        return array
-            array = np.empty(size, dtype=np.uint8)
-            if len(self._arrays) == self._most:
-                del self._arrays[0]  # whoever holds it keeps it; the pool has one less to offer
-            self._arrays.append(array)
-            return array
+        """Lend an array of `size` bytes with anything in it. Shape: (size,)."""
+        owner = (ctypes.c_ubyte * size).from_buffer((memory := self._free_or_fresh(size)).data)
+        # NumPy shortens chains of views down to the array that owns the memory, but never past another kind of object.
+        weakref.finalize(owner, self._free.append, memory).atexit = False
+        return np.ndarray(size, dtype=np.uint8, buffer=memoryview(owner))
+
+    def _free_or_fresh(self, size: int) -> NDArray[np.uint8]:
+        for _ in range(len(self._free)):
+            try:
+                memory = self._free.pop()
+            except IndexError:  # another thread was faster
+                break
+            if memory.size == size:
+                return memory
+            self._free.appendleft(memory)
+        return np.empty(size, dtype=np.uint8)

@@ -24,6 +24,10 @@ from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary
 from he_agg.ring.uniform import STREAM_WORDS
 
 
+class ValueBeyondError(ValueError):
+    """A value exceeds the bound of the ring's parameters."""
+
+
 class Encryptor:
     """One submission's encryption: c = a*s + e + D*k, block by block, in any order, from any thread.
 
@@ -85,9 +89,10 @@ class Encryptor:
             The packed residues of every limb: `out` if given.
 
         Raises:
-            ValueError: If a value is out of bounds, a batch was encrypted before, the key was wiped, or
-                types and shapes are not as described. The batches count as encrypted all the same, and
+            ValueBeyondError: If a value is out of bounds. The batches count as encrypted all the same, and
                 `out` is zeroed.
+            ValueError: If a batch was encrypted before, the key was wiped, or types and shapes are not as
+                described.
         """
         if values.dtype != np.int32 or values.ndim != 1 or not values.flags.c_contiguous:
             raise ValueError(f"values are one contiguous int32 array, got {values.dtype} of {values.shape}")
@@ -99,7 +104,7 @@ class Encryptor:
         if not fine:
             for o in out:
                 o.fill(0)
-            raise ValueError(f"a value exceeds the plan's bound of {self.params.max_abs_value}")
+            raise ValueBeyondError(f"a value exceeds the plan's bound of {self.params.max_abs_value}")
         return tuple(out)
 
     @contextmanager

@@ -19,6 +19,10 @@ from he_agg.ring.primes import BATCH_VALUES, N
 from he_agg.ring.uniform import STREAM_WORDS
 
 
+class ResidueError(ValueError):
+    """A residue is not below its prime: bytes of ours hold none such."""
+
+
 class Opener:
     """Opens the sum of a round, block by block, in any order, from any thread.
 
@@ -64,7 +68,8 @@ class Opener:
             stays within 21 * n, always; with a wrong key the distance comes near half a step.
 
         Raises:
-            ValueError: If shapes are not as described, or a residue is not below its prime.
+            ResidueError: If a residue is not below its prime.
+            ValueError: If shapes are not as described.
         """
         require_packed(self.params, count, packed)
         if out is None:
@@ -90,7 +95,7 @@ class Opener:
         key_product(words[:STREAM_WORDS], frozen(total), *key.product_arguments())
         q = key.tables.q
         if int(remove_product(words[: total.size], total, np.uint32(q))) >= q:
-            raise ValueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")
+            raise ResidueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")
 
     def _round(self, limbs: list[NDArray[np.uint32]], out: NDArray[np.int64]) -> int:
         delta, primes = self.params.delta, self.params.primes

@@ -16,6 +16,7 @@ from he_agg.plan.fixedpoint import Quantizing, quantize
 from he_agg.plan.plan import CODECS
 from he_agg.plan.sections import Part
 from he_agg.ring.encryptor import Encryptor
+from he_agg.ring.opener import Opener
 from keys import GroupKey
 from tests.support.federation import ROUND, by_number, fold_all, key_of, plan_of, source
 
@@ -234,3 +235,21 @@ def test_a_number_of_sites_outside_the_plan_is_refused(n_sites):
     plan = plan_of(10)
     with pytest.raises(DecryptionError):
         codec_for(plan.public).decrypt(source([]), n_sites, key_of(plan), ROUND)
+
+
+def test_a_fault_of_ours_is_not_called_a_value_beyond_the_bound(monkeypatch):
+    """Only what the kernels mean by it is the site's mistake, or the aggregator's; anything else comes out as it is."""
+    plan = plan_of(10, codec="hybrid")
+    coder, key = codec_for(plan.public), key_of(plan)
+    vector = np.zeros(plan.public.values, dtype=np.int32)
+    parts = by_number(coder.encrypt(vector, key, ROUND))
+
+    def fails(*_arguments):
+        raise ValueError("a fault")
+
+    for kind, name in ((Encryptor, "encrypt"), (Opener, "open")):
+        monkeypatch.setattr(kind, name, fails)
+    with pytest.raises(ValueError, match="a fault"):
+        list(coder.encrypt(vector, key, ROUND))
+    with pytest.raises(ValueError, match="a fault"):
+        coder.decrypt(source(parts), 1, key, ROUND)
