@@ -11,9 +11,9 @@ from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
 from service.core.intake import Intake
-from service.core.known_rosters import KnownRoster, newest_roster, signer_in
 from service.core.parts import Parts
 from service.core.quotas import Room
+from service.core.roster_cache import KnownRoster, newest_roster, signer_in
 from service.logs import log
 from service.refusal import RefusedError
 from service.settings import Settings
@@ -77,7 +77,7 @@ class Aggregator:
         lock = None if is_shared(settings) else DirectoryLock(settings.data_dir)
         try:
             key = AggregatorKey.load_or_create(settings.data_dir)
-            store = open_store(settings, create=True, migrate=True)
+            store = open_store(settings, create=True)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -89,7 +89,7 @@ class Aggregator:
             aggregator.close()
             raise
         aggregator._check_listed()
-        log(logging.INFO, "store opened", temporary_files_removed=removed, found_schema_version=store.found_version)
+        log(logging.INFO, "store opened", temporary_files_removed=removed)
         return aggregator
 
     def _clear_away(self) -> int:
@@ -107,27 +107,18 @@ class Aggregator:
         """Tell the operator of federations for which nothing can be signed: the key is another than it was."""
         with self.store.read() as tx:
             for row in tx.federations():
-                roster = newest_roster(tx, row.name)
-                if roster is not None and signer_in(roster.roster, self.key) is None:
+                if signer_in(newest_roster(tx, row.name).roster, self.key) is None:
                     log(logging.CRITICAL, "the roster does not list this aggregator's key", federation=row.name)
 
     def newest_roster(self, federation: str) -> KnownRoster:
         """The roster that a federation goes by now.
 
         Raises:
-            RefusedError: there is no such federation, or it has none.
+            RefusedError: there is no such federation.
         """
         with self.store.read() as tx:
-            roster = newest_roster(tx, federation)
-            known = roster is not None or tx.federation(federation) is not None
-        if roster is not None:
-            return roster
-        if known:
-            raise RefusedError(
-                Reason.ROSTER_EXPIRED,
-                f"federation {federation} has no roster yet",
-                f"the operator gives it one: he-agg federation roster {federation} roster.json",
-            )
+            if tx.federation(federation) is not None:
+                return newest_roster(tx, federation)
         raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {federation} here")
 
     def check_ready(self) -> None:

@@ -12,7 +12,7 @@ from he_agg.documents.roster import Role
 from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from service.core.aggregator_key import AggregatorKey
-from service.core.known_rosters import KnownRoster, newest_roster, roster_of, signer_in
+from service.core.roster_cache import KnownRoster, newest_roster, roster_of, signer_in
 from service.domain import events, rounds
 from service.domain.events import Action, Event, Federation, Phase, Round, Stage
 from service.store.base import Store, Transaction
@@ -52,11 +52,11 @@ class Conductor:
             return self.apply_in(tx, federation, event)
 
     def apply_in(self, tx: Transaction, federation: str, event: Event) -> list[Action]:
-        """The same within a transaction that has more to decide. Nothing happens to a federation without a roster."""
-        row, roster = tx.federation(federation), newest_roster(tx, federation)
-        if row is None or roster is None:
+        """The same within a transaction that has more to decide."""
+        row = tx.federation(federation)
+        if row is None:
             return []
-        now = self._clock()
+        now, roster = self._clock(), newest_roster(tx, federation)
         state = self._load(tx, row, roster)
         _, actions = rounds.step(state, event, now)
         for action in actions:
@@ -98,19 +98,17 @@ class Conductor:
         return federation is not None and row.phase is Phase.OPEN and not self._due(tx, federation, row)
 
     def _due(self, tx: Transaction, federation: FederationRow, row: RoundRow) -> bool:
-        running = row.phase is Phase.OPEN and row.basis.roster_version and federation.stage is not Stage.PAUSED
+        running = row.phase is Phase.OPEN and federation.stage is not Stage.PAUSED
         if not running or self._clock() < row.deadline_at:
             return False
         # Nobody may go by a roster that has expired, and so no round ends by one: it waits for the next.
-        roster = newest_roster(tx, federation.name)
-        return roster is not None and self._clock() < roster.roster.expires_at
+        return self._clock() < newest_roster(tx, federation.name).roster.expires_at
 
     def _load(self, tx: Transaction, row: FederationRow, roster: KnownRoster) -> Federation:
         plan = row.parsed.plan
         newest = tx.newest_round(row.name)
         round_ = None
         if newest is not None:
-            then = roster_of(tx, row.name, newest.basis.roster_version)
             round_ = Round(
                 newest.id.number,
                 newest.id.attempt,
@@ -120,7 +118,7 @@ class Conductor:
                 tx.invited(newest.id),
                 tx.completed(newest.id),
                 newest.sample_seed,
-                0 if then is None else then.roster.min_sites,
+                roster_of(tx, row.name, newest.basis.roster_version).roster.min_sites,
             )
         min_sites = max(plan.min_sites, roster.roster.min_sites)
         return Federation(
@@ -156,7 +154,7 @@ class Conductor:
                 tx.set_phase(round_id, Phase.FOLDING)
             case events.Published() | events.Failed():
                 head = tx.chain_head(name)
-                record = self._record(tx, row, roster, action, head, at)
+                record = self._record(tx, row, action, head, at)
                 if isinstance(action, events.Failed):
                     tx.exclude_all(round_id)
                 new_head = ChainHead(head.index + 1, record.digest)
@@ -171,8 +169,7 @@ class Conductor:
             InputError: the newest one does not list this aggregator's key, either.
         """
         for roster in (roster_of(tx, federation, version), newest_roster(tx, federation)):
-            name = None if roster is None else signer_in(roster.roster, self.key)
-            if roster is not None and name is not None:
+            if (name := signer_in(roster.roster, self.key)) is not None:
                 return name, roster
         raise InputError(
             Reason.INTERNAL,
@@ -184,7 +181,6 @@ class Conductor:
         self,
         tx: Transaction,
         row: FederationRow,
-        newest: KnownRoster,
         outcome: events.Published | events.Failed,
         head: ChainHead,
         at: int,
@@ -194,9 +190,6 @@ class Conductor:
         if found is None:
             raise RuntimeError("a round that ends must have begun")
         basis = found.basis
-        if not basis.roster_version:  # from before there were rosters
-            epoch = tx.newest_epoch(row.name)
-            basis = Basis(epoch.number, epoch.key_id, newest.digest, newest.version)
         name, roster = self.signer(tx, row.name, basis.roster_version)
         members: dict[str, str] = {}
         digests: tuple[str, ...] = ()

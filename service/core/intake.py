@@ -18,9 +18,9 @@ from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import refuse_secrets
 from service.core.conductor import Conductor
 from service.core.find import federation_named, find_round, own_submission, round_closed
-from service.core.known_rosters import newest_roster
 from service.core.parts import ExpectedPart, Parts
 from service.core.quotas import Room
+from service.core.roster_cache import newest_roster
 from service.domain import events
 from service.failpoints import failpoint
 from service.refusal import RefusedError
@@ -129,7 +129,7 @@ class Intake:
             raise
         plan, roster = federation_named(tx, row.id.federation).parsed.plan, newest_roster(tx, row.id.federation)
         signed.manifest.check(plan, row.id, row.basis.epoch, row.basis.key_id, site)
-        member = None if roster is None else roster.roster.members.get(site)
+        member = roster.roster.members.get(site)
         signed.check_signed(b"" if member is None else member.public_key)
         submission = SubmissionRow(signed.submission_id, row.id, site, "open", None)
         return _Announcement(submission, plan, signed.manifest, body)
@@ -170,8 +170,7 @@ class Intake:
 
     def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:
         """See that a site goes by the same roster and the same records as everybody else."""
-        newest = newest_roster(tx, row.id.federation)
-        if manifest.roster != row.basis.roster and (newest is None or manifest.roster != newest.digest):
+        if manifest.roster not in (row.basis.roster, newest_roster(tx, row.id.federation).digest):
             raise RefusedError(
                 Reason.ROSTER_MISMATCH,
                 f"manifest, roster: expected {row.basis.roster[:12]}, version {row.basis.roster_version}, "

@@ -11,16 +11,16 @@ from he_agg.documents.roster import Role, Roster, SignedRoster
 from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
-from service.core.known_rosters import newest_roster, signer_in
+from service.core.roster_cache import newest_roster, signer_in
 from service.domain import events
 from service.refusal import RefusedError
 from service.store.base import Transaction
 from service.store.rows import EpochRow, FederationRow, RosterRow
 
-__all__ = ["accept_bundle", "accept_commitment", "accept_roster", "check_roster"]
+__all__ = ["accept_bundle", "accept_commitment", "accept_roster", "add_first_roster"]
 
 
-def check_roster(signed: SignedRoster, row: FederationRow, key: AggregatorKey, now: float) -> None:
+def _check_roster(signed: SignedRoster, row: FederationRow, key: AggregatorKey, now: float) -> None:
     """See that a roster can be a federation's, whoever signed it.
 
     Raises:
@@ -48,6 +48,19 @@ def check_roster(signed: SignedRoster, row: FederationRow, key: AggregatorKey, n
         )
 
 
+def add_first_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes) -> None:
+    """Take the roster that a federation begins with: the operator has compared its coordinators' fingerprints.
+
+    Raises:
+        WireError: not a roster, signed by too few of its own coordinators, or expired.
+        RefusedError: not one that this aggregator can work with.
+    """
+    signed = SignedRoster.parse(data)
+    _check_roster(signed, row, conductor.key, conductor.now())
+    signed.check_signed()
+    tx.add_roster(RosterRow(row.name, signed.roster.version, signed.digest), data, int(conductor.now()))
+
+
 def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, version: int) -> bool:
     """Take the next version of a roster. The same bytes again are no error.
 
@@ -73,7 +86,7 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
     if tx.roster(row.name, version) is not None and tx.roster_document(row.name, version) == data:
         return False
     newest = newest_roster(tx, row.name)
-    if newest is not None and version != newest.version + 1:
+    if version != newest.version + 1:
         raise RefusedError(
             Reason.ROSTER_MISMATCH,
             f"federation {row.name}: expected version {newest.version + 1} of the roster, got another version "
@@ -81,17 +94,11 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
             "get the newest one and make its successor: he-agg roster next",
             status=409,
         )
-    check_roster(signed, row, conductor.key, conductor.now())
-    if newest is None:
-        signed.check_signed()
-    else:
-        signed.check_follows(SignedRoster.parse(tx.roster_document(row.name, newest.version)))
+    _check_roster(signed, row, conductor.key, conductor.now())
+    signed.check_follows(SignedRoster.parse(tx.roster_document(row.name, newest.version)))
     tx.add_roster(RosterRow(row.name, version, signed.digest), data, int(conductor.now()))
-    if newest is None:
-        conductor.apply_in(tx, row.name, events.TrustBegan())
-    else:
-        removed = _removed(newest.roster, signed.roster, conductor.key)
-        conductor.apply_in(tx, row.name, events.RosterChanged(removed))
+    removed = _removed(newest.roster, signed.roster, conductor.key)
+    conductor.apply_in(tx, row.name, events.RosterChanged(removed))
     return True
 
 
@@ -124,12 +131,6 @@ def accept_bundle(
         )
     if tx.epoch(row.name, number) is not None and tx.bundle(row.name, number) == data:
         return False
-    if roster is None:
-        raise RefusedError(
-            Reason.ROSTER_MISMATCH,
-            f"federation {row.name} has no roster yet",
-            f"the operator gives it one: he-agg federation roster {row.name} roster.json",
-        )
     for what, reason, expected, got in (
         ("federation", Reason.BAD_FIELD, row.name, bundle.federation),
         ("epoch", Reason.BAD_FIELD, str(number), str(bundle.epoch)),
@@ -194,8 +195,7 @@ def accept_commitment(
     ):
         if expected != got:
             raise RefusedError(reason, f"commitment, {what}: expected {expected[:63]}, got {got[:63]}")
-    keys = {} if roster is None else roster.roster.keys_of(Role.SITE)
-    signed.check_signed(keys.get(site, b""))
+    signed.check_signed(roster.roster.keys_of(Role.SITE).get(site, b""))
     if before is not None:
         raise RefusedError(
             Reason.ALREADY_EXISTS, f"site {site} has committed to the key of epoch {number} in other bytes already"

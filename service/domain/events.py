@@ -35,7 +35,6 @@ __all__ = [
     "Stopped",
     "Terms",
     "Tick",
-    "TrustBegan",
 ]
 
 
@@ -176,11 +175,6 @@ class RosterChanged:
     removed: frozenset[str]
 
 
-@dataclass(frozen=True)
-class TrustBegan:
-    """There is a first roster. What was under way before there was one was signed by nobody."""
-
-
 Event = (
     Started
     | Stopped
@@ -193,7 +187,6 @@ Event = (
     | FoldBroke
     | EpochChanged
     | RosterChanged
-    | TrustBegan
 )
 
 # What to do about it.

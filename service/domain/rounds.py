@@ -57,7 +57,6 @@ from service.domain.events import (
     Started,
     Stopped,
     Terms,
-    TrustBegan,
 )
 
 __all__ = ["exclusions", "invite", "step"]
@@ -74,8 +73,7 @@ def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[
     Returns:
         The state afterwards, and what has to be written down in the same transaction, in order.
     """
-    # Before there is a roster nothing happens, time neither.
-    state, actions = (state, []) if isinstance(event, TrustBegan) else _pass_time(state, now)
+    state, actions = _pass_time(state, now)
     state, more = _happen(state, event, now)
     return state, actions + more
 
@@ -162,8 +160,6 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
             return _fail(state, current, "epoch-changed", now)
         case RosterChanged(removed) if current is not None and current.phase is Phase.OPEN:
             return _fail(state, current, "roster-changed", now) if removed & current.invited else (state, [])
-        case TrustBegan() if current is not None and current.phase not in (Phase.PUBLISHED, Phase.FAILED):
-            return _fail(state, current, "roster-changed", now)
         case _:
             return state, []
 

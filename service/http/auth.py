@@ -20,7 +20,7 @@ from he_agg.errors import Reason, WireError
 from he_agg.ids import check_name
 from he_agg.protocol.http_signatures import FEDERATION_HEADER, WINDOW_S, Claim, RequestHead, parse_claim, verify_request
 from service.aggregator import Aggregator
-from service.core.known_rosters import KnownRoster
+from service.core.roster_cache import KnownRoster
 from service.http.bodies import refuse_body
 from service.limits import Limits
 from service.logs import note

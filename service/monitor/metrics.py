@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from he_agg.documents.roster import Role
 from service.aggregator import Aggregator
-from service.core.known_rosters import newest_roster
+from service.core.roster_cache import newest_roster
 from service.domain.events import Phase, Stage
 from service.limits import Limits
 from service.monitor.observers import Answered, Fold
@@ -196,9 +196,8 @@ def _of_federation(tx: Transaction, row: FederationRow) -> dict[str, float]:
     held = (tx.stored_submissions(row.name) + len(tx.kept_sums(row.name))) * plan.wire_bytes
     values: dict[str, float] = {"he_agg_records": tx.chain_head(row.name).index, "he_agg_held_bytes": held}
     values["he_agg_round_quorum_sites"] = quorum(tx, row, newest)
-    if roster is not None:
-        values["he_agg_sites"] = len(roster.roster.having(Role.SITE))
-        values["he_agg_roster_expires_timestamp_seconds"] = roster.roster.expires_at
+    values["he_agg_sites"] = len(roster.roster.having(Role.SITE))
+    values["he_agg_roster_expires_timestamp_seconds"] = roster.roster.expires_at
     if newest is not None:
         values["he_agg_round_invited_sites"] = len(tx.invited(newest.id))
         values["he_agg_round_complete_sites"] = sum(s.state == "complete" for s in tx.submissions(newest.id))

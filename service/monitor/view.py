@@ -15,7 +15,7 @@ from typing import Any
 from he_agg.documents.record import RoundRecord, SignedRecord
 from he_agg.documents.roster import Role
 from he_agg.plan.plan import PublicPlan
-from service.core.known_rosters import newest_roster, roster_of
+from service.core.roster_cache import newest_roster, roster_of
 from service.domain.events import Phase, Stage
 from service.settings import Settings
 from service.store.base import Store, Transaction
@@ -62,11 +62,10 @@ def take_snapshot(
 
 def quorum(tx: Transaction, row: FederationRow, newest: RoundRow | None) -> int:
     """How many sites have to be complete by the deadline: what plan, newest roster and the round's own roster ask."""
-    need = [row.parsed.plan.min_sites]
-    rosters = [newest_roster(tx, row.name)]
+    need = [row.parsed.plan.min_sites, newest_roster(tx, row.name).roster.min_sites]
     if newest is not None:
-        rosters.append(roster_of(tx, row.name, newest.basis.roster_version))
-    return max(need + [known.roster.min_sites for known in rosters if known is not None])
+        need.append(roster_of(tx, row.name, newest.basis.roster_version).roster.min_sites)
+    return max(need)
 
 
 def _federation(tx: Transaction, row: FederationRow) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _federation(tx: Transaction, row: FederationRow) -> dict[str, Any]:
         "federation": row.name,
         "stage": row.stage.value,
         "paused_at": row.paused_at,
-        "sites": [] if roster is None else sorted(roster.roster.having(Role.SITE)),
+        "sites": sorted(roster.roster.having(Role.SITE)),
         "quorum": need,
         "rounds": plan.rounds,
         "published": 0 if last is None else last.number,
@@ -86,8 +85,8 @@ def _federation(tx: Transaction, row: FederationRow) -> dict[str, Any]:
         "values": plan.values,
         "bytes_up": plan.wire_bytes,
         "epoch": tx.newest_epoch(row.name).number,
-        "roster_version": None if roster is None else roster.version,
-        "roster_expires_at": None if roster is None else roster.roster.expires_at,
+        "roster_version": roster.version,
+        "roster_expires_at": roster.roster.expires_at,
         "records": head.index,
         "head": head.digest if head.index else None,
         "held_bytes": (tx.stored_submissions(row.name) + len(kept)) * plan.wire_bytes,

@@ -168,8 +168,6 @@ def federation_export(desk: Desk, name: str, out: Path, as_json: bool) -> None:
 
 
 def _roster(summary: dict[str, Any]) -> str:
-    if summary["roster_version"] is None:
-        return f"none: nothing runs until `he-agg federation roster {summary['federation']} roster.json`"
     expires = datetime.fromtimestamp(summary["roster_expires_at"], UTC).strftime("%Y-%m-%d")
     prints = "".join(f"\n          {name}  {print_}" for name, print_ in summary["coordinators"].items())
     return f"version {summary['roster_version']} of the roster, good until {expires}, of the coordinators{prints}"

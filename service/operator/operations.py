@@ -14,8 +14,8 @@ from he_agg.documents.federation import MAX_FEDERATION_BYTES, FederationDocument
 from he_agg.documents.roster import MAX_ROSTER_BYTES, Role, SignedRoster
 from he_agg.errors import InputError, PlanError, Reason, WireError
 from service.core.conductor import Conductor
-from service.core.known_rosters import newest_roster
-from service.core.trust import accept_bundle, accept_roster
+from service.core.roster_cache import newest_roster
+from service.core.trust import accept_bundle, accept_roster, add_first_roster
 from service.domain import events
 from service.domain.events import Stage
 from service.monitor.view import quorum
@@ -142,10 +142,11 @@ def create_federation(
             row, at = FederationRow(name, encoded, Stage.CREATED, int(time.time()), None, keeping), int(time.time())
             tx.add_federation(row)
             tx.add_epoch(EpochRow(name, document.epoch, document.key_id), None, at)
+            add_first_roster(tx, conductor, row, roster)
         else:
             row = existing
             _check_same(existing, document, keeping)
-        _accept_roster(tx, conductor, row, roster)
+            _accept_roster(tx, conductor, row, roster)
         if bundle is not None:
             accept_bundle(tx, conductor, row, bundle, document.epoch)
     return existing is None
@@ -169,7 +170,7 @@ def _check_same(existing: FederationRow, document: FederationDocument, keeping: 
 
 
 def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
-    """Give a federation the next version of its roster, or its first one. The same again is no error.
+    """Give a federation the next version of its roster. The same again is no error.
 
     Returns:
         Whether it is new.
@@ -200,19 +201,13 @@ def start(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
     """Start a federation: its first round opens. Started already is no error.
 
     Raises:
-        InputError: no such federation, no roster, too few sites, or it has ended.
+        InputError: no such federation, too few sites, or it has ended.
     """
     with store.write() as tx:
         row = _known(tx, name)
         if row.stage is Stage.ENDED:
             raise InputError(Reason.BAD_ARGUMENT, f"federation {name} has ended and does not start again")
         roster = newest_roster(tx, name)
-        if roster is None:
-            raise InputError(
-                Reason.ROSTER_MISMATCH,
-                f"federation {name} has no roster yet and cannot run without one",
-                f"he-agg federation roster {name} roster.json",
-            )
         have = len(roster.roster.having(Role.SITE))
         need = max(row.parsed.plan.min_sites, roster.roster.min_sites)
         if have < need:
@@ -293,7 +288,7 @@ def _known(tx: Transaction, name: str) -> FederationRow:
 def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
     document, newest, epoch = row.parsed, tx.newest_round(row.name), tx.newest_epoch(row.name)
     roster, head = newest_roster(tx, row.name), tx.chain_head(row.name)
-    members = {} if roster is None else roster.roster.members
+    members = roster.roster.members
     last = tx.last_published(row.name)
     summary: dict[str, Any] = {
         "federation": row.name,
@@ -302,8 +297,8 @@ def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
         "coordinators": {
             name: member.fingerprint for name, member in sorted(members.items()) if Role.COORDINATOR in member.roles
         },
-        "roster_version": None if roster is None else roster.version,
-        "roster_expires_at": None if roster is None else roster.roster.expires_at,
+        "roster_version": roster.version,
+        "roster_expires_at": roster.roster.expires_at,
         "records": head.index,
         "head": head.digest if head.index else None,
         "min_sites": document.plan.min_sites,

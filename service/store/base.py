@@ -48,8 +48,8 @@ class Transaction(Protocol):
         """Note when a federation was paused, or that it is not any more."""
 
     # rosters, epochs and commitments
-    def newest_roster(self, federation: str) -> RosterRow | None:
-        """The newest version of its roster; None if it never had one."""
+    def newest_roster(self, federation: str) -> RosterRow:
+        """The newest version of the roster of a federation that is here."""
 
     def roster(self, federation: str, version: int) -> RosterRow | None:
         """One version of its roster."""

@@ -82,7 +82,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a round opened under. All zero and empty for a round from before there were rosters.
+    """What a round opened under.
 
     Attributes:
         epoch: number of the group key's epoch.
@@ -91,10 +91,10 @@ class Basis:
         roster_version: its version.
     """
 
-    epoch: int = 0
-    key_id: str = ""
-    roster: str = ""
-    roster_version: int = 0
+    epoch: int
+    key_id: str
+    roster: str
+    roster_version: int
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ class RoundRow:
     phase: Phase
     opened_at: int
     deadline_at: int
+    basis: Basis
     record: bytes | None
     record_digest: str | None
     sample_seed: str | None = None
     sum_scrubbed: bool = False
-    basis: Basis = Basis()
     closed_at: int | None = None
     ended_at: int | None = None
 

@@ -1,4 +1,4 @@
-"""The tables, and nothing else. service/DATA_MODEL.md says what they mean and in which order they are written.
+"""The tables and their version. service/DATA_MODEL.md says what they mean and in which order they are written.
 
 Times have 64 bits, since an `Integer` of PostgreSQL ends in 2038.
 """
@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Float,
     ForeignKey,
     ForeignKeyConstraint,
@@ -19,8 +20,12 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    text,
+    insert,
+    inspect,
+    select,
 )
+
+from he_agg.errors import ConfigError, Reason
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -32,14 +37,15 @@ __all__ = [
     "meta",
     "metadata",
     "parts",
+    "prepare",
     "rosters",
     "rounds",
     "submissions",
     "sum_parts",
 ]
 
-SCHEMA_VERSION = 3
-"""What `meta` says under "schema". A change of a table needs another number and a step in migrations.py."""
+SCHEMA_VERSION = 1
+"""What `meta` says under "schema"."""
 
 metadata = MetaData()
 
@@ -58,9 +64,9 @@ federations = Table(
     Column("stage", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("paused_at", BigInteger),
-    Column("sample_fraction", Float, nullable=False, server_default=text("1")),
+    Column("sample_fraction", Float, nullable=False),
     Column("keep_sums", Integer),
-    Column("keep_submissions", Boolean, nullable=False, server_default=text("false")),
+    Column("keep_submissions", Boolean, nullable=False),
 )
 
 rosters = Table(
@@ -109,12 +115,12 @@ rounds = Table(
     Column("record_digest", String(64)),
     Column("scrubbed", Boolean, nullable=False),
     Column("sample_seed", String(64)),
-    Column("sum_scrubbed", Boolean, nullable=False, server_default=text("false")),
-    # What it opened under. Zero and empty in rounds from before there were rosters.
-    Column("epoch", Integer, nullable=False, server_default=text("0")),
-    Column("key_id", String(64), nullable=False, server_default=text("''")),
-    Column("roster", String(64), nullable=False, server_default=text("''")),
-    Column("roster_version", Integer, nullable=False, server_default=text("0")),
+    Column("sum_scrubbed", Boolean, nullable=False),
+    # What it opened under.
+    Column("epoch", Integer, nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("roster", String(64), nullable=False),
+    Column("roster_version", Integer, nullable=False),
     Column("closed_at", BigInteger),
     Column("chain_index", Integer),
     UniqueConstraint("federation", "number", "attempt"),
@@ -171,3 +177,33 @@ sum_parts = Table(
     Column("number", Integer, primary_key=True),
     Column("digest", String(64), nullable=False),
 )
+
+
+def prepare(connection: Connection, *, create: bool) -> None:
+    """See that a database has these tables.
+
+    Args:
+        connection: within a transaction of the one writer.
+        create: make the tables where there are none.
+
+    Raises:
+        ConfigError: no tables, or those of another version.
+    """
+    if not inspect(connection).has_table(meta.name):
+        if not create:
+            raise ConfigError(
+                Reason.FILE_MISSING,
+                "the database has no aggregator's tables",
+                "name the right one, or begin with `he-agg federation create federation.json`",
+            )
+        metadata.create_all(connection)
+        connection.execute(
+            insert(meta), [{"name": "schema", "number": SCHEMA_VERSION}, {"name": "generation", "number": 0}]
+        )
+    found = connection.execute(select(meta.c.number).where(meta.c.name == "schema")).scalar()
+    if found != SCHEMA_VERSION:
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"store: expected schema version {SCHEMA_VERSION}, got {found}",
+            "another version of he-agg has written it: use that one, or restore the backup that belongs to this one",
+        )

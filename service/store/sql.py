@@ -17,8 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from he_agg.errors import ConfigError, Reason
 from service.failpoints import failpoint
 from service.settings import Settings
-from service.store import postgres, sqlite
-from service.store.migrations import bring_up_to_date
+from service.store import postgres, schema, sqlite
 from service.store.transaction import SqlTransaction
 
 __all__ = ["SqlStore", "is_shared", "make_data_dir", "open_store"]
@@ -26,13 +25,12 @@ __all__ = ["SqlStore", "is_shared", "make_data_dir", "open_store"]
 _WRITE = "he_agg_write"
 
 
-def open_store(settings: Settings, *, create: bool, migrate: bool = False) -> SqlStore:
+def open_store(settings: Settings, *, create: bool) -> SqlStore:
     """Open the store of a data directory, for a server or for one command of the operator.
 
     Args:
         settings: the operator's.
         create: make it when there is none.
-        migrate: bring one of an older version up to this one. Only for whoever is alone with it.
 
     Raises:
         ConfigError: there is none, or it cannot be used.
@@ -40,7 +38,7 @@ def open_store(settings: Settings, *, create: bool, migrate: bool = False) -> Sq
     if create:
         make_data_dir(settings.data_dir)
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'aggregator.sqlite3'}"
-    return SqlStore(url, busy_timeout_s=settings.busy_timeout_s, create=create, migrate=migrate)
+    return SqlStore(url, busy_timeout_s=settings.busy_timeout_s, create=create)
 
 
 def is_shared(settings: Settings) -> bool:
@@ -86,18 +84,16 @@ class SqlStore:
         url: SQLAlchemy URL.
         busy_timeout_s: how long to wait for a writer in another process. Units: seconds.
         create: make the tables when there are none; otherwise refuse a database without them.
-        migrate: bring older tables up to this version; otherwise refuse them.
 
     Attributes:
         is_shared: whether several servers may use it at once.
-        found_version: the schema version before it was opened, 0 if there was none.
         on_write: told how long each writing transaction waited for its turn. Units: seconds.
 
     Raises:
         ConfigError: another database, none that keeps its commits, no tables, or tables of another version.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float, create: bool, migrate: bool = False) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float, create: bool) -> None:
         parsed = _parse(url)
         self.is_shared = parsed.get_backend_name() == "postgresql"
         if self.is_shared:
@@ -108,7 +104,7 @@ class SqlStore:
         self.on_write: Callable[[float], None] = _nobody
         try:
             with self._begin_write() as connection:
-                self.found_version = bring_up_to_date(connection, create=create, migrate=migrate)
+                schema.prepare(connection, create=create)
         except DBAPIError as error:
             self.close()
             if not self.is_shared:

@@ -107,10 +107,10 @@ class SqlTransaction:
 
     # rosters, epochs and commitments
 
-    def newest_roster(self, federation: str) -> RosterRow | None:
-        def find() -> RosterRow | None:
-            row = self._one(sql.NEWEST_ROSTER, federation=federation)
-            return None if row is None else RosterRow(row.federation, row.version, row.digest)
+    def newest_roster(self, federation: str) -> RosterRow:
+        def find() -> RosterRow:
+            row = self._connection.execute(sql.NEWEST_ROSTER, {"federation": federation}).one()
+            return RosterRow(row.federation, row.version, row.digest)
 
         return self._once(("newest roster", federation), find)
 
@@ -473,11 +473,11 @@ def _round(row: Row[Any]) -> RoundRow:
         Phase(row.phase),
         row.opened_at,
         row.deadline_at,
+        Basis(row.epoch, row.key_id, row.roster, row.roster_version),
         record,
         row.record_digest,
         row.sample_seed,
         row.sum_scrubbed,
-        Basis(row.epoch, row.key_id, row.roster, row.roster_version),
         row.closed_at,
         row.ended_at,
     )

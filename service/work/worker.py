@@ -141,8 +141,6 @@ class Worker:
         return generation, to_fold
 
     def _can_fold(self, tx: Transaction, row: RoundRow) -> bool:
-        if not row.basis.roster_version:
-            return False  # from before there were rosters: nobody signed what is in it
         damaged = tx.damaged(row.id)
         waits = bool(damaged) and not self._waited_enough(damaged[0].damaged_at)
         return not waits and self._leases.is_free(tx, _fold_lease(row.id))

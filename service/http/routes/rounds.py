@@ -72,7 +72,7 @@ def _current(aggregator: Aggregator, caller: Caller) -> CurrentRound:
             plan_id=row.parsed.plan.plan_id,
             last_published=None if last is None else str(last),
             records=tx.chain_head(row.name).index,
-            roster_version=1 if roster is None else roster.version,
+            roster_version=roster.version,
         )
         if row.stage is not Stage.RUNNING or newest is None or newest.phase is not Phase.OPEN:
             return answer

@@ -31,7 +31,6 @@ from service.domain.events import (
     Stopped,
     Terms,
     Tick,
-    TrustBegan,
 )
 from service.domain.rounds import exclusions, invite, step
 
@@ -172,16 +171,6 @@ EDGES = {
         at(Phase.FOLDING, "a", "b"), RosterChanged(frozenset("a")), 1001, (1, 1, Phase.FOLDING), Stage.RUNNING, [],
     ),
     "a site was removed before the start": (NEW, RosterChanged(frozenset("a")), 1001, None, Stage.CREATED, []),
-    "a first roster while open": (
-        at(Phase.OPEN, "a", "b"), TrustBegan(), 9999, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
-    ),
-    "a first roster while folding": (
-        at(Phase.FOLDING, "a", "b"), TrustBegan(), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
-    ),
-    "a first roster before the start": (NEW, TrustBegan(), 1001, None, Stage.CREATED, []),
-    "a first roster after the end": (
-        at(Phase.FAILED, stage=Stage.ENDED), TrustBegan(), 1200, (1, 1, Phase.FAILED), Stage.ENDED, [],
-    ),
     "stopped in the pause": (
         paused(Phase.OPEN, "a", "b"), Stopped(), 1500, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed],
     ),
@@ -275,7 +264,6 @@ _events = st.one_of(
     st.just(Resumed()),
     st.just(EpochChanged()),
     st.builds(RosterChanged, st.frozensets(st.sampled_from("abcz"), max_size=2)),
-    st.just(TrustBegan()),
     st.builds(Completed, st.integers(1, 3), st.integers(1, 3), _site),
     st.builds(FoldBegan, st.integers(1, 3), st.integers(1, 3)),
     st.builds(Folded, st.integers(1, 3), st.integers(1, 3)),

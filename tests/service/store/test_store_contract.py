@@ -83,7 +83,7 @@ def test_federations(filled):
 
 def test_rosters(filled):
     with filled.write() as tx:
-        assert tx.newest_roster("f") is None
+        assert tx.roster("f", 2) is None
         for version in (9, 10, 2):
             tx.add_roster(RosterRow("f", version, f"{version:064}"), b"roster \0 %d" % version, LATE)
         tx.add_roster(RosterRow("e", 1, "00" * 32), b"", LATE)

@@ -46,9 +46,8 @@ export function worries(snapshot, now) {
   for (const each of snapshot.federations) {
     if (each.stage === "ended") continue;
     const name = each.federation;
-    const left = each.roster_expires_at === null ? null : each.roster_expires_at - now;
-    if (left === null) found.push(["warn", `${name} has no roster yet.`]);
-    else if (left <= 0) found.push(["bad", `${name}: the roster has expired, and all requests are refused.`]);
+    const left = each.roster_expires_at - now;
+    if (left <= 0) found.push(["bad", `${name}: the roster has expired, and all requests are refused.`]);
     else if (left < 14 * DAY) found.push(["warn", `${name}: the roster expires in ${duration(left)}.`]);
     const round = each.round;
     if (!round) continue;
@@ -245,7 +244,7 @@ function facts(each, now) {
     ["Sites", each.sites.join(", ") || "none"],
     ["Model", `${number(each.values)} values, ${bytes(each.bytes_up)} a submission (${each.codec})`],
     ["On the disk", bytes(each.held_bytes)],
-    ["Roster", each.roster_version === null ? "none" : `version ${each.roster_version}, good until ${day(each.roster_expires_at)}`],
+    ["Roster", `version ${each.roster_version}, good until ${day(each.roster_expires_at)}`],
     ["Group key", `epoch ${each.epoch}`],
     ["Chain", each.records ? [plural(each.records, "record"), ", newest ", h("code", {}, each.head.slice(0, 12))] : "no record yet"],
   ];

@@ -1,4 +1,4 @@
-"""Rosters that are in the store, read once: a request costs a look at the newest version, not another parsing."""
+"""Read rosters out of the store and keep them parsed: a request costs a look at the newest version, not a parsing."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ class KnownRoster:
     roster: Roster
 
 
-def newest_roster(tx: Transaction, federation: str) -> KnownRoster | None:
-    """The roster that a federation goes by now; None if it never had one."""
-    row = tx.newest_roster(federation)
-    return None if row is None else _known(tx, row)
+def newest_roster(tx: Transaction, federation: str) -> KnownRoster:
+    """The roster that a federation goes by now."""
+    return _known(tx, tx.newest_roster(federation))
 
 
-def roster_of(tx: Transaction, federation: str, version: int) -> KnownRoster | None:
-    """One version of a federation's roster."""
+def roster_of(tx: Transaction, federation: str, version: int) -> KnownRoster:
+    """The version of a federation's roster that a round opened under."""
     row = tx.roster(federation, version)
-    return None if row is None else _known(tx, row)
+    if row is None:
+        raise RuntimeError(f"version {version} of the roster of {federation} is gone")
+    return _known(tx, row)
 
 
 def signer_in(roster: Roster, key: AggregatorKey) -> str | None:
