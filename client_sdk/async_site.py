@@ -87,7 +87,7 @@ class AsyncSite:
         return self._session.key.plan
 
     async def rounds(self) -> AsyncIterator[AsyncRound]:
-        """Every round that this site is invited to, as it opens; see `Site.rounds`."""
+        """Yield every round that this site is invited to, as it opens; see `Site.rounds`."""
         after: str | None = None
         while True:
             opened = await self._run(next_round(self._session, after))
@@ -98,16 +98,16 @@ class AsyncSite:
             yield AsyncRound(self, opened)
 
     async def current(self) -> AsyncRound | None:
-        """The round that is open now, without waiting; see `Site.current`."""
+        """Return the round that is open now, without waiting; see `Site.current`."""
         opened = await self._run(open_round(self._session))
         return None if opened is None else AsyncRound(self, opened)
 
     async def status(self) -> CurrentRound:
-        """Where the federation stands; see `Site.status`."""
+        """Tell where the federation stands; see `Site.status`."""
         return await self._run(current_round(self._session))
 
     def pending(self) -> list[str]:
-        """Ids of the rounds whose submission is in the spool; see `Site.pending`."""
+        """Return ids of rounds whose submission is in the spool; see `Site.pending`."""
         return [str(round_id) for round_id in self._session.spool.pending(self.federation)]
 
     async def fetch(self, round_id: str | None = None) -> Mean:

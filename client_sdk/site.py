@@ -94,7 +94,7 @@ class Site:
         return self._session.key.plan
 
     def rounds(self) -> Iterator[Round]:
-        """Every round that this site is invited to, as it opens, each once; ends when the federation ends.
+        """Yield every round that this site is invited to, as it opens, each once; end with the federation.
 
         While nothing is open it waits. An aggregator that is away for less than `patience_s` is waited for.
         A round that this site has submitted to already, before a restart, comes too: look at `round.submitted`.
@@ -116,7 +116,7 @@ class Site:
             yield Round(self, opened)
 
     def current(self) -> Round | None:
-        """The round that is open now and to which this site is invited, without waiting; None if there is none.
+        """Return the open round to which this site is invited, without waiting; None if there is none.
 
         Raises:
             KeystoreError: the federation uses another group key than the keystore's.
@@ -128,7 +128,7 @@ class Site:
         return None if opened is None else Round(self, opened)
 
     def status(self) -> CurrentRound:
-        """Where the federation stands, as the aggregator tells this site.
+        """Tell where the federation stands, as the aggregator tells this site.
 
         Raises:
             TransportError: the aggregator was away for too long.
@@ -137,7 +137,7 @@ class Site:
         return self._run(current_round(self._session))
 
     def pending(self) -> list[str]:
-        """Ids of the rounds whose submission is in the spool and whose mean was not fetched yet, oldest first."""
+        """Return ids of rounds in the spool whose mean was not fetched yet, oldest first."""
         return [str(round_id) for round_id in self._session.spool.pending(self.federation)]
 
     def fetch(self, round_id: str | None = None) -> Mean:

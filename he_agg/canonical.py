@@ -68,12 +68,12 @@ def parse(data: bytes, max_bytes: int) -> Json:
 
 
 def digest(value: Json) -> str:
-    """SHA-256 of the canonical form, in hex."""
+    """Return the SHA-256 of the canonical form, in hex."""
     return hashlib.sha256(encode(value)).hexdigest()
 
 
 def decimal(number: float) -> str:
-    """The shortest decimal string that reads back to the same float64."""
+    """Return the shortest decimal string that reads back to the same float64."""
     return repr(float(number))
 
 
@@ -118,14 +118,14 @@ class Fields:
         return value
 
     def integer(self, name: str, low: int, high: int) -> int:
-        """An integer within `low..high`."""
+        """Expect an integer within `low..high`."""
         value: int = self._take(name, int)
         if not low <= value <= high:
             raise WireError(Reason.BAD_FIELD, f"{self._what}.{name}: expected {low}..{high}, got {value}")
         return value
 
     def string(self, name: str, max_length: int = 255) -> str:
-        """A string of at most `max_length` characters."""
+        """Expect a string of at most `max_length` characters."""
         value: str = self._take(name, str)
         if len(value) > max_length:
             raise WireError(
@@ -135,13 +135,13 @@ class Fields:
         return value
 
     def hex(self, name: str, n_bytes: int) -> str:
-        """`n_bytes` bytes in lower-case hex."""
+        """Expect `n_bytes` bytes in lower-case hex."""
         value = self.string(name, 2 * n_bytes)
         check_hex(value, n_bytes, f"{self._what}.{name}")
         return value
 
     def array(self, name: str, max_length: int) -> list[Json]:
-        """An array of at most `max_length` members."""
+        """Expect an array of at most `max_length` members."""
         value: list[Json] = self._take(name, list)
         if len(value) > max_length:
             raise WireError(
@@ -151,12 +151,12 @@ class Fields:
         return value
 
     def object(self, name: str) -> dict[str, Json]:
-        """A nested object."""
+        """Expect a nested object."""
         value: dict[str, Json] = self._take(name, dict)
         return value
 
     def null(self, name: str) -> None:
-        """A member that must be null."""
+        """Expect a member that is null."""
         self._take(name, type(None))
 
     def end(self) -> None:

@@ -39,7 +39,7 @@ class SigningKey:
         return cls(Ed25519PrivateKey.from_private_bytes(data))
 
     def to_bytes(self) -> bytes:
-        """The private key. Secret. 32 bytes."""
+        """Return the private key. Secret. 32 bytes."""
         return self.private.private_bytes_raw()
 
     @cached_property
@@ -53,7 +53,7 @@ class SigningKey:
 
 
 def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether a signature is that key's over that message. Any bytes whatsoever give an answer."""
+    """Tell whether a signature is that key's over that message. Any bytes whatsoever give an answer."""
     if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:

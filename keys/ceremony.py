@@ -228,7 +228,7 @@ def install(key: GroupKey, keystore: Path, current: GroupKey | None, protect: Pa
 
 
 def commit(key: GroupKey, identity: Identity) -> SignedCommitment:
-    """A site's signed word that it holds this key."""
+    """Make a site's signed statement that it holds this key."""
     commitment = Commitment(key.plan.public.federation, key.epoch, key.key_id, identity.name)
     return SignedCommitment.make(commitment, identity.signing_key)
 
@@ -289,12 +289,12 @@ def agreement(
 
 
 def kept_path(keystore: Path, epoch: int) -> Path:
-    """Where the keystore of an old epoch is kept."""
+    """Return where the keystore of an old epoch is kept."""
     return keystore.with_name(f"{keystore.name}.epoch-{epoch}")
 
 
 def newest_kept(keystore: Path) -> int:
-    """The highest epoch of which an old keystore is kept; 0 if none is.
+    """Return the highest epoch whose old keystore is kept; 0 if none is.
 
     It counts even where the keystore itself is gone: an epoch that was left is never entered again.
     """
@@ -307,7 +307,7 @@ def newest_kept(keystore: Path) -> int:
 
 
 def _there(path: Path) -> bool:
-    """Whether there is anything, a dangling link included: what it is, reading it will say."""
+    """Tell whether anything is there, a dangling link included; reading it will say what it is."""
     return path.exists() or path.is_symlink()
 
 

@@ -151,7 +151,7 @@ class GroupKey:
         )
 
     def secret_body(self) -> bytes:
-        """Everything that the public facts do not say, as files and bundles carry it. Secret."""
+        """Return what the public facts do not say, as files and bundles carry it. Secret."""
         return canonical.encode(
             {
                 "ckks_context": base64.b64encode(self.ckks_context).decode(),
@@ -213,7 +213,7 @@ class GroupKey:
 
     @staticmethod
     def header(path: str | Path) -> dict[str, canonical.Json]:
-        """The public facts of a keystore file, without opening it.
+        """Read the public facts of a keystore file without opening it.
 
         Raises:
             KeystoreError: not such a file, or one that others may read.
@@ -229,7 +229,7 @@ class GroupKey:
 
 
 def public_facts(federation: str, epoch: int, plan_id: str, key_id: str) -> dict[str, canonical.Json]:
-    """What anybody may know of a group key, in the form of a keystore file's header."""
+    """Return what anybody may know of a group key, in the form of a keystore file's header."""
     return {
         "kind": KIND,
         "v": VERSION,

@@ -38,7 +38,7 @@ def forbid_core_dumps() -> bool:
 
 
 def harden_command() -> bool:
-    """Also keep other processes of the same user out of this one's memory, where the system can do that.
+    """Harden the process, and keep other processes of this user out of its memory where the system can.
 
     Returns:
         Whether the system did.

@@ -45,7 +45,7 @@ class Identity:
         return cls(check_name(name, "site"), SigningKey.generate(), ReceivingKey.generate(suite))
 
     def member(self, roles: Iterable[Role] = ()) -> Member:
-        """The public half, as a roster lists it."""
+        """Return the public half, as a roster lists it."""
         return Member(self.name, self.signing_key.public_key.hex(), frozenset(roles), self.receiving_key.public)
 
     @property
@@ -90,7 +90,7 @@ class Identity:
 
     @staticmethod
     def public_half(path: str | Path) -> Member:
-        """The public half of an identity file, without opening it. Nothing is proven about it.
+        """Read the public half of an identity file without opening it. Nothing is proven about it.
 
         Raises:
             KeystoreError: not such a file, or one that others may read.

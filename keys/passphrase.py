@@ -28,7 +28,7 @@ class Once:
         self._answer: str | None = None
 
     def __call__(self) -> str:
-        """The passphrase."""
+        """Return the passphrase."""
         if self._answer is None:
             self._answer = self._source()
         return self._answer

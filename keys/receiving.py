@@ -73,7 +73,7 @@ class ReceivingKey:
         return cls(suite, x25519, MLKEM768PrivateKey.from_seed_bytes(data[:seed_bytes]) if seed_bytes else None)
 
     def to_bytes(self) -> bytes:
-        """The private key. Secret."""
+        """Return the private key. Secret."""
         seed = b"" if self.mlkem is None else self.mlkem.private_bytes_raw()
         return seed + self.x25519.private_bytes_raw()
 

@@ -44,7 +44,7 @@ def read_roster(path: Path) -> SignedRoster:
 
 
 def archive_of(pin: Path) -> Path:
-    """Where a site keeps the versions that were its pin before: rounds that are under way, and records, name them."""
+    """Return where a site keeps its older pins, which rounds under way and records still name."""
     return pin.with_name(f"{pin.name}.versions")
 
 
@@ -361,7 +361,7 @@ def _put(members: dict[str, Member], member: Member, role: Role) -> None:
 
 
 def _same_key(member: Member | None, key: bytes) -> bool:
-    """Whether who had this key can still sign with it: gone from the roster, or there with the same key."""
+    """Tell whether a signer of before still counts: gone from the roster, or there with the same key."""
     return member is None or member.public_key == key
 
 

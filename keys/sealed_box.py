@@ -50,7 +50,7 @@ def close_box(header: canonical.Json, body: bytes, passphrase: Passphrase) -> by
 
 
 def header_of(data: bytes, what: str) -> canonical.Json:
-    """The public facts of a keystore file. Nothing is opened, and nothing is proven about them.
+    """Read the public facts of a keystore file. Nothing is opened, and nothing is proven about them.
 
     Raises:
         KeystoreError: not a keystore file.

@@ -38,7 +38,7 @@ class Limits:
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
-        """Any request, before anything is known of it.
+        """Admit any request, before anything is known of it.
 
         Raises:
             RefusedError: `BUSY`.
@@ -53,7 +53,7 @@ class Limits:
 
     @contextlib.contextmanager
     def member(self, federation: str, name: str) -> Iterator[None]:
-        """A request of a member that has proved who it is.
+        """Admit a request of a member that has proved who it is.
 
         Raises:
             RefusedError: `TOO_MANY_REQUESTS`.
@@ -75,7 +75,7 @@ class Limits:
 
     @contextlib.asynccontextmanager
     async def body(self) -> AsyncIterator[None]:
-        """A body in memory, from its first byte until it is on the disk.
+        """Admit a body in memory, from its first byte until it is on the disk.
 
         Raises:
             RefusedError: `BUSY`: its turn did not come.
@@ -93,6 +93,6 @@ class Limits:
             self._bodies.release()
 
     def time_for(self, length: int) -> float | None:
-        """How long a body may take; None for as long as it likes. Units: bytes, seconds."""
+        """Return how long a body may take; None for no limit. Units: bytes, seconds."""
         rate = self._settings.min_rate
         return self._settings.slow_grace_s + length / rate if rate else None

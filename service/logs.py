@@ -70,7 +70,7 @@ class RequestLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle an ASGI call."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -138,7 +138,7 @@ async def _send_failure(send: Send) -> None:
 
 
 def ids_in(path: dict[str, Any]) -> dict[str, str | int]:
-    """Ids out of the address, if they are ids: a log line holds nothing else that a client wrote."""
+    """Take ids out of the address, if they are ids: a log line holds nothing else that a client wrote."""
     found: dict[str, str | int] = {}
     try:
         if "federation" in path:
@@ -157,7 +157,7 @@ def ids_in(path: dict[str, Any]) -> dict[str, str | int]:
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    """Where it went wrong, without the error's text and without values: either may quote a body."""
+    """Say where it went wrong, without the error's text and without values: either may quote a body."""
     chain: list[str] = []
     current: BaseException | None = error
     while current is not None and len(chain) < 8:

@@ -112,7 +112,7 @@ UNAUTHORIZED: Mapping[Reason, int] = {Reason.BAD_SIGNATURE: 401}
 
 
 def problem(error: HeAggError) -> Response:
-    """The answer for an error that is in the table."""
+    """Return the answer for an error that is in the table."""
     status, title = PROBLEMS[error.reason]
     if isinstance(error, RefusedError) and error.status is not None:
         status = error.status
@@ -134,7 +134,7 @@ def problem(error: HeAggError) -> Response:
 
 
 def answers(*reasons: Reason | tuple[Reason, int]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for OpenAPI: which problems it answers with, with another status than the table's."""
+    """Return a route's `responses` for OpenAPI: which problems it answers with, if need be by another status."""
     by_status: dict[int | str, dict[str, Any]] = {}
     of_documents = [one if isinstance(one, tuple) else (one, PROBLEMS[one][0]) for one in reasons]
     of_requests = [(reason, UNAUTHORIZED.get(reason, PROBLEMS[reason][0])) for reason in _ANYWHERE]

@@ -129,7 +129,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """Settings from the environment, overridden by what is given and not None.
+    """Load settings from the environment, overridden by what is given and not None.
 
     Raises:
         ConfigError: a value out of its range.

@@ -41,11 +41,11 @@ class Chain:
         return f"Chain({str(self._path)!r})"
 
     def __len__(self) -> int:
-        """How many records were verified."""
+        """Count the verified records."""
         return len(self._digests())
 
     def head(self, index: int | None = None) -> str:
-        """Digest of a record.
+        """Return the digest of a record.
 
         Args:
             index: which, from 1; the newest if None, and `NO_RECORD` for 0.

@@ -21,7 +21,7 @@ _READ_BYTES = 2**18
 
 
 def digest_of(file: BinaryIO) -> str:
-    """SHA-256 of an open file, in hex, read piece by piece."""
+    """Compute the SHA-256 of an open file, in hex, read piece by piece."""
     digest = hashlib.sha256()
     while chunk := file.read(_READ_BYTES):
         digest.update(chunk)

@@ -60,12 +60,12 @@ class Rosters:
         return self._newest
 
     def named(self, digest: str) -> Roster | None:
-        """A trusted roster by its digest; None if this site does not know it."""
+        """Find a trusted roster by its digest; None if this site does not know it."""
         signed = self._known.get(digest)
         return None if signed is None else signed.roster
 
     def aggregator_keys(self, digest: str) -> dict[str, bytes]:
-        """Who may sign a record that names this roster.
+        """Return who may sign a record that names this roster.
 
         A site that joined later does not know the rosters before its first pin. Their records it believes when an
         aggregator of the oldest roster that it trusts has signed them.

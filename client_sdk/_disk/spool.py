@@ -84,15 +84,15 @@ class Spool:
             self._root.mkdir(mode=0o700, exist_ok=True)
 
     def entry(self, round_id: RoundId) -> SpoolEntry:
-        """The place of one attempt at one round; nothing is made yet."""
+        """Return the place of one attempt at one round; nothing is made yet."""
         return SpoolEntry(self._root / str(round_id), round_id)
 
     def chain_path(self, federation: str) -> Path:
-        """Where the records are noted that this site has verified. No round's name looks like it."""
+        """Return where the verified records are noted. No round's name looks like it."""
         return self._root / f"{federation}.chain"
 
     def pending(self, federation: str) -> list[RoundId]:
-        """Rounds with a stored submission whose mean was not fetched yet, oldest first."""
+        """List rounds with a stored submission whose mean was not fetched yet, oldest first."""
         found = []
         with explained(self._root):
             for path in self._root.iterdir():
@@ -168,7 +168,7 @@ class SpoolEntry:
         return (self.path / _MANIFEST).is_file()
 
     def stored(self) -> Stored | None:
-        """The submission that is stored here; None if there is none, or only what a crash left.
+        """Read the submission stored here; None if there is none, or only what a crash left.
 
         Raises:
             WireError: there is one, and it is damaged.
@@ -252,7 +252,7 @@ class SpoolEntry:
         raise _damaged(path, f"part {number} is not the one that the manifest names")
 
     def part_path(self, number: int) -> Path:
-        """Where a part of the submission is."""
+        """Return where a part of the submission is."""
         return self.path / f"part-{number:05d}"
 
     def keep_receipt(self, encoded: bytes) -> None:
@@ -272,7 +272,7 @@ class SpoolEntry:
             temporary.rename(path)
 
     def sum_part(self, number: int, length: int, digest: str) -> bytes | None:
-        """A part of the sum that is here already with the right bytes; None if it has to be fetched."""
+        """Read a part of the sum if it is here with the right bytes; None if it has to be fetched."""
         try:
             with self.sum_path(number).open("rb") as file:
                 if os.fstat(file.fileno()).st_size != length:
@@ -283,12 +283,12 @@ class SpoolEntry:
         return data if hashlib.sha256(data).hexdigest() == digest else None
 
     def read_sum_part(self, number: int) -> bytes:
-        """A downloaded part of the sum."""
+        """Read a downloaded part of the sum."""
         with explained(self.path):
             return self.sum_path(number).read_bytes()
 
     def sum_path(self, number: int) -> Path:
-        """Where a downloaded part of the sum is."""
+        """Return where a downloaded part of the sum is."""
         return self.path / "sum" / f"part-{number:05d}"
 
     def remove_sum(self) -> None:

@@ -338,7 +338,7 @@ def _timeout(request: Request) -> httpx.Timeout:
 
 
 def _taker(request: Request, answer: httpx.Response, body: bytearray) -> Callable[[bytes], Event | None]:
-    """Where an answer goes: an expected one where the request says, any other into a body."""
+    """Choose where an answer goes: an expected one where the request says, any other into a body."""
     if request.into is not None and answer.status_code in request.expect:
         return request.into
 

@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
 
 
 def adapter_for(model: Any, include: Patterns = "*", exclude: Patterns = ()) -> Adapter[Any]:
-    """The adapter for a model.
+    """Make the adapter for a model.
 
     Args:
         model: a PyTorch module, a scikit-learn estimator, an object with get_weights and set_weights, or a tree of

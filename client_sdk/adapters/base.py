@@ -41,18 +41,18 @@ class Adapter(ABC, Generic[M]):
 
     @abstractmethod
     def state(self, model: M) -> Tensors:
-        """All of the model's state that can be written back, shared or local, by name; copies."""
+        """Return all state that can be written back, shared or local, by name, as copies."""
 
     @abstractmethod
     def write(self, model: M, tensors: Mapping[str, NDArray[Any]]) -> M:
         """Write some of the state back, dtypes of the model kept. Returns the model, or a new one for pytrees."""
 
     def statistics(self, model: M) -> frozenset[str]:  # noqa: ARG002 - for adapters that know some
-        """Names of shared tensors that no gradient moves (running means): optimizers at the server leave them alone."""
+        """Name shared tensors that no gradient moves (running means); server-side optimizers leave them alone."""
         return frozenset()
 
     def is_shared(self, name: str, array: NDArray[Any]) -> bool:
-        """Whether a tensor is averaged: a float that is included and not excluded."""
+        """Tell whether a tensor is averaged: a float that is included and not excluded."""
         return (
             array.dtype.kind == "f"
             and any(fnmatchcase(name, pattern) for pattern in self._include)
@@ -60,7 +60,7 @@ class Adapter(ABC, Generic[M]):
         )
 
     def tensors(self, model: M) -> Tensors:
-        """The shared tensors, as copies: float16, float32 or float64 (bfloat16 as float32, which is exact).
+        """Return the shared tensors as copies: float16, float32 or float64 (bfloat16 as float32, exactly).
 
         Raises:
             InputError: nothing to share, or a tensor that cannot be.
@@ -75,7 +75,7 @@ class Adapter(ABC, Generic[M]):
         return shared
 
     def local(self, model: M) -> Tensors:
-        """What stays at the site: excluded tensors, integers, booleans. For checkpoints."""
+        """Return what stays at the site: excluded tensors, integers, booleans. For checkpoints."""
         return {name: array for name, array in self.state(model).items() if not self.is_shared(name, array)}
 
     def load(self, model: M, tensors: Mapping[str, Any]) -> M:
@@ -107,7 +107,7 @@ class Adapter(ABC, Generic[M]):
         return self.write(model, arrays) if arrays else model
 
     def layout(self, model: M, clip: float | Mapping[str, float], weight_cap: int) -> Layout:
-        """The plan's layout for this model.
+        """Return the plan's layout for this model.
 
         Args:
             model: its architecture counts, not its values.
@@ -122,7 +122,7 @@ class Adapter(ABC, Generic[M]):
 
 
 def bounds(names: Iterable[str], clip: float | Mapping[str, float]) -> dict[str, float]:
-    """A clip bound for each name, out of one number or patterns.
+    """Make a clip bound for each name out of one number or patterns.
 
     Raises:
         PlanError: a name that no pattern fits.
@@ -188,12 +188,12 @@ def same_layout(
 
 
 def _specs(arrays: Mapping[str, NDArray[Any]]) -> tuple[TensorSpec, ...]:
-    """Specs of arrays of any dtype."""
+    """Return specs of arrays of any dtype."""
     return tuple(TensorSpec(name, array.shape, array.dtype.name, 1.0) for name, array in arrays.items())
 
 
 def numeric(name: str, value: Any) -> NDArray[Any]:
-    """A leaf as a NumPy array of its own memory, in C order and native byte order.
+    """Return a leaf as a NumPy array of its own memory, in C order and native byte order.
 
     Raises:
         InputError: it holds what cannot be averaged: complex numbers, objects, a sparse matrix.
@@ -224,7 +224,7 @@ def numeric(name: str, value: Any) -> NDArray[Any]:
 
 
 def missing_extra(package: str, extra: str) -> ConfigError:
-    """The error for an optional package that is not installed."""
+    """Return the error for an optional package that is not installed."""
     return ConfigError(
         Reason.BAD_CONFIG,
         f"the package {package!r} is needed for this and not installed",

@@ -28,7 +28,7 @@ class PytreeAdapter(Adapter[Any]):
     """
 
     def state(self, model: Any) -> Tensors:
-        """Every numeric leaf by its path, as a copy."""
+        """Return every numeric leaf by its path, as a copy."""
         found: Tensors = {}
         for name, leaf in _leaves(model, ""):
             if name in found:
@@ -41,7 +41,7 @@ class PytreeAdapter(Adapter[Any]):
         return found
 
     def write(self, model: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
-        """A new tree with some leaves replaced."""
+        """Return a new tree with some leaves replaced."""
         return _rebuilt(model, "", tensors)
 
 
@@ -52,7 +52,7 @@ class KerasAdapter(PytreeAdapter):
     """
 
     def state(self, model: Any) -> Tensors:
-        """Every weight by its variable's path."""
+        """Return every weight by its variable's path."""
         weights = model.get_weights()
         return {name: numeric(name, weight) for name, weight in zip(_paths(model, len(weights)), weights, strict=True)}
 
@@ -71,7 +71,7 @@ def _paths(model: Any, count: int) -> list[str]:
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any]] | None:
-    """Keys and children of an inner node; None for a leaf."""
+    """Return keys and children of an inner node; None for a leaf."""
     if isinstance(node, Mapping):
         return ((str(key), child) for key, child in node.items())
     if isinstance(node, tuple) and hasattr(node, "_fields"):
@@ -106,7 +106,7 @@ def _rebuilt(node: Any, path: str, tensors: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def _like(leaf: Any, value: NDArray[Any]) -> Any:
-    """A value as a leaf of the same kind."""
+    """Return a value as a leaf of the same kind."""
     if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
         return type(leaf)(value)
     dtype = getattr(leaf, "dtype", None)

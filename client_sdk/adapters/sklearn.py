@@ -60,7 +60,7 @@ class SklearnAdapter(Adapter[BaseEstimator]):
         self._n_features = n_features
 
     def state(self, model: BaseEstimator) -> Tensors:
-        """Coefficients, intercepts, and the step counter if there is one."""
+        """Return coefficients, intercepts, and the step counter if there is one."""
         self._ready(model)
         found = {name: numeric(name, self._get(model, name)) for name in self._names(model)}
         if hasattr(model, _COUNTER):
@@ -68,7 +68,7 @@ class SklearnAdapter(Adapter[BaseEstimator]):
         return found
 
     def is_shared(self, name: str, array: NDArray[Any]) -> bool:
-        """Counters stay local, whatever the patterns say."""
+        """Keep counters local, whatever the patterns say."""
         return name != _COUNTER and super().is_shared(name, array)
 
     def write(self, model: BaseEstimator, tensors: Mapping[str, NDArray[Any]]) -> BaseEstimator:
@@ -155,7 +155,7 @@ class SklearnAdapter(Adapter[BaseEstimator]):
             model.t_ = type(model.t_)(0 if hasattr(model, "coefs_") else 1)
 
     def _draw(self, model: BaseEstimator) -> None:
-        """Glorot's uniform weights out of a bit stream that no version of NumPy changes."""
+        """Draw Glorot's uniform weights from a bit stream that no version of NumPy changes."""
         if not isinstance(model.random_state, int | np.integer):
             raise InputError(
                 Reason.BAD_ARGUMENT,
@@ -184,7 +184,7 @@ def _shown(classes: NDArray[Any]) -> str:
 
 
 def _labels(model: BaseEstimator) -> str:
-    """The classes as part of a tensor's name; their digest if they are many."""
+    """Return the classes as part of a tensor's name; their digest if they are many."""
     classes = getattr(model, "classes_", None)
     if classes is None:
         return ""

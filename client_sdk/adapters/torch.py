@@ -43,7 +43,7 @@ class TorchAdapter(Adapter[torch.nn.Module]):
         self._copy = copy_from_device
 
     def state(self, model: torch.nn.Module) -> Tensors:
-        """Every tensor of the `state_dict` that is there once."""
+        """Return every tensor of the `state_dict` that is there once."""
         return {name: self._array(name, tensor) for name, tensor in _own(model).items()}
 
     def write(self, model: torch.nn.Module, tensors: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
@@ -55,7 +55,7 @@ class TorchAdapter(Adapter[torch.nn.Module]):
         return model
 
     def statistics(self, model: torch.nn.Module) -> frozenset[str]:
-        """The float buffers."""
+        """Return the float buffers."""
         parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         return frozenset(name for name in self.tensors(model) if name not in parameters)
 
@@ -76,7 +76,7 @@ class TorchGradients(TorchAdapter):
     """
 
     def state(self, model: torch.nn.Module) -> Tensors:
-        """The gradient of every parameter that has one to have."""
+        """Return the gradient of every parameter that has one to have."""
         found: Tensors = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -101,7 +101,7 @@ class TorchGradients(TorchAdapter):
         return model
 
     def statistics(self, model: torch.nn.Module) -> frozenset[str]:  # noqa: ARG002
-        """None: buffers have no gradients."""
+        """Return nothing: buffers have no gradients."""
         return frozenset()
 
 
@@ -151,7 +151,7 @@ def check_tensor(name: str, tensor: Any, copy_from_device: bool) -> None:
 
 
 def _own(model: Any) -> dict[str, torch.Tensor]:
-    """The module's tensors by name, each once."""
+    """Return the module's tensors by name, each once."""
     if not isinstance(model, torch.nn.Module):
         raise InputError(
             Reason.BAD_ARGUMENT,
@@ -173,5 +173,5 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def _valid(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """A mean of variances is off by half a grid step, which must not make one of zero negative."""
+    """Keep zero variances from turning negative: a mean of variances is off by half a grid step."""
     return np.maximum(array, 0) if name.split(".")[-1] == "running_var" else array

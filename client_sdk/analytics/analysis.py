@@ -79,7 +79,7 @@ class Analysis(ABC, Generic[D, S, R]):
 
     @abstractmethod
     def prepared(self, *data: Any) -> D:
-        """A site's data, checked and put on the grid.
+        """Check a site's data and put it on the grid.
 
         Raises:
             InputError: data that the analysis cannot take; the message names positions, never values.
@@ -87,15 +87,15 @@ class Analysis(ABC, Generic[D, S, R]):
 
     @abstractmethod
     def start(self) -> S:
-        """The state before the first step."""
+        """Return the state before the first step."""
 
     @abstractmethod
     def contribution(self, state: S, data: D) -> Mapping[str, Any]:
-        """A site's integers for the step that comes next, by field name."""
+        """Return a site's integers for the step that comes next, by field name."""
 
     @abstractmethod
     def fold(self, state: S, sums: Sums) -> S | Finished[R]:
-        """The state after the sums of a step are known, or the result."""
+        """Return the state after the sums of a step are known, or the result."""
 
     @property
     def question(self) -> str:
@@ -110,27 +110,27 @@ class OneRound(Analysis[D, tuple[()], R]):
 
     @abstractmethod
     def summands(self, data: D) -> Mapping[str, Any]:
-        """A site's integers, by field name."""
+        """Return a site's integers, by field name."""
 
     @abstractmethod
     def result(self, sums: Sums) -> R:
-        """The answer."""
+        """Return the answer."""
 
     def start(self) -> tuple[()]:
-        """Nothing is known."""
+        """Return a state in which nothing is known."""
         return ()
 
     def contribution(self, state: tuple[()], data: D) -> Mapping[str, Any]:  # noqa: ARG002 - there is no state
-        """A site's integers, by field name."""
+        """Return a site's integers, by field name."""
         return self.summands(data)
 
     def fold(self, state: tuple[()], sums: Sums) -> Finished[R]:  # noqa: ARG002
-        """The answer, finished."""
+        """Return the finished answer."""
         return Finished(self.result(sums))
 
 
 def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS) -> Layout:
-    """The layout of a federation in which these analyses, and smaller ones, can be run one after another.
+    """Make the layout of a federation in which these analyses, and smaller ones, can run one after another.
 
     Args:
         analyses: all of them.
@@ -185,7 +185,7 @@ def run(site: Site, analysis: Analysis[D, S, R], *data: Any) -> R:
 
 
 def dry_run(analysis: Analysis[D, S, R], shares: Iterable[Sequence[Any]], value_bits: int = VALUE_BITS) -> R:
-    """The same arithmetic without encryption and network, for one's own data or for tests.
+    """Do the same arithmetic without encryption and network, for one's own data or for tests.
 
     Args:
         analysis: what to ask.
@@ -247,7 +247,7 @@ def _vector(
 
 
 def _aggregated(round: Round, vector: NDArray[np.int64]) -> Mean | None:
-    """The sums of a round; None if it failed and its next attempt has to be waited for."""
+    """Return the sums of a round; None if it failed and its next attempt has to be waited for."""
     try:
         return round.aggregate({TENSOR: vector.astype(np.float64)}, weight=1)
     except ProtocolError as error:

@@ -59,7 +59,7 @@ class Grid:
         return max(abs(self.first), abs(self.last))
 
     def integers(self, values: NDArray[np.float64], name: str = "values") -> NDArray[np.int64]:
-        """Numbers of the nearest grid points, ties to even.
+        """Return the numbers of the nearest grid points, ties to even.
 
         Raises:
             InputError: a value that is not finite or outside the bounds; its position is named.
@@ -78,7 +78,7 @@ class Grid:
 
 
 def refuse(message: str, hint: str = "") -> InputError:
-    """The error for arguments that cannot be."""
+    """Return the error for arguments that make no sense."""
     return InputError(Reason.BAD_ARGUMENT, message, hint)
 
 
@@ -99,7 +99,7 @@ def finite(values: NDArray[np.float64], name: str) -> None:
 
 
 def matrix(values: Any, columns: int, name: str = "values") -> NDArray[np.float64]:
-    """A table of numbers with the agreed number of columns; one column may be given flat.
+    """Return a table of numbers with the agreed number of columns; one column may be given flat.
 
     Raises:
         InputError: another shape, or something that is not numbers.

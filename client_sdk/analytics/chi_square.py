@@ -8,7 +8,7 @@ __all__ = ["chi_square_tail", "normal_tail"]
 
 
 def chi_square_tail(x: float, df: int) -> float:
-    """P(X > x) of the chi-square distribution.
+    """Compute P(X > x) of the chi-square distribution.
 
     Args:
         x: at least 0.
@@ -32,5 +32,5 @@ def chi_square_tail(x: float, df: int) -> float:
 
 
 def normal_tail(z: float) -> float:
-    """P(|Z| > |z|) of the standard normal distribution: a two-sided p value."""
+    """Compute P(|Z| > |z|) of the standard normal distribution: a two-sided p value."""
     return math.erfc(abs(z) / math.sqrt(2))

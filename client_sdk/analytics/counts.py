@@ -63,7 +63,7 @@ class Counts(OneRound[NDArray[np.int64], CountResult]):
         return (Field("counts", tuple(len(labels) for labels in self.categories.values()), self.max_rows),)
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """The site's table.
+        """Return the site's table.
 
         Args:
             data: one sequence of labels per variable, all of the same length.
@@ -79,11 +79,11 @@ class Counts(OneRound[NDArray[np.int64], CountResult]):
         return table
 
     def summands(self, data: NDArray[np.int64]) -> Mapping[str, Any]:
-        """The site's table."""
+        """Return the site's table."""
         return {"counts": data}
 
     def result(self, sums: Sums) -> CountResult:
-        """All sites' table."""
+        """Return all sites' table."""
         counts = sums["counts"]
         shown = self.small_cells.applied(counts, " x ".join(self.categories))
         return CountResult(shown, int(counts.sum()), sums.n_sites)
@@ -136,7 +136,7 @@ class Histogram(OneRound[NDArray[np.int64], HistogramResult]):
         return (Field("counts", (len(self.edges) + 1,), self.max_rows),)
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """The site's histogram.
+        """Return the site's histogram.
 
         Args:
             data: one array of values.
@@ -151,11 +151,11 @@ class Histogram(OneRound[NDArray[np.int64], HistogramResult]):
         return np.bincount(slots, minlength=len(edges) + 1).astype(np.int64)
 
     def summands(self, data: NDArray[np.int64]) -> Mapping[str, Any]:
-        """The site's histogram."""
+        """Return the site's histogram."""
         return {"counts": data}
 
     def result(self, sums: Sums) -> HistogramResult:
-        """All sites' histogram."""
+        """Return all sites' histogram."""
         counts = sums["counts"]
         shown = self.small_cells.applied(counts[1:-1], "histogram")
         return HistogramResult(shown, np.asarray(self.edges), int(counts[0]), int(counts[-1]), sums.n_sites)

@@ -47,7 +47,7 @@ class Field:
 
 
 def digits_for(bound: int, magnitude: int) -> int:
-    """How many digits integers up to `bound` take.
+    """Return how many digits integers up to `bound` take.
 
     Args:
         bound: largest absolute value.
@@ -61,7 +61,7 @@ def digits_for(bound: int, magnitude: int) -> int:
 
 
 def encoded_size(fields: Sequence[Field], magnitude: int) -> int:
-    """How many plaintext integers the fields take together."""
+    """Return how many plaintext integers the fields take together."""
     return sum(field.size * digits_for(field.bound, magnitude) for field in fields)
 
 

@@ -50,7 +50,7 @@ class KMeansResult:
     converged: bool
 
     def labels(self, rows: Any) -> NDArray[np.intp]:
-        """Cluster of each row of one's own data.
+        """Return the cluster of each row of one's own data.
 
         Args:
             rows: Shape: (rows, columns)
@@ -111,7 +111,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
         )
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """Grid numbers of the site's rows.
+        """Return grid numbers of the site's rows.
 
         Args:
             data: one array. Shape: (rows, columns)
@@ -122,13 +122,13 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
         return rows
 
     def start(self) -> KMeansState:
-        """Known centers, or none yet."""
+        """Return the known centers, or none yet."""
         if self.initial is None:
             return KMeansState(0, None)
         return KMeansState(0, np.asarray([self.initial], dtype=np.float64) / self.grid.step)
 
     def contribution(self, state: KMeansState, data: NDArray[np.int64]) -> Mapping[str, Any]:
-        """Rows and their sums per cluster of each start; before the seeds, of all rows in the first one."""
+        """Return rows and their sums per cluster of each start; before the seeds, of all rows in the first one."""
         counts, totals, squares = (np.zeros(field.shape, dtype=np.int64) for field in self.fields)
         for start in range(counts.shape[0]):
             if state.centers is None:
@@ -141,7 +141,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
         return {"counts": counts, "sums": totals, "squares": np.array(exact, dtype=object).reshape(squares.shape)}
 
     def fold(self, state: KMeansState, sums: Sums) -> KMeansState | Finished[KMeansResult]:
-        """Centers moved to the means of their rows; an empty cluster stays where it is."""
+        """Move the centers to the means of their rows; an empty cluster stays where it is."""
         counts = sums["counts"].astype(np.float64)[:, :, None]
         totals = sums["sums"].astype(np.float64)
         squares = sum(int(square) for square in sums["squares"])
@@ -182,7 +182,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
 
 
 def _nearest(rows: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Number of the nearest center; the first of equals. Each row's answer depends on no other row."""
+    """Find the nearest center; the first of equals. Each row's answer depends on no other row."""
     distance = np.zeros((len(rows), len(centers)))
     for column in range(rows.shape[1]):
         distance += (rows[:, column, None] - centers[None, :, column]) ** 2

@@ -72,7 +72,7 @@ class LogisticResult:
     steps: int
 
     def probability(self, rows: Any) -> NDArray[np.float64]:
-        """Probability of the outcome for one's own rows.
+        """Return the probability of the outcome for one's own rows.
 
         Args:
             rows: Shape: (rows, features)
@@ -125,7 +125,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         )
 
     def prepared(self, *data: Any) -> LogisticData:
-        """The site's rows.
+        """Return the site's rows.
 
         Args:
             data: features, shape (rows, features), and outcomes 0 or 1, shape (rows,).
@@ -146,12 +146,12 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         return LogisticData(np.column_stack([np.ones(len(rows)), rows]), y.astype(np.float64))
 
     def start(self) -> LogisticState:
-        """All coefficients 0."""
+        """Return coefficients that are all 0."""
         zero = np.zeros(self.features + 1)
         return LogisticState(0, zero, zero, math.inf)
 
     def contribution(self, state: LogisticState, data: LogisticData) -> Mapping[str, Any]:
-        """The site's gradient, Hessian and loss at the current coefficients."""
+        """Return the site's gradient, Hessian and loss at the current coefficients."""
         x, y = data.rows, data.outcomes
         eta = x @ state.beta
         p = _sigmoid(eta)
@@ -166,7 +166,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         }
 
     def fold(self, state: LogisticState, sums: Sums) -> LogisticState | Finished[LogisticResult]:
-        """A Newton step, half of the last one if the loss rose, or the fit."""
+        """Take a Newton step, or half of the last one if the loss rose, or return the fit."""
         n = int(sums["n"])
         penalty = np.full(self.features + 1, self.l2)
         penalty[0] = 0.0
@@ -227,5 +227,5 @@ def _real(values: Any) -> NDArray[np.float64]:
 
 
 def _grid(beta: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Coefficients rounded to 2^-44, so that sites on unlike machines rarely differ in the last bit."""
+    """Round coefficients to 2^-44, so that sites on unlike machines rarely differ in the last bit."""
     return np.asarray(np.ldexp(np.rint(np.ldexp(beta, 44)), -44))

@@ -91,7 +91,7 @@ class Moments(OneRound[MomentSums, MomentResult]):
         )
 
     def prepared(self, *data: Any) -> MomentSums:
-        """The site's sums.
+        """Return the site's sums.
 
         Args:
             data: one array of values. Shape: (rows, columns)
@@ -109,11 +109,11 @@ class Moments(OneRound[MomentSums, MomentResult]):
         return MomentSums(n, s1, s2)
 
     def summands(self, data: MomentSums) -> Mapping[str, Any]:
-        """The site's sums."""
+        """Return the site's sums."""
         return {"n": data.n, "s1": data.s1, "s2": data.s2}
 
     def result(self, sums: Sums) -> MomentResult:
-        """The moments of all sites."""
+        """Return the moments of all sites."""
         d = len(self.grids)
         counts, s1, s2 = sums["n"], [int(v) for v in sums["s1"]], [int(v) for v in sums["s2"]]
         n = [int(v) for v in counts]
@@ -133,7 +133,7 @@ class Moments(OneRound[MomentSums, MomentResult]):
 
 
 def _quotient(n: int, a: int, b: int, product: int) -> float:
-    """(n * product - a * b) / (n * (n - 1)) in whole numbers, rounded once."""
+    """Compute (n * product - a * b) / (n * (n - 1)) in whole numbers, rounded once."""
     return (n * product - a * b) / (n * (n - 1)) if n > 1 else float("nan")
 
 

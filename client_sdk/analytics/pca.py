@@ -42,7 +42,7 @@ class PCAResult:
     steps: int
 
     def scores(self, rows: Any) -> NDArray[np.float64]:
-        """One's own rows along the components.
+        """Return one's own rows along the components.
 
         Args:
             rows: Shape: (rows, columns)
@@ -84,7 +84,7 @@ class PCA(OneRound[MomentSums, PCAResult]):
         return self._moments.fields
 
     def prepared(self, *data: Any) -> MomentSums:
-        """The site's sums.
+        """Return the site's sums.
 
         Args:
             data: one array. Shape: (rows, columns)
@@ -92,11 +92,11 @@ class PCA(OneRound[MomentSums, PCAResult]):
         return self._moments.prepared(*data)
 
     def summands(self, data: MomentSums) -> Mapping[str, Any]:
-        """The site's sums."""
+        """Return the site's sums."""
         return self._moments.summands(data)
 
     def result(self, sums: Sums) -> PCAResult:
-        """Eigenvectors of the covariance."""
+        """Return eigenvectors of the covariance."""
         moments = self._moments.result(sums)
         n = int(moments.n[0])
         if moments.covariance is None or n < 2:
@@ -174,7 +174,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         )
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """Grid numbers of the site's rows.
+        """Return grid numbers of the site's rows.
 
         Args:
             data: one array. Shape: (rows, columns)
@@ -185,12 +185,12 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         return rows
 
     def start(self) -> PowerState:
-        """A public random basis."""
+        """Return a public random basis."""
         draws = np.random.default_rng(self.seed).standard_normal((self.columns, self.kept))
         return PowerState(0, 0, None, 0.0, _orthonormal(draws), np.zeros(self.kept))
 
     def contribution(self, state: PowerState, data: NDArray[np.int64]) -> Mapping[str, Any]:
-        """The site's part of X'(X V); of the moments, in the first round."""
+        """Return the site's part of X'(X V); of the moments, in the first round."""
         zero = {field.name: np.zeros(field.shape, dtype=np.int64) for field in self.fields}
         if state.mean is None:
             squares = [exact_dot(column, column) for column in np.ascontiguousarray(data.T)]
@@ -208,7 +208,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         }
 
     def fold(self, state: PowerState, sums: Sums) -> PowerState | Finished[PCAResult]:
-        """The next basis, or the components."""
+        """Return the next basis, or the components."""
         n = int(sums["n"])
         if n < 2:
             raise refuse(f"PowerPCA: expected at least two rows, all sites together have {n}")
@@ -235,7 +235,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
 
 
 def _orthonormal(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """An orthonormal basis of the same span, rounded to a grid so that sites on unlike machines rarely differ."""
+    """Return an orthonormal basis of the same span, on a grid so that sites on unlike machines rarely differ."""
     basis, _ = np.linalg.qr(vectors)
     signs = np.where(basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])] < 0, -1.0, 1.0)
     return np.asarray(np.ldexp(np.rint(np.ldexp(basis * signs, 40)), -40))

@@ -81,7 +81,7 @@ class Quantiles(Analysis[NDArray[np.int64], "tuple[int, int, Intervals]", Quanti
         return (Field("counts", (len(self.probabilities), self.bins), self.max_rows), Field("n", (), self.max_rows))
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """Grid numbers of the site's values, ascending.
+        """Return grid numbers of the site's values, ascending.
 
         Args:
             data: one array of values.
@@ -92,18 +92,18 @@ class Quantiles(Analysis[NDArray[np.int64], "tuple[int, int, Intervals]", Quanti
         return np.sort(self.grid.integers(flat))
 
     def start(self) -> tuple[int, int, Intervals]:
-        """Every quantile may be anywhere."""
+        """Return a state in which every quantile may be anywhere."""
         return 0, 0, tuple((self.grid.first, self.grid.last + 1, 0) for _ in self.probabilities)
 
     def contribution(self, state: tuple[int, int, Intervals], data: NDArray[np.int64]) -> Mapping[str, Any]:
-        """The site's counts in each quantile's bins."""
+        """Return the site's counts in each quantile's bins."""
         counts = [np.diff(np.searchsorted(data, self._edges(low, high), side="left")) for low, high, _ in state[2]]
         return {"counts": np.array(counts, dtype=np.int64), "n": np.array(data.size)}
 
     def fold(
         self, state: tuple[int, int, Intervals], sums: Sums
     ) -> tuple[int, int, Intervals] | Finished[QuantileResult]:
-        """Narrower intervals, or the quantiles."""
+        """Return narrower intervals, or the quantiles."""
         step, _, intervals = state
         n = int(sums["n"])
         if n == 0:

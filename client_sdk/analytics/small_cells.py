@@ -40,11 +40,11 @@ class SmallCells:
             raise refuse(f"SmallCells: expected below >= 1 and action 'warn' or 'suppress', got {self}")
 
     def of(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which counts are small."""
+        """Find the small counts."""
         return (counts > 0) & (counts < self.below)
 
     def applied(self, counts: NDArray[np.int64], what: str) -> NDArray[Any]:
-        """The counts as they may be shown.
+        """Return the counts as they may be shown.
 
         If exactly one cell would be hidden, the smallest other one that is not zero is hidden too: the hidden count
         is otherwise the total minus the shown ones.

@@ -41,7 +41,7 @@ class Curve:
     variance: NDArray[np.float64]
 
     def at(self, time: float) -> float:
-        """The curve at a time."""
+        """Return the curve at a time."""
         index = int(np.searchsorted(self.times, time, side="right"))
         return 1.0 if index == 0 else float(self.survival[index - 1])
 
@@ -52,7 +52,7 @@ class Curve:
         return float(self.times[reached[0]]) if reached.size else math.inf
 
     def interval(self, z: float = 1.959963984540054) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pointwise confidence interval on the log-minus-log scale; the curve itself where that is undefined.
+        """Return the pointwise confidence interval on the log-minus-log scale; the curve itself where undefined.
 
         Args:
             z: quantile of the normal distribution.
@@ -66,7 +66,7 @@ class Curve:
         return np.where(inside, low, self.survival), np.where(inside, high, self.survival)
 
     def coarsened(self, below: int) -> Curve:
-        """The same curve shown at fewer times, so that at least `below` patients leave in each step.
+        """Return the same curve shown at fewer times, so that at least `below` patients leave in each step.
 
         What is left over at the end joins the last step. The values at the times that stay are unchanged.
         """
@@ -169,7 +169,7 @@ class KaplanMeier(OneRound["dict[str, NDArray[np.int64]]", SurvivalResult]):
         return Field("events", shape, self.max_rows), Field("censored", shape, self.max_rows)
 
     def prepared(self, *data: Any) -> dict[str, NDArray[np.int64]]:
-        """The site's counts.
+        """Return the site's counts.
 
         Args:
             data: times, whether each ended with the event, and with several groups the group of each patient.
@@ -192,11 +192,11 @@ class KaplanMeier(OneRound["dict[str, NDArray[np.int64]]", SurvivalResult]):
         return counts
 
     def summands(self, data: dict[str, NDArray[np.int64]]) -> Mapping[str, Any]:
-        """The site's counts."""
+        """Return the site's counts."""
         return data
 
     def result(self, sums: Sums) -> SurvivalResult:
-        """Curves and test."""
+        """Return curves and test."""
         events, censored = sums["events"], sums["censored"]
         at_risk = np.cumsum((events + censored)[:, ::-1], axis=1)[:, ::-1]
         times: NDArray[np.float64] = np.arange(events.shape[1], dtype=np.float64) * self.step

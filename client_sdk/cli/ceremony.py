@@ -186,7 +186,7 @@ class _Link:
         return (yield from exchange(self.retries, request))
 
     def put(self, path: str, body: bytes) -> bool:
-        """Whether it was new there."""
+        """Send it and tell whether it was new there."""
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         request = Request(
             "PUT", f"/v1/federations/{self.federation}/{path}", frozenset({200, 201}), body=body, headers=headers
@@ -247,7 +247,7 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
 
 
 def _newer(link: _Link, pinned: SignedRoster) -> Flow[list[SignedRoster]]:
-    """All rosters after the pinned one, each following the one before."""
+    """Return all rosters after the pinned one, each following the one before."""
     found = [pinned]
     while True:
         wanted = found[-1].roster.version + 1
@@ -282,7 +282,7 @@ def _commitments(link: _Link, roster: SignedRoster, epoch: int | None) -> Flow[A
 
 @contextmanager
 def _noting(log: SecurityLog, event: str, identity: Identity, federation: str) -> Iterator[None]:
-    """What the aggregator gave and this site refuses goes into the security log."""
+    """Note in the security log what the aggregator gave and this site refuses."""
     try:
         yield
     except (WireError, KeystoreError, InputError) as error:

@@ -126,7 +126,7 @@ def status(config: Path, as_json: bool) -> None:
 
 
 def _round_of(current: CurrentRound) -> dict[str, str | int | None] | None:
-    """The open round by the names that `he-agg federation show --json` and `he-agg watch --json` have for it."""
+    """Return the open round by the names that `he-agg federation show --json` and `he-agg watch --json` have for it."""
     if current.round_id is None:
         return None
     return {
@@ -188,7 +188,7 @@ def _describe(name: str, current: CurrentRound, pending: list[str]) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Listener]:
-    """Bars on stderr if that is a terminal, and a line per retry in any case."""
+    """Show bars on stderr if that is a terminal, and a line per retry in any case."""
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),

@@ -73,13 +73,13 @@ class Compression:
     phases = 1
 
     def describe(self) -> str:
-        """The settings as text: part of the model's hash, so that sites with others are found out."""
+        """Describe the settings as text: part of the model's hash, so that sites with others are found out."""
         return type(self).__name__
 
     def layout(
         self, tensors: Mapping[str, NDArray[Any]], clip: Mapping[str, float]
     ) -> tuple[Tensors, dict[str, float]]:
-        """What travels, by name, with bounds.
+        """Return what travels, by name, with bounds.
 
         Args:
             tensors: the model's shared tensors.
@@ -93,7 +93,7 @@ class Compression:
         seed: int,  # noqa: ARG002
         clip: Mapping[str, float],  # noqa: ARG002
     ) -> tuple[Tensors, Tensors]:
-        """Common and local state before the first step.
+        """Return common and local state before the first step.
 
         Args:
             tensors: the model's shared tensors.
@@ -103,7 +103,7 @@ class Compression:
         return {}, {}
 
     def target(self, update: Tensors, local: Tensors) -> Tensors:  # noqa: ARG002
-        """What is to be sent in this step: the update, and what was left over before."""
+        """Return what is to be sent in this step: the update, and what was left over before."""
         return update
 
     def encode(
@@ -115,7 +115,7 @@ class Compression:
         local: Tensors,  # noqa: ARG002
         grid: Grid,  # noqa: ARG002
     ) -> Tensors:
-        """What travels in one round of a step. Repeatable: the same arguments give the same bits.
+        """Return what travels in one round of a step. Repeatable: the same arguments give the same bits.
 
         Args:
             target: what `target` gave at the start of the step.
@@ -135,11 +135,11 @@ class Compression:
         common: Tensors,  # noqa: ARG002
         local: Tensors,
     ) -> Tensors:
-        """Local state after a step whose last payload has been counted."""
+        """Return local state after a step whose last payload has been counted."""
         return local
 
     def decode(self, mean: Tensors, phase: int, step: int, common: Tensors) -> tuple[Tensors | None, Tensors]:  # noqa: ARG002
-        """The mean of what travelled as the mean update; the same bits at every site.
+        """Return the mean of what travelled as the mean update; the same bits at every site.
 
         Returns:
             The mean update, or None before the last phase; and the new common state.
@@ -148,13 +148,13 @@ class Compression:
 
 
 def generator(*key: int | str) -> np.random.Philox:
-    """A bit stream out of public text and numbers, the same in every version of NumPy (`random_raw`)."""
+    """Return a bit stream out of public text and numbers, the same in every version of NumPy (`random_raw`)."""
     digest = hashlib.sha256("|".join(str(part) for part in key).encode()).digest()
     return np.random.Philox(key=int.from_bytes(digest[:16], "big"))
 
 
 def uniform(bits: np.random.Philox, count: int) -> NDArray[np.float64]:
-    """Uniform in [0, 1)."""
+    """Return numbers uniform in [0, 1)."""
     numbers: NDArray[np.float64] = (bits.random_raw(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return numbers
 

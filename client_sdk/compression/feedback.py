@@ -32,7 +32,7 @@ class Lossy(Compression):
     error_feedback: bool = True
 
     def describe(self) -> str:
-        """All settings."""
+        """Describe all settings."""
         return repr(self)
 
     def start(
@@ -41,18 +41,18 @@ class Lossy(Compression):
         seed: int,
         clip: Mapping[str, float],  # noqa: ARG002
     ) -> tuple[Tensors, Tensors]:
-        """Residual zero."""
+        """Start with a residual of zero."""
         local: Tensors = {f"residual|{n}": np.zeros(a.shape) for n, a in tensors.items()} if self.error_feedback else {}
         return {}, local | {_SEED: np.array(seed, dtype=np.uint64)}
 
     def target(self, update: Tensors, local: Tensors) -> Tensors:
-        """The update and the residual."""
+        """Return the update and the residual."""
         if not self.error_feedback:
             return {name: array.astype(np.float64) for name, array in update.items()}
         return {name: array.astype(np.float64) + local[f"residual|{name}"] for name, array in update.items()}
 
     def residual(self, target: Tensors, payload: Tensors, step: int, common: Tensors, local: Tensors) -> Tensors:
-        """What of the target was not in the payload."""
+        """Return what part of the target was not in the payload."""
         if not self.error_feedback:
             return local
         sent = self.own(payload, step, common, target)
@@ -60,7 +60,7 @@ class Lossy(Compression):
 
     @abstractmethod
     def own(self, payload: Tensors, step: int, common: Tensors, shapes: Tensors) -> Tensors:
-        """What one site's payload contributes to the mean update.
+        """Return what one site's payload contributes to the mean update.
 
         Args:
             payload: of the last phase.
@@ -70,7 +70,7 @@ class Lossy(Compression):
         """
 
     def snapped(self, name: str, values: NDArray[Any], step: int, phase: int, local: Tensors, grid: Grid) -> Any:
-        """Values that travel exactly. The draws follow from the site's own seed, so a repeated step gives the same."""
+        """Return values that travel exactly. Draws follow from the site's own seed, so a repeated step is the same."""
         draws = None
         if self.stochastic:
             draws = uniform(generator(int(local[_SEED]), step, phase, name), values.size)

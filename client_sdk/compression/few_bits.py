@@ -34,28 +34,28 @@ class FewBits(Lossy):
     def layout(
         self, tensors: Mapping[str, NDArray[Any]], clip: Mapping[str, float]
     ) -> tuple[Tensors, dict[str, float]]:
-        """The model's tensors, as float64 so that every grid point is exact."""
+        """Return the model's tensors, as float64 so that every grid point is exact."""
         example = {name: np.zeros(array.shape) for name, array in tensors.items()}
         return example, dict(clip)
 
     def start(
         self, tensors: Mapping[str, NDArray[Any]], seed: int, clip: Mapping[str, float]
     ) -> tuple[Tensors, Tensors]:
-        """Scales one: the clip bounds themselves."""
+        """Start with scales of one: the clip bounds themselves."""
         _, local = super().start(tensors, seed, clip)
         scales = {f"scale|{name}": np.array(1.0) for name in tensors}
         return scales | {f"clip|{name}": np.array(clip[name]) for name in tensors}, local
 
     def encode(self, target: Tensors, phase: int, step: int, common: Tensors, local: Tensors, grid: Grid) -> Tensors:
-        """Scaled and rounded."""
+        """Scale and round."""
         return {n: self.snapped(n, a / common[f"scale|{n}"], step, phase, local, grid) for n, a in target.items()}
 
     def own(self, payload: Tensors, step: int, common: Tensors, shapes: Tensors) -> Tensors:  # noqa: ARG002
-        """Scaled back by the scales of the step, which `decode` keeps."""
+        """Scale back by the scales of the step, which `decode` keeps."""
         return {name: payload[name] * common[f"used|{name}"] for name in shapes}
 
     def decode(self, mean: Tensors, phase: int, step: int, common: Tensors) -> tuple[Tensors | None, Tensors]:  # noqa: ARG002
-        """Scaled back; the next scales."""
+        """Scale back, and return the next scales."""
         move, new = {}, {n: a for n, a in common.items() if n.startswith("clip|")}
         for name, array in mean.items():
             scale, clip = float(common[f"scale|{name}"]), float(common[f"clip|{name}"])
@@ -67,6 +67,6 @@ class FewBits(Lossy):
 
 
 def _next_scale(wanted: float, last: float) -> float:
-    """The power of two at or above; at most 1, and at most a factor of 4 from the last."""
+    """Return the power of two at or above; at most 1, and at most a factor of 4 from the last."""
     power = math.ldexp(1.0, math.frexp(wanted)[1]) if wanted > 0 else 0.0
     return min(max(power, last / 4, 2.0**-40), last * 4, 1.0)

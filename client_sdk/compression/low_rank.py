@@ -50,7 +50,7 @@ class LowRank(Lossy):
     def layout(
         self, tensors: Mapping[str, NDArray[Any]], clip: Mapping[str, float]
     ) -> tuple[Tensors, dict[str, float]]:
-        """One factor per matrix, long enough for either side; the rest as it is."""
+        """Return one factor per matrix, long enough for either side; the rest as it is."""
         example: Tensors = {}
         bound: dict[str, float] = {}
         for name, array in tensors.items():
@@ -65,7 +65,7 @@ class LowRank(Lossy):
     def start(
         self, tensors: Mapping[str, NDArray[Any]], seed: int, clip: Mapping[str, float]
     ) -> tuple[Tensors, Tensors]:
-        """A random Q for each matrix, and its shape."""
+        """Draw a random Q for each matrix, and keep its shape."""
         _, local = super().start(tensors, seed, clip)
         common: Tensors = {}
         for name, array in tensors.items():
@@ -75,7 +75,7 @@ class LowRank(Lossy):
         return common, local
 
     def encode(self, target: Tensors, phase: int, step: int, common: Tensors, local: Tensors, grid: Grid) -> Tensors:
-        """P in the first round, Q and the rest in the second."""
+        """Return P in the first round, Q and the rest in the second."""
         found = {}
         for name, array in target.items():
             if f"q|{name}" not in common:
@@ -91,7 +91,7 @@ class LowRank(Lossy):
         return found
 
     def own(self, payload: Tensors, step: int, common: Tensors, shapes: Tensors) -> Tensors:  # noqa: ARG002
-        """P times the Q of a payload."""
+        """Return P times the Q of a payload."""
         found = {}
         for name in shapes:
             if f"shape|{name}" not in common:
@@ -103,7 +103,7 @@ class LowRank(Lossy):
         return found
 
     def decode(self, mean: Tensors, phase: int, step: int, common: Tensors) -> tuple[Tensors | None, Tensors]:
-        """P after the first round; the mean update and the next Q after the second."""
+        """Return P after the first round; the mean update and the next Q after the second."""
         new = dict(common)
         names = [name.removeprefix(_FACTOR) for name in mean]
         factored = [name for name in names if f"shape|{name}" in common]
@@ -132,7 +132,7 @@ def _sides(array: NDArray[Any]) -> tuple[int, int]:
 
 
 def _product(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`p @ q.T`, column by column: the same bits whatever BLAS a machine has."""
+    """Compute `p @ q.T` column by column: the same bits whatever BLAS a machine has."""
     total = np.zeros((len(p), len(q)))
     for k in range(p.shape[1]):
         total += np.multiply.outer(p[:, k], q[:, k])
@@ -144,7 +144,7 @@ def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def _orthonormal(columns: NDArray[Any], spare: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Gram-Schmidt with correctly rounded dot products: the same bits on every machine.
+    """Run Gram-Schmidt with correctly rounded dot products: the same bits on every machine.
 
     A column that depends on those before it becomes zero, or comes from `spare`.
     """

@@ -41,13 +41,13 @@ class RandomMask(Lossy):
     def layout(
         self, tensors: Mapping[str, NDArray[Any]], clip: Mapping[str, float]
     ) -> tuple[Tensors, dict[str, float]]:
-        """As many values of each tensor as travel in a step."""
+        """Return as many values of each tensor as travel in a step."""
         return {name: np.zeros(self._count(array.size)) for name, array in tensors.items()}, dict(clip)
 
     def start(
         self, tensors: Mapping[str, NDArray[Any]], seed: int, clip: Mapping[str, float]
     ) -> tuple[Tensors, Tensors]:
-        """The shapes of the tensors, which the mean has to have again."""
+        """Return the shapes of the tensors, which the mean has to have again."""
         _, local = super().start(tensors, seed, clip)
         return {f"shape|{name}": np.array(array.shape, dtype=np.int64) for name, array in tensors.items()}, local
 
@@ -60,7 +60,7 @@ class RandomMask(Lossy):
         local: Tensors,
         grid: Grid,
     ) -> Tensors:
-        """The entries whose turn it is."""
+        """Return the entries whose turn it is."""
         found = {}
         for name, array in target.items():
             entries = array.reshape(-1)[self.indices(name, array.size, step)]
@@ -68,7 +68,7 @@ class RandomMask(Lossy):
         return found
 
     def own(self, payload: Tensors, step: int, common: Tensors, shapes: Tensors) -> Tensors:
-        """The entries at their places, zero elsewhere."""
+        """Return the entries at their places, zero elsewhere."""
         found = {}
         for name, values in payload.items():
             if name not in shapes:
@@ -80,14 +80,14 @@ class RandomMask(Lossy):
         return found
 
     def decode(self, mean: Tensors, phase: int, step: int, common: Tensors) -> tuple[Tensors | None, Tensors]:  # noqa: ARG002
-        """The same, scaled up if nothing is kept back."""
+        """Return the payload at its places, scaled up if nothing is kept back."""
         move = self.own(mean, step, common, mean)
         if not self.error_feedback:
             move = {name: array * (array.size / max(1, mean[name].size)) for name, array in move.items()}
         return move, common
 
     def indices(self, name: str, size: int, step: int) -> NDArray[np.int64]:
-        """Which entries of a flattened tensor travel in a step. Public, and the same on every machine."""
+        """Choose the entries of a flattened tensor that travel in a step. Public, and the same on every machine."""
         count = self._count(size)
         if count == size:
             return np.arange(size)
@@ -105,7 +105,7 @@ class RandomMask(Lossy):
 
 @lru_cache(maxsize=256)
 def _order(seed: str, name: str, cycle: int, size: int) -> NDArray[Any]:
-    """A random order of the entries; each step looks at it three times, and a cycle has many steps."""
+    """Return a random order of the entries; each step looks at it three times, and a cycle has many steps."""
     keys = generator("mask", seed, name, cycle).random_raw(size)
     # They are kept: half the memory where 32 bits do.
     order: NDArray[Any] = np.argsort(keys, kind="stable").astype(np.int32 if size < 2**31 else np.int64)

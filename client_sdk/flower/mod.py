@@ -93,7 +93,7 @@ class EncryptedUpdates:
         return Message(RecordDict(content), reply_to=message)
 
     def _up_to_date(self, content: Any, context: Any, last: int) -> dict[str, Any]:
-        """The global model after all sums so far; kept in the node's state."""
+        """Return the global model after all sums so far; it is kept in the node's state."""
         state = context.state
         if _MODEL in state.array_records:
             model, done = _arrays(state.array_records[_MODEL]), int(state.config_records[RECORD]["round"])

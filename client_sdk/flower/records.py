@@ -19,17 +19,17 @@ SUMS = "he-agg-sum-"
 
 
 def update_record(number: int, parts: list[bytes]) -> Any:
-    """A client's encrypted update for a round."""
+    """Return a client's encrypted update for a round."""
     return ConfigRecord({"round": number, "parts": parts})
 
 
 def sum_record(n_sites: int, parts: list[bytes]) -> Any:
-    """The encrypted sum of a round."""
+    """Return the encrypted sum of a round."""
     return ConfigRecord({"n_sites": n_sites, "parts": parts})
 
 
 def read_record(content: Any, name: str, who: str) -> Any:
-    """A record of a message.
+    """Read a record of a message.
 
     Raises:
         ProtocolError: it is not there.

@@ -70,7 +70,7 @@ class EncryptedFedAvg(Strategy):  # type: ignore[misc,unused-ignore]
         self._seen: dict[int, int] = {}
 
     def summary(self) -> None:
-        """What is configured."""
+        """Log what is configured."""
         _log.info("\t├──> he-agg plan %s, codec %s", self._plan.plan_id[:12], self._plan.codec)
         _log.info("\t└──> %d to %d sites, no key here", self._plan.min_sites, self._plan.max_sites)
 
@@ -79,7 +79,7 @@ class EncryptedFedAvg(Strategy):  # type: ignore[misc,unused-ignore]
         return self._messages(server_round, arrays, config, grid, MessageType.TRAIN)
 
     def configure_evaluate(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Iterable[Any]:
-        """The same: after the last round it brings the last sum to the nodes."""
+        """Bring the last sum to the nodes, after the last round."""
         return self._messages(server_round, arrays, config, grid, MessageType.EVALUATE)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Any]) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ __all__ = ["epsilon_of", "gaussian_epsilon", "gaussian_noise_for"]
 
 
 def epsilon_of(rdp: NDArray[np.float64], delta: float, orders: Sequence[int] = ORDERS) -> float:
-    """The epsilon that Renyi divergences amount to: a bound that holds for the integer noise.
+    """Bound the epsilon that Renyi divergences amount to; it holds for the integer noise.
 
     Args:
         rdp: added up over rounds. Shape: (len(orders),)
@@ -35,7 +35,7 @@ def epsilon_of(rdp: NDArray[np.float64], delta: float, orders: Sequence[int] = O
 
 
 def gaussian_epsilon(noise_multiplier: float, rounds: int, delta: float = 1e-5) -> float:
-    """The epsilon of so many rounds of Gaussian noise without sampling: the tight figure.
+    """Compute the tight epsilon of so many rounds of Gaussian noise without sampling.
 
     Rounds compose to one of noise z / sqrt(rounds), whose privacy profile is known in closed form. Integer noise of
     many grid steps costs the same up to a little that `Mechanism.rdp` accounts for; budgets are kept by `epsilon_of`,
@@ -65,18 +65,18 @@ def gaussian_epsilon(noise_multiplier: float, rounds: int, delta: float = 1e-5) 
 
 
 def _gaussian_delta(z: float, epsilon: float) -> float:
-    """Phi(1/(2z) - epsilon z) - exp(epsilon) Phi(-1/(2z) - epsilon z)."""
+    """Compute Phi(1/(2z) - epsilon z) - exp(epsilon) Phi(-1/(2z) - epsilon z)."""
     first = math.erfc((epsilon * z - 0.5 / z) / math.sqrt(2)) / 2
     return first - math.exp(min(epsilon + _log_tail(epsilon * z + 0.5 / z), 0.0))
 
 
 def _log_tail(x: float) -> float:
-    """Log P(Z > x)."""
+    """Compute log P(Z > x)."""
     return math.log(math.erfc(x / math.sqrt(2)) / 2) if x < 30 else -x * x / 2 - math.log(x * math.sqrt(2 * math.pi))
 
 
 def gaussian_noise_for(epsilon: float, rounds: int, delta: float = 1e-5) -> float:
-    """The noise multiplier with which so many rounds cost at most `epsilon`, to 3 digits, rounded up.
+    """Find the noise multiplier with which so many rounds cost at most `epsilon`, to 3 digits, rounded up.
 
     Args:
         epsilon: what may be spent.

@@ -15,7 +15,7 @@ __all__ = ["clip_update", "l2_norm"]
 
 
 def l2_norm(update: Mapping[str, Any]) -> float:
-    """L2 norm of all tensors laid end to end, in float64.
+    """Compute the L2 norm of all tensors laid end to end, in float64.
 
     Args:
         update: named arrays.

@@ -94,7 +94,7 @@ class Ledger:
         return epsilon_of(_total(self.charges), self.delta)
 
     def covers(self, rdp: NDArray[np.float64], rounds: int = 1) -> bool:
-        """Whether so many more rounds fit in the budget.
+        """Tell whether so many more rounds fit in the budget.
 
         Args:
             rdp: what a round costs, `Mechanism.rdp()`.
@@ -190,7 +190,7 @@ class Ledger:
         return known
 
     def _read(self, descriptor: int) -> list[Charge] | None:
-        """All charges; None for a file without even a first line. Remembers where the next line goes."""
+        """Read all charges; None for a file without even a first line. Remembers where the next line goes."""
         data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         complete = data.rfind(b"\n") + 1
         self._end = complete

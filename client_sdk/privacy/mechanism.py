@@ -44,7 +44,7 @@ _MIN_GAUSSIAN_STD = 4.0
 def noisy_clip(
     clip_norm: float, noise_multiplier: float, honest_sites: int, *, values: int = 0, value_bits: int = 24
 ) -> float:
-    """The `clip` to found a federation with: room for an update of norm `clip_norm` and its noise.
+    """Return the `clip` to found a federation with: room for an update of norm `clip_norm` and its noise.
 
     Args:
         clip_norm: C.
@@ -85,7 +85,7 @@ class Mechanism:
     def for_plan(
         cls, plan: Plan, *, clip_norm: float, noise_multiplier: float, colluders: int = 0, law: Law = "skellam"
     ) -> Mechanism:
-        """The noise for a federation's plan.
+        """Return the noise for a federation's plan.
 
         Args:
             plan: with weight cap 1, and clip bounds that leave room for the noise.
@@ -140,11 +140,11 @@ class Mechanism:
         return self.noise_multiplier * self.sensitivity / math.sqrt(self.honest_sites)
 
     def mean_std(self, n_sites: int) -> float:
-        """Standard deviation of the noise in the mean of `n_sites` sites, per value. Units: those of the update."""
+        """Return the standard deviation of the noise in the mean of `n_sites` sites, per value, in its units."""
         return self.site_std / math.sqrt(n_sites)
 
     def noise(self, tensor: int, source: Source) -> NDArray[np.int64]:
-        """A site's noise for one tensor. Units: grid steps.
+        """Draw a site's noise for one tensor. Units: grid steps.
 
         Args:
             tensor: number in the plan's order.
@@ -154,7 +154,7 @@ class Mechanism:
         return draw(self.site_std / self.steps[tensor], self.sizes[tensor], source)
 
     def rdp(self, orders: Sequence[int] = ORDERS) -> NDArray[np.float64]:
-        """What one round costs, as Renyi divergence at each order; rounds add up.
+        """Compute what one round costs, as Renyi divergence at each order; rounds add up.
 
         Args:
             orders: whole numbers from 2.

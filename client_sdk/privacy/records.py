@@ -39,7 +39,7 @@ class PrivateTraining:
     sample_rate: float
 
     def rdp(self, steps: int) -> Any:
-        """What so many optimizer steps cost each record, as Renyi divergence.
+        """Compute what so many optimizer steps cost each record, as Renyi divergence.
 
         Args:
             steps: batches.
@@ -50,7 +50,7 @@ class PrivateTraining:
         return np.asarray(rdp, dtype=np.float64)
 
     def epsilon(self, steps: int, delta: float) -> float:
-        """The epsilon of so many optimizer steps.
+        """Compute the epsilon of so many optimizer steps.
 
         Args:
             steps: batches.

@@ -41,7 +41,7 @@ _CHUNK = 2**16
 
 
 def discrete_gaussian(std: float, size: int, source: Source = os.urandom) -> NDArray[np.int64]:
-    """Independent discrete Gaussian numbers: P(x) proportional to exp(-x^2 / (2 std^2)).
+    """Draw independent discrete Gaussian numbers: P(x) proportional to exp(-x^2 / (2 std^2)).
 
     Args:
         std: its parameter, which for std >= 1 is the standard deviation up to 1e-7. Units: grid steps.
@@ -70,7 +70,7 @@ def discrete_gaussian(std: float, size: int, source: Source = os.urandom) -> NDA
 
 
 def skellam(std: float, size: int, source: Source = os.urandom) -> NDArray[np.int64]:
-    """Independent Skellam numbers: differences of two Poisson numbers of mean std^2 / 2. Their sums are Skellam again.
+    """Draw independent Skellam numbers: differences of two Poisson numbers; their sums are Skellam again.
 
     Args:
         std: standard deviation. Units: grid steps. Its square is rounded up to a multiple of 2^-19.
@@ -100,7 +100,7 @@ def _refuse(std: float, most: float) -> InputError:
 
 
 def _discrete_laplace(t: int, size: int, source: Source) -> NDArray[np.int64]:
-    """At most `size` numbers with P(y) proportional to exp(-|y| / t), t whole; what is rejected is left out."""
+    """Draw at most `size` numbers with P(y) proportional to exp(-|y| / t), t whole; rejected ones are left out."""
     u = _below(t, size, source)
     u = u[_accept(u / t, source, lambda i: Fraction(int(u[i]), t))]
     v = np.zeros(u.size, dtype=np.int64)
@@ -115,7 +115,7 @@ def _discrete_laplace(t: int, size: int, source: Source) -> NDArray[np.int64]:
 
 
 def _below(t: int, size: int, source: Source) -> NDArray[np.int64]:
-    """Uniform numbers from 0 to t - 1, without bias."""
+    """Draw uniform numbers from 0 to t - 1, without bias."""
     mask = (1 << (t - 1).bit_length()) - 1
     out = np.empty(0, dtype=np.int64)
     while out.size < size:
@@ -150,7 +150,7 @@ def _accept(exponent: NDArray[np.float64], source: Source, exact: Callable[[int]
 
 
 def _decide(known: int, exponent: Fraction, source: Source) -> bool:
-    """Whether a uniform number that begins with these 53 bits is below exp(-exponent)."""
+    """Tell whether a uniform number that begins with these 53 bits is below exp(-exponent)."""
     bits = known << 128 | int.from_bytes(source(16), "little")
     u = _EXACT.divide(Decimal(bits), Decimal(2**181))
     p = _EXACT.exp(-_EXACT.divide(Decimal(exponent.numerator), Decimal(exponent.denominator)))
@@ -166,7 +166,7 @@ _NEGLIGIBLE = 1 << (_WEIGHT_BITS - 140)
 
 @lru_cache(maxsize=8)
 def _poisson_table(scaled_mean: int) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
-    """Cumulative probabilities of a Poisson law as 128-bit numbers, high and low halves, and the number they begin at.
+    """Return cumulative probabilities of a Poisson law as 128-bit numbers in halves, and where they begin.
 
     Weights relative to the mode follow from neighbour to neighbour in whole numbers of 192 bits, down to 2^-140 of the
     mode's. Each of the fewer than 2^20 weights is off by less than 2^20 * 2^-192, so their sum is off by 2^-152, the
@@ -201,7 +201,7 @@ def _poisson_table(scaled_mean: int) -> tuple[int, NDArray[np.uint64], NDArray[n
 def _inverted(
     first: int, high: NDArray[np.uint64], low: NDArray[np.uint64], size: int, source: Source
 ) -> NDArray[np.int64]:
-    """The first number whose cumulative probability exceeds 128 random bits."""
+    """Find the first number whose cumulative probability exceeds 128 random bits."""
     out = np.empty(size, dtype=np.int64)
     for start in range(0, size, _CHUNK):
         n = min(_CHUNK, size - start)

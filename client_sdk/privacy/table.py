@@ -16,7 +16,7 @@ COLLUDERS = 1
 
 
 def costs() -> Iterator[str]:
-    """Epsilon by noise multiplier and rounds."""
+    """Compute epsilon by noise multiplier and rounds."""
     yield "| z | " + " | ".join(f"{rounds} round{'s' * (rounds > 1)}" for rounds in ROUNDS) + " |"
     yield "|---|" + "---|" * len(ROUNDS)
     for z in (1.0, 2.0, 4.0, 8.0, 16.0):
@@ -24,7 +24,7 @@ def costs() -> Iterator[str]:
 
 
 def afford() -> Iterator[str]:
-    """What ten hospitals pay: noise for an epsilon, and what is left of an update of a thousand values."""
+    """Compute what ten hospitals pay: noise for an epsilon, and what is left of an update of 1,000 values."""
     honest = HOSPITALS - COLLUDERS
     yield "| epsilon | rounds | noise multiplier z | noise in the mean, norm over C, 1,000 values | 100,000 values |"
     yield "|---|---|---|---|---|"

@@ -96,7 +96,7 @@ class PrivateUpdates:
         return mean
 
     def prepare(self, round: Round, update: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """The clipped, noisy update for `round.aggregate(..., weight=1)`; paid for when this returns.
+        """Return the clipped, noisy update for `round.aggregate(..., weight=1)`, already paid for.
 
         Args:
             round: an open round of the site.
@@ -128,7 +128,7 @@ class PrivateUpdates:
         return tensors
 
     def _noisy(self, plan: Plan, update: Mapping[str, Any]) -> NDArray[np.int32]:
-        """Clipped, on the grid, with noise. Shape: (layout.size,)"""
+        """Clip, put on the grid and add noise. Shape: (layout.size,)."""
         clipped, _ = clip_update(update, self.mechanism.clip_norm)
         magnitude = plan.public.magnitude
         parts = []
@@ -141,7 +141,7 @@ class PrivateUpdates:
 
     @staticmethod
     def _tensors(plan: Plan, numbers: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-        """Floats that the plan's fixed point makes into these very integers."""
+        """Return floats that the plan's fixed point makes into these very integers."""
         tensors: dict[str, NDArray[Any]] = {}
         start = 0
         for spec in plan.layout.tensors:

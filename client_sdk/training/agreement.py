@@ -28,7 +28,7 @@ BITS = 64
 
 
 def model_hash(tensors: Mapping[str, NDArray[Any]], *settings: str) -> str:
-    """SHA-256 over names, dtypes, shapes, values and settings.
+    """Compute the SHA-256 over names, dtypes, shapes, values and settings.
 
     Args:
         tensors: by name; their order does not matter.
@@ -48,13 +48,13 @@ def model_hash(tensors: Mapping[str, NDArray[Any]], *settings: str) -> str:
 
 
 def signs_of(digest: str) -> NDArray[np.float32]:
-    """The values that travel for a hash. Shape: (64,)."""
+    """Return the values that travel for a hash. Shape: (64,)."""
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(digest)[: BITS // 8], dtype=np.uint8))
     return (1 - 2 * bits.astype(np.float32)).astype(np.float32)
 
 
 def sums_of(plan: Plan, mean: Mean, name: str) -> NDArray[np.int64]:
-    """The exact integer sums of one tensor of the layout."""
+    """Return the exact integer sums of one tensor of the layout."""
     start = 0
     for spec in plan.layout.tensors:
         if spec.name == name:

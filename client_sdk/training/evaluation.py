@@ -37,7 +37,7 @@ class Evaluation(ABC):
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each array of counts."""
+        """Return name and shape of each array of counts."""
 
     @abstractmethod
     def count(self, result: Any) -> Counts:
@@ -49,7 +49,7 @@ class Evaluation(ABC):
 
     @abstractmethod
     def metrics(self, sums: Counts) -> Metrics:
-        """Scores out of the sums over all sites."""
+        """Compute scores from the sums over all sites."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ class MeanLoss(Evaluation):
     """The mean loss: `evaluate` returns (mean loss of this site's patients, how many)."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Loss and patients."""
+        """Return the shapes of loss and patients."""
         return {"loss": (), "n": ()}
 
     def count(self, result: Any) -> Counts:
-        """Loss times patients, in units."""
+        """Return loss times patients, in units."""
         loss, n = result
         return {"loss": _loss_units(float(loss) * n), "n": np.array(int(n), dtype=np.int64)}
 
     def metrics(self, sums: Counts) -> Metrics:
-        """`loss` and `n`."""
+        """Return `loss` and `n`."""
         return _loss(sums)
 
 
@@ -88,11 +88,11 @@ class BinaryScores(Evaluation):
             raise PlanError(Reason.BAD_ARGUMENT, f"bins: expected an even number of at least 2, got {self.bins}")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """A histogram for each outcome, and the loss."""
+        """Return the shapes of a histogram for each outcome, and of the loss."""
         return {"negative": (self.bins,), "positive": (self.bins,), "loss": ()}
 
     def count(self, result: Any) -> Counts:
-        """Histograms of the scores, and the log loss."""
+        """Count the scores in histograms, and the log loss."""
         truth, score = (np.asarray(values, dtype=np.float64).reshape(-1) for values in result)
         if truth.shape != score.shape or not np.isin(truth, (0, 1)).all():
             raise InputError(
@@ -115,7 +115,7 @@ class BinaryScores(Evaluation):
         }
 
     def metrics(self, sums: Counts) -> Metrics:
-        """`loss`, `n`, `auc`, `auc_error`, `accuracy`, `sensitivity`, `specificity` and the confusion counts."""
+        """Return `loss`, `n`, `auc`, `auc_error`, `accuracy`, `sensitivity`, `specificity` and the confusion counts."""
         negative, positive = ([int(c) for c in sums[name]] for name in ("negative", "positive"))
         lost, half = {"loss": sums["loss"], "n": np.array(sum(negative) + sum(positive))}, self.bins // 2
         tn, fp, fn, tp = sum(negative[:half]), sum(negative[half:]), sum(positive[:half]), sum(positive[half:])
@@ -146,11 +146,11 @@ class ClassCounts(Evaluation):
     classes: int
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """A confusion matrix, and the loss."""
+        """Return the shapes of a confusion matrix, and of the loss."""
         return {"confusion": (self.classes, self.classes), "loss": ()}
 
     def count(self, result: Any) -> Counts:
-        """Who was taken for what; and the log loss if probabilities came."""
+        """Count who was taken for what, and the log loss if probabilities came."""
         truth, predicted = np.asarray(result[0]).reshape(-1), np.asarray(result[1])
         loss = 0.0
         if predicted.ndim == 2:
@@ -174,7 +174,7 @@ class ClassCounts(Evaluation):
         return {"confusion": confusion, "loss": _loss_units(loss)}
 
     def metrics(self, sums: Counts) -> Metrics:
-        """`loss`, `n`, `accuracy`, `recall` of each class and `confusion` (rows: truth)."""
+        """Return `loss`, `n`, `accuracy`, `recall` of each class and `confusion` (rows: truth)."""
         table = [[int(c) for c in row] for row in sums["confusion"]]
         total, right = sum(map(sum, table)), sum(table[i][i] for i in range(self.classes))
         return _loss({"loss": sums["loss"], "n": np.array(total)}) | {
@@ -185,7 +185,7 @@ class ClassCounts(Evaluation):
 
 
 def _digits(magnitude: int, weight_cap: int) -> tuple[int, int]:
-    """Base and number of digits that carry any count up to MAX_COUNT at any weight."""
+    """Return base and number of digits that carry any count up to MAX_COUNT at any weight."""
     base = magnitude // weight_cap + 1
     if base < 2:
         raise PlanError(
@@ -197,7 +197,7 @@ def _digits(magnitude: int, weight_cap: int) -> tuple[int, int]:
 
 
 def count_tensors(evaluation: Evaluation, value_bits: int, weight_cap: int) -> tuple[Counts, float]:
-    """What an evaluation adds to the layout: zeros of the right shapes (float64), and their clip bound."""
+    """Return what an evaluation adds to the layout: zeros of the right shapes (float64), and their clip bound."""
     magnitude = 2 ** (value_bits - 1) - 1
     _, digits = _digits(magnitude, weight_cap)
     zeros = {PREFIX + name: np.zeros((digits, *shape)) for name, shape in evaluation.shapes().items()}
@@ -205,7 +205,7 @@ def count_tensors(evaluation: Evaluation, value_bits: int, weight_cap: int) -> t
 
 
 def encode_counts(plan: Plan, evaluation: Evaluation, counts: Counts, weight: int) -> dict[str, NDArray[np.float64]]:
-    """Counts as values that the fixed point turns into exactly these digits.
+    """Encode counts as values that the fixed point turns into exactly these digits.
 
     `k = round(w/w_max * x/clip * M)` with `clip = M/w_max` is `round(w * x)`, so x is the digit over w.
 
@@ -225,7 +225,7 @@ def encode_counts(plan: Plan, evaluation: Evaluation, counts: Counts, weight: in
 
 
 def summed_counts(plan: Plan, mean: Mean, evaluation: Evaluation) -> Counts:
-    """The exact sums of all sites' counts."""
+    """Return the exact sums of all sites' counts."""
     base, digits = _digits(plan.public.magnitude, plan.layout.weight_cap)
     powers = [base**i for i in range(digits)]
     found = {}

@@ -146,7 +146,7 @@ class _Trainer:
         self.state = loaded
 
     def run(self) -> Result:
-        """All rounds."""
+        """Run all rounds."""
         if self.state.done == "rounds" and (self.limit is None or self.state.round < self.limit):
             self.state.done = ""  # more were asked for this time
         if not self._is_over():
@@ -215,7 +215,7 @@ class _Trainer:
             return round.fetch()
 
     def _prepared(self, round: Round) -> Pending:
-        """What this site sends in a round: what lies in the checkpoint, or something new."""
+        """Return what this site sends in a round: what lies in the checkpoint, or something new."""
         state, compression = self.state, self.recipe.compression
         step, phase = self._step(round.number)
         pending = state.pending

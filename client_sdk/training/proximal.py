@@ -18,7 +18,7 @@ __all__ = ["proximal_term"]
 
 
 def proximal_term(model: torch.nn.Module, start: Mapping[str, NDArray[Any]], mu: float) -> torch.Tensor:
-    """mu/2 times the squared distance of the shared parameters to where they started.
+    """Compute mu/2 times the squared distance of the shared parameters to where they started.
 
     Args:
         model: in training.

@@ -37,11 +37,11 @@ class Recipe:
     compression: Compression = field(default_factory=Compression)
 
     def describe(self) -> str:
-        """All settings as text; part of the model's hash."""
+        """Describe all settings as text; part of the model's hash."""
         return f"{self.strategy!r} {self.evaluation!r} {self.compression.describe()}"
 
     def layout(self, tensors: Tensors, clip: float | Mapping[str, float], weight_cap: int, value_bits: int) -> Layout:
-        """What travels in a round: the update, compressed; the hash of the model; counts of the evaluation.
+        """Return what travels in a round: the update, compressed; the hash of the model; counts of the evaluation.
 
         Args:
             tensors: the model's shared tensors.
@@ -74,7 +74,7 @@ def training_plan(
     value_bits: int = 16,
     **options: Any,
 ) -> Plan:
-    """The plan of a federation that trains a model: `Path("x.plan").write_bytes(plan.encode())` is its plan file.
+    """Make the plan of a federation that trains a model: `Path("x.plan").write_bytes(plan.encode())`.
 
     Args:
         federation: its name.

@@ -68,7 +68,7 @@ class SimulatedRound:
         rounding: Rounding = "nearest",
         on_overflow: OnOverflow = "error",
     ) -> Mean:
-        """The mean of all sites' updates, as `Round.aggregate`."""
+        """Return the mean of all sites' updates, as `Round.aggregate`."""
         quantized = quantize(self._hub.plan, update, weight, rounding=rounding, on_overflow=on_overflow)
         return self._hub.aggregate(self._site, quantized.values)
 
@@ -82,16 +82,16 @@ class SimulatedSite:
         self.federation = hub.plan.public.federation
 
     def rounds(self) -> Iterator[SimulatedRound]:
-        """All rounds of the plan."""
+        """Yield all rounds of the plan."""
         for number in range(1, self.plan.public.rounds + 1):
             yield SimulatedRound(self._hub, self.name, number)
 
     def status(self) -> Any:
-        """Nothing was missed."""
+        """Report that nothing was missed."""
         return SimpleNamespace(last_published=None)
 
     def pending(self) -> list[str]:
-        """Nothing is under way."""
+        """Report that nothing is under way."""
         return []
 
 

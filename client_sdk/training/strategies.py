@@ -38,13 +38,13 @@ class FedAvg:
                 raise InputError(Reason.BAD_ARGUMENT, f"{type(self).__name__}: {name} cannot be {value:g}")
 
     def start(self, model: Mapping[str, NDArray[Any]]) -> Tensors:  # noqa: ARG002
-        """State before the first step."""
+        """Return the state before the first step."""
         return {}
 
     def step(
         self, model: Tensors, mean: Mapping[str, NDArray[Any]], state: Tensors, plain: frozenset[str] = frozenset()
     ) -> tuple[Tensors, Tensors]:
-        """The new global model.
+        """Return the new global model.
 
         Args:
             model: the old one.
@@ -64,7 +64,7 @@ class FedAvg:
         return moved, state
 
     def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-        """By how much each tensor moves, and the new state. Everything float64."""
+        """Compute by how much each tensor moves, and the new state, all in float64."""
         return {name: self.lr * array for name, array in mean.items()}, state
 
 
@@ -94,11 +94,11 @@ class FedAvgM(FedAvg):
     momentum: float = 0.9
 
     def start(self, model: Mapping[str, NDArray[Any]]) -> Tensors:
-        """Velocity zero."""
+        """Start with velocity zero."""
         return {f"velocity/{name}": np.zeros(array.shape) for name, array in model.items()}
 
     def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-        """Velocity, times lr."""
+        """Return the velocity, times lr."""
         new = state | {f"velocity/{n}": self.momentum * state[f"velocity/{n}"] + array for n, array in mean.items()}
         return {name: self.lr * new[f"velocity/{name}"] for name in mean}, new
 
@@ -122,12 +122,12 @@ class FedAdam(FedAvg):
     tau: float = 1e-3
 
     def start(self, model: Mapping[str, NDArray[Any]]) -> Tensors:
-        """Moments zero and tau squared."""
+        """Start with moments zero and tau squared."""
         first = {f"first/{name}": np.zeros(array.shape) for name, array in model.items()}
         return first | {f"second/{name}": np.full(array.shape, self.tau * self.tau) for name, array in model.items()}
 
     def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-        """First moment over the root of the second."""
+        """Return the first moment over the root of the second."""
         new, moves = dict(state), {}
         for name, array in mean.items():
             first = self.beta1 * state[f"first/{name}"] + (1 - self.beta1) * array

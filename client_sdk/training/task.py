@@ -39,7 +39,7 @@ class Task:
         return self.strategy.mu if isinstance(self.strategy, FedProx) else 0.0
 
     def proximal(self, model: Any) -> Any:
-        """FedProx for PyTorch: add it to the loss of every batch. A differentiable scalar; zero for other strategies.
+        """Return FedProx's term to add to the loss of every batch: a differentiable scalar, zero if not FedProx.
 
         Args:
             model: the module in training.
@@ -50,7 +50,7 @@ class Task:
         return proximal_term(model, self.start, self.mu)
 
     def proximal_gradient(self, tensors: Mapping[str, Any]) -> Tensors:
-        """FedProx for everything else: add it to the gradient, `mu * (w - w_global)` for each tensor."""
+        """Return FedProx's term to add to the gradient: `mu * (w - w_global)` for each tensor."""
         self.proximal_used = True
         return {name: self.mu * (np.asarray(array) - self.start[name]) for name, array in tensors.items()}
 

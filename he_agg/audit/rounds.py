@@ -57,7 +57,7 @@ class RecordChain:
         return bool(self._waiting) or self._last is not None
 
     def end(self) -> None:
-        """The transcript has ended: every manifest must have its record."""
+        """Check, at the end of the transcript, that every manifest has its record."""
         if self._waiting:
             text = "the file ends with manifests, whose record is missing"
             self._find("truncated", text, self._waiting[0].line)
@@ -219,7 +219,7 @@ class RecordChain:
         self._check_invited(record, set(roster.having(Role.SITE)), what)
 
     def _check_expiry(self, record: RoundRecord, roster: Roster, what: str) -> None:
-        """A roster that expires while a round is open does no harm, if the next one had come by then."""
+        """Accept that a roster expires while a round is open, if the next one had come by then."""
         later = [each for each in self._rosters.values() if each.version >= roster.version]
         if not any(record.closed_at < each.expires_at for each in later):
             self._find("roster-expired", f"{what}: version {roster.version} of the roster had expired when it closed")
@@ -228,7 +228,7 @@ class RecordChain:
             self._find("roster-expired", f"{what}: version {roster.version} of the roster had expired when it opened")
 
     def _check_invited(self, record: RoundRecord, sites: set[str], what: str) -> None:
-        """Every invited site is in the sum or named with a reason: silence is no way to leave somebody out."""
+        """Check that every invited site is in the sum or named with a reason: silence leaves nobody out."""
         named = record.members.keys() | record.excluded.keys()
         strangers = named - sites
         if strangers:

@@ -153,5 +153,5 @@ def _when(seconds: int) -> str:
 
 
 def _word(reason: str) -> str:
-    """A reason as it may stand on a terminal."""
+    """Return a reason as it may stand on a terminal."""
     return reason if re.fullmatch(r"[a-z0-9-]+", reason) else ascii(reason)

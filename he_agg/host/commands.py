@@ -66,7 +66,7 @@ class _Commands(click.Group):
         self._points = {point.name: point for point in points}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Next words after the prefix, without those whose extra is not installed. Called for help only."""
+        """Return next words after the prefix, without those whose extra is not installed. Called for help only."""
         return [word for word in self._words() if self._loads(ctx, word)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - Click's name
@@ -97,7 +97,7 @@ class _Commands(click.Group):
 
 
 def _both(command: click.Command, prefix: str, points: Sequence[EntryPoint]) -> click.Command:
-    """A group that does what `command` does when no member is named."""
+    """Make a group that does what `command` does when no member is named."""
 
     @click.pass_context
     def run(ctx: click.Context, /, **options: Any) -> None:

@@ -47,7 +47,7 @@ def create(path: Path, content: Content, mode: int = 0o600, durable: bool = True
 
 @contextlib.contextmanager
 def beside(path: Path, content: Content, mode: int = 0o600) -> Iterator[Path]:
-    """A file beside `path`, on disk when the block begins and gone when it ends.
+    """Make a file beside `path` for the length of a block; it is gone when the block ends.
 
     Within it, give the file its name: by a link, which fails when the name is taken, or by a rename, which replaces.
 

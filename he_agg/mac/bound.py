@@ -43,17 +43,17 @@ _WORDS = 1 << 64
 
 
 def gamma_range(modulus: int) -> int:
-    """G: how many values a column's coefficient takes."""
+    """Return G: how many values a column's coefficient takes."""
     return min(modulus, MAX_GAMMA)
 
 
 def beta_range(modulus: int) -> int:
-    """B: how many values a row's coefficient takes."""
+    """Return B: how many values a row's coefficient takes."""
     return min(modulus, MAX_BETA)
 
 
 def forgery_probability(modulus: int) -> Fraction:
-    """p: the probability that one tag of a wrong sum is right, at most.
+    """Bound p, the probability that one tag of a wrong sum is right.
 
     Args:
         modulus: q, a prime.
@@ -63,7 +63,7 @@ def forgery_probability(modulus: int) -> Fraction:
 
 
 def tag_count(section: Section) -> int:
-    """The fewest tags with which a wrong sum of the section passes with a probability of at most 2^-128.
+    """Return the fewest tags with which a wrong sum of the section passes with a probability of at most 2^-128.
 
     Args:
         section: Its modulus counts, not its length: 5 tags from 28 bits on, 6 from 23, 9 at 16.

@@ -71,7 +71,7 @@ class SectionMac:
             columns.fill(0)
 
     def contribution(self, index: int, packed: bytes | memoryview) -> tuple[int, ...]:
-        """What one part adds to the section's tags, before pads.
+        """Compute what one part adds to the section's tags, before pads.
 
         Args:
             index: Position of the part within the section.
@@ -122,7 +122,7 @@ class _Block:
         self._tags, self._gamma, self._beta = tags, frozen(gamma), frozen(beta)
 
     def sums(self, packed: Bytes, count: int, bits: int) -> list[int]:
-        """The exact sums of coefficients times packed residues, one integer for each tag."""
+        """Return the exact sums of coefficients times packed residues, one integer for each tag."""
         if bits > HALF_BITS:
             return self._wide_sums(packed, count, bits)
         out, (rows, rest) = new_out(self._tags), divmod(count, ROW)

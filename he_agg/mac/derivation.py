@@ -42,11 +42,11 @@ class Secret:
         self._context = (round_id.federation.encode(), *numbers, bytes.fromhex(plan_id))
 
     def coefficient_key(self, section: int) -> bytes:
-        """The key of the keystreams of one section's coefficients."""
+        """Derive the key of the keystreams of one section's coefficients."""
         return self._derived(_COEFFICIENTS, *self._context, section.to_bytes(4, "big"))
 
     def pad(self, section: int, tag: int, site: str, nonce: str, modulus: int) -> int:
-        """The one-time pad of one tag of one submission.
+        """Derive the one-time pad of one tag of one submission.
 
         Args:
             section: position of the section in the plan.

@@ -53,7 +53,7 @@ class RoundMac:
         self._lock = threading.Lock()
 
     def part(self, number: int, packed: bytes | memoryview) -> tuple[int, ...]:
-        """What one part contributes to its section's tags, before pads. From any thread; kernels release the GIL.
+        """Compute what one part adds to its section's tags, before pads. Any thread may; kernels release the GIL.
 
         A residue is not looked at: one that is not below q counts as what it is mod q. Whoever decrypts refuses it.
 
@@ -73,11 +73,11 @@ class RoundMac:
         return self._sections[place.section_index].contribution(place.index, packed)
 
     def new_total(self) -> TagTotal:
-        """Nothing yet, to add parts of one submission or of one sum to."""
+        """Start an empty total, to which the parts of one submission or of one sum are added."""
         return TagTotal(self._plan)
 
     def pads(self, site: str, nonce: str) -> Tags:
-        """The one-time pads of one submission. Secret.
+        """Derive the one-time pads of one submission. Secret.
 
         Args:
             site: who submits.
@@ -92,7 +92,7 @@ class RoundMac:
         )
 
     def tags(self, total: TagTotal, site: str, nonce: str) -> Tags:
-        """The tags of one submission: what goes into its manifest.
+        """Compute the tags of one submission, which go into its manifest.
 
         A pad must not hide two different totals, or their difference gives an equation of the coefficients away: the
         nonce is fresh for every encryption. Within this object a second use is refused.
@@ -113,7 +113,7 @@ class RoundMac:
         return self._plus(values, pads, 1)
 
     def verify(self, total: TagTotal, submissions: Iterable[tuple[str, str, Tags]]) -> bool:
-        """Whether a sum is the sum of exactly these submissions.
+        """Tell whether a sum is the sum of exactly these submissions.
 
         Args:
             total: all parts of the sum.

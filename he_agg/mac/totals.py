@@ -50,7 +50,7 @@ class TagTotal:
             self._missing.remove(number)
 
     def values(self) -> Tags:
-        """The tags before pads.
+        """Return the tags before pads.
 
         Raises:
             ValueError: parts are missing.

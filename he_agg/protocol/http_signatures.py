@@ -52,17 +52,17 @@ _SIGNATURE = re.compile(re.escape(_LABEL) + r"=:([A-Za-z0-9+/]{86}==):\Z")
 
 
 def digest_field(data: bytes) -> str:
-    """A Content-Digest field for a body. Source: RFC 9530."""
+    """Return a Content-Digest field for a body. Source: RFC 9530."""
     return known_digest_field(hashlib.sha256(data).hexdigest())
 
 
 def known_digest_field(sha256: str) -> str:
-    """The same for a body whose SHA-256 is known, in hex."""
+    """Return the Content-Digest field for a body whose SHA-256 is known, in hex."""
     return _field("sha-256", sha256)
 
 
 def manifest_field(submission_id: str) -> str:
-    """A Content-Digest field for parts in one body: it names the manifest, which names the digest of each.
+    """Return a Content-Digest field for parts in one body: it names the manifest, which names their digests.
 
     Nobody has to hash such a body as a whole, which may be long and may begin with any part.
 
@@ -99,7 +99,7 @@ class RequestHead:
     federation: str
 
     def base(self, params: str) -> bytes:
-        """The bytes that are signed."""
+        """Return the bytes that are signed."""
         values = (self.method, self.path, f"?{self.query}", self.content_digest, self.federation)
         return signature_base(zip(COMPONENTS, values, strict=True), params)
 
@@ -177,7 +177,7 @@ def parse_claim(signature_input: str, signature: str) -> Claim:
 
 
 def verify_request(head: RequestHead, claim: Claim, public_key: bytes) -> bool:
-    """Whether the key has signed this head. Whether in time is for the caller to see.
+    """Tell whether the key has signed this head. The caller checks whether it came in time.
 
     A head with anything but printable ASCII has no signature base, so nobody has signed it.
     """

@@ -99,7 +99,7 @@ class Receipt:
     accepted_at: int
 
     def encode(self) -> bytes:
-        """The canonical bytes: the body of the signed document, of kind "receipt", that the aggregator answers with."""
+        """Return the canonical bytes: the body of the signed receipt that the aggregator answers with."""
         return canonical.encode({"v": 1, **dataclasses.asdict(self)})
 
     @classmethod

@@ -35,7 +35,7 @@ def encode_part(part: Part, place: PartPlace, plan_id: str) -> bytes:
 
 
 def part_header(place: PartPlace, plan_id: str) -> bytes:
-    """What a part begins with: all of it that is not residues.
+    """Return a part's header: all of it that is not residues.
 
     Args:
         place: where the plan puts it.

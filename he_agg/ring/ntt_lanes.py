@@ -29,13 +29,13 @@ _FETCHING = 64
 
 
 def _mul_lazy(b: Any, v: Any, factor: tuple[Any, Any], q: Any) -> Any:
-    """`ntt.mul_lazy`, lane by lane; a factor comes with its Shoup quotient."""
+    """Do `ntt.mul_lazy` lane by lane; a factor comes with its Shoup quotient."""
     w, quotient = factor
     return b.sub(b.mul(v, w), b.mul(lanes.high_product(b, v, quotient), q))
 
 
 def _butterflies(b: Any, x: list[Any], factors: list[list[tuple[Any, Any]]], q: Any, q2: Any) -> None:
-    """Some stages of the inverse transform on 2**stages coefficients, in place: [0, 2q) -> [0, 2q)."""
+    """Run some stages of the inverse transform on 2**stages coefficients, in place: [0, 2q) -> [0, 2q)."""
     for stage, stage_factors in enumerate(factors):
         length = 1 << stage
         for low in range(len(x)):
@@ -57,7 +57,7 @@ def _inverse_passes(_: Any, x: Any, key: Any, key_quotients: Any, roots: Any, qu
         twice = b.add(modulus, modulus)
 
         def factors(which: int, number: Any, count: int, first: int) -> list[tuple[Any, Any]]:
-            """Factors first + number * count, ... and their quotients, `count` of them, from two arguments."""
+            """Load factors first + number * count, ... and their quotients, `count` of them, from two arguments."""
             pair = [Stretch(context, b, signature.args[i], arguments[i], number, 4 * count) for i in (which, which + 1)]
             return [(pair[0].load_everywhere(first + i), pair[1].load_wide(first + i)) for i in range(count)]
 

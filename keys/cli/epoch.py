@@ -144,7 +144,7 @@ def accept_files(
 
 
 def accepted_facts(key: GroupKey, signed: SignedCommitment, keystore: Path) -> dict[str, Any]:
-    """What `epoch accept` prints for scripts."""
+    """Return what `epoch accept` prints for scripts."""
     return {
         "federation": key.plan.public.federation,
         "site": signed.commitment.site,
@@ -156,7 +156,7 @@ def accepted_facts(key: GroupKey, signed: SignedCommitment, keystore: Path) -> d
 
 
 def accepted_text(key: GroupKey, keystore: Path, commitment: Path | None) -> str:
-    """What `epoch accept` prints for people."""
+    """Return what `epoch accept` prints for people."""
     public = key.plan.public
     rows = [
         f"epoch {key.epoch} of {public.federation}: the key works and is stored, secret: {keystore}",

@@ -36,7 +36,7 @@ def ask_passphrase() -> str:
 
 
 def passphrase_options(command: F) -> F:
-    """Options that say where the passphrase of existing files comes from; `passphrase_source` reads them."""
+    """Add options that say where the passphrase of existing files comes from; `passphrase_source` reads them."""
     for option in (
         click.option("--keyring", metavar="NAME", help="Take the passphrase from entry NAME of the system's keyring."),
         click.option("--passphrase-fd", type=int, metavar="N", help="Take the passphrase from open file descriptor N."),
@@ -46,7 +46,7 @@ def passphrase_options(command: F) -> F:
 
 
 def new_passphrase_options(command: F) -> F:
-    """The same for new files, and whether they get one at all; `new_passphrase` reads them."""
+    """Add options for the passphrase of new files, or none at all; `new_passphrase` reads them."""
     protect = click.option(
         "--passphrase/--no-passphrase",
         "protect",
@@ -57,7 +57,7 @@ def new_passphrase_options(command: F) -> F:
 
 
 def passphrase_source(passphrase_fd: int | None, keyring: str | None) -> Once:
-    """Where the passphrase comes from, if one is needed.
+    """Find out where the passphrase comes from, if one is needed.
 
     Raises:
         ConfigError: two places at once.
@@ -71,7 +71,7 @@ def passphrase_source(passphrase_fd: int | None, keyring: str | None) -> Once:
 
 
 def new_passphrase(protect: bool | None, passphrase_fd: int | None, keyring: str | None) -> str | None:
-    """The passphrase of a new file; None for no passphrase. See docs/decisions/0013.
+    """Get the passphrase of a new file; None for no passphrase. See docs/decisions/0013.
 
     Raises:
         ConfigError: contradicting options.

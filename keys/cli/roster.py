@@ -288,7 +288,7 @@ def _compare(roster: SignedRoster, now: float) -> dict[str, str]:
 
 
 def _signed(path: Path) -> SignedRoster:
-    """A roster to build on: one that counts, expired or not."""
+    """Read a signed roster to build on, expired or not."""
     roster = read_roster(path)
     roster.check_signed()
     return roster

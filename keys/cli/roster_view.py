@@ -12,12 +12,12 @@ __all__ = ["day_of", "roster_facts", "roster_table", "signers_of"]
 
 
 def signers_of(roster: SignedRoster) -> list[str]:
-    """Its own coordinators that have signed it."""
+    """Name the roster's own coordinators that have signed it."""
     return sorted(roster.document.signers(roster.roster.keys_of(Role.COORDINATOR)))
 
 
 def roster_facts(roster: SignedRoster) -> dict[str, Any]:
-    """What it says, for scripts."""
+    """Return what the roster says, for scripts."""
     now = roster.roster
     return {
         "federation": now.federation,
@@ -36,7 +36,7 @@ def roster_facts(roster: SignedRoster) -> dict[str, Any]:
 
 
 def roster_table(roster: SignedRoster, before: SignedRoster | None = None) -> str:
-    """What it says, for people, and what changed since the version before."""
+    """Return what the roster says, for people, and what changed since the version before."""
     now = roster.roster
     days = (now.expires_at - now.issued_at) // DAY_S
     rows = [
@@ -77,5 +77,5 @@ def _changes(before: Roster, now: Roster) -> list[str]:
 
 
 def day_of(seconds: int) -> str:
-    """The day of a time, UTC."""
+    """Return the UTC day of a time."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")

@@ -39,7 +39,7 @@ _MEMBER = re.compile(r"\s*sha-256\s*=")
 
 
 def announced_length(request: Request, *, at_most: int) -> int:
-    """How long the body is going to be, if it may be that long and travels as it is.
+    """Return how long the body is going to be, if it may be that long and is not encoded.
 
     Raises:
         RefusedError: no length, too long, or a coding that hides the real length.
@@ -60,7 +60,7 @@ def announced_length(request: Request, *, at_most: int) -> int:
 
 
 def content_digest(request: Request) -> str:
-    """The SHA-256 that the request's Content-Digest (RFC 9530) names, in hex.
+    """Return the SHA-256 that the request's Content-Digest (RFC 9530) names, in hex.
 
     Raises:
         RefusedError: none, or not in that form.
@@ -190,7 +190,7 @@ class Linger:
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle an ASGI call."""
         headers = {name for name, value in scope.get("headers", []) if value != b"0"}
         if scope["type"] != "http" or not headers & {b"content-length", b"transfer-encoding"}:
             await self._app(scope, receive, send)

@@ -120,7 +120,7 @@ class Metrics:
             self._phases.labels("fold").observe(fold.ended_at - fold.began_at)
 
     def render(self) -> bytes:
-        """Everything, in the text format. Reads the store: call it off the event loop."""
+        """Render all metrics in the text format. Reads the store: call it off the event loop."""
         return generate_latest(self._registry)
 
 
@@ -131,7 +131,7 @@ class _Stored(Collector):
         self._aggregator = aggregator
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing is known before it is asked for."""
+        """Describe nothing before it is asked for."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -219,7 +219,7 @@ def _table(
     values: Sequence[str],
     count: Callable[[str, str], float],
 ) -> Iterator[Metric]:
-    """One sample for each federation and each value: a state that nothing is in is 0, and no gap in a graph."""
+    """Make one sample for each federation and value; an empty state is 0, not a gap in a graph."""
     family = GaugeMetricFamily(name, text, labels=["federation", label])
     for row in rows:
         for value in values:

@@ -62,7 +62,7 @@ class Watching:
             aggregator.worker.on_fold = self._folded
 
     def process(self) -> dict[str, Any] | None:
-        """What only this process knows; None without a dashboard."""
+        """Return what only this process knows; None without a dashboard."""
         if self.recent is None:
             return None
         return {

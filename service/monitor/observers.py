@@ -89,10 +89,10 @@ class Observer(Protocol):
     """Who wants to know. Called on the event loop or in a worker's thread, so quick and free of locks held for long."""
 
     def answered(self, request: Answered) -> None:
-        """A request has been answered."""
+        """Note that a request has been answered."""
 
     def folded(self, fold: Fold) -> None:
-        """Folding has ended, with success or without."""
+        """Note that folding has ended, with success or without."""
 
 
 class Observed:
@@ -108,7 +108,7 @@ class Observed:
         self._observers = observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle an ASGI call."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

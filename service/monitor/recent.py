@@ -63,12 +63,12 @@ class Recent:
         )
 
     def problems(self) -> list[dict[str, Any]]:
-        """The newest first; the same one many times is there once, with its `count`, where the last one was."""
+        """Return the newest first; a repeated one is there once, with its `count`, where the last one was."""
         with self._lock:
             return [dict(problem) for problem in reversed(self._problems)]
 
     def traffic(self) -> dict[str, int]:
-        """Since the start. Units: bytes of bodies."""
+        """Return the traffic since the start. Units: bytes of bodies."""
         with self._lock:
             return {"requests": self._requests, "received_bytes": self._received, "sent_bytes": self._sent}
 

@@ -61,7 +61,7 @@ def take_snapshot(
 
 
 def quorum(tx: Transaction, row: FederationRow, newest: RoundRow | None) -> int:
-    """How many sites have to be complete by the deadline: what plan, newest roster and the round's own roster ask."""
+    """Return how many sites must be complete by the deadline, by plan, newest roster and the round's roster."""
     need = [row.parsed.plan.min_sites, newest_roster(tx, row.name).roster.min_sites]
     if newest is not None:
         need.append(roster_of(tx, row.name, newest.basis.roster_version).roster.min_sites)

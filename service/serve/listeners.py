@@ -140,6 +140,6 @@ def bind(host: str, port: int, option: str) -> socket.socket:
 
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:
-    """How to reach a listener."""
+    """Return how to reach a listener."""
     host, port = listener.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

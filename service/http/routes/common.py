@@ -105,12 +105,12 @@ async def poll(
 
 
 def etag(digest: str) -> str:
-    """A strong entity tag: content with the same digest is the same content."""
+    """Return a strong entity tag: content with the same digest is the same content."""
     return f'"{digest}"'
 
 
 def tag_matches(request: Request, digest: str) -> bool:
-    """Whether the caller has this content already (If-None-Match)."""
+    """Tell whether the caller has this content already (If-None-Match)."""
     tags = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
     return etag(digest) in [tag.removeprefix("W/") for tag in tags]
 
@@ -124,7 +124,7 @@ def immutable(request: Request, body: bytes, digest: str) -> Response:
 
 
 def find_federation(tx: Transaction, caller: Caller, name: str) -> FederationRow:
-    """The federation that an address names, if it is the caller's.
+    """Find the federation that an address names, if it is the caller's.
 
     Raises:
         RefusedError: it is not.

@@ -18,7 +18,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", summary="The process answers")
 async def healthz() -> dict[str, str]:
-    """Always 200 while the event loop runs."""
+    """Answer 200 while the event loop runs."""
     return {"status": "ok"}
 
 
@@ -28,7 +28,7 @@ async def healthz() -> dict[str, str]:
     responses={503: {"description": "They cannot; the log says why."}},
 )
 async def readyz(aggregator: Running) -> JSONResponse:
-    """Takes the store's write lock and writes a small file."""
+    """Check that the store's write lock can be taken and a small file written."""
     if aggregator.worker.stopping:
         return JSONResponse({"status": "stopping"}, 503)
     try:

@@ -44,7 +44,7 @@ IndexPath = Annotated[int, Path(ge=1, le=10**9, description="Position in the cha
 async def record(
     request: Request, round_id: RoundPath, caller: Reading, aggregator: Running, wait: Wait = 0
 ) -> Response:
-    """The closed set behind a sum and the digests of the sum's parts, or why there is no sum. It never changes."""
+    """Return the closed set behind a sum and its parts' digests, or why there is no sum. It never changes."""
 
     def look() -> tuple[RoundRow, bool]:
         with aggregator.conductor.reading(caller.federation) as tx:
@@ -68,7 +68,7 @@ async def record(
     },
 )
 async def manifests(round_id: RoundPath, caller: Checking, aggregator: Running) -> Response:
-    """Digests and tags, nothing else of a submission: with them anybody can check who is in a sum. They are kept."""
+    """Return all manifests: digests and tags, with which anybody can check who is in a sum. They are kept."""
     return Response(await run_in_threadpool(_manifests, aggregator, caller, round_id), media_type="application/json")
 
 
@@ -100,7 +100,7 @@ def _manifests(aggregator: Aggregator, caller: Caller, round_id: str) -> bytes:
 async def record_at(
     request: Request, federation: FederationPath, index: IndexPath, caller: Reading, aggregator: Running
 ) -> Response:
-    """How whoever missed a record, of a failed attempt for instance, follows the chain."""
+    """Follow the chain to a record that was missed, of a failed attempt for instance."""
 
     def look() -> RoundRow | None:
         with aggregator.store.read() as tx:

@@ -40,7 +40,7 @@ async def current(
         Query(description="The round that the caller knows already; an open one with this id is no news."),
     ] = None,
 ) -> CurrentRound:
-    """Answers at once when a round is open whose id is not `after`, or when the federation has ended.
+    """Return the open round, at once if its id is not `after` or if the federation has ended.
 
     Otherwise it answers after `wait` seconds with what is true then. For sites and operators.
     """

@@ -124,7 +124,7 @@ async def announce(
     aggregator: Running,
     limits: Limited,
 ) -> SubmissionStatus:
-    """201 when it is new, 200 when the very same bytes were announced before.
+    """Announce a submission: 201 when it is new, 200 when the very same bytes were announced before.
 
     A different manifest of the same site for the same attempt is refused; the first one stays.
     """
@@ -173,7 +173,7 @@ async def put_part(
     aggregator: Running,
     limits: Limited,
 ) -> Response:
-    """Parts may come in any order, at the same time and again. Once answered with 201 a part is durable."""
+    """Store a part; in any order, at the same time and again. Once answered with 201 it is durable."""
     part = await run_in_threadpool(aggregator.parts.expect, caller.federation, caller.name, submission_id, n)
     note(request.scope, round_id=str(part.submission.round_id))
     expected = part.place.wire_bytes
@@ -234,7 +234,7 @@ async def put_run(
     limits: Limited,
     first: Annotated[int, Query(alias="from", description="The first part in the body.")] = 0,
 ) -> Response:
-    """The same as to put each of these parts and, if the last is one of them, to complete the submission.
+    """Put each of these parts, and complete the submission if the last part is one of them.
 
     Each part is stored as soon as it is here, and the request may be repeated. After an interruption `GET` says what is
     missing.
@@ -256,7 +256,7 @@ async def put_run(
 
 
 def _announced_run(request: Request, parts: Sequence[ExpectedPart]) -> Sequence[ExpectedPart]:
-    """The first of these parts that a body of the announced length holds: so many that it ends with one."""
+    """Return as many of these parts as a body of the announced length holds, to the end of one."""
     ends = list(itertools.accumulate(part.place.wire_bytes for part in parts))
     length = announced_length(request, at_most=ends[-1])
     if length not in ends:
@@ -289,7 +289,7 @@ async def _take_next(
 async def status(
     request: Request, submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running
 ) -> SubmissionStatus:
-    """Which parts are missing: how an interrupted upload goes on. A site sees its own submissions only."""
+    """Tell which parts are missing, to go on with an interrupted upload. A site sees its own only."""
     found = await run_in_threadpool(aggregator.intake.status, caller.federation, caller.name, submission_id)
     note(request.scope, round_id=found.round_id)
     return found
@@ -307,7 +307,7 @@ async def status(
 async def complete(
     request: Request, submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running
 ) -> Response:
-    """A receipt is a promise: this submission is in the sum of its round, or the record says why it is not.
+    """Complete a submission. The receipt promises that it is in the sum, or the record says why not.
 
     Asked again, the same receipt is given again.
     """

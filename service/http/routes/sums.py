@@ -60,7 +60,7 @@ async def sum_part(
     caller: SiteCaller,
     aggregator: Running,
 ) -> Response:
-    """The ETag is the SHA-256 of the whole part and outlives restarts, so an interrupted download goes on.
+    """Return a part of the sum. The ETag is its SHA-256 and survives restarts, so downloads resume.
 
     `Repr-Digest` always names the whole part; `Content-Digest` is given where the answer is the whole part.
     """
@@ -93,7 +93,7 @@ async def sum_from(
     aggregator: Running,
     first: Annotated[int, Query(alias="from", description="The first part to send.")] = 0,
 ) -> Response:
-    """The record names the SHA-256 of each part. What is interrupted goes on with the part that was not whole."""
+    """Return all parts of the sum from one on. The record names the SHA-256 of each."""
     files = await run_in_threadpool(_find_all, aggregator, caller, round_id, first)
     headers = {"Content-Length": str(sum(length for _, length in files))}
     return StreamingResponse(_pieces(files), headers=headers, media_type="application/octet-stream")

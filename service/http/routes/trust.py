@@ -76,7 +76,7 @@ def _body(description: str) -> dict[str, Any]:
 async def roster(
     request: Request, federation: FederationPath, version: NumberOrNewest, caller: Trusting, aggregator: Running
 ) -> Response:
-    """Whoever trusts one version follows the next ones by their signatures, never by the aggregator's word."""
+    """Return a roster. Who trusts one version follows the next ones by their signatures alone."""
 
     def look() -> bytes:
         with aggregator.store.read() as tx:
@@ -109,7 +109,7 @@ async def put_roster(
     aggregator: Running,
     limits: Limited,
 ) -> Response:
-    """It must be signed by enough coordinators of the newest version, and of its own. It holds at once."""
+    """Bring in a roster, signed by enough coordinators of the newest version and its own. It holds at once."""
     async with limits.body():
         document = await read_document(request, limits, MAX_ROSTER_BYTES)
 
@@ -132,7 +132,7 @@ async def put_roster(
 async def epoch(
     request: Request, federation: FederationPath, number: NumberOrNewest, caller: Opening, aggregator: Running
 ) -> Response:
-    """The group key, sealed to every site. The aggregator can open it no more than anybody else."""
+    """Return the group key, sealed to every site. The aggregator cannot open it."""
 
     def look() -> bytes:
         with aggregator.store.read() as tx:
@@ -173,7 +173,7 @@ async def put_epoch(
     aggregator: Running,
     limits: Limited,
 ) -> Response:
-    """The next epoch's bundle makes that epoch the current one: an open round fails, and its next attempt is under it.
+    """Bring in the next epoch's bundle. An open round fails, and its next attempt is under the new epoch.
 
     Where the federation began without a bundle, that of the current epoch may come here, too.
     """
@@ -210,7 +210,7 @@ async def put_commitment(
     aggregator: Running,
     limits: Limited,
 ) -> Response:
-    """A site's word, once for each epoch. Equal key ids mean equal keys."""
+    """Store a site's signed word on its key, once for each epoch. Equal key ids mean equal keys."""
     if site != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot commit for another site")
     async with limits.body():
@@ -235,7 +235,7 @@ async def put_commitment(
     },
 )
 async def commitments(federation: FederationPath, number: Number, caller: Counting, aggregator: Running) -> Response:
-    """For coordinators and auditors."""
+    """Return the commitments, for coordinators and auditors."""
 
     def look() -> bytes:
         with aggregator.store.read() as tx:

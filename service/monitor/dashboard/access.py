@@ -50,7 +50,7 @@ class Access:
 
     @classmethod
     def load_or_create(cls, data_dir: Path, clock: Callable[[], float] = time.time) -> Access:
-        """The key of a data directory, made if there is none.
+        """Read the key of a data directory, and make it if there is none.
 
         Raises:
             ConfigError: it cannot be made, or is not the right size.
@@ -70,11 +70,11 @@ class Access:
         return cls(key, clock)
 
     def new_link(self) -> str:
-        """A token that buys one session."""
+        """Make a token that buys one session."""
         return self._make("link", LINK_S)
 
     def new_session(self) -> str:
-        """What the cookie holds."""
+        """Make a session and return what the cookie holds."""
         return self._make("session", SESSION_S)
 
     def redeem(self, token: str) -> str | None:
@@ -91,7 +91,7 @@ class Access:
         return self.new_session()
 
     def is_session(self, cookie: str) -> bool:
-        """Whether a cookie is a session that lasts."""
+        """Tell whether a cookie is a session that lasts."""
         return self._expiry("session", cookie) is not None
 
     def _make(self, kind: str, seconds: int) -> str:

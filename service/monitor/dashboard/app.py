@@ -50,7 +50,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watching, access: Access) -> Starlette:
-    """The page, its data, and metrics. The files are anybody's; whatever they show needs a session, metrics included.
+    """Make the app of page, data and metrics. Static files are public; all else needs a session.
 
     Args:
         settings: the operator's.
@@ -125,7 +125,7 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
 
 
 def make_metrics_app(settings: Settings, watching: Watching) -> Starlette:
-    """Metrics and nothing else, for whoever reaches the address."""
+    """Make the app of metrics and nothing else, for whoever reaches the address."""
     local = _is_loopback(settings.metrics_host)
     return _application([Route("/metrics", _metrics(watching))], lambda name: not local or _is_loopback(name))
 
@@ -146,7 +146,7 @@ class _Guarded:
         self._is_ours = is_ours
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle an ASGI call."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

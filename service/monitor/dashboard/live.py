@@ -47,7 +47,7 @@ class Live:
         self.viewers = 0
 
     async def snapshot(self) -> dict[str, Any]:
-        """One that is fresh enough."""
+        """Return a snapshot that is fresh enough."""
         async with self._lock:
             if self._taken is None or time.monotonic() - self._taken[0] > _FRESH_S:
                 snapshot = await run_in_threadpool(
@@ -61,7 +61,7 @@ class Live:
             return self._taken[1]
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Server-sent events: a snapshot at once, one whenever something has changed, and one now and then."""
+        """Send events: a snapshot at once, one whenever something has changed, and one now and then."""
         worker = self._aggregator.worker
         self.viewers += 1
         try:
