@@ -197,9 +197,6 @@ class Round(RoundBase):
             rounding: "nearest", or "stochastic", which is unbiased.
             on_overflow: what values beyond the clip bound get: an "error", or "clip" to the bound.
 
-        Returns:
-            The mean, bit-identical at every site.
-
         Raises:
             InputError: tensors or weight are not what the plan allows, or another update is stored for this round.
             TransportError: the aggregator was away for too long; the encrypted submission stays in the spool.
@@ -220,12 +217,6 @@ class Round(RoundBase):
         on_overflow: OnOverflow = "error",
     ) -> Receipt:
         """Encrypt and upload only. `fetch` or `resume` gets the mean later.
-
-        Args:
-            update: as for `aggregate`.
-            weight: as for `aggregate`.
-            rounding: as for `aggregate`.
-            on_overflow: as for `aggregate`.
 
         Returns:
             The aggregator's promise to count the submission, or to name why not in the round's record.

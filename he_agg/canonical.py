@@ -96,7 +96,6 @@ class Fields:
     """Reads the members of one JSON object, each exactly once, and knows what is left over.
 
     Args:
-        value: what was parsed.
         what: the object's name in error messages.
 
     Raises:

@@ -38,7 +38,6 @@ def deal(key: GroupKey, roster: SignedRoster, dealer: Identity, now: float) -> S
     """Seal a group key to every site of a roster, and sign the bundle.
 
     Args:
-        key: the group key.
         roster: the newest roster. The dealer has signed it: nobody deals to sites that somebody else put together.
         dealer: a coordinator of the roster.
         now: Units: seconds since 1970, UTC.
@@ -111,9 +110,6 @@ def open_bundle(
     """Check a bundle in every respect, open it, and see that the key in it works. Nothing is written.
 
     Args:
-        signed: the bundle.
-        roster: the roster that this site has accepted.
-        identity: this site.
         now: Units: seconds since 1970, UTC.
         current: the group key that it has, if any.
         newest_kept: highest epoch of which it has kept an old keystore; 0 if none.
@@ -190,9 +186,6 @@ def accept(
     """Check and open a bundle, store the key, and make this site's commitment. Again, with the same result, if asked.
 
     Args:
-        signed: the bundle.
-        roster: the roster that this site has accepted.
-        identity: this site.
         keystore: the keystore file; an older one in that place is kept as `<keystore>.epoch-N`.
         now: Units: seconds since 1970, UTC.
         plan_id: the plan that this site expects; that of the keystore if left out.
@@ -256,9 +249,7 @@ def agreement(
     """See that all commitments are of sites of the roster, signed by them, and name one and the same key.
 
     Args:
-        commitments: of one epoch.
         roster: the roster that the epoch was dealt to.
-        epoch: which.
         key_id: the key that one holds oneself, if any.
 
     Raises:

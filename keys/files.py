@@ -59,7 +59,6 @@ def read_document(path: Path, parse: Callable[[bytes], T], what: str) -> T:
     """Read a file that is not secret.
 
     Args:
-        path: the file.
         parse: makes something of its bytes.
         what: what it should be, in error messages, such as "a roster".
 

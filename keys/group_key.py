@@ -67,7 +67,6 @@ class GroupKey:
         """Make a fresh group key from the operating system's randomness.
 
         Args:
-            plan: the federation's plan.
             epoch: number of the epoch, from 1.
         """
         context = new_secret_context(plan.public.parameters.context_profile)
@@ -104,7 +103,6 @@ class GroupKey:
         of the time of SHA-256; it may use a key for one message only, so a salt makes a key for each update.
 
         Args:
-            weight: the update's.
             arrays: its tensors, in the order of the layout, contiguous.
             like: another fingerprint, whose salt to use: with it the same update has the same fingerprint.
 
@@ -127,7 +125,6 @@ class GroupKey:
         """Write the keystore file: mode 0600, atomic, never over an existing one.
 
         Args:
-            path: where.
             passphrase: protects the file's contents; without one only its permissions do.
 
         Raises:
@@ -141,7 +138,6 @@ class GroupKey:
         Args:
             path: where; there is a keystore file.
             keep: the older one's new name; None if it has one already.
-            passphrase: as for `save`.
 
         Raises:
             KeystoreError: something else has that new name, or the file cannot be written.
@@ -165,7 +161,6 @@ class GroupKey:
         """Read a keystore file, and see that key id and plan id are what its header says.
 
         Args:
-            path: the file.
             passphrase: the passphrase, or what asks for it; used only if the file has one.
 
         Raises:
@@ -181,8 +176,6 @@ class GroupKey:
         """Put a key together from its public facts and `secret_body`, and see that they are of one key.
 
         Args:
-            facts: what `facts` was.
-            body: what `secret_body` gave.
             what: where they come from, in error messages.
 
         Raises:

@@ -17,11 +17,7 @@ _MAX_BYTES = 1024
 
 
 class Once:
-    """A passphrase that is asked for when it is first needed, and then no more.
-
-    Args:
-        source: asks for it.
-    """
+    """A passphrase that is asked for when it is first needed, and then no more."""
 
     def __init__(self, source: Callable[[], str]) -> None:
         self._source = source

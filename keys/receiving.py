@@ -108,8 +108,6 @@ def seal(receiving: Receiving, plaintext: bytes, info: bytes) -> bytes:
     """Seal a secret to a public key.
 
     Args:
-        receiving: the public key.
-        plaintext: the secret.
         info: the context, bound to it: it opens with the very same one only.
     """
     raw = bytes.fromhex(receiving.key)

@@ -103,7 +103,6 @@ def new_roster(
     """Make the first version of a roster. Nobody has signed it yet.
 
     Args:
-        federation: its name.
         members: who has which role; the same member may come under several.
         threshold: how many coordinators have to sign; more than half of them if left out.
         min_sites: fewest sites whose sum any site opens.
@@ -136,7 +135,6 @@ def next_roster(
     """Make the next version of a roster. Nobody has signed it yet.
 
     Args:
-        previous: the version before.
         add: new members, or further roles of present ones. Removed and added, a member has new keys.
         remove: names that are no members any more.
         threshold: as before if left out.
@@ -183,9 +181,7 @@ def sign_roster(roster: SignedRoster, identity: Identity, previous: SignedRoster
     """Add a coordinator's signature.
 
     Args:
-        roster: what is signed.
         identity: who signs: a coordinator of it, or of the version before.
-        previous: the version before, if there is one.
 
     Raises:
         InputError: not a coordinator, or one with other keys.
@@ -221,7 +217,6 @@ def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
     """See that members have the fingerprints that were heard over the phone.
 
     Args:
-        roster: the roster.
         fingerprints: by name; spaces, colons and capitals do not matter.
 
     Raises:
@@ -252,7 +247,6 @@ def first_roster(roster: SignedRoster, fingerprints: Mapping[str, str], now: flo
     word. Given fingerprints of two, two must have signed, whatever threshold the roster itself claims.
 
     Args:
-        roster: the roster.
         fingerprints: by name, as they were heard over the phone.
         now: Units: seconds since 1970, UTC.
 
@@ -288,9 +282,6 @@ def follow(pinned: SignedRoster, offered: Iterable[SignedRoster], now: float) ->
         pinned: what the site trusts; it may have expired.
         offered: newer versions, without gaps, in any order.
         now: Units: seconds since 1970, UTC.
-
-    Returns:
-        The newest.
 
     Raises:
         WireError: an older version, another roster of the same version, a gap, too few signatures, or expired.

@@ -33,7 +33,6 @@ def close_box(header: canonical.Json, body: bytes, passphrase: Passphrase) -> by
 
     Args:
         header: public facts: kind, names, ids. Bound to the body when there is a passphrase.
-        body: the secret.
         passphrase: None leaves the body readable to whoever can read the file.
     """
     secret = _ask(passphrase)
@@ -62,12 +61,8 @@ def open_box(data: bytes, passphrase: Passphrase, what: str) -> tuple[canonical.
     """Take a keystore file apart.
 
     Args:
-        data: the file.
         passphrase: asked for only if the file has one.
         what: the file's name in error messages.
-
-    Returns:
-        Header and body.
 
     Raises:
         KeystoreError: not such a file, or a passphrase that is missing or wrong.

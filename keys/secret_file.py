@@ -22,7 +22,6 @@ def write_secret(path: Path, content: bytes) -> None:
 
     Args:
         path: where; its directory must exist.
-        content: all of it.
 
     Raises:
         KeystoreError: the file exists, or cannot be written.
@@ -47,7 +46,6 @@ def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
 
     Args:
         path: where; the file exists.
-        content: all of the new one.
         keep: the old one's new name, in the same directory; None lets it go.
 
     Raises:
@@ -83,7 +81,6 @@ def read_secret(path: Path, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
     """Read a secret file after looking at who else may.
 
     Args:
-        path: the file.
         max_bytes: a longer file is none of ours.
 
     Raises:

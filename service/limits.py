@@ -19,11 +19,7 @@ __all__ = ["Limits"]
 
 
 class Limits:
-    """Counts what is under way in this process.
-
-    Args:
-        settings: the operator's.
-    """
+    """Counts what is under way in this process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

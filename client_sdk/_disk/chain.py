@@ -61,10 +61,6 @@ class Chain:
     def append(self, index: int, digest: str) -> None:
         """Note a verified record; one that is noted already is fine.
 
-        Args:
-            index: its index in the chain.
-            digest: its digest.
-
         Raises:
             WireError: another record is noted at this index, or those before it are missing.
             ConfigError: the file is damaged or cannot be written.

@@ -34,11 +34,6 @@ def write_npz(path: Path, tensors: Mapping[str, NDArray[Any]], force: bool) -> N
 
     `numpy.savez` takes tensors as keyword arguments and so cannot store one named "file".
 
-    Args:
-        path: where.
-        tensors: arrays by name.
-        force: replace an existing file.
-
     Raises:
         ConfigError: the file exists and may not be replaced, or cannot be written.
     """

@@ -27,9 +27,7 @@ class Rosters:
     """What one site trusts in one federation.
 
     Args:
-        path: the pinned roster's file.
         federation: whose roster it must be.
-        identity: this site.
 
     Raises:
         ConfigError: the file is missing, not a signed roster of this federation, or writable by everybody.
@@ -114,9 +112,6 @@ class Rosters:
 
     def follow(self, signed: SignedRoster) -> None:
         """Trust the next version from now on, and put it in the place of the pinned file.
-
-        Args:
-            signed: the roster after the pinned one.
 
         Raises:
             WireError: it does not follow the pinned one, or is not signed by enough coordinators.

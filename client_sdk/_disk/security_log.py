@@ -51,7 +51,6 @@ class SecurityLog:
 
         Args:
             event: what was refused, such as "sum-rejected".
-            facts: names, numbers and ids.
         """
         time = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         line = {"time": time, "event": event} | {name: _short(value) for name, value in facts.items()}

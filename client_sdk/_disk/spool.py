@@ -71,7 +71,6 @@ class Spool:
 
     Args:
         root: the configured directory; made if it does not exist.
-        site: the site's name.
 
     Raises:
         ConfigError: the directory cannot be made or written.
@@ -115,12 +114,7 @@ class Spool:
 
 
 class SpoolEntry:
-    """One attempt at one round of one site.
-
-    Args:
-        path: its directory.
-        round_id: the attempt.
-    """
+    """One attempt at one round of one site."""
 
     def __init__(self, path: Path, round_id: RoundId) -> None:
         self.path = path
@@ -208,15 +202,7 @@ class SpoolEntry:
             )
 
     def write_part(self, number: int, *pieces: bytes | memoryview) -> str:
-        """Store one part, durably.
-
-        Args:
-            number: which.
-            pieces: all of it, one after another.
-
-        Returns:
-            Its SHA-256 in hex.
-        """
+        """Store one part, durably."""
         with explained(self.path):
             create(self.part_path(number), lambda file: file.writelines(pieces))
         digest = hashlib.sha256()
@@ -228,7 +214,6 @@ class SpoolEntry:
         """Make what was written a submission: after this it is sent again, never encrypted again.
 
         Args:
-            encoded: the manifest's bytes.
             fingerprint: what it encrypts.
         """
         with explained(self.path):

@@ -32,9 +32,6 @@ class Signer:
     def sign(self, request: Request) -> tuple[float, dict[str, str]]:
         """Make the header of one sending of a request.
 
-        Args:
-            request: what is sent.
-
         Returns:
             When it was signed, and all header fields.
         """

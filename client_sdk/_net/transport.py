@@ -69,13 +69,7 @@ _NO_FILES = TlsFiles()
 
 
 class Transport:
-    """Drives flows, blocking.
-
-    Args:
-        url: the aggregator.
-        signer: signs every request.
-        tls: certificates.
-    """
+    """Drives flows, blocking."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
         self._signer = signer
@@ -83,15 +77,7 @@ class Transport:
         self._client = httpx.Client(**options)
 
     def run(self, flow: Flow[T], listener: Listener) -> T:
-        """Drive a flow to its end.
-
-        Args:
-            flow: the flow.
-            listener: is told of its progress.
-
-        Returns:
-            The flow's result.
-        """
+        """Drive a flow to its end."""
         return drive(flow, lambda effect: self._perform(effect, listener))
 
     def close(self) -> None:
@@ -136,13 +122,7 @@ class Transport:
 
 
 class AsyncTransport:
-    """Drives flows on asyncio; `Compute` runs in a thread.
-
-    Args:
-        url: the aggregator.
-        signer: signs every request.
-        tls: certificates.
-    """
+    """Drives flows on asyncio; `Compute` runs in a thread."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
         self._signer = signer
@@ -153,11 +133,7 @@ class AsyncTransport:
         """Drive a flow to its end.
 
         Args:
-            flow: the flow.
             listener: is told of its progress, in the event loop.
-
-        Returns:
-            The flow's result.
         """
         try:
             effect = next(flow)
@@ -230,11 +206,7 @@ def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
     """Drive a flow with a function that carries out one effect.
 
     Args:
-        flow: the flow.
         perform: takes an effect and returns its result; what it raises is thrown into the flow.
-
-    Returns:
-        The flow's result.
     """
     try:
         effect = next(flow)

@@ -150,12 +150,6 @@ def same_layout(
 ) -> None:
     """See that two sets of tensors have the same names, shapes and dtypes.
 
-    Args:
-        got: what came.
-        expected: what it must be like.
-        got_name: for the message.
-        expected_name: for the message.
-
     Raises:
         InputError: they differ; the first difference is named.
     """

@@ -42,9 +42,7 @@ class SklearnAdapter(Adapter[BaseEstimator]):
 
     Args:
         include: patterns over tensor names such as "coef_*" or "coefs_/0*".
-        exclude: patterns of what stays local.
         classes: all labels that any site has, in any order.
-        n_features: number of columns.
     """
 
     def __init__(

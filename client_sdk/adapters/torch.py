@@ -34,7 +34,6 @@ class TorchAdapter(Adapter[torch.nn.Module]):
 
     Args:
         include: patterns over the names of the `state_dict`.
-        exclude: patterns of what stays local.
         copy_from_device: copy tensors of a GPU to the CPU and back, instead of refusing them.
     """
 

@@ -133,7 +133,6 @@ def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS)
     """Make the layout of a federation in which these analyses, and smaller ones, can run one after another.
 
     Args:
-        analyses: all of them.
         value_bits: the plan's `value_bits`; `Plan.create` must be given the same.
 
     Raises:
@@ -155,10 +154,6 @@ def run(site: Site, analysis: Analysis[D, S, R], *data: Any) -> R:
     Args:
         site: a site of a federation whose plan has the layout of `layout_for`.
         analysis: the same at all sites.
-        data: this site's own.
-
-    Returns:
-        The result, the same at every site.
 
     Raises:
         PlanError: the federation's plan is not for analyses, or too small for this one.
@@ -188,12 +183,7 @@ def dry_run(analysis: Analysis[D, S, R], shares: Iterable[Sequence[Any]], value_
     """Do the same arithmetic without encryption and network, for one's own data or for tests.
 
     Args:
-        analysis: what to ask.
         shares: each site's data, as `run` takes them.
-        value_bits: as in the plan.
-
-    Returns:
-        The result, identical to that of `run`.
 
     Raises:
         InputError: data that the analysis cannot take.

@@ -136,11 +136,7 @@ class Histogram(OneRound[NDArray[np.int64], HistogramResult]):
         return (Field("counts", (len(self.edges) + 1,), self.max_rows),)
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """Return the site's histogram.
-
-        Args:
-            data: one array of values.
-        """
+        """Return the site's histogram."""
         (values,) = data
         flat = matrix(np.ravel(values), 1)[:, 0]
         finite(flat, "values")

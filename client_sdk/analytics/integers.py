@@ -50,7 +50,6 @@ def digits_for(bound: int, magnitude: int) -> int:
     """Return how many digits integers up to `bound` take.
 
     Args:
-        bound: largest absolute value.
         magnitude: M, the largest absolute value of one plaintext integer.
     """
     count, reach = 1, magnitude
@@ -69,9 +68,7 @@ def encode(fields: Sequence[Field], values: Mapping[str, Any], magnitude: int) -
     """Lay out a site's integers as digits.
 
     Args:
-        fields: the groups, in order.
         values: integers by field name; int64 arrays, or arrays of Python integers.
-        magnitude: M.
 
     Raises:
         InputError: a field is missing, misshapen, not of integers, or beyond its bound.
@@ -108,10 +105,7 @@ def decode(fields: Sequence[Field], sums: NDArray[np.int64], magnitude: int, n_s
     """Put the summed digits together again.
 
     Args:
-        fields: as for `encode`.
         sums: exact sums of the sites' digits, in the same order. Longer is fine.
-        magnitude: M.
-        n_sites: how many sites are in the sums.
 
     Raises:
         DecryptionError: a sum that `n_sites` sites within the bounds cannot have.

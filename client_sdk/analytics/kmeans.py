@@ -111,11 +111,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
         )
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """Return grid numbers of the site's rows.
-
-        Args:
-            data: one array. Shape: (rows, columns)
-        """
+        """Return grid numbers of the site's rows."""
         (values,) = data
         rows = self.grid.integers(matrix(values, self.columns))
         check_rows(len(rows), self.max_rows)

@@ -84,11 +84,7 @@ class PCA(OneRound[MomentSums, PCAResult]):
         return self._moments.fields
 
     def prepared(self, *data: Any) -> MomentSums:
-        """Return the site's sums.
-
-        Args:
-            data: one array. Shape: (rows, columns)
-        """
+        """Return the site's sums."""
         return self._moments.prepared(*data)
 
     def summands(self, data: MomentSums) -> Mapping[str, Any]:
@@ -174,11 +170,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         )
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """Return grid numbers of the site's rows.
-
-        Args:
-            data: one array. Shape: (rows, columns)
-        """
+        """Return grid numbers of the site's rows."""
         (values,) = data
         rows = self.grid.integers(matrix(values, self.columns))
         check_rows(len(rows), self.max_rows)

@@ -81,11 +81,7 @@ class Quantiles(Analysis[NDArray[np.int64], "tuple[int, int, Intervals]", Quanti
         return (Field("counts", (len(self.probabilities), self.bins), self.max_rows), Field("n", (), self.max_rows))
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
-        """Return grid numbers of the site's values, ascending.
-
-        Args:
-            data: one array of values.
-        """
+        """Return grid numbers of the site's values, ascending."""
         (values,) = data
         flat = matrix(np.ravel(values), 1)[:, 0]
         check_rows(flat.size, self.max_rows)

@@ -50,7 +50,6 @@ class SmallCells:
         is otherwise the total minus the shown ones.
 
         Args:
-            counts: exact counts.
             what: what is counted, for the warning.
 
         Returns:

@@ -39,8 +39,6 @@ class Grid:
         """Round values to the grid, and to the clip bound if they are beyond.
 
         Args:
-            name: the tensor of the layout.
-            values: any.
             draws: uniform in [0, 1), one per value, for stochastic rounding, which is unbiased within the bound; to
                 nearest without.
 
@@ -98,7 +96,6 @@ class Compression:
         Args:
             tensors: the model's shared tensors.
             seed: for local draws; the site's own.
-            clip: the plan's bounds.
         """
         return {}, {}
 
@@ -121,8 +118,6 @@ class Compression:
             target: what `target` gave at the start of the step.
             phase: which round of the step, from 0.
             step: which step, from 1.
-            common: common state.
-            local: local state.
             grid: what can be sent exactly.
         """
         return target

@@ -63,8 +63,6 @@ class Lossy(Compression):
         """Return what one site's payload contributes to the mean update.
 
         Args:
-            payload: of the last phase.
-            step: which step.
             common: common state after the step.
             shapes: arrays of the model's shapes.
         """

@@ -47,8 +47,6 @@ class EncryptedUpdates:
     weights and all sums that the server still keeps; if that is not enough, it says so and is not counted.
 
     Args:
-        keystore: the site's keystore.
-        passphrase: opens it, if it has one.
         on_overflow: what entries beyond the clip bound get: an "error", or "clip".
     """
 

@@ -27,7 +27,6 @@ def run_numpy_client(
     The plan is `training_plan(name, client.get_parameters({}), ...)`, with `evaluation=MeanLoss()` if `evaluate`.
 
     Args:
-        site: an open site.
         client: has `fit(parameters, config)`, and `get_parameters(config)` unless `initial` is given.
         initial: the weights that all sites start from.
         evaluate: whether `client.evaluate` is asked for its loss in every round.

@@ -43,7 +43,6 @@ def gaussian_epsilon(noise_multiplier: float, rounds: int, delta: float = 1e-5) 
 
     Args:
         noise_multiplier: z.
-        rounds: how many.
         delta: from 0 to 1, both excluded.
 
     Raises:
@@ -80,7 +79,6 @@ def gaussian_noise_for(epsilon: float, rounds: int, delta: float = 1e-5) -> floa
 
     Args:
         epsilon: what may be spent.
-        rounds: how many.
         delta: from 0 to 1, both excluded.
 
     Raises:

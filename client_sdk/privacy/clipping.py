@@ -17,9 +17,6 @@ __all__ = ["clip_update", "l2_norm"]
 def l2_norm(update: Mapping[str, Any]) -> float:
     """Compute the L2 norm of all tensors laid end to end, in float64.
 
-    Args:
-        update: named arrays.
-
     Raises:
         InputError: a value that is NaN or infinite; it would make the norm, and with it every value, NaN.
     """

@@ -98,16 +98,11 @@ class Ledger:
 
         Args:
             rdp: what a round costs, `Mechanism.rdp()`.
-            rounds: how many.
         """
         return epsilon_of(_total(self.charges) + rounds * rdp, self.delta) <= self.epsilon
 
     def require(self, what: str, rdp: NDArray[np.float64]) -> None:
         """Refuse what the budget does not cover, without charging anything.
-
-        Args:
-            what: federation and round.
-            rdp: what they cost.
 
         Raises:
             BudgetSpentError: it would go beyond the budget.
@@ -118,9 +113,7 @@ class Ledger:
         """Pay for sending some bytes. They may be sent, as often as it takes, once this has returned.
 
         Args:
-            what: federation and round.
             digest: SHA-256 of the bytes, hex.
-            rdp: what they cost.
 
         Returns:
             Whether something was charged: False for bytes that are paid for already.

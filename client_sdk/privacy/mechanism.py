@@ -51,7 +51,6 @@ def noisy_clip(
         noise_multiplier: z.
         honest_sites: h.
         values: size of the model, for what rounding adds.
-        value_bits: of the plan.
     """
     per_step = math.sqrt(values) / 2 / ((1 << (value_bits - 1)) - 1)
     factor = 1 + _TAILS * noise_multiplier / math.sqrt(honest_sites)
@@ -92,7 +91,6 @@ class Mechanism:
             clip_norm: C.
             noise_multiplier: z.
             colluders: how many of `min_sites` sites may pool what they know against another one; at least 0.
-            law: of the noise.
 
         Raises:
             InputError: parameters out of their range.

@@ -39,11 +39,7 @@ class PrivateTraining:
     sample_rate: float
 
     def rdp(self, steps: int) -> Any:
-        """Compute what so many optimizer steps cost each record, as Renyi divergence.
-
-        Args:
-            steps: batches.
-        """
+        """Compute what so many optimizer steps cost each record, as Renyi divergence."""
         rdp = _opacus().accountants.analysis.rdp.compute_rdp(
             q=self.sample_rate, noise_multiplier=self.noise_multiplier, steps=steps, orders=list(ORDERS)
         )
@@ -53,7 +49,6 @@ class PrivateTraining:
         """Compute the epsilon of so many optimizer steps.
 
         Args:
-            steps: batches.
             delta: from 0 to 1.
         """
         return epsilon_of(self.rdp(steps), delta)
@@ -65,7 +60,6 @@ class PrivateTraining:
             ledger: of the data set. Record and hospital are different units: keep one ledger for each.
             what: federation and round. Paying again for the same costs nothing, so a training that was interrupted may
                 be begun again, but only one result of it may ever be sent.
-            steps: batches.
 
         Raises:
             BudgetSpentError: the budget does not cover it.

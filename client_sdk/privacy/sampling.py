@@ -45,7 +45,6 @@ def discrete_gaussian(std: float, size: int, source: Source = os.urandom) -> NDA
 
     Args:
         std: its parameter, which for std >= 1 is the standard deviation up to 1e-7. Units: grid steps.
-        size: how many.
         source: of random bytes.
 
     Raises:
@@ -74,7 +73,6 @@ def skellam(std: float, size: int, source: Source = os.urandom) -> NDArray[np.in
 
     Args:
         std: standard deviation. Units: grid steps. Its square is rounded up to a multiple of 2^-19.
-        size: how many.
         source: of random bytes.
 
     Raises:

@@ -40,8 +40,6 @@ class PrivateUpdates:
 
     Args:
         site: whose plan the mechanism was made for.
-        mechanism: how much noise.
-        ledger: the budget of the data set.
         directory: for the noisy updates of rounds under way; made, mode 0700, if it does not exist.
         source: of random bytes; anything but `os.urandom` is for tests.
 
@@ -76,9 +74,6 @@ class PrivateUpdates:
             update: named arrays, exactly the plan's tensors. If this round was begun before, what was stored then is
                 sent instead.
 
-        Returns:
-            The noisy mean, the same at every site.
-
         Raises:
             InputError: tensors that are not the plan's, or not finite.
             BudgetSpentError: the budget does not cover the round; nothing was sent.
@@ -100,7 +95,6 @@ class PrivateUpdates:
 
         Args:
             round: an open round of the site.
-            update: as for `aggregate`.
 
         Raises:
             InputError: as for `aggregate`.

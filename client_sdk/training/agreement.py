@@ -33,9 +33,6 @@ def model_hash(tensors: Mapping[str, NDArray[Any]], *settings: str) -> str:
     Args:
         tensors: by name; their order does not matter.
         settings: text that must be the same, too.
-
-    Returns:
-        64 hex digits.
     """
     digest = hashlib.sha256(b"he-agg model 1")
     for text in settings:
@@ -68,9 +65,7 @@ def check_agreement(plan: Plan, mean: Mean, digest: str, round_number: int) -> N
 
     Args:
         plan: the federation's plan, with the tensor of signs in its layout.
-        mean: of the round.
         digest: of the model that this site held.
-        round_number: for the message.
 
     Raises:
         ProtocolError: they did not; the mean must not be applied.

@@ -81,8 +81,6 @@ def save_state(path: Path, state: State, identity: dict[str, str]) -> None:
     """Replace the checkpoint. After a crash at any moment the old or the new one is there, whole. Mode 0600.
 
     Args:
-        path: the file.
-        state: what to keep.
         identity: whose it is; `load_state` wants the same.
 
     Raises:

@@ -87,10 +87,6 @@ def train(
         checkpoint: a file to keep everything in, for restarts; nothing is kept if None.
         rounding: "nearest", or "stochastic"; compressions round by themselves.
         on_overflow: what entries of an update beyond the clip bound get: an "error", or "clip".
-        hooks: called after every round with a `Report`.
-
-    Returns:
-        The model and its history.
 
     Raises:
         InputError: the model, its update or its scores cannot be averaged: the message names what, the hint what to do.

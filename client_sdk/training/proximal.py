@@ -20,11 +20,6 @@ __all__ = ["proximal_term"]
 def proximal_term(model: torch.nn.Module, start: Mapping[str, NDArray[Any]], mu: float) -> torch.Tensor:
     """Compute mu/2 times the squared distance of the shared parameters to where they started.
 
-    Args:
-        model: in training.
-        start: the round's global model.
-        mu: strength.
-
     Returns:
         A scalar that gradients flow through.
     """

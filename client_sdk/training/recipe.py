@@ -47,7 +47,6 @@ class Recipe:
             tensors: the model's shared tensors.
             clip: bound on absolute values of an update, or patterns to bounds.
             weight_cap: the largest weight of a site.
-            value_bits: of the plan.
         """
         example, bound = self.compression.layout(tensors, bounds(tensors, clip))
         if reserved := [name for name in example if name.startswith("he-agg/")]:
@@ -77,17 +76,10 @@ def training_plan(
     """Make the plan of a federation that trains a model: `Path("x.plan").write_bytes(plan.encode())`.
 
     Args:
-        federation: its name.
-        model: of the architecture to train.
         clip: bound on absolute values of an update, or patterns to bounds (`{"*running_*": 10, "*": 1}`).
         weight_cap: the largest weight (sample count) of a site.
         max_sites: most sites in one round.
-        strategy: as for `train`.
-        evaluation: as for `train`.
-        compression: as for `train`.
-        adapter: as for `train`.
         value_bits: width of one encrypted value.
-        options: as for `Plan.create`.
 
     Raises:
         PlanError: no plan can be made of it.

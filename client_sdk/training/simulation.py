@@ -99,12 +99,8 @@ def simulate(plan: Plan, sites: Sequence[str], work: Callable[[Any, int], T]) ->
     """Run `work(site, index)` for every site of a simulated federation, each in a thread of its own.
 
     Args:
-        plan: as for a real one.
         sites: names; seeds follow from them, so take the real ones to compare.
         work: calls `train(site, ...)`, for instance.
-
-    Returns:
-        What `work` returned, in order.
 
     Raises:
         Exception: the first error of any site.

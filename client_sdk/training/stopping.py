@@ -30,8 +30,6 @@ class Stopping(ABC):
         Args:
             memory: what the rule returned last; empty at first.
             metrics: aggregated scores of the model before the step.
-            move: the mean update of the step.
-            model: the model before the step.
 
         Returns:
             New memory, whether `model` is the best so far, whether to stop.

@@ -47,9 +47,6 @@ class FedAvg:
         """Return the new global model.
 
         Args:
-            model: the old one.
-            mean: the mean update.
-            state: the strategy's state.
             plain: tensors that move by their mean alone, such as running statistics.
 
         Returns:

@@ -39,11 +39,7 @@ class Task:
         return self.strategy.mu if isinstance(self.strategy, FedProx) else 0.0
 
     def proximal(self, model: Any) -> Any:
-        """Return FedProx's term to add to the loss of every batch: a differentiable scalar, zero if not FedProx.
-
-        Args:
-            model: the module in training.
-        """
+        """Return FedProx's term to add to the loss of every batch: a differentiable scalar, zero if not FedProx."""
         self.proximal_used = True
         from client_sdk.training.proximal import proximal_term
 

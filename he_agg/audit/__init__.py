@@ -31,7 +31,6 @@ def audit(file: BinaryIO, fingerprints: Mapping[str, str] | None = None, expecte
     """Check a transcript.
 
     Args:
-        file: the transcript.
         fingerprints: of coordinators of the first roster, by name, as they were read out by them. None: whatever it
             lists is taken on trust, and listed in the answer.
         expected: digests of records that sites have seen, and that must be there.

@@ -36,8 +36,6 @@ class RecordChain:
     """Follows records.
 
     Args:
-        notes: where violations go.
-        plan: of the federation.
         rosters: the trusted ones, by digest. They come first in a transcript.
     """
 

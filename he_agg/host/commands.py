@@ -52,7 +52,6 @@ def answer(value: Any, as_json: bool, text: Callable[[], str]) -> None:
     Args:
         value: what a script wants: anything JSON can hold.
         as_json: whether a script asked.
-        text: makes the text for people.
     """
     print(json.dumps(value, indent=2, sort_keys=True) if as_json else text())
 

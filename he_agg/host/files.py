@@ -26,9 +26,6 @@ def create(path: Path, content: Content, mode: int = 0o600, durable: bool = True
     """Write a file that does not exist yet. Never through a symbolic link.
 
     Args:
-        path: where.
-        content: all of it.
-        mode: its permissions.
         durable: whether it must survive a power cut from here on; its name does after `sync_directory`.
 
     Raises:
@@ -78,11 +75,6 @@ def replace(path: Path, content: Content, mode: int = 0o600) -> None:
 
     For a file that one process writes: what a crash left unfinished beside it goes when it is next replaced.
 
-    Args:
-        path: where.
-        content: all of it.
-        mode: its permissions.
-
     Raises:
         OSError: as the file system says.
     """
@@ -110,7 +102,6 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
     """Read a secret file after looking at who else may.
 
     Args:
-        path: the file.
         max_bytes: a longer file is none of ours.
         remedy: what to do if others may have read it.
 

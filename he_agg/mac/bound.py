@@ -53,11 +53,7 @@ def beta_range(modulus: int) -> int:
 
 
 def forgery_probability(modulus: int) -> Fraction:
-    """Bound p, the probability that one tag of a wrong sum is right.
-
-    Args:
-        modulus: q, a prime.
-    """
+    """Bound p, the probability that one tag of a wrong sum is right."""
     column, row = (Fraction(-(-_WORDS // limit), _WORDS) for limit in (gamma_range(modulus), beta_range(modulus)))
     return column + row - column * row
 

@@ -51,7 +51,6 @@ class SectionMac:
     """Coefficients of one section in one attempt. A class because they are secret and wiped together.
 
     Args:
-        section: The section.
         key: The section's coefficient key. Wiping the caller's copy is the caller's business.
         tags: How many tags; `tag_count(section)` unless a test wants to see forgeries pass.
     """
@@ -74,11 +73,7 @@ class SectionMac:
         """Compute what one part adds to the section's tags, before pads.
 
         Args:
-            index: Position of the part within the section.
             packed: Its packed residues; bits after the last one count as zeros.
-
-        Returns:
-            One number below q for each tag.
 
         Raises:
             ValueError: Bytes of another length, or the coefficients were wiped.

@@ -26,9 +26,6 @@ class Secret:
 
     Args:
         mac_key: 32 bytes, copied.
-        plan_id: 64 hex digits.
-        epoch: number of the epoch.
-        round_id: federation, round and attempt.
 
     Raises:
         ValueError: a key of another length.
@@ -49,11 +46,7 @@ class Secret:
         """Derive the one-time pad of one tag of one submission.
 
         Args:
-            section: position of the section in the plan.
-            tag: number of the tag.
-            site: who submits.
             nonce: of the submission, 32 hex digits.
-            modulus: q.
 
         Raises:
             WireError: no such site or nonce.

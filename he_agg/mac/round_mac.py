@@ -30,9 +30,6 @@ class RoundMac:
 
     Args:
         mac_key: 32 bytes that all sites of the epoch share and the aggregator does not know. Copied.
-        plan: the public half of the plan.
-        epoch: number of the epoch.
-        round_id: the attempt.
 
     Raises:
         InputError: a round of another federation.
@@ -80,7 +77,6 @@ class RoundMac:
         """Derive the one-time pads of one submission. Secret.
 
         Args:
-            site: who submits.
             nonce: of the submission, 32 hex digits.
 
         Raises:
@@ -98,8 +94,6 @@ class RoundMac:
         nonce is fresh for every encryption. Within this object a second use is refused.
 
         Args:
-            total: all parts of the submission.
-            site: who submits.
             nonce: of the submission, 32 hex digits.
 
         Raises:
@@ -116,7 +110,6 @@ class RoundMac:
         """Tell whether a sum is the sum of exactly these submissions.
 
         Args:
-            total: all parts of the sum.
             submissions: site, nonce and tags out of the manifest of each submission that the record names.
 
         Returns:

@@ -17,9 +17,6 @@ class TagTotal:
     """The sum of the parts' contributions, before pads. A class because parts come from threads, in any order.
 
     Secret: the coefficients follow from enough of them. Make it with `RoundMac.new_total`.
-
-    Args:
-        plan: the public half of the plan.
     """
 
     def __init__(self, plan: PublicPlan) -> None:
@@ -34,7 +31,6 @@ class TagTotal:
 
         Args:
             number: position of the part among all parts.
-            contribution: from `RoundMac.part`.
 
         Raises:
             ValueError: a part that was added before or does not exist, or a contribution of another length.

@@ -138,9 +138,6 @@ def sign_request(head: RequestHead, name: str, key: SigningKey, now: float) -> d
     """Make the header fields of a signed request.
 
     Args:
-        head: what is asked.
-        name: who asks.
-        key: with which key.
         now: Units: seconds since 1970, UTC.
 
     Returns:

@@ -24,23 +24,12 @@ _SECRET_MARKS = (_SEAL_HEADER, b"he-agg-group-key", b"he-agg-identity", b"he-agg
 
 
 def encode_part(part: Part, place: PartPlace, plan_id: str) -> bytes:
-    """Write a part as it travels and is stored.
-
-    Args:
-        part: the packed residues.
-        place: where the plan puts it.
-        plan_id: 64 hex digits.
-    """
+    """Write a part as it travels and is stored."""
     return b"".join((part_header(place, plan_id), part.packed))
 
 
 def part_header(place: PartPlace, plan_id: str) -> bytes:
-    """Return a part's header: all of it that is not residues.
-
-    Args:
-        place: where the plan puts it.
-        plan_id: 64 hex digits.
-    """
+    """Return a part's header: all of it that is not residues."""
     section = place.section
     return _HEADER.pack(
         _MAGIC,
@@ -58,9 +47,6 @@ def parse_part(data: bytes | memoryview, place: PartPlace, plan_id: str, *, chec
     """Read a part that must be the one the plan puts at `place`.
 
     Args:
-        data: the whole part.
-        place: which part it has to be.
-        plan_id: 64 hex digits.
         check_residues: also look at every residue; leave it out only where `fold` will.
 
     Raises:

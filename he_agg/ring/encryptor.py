@@ -44,7 +44,6 @@ class Encryptor:
         """Draw a fresh key.
 
         Args:
-            params: The plan's ring parameters.
             a_key: The round's public key, from `keystream.a_key`.
 
         Raises:

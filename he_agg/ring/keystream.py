@@ -118,8 +118,6 @@ class Keystream:
 
         Args:
             out: A contiguous buffer of at most `MAX_FILL_BYTES` and the tail. Shape: (n + TAIL_BYTES,).
-            limb: As for `fill`.
-            batch: As for `fill`.
 
         Raises:
             ValueError: As for `fill`.
@@ -149,9 +147,6 @@ def a_key(federation: str | bytes, epoch: int, round_number: int, attempt: int, 
 
     Args:
         federation: Identifier of the federation; text is taken as UTF-8.
-        epoch: Number of the group key's epoch.
-        round_number: Number of the round.
-        attempt: Number of the attempt at this round.
         plan_id: The plan's digest, as bytes.
 
     Returns:

@@ -47,11 +47,7 @@ def limb_keys(params: RingParams, coefficients: NDArray[np.signedinteger]) -> tu
     """Transform a key for every limb.
 
     Args:
-        params: The parameters.
         coefficients: Small signed coefficients. Shape: (N,).
-
-    Returns:
-        One key for each limb.
     """
     keys = []
     for q in params.primes:

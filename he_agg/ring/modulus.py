@@ -22,9 +22,6 @@ def shoup_quotients(values: NDArray[np.uint32], q: int) -> NDArray[np.uint32]:
         values: Factors w < q.
         q: The modulus, below 2**30.
 
-    Returns:
-        The quotients, in the same shape.
-
     Source: V. Shoup, NTL; D. Harvey, "Faster arithmetic for number-theoretic transforms", 2014, section 2.
     """
     w = values.astype(np.uint64)
@@ -89,9 +86,6 @@ def modulus(q: int) -> Modulus:
 
     Args:
         q: One of `ntt_primes`.
-
-    Returns:
-        The tables, shared and read-only.
 
     Raises:
         ValueError: If q is not in use.

@@ -36,10 +36,6 @@ def forward(x: U32, roots: U32, quotients: U32, lanes: int, q: np.uint32) -> Non
 
     Args:
         x: `lanes` polynomials. Shape: (N * lanes,).
-        roots: `Modulus.forward`.
-        quotients: `Modulus.forward_quotients`.
-        lanes: How many polynomials are interleaved.
-        q: The modulus.
     """
     q2 = uint32(2 * q)
     groups, length = 1, x.size // 2
@@ -75,7 +71,6 @@ def transform_key(coefficients: NDArray[np.signedinteger], m: Modulus) -> tuple[
 
     Args:
         coefficients: Signed coefficients, each below q in magnitude. Shape: (N,).
-        m: The prime's tables.
 
     Returns:
         The transform times 1/N, < q, and its Shoup quotients. Shape: (N,) each.

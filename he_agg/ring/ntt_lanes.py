@@ -95,9 +95,6 @@ def inverse_product(x: U32, key: U32, key_quotients: U32, roots: U32, quotients:
         x: The transforms; index = transform index * LANES + lane. Shape: (N * LANES,).
         key: The factor, < q, as `ntt.transform_key` gives it: with 1/N, which the transform leaves out. Shape: (N,).
         key_quotients: Its Shoup quotients. Shape: (N,).
-        roots: `Modulus.inverse`.
-        quotients: `Modulus.inverse_quotients`.
-        q: The modulus.
         soon: What the caller reads next, fetched from memory meanwhile; it costs an eighth of encryption's time to
             wait for it. Read-only. Shape: (N * LANES,).
     """

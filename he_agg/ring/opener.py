@@ -33,10 +33,8 @@ class Opener:
         """Take the sum of the one-time keys.
 
         Args:
-            params: The plan's ring parameters.
             a_key: The round's public key, from `keystream.a_key`.
             key_sum: The rounded sum of the sites' `key_coefficients`. Shape: (N,).
-            sites: How many submissions were summed.
 
         Raises:
             ValueError: If the sum has the wrong shape or a coefficient beyond `sites`: then it is no sum of

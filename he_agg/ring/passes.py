@@ -41,7 +41,6 @@ def add_message(
         delta_quotient: Its Shoup quotient.
         bound: Largest magnitude allowed, below 2**24.
         lift: A multiple of q, bound <= lift < 2**31, added to make values positive.
-        q: The modulus.
 
     Returns:
         The largest value + bound; above 2 * bound if and only if some value is out of bounds.
@@ -78,9 +77,6 @@ def key_product(
         limit: `word_limit(q)`.
         key: NTT(key)/N from `transform_key`. Shape: (N,).
         key_quotients: Its Shoup quotients. Shape: (N,).
-        roots: `Modulus.inverse`.
-        quotients: `Modulus.inverse_quotients`.
-        q: The modulus.
     """
     replace_rejected(words, BATCH_VALUES, limit)
     inverse_product(words[:BATCH_VALUES], key, key_quotients, roots, quotients, q, soon)
@@ -93,7 +89,6 @@ def remove_product(x: U32, total: U32, q: np.uint32) -> np.uint32:
     Args:
         x: INTT(a * NTT(S)), < 2q. Shape: (n,).
         total: The sum of ciphertexts, < q. Shape: (n,).
-        q: The modulus.
 
     Returns:
         The largest residue of total; if it is >= q these are not residues and the output is worthless.
@@ -117,8 +112,6 @@ def round_one(x: U32, delta: np.int32, q: np.uint32, out: NDArray[np.int64]) -> 
 
     Args:
         x: Residues D*K + E mod q, < q. Shape: (n,).
-        delta: The step D.
-        q: The modulus.
         out: K. Shape: (n,).
 
     Returns:
@@ -159,10 +152,7 @@ def round_two(
         y: Residues mod q, < q. Shape: (n,).
         p_inverse: 1/p mod q.
         p_inverse_quotient: Its Shoup quotient mod q.
-        p: The first prime.
-        q: The second prime.
         lift: A multiple of q, p <= lift < 2**31.
-        delta: The step D.
         out: K. Shape: (n,).
 
     Returns:

@@ -26,12 +26,6 @@ bits as a plan needs, because bits of the prime are bits on the wire."""
 def is_prime(number: int) -> bool:
     """Decide primality for numbers below 3.3e24 (Miller-Rabin, 13 bases, exact there).
 
-    Args:
-        number: The number to test.
-
-    Returns:
-        Whether it is prime.
-
     Source: Sorenson and Webster, "Strong pseudoprimes to twelve prime bases", 2015.
     """
     bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
@@ -56,7 +50,6 @@ def smallest_root(q: int, order: int) -> int:
 
     Args:
         q: A prime with q = 1 mod order.
-        order: The order, a power of two.
 
     Returns:
         The smallest x with x**(order/2) = -1 mod q.

@@ -44,9 +44,6 @@ def ternary(entropy: bytes | bytearray) -> NDArray[np.int8]:
     Args:
         entropy: N * TERNARY_BYTES random bytes; coefficient j takes 32-bit digit d, lowest first, from the
             little-endian word at 4 * (d * N + j).
-
-    Returns:
-        The coefficients. Shape: (N,).
     """
     digits = np.frombuffer(entropy, dtype="<u4").reshape(TERNARY_BYTES // 4, N)
     carry = np.zeros(N, dtype=np.uint64)

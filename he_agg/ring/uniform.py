@@ -42,7 +42,6 @@ def replace_rejected(words: NDArray[np.uint32], count: int, limit: np.uint32) ->
 
     Args:
         words: Any words in, the first `count` < limit out. Shape: (count + reserve,).
-        count: How many are wanted.
         limit: The first word that is not accepted: `word_limit`.
 
     Returns:

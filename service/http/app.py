@@ -41,7 +41,6 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None, watchin
     """Make the application.
 
     Args:
-        settings: the operator's.
         aggregator: one that is open already; otherwise the lifespan opens one. Either way the lifespan closes it.
         watching: what listens; by default whatever the settings ask for.
     """

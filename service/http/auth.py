@@ -59,7 +59,6 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
     """Make the dependency of a route: a member with one of these roles sends the request.
 
     Args:
-        roles: who may.
         body: whether a body belongs to the request; otherwise one is refused.
     """
 

@@ -107,9 +107,6 @@ class BodyReader:
     """A body of an announced length, taken in one or more pieces. What is not asked for yet stays with the sender.
 
     Whether it is the one that was signed is for `check_body` to say, or for whoever knows better.
-
-    Args:
-        request: whose body.
     """
 
     def __init__(self, request: Request) -> None:
@@ -181,7 +178,6 @@ class Linger:
     """ASGI layer that keeps a connection open for a while after a request was answered before its body was read.
 
     Args:
-        app: the application.
         seconds: how long. Units: seconds.
     """
 

@@ -99,7 +99,6 @@ class Observed:
     """ASGI layer outside all others that tells observers of each request.
 
     Args:
-        app: the application.
         observers: whom to tell. If one fails, that is logged, and the answer is not touched.
     """
 

@@ -33,8 +33,6 @@ def take_snapshot(
     """Look at everything.
 
     Args:
-        store: rows.
-        settings: the operator's.
         now: the aggregator's time. Units: seconds since 1970, UTC.
         process: what only the running server knows: its version and age, what it refused lately.
 

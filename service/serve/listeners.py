@@ -29,9 +29,6 @@ class _Side(uvicorn.Server):
 class Listeners:
     """Bound when it is made, so that an address that is taken is an error before anything is opened.
 
-    Args:
-        settings: the operator's.
-
     Raises:
         ConfigError: an address cannot be used.
     """
@@ -60,11 +57,7 @@ class Listeners:
                 raise
 
     def start(self, aggregator: Aggregator, watching: Watching) -> list[str]:
-        """Begin to serve. Call it on the running event loop.
-
-        Returns:
-            What to tell the operator, a line each.
-        """
+        """Begin to serve. Call it on the running event loop."""
         from service.monitor.dashboard.access import Access
         from service.monitor.dashboard.app import make_metrics_app, make_operator_app
 

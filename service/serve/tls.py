@@ -61,7 +61,6 @@ def check_address(host: str, settings: Settings) -> None:
     """Refuse plain HTTP where others than this machine could listen in.
 
     Args:
-        host: the address that is listened on.
         settings: say whether there is TLS, here or at a proxy.
 
     Raises:

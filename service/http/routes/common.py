@@ -88,7 +88,6 @@ async def poll(
 
     Args:
         aggregator: whose changes wake us.
-        wait: Units: seconds.
         look: reads the store; runs in a thread.
         enough: whether to answer at once.
     """

@@ -50,14 +50,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watching, access: Access) -> Starlette:
-    """Make the app of page, data and metrics. Static files are public; all else needs a session.
-
-    Args:
-        settings: the operator's.
-        aggregator: one that is open.
-        watching: what listens to it.
-        access: who may look.
-    """
+    """Make the app of page, data and metrics. Static files are public; all else needs a session."""
     live = Live(aggregator, watching)
     outside = None if settings.operator_url is None else urlsplit(settings.operator_url).hostname
 

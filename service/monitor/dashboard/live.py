@@ -31,10 +31,6 @@ _PULSE_S = 10.0
 class Live:
     """Makes snapshots.
 
-    Args:
-        aggregator: of what.
-        watching: knows about the process.
-
     Attributes:
         viewers: how many streams are open.
     """
