@@ -20,7 +20,7 @@ import httpx
 from service.monitor.metrics import Metrics
 from service.monitor.observers import Answered, Observed
 from service.monitor.recent import Recent
-from service.monitor.view import take_snapshot
+from service.monitor.view import take_view
 from service.settings import Settings
 from service.store.sql import open_store
 from tests.support.peers import Peer, make_plan, prepare, register
@@ -121,7 +121,7 @@ def looking_ms(root: Path) -> dict[str, float]:
         snapshots = []
         for _ in range(50):
             began = time.perf_counter()
-            snapshot = take_snapshot(store, Settings(data_dir=server.data_dir), time.time())
+            snapshot = take_view(store, Settings(data_dir=server.data_dir), time.time())
             snapshots.append((time.perf_counter() - began) * 1e3)
         store.close()
     return {

@@ -10,18 +10,20 @@ Exit codes, stable: 0 done; 1 refused, with a reason; 2 wrong usage; 3 the aggre
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 
 from he_agg.errors import ConfigError, DecryptionError, HeAggError, KeystoreError, Reason, TransportError
 
-__all__ = ["answer", "main", "messages"]
+__all__ = ["FILE", "answer", "json_option", "main", "messages"]
 
 GROUP = "he_agg.commands"
 
@@ -41,6 +43,19 @@ _GROUP_HELP = {
     "keys": "Keystores and what sites hold.",
     "bench": "Benchmarks: rounds against plaintext, reports, comparisons.",
 }
+
+_EXTRAS = {
+    "server": ("fastapi", "starlette", "uvicorn", "sqlalchemy", "pydantic", "pydantic_settings", "prometheus_client"),
+    "demo": ("sksurv", "sklearn", "matplotlib"),
+    "traces": ("opentelemetry",),
+    "postgres": ("psycopg",),
+}
+"""Which extra of he-agg brings a module that a command may lack."""
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+"""The type of an argument that names a file."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 messages = Console(stderr=True, highlight=False)
 """For people: progress and errors go here, so that stdout holds data only."""
@@ -81,7 +96,7 @@ class _Commands(click.Group):
         try:
             command: click.Command = self._points[full].load()
         except ModuleNotFoundError as error:
-            raise _missing_extra(full, error) from error
+            raise _missing_module(error) from error
         return _both(command, f"{full}.", points) if is_group else command
 
     def _words(self) -> list[str]:
@@ -116,13 +131,14 @@ def _both(command: click.Command, prefix: str, points: Sequence[EntryPoint]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `he-agg` and exit with a stable code. Errors are one `he-agg: error:` line and perhaps a `he-agg: hint:`."""
-    root = _Commands(
+    root: click.Command = _Commands(
         "",
         list(entry_points(group=GROUP)),
         name="he-agg",
         help="Hospitals average model updates through an aggregator that cannot read them.",
         no_args_is_help=True,
     )
+    root = click.version_option(package_name="he-agg", prog_name="he-agg")(root)
     try:
         code = root.main(args=arguments, prog_name="he-agg", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -135,9 +151,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain("interrupted", "")
         sys.exit(EXIT_INTERRUPTED)
     except HeAggError as error:
-        _complain(f"{error.message} [{error.reason}]", error.hint)
-        sys.exit(_exit_code(error))
+        _fail(error)
+    except ModuleNotFoundError as error:
+        _fail(_missing_module(error))
+    except OSError as error:
+        _fail(_file_trouble(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: HeAggError) -> NoReturn:
+    _complain(f"{error.message} [{error.reason}]", error.hint)
+    sys.exit(_exit_code(error))
 
 
 def _exit_code(error: HeAggError) -> int:
@@ -161,10 +185,24 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"see `{context.command_path} --help`" if context is not None else ""
 
 
-def _missing_extra(command: str, error: ModuleNotFoundError) -> ConfigError:
-    extra = {"demo": "demo", "bench": "bench"}.get(command.split(".")[0], "server")
+def _missing_module(error: ModuleNotFoundError) -> ConfigError:
+    name = (error.name or "").split(".")[0]
+    extra = next((extra for extra, modules in _EXTRAS.items() if name in modules), None)
     return ConfigError(
         Reason.BAD_CONFIG,
-        f"`he-agg {command.replace('.', ' ')}` needs the module {error.name!r}, which is not installed",
-        f"install it with: pip install 'he-agg[{extra}]'",
+        f"this command needs the module {name!r}, which is not installed",
+        "" if extra is None else f"install it with: pip install 'he-agg[{extra}]'",
     )
+
+
+def _file_trouble(error: OSError) -> ConfigError:
+    """What the file system refused and no command foresaw, such as a full disk or a directory that is read-only."""
+    reason, hint = {
+        errno.ENOENT: (Reason.FILE_MISSING, ""),
+        errno.ENOSPC: (Reason.STORAGE_FULL, "make room and run it again"),
+        errno.EDQUOT: (Reason.STORAGE_FULL, "make room and run it again"),
+        errno.EROFS: (Reason.BAD_CONFIG, "name a directory that can be written to"),
+        errno.EACCES: (Reason.BAD_CONFIG, "change its permissions, or name another place"),
+    }.get(error.errno or 0, (Reason.BAD_CONFIG, ""))
+    where = "" if error.filename is None else f"{error.filename}: "
+    return ConfigError(reason, f"{where}{error.strerror or error}", hint)

@@ -8,24 +8,20 @@ and the same at every replica.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from he_agg.documents.roster import Role
 from service.aggregator import Aggregator
-from service.core.roster_cache import newest_roster
-from service.domain.events import Phase, Stage
+from service.domain.events import Stage
 from service.limits import Limits
 from service.monitor.observers import Answered, Fold
-from service.monitor.view import quorum
+from service.monitor.view import take_view
 from service.problems import PROBLEMS
-from service.store.base import Transaction
-from service.store.rows import FederationRow
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -135,46 +131,35 @@ class _Stored(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Read all of it in one transaction."""
-        settings = self._aggregator.settings
-        disk = shutil.disk_usage(settings.data_dir)
-        yield _gauge("he_agg_disk_free_bytes", "Left on the disk of the data directory.", disk.free)
-        yield _gauge("he_agg_disk_size_bytes", "Size of that disk.", disk.total)
-        yield _gauge("he_agg_disk_reserve_bytes", "Below this, new submissions are refused.", settings.reserve_bytes)
-        with self._aggregator.store.read() as tx:
-            rows = tx.federations()
-            rounds, submissions = tx.count_rounds(), tx.count_submissions()
-            by_federation = [_of_federation(tx, row) for row in rows]
-        yield from _table(
-            "he_agg_rounds",
-            "Attempts by state.",
-            "state",
-            rows,
-            list(Phase),
-            lambda name, s: rounds.get((name, Phase(s)), 0),
-        )
-        yield from _table(
-            "he_agg_submissions",
-            "Submissions by state.",
-            "state",
-            rows,
-            ["open", "complete", "excluded"],
-            lambda name, s: submissions.get((name, s), 0),
-        )
-        stages = {row.name: row.stage for row in rows}
-        yield from _table(
-            "he_agg_federation_stage",
-            "1 for the stage that a federation is in.",
-            "stage",
-            rows,
-            list(Stage),
-            lambda name, s: int(stages[name] == s),
-        )
-        for metric, text in _PER_FEDERATION.items():
-            family = GaugeMetricFamily(metric, text, labels=["federation"])
-            for row, values in zip(rows, by_federation, strict=True):
-                if metric in values:
-                    family.add_metric([row.name], values[metric])
+        """Read all of it, once."""
+        aggregator = self._aggregator
+        view = take_view(aggregator.store, aggregator.settings, aggregator.conductor.now())
+        storage, federations = view["storage"], view["federations"]
+        yield _gauge("he_agg_disk_free_bytes", "Left on the disk of the data directory.", storage["free_bytes"])
+        yield _gauge("he_agg_disk_size_bytes", "Size of that disk.", storage["size_bytes"])
+        yield _gauge("he_agg_disk_reserve_bytes", "Below this, new submissions are refused.", storage["reserve_bytes"])
+        # A state that nothing is in is 0, and no gap in a graph.
+        for name, text, label, counts in (
+            ("he_agg_rounds", "Attempts by state.", "state", lambda one: one["attempts"]),
+            ("he_agg_submissions", "Submissions by state.", "state", lambda one: one["submissions"]),
+            (
+                "he_agg_federation_stage",
+                "1 for the stage that a federation is in.",
+                "stage",
+                lambda one: {stage.value: int(one["stage"] == stage) for stage in Stage},
+            ),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["federation", label])
+            for one in federations:
+                for value, count in counts(one).items():
+                    family.add_metric([one["federation"], value], count)
+            yield family
+        values = {one["federation"]: _of_federation(one) for one in federations}
+        for name, text in _PER_FEDERATION.items():
+            family = GaugeMetricFamily(name, text, labels=["federation"])
+            for federation, known in values.items():
+                if known.get(name) is not None:
+                    family.add_metric([federation], known[name])
             yield family
 
 
@@ -191,37 +176,22 @@ _PER_FEDERATION = {
 }
 
 
-def _of_federation(tx: Transaction, row: FederationRow) -> dict[str, float]:
-    plan, roster, newest = row.parsed.plan, newest_roster(tx, row.name), tx.newest_round(row.name)
-    held = (tx.stored_submissions(row.name) + len(tx.kept_sums(row.name))) * plan.wire_bytes
-    values: dict[str, float] = {"he_agg_records": tx.chain_head(row.name).index, "he_agg_held_bytes": held}
-    values["he_agg_round_quorum_sites"] = quorum(tx, row, newest)
-    values["he_agg_sites"] = len(roster.roster.having(Role.SITE))
-    values["he_agg_roster_expires_timestamp_seconds"] = roster.roster.expires_at
-    if newest is not None:
-        values["he_agg_round_invited_sites"] = len(tx.invited(newest.id))
-        values["he_agg_round_complete_sites"] = sum(s.state == "complete" for s in tx.submissions(newest.id))
-        values["he_agg_round_damaged_parts"] = len(tx.damaged(newest.id))
-        if newest.phase is Phase.OPEN and row.stage is Stage.RUNNING:
-            values["he_agg_round_deadline_timestamp_seconds"] = newest.deadline_at
+def _of_federation(one: dict[str, Any]) -> dict[str, Any]:
+    values = {
+        "he_agg_sites": len(one["sites"]),
+        "he_agg_roster_expires_timestamp_seconds": one["roster_expires_at"],
+        "he_agg_records": one["records"],
+        "he_agg_held_bytes": one["held_bytes"],
+        "he_agg_round_quorum_sites": one["quorum"],
+    }
+    if (newest := one["round"]) is not None:
+        values["he_agg_round_invited_sites"] = len(newest["sites"])
+        values["he_agg_round_complete_sites"] = newest["complete"]
+        values["he_agg_round_damaged_parts"] = sum(len(site["asked_again"]) for site in newest["sites"])
+        if newest["remaining_s"] is not None:
+            values["he_agg_round_deadline_timestamp_seconds"] = newest["deadline_at"]
     return values
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
-
-
-def _table(
-    name: str,
-    text: str,
-    label: str,
-    rows: Sequence[FederationRow],
-    values: Sequence[str],
-    count: Callable[[str, str], float],
-) -> Iterator[Metric]:
-    """Make one sample for each federation and value; an empty state is 0, not a gap in a graph."""
-    family = GaugeMetricFamily(name, text, labels=["federation", label])
-    for row in rows:
-        for value in values:
-            family.add_metric([row.name, str(value)], count(row.name, value))
-    yield family

@@ -1,7 +1,11 @@
-"""What an operator gets to see: where everything stands, in one document, read from the store in one transaction.
+"""What there is to see of an aggregator, in one document, read from the store in one transaction.
 
-It holds what the aggregator knows anyway and nothing more: names, states, times, sizes and reasons. Digests, tags,
-signatures and nonces are not in it, except for the head of the chain, which coordinators compare.
+Everything that shows a federation shows this: `federation show`, the operators' page, `watch` and the metrics. It holds
+what the aggregator knows anyway and nothing more: names, states, times, sizes and reasons. Digests, tags, signatures
+and nonces of submissions are not in it; the ids of plan and key and the head of the chain are, for people to compare.
+
+Words for states are those of the state machines: a federation's `stage`, a round's `phase`, a submission's `state`,
+and "absent" for a site that has announced none.
 """
 
 from __future__ import annotations
@@ -21,13 +25,15 @@ from service.settings import Settings
 from service.store.base import Store, Transaction
 from service.store.rows import FederationRow, RoundRow, SubmissionRow
 
-__all__ = ["quorum", "take_snapshot"]
+__all__ = ["take_view"]
 
 HISTORY = 30
 """How many ended attempts of a federation are shown."""
 
+_SUBMISSION_STATES = ("open", "complete", "excluded")
 
-def take_snapshot(
+
+def take_view(
     store: Store, settings: Settings, now: float, *, process: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Look at everything.
@@ -40,7 +46,16 @@ def take_snapshot(
         JSON values. Times are seconds since 1970, UTC; sizes are bytes.
     """
     with store.read() as tx:
-        federations = [_federation(tx, row) for row in tx.federations()]
+        rows = tx.federations()
+        rounds, submissions = tx.count_rounds(), tx.count_submissions()
+        federations = [
+            _federation(tx, row, now)
+            | {
+                "attempts": {phase.value: rounds.get((row.name, phase), 0) for phase in Phase},
+                "submissions": {state: submissions.get((row.name, state), 0) for state in _SUBMISSION_STATES},
+            }
+            for row in rows
+        ]
     disk = shutil.disk_usage(settings.data_dir)
     database = settings.data_dir / "aggregator.sqlite3"
     return {
@@ -58,7 +73,45 @@ def take_snapshot(
     }
 
 
-def quorum(tx: Transaction, row: FederationRow, newest: RoundRow | None) -> int:
+def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, Any]:
+    plan, newest, epoch = row.parsed.plan, tx.newest_round(row.name), tx.newest_epoch(row.name)
+    roster, head, last = newest_roster(tx, row.name), tx.chain_head(row.name), tx.last_published(row.name)
+    kept = {sum_.id for sum_ in tx.kept_sums(row.name)}
+    quorum = _quorum(tx, row, newest)
+    coordinators = roster.roster.having(Role.COORDINATOR)
+    return {
+        "federation": row.name,
+        "stage": row.stage.value,
+        "paused_at": row.paused_at,
+        "sites": sorted(roster.roster.having(Role.SITE)),
+        "coordinators": {name: member.fingerprint for name, member in sorted(coordinators.items())},
+        "min_sites": plan.min_sites,
+        "max_sites": plan.max_sites,
+        "quorum": quorum,
+        "rounds": plan.rounds,
+        "deadline_s": plan.deadline_s,
+        "published": 0 if last is None else last.number,
+        "last_published": None if last is None else str(last),
+        "plan_id": plan.plan_id,
+        "codec": plan.codec,
+        "values": plan.values,
+        "bytes_up": plan.wire_bytes,
+        "epoch": epoch.number,
+        "key_id": epoch.key_id,
+        "roster_version": roster.version,
+        "roster_expires_at": roster.roster.expires_at,
+        "records": head.index,
+        "head": head.digest if head.index else None,
+        "held_bytes": (tx.stored_submissions(row.name) + len(kept)) * plan.wire_bytes,
+        "sample_fraction": row.keeping.sample_fraction,
+        "keep_sums": row.keeping.keep_sums,
+        "keep_submissions": row.keeping.keep_submissions,
+        "round": None if newest is None else _round(tx, row, newest, quorum, now),
+        "history": [_ended(each, plan, each.id in kept) for each in tx.recent_rounds(row.name, HISTORY)],
+    }
+
+
+def _quorum(tx: Transaction, row: FederationRow, newest: RoundRow | None) -> int:
     """Return how many sites must be complete by the deadline, by plan, newest roster and the round's roster."""
     need = [row.parsed.plan.min_sites, newest_roster(tx, row.name).roster.min_sites]
     if newest is not None:
@@ -66,40 +119,13 @@ def quorum(tx: Transaction, row: FederationRow, newest: RoundRow | None) -> int:
     return max(need)
 
 
-def _federation(tx: Transaction, row: FederationRow) -> dict[str, Any]:
-    plan, newest, roster = row.parsed.plan, tx.newest_round(row.name), newest_roster(tx, row.name)
-    head, last = tx.chain_head(row.name), tx.last_published(row.name)
-    kept = {sum_.id for sum_ in tx.kept_sums(row.name)}
-    need = quorum(tx, row, newest)
-    return {
-        "federation": row.name,
-        "stage": row.stage.value,
-        "paused_at": row.paused_at,
-        "sites": sorted(roster.roster.having(Role.SITE)),
-        "quorum": need,
-        "rounds": plan.rounds,
-        "published": 0 if last is None else last.number,
-        "codec": plan.codec,
-        "values": plan.values,
-        "bytes_up": plan.wire_bytes,
-        "epoch": tx.newest_epoch(row.name).number,
-        "roster_version": roster.version,
-        "roster_expires_at": roster.roster.expires_at,
-        "records": head.index,
-        "head": head.digest if head.index else None,
-        "held_bytes": (tx.stored_submissions(row.name) + len(kept)) * plan.wire_bytes,
-        "sample_fraction": row.keeping.sample_fraction,
-        "round": None if newest is None else _round(tx, row, newest, need),
-        "history": [_ended(each, plan, each.id in kept) for each in tx.recent_rounds(row.name, HISTORY)],
-    }
-
-
-def _round(tx: Transaction, row: FederationRow, newest: RoundRow, need: int) -> dict[str, Any]:
+def _round(tx: Transaction, row: FederationRow, newest: RoundRow, quorum: int, now: float) -> dict[str, Any]:
     plan = row.parsed.plan
     by_site = {submission.site: submission for submission in tx.submissions(newest.id)}
     again: dict[str, list[int]] = {}
     for part in tx.damaged(newest.id):
         again.setdefault(part.site, []).append(part.number)
+    clock_runs = newest.phase is Phase.OPEN and row.stage is Stage.RUNNING
     return {
         "id": str(newest.id),
         "number": newest.id.number,
@@ -107,10 +133,11 @@ def _round(tx: Transaction, row: FederationRow, newest: RoundRow, need: int) -> 
         "phase": newest.phase.value,
         "opened_at": newest.opened_at,
         "deadline_at": newest.deadline_at,
+        "remaining_s": max(0, int(newest.deadline_at - now)) if clock_runs else None,
         "closed_at": newest.closed_at,
         "ended_at": newest.ended_at,
-        "clock_stands": row.stage is Stage.PAUSED,
-        "quorum": need,
+        "quorum": quorum,
+        "sample_seed": newest.sample_seed,
         "complete": sum(submission.state == "complete" for submission in by_site.values()),
         "sites": [
             _site(tx, plan, site, by_site.get(site), again.get(site, [])) for site in sorted(tx.invited(newest.id))
@@ -124,14 +151,14 @@ def _site(
     tx: Transaction, plan: PublicPlan, site: str, submission: SubmissionRow | None, again: list[int]
 ) -> dict[str, Any]:
     if submission is None:
-        state, held = "absent", 0
+        state, lacking = "absent", None
     elif submission.state == "complete":
-        state, held = "complete", plan.wire_bytes - sum(plan.places[number].wire_bytes for number in again)
+        state, lacking = "complete", again
     elif submission.state == "excluded":
-        state, held = "excluded", 0
+        state, lacking = "excluded", None
     else:
-        missing = tx.missing(submission.id)
-        state, held = "uploading", plan.wire_bytes - sum(plan.places[number].wire_bytes for number in missing)
+        state, lacking = "open", tx.missing(submission.id)
+    held = 0 if lacking is None else plan.wire_bytes - sum(plan.places[number].wire_bytes for number in lacking)
     return {
         "site": site,
         "state": state,

@@ -6,6 +6,7 @@ Acts on the store, whether or not a server runs. What changes rounds goes throug
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,28 @@ from service.core.roster_cache import newest_roster
 from service.core.trust import accept_bundle, accept_roster, add_first_roster
 from service.domain import events
 from service.domain.events import Stage
-from service.monitor.view import quorum
+from service.monitor.view import take_view
+from service.settings import Settings
 from service.store.base import Store, Transaction
-from service.store.rows import EpochRow, FederationRow, Keeping, RoundRow
+from service.store.rows import EpochRow, FederationRow, Keeping
 
 __all__ = [
+    "NONE_YET",
     "bring_bundle",
     "bring_roster",
     "create_federation",
     "end",
-    "overview",
     "pause",
     "read_bundle",
     "read_document",
     "read_roster",
     "resume",
+    "show",
     "start",
 ]
+
+_REGISTER = "he-agg federation create federation.json --roster roster.json"
+NONE_YET = f"no federations yet; register one: {_REGISTER}"
 
 
 def read_document(path: Path) -> FederationDocument:
@@ -74,14 +80,7 @@ def read_roster(path: Path) -> bytes:
         InputError: there is no such file.
         WireError: not a roster.
     """
-    data = _read(path, MAX_ROSTER_BYTES)
-    try:
-        SignedRoster.parse(data)
-    except WireError as error:
-        raise WireError(
-            error.reason, f"{path} is no roster: {error.message}", "he-agg roster sign makes one"
-        ) from error
-    return data
+    return _read_signed(path, MAX_ROSTER_BYTES, SignedRoster.parse, "roster", "roster sign")
 
 
 def read_bundle(path: Path) -> bytes:
@@ -91,14 +90,7 @@ def read_bundle(path: Path) -> bytes:
         InputError: there is no such file.
         WireError: not an epoch bundle.
     """
-    data = _read(path, MAX_BUNDLE_BYTES)
-    try:
-        SignedBundle.parse(data)
-    except WireError as error:
-        raise WireError(
-            error.reason, f"{path} is no epoch bundle: {error.message}", "he-agg epoch new makes one"
-        ) from error
-    return data
+    return _read_signed(path, MAX_BUNDLE_BYTES, SignedBundle.parse, "epoch bundle", "epoch new")
 
 
 def create_federation(
@@ -159,7 +151,7 @@ def _check_same(existing: FederationRow, document: FederationDocument, keeping: 
             f"federation {existing.name} exists with plan {existing.parsed.plan.plan_id[:12]} and key "
             f"{existing.parsed.key_id[:12]}, got plan {document.plan.plan_id[:12]} and key {document.key_id[:12]}",
             "a federation keeps its plan: give the new one another name; another key is another epoch: "
-            "he-agg federation epoch",
+            "`he-agg federation epoch`",
         )
     if existing.keeping != keeping:
         raise InputError(
@@ -197,7 +189,7 @@ def bring_bundle(store: Store, conductor: Conductor, name: str, data: bytes) -> 
         return accept_bundle(tx, conductor, _known(tx, name), data, SignedBundle.parse(data).bundle.epoch)
 
 
-def start(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
+def start(store: Store, conductor: Conductor, name: str) -> None:
     """Start a federation: its first round opens. Started already is no error.
 
     Raises:
@@ -214,43 +206,32 @@ def start(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
             raise InputError(
                 Reason.BAD_ARGUMENT,
                 f"federation {name}: expected at least {need} sites, got {have}",
-                "more sites need a new version of the roster: he-agg federation roster",
+                f"more sites need a new version of the roster: he-agg federation roster {name} roster.json",
             )
         conductor.apply_in(tx, name, events.Started())
-        return _summary(tx, _known(tx, name))
 
 
-def pause(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
-    """Let a federation rest: no round opens, and the deadline of an open one stands still. Paused already is no error.
+def pause(store: Store, conductor: Conductor, name: str) -> None:
+    """Pause a federation: no round opens, and the deadline of an open one stands still. Paused already is no error.
 
     What is under way may be finished: whoever completes gets a receipt, and a closed round its sum.
 
     Raises:
         InputError: no such federation, or it does not run.
     """
-    with store.write() as tx:
-        row = _known(tx, name)
-        if row.stage not in (Stage.RUNNING, Stage.PAUSED):
-            raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that runs, it is {row.stage}")
-        conductor.apply_in(tx, name, events.Paused())
-        return _summary(tx, _known(tx, name))
+    _apply_begun(store, conductor, name, events.Paused(), "runs")
 
 
-def resume(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
+def resume(store: Store, conductor: Conductor, name: str) -> None:
     """Let a paused federation go on: its open round has as long as it had left. Running already is no error.
 
     Raises:
         InputError: no such federation, or it has not begun or has ended.
     """
-    with store.write() as tx:
-        row = _known(tx, name)
-        if row.stage not in (Stage.RUNNING, Stage.PAUSED):
-            raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that is paused, it is {row.stage}")
-        conductor.apply_in(tx, name, events.Resumed())
-        return _summary(tx, _known(tx, name))
+    _apply_begun(store, conductor, name, events.Resumed(), "is paused")
 
 
-def end(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
+def end(store: Store, conductor: Conductor, name: str) -> None:
     """End a federation: an open round fails, a closed one still gets its sum. Ended already is no error.
 
     Raises:
@@ -259,95 +240,57 @@ def end(store: Store, conductor: Conductor, name: str) -> dict[str, Any]:
     with store.write() as tx:
         _known(tx, name)
         conductor.apply_in(tx, name, events.Stopped())
-        return _summary(tx, _known(tx, name))
 
 
-def overview(store: Store, name: str | None) -> list[dict[str, Any]]:
-    """Where one federation stands, or all of them.
+def show(store: Store, settings: Settings, name: str | None = None) -> list[dict[str, Any]]:
+    """Show where one federation stands, or all of them: what `take_view` has of them.
 
     Raises:
         InputError: no such federation.
     """
-    with store.read() as tx:
-        rows = tx.federations() if name is None else [_known(tx, name)]
-        return [_summary(tx, row) for row in rows]
+    federations: list[dict[str, Any]] = take_view(store, settings, time.time())["federations"]
+    if name is None:
+        return federations
+    found = [one for one in federations if one["federation"] == name]
+    if not found:
+        raise _unknown([one["federation"] for one in federations])
+    return found
+
+
+def _apply_begun(store: Store, conductor: Conductor, name: str, event: events.Event, expected: str) -> None:
+    with store.write() as tx:
+        row = _known(tx, name)
+        if row.stage not in (Stage.RUNNING, Stage.PAUSED):
+            raise InputError(Reason.BAD_ARGUMENT, f"federation {name}: expected one that {expected}, it is {row.stage}")
+        conductor.apply_in(tx, name, event)
 
 
 def _known(tx: Transaction, name: str) -> FederationRow:
     row = tx.federation(name)
     if row is None:
-        known = ", ".join(row.name for row in tx.federations()) or "none"
-        raise InputError(
-            Reason.UNKNOWN_FEDERATION,
-            f"there is no such federation here; known: {known}",
-            "register it: he-agg federation create federation.json --roster roster.json",
-        )
+        raise _unknown([row.name for row in tx.federations()])
     return row
 
 
-def _summary(tx: Transaction, row: FederationRow) -> dict[str, Any]:
-    document, newest, epoch = row.parsed, tx.newest_round(row.name), tx.newest_epoch(row.name)
-    roster, head = newest_roster(tx, row.name), tx.chain_head(row.name)
-    members = roster.roster.members
-    last = tx.last_published(row.name)
-    summary: dict[str, Any] = {
-        "federation": row.name,
-        "stage": row.stage.value,
-        "sites": sorted(name for name, member in members.items() if Role.SITE in member.roles),
-        "coordinators": {
-            name: member.fingerprint for name, member in sorted(members.items()) if Role.COORDINATOR in member.roles
-        },
-        "roster_version": roster.version,
-        "roster_expires_at": roster.roster.expires_at,
-        "records": head.index,
-        "head": head.digest if head.index else None,
-        "min_sites": document.plan.min_sites,
-        "max_sites": document.plan.max_sites,
-        "rounds": document.plan.rounds,
-        "deadline_s": document.plan.deadline_s,
-        "plan_id": document.plan.plan_id,
-        "epoch": epoch.number,
-        "key_id": epoch.key_id,
-        "codec": document.plan.codec,
-        "values": document.plan.values,
-        "bytes_up": document.plan.wire_bytes,
-        "sample_fraction": row.keeping.sample_fraction,
-        "keep_sums": row.keeping.keep_sums,
-        "keep_submissions": row.keeping.keep_submissions,
-        "paused_at": row.paused_at,
-        "last_published": None if last is None else str(last),
-        "round": None,
-    }
-    if newest is not None:
-        submissions = tx.submissions(newest.id)
-        summary["round"] = {
-            "id": str(newest.id),
-            "number": newest.id.number,
-            "attempt": newest.id.attempt,
-            "phase": newest.phase.value,
-            "opened_at": newest.opened_at,
-            "deadline_at": newest.deadline_at,
-            "remaining_s": _remaining(row, newest),
-            "closed_at": newest.closed_at,
-            "ended_at": newest.ended_at,
-            "quorum": quorum(tx, row, newest),
-            "invited": sorted(tx.invited(newest.id)),
-            "sample_seed": newest.sample_seed,
-            "asked_again": [{"site": part.site, "part": part.number} for part in tx.damaged(newest.id)],
-            "complete": sorted(s.site for s in submissions if s.state == "complete"),
-        }
-    return summary
-
-
-def _remaining(row: FederationRow, newest: RoundRow) -> int | None:
-    """Time until an open round closes; None where no clock runs. Units: seconds."""
-    if newest.phase is not events.Phase.OPEN or row.stage is not Stage.RUNNING:
-        return None
-    return max(0, int(newest.deadline_at - time.time()))
+def _unknown(known: list[str]) -> InputError:
+    return InputError(
+        Reason.UNKNOWN_FEDERATION,
+        f"there is no such federation here; known: {', '.join(known) or 'none'}",
+        f"register it: {_REGISTER}",
+    )
 
 
 def _accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes) -> bool:
     return accept_roster(tx, conductor, row, data, SignedRoster.parse(data).roster.version)
+
+
+def _read_signed(path: Path, at_most: int, parse: Callable[[bytes], object], what: str, maker: str) -> bytes:
+    data = _read(path, at_most)
+    try:
+        parse(data)
+    except WireError as error:
+        raise WireError(error.reason, f"{path} is no {what}: {error.message}", f"`he-agg {maker}` makes one") from error
+    return data
 
 
 def _read(path: Path, at_most: int) -> bytes:

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from service.operator.cli_options import where
+from he_agg.host.commands import FILE
+from service.operator.options import where
 from service.settings import Settings, load_settings
 
 __all__ = ["serve"]
 
 _DEFAULTS = Settings.model_fields
-_file = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -23,9 +23,9 @@ _file = click.Path(path_type=Path, dir_okay=False)
     type=int,
     help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
 )
-@click.option("--tls-cert", type=_file, help="Serve TLS with this certificate and its chain, PEM.")
-@click.option("--tls-key", type=_file, help="The certificate's key, PEM.")
-@click.option("--tls-client-ca", type=_file, help="Only let in clients with a certificate of this authority, PEM.")
+@click.option("--tls-cert", type=FILE, help="Serve TLS with this certificate and its chain, PEM.")
+@click.option("--tls-key", type=FILE, help="The certificate's key, PEM.")
+@click.option("--tls-client-ca", type=FILE, help="Only let in clients with a certificate of this authority, PEM.")
 @click.option(
     "--behind-tls-proxy",
     is_flag=True,

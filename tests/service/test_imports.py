@@ -36,7 +36,7 @@ def loaded_by(modules):
     [
         "service",
         "service.serve.cli",
-        "service.operator.federation_cli",
+        "service.operator.federation",
         "service.http.app,service.serve.server,service.operator.operations",
     ],
 )
@@ -47,5 +47,5 @@ def test_a_fresh_process_loads_no_key_and_no_he_library(modules):
 
 
 def test_operator_commands_do_without_the_web_framework():
-    loaded = loaded_by("service.serve.cli,service.operator.federation_cli,service.operator.aggregator_cli")
+    loaded = loaded_by("service.serve.cli,service.operator.federation,service.operator.aggregator")
     assert not loaded & {"fastapi", "starlette", "uvicorn"}

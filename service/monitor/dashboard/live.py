@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service.aggregator import Aggregator
 from service.monitor.monitoring import Watching
-from service.monitor.view import take_snapshot
+from service.monitor.view import take_view
 
 __all__ = ["MAX_VIEWERS", "Live"]
 
@@ -47,7 +47,7 @@ class Live:
         async with self._lock:
             if self._taken is None or time.monotonic() - self._taken[0] > _FRESH_S:
                 snapshot = await run_in_threadpool(
-                    take_snapshot,
+                    take_view,
                     self._aggregator.store,
                     self._aggregator.settings,
                     self._aggregator.conductor.now(),
@@ -66,8 +66,7 @@ class Live:
             while not worker.stopping:
                 heard = worker.bell.listen()
                 snapshot = await self.snapshot()
-                # The time and the free space change by themselves.
-                shown = _encode({**snapshot, "now": 0, "storage": {**snapshot["storage"], "free_bytes": 0}})
+                shown = _encode(_still(snapshot))
                 if shown != last or time.monotonic() - sent_at >= _PULSE_S:
                     last, sent_at = shown, time.monotonic()
                     yield b"event: snapshot\ndata: " + _encode(snapshot) + b"\n\n"
@@ -76,6 +75,15 @@ class Live:
                     await asyncio.sleep(_FRESH_S)  # a bell that rings often wakes us once
         finally:
             self.viewers -= 1
+
+
+def _still(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """It without what changes by itself: the time and the free space."""
+    federations = [
+        {**one, "round": one["round"] and {**one["round"], "remaining_s": None}} for one in snapshot["federations"]
+    ]
+    storage = {**snapshot["storage"], "free_bytes": None}
+    return {**snapshot, "now": None, "storage": storage, "federations": federations}
 
 
 def _encode(value: Any) -> bytes:

@@ -10,7 +10,7 @@ from he_agg.errors import InputError, ProtocolError, Reason
 from service.domain import events
 from service.domain.events import Terms
 from service.domain.rounds import invite
-from service.operator import federation_cli, operations
+from service.operator import federation, operations
 from service.store.rows import Keeping
 from tests.service.work.test_deadlines import Inside
 from tests.support.peers import expected_sum, make_plan, prepare, read_part, read_receipt
@@ -44,7 +44,7 @@ def test_a_round_of_drawn_sites(drawn):
     assert record.members.keys() == invited
     assert record.sample_seed == row.sample_seed != drawn.row("f.2.1").sample_seed
     assert RoundRecord.parse(record.encode()) == record
-    (shown,) = operations.overview(drawn.aggregator.store, "f")
+    (shown,) = operations.show(drawn.aggregator.store, drawn.aggregator.settings, "f")
     assert shown["sample_fraction"] == 0.5
     assert shown["round"]["sample_seed"] == drawn.row("f.2.1").sample_seed
 
@@ -66,12 +66,18 @@ def inside(tmp_path):
     opened.aggregator.close()
 
 
+def stage_of(inside):
+    (shown,) = operations.show(inside.aggregator.store, inside.aggregator.settings, "f")
+    return shown["stage"]
+
+
 def test_the_deadline_stands_still_in_a_pause(inside):
     store, intake, conductor = inside.aggregator.store, inside.aggregator.intake, inside.aggregator.conductor
     late = inside.submit("a", 1, "f.1.1", complete=False)
     deadline = inside.row("f.1.1").deadline_at
     operations.pause(store, conductor, "f")
-    assert operations.pause(store, conductor, "f")["stage"] == "paused"
+    operations.pause(store, conductor, "f")
+    assert stage_of(inside) == "paused"
     inside.clock.now += 5000
     inside.aggregator.conductor.tick_all()
     assert inside.row("f.1.1").phase == "open"
@@ -84,7 +90,8 @@ def test_the_deadline_stands_still_in_a_pause(inside):
     inside.clock.now = inside.row("f.1.1").deadline_at
     inside.aggregator.conductor.tick_all()
     assert inside.row("f.1.1").phase == "closed"
-    assert operations.resume(store, conductor, "f")["stage"] == "running"
+    operations.resume(store, conductor, "f")
+    assert stage_of(inside) == "running"
 
 
 def test_no_round_opens_in_a_pause(inside):
@@ -109,11 +116,11 @@ def test_what_has_not_begun_or_has_ended_is_not_paused(inside):
 def test_sites_are_told_of_a_pause(make_world):
     world = make_world()
     round_id, data_dir = world.round_id, str(world.server.data_dir)
-    result = CliRunner().invoke(federation_cli.federation_pause, [world.name, "--data-dir", data_dir, "--json"])
+    result = CliRunner().invoke(federation.federation_pause, [world.name, "--data-dir", data_dir, "--json"])
     assert json.loads(result.stdout)["stage"] == "paused"
     current = world.peer().current(wait=1).json()
     assert (current["state"], current["round_id"]) == ("paused", None)
-    assert CliRunner().invoke(federation_cli.federation_resume, [world.name, "--data-dir", data_dir]).exit_code == 0
+    assert CliRunner().invoke(federation.federation_resume, [world.name, "--data-dir", data_dir]).exit_code == 0
     assert world.peer().current(wait=5).json()["round_id"] == round_id
 
 

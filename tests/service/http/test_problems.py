@@ -27,7 +27,7 @@ CORE_FILES += [*CORE.glob("documents/*.py"), *CORE.glob("protocol/*.py")]
 CORE_FILES += [CORE / "plan" / f"{name}.py" for name in ("plan", "sections", "security", "ckks_parameters")]
 # Only a site ever builds a `Plan`, which holds a layout.
 SITES_ONLY = {Reason.LAYOUT_MISMATCH, Reason.BAD_ANSWER}
-WATCHES = "watch_source.py"  # asks a server, as a command: what it raises is an answer to nobody
+WATCHES = "watch.py"  # asks a server, as a command: what it raises is an answer to nobody
 # The aggregator's own key is read when it starts, not when somebody asks for something.
 AT_START = {Reason.UNSAFE_PERMISSIONS, Reason.KEYSTORE_CORRUPT}
 

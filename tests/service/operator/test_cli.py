@@ -78,7 +78,7 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
             assert peer.current().json()["state"] == "waiting"
             started = json.loads(run("federation", "start", "stroke", "--json").stdout)
             assert started["round"]["id"] == "stroke.1.1"
-            assert started["round"]["invited"] == ["hospital-a", "hospital-b"]
+            assert [site["site"] for site in started["round"]["sites"]] == ["hospital-a", "hospital-b"]
             assert peer.current(wait=5).json()["round_id"] == "stroke.1.1"
             bundle = tmp_path / "bundle.json"
             bundle.write_bytes(deal(members, 2).encode())

@@ -7,7 +7,7 @@ const STAGES = { created: "Not started", running: "Running", paused: "Paused", e
 const STEPS = [["open", "Open"], ["closed", "Closed"], ["folding", "Adding up"], ["published", "Published"]];
 const STATES = {
   absent: ["Waiting", "–"],
-  uploading: ["Uploading", "↑"],
+  open: ["Uploading", "↑"],
   complete: ["Complete", "✓"],
   excluded: ["Not in the sum", "×"],
 };
@@ -53,7 +53,7 @@ export function worries(snapshot, now) {
     if (!round) continue;
     const again = round.sites.filter((site) => site.asked_again.length);
     if (again.length) found.push(["bad", `${name}: stored parts are damaged; waiting for ${again.map((site) => site.site).join(", ")} to send them again.`]);
-    if (round.phase === "open" && !round.clock_stands && round.complete < round.quorum) {
+    if (round.phase === "open" && each.stage !== "paused" && round.complete < round.quorum) {
       const whole = round.deadline_at - round.opened_at;
       if (round.deadline_at - now < 0.15 * whole) found.push(["warn", `${name}: round ${round.number} needs ${plural(round.quorum - round.complete, "more site")} within ${duration(round.deadline_at - now)}.`]);
     }
@@ -140,7 +140,7 @@ function figures(each, round, now) {
     figure("Complete", `${round.complete} of ${invited}`, each.sample_fraction < 1 ? "drawn at random" : "invited sites"),
     figure("Quorum", String(round.quorum), reached ? "✓ reached" : `${plural(round.quorum - round.complete, "more site")} needed`, reached ? "good" : ""),
     open
-      ? figure("Time left", round.clock_stands ? "Paused" : left > 0 ? duration(left) : "0 s", round.clock_stands ? "the clock stands still" : `until ${moment(round.deadline_at, now)}`)
+      ? figure("Time left", each.stage === "paused" ? "Paused" : left > 0 ? duration(left) : "0 s", each.stage === "paused" ? "the clock stands still" : `until ${moment(round.deadline_at, now)}`)
       : figure("Took", duration((round.ended_at ?? now) - round.opened_at), round.ended_at ? `until ${moment(round.ended_at, now)}` : "so far"),
     open
       ? figure("Received", bytes(held), `of ${bytes(invited * each.bytes_up)}`)
@@ -181,7 +181,7 @@ function siteRow(site, round, now, over) {
     h("td", { "data-label": "State" }, h("span", { class: `state ${site.asked_again.length ? "again" : site.state}` }, h("span", { "aria-hidden": "true", class: "sign" }, sign), text)),
     h("td", { "data-label": "Uploaded", class: "upload" },
       h("progress", { max: site.bytes_total, value: site.bytes, "aria-label": `Uploaded by ${site.site}` }),
-      h("span", { class: "amount" }, site.state === "uploading" ? `${share} %, ${bytes(site.bytes)}` : site.bytes ? bytes(site.bytes) : over ? "nothing" : "nothing yet")),
+      h("span", { class: "amount" }, site.state === "open" ? `${share} %, ${bytes(site.bytes)}` : site.bytes ? bytes(site.bytes) : over ? "nothing" : "nothing yet")),
     h("td", { "data-label": "When" }, site.accepted_at ? h("time", { datetime: iso(site.accepted_at) }, moment(site.accepted_at, now)) : "–"));
 }
 

@@ -1,13 +1,17 @@
-"""`he-agg watch`: the operators' page in a terminal."""
+"""`he-agg watch`: the operators' page in a terminal, read from the store or from a server somewhere else."""
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -19,15 +23,24 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from service.operator.cli_options import where
-from service.operator.watch_source import from_store, from_url
+from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
+from he_agg.host.commands import json_option
+from service.monitor.view import take_view
+from service.operator.operations import NONE_YET
+from service.operator.options import where
+from service.settings import load_settings
+from service.store.sql import open_store
 
-__all__ = ["draw", "watch"]
+__all__ = ["watch"]
+
+_TOKEN = re.compile(r"[0-9]{10,}\.[0-9a-f]{16}\.[0-9a-f]{64}\Z")
+_TIMEOUT_S = 30.0
+_NO_CONTENT, _OK = 204, 200
 
 _STYLES = {"running": "green", "paused": "yellow", "ended": "dim", "created": "dim"}
 _STATES = {
     "absent": ("· waiting", "dim"),
-    "uploading": ("↑ uploading", "cyan"),
+    "open": ("↑ uploading", "cyan"),
     "complete": ("✓ complete", "green"),
     "excluded": ("× not in the sum", "red"),
 }
@@ -41,51 +54,40 @@ _PROBLEMS = 6
     "--every", type=click.FloatRange(0.2, 3600), default=1.0, show_default=True, help="Seconds between looks."
 )
 @click.option("--once", is_flag=True, help="Show it once and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line, for scripts.")
+@json_option
 @where
 def watch(link: str | None, every: float, once: bool, as_json: bool, data_dir: Path, database_url: str | None) -> None:
     """Watch federations and rounds in the terminal, until Ctrl-C.
 
     Reads the store, whether or not a server runs; with --url it shows what the server's page shows, recent problems
-    included.
+    included. With --json, each look is a line.
     """
-    snapshots = from_url(link) if link else from_store(data_dir, database_url, every)
-    try:
-        if as_json:
-            for snapshot in snapshots:
-                print(json.dumps(snapshot, sort_keys=True), flush=True)
-                if once:
-                    return
-        elif once:
-            Console().print(draw(next(snapshots), time.time()))
-        else:
-            _live(snapshots)
-    except KeyboardInterrupt:
-        return
-    finally:
-        snapshots.close()  # type: ignore[attr-defined]
+    with closing(_from_url(link) if link else _from_store(data_dir, database_url, every)) as views:
+        try:
+            if as_json:
+                for view in views:
+                    print(json.dumps(view, sort_keys=True), flush=True)
+                    if once:
+                        return
+            elif once:
+                Console().print(_draw(next(views)))
+            else:
+                with Live(console=Console(), screen=False, auto_refresh=False) as live:
+                    for view in views:
+                        live.update(_draw(view), refresh=True)
+        except KeyboardInterrupt:
+            return
 
 
-def _live(snapshots: Iterator[dict[str, Any]]) -> None:
-    with Live(console=Console(), screen=False, auto_refresh=False) as live:
-        for snapshot in snapshots:
-            live.update(draw(snapshot, snapshot["now"]), refresh=True)
-
-
-def draw(snapshot: dict[str, Any], now: float) -> RenderableType:
-    """A snapshot as it is shown.
-
-    Args:
-        snapshot: of `take_snapshot`.
-        now: Units: seconds since 1970, UTC.
-    """
-    shown: list[RenderableType] = [_federation(one, now) for one in snapshot["federations"]]
+def _draw(view: dict[str, Any]) -> RenderableType:
+    now = view["now"]
+    shown: list[RenderableType] = [_federation(one, now) for one in view["federations"]]
     if not shown:
-        shown.append(Text("no federations yet; register one: he-agg federation create federation.json"))
-    process = snapshot["process"]
+        shown.append(Text(NONE_YET))
+    process = view["process"]
     if process is not None and process["problems"]:
         shown.append(_problems(process["problems"], now))
-    shown.append(_storage(snapshot))
+    shown.append(_storage(view))
     return Group(*shown)
 
 
@@ -99,13 +101,13 @@ def _federation(one: dict[str, Any], now: float) -> RenderableType:
     round_ = one["round"]
     if round_ is None:
         return Panel(Text("no round yet", "dim"), title=title, title_align="left")
-    inside: list[RenderableType] = [_headline(round_, now), _sites(round_, now)]
+    inside: list[RenderableType] = [_headline(round_), _sites(round_, now)]
     if one["history"]:
         inside.append(_history(one["history"][:_HISTORY]))
     return Panel(Group(*inside), title=title, title_align="left")
 
 
-def _headline(round_: dict[str, Any], now: float) -> Text:
+def _headline(round_: dict[str, Any]) -> Text:
     done, invited, quorum = round_["complete"], len(round_["sites"]), round_["quorum"]
     reached = "reached" if done >= quorum else f"{quorum - done} more needed"
     text = Text.assemble(
@@ -116,8 +118,8 @@ def _headline(round_: dict[str, Any], now: float) -> Text:
         f", quorum {quorum} ({reached})",
     )
     if round_["phase"] == "open":
-        left = "clock stands still" if round_["clock_stands"] else f"{_duration(round_['deadline_at'] - now)} left"
-        text.append(f"  {left}", "cyan")
+        left = round_["remaining_s"]
+        text.append("  clock stands still" if left is None else f"  {_duration(left)} left", "cyan")
     elif round_["phase"] == "folding":
         text.append(f"  sum {round_['sum_parts']}/{round_['parts']} parts", "cyan")
     return text
@@ -161,8 +163,8 @@ def _problems(problems: list[dict[str, Any]], now: float) -> Panel:
     return Panel(table, title="recent problems", title_align="left")
 
 
-def _storage(snapshot: dict[str, Any]) -> Text:
-    storage, process = snapshot["storage"], snapshot["process"]
+def _storage(view: dict[str, Any]) -> Text:
+    storage, process = view["storage"], view["process"]
     short = storage["free_bytes"] < storage["reserve_bytes"]
     text = Text.assemble(
         (f"{decimal(storage['free_bytes'])} free", "red" if short else ""),
@@ -185,3 +187,62 @@ def _duration(seconds: float) -> str:
     if s < 3600:
         return f"{s // 60} min {s % 60} s"
     return f"{s // 3600} h {s % 3600 // 60} min"
+
+
+def _from_store(data_dir: Path, database_url: str | None, every_s: float) -> Generator[dict[str, Any]]:
+    """View the store, again and again. What only the server knows is not in it."""
+    settings = load_settings(data_dir=data_dir, database_url=database_url)
+    store = open_store(settings, create=False)
+    try:
+        while True:
+            yield take_view(store, settings, time.time())
+            time.sleep(every_s)
+    finally:
+        store.close()
+
+
+def _from_url(link: str) -> Generator[dict[str, Any]]:
+    """View what the operators' listener sends. The link is used up by this."""
+    address = urlsplit(link)
+    if address.scheme not in ("http", "https") or not address.hostname or not _TOKEN.match(address.fragment):
+        raise ConfigError(Reason.BAD_CONFIG, "expected a link with a token, got none", "he-agg operator link makes one")
+    base = address.path.rstrip("/")
+    body = json.dumps({"token": address.fragment})
+    with _request(address, "POST", f"{base}/login", body, {"Content-Type": "application/json"}) as answer:
+        if answer.status != _NO_CONTENT:
+            raise ProtocolError(
+                Reason.UNAUTHENTICATED, "the link is too old, or was used before", "he-agg operator link makes another"
+            )
+        cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
+    with _request(address, "GET", f"{base}/events", None, {"Cookie": cookie}) as answer:
+        if answer.status != _OK:
+            raise ProtocolError(Reason.BAD_ANSWER, f"the operators' listener answered {answer.status}")
+        while line := answer.readline():
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+    raise TransportError(Reason.UNREACHABLE, "the aggregator has ended the stream", "see whether it runs")
+
+
+@contextmanager
+def _request(
+    address: Any, method: str, path: str, body: str | None, headers: dict[str, str]
+) -> Iterator[http.client.HTTPResponse]:
+    # Directly, whatever HTTP_PROXY says: this is an address of the operator's own.
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(address.hostname, address.port, timeout=_TIMEOUT_S)
+    try:
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise TransportError(
+                Reason.UNREACHABLE, f"no answer at {address.hostname} port {address.port}", "is --operator-port given?"
+            ) from error
+        try:
+            yield answer
+        except (OSError, http.client.HTTPException) as error:
+            raise TransportError(Reason.UNREACHABLE, "the connection to the aggregator is lost") from error
+        finally:
+            answer.close()
+    finally:
+        connection.close()

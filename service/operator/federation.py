@@ -1,0 +1,209 @@
+"""`he-agg federation ...`: the operator's commands. They act on the store, whether or not the aggregator runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from he_agg.errors import ConfigError, Reason
+from he_agg.host.commands import FILE, answer
+from he_agg.host.files import beside
+from service.core.conductor import Conductor
+from service.core.transcript import transcript
+from service.operator import operations
+from service.operator.options import OpenStore, on_store
+from service.store.base import Store
+from service.store.rows import Keeping
+
+__all__ = [
+    "federation_create",
+    "federation_end",
+    "federation_epoch",
+    "federation_export",
+    "federation_pause",
+    "federation_resume",
+    "federation_roster",
+    "federation_show",
+    "federation_start",
+]
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--roster", type=FILE, required=True, help="The signed roster: who belongs to the federation.")
+@click.option("--bundle", type=FILE, help="The signed bundle of the group key, for the sites to get from here.")
+@click.option(
+    "--sample-fraction",
+    type=float,
+    default=1.0,
+    help="Invite this fraction of the sites to each round, drawn at random, never fewer than the plan's least number.",
+)
+@click.option("--keep-sums", type=int, help="How many sums stay; older ones are removed, their records are not.")
+@click.option("--keep-submissions", is_flag=True, help="Keep the encrypted submissions of published rounds, for audit.")
+@on_store(create=True)
+def federation_create(
+    store: OpenStore,
+    file: Path,
+    roster: Path,
+    bundle: Path | None,
+    sample_fraction: float,
+    keep_sums: int | None,
+    keep_submissions: bool,
+    as_json: bool,
+) -> None:
+    """Register the federation that FILE describes: the federation file of its coordinator.
+
+    Compare the fingerprints that are printed with the coordinators, over the phone, before you start it.
+    """
+    document = operations.read_document(file)
+    signed = operations.read_roster(roster)
+    dealt = None if bundle is None else operations.read_bundle(bundle)
+    keeping = Keeping(sample_fraction, keep_sums, keep_submissions)
+    new = operations.create_federation(store.rows, store.conductor, document, signed, dealt, keeping)
+    shown = store.show(document.plan.federation)
+    did = "registered" if new else "was registered already"
+    answer(
+        shown,
+        as_json,
+        lambda: (
+            f"federation {shown['federation']} {did}: plan {shown['plan_id'][:12]}, "
+            f"key {shown['key_id'][:12]}, {shown['min_sites']} to {shown['max_sites']} sites\n{_roster(shown)}"
+        ),
+    )
+
+
+@click.command()
+@click.argument("name", required=False)
+@on_store()
+def federation_show(store: OpenStore, name: str | None, as_json: bool) -> None:
+    """Show where federations stand, or one of them."""
+    shown = operations.show(store.rows, store.settings, name)
+    answer(shown if name is None else shown[0], as_json, lambda: _table(shown))
+
+
+def _stage_command(act: Callable[[Store, Conductor, str], None], did: str, help_text: str) -> click.Command:
+    """Make a command that brings a federation into another stage."""
+
+    @click.command(help=help_text)
+    @click.argument("name")
+    @on_store()
+    def command(store: OpenStore, name: str, as_json: bool) -> None:
+        act(store.rows, store.conductor, name)
+        shown = store.show(name)
+        answer(shown, as_json, lambda: f"federation {name} {did}: {_round(shown)}")
+
+    return command
+
+
+federation_start = _stage_command(operations.start, "runs", "Start the federation NAME: its first round opens.")
+federation_pause = _stage_command(
+    operations.pause,
+    "is paused",
+    "Pause the federation NAME: no round opens, and the deadline of an open one stands still.",
+)
+federation_resume = _stage_command(
+    operations.resume, "runs", "Let the paused federation NAME go on, with as much time as its round had left."
+)
+federation_end = _stage_command(
+    operations.end, "has ended", "End the federation NAME: an open round fails, a closed one still gets its sum."
+)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("file", type=FILE)
+@on_store()
+def federation_roster(store: OpenStore, name: str, file: Path, as_json: bool) -> None:
+    """Give the federation NAME the next version of its roster; members that it does not list are refused at once."""
+    new = operations.bring_roster(store.rows, store.conductor, name, operations.read_roster(file))
+    shown = store.show(name)
+    did = "goes by" if new else "had this roster already, and goes by"
+    answer(shown, as_json, lambda: f"federation {name} {did} {_roster(shown)}\n{_round(shown)}")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("file", type=FILE)
+@on_store()
+def federation_epoch(store: OpenStore, name: str, file: Path, as_json: bool) -> None:
+    """Begin the next epoch of the federation NAME with the bundle in FILE. An open round begins anew under it."""
+    new = operations.bring_bundle(store.rows, store.conductor, name, operations.read_bundle(file))
+    shown = store.show(name)
+    did = "is in" if new else "had this bundle already, and is in"
+    answer(
+        shown,
+        as_json,
+        lambda: f"federation {name} {did} epoch {shown['epoch']}, key {shown['key_id'][:12]}: {_round(shown)}",
+    )
+
+
+@click.command()
+@click.argument("name")
+@click.option("--out", type=FILE, required=True, help="Where to write it.")
+@on_store()
+def federation_export(store: OpenStore, name: str, out: Path, as_json: bool) -> None:
+    """Write the transcript of the federation NAME: everything signed, for `he-agg audit`."""
+    records = store.show(name)["records"]
+    try:
+        with beside(out, lambda file: file.writelines(transcript(store.rows, name)), 0o644) as temporary:
+            temporary.replace(out)
+    except OSError as error:
+        raise ConfigError(Reason.BAD_CONFIG, f"cannot write {out}: {error.strerror}") from error
+    answer(
+        {"federation": name, "records": records, "out": str(out)},
+        as_json,
+        lambda: f"transcript of {name} with {records} record(s) written to {out}",
+    )
+
+
+def _roster(shown: dict[str, Any]) -> str:
+    expires = datetime.fromtimestamp(shown["roster_expires_at"], UTC).strftime("%Y-%m-%d")
+    prints = "".join(f"\n          {name}  {print_}" for name, print_ in shown["coordinators"].items())
+    return f"version {shown['roster_version']} of the roster, good until {expires}, of the coordinators{prints}"
+
+
+def _round(shown: dict[str, Any]) -> str:
+    current = shown["round"]
+    if current is None:
+        return "no round yet"
+    deadline = datetime.fromtimestamp(current["deadline_at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    done = f"{current['complete']} of {len(current['sites'])} sites complete"
+    text = f"round {current['id']} is {current['phase']}, {done}, deadline {deadline}"
+    if current["sample_seed"]:
+        text += f", drawn by seed {current['sample_seed']}: {', '.join(one['site'] for one in current['sites'])}"
+    asked = ", ".join(f"{one['site']} for part {part}" for one in current["sites"] for part in one["asked_again"])
+    if asked:
+        text += f"; waiting for parts that the disk has damaged: {asked}"
+    return text
+
+
+def _options(shown: dict[str, Any]) -> str:
+    invited = "all sites" if shown["sample_fraction"] == 1 else f"a fraction of {shown['sample_fraction']}"
+    sums = "sums as the server is set" if shown["keep_sums"] is None else f"{shown['keep_sums']} sums"
+    return f"invite {invited}, keep {sums}" + (" and all submissions" if shown["keep_submissions"] else "")
+
+
+def _table(federations: list[dict[str, Any]]) -> str:
+    if not federations:
+        return operations.NONE_YET
+    lines = []
+    for shown in federations:
+        lines += [
+            f"{shown['federation']}  {shown['stage']}",
+            f"  sites   {len(shown['sites'])} of {shown['min_sites']} to {shown['max_sites']}: "
+            f"{', '.join(shown['sites']) or 'none'}",
+            f"  plan    {shown['plan_id'][:12]}, {shown['codec']}, {shown['values']} values, "
+            f"{shown['bytes_up']} bytes per submission, {shown['rounds']} rounds of at most "
+            f"{shown['deadline_s']} s",
+            f"  roster  {_roster(shown)}",
+            f"  key     {shown['key_id'][:12]}, epoch {shown['epoch']}",
+            f"  rounds  {_options(shown)}",
+            f"  now     {_round(shown)}",
+            f"  latest  {shown['last_published'] or 'no sum yet'}",
+            f"  chain   {shown['records']} record(s)",
+        ]
+    return "\n".join(lines)
