@@ -13,6 +13,7 @@
 
 from client_sdk.async_site import AsyncRound, AsyncSite
 from client_sdk.config import Settings
+from client_sdk.federated import Federated, FederatedRound, Outcome
 from client_sdk.progress import Event, Listener, Phase, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from client_sdk.site import Round, Site
 from he_agg.errors import (
@@ -37,11 +38,14 @@ __all__ = [
     "CurrentRound",
     "DecryptionError",
     "Event",
+    "Federated",
+    "FederatedRound",
     "HeAggError",
     "InputError",
     "KeystoreError",
     "Listener",
     "Mean",
+    "Outcome",
     "Phase",
     "PhaseFinished",
     "PhaseProgress",

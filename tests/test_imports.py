@@ -36,23 +36,38 @@ ONLY_IN = {
 }
 
 
-def imports():
+def imported_names():
+    """Every import: in which file, from which module, which names."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
-                names = []
                 if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
+                    for alias in node.names:
+                        yield path.relative_to(ROOT).as_posix(), alias.name, []
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                    names = [node.module or ""]
-                for name in names:
-                    yield path.relative_to(ROOT).as_posix(), package, name.split(".")[0]
+                    yield path.relative_to(ROOT).as_posix(), node.module or "", [alias.name for alias in node.names]
+
+
+def imports():
+    for path, module, _ in imported_names():
+        yield path, path.split("/")[0], module.split(".")[0]
 
 
 def test_packages_import_only_downwards():
     found = list(imports())
     assert len(found) > 100, "the walk found next to nothing: it is looking in the wrong place"
     wrong = [(path, name) for path, package, name in found if name in PACKAGES and name not in MAY_IMPORT[package]]
+    assert wrong == []
+
+
+def test_toolkits_use_the_public_sdk_through_the_one_seam():
+    toolkits = ("adapters", "analytics", "compression", "flower", "privacy", "training")
+    wrong = []
+    for path, module, names in imported_names():
+        if path.split("/")[:2] in (["client_sdk", toolkit] for toolkit in toolkits) and module.startswith("client_sdk"):
+            private = [name for name in (*module.split("."), *names) if name.startswith("_")]
+            if private or module in ("client_sdk", "client_sdk.site", "client_sdk.async_site"):
+                wrong.append((path, module, names))
     assert wrong == []
 
 

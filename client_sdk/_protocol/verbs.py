@@ -13,13 +13,14 @@ from client_sdk._protocol.poll import OpenRound, current_round
 from client_sdk._protocol.prepare import Update, check_stored, lost_spool, prepare
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
+from client_sdk.federated import Outcome
 from he_agg.documents.record import SignedRecord
 from he_agg.errors import InputError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean
 from he_agg.protocol.messages import Receipt
 
-__all__ = ["aggregate", "fetch", "fetch_latest", "resume", "submit"]
+__all__ = ["aggregate", "fetch", "fetch_latest", "resume", "submit", "take_part"]
 
 
 def submit(session: Session, opened: OpenRound, update: Update) -> Flow[Receipt]:
@@ -39,6 +40,45 @@ def aggregate(session: Session, opened: OpenRound, update: Update) -> Flow[Mean]
     with entry.locked():
         stored = yield from prepare(session, opened, entry, update)
         return (yield from _finish(session, opened, entry, stored))
+
+
+def take_part(session: Session, opened: OpenRound, update: Update | None) -> Flow[Outcome]:
+    """Aggregate; if the round failed, or counts without this update, say so instead of raising.
+
+    Args:
+        session: the site.
+        opened: the round.
+        update: what to submit; None to finish what was submitted before.
+    """
+    round_id, mean = str(opened.id), None
+    reason, why = Reason.SECOND_SUBMISSION, f"round {round_id}: what this site had submitted to it before counts"
+    if update is not None:
+        try:
+            return Outcome(round_id, (yield from aggregate(session, opened, update)), counted=True)
+        except (InputError, ProtocolError) as error:
+            if error.reason not in (Reason.ROUND_FAILED, Reason.ROUND_CLOSED, Reason.SECOND_SUBMISSION):
+                raise
+            reason, why = error.reason, error.message
+    try:
+        if reason == Reason.SECOND_SUBMISSION:
+            mean = yield from _resume_or_fetch(session, opened)
+        elif reason == Reason.ROUND_CLOSED:
+            mean = yield from fetch(session, opened.id, opened.closes_at)
+    except ProtocolError as error:
+        if error.reason != Reason.ROUND_FAILED:
+            raise
+        reason, why = error.reason, error.message
+    return Outcome(round_id, mean, counted=False, reason=reason, why=why)
+
+
+def _resume_or_fetch(session: Session, opened: OpenRound) -> Flow[Mean]:
+    """Get the mean with what was submitted before; without it if it is not in this spool, or was left out."""
+    try:
+        return (yield from resume(session, opened))
+    except (InputError, ProtocolError) as error:
+        if error.reason not in (Reason.BAD_ARGUMENT, Reason.ROUND_CLOSED, Reason.SECOND_SUBMISSION):
+            raise
+    return (yield from fetch(session, opened.id, opened.closes_at))
 
 
 def resume(session: Session, opened: OpenRound) -> Flow[Mean]:

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.integers import Field, Integers, decode, encode, encoded_size
-from client_sdk.site import Round, Site
+from client_sdk.federated import Federated
 from he_agg.errors import InputError, PlanError, ProtocolError, Reason
-from he_agg.plan.fixedpoint import Mean
 from he_agg.plan.layout import Layout, TensorSpec
 from he_agg.plan.plan import Plan
 
@@ -145,19 +144,20 @@ def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS)
     return Layout((TensorSpec(TENSOR, (size + _DIGEST_VALUES,), "float64", float(magnitude)),), 1)
 
 
-def run(site: Site, analysis: Analysis[D, S, R], *data: Any) -> R:
+def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
     """Run an analysis as one site, together with all other sites that call this with the same analysis.
 
     A round that failed is repeated. A round that this site missed is taken over from the others: its data are then
     not in that step, which `Sums.n_sites` shows.
 
     Args:
-        site: a site of a federation whose plan has the layout of `layout_for`.
+        site: an open site, or one of `training.simulate`, of a federation whose plan has the layout of `layout_for`.
         analysis: the same at all sites.
 
     Raises:
         PlanError: the federation's plan is not for analyses, or too small for this one.
-        InputError: data that the analysis cannot take, or sites that ask different things.
+        InputError: data that the analysis cannot take, sites that ask different things, or a round to which this site
+            had submitted something else before.
         HeAggError: as for `Round.aggregate`.
     """
     magnitude, size = _checked_plan(site.plan, analysis)
@@ -165,10 +165,17 @@ def run(site: Site, analysis: Analysis[D, S, R], *data: Any) -> R:
     state: S = analysis.start()
     for round in site.rounds():
         vector = _vector(analysis, state, own, magnitude, size)
-        mean = _aggregated(round, vector)
-        if mean is None:
-            continue
-        after = _folded(analysis, state, mean.sums, mean.n_sites, magnitude)
+        outcome = round.take_part({TENSOR: vector.astype(np.float64)}, weight=1)
+        if outcome.reason is Reason.SECOND_SUBMISSION:
+            # Not what was asked now: the answer could be about data that were corrected since.
+            raise InputError(
+                outcome.reason,
+                outcome.why,
+                "start the analysis again at all sites: the round is used up",
+            )
+        if outcome.mean is None:
+            continue  # failed: its next attempt comes by itself
+        after = _folded(analysis, state, outcome.mean.sums, outcome.mean.n_sites, magnitude)
         if isinstance(after, Finished):
             return after.result
         state = after
@@ -234,18 +241,6 @@ def _vector(
     vector[: digits.size] = digits
     vector[digits.size : digits.size + _DIGEST_VALUES] = _digest(analysis, state)
     return vector
-
-
-def _aggregated(round: Round, vector: NDArray[np.int64]) -> Mean | None:
-    """Return the sums of a round; None if it failed and its next attempt has to be waited for."""
-    try:
-        return round.aggregate({TENSOR: vector.astype(np.float64)}, weight=1)
-    except ProtocolError as error:
-        if error.reason == Reason.ROUND_FAILED:
-            return None
-        if error.reason == Reason.ROUND_CLOSED:
-            return round.fetch()
-        raise
 
 
 def _folded(

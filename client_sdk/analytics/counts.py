@@ -15,7 +15,7 @@ from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
 from he_agg.errors import InputError, Reason
 
-__all__ = ["CountResult", "Counts", "Histogram", "HistogramResult"]
+__all__ = ["CountResult", "Counts", "Histogram", "HistogramResult", "codes_of"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Counts(OneRound[NDArray[np.int64], CountResult]):
         """
         if len(data) != len(self.categories):
             raise refuse(f"Counts: expected {len(self.categories)} sequences of labels, got {len(data)}")
-        columns = [_codes(labels, known, name) for (name, known), labels in zip(self.categories.items(), data)]  # noqa: B905
+        columns = [codes_of(labels, known, name) for (name, known), labels in zip(self.categories.items(), data)]  # noqa: B905
         if len({len(column) for column in columns}) != 1:
             raise refuse("Counts: expected sequences of the same length")
         check_rows(len(columns[0]), self.max_rows)
@@ -157,7 +157,12 @@ class Histogram(OneRound[NDArray[np.int64], HistogramResult]):
         return HistogramResult(shown, np.asarray(self.edges), int(counts[0]), int(counts[-1]), sums.n_sites)
 
 
-def _codes(labels: Any, known: Sequence[str | int], name: str) -> NDArray[np.int64]:
+def codes_of(labels: Any, known: Sequence[str | int], name: str) -> NDArray[np.int64]:
+    """Number labels by their place among the agreed categories.
+
+    Raises:
+        InputError: a label that is none of them.
+    """
     index = {label: i for i, label in enumerate(known)}
     codes = np.empty(len(labels), dtype=np.int64)
     for row, label in enumerate(labels):

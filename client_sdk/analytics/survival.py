@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from client_sdk.analytics.analysis import OneRound, Sums
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
 from client_sdk.analytics.chi_square import chi_square_tail
-from client_sdk.analytics.counts import _codes
+from client_sdk.analytics.counts import codes_of
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
 
@@ -183,7 +183,9 @@ class KaplanMeier(OneRound["dict[str, NDArray[np.int64]]", SurvivalResult]):
         check_rows(times.size, self.max_rows)
         happened = happened.astype(bool) & ~(times > self.horizon)
         index = self._grid.integers(np.minimum(times, self.horizon), "times")
-        groups = _codes(data[2], self.groups, "group") if len(self.groups) > 1 else np.zeros(times.size, dtype=np.int64)
+        groups = (
+            codes_of(data[2], self.groups, "group") if len(self.groups) > 1 else np.zeros(times.size, dtype=np.int64)
+        )
         if groups.shape != times.shape:
             raise refuse("KaplanMeier: expected one group per time")
         counts = {name: np.zeros(self.fields[0].shape, dtype=np.int64) for name in ("events", "censored")}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from client_sdk.adapters import PytreeAdapter
+from client_sdk.federated import Federated
 from client_sdk.training import MeanLoss, Result, Task, train
 from he_agg.errors import InputError, Reason
 
@@ -14,7 +15,7 @@ __all__ = ["run_numpy_client"]
 
 
 def run_numpy_client(
-    site: Any,
+    site: Federated,
     client: Any,
     *,
     initial: list[Any] | None = None,
@@ -27,6 +28,7 @@ def run_numpy_client(
     The plan is `training_plan(name, client.get_parameters({}), ...)`, with `evaluation=MeanLoss()` if `evaluate`.
 
     Args:
+        site: an open site, or one of `training.simulate`.
         client: has `fit(parameters, config)`, and `get_parameters(config)` unless `initial` is given.
         initial: the weights that all sites start from.
         evaluate: whether `client.evaluate` is asked for its loss in every round.

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client_sdk.federated import Federated, FederatedRound
 from client_sdk.privacy.clipping import clip_update
 from client_sdk.privacy.ledger import Ledger
 from client_sdk.privacy.mechanism import Mechanism
 from client_sdk.privacy.sampling import Source
-from client_sdk.site import Round, Site
 from he_agg.errors import ConfigError, DecryptionError, PlanError, Reason
 from he_agg.host.files import replace
 from he_agg.plan.fixedpoint import Mean, quantize
@@ -48,7 +48,7 @@ class PrivateUpdates:
     """
 
     def __init__(
-        self, site: Site, mechanism: Mechanism, ledger: Ledger, directory: str | Path, source: Source = os.urandom
+        self, site: Federated, mechanism: Mechanism, ledger: Ledger, directory: str | Path, source: Source = os.urandom
     ) -> None:
         self._site = site
         self.mechanism = mechanism
@@ -66,7 +66,7 @@ class PrivateUpdates:
                 "make it with Mechanism.for_plan(site.plan, ...)",
             )
 
-    def aggregate(self, round: Round, update: Mapping[str, Any]) -> Mean:
+    def aggregate(self, round: FederatedRound, update: Mapping[str, Any]) -> Mean:
         """Clip, add noise, charge the budget, and take part in the round.
 
         Args:
@@ -90,7 +90,7 @@ class PrivateUpdates:
         self._remove_before(round)
         return mean
 
-    def prepare(self, round: Round, update: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    def prepare(self, round: FederatedRound, update: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return the clipped, noisy update for `round.aggregate(..., weight=1)`, already paid for.
 
         Args:
@@ -169,7 +169,7 @@ class PrivateUpdates:
         data = numbers.astype("<i4").tobytes()
         replace(path, data + hashlib.sha256(data).digest())
 
-    def _remove_before(self, round: Round) -> None:
+    def _remove_before(self, round: FederatedRound) -> None:
         """Remove what earlier rounds left; this round's stays until the next, for a crash before its mean was used."""
         for path in self._directory.glob(f"{round.federation}.*.noisy"):
             number = path.name.split(".")[1]

@@ -23,19 +23,18 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from client_sdk.adapters import Adapter, adapter_for
 from client_sdk.adapters.base import same_layout
 from client_sdk.compression.base import Compression, Grid, Tensors
-from client_sdk.site import Round, Site
+from client_sdk.federated import Federated, FederatedRound
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
 from client_sdk.training.checkpoint import Pending, State, load_state, save_state
 from client_sdk.training.evaluation import Evaluation, encode_counts, summed_counts
 from client_sdk.training.recipe import Recipe
-from client_sdk.training.simulation import SimulatedSite
 from client_sdk.training.stopping import Stopping
 from client_sdk.training.strategies import FedAvg
 from client_sdk.training.task import Report, Result, Task
@@ -47,12 +46,11 @@ __all__ = ["train"]
 Fit = Callable[[Any, Task], Any]
 Hook = Callable[[Report], None]
 
-_MISSED = (Reason.ROUND_CLOSED, Reason.SECOND_SUBMISSION)
 _LAST_ATTEMPT = 1000
 
 
 def train(
-    site: Site | SimulatedSite,
+    site: Federated,
     model: Any,
     fit: Fit,
     *,
@@ -102,7 +100,7 @@ def train(
             "evaluate=lambda model: (y, probabilities), evaluation=BinaryScores()",
         )
     recipe = Recipe(strategy or FedAvg(), evaluation, compression or Compression())
-    trainer = _Trainer(cast(Site, site), model, adapter or adapter_for(model), recipe, checkpoint)
+    trainer = _Trainer(site, model, adapter or adapter_for(model), recipe, checkpoint)
     trainer.fit, trainer.evaluate, trainer.stopping, trainer.transform = fit, evaluate, stopping, transform
     trainer.limit, trainer.hooks = rounds, tuple(hooks)
     trainer.rounding, trainer.on_overflow = rounding, on_overflow
@@ -120,7 +118,7 @@ class _Trainer:
     on_overflow: OnOverflow
 
     def __init__(
-        self, site: Site, model: Any, adapter: Adapter[Any], recipe: Recipe, checkpoint: str | Path | None
+        self, site: Federated, model: Any, adapter: Adapter[Any], recipe: Recipe, checkpoint: str | Path | None
     ) -> None:
         self.site, self.model, self.adapter, self.recipe = site, model, adapter, recipe
         self.path = None if checkpoint is None else Path(checkpoint)
@@ -172,45 +170,18 @@ class _Trainer:
     def _is_over(self) -> bool:
         return bool(self.state.done)
 
-    def _take_part(self, round: Round) -> None:
+    def _take_part(self, round: FederatedRound) -> None:
         pending = self.state.pending
-        try:
-            if round.submitted and (pending is None or pending.round != round.number):
-                # Made before a crash, without a checkpoint or on another one: what is under way must not change.
-                self._apply(round.number, self._resumed(round), took_part=False)
-                return
-            pending = self._prepared(round)
-            mean = round.aggregate(
-                pending.payload, pending.weight, rounding=self.rounding, on_overflow=self.on_overflow
-            )
-        except InputError as error:
-            if error.reason != Reason.SECOND_SUBMISSION:
-                raise
-            # The checkpoint is older than the spool: what was submitted counts.
-            self._apply(round.number, self._resumed(round), took_part=False)
-            return
-        except ProtocolError as error:
-            if error.reason == Reason.ROUND_FAILED:
-                return  # the next attempt comes with the same number
-            if error.reason not in _MISSED:
-                raise
-            try:
-                mean = round.fetch()
-            except ProtocolError as failed:
-                if failed.reason == Reason.ROUND_FAILED:
-                    return
-                raise
-            self._apply(round.number, mean, took_part=False)
-            return
-        self._apply(round.number, mean, took_part=True)
+        if round.submitted and (pending is None or pending.round != round.number):
+            # Made before a crash, without a checkpoint or on another one: what is under way must not change.
+            outcome = round.take_part()
+        else:
+            made = self._prepared(round)
+            outcome = round.take_part(made.payload, made.weight, rounding=self.rounding, on_overflow=self.on_overflow)
+        if outcome.mean is not None:
+            self._apply(round.number, outcome.mean, took_part=outcome.counted)
 
-    def _resumed(self, round: Round) -> Mean:
-        try:
-            return round.resume()
-        except InputError:
-            return round.fetch()
-
-    def _prepared(self, round: Round) -> Pending:
+    def _prepared(self, round: FederatedRound) -> Pending:
         """Return what this site sends in a round: what lies in the checkpoint, or something new."""
         state, compression = self.state, self.recipe.compression
         step, phase = self._step(round.number)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding, dequantize, quantize
+from client_sdk.federated import Federated, Outcome, ToIntegers
+from he_agg.errors import ProtocolError, Reason
+from he_agg.ids import RoundId
+from he_agg.plan.fixedpoint import Mean, dequantize, quantize
 from he_agg.plan.plan import Plan
+from he_agg.protocol.messages import CurrentRound
 
-__all__ = ["SimulatedRound", "SimulatedSite", "simulate"]
+__all__ = ["simulate"]
 
 T = TypeVar("T")
 
@@ -46,56 +49,46 @@ class _Hub:
         return self.mean
 
 
-class SimulatedRound:
-    """A round of a simulated federation, as `Round`."""
+class _Round:
+    """A round of a simulated federation. Nobody is late, so it never fails."""
 
     submitted = False
-    attempt = 1
 
     def __init__(self, hub: _Hub, site: str, number: int) -> None:
         self._hub, self._site, self.number = hub, site, number
+        self.federation = hub.plan.public.federation
+        self.id = str(RoundId(self.federation, number, 1))
 
-    @property
-    def id(self) -> str:
-        """The round's id."""
-        return f"{self._hub.plan.public.federation}.{self.number}.1"
+    def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[ToIntegers]) -> Mean:
+        return self._hub.aggregate(self._site, quantize(self._hub.plan, update, weight, **how).values)
 
-    def aggregate(
-        self,
-        update: Mapping[str, Any],
-        weight: int,
-        *,
-        rounding: Rounding = "nearest",
-        on_overflow: OnOverflow = "error",
-    ) -> Mean:
-        """Return the mean of all sites' updates, as `Round.aggregate`."""
-        quantized = quantize(self._hub.plan, update, weight, rounding=rounding, on_overflow=on_overflow)
-        return self._hub.aggregate(self._site, quantized.values)
+    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[ToIntegers]) -> Outcome:
+        return Outcome(self.id, self.aggregate(update or {}, weight, **how), counted=True)
 
 
-class SimulatedSite:
-    """A site of a simulated federation: as much of `Site` as `train` needs."""
+class _Site:
+    """A site of a simulated federation. Nothing was ever missed, so there is nothing to fetch."""
 
     def __init__(self, hub: _Hub, name: str) -> None:
         self._hub, self.name = hub, name
         self.plan = hub.plan
         self.federation = hub.plan.public.federation
 
-    def rounds(self) -> Iterator[SimulatedRound]:
-        """Yield all rounds of the plan."""
+    def rounds(self) -> Iterator[_Round]:
         for number in range(1, self.plan.public.rounds + 1):
-            yield SimulatedRound(self._hub, self.name, number)
+            yield _Round(self._hub, self.name, number)
 
-    def status(self) -> Any:
-        """Report that nothing was missed."""
-        return SimpleNamespace(last_published=None)
+    def status(self) -> CurrentRound:
+        return CurrentRound(self.federation, "ended", epoch=1, key_id="", plan_id=self.plan.plan_id)
 
     def pending(self) -> list[str]:
-        """Report that nothing is under way."""
         return []
 
+    def fetch(self, round_id: str | None = None) -> Mean:
+        raise ProtocolError(Reason.SUM_GONE, f"round {round_id}: a simulated federation keeps no sums")
 
-def simulate(plan: Plan, sites: Sequence[str], work: Callable[[Any, int], T]) -> list[T]:
+
+def simulate(plan: Plan, sites: Sequence[str], work: Callable[[Federated, int], T]) -> list[T]:
     """Run `work(site, index)` for every site of a simulated federation, each in a thread of its own.
 
     Args:
@@ -109,7 +102,7 @@ def simulate(plan: Plan, sites: Sequence[str], work: Callable[[Any, int], T]) ->
 
     def guarded(name: str, index: int) -> T:
         try:
-            return work(SimulatedSite(hub, name), index)
+            return work(_Site(hub, name), index)
         except BaseException:
             hub.barrier.abort()
             raise

@@ -1,0 +1,158 @@
+"""What sync and async sites and rounds have in common: all but the driving. `Site` and `Round` document the verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, Unpack
+
+from client_sdk._net.transport import AsyncTransport, TlsFiles, Transport
+from client_sdk._protocol.poll import OpenRound
+from client_sdk._protocol.session import Passphrase, Session, open_session
+from client_sdk.config import Overrides, Settings
+from client_sdk.progress import Event, Listener, Phase, PhaseFinished
+from he_agg.plan.plan import Plan
+from keys.hardening import forbid_core_dumps
+
+__all__ = ["RoundBase", "SiteBase"]
+
+
+class SiteBase:
+    """One hospital in one federation: who it is, and how it is opened."""
+
+    _connect: ClassVar[type[Transport] | type[AsyncTransport]]
+
+    def __init__(self, session: Session, transport: Any, listener: Listener | None = None) -> None:
+        self._session = session
+        self._transport = transport
+        self._listener = listener
+
+    @classmethod
+    def open(
+        cls,
+        config: str | Path | None = None,
+        *,
+        passphrase: Passphrase = None,
+        progress: Listener | None = None,
+        **settings: Unpack[Overrides],
+    ) -> Self:
+        """Load identity, group key and roster, and get ready to talk to the aggregator. Sends nothing yet.
+
+        Core dumps of this process are switched off, since it holds keys from here on; `HE_AGG_CORE_DUMPS=1` in the
+        environment leaves them as they are.
+
+        Args:
+            config: the site's TOML file, with at least url, identity, keystore and roster.
+            passphrase: opens keystore and identity, or asks for what does; used only if they have one.
+            progress: called with an `Event` whenever a phase begins, gets on or ends, and before each retry; of an
+                async site in the event loop.
+            settings: settings by name, over those of the file.
+
+        Raises:
+            ConfigError: settings that do not make sense, among them plain http to another machine; a roster that is
+                not signed, or does not list this site.
+            KeystoreError: a secret file that is missing, damaged, or that others may read; an identity with another
+                key than the roster lists.
+        """
+        loaded = Settings.load(config, settings)
+        forbid_core_dumps()
+        session = open_session(loaded, passphrase)
+        tls = TlsFiles(loaded.ca_file, loaded.client_cert, loaded.client_key)
+        return cls(session, cls._connect(loaded.url, session.signer, tls), progress)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, federation={self.federation!r})"
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self._session.site
+
+    @property
+    def federation(self) -> str:
+        """Name of the federation: the one that the keystore is for."""
+        return self._session.federation
+
+    @property
+    def plan(self) -> Plan:
+        """What the federation agreed on: tensors, clip bounds, numbers of sites."""
+        return self._session.key.plan
+
+    def pending(self) -> list[str]:
+        """Return ids of rounds in the spool whose mean was not fetched yet, oldest first."""
+        return [str(round_id) for round_id in self._session.spool.pending(self.federation)]
+
+    def _heard(self, note: Listener | None) -> Listener:
+        """Tell of a flow's progress the round, which keeps its books, and the user."""
+
+        def listener(event: Event) -> None:
+            for each in (note, self._listener):
+                if each is not None:
+                    each(event)
+
+        return listener
+
+
+class RoundBase:
+    """One open round of a federation, as one site sees it. Comes from `site.rounds()` or `site.current()`."""
+
+    def __init__(self, site: Any, opened: OpenRound) -> None:
+        self._site = site
+        self._session: Session = site._session
+        self._opened = opened
+        self._submitted = opened.submitted
+        self._seconds: dict[Phase, float] = {}
+        self._bytes_up = 0
+        self._bytes_down = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, submitted={self.submitted})"
+
+    @property
+    def id(self) -> str:
+        """The round's id: federation, number and attempt."""
+        return str(self._opened.id)
+
+    @property
+    def federation(self) -> str:
+        """Name of the federation."""
+        return self._opened.id.federation
+
+    @property
+    def number(self) -> int:
+        """Number of the round, from 1."""
+        return self._opened.id.number
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt, from 1; a round that failed is tried again."""
+        return self._opened.id.attempt
+
+    @property
+    def submitted(self) -> bool:
+        """Whether this site has submitted to it, or has an encrypted submission on the way in its spool."""
+        return self._submitted or self._session.spool.entry(self._opened.id).is_stored
+
+    @property
+    def seconds(self) -> Mapping[Phase, float]:
+        """How long each phase took so far: encrypt, upload, wait, download, verify, decrypt. Units: seconds."""
+        return MappingProxyType(self._seconds)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bodies sent for this round, by this object: manifest and parts, re-sent ones included."""
+        return self._bytes_up
+
+    @property
+    def bytes_down(self) -> int:
+        """Bodies received for this round, by this object: record, manifests and parts of the sum."""
+        return self._bytes_down
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, PhaseFinished):
+            self._seconds[event.phase] = self._seconds.get(event.phase, 0.0) + event.seconds
+            self._bytes_up += event.sent_bytes
+            self._bytes_down += event.received_bytes
+            if event.phase == "upload":
+                self._submitted = True

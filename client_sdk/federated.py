@@ -1,0 +1,104 @@
+"""What the toolkits (training, analytics, privacy) need of a federation, and how a round went for one site.
+
+`Site` is a `Federated`, and so are the sites of `training.simulate`: what is built on the two protocols here runs on
+either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict, Unpack
+
+from he_agg.errors import Reason
+from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
+from he_agg.plan.plan import Plan
+from he_agg.protocol.messages import CurrentRound
+
+__all__ = ["Federated", "FederatedRound", "Outcome", "ToIntegers"]
+
+
+class ToIntegers(TypedDict, total=False):
+    """How values become the plan's integers.
+
+    Attributes:
+        rounding: "nearest" if left out, or "stochastic", which is unbiased.
+        on_overflow: what values beyond the clip bound get: an "error" if left out, or "clip" to the bound.
+    """
+
+    rounding: Rounding
+    on_overflow: OnOverflow
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a round went for a site that took part in it.
+
+    Attributes:
+        round_id: which one.
+        mean: the mean, bit-identical at every site; None if the round failed. Its next attempt comes by itself.
+        counted: whether the update that was given is in the mean.
+        reason: why it is not: `ROUND_FAILED`, `ROUND_CLOSED` (too late, or left out) or `SECOND_SUBMISSION` (what this
+            site had submitted to the round before counts instead); None if it is.
+        why: the same as a sentence; empty if it is.
+    """
+
+    round_id: str
+    mean: Mean | None
+    counted: bool
+    reason: Reason | None = None
+    why: str = ""
+
+
+class FederatedRound(Protocol):
+    """One open round. `Round` documents the verbs."""
+
+    @property
+    def id(self) -> str:
+        """The round's id."""
+
+    @property
+    def federation(self) -> str:
+        """Name of the federation."""
+
+    @property
+    def number(self) -> int:
+        """Number of the round, from 1."""
+
+    @property
+    def submitted(self) -> bool:
+        """Whether this site has submitted to it already."""
+
+    def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[ToIntegers]) -> Mean:
+        """Return the mean of all sites' updates; raise if this one is not in it."""
+
+    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[ToIntegers]) -> Outcome:
+        """Return how the round went: its mean, with this update or without, or that it failed."""
+
+
+class Federated(Protocol):
+    """One site of a federation. `Site` documents the verbs."""
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+
+    @property
+    def federation(self) -> str:
+        """Name of the federation."""
+
+    @property
+    def plan(self) -> Plan:
+        """What the federation agreed on."""
+
+    def rounds(self) -> Iterator[FederatedRound]:
+        """Yield every round that this site is invited to, as it opens."""
+
+    def status(self) -> CurrentRound:
+        """Tell where the federation stands."""
+
+    def pending(self) -> list[str]:
+        """Return ids of the rounds that this site has submitted to and whose mean it does not have yet."""
+
+    def fetch(self, round_id: str | None = None) -> Mean:
+        """Return the mean of a round, of the newest one by default."""

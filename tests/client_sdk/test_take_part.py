@@ -1,0 +1,117 @@
+"""`take_part` says how a round went where `aggregate` would raise; against the real aggregator, sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from client_sdk import AsyncSite, InputError, Reason, Site
+from tests.client_sdk.conftest import SITES, in_threads
+from tests.client_sdk.world import assert_mean_of
+
+
+def aggregate_at(federation, names):
+    """The mean at each of these sites."""
+
+    def hospital(name):
+        with Site.open(federation.config(name)) as site:
+            mine = federation.update(name)
+            return site.current().aggregate(mine.tensors, mine.weight)
+
+    return in_threads(hospital, names)
+
+
+def test_counted(federate):
+    federation = federate()
+
+    def hospital(name):
+        with Site.open(federation.config(name)) as site:
+            mine = federation.update(name)
+            return site.current().take_part(mine.tensors, mine.weight, rounding="nearest", on_overflow="clip")
+
+    for outcome in in_threads(hospital):
+        assert (outcome.counted, outcome.reason, outcome.why) == (True, None, "")
+        assert outcome.round_id == f"{federation.name}.1.1"
+        assert_mean_of(outcome.mean, federation.plan, [federation.update(site) for site in SITES])
+
+
+def test_too_late_has_the_mean_of_the_others(federate):
+    federation = federate(deadline_s=3)
+    late = federation.update(SITES[2])
+    with Site.open(federation.config(SITES[2])) as site:
+        round = site.current()
+        aggregate_at(federation, SITES[:2])
+        outcome = round.take_part(late.tensors, late.weight)
+        assert site.pending() == []
+    assert (outcome.counted, outcome.reason) == (False, Reason.ROUND_CLOSED)
+    assert outcome.why
+    assert_mean_of(outcome.mean, federation.plan, [federation.update(site) for site in SITES[:2]])
+
+
+def test_failed_has_no_mean_and_the_next_attempt_comes(federate):
+    federation = federate(deadline_s=1)
+    mine = federation.update(SITES[0])
+    with Site.open(federation.config(SITES[0])) as site:
+        rounds = site.rounds()
+        outcome = next(rounds).take_part(mine.tensors, mine.weight)
+        assert (outcome.mean, outcome.counted, outcome.reason) == (None, False, Reason.ROUND_FAILED)
+        assert "too few sites" in outcome.why
+        assert next(rounds).attempt == 2
+
+
+@pytest.mark.parametrize("restart", ["trained anew", "nothing new", "another machine"])
+def test_what_was_submitted_before_counts(federate, restart):
+    federation = federate()
+    before, other = federation.update(SITES[0]), federation.update(SITES[0], number=3)
+    with Site.open(federation.config(SITES[0])) as site:
+        site.current().submit(before.tensors, before.weight)
+    spool = {"spool": federation.root / "new-disk"} if restart == "another machine" else {}
+
+    def hospital(name):
+        if name != SITES[0]:
+            return aggregate_at(federation, [name])[0]
+        with Site.open(federation.config(name), **spool) as site:
+            round = site.current()
+            outcome = round.take_part() if restart == "nothing new" else round.take_part(other.tensors, other.weight)
+        assert (outcome.counted, outcome.reason) == (False, Reason.SECOND_SUBMISSION)
+        return outcome.mean
+
+    for mean in in_threads(hospital):
+        assert_mean_of(mean, federation.plan, [federation.update(site) for site in SITES])
+
+
+def test_what_is_wrong_is_still_an_error(federate):
+    federation = federate()
+    mine = federation.update(SITES[0])
+    with Site.open(federation.config(SITES[0])) as site:
+        for wrong in ({"weights": np.zeros(3)}, mine.tensors | {"bias": np.array(7.0)}):
+            with pytest.raises(InputError):
+                site.current().take_part(wrong, mine.weight)
+        with pytest.raises(InputError, match="weight"):
+            site.current().take_part(mine.tensors)
+
+
+def test_async_sites_have_the_same_outcomes(federate):
+    federation = federate(deadline_s=3, rounds=2)
+
+    async def hospital(name):
+        async with AsyncSite.open(federation.config(name)) as site:
+            outcomes = []
+            async for round in site.rounds():
+                mine = federation.update(name, round.number)
+                if (name, round.number) == (SITES[2], 1):
+                    await asyncio.sleep(4)  # misses the deadline
+                outcomes.append(await round.take_part(mine.tensors, mine.weight))
+            return outcomes
+
+    async def main():
+        return await asyncio.gather(*map(hospital, SITES))
+
+    found = asyncio.run(main())
+    assert [[outcome.counted for outcome in each] for each in found] == [[True, True], [True, True], [False, True]]
+    assert found[2][0].reason == Reason.ROUND_CLOSED
+    for number, sites in ((1, SITES[:2]), (2, SITES)):
+        for each in found:
+            assert_mean_of(each[number - 1].mean, federation.plan, [federation.update(site, number) for site in sites])
