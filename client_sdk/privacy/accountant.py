@@ -1,4 +1,4 @@
-"""From noise to epsilon. Budgets are kept with dp-accounting (extra `privacy`)."""
+"""From noise to epsilon, by dp-accounting (extra `privacy`), which is loaded when something is asked."""
 
 from __future__ import annotations
 
@@ -47,35 +47,18 @@ def gaussian_epsilon(noise_multiplier: float, rounds: int, delta: float = 1e-5) 
 
     Raises:
         InputError: parameters out of their range.
+        ConfigError: dp-accounting is not installed.
 
     Source: Balle and Wang, Improving the Gaussian Mechanism for Differential Privacy, ICML 2018, theorem 8.
     """
     _check_delta(delta)
     if not (0 < noise_multiplier < math.inf and rounds >= 1):
         raise InputError(Reason.BAD_ARGUMENT, "expected a positive noise multiplier and at least one round")
-    z = noise_multiplier / math.sqrt(rounds)
-    low, high = 0.0, 1.0
-    while _gaussian_delta(z, high) > delta:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _gaussian_delta(z, middle) <= delta else (middle, high)
-    return high
-
-
-def _gaussian_delta(z: float, epsilon: float) -> float:
-    """Compute Phi(1/(2z) - epsilon z) - exp(epsilon) Phi(-1/(2z) - epsilon z)."""
-    first = math.erfc((epsilon * z - 0.5 / z) / math.sqrt(2)) / 2
-    return first - math.exp(min(epsilon + _log_tail(epsilon * z + 0.5 / z), 0.0))
-
-
-def _log_tail(x: float) -> float:
-    """Compute log P(Z > x)."""
-    return math.log(math.erfc(x / math.sqrt(2)) / 2) if x < 30 else -x * x / 2 - math.log(x * math.sqrt(2 * math.pi))
+    return float(_library().get_epsilon_gaussian(noise_multiplier / math.sqrt(rounds), delta))
 
 
 def gaussian_noise_for(epsilon: float, rounds: int, delta: float = 1e-5) -> float:
-    """Find the noise multiplier with which so many rounds cost at most `epsilon`, to 3 digits, rounded up.
+    """Find the noise multiplier with which so many rounds cost at most `epsilon`: 3 digits, rounded up.
 
     Args:
         epsilon: what may be spent.
@@ -83,15 +66,12 @@ def gaussian_noise_for(epsilon: float, rounds: int, delta: float = 1e-5) -> floa
 
     Raises:
         InputError: a budget that is not positive.
+        ConfigError: dp-accounting is not installed.
     """
     if not (math.isfinite(epsilon) and epsilon > 0 and rounds >= 1):
         raise InputError(Reason.BAD_ARGUMENT, f"expected a positive epsilon and round, got {epsilon!r} and {rounds}")
-    # Rounds of Gaussian noise compose to one round of z / sqrt(rounds).
-    low, high = 1e-2, 1e4
-    while high / low > 1.0005:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if gaussian_epsilon(middle, 1, delta) <= epsilon else (middle, high)
-    needed = high * math.sqrt(rounds)
+    _check_delta(delta)
+    needed = float(_library().get_sigma_gaussian(epsilon, delta)) * math.sqrt(rounds)
     unit = 10.0 ** (math.floor(math.log10(needed)) - 2)
     return float(f"{math.ceil(needed / unit) * unit:.3g}")
 

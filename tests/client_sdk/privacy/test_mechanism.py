@@ -54,12 +54,21 @@ def test_rounding_never_exceeds_the_sensitivity(rng):
 
 @pytest.mark.parametrize(("z", "epsilon"), [(1.0, 91.8), (2.0, 33.1), (4.0, 13.2), (8.0, 5.68)])
 def test_known_epsilons_of_a_hundred_rounds(z, epsilon):
-    """The figures of dp-accounting's PLD accountant; the closed form agrees with it to its discretisation of 1e-4."""
+    """What the accountant that composes numerically gives; the closed form agrees to its discretisation of 1e-4."""
     assert float(f"{privacy.gaussian_epsilon(z, 100, 1e-5):.3g}") == epsilon
     if z >= 4:  # it takes long where epsilon is large
         accountant = dp_accounting.pld.PLDAccountant()
         accountant.compose(dp_accounting.GaussianDpEvent(z), 100)
         assert privacy.gaussian_epsilon(z, 100, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+
+
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9])
+@pytest.mark.parametrize("z", [0.5, 1.0, 4.0, 16.0])
+def test_epsilon_is_where_the_privacy_profile_meets_delta(z, delta):
+    """Balle and Wang's theorem 8, evaluated here; the library finds epsilon to 1e-12, its slope is below 1."""
+    epsilon = privacy.gaussian_epsilon(z, 1, delta)
+    profile = special.ndtr(0.5 / z - epsilon * z) - math.exp(epsilon) * special.ndtr(-0.5 / z - epsilon * z)
+    assert profile == pytest.approx(delta, rel=1e-9, abs=2e-12)
 
 
 def test_closed_form_stays_finite_for_absurd_epsilons():
