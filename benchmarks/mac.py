@@ -58,7 +58,7 @@ class Case:
             name, nonce = f"site-{site}", f"{site:032x}"
             self.submissions.append((name, nonce, self.mac.tags(total, name, nonce)))
         self.parts = [
-            Part(place.number, pack(residues, place.section.modulus_bits))
+            Part(place.number, pack(residues, place.section.modulus_bits).data)
             for place, residues in zip(self.plan.places, sums, strict=True)
         ]
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from he_agg.kernels.packing import fold, pack, packed_bytes, unpack
+from he_agg.kernels.bitpack import fold, pack, packed_bytes, unpack
 from he_agg.ring import keystream
 from he_agg.ring.encryptor import Encryptor, _encrypt
 from he_agg.ring.keystream import Keystream
@@ -65,7 +65,7 @@ def packing(count: int) -> None:
         packed, total = pack(x, bits), x.copy()
         show(f"pack {bits}", count, lambda x=x, b=bits, p=packed: pack(x, b, p))
         show(f"unpack {bits}", count, lambda x=x, b=bits, p=packed: unpack(p, x.size, b, x))
-        show(f"fold {bits}", count, lambda t=total, b=bits, p=packed, q=q: fold(p, t, b, q))
+        show(f"fold {bits}", count, lambda t=total, b=bits, p=packed, q=q: fold(t, p, b, q))
 
 
 def parts(batches: int) -> None:

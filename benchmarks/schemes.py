@@ -13,7 +13,7 @@ import numpy as np
 
 from he_agg.codecs import codec_for
 from he_agg.ids import RoundId
-from he_agg.kernels import bitpack, packing
+from he_agg.kernels import bitpack
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
 from he_agg.plan.sections import Part
@@ -77,7 +77,7 @@ class Ours:
         return total
 
     def finish(self, total: Any, number: int) -> Any:
-        return bitpack.pack(total, self.plan.public.places[number].section.modulus_bits)
+        return bitpack.pack(total, self.plan.public.places[number].section.modulus_bits).data
 
     def open(self, source: Source, n_sites: int) -> Any:
         return self.codec.decrypt(lambda n: Part(n, source(n)), n_sites, self.key, self.round_id, threads=1)
@@ -183,7 +183,7 @@ class Mask:
             self.stream.fill(words.view(np.uint8), 0, number)
             np.add(words, chunk, out=words)
             np.bitwise_and(words, self.q - 1, out=words)
-            yield number, packing.pack(words, self.bits)
+            yield number, bitpack.pack(words, self.bits)
 
     def wire_bytes(self, piece: Piece) -> int:
         return len(piece[1])
@@ -192,18 +192,18 @@ class Mask:
         return np.zeros(min(BATCH_VALUES, self.n_values - piece[0] * BATCH_VALUES), dtype=np.uint32)
 
     def fold(self, total: Any, piece: Piece) -> Any:
-        packing.fold(piece[1], total, self.bits, self.q)
+        bitpack.fold(total, piece[1], self.bits, self.q)
         return total
 
     def finish(self, total: Any, number: int) -> Any:
-        return packing.pack(total, self.bits).tobytes()
+        return bitpack.pack(total, self.bits).tobytes()
 
     def open(self, source: Source, n_sites: int) -> Any:
         out = np.empty(self.n_values, dtype=np.int64)
         half = self.q >> 1
         for number, start in enumerate(range(0, self.n_values, BATCH_VALUES)):
             target = out[start : start + BATCH_VALUES]
-            words = packing.unpack(source(number), target.size, self.bits)
+            words = bitpack.unpack(source(number), target.size, self.bits)
             pad = self.words[: target.size]
             for _ in range(n_sites):
                 self.stream.fill(pad.view(np.uint8), 0, number)

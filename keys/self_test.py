@@ -89,7 +89,7 @@ def _fold(plan: PublicPlan, number: int, submissions: list[dict[int, Part]]) -> 
     total = bitpack.new_sum(place.residues, section.modulus_bits)
     for parts in submissions:
         bitpack.fold(total, parts[number].packed, section.modulus_bits, section.modulus)
-    return Part(number, bitpack.pack(total, section.modulus_bits))
+    return Part(number, bitpack.pack(total, section.modulus_bits).data)
 
 
 def _broken(key: GroupKey, why: str) -> KeystoreError:

@@ -114,7 +114,9 @@ class EncryptedFedAvg(Strategy):  # type: ignore[misc,unused-ignore]
                 "see the nodes' logs; start again when enough nodes are there",
             )
         packed = [
-            encode_part(Part(place.number, bitpack.pack(total, place.section.modulus_bits)), place, self._plan.plan_id)
+            encode_part(
+                Part(place.number, bitpack.pack(total, place.section.modulus_bits).data), place, self._plan.plan_id
+            )
             for total, place in zip(totals, self._plan.places, strict=True)
         ]
         self._sums[server_round] = sum_record(len(members), packed)

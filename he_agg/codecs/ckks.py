@@ -26,7 +26,7 @@ from he_agg.codecs.base import (
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
 from he_agg.errors import PlanError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.kernels.bitpack import pack, unpack
+from he_agg.kernels.bitpack import first_not_below, pack, unpack
 from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, Section
@@ -81,7 +81,7 @@ class CkksCodec:
             for i in range(place.residues // unit):
                 chunk = values[(first + i) * slots : (first + i + 1) * slots]
                 residues[i * unit : (i + 1) * unit] = vectors.encrypt(chunk)
-            yield Part(place.number, pack(residues, section.modulus_bits))
+            yield Part(place.number, pack(residues, section.modulus_bits).data)
 
     def decrypt(
         self,
@@ -102,8 +102,8 @@ class CkksCodec:
         position = 0
         for place in self._plan.places:
             packed = packed_part(total, place)
-            residues, bad = unpack(packed, place.residues, section.modulus_bits, section.modulus)
-            if bad >= 0:
+            residues = unpack(packed, place.residues, section.modulus_bits)
+            if (bad := first_not_below(residues, section.modulus)) >= 0:
                 raise WireError(Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {place.number}: residue {bad} is not below q")
             for start in range(0, place.residues, unit):
                 sums[position : position + slots] = vectors.decrypt(residues[start : start + unit])

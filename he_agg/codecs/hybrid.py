@@ -38,7 +38,7 @@ from he_agg.codecs.base import (
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
 from he_agg.errors import DecryptionError, PlanError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.kernels.bitpack import pack, packed_bytes, unpack
+from he_agg.kernels.bitpack import first_not_below, pack, packed_bytes, unpack
 from he_agg.kernels.buffers import Buffers
 from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.plan import PublicPlan
@@ -107,7 +107,7 @@ class HybridCodec:
                 residues = vectors.encrypt(coefficients)
             finally:
                 coefficients.fill(0)
-            yield Part(self._key_place.number, pack(residues, self._key_place.section.modulus_bits))
+            yield Part(self._key_place.number, pack(residues, self._key_place.section.modulus_bits).data)
 
             def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
                 span = _values_of(group)
@@ -165,8 +165,8 @@ class HybridCodec:
     def _open_key(self, total: PartSource, n_sites: int, vectors: CkksVectors) -> NDArray[np.int64]:
         place = self._key_place
         section = place.section
-        residues, bad = unpack(packed_part(total, place), place.residues, section.modulus_bits, section.modulus)
-        if bad >= 0:
+        residues = unpack(packed_part(total, place), place.residues, section.modulus_bits)
+        if (bad := first_not_below(residues, section.modulus)) >= 0:
             raise WireError(Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {place.number}: residue {bad} is not below q")
         key_sum = vectors.decrypt(residues)[:N]
         if int(np.abs(key_sum).max()) > n_sites:

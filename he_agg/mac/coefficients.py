@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from he_agg.kernels.bitpack import packed_bytes, unpack
 from he_agg.kernels.jit import frozen
 from he_agg.kernels.mac_rows import (
     MAX_ROWS,
@@ -30,7 +31,6 @@ from he_agg.kernels.mac_rows import (
     rows_kernel,
     scale,
 )
-from he_agg.kernels.packing import packed_bytes, unpack
 from he_agg.mac.bound import beta_range, gamma_range, tag_count
 from he_agg.plan.sections import Section
 from he_agg.ring.keystream import Keystream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from he_agg.errors import Reason, WireError
-from he_agg.kernels.bitpack import packed_bytes, padding_is_zero, unpack
+from he_agg.kernels.bitpack import first_not_below, packed_bytes, padding_is_zero, unpack
 from he_agg.plan.sections import PART_HEADER_BYTES, Part, PartPlace
 
 __all__ = ["MAX_PART_BYTES", "encode_part", "parse_part", "part_header", "refuse_secrets"]
@@ -84,7 +84,7 @@ def parse_part(data: bytes | memoryview, place: PartPlace, plan_id: str, *, chec
         for begin in range(0, place.residues, _BLOCK):
             count = min(_BLOCK, place.residues - begin)
             block = packed[begin * section.modulus_bits // 8 :][: packed_bytes(count, section.modulus_bits)]
-            _, bad = unpack(block, count, section.modulus_bits, section.modulus)
+            bad = first_not_below(unpack(block, count, section.modulus_bits), section.modulus)
             if bad >= 0:
                 raise WireError(
                     Reason.RESIDUE_OUT_OF_RANGE,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from he_agg.kernels.bitpack import Bytes, pack, packed_bytes
 from he_agg.kernels.jit import frozen
-from he_agg.kernels.packing import Bytes, pack, packed_bytes
 from he_agg.ring.keystream import KEY_BYTES, TAIL_BYTES, Keystream
 from he_agg.ring.limbs import LimbKey, batch_count, lift, limb_keys, packed_sizes, require_packed
 from he_agg.ring.modulus import Modulus

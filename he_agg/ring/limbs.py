@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from he_agg.kernels.packing import Bytes, packed_bytes
+from he_agg.kernels.bitpack import Bytes, packed_bytes
 from he_agg.ring.modulus import Modulus, modulus
 from he_agg.ring.ntt import transform_key
 from he_agg.ring.params import RingParams

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from he_agg.kernels.bitpack import Bytes, packed_bytes, unpack
 from he_agg.kernels.jit import frozen
-from he_agg.kernels.packing import Bytes, packed_bytes, unpack
 from he_agg.ring.keystream import TAIL_BYTES, Keystream
 from he_agg.ring.limbs import batch_count, lift, limb_keys, require_packed
 from he_agg.ring.params import RingParams

@@ -71,7 +71,7 @@ def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[Member]) -> 
             raise CorruptPartError(site, submission_id, place.number) from None
         if fold(total, part.packed, section.modulus_bits, section.modulus) >= 0:
             raise CorruptPartError(site, submission_id, place.number)
-    return encode_part(Part(place.number, pack(total, section.modulus_bits)), place, plan.plan_id)
+    return encode_part(Part(place.number, pack(total, section.modulus_bits).data), place, plan.plan_id)
 
 
 def fold_round(

@@ -107,7 +107,7 @@ class MaliciousAggregator:
                 number = (sources or {}).get(place.number, place.number) if position == 0 else place.number
                 packed = self.parts[submission][number][PART_HEADER_BYTES:]
                 assert bitpack.fold(acc, packed, bits, q) == -1
-            total.append(encode_part(Part(place.number, bitpack.pack(acc, bits)), place, self._plan.plan_id))
+            total.append(encode_part(Part(place.number, bitpack.pack(acc, bits).data), place, self._plan.plan_id))
         return total
 
     def serve_sum(self, round_id: str, parts: list[bytes], **changes: Any) -> None:

@@ -139,10 +139,7 @@ class Round:
 
     def residues(self, section: int) -> np.ndarray:
         places = [p for p in self.public.places if p.section_index == section]
-        runs = [
-            unpack(self.parts[p.number].packed, p.residues, p.section.modulus_bits, p.section.modulus) for p in places
-        ]
-        return np.concatenate([run for run, _ in runs])
+        return np.concatenate([unpack(self.parts[p.number].packed, p.residues, p.section.modulus_bits) for p in places])
 
 
 @cache

@@ -26,7 +26,7 @@ from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, Reason, TransportError
 from he_agg.ids import RoundId
-from he_agg.kernels.packing import pack, unpack
+from he_agg.kernels.bitpack import pack, unpack
 from he_agg.mac import RoundMac
 from he_agg.plan.fixedpoint import dequantize, quantize
 from he_agg.plan.sections import Part

@@ -1,77 +1,173 @@
-"""Packing is bit-exact, and the fold adds mod q: against Python's big integers."""
+"""Packing is bit-exact at every width and length; folding is addition mod q."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from he_agg.kernels import bitpack
+from he_agg.kernels.bitpack import (
+    MAX_BITS,
+    MIN_BITS,
+    first_not_below,
+    fold,
+    new_sum,
+    pack,
+    packed_bytes,
+    padding_is_zero,
+    residue_dtype,
+    unpack,
+)
+from he_agg.kernels.packing_lanes import MAX_LANE_BITS, unit_residues
+from tests.ring import reference
+from tests.ring.guarded import guarded
+
+WIDTHS = range(MIN_BITS, MAX_BITS + 1)
+HOT = (16, 20, 24, 30, 40)
+LANES = range(MIN_BITS, MAX_LANE_BITS + 1)
+LENGTHS = (0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 2047, 2048, 2049, 2112, 4097, 6000)
 
 
-def pack_slowly(values, bits):
-    """The definition: residue i occupies bits [i*b, (i+1)*b), little-endian."""
-    number = sum(int(value) << (i * bits) for i, value in enumerate(values))
-    return number.to_bytes(bitpack.packed_bytes(len(values), bits), "little")
+def residues(rng, count, bits):
+    x = rng.integers(0, 1 << bits, count, dtype=np.uint64)
+    x[rng.random(count) < 0.2] = (1 << bits) - 1
+    return x.astype(residue_dtype(bits))
 
 
-@st.composite
-def residues(draw):
-    # Every width once in tests/kernels/test_packing.py; here a few, since each is compiled at its first use.
-    bits = draw(st.sampled_from([2, 16, 22, 30, 31, 32, 40, 50, 62]))
-    modulus = draw(st.integers(2 ** (bits - 1), 2**bits - 1))
-    n = draw(st.integers(1, 200))
-    edge = st.sampled_from([0, 1, modulus // 2, modulus - 1]).map(lambda x: min(x, modulus - 1))
-    return modulus, draw(st.lists(edge | st.integers(0, modulus - 1), min_size=n, max_size=n))
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_every_width_is_bit_exact(bits, rng):
+    """Against one long Python integer, with whole groups and a tail."""
+    x = residues(rng, 64 * 3 + int(rng.integers(1, 64)), bits)
+    packed = pack(x, bits)
+    assert bytes(packed) == reference.pack(x.tolist(), bits)
+    assert np.array_equal(unpack(packed, x.size, bits), x)
 
 
-@given(residues())
-def test_packs_and_unpacks_as_defined(drawn):
-    modulus, values = drawn
-    bits = modulus.bit_length()
-    packed = bitpack.pack(np.array(values, dtype=np.uint64), bits)
-    assert packed == pack_slowly(values, bits)
-    out, bad = bitpack.unpack(packed, len(values), bits, modulus)
-    assert bad == -1
-    assert out.tolist() == values
-    assert bitpack.padding_is_zero(packed, len(values), bits)
+@pytest.mark.parametrize("bits", HOT)
+@pytest.mark.parametrize("count", LENGTHS)
+def test_every_length_around_groups_and_tiles(bits, count, rng):
+    x, total = residues(rng, count, bits), residues(rng, count, bits)
+    q = (1 << bits) - 35
+    x, total = x % q, total % q
+    packed = pack(x, bits)
+    assert bytes(packed) == reference.pack(x.tolist(), bits)
+    assert np.array_equal(unpack(packed, count, bits), x)
+    expected = (x.astype(object) + total) % q
+    assert fold(total, packed, bits, q) == -1
+    assert total.tolist() == list(expected)
 
 
-@given(st.data())
-def test_fold_is_addition_mod_q_in_any_order(data):
-    modulus, first = data.draw(residues())
-    others = data.draw(
-        st.lists(st.lists(st.integers(0, modulus - 1), min_size=len(first), max_size=len(first)), max_size=6)
-    )
-    bits = modulus.bit_length()
-    rows = [first, *others]
-    expected = [sum(column) % modulus for column in zip(*rows, strict=True)]
+@pytest.mark.parametrize("at_end", [True, False], ids=["ends-at-guard", "begins-at-guard"])
+@pytest.mark.parametrize("bits", LANES)
+def test_no_length_touches_a_byte_outside(bits, at_end, rng):
+    """Every length around the vectors' borders, in buffers of the exact size with a page beside them that kills."""
+    longest, q = 2 * unit_residues(bits) + 35, (1 << bits) - 1
+    x, start = residues(rng, longest, bits) % np.uint32(q), residues(rng, longest, bits) % np.uint32(q)
+    number = int.from_bytes(reference.pack(x.tolist(), bits), "little")
+    sums = (x.astype(np.uint64) + start) % q
+    for count in range(longest + 1):
+        size = packed_bytes(count, bits)
+        packed = guarded(size, at_end)
+        values, total = (guarded(4 * count, at_end).view(np.uint32) for _ in range(2))
+        values[:] = x[:count]
+        pack(values, bits, packed)
+        assert bytes(packed) == (number & ((1 << count * bits) - 1)).to_bytes(size, "little"), count
+        values[:] = 0
+        if size:
+            packed[-1] |= (0xFF00 >> (8 * size - count * bits)) & 0xFF  # padding bits belong to nobody
+        assert np.array_equal(unpack(packed, count, bits, values), x[:count]), count
+        total[:] = start[:count]
+        assert fold(total, packed, bits, q) == -1, count
+        assert np.array_equal(total, sums[:count]), count
+
+
+@pytest.mark.parametrize("bits", LANES)
+def test_a_residue_not_below_q_is_seen_in_every_lane(bits):
+    """Each place of two units and a tail, since every vector keeps a maximum of its own."""
+    q, count = (1 << bits) - 1, 2 * unit_residues(bits) + 35
+    x = np.full(count, q - 1, dtype=np.uint32)
+    assert fold(np.zeros_like(x), pack(x, bits), bits, q) == -1
+    for place in range(count):
+        x[place] = q
+        assert fold(np.zeros_like(x), pack(x, bits), bits, q) == place
+        x[place] = q - 1
+
+
+@settings(deadline=None)  # the first use of a width compiles its kernels
+@given(data=st.data(), bits=st.sampled_from(WIDTHS), offset=st.integers(0, 9))
+def test_pack_unpack_fold_properties(data, bits, offset):
+    """Any residues, any alignment of the bytes: unpack inverts pack, fold adds mod q."""
+    q = data.draw(st.integers(2, 1 << bits), label="q")
+    values = st.lists(st.integers(0, q - 1), max_size=150)
+    x = np.array(data.draw(values, label="x"), dtype=residue_dtype(bits))
+    buffer = np.full(packed_bytes(x.size, bits) + offset, 0xAA, dtype=np.uint8)
+    packed = pack(x, bits, buffer[offset:])
+    assert (buffer[:offset] == 0xAA).all()
+    assert bytes(packed) == reference.pack(x.tolist(), bits)
+    assert np.array_equal(unpack(packed, x.size, bits), x)
+    assert padding_is_zero(bytes(packed), x.size, bits)
+    others = data.draw(st.lists(st.permutations(x.tolist()), max_size=6), label="others")
+    rows = [x, *(np.array(row, dtype=x.dtype) for row in others)]
+    expected = [sum(column) % q for column in zip(*(row.tolist() for row in rows), strict=True)]
     for order in (rows, rows[::-1]):
-        total = bitpack.new_sum(len(first), bits)
+        total = new_sum(x.size, bits)
         for row in order:
-            assert bitpack.fold(total, bitpack.pack(np.array(row, dtype=np.uint64), bits), bits, modulus) == -1
+            assert fold(total, bytes(pack(row, bits)), bits, q) == -1
         assert total.tolist() == expected
 
 
-@pytest.mark.parametrize("bits", [2, 22, 30, 31, 32, 40, 50, 62])
-@pytest.mark.parametrize("position", [0, 1, 62, 63, 64, 99])
-def test_first_residue_that_is_none_is_found(bits, position):
-    modulus = 2**bits - 1
-    values = np.full(100, modulus - 1, dtype=np.uint64)
-    values[position] = modulus
-    packed = bitpack.pack(values, bits)
-    assert bitpack.unpack(packed, 100, bits, modulus)[1] == position
-    assert bitpack.fold(bitpack.new_sum(100, bits), packed, bits, modulus) == position
+@pytest.mark.parametrize("bits", [2, 17, 30, 31, 32, 40, 60, 62])
+def test_fold_at_the_edge_of_the_modulus(bits):
+    q = 1 << bits
+    x = np.full(200, q - 1, dtype=residue_dtype(bits))
+    total = x.copy()
+    assert fold(total, pack(x, bits), bits, q) == -1
+    assert (total == q - 2).all()
 
 
-def test_forty_bits_take_five_bytes():
-    assert bitpack.packed_bytes(8192, 40) == 5 * 8192
-    assert len(bitpack.pack(np.arange(8192, dtype=np.uint64), 40)) == 5 * 8192
+@pytest.mark.parametrize("bits", HOT)
+@pytest.mark.parametrize("place", [0, 16, 2047, 2048, 32767, 32768, 40000, 40010])
+def test_a_residue_not_below_q_is_seen_anywhere(bits, place):
+    q, count = (1 << bits) - 35, 40011
+    x = np.full(count, q - 1, dtype=residue_dtype(bits))
+    assert fold(np.zeros_like(x), pack(x, bits), bits, q) == -1
+    x[place] = q
+    assert fold(np.zeros_like(x), pack(x, bits), bits, q) == place
+    assert first_not_below(unpack(pack(x, bits), count, bits), q) == place
 
 
-def test_padding_bits_are_seen():
-    packed = bytearray(bitpack.pack(np.array([1, 1, 1], dtype=np.uint32), 30))
-    assert bitpack.padding_is_zero(bytes(packed), 3, 30)
-    packed[-1] |= 0x80
-    assert not bitpack.padding_is_zero(bytes(packed), 3, 30)
+def test_set_padding_bits_do_not_look_like_a_residue_to_the_fold():
+    packed = pack(np.zeros(5, dtype=np.uint32), 30)
+    assert padding_is_zero(packed.data, 5, 30)
+    packed[-1] |= 0xC0
+    assert fold(np.zeros(5, dtype=np.uint32), packed, 30, 1) == -1
+    assert not padding_is_zero(packed.data, 5, 30)
+
+
+def test_residues_of_any_type_and_layout_are_packed():
+    x = np.array([1, 2, 3], dtype=np.uint32)
+    for other in (x.astype(np.uint64), np.repeat(x, 2)[::2]):
+        assert bytes(pack(other, 30)) == bytes(pack(x, 30))
+    assert bytes(pack(x, 40)) == bytes(pack(x.astype(np.uint64), 40))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fold(np.zeros(3, dtype=np.uint64), bytes(12), 30, 5), "uint32"),
+        (lambda: unpack(bytes(15), 3, 40, np.zeros(3, dtype=np.uint32)), "uint64"),
+        (lambda: fold(np.zeros(6, dtype=np.uint32)[::2], bytes(12), 30, 5), "contiguous"),
+        (lambda: pack(np.zeros((2, 3), dtype=np.uint32), 30), "one row of residues"),
+        (lambda: pack(np.zeros(3, dtype=np.uint32), 1), "2 to 62 bits"),
+        (lambda: pack(np.zeros(3, dtype=np.uint64), 63), "2 to 62 bits"),
+        (lambda: pack(np.zeros(3, dtype=np.uint32), 30, np.zeros(11, dtype=np.uint8)), "12 contiguous bytes"),
+        (lambda: unpack(bytes(11), 3, 30), "take 12 bytes, got 11"),
+        (lambda: unpack(bytes(12), 3, 30, np.zeros(4, dtype=np.uint32)), "got 4"),
+        (lambda: fold(np.zeros(3, dtype=np.uint32), bytes(12), 30, (1 << 30) + 1), "modulus"),
+        (lambda: fold(np.zeros(3, dtype=np.uint32), bytes(13), 30, 1 << 30), "take 12 bytes, got 13"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -19,7 +19,7 @@ PLACES = PLAN.public.places
 
 def part_at(place, fill=7):
     residues = np.full(place.residues, fill, dtype=np.uint64)
-    return Part(place.number, bitpack.pack(residues, place.section.modulus_bits))
+    return Part(place.number, bitpack.pack(residues, place.section.modulus_bits).data)
 
 
 def wire_at(place):
@@ -78,7 +78,7 @@ def test_residue_not_below_the_modulus_is_refused():
     place = PLACES[1]
     residues = np.zeros(place.residues, dtype=np.uint64)
     residues[-1] = place.section.modulus
-    part = Part(place.number, bitpack.pack(residues, place.section.modulus_bits))
+    part = Part(place.number, bitpack.pack(residues, place.section.modulus_bits).data)
     assert reason_of(encode_part(part, place, PLAN.plan_id)) == Reason.RESIDUE_OUT_OF_RANGE
 
 

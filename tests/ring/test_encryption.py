@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from he_agg.kernels.packing import fold, pack, packed_bytes, unpack
+from he_agg.kernels.bitpack import fold, pack, packed_bytes, unpack
 from he_agg.ring import encryptor as encryptor_module
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.limbs import packed_sizes
@@ -35,7 +35,7 @@ def submit(params, key, submissions):
         with Encryptor(params, key) as encryptor:
             parts = encryptor.encrypt(0, values)
             for part, total, q, bits in zip(parts, totals, params.primes, params.limb_bits, strict=True):
-                assert fold(part, total, bits, q) < q
+                assert fold(total, part, bits, q) == -1
             key_sum += encryptor.key_coefficients()
     return [pack(t, b) for t, b in zip(totals, params.limb_bits, strict=True)], key_sum
 
@@ -93,7 +93,7 @@ def test_no_failure_in_100_million_values_at_the_edge(rng):
         values = np.where(rng.random(BATCH_VALUES) < 0.5, -m, m).astype(np.int32)
         total = np.zeros(BATCH_VALUES, dtype=np.uint32)
         for e in encryptors:
-            fold(e.encrypt(batch, values)[0], total, 30, Q)
+            fold(total, e.encrypt(batch, values)[0], 30, Q)
         sums, distance = opener.open(batch, BATCH_VALUES, [pack(total, 30)])
         assert np.array_equal(sums, sites * values.astype(np.int64)), batch
         worst = max(worst, distance)

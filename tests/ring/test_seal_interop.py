@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from he_agg.kernels.packing import unpack
+from he_agg.kernels.bitpack import unpack
 from he_agg.ring import ntt, ntt_lanes
 from he_agg.ring import passes as kernels
 from he_agg.ring.encryptor import Encryptor

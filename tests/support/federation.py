@@ -53,5 +53,5 @@ def fold_all(plan: PublicPlan, submissions: list[list[Part]]) -> list[Part]:
         acc = bitpack.new_sum(place.residues, section.modulus_bits)
         for parts in submissions:
             assert bitpack.fold(acc, parts[place.number].packed, section.modulus_bits, section.modulus) == -1
-        total.append(Part(place.number, bitpack.pack(acc, section.modulus_bits)))
+        total.append(Part(place.number, bitpack.pack(acc, section.modulus_bits).data))
     return total

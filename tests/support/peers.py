@@ -28,7 +28,7 @@ from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
-from he_agg.kernels.bitpack import pack, unpack
+from he_agg.kernels.bitpack import first_not_below, pack, unpack
 from he_agg.plan.layout import Layout, TensorSpec
 from he_agg.plan.plan import Plan
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
@@ -110,7 +110,9 @@ def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_ho
                 values[one_hot - position] = 1
         position += place.residues
         residues.append(values)
-        parts.append(encode_part(Part(place.number, pack(values, place.section.modulus_bits)), place, plan.plan_id))
+        parts.append(
+            encode_part(Part(place.number, pack(values, place.section.modulus_bits).data), place, plan.plan_id)
+        )
     fields: dict[str, Any] = {
         "round_id": round_id if isinstance(round_id, RoundId) else RoundId.parse(round_id),
         "epoch": 1,
@@ -174,8 +176,8 @@ def expected_sum(plan: Plan, prepared: list[Prepared]) -> list[Any]:
 def read_part(plan: Plan, number: int, data: bytes) -> Any:
     """The residues of a part."""
     place = plan.public.places[number]
-    values, bad = unpack(data[PART_HEADER_BYTES:], place.residues, place.section.modulus_bits, place.section.modulus)
-    assert bad == -1
+    values = unpack(data[PART_HEADER_BYTES:], place.residues, place.section.modulus_bits)
+    assert first_not_below(values, place.section.modulus) == -1
     return values
 
 

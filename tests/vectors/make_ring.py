@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from he_agg.kernels.packing import pack, residue_dtype
+from he_agg.kernels.bitpack import pack, residue_dtype
 from he_agg.ring import ntt
 from he_agg.ring.keystream import Keystream, a_key
 from he_agg.ring.modulus import modulus
