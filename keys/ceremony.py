@@ -54,7 +54,7 @@ def deal(key: GroupKey, roster: SignedRoster, dealer: Identity, now: float) -> S
             Reason.BAD_SIGNATURE,
             f"{dealer.name} has not signed version {members.version} of the roster, and deals only to sites of a "
             "roster that it has signed",
-            "look at it and sign it first: he-agg roster verify, then he-agg roster sign",
+            "look at it and sign it first: `he-agg roster verify`, then `he-agg roster sign`",
         )
     sites = members.having(Role.SITE)
     if public.federation != members.federation:
@@ -65,7 +65,7 @@ def deal(key: GroupKey, roster: SignedRoster, dealer: Identity, now: float) -> S
         raise InputError(
             Reason.PLAN_MISMATCH,
             f"the plan is for {public.min_sites} to {public.max_sites} sites, and the roster has {len(sites)}",
-            "a plan for other numbers is a new federation: he-agg plan new",
+            "a plan for other numbers is a new federation: `he-agg plan new`",
         )
     context = {
         "label": _LABEL,
@@ -141,7 +141,7 @@ def open_bundle(
         raise WireError(
             Reason.ROSTER_MISMATCH,
             f"bundle of epoch {bundle.epoch}: it is not sealed to exactly the sites of the roster",
-            "ask the dealer for a new one: he-agg epoch rotate",
+            "ask the dealer for a new one: `he-agg epoch rotate`",
         )
     _check_newer(bundle, current, newest_kept)
     _check_plan(bundle, plan_id or (None if current is None else current.plan_id))
@@ -320,9 +320,9 @@ def _check_same_roster(bundle: EpochBundle, roster: SignedRoster) -> None:
         f"accepted version {have.version}"
     )
     if bundle.roster_version > have.version:
-        raise WireError(Reason.ROSTER_MISMATCH, message, "accept the newer roster first: he-agg roster accept")
+        raise WireError(Reason.ROSTER_MISMATCH, message, "accept the newer roster first: `he-agg roster accept`")
     if bundle.roster_version < have.version:
-        raise WireError(Reason.ROSTER_MISMATCH, message, "ask a coordinator to deal a new epoch: he-agg epoch rotate")
+        raise WireError(Reason.ROSTER_MISMATCH, message, "ask a coordinator to deal a new epoch: `he-agg epoch rotate`")
     raise WireError(
         Reason.ROSTER_MISMATCH,
         f"{message}, but another one: there are two rosters of one version",
@@ -363,5 +363,5 @@ def _two_keys(epoch: int, held: dict[str, str]) -> HeAggError:
     return KeystoreError(
         Reason.KEY_MISMATCH,
         f"epoch {epoch}: the sites do not hold one and the same key ({sites})",
-        "do not start a round; ask the dealer, and deal a new epoch: he-agg epoch rotate",
+        "do not start a round; ask the dealer, and deal a new epoch: `he-agg epoch rotate`",
     )

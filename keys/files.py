@@ -51,7 +51,7 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(
             error.reason,
             f"{path} is not a usable plan file: {error.message}",
-            error.hint or "make one: he-agg plan new",
+            error.hint or "make one: `he-agg plan new`",
         ) from error
 
 

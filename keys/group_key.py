@@ -200,7 +200,7 @@ class GroupKey:
                 Reason.KEY_MISMATCH,
                 f"{what}: expected key {str(facts.get('key_id'))[:12]} for plan {str(facts.get('plan_id'))[:12]}, "
                 f"got key {key.key_id[:12]} for plan {key.plan_id[:12]}",
-                "restore it from your backup, or accept the bundle of the epoch again: he-agg epoch accept",
+                "restore it from your backup, or accept the bundle of the epoch again: `he-agg epoch accept`",
             )
         return key
 

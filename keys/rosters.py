@@ -78,7 +78,7 @@ def read_pinned(path: Path) -> SignedRoster:
         raise ConfigError(
             Reason.FILE_MISSING,
             f"{path}: expected the accepted roster, got none",
-            f"accept one first: he-agg roster accept FILE --out {path}",
+            f"accept one first: `he-agg roster accept FILE --out {path}`",
         ) from error
     if stat.S_IMODE(mode) & 0o022:
         raise ConfigError(
@@ -264,7 +264,7 @@ def first_roster(roster: SignedRoster, fingerprints: Mapping[str, str], now: flo
         raise WireError(
             Reason.BAD_SIGNATURE,
             f"the fingerprint of {', '.join(unsigned)} was compared, but {', '.join(unsigned)} has not signed",
-            "wait for that signature, or compare the fingerprints of those who signed: he-agg roster verify",
+            "wait for that signature, or compare the fingerprints of those who signed: `he-agg roster verify`",
         )
     if len(compared) < roster.roster.threshold:
         raise InputError(
@@ -305,7 +305,7 @@ def follow(pinned: SignedRoster, offered: Iterable[SignedRoster], now: float) ->
                 Reason.ROSTER_MISMATCH,
                 f"this site has accepted version {before.version}; version {after.version} follows only with those "
                 "between",
-                f"give all files from version {before.version + 1} on: he-agg roster accept FILE FILE ...",
+                f"give all files from version {before.version + 1} on: `he-agg roster accept FILE FILE --out ROSTER`",
             )
         roster.check_follows(pinned)
         pinned = roster
@@ -324,7 +324,7 @@ def check_self(roster: Roster, identity: Identity, role: Role) -> None:
         raise InputError(
             Reason.FORBIDDEN,
             f"{identity.name} is no {role} in version {roster.version} of the roster of {roster.federation}",
-            "ask a coordinator for a roster that has you: he-agg roster next",
+            "ask a coordinator for a roster that has you: `he-agg roster next`",
         )
     if replace(member, roles=frozenset()) != identity.member():
         raise InputError(
@@ -362,7 +362,7 @@ def _made(roster: Roster) -> SignedRoster:
         raise InputError(
             Reason.BAD_ARGUMENT,
             "the roster has no aggregator",
-            "the operator makes its public file: he-agg aggregator show --data-dir DIR --out aggregator.public.json",
+            "the operator makes its public file: `he-agg aggregator show --data-dir DIR --out aggregator.public.json`",
         )
     if not 2 <= roster.min_sites <= sites:
         raise InputError(

@@ -96,5 +96,5 @@ def _broken(key: GroupKey, why: str) -> KeystoreError:
     return KeystoreError(
         Reason.KEY_MISMATCH,
         f"group key {key.key_id[:12]} of epoch {key.epoch}: the self-test failed{why}; the key was not stored",
-        "try on another machine; if it fails there too, ask the coordinator for a new epoch: he-agg epoch rotate",
+        "try on another machine; if it fails there too, ask the coordinator for a new epoch: `he-agg epoch rotate`",
     )

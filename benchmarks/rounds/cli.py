@@ -180,7 +180,7 @@ def _name() -> str:
 def _newest() -> Path:
     found = sorted(_results().glob("rounds-*.json"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise ConfigError(Reason.FILE_MISSING, f"no result in {_results()}", "he-agg bench round makes one")
+        raise ConfigError(Reason.FILE_MISSING, f"no result in {_results()}", "`he-agg bench round` makes one")
     return found[-1]
 
 

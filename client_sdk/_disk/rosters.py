@@ -83,7 +83,7 @@ class Rosters:
             raise ConfigError(
                 error.reason,
                 f"{error.message}, and the aggregator has no newer one; nothing was encrypted or opened",
-                "ask the coordinator to sign a new one: he-agg roster next",
+                "ask the coordinator to sign a new one: `he-agg roster next`",
             ) from error
 
     def check_own(self, signed: SignedRoster) -> None:

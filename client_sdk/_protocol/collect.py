@@ -88,7 +88,8 @@ def await_record(
             raise ProtocolError(
                 Reason.SUM_NOT_READY,
                 f"round {round_id}: expected a result by now, the aggregator has none yet",
-                f"get it later with round.fetch() or `he-agg fetch --round {round_id}`; if it never comes, ask the "
+                f"get it later with round.fetch() or `he-agg fetch --config site.toml --round {round_id} "
+                "--out mean.npz`; if it never comes, ask the "
                 "operator",
             )
         if meanwhile is not None:

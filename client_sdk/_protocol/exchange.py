@@ -30,7 +30,7 @@ _HINTS = {
     "request: compare fingerprints with the coordinator",
     Reason.FORBIDDEN: "the newest roster does not let this site do that: ask the coordinator",
     Reason.UNKNOWN_SITE: "the newest roster does not list this site: ask the coordinator",
-    Reason.ROSTER_EXPIRED: "ask the coordinator to sign a new roster: he-agg roster next",
+    Reason.ROSTER_EXPIRED: "ask the coordinator to sign a new roster: `he-agg roster next`",
     Reason.NOT_INVITED: "ask the operator which sites the round was opened for",
     Reason.UNKNOWN_FEDERATION: "check the url, and that the operator has created the federation there",
 }

@@ -117,7 +117,7 @@ def epoch_publish(bundle: Path, config: Path, passphrase_fd: int | None, keyring
         as_json,
         lambda: (
             f"epoch {dealt.epoch} of {dealt.federation} {'has begun' if new else 'had begun already'}\n"
-            "next, at every site, this one too: he-agg epoch accept --config ..."
+            "next, at every site, this one too: `he-agg epoch accept --config ...`"
         ),
     )
 
@@ -231,7 +231,7 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
             if error.reason != Reason.UNKNOWN_EPOCH:
                 raise
             raise ProtocolError(
-                error.reason, error.message, "a coordinator sends it there: he-agg epoch publish BUNDLE --config ..."
+                error.reason, error.message, "a coordinator sends it there: `he-agg epoch publish BUNDLE --config ...`"
             ) from error
         with _noting(log, "bundle-rejected", identity, federation):
             key, signed = accept_files(
@@ -274,7 +274,7 @@ def _commitments(link: _Link, roster: SignedRoster, epoch: int | None) -> Flow[A
         raise InputError(
             Reason.INCOMPLETE,
             f"epoch {epoch}: no site has accepted it yet",
-            "at each: he-agg epoch accept --config ...",
+            "at each: `he-agg epoch accept --config ...`",
         )
     signed = [SignedCommitment.from_document(Signed.from_json(value, "commitment")) for value in values]
     return agreement(signed, roster, epoch)

@@ -75,7 +75,7 @@ def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, c
         as_json,
         lambda: (
             f"round {facts['round_id']}: submission {receipt.id[:12]} is complete\n"
-            f"the mean: he-agg fetch --config {config} --round {facts['round_id']} --out mean.npz"
+            f"the mean: `he-agg fetch --config {config} --round {facts['round_id']} --out mean.npz`"
         ),
     )
 

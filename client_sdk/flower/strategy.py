@@ -45,7 +45,7 @@ class EncryptedFedAvg(Strategy):  # type: ignore[misc,unused-ignore]
     encrypted sums that it has not had yet. `result.arrays` stays empty: the model is at the nodes.
 
     Args:
-        federation: the public document of `he-agg keys new`, or its path, or the public half of the plan.
+        federation: the public document of `he-agg epoch new`, or its path, or the public half of the plan.
         min_nodes: how many nodes a round waits for; the plan's `min_sites` if None.
         keep_sums: how many sums are kept for nodes that were away.
         reveal_metrics: whether the metrics that clients reply with are passed on in the clear, number of examples

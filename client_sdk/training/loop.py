@@ -297,7 +297,7 @@ class _Trainer:
                         error.reason,
                         f"round {number}: this site has missed it, and the aggregator keeps its sum no longer",
                         "start from the model of another site's checkpoint; have the operator keep more sums "
-                        "(he-agg federation create --keep-sums)",
+                        "(the option --keep-sums of `he-agg federation create`)",
                     ) from error
                 if error.reason != Reason.ROUND_FAILED:
                     raise

@@ -284,7 +284,7 @@ class SignedRoster:
             raise WireError(
                 Reason.ROSTER_EXPIRED,
                 f"version {self.roster.version} of the roster of {self.roster.federation} has expired",
-                "ask the coordinator for a new one: he-agg roster next",
+                "ask the coordinator for a new one: `he-agg roster next`",
             )
 
     def _check_signers(self, roster: Roster) -> None:

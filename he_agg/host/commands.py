@@ -23,7 +23,7 @@ from rich.console import Console
 
 from he_agg.errors import ConfigError, DecryptionError, HeAggError, KeystoreError, Reason, TransportError
 
-__all__ = ["FILE", "answer", "json_option", "main", "messages"]
+__all__ = ["FILE", "GROUP", "Commands", "answer", "json_option", "main", "messages"]
 
 GROUP = "he_agg.commands"
 
@@ -71,7 +71,7 @@ def answer(value: Any, as_json: bool, text: Callable[[], str]) -> None:
     print(json.dumps(value, indent=2, sort_keys=True) if as_json else text())
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
     """A group whose members are entry points below one dotted prefix."""
 
     def __init__(self, prefix: str, points: Sequence[EntryPoint], **kwargs: Any) -> None:
@@ -91,7 +91,7 @@ class _Commands(click.Group):
         if full not in self._points:
             help_text = _GROUP_HELP.get(cmd_name)
             return (
-                _Commands(f"{full}.", points, name=cmd_name, help=help_text, no_args_is_help=True) if is_group else None
+                Commands(f"{full}.", points, name=cmd_name, help=help_text, no_args_is_help=True) if is_group else None
             )
         try:
             command: click.Command = self._points[full].load()
@@ -118,7 +118,7 @@ def _both(command: click.Command, prefix: str, points: Sequence[EntryPoint]) -> 
         if ctx.invoked_subcommand is None:
             ctx.invoke(command, **options)
 
-    return _Commands(
+    return Commands(
         prefix,
         points,
         name=command.name,
@@ -131,7 +131,7 @@ def _both(command: click.Command, prefix: str, points: Sequence[EntryPoint]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `he-agg` and exit with a stable code. Errors are one `he-agg: error:` line and perhaps a `he-agg: hint:`."""
-    root: click.Command = _Commands(
+    root: click.Command = Commands(
         "",
         list(entry_points(group=GROUP)),
         name="he-agg",

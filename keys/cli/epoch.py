@@ -224,5 +224,5 @@ def _dealt(
         replace_file(path, commit(key, identity).encode())
         facts["commitment"] = str(path)
         rows.append(f"commitment of {identity.name} for the other sites, not secret: {path}")
-    rows.append(f"next: he-agg epoch publish {paths.bundle} --config ..., or send the file to every site")
+    rows.append(f"next: `he-agg epoch publish {paths.bundle} --config ...`, or send the file to every site")
     answer(facts, as_json, lambda: "\n".join(rows))

@@ -123,7 +123,7 @@ def keys_check_commitments(
         raise InputError(
             Reason.INCOMPLETE,
             f"epoch {found.epoch}: no commitment of {', '.join(found.missing)} yet; the others agree",
-            "they accept the bundle and send theirs: he-agg epoch accept",
+            "they accept the bundle and send theirs: `he-agg epoch accept`",
         )
     answer(
         {"epoch": found.epoch, "key_id": found.key_id, "sites": list(found.sites)},

@@ -144,12 +144,12 @@ def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool
     path = _write(roster, out)
     before = previous.roster
     steps = [
-        f"{before.threshold} coordinator(s) sign it: he-agg roster sign {path} --previous {old} --identity ...",
-        f"publish it: he-agg roster publish {path} --config ... (or hand the file to the operator and to all sites); "
+        f"{before.threshold} coordinator(s) sign it: `he-agg roster sign {path} --previous {old} --identity ...`",
+        f"publish it: `he-agg roster publish {path} --config ...` (or hand the file to the operator and to all sites); "
         f"from then on the aggregator refuses {site}",
-        "deal a new group key that it does not have: he-agg epoch rotate --keystore ... "
-        f"--roster {path} --identity ..., then he-agg epoch publish",
-        "every other site accepts both: he-agg roster accept, he-agg epoch accept",
+        "deal a new group key that it does not have: `he-agg epoch rotate --keystore ... "
+        f"--roster {path} --identity ...`, then `he-agg epoch publish`",
+        "every other site accepts both: `he-agg roster accept`, `he-agg epoch accept`",
         f"what {site} keeps: the group keys of the epochs so far, and whatever those open",
     ]
     answer(
@@ -323,8 +323,8 @@ def _written(roster: SignedRoster, out: Path | None, as_json: bool, before: Sign
         as_json,
         lambda: (
             f"{roster_table(roster, before)}\nnot signed yet: {path}\n"
-            f"next: compare every fingerprint with its member by phone, then he-agg roster sign {path}{signer} "
-            "--identity ..."
+            f"next: compare every fingerprint with its member by phone, then `he-agg roster sign {path}{signer} "
+            "--identity ...`"
         ),
     )
 

@@ -174,7 +174,7 @@ class Conductor:
         raise InputError(
             Reason.INTERNAL,
             f"the roster of federation {federation} does not list this aggregator's key",
-            "restore aggregator.key, or have the coordinator list the new one: he-agg aggregator show",
+            "restore aggregator.key, or have the coordinator list the new one: `he-agg aggregator show`",
         )
 
     def _record(

@@ -91,7 +91,7 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
             Reason.ROSTER_MISMATCH,
             f"federation {row.name}: expected version {newest.version + 1} of the roster, got another version "
             f"{version}",
-            "get the newest one and make its successor: he-agg roster next",
+            "get the newest one and make its successor: `he-agg roster next`",
             status=409,
         )
     _check_roster(signed, row, conductor.key, conductor.now())
@@ -161,7 +161,7 @@ def accept_bundle(
             Reason.ALREADY_EXISTS,
             f"federation {row.name} is in epoch {newest.number}: expected a bundle for epoch {newest.number + 1}, "
             f"got another one for epoch {number}",
-            "make it for the next epoch: he-agg epoch rotate",
+            "make it for the next epoch: `he-agg epoch rotate`",
         )
     tx.add_epoch(EpochRow(row.name, number, bundle.key_id), data, int(conductor.now()))
     conductor.apply_in(tx, row.name, events.EpochChanged())

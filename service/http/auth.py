@@ -94,7 +94,7 @@ def _identify(aggregator: Aggregator, head: RequestHead, claim: Claim) -> Caller
         raise RefusedError(
             Reason.ROSTER_EXPIRED,
             f"version {roster.version} of the roster of {head.federation} has expired",
-            "the coordinator signs a new one, which the operator brings in: he-agg federation roster",
+            "the coordinator signs a new one, which the operator brings in: `he-agg federation roster`",
         )
     member = _member(roster, claim, head)
     if not verify_request(head, claim, member.public_key):

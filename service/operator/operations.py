@@ -39,7 +39,7 @@ __all__ = [
     "start",
 ]
 
-_REGISTER = "he-agg federation create federation.json --roster roster.json"
+_REGISTER = "`he-agg federation create federation.json --roster roster.json`"
 NONE_YET = f"no federations yet; register one: {_REGISTER}"
 
 
@@ -206,7 +206,7 @@ def start(store: Store, conductor: Conductor, name: str) -> None:
             raise InputError(
                 Reason.BAD_ARGUMENT,
                 f"federation {name}: expected at least {need} sites, got {have}",
-                f"more sites need a new version of the roster: he-agg federation roster {name} roster.json",
+                f"more sites need a new version of the roster: `he-agg federation roster {name} roster.json`",
             )
         conductor.apply_in(tx, name, events.Started())
 

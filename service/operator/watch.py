@@ -205,14 +205,14 @@ def _from_url(link: str) -> Generator[dict[str, Any]]:
     """View what the operators' listener sends. The link is used up by this."""
     address = urlsplit(link)
     if address.scheme not in ("http", "https") or not address.hostname or not _TOKEN.match(address.fragment):
-        raise ConfigError(Reason.BAD_CONFIG, "expected a link with a token, got none", "he-agg operator link makes one")
+        hint = "`he-agg operator link` makes one"
+        raise ConfigError(Reason.BAD_CONFIG, "expected a link with a token, got none", hint)
     base = address.path.rstrip("/")
     body = json.dumps({"token": address.fragment})
     with _request(address, "POST", f"{base}/login", body, {"Content-Type": "application/json"}) as answer:
         if answer.status != _NO_CONTENT:
-            raise ProtocolError(
-                Reason.UNAUTHENTICATED, "the link is too old, or was used before", "he-agg operator link makes another"
-            )
+            hint = "`he-agg operator link` makes another"
+            raise ProtocolError(Reason.UNAUTHENTICATED, "the link is too old, or was used before", hint)
         cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
     with _request(address, "GET", f"{base}/events", None, {"Cookie": cookie}) as answer:
         if answer.status != _OK:

@@ -194,7 +194,7 @@ def prepare(connection: Connection, *, create: bool) -> None:
             raise ConfigError(
                 Reason.FILE_MISSING,
                 "the database has no aggregator's tables",
-                "name the right one, or begin with `he-agg federation create federation.json`",
+                "name the right one, or begin with `he-agg federation create federation.json --roster roster.json`",
             )
         metadata.create_all(connection)
         connection.execute(

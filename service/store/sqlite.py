@@ -38,7 +38,7 @@ def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: 
         raise ConfigError(
             Reason.FILE_MISSING,
             f"there is no aggregator store at {url.database}",
-            "name the right --data-dir, or begin with `he-agg federation create federation.json`",
+            "name the right --data-dir, or begin with `he-agg federation create federation.json --roster roster.json`",
         )
     # Error texts must not quote parameters: a manifest is one.
     engine = create_engine(

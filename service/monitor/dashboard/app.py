@@ -60,7 +60,7 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
     def protected(handler: Handler) -> Handler:
         async def check(request: Request) -> Response:
             if not access.is_session(request.cookies.get(_cookie(request), "")):
-                return _refusal(401, "log in with a link: he-agg operator link")
+                return _refusal(401, "log in with a link: `he-agg operator link`")
             return await handler(request)
 
         return check
@@ -80,7 +80,7 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
             return _refusal(400, "expected a token")
         session = access.redeem(token)
         if session is None:
-            return _refusal(401, "this link is not valid, was used, or is too old; a new one: he-agg operator link")
+            return _refusal(401, "this link is not valid, was used, or is too old; a new one: `he-agg operator link`")
         response = Response(status_code=204)
         response.set_cookie(
             _cookie(request),
