@@ -200,7 +200,7 @@ def sign_roster(roster: SignedRoster, identity: Identity, previous: SignedRoster
     if identity.name not in coordinators:
         raise InputError(
             Reason.FORBIDDEN,
-            f"{identity.name} is no coordinator of this roster, and only coordinators sign it",
+            f"{identity.name} is not a coordinator of this roster, and only coordinators sign it",
             "a coordinator of the version before signs with --previous OLD",
         )
     if coordinators[identity.name] != identity.signing_key.public_key:
@@ -323,7 +323,7 @@ def check_self(roster: Roster, identity: Identity, role: Role) -> None:
     if member is None or role not in member.roles:
         raise InputError(
             Reason.FORBIDDEN,
-            f"{identity.name} is no {role} in version {roster.version} of the roster of {roster.federation}",
+            f"{identity.name} has no role {role} in version {roster.version} of the roster of {roster.federation}",
             "ask a coordinator for a roster that has you: `he-agg roster next`",
         )
     if replace(member, roles=frozenset()) != identity.member():

@@ -81,7 +81,7 @@ def read_secret(path: Path, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
     """Read a secret file after looking at who else may.
 
     Args:
-        max_bytes: a longer file is none of ours.
+        max_bytes: a longer file is refused.
 
     Raises:
         KeystoreError: missing, a symbolic link, too long, owned by somebody else, or open to group or others.

@@ -35,7 +35,7 @@ PROBLEMS: Mapping[Reason, tuple[int, str]] = {
     Reason.UNAUTHENTICATED: (401, "The request does not say who sends it"),
     Reason.CLOCK_SKEW: (401, "The request was signed too long ago, or in the future"),
     Reason.ROSTER_EXPIRED: (401, "The roster is not valid any more"),
-    Reason.FORBIDDEN: (403, "This is not the caller's to do"),
+    Reason.FORBIDDEN: (403, "The caller is not allowed to do this"),
     Reason.NOT_INVITED: (403, "This site does not take part in the round"),
     # what is asked for
     Reason.UNKNOWN_FEDERATION: (404, "There is no such federation here"),
@@ -45,8 +45,8 @@ PROBLEMS: Mapping[Reason, tuple[int, str]] = {
     Reason.UNKNOWN_SUBMISSION: (404, "This site has no such submission"),
     Reason.UNKNOWN_PART: (404, "There is no such part in the plan"),
     # what has happened already
-    Reason.ALREADY_EXISTS: (409, "There is one already, and it is another"),
-    Reason.CHAIN_MISMATCH: (409, "The manifest goes by another history of records"),
+    Reason.ALREADY_EXISTS: (409, "It exists already, with other contents"),
+    Reason.CHAIN_MISMATCH: (409, "The manifest follows another history of records"),
     Reason.ROUND_CLOSED: (409, "The round takes no more submissions"),
     Reason.ROUND_FAILED: (409, "The round failed and has no sum"),
     Reason.SECOND_SUBMISSION: (409, "This site has submitted something else to the round already"),
@@ -70,8 +70,8 @@ PROBLEMS: Mapping[Reason, tuple[int, str]] = {
     Reason.RESIDUE_OUT_OF_RANGE: (422, "A residue is not below its modulus"),
     Reason.PLAN_MISMATCH: (422, "This was made for another plan"),
     Reason.KEY_MISMATCH: (422, "This was made under another group key"),
-    Reason.BAD_SIGNATURE: (422, "A signature is not that of whom it should be"),
-    Reason.ROSTER_MISMATCH: (422, "This goes by another roster"),
+    Reason.BAD_SIGNATURE: (422, "A signature is not by the expected signer"),
+    Reason.ROSTER_MISMATCH: (422, "This was made for another version of the roster"),
     Reason.SECRET_REFUSED: (422, "This looks like a key, which the aggregator must never hold"),
     # plans, when an operator registers a federation
     Reason.BAD_PLAN: (422, "The plan does not make sense"),

@@ -57,6 +57,6 @@ def _refusal(full: bool) -> RefusedError:
         return RefusedError(
             Reason.STORAGE_FULL,
             "expected room on the disk, there is none",
-            "the operator has to make room; what a receipt was given for is not affected",
+            "the operator has to free space; submissions with a receipt are safe",
         )
     return RefusedError(Reason.BUSY, "the store cannot be used at this moment", "send the same request again")

@@ -90,7 +90,7 @@ def bench_round(
     add: bool,
     out: Path | None,
 ) -> None:
-    """Whole rounds over real HTTP against plaintext float32 FedAvg, sites and aggregator as separate processes.
+    """Measure whole rounds over real HTTP against plaintext float32 FedAvg, every party a separate process.
 
     The result is written after each cell, so that a run that is cut short keeps what it measured. Look at it with
     `he-agg bench report`.

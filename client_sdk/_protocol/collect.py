@@ -66,7 +66,7 @@ def await_record(
 
     Raises:
         TransportError: the aggregator could not be reached for too long.
-        ProtocolError: there is no result in time, it is no record, or the round has failed.
+        ProtocolError: no result in time, something else than a record, or the round has failed.
     """
     started = yield from now()
     yield Report(PhaseStarted(str(round_id), "wait", 0))
@@ -202,8 +202,7 @@ def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
     raise DecryptionError(
         Reason.SUM_REJECTED,
         f"round {entry.round_id}: what the aggregator published was refused; nothing was released",
-        "do not go on as if it were an accident: this site's security log says what was wrong, and the coordinator has "
-        "to know",
+        "do not treat this as an accident: this site's security log says what was wrong; the coordinator has to know",
     )
 
 

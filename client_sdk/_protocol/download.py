@@ -165,7 +165,7 @@ def part_of_sum(plan: PublicPlan, place: PartPlace, data: bytes | memoryview) ->
     """Take a part of the sum apart. Its residues are for the codec to look at.
 
     Raises:
-        RejectedError: it is none.
+        RejectedError: it is not a valid one.
     """
     try:
         return parse_part(data, place, plan.plan_id, check_residues=False)

@@ -149,7 +149,7 @@ def parse_record(body: bytes) -> SignedRecord:
     """Read a record. Nothing is proven about it yet.
 
     Raises:
-        RejectedError: it is none.
+        RejectedError: it is not a valid one.
     """
     try:
         return SignedRecord.parse(body)

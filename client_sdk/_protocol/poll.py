@@ -48,7 +48,7 @@ def current_round(session: Session, wait_s: int = 0, after: str | None = None) -
     Args:
         session: the site.
         wait_s: how long the aggregator may wait for news. Units: seconds.
-        after: id of the round that is no news.
+        after: id of the round that is already known.
 
     Raises:
         TransportError: the aggregator could not be reached for too long.
@@ -153,8 +153,7 @@ def check_agreement(session: Session, current: CurrentRound) -> None:
             Reason.KEY_MISMATCH,
             f"federation {session.federation} uses group key {current.key_id[:12]} of epoch {current.epoch}, "
             f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
-            "tell the coordinator: the aggregator goes by an older epoch, or by a key that is not this one; "
-            "nothing was encrypted",
+            "tell the coordinator: the aggregator uses an older epoch, or another key; nothing was encrypted",
         )
 
 

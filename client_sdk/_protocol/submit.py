@@ -145,7 +145,7 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
             yield from compute(entry.remove)
             raise ProtocolError(
                 error.reason,
-                f"round {opened.id}: the aggregator goes by another roster or record than this site's manifest: "
+                f"round {opened.id}: the aggregator uses another roster or record than this site's manifest: "
                 f"{error.message}",
                 "ask for the open round again and call aggregate() with the same update: it is encrypted anew",
             ) from error
@@ -226,7 +226,7 @@ def _send(
     again: Callable[[], Flow[Request]],
     check: Callable[[], Flow[None]],
 ) -> Flow[Response]:
-    """Send parts until they arrive as they are here.
+    """Send parts again until the aggregator has them undamaged.
 
     Args:
         session: the site.

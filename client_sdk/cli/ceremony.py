@@ -72,7 +72,7 @@ def epoch_accept(
     keyring: str | None,
     as_json: bool,
 ) -> None:
-    """Check a bundle, test the group key in it, and store it. Again is fine.
+    """Check a bundle, test the group key in it, and store it. Running it again is fine.
 
     With BUNDLE, --identity, --roster and --keystore it works on files alone, and writes the commitment to a file. With
     --config alone it fetches newer rosters and the newest bundle from the aggregator, and sends the commitment there.
@@ -128,7 +128,7 @@ def epoch_publish(bundle: Path, config: Path, passphrase_fd: int | None, keyring
 @passphrase_options
 @_json
 def roster_publish(roster: Path, config: Path, passphrase_fd: int | None, keyring: str | None, as_json: bool) -> None:
-    """Send a signed ROSTER to the aggregator, as a coordinator: it holds at once, and sites follow it by themselves."""
+    """Send a signed ROSTER to the aggregator, as a coordinator: it holds at once, and sites pick it up themselves."""
     harden_command()
     signed = read_roster(roster)
     signed.check_signed()
@@ -153,7 +153,7 @@ def roster_publish(roster: Path, config: Path, passphrase_fd: int | None, keyrin
 def epoch_commitments(
     config: Path, epoch: int | None, passphrase_fd: int | None, keyring: str | None, as_json: bool
 ) -> None:
-    """See which sites hold the key of an epoch, and that it is one and the same. For coordinators and auditors."""
+    """Check which sites hold the key of an epoch, and that all hold the same one. For coordinators and auditors."""
     harden_command()
     settings, passphrase = _settings(config, passphrase_fd, keyring)
     identity, pinned = Identity.load(settings.identity, passphrase), read_pinned(settings.roster)

@@ -50,7 +50,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scr
 def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, clip: bool, as_json: bool) -> None:
     """Encrypt the arrays of FILE.npz and upload them to the open round.
 
-    Interrupted or killed, run it again: it goes on where it stopped, with the bytes it has stored.
+    If it was interrupted, run it again: it continues with the bytes it has stored.
     """
     harden_command()
     tensors = read_npz(update)

@@ -155,7 +155,7 @@ def uniform(bits: np.random.Philox, count: int) -> NDArray[np.float64]:
 
 
 def check_share(value: float, what: str) -> None:
-    """Refuse what is no fraction.
+    """Refuse a number that is not a fraction.
 
     Raises:
         PlanError: not above 0 and at most 1.

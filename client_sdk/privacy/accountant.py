@@ -24,7 +24,7 @@ def epsilon_of(rdp: NDArray[np.float64], delta: float, orders: Sequence[int] = O
         orders: those of `rdp`.
 
     Raises:
-        InputError: a delta that is none.
+        InputError: not a delta between 0 and 1.
         ConfigError: dp-accounting is not installed.
     """
     _check_delta(delta)

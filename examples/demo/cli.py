@@ -27,7 +27,7 @@ __all__ = ["demo"]
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout, the rest on stderr.")
 def demo(codec: str, folder: Path, as_json: bool) -> None:
-    """Four hospitals and an aggregator, as separate processes on this machine, average a model of real patients."""
+    """Run four hospitals and an aggregator as processes on this machine; they average a model of real patients."""
     summary = run(codec, folder, Console(stderr=as_json))
     if as_json:
         print(json.dumps(summary, indent=2))

@@ -73,7 +73,7 @@ class RecordChain:
             self._find("duplicate-site" if what == "twice" else "order", f"{_of(manifest)} is there {what}")
         roster = self._rosters.get(manifest.roster)
         if roster is None:
-            self._find("manifest", f"{_of(manifest)}: the site goes by a roster that is not in the transcript")
+            self._find("manifest", f"{_of(manifest)}: the site names a roster that is not in the transcript")
         keys = {r.members[manifest.site].signing_key for r in self._rosters.values() if manifest.site in r.members}
         self._waiting.append(
             _Submitted(
@@ -181,12 +181,12 @@ class RecordChain:
             )
         if roster is None:
             return
-        # A new roster may have come while the round was open: the site then goes by either.
+        # A new roster may have come while the round was open: the site may then use either.
         rosters = [roster]
         if one.roster != record.roster and one.roster in self._rosters:
             rosters.append(self._rosters[one.roster])
             if rosters[1].version < roster.version:
-                self._find("manifest", f"{whose} goes by an older roster than the record", one.line)
+                self._find("manifest", f"{whose} names an older roster than the record", one.line)
         keys = set()
         for each in rosters:
             member = each.members.get(one.site)
@@ -205,7 +205,7 @@ class RecordChain:
             self._find("record-signature", error.message)
         before = None if self._last is None else self._rosters.get(self._last.roster)
         if before is not None and before.version > roster.version:
-            self._find("roster-order", f"{what} goes by version {roster.version} of the roster, after {before.version}")
+            self._find("roster-order", f"{what} uses version {roster.version} of the roster, after {before.version}")
         if record.outcome == "published":
             self._check_expiry(record, roster, what)
             least = max(roster.min_sites, plan.min_sites)
@@ -230,7 +230,7 @@ class RecordChain:
         named = record.members.keys() | record.excluded.keys()
         strangers = named - sites
         if strangers:
-            self._find("not-a-member", f"{what} names {min(strangers)}, which is no site of its roster")
+            self._find("not-a-member", f"{what} names {min(strangers)}, which is not a site of its roster")
         if not all(reason for reason in record.excluded.values()):
             self._find("unnamed-exclusion", f"{what} excludes a site without a reason")
         invited = sites

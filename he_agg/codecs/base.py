@@ -119,7 +119,7 @@ class Codec(Protocol):
         Raises:
             DecryptionError: the sum did not open to integers within `n_sites * plan.magnitude`; nothing is released.
             KeystoreError: a key made for another plan.
-            WireError: a part of another number or length, or with a residue that is none.
+            WireError: a part of another number or length, or with a residue out of range.
         """
 
 

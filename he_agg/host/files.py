@@ -102,7 +102,7 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
     """Read a secret file after looking at who else may.
 
     Args:
-        max_bytes: a longer file is none of ours.
+        max_bytes: a longer file is refused.
         remedy: what to do if others may have read it.
 
     Raises:

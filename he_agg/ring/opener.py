@@ -45,7 +45,7 @@ class Opener:
             raise ValueError(f"1 to {params.max_sites} sites can be opened, got {sites}")
         integers = np.issubdtype(key_sum.dtype, np.signedinteger)
         if key_sum.shape != (N,) or not integers or np.abs(key_sum.astype(np.int64)).max() > sites:
-            raise ValueError(f"this is no sum of {sites} ternary keys of {N} coefficients")
+            raise ValueError(f"this is not the sum of {sites} ternary keys of {N} coefficients")
         self.params = params
         self._a = Keystream(a_key)
         self._keys = limb_keys(params, key_sum)

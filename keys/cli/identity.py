@@ -101,7 +101,7 @@ def keys_show(file: Path, passphrase_fd: int | None, keyring: str | None, as_jso
 @click.command("check-commitments")
 @click.argument("commitments", metavar="COMMITMENT...", nargs=-1, required=True, type=_path)
 @click.option("--roster", "roster_file", type=_path, required=True, help="Roster that the epoch was dealt to.")
-@click.option("--keystore", type=_path, required=True, help="One's own keystore, of the same epoch.")
+@click.option("--keystore", type=_path, required=True, help="Your own keystore, of the same epoch.")
 @passphrase_options
 @_json
 def keys_check_commitments(
@@ -112,7 +112,7 @@ def keys_check_commitments(
     keyring: str | None,
     as_json: bool,
 ) -> None:
-    """See that all sites of the roster hold the very key that is in one's own keystore."""
+    """Check that all sites of the roster hold the same key as your keystore."""
     harden_command()
     roster = read_roster(roster_file)
     roster.check_signed()

@@ -22,14 +22,14 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scr
 
 
 @click.command("plan")
-@click.option("--sites", type=click.IntRange(2, 10_000), help="Most sites that ever take part.")
+@click.option("--sites", type=click.IntRange(2, 10_000), help="Most sites that can take part.")
 @click.option("--bits", type=click.IntRange(2, 24), default=16, show_default=True, help="Bits of one value.")
 @click.option("--values", type=click.IntRange(1, 2**36), default=10**7, show_default=True, help="Size of the model.")
 @click.option("--codec", type=click.Choice(sorted(CODECS)), default=DEFAULT_CODEC, show_default=True)
 @_json
 @click.pass_context
 def plan_choose(ctx: click.Context, sites: int | None, bits: int, values: int, codec: str, as_json: bool) -> None:
-    """Show which parameters so many sites and bits would get, and why; or make and look at plans."""
+    """Show the parameters for a number of sites and bits, and why; or make and show plans."""
     if sites is None:
         click.echo((ctx.parent or ctx).get_help())
         return
@@ -73,9 +73,9 @@ def _choice(facts: dict[str, Any], values: int) -> str:
     "--model", type=_path, required=True, help="NPZ file whose arrays have the names and shapes of an update."
 )
 @click.option("--clip", type=float, required=True, help="Bound on the absolute value of every element of an update.")
-@click.option("--weight-cap", type=int, required=True, help="Largest sample count a site may give. Do not overdo it.")
-@click.option("--max-sites", type=int, required=True, help="Most sites that ever take part.")
-@click.option("--min-sites", type=int, default=2, show_default=True, help="Fewest sites whose sum may be published.")
+@click.option("--weight-cap", type=int, required=True, help="Largest sample count of a site; higher costs precision.")
+@click.option("--max-sites", type=int, required=True, help="Most sites that can take part.")
+@click.option("--min-sites", type=int, default=2, show_default=True, help="Fewest sites in a published sum.")
 @click.option("--bits", "value_bits", type=int, default=16, show_default=True, help="Bits of one value, 2 to 24.")
 @click.option("--codec", type=click.Choice(sorted(CODECS)), default=DEFAULT_CODEC, show_default=True)
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most.")
@@ -85,7 +85,7 @@ def _choice(facts: dict[str, Any], values: int) -> str:
 def plan_new(
     federation: str, model: Path, clip: float, weight_cap: int, out: Path | None, as_json: bool, **numbers: Any
 ) -> None:
-    """Found a plan: the smallest parameters that are secure and exact for these sites and values."""
+    """Make a plan with the smallest parameters that are secure and exact for these sites and values."""
     layout = Layout.of(read_npz(model), clip=clip, weight_cap=weight_cap)
     plan = Plan.create(federation, layout, **numbers)
     path = out or Path(f"{federation}.plan")

@@ -43,7 +43,7 @@ _days = click.option(
     "--days", type=click.IntRange(1, 400), default=365, show_default=True, help="How long it is good for."
 )
 _threshold = click.option("--threshold", type=click.IntRange(1), help="How many coordinators have to sign.")
-_min_sites = click.option("--min-sites", type=click.IntRange(2), help="Fewest sites whose sum any site opens.")
+_min_sites = click.option("--min-sites", type=click.IntRange(2), help="Sites open no sum of fewer sites.")
 _fingerprints = click.option(
     "--fingerprint",
     "fingerprints",
@@ -200,7 +200,7 @@ def roster_sign(
 
 @click.command("verify")
 @click.argument("file", type=_path)
-@click.option("--previous", type=_path, help="The version before that one trusts: see that FILE follows it.")
+@click.option("--previous", type=_path, help="The version before, which you trust: check that FILE follows it.")
 @_fingerprints
 @_json
 def roster_verify(file: Path, previous: Path | None, fingerprints: tuple[str, ...], as_json: bool) -> None:

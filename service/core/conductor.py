@@ -101,7 +101,7 @@ class Conductor:
         running = row.phase is Phase.OPEN and federation.stage is not Stage.PAUSED
         if not running or self._clock() < row.deadline_at:
             return False
-        # Nobody may go by a roster that has expired, and so no round ends by one: it waits for the next.
+        # No round may end under an expired roster: it waits for the next one.
         return self._clock() < newest_roster(tx, federation.name).roster.expires_at
 
     def _load(self, tx: Transaction, row: FederationRow, roster: KnownRoster) -> Federation:

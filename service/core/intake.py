@@ -102,7 +102,7 @@ class Intake:
         Raises:
             WireError: not a manifest, one for something else, or not signed by its site.
             RefusedError: there is no such round, the site is not invited, the round is closed, the site has announced
-                another submission or goes by another roster or history, or there is no room.
+                another submission or uses another roster or history, or there is no room.
         """
         # Looked at twice: before there is a directory, and in the one transaction that decides.
         with self._conductor.reading(federation) as tx:
@@ -169,7 +169,7 @@ class Intake:
         return None
 
     def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:
-        """See that a site goes by the same roster and the same records as everybody else."""
+        """Check that a site has the same roster and the same records as everybody else."""
         if manifest.roster not in (row.basis.roster, newest_roster(tx, row.id.federation).digest):
             raise RefusedError(
                 Reason.ROSTER_MISMATCH,

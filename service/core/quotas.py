@@ -55,7 +55,7 @@ class Room:
             raise RefusedError(
                 Reason.STORAGE_FULL,
                 f"{needed} bytes are wanted and {reserve} kept in reserve, {free} are free",
-                "the operator has to make room; what a receipt was given for is not affected",
+                "the operator has to free space; submissions with a receipt are safe",
             )
 
     def _awaited(self, tx: Transaction) -> int:

@@ -105,7 +105,7 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
 def accept_bundle(
     tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, number: int, caller: str | None = None
 ) -> bool:
-    """Take the bundle of the next epoch, or that of the current one, if it has none yet. Once more is no error.
+    """Take the bundle of the next epoch, or that of the current one, if it has none yet. Repeating it is fine.
 
     Args:
         tx: a transaction that may write.
@@ -171,7 +171,7 @@ def accept_bundle(
 def accept_commitment(
     tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, number: int, site: str
 ) -> bool:
-    """Take a site's word that it holds an epoch's key. Once more is no error.
+    """Take a site's word that it holds an epoch's key. Repeating it is fine.
 
     Returns:
         Whether it is new.

@@ -165,7 +165,7 @@ class FoldBroke:
 
 @dataclass(frozen=True)
 class EpochChanged:
-    """There is a new group key: who encrypts under the old one from now on cannot be added up with the others."""
+    """There is a new group key: updates under the old one cannot be added to the others."""
 
 
 @dataclass(frozen=True)

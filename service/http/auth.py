@@ -148,7 +148,7 @@ def _member(roster: KnownRoster, claim: Claim, head: RequestHead) -> Member:
     if member is None:
         raise RefusedError(
             Reason.UNAUTHENTICATED,
-            f"{claim.name} is no member of federation {head.federation} by version {roster.version} of its roster",
+            f"{claim.name} is not a member of federation {head.federation} in version {roster.version} of its roster",
             "ask the coordinator",
         )
     return member

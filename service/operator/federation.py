@@ -130,7 +130,7 @@ def federation_roster(store: OpenStore, name: str, file: Path, as_json: bool) ->
 @click.argument("file", type=FILE)
 @on_store()
 def federation_epoch(store: OpenStore, name: str, file: Path, as_json: bool) -> None:
-    """Begin the next epoch of the federation NAME with the bundle in FILE. An open round begins anew under it."""
+    """Begin the next epoch of the federation NAME with the bundle in FILE. An open round starts over under it."""
     new = operations.bring_bundle(store.rows, store.conductor, name, operations.read_bundle(file))
     shown = store.show(name)
     did = "is in" if new else "had this bundle already, and is in"

@@ -68,7 +68,7 @@ def read_document(path: Path) -> FederationDocument:
                 f"{path} is a plan file: it names the model's tensors and stays at the sites; nothing was stored",
                 hint,
             ) from error
-        raise WireError(error.reason, f"{path} is no federation file: {error.message}", hint) from error
+        raise WireError(error.reason, f"{path} is not a federation file: {error.message}", hint) from error
     except PlanError as error:
         raise PlanError(error.reason, f"{path}: {error.message}", error.hint) from error
 
@@ -117,7 +117,7 @@ def create_federation(
 
     Raises:
         InputError: there is another federation of that name, or options out of their range.
-        WireError: a roster or bundle that is none, has expired or is not signed by whom it should be.
+        WireError: not a roster or bundle, expired, or without the signatures it needs.
         RefusedError: a roster or bundle that is not for this federation and aggregator.
     """
     keeping = keeping or Keeping()
@@ -162,7 +162,7 @@ def _check_same(existing: FederationRow, document: FederationDocument, keeping: 
 
 
 def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
-    """Give a federation the next version of its roster. The same again is no error.
+    """Give a federation the next version of its roster. Repeating it is fine.
 
     Returns:
         Whether it is new.
@@ -176,7 +176,7 @@ def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> 
 
 
 def bring_bundle(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
-    """Give a federation the bundle of its next epoch, or of its first one. The same again is no error.
+    """Give a federation the bundle of its next epoch, or of its first one. Repeating it is fine.
 
     Returns:
         Whether it is new.
@@ -190,7 +190,7 @@ def bring_bundle(store: Store, conductor: Conductor, name: str, data: bytes) -> 
 
 
 def start(store: Store, conductor: Conductor, name: str) -> None:
-    """Start a federation: its first round opens. Started already is no error.
+    """Start a federation: its first round opens. Repeating it is fine.
 
     Raises:
         InputError: no such federation, too few sites, or it has ended.
@@ -212,7 +212,7 @@ def start(store: Store, conductor: Conductor, name: str) -> None:
 
 
 def pause(store: Store, conductor: Conductor, name: str) -> None:
-    """Pause a federation: no round opens, and the deadline of an open one stands still. Paused already is no error.
+    """Pause a federation: no round opens, and the deadline of an open one stands still. Repeating it is fine.
 
     What is under way may be finished: whoever completes gets a receipt, and a closed round its sum.
 
@@ -223,7 +223,7 @@ def pause(store: Store, conductor: Conductor, name: str) -> None:
 
 
 def resume(store: Store, conductor: Conductor, name: str) -> None:
-    """Let a paused federation go on: its open round has as long as it had left. Running already is no error.
+    """Let a paused federation go on: its open round has as long as it had left. Repeating it is fine.
 
     Raises:
         InputError: no such federation, or it has not begun or has ended.
@@ -232,7 +232,7 @@ def resume(store: Store, conductor: Conductor, name: str) -> None:
 
 
 def end(store: Store, conductor: Conductor, name: str) -> None:
-    """End a federation: an open round fails, a closed one still gets its sum. Ended already is no error.
+    """End a federation: an open round fails, a closed one still gets its sum. Repeating it is fine.
 
     Raises:
         InputError: no such federation.

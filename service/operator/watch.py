@@ -51,7 +51,7 @@ _PROBLEMS = 6
 @click.command()
 @click.option("--url", "link", metavar="LINK", help="A link of `he-agg operator link`, to watch a server elsewhere.")
 @click.option(
-    "--every", type=click.FloatRange(0.2, 3600), default=1.0, show_default=True, help="Seconds between looks."
+    "--every", type=click.FloatRange(0.2, 3600), default=1.0, show_default=True, help="Seconds between updates."
 )
 @click.option("--once", is_flag=True, help="Show it once and end.")
 @json_option

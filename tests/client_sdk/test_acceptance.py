@@ -59,10 +59,7 @@ PLAN = small_plan()
 PLACES = PLAN.public.places
 ZEROS = "00" * 32
 MESSAGE = "round test.1.1: what the aggregator published was refused; nothing was released"
-HINT = (
-    "do not go on as if it were an accident: this site's security log says what was wrong, and the coordinator has to "
-    "know"
-)
+HINT = "do not treat this as an accident: this site's security log says what was wrong; the coordinator has to know"
 
 
 class Liar(FakeAggregator):

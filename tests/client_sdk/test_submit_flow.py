@@ -541,7 +541,7 @@ def test_manifest_that_has_become_outdated_is_made_anew(tmp_path, aggregator, re
     """Two rosters came between encrypting and announcing: what was never taken is not kept, and stands in no way."""
     session = session_for(tmp_path, PLAN)
     stale = World(aggregator, lambda r, b: problem(409, reason) if r.path.endswith("/submissions") else None)
-    with pytest.raises(ProtocolError, match="goes by another roster or record") as caught:
+    with pytest.raises(ProtocolError, match="uses another roster or record") as caught:
         stale.run(_flows.submit(session, OPEN, update_of()))
     assert caught.value.reason == reason
     assert not session.spool.entry(ROUND).is_stored

@@ -217,7 +217,7 @@ def test_a_revoked_hospital_gets_no_new_key_and_old_sums_still_open(ceremony):
     # The revoked one has the bundle as well: it is public. It gets nothing out of it.
     ceremony.send("demo.epoch-2.bundle.json", "hospital-a", "hospital-d")
     line = "epoch accept demo.epoch-2.bundle.json --identity hospital-d.identity --roster {} --keystore demo.keystore"
-    assert "no site in version 2" in ceremony.run("hospital-d", line.format("roster.json"), expect=1)
+    assert "no role site in version 2" in ceremony.run("hospital-d", line.format("roster.json"), expect=1)
     assert "accept the newer roster first" in ceremony.run("hospital-d", line.format("roster-1.json"), expect=1)
     assert ceremony.key("hospital-d").epoch == 1
     new_key = ceremony.key("hospital-b")
@@ -361,7 +361,7 @@ WRONG = [
     ("roster accept demo.epoch-1.bundle.json --out p", 1, "is not a roster"),
     ("roster next roster.json --add hospital-d.public.json", 1, "--add site=hospital-e.public.json"),
     ("roster next roster.json --remove hospital-x", 1, "hospital-a, hospital-b"),
-    ("roster sign roster.json --identity hospital-d.identity", 1, "is no coordinator"),
+    ("roster sign roster.json --identity hospital-d.identity", 1, "is not a coordinator"),
     ("roster verify roster.json --fingerprint hospital-a", 1, "NAME="),
     ("site revoke roster.json hospital-x", 1, "has no member hospital-x"),
     (
@@ -377,7 +377,7 @@ WRONG = [
     (
         "epoch rotate --keystore demo.keystore --roster roster.json --identity hospital-d.identity",
         1,
-        "hospital-d is no coordinator",
+        "hospital-d has no role coordinator",
     ),
     ("keys check-commitments roster.json --roster roster.json --keystore demo.keystore", 1, "not a commitment"),
     (

@@ -37,7 +37,7 @@ async def current(
     wait: Wait = 0,
     after: Annotated[
         str | None,
-        Query(description="The round that the caller knows already; an open one with this id is no news."),
+        Query(description="The round that the caller knows already; an open one with this id is not reported again."),
     ] = None,
 ) -> CurrentRound:
     """Return the open round, at once if its id is not `after` or if the federation has ended.

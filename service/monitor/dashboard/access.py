@@ -65,7 +65,7 @@ class Access:
         key = read_private(path, _MAX_BYTES, "rm it: another one is made at the next start, and all sessions end")
         if len(key) != _KEY_BYTES:
             raise ConfigError(
-                Reason.BAD_CONFIG, f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}", f"rm {path}; see above"
+                Reason.BAD_CONFIG, f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}", f"rm {path}, then restart"
             )
         return cls(key, clock)
 
@@ -78,7 +78,7 @@ class Access:
         return self._make("session", SESSION_S)
 
     def redeem(self, token: str) -> str | None:
-        """Give a session for a link; None if it is none, too old, or was used before."""
+        """Give a session for a link; None if the link is unknown, too old, or was used before."""
         expires_at = self._expiry("link", token)
         if expires_at is None or expires_at - LINK_S < self._since:
             return None

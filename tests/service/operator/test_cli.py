@@ -118,7 +118,7 @@ def test_rosters_that_do_not_fit(tmp_path, run, document, members):
     create = ("federation", "create", document, "--roster", path)
     refused(run(*create, check=False), 1, "cannot read")
     path.write_bytes(b"{}")
-    refused(run(*create, check=False), 1, "is no roster")
+    refused(run(*create, check=False), 1, "is not a roster")
     path.write_bytes(SignedRoster.unsigned(members.roster.roster).encode())
     refused(run(*create, check=False), 1, "expected the signatures of 1 coordinators", "bad-signature")
     stranger = AggregatorKey.load_or_create(tmp_path / "another").signing_key
