@@ -1,4 +1,4 @@
-"""What runs inside a hospital: encrypt, upload, wait, download, decrypt.
+"""Take part in a federation from inside a hospital: encrypt, upload, wait, download, decrypt.
 
 ::
 

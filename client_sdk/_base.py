@@ -1,4 +1,4 @@
-"""What sync and async sites and rounds have in common: all but the driving. `Site` and `Round` document the verbs."""
+"""Share between sync and async sites and rounds all but the driving. `Site` and `Round` document the verbs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the toolkits (training, analytics, privacy) need of a federation, and how a round went for one site.
+"""Define what the toolkits (training, analytics, privacy) need of a federation, and how a round went.
 
 `Site` is a `Federated`, and so are the sites of `training.simulate`: what is built on the two protocols here runs on
 either.

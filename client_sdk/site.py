@@ -114,7 +114,6 @@ class Round(RoundBase):
 
         Args:
             update: as for `aggregate`; None to finish what this site has submitted to the round before.
-            weight: as for `aggregate`.
             how: as for `aggregate`.
 
         Raises:

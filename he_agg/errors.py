@@ -119,7 +119,6 @@ class HeAggError(Exception):
     Args:
         reason: one of the closed set, for programs.
         message: one sentence for people: what was expected, what came, which ids.
-        hint: what to do next, if there is something to do.
     """
 
     def __init__(self, reason: Reason, message: str, hint: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What a process that holds keys does about its own memory, as far as Python lets it.
+"""Protect the memory of a process that holds keys, as far as Python lets it.
 
 * `forbid_core_dumps`: no core file of this process, or of what it starts. Done by `Site.open` and by every command.
 * `harden_command`: also PR_SET_DUMPABLE = 0 on Linux: no core by way of a handler either, no ptrace by processes of the

@@ -1,4 +1,4 @@
-"""Where passphrases come from without anybody to ask: an open file descriptor, or the keyring of the operating system.
+"""Get passphrases without asking anybody: from an open file descriptor or the operating system's keyring.
 
 Never from an argument or an environment variable: other users and core dumps can see both.
 """

@@ -1,4 +1,4 @@
-"""What secrets are sealed to: an HPKE key pair, hybrid (ML-KEM-768 with X25519) or X25519 alone.
+"""Hold the key pair that secrets are sealed to: HPKE, hybrid (ML-KEM-768 with X25519) or X25519 alone.
 
 HPKE in base mode says nothing about who sealed: whatever is sealed here travels in a signed document.
 

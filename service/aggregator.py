@@ -111,7 +111,7 @@ class Aggregator:
                     log(logging.CRITICAL, "the roster does not list this aggregator's key", federation=row.name)
 
     def newest_roster(self, federation: str) -> KnownRoster:
-        """The roster that a federation goes by now.
+        """Return the roster that a federation goes by now.
 
         Raises:
             RefusedError: there is no such federation.
@@ -133,7 +133,7 @@ class Aggregator:
         self.room.check_disk()
 
     def make_ahead(self) -> Ahead:
-        """What makes parts of sums while rounds are open."""
+        """Return what makes parts of sums while rounds are open."""
         # Two threads: whoever uploads needs the processor as well.
         return Ahead(self.store, self.blobs, ThreadPoolExecutor(min(2, self.settings.fold_threads), "ahead"))
 

@@ -14,8 +14,6 @@ class RefusedError(ProtocolError):
 
     Args:
         reason: key into `problems.PROBLEMS`.
-        message: one sentence: expected, got, ids.
-        hint: what to do next.
         status: HTTP status, where it is another one than the table's.
         members: more members of the document, JSON values.
     """

@@ -27,7 +27,7 @@ _POSTGRES_FULL = "53100"
 
 
 def passing_trouble(error: BaseException) -> RefusedError | None:
-    """What to answer, if the trouble may pass; None for all that is a failure."""
+    """Return what to answer if the trouble may pass; None for all that is a failure."""
     if isinstance(error, OSError):
         return _refusal(error.errno in _FULL) if error.errno in (*_FULL, *_EXHAUSTED) else None
     if isinstance(error, SQLAlchemyError):

@@ -1,4 +1,4 @@
-"""What this site has seen of the chain of records: index and digest of each, in a file of its own.
+"""Remember which records this site has seen: index and digest of each, in a file of its own.
 
 One line a record, added and fsynced when the record was verified; nothing is ever changed. So whoever shows this site
 another history later, or takes a record back, is found out. A last line that a crash cut short counts as not written.

@@ -1,4 +1,4 @@
-"""What a published record, its manifests and its sum must be before a site opens the sum: pure checks, in their order.
+"""Check a published record, its manifests and its sum before a site opens the sum, in a fixed order.
 
     1  federation, epoch, key, plan and round are the expected ones         check_subject
     2  so many sites that no single update shows                            check_number
@@ -54,9 +54,7 @@ class RejectedError(Exception):
 
     Args:
         reason: of the closed set.
-        what: what was looked at.
         expected: what it had to be: names, numbers, digests.
-        got: what it was.
     """
 
     def __init__(self, reason: Reason, what: str, expected: object = None, got: object = None) -> None:
@@ -113,11 +111,7 @@ def check_number(expected: Expected, rosters: Sequence[Roster], record: RoundRec
 
 
 def check_members(roster: Roster | None, record: RoundRecord) -> Roster:
-    """Step 3: every member is a site of the roster that the record names. Canonical JSON has each name once.
-
-    Returns:
-        That roster.
-    """
+    """Step 3: every member is a site of the roster that the record names. Canonical JSON has each name once."""
     if roster is None:
         raise RejectedError(Reason.ROSTER_MISMATCH, "record, roster", "one that this site trusts", record.roster)
     sites = roster.having(Role.SITE)
@@ -134,7 +128,6 @@ def check_record_signature(keys: dict[str, bytes], signed: SignedRecord) -> None
 
     Args:
         keys: of the roster's aggregators, by name.
-        signed: the record.
     """
     try:
         signed.check_signed(keys)
@@ -201,8 +194,6 @@ def check_follows(previous_index: int, previous: str, signed: SignedRecord) -> N
 
     Args:
         previous_index: of the record before; 0 before the first.
-        previous: its digest.
-        signed: the record.
     """
     record = signed.record
     if record.index != previous_index + 1:

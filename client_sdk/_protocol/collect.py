@@ -59,10 +59,7 @@ def await_record(
     """Wait until the round is published or failed. Nothing is proven about a published record yet: see `accept`.
 
     Args:
-        session: the site.
-        round_id: the attempt.
         until: when to stop asking, on the driver's clock. Units: seconds.
-        meanwhile: what to do whenever there is no record yet.
 
     Raises:
         TransportError: the aggregator could not be reached for too long.
@@ -108,7 +105,7 @@ def await_record(
 
 
 def _later(session: Session, round_id: RoundId) -> Flow[float]:
-    """Until when to go on asking after all: the operator may have paused the federation, which moves deadlines."""
+    """Return until when to go on asking: the operator may have paused the federation, which moves deadlines."""
     current = yield from current_round(session)
     time = yield from now()
     if current.state == "paused":
@@ -119,7 +116,7 @@ def _later(session: Session, round_id: RoundId) -> Flow[float]:
 
 
 def _failed(session: Session, round_id: RoundId, signed: SignedRecord) -> Flow[None]:
-    """A failed round's record is part of the history like any other."""
+    """Add a failed round's record to the history, as any other record."""
     record = signed.record
     if record.round_id != round_id:
         raise RejectedError(Reason.BAD_ANSWER, "record, round", round_id, record.round_id)
@@ -142,9 +139,6 @@ def accept(session: Session, entry: SpoolEntry, signed: SignedRecord, own: str |
     """See that a published record is one whose sum this site may open: steps 1 to 6 of `_accept.py`, in their order.
 
     Args:
-        session: the site.
-        entry: the round's place in the spool, locked.
-        signed: the record.
         own: id of this site's submission, if there is one in the spool.
 
     Raises:
@@ -159,11 +153,6 @@ def accept(session: Session, entry: SpoolEntry, signed: SignedRecord, own: str |
 
 def collect(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mean]:
     """Download the sum of an accepted record, part by part into the spool, verify it and open it: steps 7 to 9.
-
-    Args:
-        session: the site.
-        entry: the round's place in the spool, locked.
-        accepted: what `accept` has passed.
 
     Raises:
         DecryptionError: the sum is not what the members submitted, or did not open to what it must be.
@@ -212,7 +201,7 @@ def _expected(session: Session, entry: SpoolEntry, own: str | None) -> Expected:
 
 
 def _know_roster(session: Session, record: RoundRecord) -> Flow[None]:
-    """If the record names a roster that this site does not know: perhaps there is a newer one to follow."""
+    """Look for a newer roster if the record names one that this site does not know."""
     if session.rosters.named(record.roster) is None:
         yield from follow_rosters(session)
 
@@ -270,7 +259,7 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flo
 
 
 def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
-    """Steps 8 and 9. What the codec says of a sum that does not open is for the log, too: it depends on the key."""
+    """Take steps 8 and 9. Why a sum does not open goes to the log only, since it depends on the key."""
     n_sites = len(record.members)
 
     def part(number: int) -> Part:

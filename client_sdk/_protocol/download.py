@@ -38,14 +38,9 @@ def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: Roun
     """Have all parts of a sum in the spool, and what each contributes to the tags.
 
     Args:
-        session: the site.
         entry: the round's place in the spool, locked. What an interrupted download left there is not fetched again.
         record: the round's, with the digests of the parts.
-        mac: of the round.
         tags: is added to.
-
-    Returns:
-        How many bytes came.
 
     Raises:
         RejectedError: a part is not the record's, however often it is fetched, or not one of the plan.
@@ -71,15 +66,7 @@ def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: Roun
 
 
 class _Arriving:
-    """Cuts parts out of a stream of bytes. A class because a stream comes in pieces, and may break off in any of them.
-
-    Args:
-        session: the site.
-        entry: where parts go.
-        record: has their digests.
-        mac: makes what each contributes to the tags.
-        tags: is added to.
-    """
+    """Cuts parts out of a stream of bytes, which comes in pieces and may break off in any of them."""
 
     def __init__(self, session: Session, entry: SpoolEntry, record: RoundRecord, mac: RoundMac, tags: TagTotal) -> None:
         self.missing = {place.number: place for place in session.plan.places}
@@ -114,7 +101,7 @@ class _Arriving:
         )
 
     def again(self) -> Flow[Request]:
-        """What to ask after an interruption."""
+        """Return what to ask for after an interruption."""
         yield from ()
         return self.request()
 
@@ -139,12 +126,12 @@ class _Arriving:
         return news
 
     def check_end(self) -> None:
-        """An answer has ended; whether it was the whole one."""
+        """Check, at the end of an answer, that it was the whole one."""
         if self.missing:
             raise _ChangedError(self.first_missing, "fewer bytes")
 
     def progress(self) -> PhaseProgress:
-        """How much is here."""
+        """Return how much is here."""
         return PhaseProgress(str(self._entry.round_id), "download", self._done, self._plan.wire_bytes)
 
     def _accept(self, place: PartPlace, data: memoryview) -> None:
@@ -155,7 +142,7 @@ class _Arriving:
         self._entry.write_sum_part(place.number, data)
 
     def _add(self, place: PartPlace, data: bytes | memoryview) -> None:
-        """What a part contributes to the tags, while it is in memory anyway."""
+        """Add what a part contributes to the tags while it is in memory anyway."""
         self._tags.add(place.number, self._mac.part(place.number, part_of_sum(self._plan, place, data).packed))
         del self.missing[place.number]
         self._done += place.wire_bytes

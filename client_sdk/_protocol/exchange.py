@@ -58,7 +58,6 @@ def exchange(
     """Send a request until it gets an answer that it expects.
 
     Args:
-        retries: how patient to be.
         request: what to send; it may be sent many times.
         until: when trying again becomes pointless, on the driver's clock. Units: seconds.
         again: finds out what to send after a failure, if not the same once more.
@@ -108,14 +107,10 @@ def exchange(
 
 
 def answer_error(response: Response, request: Request) -> HeAggError:
-    """What an unexpected answer means.
+    """Return the error that an unexpected answer means.
 
     A problem document (RFC 9457) gives its own reason and hint. Its words are somebody else's: they are cut to one
     line of printable characters, so that an aggregator cannot write escape sequences to a terminal or fill a log.
-
-    Args:
-        response: the answer.
-        request: what it answers.
 
     Returns:
         The error to raise: a `ProtocolError`, a `TransportError` for a gateway that speaks for nobody, or a

@@ -25,7 +25,6 @@ def refusing(session: Session, event: str, round_id: RoundId | None, flow: Flow[
     This is for documents, which anybody may see. What a sum was refused for nobody is told (`_collect.py`).
 
     Args:
-        session: the site.
         event: what the security log calls it.
         round_id: the round it is about, if it is about one.
         flow: raises `RejectedError`.
@@ -65,7 +64,6 @@ def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
     """Fetch rosters newer than the pinned one, one after the other, and trust those that chain to it.
 
     Args:
-        session: the site.
         version: the newest, if known; else until there are no more.
 
     Raises:
@@ -98,7 +96,6 @@ def catch_up(session: Session, until: int) -> Flow[None]:
     """Fetch and verify the records that this site has not seen yet.
 
     Args:
-        session: the site.
         until: index of the last one.
 
     Raises:

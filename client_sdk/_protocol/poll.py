@@ -46,7 +46,6 @@ def current_round(session: Session, wait_s: int = 0, after: str | None = None) -
     """Ask where the federation stands.
 
     Args:
-        session: the site.
         wait_s: how long the aggregator may wait for news. Units: seconds.
         after: id of the round that is already known.
 
@@ -72,7 +71,7 @@ def current_round(session: Session, wait_s: int = 0, after: str | None = None) -
 
 
 def open_round(session: Session) -> Flow[OpenRound | None]:
-    """The round that is open now for this site, without waiting; None if there is none.
+    """Ask for the round that is open now for this site, without waiting; None if there is none.
 
     Raises:
         KeystoreError: the federation uses another group key.
@@ -91,7 +90,6 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
     """Wait for a round that this site is invited to.
 
     Args:
-        session: the site.
         after: id of the round that was seen last.
 
     Returns:
@@ -120,7 +118,7 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
 
 
 def unhurried(asked_at: float) -> Flow[None]:
-    """Before asking again: let at least a second pass since the last time."""
+    """Let at least a second pass since the last question."""
     left = asked_at + _LEAST_POLL_S - (yield from now())
     if left > 0:
         yield Sleep(left)
@@ -158,14 +156,7 @@ def check_agreement(session: Session, current: CurrentRound) -> None:
 
 
 def _opened(session: Session, current: CurrentRound, seen: int, time: float) -> Flow[OpenRound | None]:
-    """Make sense of an open round; None if this site is not invited.
-
-    Args:
-        session: the site.
-        current: the aggregator's answer.
-        seen: how many records this site had verified before it asked.
-        time: of the driver's clock. Units: seconds.
-    """
+    """Make sense of an open round; None if this site is not invited."""
     check_agreement(session, current)
     try:
         round_id = RoundId.parse(current.round_id or "")
@@ -185,7 +176,7 @@ def _opened(session: Session, current: CurrentRound, seen: int, time: float) -> 
 
 
 def _not_fewer(current: CurrentRound, seen: int) -> Flow[None]:
-    """An aggregator that takes records back is not believed."""
+    """Refuse an aggregator that takes records back."""
     yield from ()
     if current.records < seen:
         raise RejectedError(Reason.CHAIN_MISMATCH, "number of records", f"at least {seen}", current.records)

@@ -50,12 +50,6 @@ class Update:
 def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Update) -> Flow[Stored]:
     """Have the update in the spool as a submission: the one stored there, or a newly encrypted one.
 
-    Args:
-        session: the site.
-        opened: the round.
-        entry: its place in the spool, locked.
-        update: what to submit.
-
     Raises:
         InputError: the update is not what the plan allows, or another one is stored for this round.
         ProtocolError: the aggregator has a submission of this site that the spool does not know.
@@ -100,7 +94,7 @@ def check_stored(session: Session, entry: SpoolEntry, stored: Stored) -> None:
 
 
 def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
-    """The error for a round in which the aggregator knows a submission of this site that is not in the spool."""
+    """Return the error for a round in which the aggregator knows a submission of this site that is not in the spool."""
     return ProtocolError(
         Reason.SECOND_SUBMISSION,
         f"round {opened.id}: the aggregator already has a submission of site {session.site} that is not in this "
@@ -168,13 +162,7 @@ def _encrypt(
 
 
 class _Work:
-    """Parts of one submission on their way into the spool. A class because the tags' secrets are wiped at the end.
-
-    Args:
-        plan: the public half of the plan.
-        entry: where they go.
-        mac: makes the tags.
-    """
+    """Parts of one submission on their way into the spool. A class because the tags' secrets are wiped at the end."""
 
     def __init__(self, plan: PublicPlan, entry: SpoolEntry, mac: RoundMac) -> None:
         self.mac = mac

@@ -1,4 +1,4 @@
-"""When to try again, and after how long: pure decisions.
+"""Decide when to try again, and after how long.
 
 Every request of the protocol is idempotent (ids are derived from content), so any of them may be repeated.
 
@@ -49,7 +49,6 @@ def next_wait(
     """Decide whether to try again.
 
     Args:
-        policy: how patient to be.
         failures: how many failures in a row came before this one.
         elapsed_s: since the first of them. Units: seconds.
         left_s: until trying becomes pointless, infinity if never. Units: seconds.

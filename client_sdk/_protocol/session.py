@@ -1,4 +1,4 @@
-"""What every flow of one site knows: who it is, its key, its spool, its patience. No connection."""
+"""Hold what every flow of one site knows: who it is, its key, its spool, its patience. No connection."""
 
 from __future__ import annotations
 
@@ -88,7 +88,6 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
     """Load what the settings name.
 
     Args:
-        settings: where things are.
         passphrase: opens keystore and identity, or asks for what does; used only if they have one.
 
     Raises:

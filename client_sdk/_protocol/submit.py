@@ -49,12 +49,6 @@ _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Receipt]:
     """Announce a stored submission, send the parts that are missing, complete it.
 
-    Args:
-        session: the site.
-        opened: the round.
-        entry: its place in the spool, locked.
-        stored: what lies there.
-
     Raises:
         TransportError: the aggregator could not be reached for too long; everything stays in the spool.
         ProtocolError: it refused: the round is closed, or it has another submission of this site; or its receipt is
@@ -94,12 +88,6 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
 def repair(session: Session, round_id: RoundId, entry: SpoolEntry, stored: Stored) -> Flow[None]:
     """Send the parts again that the aggregator's disk has damaged after the round closed; usually there are none.
 
-    Args:
-        session: the site.
-        round_id: the attempt.
-        entry: its place in the spool, locked.
-        stored: what lies there.
-
     Raises:
         TransportError: the aggregator could not be reached for too long.
         ProtocolError: it refused.
@@ -119,7 +107,7 @@ def repair(session: Session, round_id: RoundId, entry: SpoolEntry, stored: Store
 
 
 def _until(session: Session, opened: OpenRound) -> float:
-    """After the deadline there is only one answer left, and patience is how long that may take."""
+    """Return how long to be patient: after the deadline only one answer is left."""
     return opened.closes_at + session.patience_s
 
 
@@ -174,7 +162,7 @@ def _ask_status(session: Session, opened: OpenRound, stored: Stored) -> Flow[Sub
 
 
 def _missing(session: Session, status: SubmissionStatus) -> list[PartPlace]:
-    """The parts that are missing, in order; what is no part of the plan is none."""
+    """List the parts that the aggregator still needs, in order; ignore numbers the plan does not have."""
     missing = set(status.missing)
     return [place for place in session.plan.places if place.number in missing]
 
@@ -226,16 +214,7 @@ def _send(
     again: Callable[[], Flow[Request]],
     check: Callable[[], Flow[None]],
 ) -> Flow[Response]:
-    """Send parts again until the aggregator has them undamaged.
-
-    Args:
-        session: the site.
-        opened: the round.
-        request: holds them.
-        again: finds out what to send after a failure.
-        check: sees that they are here as they were made. After a failure only, for the aggregator takes nothing that
-            is damaged: the fault may be this site's own disk.
-    """
+    """Send parts again until the aggregator has them undamaged."""
     tries = 0
     while True:
         tries += 1
@@ -249,14 +228,14 @@ def _send(
 
 
 def _rest(missing: Sequence[PartPlace], places: Sequence[PartPlace]) -> int | None:
-    """Where what is missing begins, if it is everything from there on."""
+    """Return the first missing part, if everything from there on is missing."""
     return len(places) - len(missing) if missing and list(missing) == list(places[-len(missing) :]) else None
 
 
 def _put_rest(
     session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, first: int
 ) -> Flow[tuple[int, bytes]]:
-    """All parts from one on, in as few requests as may be; the last is answered with the receipt.
+    """Send all parts from one on in as few requests as possible; the last is answered with the receipt.
 
     What was interrupted goes on where the aggregator says.
 
@@ -289,7 +268,7 @@ def _put_rest(
 
 
 def _run_from(places: Sequence[PartPlace], first: int) -> Sequence[PartPlace]:
-    """The parts that go in one request: several short ones, or a long one."""
+    """Return the parts that go in one request: several short ones, or a long one."""
     ends = itertools.accumulate(place.wire_bytes for place in places[first:])
     return places[first : first + max(1, sum(end <= _RUN_BYTES for end in ends))]
 

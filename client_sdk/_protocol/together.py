@@ -18,11 +18,6 @@ __all__ = ["run_in_tasks", "run_in_threads"]
 def run_in_threads(effect: Together, run: Callable[[Flow[Any], Listener], Any], listener: Listener) -> list[Any]:
     """Carry out a `Together`, each flow in a thread. The listener is called in the caller's thread only.
 
-    Args:
-        effect: what to run.
-        run: drives one flow.
-        listener: is told of progress.
-
     Raises:
         Exception: the first that a flow raised, in their order.
     """
@@ -65,11 +60,6 @@ async def run_in_tasks(
     effect: Together, run: Callable[[Flow[Any], Listener], Awaitable[Any]], listener: Listener
 ) -> list[Any]:
     """Carry out a `Together`, each flow in a task.
-
-    Args:
-        effect: what to run.
-        run: drives one flow.
-        listener: is told of progress.
 
     Raises:
         Exception: the first that a flow raised, in their order.

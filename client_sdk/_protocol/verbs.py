@@ -46,8 +46,6 @@ def take_part(session: Session, opened: OpenRound, update: Update | None) -> Flo
     """Aggregate; if the round failed, or counts without this update, say so instead of raising.
 
     Args:
-        session: the site.
-        opened: the round.
         update: what to submit; None to finish what was submitted before.
     """
     round_id, mean = str(opened.id), None
@@ -102,8 +100,6 @@ def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -
     """Wait for a round's sum, download and open it; this site need not be in it.
 
     Args:
-        session: the site.
-        round_id: the attempt.
         closes_at: its deadline on the driver's clock, if known. Units: seconds.
     """
     if round_id.federation != session.federation:
@@ -122,7 +118,7 @@ def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -
 
 
 def fetch_latest(session: Session) -> Flow[Mean]:
-    """The mean of the newest published round."""
+    """Fetch the mean of the newest published round."""
     current = yield from current_round(session)
     if current.last_published is None:
         raise ProtocolError(

@@ -1,4 +1,4 @@
-"""What every adapter does: a framework's model to named NumPy arrays, and back.
+"""Turn a framework's model into named NumPy arrays, and back.
 
 An adapter splits a model's state in two. *Shared* tensors are averaged; *local* state stays at the site: what `exclude`
 names (personal layers, FedBN), and integers such as BatchNorm's `num_batches_tracked`, whose mean means nothing.

@@ -1,4 +1,4 @@
-"""What an analysis is, and how sites run one: a step is a round, a round is one exact sum.
+"""Define analyses, and run them: a step is a round, a round is one exact sum.
 
 An `Analysis` is a question that all sites have agreed on beforehand, without any data in it. It is written as pure
 functions of a public state, so every site that folds the same sums has the same state and the same answer, to the bit.

@@ -1,4 +1,4 @@
-"""What every analysis asks of a site's data: shape, finite, on the grid, not too many.
+"""Check a site's data for every analysis: shape, finite, on the grid, not too many.
 
 Errors tell positions, never values.
 """

@@ -1,4 +1,4 @@
-"""How many: by category, by combination of categories, by bin. One round each."""
+"""Count by category, by combination of categories, by bin. One round each."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class LogRank:
-    """The log-rank test: do the groups have the same hazard?
+    """The log-rank test: whether the groups have the same hazard.
 
     Attributes:
         statistic: chi-square distributed with `df` degrees of freedom if they have.

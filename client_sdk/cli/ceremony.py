@@ -1,5 +1,7 @@
-"""Commands that carry the ceremony's documents to and from the aggregator: `he-agg epoch accept|publish|commitments`
-and `he-agg roster publish`. What is in the documents is decided in `keys`; here they only travel.
+"""Commands that carry the ceremony's documents to and from the aggregator.
+
+They are `he-agg epoch accept|publish|commitments` and `he-agg roster publish`. What is in the documents is decided in
+`keys`; here they only travel.
 """
 
 from __future__ import annotations

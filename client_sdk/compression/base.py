@@ -1,4 +1,4 @@
-"""What a compression does for the training loop: a site's update to what travels, and the mean of that back.
+"""Turn a site's update into what travels, and the mean of that back.
 
 A training step takes `phases` rounds. What is *common* is the same at all sites to the bit: it follows from public
 seeds and decrypted means. What is *local* stays at the site, such as the residual: what was not sent, which is added

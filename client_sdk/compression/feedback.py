@@ -1,4 +1,4 @@
-"""What all lossy compressions share: rounding to the grid, and error feedback."""
+"""Round to the grid and feed errors back, as all lossy compressions do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels in Flower's messages instead of a model. Neither side of it needs a key."""
+"""Make the records that travel in Flower's messages instead of a model. Neither side of it needs a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much noise a site adds, and what a round of it costs: client-level differential privacy of a hospital.
+"""Choose the noise that a site adds, and price a round of it: client-level differential privacy of a hospital.
 
 Two runs are neighbours if one hospital's update is replaced by zeros. On the plan's grid with steps g the clipped and
 rounded update has norm at most ``S = C + sqrt(sum of g^2 over all values) / 2``: C from clipping, the rest from

@@ -1,4 +1,4 @@
-"""Do all sites hold the same model? Its hash travels inside the encrypted sum of every round.
+"""Check that all sites hold the same model: its hash travels inside the encrypted sum of every round.
 
 Each site adds 64 values, +1 or -1: the first bits of the SHA-256 of its global model, the strategy's state and the
 settings that must be equal. If all sites agree, every sum of the 64 is as large as it can be, ``M * W / w_max`` up to

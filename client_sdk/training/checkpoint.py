@@ -1,4 +1,4 @@
-"""Everything that a training site would lose in a crash, in one file that is replaced as a whole."""
+"""Keep what a training site would lose in a crash, in one file that is replaced as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all sites agree on before the first round, and the plan that follows from it."""
+"""Agree on a training before the first round, and make the plan that follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When to stop: rules that every site applies alone to what all sites share to the bit, so all stop at once."""
+"""Stop in time: rules that every site applies alone to what all sites share to the bit, so all stop at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sites make of the decrypted mean. Every site applies the same step to the same bits.
+"""Step the model by the decrypted mean. Every site applies the same step to the same bits.
 
 Only operations that IEEE 754 rounds in one way are used (+, -, *, /, sqrt, elementwise, in float64), so the results are
 the same bits on every machine.

@@ -1,4 +1,4 @@
-"""What a site's `fit` is told about the step that it trains for, and what a hook is told after a round."""
+"""Tell a site's `fit` about the step that it trains for, and hooks about a finished round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit tells: who was in which round, and what must not be."""
+"""Report an audit: who was in which round, and what must not be."""
 
 from __future__ import annotations
 

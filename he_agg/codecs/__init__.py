@@ -13,7 +13,7 @@ __all__ = ["Codec", "GroupKey", "codec_for"]
 
 
 def codec_for(plan: PublicPlan) -> Codec:
-    """The codec of a plan. Loads the HE library, which is why the aggregator never calls it."""
+    """Return the codec of a plan. Loads the HE library, which is why the aggregator never calls it."""
     from he_agg.codecs.ckks import CkksCodec
     from he_agg.codecs.hybrid import HybridCodec
 

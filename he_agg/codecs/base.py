@@ -1,4 +1,4 @@
-"""What every codec does, what it needs of a key, and the checks they share."""
+"""Define the codec: what each does, what it needs of a key, and the checks they share."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Integers(Protocol):
         """int32."""
 
     def __getitem__(self, span: slice, /) -> NDArray[np.int32]:
-        """A span of them, contiguous and in order; from any thread."""
+        """Return a span of them, contiguous and in order; from any thread."""
 
 
 Values = NDArray[np.int32] | Integers
@@ -92,7 +92,6 @@ class Codec(Protocol):
 
         Args:
             values: the integers. Shape: (plan.values,), each at most `plan.magnitude` in absolute value.
-            key: the group key of the epoch.
             round_id: the attempt that it is for; it opens in no other.
             threads: how many parts to work on at a time; all cores if left out.
 
@@ -107,9 +106,7 @@ class Codec(Protocol):
         """Open a sum, exactly.
 
         Args:
-            total: hands over the parts of the sum.
             n_sites: how many submissions were added.
-            key: the group key of the epoch.
             round_id: the attempt that it is the sum of.
             threads: how many parts to work on at a time; all cores if left out.
 
@@ -153,7 +150,7 @@ def check_shape(values: Values, plan: PublicPlan) -> None:
 
 
 def beyond_plan(plan: PublicPlan) -> InputError:
-    """The error for a value that the plan does not allow; it does not say which."""
+    """Return the error for a value that the plan does not allow; it does not say which."""
     return InputError(Reason.BEYOND_CLIP, f"expected values within {plan.magnitude}, got one beyond")
 
 
@@ -173,7 +170,6 @@ def check_sums(largest: int, n_sites: int, plan: PublicPlan) -> None:
     Args:
         largest: absolute value of the sum furthest from zero.
         n_sites: how many submissions were added.
-        plan: the public half of the plan.
 
     Raises:
         DecryptionError: a sum beyond `n_sites * M`.
@@ -186,7 +182,7 @@ def check_sums(largest: int, n_sites: int, plan: PublicPlan) -> None:
 
 
 def sum_type(n_sites: int, plan: PublicPlan) -> np.dtype[np.signedinteger]:
-    """The narrowest type that holds the sums of so many submissions: memory costs more than the arithmetic on it."""
+    """Return the narrowest type that holds the sums of so many submissions; memory costs more than adding."""
     return np.dtype(np.int32 if n_sites * plan.magnitude < 2**31 else np.int64)
 
 

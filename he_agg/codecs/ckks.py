@@ -37,9 +37,6 @@ __all__ = ["CkksCodec"]
 class CkksCodec:
     """Exact integers <-> parts of CKKS residues.
 
-    Args:
-        plan: the public half of a plan whose codec is `ckks`.
-
     Raises:
         PlanError: a plan of another codec.
     """

@@ -34,9 +34,6 @@ _OFF_GRID_HINT = "most likely a site used another group key; compare key ids wit
 def new_secret_context(profile: CkksProfile) -> bytes:
     """Make a fresh secret key and return it as a serialised TenSEAL context.
 
-    Args:
-        profile: the ring.
-
     Returns:
         The context with the secret key and nothing else: no public, relinearisation or Galois keys, for a sum
         needs none and each is one more thing to lose.
@@ -57,7 +54,6 @@ class CkksVectors:
     """Vectors of N/2 integers <-> 2N residues, under one group key. The key is loaded once.
 
     Args:
-        parameters: ring and scale.
         key: the group key; its context must be of that ring.
 
     Raises:
@@ -100,9 +96,6 @@ class CkksVectors:
         Args:
             residues: all below the profile's modulus. Shape: (2N,).
 
-        Returns:
-            The integers. Shape: (N/2,).
-
         Raises:
             DecryptionError: it does not open to integers.
         """
@@ -129,18 +122,14 @@ class CkksVectors:
 
 
 class OpenedKey:
-    """Opens a group key once: reading TenSEAL's context takes longer than encrypting a million values.
-
-    Args:
-        parameters: ring and scale.
-    """
+    """Opens a group key once: reading TenSEAL's context takes longer than encrypting a million values."""
 
     def __init__(self, parameters: CkksParameters) -> None:
         self._parameters = parameters
         self._opened: tuple[str, CkksVectors] | None = None
 
     def vectors(self, key: GroupKey) -> CkksVectors:
-        """The vectors under this key; read anew only when the key is another one than last time.
+        """Return the vectors under this key, read anew only when the key is another one than last time.
 
         Raises:
             KeystoreError: the key holds no secret context of that ring.

@@ -61,9 +61,6 @@ Result = TypeVar("Result")
 class HybridCodec:
     """Exact integers <-> one key section and one section for each limb.
 
-    Args:
-        plan: the public half of a plan whose codec is `hybrid`.
-
     Raises:
         PlanError: a plan of another codec.
     """
@@ -183,7 +180,7 @@ class HybridCodec:
 
 
 def _values_of(group: tuple[PartPlace, ...]) -> slice:
-    """The values that a group of parts, one of each limb, carries. Parts hold whole batches but for the last."""
+    """Return the values that a group of parts, one of each limb, carries. Parts hold whole batches but for the last."""
     place = group[0]
     start = place.index * place.section.part_residues
     return slice(start, start + place.residues)
@@ -193,12 +190,6 @@ def _open_into(
     sums: NDArray[np.signedinteger], first: int, packed: list[NDArray[np.uint8]], opener: Opener
 ) -> tuple[int, int]:
     """Open the parts of some values, a few batches at a time, so that the wide integers stay in the cache.
-
-    Args:
-        sums: where they go. A sum that does not fit is cut off: look at what comes back first.
-        first: index of the first value.
-        packed: the summed residues, one array for each limb.
-        opener: opens them.
 
     Returns:
         The largest distance to the grid, and the largest absolute value.

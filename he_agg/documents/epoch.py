@@ -1,5 +1,4 @@
-"""An epoch's documents: the bundle that carries a group key, sealed, to every site, and each site's word that it has
-it.
+"""An epoch's documents: the bundle that carries the sealed group key, and each site's word that it has it.
 
 The aggregator stores and hands out bundles. What it can read of one is below; what it cannot is the key.
 """
@@ -53,7 +52,7 @@ class EpochBundle:
     sealed: Mapping[str, bytes]
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return canonical.encode(
             {
                 "v": 1,
@@ -119,14 +118,11 @@ class SignedBundle:
         return cls(EpochBundle.parse(document.body), document)
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return self.document.encode()
 
     def check_signed(self, coordinators: Mapping[str, bytes]) -> None:
         """See that its dealer is a coordinator and has signed it.
-
-        Args:
-            coordinators: verification keys by name.
 
         Raises:
             WireError: not so.
@@ -154,7 +150,7 @@ class Commitment:
     site: str
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return canonical.encode(
             {"v": 1, "federation": self.federation, "epoch": self.epoch, "key_id": self.key_id, "site": self.site}
         )
@@ -205,7 +201,7 @@ class SignedCommitment:
         return cls(Commitment.parse(document.body), document)
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return self.document.encode()
 
     def check_signed(self, public_key: bytes) -> None:

@@ -30,7 +30,7 @@ class FederationDocument:
     key_id: str
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return canonical.encode({"v": VERSION, "plan": self.plan.to_json(), "epoch": self.epoch, "key_id": self.key_id})
 
     @classmethod

@@ -1,6 +1,4 @@
-"""The manifest: what one site submits to one attempt of one round. It travels signed by the site, and is named by its
-digest.
-"""
+"""The manifest: what one site submits to one attempt of one round, signed by the site and named by its digest."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ class Manifest:
     previous: str
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return canonical.encode(
             {
                 "v": VERSION,
@@ -167,7 +165,7 @@ class SignedManifest:
         return self.document.digest
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return self.document.encode()
 
     def check_signed(self, public_key: bytes) -> None:

@@ -64,7 +64,7 @@ class RoundRecord:
     sample_seed: str | None = None
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         sampled = {} if self.sample_seed is None else {"sample_seed": self.sample_seed}
         return canonical.encode(
             sampled
@@ -171,7 +171,7 @@ class SignedRecord:
         return self.document.digest
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return self.document.encode()
 
     def check_signed(self, keys: Mapping[str, bytes]) -> None:

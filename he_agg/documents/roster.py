@@ -1,5 +1,6 @@
-"""The roster: who belongs to a federation, with which keys, in which role. The coordinators sign it, never the
-aggregator.
+"""The roster: who belongs to a federation, with which keys, in which role.
+
+The coordinators sign it, never the aggregator.
 
 Versions are numbered from 1. The first is trusted because people compared its coordinators' fingerprints over the
 phone; every later one because enough coordinators of the version before signed it. It expires, so that a forgotten
@@ -86,7 +87,7 @@ class Member:
         return fingerprint(self)
 
     def to_json(self) -> canonical.Json:
-        """The canonical document, without the name."""
+        """Return the canonical document, without the name."""
         receiving = None if self.receiving is None else {"suite": self.receiving.suite, "key": self.receiving.key}
         return {"signing_key": self.signing_key, "receiving": receiving, "roles": sorted(self.roles)}
 
@@ -118,7 +119,7 @@ class Member:
 
 
 def fingerprint(member: Member) -> str:
-    """32 hex digits in groups of four over name and all public keys of a member. Roles are no part of it."""
+    """Return 32 hex digits in groups of four over name and all public keys of a member, not its roles."""
     receiving = "" if member.receiving is None else f"{member.receiving.suite}:{member.receiving.key}"
     digest = hashlib.sha256(f"he-agg/member/v1\0{member.name}\0{member.signing_key}\0{receiving}".encode()).hexdigest()
     return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
@@ -147,15 +148,15 @@ class Roster:
     members: Mapping[str, Member]
 
     def having(self, role: Role) -> dict[str, Member]:
-        """The members with a role, by name."""
+        """Return the members with a role, by name."""
         return {name: member for name, member in sorted(self.members.items()) if role in member.roles}
 
     def keys_of(self, role: Role) -> dict[str, bytes]:
-        """Verification keys of the members with a role, by name."""
+        """Return the verification keys of the members with a role, by name."""
         return {name: member.public_key for name, member in self.having(role).items()}
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return canonical.encode(
             {
                 "v": VERSION,
@@ -227,7 +228,7 @@ class SignedRoster:
 
     @classmethod
     def unsigned(cls, roster: Roster) -> SignedRoster:
-        """A roster that nobody has signed yet."""
+        """Return a roster that nobody has signed yet."""
         roster.check()
         return cls(roster, Signed(KIND, roster.encode(), {}))
 
@@ -242,7 +243,7 @@ class SignedRoster:
         return cls(Roster.parse(document.body), document)
 
     def encode(self) -> bytes:
-        """The canonical bytes, signatures included."""
+        """Return the canonical bytes, signatures included."""
         return self.document.encode()
 
     @cached_property

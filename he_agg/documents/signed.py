@@ -41,23 +41,16 @@ class Signed:
         """Sign a body.
 
         Args:
-            kind: what it is.
             body: canonical bytes.
-            name: who signs.
-            key: with which key.
         """
         return cls(kind, body, {}).signed_by(name, key)
 
     def signed_by(self, name: str, key: SigningKey) -> Signed:
-        """The same document with one signature more."""
+        """Return the same document with one more signature."""
         return replace(self, signatures={**self.signatures, name: key.sign(self._message)})
 
     def signers(self, keys: Mapping[str, bytes]) -> frozenset[str]:
-        """Who of those whose keys are given has signed this body. Signatures of others count for nothing.
-
-        Args:
-            keys: public key by name.
-        """
+        """Name those of the given members whose key has signed this body; other signatures count for nothing."""
         return frozenset(
             name
             for name, signature in self.signatures.items()
@@ -69,7 +62,7 @@ class Signed:
         return f"he-agg/{self.kind}/v1\0".encode() + hashlib.sha256(self.body).digest()
 
     def to_json(self) -> canonical.Json:
-        """The document as a JSON value, for nesting."""
+        """Return the document as a JSON value, for nesting."""
         return {
             "v": 1,
             "kind": self.kind,
@@ -78,7 +71,7 @@ class Signed:
         }
 
     def encode(self) -> bytes:
-        """The canonical bytes."""
+        """Return the canonical bytes."""
         return canonical.encode(self.to_json())
 
     @cached_property

@@ -23,7 +23,7 @@ MAX_LINE_BYTES = MAX_ROSTER_BYTES
 
 
 def encode_header(plan: PublicPlan) -> bytes:
-    """The first line, without its line feed."""
+    """Return the first line, without its line feed."""
     return canonical.encode({"v": 1, "kind": KIND, "federation": plan.federation, "plan": plan.to_json()})
 
 
@@ -45,7 +45,7 @@ def parse_header(line: bytes) -> PublicPlan:
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a transcript without their line feeds, one at a time.
+    """Yield the lines of a transcript without their line feeds, one at a time.
 
     Raises:
         WireError: a line that is too long, or does not end: the file was cut.

@@ -196,7 +196,7 @@ def _missing_module(error: ModuleNotFoundError) -> ConfigError:
 
 
 def _file_trouble(error: OSError) -> ConfigError:
-    """What the file system refused and no command foresaw, such as a full disk or a directory that is read-only."""
+    """Explain what the file system refused and no command foresaw, such as a full disk."""
     reason, hint = {
         errno.ENOENT: (Reason.FILE_MISSING, ""),
         errno.ENOSPC: (Reason.STORAGE_FULL, "make room and run it again"),

@@ -66,7 +66,6 @@ def pack(residues: Residues, bits: int, out: Bytes | None = None) -> Bytes:
     Args:
         residues: Values < 2**bits; larger ones would spill into their neighbours and are not looked for. Copied
             first unless they are contiguous and of `residue_dtype`. Shape: (count,).
-        bits: Width of a residue.
         out: Where to write. Shape: (packed_bytes(count, bits),).
 
     Returns:
@@ -95,8 +94,6 @@ def unpack(packed: Packed, count: int, bits: int, out: Residues | None = None) -
 
     Args:
         packed: Exactly packed_bytes(count, bits) bytes; the padding bits are not looked at.
-        count: How many residues.
-        bits: Width of a residue.
         out: Where to write. Shape: (count,).
 
     Returns:
@@ -124,7 +121,6 @@ def fold(total: Residues, packed: Packed, bits: int, modulus: int) -> int:
     Args:
         total: The sum so far, from `new_sum`; each value < q, and stays so. Shape: (count,).
         packed: Exactly packed_bytes(count, bits) bytes; the padding bits are not looked at.
-        bits: Width of a residue.
         modulus: q, at most 2**bits.
 
     Returns:

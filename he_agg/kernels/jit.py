@@ -108,12 +108,6 @@ def kernel(function: F) -> F:
     No signature is given: importing must stay cheap, so nothing is compiled or loaded before the first call.
     Callers therefore pass arrays and NumPy scalars of exactly the documented types, or a second version is
     compiled.
-
-    Args:
-        function: A function that Numba can compile.
-
-    Returns:
-        The compiled function.
     """
     folder = cache_folder()
     if folder is None:

@@ -30,17 +30,17 @@ _UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
 
 
 def integer(number: int) -> Any:
-    """A 64-bit constant."""
+    """Return a 64-bit constant."""
     return ir.Constant(_I64, number)
 
 
 def constant(numbers: Numbers) -> Any:
-    """Sixteen constants, mod 2**32."""
+    """Return sixteen constants, mod 2**32."""
     return ir.Constant(_VECTOR, [n & 0xFFFFFFFF for n in numbers])
 
 
 def everywhere(number: int) -> Any:
-    """One constant in every lane."""
+    """Put one constant into every lane."""
     return constant([number] * LANES)
 
 
@@ -49,25 +49,24 @@ def _wide(number: int) -> Any:
 
 
 def spread(b: Any, number: Any) -> Any:
-    """One 32-bit number, known at run time only, in every lane."""
+    """Put one 32-bit number, known only at run time, into every lane."""
     return pick_one(b, b.insert_element(_UNDEFINED, number, ir.Constant(_I32, 0)), [0] * LANES)
 
 
 def pick_one(b: Any, v: Any, places: Numbers) -> Any:
-    """Lane i becomes lane places[i] of v."""
+    """Return v with lane places[i] moved to lane i."""
     return b.shuffle_vector(v, _UNDEFINED, constant(places))
 
 
 def pick_two(b: Any, v: Any, w: Any, places: Numbers) -> Any:
-    """Lane i becomes lane places[i] of the 32 lanes of v and w."""
+    """Return a vector whose lane i is lane places[i] of the 32 lanes of v and w."""
     return b.shuffle_vector(v, w, constant(places))
 
 
 def shift_right(b: Any, high: Any, low: Any, counts: Numbers) -> Any:
-    """The low halves of (high:low) >> counts, lane by lane.
+    """Return the low halves of (high:low) >> counts, lane by lane.
 
     Args:
-        b: The builder.
         high: Upper 32 bits of each lane.
         low: Lower 32 bits of each lane.
         counts: 0 to 31; the two shifts that this replaces would be undefined for 0.
@@ -78,17 +77,17 @@ def shift_right(b: Any, high: Any, low: Any, counts: Numbers) -> Any:
 
 
 def smaller(b: Any, v: Any, w: Any) -> Any:
-    """Unsigned minimum, lane by lane."""
+    """Return the unsigned minimum, lane by lane."""
     return b.select(b.icmp_unsigned("<", v, w), v, w)
 
 
 def larger(b: Any, v: Any, w: Any) -> Any:
-    """Unsigned maximum, lane by lane."""
+    """Return the unsigned maximum, lane by lane."""
     return b.select(b.icmp_unsigned(">", v, w), v, w)
 
 
 def high_product(b: Any, v: Any, number: Any) -> Any:
-    """Upper 32 bits of each lane's product with one number, from `Stretch.load_wide`.
+    """Return the upper 32 bits of each lane's product with one number, from `Stretch.load_wide`.
 
     Even and odd lanes apart, as machines multiply; the general form comes out at twice the instructions.
     """
@@ -100,7 +99,7 @@ def high_product(b: Any, v: Any, number: Any) -> Any:
 
 
 def largest_lane(b: Any, v: Any) -> Any:
-    """Unsigned maximum of all lanes, a 32-bit number."""
+    """Return the unsigned maximum of all lanes, a 32-bit number."""
     kind = ir.FunctionType(_I32, [_VECTOR])
     return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.vector.reduce.umax.v16i32"), [v])
 
@@ -112,12 +111,7 @@ class Stretch:
         """Find stretch `number` of `size` bytes.
 
         Args:
-            context: Numba's target context.
-            b: The builder.
-            kind: The array's Numba type.
-            array: The array.
             number: Which stretch, a 64-bit number.
-            size: Bytes of each.
         """
         data = context.make_array(kind)(context, b, array).data
         self._b = b
@@ -131,17 +125,17 @@ class Stretch:
         return self._b.load(self._b.bitcast(place, _I32.as_pointer()), align=1)
 
     def load_everywhere(self, word: int) -> Any:
-        """One word, in every lane."""
+        """Load one word into every lane."""
         return spread(self._b, self._one(word))
 
     def load_wide(self, word: int) -> Any:
-        """One word, in every pair of lanes as a 64-bit number."""
+        """Load one word into every pair of lanes, as a 64-bit number."""
         nothing = ir.Constant(_WIDE, ir.Undefined)
         one = self._b.insert_element(nothing, self._b.zext(self._one(word), _I64), ir.Constant(_I32, 0))
         return self._b.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(_I32, LANES // 2), [0] * (LANES // 2)))
 
     def load(self, word: int) -> Any:
-        """Words word, word + 1, ... word + 15."""
+        """Load the words word, word + 1, ... word + 15."""
         return self._b.load(self._vector(word), align=1)
 
     def prefetch(self, word: int) -> None:

@@ -90,7 +90,7 @@ def _all(number: int) -> Any:
 
 
 def _at(b: Any, start: Any, offset: int) -> Any:
-    """The address of a vector, a constant number of bytes behind an address."""
+    """Return the address of a vector, a constant number of bytes behind an address."""
     return b.bitcast(b.gep(start, [ir.Constant(_I64, offset)]), _WIDE.as_pointer())
 
 

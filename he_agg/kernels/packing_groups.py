@@ -98,7 +98,6 @@ def pack(x: U64, packed: Bytes, bits: int) -> None:
 
     Args:
         x: Residues. Shape: (n,).
-        packed: Out. Shape: (packed_bytes(n, bits),).
         bits: Width, 32 to 62.
     """
     whole = x.size // GROUP * GROUP

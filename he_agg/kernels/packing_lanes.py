@@ -41,7 +41,7 @@ def unit_residues(bits: int) -> int:
 
 
 def unpacked(b: Any, packed: Stretch, bits: int) -> list[Any]:
-    """All residues of a unit, vector by vector; reads nothing outside the unit. 32 bits are no packing, and will do."""
+    """Unpack a unit vector by vector, reading nothing outside it. Works for 32 bits, which are not packed."""
     out = []
     for vector in range(unit_residues(bits) // LANES):
         positions = [(vector * LANES + lane) * bits for lane in range(LANES)]

@@ -1,4 +1,4 @@
-"""How many tags a section takes, so that a wrong sum passes with a probability of at most 2^-128.
+"""Choose the number of tags of a section, so that a wrong sum passes with a probability of at most 2^-128.
 
 The section's residues mod the prime q lie in rows; with secret coefficients, independent for every tag t,
 

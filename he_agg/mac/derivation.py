@@ -1,4 +1,4 @@
-"""Everything secret of the MAC is derived here from the epoch's MAC key.
+"""Derive everything secret of the MAC from the epoch's MAC key.
 
     key of section i's keystreams  HMAC(mac_key, "he-agg/mac/coefficients/v1" | context | be32(i))
     pad of section i, tag t        HMAC(mac_key, "he-agg/mac/pad/v1" | context | be32(i) | be32(t) | site | nonce) mod q

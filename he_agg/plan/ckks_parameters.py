@@ -114,11 +114,10 @@ class CkksParameters:
 
     @classmethod
     def choose(cls, magnitude: int, max_sites: int) -> CkksParameters:
-        """The smallest profile that is safe and exact.
+        """Choose the smallest profile that is safe and exact.
 
         Args:
             magnitude: M, the largest absolute value of one site's integers.
-            max_sites: K.
 
         Raises:
             PlanError: no profile holds sums of that size.
@@ -136,7 +135,7 @@ class CkksParameters:
 
     @classmethod
     def of(cls, profile: CkksProfile, magnitude: int, max_sites: int) -> CkksParameters:
-        """The parameters of one profile, checked.
+        """Check and return the parameters of one profile.
 
         A slot's noise is a sum of N coefficients, each a centred binomial plus the encoder's rounding, so its
         variance is N/2 * (10.5 + 1/12); K ciphertexts add K of them. The scale is the smallest power of two that
@@ -162,14 +161,14 @@ class CkksParameters:
         return cls(profile, scale_bits, 2**scale_bits / 2 / sigma)
 
     def sections(self, values: int, part_bytes: int) -> tuple[Section, ...]:
-        """One section: ciphertexts one after the other, polynomial by polynomial."""
+        """Return one section: ciphertexts one after the other, polynomial by polynomial."""
         unit = 2 * self.profile.ring_degree
         ciphertexts = -(-values // self.profile.slots)
         modulus = self.profile.modulus
         return (Section("ckks", modulus, ciphertexts * unit, residues_per_part(part_bytes, unit, modulus)),)
 
     def to_json(self) -> canonical.Json:
-        """The canonical document."""
+        """Return the canonical document."""
         return {"profile": self.profile.name, "scale_bits": self.scale_bits}
 
     @classmethod

@@ -92,7 +92,6 @@ def quantize(
     """Make a site's update and weight into the plan's integers.
 
     Args:
-        plan: the federation's plan.
         tensors: named arrays, exactly the plan's.
         weight: the site's sample count, 1 to the plan's cap.
         rounding: "nearest", or "stochastic", which is unbiased and draws from the operating system's randomness.
@@ -112,11 +111,7 @@ class Quantizing:
     that `quantize` refuses is refused at once. The tensors must not change as long as this is in use.
 
     Args:
-        plan: as for `quantize`.
-        tensors: as for `quantize`.
-        weight: as for `quantize`.
         rounding: as for `quantize`; "stochastic" gives other integers each time.
-        on_overflow: as for `quantize`.
 
     Attributes:
         shape: (plan.values,).
@@ -167,7 +162,7 @@ class Quantizing:
         return [flat for _, _, flat in self._tensors]
 
     def __getitem__(self, span: slice) -> NDArray[np.int32]:
-        """The integers of a span, which must be a whole one: contiguous, in order. Shape: (its length,)."""
+        """Return the integers of a span, which must be contiguous and in order. Shape: (its length,)."""
         begin, end, _ = span.indices(self.shape[0])
         out = self._buffers.take(4 * (end - begin)).view(np.int32)
         for start, spec, flat in self._tensors:
@@ -199,7 +194,6 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mea
     """Make exact sums into the weighted mean.
 
     Args:
-        plan: the federation's plan.
         sums: what the codec opened, int32 or int64. Shape: (plan.values,).
         n_sites: how many sites the round record names.
 

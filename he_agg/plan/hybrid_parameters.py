@@ -86,7 +86,7 @@ class HybridParameters:
         return self.key.profile
 
     def largest_distance(self, n_sites: int) -> int:
-        """How far an honest sum may be from a multiple of the step: certain to 21 a site, or at 14.6 sigma."""
+        """Bound how far an honest sum is from a multiple of the step: certain to 21 a site, or at 14.6 sigma."""
         by_chance = math.floor(EXACTNESS_SIGMAS * math.sqrt(NOISE_VARIANCE * n_sites))
         return min(NOISE_BOUND * n_sites, by_chance, (self.delta - 1) // 2)
 
@@ -108,11 +108,7 @@ class HybridParameters:
 
     @classmethod
     def choose(cls, magnitude: int, max_sites: int) -> HybridParameters:
-        """The parameters with the fewest bytes a value.
-
-        Args:
-            magnitude: M.
-            max_sites: K.
+        """Choose the parameters with the fewest bytes a value.
 
         Raises:
             PlanError: no ring within the security table holds sums of that size exactly.
@@ -130,7 +126,7 @@ class HybridParameters:
 
     @classmethod
     def of(cls, primes: tuple[int, ...], magnitude: int, max_sites: int) -> HybridParameters:
-        """The parameters over given primes, checked.
+        """Check and return the parameters over given primes.
 
         Raises:
             PlanError: insecure, inexact, or primes that no plan of ours has.
@@ -151,7 +147,7 @@ class HybridParameters:
         return cls(primes, delta, magnitude, max_sites, key)
 
     def sections(self, values: int, part_bytes: int) -> tuple[Section, ...]:
-        """The one-time key first: whoever opens a sum needs it before anything else. Then one section for each limb."""
+        """Return the one-time key's section, which is needed first to open a sum, then one for each limb."""
         (key,) = self.key.sections(N, part_bytes)
         # Every limb is cut at the same values, so that one part of each belong together.
         widest = max(self.primes)
@@ -162,7 +158,7 @@ class HybridParameters:
         )
 
     def to_json(self) -> canonical.Json:
-        """The canonical document."""
+        """Return the canonical document."""
         return {"primes": list(self.primes), "delta": self.delta_text, "key": self.key.to_json()}
 
     @property
@@ -199,7 +195,7 @@ def _least_step(max_sites: int) -> int:
 
 @cache
 def prime_sets() -> tuple[tuple[int, ...], ...]:
-    """All sets of primes in use, one limb before two; within each the fewest bits first."""
+    """Return all sets of primes in use, one limb before two; within each the fewest bits first."""
     one = [(ntt_primes(bits)[0],) for bits in range(MIN_PRIME_BITS, MAX_PRIME_BITS + 1)]
     two = []
     for bits in range(2 * MIN_PRIME_BITS, MAX_TWO_LIMB_BITS + 1):

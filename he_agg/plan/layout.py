@@ -91,7 +91,7 @@ class Layout:
         clip: float | Mapping[str, float],
         weight_cap: int,
     ) -> Layout:
-        """The layout of a model, from an example of its update.
+        """Make the layout of a model from an example of its update.
 
         Args:
             tensors: named arrays; only names, shapes and dtypes are looked at.
@@ -114,7 +114,7 @@ class Layout:
         return cls(tuple(specs), weight_cap)
 
     def arrays(self, tensors: Mapping[str, Any]) -> list[NDArray[Any]]:
-        """The site's tensors in the layout's order, each seen to be what the layout says.
+        """Check the site's tensors against the layout and return them in its order.
 
         Args:
             tensors: named arrays, in any order.
@@ -155,7 +155,7 @@ class Layout:
         return found
 
     def difference(self, other: Layout) -> str:
-        """The first difference to another layout, in words; empty if there is none."""
+        """Say in words where another layout first differs; empty if it does not."""
         for mine, theirs in zip(self.tensors, other.tensors, strict=False):
             if mine != theirs:
                 return f"expected tensor {mine}; got {theirs}"
@@ -168,7 +168,7 @@ class Layout:
         return ""
 
     def to_json(self) -> canonical.Json:
-        """The canonical document."""
+        """Return the canonical document."""
         return {
             "tensors": [
                 {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "clip": canonical.decimal(s.clip)}

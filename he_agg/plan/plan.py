@@ -93,7 +93,7 @@ class PublicPlan:
         return sum(place.wire_bytes for place in self.places)
 
     def to_json(self) -> canonical.Json:
-        """The canonical document."""
+        """Return the canonical document."""
         return {
             "v": VERSION,
             "federation": self.federation,
@@ -220,7 +220,6 @@ class Plan:
             max_sites: most sites that ever take part in one round.
             min_sites: fewest sites whose sum may be published; at least 2, for a sum of one is an update.
             value_bits: width of one plaintext integer, sign included: 2 to 24.
-            codec: name of the codec.
             rounds: how many rounds the federation runs at most.
             deadline_s: how long a round stays open. Units: seconds.
             part_bytes: longest part. Units: bytes, 64 KiB to 64 MiB.
@@ -267,7 +266,7 @@ class Plan:
         self.layout.arrays(tensors)
 
     def explain(self) -> dict[str, Any]:
-        """What was chosen and what it costs, for people and scripts."""
+        """Explain what was chosen and what it costs, for people and scripts."""
         public = self.public
         failure = public.parameters.failure_log2
         return {
@@ -296,11 +295,11 @@ class Plan:
         }
 
     def to_json(self) -> canonical.Json:
-        """The canonical document of both halves: a site's plan file."""
+        """Return the canonical document of both halves, which is a site's plan file."""
         return {"public": self.public.to_json(), "layout": self.layout.to_json()}
 
     def encode(self) -> bytes:
-        """A site's plan file."""
+        """Return a site's plan file."""
         return canonical.encode(self.to_json())
 
     @classmethod
@@ -319,10 +318,10 @@ class Plan:
 
 
 def weight_digits(weight_cap: int, value_bits: int) -> int:
-    """How many digits in base `2^(value_bits - 1)` every weight up to the cap fits in."""
+    """Return how many digits in base `2^(value_bits - 1)` hold every weight up to the cap."""
     return -(-weight_cap.bit_length() // (value_bits - 1))
 
 
 def plaintext_values(layout: Layout, value_bits: int) -> int:
-    """How many integers one submission encrypts: all tensors, the weight's digits, and the constant 1."""
+    """Count the integers that one submission encrypts: all tensors, the weight's digits, and the constant 1."""
     return layout.size + weight_digits(layout.weight_cap, value_bits) + 1

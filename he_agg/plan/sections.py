@@ -53,7 +53,7 @@ class Section:
         return -(-self.residues // self.part_residues)
 
     def residues_in(self, index: int) -> int:
-        """How many residues part `index` of this section holds."""
+        """Count the residues that part `index` of this section holds."""
         return min(self.part_residues, self.residues - index * self.part_residues)
 
 
@@ -106,12 +106,12 @@ class PartPlace:
 
 
 def part_count(sections: tuple[Section, ...]) -> int:
-    """How many parts a submission has."""
+    """Count the parts of a submission."""
     return sum(section.parts for section in sections)
 
 
 def part_places(sections: tuple[Section, ...]) -> Iterator[PartPlace]:
-    """All parts of a submission in order."""
+    """List all parts of a submission in order."""
     number = 0
     for section_index, section in enumerate(sections):
         for index in range(section.parts):
@@ -120,12 +120,11 @@ def part_places(sections: tuple[Section, ...]) -> Iterator[PartPlace]:
 
 
 def residues_per_part(part_bytes: int, unit: int, modulus: int) -> int:
-    """How many residues fit a part, in whole units.
+    """Return how many residues fit a part, in whole units.
 
     Args:
         part_bytes: the part's length with header, at most; one unit goes into a part even when it is longer.
         unit: residues that belong together, a multiple of 64.
-        modulus: q.
     """
     unit_bytes = packed_bytes(unit, modulus.bit_length())
     return unit * max(1, (part_bytes - PART_HEADER_BYTES) // unit_bytes)

@@ -1,4 +1,4 @@
-"""Which ring parameters are safe, and which sums are exact: the two checks that every plan must pass."""
+"""Check that ring parameters are secure and sums exact, as every plan must pass."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def check_security(ring_degree: int, modulus_bits: int) -> None:
     """Refuse parameters below 128 bits of security.
 
     Args:
-        ring_degree: N.
         modulus_bits: log2 of the product of all primes, the special prime included, rounded up.
 
     Raises:
@@ -71,10 +70,9 @@ Source: lattice-estimator (malb/lattice-estimator, commit 27a581b), minimum of u
 
 
 def security_bits(ring_degree: int, modulus_bits: int) -> int:
-    """A lower bound on the estimated security of parameters that passed `check_security`.
+    """Return a lower bound on the estimated security of parameters that passed `check_security`.
 
     Args:
-        ring_degree: N.
         modulus_bits: log2 of the whole modulus, rounded up.
 
     Returns:
@@ -87,7 +85,7 @@ def security_bits(ring_degree: int, modulus_bits: int) -> int:
 
 
 def failure_log2(sigmas: float) -> float:
-    """log2 of the probability that one value is rounded wrongly.
+    """Return log2 of the probability that one value is rounded wrongly.
 
     Args:
         sigmas: distance from a grid point to the rounding boundary, in standard deviations of the summed noise.

@@ -1,5 +1,6 @@
-"""AES-256-CTR keystreams, seekable by (limb, batch). With signing.py the only module of he_agg that imports
-`cryptography`.
+"""AES-256-CTR keystreams, seekable by (limb, batch).
+
+Only this module and signing.py import `cryptography` in he_agg.
 
 Format: the stream of (limb, batch) under a key is AES-256 of the counter blocks
 

@@ -1,4 +1,4 @@
-"""Everything precomputed for one prime: twiddle factors in SEAL's order and their Shoup quotients."""
+"""Precompute the tables of one prime: twiddle factors in SEAL's order and their Shoup quotients."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class AggregatorKey:
         return Member(self.name, self.signing_key.public_key.hex(), frozenset({Role.AGGREGATOR}))
 
     def named(self, name: str) -> AggregatorKey:
-        """The same key under another name, for a federation that calls its aggregator so.
+        """Return the same key under another name, for a federation that calls its aggregator so.
 
         Raises:
             WireError: not a name.
@@ -76,7 +76,7 @@ class AggregatorKey:
         return AggregatorKey(self.signing_key, check_name(name, "aggregator"))
 
     def public_file(self) -> bytes:
-        """The public file, which a coordinator takes into the roster. Roles are the coordinator's to give."""
+        """Return the public file, which a coordinator takes into the roster. Roles are the coordinator's to give."""
         public = Member(self.name, self.member.signing_key).to_json()
         return canonical.encode({"v": 1, "name": self.name, "public": public})
 

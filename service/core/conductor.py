@@ -25,8 +25,6 @@ class Conductor:
     """The one writer of rounds, and of the chain of records.
 
     Args:
-        store: where they are kept.
-        key: what records are signed with.
         clock: Units: seconds since 1970, UTC.
 
     Attributes:
@@ -39,20 +37,16 @@ class Conductor:
         self._clock = clock
 
     def now(self) -> float:
-        """The aggregator's time. Units: seconds since 1970, UTC."""
+        """Return the aggregator's time. Units: seconds since 1970, UTC."""
         return self._clock()
 
     def apply(self, federation: str, event: Event) -> list[Action]:
-        """Let an event happen to a federation.
-
-        Returns:
-            What was written down.
-        """
+        """Let an event happen to a federation."""
         with self._store.write() as tx:
             return self.apply_in(tx, federation, event)
 
     def apply_in(self, tx: Transaction, federation: str, event: Event) -> list[Action]:
-        """The same within a transaction that has more to decide."""
+        """Apply an event within a transaction that has more to decide; skip a federation without a roster."""
         row = tx.federation(federation)
         if row is None:
             return []
@@ -73,7 +67,7 @@ class Conductor:
 
     @contextmanager
     def reading(self, federation: str) -> Iterator[Transaction]:
-        """A transaction that reads, and in which no deadline of a federation is overdue."""
+        """Open a reading transaction in which no deadline of a federation is overdue."""
         with self._store.read() as tx:
             row, newest = tx.federation(federation), tx.newest_round(federation)
             if row is None or newest is None or not self._due(tx, row, newest):
@@ -93,7 +87,7 @@ class Conductor:
             self.apply(federation, events.Tick())
 
     def takes(self, tx: Transaction, row: RoundRow) -> bool:
-        """Whether a round takes parts now. The deadline of a paused federation stands still."""
+        """Tell whether a round takes parts now. The deadline of a paused federation stands still."""
         federation = tx.federation(row.id.federation)
         return federation is not None and row.phase is Phase.OPEN and not self._due(tx, federation, row)
 
@@ -161,7 +155,7 @@ class Conductor:
                 tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
 
     def signer(self, tx: Transaction, federation: str, version: int) -> tuple[str, KnownRoster]:
-        """Under which name, of which roster, this aggregator signs what a round of a version is about.
+        """Return the name, and its roster, under which this aggregator signs for a round of a version.
 
         That is the version's own roster, unless the aggregator has got another key since: then it is the newest.
 

@@ -1,4 +1,4 @@
-"""What an address names, if it is the caller's: federations, rounds, submissions. And how to say that one is over."""
+"""Find what an address names, if it is the caller's: federations, rounds, submissions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["expiring", "federation_named", "find_round", "own_submission", "roun
 
 
 def federation_named(tx: Transaction, name: str) -> FederationRow:
-    """The federation of this name.
+    """Find the federation of this name.
 
     Raises:
         RefusedError: there is none.
@@ -29,7 +29,7 @@ def federation_named(tx: Transaction, name: str) -> FederationRow:
 
 
 def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
-    """The round that an address names, if it is one of the caller's federation.
+    """Find the round that an address names, if it is one of the caller's federation.
 
     Raises:
         RefusedError: it is not, whether or not another federation has it.
@@ -47,7 +47,7 @@ def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
 
 
 def own_submission(tx: Transaction, federation: str, site: str, submission_id: str) -> SubmissionRow:
-    """A site's submission.
+    """Find a site's submission.
 
     Raises:
         RefusedError: it has none of this id.
@@ -67,7 +67,7 @@ def own_submission(tx: Transaction, federation: str, site: str, submission_id: s
 
 
 def expiring(row: SubmissionRow) -> RefusedError:
-    """Parts of this submission are being removed at this moment."""
+    """Return the refusal while parts of this submission are being removed."""
     return RefusedError(
         Reason.BUSY,
         f"submission {row.id[:12]} was abandoned and its parts are being removed",
@@ -77,7 +77,7 @@ def expiring(row: SubmissionRow) -> RefusedError:
 
 
 def round_closed(row: RoundRow) -> RefusedError:
-    """A round takes nothing more. The refusal carries its record, if it has one."""
+    """Return the refusal of a round that takes nothing more, with its record if it has one."""
     members: dict[str, Any] = {"round_id": str(row.id)}
     if row.record is not None:
         members["record"] = json.loads(row.record)

@@ -1,4 +1,4 @@
-"""What becomes of submissions: announced by a manifest, filled part by part, completed once. No HTTP in here.
+"""Take submissions in: announced by a manifest, filled part by part, completed once. No HTTP in here.
 
 Order of every write: file, then row, then answer. Every method may be called again with the same arguments.
 """
@@ -74,15 +74,7 @@ def _refusing(decide: Callable[[Transaction, Item], Outcome]) -> Callable[[Trans
 
 
 class Intake:
-    """Takes submissions in.
-
-    Args:
-        store: rows.
-        blobs: files.
-        conductor: the one writer of rounds.
-        room: knows whether there is any.
-        parts: takes their parts.
-    """
+    """Takes submissions in."""
 
     def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, room: Room, parts: Parts) -> None:
         self._blobs = blobs
@@ -95,9 +87,6 @@ class Intake:
 
     def announce(self, federation: str, site: str, round_id: str, body: bytes) -> tuple[SubmissionStatus, bool]:
         """Take a signed manifest.
-
-        Returns:
-            The submission, and whether it is new.
 
         Raises:
             WireError: not a manifest, one for something else, or not signed by its site.
@@ -144,7 +133,7 @@ class Intake:
         return _status(tx, submission, new.plan), True
 
     def _known_announcement(self, tx: Transaction, new: _Announcement) -> SubmissionStatus | None:
-        """The submission if it was announced before, None if it may be now.
+        """Find the submission if it was announced before; None if it may be now.
 
         Raises:
             RefusedError: it may not.
@@ -189,7 +178,7 @@ class Intake:
             )
 
     def status(self, federation: str, site: str, submission_id: str) -> SubmissionStatus:
-        """How far a submission has come.
+        """Tell how far a submission has come.
 
         Raises:
             RefusedError: this site has no such submission.
@@ -220,10 +209,7 @@ class Intake:
             self._parts.store_all(new)
 
     def take_last(self, parts: Sequence[ExpectedPart], body: memoryview) -> Signed:
-        """The same with the last parts, and complete the submission: decided in one transaction.
-
-        Returns:
-            The receipt, as `complete` gives it.
+        """Store the last parts and complete the submission, decided in one transaction.
 
         Raises:
             WireError: not the parts that the plan puts there.
@@ -285,7 +271,7 @@ class Intake:
 
 
 def _split(parts: Sequence[ExpectedPart], body: memoryview) -> list[tuple[ExpectedPart, memoryview]]:
-    """Parts that are not stored yet, with their bytes. Those that are have to be the announced ones as well."""
+    """Return the parts that are not stored yet; stored ones must be the announced ones as well."""
     new, begin = [], 0
     for part in parts:
         data = body[begin : begin + part.place.wire_bytes]
@@ -303,7 +289,7 @@ def _split(parts: Sequence[ExpectedPart], body: memoryview) -> list[tuple[Expect
 
 
 def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -> RoundRow:
-    """The round that a site wants to submit to, if it may."""
+    """Find the round that a site wants to submit to, if it may."""
     row = find_round(tx, federation, round_id)
     if site not in tx.invited(row.id):
         raise RefusedError(

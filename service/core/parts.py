@@ -64,9 +64,6 @@ class Parts:
     """Takes parts in.
 
     Args:
-        store: rows.
-        blobs: files.
-        conductor: knows which rounds are open.
         ahead: makes parts of the sum as soon as they can be made.
     """
 
@@ -92,7 +89,7 @@ class Parts:
             return part
 
     def expect_from(self, federation: str, site: str, submission_id: str, first: int) -> tuple[ExpectedPart, ...]:
-        """The same for all parts from one of them on.
+        """Check all parts from one of them on, as `expect` does.
 
         Raises:
             RefusedError: no such submission or part, or the round is closed.
@@ -106,9 +103,6 @@ class Parts:
     def store(self, part: ExpectedPart, data: bytes | memoryview) -> bool:
         """Check a part whose digest is the announced one, and make it durable.
 
-        Returns:
-            Whether it is new.
-
         Raises:
             WireError: not the part that the plan puts there.
             RefusedError: the round closed in the meantime.
@@ -117,7 +111,7 @@ class Parts:
         return new
 
     def store_all(self, parts: Sequence[tuple[ExpectedPart, bytes | memoryview]]) -> list[bool]:
-        """The same with parts of one submission, decided in one transaction."""
+        """Store parts of one submission, decided in one transaction."""
         self.write(parts)
         stored = [part for part, _ in parts]
         return self.settle(stored, self._marks.run(stored))
@@ -156,7 +150,7 @@ class Parts:
         return [self._mark(tx, round_, current, part) for part in parts]
 
     def settle(self, parts: Sequence[ExpectedPart], outcomes: Sequence[bool | RefusedError]) -> list[bool]:
-        """What follows from `mark`, once that is durable.
+        """Do what follows from `mark`, once that is durable.
 
         Raises:
             RefusedError: the first refusal.
@@ -220,7 +214,7 @@ class Parts:
         return True
 
     def _wants(self, tx: Transaction, row: RoundRow, submission: SubmissionRow, part: PartRow | None) -> bool:
-        """Whether a part that is missing may come now: in an open round, or because the store has damaged it."""
+        """Tell whether a missing part may come now: in an open round, or because the store has damaged it."""
         damaged = part is not None and part.damaged_at is not None and submission.state == "complete"
         takes = self._conductor.takes(tx, row)
         return takes or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
@@ -230,7 +224,7 @@ class Parts:
 
 
 def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, SubmissionRow]:
-    """The round of a submission and the submission, as they are by now."""
+    """Read the round of a submission and the submission, as they are by now."""
     round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
     return round_, tx.submission(submission.id) or submission
 

@@ -1,4 +1,4 @@
-"""Whether there is room for one more submission: on the disk, and within the quotas.
+"""Check that there is room for one more submission: on the disk, and within the quotas.
 
 Asked once, when a submission is announced, and for everything that it will need: what was announced is then let in to
 its end. So the disk fills up to a reserve at most, and what has a receipt, its sum included, always finds its place.
@@ -17,12 +17,7 @@ __all__ = ["Room"]
 
 
 class Room:
-    """Knows the limits.
-
-    Args:
-        settings: the operator's.
-        blobs: files.
-    """
+    """Knows the limits."""
 
     def __init__(self, settings: Settings, blobs: Blobs) -> None:
         self._settings = settings
@@ -59,7 +54,7 @@ class Room:
             )
 
     def _awaited(self, tx: Transaction) -> int:
-        """What others may still send, and what the sums of running rounds will take. Units: bytes."""
+        """Count what others may still send and what sums of running rounds will take. Units: bytes."""
         plans = {row.name: row.parsed.plan for row in tx.federations()}
         parts = sum(
             number * max(place.wire_bytes for place in plans[name].places)

@@ -31,12 +31,12 @@ class KnownRoster:
 
 
 def newest_roster(tx: Transaction, federation: str) -> KnownRoster:
-    """The roster that a federation goes by now."""
+    """Return the roster that a federation goes by now."""
     return _known(tx, tx.newest_roster(federation))
 
 
 def roster_of(tx: Transaction, federation: str, version: int) -> KnownRoster:
-    """The version of a federation's roster that a round opened under."""
+    """Return the version of a federation's roster that a round opened under."""
     row = tx.roster(federation, version)
     if row is None:
         raise RuntimeError(f"version {version} of the roster of {federation} is gone")
@@ -44,7 +44,7 @@ def roster_of(tx: Transaction, federation: str, version: int) -> KnownRoster:
 
 
 def signer_in(roster: Roster, key: AggregatorKey) -> str | None:
-    """What a roster calls the aggregator that has this key; None if it does not list it."""
+    """Return what a roster calls the aggregator that has this key; None if it does not list it."""
     for name, member in roster.having(Role.AGGREGATOR).items():
         if member.public_key == key.signing_key.public_key:
             return name

@@ -18,12 +18,7 @@ VERSION = 1
 
 
 def transcript(store: Store, federation: str) -> Iterator[bytes]:
-    """The lines of a federation's transcript as of now, in pieces. Records that are written meanwhile are left out.
-
-    Args:
-        store: rows.
-        federation: one that is there.
-    """
+    """Yield the lines of a federation's transcript as of now. Records written meanwhile are left out."""
     with store.read() as tx:
         row, head, versions = tx.federation(federation), tx.chain_head(federation), tx.roster_versions(federation)
     if row is None:

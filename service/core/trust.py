@@ -1,4 +1,4 @@
-"""Which roster a federation goes by, and how the next one, or a new group key, comes in.
+"""Bring in the next roster of a federation, or a new group key.
 
 The rules are the same whether a coordinator sends a document or the operator brings it as a file. What is taken holds
 from the end of the transaction on: a removed site's next request is refused, an open round that is touched fails.
@@ -66,13 +66,6 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
 
     Args:
         tx: a transaction that may write.
-        conductor: the one writer of rounds.
-        row: the federation.
-        data: the signed roster.
-        version: which version it is said to be.
-
-    Returns:
-        Whether it is new.
 
     Raises:
         WireError: not a roster, signed by too few, or expired.
@@ -109,14 +102,8 @@ def accept_bundle(
 
     Args:
         tx: a transaction that may write.
-        conductor: the one writer of rounds.
-        row: the federation.
-        data: the signed bundle.
         number: which epoch it is said to be for.
         caller: the coordinator that sends it; None if the operator brings it.
-
-    Returns:
-        Whether it is new.
 
     Raises:
         WireError: not a bundle, or not signed by its dealer.
@@ -173,9 +160,6 @@ def accept_commitment(
 ) -> bool:
     """Take a site's word that it holds an epoch's key. Repeating it is fine.
 
-    Returns:
-        Whether it is new.
-
     Raises:
         WireError: not a commitment, or not signed by its site.
         RefusedError: no such epoch, another key, or the site has committed to something else.
@@ -205,7 +189,7 @@ def accept_commitment(
 
 
 def _removed(before: Roster, now: Roster, key: AggregatorKey) -> frozenset[str]:
-    """Sites whose word of before does not hold any more. If the aggregator's own does not, that is all of them."""
+    """Name the sites whose signatures no longer hold; all of them if the aggregator's does not."""
     sites, after = before.keys_of(Role.SITE), now.keys_of(Role.SITE)
     if signer_in(before, key) is None:
         return frozenset(sites)

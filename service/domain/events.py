@@ -1,4 +1,4 @@
-"""What a round and a federation are, what can happen to them, and what then has to be written down.
+"""Define rounds and federations, what can happen to them, and what is then written down.
 
 The words of `rounds`, which says what follows from what.
 """

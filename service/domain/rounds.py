@@ -66,7 +66,6 @@ def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[
     """Let time pass, then let `event` happen.
 
     Args:
-        state: the federation.
         event: what happens. An event about another attempt than the newest changes nothing.
         now: Units: seconds since 1970, UTC.
 
@@ -79,12 +78,10 @@ def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[
 
 
 def exclusions(round_: Round, begun: Set[str], outcome: Failed | Published) -> dict[str, str]:
-    """Why each invited site that is not in the sum is not in it.
+    """Tell why each invited site that is not in the sum is missing.
 
     Args:
-        round_: the attempt, at its end.
         begun: sites that have sent a manifest.
-        outcome: how it ended.
     """
     reasons = {site: "incomplete" if site in begun else "absent" for site in round_.invited - round_.complete}
     if isinstance(outcome, Failed):

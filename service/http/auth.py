@@ -1,4 +1,4 @@
-"""Who sends a request. The only module that knows how that is proved: by a signature over its head.
+"""Find out who sends a request. Only this module knows how that is proved: by a signature over its head.
 
 The key is that of the federation's newest roster, so whoever is removed from it is a stranger from that moment on.
 What is signed names the digest of the body, or of the manifest that has those of the parts in it. The routes hold the

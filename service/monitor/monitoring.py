@@ -1,4 +1,4 @@
-"""Which monitoring an aggregator has: put together from its settings, one set for each application."""
+"""Put an aggregator's monitoring together from its settings, one set for each application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What monitoring is told: of each request that was answered, and of each run of folding.
+"""Tell monitoring of each request that was answered, and of each run of folding.
 
 One layer looks at requests from the outside, so that routes know nothing of metrics, lists of problems or traces.
 Whoever listens is told ids, sizes, times and reasons, and never a header, a body or an address that a client wrote.

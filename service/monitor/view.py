@@ -1,4 +1,4 @@
-"""What there is to see of an aggregator, in one document, read from the store in one transaction.
+"""Show an aggregator in one document, read from the store in one transaction.
 
 Everything that shows a federation shows this: `federation show`, the operators' page, `watch` and the metrics. It holds
 what the aggregator knows anyway and nothing more: names, states, times, sizes and reasons. Digests, tags, signatures

@@ -1,4 +1,4 @@
-"""What the operator does: register federations, bring in rosters and bundles, start and end.
+"""Do what the operator asks: register federations, bring in rosters and bundles, start and end.
 
 Acts on the store, whether or not a server runs. What changes rounds goes through a conductor, which signs the records.
 """
@@ -104,16 +104,9 @@ def create_federation(
     """Register a federation. The same documents and options again are no error.
 
     Args:
-        store: rows.
-        conductor: the one writer of rounds.
-        document: what the coordinator made.
-        roster: the signed roster.
         bundle: the signed bundle of the document's epoch, if the sites are to get it from here.
         keeping: what the operator decides beside it; by default all sites are invited, and nothing is kept for longer
             than the server's settings say.
-
-    Returns:
-        Whether it is new.
 
     Raises:
         InputError: there is another federation of that name, or options out of their range.
@@ -164,9 +157,6 @@ def _check_same(existing: FederationRow, document: FederationDocument, keeping: 
 def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
     """Give a federation the next version of its roster. Repeating it is fine.
 
-    Returns:
-        Whether it is new.
-
     Raises:
         InputError: no such federation.
         WireError, RefusedError: as `accept_roster` says.
@@ -177,9 +167,6 @@ def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> 
 
 def bring_bundle(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
     """Give a federation the bundle of its next epoch, or of its first one. Repeating it is fine.
-
-    Returns:
-        Whether it is new.
 
     Raises:
         InputError: no such federation.

@@ -33,10 +33,10 @@ class Transaction(Protocol):
 
     # federations
     def federation(self, name: str) -> FederationRow | None:
-        """One federation."""
+        """Return one federation."""
 
     def federations(self) -> list[FederationRow]:
-        """All of them, by name."""
+        """Return all federations, by name."""
 
     def add_federation(self, row: FederationRow) -> None:
         """Register one."""
@@ -49,28 +49,28 @@ class Transaction(Protocol):
 
     # rosters, epochs and commitments
     def newest_roster(self, federation: str) -> RosterRow:
-        """The newest version of the roster of a federation that is here."""
+        """Return the newest version of a federation's roster; None if it never had one."""
 
     def roster(self, federation: str, version: int) -> RosterRow | None:
-        """One version of its roster."""
+        """Return one version of a federation's roster."""
 
     def roster_document(self, federation: str, version: int) -> bytes:
-        """The canonical bytes of a version that is here."""
+        """Return the canonical bytes of a version that is here."""
 
     def roster_versions(self, federation: str) -> list[int]:
-        """All versions that are here, ascending."""
+        """Return all versions that are here, ascending."""
 
     def add_roster(self, row: RosterRow, document: bytes, at: int) -> None:
         """Write a version of a roster."""
 
     def newest_epoch(self, federation: str) -> EpochRow:
-        """The current epoch of a federation that is here."""
+        """Return the current epoch of a federation that is here."""
 
     def epoch(self, federation: str, number: int) -> EpochRow | None:
-        """One epoch."""
+        """Return one epoch."""
 
     def bundle(self, federation: str, number: int) -> bytes | None:
-        """The canonical bytes of an epoch's bundle; None if there is none here."""
+        """Return the canonical bytes of an epoch's bundle; None if there is none here."""
 
     def add_epoch(self, row: EpochRow, bundle: bytes | None, at: int) -> None:
         """Write an epoch."""
@@ -79,32 +79,32 @@ class Transaction(Protocol):
         """Write the bundle of an epoch that came without."""
 
     def commitment(self, federation: str, epoch: int, site: str) -> bytes | None:
-        """The canonical bytes of a site's commitment."""
+        """Return the canonical bytes of a site's commitment."""
 
     def commitments(self, federation: str, epoch: int) -> list[bytes]:
-        """All commitments to an epoch's key, by site."""
+        """Return all commitments to an epoch's key, by site."""
 
     def add_commitment(self, federation: str, epoch: int, site: str, document: bytes, at: int) -> None:
         """Write a commitment."""
 
     # rounds
     def round(self, round_id: RoundId) -> RoundRow | None:
-        """One attempt."""
+        """Return one attempt."""
 
     def newest_round(self, federation: str) -> RoundRow | None:
-        """The newest attempt of a federation."""
+        """Return the newest attempt of a federation."""
 
     def last_published(self, federation: str) -> RoundId | None:
-        """The newest attempt with a sum."""
+        """Return the newest attempt with a sum."""
 
     def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
-        """All attempts in these phases."""
+        """Return all attempts in these phases."""
 
     def unscrubbed(self) -> list[RoundRow]:
         """Ended attempts whose single submissions have not been deleted yet and are not to be kept."""
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
-        """The sites that were invited."""
+        """Return the sites that were invited."""
 
     def open_round(self, round_id: RoundId, state: Round, basis: Basis) -> None:
         """Write a new attempt and its invitations."""
@@ -119,22 +119,22 @@ class Transaction(Protocol):
         """Write the record, which is the new head of the chain."""
 
     def chain_head(self, federation: str) -> ChainHead:
-        """The newest record of a federation."""
+        """Return the newest record of a federation."""
 
     def record_at(self, federation: str, index: int) -> RoundRow | None:
-        """The attempt whose record is at a position of the chain."""
+        """Return the attempt whose record is at a position of the chain."""
 
     def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
         """Give an attempt another deadline."""
 
     def recent_rounds(self, federation: str, limit: int) -> list[RoundRow]:
-        """The attempts of a federation that have ended last, newest first."""
+        """Return the attempts of a federation that have ended last, newest first."""
 
     def count_rounds(self) -> dict[tuple[str, Phase], int]:
-        """How many attempts are in which phase, by federation and phase."""
+        """Return how many attempts are in which phase, by federation and phase."""
 
     def count_submissions(self) -> dict[tuple[str, str], int]:
-        """How many submissions are in which state, by federation and state."""
+        """Return how many submissions are in which state, by federation and state."""
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
         """Published rounds whose sum is here, newest first."""
@@ -153,22 +153,22 @@ class Transaction(Protocol):
 
     # submissions
     def submission(self, submission_id: str) -> SubmissionRow | None:
-        """One submission."""
+        """Return one submission."""
 
     def submission_of(self, round_id: RoundId, site: str) -> SubmissionRow | None:
-        """The submission of one site to one attempt."""
+        """Return the submission of one site to one attempt."""
 
     def submissions(self, round_id: RoundId) -> list[SubmissionRow]:
-        """All submissions to one attempt, by id."""
+        """Return all submissions to one attempt, by id."""
 
     def completed(self, round_id: RoundId) -> frozenset[str]:
-        """The sites whose submission to one attempt is complete."""
+        """Return the sites whose submission to one attempt is complete."""
 
     def manifest(self, submission_id: str) -> bytes:
-        """The signed manifest's bytes."""
+        """Return the signed manifest's bytes."""
 
     def manifests(self, round_id: RoundId) -> list[bytes]:
-        """The signed manifests of all complete submissions, by site."""
+        """Return the signed manifests of all complete submissions, by site."""
 
     def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
         """Write a new submission and the parts it announces."""
@@ -195,26 +195,26 @@ class Transaction(Protocol):
         """Open submissions of open rounds that hold parts and have not got one since `before`."""
 
     def stored_submissions(self, federation: str, site: str | None = None) -> int:
-        """How many submissions, of one site or of all, the disk holds or has to hold parts of."""
+        """Return how many submissions, of one site or of all, the disk holds or has to hold parts of."""
 
     def awaited_parts(self) -> dict[str, int]:
-        """How many parts have been announced for open submissions and are not stored, by federation."""
+        """Return how many parts have been announced for open submissions and are not stored, by federation."""
 
     def unsummed(self) -> list[str]:
-        """The federation of every round whose sum is still to be made."""
+        """Return the federation of every round whose sum is still to be made."""
 
     # parts
     def part(self, submission_id: str, number: int) -> PartRow | None:
-        """One announced part; None when there is none or the round is scrubbed."""
+        """Return one announced part; None when there is none or the round is scrubbed."""
 
     def parts(self, submission_id: str) -> list[PartRow]:
-        """All announced parts, in no order; none when the round is scrubbed."""
+        """Return all announced parts, in no order; none when the round is scrubbed."""
 
     def missing(self, submission_id: str) -> list[int]:
-        """Numbers of announced parts that are not stored."""
+        """Return numbers of announced parts that are not stored."""
 
     def digests_of_part(self, round_id: RoundId, number: int) -> list[tuple[str, str, str]]:
-        """(submission id, site, digest) of part `number` of every complete submission, by submission id."""
+        """Return (submission id, site, digest) of part `number` of every complete submission, by submission id."""
 
     def mark_stored(self, submission_id: str, number: int, at: int) -> None:
         """Note that a part's file is durable."""
@@ -223,36 +223,36 @@ class Transaction(Protocol):
         """Note that a part's file is not what it was, so that the part is missing again."""
 
     def damaged(self, round_id: RoundId) -> list[DamagedPart]:
-        """Parts of the closed set that are missing again."""
+        """Return parts of the closed set that are missing again."""
 
     def sum_digests(self, round_id: RoundId) -> dict[int, str]:
-        """Digest by number of the parts of the sum that are durable."""
+        """Return the digest by number of the parts of the sum that are durable."""
 
     def add_sum_part(self, round_id: RoundId, number: int, digest: str) -> None:
         """Note that a part of the sum is durable, or replace what was noted."""
 
     # leases
     def lease(self, name: str) -> LeaseRow | None:
-        """Who has it, or had it."""
+        """Return who has the lease, or had it."""
 
     def put_lease(self, row: LeaseRow) -> None:
         """Write it, whoever had it."""
 
     def drop_lease(self, name: str) -> None:
-        """Nobody has it."""
+        """Drop a lease, whoever has it."""
 
     def drop_leases(self) -> None:
-        """Nobody has any."""
+        """Drop all leases."""
 
     # changes
     def number(self, name: str) -> int | None:
-        """A number of `meta`."""
+        """Read a number of `meta`."""
 
     def set_number(self, name: str, number: int) -> None:
         """Write a number of `meta` that is not there yet."""
 
     def generation(self) -> int:
-        """A number that grows with every `bump`."""
+        """Return a number that grows with every `bump`."""
 
     def bump(self) -> None:
         """Tell whoever waits, in this process or another, that rounds have changed."""
@@ -268,10 +268,10 @@ class Store(Protocol):
     is_shared: bool
 
     def read(self) -> AbstractContextManager[Transaction]:
-        """A transaction that only reads."""
+        """Open a transaction that only reads."""
 
     def write(self) -> AbstractContextManager[Transaction]:
-        """A transaction that may write. One at a time, whatever the number of processes."""
+        """Open a transaction that may write. One at a time, whatever the number of processes."""
 
     def close(self) -> None:
         """Let go of connections."""

@@ -30,7 +30,6 @@ class Batch(Generic[Item, Outcome]):
     """Decisions of one kind.
 
     Args:
-        store: rows.
         decide: makes one decision within a transaction. It returns refusals instead of raising them: whatever it
             raises undoes the decisions of all who share the transaction, who are all told so.
     """

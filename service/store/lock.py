@@ -1,4 +1,4 @@
-"""Which servers may use a data directory.
+"""Lock a data directory, so that only servers that belong together use it.
 
 With SQLite it is one: an flock that the kernel drops when the process dies, however it dies. With a shared database it
 is every replica of the same aggregator, and nobody else: directory and database carry the same number.
@@ -21,9 +21,6 @@ _NUMBER = "directory"
 
 class DirectoryLock:
     """Held from construction to `release`.
-
-    Args:
-        data_dir: the directory; must exist.
 
     Raises:
         ConfigError: another process holds it.

@@ -25,7 +25,6 @@ def open_engine(url: URL, *, busy_timeout_s: float, write_option: str) -> Engine
     """Make ready to connect to a PostgreSQL database.
 
     Args:
-        url: SQLAlchemy URL.
         busy_timeout_s: how long to wait for the writer in another process. Units: seconds.
         write_option: execution option of connections that are going to write.
 

@@ -1,4 +1,4 @@
-"""What the aggregator remembers, as rows."""
+"""Define the rows that the aggregator remembers."""
 
 from __future__ import annotations
 

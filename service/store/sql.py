@@ -28,10 +28,6 @@ _WRITE = "he_agg_write"
 def open_store(settings: Settings, *, create: bool) -> SqlStore:
     """Open the store of a data directory, for a server or for one command of the operator.
 
-    Args:
-        settings: the operator's.
-        create: make it when there is none.
-
     Raises:
         ConfigError: there is none, or it cannot be used.
     """
@@ -42,7 +38,7 @@ def open_store(settings: Settings, *, create: bool) -> SqlStore:
 
 
 def is_shared(settings: Settings) -> bool:
-    """Whether several servers may use the database at once.
+    """Tell whether several servers may use the database at once.
 
     Raises:
         ConfigError: it is none that is known here.
@@ -81,7 +77,6 @@ class SqlStore:
     """Rows in SQLite or PostgreSQL.
 
     Args:
-        url: SQLAlchemy URL.
         busy_timeout_s: how long to wait for a writer in another process. Units: seconds.
         create: make the tables when there are none; otherwise refuse a database without them.
 
@@ -121,13 +116,13 @@ class SqlStore:
 
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
-        """A transaction that only reads and sees one state throughout."""
+        """Open a transaction that only reads and sees one state throughout."""
         with self._engine.connect() as connection, connection.begin():
             yield SqlTransaction(connection)
 
     @contextmanager
     def write(self) -> Iterator[SqlTransaction]:
-        """A transaction that may write, alone among all processes."""
+        """Open a transaction that may write, alone among all processes."""
         # Waiting writers of SQLite poll, and those of PostgreSQL each hold a connection: a queue is better.
         began = time.perf_counter()
         with self._one_writer, self._begin_write() as connection:
@@ -147,4 +142,4 @@ class SqlStore:
 
 
 def _nobody(_: float) -> None:
-    """Nobody wants to know."""
+    """Do nothing: nobody listens."""

@@ -20,7 +20,6 @@ def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: 
     """Make ready to connect to a SQLite file.
 
     Args:
-        url: SQLAlchemy URL.
         busy_timeout_s: how long to wait for a writer in another process. Units: seconds.
         create: whether the file may be missing.
         write_option: execution option of connections that are going to write.

@@ -40,8 +40,6 @@ class Ahead:
     """Makes parts of sums beside everything else, so that no answer waits for them.
 
     Args:
-        store: rows.
-        blobs: files.
         pool: runs what is to be made; shut down by `close`.
     """
 
@@ -53,14 +51,7 @@ class Ahead:
         self._rounds: dict[RoundId, _Open] = {}
 
     def stored(self, plan: PublicPlan, round_id: RoundId, place: PartPlace, member: Member) -> None:
-        """A part is durable. If it was the last one of its number, the sum of them is begun.
-
-        Args:
-            plan: the plan.
-            round_id: the round.
-            place: which part.
-            member: whose, and where it is.
-        """
+        """Note that a part is durable, and begin the sum of its number if it was the last one."""
         known = self._known(round_id)
         with self._lock:
             members = known.stored.setdefault(place.number, {})
@@ -74,7 +65,7 @@ class Ahead:
                 known.made[place.number] = these, self._pool.submit(self._make, plan, place, these, path)
 
     def take(self, round_id: RoundId) -> Callable[[int, Sequence[Member]], tuple[Path, str] | None]:
-        """A round is closed: nothing more is begun for it.
+        """Begin nothing more for a round that is closed.
 
         Returns:
             Finds the file with a part of the sum of exactly these members, and the SHA-256 that it was written with, if

@@ -43,12 +43,7 @@ class CorruptPartError(Exception):
 
 
 def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[Member]) -> bytes:
-    """One part of the sum, as it travels.
-
-    Args:
-        plan: the plan.
-        place: which part.
-        members: everybody in the closed set.
+    """Compute one part of the sum, as it travels.
 
     Raises:
         CorruptPartError: a file is missing, or is not what the manifest names.
@@ -89,9 +84,6 @@ def fold_round(
     """Make every part of a round's sum durable. Goes on where an earlier run was interrupted.
 
     Args:
-        store: rows.
-        blobs: files.
-        plan: the plan.
         round_id: a round whose set is closed.
         stopping: asked between parts; True makes it return early.
         threads: how many parts to work on at once.

@@ -1,4 +1,4 @@
-"""What must not stay: submissions of ended rounds, old sums, and uploads that nobody goes on with.
+"""Remove what must not stay: submissions of ended rounds, old sums, and uploads that nobody goes on with.
 
 Each step looks at the rows, removes files and then says so in the rows, so it may be interrupted and repeated anywhere.
 Whatever a receipt was given for is touched only after its round has ended.
@@ -24,9 +24,6 @@ class Housekeeper:
     """Removes what is due.
 
     Args:
-        settings: the operator's.
-        store: rows.
-        blobs: files.
         clock: Units: seconds since 1970, UTC.
     """
 
@@ -37,7 +34,7 @@ class Housekeeper:
         self._clock = clock
 
     def is_needed(self, tx: Transaction) -> bool:
-        """Whether `run` would do anything."""
+        """Tell whether `run` would do anything."""
         return bool(
             tx.unscrubbed() or tx.sums_to_remove() or self._too_many(tx) or tx.expiring() or tx.idle(self._expired())
         )

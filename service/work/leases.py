@@ -36,7 +36,6 @@ class Leases:
     """Takes leases for one process.
 
     Args:
-        store: rows.
         clock: Units: seconds since 1970, UTC.
         seconds: how long one lasts after it was last used. Units: seconds.
 
@@ -51,7 +50,7 @@ class Leases:
         self.holder = f"{socket.gethostname()[:40]}.{os.getpid()}.{secrets.token_hex(4)}"
 
     def is_free(self, tx: Transaction, name: str) -> bool:
-        """Whether `take` may succeed: a look before the effort of a writing transaction."""
+        """Tell whether `take` may succeed: a look before the effort of a writing transaction."""
         row = tx.lease(name)
         return row is None or row.expires_at <= self._clock()
 

@@ -45,7 +45,7 @@ class Bell:
         self._event = asyncio.Event()
 
     def listen(self) -> asyncio.Event:
-        """An event that the next `ring` sets."""
+        """Return an event that the next `ring` sets."""
         return self._event
 
     def ring(self) -> None:
@@ -90,7 +90,7 @@ class Worker:
         self._task = asyncio.create_task(self._run(), name="worker")
 
     def poke(self) -> None:
-        """Something has changed in this process: look now."""
+        """Look now: something has changed in this process."""
         self.bell.ring()
         self._poked.set()
 
@@ -256,7 +256,7 @@ class Worker:
 
 
 def _nobody(_: Fold) -> None:
-    """Nobody wants to know."""
+    """Do nothing: nobody listens."""
 
 
 def _fold_lease(round_id: RoundId) -> str:

@@ -1,4 +1,4 @@
-"""What several endpoints share: who may call, the aggregator behind a request, waiting, bodies, and entity tags."""
+"""Share between endpoints: who may call, the aggregator behind a request, waiting, bodies, and entity tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For supervisors and load balancers. No token needed, nothing told."""
+"""Answer supervisors and load balancers. No signature needed, nothing told."""
 
 from __future__ import annotations
 

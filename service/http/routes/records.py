@@ -1,4 +1,4 @@
-"""What has become of rounds, signed: records, the manifests behind a sum, and the transcript of all of it."""
+"""Serve what has become of rounds, signed: records, the manifests behind a sum, and the transcript of all of it."""
 
 from __future__ import annotations
 

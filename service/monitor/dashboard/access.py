@@ -1,4 +1,4 @@
-"""Who may look at the dashboard: whoever can read the data directory, which is who runs the aggregator.
+"""Let those look at the dashboard who can read the data directory, as whoever runs the aggregator can.
 
 A key in the data directory makes links; a link is good once and for ten minutes, and buys a session of twelve hours.
 Both are a time, a nonce and an HMAC, so that a restart ends no session, replicas know each other's, and nothing is

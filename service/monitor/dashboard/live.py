@@ -78,7 +78,7 @@ class Live:
 
 
 def _still(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """It without what changes by itself: the time and the free space."""
+    """Drop what changes by itself: the time and the free space."""
     federations = [
         {**one, "round": one["round"] and {**one["round"], "remaining_s": None}} for one in snapshot["federations"]
     ]

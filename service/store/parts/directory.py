@@ -45,11 +45,7 @@ def die(what: str) -> NoReturn:
 
 
 class Blobs:
-    """Files below one directory. Numbers and ids have been checked before they get here.
-
-    Args:
-        root: the data directory.
-    """
+    """Files below one directory. Numbers and ids have been checked before they get here."""
 
     def __init__(self, root: Path) -> None:
         self._root = root / "rounds"
@@ -57,11 +53,11 @@ class Blobs:
         self._make(self._root)
 
     def part_path(self, round_id: RoundId, submission_id: str, number: int) -> Path:
-        """Where a part of a submission is."""
+        """Return where a part of a submission is."""
         return self._submissions(round_id) / submission_id / f"{number}.part"
 
     def sum_path(self, round_id: RoundId, number: int) -> Path:
-        """Where a part of a sum is."""
+        """Return where a part of a sum is."""
         return self._root / str(round_id) / "sum" / f"{number}.part"
 
     def make_parent(self, path: Path) -> None:
@@ -89,7 +85,7 @@ class Blobs:
         self.put_all([(path, data)])
 
     def put_all(self, files: Sequence[tuple[Path, bytes | memoryview]]) -> None:
-        """The same for files of one directory, one after another; those before one that fails may be there.
+        """Write files of one directory, one after another; those before one that fails may be there.
 
         Raises:
             OSError: one of them could not be written.
@@ -156,7 +152,7 @@ class Blobs:
             _sync_directory(directory)
 
     def is_there(self, path: Path, size: int) -> bool:
-        """Whether a file of this size is there. Opened, since a network's file system may remember an old answer."""
+        """Tell whether a file of this size is there. Opens it, since a network file system may remember wrongly."""
         try:
             with path.open("rb") as file:
                 return os.fstat(file.fileno()).st_size == size
@@ -164,7 +160,7 @@ class Blobs:
             return False
 
     def free_bytes(self) -> int:
-        """Space that is left for us on the disk. Units: bytes."""
+        """Return the space that is left for us on the disk. Units: bytes."""
         return shutil.disk_usage(self._root).free
 
     def remove_temporary(self, older_than_s: float = 0.0) -> int:
@@ -174,9 +170,6 @@ class Blobs:
 
         Args:
             older_than_s: leave younger files alone. Units: seconds.
-
-        Returns:
-            How many files it were.
         """
         removed = 0
         # Parts of sums that were made ahead are known to the process that made them only.
