@@ -19,9 +19,7 @@ import json
 import os
 import platform
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -37,6 +35,7 @@ import numpy as np
 from benchmarks.members import enrol, sign_manifest
 from benchmarks.proc import cpu_s, memory_bytes
 from he_agg.documents.record import NO_RECORD
+from he_agg.host.processes import AggregatorProcess, Process
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack, unpack
 from he_agg.plan.layout import Layout, TensorSpec
@@ -54,35 +53,16 @@ from service.store.sql import open_store
 RESULTS = Path(__file__).parent / "results"
 
 
-class Server:
-    """A server process that prints `listening on URL`."""
+def address(server: Process) -> str:
+    """Where a server listens."""
+    return urlsplit(server.url if isinstance(server, AggregatorProcess) else server.listening()).netloc
 
-    def __init__(self, *command: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HE_AGG_")}
-        self._process = subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=kept
-        )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.startswith("listening on "):
-            raise SystemExit(f"no server: {command}")
-        self.address = urlsplit(line.split()[-1]).netloc
 
-    def memory(self) -> dict[str, float]:
-        """Resident memory now and at its highest. Units: MB."""
-        pid = self._process.pid
-        return {"now": round(memory_bytes("VmRSS", pid) / 1e6, 1), "peak": round(memory_bytes("VmHWM", pid) / 1e6, 1)}
-
-    def cpu_s(self) -> float:
-        """Time it has spent computing. Units: seconds."""
-        return cpu_s(self._process.pid)
-
-    def stop(self) -> None:
-        """SIGTERM, and wait."""
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+def memory(process: Process) -> dict[str, float]:
+    """Resident memory now and at its highest. Units: MB."""
+    return {
+        what: round(memory_bytes(name, process.pid) / 1e6, 1) for what, name in (("now", "VmRSS"), ("peak", "VmHWM"))
+    }
 
 
 class Client:
@@ -143,12 +123,12 @@ def together(clients: int, work: Any) -> float:
         return time.perf_counter() - began
 
 
-def run_limit(server: Server, directory: Path, parts: list[list[bytes]]) -> tuple[float, dict[str, list[float]]]:
+def run_limit(server: str, directory: Path, parts: list[list[bytes]]) -> tuple[float, dict[str, list[float]]]:
     """The same parts against the streaming limit."""
     times: dict[str, list[float]] = defaultdict(list)
 
     def work(i: int) -> None:
-        client = Client(server.address, None, times)
+        client = Client(server, None, times)
         for number, part in enumerate(parts[i]):
             client.ask("put", "PUT", f"/{i}/{number}", part)
         client.close()
@@ -160,7 +140,7 @@ def run_limit(server: Server, directory: Path, parts: list[list[bytes]]) -> tupl
 
 
 def run_round(
-    server: Server,
+    server: str,
     plan: Plan,
     members: list[tuple[str, SigningKey]],
     roster: str,
@@ -170,12 +150,12 @@ def run_round(
 ) -> tuple[float, float, str]:
     """One round. Returns seconds to the last receipt, seconds from there to the record, and the round."""
     name = plan.public.federation
-    first = Client(server.address, members[0], times)
+    first = Client(server, members[0], times)
     current = json.loads(first.ask("current", "GET", f"/v1/federations/{name}/rounds/current?wait=60"))
     first.close()  # idle connections are closed by the server, and opened again by the next request
     round_id, previous = current["round_id"], NO_RECORD
     if current["records"]:
-        before = Client(server.address, members[0], defaultdict(list))
+        before = Client(server, members[0], defaultdict(list))
         record = before.ask("record", "GET", f"/v1/federations/{name}/records/{current['records']}")
         before.close()
         previous = hashlib.sha256(record).hexdigest()
@@ -187,7 +167,7 @@ def run_round(
     ]
 
     def work(i: int) -> None:
-        client = Client(server.address, members[i], times)
+        client = Client(server, members[i], times)
         body = manifests[i].encode()
         client.ask(
             "announce",
@@ -215,17 +195,17 @@ def run_round(
     first.close()
     # Not in the measured time: a site asks it only when it goes on with an upload that was interrupted.
     for member, manifest in zip(members, manifests, strict=True):
-        again = Client(server.address, member, times)
+        again = Client(server, member, times)
         again.ask("status", "GET", f"/v1/submissions/{manifest.submission_id}")
         again.close()
     return seconds, folding, round_id
 
 
 def check_sum(
-    server: Server, plan: Plan, member: tuple[str, SigningKey], round_id: str, sums: list[Any], times: Any
+    server: str, plan: Plan, member: tuple[str, SigningKey], round_id: str, sums: list[Any], times: Any
 ) -> bool:
     """Download the sum and compare every residue."""
-    client, exact, number = Client(server.address, member, times), True, 0
+    client, exact, number = Client(server, member, times), True, 0
     for s, section in enumerate(plan.public.sections):
         for n in range(section.parts):
             data = client.ask("sum", "GET", f"/v1/rounds/{round_id}/sum/{s}/parts/{n}")
@@ -275,24 +255,26 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     operations.start(store, conductor, "load")
     store.close()
     total_mb = sum(len(part) for mine in parts for part in mine) / 1e6
-    aggregator = Server(
-        "-c", "from he_agg.host.commands import main; main()", "serve", "--port", "0", "--data-dir", str(data_dir)
-    )
-    limit = Server("-m", "benchmarks.streaming_limit", str(limit_dir))
+    aggregator = AggregatorProcess(data_dir)
+    limit = Process([sys.executable, "-m", "benchmarks.streaming_limit", str(limit_dir)], root / "limit.log")
     times: dict[str, list[float]] = defaultdict(list)
     limit_times: list[float] = []
     rates: dict[str, list[float]] = {"aggregator": [], "limit": []}
     folding: list[float] = []
     cpu: dict[str, float] = {}
     exact = True
-    idle = aggregator.memory()["now"]
-    try:
+    with aggregator, limit:
+        urls = {"aggregator": address(aggregator), "limit": address(limit)}
+        idle = memory(aggregator)["now"]
         for repetition in range(arguments.repetitions + 1):
-            seconds, limited = run_limit(limit, limit_dir, parts if wholes is None else [[whole] for whole in wholes])
-            before = aggregator.cpu_s()
-            round_seconds, fold_seconds, round_id = run_round(aggregator, plan, members, roster, parts, wholes, times)
-            used = aggregator.cpu_s() - before
-            exact = check_sum(aggregator, plan, members[0], round_id, sums, times) and exact
+            whole = parts if wholes is None else [[one] for one in wholes]
+            seconds, limited = run_limit(urls["limit"], limit_dir, whole)
+            before = cpu_s(aggregator.pid)
+            round_seconds, fold_seconds, round_id = run_round(
+                urls["aggregator"], plan, members, roster, parts, wholes, times
+            )
+            used = cpu_s(aggregator.pid) - before
+            exact = check_sum(urls["aggregator"], plan, members[0], round_id, sums, times) and exact
             if not repetition:  # the first of each warms up
                 times.clear()
                 continue
@@ -302,11 +284,8 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
             folding.append(fold_seconds)
             cpu["aggregator_s_per_GB"] = round(used / total_mb * 1000, 2)
             print(f"limit {rates['limit'][-1]:.0f} MB/s, aggregator {rates['aggregator'][-1]:.0f} MB/s", flush=True)
-        memory = aggregator.memory()
-        cpu["limit_s_total"] = round(limit.cpu_s(), 2)
-    finally:
-        aggregator.stop()
-        limit.stop()
+        held = memory(aggregator)
+        cpu["limit_s_total"] = round(cpu_s(limit.pid), 2)
     ratio = statistics.median(a / b for a, b in zip(rates["aggregator"], rates["limit"], strict=True))
     return {
         "command": " ".join(["python -m benchmarks.load", *sys.argv[1:]]),
@@ -322,7 +301,7 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
         "from_last_receipt_to_record_s": [round(seconds, 2) for seconds in folding],
         "endpoints": {name: percentiles(seconds) for name, seconds in sorted(times.items())},
         "limit_put": percentiles(limit_times),
-        "server_memory_MB": {"idle": idle, **memory},
+        "server_memory_MB": {"idle": idle, **held},
         "server_cpu": cpu,
         "errors": 0,
         "sum_exact": exact,

@@ -105,9 +105,8 @@ def looking_ms(root: Path) -> dict[str, float]:
     with server:
         plan = make_plan("many", values=100_000, min_sites=2, max_sites=31)
         members = register(server.data_dir, plan, SITES)
-        assert server._process is not None
-        server._process.stdout.readline()
-        metrics = server._process.stdout.readline().split()[-1]
+        server.line()
+        metrics = server.line().split()[-1]
         with httpx.Client(base_url=server.url, timeout=60) as client:
             for seed, site in enumerate(SITES):
                 prepared = prepare(plan, "many.1.1", site, seed)

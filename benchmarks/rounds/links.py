@@ -21,9 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.rounds.certificates import make_certificate
-from benchmarks.rounds.processes import Process, listening
+from he_agg.host.processes import Process
 
-__all__ = ["RATES", "Network", "namespaces_work", "network"]
+__all__ = ["ENVIRONMENT", "RATES", "Network", "namespaces_work", "network"]
+
+ENVIRONMENT = {"NUMPY_MADVISE_HUGEPAGE": "0"}
+"""For every process of every scheme. NumPy asks for huge pages, and on virtual machines with `defrag` at `madvise` the
+kernel may stop a process for two milliseconds to find each of them: seconds of noise, for no gain in a round."""
 
 RATES = {"loopback": 0, "1gbit": 10**9, "100mbit": 10**8, "20mbit": 2 * 10**7}
 """Bits per second, either way, per site; 0 is not shaped."""
@@ -38,6 +42,7 @@ class Network:
 
     Attributes:
         link: its name.
+        folder: where its own files go.
         kind: "loopback", "namespaces" or "proxy".
         host: the address that a server listens on.
         address: where sites find it, and it finds itself.
@@ -48,6 +53,7 @@ class Network:
     """
 
     link: str
+    folder: Path
     kind: str
     host: str = "127.0.0.1"
     cert: Path | None = None
@@ -69,8 +75,9 @@ class Network:
             yield [f"https://{_ADDRESS}:{url.rsplit(':', 1)[1]}"] * sites
         elif self.kind == "proxy":
             words = ["--target", url.split("//")[1], "--rate", str(self.rate), "--sites", str(sites)]
-            with Process([sys.executable, "-m", "benchmarks.rounds.proxy", *words]) as proxy:
-                ports = listening(proxy).split()
+            command = [sys.executable, "-m", "benchmarks.rounds.proxy", *words]
+            with Process(command, self.folder / "proxy.log", ENVIRONMENT) as proxy:
+                ports = proxy.listening().split()
                 yield [f"http://127.0.0.1:{port}" for port in ports]
         else:
             yield [url] * sites
@@ -104,15 +111,17 @@ def network(link: str, sites: int, shaping: str, folder: Path) -> Iterator[Netwo
     """
     rate = RATES[link]
     if not rate:
-        yield Network(link, "loopback")
+        yield Network(link, folder, "loopback")
     elif shaping == "proxy":
-        yield Network(link, "proxy", rate=rate)
+        yield Network(link, folder, "proxy", rate=rate)
     else:
         with _namespaces(sites, rate) as names:
             cert, key, ca_file = make_certificate(folder, _ADDRESS)
             prefixes = [("ip", "netns", "exec", name) for name in names]
             files = (cert, key, ca_file)
-            yield Network(link, "namespaces", "0.0.0.0", *files, rate, _ADDRESS, prefixes[0], tuple(prefixes[1:]))
+            yield Network(
+                link, folder, "namespaces", "0.0.0.0", *files, rate, _ADDRESS, prefixes[0], tuple(prefixes[1:])
+            )
 
 
 @contextlib.contextmanager

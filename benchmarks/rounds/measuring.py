@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import statistics
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rounds import tree
 from benchmarks.rounds.links import RATES, network
 from benchmarks.rounds.models import MODELS
 from benchmarks.rounds.schemes import BASELINE, SCHEMES, Running, Scheme, skip_reason, started
@@ -101,7 +101,7 @@ def measure(
             for each in _turns(running, repetition):
                 note(f"{cell}: repetition {repetition + 1} of {repetitions}, {each.scheme.label}")
                 found[each.scheme.label].append(_round(each))
-        peaks = {each.scheme.label: each.server.peak_rss_bytes() for each in running}
+        peaks = {each.scheme.label: tree.largest_rss_bytes(each.server.pid) for each in running}
     rows = []
     for scheme in wanted:
         row = cell.row(scheme) | {"shaping": net.kind}
@@ -123,7 +123,7 @@ def _round(running: Running) -> Row:
     for site in running.sites:
         site.hear(_ROUND_S)
     os.sync()  # what others have written and not synced would be waited for in this round
-    cpu = running.server.cpu_s()
+    cpu = tree.cpu_s(running.server.pid)
     begin = time.monotonic() + _HEADWAY_S
     for site in running.sites:
         site.say({"do": "run", "at": begin})
@@ -138,7 +138,7 @@ def _round(running: Running) -> Row:
         "seconds": phases,
         "bytes_up": statistics.fmean(each["bytes_up"] for each in told),
         "bytes_down": statistics.fmean(each["bytes_down"] for each in told),
-        "cpu_s_server": running.server.cpu_s() - cpu,
+        "cpu_s_server": tree.cpu_s(running.server.pid) - cpu,
         "cpu_s_sites": sum(each["cpu_s"] for each in told),
         "site_rss": max(each["peak_rss_bytes"] for each in told),
     }
@@ -148,13 +148,8 @@ def _round(running: Running) -> Row:
 
 def _fold_s(running: Running) -> float | None:
     """How long the aggregator took for the sum, by its own log."""
-    found = None
-    for line in running.server.log().splitlines():
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and event.get("message") == "published":
-                found = float(event["ms"]) / 1000
-    return found
+    published = [line for line in running.server.log_lines if line.get("message") == "published"]
+    return float(published[-1]["ms"]) / 1000 if published else None
 
 
 def summary(rounds: list[Row], baseline: list[Row]) -> Row:

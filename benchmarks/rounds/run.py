@@ -17,10 +17,9 @@ from typing import Any
 from benchmarks.proc import processor
 from benchmarks.rounds.flower.starting import flower_version
 from benchmarks.rounds.limits import link_bytes_per_s, machine_limits
-from benchmarks.rounds.links import RATES, namespaces_work
+from benchmarks.rounds.links import ENVIRONMENT, RATES, namespaces_work
 from benchmarks.rounds.measuring import Cell, measure
 from benchmarks.rounds.models import MODELS
-from benchmarks.rounds.processes import ENVIRONMENT
 from benchmarks.rounds.promises import promises
 from benchmarks.rounds.schemes import SCHEMES
 

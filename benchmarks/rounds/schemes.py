@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rounds import federation
+import numpy as np
+
 from benchmarks.rounds.flower.scheme import flower_processes, why_no_flower
-from benchmarks.rounds.links import Network
-from benchmarks.rounds.models import weight_of
-from benchmarks.rounds.processes import Process, listening
+from benchmarks.rounds.links import ENVIRONMENT, Network
+from benchmarks.rounds.models import WEIGHT_CAP, weight_of
+from client_sdk.local import plan_for, settings_of
+from he_agg.host.processes import AggregatorProcess, Process
+from he_agg.plan.plan import Plan
 
 __all__ = ["BASELINE", "SCHEMES", "Running", "Scheme", "skip_reason", "started"]
 
@@ -51,7 +54,7 @@ class Scheme:
         """Most sites of the plan, in a federation where so many take part; without a plan just those."""
         if self.name not in ("hybrid", "ckks"):
             return sites
-        return max(sites, self.max_sites) if self.max_sites else federation.room_for(sites)
+        return max(sites, self.max_sites or 2 * sites)  # twice those that take part, as in the demo
 
 
 SCHEMES = {
@@ -127,12 +130,14 @@ def started(
         return
     settings: dict[str, Any] = {"scheme": scheme.name, "values": values, "sites": sites}
     settings["ca_file"] = None if net.ca_file is None else str(net.ca_file)
-    configs: list[Path] = []
     tls = [] if net.cert is None else ["--tls-cert", str(net.cert), "--tls-key", str(net.key)]
-    if scheme.name in ("hybrid", "ckks"):
-        files = federation.found(root, "bench", scheme.name, scheme.value_bits, values, sites, scheme.room(sites))
-        configs = [directory / "site.toml" for directory in files.sites]
-        words = ["he_agg", "serve", "--port", "0", "--host", net.host, "--data-dir", str(files.data_dir)]
+    ours = scheme.name in ("hybrid", "ckks")
+    server: Process
+    if ours:
+        server = AggregatorProcess(
+            root / "aggregator", "--host", net.host, *tls, environment=ENVIRONMENT, prefix=net.server_prefix
+        )
+        directories = found(server, _plan(scheme, values, sites), [f"site-{site:02d}" for site in range(sites)], root)
     else:
         module = "tenseal_service" if scheme.name == "tenseal-stock" else "plaintext_service"
         words = [f"benchmarks.rounds.{module}", "--host", net.host, "--sites", str(sites), "--values", str(values)]
@@ -144,26 +149,35 @@ def started(
             settings["context"], public = _contexts(root)
             settings["total_weight"] = sum(weight_of(site) for site in range(sites))
             words += ["--context", str(public)]
+        server = Process([*net.server_prefix, sys.executable, "-m", *words, *tls], root / "server.log", ENVIRONMENT)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(Process([*net.server_prefix, sys.executable, "-m", *words, *tls]))
-        urls = stack.enter_context(net.urls(listening(server), sites))
+        stack.enter_context(server)
+        address = server.url if isinstance(server, AggregatorProcess) else server.listening()
         processes = []
-        for site, url in enumerate(urls):
-            if configs:
-                _configure(configs[site], url, net.ca_file)
-                settings["config"] = str(configs[site])
+        for site, url in enumerate(stack.enter_context(net.urls(address, sites))):
+            if ours:
+                more = {} if net.ca_file is None else {"ca_file": str(net.ca_file)}
+                settings["config"] = str(settings_of(directories[site], url, **more))
             file = root / f"settings-{site}.json"
             file.write_text(json.dumps(settings | {"site": site, "url": url}))
             command = [*net.site_prefix(site), sys.executable, "-m", "benchmarks.rounds.site", str(file)]
-            processes.append(stack.enter_context(Process(command)))
+            processes.append(stack.enter_context(Process(command, file.with_suffix(".log"), ENVIRONMENT)))
         yield Running(scheme, server, processes)
 
 
-def _configure(path: Path, url: str, ca_file: Path | None) -> None:
-    lines = [f'url = "{url}"', 'identity = "identity"', 'keystore = "keystore"', 'roster = "roster.json"']
-    if ca_file is not None:
-        lines.append(f'ca_file = "{ca_file}"')
-    path.write_text("\n".join(lines) + "\n")
+def _plan(scheme: Scheme, values: int, sites: int) -> Plan:
+    """All sites have to be in: a round that closed early would be a faster one."""
+    return plan_for(
+        {"w": np.broadcast_to(np.float32(0), (values,))},
+        sites,
+        "bench",
+        weight_cap=WEIGHT_CAP,
+        codec=scheme.name,
+        value_bits=scheme.value_bits,
+        max_sites=scheme.room(sites),
+        rounds=10_000,
+        deadline_s=3600,
+    )
 
 
 def _contexts(root: Path) -> tuple[str, Path]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from examples.demo.processes import Aggregator
 from he_agg.errors import ConfigError, Reason
+from he_agg.host.processes import AggregatorProcess, run_he_agg
 from he_agg.plan.plan import Plan
 
 __all__ = ["SETTINGS", "found"]
@@ -24,7 +22,7 @@ SETTINGS = "site.toml"
 ROSTER = "roster.json"
 
 
-def found(aggregator: Aggregator, plan: Plan, directories: dict[str, Path]) -> None:
+def found(aggregator: AggregatorProcess, plan: Plan, directories: dict[str, Path]) -> None:
     """Make identities, roster and group key; afterwards every hospital has a `site.toml` that works.
 
     Args:
@@ -40,7 +38,7 @@ def found(aggregator: Aggregator, plan: Plan, directories: dict[str, Path]) -> N
     _everywhere(directories, lambda name: ["site", "init", name, "--no-passphrase"])
     for name in names[1:]:
         shutil.copy(directories[name] / f"{name}.public.json", at)
-    aggregator.command("aggregator", "show", "--out", str(at / "aggregator.public.json"))
+    aggregator.operate("aggregator", "show", "--out", str(at / "aggregator.public.json"))
     (at / "plan").write_bytes(plan.encode())
 
     members = [word for name in names for word in ("--site", f"{name}.public.json")]
@@ -57,7 +55,7 @@ def found(aggregator: Aggregator, plan: Plan, directories: dict[str, Path]) -> N
     keystore, bundle = f"{federation}.keystore", f"{federation}.epoch-1.bundle.json"
     _type(at, "epoch", "new", "--plan", "plan", "--roster", "roster-1.json", "--identity", f"{coordinator}.identity")
     document = str(at / f"{federation}.federation.json")
-    aggregator.command("federation", "create", document, "--roster", str(at / "roster-1.json"))
+    aggregator.operate("federation", "create", document, "--roster", str(at / "roster-1.json"))
     for name, directory in directories.items():
         (directory / SETTINGS).write_text(
             f'url = "{aggregator.url}"\nidentity = "{name}.identity"\nkeystore = "{keystore}"\nroster = "{ROSTER}"\n'
@@ -67,7 +65,7 @@ def found(aggregator: Aggregator, plan: Plan, directories: dict[str, Path]) -> N
     missing = _type(at, "epoch", "commitments", "--config", SETTINGS)["missing"]
     if missing:
         raise ConfigError(Reason.KEY_MISMATCH, f"the group key did not reach {', '.join(missing)}")
-    aggregator.command("federation", "start", federation)
+    aggregator.operate("federation", "start", federation)
 
 
 def _everywhere(directories: dict[str, Path], words: Any) -> None:
@@ -86,12 +84,4 @@ def _type(directory: Path, *words: str) -> Any:
     Raises:
         ConfigError: it failed.
     """
-    arguments = [sys.executable, "-m", "he_agg", *words, "--json"]
-    run = subprocess.run(
-        arguments, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if run.returncode != 0:
-        raise ConfigError(
-            Reason.BAD_CONFIG, f"`he-agg {' '.join(words[:2])}` failed at {directory.name}: {run.stderr.strip()}"
-        )
-    return json.loads(run.stdout)
+    return json.loads(run_he_agg(*words, "--json", directory=directory).stdout)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +20,9 @@ from examples.demo.hospital import SHARE
 from examples.demo.learner import CLIP, WEIGHT_CAP, Recipe
 from examples.demo.model import init_params
 from examples.demo.plaintext import fedavg, local_only
-from examples.demo.processes import Aggregator, Hospitals
 from examples.demo.report import print_report, write_report
 from examples.demo.summary import PHASES, VERIFIED, Summary
+from he_agg.host.processes import AggregatorProcess, Process, lines_of
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
 
@@ -60,7 +62,7 @@ def run(codec: str, folder: Path, console: Console) -> Summary:
             rounds=recipe.max_rounds,
             deadline_s=600,
         )
-        aggregator = Aggregator(Path(scratch) / "aggregator")
+        aggregator = AggregatorProcess(Path(scratch) / "aggregator")
         directories = {share.hospital: Path(scratch) / share.hospital for share in shares}
         progress.update(task, description="identities, roster, and a group key that the aggregator never gets")
         with aggregator:
@@ -69,8 +71,7 @@ def run(codec: str, folder: Path, console: Console) -> Summary:
                 share.save(directories[share.hospital] / SHARE)
             found(aggregator, plan, directories)
             progress.update(task, description="waiting for the hospitals")
-            with Hospitals(list(directories.values())) as hospitals:
-                scores = _watch(hospitals, progress, task, len(shares))
+            scores = _watch(list(directories.values()), progress, task)
         progress.update(task, description="training the same model in the clear, to compare", completed=0, total=None)
         results = [json.loads((directory / "result.json").read_text()) for directory in directories.values()]
         rounds = results[0]["rounds"]
@@ -109,34 +110,41 @@ def run(codec: str, folder: Path, console: Console) -> Summary:
     return summary
 
 
-def _watch(hospitals: Hospitals, progress: Progress, task: Any, n_hospitals: int) -> list[float]:
-    """Show rounds as the hospitals finish them.
+def _watch(directories: list[Path], progress: Progress, task: Any) -> list[float]:
+    """Start a process for each hospital, and show rounds as they finish them.
 
     Returns:
         The score after each round. All hospitals hold the same model, so the first to tell speaks for all.
     """
     scores: dict[int, float] = {}
     finished: dict[int, int] = {}
-    while (event := hospitals.next_event()) is not None:
-        if event["event"] != "round":
-            continue
-        number = event["number"]
-        scores.setdefault(number, event["score"])
-        finished[number] = finished.get(number, 0) + 1
-        progress.update(
-            task,
-            description=f"round {number}: AUC {event['score']:.4f}",
-            completed=finished[number],
-            total=n_hospitals,
-        )
-        if finished[number] == n_hospitals:
-            progress.console.print(f"  round {number:>2}   AUC {scores[number]:.4f}", highlight=False)
+    with contextlib.ExitStack() as stack:
+        hospitals = [
+            stack.enter_context(
+                Process([sys.executable, "-m", "examples.demo.hospital", str(directory)], directory / "stderr.log")
+            )
+            for directory in directories
+        ]
+        for event in map(json.loads, lines_of(hospitals)):
+            if event["event"] != "round":
+                continue
+            number = event["number"]
+            scores.setdefault(number, event["score"])
+            finished[number] = finished.get(number, 0) + 1
+            progress.update(
+                task,
+                description=f"round {number}: AUC {event['score']:.4f}",
+                completed=finished[number],
+                total=len(directories),
+            )
+            if finished[number] == len(directories):
+                progress.console.print(f"  round {number:>2}   AUC {scores[number]:.4f}", highlight=False)
     return [scores[number] for number in sorted(scores)]
 
 
-def _seconds(results: list[dict[str, Any]], aggregator: Aggregator) -> dict[str, float]:
+def _seconds(results: list[dict[str, Any]], aggregator: AggregatorProcess) -> dict[str, float]:
     seconds = {phase: sum(result["seconds"].get(phase, 0.0) for result in results) / len(results) for phase in PHASES}
-    seconds["fold"] = sum(event["ms"] for event in aggregator.events() if event.get("message") == "published") / 1000
+    seconds["fold"] = sum(event["ms"] for event in aggregator.log_lines if event.get("message") == "published") / 1000
     return seconds
 
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client_sdk.local import local_federation, plan_for
 from examples.tutorials.pictures import BLUE, FAINT, ORANGE, drawn, saved, titled
 from he_agg.plan.fixedpoint import quantize
-from tests.support.running import running_federation
 
 IMAGES, HIDDEN = 8, 400
 FOUND = 0.99
@@ -69,7 +69,7 @@ def best_matches(candidates: Any, images: Any) -> tuple[NDArray[np.float64], NDA
 
 def stored_by_aggregator(federation: Any, submission_id: str) -> bytes:
     """Every byte of a submission's parts on the aggregator's disk, in their order."""
-    parts = sorted(federation.server.data_dir.rglob(f"{submission_id}/*.part"), key=lambda path: int(path.stem))
+    parts = sorted(federation.aggregator.data_dir.rglob(f"{submission_id}/*.part"), key=lambda path: int(path.stem))
     return b"".join(path.read_bytes() for path in parts)
 
 
@@ -102,7 +102,8 @@ def run(out: Path) -> dict[str, Any]:
     plain = best_matches(attack(updates[0]["w1"], updates[0]["b1"]), images)
 
     clip = float(max(np.abs(value).max() for update in updates for value in update.values())) * 1.01
-    with running_federation(updates[0], 2, clip=clip, weight_cap=1, rounds=1) as federation:
+    plan = plan_for(updates[0], 2, clip=clip, weight_cap=1, rounds=1)
+    with local_federation(plan, 2) as federation:
         # One after the other: once the sum exists the aggregator deletes what it was made of.
         first, second = (next(site.rounds()) for site in federation.sites)
         receipt = first.submit(updates[0], weight=1)

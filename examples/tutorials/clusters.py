@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from client_sdk import analytics
+from client_sdk.local import local_federation, plan_for
 from examples.tutorials.pictures import BLUE, GREEN, ORANGE, QUIET, drawn, saved, titled
-from tests.support.running import running_federation
 
 CELLARS = ("north", "middle", "south")
 COLOURS = (BLUE, ORANGE, GREEN)
@@ -56,7 +56,8 @@ def run(out: Path, seed: int = 1) -> dict[str, Any]:
         return scale, analytics.run(site, pca, scaled), analytics.run(site, kmeans, scaled)
 
     layout = analytics.layout_for(moments, pca, kmeans)
-    with running_federation(layout, CELLARS, value_bits=analytics.VALUE_BITS, rounds=110) as federation:
+    plan = plan_for(layout, CELLARS, value_bits=analytics.VALUE_BITS, rounds=110)
+    with local_federation(plan, CELLARS) as federation:
         results = federation.everywhere(cellar)
         sent = federation.plan.public.wire_bytes
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from client_sdk.adapters import TorchAdapter
+from client_sdk.local import local_federation
 from client_sdk.training import BinaryScores, Result, Task, simulate, train, training_plan
 from examples.demo.model import auc
 from examples.tutorials.hospitals import Hospital, load_hospitals
-from tests.support.running import running_federation
 
 EPOCHS, BATCH, LR = 2, 32, 0.02
 
@@ -138,7 +138,7 @@ def run(rounds: int = 15, seeds: int = 5, limit: int | None = None) -> dict[str,
     # Sites are processes in a hospital and threads here. PyTorch's seed belongs to the process: make models before.
     models = [network() for _ in names]
     encrypted: list[dict[str, Any]] = []
-    with running_federation(plan, names) as federation:
+    with local_federation(plan, names) as federation:
         results = federation.everywhere(
             lambda site, i: at_a_hospital(
                 site, models[i], hospitals[i], rounds, [lambda report: encrypted.append(report.model)] if i == 0 else ()

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk import privacy
+from client_sdk.local import local_federation, plan_for
 from examples.tutorials.pictures import BLUE, ORANGE, drawn, saved, titled
-from tests.support.running import running_federation
 
 HOSPITALS, ROUNDS, CENTERS = 5, 10, 5
 CLIP, DELTA = 1.0, 1e-5
@@ -74,7 +74,8 @@ def train(setting: str | float, directory: Path) -> tuple[Any, float]:
     values = CENTERS**2 + 1
     z = setting if isinstance(setting, float) else 0.0
     clip = privacy.noisy_clip(CLIP, z, HOSPITALS, values=values, value_bits=16) if z else 100.0
-    with running_federation({"w": np.zeros(values)}, HOSPITALS, clip=clip, weight_cap=1, rounds=ROUNDS) as federation:
+    plan = plan_for({"w": np.zeros(values)}, HOSPITALS, clip=clip, weight_cap=1, rounds=ROUNDS)
+    with local_federation(plan, HOSPITALS) as federation:
 
         def hospital(site: Any, i: int) -> tuple[Any, float]:
             x, y = patients(i)

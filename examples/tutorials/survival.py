@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from client_sdk import analytics
+from client_sdk.local import local_federation, plan_for
 from examples.tutorials.pictures import BLUE, ORANGE, QUIET, drawn, saved, titled
-from tests.support.running import running_federation
 
 NAMES = ("university", "city", "county", "veterans")
 SHARES = (0.45, 0.3, 0.15, 0.1)
@@ -60,7 +60,8 @@ def run(out: Path, seed: int = 7) -> dict[str, Any]:
         own = {name: column[where == i] for name, column in everybody.items()}
         return analytics.run(site, question, own["days"], own["died"], own["arm"])
 
-    with running_federation(layout, NAMES, value_bits=analytics.VALUE_BITS, rounds=1) as federation:
+    plan = plan_for(layout, NAMES, value_bits=analytics.VALUE_BITS, rounds=1)
+    with local_federation(plan, NAMES) as federation:
         results = federation.everywhere(hospital)
         sent = federation.plan.public.wire_bytes
 

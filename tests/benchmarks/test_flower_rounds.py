@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from benchmarks.rounds import measuring
-from benchmarks.rounds.flower import starting, tree
+from benchmarks.rounds import measuring, tree
+from benchmarks.rounds.flower import starting
 from benchmarks.rounds.flower.scheme import why_no_flower
 from benchmarks.rounds.flower.site import _phases
 from benchmarks.rounds.measuring import Cell, measure

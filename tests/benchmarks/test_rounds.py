@@ -16,9 +16,9 @@ import pytest
 
 from benchmarks.rounds import links, measuring, models
 from benchmarks.rounds.measuring import Cell, measure
-from benchmarks.rounds.processes import Process, listening
 from benchmarks.rounds.promises import promises
 from benchmarks.rounds.schemes import SCHEMES, skip_reason
+from he_agg.host.processes import Process
 
 ALL = ["plaintext", "plaintext-durable", "hybrid-16", "hybrid-8", "hybrid-24", "ckks", "tenseal-stock"]
 FLOWER = ["flower-fedavg", "flower-secaggplus"]
@@ -182,9 +182,9 @@ def test_a_wrong_mean_ends_the_run(monkeypatch):
         measure(Cell("logreg", 2, "loopback"), [], 1, "proxy")
 
 
-def plaintext(*options, sites=2, values=5000):
+def plaintext(folder, *options, sites=2, values=5000):
     words = ["benchmarks.rounds.plaintext_service", "--sites", str(sites), "--values", str(values), *options]
-    return Process([sys.executable, "-m", *words])
+    return Process([sys.executable, "-m", *words], folder / "server.log")
 
 
 def put(address, site, pieces, length, weight=1):
@@ -210,8 +210,8 @@ def mean_of(address):
 def test_the_opponent_adds_bodies_however_they_are_cut(durable, tmp_path):
     first, second = models.update_of(0, 5000), models.update_of(1, 5000)
     body = first.tobytes()
-    with plaintext(*(["--store", str(tmp_path)] if durable else [])) as server:
-        address = listening(server).split("//")[1]
+    with plaintext(tmp_path, *(["--store", str(tmp_path)] if durable else [])) as server:
+        address = server.listening().split("//")[1]
         cuts = [0, 1, 3, 6, 4001, 4002, 19_999, 20_000]
         assert put(address, 0, [body[a:b] for a, b in itertools.pairwise(cuts)], 20_000, 3) == 201
         assert put(address, 0, [body], 20_000) == 409

@@ -30,11 +30,10 @@ import pytest
 
 import service
 from he_agg.documents.record import NO_RECORD, SignedRecord
+from he_agg.errors import ConfigError, TransportError
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
-from tests.faults.forked import ForkedServer
 from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register
-from tests.support.server import SERVER_MODULES
-from tests.support.zygote import Zygote
+from tests.support.server import ServerProcess
 
 SITES = "abc"
 ONCE_A_ROUND = {
@@ -47,7 +46,7 @@ QUICK = {"HE_AGG_RECHECK_S": "0.02", "HE_AGG_FOLD_RETRY_S": "0.05", "HE_AGG_KEEP
 class Killer:
     """Starts an aggregator again whenever it has died, each time with the next way to die."""
 
-    def __init__(self, server: ForkedServer, deaths: list[str], chance: random.Random) -> None:
+    def __init__(self, server: ServerProcess, deaths: list[str], chance: random.Random) -> None:
         self.server = server
         self.died: list[str] = []
         self.unexpected: list[str] = []
@@ -74,11 +73,13 @@ class Killer:
         """One life. Returns the exit code, or None when all deaths have been died."""
         random_kill = way is not None and way.startswith("random")
         armed = {} if way is None or random_kill else {VARIABLE: way}
-        code = self.server.start(QUICK | armed)
-        if code is not None:
-            return code
+        self.server.environment = QUICK | armed
+        try:
+            self.server.start()
+        except TransportError:
+            return self.server.code
         end = time.monotonic() + (self._chance.expovariate(1 / 0.04) if random_kill else PATIENCE_S)
-        while (code := self.server.ended()) is None:
+        while (code := self.server.poll()) is None:
             if self.done.is_set():
                 self.server.kill()
                 return None
@@ -102,7 +103,7 @@ class Killer:
 class Site:
     """A site that never gives up: what gets no answer is asked again, and an upload goes on where it was."""
 
-    def __init__(self, server: ForkedServer, peer: Peer, name: str) -> None:
+    def __init__(self, server: ServerProcess, peer: Peer, name: str) -> None:
         self.name = name
         self._server = server
         self._peer = peer
@@ -187,14 +188,13 @@ def assert_unchanged(sites: list[Site], plan, history) -> None:
         assert site.ask("complete", submission_id).content == receipt
 
 
-def run_loop(tmp_path: Path, zygote: Zygote, deaths: list[str], seed: int) -> Counter[str]:
+def run_loop(tmp_path: Path, deaths: list[str], seed: int) -> Counter[str]:
     """Rounds, one after another, until all deaths have been died. Returns how often each was."""
     plan = make_plan("stroke", values=3000, min_sites=len(SITES), rounds=10**6)
     data_dir = tmp_path / "data"
     members = register(data_dir, plan, list(SITES))
-    with ForkedServer(zygote, data_dir) as server, contextlib.ExitStack() as stack:
-        assert server.start(QUICK) is None  # once, so that there is an address
-        server.kill()
+    with ServerProcess(data_dir, QUICK) as server, contextlib.ExitStack() as stack:
+        server.kill()  # it was started once, so that there is an address
         sites = []
         for name in SITES:
             client = stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE_S))
@@ -245,20 +245,14 @@ def deaths_of(chance: random.Random, total: int) -> list[str]:
     return deaths
 
 
-@pytest.fixture(scope="module")
-def zygote():
-    with Zygote(*SERVER_MODULES) as running:
-        yield running
-
-
 @pytest.mark.parametrize(
     "total", [pytest.param(220, id="quick"), pytest.param(2000, id="soak", marks=pytest.mark.slow)]
 )
-def test_nothing_is_lost_or_counted_twice_however_often_it_dies(tmp_path, zygote, total):
+def test_nothing_is_lost_or_counted_twice_however_often_it_dies(tmp_path, total):
     seed = secrets.randbits(32)
     print(f"seed {seed}")
     deaths = deaths_of(random.Random(seed), total)
-    died = run_loop(tmp_path, zygote, deaths, seed)
+    died = run_loop(tmp_path, deaths, seed)
     assert died.total() == total
     assert set(died) == {*FAILPOINTS, "random"}
 
@@ -273,8 +267,6 @@ def test_every_failpoint_is_in_the_closed_list():
     "setting", ["nonsense:1", "file.renamed", "file.renamed:", "file.renamed:0", "file.renamed:-1"]
 )
 def test_a_failpoint_that_does_not_exist_is_refused(setting):
-    from he_agg.errors import ConfigError
-
     with pytest.raises(ConfigError):
         arm(setting)
     arm(None)

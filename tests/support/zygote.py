@@ -1,9 +1,7 @@
 """Starts processes that are heavy to import, by the hundred: one that has everything imported forks for each start.
 
 A forked process is one of its own, with its own sockets, files and death; only the second of importing is saved.
-`python -m tests.support.zygote MODULE ...` imports the modules, then reads one JSON object a line: {"start": {...}} is
-answered with {"pid": ...}, {"poll": pid} with {"code": exit code, negative for a signal, or null while it runs}. It
-ends with its stdin.
+`Zygote.spawn` takes what `subprocess.Popen` takes, for commands `python -m MODULE ...`.
 """
 
 from __future__ import annotations
@@ -11,69 +9,68 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Forked", "Zygote"]
+
+_MESSAGE_BYTES = 2**17
 
 
 class Zygote:
     """The forking process, as a context manager.
 
     Args:
-        modules: what it imports. One with a function `warm_up` has it called.
+        modules: what it imports.
     """
 
     def __init__(self, *modules: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HE_AGG_")}
         self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.zygote", *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # No helper threads of libraries in a process that forks.
-            env=kept | {"PYTHONWARNINGS": "error", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            cwd=Path(__file__).parents[2],
-        )
+        self._socket, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.zygote", str(far.fileno()), *modules],
+                pass_fds=[far.fileno()],
+                # No helper threads of libraries in a process that forks.
+                env=os.environ | {"PYTHONWARNINGS": "error", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                cwd=Path(__file__).parents[2],
+            )
 
-    def start(
+    def spawn(
         self,
-        function: str,
-        arguments: Sequence[str],
-        stdout: Path,
-        stderr: Path,
-        environment: dict[str, str] | None = None,
+        command: Sequence[str],
+        *,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
     ) -> Forked:
-        """Fork, and call a function there.
+        """Fork, and run `python -m MODULE ...` there."""
+        assert list(command[:2]) == [sys.executable, "-m"], command
+        with Path(os.devnull).open() as nothing:
+            files = [nothing if stdin == subprocess.DEVNULL else stdin, stdout, stderr]
+            numbers = [file if isinstance(file, int) else file.fileno() for file in files]
+            what = {"command": list(command[2:]), "environment": dict(env), "directory": str(cwd or Path.cwd())}
+            return Forked(self, self.ask(what, numbers)["pid"])
 
-        Args:
-            function: as "module:name".
-            arguments: for it.
-            stdout: file that takes what it prints, behind what is in it already.
-            stderr: the same.
-            environment: more variables.
-        """
-        what = {"function": function, "arguments": list(arguments), "environment": environment or {}}
-        return Forked(self, self.ask({"start": what | {"outputs": [str(stdout), str(stderr)]}})["pid"])
-
-    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+    def ask(self, question: dict[str, Any], files: Sequence[int] = ()) -> dict[str, Any]:
         with self._lock:
-            self._process.stdin.write(json.dumps(question) + "\n")
-            self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
+            socket.send_fds(self._socket, [json.dumps(question).encode()], files)
+            return json.loads(self._socket.recv(_MESSAGE_BYTES))
 
     def close(self) -> None:
-        self._process.communicate(timeout=30)
+        self._socket.close()
+        self._process.wait(30)
 
     def __enter__(self) -> Zygote:
         return self
@@ -83,7 +80,7 @@ class Zygote:
 
 
 class Forked:
-    """A forked process, with the part of `subprocess.Popen` that tests need."""
+    """A forked process, with the part of `subprocess.Popen` that is needed."""
 
     def __init__(self, zygote: Zygote, pid: int) -> None:
         self._zygote = zygote
@@ -92,59 +89,40 @@ class Forked:
         self.pid = pid
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal, if it has ended."""
         with self._lock:
             if self._code is None:
                 self._code = self._zygote.ask({"poll": self.pid})["code"]
             return self._code
 
-    def send_signal(self, number: int) -> None:
+    def send_signal(self, sig: int) -> None:
         # Until it is polled its number is taken, so this reaches nobody else.
         with self._lock:
             if self._code is None:
-                os.kill(self.pid, number)
+                os.kill(self.pid, sig)
 
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-    def wait(self, timeout: float) -> int:
-        """Wait until it has ended.
-
-        Raises:
-            subprocess.TimeoutExpired: it has not.
-        """
-        end = time.monotonic() + timeout
+    def wait(self, timeout: float | None = None) -> int:
+        end = time.monotonic() + (timeout or float("inf"))
         while (code := self.poll()) is None:
             if time.monotonic() > end:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
             time.sleep(0.002)
         return code
 
 
-def serve(*arguments: str) -> None:
-    """`he-agg serve` with these arguments."""
-    from he_agg.host.commands import main
-    from service import failpoints
-
-    failpoints.arm(os.environ.get(failpoints.VARIABLE))
-    main(["serve", *arguments])
-
-
-def _run(function: str, arguments: list[str], environment: dict[str, str], outputs: list[str]) -> None:
-    for number, path in enumerate(outputs, 1):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    os.close(0)
-    os.environ.update(environment)
-    module, _, name = function.partition(":")
-    getattr(importlib.import_module(module), name)(*arguments)
-
-
-def _child(what: dict[str, Any]) -> None:
+def _child(files: list[int], command: list[str], environment: dict[str, str], directory: str) -> None:
     code = 1
     try:
-        _run(**what)
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.chdir(directory)
+        os.environ.clear()
+        os.environ.update(environment)
+        if failpoints := sys.modules.get("service.failpoints"):
+            failpoints.arm(os.environ.get(failpoints.VARIABLE))
+        sys.argv = command
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -157,21 +135,29 @@ def _child(what: dict[str, Any]) -> None:
 
 
 def _main() -> None:
-    for name in sys.argv[1:]:
-        getattr(importlib.import_module(name), "warm_up", lambda: None)()
-    for line in sys.stdin:
-        question = json.loads(line)
-        if "start" in question:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with whoever started it
+    near = socket.socket(fileno=int(sys.argv[1]))
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    while True:
+        data, files, _, _ = socket.recv_fds(near, _MESSAGE_BYTES, 3)
+        if not data:
+            return
+        question = json.loads(data)
+        if "command" in question:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 pid = os.fork()
             if not pid:
-                _child(question["start"])
-            answer = {"pid": pid}
+                near.close()
+                _child(files, **question)
+            for file in files:
+                os.close(file)
+            answer: dict[str, int | None] = {"pid": pid}
         else:
             ended, status = os.waitpid(question["poll"], os.WNOHANG)
             answer = {"code": os.waitstatus_to_exitcode(status) if ended else None}
-        print(json.dumps(answer), flush=True)
+        near.send(json.dumps(answer).encode())
 
 
 if __name__ == "__main__":

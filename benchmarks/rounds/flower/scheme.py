@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.rounds.flower.starting import flower_version
-from benchmarks.rounds.flower.tree import ProcessTree
-from benchmarks.rounds.links import Network
-from benchmarks.rounds.processes import Process, listening
+from benchmarks.rounds.links import ENVIRONMENT, Network
+from he_agg.host.processes import Process
 
 __all__ = ["flower_processes", "why_no_flower"]
 
@@ -64,10 +63,10 @@ def flower_processes(
             file = root / f"{what}-{len(list(root.glob('*.json')))}.json"
             file.write_text(json.dumps(settings | more))
             command = [*prefix, sys.executable, "-m", f"benchmarks.rounds.flower.{what}", str(file)]
-            return stack.enter_context(ProcessTree(command))
+            return stack.enter_context(Process(command, file.with_suffix(".log"), ENVIRONMENT))
 
         server = start("server", net.server_prefix, {})
-        urls = stack.enter_context(net.urls(listening(server), sites))
+        urls = stack.enter_context(net.urls(server.listening(), sites))
         yield (
             server,
             [start("site", net.site_prefix(site), {"site": site, "url": url}) for site, url in enumerate(urls)],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rounds.flower.starting import environment, free_port, project
-from benchmarks.rounds.flower.tree import stop
+from benchmarks.rounds.tree import stop
 
 _START_S = 60.0
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.rounds.flower import tree
+from benchmarks.rounds import tree
 from benchmarks.rounds.flower.starting import environment, free_port
 
 _ROUND_S = 900.0

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from client_sdk import analytics
-from tests.support.running import QUICK, running_federation
-from tests.support.server import start_server
+from client_sdk.local import local_federation, plan_for
+from tests.support.server import QUICK, start_server
 
 _numbers = itertools.count(1)
 
@@ -25,9 +25,9 @@ def federate(aggregator):
     """Founds a federation for analyses."""
 
     def found(*questions, sites=3, **options):
-        layout = analytics.layout_for(*questions)
-        options = {"value_bits": analytics.VALUE_BITS} | options
-        return running_federation(layout, sites, server=aggregator, name=f"analytics-{next(_numbers)}", **options)
+        options = {"value_bits": analytics.VALUE_BITS, "name": f"analytics-{next(_numbers)}"} | options
+        plan = plan_for(analytics.layout_for(*questions), sites, **options)
+        return local_federation(plan, sites, aggregator=aggregator)
 
     return found
 

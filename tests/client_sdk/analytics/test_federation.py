@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from client_sdk import InputError, PlanError, ProtocolError, analytics
+from client_sdk.local import local_federation, plan_for
 from tests.client_sdk.analytics.conftest import bits, split
-from tests.support.running import running_federation
 
 LOOSE = analytics.SmallCells(below=1)
 
@@ -82,7 +82,7 @@ def test_a_plan_for_something_else_is_refused(federate, aggregator):
     question = analytics.Histogram((0, 1, 2))
     model = {"w": np.zeros(100)}
     refused = pytest.raises(PlanError, match="a plan for analyses")
-    with running_federation(model, 2, server=aggregator, name="no-analyses") as federation, refused:
+    with local_federation(plan_for(model, 2, "no-analyses"), 2, aggregator=aggregator) as federation, refused:
         analytics.run(federation.sites[0], question, [0.5])
     with federate(question, sites=2) as federation, pytest.raises(PlanError, match="a plan for analyses"):
         analytics.run(federation.sites[0], analytics.Histogram(tuple(range(99))), [0.5])

@@ -6,8 +6,7 @@ import hashlib
 
 import pytest
 
-from tests.support.running import QUICK
-from tests.support.server import start_server
+from tests.support.server import QUICK, start_server
 
 
 def stream(seed: int):

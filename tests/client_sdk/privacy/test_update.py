@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from client_sdk import ConfigError, InputError, PlanError, privacy
+from client_sdk.local import local_federation, plan_for
 from he_agg.plan.fixedpoint import quantize
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
 from tests.client_sdk.privacy.conftest import stream
-from tests.support.running import running_federation
 
 VALUES = 300
 Z = 2.0
@@ -49,7 +49,7 @@ def test_the_mean_is_the_clipped_mean_plus_noise_of_the_stated_size(aggregator, 
     directions = [np.zeros((VALUES - 4, 1), np.float32) for _ in range(3)]
     for i, direction in enumerate(directions):
         direction[i] = 30.0  # clipped to 1
-    with running_federation(layout(), 3, server=aggregator, name="dp-mean") as federation:
+    with local_federation(plan_for(layout(), name="dp-mean"), aggregator=aggregator) as federation:
 
         def hospital(site, i):
             private = private_of(site, tmp_path / f"{i}", stream(i))

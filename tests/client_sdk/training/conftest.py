@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from tests.support.running import QUICK, running_federation
-from tests.support.server import start_server
+from client_sdk.local import local_federation
+from tests.support.server import QUICK, start_server
 
 _numbers = itertools.count(1)
 
@@ -24,9 +24,9 @@ def name():
 
 @pytest.fixture
 def running(aggregator):
-    """`running_federation` on the shared aggregator."""
+    """`local_federation` on the shared aggregator."""
 
-    def run(plan, sites=3, **options):
-        return running_federation(plan, sites, server=aggregator, **options)
+    def run(plan, sites=3, options=()):
+        return local_federation(plan, sites, aggregator=aggregator, options=options)
 
     return run

@@ -1,7 +1,8 @@
-"""A site's training in a process of its own, which may kill itself on the way. Called in a fork (support/zygote.py)."""
+"""A site's training in a process of its own, which may kill itself on the way."""
 
 import os
 import signal
+import sys
 
 from client_sdk import Site
 from client_sdk.training import BinaryScores, FedAdam, train
@@ -35,3 +36,7 @@ def run(config, checkpoint, index, when):
             hooks=hooks,
         )
     print(result.model_hash, result.model["steps"])
+
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])

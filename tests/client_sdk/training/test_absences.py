@@ -39,7 +39,7 @@ def test_a_round_that_failed_is_tried_again_without_training_again(running, name
 
 def test_a_late_site_goes_on_with_the_mean_of_the_others(running, name):
     plan = plan_for(name, min_sites=2, deadline_s=DEADLINE_S)
-    with running(plan, keep_sums=20) as federation:
+    with running(plan, options=["--keep-sums", "20"]) as federation:
         results = federation.everywhere(lambda site, i: train(site, model(), late(i, 2, []), rounds=4))
     assert len({result.model_hash for result in results}) == 1
     assert results[0].history[1]["n_sites"] == 2

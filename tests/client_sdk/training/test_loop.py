@@ -1,6 +1,7 @@
 """Training on a real aggregator: the same bits as plaintext fixed point, kills, absences, disagreement."""
 
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -21,6 +22,7 @@ from client_sdk.training import (
 )
 from client_sdk.training.agreement import SIGNS
 from he_agg.errors import ConfigError, InputError, PlanError, ProtocolError
+from he_agg.host.processes import Process
 from he_agg.plan.fixedpoint import dequantize, quantize
 from tests.client_sdk.training.regression import data, evaluate_for, fit_for, model
 from tests.support.zygote import Zygote
@@ -182,7 +184,7 @@ def test_sites_that_are_not_invited_catch_up(running, name):
         hook = lambda report: took[i].append(report.took_part)  # noqa: E731
         return train(site, model(), fit_for(i), rounds=rounds, hooks=[hook])
 
-    with running(plan, sample_fraction=0.5, keep_sums=20) as federation:
+    with running(plan, options=["--sample-fraction", "0.5", "--keep-sums", "20"]) as federation:
         stopped = threading.Event()
         results = []
 
@@ -282,7 +284,7 @@ def test_transform_sees_the_update_before_it_is_encrypted(running, name):
 
 @pytest.fixture(scope="module")
 def zygote():
-    with Zygote("tests.client_sdk.training.killed") as running:
+    with Zygote("client_sdk.training", "tests.client_sdk.training.regression") as running:
         yield running
 
 
@@ -297,10 +299,10 @@ def test_killed_at_any_time_and_started_again_it_goes_on_bit_for_bit(when, runni
         config = federation.root / federation.sites[2].name / "site.toml"
 
         def start(kill):
-            files = tmp_path / f"{kill}.stdout", tmp_path / f"{kill}.stderr"
-            arguments = [str(config), str(tmp_path / "c.npz"), "2", kill]
-            code = zygote.start("tests.client_sdk.training.killed:run", arguments, *files).wait(120)
-            return code, files[0].read_text(), files[1].read_text()
+            words = ["tests.client_sdk.training.killed", str(config), str(tmp_path / "c.npz"), "2", kill]
+            process = Process([sys.executable, "-m", *words], tmp_path / f"{kill}.log", spawn=zygote.spawn).start()
+            result = "".join(process.lines())
+            return process.wait(), result, process.log
 
         def work(site, i):
             if i == 2:

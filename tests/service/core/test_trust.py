@@ -360,7 +360,7 @@ def test_everything_that_is_signed_verifies_and_chains(trust, world, own_server,
         assert answer.headers["etag"] == f'"{signed.digest}"'
         assert world.peers[AUDITOR].record_at(index).content == answer.content
         if number == 2:
-            own_server.restart()
+            own_server.start()
         body = world.peer("b").manifests(round_id).content
         value = canonical.parse(body, 2**20)
         manifests = [SignedManifest.from_document(Signed.from_json(one, "manifest")) for one in value["manifests"]]

@@ -48,7 +48,7 @@ def test_a_download_goes_on_across_a_restart(published, own_server):
     assert "content-digest" not in first.headers  # it would have to be the digest of these bytes alone
     assert first.headers["repr-digest"] == digest_field(whole.content)
 
-    own_server.restart()
+    own_server.start()
     rest = peer.sum_part(round_id, 1, headers={"Range": "bytes=1000-", "If-Range": tag})
     assert (rest.status_code, first.content + rest.content) == (206, whole.content)
     assert rest.headers["etag"] == tag
@@ -74,7 +74,7 @@ def test_all_parts_from_one_on(published, own_server):
         assert (answer.status_code, answer.content) == (200, b"".join(parts[first:]))
         assert answer.headers["content-length"] == str(len(answer.content))
         assert answer.headers["content-type"] == "application/octet-stream"
-        own_server.restart()
+        own_server.start()
     assert world.peer().request("GET", f"/v1/rounds/{round_id}/sum").content == b"".join(parts)
     for beyond in (len(parts), -1, 10**20):
         refused = world.peer().sum_from(round_id, beyond)
@@ -104,7 +104,7 @@ def test_the_record_has_an_entity_tag(published, own_server):
     assert first.headers["etag"] == f'"{digest}"'
     assert first.headers["content-type"] == "application/json"
     assert SignedRecord.parse(first.content).digest == digest
-    own_server.restart()
+    own_server.start()
     again = world.peer("c").record(round_id)
     assert again.content == first.content
     path = f"/v1/rounds/{round_id}/record"

@@ -177,7 +177,7 @@ def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
         connection = begin_put(world, "a", submission, 0)
         time.sleep(0.2)
         codes = []
-        ending = threading.Thread(target=lambda: codes.append(server.terminate()))
+        ending = threading.Thread(target=lambda: codes.append(server.stop()))
         ending.start()
         time.sleep(0.5)
         assert ending.is_alive()

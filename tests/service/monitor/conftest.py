@@ -32,16 +32,9 @@ class Watched:
 
     def __init__(self, data_dir: Path, environment: dict[str, str] | None = None) -> None:
         self.server: ServerProcess = start_server(data_dir, environment=WATCHED | (environment or {}), fresh=True)
-        self.link = self._next_line().split()[-1]
+        self.link = self.server.line().split()[-1]
         self.operator_url = self.link.partition("/#")[0]
-        self.metrics_url = self._next_line().split()[-1]
-
-    def _next_line(self) -> str:
-        line = self.server.next_line()
-        if not line:
-            self.server.kill()
-            raise AssertionError(self.server.log)
-        return line
+        self.metrics_url = self.server.line().split()[-1]
 
     def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """All samples of /metrics, by name and labels."""

@@ -228,7 +228,7 @@ def test_it_says_when_the_aggregator_is_gone_and_comes_back(browser, tmp_path):
         assert "No federations yet" in text(browser, "#view")
         other.server.kill()
         until(lambda: "Connection lost" in text(browser, "#connection-text"))
-        other.server._environment["HE_AGG_OPERATOR_PORT"] = port
+        other.server.environment["HE_AGG_OPERATOR_PORT"] = port
         other.server.start()
         until(lambda: text(browser, "#connection-text") == "Live", 30)
     browser.get_log("browser")

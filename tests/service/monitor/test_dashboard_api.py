@@ -269,7 +269,7 @@ def test_a_stop_ends_streams_at_once(tmp_path):
         stream = events_of(client)
         assert next(stream)["federations"] == []
         began = time.monotonic()
-        assert watched.server.terminate() == 0
+        assert watched.server.stop() == 0
         assert time.monotonic() - began < 5
         assert list(stream) == []
         metrics = httpx.URL(watched.metrics_url)

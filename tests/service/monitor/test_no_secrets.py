@@ -141,7 +141,7 @@ def shown(tmp_path_factory):
         shown["watch --url"] = he_agg("watch", "--once", "--url", link).stdout.encode()
         shown["show"] = he_agg("federation", "show", "--json", "--data-dir", data).stdout.encode()
         until(lambda: b"fold" in b"".join(collector.bodies))
-        watched.server.terminate()
+        watched.server.stop()
         shown["traces"] = b"\n".join(collector.bodies)
         shown["log"] = watched.server.log_path.read_bytes()
         secrets = {"operator key": [(data / "operator.key").read_bytes()]}

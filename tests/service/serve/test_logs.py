@@ -39,7 +39,7 @@ def talked(own_server):
     peer.put(prepared["a"].id, 0, secret)
     peer.record(round_id, wait=20)
     peer.sum_part(round_id, 0)
-    own_server.terminate()
+    own_server.stop()
     world.close()
     return world, round_id, prepared
 

@@ -70,7 +70,7 @@ def test_killed_between_any_two_requests(killed, own_server):
         for number, (request, statuses) in enumerate(requests):
             assert request().status_code in statuses
             if number == position:
-                own_server.restart()
+                own_server.start()
                 # The answer may have been lost, so a client says it once more.
                 assert request().status_code in statuses
         assert_sum(killed, round_id, prepared)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import subprocess
 import warnings
 
 import httpx
@@ -17,12 +16,13 @@ from client_sdk._net.transport import TlsFiles, Transport
 from client_sdk._protocol.effects import Request
 from he_agg.errors import ConfigError, Reason, TransportError
 from he_agg.host.commands import main
+from he_agg.host.processes import AggregatorProcess
 from service.serve.tls import check_address, tls_context
 from service.settings import load_settings
 from tests.service.conftest import World
 from tests.support.certificates import Authority
 from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_part, read_record
-from tests.support.server import _COMMAND, _environment, start_server
+from tests.support.server import start_server
 from tests.support.trust import identity_of
 
 SIGNER = Signer("a", identity_of("a").signing_key, "test")
@@ -305,14 +305,9 @@ def test_options_of_the_command(authority, tmp_path):
     """The same by options as a user types them, in a process that is ended with SIGTERM."""
     issued = authority.issue("options", "127.0.0.1")
     arguments = ["--tls-cert", issued.cert, "--tls-key", issued.key, "--tls-client-ca", authority.ca_file]
-    command = [*_COMMAND, "serve", "--port", "0", "--data-dir", str(tmp_path / "data"), *map(str, arguments)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
-    ) as process:
-        url = process.stdout.readline().split()[-1]
+    with AggregatorProcess(tmp_path / "data", *map(str, arguments)) as process:
         context = client_context(authority.ca_file)
         context.load_cert_chain(issued.cert, issued.key)
         with httpx.Client(verify=context) as client:
-            assert client.get(url + "/healthz").status_code == 200
-        process.terminate()
-        assert process.wait(30) == 0
+            assert client.get(process.url + "/healthz").status_code == 200
+        assert process.stop() == 0

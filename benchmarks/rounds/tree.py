@@ -1,4 +1,4 @@
-"""Processes of Flower: it starts others, one for each message that a site handles, so a scheme's costs are a tree's."""
+"""What a process costs with all that it started: Flower starts one for each message that a site handles."""
 
 from __future__ import annotations
 
@@ -9,23 +9,10 @@ import subprocess
 from pathlib import Path
 
 from benchmarks import proc
-from benchmarks.rounds.processes import Process
 
-__all__ = ["ProcessTree", "cpu_s", "largest_rss_bytes", "signal_named", "stop"]
+__all__ = ["cpu_s", "largest_rss_bytes", "signal_named", "stop"]
 
 _STOP_S = 3.0
-
-
-class ProcessTree(Process):
-    """A process with all that it started, and what those started."""
-
-    def peak_rss_bytes(self) -> int:
-        """The most memory that one of them ever held. Not their sum, which no instant may have seen. Units: bytes."""
-        return largest_rss_bytes(self._popen.pid)
-
-    def cpu_s(self) -> float:
-        """Processor time of all so far, with those that ended. Units: seconds."""
-        return cpu_s(self._popen.pid)
 
 
 def _tree(root: int) -> list[int]:
