@@ -9,7 +9,8 @@ WORKERS ?= auto
 
 help:
 	@echo "make demo [CODEC=ckks]  hospitals average a model through an aggregator that cannot read it"
-	@echo "make test [WORKERS=0]   every test, on all cores unless told otherwise"
+	@echo "make test [T=tests/ring] [WORKERS=0] [DURATIONS=50]"
+	@echo "                        every test, or those of one place, on all cores unless told otherwise"
 	@echo "make check              lint, format and types, as CI runs them"
 	@echo "make fix                let ruff mend what it can"
 	@echo "make soak               the slow loops"
@@ -17,28 +18,32 @@ help:
 	@echo "make bench-round [QUICK=1]  whole rounds against plaintext, over loopback, 1 Gbit/s and 100 Mbit/s"
 	@echo "make lock               pin today's versions for CI (constraints.txt)"
 
-# One stamp per set of extras, remade when pyproject.toml changes.
-$(VENV)/.stamp-%: pyproject.toml
+# One stamp per set of packages, remade when one of them asks for something else.
+demo_PACKAGES  := --editable . --editable ./examples
+bench_PACKAGES := $(demo_PACKAGES) --editable ./benchmarks
+dev_PACKAGES   := --editable '.[dev]' --editable ./examples --editable ./benchmarks
+$(VENV)/.stamp-%: pyproject.toml examples/pyproject.toml benchmarks/pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "he-agg needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing he-agg[$*] into $(VENV) (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CI),--constraint constraints.txt) --editable '.[$*]'
+	@echo "installing he-agg for $* into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CI),--constraint constraints.txt) $($*_PACKAGES)
 	@touch $@
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/he-agg demo --codec $(CODEC)
 
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		$(if $(DURATIONS),--durations=$(DURATIONS)) $(T)
 
 soak: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m slow
 
-bench: $(VENV)/.stamp-demo
+bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.codecs $(if $(QUICK),--quick)
 
 # As root, links are shaped by network namespaces and `tc`; otherwise by a proxy.
-bench-round: $(VENV)/.stamp-demo
+bench-round: $(VENV)/.stamp-bench
 	$(BIN)/he-agg bench round $(if $(QUICK),--quick)
 	$(BIN)/he-agg bench report
 
@@ -55,4 +60,4 @@ lock: $(VENV)/.stamp-dev
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report
+	rm -rf $(VENV) build dist *.egg-info */*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report

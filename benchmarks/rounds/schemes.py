@@ -125,8 +125,8 @@ def started(
         flower_python: of the environment that has Flower.
     """
     if scheme.name.startswith("flower"):
-        with flower_processes(scheme.name, scheme.as_shipped, values, sites, net, root, flower_python) as found:
-            yield Running(scheme, *found)
+        with flower_processes(scheme.name, scheme.as_shipped, values, sites, net, root, flower_python) as processes:
+            yield Running(scheme, *processes)
         return
     settings: dict[str, Any] = {"scheme": scheme.name, "values": values, "sites": sites}
     settings["ca_file"] = None if net.ca_file is None else str(net.ca_file)
@@ -153,7 +153,7 @@ def started(
     with contextlib.ExitStack() as stack:
         stack.enter_context(server)
         address = server.url if isinstance(server, AggregatorProcess) else server.listening()
-        processes = []
+        started = []
         for site, url in enumerate(stack.enter_context(net.urls(address, sites))):
             if ours:
                 more = {} if net.ca_file is None else {"ca_file": str(net.ca_file)}
@@ -161,8 +161,8 @@ def started(
             file = root / f"settings-{site}.json"
             file.write_text(json.dumps(settings | {"site": site, "url": url}))
             command = [*net.site_prefix(site), sys.executable, "-m", "benchmarks.rounds.site", str(file)]
-            processes.append(stack.enter_context(Process(command, file.with_suffix(".log"), ENVIRONMENT)))
-        yield Running(scheme, server, processes)
+            started.append(stack.enter_context(Process(command, file.with_suffix(".log"), ENVIRONMENT)))
+        yield Running(scheme, server, started)
 
 
 def _plan(scheme: Scheme, values: int, sites: int) -> Plan:
