@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.rounds.certificates import make_certificate
+import trustme
+
 from he_agg.host.processes import Process
 
 __all__ = ["ENVIRONMENT", "RATES", "Network", "namespaces_work", "network"]
@@ -116,7 +117,13 @@ def network(link: str, sites: int, shaping: str, folder: Path) -> Iterator[Netwo
         yield Network(link, folder, "proxy", rate=rate)
     else:
         with _namespaces(sites, rate) as names:
-            cert, key, ca_file = make_certificate(folder, _ADDRESS)
+            cert, key, ca_file = (folder / name for name in ("server.pem", "server.key", "ca.pem"))
+            authority = trustme.CA()
+            made = authority.issue_cert(_ADDRESS)
+            authority.cert_pem.write_to_path(ca_file)
+            made.cert_chain_pems[0].write_to_path(cert)
+            key.touch(0o600)
+            made.private_key_pem.write_to_path(key, append=True)
             prefixes = [("ip", "netns", "exec", name) for name in names]
             files = (cert, key, ca_file)
             yield Network(

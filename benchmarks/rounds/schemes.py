@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.rounds.flower.scheme import flower_processes, why_no_flower
 from benchmarks.rounds.links import ENVIRONMENT, Network
 from benchmarks.rounds.models import WEIGHT_CAP, weight_of
-from client_sdk.local import plan_for, settings_of
+from client_sdk.local import found, plan_for, settings_of
 from he_agg.host.processes import AggregatorProcess, Process
 from he_agg.plan.plan import Plan
 

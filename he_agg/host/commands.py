@@ -95,7 +95,7 @@ class Commands(click.Group):
         try:
             command: click.Command = self._points[full].load()
         except ModuleNotFoundError as error:
-            raise _missing_module(self._points[full], error) from error
+            raise _missing_module(error) from error
         return _both(command, f"{full}.", points) if is_group else command
 
     def _words(self) -> list[str]:
@@ -184,17 +184,13 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"see `{context.command_path} --help`" if context is not None else ""
 
 
-def _missing_module(point: EntryPoint, error: ModuleNotFoundError) -> ConfigError:
+def _missing_module(error: ModuleNotFoundError) -> ConfigError:
     name = (error.name or "").split(".")[0]
     extra = next((extra for extra, modules in _EXTRAS.items() if name in modules), None)
-    owner = "he-agg" if point.dist is None else point.dist.name
-    hint = "" if extra is None else f"install it with: pip install 'he-agg[{extra}]'"
-    if not hint and owner != "he-agg":
-        hint = f"the command is of {owner}: install that again, with what it needs"
     return ConfigError(
         Reason.BAD_CONFIG,
         f"this command needs the module {name!r}, which is not installed",
-        hint,
+        "" if extra is None else f"install it with: pip install 'he-agg[{extra}]'",
     )
 
 

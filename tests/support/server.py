@@ -31,8 +31,9 @@ def server_zygote() -> Zygote:
         "service.serve.cli",
         "service.serve.server",
         "service.work.folding",
-        "service.operator.aggregator_cli",
-        "service.operator.federation_cli",
+        "service.operator.aggregator",
+        "service.operator.federation",
+        "sqlalchemy.dialects.sqlite",
     )
     atexit.register(zygote.close)
     return zygote
