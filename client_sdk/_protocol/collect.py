@@ -108,7 +108,7 @@ def _later(session: Session, round_id: RoundId) -> Flow[float]:
     """Return until when to go on asking: the operator may have paused the federation, which moves deadlines."""
     current = yield from current_round(session)
     time = yield from now()
-    if current.state == "paused":
+    if current.stage == "paused":
         return time + session.result_s
     if current.round_id == str(round_id) and current.remaining_s:
         return time + current.remaining_s + session.result_s

@@ -22,7 +22,7 @@ POLL_S = 30
 _LEAST_POLL_S = 1.0
 """An aggregator that answers every long poll at once, with nothing new, is asked once a second, not in a loop."""
 
-_STATES = ("waiting", "open", "paused", "ended")
+_STAGES = ("created", "running", "paused", "ended")
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,12 @@ def current_round(session: Session, wait_s: int = 0, after: str | None = None) -
     )
     response = yield from exchange(session.retries, request)
     current = read(CurrentRound, response.body)
-    if current.federation != session.federation or current.state not in _STATES:
+    opened = (current.round_id, current.number, current.attempt, current.remaining_s)
+    whole = all(member is None for member in opened) or None not in opened
+    if current.federation != session.federation or current.stage not in _STAGES or not whole:
         raise ProtocolError(
             Reason.BAD_ANSWER,
-            f"expected the state of federation {session.federation}: one of {', '.join(_STATES)}; got another answer",
+            f"expected the stage of federation {session.federation}: one of {', '.join(_STAGES)}; got another answer",
         )
     return current
 
@@ -81,7 +83,7 @@ def open_round(session: Session) -> Flow[OpenRound | None]:
     """
     seen = yield from compute(partial(len, session.chain))
     current = yield from current_round(session)
-    if current.state != "open":
+    if current.round_id is None:
         return None
     return (yield from _opened(session, current, seen, (yield from now())))
 
@@ -106,10 +108,10 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
         asked_at = yield from now()
         seen = yield from compute(partial(len, session.chain))
         current = yield from current_round(session, POLL_S, after)
-        if current.state == "ended":
+        if current.stage == "ended":
             return None
         check_agreement(session, current)
-        if current.state == "open":
+        if current.round_id is not None:
             opened = yield from _opened(session, current, seen, (yield from now()))
             if current.round_id != after and opened is not None:
                 return opened

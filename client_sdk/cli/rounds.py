@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.filesize import decimal
@@ -121,43 +122,35 @@ def status(config: Path, as_json: bool) -> None:
         current = site.status()
         pending = site.pending()
         name = site.name
-    facts = {**dataclasses.asdict(current), "site": name, "pending": pending, "round": _round_of(current)}
-    answer(facts, as_json, lambda: _describe(name, current, pending))
+    answer(_facts(name, current, pending), as_json, lambda: _describe(name, current, pending))
 
 
-def _round_of(current: CurrentRound) -> dict[str, str | int | None] | None:
-    """Return the open round by the names that `he-agg federation show --json` and `he-agg watch --json` have for it."""
-    if current.round_id is None:
-        return None
-    return {
-        "id": current.round_id,
-        "number": current.number,
-        "attempt": current.attempt,
-        "phase": "open",
-        "opened_at": current.opened_at,
-        "deadline_at": current.deadline_at,
-        "remaining_s": current.remaining_s,
-    }
+def _facts(name: str, current: CurrentRound, pending: list[str]) -> dict[str, Any]:
+    """Name things as `he-agg federation show --json` and `he-agg watch --json` do."""
+    facts = dataclasses.asdict(current) | {"site": name, "pending": pending}
+    opened = {"id": facts.pop("round_id"), "phase": "open"}
+    opened |= {key: facts.pop(key) for key in ("number", "attempt", "opened_at", "deadline_at", "remaining_s")}
+    return facts | {"round": None if opened["id"] is None else opened}
 
 
 def _open_round(site: Site, wait: bool) -> Round:
     round = next(site.rounds(), None) if wait else site.current()
     if round is None:
         current = site.status()
-        if current.state == "ended":
+        if current.stage == "ended":
             raise ProtocolError(
                 Reason.ROUND_CLOSED,
                 f"federation {site.federation} has ended: there are no more rounds",
                 "`he-agg fetch` gets the last mean",
             )
-        if current.state == "open":
+        if current.round_id is not None:
             raise ProtocolError(
                 Reason.NOT_INVITED, f"site {site.name} is not invited to round {current.round_id}", "use --wait"
             )
         raise ProtocolError(
             Reason.ROUND_CLOSED,
             f"federation {site.federation}: expected an open round, there is none now"
-            + (": the operator has paused it" if current.state == "paused" else ""),
+            + (": the operator has paused it" if current.stage == "paused" else ""),
             "use --wait to wait for one",
         )
     return round
@@ -175,8 +168,8 @@ def _newest(site: Site) -> str:
 
 
 def _describe(name: str, current: CurrentRound, pending: list[str]) -> str:
-    lines = [f"federation  {current.federation} ({current.state})", f"site        {name}"]
-    if current.state == "open":
+    lines = [f"federation  {current.federation} ({current.stage})", f"site        {name}"]
+    if current.round_id is not None:
         part = "submitted" if current.submitted else "invited" if current.invited else "not invited"
         lines.append(f"round       {current.round_id}, closes in {current.remaining_s} s; this site: {part}")
     lines.append(f"last mean   {current.last_published or 'none yet'}")

@@ -26,12 +26,11 @@ class CurrentRound:
 
     Attributes:
         federation: its name.
-        state: "waiting" (not started, or between rounds), "open" (a round takes submissions), "paused" (by the
-            operator: keep waiting), or "ended".
+        stage: "created" (not started), "running", "paused" (by the operator: keep waiting), or "ended".
         epoch: number of the group key's epoch.
         key_id: commitment to the group key.
         plan_id: the plan.
-        round_id: the open round; None unless open.
+        round_id: the round that takes submissions; None while there is none.
         number: its number, from 1.
         attempt: its attempt, from 1.
         opened_at: Units: seconds since 1970, UTC.
@@ -45,7 +44,7 @@ class CurrentRound:
     """
 
     federation: str
-    state: str
+    stage: str
     epoch: int
     key_id: str
     plan_id: str

@@ -34,6 +34,7 @@ from tests.support.trust import AGGREGATOR, identity_of
 PLAN = small_plan()
 PARTS = len(PLAN.public.places)
 PLACES = PLAN.public.places
+NO_ROUND = dict.fromkeys(("round_id", "number", "attempt", "remaining_s"))
 
 
 @pytest.fixture
@@ -77,8 +78,8 @@ def test_a_pause_moves_the_end_of_patience(tmp_path, aggregator):
 
     def meddle(request: Request, body: bytes):
         if request.path.startswith("/v1/federations"):
-            state = "paused" if world.time < 2 * day else "waiting"
-            return json_of(dataclasses.replace(aggregator.current, state=state, round_id=None))
+            stage = "paused" if world.time < 2 * day else "running"
+            return json_of(dataclasses.replace(aggregator.current, stage=stage, **NO_ROUND))
         if "/record" in request.path and world.time < 1.5 * day:
             world.time += 1800
             return Response(204)
@@ -139,7 +140,7 @@ def test_long_poll_that_does_not_wait_is_not_a_busy_loop(tmp_path, aggregator):
 
 def test_result_that_never_comes(tmp_path, aggregator):
     session = dataclasses.replace(session_for(tmp_path, PLAN), result_s=100.0)
-    aggregator.current = dataclasses.replace(aggregator.current, state="waiting", round_id=None)
+    aggregator.current = dataclasses.replace(aggregator.current, stage="running", **NO_ROUND)
     world = World(aggregator, lambda request, body: Response(204) if "/record" in request.path else None)
     with pytest.raises(ProtocolError, match="expected a result by now") as caught:
         world.run(_flows.aggregate(session, OPEN, update_of()))

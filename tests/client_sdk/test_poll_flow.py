@@ -15,7 +15,7 @@ from tests.client_sdk.world import ROUND, FakeAggregator, World, json_of, proble
 PLAN = small_plan()
 AGGREGATOR = FakeAggregator(PLAN)
 CURRENT = AGGREGATOR.current
-WAITING = CurrentRound("test", "waiting", 1, CURRENT.key_id, CURRENT.plan_id)
+WAITING = CurrentRound("test", "running", 1, CURRENT.key_id, CURRENT.plan_id)
 ENDED = CurrentRound("test", "ended", 1, CURRENT.key_id, CURRENT.plan_id)
 
 
@@ -113,7 +113,7 @@ def test_another_key_or_plan_is_found_before_anything_is_encrypted(tmp_path, sta
     "changed",
     [
         {"federation": "other"},
-        {"state": "closing"},
+        {"stage": "closing"},
         {"round_id": None},
         {"round_id": "nonsense"},
         {"round_id": "other.1.1"},

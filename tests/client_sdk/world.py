@@ -123,7 +123,7 @@ class FakeAggregator:
         self.sum: list[bytes] = []
         self.current = CurrentRound(
             "test",
-            "open",
+            "running",
             1,
             self.key.key_id,
             self.plan.plan_id,

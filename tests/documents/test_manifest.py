@@ -217,7 +217,7 @@ def test_round_id_round_trip():
 def test_answers_are_read_tolerantly_but_typed():
     status = b'{"id":"x","round_id":"a.1.1","state":"open","parts":2,"missing":[0],"new_member":1}'
     assert read(SubmissionStatus, status) == SubmissionStatus("x", "a.1.1", "open", 2, [0])
-    current = read(CurrentRound, b'{"federation":"a","state":"ended","epoch":1,"key_id":"k","plan_id":"p"}')
+    current = read(CurrentRound, b'{"federation":"a","stage":"ended","epoch":1,"key_id":"k","plan_id":"p"}')
     assert (current.round_id, current.records, current.roster_version) == (None, 0, 1)
     for body in (b"", b"[]", b"{}", b"\xff", status.replace(b'"x"', b"1")):
         with pytest.raises(ProtocolError):

@@ -258,7 +258,7 @@ class Life(RuleBasedStateMachine):
             assert answer["round_id"] == f"sim.{newest.number}.{newest.attempt}"
             assert answer["submitted"] == (site in newest.complete)
         else:
-            assert answer["state"] == "waiting"
+            assert (answer["stage"], answer["round_id"]) == ("running", None)
 
     # time, background work, accidents
 

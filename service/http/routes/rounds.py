@@ -53,7 +53,7 @@ async def current(
             raise RefusedError(Reason.BAD_REQUEST, f"after: {error.message}") from None
 
     def news(answer: CurrentRound) -> bool:
-        return answer.state == "ended" or (answer.state == "open" and answer.round_id != after)
+        return answer.stage == "ended" or answer.round_id not in (None, after)
 
     return await poll(aggregator, wait, lambda: _current(aggregator, caller), news)
 
@@ -66,7 +66,7 @@ def _current(aggregator: Aggregator, caller: Caller) -> CurrentRound:
         last, roster = tx.last_published(row.name), tx.newest_roster(row.name)
         answer = CurrentRound(
             federation=row.name,
-            state={Stage.ENDED: "ended", Stage.PAUSED: "paused"}.get(row.stage, "waiting"),
+            stage=row.stage.value,
             epoch=epoch.number,
             key_id=epoch.key_id,
             plan_id=row.parsed.plan.plan_id,
@@ -79,7 +79,6 @@ def _current(aggregator: Aggregator, caller: Caller) -> CurrentRound:
         submission = tx.submission_of(newest.id, caller.name)
         return replace(
             answer,
-            state="open",
             round_id=str(newest.id),
             number=newest.id.number,
             attempt=newest.id.attempt,

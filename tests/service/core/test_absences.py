@@ -119,7 +119,7 @@ def test_sites_are_told_of_a_pause(make_world):
     result = CliRunner().invoke(federation.federation_pause, [world.name, "--data-dir", data_dir, "--json"])
     assert json.loads(result.stdout)["stage"] == "paused"
     current = world.peer().current(wait=1).json()
-    assert (current["state"], current["round_id"]) == ("paused", None)
+    assert (current["stage"], current["round_id"]) == ("paused", None)
     assert CliRunner().invoke(federation.federation_resume, [world.name, "--data-dir", data_dir]).exit_code == 0
     assert world.peer().current(wait=5).json()["round_id"] == round_id
 

@@ -38,7 +38,7 @@ def test_three_sites_two_rounds_exact_sums(make_world):
         chain.append(assert_sum(world, round_id, prepared))
     assert not chain[0].excluded
     current = read(CurrentRound, world.peer().current(wait=20).content)
-    assert (current.state, current.round_id, current.last_published) == ("ended", None, f"{world.name}.2.1")
+    assert (current.stage, current.round_id, current.last_published) == ("ended", None, f"{world.name}.2.1")
 
 
 def test_a_one_hot_sum_has_no_two(world):

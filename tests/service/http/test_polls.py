@@ -21,7 +21,7 @@ def act(world, operation):
 
 def test_answers_at_once_and_after_the_wait(world):
     answer, seconds = timed(lambda: world.peer().current(wait=20).json())
-    assert answer["state"] == "open"
+    assert (answer["stage"], answer["round_id"]) == ("running", world.round_id)
     assert seconds < 1
     answer, seconds = timed(lambda: world.peer().current(wait=20, after=f"{world.name}.9.9").json())
     assert (answer["round_id"], seconds < 1) == (world.round_id, True)
@@ -35,19 +35,19 @@ def test_answers_at_once_and_after_the_wait(world):
 
 def test_wakes_when_the_operator_starts_and_ends(make_world):
     world = make_world(start=False)
-    assert world.peer().current().json()["state"] == "waiting"
+    assert world.peer().current().json()["stage"] == "created"
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(timed, lambda s=site: world.peer(s).current(wait=30).json()) for site in "abc"]
         time.sleep(0.3)
         act(world, operations.start)
         for answer, seconds in (future.result() for future in waiting):
-            assert (answer["state"], answer["round_id"]) == ("open", f"{world.name}.1.1")
+            assert (answer["stage"], answer["round_id"]) == ("running", f"{world.name}.1.1")
             assert seconds < 3
         waiting = [pool.submit(timed, lambda: world.peer().current(wait=30, after=f"{world.name}.1.1").json())]
         time.sleep(0.3)
         act(world, operations.end)
         answer, seconds = waiting[0].result()
-        assert answer["state"] == "ended"
+        assert answer["stage"] == "ended"
         assert seconds < 3
 
 

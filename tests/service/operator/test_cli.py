@@ -75,7 +75,7 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
         assert "was registered already" in run("federation", "create", document, "--roster", roster).stdout
         with httpx.Client(base_url=server.url) as client:
             peer, other = (Peer(client, "stroke", members.identities[site]) for site in SITES)
-            assert peer.current().json()["state"] == "waiting"
+            assert peer.current().json()["stage"] == "created"
             started = json.loads(run("federation", "start", "stroke", "--json").stdout)
             assert started["round"]["id"] == "stroke.1.1"
             assert [site["site"] for site in started["round"]["sites"]] == ["hospital-a", "hospital-b"]
@@ -97,7 +97,7 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
             assert (peer.current().json()["roster_version"], other.current().status_code) == (2, 401)
             assert "stroke.1.3 is open, 0 of 1 sites complete" in run("federation", "show", "stroke").stdout
             assert "has ended" in run("federation", "end", "stroke").stdout
-            assert peer.current(wait=5).json()["state"] == "ended"
+            assert peer.current(wait=5).json()["stage"] == "ended"
             transcript = tmp_path / "transcript.jsonl"
             assert "3 record(s)" in run("federation", "export", "stroke", "--out", transcript).stdout
             auditor = Peer(client, "stroke", members.identities["auditor"])
