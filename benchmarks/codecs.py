@@ -28,6 +28,7 @@ from rich.table import Table
 from benchmarks.picture import draw
 from benchmarks.proc import processor
 from benchmarks.ratios import medians, ratios
+from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES
 
 REPETITIONS = 3
 PROMISED = ("hybrid", "plaintext-float32", "mask-floor", "tenseal-stock")
@@ -51,7 +52,7 @@ def jobs(quick: bool) -> list[Job]:
     most = 10**6 if quick else 10**7
     repetitions = range(2 if quick else REPETITIONS)
     found = [Job(scheme, 16, most, repetition=r) for r in repetitions for scheme in PROMISED]
-    others = [("hybrid", 8), ("hybrid", 24), ("ckks", 16)]
+    others = [(DEFAULT_CODEC, 8), (DEFAULT_CODEC, 24), *((codec, 16) for codec in SCHEMES if codec not in PROMISED)]
     if quick:
         return found + [Job(*other, most) for other in others]
     found.append(Job("hybrid", 16, most, 300, (3, 30, 300)))

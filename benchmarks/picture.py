@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from examples.demo.picture import BLUE, DPI, FAINT, ORANGE, QUIET, STYLE
+from he_agg.plan.schemes import SCHEMES as CODECS
 
 LABELS = {
     "plaintext-float32": "plaintext float32",
     "mask-floor": "additive mask\n(floor, no HE)",
     "tenseal-stock": "stock TenSEAL",
-    "ckks": "he-agg ckks",
-    "hybrid": "he-agg hybrid",
+    **{codec: f"he-agg {codec}" for codec in CODECS},
 }
-ORDER = ("tenseal-stock", "ckks", "hybrid", "plaintext-float32", "mask-floor")
+ORDER = ("tenseal-stock", *CODECS, "plaintext-float32", "mask-floor")
 
 
 def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -38,8 +38,7 @@ def draw(report: dict[str, Any], path: Path) -> Path:
         LABELS[row["scheme"]] + (f", {row['value_bits']} bit" if row["scheme"] == "hybrid" else "") for row in rows
     ]
     colours = [
-        BLUE if row["scheme"] in ("hybrid", "ckks") else ORANGE if row["scheme"] == "tenseal-stock" else FAINT
-        for row in rows
+        BLUE if row["scheme"] in CODECS else ORANGE if row["scheme"] == "tenseal-stock" else FAINT for row in rows
     ]
     panels = [
         ("Bytes a value, up", "bytes_per_value_up", 1.0, "{:.2f}", False),

@@ -16,6 +16,7 @@ from he_agg.ids import RoundId
 from he_agg.kernels import bitpack
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
+from he_agg.plan.schemes import SCHEMES as CODECS
 from he_agg.plan.sections import Part
 from he_agg.protocol.wire import encode_part
 from he_agg.ring.keystream import Keystream
@@ -215,8 +216,7 @@ class Mask:
 
 
 SCHEMES: dict[str, Callable[..., Scheme]] = {
-    "hybrid": Ours,
-    "ckks": Ours,
+    **dict.fromkeys(CODECS, Ours),
     "tenseal-stock": StockTenseal,
     "plaintext-float32": Plaintext,
     "mask-floor": Mask,

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from numpy.typing import NDArray
 
 from he_agg import canonical
-from he_agg.codecs.ckks_vectors import new_secret_context
+from he_agg.codecs import new_key_material
 from he_agg.documents.federation import FederationDocument
 from he_agg.errors import HeAggError, KeystoreError, Reason, WireError
 from he_agg.plan.plan import Plan
@@ -49,13 +49,13 @@ class GroupKey:
     Attributes:
         plan: what the federation agreed on; the key is for this plan and no other.
         epoch: number of the epoch, from 1.
-        ckks_context: serialised TenSEAL context with the secret key. Secret.
+        key_material: what the plan's codec made for itself; opaque to everybody else. Secret.
         mac_seed: 32 bytes that checks on sums and local fingerprints are derived from. Secret.
     """
 
     plan: Plan = field(repr=False)
     epoch: int
-    ckks_context: bytes = field(repr=False)
+    key_material: bytes = field(repr=False)
     mac_seed: bytes = field(repr=False)
 
     def __repr__(self) -> str:
@@ -69,8 +69,7 @@ class GroupKey:
         Args:
             epoch: number of the epoch, from 1.
         """
-        context = new_secret_context(plan.public.parameters.context_profile)
-        return cls(plan, epoch, context, secrets.token_bytes(_SEED_BYTES))
+        return cls(plan, epoch, new_key_material(plan.public), secrets.token_bytes(_SEED_BYTES))
 
     @property
     def plan_id(self) -> str:
@@ -83,8 +82,8 @@ class GroupKey:
         public = canonical.encode(
             {"federation": self.plan.public.federation, "epoch": self.epoch, "plan_id": self.plan_id}
         )
-        context = hashlib.sha256(self.ckks_context).digest()
-        return hmac.new(self.mac_seed, b"he-agg/key-id/v1\0" + context + public, hashlib.sha256).hexdigest()
+        material = hashlib.sha256(self.key_material).digest()
+        return hmac.new(self.mac_seed, b"he-agg/key-id/v1\0" + material + public, hashlib.sha256).hexdigest()
 
     @property
     def mac_key(self) -> bytes:
@@ -150,7 +149,7 @@ class GroupKey:
         """Return what the public facts do not say, as files and bundles carry it. Secret."""
         return canonical.encode(
             {
-                "ckks_context": base64.b64encode(self.ckks_context).decode(),
+                "key_material": base64.b64encode(self.key_material).decode(),
                 "mac_seed": self.mac_seed.hex(),
                 "plan": self.plan.to_json(),
             }
@@ -183,12 +182,12 @@ class GroupKey:
         """
         try:
             fields = canonical.Fields(canonical.parse(body, 64 * 2**20), "group key")
-            context = base64.b64decode(fields.string("ckks_context", 2**24), validate=True)
+            material = base64.b64decode(fields.string("key_material", 2**24), validate=True)
             seed = bytes.fromhex(fields.hex("mac_seed", _SEED_BYTES))
             plan = Plan.parse(canonical.encode(fields.object("plan")))
             fields.end()
             stated = canonical.Fields(facts, "header")
-            key = cls(plan, stated.integer("epoch", 1, 10**9), context, seed)
+            key = cls(plan, stated.integer("epoch", 1, 10**9), material, seed)
         except (WireError, binascii.Error) as error:
             raise KeystoreError(
                 Reason.KEYSTORE_CORRUPT, f"{what}: the group key in it is damaged", "restore it from your backup"

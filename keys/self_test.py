@@ -33,7 +33,7 @@ class _SmallKey:
     key_id: str
     plan_id: str
     epoch: int
-    ckks_context: bytes = field(repr=False)
+    key_material: bytes = field(repr=False)
 
 
 def self_test(key: GroupKey) -> None:
@@ -55,7 +55,7 @@ def self_test(key: GroupKey) -> None:
 def _works(key: GroupKey) -> bool:
     whole = key.plan.public
     plan = replace(whole, values=_VALUES, sections=whole.parameters.sections(_VALUES, whole.part_bytes))
-    small = _SmallKey(key.key_id, plan.plan_id, key.epoch, key.ckks_context)
+    small = _SmallKey(key.key_id, plan.plan_id, key.epoch, key.key_material)
     round_id = RoundId(plan.federation, 999_999_999, 999_999_999)
     codec = codec_for(plan)
     # The bounds and what is between: -M, ..., M.

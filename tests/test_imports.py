@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,30 @@ def test_toolkits_use_the_public_sdk_through_the_one_seam():
 def test_library_stays_in_its_room(library):
     wrong = [path for path, _, name in imports() if name == library and not path.startswith(ONLY_IN[library])]
     assert wrong == []
+
+
+def rooms_imported_at_once():
+    """Which room of he_agg imports which, by what runs when a module is imported."""
+    found = {}
+    for path in sorted((ROOT / "he_agg").rglob("*.py")):
+        here = path.relative_to(ROOT).with_suffix("").parts
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                for name in names:
+                    if name.startswith("he_agg."):
+                        found.setdefault(here[1], set()).add(name.split(".")[1])
+                    elif name == "he_agg":
+                        found.setdefault(here[1], set()).update(alias.name for alias in node.names)
+    return {room: below - {room} for room, below in found.items()}
+
+
+def test_rooms_of_the_core_have_no_circles():
+    rooms = rooms_imported_at_once()
+    assert {"canonical", "errors", "kernels", "ring", "plan"} <= rooms["codecs"] | rooms["plan"]
+    order = list(graphlib.TopologicalSorter(rooms).static_order())  # raises CycleError, which names the circle
+    assert order.index("kernels") < order.index("plan") < order.index("protocol") < order.index("documents")
+    assert order.index("plan") < order.index("codecs")
 
 
 def test_numba_stays_in_kernel_modules():

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from he_agg.plan.schemes import SCHEMES as CODECS
+
 __all__ = ["CLIENTS", "Client", "Outcome"]
 
 Outcome = dict[str, Any]
@@ -166,6 +168,5 @@ CLIENTS: dict[str, Callable[[dict[str, Any]], Client]] = {
     "plaintext": Plaintext,
     "plaintext-durable": Plaintext,
     "tenseal-stock": Tenseal,
-    "hybrid": Ours,
-    "ckks": Ours,
+    **dict.fromkeys(CODECS, Ours),
 }

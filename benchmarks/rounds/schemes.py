@@ -19,6 +19,8 @@ from benchmarks.rounds.models import WEIGHT_CAP, weight_of
 from client_sdk.local import found, plan_for, settings_of
 from he_agg.host.processes import AggregatorProcess, Process
 from he_agg.plan.plan import Plan
+from he_agg.plan.schemes import DEFAULT_CODEC
+from he_agg.plan.schemes import SCHEMES as CODECS
 
 __all__ = ["BASELINE", "SCHEMES", "Running", "Scheme", "skip_reason", "started"]
 
@@ -52,7 +54,7 @@ class Scheme:
 
     def room(self, sites: int) -> int:
         """Most sites of the plan, in a federation where so many take part; without a plan just those."""
-        if self.name not in ("hybrid", "ckks"):
+        if self.name not in CODECS:
             return sites
         return max(sites, self.max_sites or 2 * sites)  # twice those that take part, as in the demo
 
@@ -66,7 +68,7 @@ SCHEMES = {
         Scheme("hybrid-8", "hybrid", 8),
         Scheme("hybrid-24", "hybrid", 24),
         Scheme("hybrid-16-of-31", "hybrid", 16, max_sites=31),
-        Scheme("ckks", "ckks", 16, 3 * 10**7, 10.0),
+        *(Scheme(codec, codec, 16, 3 * 10**7, 10.0) for codec in CODECS if codec != DEFAULT_CODEC),
         Scheme("tenseal-stock", "tenseal-stock", 16, 12 * 10**6, _TENSEAL_BYTES_PER_VALUE),
         Scheme("flower-fedavg", "flower-fedavg", 32),
         Scheme("flower-fedavg-stock", "flower-fedavg", 32, as_shipped=True),
@@ -131,7 +133,7 @@ def started(
     settings: dict[str, Any] = {"scheme": scheme.name, "values": values, "sites": sites}
     settings["ca_file"] = None if net.ca_file is None else str(net.ca_file)
     tls = [] if net.cert is None else ["--tls-cert", str(net.cert), "--tls-key", str(net.key)]
-    ours = scheme.name in ("hybrid", "ckks")
+    ours = scheme.name in CODECS
     server: Process
     if ours:
         server = AggregatorProcess(

@@ -20,10 +20,9 @@ from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.plan.sections import PartPlace
+from he_agg.plan.sections import MAX_PART_BYTES, PartPlace
 from he_agg.protocol.http_signatures import known_digest_field, manifest_field
 from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt, SubmissionStatus, read
-from he_agg.protocol.wire import MAX_PART_BYTES
 
 __all__ = ["deliver", "repair"]
 

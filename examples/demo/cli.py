@@ -10,13 +10,13 @@ from rich.console import Console
 
 from examples.demo.run import run
 from he_agg.errors import DecryptionError, Reason
-from he_agg.plan.plan import CODECS, DEFAULT_CODEC
+from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES
 
 __all__ = ["demo"]
 
 
 @click.command("demo")
-@click.option("--codec", type=click.Choice(sorted(CODECS)), default=DEFAULT_CODEC, show_default=True)
+@click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
 @click.option(
     "--out",
     "folder",

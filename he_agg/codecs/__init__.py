@@ -1,20 +1,27 @@
-"""Codecs: from exact integers to residues that add, and back. `codec_for` finds the one that a plan names."""
+"""Codecs: from exact integers to residues that add, and back. Loads the HE library when a codec is asked for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
 
 from he_agg.codecs.base import Codec, GroupKey
+from he_agg.plan.plan import PublicPlan
+from he_agg.plan.schemes import scheme_of
 
-if TYPE_CHECKING:
-    from he_agg.plan.plan import PublicPlan
-
-__all__ = ["Codec", "GroupKey", "codec_for"]
+__all__ = ["Codec", "GroupKey", "codec_for", "new_key_material"]
 
 
 def codec_for(plan: PublicPlan) -> Codec:
-    """Return the codec of a plan. Loads the HE library, which is why the aggregator never calls it."""
-    from he_agg.codecs.ckks import CkksCodec
-    from he_agg.codecs.hybrid import HybridCodec
+    """Make the codec of a plan."""
+    return _codec_class(plan)(plan)
 
-    return CkksCodec(plan) if plan.codec == "ckks" else HybridCodec(plan)
+
+def new_key_material(plan: PublicPlan) -> bytes:
+    """Make fresh key material for a plan from the operating system's randomness. Secret."""
+    return _codec_class(plan).new_key_material(plan)
+
+
+def _codec_class(plan: PublicPlan) -> type[Codec]:
+    module, _, name = scheme_of(plan.codec).codec.partition(":")
+    found: type[Codec] = getattr(import_module(module), name)
+    return found

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.errors import DecryptionError, InputError, KeystoreError, Reason, WireError
 from he_agg.ids import RoundId
+from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace, Section
-
-if TYPE_CHECKING:
-    from he_agg.plan.plan import PublicPlan
 
 __all__ = [
     "Codec",
@@ -70,8 +68,8 @@ class GroupKey(Protocol):
         """Number of the epoch."""
 
     @property
-    def ckks_context(self) -> bytes:
-        """A serialised TenSEAL context with the secret key."""
+    def key_material(self) -> bytes:
+        """What `Codec.new_key_material` made for the plan; only that codec can read it. Secret."""
 
 
 class Codec(Protocol):
@@ -80,6 +78,23 @@ class Codec(Protocol):
     The property of every codec: for any integers within the plan, `decrypt` of the residue-wise sum of
     `encrypt(x_i)` is `sum(x_i)`, exactly, in any order and any grouping.
     """
+
+    def __init__(self, plan: PublicPlan) -> None:
+        """Take the public half of a plan.
+
+        Raises:
+            PlanError: a plan of another codec.
+        """
+
+    @classmethod
+    def new_key_material(cls, plan: PublicPlan) -> bytes:
+        """Make the secret part of a group key, fresh from the operating system's randomness.
+
+        Opaque to everybody else: `encrypt` and `decrypt` read it, and refuse what is not theirs.
+
+        Raises:
+            PlanError: a plan of another codec.
+        """
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -97,7 +112,7 @@ class Codec(Protocol):
 
         Raises:
             InputError: another shape or dtype; while iterating, a value beyond the plan.
-            KeystoreError: a key made for another plan.
+            KeystoreError: a key made for another plan, or whose material is not this codec's.
         """
 
     def decrypt(
@@ -115,7 +130,7 @@ class Codec(Protocol):
 
         Raises:
             DecryptionError: the sum did not open to integers within `n_sites * plan.magnitude`; nothing is released.
-            KeystoreError: a key made for another plan.
+            KeystoreError: a key made for another plan, or whose material is not this codec's.
             WireError: a part of another number or length, or with a residue out of range.
         """
 

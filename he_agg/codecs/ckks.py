@@ -23,7 +23,7 @@ from he_agg.codecs.base import (
     packed_part,
     sum_type,
 )
-from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
+from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey, new_secret_context
 from he_agg.errors import PlanError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, unpack
@@ -42,10 +42,13 @@ class CkksCodec:
     """
 
     def __init__(self, plan: PublicPlan) -> None:
-        if not isinstance(plan.parameters, CkksParameters):
-            raise PlanError(Reason.BAD_PLAN, f"expected a plan of the codec ckks, got {plan.codec}")
         self._plan = plan
-        self._opened = OpenedKey(plan.parameters)
+        self._opened = OpenedKey(_parameters(plan))
+
+    @classmethod
+    def new_key_material(cls, plan: PublicPlan) -> bytes:
+        """Make a TenSEAL context with a fresh secret key. See `Codec.new_key_material`."""
+        return new_secret_context(_parameters(plan).profile)
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -108,3 +111,9 @@ class CkksCodec:
         sums = sums[: self._plan.values]
         check_sums(max(int(sums.max()), -int(sums.min())), n_sites, self._plan)
         return sums.astype(sum_type(n_sites, self._plan))
+
+
+def _parameters(plan: PublicPlan) -> CkksParameters:
+    if not isinstance(plan.parameters, CkksParameters):
+        raise PlanError(Reason.BAD_PLAN, f"expected a plan of the codec ckks, got {plan.codec}")
+    return plan.parameters

@@ -141,7 +141,7 @@ class OpenedKey:
 
 def _open_context(key: GroupKey) -> Any:
     try:
-        context = ts.context_from(key.ckks_context)
+        context = ts.context_from(key.key_material)
         private = context.is_private()
     except (ValueError, RuntimeError) as error:
         raise KeystoreError(Reason.KEYSTORE_CORRUPT, "the group key holds no readable TenSEAL context") from error

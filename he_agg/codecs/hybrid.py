@@ -35,7 +35,7 @@ from he_agg.codecs.base import (
     packed_part,
     sum_type,
 )
-from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey
+from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey, new_secret_context
 from he_agg.errors import DecryptionError, PlanError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, packed_bytes, unpack
@@ -66,10 +66,8 @@ class HybridCodec:
     """
 
     def __init__(self, plan: PublicPlan) -> None:
-        if not isinstance(plan.parameters, HybridParameters):
-            raise PlanError(Reason.BAD_PLAN, f"expected a plan of the codec hybrid, got {plan.codec}")
         self._plan = plan
-        self._parameters = plan.parameters
+        self._parameters = _parameters(plan)
         self._ring = RingParams(
             primes=self._parameters.primes,
             delta=self._parameters.delta,
@@ -83,6 +81,11 @@ class HybridCodec:
         # Parts of the same values, one of each limb, belong together.
         per_limb = len(bulk) // len(self._parameters.primes)
         self._groups = [tuple(bulk[i::per_limb]) for i in range(per_limb)]
+
+    @classmethod
+    def new_key_material(cls, plan: PublicPlan) -> bytes:
+        """Make a TenSEAL context with a fresh secret key. See `Codec.new_key_material`."""
+        return new_secret_context(_parameters(plan).key.profile)
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -177,6 +180,12 @@ class HybridCodec:
     def _a_key(self, key: GroupKey, round_id: RoundId) -> bytes:
         plan_id = bytes.fromhex(self._plan.plan_id)
         return a_key(round_id.federation, key.epoch, round_id.number, round_id.attempt, plan_id)
+
+
+def _parameters(plan: PublicPlan) -> HybridParameters:
+    if not isinstance(plan.parameters, HybridParameters):
+        raise PlanError(Reason.BAD_PLAN, f"expected a plan of the codec hybrid, got {plan.codec}")
+    return plan.parameters
 
 
 def _values_of(group: tuple[PartPlace, ...]) -> slice:

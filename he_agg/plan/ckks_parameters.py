@@ -80,11 +80,6 @@ class CkksParameters:
         return self.profile.name
 
     @property
-    def context_profile(self) -> CkksProfile:
-        """The ring of the group key."""
-        return self.profile
-
-    @property
     def security_bits(self) -> int:
         """Estimated security."""
         return security_bits(self.ring_degree, self.security_modulus_bits)

@@ -18,7 +18,7 @@ from functools import cache, cached_property
 
 from he_agg import canonical
 from he_agg.errors import PlanError, Reason
-from he_agg.plan.ckks_parameters import CkksParameters, CkksProfile
+from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.sections import Section, residues_per_part
 from he_agg.plan.security import (
     EXACTNESS_SIGMAS,
@@ -79,11 +79,6 @@ class HybridParameters:
     def security_bits(self) -> int:
         """Estimated security of the bulk ring; the key's CKKS vector is within the table's 128 bits."""
         return security_bits(N, self.modulus.bit_length())
-
-    @property
-    def context_profile(self) -> CkksProfile:
-        """The ring of the group key."""
-        return self.key.profile
 
     def largest_distance(self, n_sites: int) -> int:
         """Bound how far an honest sum is from a multiple of the step: certain to 21 a site, or at 14.6 sigma."""

@@ -16,23 +16,12 @@ from typing import Any
 from he_agg import canonical
 from he_agg.errors import PlanError, Reason
 from he_agg.ids import check_name
-from he_agg.plan.ckks_parameters import CkksParameters
-from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.layout import Layout
-from he_agg.plan.sections import PART_HEADER_BYTES, PartPlace, Section, part_places
-from he_agg.protocol.wire import MAX_PART_BYTES
+from he_agg.plan.parameters import Parameters
+from he_agg.plan.schemes import DEFAULT_CODEC, scheme_of
+from he_agg.plan.sections import MAX_PART_BYTES, PART_HEADER_BYTES, PartPlace, Section, part_places
 
-__all__ = ["CODECS", "DEFAULT_CODEC", "Parameters", "Plan", "PublicPlan"]
-
-Parameters = CkksParameters | HybridParameters
-
-CODECS: Mapping[str, type[CkksParameters] | type[HybridParameters]] = {
-    "ckks": CkksParameters,
-    "hybrid": HybridParameters,
-}
-"""The parameters of each codec."""
-
-DEFAULT_CODEC = "hybrid"
+__all__ = ["Plan", "PublicPlan"]
 
 MAX_PLAN_BYTES = 32 * 2**20
 MAX_SITES = 10_000
@@ -130,8 +119,7 @@ class PublicPlan:
         fields.integer("v", VERSION, VERSION)
         federation = check_name(fields.string("federation"), "plan.federation")
         codec = fields.string("codec")
-        if codec not in CODECS:
-            raise PlanError(Reason.BAD_PLAN, f"expected a codec out of {sorted(CODECS)}, got {codec!r}")
+        scheme = scheme_of(codec)
         value_bits = fields.integer("value_bits", 2, 24)
         max_sites = fields.integer("max_sites", 2, MAX_SITES)
         min_sites = fields.integer("min_sites", 2, max_sites)
@@ -140,7 +128,7 @@ class PublicPlan:
         rounds = fields.integer("rounds", 1, 10**6)
         deadline_s = fields.integer("deadline_s", 1, 366 * 86400)
         fingerprint = fields.hex("layout", 32)
-        parameters = CODECS[codec].from_json(fields.object("parameters"), 2 ** (value_bits - 1) - 1, max_sites)
+        parameters = scheme.parameters.from_json(fields.object("parameters"), 2 ** (value_bits - 1) - 1, max_sites)
         stated = fields.array("sections", 16)
         fields.end()
         plan = cls(
@@ -227,8 +215,7 @@ class Plan:
         Raises:
             PlanError: a value out of its range, or no safe and exact parameters.
         """
-        if codec not in CODECS:
-            raise PlanError(Reason.BAD_PLAN, f"expected a codec out of {sorted(CODECS)}, got {codec!r}")
+        scheme = scheme_of(codec)
         for name, got, low, high in (
             ("max_sites", max_sites, 2, MAX_SITES),
             ("min_sites", min_sites, 2, max_sites),
@@ -240,7 +227,7 @@ class Plan:
             if not low <= got <= high:
                 raise PlanError(Reason.BAD_PLAN, f"{name}: expected {low}..{high}, got {got}")
         values = plaintext_values(layout, value_bits)
-        parameters = CODECS[codec].choose(2 ** (value_bits - 1) - 1, max_sites)
+        parameters = scheme.parameters.choose(2 ** (value_bits - 1) - 1, max_sites)
         public = PublicPlan(
             federation=check_name(federation, "federation"),
             codec=codec,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from he_agg.kernels.bitpack import packed_bytes
 
 __all__ = [
+    "MAX_PART_BYTES",
     "PART_HEADER_BYTES",
     "Part",
     "PartPlace",
@@ -21,6 +22,9 @@ __all__ = [
     "part_places",
     "residues_per_part",
 ]
+
+MAX_PART_BYTES = 64 * 2**20
+"""No plan may ask for longer parts: one part is held in memory while it is checked."""
 
 PART_HEADER_BYTES = 64
 """Length of the header before a part's packed residues (FORMAT.md)."""

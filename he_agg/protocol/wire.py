@@ -8,10 +8,7 @@ from he_agg.errors import Reason, WireError
 from he_agg.kernels.bitpack import first_not_below, packed_bytes, padding_is_zero, unpack
 from he_agg.plan.sections import PART_HEADER_BYTES, Part, PartPlace
 
-__all__ = ["MAX_PART_BYTES", "encode_part", "parse_part", "part_header", "refuse_secrets"]
-
-MAX_PART_BYTES = 64 * 2**20
-"""No plan may ask for longer parts: one part is held in memory while it is checked."""
+__all__ = ["encode_part", "parse_part", "part_header", "refuse_secrets"]
 
 _HEADER = struct.Struct("<4sBBHIIQ32s8x")
 _MAGIC = b"HEAP"

@@ -11,7 +11,8 @@ import click
 
 from he_agg.host.commands import answer
 from he_agg.plan.layout import Layout
-from he_agg.plan.plan import CODECS, DEFAULT_CODEC, Plan
+from he_agg.plan.plan import Plan
+from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES, scheme_of
 from he_agg.plan.sections import part_places
 from keys.files import read_npz, read_plan, write_new
 
@@ -25,7 +26,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scr
 @click.option("--sites", type=click.IntRange(2, 10_000), help="Most sites that can take part.")
 @click.option("--bits", type=click.IntRange(2, 24), default=16, show_default=True, help="Bits of one value.")
 @click.option("--values", type=click.IntRange(1, 2**36), default=10**7, show_default=True, help="Size of the model.")
-@click.option("--codec", type=click.Choice(sorted(CODECS)), default=DEFAULT_CODEC, show_default=True)
+@click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
 @_json
 @click.pass_context
 def plan_choose(ctx: click.Context, sites: int | None, bits: int, values: int, codec: str, as_json: bool) -> None:
@@ -34,7 +35,7 @@ def plan_choose(ctx: click.Context, sites: int | None, bits: int, values: int, c
         click.echo((ctx.parent or ctx).get_help())
         return
     magnitude = 2 ** (bits - 1) - 1
-    parameters = CODECS[codec].choose(magnitude, sites)
+    parameters = scheme_of(codec).parameters.choose(magnitude, sites)
     sections = parameters.sections(values, 4 * 2**20)
     wire = sum(place.wire_bytes for place in part_places(sections))
     failure = parameters.failure_log2
@@ -77,7 +78,7 @@ def _choice(facts: dict[str, Any], values: int) -> str:
 @click.option("--max-sites", type=int, required=True, help="Most sites that can take part.")
 @click.option("--min-sites", type=int, default=2, show_default=True, help="Fewest sites in a published sum.")
 @click.option("--bits", "value_bits", type=int, default=16, show_default=True, help="Bits of one value, 2 to 24.")
-@click.option("--codec", type=click.Choice(sorted(CODECS)), default=DEFAULT_CODEC, show_default=True)
+@click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most.")
 @click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds a round stays open.")
 @click.option("--out", type=_path, help="Plan file to write. [default: FEDERATION.plan]")

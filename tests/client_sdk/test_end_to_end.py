@@ -30,7 +30,7 @@ from client_sdk import (
 from client_sdk._protocol.retry import RetryPolicy
 from he_agg.documents.roster import Role
 from he_agg.ids import RoundId
-from he_agg.plan.plan import CODECS
+from he_agg.plan.schemes import SCHEMES
 from keys import GroupKey, Identity
 from keys.rosters import archive_of
 from tests.client_sdk.conftest import QUICK, SITES, Federation, in_threads
@@ -38,7 +38,7 @@ from tests.client_sdk.world import assert_mean_of
 from tests.support.server import he_agg, start_server
 
 
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("codec", sorted(SCHEMES))
 def test_three_sites_average_over_rounds(federate, codec):
     federation = federate(rounds=3, codec=codec)
 

@@ -15,7 +15,8 @@ import pytest
 
 from client_sdk import Site
 from he_agg.plan.layout import Layout
-from he_agg.plan.plan import CODECS, Plan
+from he_agg.plan.plan import Plan
+from he_agg.plan.schemes import SCHEMES
 from keys import GroupKey
 from keys.ceremony import deal
 from tests.support.founding import aggregator_of
@@ -37,7 +38,7 @@ def cells_of(path):
                 yield from (cell if isinstance(cell, bytes) else str(cell).encode() for cell in row)
 
 
-@pytest.fixture(scope="module", params=sorted(CODECS))
+@pytest.fixture(scope="module", params=sorted(SCHEMES))
 def traces(request, tmp_path_factory):
     """Run two rounds and collect everything the aggregator has, and the secrets to look for."""
     root = tmp_path_factory.mktemp("federation")
@@ -108,7 +109,7 @@ def secrets_of(plan, key, identities, updates, means):
         yield from (form for secret in private for form in (secret, secret.hex().encode(), b64encode(secret)))
     for secret in (key.mac_seed, key.mac_key):
         yield from (secret, secret.hex().encode(), b64encode(secret))
-    yield key.ckks_context[1000:1040]
+    yield key.key_material[1000:1040]
     for tensors in (*updates, means[0].tensors):
         for tensor in tensors.values():
             yield tensor.ravel()[:4].tobytes()

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from he_agg.plan.plan import CODECS
+from he_agg.plan.schemes import SCHEMES
 
 
-@pytest.fixture(scope="module", params=sorted(CODECS))
+@pytest.fixture(scope="module", params=sorted(SCHEMES))
 def demo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     run = subprocess.run(

@@ -61,7 +61,7 @@ def test_nothing_of_the_key_is_in_a_bundle():
     assert WORLD.key.mac_seed.hex().encode() not in text
     for part in (WORLD.bundle.bundle.payload, *WORLD.bundle.bundle.sealed.values()):
         assert WORLD.key.mac_seed not in part
-        assert WORLD.key.ckks_context[100:200] not in part
+        assert WORLD.key.key_material[100:200] not in part
     assert WORLD.bundle.encode() != deal(WORLD.key, WORLD.roster, site("hospital-a"), time.time()).encode()
 
 
@@ -323,7 +323,7 @@ def test_the_new_keystore_is_protected_as_was_asked(path):
 def test_a_key_that_does_not_work_is_not_stored(path, monkeypatch):
     # Right in every respect that can be read off it, but its context is none for the plan.
     other = GroupKey.create(plan_of(5, codec="hybrid"), 1)
-    useless = GroupKey(WORLD.plan, 1, other.ckks_context[:-40], other.mac_seed)
+    useless = GroupKey(WORLD.plan, 1, other.key_material[:-40], other.mac_seed)
     bundle = deal(useless, WORLD.roster, site("hospital-a"), time.time())
     with pytest.raises(KeystoreError) as caught:
         WORLD.accept(bundle, path)

@@ -126,8 +126,8 @@ def test_a_header_that_names_another_key_or_plan_is_refused(name, tmp_path):
 
 def test_key_ids_differ_by_key_epoch_and_plan():
     other = plan_of(6)
-    same_secret = GroupKey(other, 1, KEY.ckks_context, KEY.mac_seed)
-    later = GroupKey(PLAN, 2, KEY.ckks_context, KEY.mac_seed)
+    same_secret = GroupKey(other, 1, KEY.key_material, KEY.mac_seed)
+    later = GroupKey(PLAN, 2, KEY.key_material, KEY.mac_seed)
     assert len({KEY.key_id, GroupKey.create(PLAN).key_id, same_secret.key_id, later.key_id}) == 4
 
 
@@ -152,7 +152,7 @@ def test_a_passphrase_is_not_asked_for_without_need(tmp_path):
 def test_nothing_secret_is_in_a_repr_or_an_error(tmp_path):
     for text in (repr(KEY), str(KEY), repr(IDENTITY)):
         assert KEY.mac_seed.hex() not in text
-        assert repr(KEY.ckks_context[:8])[2:-1] not in text
+        assert repr(KEY.key_material[:8])[2:-1] not in text
         assert IDENTITY.signing_key.to_bytes().hex() not in text
     (tmp_path / "t").write_text("two\nlines-of-secret")
     (tmp_path / "t").chmod(0o600)

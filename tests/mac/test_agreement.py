@@ -14,6 +14,7 @@ from he_agg.kernels.bitpack import pack
 from he_agg.mac import RoundMac, tag_count
 from he_agg.mac.coefficients import SectionMac
 from he_agg.mac.derivation import Secret
+from he_agg.plan.schemes import SCHEMES
 from he_agg.plan.sections import Section
 from he_agg.ring.primes import is_prime
 from tests.mac import reference
@@ -22,7 +23,7 @@ from tests.support.federation import plan_of
 KEY = bytes(range(32))
 WIDTHS = list(range(2, 63))
 WIDE_SECTIONS = (31, 32, 40, 60, 62)
-PLANS = (("ckks", 16), ("ckks", 24), ("ckks", 2), ("hybrid", 8), ("hybrid", 16), ("hybrid", 24))
+PLANS = [(codec, bits) for codec in SCHEMES for bits in (2, 8, 16, 24)]
 
 
 def prime_of(bits: int) -> int:

@@ -170,7 +170,7 @@ def test_federation_document_round_trip_and_no_secrets():
     document = key.federation_document
     assert FederationDocument.parse(document.encode()) == document
     with pytest.raises(WireError) as caught:
-        FederationDocument.parse(key.ckks_context)
+        FederationDocument.parse(key.key_material)
     assert caught.value.reason == Reason.SECRET_REFUSED
 
 

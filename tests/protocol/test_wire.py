@@ -84,8 +84,8 @@ def test_residue_not_below_the_modulus_is_refused():
 
 def test_a_secret_key_is_refused_as_one():
     key = key_of(PLAN)
-    assert reason_of(key.ckks_context) == Reason.SECRET_REFUSED
-    assert reason_of(key.ckks_context * 5) == Reason.SECRET_REFUSED
+    assert reason_of(key.key_material) == Reason.SECRET_REFUSED
+    assert reason_of(key.key_material * 5) == Reason.SECRET_REFUSED
 
 
 def test_a_keystore_file_is_refused_as_one(tmp_path):

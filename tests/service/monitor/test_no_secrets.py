@@ -162,7 +162,7 @@ def shown(tmp_path_factory):
     secrets["tags"] = [tag.encode() for body in bodies for row in body["tags"] for tag in row if len(tag) > 6]
     secrets["nonces"] = [body["nonce"].encode() for body in bodies]
     secrets["digests of parts"] = [digest.encode() for body in bodies for digest in body["parts"]]
-    secrets["group key"] = [key.mac_seed, key.mac_key, key.ckks_context[1000:1040]]
+    secrets["group key"] = [key.mac_seed, key.mac_key, key.key_material[1000:1040]]
     secrets["private keys"] = [members.identities[name].signing_key.to_bytes() for name in SITES]
     secrets["names"] = [b"very-secret", *(name.encode() for name in NAMES)]
     secrets["weights"] = [str(number).encode() for number in (*WEIGHTS, sum(WEIGHTS), 655_211)] + [b"0.617"]
