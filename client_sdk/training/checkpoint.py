@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from dataclasses import dataclass, field
@@ -9,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client_sdk.compression.base import Tensors
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.files import replace
 
-__all__ = ["Pending", "State", "load_state", "save_state"]
+__all__ = ["Checkpoint", "Pending", "State"]
 
 VERSION = 1
 _META = "he-agg/meta"
@@ -31,7 +31,8 @@ class Pending:
         round_ids: the attempts that it was handed to.
         target: the update with what was left over before.
         payload: what travels in the round, complete.
-        local: the model's local state after local training, and what the evaluation counted, as `counts|...`.
+        local: the model's local state after local training.
+        counts: what the evaluation counted before it.
     """
 
     round: int
@@ -40,6 +41,7 @@ class Pending:
     target: Tensors = field(default_factory=dict)
     payload: Tensors = field(default_factory=dict)
     local: Tensors = field(default_factory=dict)
+    counts: Tensors = field(default_factory=dict)
 
 
 @dataclass
@@ -74,79 +76,81 @@ class State:
 
 
 _GROUPS = ("model", "strategy", "common", "local", "residual", "best")
-_PENDING = ("target", "payload", "local")
+_PENDING = ("target", "payload", "local", "counts")
 
 
-def save_state(path: Path, state: State, identity: dict[str, str]) -> None:
-    """Replace the checkpoint. After a crash at any moment the old or the new one is there, whole. Mode 0600.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that holds the state of a training.
 
-    Args:
-        identity: whose it is; `load_state` wants the same.
-
-    Raises:
-        ConfigError: it cannot be written.
+    Attributes:
+        path: where it is; None keeps nothing.
+        identity: whose it is; a file with another one is refused.
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    for group in _GROUPS:
-        arrays |= {f"{group}|{name}": array for name, array in getattr(state, group).items()}
-    meta: dict[str, Any] = {"v": VERSION, "identity": identity, "round": state.round, "done": state.done}
-    meta |= {"memory": state.memory, "history": state.history, "pending": None}
-    if (pending := state.pending) is not None:
-        meta["pending"] = {"round": pending.round, "weight": pending.weight, "round_ids": pending.round_ids}
-        for group in _PENDING:
-            arrays |= {f"pending-{group}|{name}": array for name, array in getattr(pending, group).items()}
-    # Names as data: a tensor may be called anything, members of a zip may not.
-    members = {_META: np.array(json.dumps(meta | {"names": list(arrays)}))}
-    members |= {f"a{i}": array for i, array in enumerate(arrays.values())}
-    try:
-        replace(path, lambda file: np.savez(file, allow_pickle=False, **members))
-    except OSError as error:
-        raise ConfigError(
-            Reason.BAD_CONFIG, f"checkpoint {path}: {error.strerror}", "see that its directory can be written"
-        ) from error
 
+    path: Path | None
+    identity: dict[str, str]
 
-def load_state(path: Path, identity: dict[str, str]) -> State | None:
-    """Read a checkpoint; None if there is none yet.
+    def save(self, state: State) -> None:
+        """Replace the file. After a crash at any moment the old or the new one is there, whole. Mode 0600.
 
-    Raises:
-        ConfigError: it is damaged, or of another site, plan or recipe.
-    """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            meta = json.loads(str(file[_META]))
-            arrays = {name: file[f"a{i}"] for i, name in enumerate(meta["names"])}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            Reason.BAD_CONFIG,
-            f"checkpoint {path}: expected a training checkpoint, cannot read it: {error}",
-            "take the checkpoint of another site of this federation, or remove the file to start at round 1",
-        ) from error
-    if meta.get("v") != VERSION or meta["identity"] != identity:
-        theirs = meta.get("identity", {})
-        first = next((key for key in identity if theirs.get(key) != identity[key]), "version")
-        raise ConfigError(
-            Reason.BAD_CONFIG,
-            f"checkpoint {path}: expected {first} {identity.get(first, VERSION)!r}, got {theirs.get(first)!r}",
-            "name another file; one checkpoint belongs to one site, federation and recipe",
-        )
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        if self.path is None:
+            return
+        groups: dict[str, Tensors] = {name: getattr(state, name) for name in _GROUPS}
+        meta: dict[str, Any] = {"v": VERSION, "identity": self.identity, "round": state.round, "done": state.done}
+        meta |= {"memory": state.memory, "history": state.history, "pending": None}
+        if (pending := state.pending) is not None:
+            meta["pending"] = {"round": pending.round, "weight": pending.weight, "round_ids": pending.round_ids}
+            groups |= {f"pending {name}": getattr(pending, name) for name in _PENDING}
+        # Names as data: a tensor may be called anything, members of a zip may not.
+        meta["tensors"] = {group: list(tensors) for group, tensors in groups.items()}
+        members = {_META: np.array(json.dumps(meta))}
+        members |= {f"a{i}": array for i, array in enumerate(a for group in groups.values() for a in group.values())}
+        try:
+            replace(self.path, lambda file: np.savez(file, allow_pickle=False, **members))
+        except OSError as error:
+            raise ConfigError(
+                Reason.BAD_CONFIG, f"checkpoint {self.path}: {error.strerror}", "see that its directory can be written"
+            ) from error
 
-    def group(prefix: str) -> Tensors:
-        return {name.partition("|")[2]: array for name, array in arrays.items() if name.partition("|")[0] == prefix}
+    def load(self) -> State | None:
+        """Read the file; None if there is none yet.
 
-    pending = None
-    if meta["pending"] is not None:
-        facts = meta["pending"]
-        pending = Pending(facts["round"], facts["weight"], facts["round_ids"])
-        for name in _PENDING:
-            setattr(pending, name, group(f"pending-{name}"))
-    return State(
-        round=meta["round"],
-        done=meta["done"],
-        memory=meta["memory"],
-        history=meta["history"],
-        pending=pending,
-        **{name: group(name) for name in _GROUPS},
-    )
+        Raises:
+            ConfigError: it is damaged, or of another site, plan or recipe.
+        """
+        if self.path is None:
+            return None
+        try:
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                meta = json.loads(str(file[_META]))
+                arrays = (file[f"a{i}"] for i in itertools.count())
+                groups: dict[str, Any] = {
+                    group: {name: next(arrays) for name in names} for group, names in meta["tensors"].items()
+                }
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"checkpoint {self.path}: expected a training checkpoint, cannot read it: {error}",
+                "take the checkpoint of another site of this federation, or remove the file to start at round 1",
+            ) from error
+        if meta.get("v") != VERSION or meta["identity"] != self.identity:
+            theirs = meta.get("identity", {})
+            first = next((key for key in self.identity if theirs.get(key) != self.identity[key]), "version")
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"checkpoint {self.path}: expected {first} {self.identity.get(first, VERSION)!r}, "
+                f"got {theirs.get(first)!r}",
+                "name another file; one checkpoint belongs to one site, federation and recipe",
+            )
+        facts: dict[str, Any] = {name: meta[name] for name in ("round", "done", "memory", "history")}
+        facts |= {name: groups[name] for name in _GROUPS}
+        under_way: dict[str, Any] | None = meta["pending"]
+        if under_way is not None:
+            facts["pending"] = Pending(**under_way, **{name: groups[f"pending {name}"] for name in _PENDING})
+        return State(**facts)

@@ -21,7 +21,16 @@ from he_agg.errors import InputError, PlanError, Reason
 from he_agg.plan.fixedpoint import Mean
 from he_agg.plan.plan import Plan
 
-__all__ = ["BinaryScores", "ClassCounts", "Evaluation", "MeanLoss", "count_tensors", "encode_counts", "summed_counts"]
+__all__ = [
+    "BinaryScores",
+    "ClassCounts",
+    "Counts",
+    "Evaluation",
+    "MeanLoss",
+    "count_tensors",
+    "encode_counts",
+    "summed_counts",
+]
 
 Counts = dict[str, NDArray[np.int64]]
 Metrics = dict[str, Any]

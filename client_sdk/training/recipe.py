@@ -58,6 +58,34 @@ class Recipe:
                 example[name], bound[name] = np.asarray(array), widest
         return Layout.of(example, clip=bound, weight_cap=weight_cap)
 
+    def check_plan(self, plan: Plan, tensors: Tensors) -> None:
+        """See that a plan is for a model with these tensors and this recipe.
+
+        Raises:
+            PlanError: it is not; the message names the first tensor that differs.
+        """
+        mine = {spec.name: spec for spec in plan.layout.tensors}
+        full = self.layout(tensors, 1.0, plan.layout.weight_cap, plan.public.value_bits)
+        hint = "make the plan with training_plan(...) and the same model, evaluation and compression as train(...)"
+        for spec in full.tensors:
+            got = mine.pop(spec.name, None)
+            if got is None or (got.shape, got.dtype) != (spec.shape, spec.dtype):
+                seen = "none" if got is None else f"{got.dtype} {got.shape}"
+                raise PlanError(
+                    Reason.LAYOUT_MISMATCH,
+                    f"tensor {spec.name!r}: expected {spec.dtype} {spec.shape} for this model and recipe, "
+                    f"the federation's plan has {seen}",
+                    hint,
+                )
+            if spec.name.startswith("he-agg/") and got.clip != spec.clip:
+                raise PlanError(Reason.LAYOUT_MISMATCH, f"tensor {spec.name!r}: another clip bound", hint)
+        if mine:
+            raise PlanError(
+                Reason.LAYOUT_MISMATCH,
+                f"tensor {next(iter(mine))!r}: the federation's plan has it, this model and recipe have not",
+                hint,
+            )
+
 
 def training_plan(
     federation: str,

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from client_sdk.training import simulate, train
-from client_sdk.training.loop import _Trainer
 from he_agg.errors import ProtocolError, Reason
 from tests.client_sdk.training.regression import fit_for, model
 from tests.client_sdk.training.test_loop import plan_for
@@ -55,13 +54,10 @@ def test_a_sum_that_is_gone_is_explained():
             raise ProtocolError(Reason.SUM_GONE, "not kept")
 
         site.fetch = fetch
+        site.rounds = lambda: iter(())
         site.status = lambda: SimpleNamespace(last_published=f"{site.federation}.3.1")
-        from client_sdk.adapters import PytreeAdapter
-        from client_sdk.training import Recipe
-
-        trainer = _Trainer(site, model(), PytreeAdapter(), Recipe(), None)
         with pytest.raises(ProtocolError, match="has missed it") as caught:
-            trainer._catch_up_to_the_end()
+            train(site, model(), fit_for(i))
         assert "--keep-sums" in caught.value.hint
         assert caught.value.reason == Reason.SUM_GONE
 

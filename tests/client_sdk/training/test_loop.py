@@ -361,10 +361,12 @@ def test_a_site_without_checkpoint_goes_on_from_its_spool(running, name):
                 round = next(iter(site.rounds()))
                 update = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in plan.layout.tensors}
                 from client_sdk.training.agreement import signs_of
-                from client_sdk.training.loop import _Trainer
+                from client_sdk.training.checkpoint import State
                 from client_sdk.training.recipe import Recipe
+                from client_sdk.training.step import Training
 
-                update[SIGNS] = signs_of(_Trainer(site, model(), PytreeAdapter(), Recipe(), None)._hash())
+                begun = Training(plan, Recipe(), None, State(PytreeAdapter().tensors(model())))
+                update[SIGNS] = signs_of(begun.hash)
                 round.submit(update, 10)
                 with Site.open(federation.root / site.name / "site.toml") as again:
                     return train(again, model(), fit_for(i), rounds=2)
