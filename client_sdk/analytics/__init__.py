@@ -13,7 +13,7 @@ The federation's plan must have the layout of `analytics.layout_for(question, ..
 docs/analytics.md. What every hospital learns is said in each analysis's docstring.
 """
 
-from client_sdk.analytics.analysis import VALUE_BITS, Analysis, Finished, OneRound, Sums, dry_run, layout_for, run
+from client_sdk.analytics.analysis import VALUE_BITS, Analysis, Finished, OneRound, dry_run, layout_for, run
 from client_sdk.analytics.checks import Grid
 from client_sdk.analytics.counts import CountResult, Counts, Histogram, HistogramResult
 from client_sdk.analytics.integers import Field
@@ -52,7 +52,6 @@ __all__ = [
     "Quantiles",
     "SmallCellWarning",
     "SmallCells",
-    "Sums",
     "SurvivalResult",
     "dry_run",
     "layout_for",

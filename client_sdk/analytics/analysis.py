@@ -13,20 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.integers import Field, Integers, decode, encode, encoded_size
+from client_sdk.analytics.integers import decode, encode, encoded_size
 from client_sdk.federated import Federated
 from he_agg.errors import InputError, PlanError, ProtocolError, Reason
 from he_agg.plan.layout import Layout, TensorSpec
 from he_agg.plan.plan import Plan
 
-__all__ = ["TENSOR", "VALUE_BITS", "Analysis", "Finished", "OneRound", "Sums", "dry_run", "layout_for", "run"]
+__all__ = ["TENSOR", "VALUE_BITS", "Analysis", "Finished", "OneRound", "dry_run", "layout_for", "run"]
 
 VALUE_BITS = 24
 """Width of the plaintext integers: the widest there is, so that most numbers fit in one or two digits."""
@@ -43,22 +43,6 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Sums:
-    """The exact sums of one step.
-
-    Attributes:
-        values: by field name, with the field's shape.
-        n_sites: how many sites are in them.
-    """
-
-    values: Mapping[str, Integers]
-    n_sites: int
-
-    def __getitem__(self, name: str) -> Integers:
-        return self.values[name]
-
-
-@dataclass(frozen=True)
 class Finished(Generic[R]):
     """What `Analysis.fold` returns instead of a state when there is nothing left to ask."""
 
@@ -68,13 +52,15 @@ class Finished(Generic[R]):
 class Analysis(ABC, Generic[D, S, R]):
     """A question to all sites together. Subclasses are frozen dataclasses of public parameters: no data.
 
-    D is a site's data as `prepared` checked it, S the public state between steps, R the result.
+    D is a site's data as `prepared` checked it, S the public state between steps, R the result. The integers that are
+    summed are members of a `NamedTuple`: `fields` has each one's layout, a contribution a site's numbers, and `fold`
+    gets their sums.
     """
 
     @property
     @abstractmethod
-    def fields(self) -> tuple[Field, ...]:
-        """The integers that every step sums."""
+    def fields(self) -> NamedTuple:
+        """The integers that every step sums, each a `Field`."""
 
     @abstractmethod
     def prepared(self, *data: Any) -> D:
@@ -89,11 +75,11 @@ class Analysis(ABC, Generic[D, S, R]):
         """Return the state before the first step."""
 
     @abstractmethod
-    def contribution(self, state: S, data: D) -> Mapping[str, Any]:
-        """Return a site's integers for the step that comes next, by field name."""
+    def contribution(self, state: S, data: D) -> NamedTuple:
+        """Return a site's integers for the step that comes next."""
 
     @abstractmethod
-    def fold(self, state: S, sums: Sums) -> S | Finished[R]:
+    def fold(self, state: S, sums: Any, n_sites: int) -> S | Finished[R]:
         """Return the state after the sums of a step are known, or the result."""
 
     @property
@@ -104,28 +90,24 @@ class Analysis(ABC, Generic[D, S, R]):
         return f"{type(self).__name__} {json.dumps(members, default=_plain)}"
 
 
-class OneRound(Analysis[D, tuple[()], R]):
-    """A question that one sum answers: there is no state."""
+class OneRound(Analysis[Any, tuple[()], R]):
+    """A question that one sum answers: there is no state, and `prepared` gives the integers themselves."""
 
     @abstractmethod
-    def summands(self, data: D) -> Mapping[str, Any]:
-        """Return a site's integers, by field name."""
-
-    @abstractmethod
-    def result(self, sums: Sums) -> R:
+    def result(self, sums: Any, n_sites: int) -> R:
         """Return the answer."""
 
     def start(self) -> tuple[()]:
         """Return a state in which nothing is known."""
         return ()
 
-    def contribution(self, state: tuple[()], data: D) -> Mapping[str, Any]:  # noqa: ARG002 - there is no state
-        """Return a site's integers, by field name."""
-        return self.summands(data)
+    def contribution(self, state: tuple[()], data: Any) -> Any:  # noqa: ARG002 - there is no state
+        """Return a site's integers."""
+        return data
 
-    def fold(self, state: tuple[()], sums: Sums) -> Finished[R]:  # noqa: ARG002
+    def fold(self, state: tuple[()], sums: Any, n_sites: int) -> Finished[R]:  # noqa: ARG002
         """Return the finished answer."""
-        return Finished(self.result(sums))
+        return Finished(self.result(sums, n_sites))
 
 
 def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS) -> Layout:
@@ -148,7 +130,7 @@ def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
     """Run an analysis as one site, together with all other sites that call this with the same analysis.
 
     A round that failed is repeated. A round that this site missed is taken over from the others: its data are then
-    not in that step, which `Sums.n_sites` shows.
+    not in that step, which the result's `n_sites` shows.
 
     Args:
         site: an open site, or one of `training.simulate`, of a federation whose plan has the layout of `layout_for`.
@@ -255,7 +237,7 @@ def _folded(
             "compare the parameters (bins, bounds, categories, seeds) and the versions of numpy, then start the "
             f"analysis again at all sites. Here: {analysis.question[:300]}",
         )
-    return analysis.fold(state, Sums(decode(analysis.fields, sums, magnitude, n_sites), n_sites))
+    return analysis.fold(state, decode(analysis.fields, sums, magnitude, n_sites), n_sites)
 
 
 def _digest(analysis: Analysis[Any, Any, Any], state: Any) -> NDArray[np.int64]:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import OneRound, Sums
+from client_sdk.analytics.analysis import OneRound
 from client_sdk.analytics.checks import MAX_ROWS, check_rows, finite, matrix, refuse
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
 from he_agg.errors import InputError, Reason
 
 __all__ = ["CountResult", "Counts", "Histogram", "HistogramResult", "codes_of"]
+
+
+T = TypeVar("T")
+
+
+class Cells(NamedTuple, Generic[T]):
+    """How many in each cell."""
+
+    counts: T
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class CountResult:
 
 
 @dataclass(frozen=True)
-class Counts(OneRound[NDArray[np.int64], CountResult]):
+class Counts(OneRound[CountResult]):
     """Counts by category, or by every combination of several variables' categories.
 
     **Every hospital learns** the count of each cell over all hospitals, nothing per hospital; with two hospitals, each
@@ -58,11 +67,11 @@ class Counts(OneRound[NDArray[np.int64], CountResult]):
             raise refuse("Counts: expected at least one variable")
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> Cells[Field]:
         """The table of counts."""
-        return (Field("counts", tuple(len(labels) for labels in self.categories.values()), self.max_rows),)
+        return Cells(Field(tuple(len(labels) for labels in self.categories.values()), self.max_rows))
 
-    def prepared(self, *data: Any) -> NDArray[np.int64]:
+    def prepared(self, *data: Any) -> Cells[NDArray[np.int64]]:
         """Return the site's table.
 
         Args:
@@ -74,19 +83,15 @@ class Counts(OneRound[NDArray[np.int64], CountResult]):
         if len({len(column) for column in columns}) != 1:
             raise refuse("Counts: expected sequences of the same length")
         check_rows(len(columns[0]), self.max_rows)
-        table = np.zeros(self.fields[0].shape, dtype=np.int64)
+        table = np.zeros(self.fields.counts.shape, dtype=np.int64)
         np.add.at(table, tuple(columns), 1)
-        return table
+        return Cells(table)
 
-    def summands(self, data: NDArray[np.int64]) -> Mapping[str, Any]:
-        """Return the site's table."""
-        return {"counts": data}
-
-    def result(self, sums: Sums) -> CountResult:
+    def result(self, sums: Cells[NDArray[np.int64]], n_sites: int) -> CountResult:
         """Return all sites' table."""
-        counts = sums["counts"]
+        counts = sums.counts
         shown = self.small_cells.applied(counts, " x ".join(self.categories))
-        return CountResult(shown, int(counts.sum()), sums.n_sites)
+        return CountResult(shown, int(counts.sum()), n_sites)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class HistogramResult:
 
 
 @dataclass(frozen=True)
-class Histogram(OneRound[NDArray[np.int64], HistogramResult]):
+class Histogram(OneRound[HistogramResult]):
     """A histogram over agreed edges; bins are closed on the left, the last one on both sides, as in NumPy.
 
     **Every hospital learns** how many values of all hospitals together fall into each bin, below and above.
@@ -131,11 +136,11 @@ class Histogram(OneRound[NDArray[np.int64], HistogramResult]):
         object.__setattr__(self, "edges", tuple(edges.tolist()))
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> Cells[Field]:
         """Below, the bins, above."""
-        return (Field("counts", (len(self.edges) + 1,), self.max_rows),)
+        return Cells(Field((len(self.edges) + 1,), self.max_rows))
 
-    def prepared(self, *data: Any) -> NDArray[np.int64]:
+    def prepared(self, *data: Any) -> Cells[NDArray[np.int64]]:
         """Return the site's histogram."""
         (values,) = data
         flat = matrix(np.ravel(values), 1)[:, 0]
@@ -144,17 +149,13 @@ class Histogram(OneRound[NDArray[np.int64], HistogramResult]):
         edges = np.asarray(self.edges)
         slots = np.searchsorted(edges, flat, side="right")
         slots[flat == edges[-1]] = len(edges) - 1
-        return np.bincount(slots, minlength=len(edges) + 1).astype(np.int64)
+        return Cells(np.bincount(slots, minlength=len(edges) + 1).astype(np.int64))
 
-    def summands(self, data: NDArray[np.int64]) -> Mapping[str, Any]:
-        """Return the site's histogram."""
-        return {"counts": data}
-
-    def result(self, sums: Sums) -> HistogramResult:
+    def result(self, sums: Cells[NDArray[np.int64]], n_sites: int) -> HistogramResult:
         """Return all sites' histogram."""
-        counts = sums["counts"]
+        counts = sums.counts
         shown = self.small_cells.applied(counts[1:-1], "histogram")
-        return HistogramResult(shown, np.asarray(self.edges), int(counts[0]), int(counts[-1]), sums.n_sites)
+        return HistogramResult(shown, np.asarray(self.edges), int(counts[0]), int(counts[-1]), n_sites)
 
 
 def codes_of(labels: Any, known: Sequence[str | int], name: str) -> NDArray[np.int64]:

@@ -9,16 +9,15 @@ over and nothing is rounded.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.errors import DecryptionError, InputError, Reason
 
-__all__ = ["Field", "decode", "digits_for", "encode", "encoded_size"]
+__all__ = ["Field", "Integers", "decode", "digits_for", "encode", "encoded_size"]
 
 Integers = NDArray[Any]
 """int64 where everything fits, otherwise objects: Python's integers."""
@@ -30,13 +29,13 @@ _SAFE = 2**62
 class Field:
     """One group of integers of an analysis.
 
+    An analysis names its fields as members of a `NamedTuple`; values and sums are the same tuple of arrays.
+
     Attributes:
-        name: its key.
         shape: its shape.
         bound: no site's integer is larger in absolute value.
     """
 
-    name: str
     shape: tuple[int, ...]
     bound: int
 
@@ -59,30 +58,30 @@ def digits_for(bound: int, magnitude: int) -> int:
     return count
 
 
-def encoded_size(fields: Sequence[Field], magnitude: int) -> int:
+def encoded_size(fields: NamedTuple, magnitude: int) -> int:
     """Return how many plaintext integers the fields take together."""
     return sum(field.size * digits_for(field.bound, magnitude) for field in fields)
 
 
-def encode(fields: Sequence[Field], values: Mapping[str, Any], magnitude: int) -> NDArray[np.int64]:
+def encode(fields: NamedTuple, values: NamedTuple, magnitude: int) -> NDArray[np.int64]:
     """Lay out a site's integers as digits.
 
     Args:
-        values: integers by field name; int64 arrays, or arrays of Python integers.
+        values: the same tuple as the fields, of int64 arrays or arrays of Python integers.
 
     Raises:
-        InputError: a field is missing, misshapen, not of integers, or beyond its bound.
+        InputError: a value is misshapen, not of integers, or beyond its bound.
 
     Shape: (encoded_size(fields, magnitude),)
     """
     base = magnitude + 1
     out: list[NDArray[np.int64]] = []
-    for field in fields:
-        array = np.asarray(values[field.name])
+    for name, field, value in zip(fields._fields, fields, values, strict=True):
+        array = np.asarray(value)
         if array.shape != field.shape or array.dtype.kind not in "iuO":
             raise InputError(
                 Reason.WRONG_SHAPE,
-                f"field {field.name!r}: expected integers of shape {field.shape}, got {array.dtype} {array.shape}",
+                f"field {name!r}: expected integers of shape {field.shape}, got {array.dtype} {array.shape}",
             )
         flat = array.reshape(-1)
         if array.dtype.kind != "O":
@@ -90,7 +89,7 @@ def encode(fields: Sequence[Field], values: Mapping[str, Any], magnitude: int) -
         if flat.size and (int(flat.max()) > field.bound or int(flat.min()) < -field.bound):
             raise InputError(
                 Reason.BEYOND_CLIP,
-                f"field {field.name!r}: expected integers within {field.bound}, got one beyond it",
+                f"field {name!r}: expected integers within {field.bound}, got one beyond it",
                 "give the analysis a larger bound (all sites the same): more patients, or a wider range of values",
             )
         count = digits_for(field.bound, magnitude)
@@ -101,7 +100,7 @@ def encode(fields: Sequence[Field], values: Mapping[str, Any], magnitude: int) -
     return np.concatenate(out) if out else np.empty(0, dtype=np.int64)
 
 
-def decode(fields: Sequence[Field], sums: NDArray[np.int64], magnitude: int, n_sites: int) -> dict[str, Integers]:
+def decode(fields: NamedTuple, sums: NDArray[np.int64], magnitude: int, n_sites: int) -> Any:
     """Put the summed digits together again.
 
     Args:
@@ -111,9 +110,9 @@ def decode(fields: Sequence[Field], sums: NDArray[np.int64], magnitude: int, n_s
         DecryptionError: a sum that `n_sites` sites within the bounds cannot have.
     """
     base = magnitude + 1
-    values: dict[str, Integers] = {}
+    values: list[Integers] = []
     start = 0
-    for field in fields:
+    for name, field in zip(fields._fields, fields, strict=True):
         count = digits_for(field.bound, magnitude)
         wide = field.bound * n_sites + base**count >= _SAFE
         total: Integers = np.zeros(field.size, dtype=object if wide else np.int64)
@@ -124,8 +123,8 @@ def decode(fields: Sequence[Field], sums: NDArray[np.int64], magnitude: int, n_s
         if field.size and max(int(total.max()), -int(total.min())) > field.bound * n_sites:
             raise DecryptionError(
                 Reason.SUM_OUT_OF_RANGE,
-                f"field {field.name!r}: expected a sum within {n_sites} x {field.bound}, got a larger one",
+                f"field {name!r}: expected a sum within {n_sites} x {field.bound}, got a larger one",
                 "a site does not keep to the bounds of the analysis",
             )
-        values[field.name] = total.reshape(field.shape)
-    return values
+        values.append(total.reshape(field.shape))
+    return fields._make(values)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import Analysis, Finished, Sums
+from client_sdk.analytics.analysis import Analysis, Finished
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import exact_dot
 from client_sdk.analytics.small_cells import SmallCells
 
 __all__ = ["KMeans", "KMeansResult", "KMeansState"]
+
+
+T = TypeVar("T")
+
+
+class ClusterSums(NamedTuple, Generic[T]):
+    """Rows and their sums per start and cluster, and squares of columns."""
+
+    counts: T
+    sums: T
+    squares: T
 
 
 @dataclass(frozen=True)
@@ -100,14 +110,14 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
             raise refuse(f"KMeans: expected {self.clusters} x {self.columns} initial centers")
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> ClusterSums[Field]:
         """Rows and sums per start and cluster, squares for the inertia and the seeds."""
         shape = (1 if self.initial is not None else self.starts, self.clusters)
         bound = self.grid.bound
-        return (
-            Field("counts", shape, self.max_rows),
-            Field("sums", (*shape, self.columns), self.max_rows * bound),
-            Field("squares", (self.columns,), self.max_rows * bound**2),
+        return ClusterSums(
+            counts=Field(shape, self.max_rows),
+            sums=Field((*shape, self.columns), self.max_rows * bound),
+            squares=Field((self.columns,), self.max_rows * bound**2),
         )
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
@@ -123,7 +133,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
             return KMeansState(0, None)
         return KMeansState(0, np.asarray([self.initial], dtype=np.float64) / self.grid.step)
 
-    def contribution(self, state: KMeansState, data: NDArray[np.int64]) -> Mapping[str, Any]:
+    def contribution(self, state: KMeansState, data: NDArray[np.int64]) -> ClusterSums[NDArray[Any]]:
         """Return rows and their sums per cluster of each start; before the seeds, of all rows in the first one."""
         counts, totals, squares = (np.zeros(field.shape, dtype=np.int64) for field in self.fields)
         for start in range(counts.shape[0]):
@@ -134,24 +144,29 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
             counts[start] = np.bincount(labels, minlength=self.clusters)
             np.add.at(totals[start], labels, data)
         exact = [exact_dot(column, column) for column in np.ascontiguousarray(data.T)]
-        return {"counts": counts, "sums": totals, "squares": np.array(exact, dtype=object).reshape(squares.shape)}
+        return ClusterSums(counts, totals, np.array(exact, dtype=object).reshape(squares.shape))
 
-    def fold(self, state: KMeansState, sums: Sums) -> KMeansState | Finished[KMeansResult]:
+    def fold(
+        self,
+        state: KMeansState,
+        sums: ClusterSums[NDArray[Any]],
+        n_sites: int,  # noqa: ARG002
+    ) -> KMeansState | Finished[KMeansResult]:
         """Move the centers to the means of their rows; an empty cluster stays where it is."""
-        counts = sums["counts"].astype(np.float64)[:, :, None]
-        totals = sums["sums"].astype(np.float64)
-        squares = sum(int(square) for square in sums["squares"])
+        counts = sums.counts.astype(np.float64)[:, :, None]
+        totals = sums.sums.astype(np.float64)
+        squares = sum(int(square) for square in sums.squares)
         if state.centers is None:
-            return KMeansState(1, self._seeds(int(sums["counts"][0, 0]), totals[0, 0], sums["squares"]))
+            return KMeansState(1, self._seeds(int(sums.counts[0, 0]), totals[0, 0], sums.squares))
         centers = np.where(counts > 0, totals / np.maximum(counts, 1), state.centers)
         converged = bool(np.array_equal(centers, state.centers))
         steps = state.step + (self.initial is not None)
         if not converged and steps < self.max_steps:
             return KMeansState(state.step + 1, centers)
-        inertias = [self._inertia(squares, c, t) for c, t in zip(sums["counts"], sums["sums"], strict=True)]
+        inertias = [self._inertia(squares, c, t) for c, t in zip(sums.counts, sums.sums, strict=True)]
         best = int(np.argmin(inertias))
         order = np.lexsort(centers[best].T[::-1])
-        shown = self.small_cells.applied(sums["counts"][best][order].astype(np.int64), "clusters")
+        shown = self.small_cells.applied(sums.counts[best][order].astype(np.int64), "clusters")
         inertia = inertias[best] * self.grid.step * self.grid.step
         # The center of a cluster of one is a patient's row: it goes with its count.
         mask = np.ma.getmaskarray(shown)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import Analysis, Finished, Sums
+from client_sdk.analytics.analysis import Analysis, Finished
 from client_sdk.analytics.checks import MAX_ROWS, check_rows, finite, matrix, refuse
 from client_sdk.analytics.chi_square import normal_tail
 from client_sdk.analytics.integers import Field
@@ -22,6 +21,18 @@ FRACTION_BITS = 40
 """Binary places to which each site rounds its sums: an error of 2^-41 a site, 1e-12 in a sum of two."""
 
 _MAX_LOSS = 64.0
+
+
+T = TypeVar("T")
+
+
+class NewtonSums(NamedTuple, Generic[T]):
+    """Rows, gradient, upper half of the Hessian, loss."""
+
+    n: T
+    gradient: T
+    hessian: T
+    loss: T
 
 
 @dataclass(frozen=True)
@@ -112,16 +123,16 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
             raise refuse("LogisticRegression: expected at least one feature, a bound below 2^30 and l2 >= 0")
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> NewtonSums[Field]:
         """Rows, gradient, upper half of the Hessian, loss."""
         p = self.features + 1
         x = max(1, math.ceil(self.feature_bound))
         scale = self.max_rows << FRACTION_BITS
-        return (
-            Field("n", (), self.max_rows),
-            Field("gradient", (p,), scale * x),
-            Field("hessian", (p * (p + 1) // 2,), scale * x * x),
-            Field("loss", (), scale * int(_MAX_LOSS)),
+        return NewtonSums(
+            n=Field((), self.max_rows),
+            gradient=Field((p,), scale * x),
+            hessian=Field((p * (p + 1) // 2,), scale * x * x),
+            loss=Field((), scale * int(_MAX_LOSS)),
         )
 
     def prepared(self, *data: Any) -> LogisticData:
@@ -150,7 +161,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         zero = np.zeros(self.features + 1)
         return LogisticState(0, zero, zero, math.inf)
 
-    def contribution(self, state: LogisticState, data: LogisticData) -> Mapping[str, Any]:
+    def contribution(self, state: LogisticState, data: LogisticData) -> NewtonSums[NDArray[Any]]:
         """Return the site's gradient, Hessian and loss at the current coefficients."""
         x, y = data.rows, data.outcomes
         eta = x @ state.beta
@@ -158,27 +169,32 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         gradient = x.T @ (y - p)
         hessian = (x * (p * (1 - p))[:, None]).T @ x
         loss = np.minimum(np.logaddexp(0.0, eta) - y * eta, _MAX_LOSS).sum()
-        return {
-            "n": np.array(len(y)),
-            "gradient": _whole(gradient),
-            "hessian": _whole(hessian[np.triu_indices(len(gradient))]),
-            "loss": _whole(np.array(loss)),
-        }
+        return NewtonSums(
+            n=np.array(len(y)),
+            gradient=_whole(gradient),
+            hessian=_whole(hessian[np.triu_indices(len(gradient))]),
+            loss=_whole(np.array(loss)),
+        )
 
-    def fold(self, state: LogisticState, sums: Sums) -> LogisticState | Finished[LogisticResult]:
+    def fold(
+        self,
+        state: LogisticState,
+        sums: NewtonSums[NDArray[Any]],
+        n_sites: int,  # noqa: ARG002
+    ) -> LogisticState | Finished[LogisticResult]:
         """Take a Newton step, or half of the last one if the loss rose, or return the fit."""
-        n = int(sums["n"])
+        n = int(sums.n)
         penalty = np.full(self.features + 1, self.l2)
         penalty[0] = 0.0
-        raw_loss = float(_real(sums["loss"]))
+        raw_loss = float(_real(sums.loss))
         loss = raw_loss + 0.5 * float(penalty @ state.beta**2)
         if loss > state.loss + 1e-12 * abs(state.loss):
             half = _grid((state.beta + state.before) / 2)
             return LogisticState(self._next(state), half, state.before, state.loss)
-        gradient = _real(sums["gradient"]) - penalty * state.beta
+        gradient = _real(sums.gradient) - penalty * state.beta
         upper = np.triu_indices(self.features + 1)
         hessian = np.diag(penalty)
-        values = _real(sums["hessian"])
+        values = _real(sums.hessian)
         hessian[upper] += values
         hessian.T[upper] = hessian[upper]
         try:

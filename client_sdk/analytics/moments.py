@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import OneRound, Sums
+from client_sdk.analytics.analysis import OneRound
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
 from client_sdk.analytics.integers import Field
 from he_agg.errors import InputError, Reason
@@ -17,16 +16,18 @@ from he_agg.errors import InputError, Reason
 __all__ = ["MomentResult", "MomentSums", "Moments"]
 
 
-@dataclass(frozen=True)
-class MomentSums:
-    """A site's counts, sums, and sums of squares or of products of column pairs.
+T = TypeVar("T")
+
+
+class MomentSums(NamedTuple, Generic[T]):
+    """Counts, sums, and sums of squares or of products of column pairs.
 
     Shape: n and s1 (d,), s2 (d,) or (d * (d + 1) / 2,).
     """
 
-    n: NDArray[np.int64]
-    s1: NDArray[Any]
-    s2: NDArray[Any]
+    n: T
+    s1: T
+    s2: T
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class MomentResult:
 
 
 @dataclass(frozen=True)
-class Moments(OneRound[MomentSums, MomentResult]):
+class Moments(OneRound[MomentResult]):
     """Mean and variance of columns, and their covariance if asked for.
 
     Values become integers k on a grid; sums of k, k squared and products are exact, and
@@ -79,18 +80,18 @@ class Moments(OneRound[MomentSums, MomentResult]):
             raise refuse("Moments: expected missing='refuse', or 'skip' without covariance")
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> MomentSums[Field]:
         """Counts, sums, and sums of squares or products."""
         d = len(self.grids)
         bound = max(grid.bound for grid in self.grids)
         pairs = d * (d + 1) // 2 if self.covariance else d
-        return (
-            Field("n", (d,), self.max_rows),
-            Field("s1", (d,), self.max_rows * bound),
-            Field("s2", (pairs,), self.max_rows * bound**2),
+        return MomentSums(
+            n=Field((d,), self.max_rows),
+            s1=Field((d,), self.max_rows * bound),
+            s2=Field((pairs,), self.max_rows * bound**2),
         )
 
-    def prepared(self, *data: Any) -> MomentSums:
+    def prepared(self, *data: Any) -> MomentSums[NDArray[Any]]:
         """Return the site's sums.
 
         Args:
@@ -108,14 +109,10 @@ class Moments(OneRound[MomentSums, MomentResult]):
         s2 = np.array([exact_dot(columns[i], columns[j]) for i, j in pairs], dtype=object)
         return MomentSums(n, s1, s2)
 
-    def summands(self, data: MomentSums) -> Mapping[str, Any]:
-        """Return the site's sums."""
-        return {"n": data.n, "s1": data.s1, "s2": data.s2}
-
-    def result(self, sums: Sums) -> MomentResult:
+    def result(self, sums: MomentSums[NDArray[Any]], n_sites: int) -> MomentResult:
         """Return the moments of all sites."""
         d = len(self.grids)
-        counts, s1, s2 = sums["n"], [int(v) for v in sums["s1"]], [int(v) for v in sums["s2"]]
+        counts, s1, s2 = sums.n, [int(v) for v in sums.s1], [int(v) for v in sums.s2]
         n = [int(v) for v in counts]
         steps = [grid.step for grid in self.grids]
         mean = np.array([s1[j] / n[j] * steps[j] if n[j] else np.nan for j in range(d)])
@@ -129,7 +126,7 @@ class Moments(OneRound[MomentSums, MomentResult]):
             variance = np.diag(covariance).copy()
         else:
             variance = np.array([_quotient(n[j], s1[j], s1[j], s2[j]) * steps[j] * steps[j] for j in range(d)])
-        return MomentResult(counts, mean, variance, covariance, sums.n_sites)
+        return MomentResult(counts, mean, variance, covariance, n_sites)
 
 
 def _quotient(n: int, a: int, b: int, product: int) -> float:

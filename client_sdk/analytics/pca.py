@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import Analysis, Finished, OneRound, Sums
+from client_sdk.analytics.analysis import Analysis, Finished, OneRound
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import Moments, MomentSums, exact_dot
 
 __all__ = ["PCA", "PCAResult", "PowerPCA", "PowerState"]
+
+T = TypeVar("T")
 
 _FRACTION_BITS = 32
 """Power iteration: products are rounded at each site to this many binary places."""
@@ -53,7 +54,7 @@ class PCAResult:
 
 
 @dataclass(frozen=True)
-class PCA(OneRound[MomentSums, PCAResult]):
+class PCA(OneRound[PCAResult]):
     """Principal components from the covariance matrix, whose sums are exact.
 
     **Every hospital learns** counts, sums and sums of products of all pairs of columns over all hospitals, that is the
@@ -79,27 +80,32 @@ class PCA(OneRound[MomentSums, PCAResult]):
         return Moments(self.grids, covariance=True, max_rows=self.max_rows)
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> MomentSums[Field]:
         """Those of `Moments` with covariance."""
         return self._moments.fields
 
-    def prepared(self, *data: Any) -> MomentSums:
+    def prepared(self, *data: Any) -> MomentSums[NDArray[Any]]:
         """Return the site's sums."""
         return self._moments.prepared(*data)
 
-    def summands(self, data: MomentSums) -> Mapping[str, Any]:
-        """Return the site's sums."""
-        return self._moments.summands(data)
-
-    def result(self, sums: Sums) -> PCAResult:
+    def result(self, sums: MomentSums[NDArray[Any]], n_sites: int) -> PCAResult:
         """Return eigenvectors of the covariance."""
-        moments = self._moments.result(sums)
+        moments = self._moments.result(sums, n_sites)
         n = int(moments.n[0])
         if moments.covariance is None or n < 2:
             raise refuse(f"PCA: expected at least two rows, all sites together have {n}")
         values, vectors = np.linalg.eigh(moments.covariance)
         total = float(np.trace(moments.covariance))
         return _result(values, vectors, self.kept, total, moments.mean, n, 1)
+
+
+class PowerSums(NamedTuple, Generic[T]):
+    """Rows, sums and squares of columns (first round), products with the basis (later ones)."""
+
+    n: T
+    sums: T
+    squares: T
+    products: T
 
 
 @dataclass(frozen=True)
@@ -157,16 +163,16 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
             raise refuse(f"PowerPCA: expected 1 to {self.columns} components, got {self.kept}")
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> PowerSums[Field]:
         """First round: rows, sums and squares; later: rows and products."""
         bound, d = self.grid.bound, self.columns
         # Row norms are at most 2 * bound * sqrt(d) after centring, and the basis is orthonormal.
         product = self.max_rows * 4 * bound**2 * d << _FRACTION_BITS
-        return (
-            Field("n", (), self.max_rows),
-            Field("sums", (d,), self.max_rows * bound),
-            Field("squares", (d,), self.max_rows * bound**2),
-            Field("products", (d, self.kept), product),
+        return PowerSums(
+            n=Field((), self.max_rows),
+            sums=Field((d,), self.max_rows * bound),
+            squares=Field((d,), self.max_rows * bound**2),
+            products=Field((d, self.kept), product),
         )
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
@@ -181,36 +187,41 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         draws = np.random.default_rng(self.seed).standard_normal((self.columns, self.kept))
         return PowerState(0, 0, None, 0.0, _orthonormal(draws), np.zeros(self.kept))
 
-    def contribution(self, state: PowerState, data: NDArray[np.int64]) -> Mapping[str, Any]:
+    def contribution(self, state: PowerState, data: NDArray[np.int64]) -> PowerSums[NDArray[Any]]:
         """Return the site's part of X'(X V); of the moments, in the first round."""
-        zero = {field.name: np.zeros(field.shape, dtype=np.int64) for field in self.fields}
+        zero = PowerSums(*(np.zeros(field.shape, dtype=np.int64) for field in self.fields))
         if state.mean is None:
             squares = [exact_dot(column, column) for column in np.ascontiguousarray(data.T)]
-            return zero | {
-                "n": np.array(len(data)),
-                "sums": data.sum(axis=0),
-                "squares": np.array(squares, dtype=object).reshape(self.columns),
-            }
+            return zero._replace(
+                n=np.array(len(data)),
+                sums=data.sum(axis=0),
+                squares=np.array(squares, dtype=object).reshape(self.columns),
+            )
         centred = data - state.mean
         products = centred.T @ (centred @ state.basis)
         whole = [int(math.ldexp(value, _FRACTION_BITS)) for value in products.ravel().tolist()]
-        return zero | {
-            "n": np.array(len(data)),
-            "products": np.array(whole, dtype=object).reshape(self.columns, self.kept),
-        }
+        return zero._replace(
+            n=np.array(len(data)),
+            products=np.array(whole, dtype=object).reshape(self.columns, self.kept),
+        )
 
-    def fold(self, state: PowerState, sums: Sums) -> PowerState | Finished[PCAResult]:
+    def fold(
+        self,
+        state: PowerState,
+        sums: PowerSums[NDArray[Any]],
+        n_sites: int,  # noqa: ARG002
+    ) -> PowerState | Finished[PCAResult]:
         """Return the next basis, or the components."""
-        n = int(sums["n"])
+        n = int(sums.n)
         if n < 2:
             raise refuse(f"PowerPCA: expected at least two rows, all sites together have {n}")
         if state.mean is None:
-            mean = np.array([int(value) / n for value in sums["sums"]])
-            pairs = zip(sums["squares"], sums["sums"], strict=True)
+            mean = np.array([int(value) / n for value in sums.sums])
+            pairs = zip(sums.squares, sums.sums, strict=True)
             total = sum((n * int(square) - int(value) ** 2) / (n * (n - 1)) for square, value in pairs)
             return PowerState(1, n, mean, float(total), state.basis, state.variances)
         scale = 2**_FRACTION_BITS * (n - 1)
-        product = np.array([int(value) / scale for value in sums["products"].ravel()]).reshape(state.basis.shape)
+        product = np.array([int(value) / scale for value in sums.products.ravel()]).reshape(state.basis.shape)
         # Rayleigh-Ritz: the best components within the span of the basis.
         inner = state.basis.T @ product
         values, turns = np.linalg.eigh((inner + inner.T) / 2)

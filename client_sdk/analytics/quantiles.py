@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import Analysis, Finished, Sums
+from client_sdk.analytics.analysis import Analysis, Finished
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
 from client_sdk.analytics.integers import Field
 
@@ -18,6 +17,16 @@ __all__ = ["QuantileResult", "Quantiles"]
 
 Intervals = tuple[tuple[int, int, int], ...]
 """Per quantile: first grid point that it can be, one past the last, and how many values are below the first."""
+
+
+T = TypeVar("T")
+
+
+class BinCounts(NamedTuple, Generic[T]):
+    """Values per bin of each quantile, and how many there are."""
+
+    counts: T
+    n: T
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,9 @@ class Quantiles(Analysis[NDArray[np.int64], "tuple[int, int, Intervals]", Quanti
             raise refuse("Quantiles: expected probabilities from 0 to 1 and at least two bins")
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> BinCounts[Field]:
         """One row of bins per quantile, and how many values there are."""
-        return (Field("counts", (len(self.probabilities), self.bins), self.max_rows), Field("n", (), self.max_rows))
+        return BinCounts(counts=Field((len(self.probabilities), self.bins), self.max_rows), n=Field((), self.max_rows))
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
         """Return grid numbers of the site's values, ascending."""
@@ -91,21 +100,24 @@ class Quantiles(Analysis[NDArray[np.int64], "tuple[int, int, Intervals]", Quanti
         """Return a state in which every quantile may be anywhere."""
         return 0, 0, tuple((self.grid.first, self.grid.last + 1, 0) for _ in self.probabilities)
 
-    def contribution(self, state: tuple[int, int, Intervals], data: NDArray[np.int64]) -> Mapping[str, Any]:
+    def contribution(self, state: tuple[int, int, Intervals], data: NDArray[np.int64]) -> BinCounts[NDArray[Any]]:
         """Return the site's counts in each quantile's bins."""
         counts = [np.diff(np.searchsorted(data, self._edges(low, high), side="left")) for low, high, _ in state[2]]
-        return {"counts": np.array(counts, dtype=np.int64), "n": np.array(data.size)}
+        return BinCounts(np.array(counts, dtype=np.int64), np.array(data.size))
 
     def fold(
-        self, state: tuple[int, int, Intervals], sums: Sums
+        self,
+        state: tuple[int, int, Intervals],
+        sums: BinCounts[NDArray[Any]],
+        n_sites: int,  # noqa: ARG002
     ) -> tuple[int, int, Intervals] | Finished[QuantileResult]:
         """Return narrower intervals, or the quantiles."""
         step, _, intervals = state
-        n = int(sums["n"])
+        n = int(sums.n)
         if n == 0:
             raise refuse("Quantiles: expected values, the sites have none")
         after = []
-        for p, interval, counts in zip(self.probabilities, intervals, sums["counts"], strict=True):
+        for p, interval, counts in zip(self.probabilities, intervals, sums.counts, strict=True):
             after.append(self._narrowed(p, interval, counts, n))
         if all(new == old or new[1] - new[0] <= 1 for new, old in zip(after, intervals, strict=True)):
             low = np.array([first for first, _, _ in after]) * self.grid.step

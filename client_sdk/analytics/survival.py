@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import OneRound, Sums
+from client_sdk.analytics.analysis import OneRound
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
 from client_sdk.analytics.chi_square import chi_square_tail
 from client_sdk.analytics.counts import codes_of
@@ -18,6 +18,16 @@ from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
 
 __all__ = ["Curve", "KaplanMeier", "LogRank", "SurvivalResult"]
+
+
+T = TypeVar("T")
+
+
+class Exits(NamedTuple, Generic[T]):
+    """Patients who left, per group and grid time: with the event, and without."""
+
+    events: T
+    censored: T
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class SurvivalResult:
 
 
 @dataclass(frozen=True)
-class KaplanMeier(OneRound["dict[str, NDArray[np.int64]]", SurvivalResult]):
+class KaplanMeier(OneRound[SurvivalResult]):
     """Kaplan-Meier curves by group, and the log-rank test between groups.
 
     Times are put on a grid from 0 on that all sites share; with the step in which they were recorded (days) the curves
@@ -163,12 +173,12 @@ class KaplanMeier(OneRound["dict[str, NDArray[np.int64]]", SurvivalResult]):
         return Grid(self.step, 0.0, self.horizon)
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def fields(self) -> Exits[Field]:
         """Events and censored patients per group and grid time."""
         shape = (len(self.groups), self._grid.last + 1)
-        return Field("events", shape, self.max_rows), Field("censored", shape, self.max_rows)
+        return Exits(events=Field(shape, self.max_rows), censored=Field(shape, self.max_rows))
 
-    def prepared(self, *data: Any) -> dict[str, NDArray[np.int64]]:
+    def prepared(self, *data: Any) -> Exits[NDArray[np.int64]]:
         """Return the site's counts.
 
         Args:
@@ -188,18 +198,14 @@ class KaplanMeier(OneRound["dict[str, NDArray[np.int64]]", SurvivalResult]):
         )
         if groups.shape != times.shape:
             raise refuse("KaplanMeier: expected one group per time")
-        counts = {name: np.zeros(self.fields[0].shape, dtype=np.int64) for name in ("events", "censored")}
-        np.add.at(counts["events"], (groups[happened], index[happened]), 1)
-        np.add.at(counts["censored"], (groups[~happened], index[~happened]), 1)
+        counts = Exits(*(np.zeros(field.shape, dtype=np.int64) for field in self.fields))
+        np.add.at(counts.events, (groups[happened], index[happened]), 1)
+        np.add.at(counts.censored, (groups[~happened], index[~happened]), 1)
         return counts
 
-    def summands(self, data: dict[str, NDArray[np.int64]]) -> Mapping[str, Any]:
-        """Return the site's counts."""
-        return data
-
-    def result(self, sums: Sums) -> SurvivalResult:
+    def result(self, sums: Exits[NDArray[np.int64]], n_sites: int) -> SurvivalResult:
         """Return curves and test."""
-        events, censored = sums["events"], sums["censored"]
+        events, censored = sums
         at_risk = np.cumsum((events + censored)[:, ::-1], axis=1)[:, ::-1]
         times: NDArray[np.float64] = np.arange(events.shape[1], dtype=np.float64) * self.step
         curves = {}
@@ -208,7 +214,7 @@ class KaplanMeier(OneRound["dict[str, NDArray[np.int64]]", SurvivalResult]):
             if curve.times.size:
                 self.small_cells.applied(curve.events + curve.censored, f"patients leaving, group {group}")
             curves[group] = curve.coarsened(self.small_cells.below) if self.small_cells.action == "suppress" else curve
-        return SurvivalResult(curves, _log_rank(events, at_risk), sums.n_sites)
+        return SurvivalResult(curves, _log_rank(events, at_risk), n_sites)
 
 
 def _curve(

@@ -7,6 +7,8 @@ import pytest
 
 from client_sdk import InputError, PlanError, ProtocolError, analytics
 from client_sdk.local import local_federation, plan_for
+from client_sdk.training import simulate
+from he_agg.plan.plan import Plan
 from tests.client_sdk.analytics.conftest import bits, split
 
 LOOSE = analytics.SmallCells(below=1)
@@ -113,3 +115,26 @@ def test_a_round_that_fails_is_repeated(federate):
 
         results = federation.everywhere(hospital)
     assert [result.counts.tolist() for result in results] == [[1, 1]] * 2
+
+
+def test_simulated_sites_run_analyses_too(rng):
+    question = analytics.Quantiles(analytics.Grid(1, 0, 1000), bins=8)
+    shares = [(rng.integers(0, 1000, 20),) for _ in range(3)]
+    layout = analytics.layout_for(question)
+    plan = Plan.create("x", layout, value_bits=analytics.VALUE_BITS, max_sites=3, rounds=9)
+    results = simulate(plan, ["a", "b", "c"], lambda site, i: analytics.run(site, question, *shares[i]))
+    assert [bits(result) for result in results] == [bits(analytics.dry_run(question, shares))] * 3
+
+
+def test_a_round_that_was_submitted_to_before_is_not_answered_with_old_data(federate):
+    question = analytics.Histogram((0, 1, 2), LOOSE)
+    with federate(question, sites=2) as federation:
+
+        def hospital(site, i):
+            if i == 0:  # as before a restart, with other data
+                (spec,) = site.plan.layout.tensors
+                site.current().submit({spec.name: np.zeros(spec.shape)}, 1)
+            with pytest.raises(InputError, match="a site submits once per round" if i == 0 else "the same analysis"):
+                analytics.run(site, question, [0.5])
+
+        federation.everywhere(hospital)
