@@ -22,11 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.members import enrol, sign_manifest
+from he_agg import Layout, Plan, TensorSpec
 from he_agg.documents.record import NO_RECORD
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack
-from he_agg.plan.layout import Layout, TensorSpec
-from he_agg.plan.plan import Plan
 from he_agg.plan.sections import Part
 from he_agg.protocol.wire import encode_part
 from service.aggregator import Aggregator

@@ -34,12 +34,11 @@ import numpy as np
 
 from benchmarks.members import enrol, sign_manifest
 from benchmarks.proc import cpu_s, memory_bytes
+from he_agg import Layout, Plan, TensorSpec
 from he_agg.documents.record import NO_RECORD
 from he_agg.host.processes import AggregatorProcess, Process
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack, unpack
-from he_agg.plan.layout import Layout, TensorSpec
-from he_agg.plan.plan import Plan
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, known_digest_field, manifest_field, sign_request
 from he_agg.protocol.wire import encode_part

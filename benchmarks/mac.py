@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.codecs import machine
+from he_agg import Layout, Plan
 from he_agg.codecs.hybrid import HybridCodec
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import fold, new_sum, pack
 from he_agg.mac import RoundMac, Tags, TagTotal, tag_count
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
 from he_agg.plan.sections import Part
 from keys import GroupKey
 

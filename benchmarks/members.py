@@ -6,11 +6,11 @@ import secrets
 import time
 from collections.abc import Sequence
 
+from he_agg import Plan
 from he_agg.documents.federation import FederationDocument
 from he_agg.documents.manifest import Manifest, SignedManifest
 from he_agg.documents.roster import Member, Receiving, Role, Roster, SignedRoster
 from he_agg.ids import RoundId
-from he_agg.plan.plan import Plan
 from he_agg.signing import SigningKey
 from service.core.conductor import Conductor
 from service.operator import operations

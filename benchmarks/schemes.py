@@ -11,11 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from he_agg import Layout, Plan
 from he_agg.codecs import codec_for
 from he_agg.ids import RoundId
 from he_agg.kernels import bitpack
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
 from he_agg.plan.schemes import SCHEMES as CODECS
 from he_agg.plan.sections import Part
 from he_agg.protocol.wire import encode_part

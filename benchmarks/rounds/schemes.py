@@ -17,8 +17,8 @@ from benchmarks.rounds.flower.scheme import flower_processes, why_no_flower
 from benchmarks.rounds.links import ENVIRONMENT, Network
 from benchmarks.rounds.models import WEIGHT_CAP, weight_of
 from client_sdk.local import found, plan_for, settings_of
+from he_agg import Plan
 from he_agg.host.processes import AggregatorProcess, Process
-from he_agg.plan.plan import Plan
 from he_agg.plan.schemes import DEFAULT_CODEC
 from he_agg.plan.schemes import SCHEMES as CODECS
 

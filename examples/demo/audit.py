@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from examples.demo.plaintext import weighted_mean
-from he_agg.errors import DecryptionError, Reason
-from he_agg.plan.fixedpoint import dequantize, quantize
+from he_agg import DecryptionError, Reason, dequantize, quantize
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from he_agg.plan.plan import Plan
+    from he_agg import Plan
 
 __all__ = ["Audit", "audit"]
 

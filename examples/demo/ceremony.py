@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from he_agg.errors import ConfigError, Reason
+from he_agg import ConfigError, Plan, Reason
 from he_agg.host.processes import AggregatorProcess, run_he_agg
-from he_agg.plan.plan import Plan
 
 __all__ = ["SETTINGS", "found"]
 

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from examples.demo.run import run
-from he_agg.errors import DecryptionError, Reason
+from he_agg import DecryptionError, Reason
 from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES
 
 __all__ = ["demo"]

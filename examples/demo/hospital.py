@@ -19,7 +19,7 @@ from examples.demo.ceremony import SETTINGS
 from examples.demo.data import Share
 from examples.demo.learner import Hospital
 from examples.demo.summary import VERIFIED
-from he_agg.errors import HeAggError
+from he_agg import HeAggError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

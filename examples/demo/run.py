@@ -22,9 +22,8 @@ from examples.demo.model import init_params
 from examples.demo.plaintext import fedavg, local_only
 from examples.demo.report import print_report, write_report
 from examples.demo.summary import PHASES, VERIFIED, Summary
+from he_agg import Layout, Plan
 from he_agg.host.processes import AggregatorProcess, Process, lines_of
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
 
 if TYPE_CHECKING:
     from rich.console import Console

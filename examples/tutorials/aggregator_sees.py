@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from client_sdk.local import local_federation, plan_for
 from examples.tutorials.pictures import BLUE, FAINT, ORANGE, drawn, saved, titled
-from he_agg.plan.fixedpoint import quantize
+from he_agg import quantize
 
 IMAGES, HIDDEN = 8, 400
 FOUND = 0.99

@@ -23,7 +23,7 @@ from client_sdk.training import simulate, train, training_plan
 from examples.demo.model import auc
 from examples.tutorials.fedavg_torch import LR, epochs, predict
 from examples.tutorials.hospitals import Hospital, load_hospitals
-from he_agg.plan.fixedpoint import ResolutionWarning
+from he_agg import ResolutionWarning
 
 RECIPES: list[tuple[str, int, Compression]] = [
     ("none, 16 bits", 16, Compression()),

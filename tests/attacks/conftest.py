@@ -12,9 +12,7 @@ import pytest
 
 from client_sdk import DecryptionError, HeAggError, Reason, Site
 from client_sdk._protocol import submit as _submit
-from he_agg.plan.fixedpoint import Mean
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
+from he_agg import Layout, Mean, Plan
 from keys import GroupKey
 from service.core.aggregator_key import AggregatorKey
 from service.domain.events import Started

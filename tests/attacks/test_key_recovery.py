@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import tenseal as ts
 
+from he_agg import Layout, Plan
 from he_agg.codecs import ckks_vectors, codec_for
 from he_agg.codecs.ckks_vectors import CkksVectors
 from he_agg.codecs.seal_format import read_vector
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import unpack
 from he_agg.plan import fixedpoint
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
 from he_agg.ring.keystream import a_key
 from he_agg.ring.primes import BATCH_VALUES, LANES, N
 from tests.attacks.recovery import Observed, Ring, ckks_key, real_slots, ring_key

@@ -11,8 +11,7 @@ import pytest
 
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol.prepare import Update
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
+from he_agg import Layout, Plan
 from keys import GroupKey
 from tests.support.founding import aggregator_of, found
 from tests.support.server import ServerProcess, start_server

@@ -20,7 +20,7 @@ import pytest
 from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.effects import Request, Response
-from he_agg import canonical
+from he_agg import canonical, dequantize, quantize
 from he_agg.documents.manifest import SignedManifest
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
@@ -28,7 +28,6 @@ from he_agg.errors import DecryptionError, Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack, unpack
 from he_agg.mac import RoundMac
-from he_agg.plan.fixedpoint import dequantize, quantize
 from he_agg.plan.sections import Part
 from he_agg.protocol.wire import encode_part, parse_part
 from he_agg.signing import SigningKey

@@ -33,7 +33,7 @@ from client_sdk._protocol.prepare import Update
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk._protocol.session import Session
 from client_sdk.progress import Event
-from he_agg import canonical
+from he_agg import Mean, Plan, canonical, dequantize, quantize
 from he_agg.codecs import codec_for
 from he_agg.documents.manifest import Manifest, SignedManifest
 from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
@@ -42,8 +42,6 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac
-from he_agg.plan.fixedpoint import Mean, dequantize, quantize
-from he_agg.plan.plan import Plan
 from he_agg.protocol.http_signatures import RequestHead, digest_field, manifest_field, parse_claim, verify_request
 from he_agg.protocol.messages import CurrentRound, Receipt, SubmissionStatus
 from he_agg.protocol.wire import encode_part, parse_part

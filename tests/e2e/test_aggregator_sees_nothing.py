@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from client_sdk import Site
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
+from he_agg import Layout, Plan
 from he_agg.plan.schemes import SCHEMES
 from keys import GroupKey
 from keys.ceremony import deal

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from he_agg import Plan
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
-from he_agg.plan.plan import Plan
 from tests.support.peers import Prepared, expected_sum, known_roster, read_part
 
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from he_agg import Plan
 from he_agg.host.commands import main
-from he_agg.plan.plan import Plan
 from keys import Identity
 from keys.public_file import read_public
 

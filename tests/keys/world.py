@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from he_agg import Plan
 from he_agg.documents.epoch import EpochBundle, SignedBundle
 from he_agg.documents.roster import Member, Role, SignedRoster
 from he_agg.documents.signed import Signed
-from he_agg.plan.plan import Plan
 from he_agg.signing import SigningKey
 from keys import GroupKey, Identity
 from keys.ceremony import accept, deal

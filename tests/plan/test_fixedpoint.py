@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from he_agg import Layout, Plan
 from he_agg.errors import DecryptionError, InputError, Reason
 from he_agg.plan.fixedpoint import Quantizing, ResolutionWarning, dequantize, quantize
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
 
 DTYPES = [np.float16, np.float32, np.float64]
 

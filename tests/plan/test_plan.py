@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from he_agg import canonical
+from he_agg import Layout, canonical
 from he_agg.documents.federation import FederationDocument
 from he_agg.errors import HeAggError, PlanError, Reason, WireError
-from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan, PublicPlan
 from tests.support.federation import key_of, plan_of
 

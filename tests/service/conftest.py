@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from he_agg.plan.plan import Plan
+from he_agg import Plan
 from service.domain.events import Phase
 from service.operator import operations
 from tests.support.peers import Peer, make_plan, operator, register

@@ -7,10 +7,10 @@ from functools import cache
 
 import numpy as np
 
+from he_agg import Layout
 from he_agg.codecs.base import PartSource
 from he_agg.ids import RoundId
 from he_agg.kernels import bitpack
-from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan, PublicPlan
 from he_agg.plan.sections import Part
 from keys import GroupKey

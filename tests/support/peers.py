@@ -21,6 +21,7 @@ import numpy as np
 import psycopg
 from sqlalchemy import URL
 
+from he_agg import Layout, Plan, TensorSpec
 from he_agg.documents.epoch import EpochBundle, SignedBundle
 from he_agg.documents.federation import FederationDocument
 from he_agg.documents.manifest import Manifest, SignedManifest
@@ -29,8 +30,6 @@ from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, unpack
-from he_agg.plan.layout import Layout, TensorSpec
-from he_agg.plan.plan import Plan
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
 from he_agg.protocol.http_signatures import RequestHead, digest_field, manifest_field, sign_request
 from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt

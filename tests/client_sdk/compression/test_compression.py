@@ -9,10 +9,8 @@ from client_sdk.adapters import PytreeAdapter
 from client_sdk.compression import Compression, FewBits, Grid, LowRank, RandomMask
 from client_sdk.compression.low_rank import _orthonormal, _product
 from client_sdk.training import FedAvgM, simulate, train, training_plan
+from he_agg import Layout, Plan, dequantize, quantize
 from he_agg.errors import InputError, PlanError
-from he_agg.plan.fixedpoint import dequantize, quantize
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
 from tests.client_sdk.training.conftest import aggregator, name, running  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")

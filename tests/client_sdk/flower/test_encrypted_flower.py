@@ -18,8 +18,8 @@ import client_sdk.flower.strategy  # noqa: E402
 from client_sdk.flower import EncryptedFedAvg, EncryptedUpdates  # noqa: E402
 from client_sdk.training import training_plan  # noqa: E402
 from client_sdk.training.agreement import SIGNS  # noqa: E402
+from he_agg import dequantize, quantize  # noqa: E402
 from he_agg.errors import ProtocolError  # noqa: E402
-from he_agg.plan.fixedpoint import dequantize, quantize  # noqa: E402
 from keys import GroupKey  # noqa: E402
 from tests.client_sdk.training.regression import FEATURES, data, predict  # noqa: E402
 

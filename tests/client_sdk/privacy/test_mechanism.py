@@ -15,8 +15,7 @@ from scipy import special
 from client_sdk import InputError, PlanError, privacy
 from client_sdk.privacy import table
 from client_sdk.privacy.mechanism import ORDERS
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
+from he_agg import Layout, Plan
 from tests.client_sdk.privacy.conftest import stream
 
 

@@ -9,9 +9,7 @@ import pytest
 
 from client_sdk import ConfigError, InputError, PlanError, privacy
 from client_sdk.local import local_federation, plan_for
-from he_agg.plan.fixedpoint import quantize
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
+from he_agg import Layout, Plan, quantize
 from tests.client_sdk.privacy.conftest import stream
 
 VALUES = 300

@@ -9,8 +9,8 @@ from sklearn.metrics import confusion_matrix, log_loss, roc_auc_score
 from client_sdk.training import BinaryScores, ClassCounts, MeanLoss, training_plan
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
 from client_sdk.training.evaluation import MAX_COUNT, encode_counts, summed_counts
+from he_agg import dequantize, quantize
 from he_agg.errors import InputError, PlanError, ProtocolError
-from he_agg.plan.fixedpoint import dequantize, quantize
 
 
 def total(plan, sites):

@@ -21,9 +21,9 @@ from client_sdk.training import (
     training_plan,
 )
 from client_sdk.training.agreement import SIGNS
+from he_agg import dequantize, quantize
 from he_agg.errors import ConfigError, InputError, PlanError, ProtocolError
 from he_agg.host.processes import Process
-from he_agg.plan.fixedpoint import dequantize, quantize
 from tests.client_sdk.training.regression import data, evaluate_for, fit_for, model
 from tests.support.zygote import Zygote
 

@@ -16,8 +16,7 @@ import pytest
 
 import client_sdk._net.signing as signing
 from client_sdk import Site
-from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
+from he_agg import Layout, Plan
 from keys import GroupKey
 from service.core.aggregator_key import AggregatorKey
 from tests.service.monitor.conftest import events_of, until, watched_server
