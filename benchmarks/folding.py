@@ -31,6 +31,8 @@ from he_agg.protocol.wire import encode_part
 from service.aggregator import Aggregator
 from service.domain import events
 from service.settings import Settings
+from service.store.parts.base import PartKey
+from service.store.parts.directory import DirectoryParts
 
 ROUND = RoundId("bench", 1, 1)
 
@@ -39,8 +41,9 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
     """Fill a data directory with a closed round. Returns the bytes of one submission."""
     layout = Layout((TensorSpec("w", (values,), "float32", 1.0),), 1000)
     plan = Plan.create("bench", layout, max_sites=sites, min_sites=2, value_bits=16, rounds=1, part_bytes=4 * 2**20)
-    aggregator = Aggregator.open(Settings(data_dir=data_dir, reserve_bytes=0))
-    store, blobs, intake = aggregator.store, aggregator.blobs, aggregator.intake
+    part_store = DirectoryParts(data_dir)
+    aggregator = Aggregator.open(Settings(data_dir=data_dir, reserve_bytes=0), part_store=part_store)
+    store, intake = aggregator.store, aggregator.intake
     members, roster = enrol(store, aggregator.conductor, plan, [f"site-{i}" for i in range(sites)])
     aggregator.conductor.apply("bench", events.Started())
     originals = data_dir / "originals"
@@ -60,7 +63,9 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
         intake.announce("bench", name, str(ROUND), manifest.encode())
         with store.write() as tx:
             for number in range(len(digests)):
-                blobs.part_path(ROUND, manifest.submission_id, number).hardlink_to(originals / str(number))
+                path = part_store.path(PartKey(ROUND, manifest.submission_id, number))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.hardlink_to(originals / str(number))
                 tx.mark_stored(manifest.submission_id, number, 0)
         intake.complete("bench", name, manifest.submission_id)
     aggregator.close()

@@ -22,6 +22,7 @@ from service.monitor.observers import Answered, Observed
 from service.monitor.recent import Recent
 from service.monitor.view import take_view
 from service.settings import Settings
+from service.store.parts.opening import open_parts
 from service.store.sql import open_store
 from tests.support.peers import Peer, make_plan, prepare, register
 from tests.support.server import start_server
@@ -116,11 +117,12 @@ def looking_ms(root: Path) -> dict[str, float]:
             began = time.perf_counter()
             size = len(httpx.get(metrics).content)
             scrapes.append((time.perf_counter() - began) * 1e3)
-        store = open_store(Settings(data_dir=server.data_dir), create=False)
+        settings = Settings(data_dir=server.data_dir)
+        store, part_store = open_store(settings, create=False), open_parts(settings)
         snapshots = []
         for _ in range(50):
             began = time.perf_counter()
-            snapshot = take_view(store, Settings(data_dir=server.data_dir), time.time())
+            snapshot = take_view(store, part_store, settings, time.time())
             snapshots.append((time.perf_counter() - began) * 1e3)
         store.close()
     return {

@@ -1,7 +1,8 @@
-"""The aggregator without HTTP: its lock, store, files and background work, opened together and closed together."""
+"""The aggregator without HTTP: its lock, stores and background work, opened together and closed together."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from service.core.roster_cache import KnownRoster, newest_roster, signer_in
 from service.logs import log
 from service.refusal import RefusedError
 from service.settings import Settings
+from service.store.failures import StoreFullError
 from service.store.lock import DirectoryLock, match_directory
-from service.store.parts.directory import Blobs
+from service.store.parts.base import PartStore
+from service.store.parts.opening import open_parts
 from service.store.sql import SqlStore, is_shared, make_data_dir, open_store
 from service.work.ahead import Ahead
+from service.work.housekeeping import purge_leftovers
 from service.work.worker import Worker
 
 __all__ = ["Aggregator"]
@@ -35,7 +39,7 @@ class Aggregator:
     Attributes:
         settings: as given.
         store: rows.
-        blobs: files.
+        part_store: parts of submissions and sums.
         key: what it signs with.
         conductor: the one writer of rounds.
         room: knows whether there is room for more.
@@ -49,24 +53,32 @@ class Aggregator:
         settings: Settings,
         lock: DirectoryLock | None,
         store: SqlStore,
+        part_store: PartStore,
         key: AggregatorKey,
         clock: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.store = store
-        self.blobs = Blobs(settings.data_dir)
+        self.part_store = part_store
         self.key = key
         self.conductor = Conductor(store, key, clock)
-        self.room = Room(settings, self.blobs)
+        self.room = Room(settings, part_store)
         self._ahead = self.make_ahead() if settings.fold_ahead else None
-        self.parts = Parts(store, self.blobs, self.conductor, self._ahead)
-        self.intake = Intake(store, self.blobs, self.conductor, self.room, self.parts)
-        self.worker = Worker(settings, store, self.blobs, self.conductor, self._ahead)
+        self.parts = Parts(store, part_store, self.conductor, self._ahead)
+        self.intake = Intake(store, self.conductor, self.room, self.parts)
+        self.worker = Worker(settings, store, part_store, self.conductor, self._ahead)
         self._lock = lock
 
     @classmethod
-    def open(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Aggregator:
+    def open(
+        cls, settings: Settings, clock: Callable[[], float] = time.time, part_store: PartStore | None = None
+    ) -> Aggregator:
         """Take the data directory and make it ready: nothing half-written is left in it afterwards.
+
+        Args:
+            settings: the operator's.
+            clock: Units: seconds since 1970, UTC.
+            part_store: another one than the settings name.
 
         Raises:
             ConfigError: another aggregator has it, or it cannot be used.
@@ -82,7 +94,7 @@ class Aggregator:
             if lock is not None:
                 lock.release()
             raise
-        aggregator = cls(settings, lock, store, key, clock)
+        aggregator = cls(settings, lock, store, part_store or open_parts(settings), key, clock)
         try:
             removed = aggregator._clear_away()
         except BaseException:
@@ -95,13 +107,15 @@ class Aggregator:
     def _clear_away(self) -> int:
         if self.settings.database_url is not None:
             # The database is somewhere else, so it could be somebody else's.
-            match_directory(self.store, self.settings.data_dir)
+            match_directory(self.store, self.part_store, self.settings.data_dir)
+        with contextlib.suppress(StoreFullError):  # a full store still gives out its sums
+            self.part_store.check()
         if self.store.is_shared:
-            return self.blobs.remove_temporary(older_than_s=_OTHERS_MAY_WRITE_S)
+            return purge_leftovers(self.store, self.part_store, older_than_s=_OTHERS_MAY_WRITE_S)
         # Whoever had a lease was a process that is gone: the lock says so.
         with self.store.write() as tx:
             tx.drop_leases()
-        return self.blobs.remove_temporary()
+        return purge_leftovers(self.store, self.part_store)
 
     def _check_listed(self) -> None:
         """Tell the operator of federations for which nothing can be signed: the key is another than it was."""
@@ -122,20 +136,20 @@ class Aggregator:
         raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {federation} here")
 
     def check_ready(self) -> None:
-        """Write to the store and to the disk.
+        """Write to both stores.
 
         Raises:
             Exception: whatever stands in the way.
         """
         with self.store.write() as tx:
             tx.generation()
-        self.blobs.check_writable()
+        self.part_store.check()
         self.room.check_disk()
 
     def make_ahead(self) -> Ahead:
         """Return what makes parts of sums while rounds are open."""
         # Two threads: whoever uploads needs the processor as well.
-        return Ahead(self.store, self.blobs, ThreadPoolExecutor(min(2, self.settings.fold_threads), "ahead"))
+        return Ahead(self.store, self.part_store, ThreadPoolExecutor(min(2, self.settings.fold_threads), "ahead"))
 
     def close(self) -> None:
         """Let go of everything."""

@@ -22,7 +22,7 @@ EXIT_KILLED = 137
 """What a shell reports for a process that SIGKILL ended."""
 
 Failpoint = Literal[
-    # a directory is made: store/blobs.py
+    # a directory is made: store/parts/directory.py
     "directory.made",
     "directory.synced",
     # a file is made
@@ -39,7 +39,6 @@ Failpoint = Literal[
     "transaction.before_commit",
     "transaction.committed",
     # a submission comes in: intake.py, parts.py
-    "announcement.directory_made",
     "part.checked",
     "part.before_row",
     "completion.before_row",

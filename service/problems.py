@@ -10,14 +10,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from he_agg.errors import HeAggError, Reason
 from service.logs import log, note
 from service.refusal import RefusedError
-from service.trouble import passing_trouble
+from service.store.failures import StoreError
 
 __all__ = ["PROBLEMS", "answers", "install", "problem"]
 
@@ -172,6 +171,8 @@ def install(app: FastAPI) -> None:
     async def on_refusal(request: Request, error: Exception) -> Response:
         if not isinstance(error, HeAggError) or error.reason not in PROBLEMS:
             raise error
+        if isinstance(error, StoreError):
+            log(logging.ERROR, "the store failed", error=error)
         note(request.scope, reason=error.reason.value)
         if isinstance(error, RefusedError) and isinstance(error.members.get("round_id"), str):
             note(request.scope, round_id=error.members["round_id"])
@@ -197,13 +198,6 @@ def install(app: FastAPI) -> None:
         }
         return _response(document, error.status_code, dict(error.headers or {}))
 
-    async def on_trouble(request: Request, error: Exception) -> Response:
-        refusal = passing_trouble(error)
-        if refusal is None:
-            raise error
-        log(logging.ERROR, "trouble that may pass", error=error)
-        return await on_refusal(request, refusal)
-
     async def on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
         # Nobody is there to read it. 499 is what proxies write in their logs for this.
         note(request.scope, reason="disconnected")
@@ -213,8 +207,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(ClientDisconnect, on_disconnect)
-    app.add_exception_handler(OSError, on_trouble)
-    app.add_exception_handler(SQLAlchemyError, on_trouble)
 
 
 def _response(document: dict[str, Any], status: int, headers: Mapping[str, str]) -> Response:

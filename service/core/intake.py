@@ -1,6 +1,6 @@
 """Take submissions in: announced by a manifest, filled part by part, completed once. No HTTP in here.
 
-Order of every write: file, then row, then answer. Every method may be called again with the same arguments.
+Order of every write: part, then row, then answer. Every method may be called again with the same arguments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from service.failpoints import failpoint
 from service.refusal import RefusedError
 from service.store.base import Store, Transaction
 from service.store.batch import Batch
-from service.store.parts.directory import Blobs
 from service.store.rows import RoundRow, SubmissionRow
 
 __all__ = ["Intake"]
@@ -76,8 +75,7 @@ def _refusing(decide: Callable[[Transaction, Item], Outcome]) -> Callable[[Trans
 class Intake:
     """Takes submissions in."""
 
-    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, room: Room, parts: Parts) -> None:
-        self._blobs = blobs
+    def __init__(self, store: Store, conductor: Conductor, room: Room, parts: Parts) -> None:
         self._conductor = conductor
         self._announcements = Batch(store, _refusing(self._announce))
         self._completions = Batch(store, _refusing(self._complete))
@@ -93,20 +91,14 @@ class Intake:
             RefusedError: there is no such round, the site is not invited, the round is closed, the site has announced
                 another submission or uses another roster or history, or there is no room.
         """
-        # Looked at twice: before there is a directory, and in the one transaction that decides.
+        # Looked at twice: what may be answered without the one writer, and in the transaction that decides.
         with self._conductor.reading(federation) as tx:
             new = self._read_announcement(tx, _invited_round(tx, federation, site, round_id), site, body)
             known = self._known_announcement(tx, new)
         if known is not None:
             return known, False
-        submission = new.submission
-        # The directory before the row: parts may come as soon as the row is there.
-        path = self._blobs.part_path(submission.round_id, submission.id, 0)
-        self._blobs.make_parent(path)
-        failpoint("announcement.directory_made")
         outcome = self._announcements.run(new)
         if isinstance(outcome, RefusedError):
-            self._blobs.remove_parent(path)
             raise outcome
         return outcome
 

@@ -1,11 +1,10 @@
-"""Parts of submissions: what a PUT has to bring, and how it becomes durable: file, then row, then answer."""
+"""Parts of submissions: what a PUT has to bring, and how it becomes durable: part, then row, then answer."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from he_agg.errors import Reason
 from he_agg.plan.plan import PublicPlan
@@ -18,9 +17,10 @@ from service.failpoints import failpoint
 from service.refusal import RefusedError
 from service.store.base import Store, Transaction
 from service.store.batch import Batch
-from service.store.parts.directory import Blobs
+from service.store.parts.base import PartKey, PartStore
 from service.store.rows import PartRow, RoundRow, SubmissionRow
 from service.work.ahead import Ahead
+from service.work.folding import Member
 
 __all__ = ["ExpectedPart", "Parts", "in_groups"]
 
@@ -67,9 +67,9 @@ class Parts:
         ahead: makes parts of the sum as soon as they can be made.
     """
 
-    def __init__(self, store: Store, blobs: Blobs, conductor: Conductor, ahead: Ahead | None = None) -> None:
+    def __init__(self, store: Store, part_store: PartStore, conductor: Conductor, ahead: Ahead | None = None) -> None:
         self._store = store
-        self._blobs = blobs
+        self._part_store = part_store
         self._conductor = conductor
         self._ahead = ahead
         self._marks = Batch(store, self.mark)
@@ -117,31 +117,18 @@ class Parts:
         return self.settle(stored, self._marks.run(stored))
 
     def write(self, parts: Sequence[tuple[ExpectedPart, bytes | memoryview]]) -> None:
-        """Check parts of one submission and write their files. They are not stored before `mark`.
+        """Check parts of one submission and keep them. They are not stored before `mark`.
 
         Raises:
             WireError: not the parts that the plan puts there.
-            RefusedError: the round closed in the meantime.
         """
         for part, data in parts:
             parse_part(data, part.place, part.plan.plan_id)
         failpoint("part.checked")
-        files = [(self._path(part), data) for part, data in parts]
-        try:
-            self._blobs.put_all(files)
-        except FileNotFoundError:
-            # The round has ended while the body came in, and its submissions are being removed. Or the directory was
-            # lost, with whatever was in it, and the part is to come again.
-            with self._store.read() as tx:
-                for part, _ in parts:
-                    round_, current = _now(tx, part.submission)
-                    if not self._wants(tx, round_, current, tx.part(current.id, part.place.number)):
-                        raise round_closed(round_) from None
-            self._blobs.make_parent(files[0][0])
-            self._blobs.put_all(files)
+        self._part_store.put_all([(_key(part), data) for part, data in parts])
 
     def mark(self, tx: Transaction, parts: Sequence[ExpectedPart]) -> list[bool | RefusedError]:
-        """Decide whether parts of one submission whose files are on the disk are stored.
+        """Decide whether parts of one submission that are in the part store are stored.
 
         Returns:
             Of each whether that is new, or why not.
@@ -157,15 +144,15 @@ class Parts:
         """
         refusals = []
         for part, outcome in zip(parts, outcomes, strict=True):
-            submission, path = part.submission, self._path(part)
+            submission, key = part.submission, _key(part)
             if not isinstance(outcome, RefusedError):
                 if self._ahead is not None:
-                    member = (submission.site, submission.id, path, part.digest)
+                    member = Member(submission.site, key, part.digest)
                     self._ahead.stored(part.plan, submission.round_id, part.place, member)
                 continue
             if outcome.reason is Reason.ROUND_CLOSED:
-                # No row names the file, and none ever will: nobody wants it any more.
-                self._blobs.remove(path)
+                # No row names it, and none ever will: nobody wants it any more.
+                self._part_store.delete(key)
             refusals.append(outcome)
         if refusals:
             raise refusals[0]
@@ -205,9 +192,9 @@ class Parts:
             return False  # another connection was faster, with the same bytes
         if row is None or not self._wants(tx, round_, current, row):
             return round_closed(round_)
-        # Between our writing and now the upload may have expired, and our file been removed with the others.
-        # The file is left alone here: by the time it were removed, it could be that of a later request.
-        if current.state == "expiring" or not self._blobs.is_there(self._path(part), part.place.wire_bytes):
+        # Between our putting it and now the upload may have expired, and our part been removed with the others.
+        # It is left alone here: by the time it were removed, it could be that of a later request.
+        if current.state == "expiring" or self._part_store.size(_key(part)) != part.place.wire_bytes:
             return expiring(current)
         failpoint("part.before_row")
         tx.mark_stored(current.id, number, int(self._conductor.now()))
@@ -219,8 +206,9 @@ class Parts:
         takes = self._conductor.takes(tx, row)
         return takes or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
 
-    def _path(self, part: ExpectedPart) -> Path:
-        return self._blobs.part_path(part.submission.round_id, part.submission.id, part.place.number)
+
+def _key(part: ExpectedPart) -> PartKey:
+    return PartKey(part.submission.round_id, part.submission.id, part.place.number)
 
 
 def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, SubmissionRow]:

@@ -10,7 +10,7 @@ from he_agg.errors import Reason
 from service.refusal import RefusedError
 from service.settings import Settings
 from service.store.base import Transaction
-from service.store.parts.directory import Blobs
+from service.store.parts.base import PartStore
 from service.store.rows import FederationRow
 
 __all__ = ["Room"]
@@ -19,9 +19,9 @@ __all__ = ["Room"]
 class Room:
     """Knows the limits."""
 
-    def __init__(self, settings: Settings, blobs: Blobs) -> None:
+    def __init__(self, settings: Settings, part_store: PartStore) -> None:
         self._settings = settings
-        self._blobs = blobs
+        self._part_store = part_store
 
     def check(self, tx: Transaction, federation: FederationRow, site: str) -> None:
         """See that a new submission of a site has room.
@@ -40,16 +40,16 @@ class Room:
         self.check_disk(size + self._awaited(tx))
 
     def check_disk(self, needed: int = 0) -> None:
-        """See that the disk has room for this many bytes above the reserve.
+        """See that the part store has room for this many bytes above the reserve.
 
         Raises:
             RefusedError: `STORAGE_FULL`.
         """
-        free, reserve = self._blobs.free_bytes(), self._settings.reserve_bytes
-        if free < reserve + needed:
+        space, reserve = self._part_store.space(), self._settings.reserve_bytes
+        if space is not None and space.free_bytes < reserve + needed:
             raise RefusedError(
                 Reason.STORAGE_FULL,
-                f"{needed} bytes are wanted and {reserve} kept in reserve, {free} are free",
+                f"{needed} bytes are wanted and {reserve} kept in reserve, {space.free_bytes} are free",
                 "the operator has to free space; submissions with a receipt are safe",
             )
 

@@ -133,10 +133,11 @@ class _Stored(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read all of it, once."""
         aggregator = self._aggregator
-        view = take_view(aggregator.store, aggregator.settings, aggregator.conductor.now())
+        view = take_view(aggregator.store, aggregator.part_store, aggregator.settings, aggregator.conductor.now())
         storage, federations = view["storage"], view["federations"]
-        yield _gauge("he_agg_disk_free_bytes", "Left on the disk of the data directory.", storage["free_bytes"])
-        yield _gauge("he_agg_disk_size_bytes", "Size of that disk.", storage["size_bytes"])
+        if storage["free_bytes"] is not None:
+            yield _gauge("he_agg_disk_free_bytes", "Left where parts are kept.", storage["free_bytes"])
+            yield _gauge("he_agg_disk_size_bytes", "Size of that disk.", storage["size_bytes"])
         yield _gauge("he_agg_disk_reserve_bytes", "Below this, new submissions are refused.", storage["reserve_bytes"])
         # A state that nothing is in is 0, and no gap in a graph.
         for name, text, label, counts in (

@@ -10,7 +10,6 @@ and "absent" for a site that has announced none.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from service.core.roster_cache import newest_roster, roster_of
 from service.domain.events import Phase, Stage
 from service.settings import Settings
 from service.store.base import Store, Transaction
+from service.store.parts.base import PartStore
 from service.store.rows import FederationRow, RoundRow, SubmissionRow
 
 __all__ = ["take_view"]
@@ -34,7 +34,7 @@ _SUBMISSION_STATES = ("open", "complete", "excluded")
 
 
 def take_view(
-    store: Store, settings: Settings, now: float, *, process: Mapping[str, Any] | None = None
+    store: Store, part_store: PartStore, settings: Settings, now: float, *, process: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Look at everything.
 
@@ -56,14 +56,14 @@ def take_view(
             }
             for row in rows
         ]
-    disk = shutil.disk_usage(settings.data_dir)
+    space = part_store.space()
     database = settings.data_dir / "aggregator.sqlite3"
     return {
         "v": 1,
         "now": round(now, 3),
         "storage": {
-            "free_bytes": disk.free,
-            "size_bytes": disk.total,
+            "free_bytes": None if space is None else space.free_bytes,
+            "size_bytes": None if space is None else space.size_bytes,
             "reserve_bytes": settings.reserve_bytes,
             "held_bytes": sum(federation["held_bytes"] for federation in federations),
             "database_bytes": _size(database) if settings.database_url is None else None,

@@ -22,6 +22,7 @@ from service.domain.events import Stage
 from service.monitor.view import take_view
 from service.settings import Settings
 from service.store.base import Store, Transaction
+from service.store.parts.opening import open_parts
 from service.store.rows import EpochRow, FederationRow, Keeping
 
 __all__ = [
@@ -235,7 +236,7 @@ def show(store: Store, settings: Settings, name: str | None = None) -> list[dict
     Raises:
         InputError: no such federation.
     """
-    federations: list[dict[str, Any]] = take_view(store, settings, time.time())["federations"]
+    federations: list[dict[str, Any]] = take_view(store, open_parts(settings), settings, time.time())["federations"]
     if name is None:
         return federations
     found = [one for one in federations if one["federation"] == name]

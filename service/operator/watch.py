@@ -29,6 +29,7 @@ from service.monitor.view import take_view
 from service.operator.operations import NONE_YET
 from service.operator.options import where
 from service.settings import load_settings
+from service.store.parts.opening import open_parts
 from service.store.sql import open_store
 
 __all__ = ["watch"]
@@ -165,12 +166,12 @@ def _problems(problems: list[dict[str, Any]], now: float) -> Panel:
 
 def _storage(view: dict[str, Any]) -> Text:
     storage, process = view["storage"], view["process"]
-    short = storage["free_bytes"] < storage["reserve_bytes"]
-    text = Text.assemble(
-        (f"{decimal(storage['free_bytes'])} free", "red" if short else ""),
-        f" of {decimal(storage['size_bytes'])}, reserve {decimal(storage['reserve_bytes'])}, "
-        f"{decimal(storage['held_bytes'])} held",
-    )
+    text = Text()
+    if storage["free_bytes"] is not None:
+        short = storage["free_bytes"] < storage["reserve_bytes"]
+        text.append(f"{decimal(storage['free_bytes'])} free", "red" if short else "")
+        text.append(f" of {decimal(storage['size_bytes'])}, reserve {decimal(storage['reserve_bytes'])}, ")
+    text.append(f"{decimal(storage['held_bytes'])} held")
     if process is not None:
         traffic = process["traffic"]
         text.append(
@@ -192,10 +193,10 @@ def _duration(seconds: float) -> str:
 def _from_store(data_dir: Path, database_url: str | None, every_s: float) -> Generator[dict[str, Any]]:
     """View the store, again and again. What only the server knows is not in it."""
     settings = load_settings(data_dir=data_dir, database_url=database_url)
-    store = open_store(settings, create=False)
+    store, part_store = open_store(settings, create=False), open_parts(settings)
     try:
         while True:
-            yield take_view(store, settings, time.time())
+            yield take_view(store, part_store, settings, time.time())
             time.sleep(every_s)
     finally:
         store.close()

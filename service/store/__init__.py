@@ -1,1 +1,1 @@
-"""The durable store: rows (base: what they are, sql: where they are) and files (blobs)."""
+"""What is durable: rows (base: what they are, sql: where they are) and parts (parts/base, parts/directory)."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
 from service.store.base import Store
+from service.store.parts.base import PartStore
 
 __all__ = ["DirectoryLock", "match_directory"]
 
@@ -44,7 +45,7 @@ class DirectoryLock:
         os.close(self._descriptor)
 
 
-def match_directory(store: Store, data_dir: Path) -> None:
+def match_directory(store: Store, part_store: PartStore, data_dir: Path) -> None:
     """See that a directory is the one whose files a shared database speaks of; the first server joins the two.
 
     Raises:
@@ -64,7 +65,7 @@ def match_directory(store: Store, data_dir: Path) -> None:
             finally:
                 os.close(descriptor)
             tx.set_number(_NUMBER, known)
-        elif known is None and found is not None and not any((data_dir / "rounds").glob("*")):
+        elif known is None and found is not None and not any(True for _ in part_store.rounds()):
             # A process died in between; without parts there is nothing to mix up.
             known = found
             tx.set_number(_NUMBER, known)

@@ -18,6 +18,7 @@ from he_agg.errors import ConfigError, Reason
 from service.failpoints import failpoint
 from service.settings import Settings
 from service.store import postgres, schema, sqlite
+from service.store.sql_failures import translated
 from service.store.transaction import SqlTransaction
 
 __all__ = ["SqlStore", "is_shared", "make_data_dir", "open_store"]
@@ -117,7 +118,7 @@ class SqlStore:
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
         """Open a transaction that only reads and sees one state throughout."""
-        with self._engine.connect() as connection, connection.begin():
+        with translated(), self._engine.connect() as connection, connection.begin():
             yield SqlTransaction(connection)
 
     @contextmanager
@@ -125,7 +126,7 @@ class SqlStore:
         """Open a transaction that may write, alone among all processes."""
         # Waiting writers of SQLite poll, and those of PostgreSQL each hold a connection: a queue is better.
         began = time.perf_counter()
-        with self._one_writer, self._begin_write() as connection:
+        with translated(), self._one_writer, self._begin_write() as connection:
             self.on_write(time.perf_counter() - began)
             yield SqlTransaction(connection)
             failpoint("transaction.before_commit")

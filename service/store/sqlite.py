@@ -9,7 +9,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from he_agg.errors import ConfigError, Reason
-from service.store.parts.directory import die
+from service.store.failures import die
 
 __all__ = ["open_engine"]
 

@@ -1,7 +1,7 @@
 """Parts of a sum that are made while their round is still open, in case its set closes as it looks by then.
 
-As soon as every invited site has stored a part, that part of the sum is made, as folding makes it, and put beside the
-submissions. It is a guess and nothing else: no row names it, and folding takes it only if the closed set is exactly the
+As soon as every invited site has stored a part, that part of the sum is made, as folding makes it, and kept under a key
+of its own. It is a guess and nothing else: no row names it, and folding takes it only if the closed set is exactly the
 one that it was made of. What another replica took in, or what a restart forgot, is folded as ever.
 """
 
@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
@@ -21,7 +20,7 @@ from he_agg.plan.sections import PartPlace
 from service.failpoints import failpoint
 from service.logs import log
 from service.store.base import Store
-from service.store.parts.directory import Blobs
+from service.store.parts.base import AHEAD, PartKey, PartStore
 from service.work.folding import CorruptPartError, Member, fold_part
 
 __all__ = ["Ahead"]
@@ -33,7 +32,7 @@ class _Open:
 
     invited: frozenset[str]
     stored: dict[int, dict[str, Member]] = field(default_factory=dict)
-    made: dict[int, tuple[tuple[Member, ...], Future[tuple[Path, str]]]] = field(default_factory=dict)
+    made: dict[int, tuple[tuple[Member, ...], Future[str]]] = field(default_factory=dict)
 
 
 class Ahead:
@@ -43,9 +42,9 @@ class Ahead:
         pool: runs what is to be made; shut down by `close`.
     """
 
-    def __init__(self, store: Store, blobs: Blobs, pool: Executor) -> None:
+    def __init__(self, store: Store, part_store: PartStore, pool: Executor) -> None:
         self._store = store
-        self._blobs = blobs
+        self._part_store = part_store
         self._pool = pool
         self._lock = threading.Lock()
         self._rounds: dict[RoundId, _Open] = {}
@@ -55,34 +54,34 @@ class Ahead:
         known = self._known(round_id)
         with self._lock:
             members = known.stored.setdefault(place.number, {})
-            members[member[0]] = member
+            members[member.site] = member
             if members.keys() != known.invited or self._rounds.get(round_id) is not known:
                 return
             # In the order in which folding names them: by submission.
-            these = tuple(sorted(members.values(), key=lambda each: each[1]))
-            path = member[2].with_name(f"{place.number}.ahead")
+            these = tuple(sorted(members.values(), key=lambda each: each.key.owner))
             if (made := known.made.get(place.number)) is None or made[0] != these:
-                known.made[place.number] = these, self._pool.submit(self._make, plan, place, these, path)
+                known.made[place.number] = these, self._pool.submit(self._make, plan, round_id, place, these)
 
-    def take(self, round_id: RoundId) -> Callable[[int, Sequence[Member]], tuple[Path, str] | None]:
+    def take(self, round_id: RoundId) -> Callable[[int, Sequence[Member]], tuple[PartKey, str] | None]:
         """Begin nothing more for a round that is closed.
 
         Returns:
-            Finds the file with a part of the sum of exactly these members, and the SHA-256 that it was written with, if
-            there is one. Whether its bytes are still those has to be looked at.
+            Finds what a part of the sum of exactly these members is kept under, and the SHA-256 that it was put with,
+            if there is one. Whether its bytes are still those has to be looked at.
         """
         with self._lock:
             known = self._rounds.pop(round_id, None)
 
-        def find(number: int, members: Sequence[Member]) -> tuple[Path, str] | None:
+        def find(number: int, members: Sequence[Member]) -> tuple[PartKey, str] | None:
             these, future = (known.made if known else {}).get(number, ((), None))
             if future is None:
                 return None
+            key = PartKey(round_id, AHEAD, number)
             try:
-                made = future.result()
+                digest = future.result()
                 if these == tuple(members):
-                    return made
-                made[0].unlink(missing_ok=True)  # of another set; nobody will ever ask for it
+                    return key, digest
+                self._part_store.delete(key)  # of another set; nobody will ever ask for it
                 return None
             except Exception as error:
                 # A damaged part, a full disk: folding meets it as well, and knows what to do.
@@ -109,9 +108,8 @@ class Ahead:
                     del self._rounds[other]
             return self._rounds.setdefault(round_id, _Open(invited))
 
-    def _make(self, plan: PublicPlan, place: PartPlace, members: tuple[Member, ...], path: Path) -> tuple[Path, str]:
-        # The directory is the submission's, which exists: once the round is over and it is gone, this fails.
-        data = fold_part(plan, place, members)
-        self._blobs.put(path, data)
+    def _make(self, plan: PublicPlan, round_id: RoundId, place: PartPlace, members: tuple[Member, ...]) -> str:
+        data = fold_part(self._part_store, plan, place, members)
+        self._part_store.put_all([(PartKey(round_id, AHEAD, place.number), data)])
         failpoint("ahead.made")
-        return path, hashlib.sha256(data).hexdigest()
+        return hashlib.sha256(data).hexdigest()

@@ -1,19 +1,18 @@
-"""The sum of a round: a pure function of its closed set, part by part from files, in bounded memory.
+"""The sum of a round: a pure function of its closed set, made part by part, in bounded memory.
 
 At any moment one accumulator and one stored part are in memory for each thread, whatever the number of sites or the
-size of the model; the kernels, the digests and the disk all leave the interpreter to the other threads. Nothing is
+size of the model; the kernels, the digests and the part store leave the interpreter to the other threads. Nothing is
 ever added onto something durable: a part of the sum is made whole or not at all, so a crash means that only the parts
 that were being made are computed again.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import NamedTuple
 
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
@@ -24,54 +23,56 @@ from he_agg.protocol.wire import encode_part, parse_part
 from service.failpoints import failpoint
 from service.store.base import Store, Transaction
 from service.store.batch import Batch
-from service.store.parts.directory import Blobs
+from service.store.parts.base import SUM, PartKey, PartLostError, PartStore
 
 __all__ = ["CorruptPartError", "Member", "fold_part", "fold_round", "warm_up"]
 
-Member = tuple[str, str, Path, str]
-"""One site's part: site, submission id, file, SHA-256 of the file."""
+
+class Member(NamedTuple):
+    """One site's part, and the SHA-256 that its manifest names."""
+
+    site: str
+    key: PartKey
+    digest: str
 
 
 class CorruptPartError(Exception):
     """A stored part is not what its site sent. It is never summed."""
 
-    def __init__(self, site: str, submission_id: str, number: int) -> None:
-        super().__init__(f"part {number} of submission {submission_id} is not what was stored")
-        self.site = site
-        self.submission_id = submission_id
-        self.number = number
+    def __init__(self, member: Member) -> None:
+        super().__init__(f"part {member.key.number} of submission {member.key.owner} is not what was stored")
+        self.site = member.site
+        self.submission_id = member.key.owner
+        self.number = member.key.number
 
 
-def fold_part(plan: PublicPlan, place: PartPlace, members: Iterable[Member]) -> bytes:
+def fold_part(part_store: PartStore, plan: PublicPlan, place: PartPlace, members: Iterable[Member]) -> bytes:
     """Compute one part of the sum, as it travels.
 
     Raises:
-        CorruptPartError: a file is missing, or is not what the manifest names.
+        CorruptPartError: a part is missing, or is not what the manifest names.
     """
     section = place.section
     total = new_sum(place.residues, section.modulus_bits)
-    for site, submission_id, path, digest in members:
+    for member in members:
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            # A block that cannot be read is as lost as a file that is not there. Too many open files are neither.
-            if error.errno not in (errno.ENOENT, errno.EIO):
-                raise
-            raise CorruptPartError(site, submission_id, place.number) from None
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise CorruptPartError(site, submission_id, place.number)
+            data = part_store.read(member.key)
+        except PartLostError:
+            raise CorruptPartError(member) from None
+        if hashlib.sha256(data).hexdigest() != member.digest:
+            raise CorruptPartError(member)
         try:
             part = parse_part(data, place, plan.plan_id, check_residues=False)
         except WireError:
-            raise CorruptPartError(site, submission_id, place.number) from None
+            raise CorruptPartError(member) from None
         if fold(total, part.packed, section.modulus_bits, section.modulus) >= 0:
-            raise CorruptPartError(site, submission_id, place.number)
+            raise CorruptPartError(member)
     return encode_part(Part(place.number, pack(total, section.modulus_bits).data), place, plan.plan_id)
 
 
 def fold_round(
     store: Store,
-    blobs: Blobs,
+    part_store: PartStore,
     plan: PublicPlan,
     round_id: RoundId,
     stopping: Callable[[], bool] = lambda: False,
@@ -79,7 +80,7 @@ def fold_round(
     threads: int = 1,
     hold: Callable[[Transaction], None] = lambda _: None,
     on_damage: Callable[[CorruptPartError], None] | None = None,
-    ahead: Callable[[int, Sequence[Member]], tuple[Path, str] | None] = lambda *_: None,
+    ahead: Callable[[int, Sequence[Member]], tuple[PartKey, str] | None] = lambda *_: None,
 ) -> bool:
     """Make every part of a round's sum durable. Goes on where an earlier run was interrupted.
 
@@ -90,8 +91,8 @@ def fold_round(
         hold: called within every transaction that writes; raises to give up.
         on_damage: told of each stored part that is not what its site sent; folding goes on with the other parts of
             the sum. None makes the first one an error.
-        ahead: finds a file, and its SHA-256, in which this part of the sum of these members was made before the
-            round closed.
+        ahead: finds what this part of the sum of these members was kept under, and its SHA-256, if it was made before
+            the round closed.
 
     Returns:
         Whether the whole sum is durable.
@@ -101,33 +102,32 @@ def fold_round(
     """
     with store.read() as tx:
         durable = tx.sum_digests(round_id)
-    blobs.make_parent(blobs.sum_path(round_id, 0))
 
     def make(place: PartPlace) -> bool:
-        path = blobs.sum_path(round_id, place.number)
-        if place.number in durable and _is_whole(path, durable[place.number]):
+        key = PartKey(round_id, SUM, place.number)
+        if place.number in durable and part_store.is_whole(key, durable[place.number]):
             return True
         with store.read() as tx:
             announced = tx.digests_of_part(round_id, place.number)
         members = [
-            (site, submission_id, blobs.part_path(round_id, submission_id, place.number), digest)
+            Member(site, PartKey(round_id, submission_id, place.number), digest)
             for submission_id, site, digest in announced
         ]
         made = ahead(place.number, members)
-        if made is not None and _is_whole(*made):
-            blobs.move(made[0], path)
+        if made is not None and part_store.is_whole(*made):
+            part_store.move(made[0], key)
             failpoint("folding.moved")
             return record(place.number, made[1])
         try:
-            data = fold_part(plan, place, members)
+            data = fold_part(part_store, plan, place, members)
         except CorruptPartError:
             if on_damage is None:
                 raise
-            for site, submission_id, file, digest in members:
-                if not _is_whole(file, digest):
-                    on_damage(CorruptPartError(site, submission_id, place.number))
+            for member in members:
+                if not part_store.is_whole(member.key, member.digest):
+                    on_damage(CorruptPartError(member))
             return False
-        blobs.put(path, data)
+        part_store.put_all([(key, data)])
         return record(place.number, hashlib.sha256(data).hexdigest())
 
     def record(number: int, digest: str) -> bool:
@@ -174,13 +174,3 @@ def warm_up() -> None:
     for bits in (30, 40):  # common widths; another one is compiled, or loaded, at its first fold
         total = new_sum(64, bits)
         fold(total, pack(total, bits), bits, (1 << bits) - 1)
-
-
-def _is_whole(path: Path, digest: str) -> bool:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EIO):
-            raise
-        return False

@@ -1,6 +1,6 @@
 """Remove what must not stay: submissions of ended rounds, old sums, and uploads that nobody goes on with.
 
-Each step looks at the rows, removes files and then says so in the rows, so it may be interrupted and repeated anywhere.
+Each step looks at the rows, removes parts and then says so in the rows, so it may be interrupted and repeated anywhere.
 Whatever a receipt was given for is touched only after its round has ended.
 """
 
@@ -14,10 +14,33 @@ from service.failpoints import failpoint
 from service.logs import log
 from service.settings import Settings
 from service.store.base import Store, Transaction
-from service.store.parts.directory import Blobs
+from service.store.parts.base import PartStore
 from service.store.rows import RoundRow, SubmissionRow
 
-__all__ = ["Housekeeper"]
+__all__ = ["Housekeeper", "purge_leftovers"]
+
+
+def purge_leftovers(store: Store, part_store: PartStore, older_than_s: float = 0.0) -> int:
+    """Remove what killed processes left: half-written parts, and parts that came when their round had been purged.
+
+    Args:
+        store: rows.
+        part_store: what is removed from.
+        older_than_s: leave younger pieces alone, since others may be writing them. Units: seconds.
+
+    Returns:
+        How many pieces were half-written.
+    """
+    for round_id in list(part_store.rounds()):
+        with store.read() as tx:
+            row, federation = tx.round(round_id), tx.federation(round_id.federation)
+        if row is None or federation is None:
+            continue  # rows that were restored may be older than the parts
+        if row.phase is Phase.FAILED:
+            part_store.purge_round(round_id)
+        elif row.phase is Phase.PUBLISHED and not federation.keeping.keep_submissions:
+            part_store.purge_submissions(round_id)
+    return part_store.purge_leftovers(older_than_s)
 
 
 class Housekeeper:
@@ -27,10 +50,10 @@ class Housekeeper:
         clock: Units: seconds since 1970, UTC.
     """
 
-    def __init__(self, settings: Settings, store: Store, blobs: Blobs, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, store: Store, part_store: PartStore, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._store = store
-        self._blobs = blobs
+        self._part_store = part_store
         self._clock = clock
 
     def is_needed(self, tx: Transaction) -> bool:
@@ -56,11 +79,11 @@ class Housekeeper:
             self._expire(submission, hold)
 
     def _scrub(self, row: RoundRow, hold: Callable[[Transaction], None]) -> None:
-        # Files first: once the rows say that a round is scrubbed, nobody looks for its files again.
+        # Parts first: once the rows say that a round is scrubbed, nobody looks for its parts again.
         if row.phase is Phase.FAILED:
-            self._blobs.remove_round(row.id)
+            self._part_store.purge_round(row.id)
         else:
-            self._blobs.remove_submissions(row.id)
+            self._part_store.purge_submissions(row.id)
         failpoint("scrubbing.files_gone")
         with self._store.write() as tx:
             hold(tx)
@@ -85,7 +108,7 @@ class Housekeeper:
         with self._store.read() as tx:
             going = tx.sums_to_remove()
         for round_id in going:
-            self._blobs.remove_sum(round_id)
+            self._part_store.purge_sum(round_id)
             with self._store.write() as tx:
                 hold(tx)
                 tx.forget_sum(round_id)
@@ -93,12 +116,12 @@ class Housekeeper:
     def _expire(self, submission: SubmissionRow, hold: Callable[[Transaction], None]) -> None:
         """Remove the parts of an upload that nobody goes on with. Its manifest stays, the site's one for the round.
 
-        While it is expiring no part of it can be marked as stored, so no mark can outlive its file.
+        While it is expiring no part of it can be marked as stored, so no mark can outlive its part.
         """
         with self._store.write() as tx:
             hold(tx)
             tx.expire(submission.id)
-        self._blobs.remove_parts(submission.round_id, submission.id)
+        self._part_store.purge_submission(submission.round_id, submission.id)
         with self._store.write() as tx:
             hold(tx)
             tx.reopen(submission.id)

@@ -26,7 +26,7 @@ from service.logs import log
 from service.monitor.observers import Fold
 from service.settings import Settings
 from service.store.base import Store, Transaction
-from service.store.parts.directory import Blobs
+from service.store.parts.base import PartStore
 from service.store.rows import RoundRow
 from service.work.ahead import Ahead
 from service.work.folding import CorruptPartError, fold_round, warm_up
@@ -64,15 +64,20 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, store: Store, blobs: Blobs, conductor: Conductor, ahead: Ahead | None = None
+        self,
+        settings: Settings,
+        store: Store,
+        part_store: PartStore,
+        conductor: Conductor,
+        ahead: Ahead | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
-        self._blobs = blobs
+        self._part_store = part_store
         self._conductor = conductor
         self._ahead = ahead
         self._leases = Leases(store, conductor.now, settings.lease_s)
-        self._housekeeper = Housekeeper(settings, store, blobs, conductor.now)
+        self._housekeeper = Housekeeper(settings, store, part_store, conductor.now)
         self._swept: tuple[int, float] | None = None
         self.on_fold: Callable[[Fold], None] = _nobody
         self.bell = Bell()
@@ -210,7 +215,7 @@ class Worker:
         hold = partial(self._leases.hold, lease=lease)
         done = fold_round(
             self._store,
-            self._blobs,
+            self._part_store,
             row.parsed.plan,
             round_id,
             self._stop_folding.is_set,

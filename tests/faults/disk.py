@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service.store.parts import directory as blobs
+from service.store.parts import directory as on_disk
 
 BLOCK = 4096
 
@@ -47,7 +47,7 @@ class LossyDisk:
             for path in directory.iterdir():
                 if path.is_file():
                     self._contents[path.stat().st_ino] = path.read_bytes()
-        monkeypatch.setattr(blobs, "os", _Os(fsync=self._fsync))
+        monkeypatch.setattr(on_disk, "os", _Os(fsync=self._fsync))
 
     def _fsync(self, descriptor: int) -> None:
         self.syncs += 1
@@ -116,7 +116,7 @@ class FailingCalls:
         ours: dict[str, Callable[..., Any]] = {}
         if call in ("open", "write", "fsync"):
             ours[call] = self._failing(getattr(os, call))
-        monkeypatch.setattr(blobs, "os", _Os(**ours))
+        monkeypatch.setattr(on_disk, "os", _Os(**ours))
         if call in ("replace", "mkdir", "unlink"):
             real = getattr(Path, call)
             monkeypatch.setattr(Path, call, lambda path, *a, **k: self._failing(real)(path, *a, **k))

@@ -59,21 +59,22 @@ class _AtOnce(Aggregator):
     """Makes parts of sums ahead when they can be made, and not some time later in a thread."""
 
     def make_ahead(self) -> Ahead:
-        return Ahead(self.store, self.blobs, _Here())
+        return Ahead(self.store, self.part_store, _Here())
 
 
 class Inside:
     """One aggregator; `close` and `open` are a restart."""
 
-    def __init__(self, data_dir: Path, clock: Callable[[], float], **settings) -> None:
+    def __init__(self, data_dir: Path, clock: Callable[[], float], part_store=None, **settings) -> None:
         self.settings = Settings(data_dir=data_dir, linger_s=0, **settings)
         self._clock = clock
+        self._part_store = part_store
         self._runner = asyncio.Runner()
         self._runner.get_loop()
         self.open()
 
     def open(self) -> None:
-        self.aggregator = _AtOnce.open(self.settings, self._clock)
+        self.aggregator = _AtOnce.open(self.settings, self._clock, self._part_store)
         self.app = create_app(self.settings, self.aggregator)
         self.app.state.aggregator = self.aggregator  # the lifespan, which would start the worker, does not run
         self.client = httpx.Client(transport=AppTransport(self.app, self._runner), base_url="http://inside")
@@ -112,4 +113,4 @@ class Inside:
                 plan = tx.federation(round_id.federation).parsed.plan
             countdown = iter([False] * parts)
             stopping = partial(next, countdown, True)
-            fold_round(self.aggregator.store, self.aggregator.blobs, plan, round_id, stopping)
+            fold_round(self.aggregator.store, self.aggregator.part_store, plan, round_id, stopping)

@@ -28,6 +28,7 @@ from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from service.store.parts.base import AHEAD, SUM, PartKey
 from tests.faults.audit import Audit
 from tests.faults.inprocess import Inside
 from tests.faults.model import Attempt, Model, Times
@@ -326,11 +327,11 @@ class Life(RuleBasedStateMachine):
     def rot(self, site, number, how) -> None:
         """A stored part changes on the disk, after its receipt."""
         newest = self.model.newest
-        blobs, round_id = self.inside.aggregator.blobs, self.round_id()
+        part_store, round_id = self.inside.aggregator.part_store, self.round_id()
         known = number in newest.stored.get(site, ()) and (site, number) not in newest.rotten
-        if not known or blobs.sum_path(round_id, number).exists():
+        if not known or part_store.path(PartKey(round_id, SUM, number)).exists():
             return
-        path = blobs.part_path(round_id, newest.announced[site], number)
+        path = part_store.path(PartKey(round_id, newest.announced[site], number))
         data = path.read_bytes()
         if how == "gone":
             path.unlink()
@@ -365,9 +366,12 @@ class Life(RuleBasedStateMachine):
             if attempt.phase == "published":
                 assert record["members"] == {site: attempt.announced[site] for site in attempt.complete}
             assert record["members"].keys() | record["excluded"].keys() == set(SITES)
-        rests = [p for p in self.inside.settings.data_dir.rglob("*.part") if "submissions" in p.parts]
+        rests = [p for p in self.inside.settings.data_dir.glob("rounds/*/**/*.part") if p.parent.name != SUM]
         newest = self.model.newest
-        assert {p.parent.name for p in rests} <= set(newest.announced.values()), "an ended round was not scrubbed"
+        known = {*newest.announced.values(), AHEAD}
+        assert {p.parent.name for p in rests} <= known, "an ended round was not scrubbed"
+        guesses = self.inside.settings.data_dir.glob("rounds/*/ahead")
+        assert {p.parent.name for p in guesses} <= {str(self.round_id())}, "what was made ahead was not scrubbed"
 
 
 def run(examples: int, steps: int) -> None:

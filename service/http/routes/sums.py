@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path as FilePath
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -23,6 +21,7 @@ from service.http.routes.common import RoundPath, Running, SiteCaller, etag, tag
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.base import Transaction
+from service.store.parts.base import SUM, PartKey, PartStore
 from service.store.rows import RoundRow
 
 __all__ = ["router"]
@@ -94,22 +93,19 @@ async def sum_from(
     first: Annotated[int, Query(alias="from", description="The first part to send.")] = 0,
 ) -> Response:
     """Return all parts of the sum from one on. The record names the SHA-256 of each."""
-    files = await run_in_threadpool(_find_all, aggregator, caller, round_id, first)
-    headers = {"Content-Length": str(sum(length for _, length in files))}
-    return StreamingResponse(_pieces(files), headers=headers, media_type="application/octet-stream")
+    parts = await run_in_threadpool(_find_all, aggregator, caller, round_id, first)
+    headers = {"Content-Length": str(sum(size for _, size in parts))}
+    pieces = _pieces(aggregator.part_store, parts)
+    return StreamingResponse(pieces, headers=headers, media_type="application/octet-stream")
 
 
-async def _pieces(files: Sequence[tuple[FilePath, int]]) -> AsyncIterator[bytes]:
-    for path, left in files:
-        with await run_in_threadpool(path.open, "rb") as file:
-            while piece := await run_in_threadpool(file.read, _PIECE_BYTES):
-                left -= len(piece)
-                yield piece
-        if left:  # an error closes the connection; uvicorn leaves it open for an answer that is too short
-            raise OSError(errno.EIO, "a part of the sum is not whole", str(path))
+def _pieces(part_store: PartStore, parts: Sequence[tuple[PartKey, int]]) -> Iterator[bytes]:
+    for key, size in parts:
+        # An error closes the connection; uvicorn leaves it open for an answer that is too short.
+        yield from part_store.stream(key, size)
 
 
-def _find_all(aggregator: Aggregator, caller: Caller, round_text: str, first: int) -> Sequence[tuple[FilePath, int]]:
+def _find_all(aggregator: Aggregator, caller: Caller, round_text: str, first: int) -> Sequence[tuple[PartKey, int]]:
     with aggregator.store.read() as tx:
         row, plan = _round_and_plan(tx, caller, round_text)
         places = plan.places[first:] if first >= 0 else ()
@@ -119,16 +115,16 @@ def _find_all(aggregator: Aggregator, caller: Caller, round_text: str, first: in
                 f"expected a part number from 0 to {len(plan.places) - 1}, got {max(-1, min(first, 10**9))}",
             )
         _check_published(row)
-    return [(aggregator.blobs.sum_path(row.id, place.number), place.wire_bytes) for place in places]
+    return [(PartKey(row.id, SUM, place.number), place.wire_bytes) for place in places]
 
 
-def _find(aggregator: Aggregator, caller: Caller, round_text: str, section: int, index: int) -> tuple[FilePath, str]:
+def _find(aggregator: Aggregator, caller: Caller, round_text: str, section: int, index: int) -> tuple[str, str]:
     with aggregator.store.read() as tx:
         row, plan = _round_and_plan(tx, caller, round_text)
         number = _number(plan.sections, section, index)
         _check_published(row)
         digest = tx.sum_digests(row.id)[number]
-    return aggregator.blobs.sum_path(row.id, number), digest
+    return str(aggregator.part_store.path(PartKey(row.id, SUM, number))), digest  # type: ignore[attr-defined]
 
 
 def _round_and_plan(tx: Transaction, caller: Caller, round_text: str) -> tuple[RoundRow, PublicPlan]:

@@ -49,6 +49,7 @@ class Live:
                 snapshot = await run_in_threadpool(
                     take_view,
                     self._aggregator.store,
+                    self._aggregator.part_store,
                     self._aggregator.settings,
                     self._aggregator.conductor.now(),
                     process=self._watching.process(),

@@ -1,12 +1,14 @@
-"""Part files: write beside, fsync, rename, fsync the directory. A file under its final name is whole and durable.
+"""Parts as files: write beside, fsync, rename, fsync the directory. A file under its final name is whole and durable.
 
 ::
 
     <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.part
-    <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.ahead    a part of a sum, while the round is open
     <data_dir>/rounds/<round id>/sum/<number>.part
+    <data_dir>/rounds/<round id>/ahead/<number>.part      parts of the sum made ahead; removed at start
     <data_dir>/rounds/.../.<number>.<random>.tmp          only while being written; removed at start
 """
+
+# ruff: noqa: D102 - base.py says it
 
 from __future__ import annotations
 
@@ -15,206 +17,211 @@ import errno
 import os
 import secrets
 import shutil
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
+from he_agg.errors import WireError
 from he_agg.ids import RoundId
 from service.failpoints import failpoint
+from service.store.failures import StoreBusyError, StoreFullError, die
+from service.store.parts.base import AHEAD, SUM, PartKey, PartLostError, PartStore, Space
 
-__all__ = ["Blobs", "die"]
+__all__ = ["DirectoryParts"]
 
-EXIT_DISK_FAILED = 74
-"""EX_IOERR of sysexits.h: a supervisor that restarts the process does the right thing."""
+_PIECE_BYTES = 2**20
+"""Read at a time: each piece of a stream costs its reader two changes of thread."""
 
-_MOST_DURABLE = 64
-"""How many directories are remembered as durable; about as many federations have rounds open at a time."""
+_MOST_DURABLE = 4096
+"""How many directories are remembered as durable: about as many submissions are open at a time."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The last two: a round is being removed while somebody writes a part of it.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOENT, errno.ENOTEMPTY)
+# A block that cannot be read is as lost as a file that is not there. Too many open files are neither.
+_LOST = (errno.ENOENT, errno.EIO)
 
 
-def die(what: str) -> NoReturn:
-    """End the process at once, because what is on the disk is not known any more.
+class DirectoryParts(PartStore):
+    """Files below one directory, which several servers may share.
 
-    After a failed fsync the kernel may mark pages clean that were never written: trying again would succeed and
-    lie. The next process reads what is really there.
+    Args:
+        data_dir: must exist.
     """
-    with contextlib.suppress(OSError):
-        os.write(sys.stderr.fileno(), f'{{"level": "CRITICAL", "message": "{what}; the process ends"}}\n'.encode())
-    os._exit(EXIT_DISK_FAILED)
 
-
-class Blobs:
-    """Files below one directory. Numbers and ids have been checked before they get here."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root / "rounds"
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir / "rounds"
         self._durable: set[Path] = set()
-        self._make(self._root)
 
-    def part_path(self, round_id: RoundId, submission_id: str, number: int) -> Path:
-        """Return where a part of a submission is."""
-        return self._submissions(round_id) / submission_id / f"{number}.part"
+    def path(self, key: PartKey) -> Path:
+        """Where a part is."""
+        return self._directory(key.round_id, key.owner) / f"{key.number}.part"
 
-    def sum_path(self, round_id: RoundId, number: int) -> Path:
-        """Return where a part of a sum is."""
-        return self._root / str(round_id) / "sum" / f"{number}.part"
+    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:
+        with _translated():
+            for key, data in parts:
+                path = self.path(key)
+                self._in_directory(path.parent, partial(_write, path, data))
+            for directory in dict.fromkeys(self.path(key).parent for key, _ in parts):
+                _sync_directory(directory)
+            failpoint("file.directory_synced")
 
-    def make_parent(self, path: Path) -> None:
-        """Make the directory of a file, durably."""
-        directory = path.parent
-        if directory.parent in self._durable:
-            with contextlib.suppress(FileNotFoundError):  # removed since, with its round
-                self._make_level(directory)
-                return
-        self._make(directory)
-        # Of the rounds that are open: others need no directories.
-        self._durable = {directory.parent, *list(self._durable)[:_MOST_DURABLE]}
+    def read(self, key: PartKey) -> bytes:
+        with _translated(key):
+            return self.path(key).read_bytes()
 
-    def remove_parent(self, path: Path) -> None:
-        """Remove the directory of a file if nothing is in it: nobody will put anything there."""
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
+    def stream(self, key: PartKey, size: int) -> Iterator[bytes]:
+        left = size
+        with _translated(key), self.path(key).open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                left -= len(piece)
+                yield piece
+        if left:
+            raise PartLostError(key)
 
-    def put(self, path: Path, data: bytes | memoryview) -> None:
-        """Make a file, durably and at once: at any moment it is absent or whole. Its directory must exist.
-
-        Raises:
-            OSError: it could not be written, for example for lack of space; nothing is left behind.
-        """
-        self.put_all([(path, data)])
-
-    def put_all(self, files: Sequence[tuple[Path, bytes | memoryview]]) -> None:
-        """Write files of one directory, one after another; those before one that fails may be there.
-
-        Raises:
-            OSError: one of them could not be written.
-        """
-        for path, data in files:
-            self._write(path, data)
-        _sync_directory(files[0][0].parent)
-        failpoint("file.directory_synced")
-
-    def _write(self, path: Path, data: bytes | memoryview) -> None:
-        temporary = path.parent / f".{path.stem}.{secrets.token_hex(8)}.tmp"
+    def size(self, key: PartKey) -> int | None:
+        # Opened, since a network's file system may remember an old answer.
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                failpoint("file.opened")
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(descriptor, view) :]
-                failpoint("file.written")
-                _sync(descriptor)
-                failpoint("file.synced")
-            finally:
-                os.close(descriptor)
-            temporary.replace(path)
+            with _translated(key), self.path(key).open("rb") as file:
+                return os.fstat(file.fileno()).st_size
+        except PartLostError:
+            return None
+
+    def move(self, source: PartKey, target: PartKey) -> None:
+        path = self.path(target)
+        with _translated(source):
+            self._in_directory(path.parent, partial(self.path(source).replace, path))
             failpoint("file.renamed")
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            _sync_directory(path.parent)
+            failpoint("file.directory_synced")
 
-    def move(self, made: Path, path: Path) -> None:
-        """Give a file that is durable already its final name, durably.
+    def delete(self, key: PartKey) -> None:
+        path = self.path(key)
+        with _translated():
+            path.unlink(missing_ok=True)
 
-        Raises:
-            OSError: it is not there any more.
-        """
-        made.replace(path)
-        failpoint("file.renamed")
-        _sync_directory(path.parent)
-        failpoint("file.directory_synced")
+    def purge_submission(self, round_id: RoundId, submission_id: str) -> None:
+        # The directory stays: somebody may be writing there.
+        directory = self._directory(round_id, submission_id)
+        with _translated():
+            found = list(directory.glob("*.part"))
+            for path in found:
+                path.unlink(missing_ok=True)
+            if found:
+                _sync_directory(directory)
 
-    def remove(self, path: Path) -> None:
-        """Remove a file that no row names."""
-        path.unlink(missing_ok=True)
+    def purge_submissions(self, round_id: RoundId) -> None:
+        self._remove(self._directory(round_id, AHEAD))
+        self._remove(self._root / str(round_id) / "submissions")
 
-    def remove_submissions(self, round_id: RoundId) -> None:
-        """Remove all single submissions of a round. The sum stays."""
-        self._remove(self._submissions(round_id))
+    def purge_sum(self, round_id: RoundId) -> None:
+        self._remove(self._directory(round_id, SUM))
+        with contextlib.suppress(OSError):  # submissions that are kept for audit
+            (self._root / str(round_id)).rmdir()
 
-    def remove_round(self, round_id: RoundId) -> None:
-        """Remove everything of a round that failed."""
+    def purge_round(self, round_id: RoundId) -> None:
         self._remove(self._root / str(round_id))
 
-    def remove_sum(self, round_id: RoundId) -> None:
-        """Remove the sum of a round that is not kept any longer."""
-        self._remove(self._root / str(round_id) / "sum")
-
-    def remove_parts(self, round_id: RoundId, submission_id: str) -> None:
-        """Remove all parts of one submission. The directory stays, since more may come."""
-        directory = self._submissions(round_id) / submission_id
-        found = list(directory.glob("*.part"))
-        for path in found:
-            path.unlink(missing_ok=True)
-        if found:
-            _sync_directory(directory)
-
-    def is_there(self, path: Path, size: int) -> bool:
-        """Tell whether a file of this size is there. Opens it, since a network file system may remember wrongly."""
-        try:
-            with path.open("rb") as file:
-                return os.fstat(file.fileno()).st_size == size
-        except FileNotFoundError:
-            return False
-
-    def free_bytes(self) -> int:
-        """Return the space that is left for us on the disk. Units: bytes."""
-        return shutil.disk_usage(self._root).free
-
-    def remove_temporary(self, older_than_s: float = 0.0) -> int:
-        """Remove what a killed process was writing, or had made ahead.
-
-        Call it only while nobody writes, or with an age that says so.
-
-        Args:
-            older_than_s: leave younger files alone. Units: seconds.
-        """
+    def purge_leftovers(self, older_than_s: float = 0.0) -> int:
         removed = 0
-        # Parts of sums that were made ahead are known to the process that made them only.
-        for path in [*self._root.rglob(".*.tmp"), *self._root.rglob("*.ahead")]:
+        for path in [*self._root.rglob(".*.tmp"), *self._root.glob(f"*/{AHEAD}/*.part")]:
             with contextlib.suppress(FileNotFoundError):  # another replica starts, too
                 if not older_than_s or time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
                     removed += 1
         return removed
 
-    def check_writable(self) -> None:
-        """Write and remove a small file.
+    def rounds(self) -> Iterator[RoundId]:
+        for directory in self._root.glob("*"):
+            with contextlib.suppress(WireError):
+                yield RoundId.parse(directory.name)
 
-        Raises:
-            OSError: that is not possible.
-        """
+    def space(self) -> Space | None:
+        usage = shutil.disk_usage(self._root.parent)
+        return Space(usage.free, usage.total)
+
+    def check(self) -> None:
         probe = self._root / f".probe.{secrets.token_hex(8)}.tmp"
-        try:
-            probe.write_bytes(b"\0")
-        finally:
-            probe.unlink(missing_ok=True)
+        with _translated():
+            self._make_durable(self._root)
+            try:
+                probe.write_bytes(b"\0")
+            finally:
+                probe.unlink(missing_ok=True)
 
-    def _submissions(self, round_id: RoundId) -> Path:
-        return self._root / str(round_id) / "submissions"
+    def _directory(self, round_id: RoundId, owner: str) -> Path:
+        directory = self._root / str(round_id)
+        return directory / owner if owner in (SUM, AHEAD) else directory / "submissions" / owner
+
+    def _in_directory(self, directory: Path, act: Callable[[], object]) -> None:
+        try:
+            self._make_durable(directory)
+            act()
+        except FileNotFoundError:
+            # Its round was removed, by us or by another replica. Whoever puts this is told so by the rows.
+            self._durable = self._durable - {directory, *directory.parents}
+            self._make_durable(directory)
+            act()
+
+    def _make_durable(self, directory: Path) -> None:
+        """Make a directory, durably. What this process has not synced itself may be in the kernel's memory only."""
+        if directory in self._durable:
+            return
+        levels = [level for level in (directory, *directory.parents) if level.is_relative_to(self._root)]
+        for level in reversed(levels):
+            if level not in self._durable:
+                level.mkdir(mode=0o700, exist_ok=True)
+                failpoint("directory.made")
+                _sync_directory(level.parent)
+                failpoint("directory.synced")
+        self._durable = {*levels, *(self._durable if len(self._durable) < _MOST_DURABLE else ())}
 
     def _remove(self, directory: Path) -> None:
-        if directory.exists():
-            failpoint("removal.began")
-            with contextlib.suppress(FileNotFoundError):  # another replica was faster
-                shutil.rmtree(directory)
-            failpoint("removal.done")
-            _sync_directory(directory.parent)
-            failpoint("removal.synced")
+        with _translated():
+            if directory.exists():
+                failpoint("removal.began")
+                with contextlib.suppress(FileNotFoundError):  # another replica was faster
+                    shutil.rmtree(directory)
+                failpoint("removal.done")
+                _sync_directory(directory.parent)
+                failpoint("removal.synced")
 
-    def _make(self, directory: Path) -> None:
-        # Each level is synced even when it exists: another thread may have made it and not have got to its sync.
-        for level in reversed([directory, *directory.parents]):
-            if level == self._root or self._root in level.parents:
-                self._make_level(level)
 
-    def _make_level(self, level: Path) -> None:
-        level.mkdir(mode=0o700, exist_ok=True)
-        failpoint("directory.made")
-        _sync_directory(level.parent)
-        failpoint("directory.synced")
+@contextlib.contextmanager
+def _translated(lost: PartKey | None = None) -> Iterator[None]:
+    """Raise what the operating system says as a store does. `lost` is the part that is gone if a file is."""
+    try:
+        yield
+    except OSError as error:
+        if lost is not None and error.errno in _LOST:
+            raise PartLostError(lost) from error
+        if error.errno in _FULL:
+            raise StoreFullError from error
+        if error.errno in _PASSING:
+            raise StoreBusyError from error
+        raise
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    temporary = path.parent / f".{path.stem}.{secrets.token_hex(8)}.tmp"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            failpoint("file.opened")
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            failpoint("file.written")
+            _sync(descriptor)
+            failpoint("file.synced")
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+        failpoint("file.renamed")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _sync(descriptor: int) -> None:

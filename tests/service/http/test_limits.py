@@ -1,21 +1,15 @@
 """Limits and back-pressure: room, quotas, slow bodies, too much at once, trouble of the machine, and a graceful end."""
 
-import errno
 import http.client
 import shutil
-import sqlite3
 import threading
 import time
 from collections import namedtuple
 
-import psycopg
 import pytest
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from he_agg.errors import ProtocolError, Reason
 from service.store.rows import Keeping
-from service.trouble import passing_trouble
 from tests.service.conftest import QUICK
 from tests.service.work.test_deadlines import Inside
 from tests.support.peers import digest_header, make_plan, prepare, read_receipt
@@ -188,36 +182,3 @@ def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
         connection.close()
         server.start()
         assert world.peer("a").status(submission.id).json()["missing"] == [1, 2]
-
-
-def sqlite_error(name):
-    error = sqlite3.OperationalError("x")
-    error.sqlite_errorname = name
-    return OperationalError("SELECT", {}, error)
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (OSError(errno.ENOSPC, "x"), Reason.STORAGE_FULL),
-        (OSError(errno.EDQUOT, "x"), Reason.STORAGE_FULL),
-        (OSError(errno.EMFILE, "x"), Reason.BUSY),
-        (OSError(errno.ENOENT, "x"), None),
-        (sqlite_error("SQLITE_BUSY"), Reason.BUSY),
-        (sqlite_error("SQLITE_BUSY_SNAPSHOT"), Reason.BUSY),
-        (sqlite_error("SQLITE_FULL"), Reason.STORAGE_FULL),
-        (sqlite_error("SQLITE_CANTOPEN"), Reason.BUSY),
-        (sqlite_error("SQLITE_CORRUPT"), None),
-        (OperationalError("SELECT", {}, psycopg.OperationalError("gone")), Reason.BUSY),
-        (OperationalError("SELECT", {}, psycopg.errors.LockNotAvailable("x")), Reason.BUSY),
-        (OperationalError("SELECT", {}, psycopg.errors.DiskFull("x")), Reason.STORAGE_FULL),
-        (OperationalError("SELECT", {}, psycopg.errors.AdminShutdown("x")), Reason.BUSY),
-        (OperationalError("SELECT", {}, psycopg.errors.UndefinedTable("x")), None),
-        (PoolTimeoutError("x"), Reason.BUSY),
-        (RuntimeError("x"), None),
-    ],
-    ids=repr,
-)
-def test_trouble_that_passes_is_told_from_failures(error, reason):
-    refusal = passing_trouble(error)
-    assert (None if refusal is None else refusal.reason) is reason

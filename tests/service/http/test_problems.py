@@ -9,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import he_agg
 import service
@@ -18,6 +17,7 @@ from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, sign_requ
 from service.http.app import create_app
 from service.problems import PROBLEMS
 from service.settings import Settings
+from service.store.failures import StoreBusyError, StoreFullError
 from tests.support.trust import identity_of
 
 # What a request can reach in the core.
@@ -108,9 +108,8 @@ def test_an_unexpected_failure_tells_nothing_and_logs_where(app, caplog):
 @pytest.mark.parametrize(
     ("error", "status", "reason", "retry_after"),
     [
-        (OSError(errno.ENOSPC, "secret-path"), 507, "storage-full", "60"),
-        (OSError(errno.EMFILE, "secret-path"), 503, "busy", "2"),
-        (PoolTimeoutError("secret-path"), 503, "busy", "2"),
+        (StoreFullError(), 507, "storage-full", "60"),
+        (StoreBusyError(), 503, "busy", "2"),
         (OSError(errno.EIO, "secret-path"), 500, "internal", None),
     ],
     ids=repr,

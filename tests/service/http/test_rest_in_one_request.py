@@ -219,14 +219,14 @@ def test_too_late(inside):
 def test_the_round_closes_while_it_is_written(inside, monkeypatch):
     """Its files are on the disk by then: nobody will ever name them, so they go."""
     mine = announced(inside)
-    blobs = inside.aggregator.blobs
-    put_all = blobs.put_all
+    part_store = inside.aggregator.part_store
+    put_all = part_store.put_all
 
-    def put_and_wait(files):
-        put_all(files)
+    def put_and_wait(parts):
+        put_all(parts)
         inside.now[0] += 3601
 
-    monkeypatch.setattr(blobs, "put_all", put_and_wait)
+    monkeypatch.setattr(part_store, "put_all", put_and_wait)
     refused(inside.of("a").put_run(mine.id, mine.whole), 409, "round-closed")
     assert not list(inside.settings.data_dir.rglob("*.part"))
 

@@ -14,6 +14,7 @@ from service.aggregator import Aggregator
 from service.domain import events
 from service.domain.events import Phase
 from service.settings import Settings
+from service.store.parts.base import SUM, PartKey
 from service.work.folding import fold_round
 from service.work.leases import LeaseLostError
 from tests.support.peers import Peer, enrol, expected_sum, make_plan, prepare, read_part, register
@@ -122,7 +123,7 @@ class Twins:
 
     def check_sum(self):
         for number, expected in enumerate(expected_sum(self.plan, self.prepared)):
-            path = self.both[0].blobs.sum_path(ONE, number)
+            path = self.both[0].part_store.path(PartKey(ONE, SUM, number))
             assert (read_part(self.plan, number, path.read_bytes()) == expected).all()
 
 
@@ -144,16 +145,16 @@ def test_a_folder_that_was_asleep_writes_nothing_over_its_successor(twins):
     # It makes one part, then sleeps for a minute; the other takes over and publishes.
     steps = iter([False, True])
     hold = lambda tx: one.worker._leases.hold(tx, lease)  # noqa: E731
-    assert not fold_round(one.store, one.blobs, twins.plan.public, ONE, lambda: next(steps), hold=hold)
+    assert not fold_round(one.store, one.part_store, twins.plan.public, ONE, lambda: next(steps), hold=hold)
     two.worker._leases._clock = lambda: time.time() + 60
     assert two.worker._look()[1] == [ONE]
     two.worker._fold_now(ONE)
     with one.store.read() as tx:
         assert tx.round(ONE).phase is Phase.PUBLISHED
         digest = tx.round(ONE).record_digest
-    one.blobs.sum_path(ONE, 2).unlink()  # so that it would have to write again
+    one.part_store.path(PartKey(ONE, SUM, 2)).unlink()  # so that it would have to write again
     with pytest.raises(LeaseLostError):
-        fold_round(one.store, one.blobs, twins.plan.public, ONE, hold=hold)
+        fold_round(one.store, one.part_store, twins.plan.public, ONE, hold=hold)
     with one.store.read() as tx:
         assert tx.round(ONE).record_digest == digest
     twins.check_sum()
@@ -163,7 +164,7 @@ def test_folding_twice_at_once_is_harmless(twins):
     for i, site in enumerate(SITES):
         twins.submit(site, i % 2)
     with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda one: fold_round(one.store, one.blobs, twins.plan.public, ONE), twins.both))
+        done = list(pool.map(lambda one: fold_round(one.store, one.part_store, twins.plan.public, ONE), twins.both))
     assert done == [True, True]
     twins.check_sum()
 
@@ -197,7 +198,7 @@ def test_a_replica_with_another_directory_is_refused(twins, tmp_path, postgres):
 
 def test_what_another_replica_is_writing_is_left_alone(twins):
     twins.submit("a", 0)
-    half = twins.both[0].blobs.part_path(ONE, twins.prepared[0].id, 0).with_name(".1.feedfeedfeedfeed.tmp")
+    half = twins.both[0].part_store.path(PartKey(ONE, twins.prepared[0].id, 0)).with_name(".1.feedfeedfeedfeed.tmp")
     half.write_bytes(b"half")
     Aggregator.open(twins.both[0].settings).close()
     assert half.exists()

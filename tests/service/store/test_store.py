@@ -1,21 +1,20 @@
-"""The store keeps its side: durable settings read back, one server per directory, files whole or absent."""
+"""The store keeps its side: durable settings read back, one server per directory, failures told apart."""
 
-import os
 import sqlite3
 
+import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from he_agg.errors import ConfigError, Reason
-from he_agg.ids import RoundId
 from service.aggregator import Aggregator
 from service.settings import Settings, load_settings
-from service.store.parts import directory as blobs_module
-from service.store.parts.directory import Blobs
+from service.store import failures
+from service.store.failures import StoreBusyError, StoreFullError
 from service.store.sql import SqlStore, open_store
 from tests.support.peers import make_plan, register
 from tests.support.server import he_agg
-
-ROUND = RoundId("f", 1, 1)
 
 
 @pytest.fixture
@@ -90,74 +89,6 @@ def test_settings_name_what_is_wrong(monkeypatch):
         load_settings()
 
 
-# files
-
-
-@pytest.fixture
-def blobs(tmp_path):
-    return Blobs(tmp_path)
-
-
-@pytest.fixture
-def path(blobs):
-    target = blobs.part_path(ROUND, "ab" * 32, 0)
-    blobs.make_parent(target)
-    return target
-
-
-def test_a_file_is_synced_before_its_name_and_the_directory_after(blobs, path, monkeypatch):
-    events = []
-    real_sync, real_replace = os.fsync, type(path).replace
-
-    def fsync(descriptor):
-        events.append("sync directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "sync file")  # noqa: PTH112
-        real_sync(descriptor)
-
-    def replace(self, target):
-        events.append("rename")
-        return real_replace(self, target)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(type(path), "replace", replace)
-    blobs.put(path, b"part")
-    assert events == ["sync file", "rename", "sync directory"]
-    assert path.read_bytes() == b"part"
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("call", ["write", "open"])
-def test_a_full_disk_leaves_nothing_behind(blobs, path, monkeypatch, call):
-    blobs.put(path, b"first")
-
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, fail)
-        with pytest.raises(OSError, match="No space"):
-            blobs.put(path, b"second")
-    assert path.read_bytes() == b"first"
-    assert [p.name for p in path.parent.iterdir()] == ["0.part"]
-
-
-def test_an_fsync_error_ends_the_process(blobs, path, monkeypatch, capfd):
-    class EndedError(BaseException):
-        pass
-
-    def fail(_):
-        raise OSError(5, "Input/output error")
-
-    def end(code):
-        raise EndedError(code)
-
-    monkeypatch.setattr(os, "fsync", fail)
-    monkeypatch.setattr(blobs_module.os, "_exit", end)
-    with pytest.raises(EndedError, match="74"):
-        blobs.put(path, b"part")
-    assert "fsync failed: EIO" in capfd.readouterr().err
-    assert not path.exists()
-
-
 def test_a_database_that_cannot_write_ends_the_process(store, monkeypatch):
     class EndedError(BaseException):
         pass
@@ -165,7 +96,7 @@ def test_a_database_that_cannot_write_ends_the_process(store, monkeypatch):
     def end(code):
         raise EndedError(code)
 
-    monkeypatch.setattr(blobs_module.os, "_exit", end)
+    monkeypatch.setattr(failures.os, "_exit", end)
     broken = sqlite3.OperationalError("disk I/O error")
     broken.sqlite_errorname = "SQLITE_IOERR_FSYNC"
 
@@ -179,8 +110,31 @@ def test_a_database_that_cannot_write_ends_the_process(store, monkeypatch):
         monkeypatch.undo()
 
 
-def test_temporary_files_are_removed(blobs, path):
-    blobs.put(path, b"part")
-    path.with_name(".0.0123456789abcdef.tmp").write_bytes(b"half")
-    assert blobs.remove_temporary() == 1
-    assert [p.name for p in path.parent.iterdir()] == ["0.part"]
+def sqlite_error(name):
+    error = sqlite3.OperationalError("x")
+    error.sqlite_errorname = name
+    return OperationalError("SELECT", {}, error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (sqlite_error("SQLITE_BUSY"), StoreBusyError),
+        (sqlite_error("SQLITE_BUSY_SNAPSHOT"), StoreBusyError),
+        (sqlite_error("SQLITE_FULL"), StoreFullError),
+        (sqlite_error("SQLITE_CANTOPEN"), StoreBusyError),
+        (sqlite_error("SQLITE_CORRUPT"), OperationalError),
+        (OperationalError("SELECT", {}, psycopg.OperationalError("gone")), StoreBusyError),
+        (OperationalError("SELECT", {}, psycopg.errors.LockNotAvailable("x")), StoreBusyError),
+        (OperationalError("SELECT", {}, psycopg.errors.DiskFull("x")), StoreFullError),
+        (OperationalError("SELECT", {}, psycopg.errors.AdminShutdown("x")), StoreBusyError),
+        (OperationalError("SELECT", {}, psycopg.errors.UndefinedTable("x")), OperationalError),
+        (PoolTimeoutError("x"), StoreBusyError),
+        (RuntimeError("x"), RuntimeError),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_trouble_that_passes_is_told_from_failures(store, kind, error, expected):
+    with pytest.raises(expected), getattr(store, kind)():
+        raise error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from he_agg.ids import RoundId
+from service.store.parts.base import AHEAD, SUM, PartKey
 from service.work import folding
 from tests.service.work.test_deadlines import Inside
 from tests.support.peers import expected_sum, make_plan, read_part
@@ -24,7 +25,7 @@ def folded(monkeypatch):
     """How often a part of a sum was made after the round closed; what is made ahead does not count."""
     made = []
     real = folding.fold_part
-    monkeypatch.setattr(folding, "fold_part", lambda plan, place, members: made.append(1) or real(plan, place, members))
+    monkeypatch.setattr(folding, "fold_part", lambda *what: made.append(1) or real(*what))
     return made
 
 
@@ -34,7 +35,7 @@ def settled(inside):
     known = ahead and ahead._rounds.get(ROUND)
     for _, future in (known.made if known else {}).values():
         future.exception()
-    return list(inside.aggregator.blobs.part_path(ROUND, "x", 0).parent.parent.rglob("*.ahead"))
+    return sorted(inside.aggregator.part_store.path(PartKey(ROUND, AHEAD, 0)).parent.glob("*"))
 
 
 def finish(inside):
@@ -45,7 +46,9 @@ def finish(inside):
 def check_sum(inside, members):
     expected = expected_sum(inside.plan, members)
     for n, numbers in enumerate(expected):
-        assert (read_part(inside.plan, n, inside.aggregator.blobs.sum_path(ROUND, n).read_bytes()) == numbers).all()
+        assert (
+            read_part(inside.plan, n, inside.aggregator.part_store.path(PartKey(ROUND, SUM, n)).read_bytes()) == numbers
+        ).all()
 
 
 def test_what_was_made_ahead_is_the_sum(inside, folded):
@@ -87,7 +90,7 @@ def test_a_site_that_sent_all_and_did_not_complete_is_not_in_the_sum(inside, fol
 )
 def test_one_that_the_disk_has_damaged_is_made_again(inside, folded, spoil):
     members = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
-    (spoiled,) = [path for path in settled(inside) if path.name == "1.ahead"]
+    (spoiled,) = [path for path in settled(inside) if path.name == "1.part"]
     spoil(spoiled)
     finish(inside)
     assert len(folded) == 1
@@ -96,9 +99,9 @@ def test_one_that_the_disk_has_damaged_is_made_again(inside, folded, spoil):
 
 def test_a_damaged_submission_is_not_summed_ahead_either(inside):
     members = [inside.submit(site, i, "f.1.1") for i, site in enumerate("ab")]
-    inside.aggregator.blobs.part_path(ROUND, members[0].id, 1).write_bytes(b"x")
+    inside.aggregator.part_store.path(PartKey(ROUND, members[0].id, 1)).write_bytes(b"x")
     inside.submit("c", 2, "f.1.1")
-    assert "1.ahead" not in [path.name for path in settled(inside)]
+    assert "1.part" not in [path.name for path in settled(inside)]
     inside.aggregator.worker._fold_now(ROUND)
     assert inside.row("f.1.1").phase == "folding"
 

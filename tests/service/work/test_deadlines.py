@@ -10,6 +10,7 @@ from service.aggregator import Aggregator
 from service.domain import events
 from service.operator import operations
 from service.settings import Settings
+from service.store.parts.base import SUM, PartKey
 from service.work.folding import fold_round
 from tests.support.peers import enrol, expected_sum, make_plan, prepare, read_part, read_receipt, read_record
 
@@ -49,7 +50,7 @@ class Inside:
         number = RoundId.parse(round_id)
         conductor = self.aggregator.conductor
         conductor.apply(self.name, events.FoldBegan(number.number, number.attempt))
-        assert fold_round(self.aggregator.store, self.aggregator.blobs, self.plan.public, number)
+        assert fold_round(self.aggregator.store, self.aggregator.part_store, self.plan.public, number)
         conductor.apply(self.name, events.Folded(number.number, number.attempt))
 
     def row(self, round_id):
@@ -84,7 +85,7 @@ def test_deadline_with_quorum_closes_without_the_missing(inside):
     assert record.members == {"a": members[0].id, "b": members[1].id}
     assert record.excluded == {"c": "incomplete"}
     for number, expected in enumerate(expected_sum(inside.plan, members)):
-        path = inside.aggregator.blobs.sum_path(RoundId.parse("f.1.1"), number)
+        path = inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), SUM, number))
         assert (read_part(inside.plan, number, path.read_bytes()) == expected).all()
     with pytest.raises(ProtocolError) as caught:
         inside.aggregator.intake.complete("f", "c", late.id)
@@ -135,9 +136,9 @@ def test_round_closes_while_a_part_is_on_its_way(inside):
     with pytest.raises(ProtocolError) as caught:
         parts.store(expected, late.parts[0])
     assert caught.value.reason is Reason.ROUND_CLOSED
-    assert not inside.aggregator.blobs.part_path(RoundId.parse("f.1.1"), late.id, 0).exists()
+    assert not inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), late.id, 0)).exists()
     inside.fold("f.1.1")
-    inside.aggregator.blobs.remove_submissions(RoundId.parse("f.1.1"))
+    inside.aggregator.part_store.purge_submissions(RoundId.parse("f.1.1"))
     with pytest.raises(ProtocolError) as caught:
         parts.store(expected, late.parts[0])
     assert caught.value.reason is Reason.ROUND_CLOSED

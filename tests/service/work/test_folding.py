@@ -8,6 +8,8 @@ import pytest
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from service.domain import events
+from service.store.failures import StoreFullError
+from service.store.parts.base import SUM, PartKey
 from service.work.folding import CorruptPartError, fold_round
 from service.work.worker import Worker
 from tests.service.work.test_deadlines import Inside
@@ -32,21 +34,21 @@ def members(inside):
 
 def read_sum(inside):
     return [
-        read_part(inside.plan, n, inside.aggregator.blobs.sum_path(ROUND, n).read_bytes())
+        read_part(inside.plan, n, inside.aggregator.part_store.path(PartKey(ROUND, SUM, n)).read_bytes())
         for n in range(len(inside.plan.public.places))
     ]
 
 
 def fold(inside, stopping=lambda: False):
-    return fold_round(inside.aggregator.store, inside.aggregator.blobs, inside.plan.public, ROUND, stopping)
+    return fold_round(inside.aggregator.store, inside.aggregator.part_store, inside.plan.public, ROUND, stopping)
 
 
 def test_goes_on_where_it_was_interrupted(inside, members):
     asked = iter([False, True])
     assert not fold(inside, lambda: next(asked))
-    first = inside.aggregator.blobs.sum_path(ROUND, 0)
+    first = inside.aggregator.part_store.path(PartKey(ROUND, SUM, 0))
     made = first.stat().st_mtime_ns
-    assert not inside.aggregator.blobs.sum_path(ROUND, 1).exists()
+    assert not inside.aggregator.part_store.path(PartKey(ROUND, SUM, 1)).exists()
     assert fold(inside)
     assert first.stat().st_mtime_ns == made
     for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
@@ -56,7 +58,7 @@ def test_goes_on_where_it_was_interrupted(inside, members):
 @pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"x")])
 def test_a_part_of_the_sum_that_is_not_whole_is_made_again(inside, members, spoil):
     assert fold(inside)
-    spoil(inside.aggregator.blobs.sum_path(ROUND, 1))
+    spoil(inside.aggregator.part_store.path(PartKey(ROUND, SUM, 1)))
     assert fold(inside)
     for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
         assert (got == expected).all()
@@ -75,21 +77,25 @@ SPOIL = pytest.mark.parametrize(
 
 @SPOIL
 def test_bit_rot_is_never_summed(inside, members, spoil):
-    spoil(inside.aggregator.blobs.part_path(ROUND, members[1].id, 2))
+    spoil(inside.aggregator.part_store.path(PartKey(ROUND, members[1].id, 2)))
     with pytest.raises(CorruptPartError) as caught:
         fold(inside)
     assert (caught.value.site, caught.value.number) == ("b", 2)
-    assert not inside.aggregator.blobs.sum_path(ROUND, 2).exists()
+    assert not inside.aggregator.part_store.path(PartKey(ROUND, SUM, 2)).exists()
 
 
 @SPOIL
 def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, members, spoil):
     intake, parts, worker = inside.aggregator.intake, inside.aggregator.parts, inside.aggregator.worker
     for member, number in ((members[1], 2), (members[2], 2), (members[2], 0)):
-        spoil(inside.aggregator.blobs.part_path(ROUND, member.id, number))
+        spoil(inside.aggregator.part_store.path(PartKey(ROUND, member.id, number)))
     worker._fold_now(ROUND)
     assert inside.row("f.1.1").phase == "folding"
-    assert [p.exists() for p in (inside.aggregator.blobs.sum_path(ROUND, n) for n in range(3))] == [False, True, False]
+    assert [p.exists() for p in (inside.aggregator.part_store.path(PartKey(ROUND, SUM, n)) for n in range(3))] == [
+        False,
+        True,
+        False,
+    ]
     status = intake.status("f", "c", members[2].id)
     assert (status.state, status.missing) == ("complete", [0, 2])
     assert worker._look()[1] == []  # it waits, and does not try again and again
@@ -111,7 +117,7 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
 def test_a_whole_directory_that_was_lost_comes_again(inside, members):
     """As after a restore from a backup whose files are older than its rows."""
     intake, parts, worker = inside.aggregator.intake, inside.aggregator.parts, inside.aggregator.worker
-    shutil.rmtree(inside.aggregator.blobs.part_path(ROUND, members[0].id, 0).parent)
+    shutil.rmtree(inside.aggregator.part_store.path(PartKey(ROUND, members[0].id, 0)).parent)
     worker._fold_now(ROUND)
     assert intake.status("f", "a", members[0].id).missing == [0, 1, 2]
     for number, part in enumerate(members[0].parts):
@@ -124,7 +130,7 @@ def test_a_whole_directory_that_was_lost_comes_again(inside, members):
 
 def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
     worker: Worker = inside.aggregator.worker
-    inside.aggregator.blobs.part_path(ROUND, members[1].id, 2).unlink()
+    inside.aggregator.part_store.path(PartKey(ROUND, members[1].id, 2)).unlink()
     worker._fold_now(ROUND)
     inside.clock.now += inside.aggregator.settings.repair_wait_s - 2
     assert worker._look()[1] == []
@@ -139,22 +145,22 @@ def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
         inside.aggregator.parts.expect("f", "b", members[1].id, 2)
     assert caught.value.reason is Reason.ROUND_CLOSED
     worker._look()
-    assert not inside.aggregator.blobs.sum_path(ROUND, 0).parent.parent.exists()
+    assert not inside.aggregator.part_store.path(PartKey(ROUND, SUM, 0)).parent.parent.exists()
 
 
 def test_threads_make_the_same_sum(inside, members):
-    assert fold_round(inside.aggregator.store, inside.aggregator.blobs, inside.plan.public, ROUND, threads=3)
+    assert fold_round(inside.aggregator.store, inside.aggregator.part_store, inside.plan.public, ROUND, threads=3)
     for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
         assert (got == expected).all()
 
 
 def test_trouble_in_a_thread_ends_the_folding(inside, members, monkeypatch):
     def fail(*_):
-        raise OSError(28, "No space left on device")
+        raise StoreFullError
 
-    monkeypatch.setattr(inside.aggregator.blobs, "put", fail)
-    with pytest.raises(OSError, match="No space"):
-        fold_round(inside.aggregator.store, inside.aggregator.blobs, inside.plan.public, ROUND, threads=2)
+    monkeypatch.setattr(inside.aggregator.part_store, "put_all", fail)
+    with pytest.raises(StoreFullError):
+        fold_round(inside.aggregator.store, inside.aggregator.part_store, inside.plan.public, ROUND, threads=2)
     monkeypatch.undo()
     assert fold(inside)
 

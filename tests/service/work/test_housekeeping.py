@@ -6,12 +6,14 @@ from he_agg.documents.federation import FederationDocument
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.ids import RoundId
 from service.operator import operations
+from service.store.parts.base import AHEAD, SUM, PartKey
 from service.store.rows import Keeping
+from service.work.housekeeping import purge_leftovers
 from tests.service.work.test_deadlines import Inside
 from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt
 from tests.support.trust import consortium
 
-ONE = RoundId("f", 1, 1)
+ONE, TWO = RoundId("f", 1, 1), RoundId("f", 2, 1)
 
 
 @pytest.fixture
@@ -36,11 +38,11 @@ def play(inside, number):
 
 
 def files(inside, round_id):
-    root = inside.aggregator.blobs._root / str(round_id)
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*.part"))
+    root = inside.aggregator.part_store._root / str(round_id)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*.part") if path.parent.name != AHEAD)
 
 
-SUM = [f"sum/{n}.part" for n in range(3)]
+SUM_FILES = [f"sum/{n}.part" for n in range(3)]
 
 
 def test_single_submissions_go_as_soon_as_the_sum_is_durable(make):
@@ -50,7 +52,7 @@ def test_single_submissions_go_as_soon_as_the_sum_is_durable(make):
     assert len(files(inside, ONE)) == 9  # closed, but there is no sum yet
     inside.aggregator.worker._fold_now(ONE)
     inside.aggregator.worker._look()
-    assert files(inside, ONE) == SUM
+    assert files(inside, ONE) == SUM_FILES
     receipt = inside.aggregator.intake.complete("f", "a", prepared[0].id)
     assert read_receipt(receipt.encode()).id == prepared[0].id
 
@@ -75,7 +77,7 @@ def test_old_sums_go_and_their_records_stay(make, options):
     inside.aggregator.worker._look()
     for number in range(1, 6):
         round_id = RoundId("f", number, 1)
-        assert files(inside, round_id) == (SUM if number > 3 else [])
+        assert files(inside, round_id) == (SUM_FILES if number > 3 else [])
         row = inside.row(str(round_id))
         assert (row.record, row.sum_scrubbed) == (records[number - 1], number <= 3)
         with inside.aggregator.store.read() as tx:
@@ -122,21 +124,22 @@ def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
     intake.complete("f", "c", active.id)
     inside.fold("f.1.1")
     for number, expected in enumerate(expected_sum(inside.plan, [promised, abandoned, active])):
-        got = read_part(inside.plan, number, inside.aggregator.blobs.sum_path(ONE, number).read_bytes())
+        got = read_part(inside.plan, number, inside.aggregator.part_store.path(PartKey(ONE, SUM, number)).read_bytes())
         assert (got == expected).all()
 
 
 def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, monkeypatch):
     """The file is written before the expiry and the row after it: the mark must not outlive the file."""
     inside = make(plan=make_plan("f", deadline_s=10**6), upload_expiry_s=1000.0)
-    intake, worker, blobs = inside.aggregator.intake, inside.aggregator.worker, inside.aggregator.blobs
+    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    part_store = inside.aggregator.part_store
     parts = inside.aggregator.parts
     prepared = prepare(inside.plan, "f.1.1", "a", 1)
     intake.announce("f", "a", str(ONE), prepared.manifest)
     parts.store(parts.expect("f", "a", prepared.id, 0), prepared.parts[0])
     inside.clock.now += 2000
     expected = parts.expect("f", "a", prepared.id, 1)
-    put_all = blobs.put_all
+    put_all = part_store.put_all
 
     def put_and_sleep(files):
         put_all(files)
@@ -144,7 +147,7 @@ def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, m
         worker._look()
 
     with monkeypatch.context() as patch:
-        patch.setattr(blobs, "put_all", put_and_sleep)
+        patch.setattr(part_store, "put_all", put_and_sleep)
         with pytest.raises(ProtocolError) as caught:
             parts.store(expected, prepared.parts[1])
     assert caught.value.reason is Reason.BUSY
@@ -178,3 +181,21 @@ def test_options_are_checked(make):
     assert not operations.create_federation(store, conductor, document, roster, keeping=Keeping(0.5))
     with pytest.raises(InputError, match="exists with"):
         operations.create_federation(store, conductor, document, roster)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_came_after_a_round_was_scrubbed_goes_at_the_next_start(make, keep):
+    """Its writer had no time to be told that the round is over."""
+    inside = make(Keeping(keep_submissions=keep))
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.1")
+    inside.fold("f.1.1")
+    inside.submit("a", 1, "f.2.1", complete=False)
+    inside.aggregator.worker._look()
+    part_store, late = inside.aggregator.part_store, PartKey(ONE, "ab" * 32, 0)
+    part_store.put_all([(late, b"too late"), (PartKey(ONE, AHEAD, 0), b"a guess")])
+    before = files(inside, ONE) + files(inside, TWO)
+    purge_leftovers(inside.aggregator.store, part_store)
+    assert part_store.size(PartKey(ONE, AHEAD, 0)) is None
+    lost = set(before) - {*files(inside, ONE), *files(inside, TWO)}
+    assert lost == (set() if keep else {f"submissions/{late.owner}/0.part"})

@@ -41,8 +41,8 @@ function rank(each) {
 export function worries(snapshot, now) {
   const found = [];
   const { free_bytes: free, reserve_bytes: reserve, size_bytes: size } = snapshot.storage;
-  if (free < reserve) found.push(["bad", "The disk is full up to its reserve: new submissions are refused."]);
-  else if (free < reserve + 0.05 * size) found.push(["warn", `The disk is filling up: ${bytes(free - reserve)} above the reserve are left.`]);
+  if (free !== null && free < reserve) found.push(["bad", "The disk is full up to its reserve: new submissions are refused."]);
+  else if (free !== null && free < reserve + 0.05 * size) found.push(["warn", `The disk is filling up: ${bytes(free - reserve)} above the reserve are left.`]);
   for (const each of snapshot.federations) {
     if (each.stage === "ended") continue;
     const name = each.federation;
@@ -279,12 +279,12 @@ function problem(one, now) {
 
 function machine(snapshot, now) {
   const { storage, process } = snapshot;
-  const used = storage.size_bytes - storage.free_bytes;
+  const limited = storage.free_bytes !== null;
   return h("section", { class: "card", "aria-labelledby": "machine", "data-key": "machine" },
     h("h2", { id: "machine" }, "Storage and traffic"),
-    h("progress", { class: "disk", max: storage.size_bytes, value: used, "aria-label": "Disk in use" }),
+    limited && h("progress", { class: "disk", max: storage.size_bytes, value: storage.size_bytes - storage.free_bytes, "aria-label": "Disk in use" }),
     h("dl", { class: "figures" },
-      figure("Disk free", bytes(storage.free_bytes), `of ${bytes(storage.size_bytes)}`),
+      limited && figure("Disk free", bytes(storage.free_bytes), `of ${bytes(storage.size_bytes)}`),
       figure("Kept in reserve", bytes(storage.reserve_bytes), "new submissions stop there"),
       figure("Submissions and sums", bytes(storage.held_bytes), storage.database_bytes === null ? "rows are in PostgreSQL" : `and ${bytes(storage.database_bytes)} of rows`),
       process && figure("In and out", `${bytes(process.traffic.received_bytes)} / ${bytes(process.traffic.sent_bytes)}`, `${plural(process.traffic.requests, "request")} in ${duration(Math.floor((now - process.started_at) / 60) * 60 || now - process.started_at)}`)));

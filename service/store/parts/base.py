@@ -1,0 +1,150 @@
+"""The contract of a part store: parts of submissions and of sums, each whole or absent, and durable once put.
+
+A store is any place that can keep bytes under a key. tests/service/store/parts/contract.py is what one has to pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from he_agg.errors import Reason
+from he_agg.ids import RoundId
+from service.store.failures import StoreError
+
+__all__ = ["AHEAD", "SUM", "PartKey", "PartLostError", "PartStore", "Space"]
+
+SUM = "sum"
+"""Owner of the parts of a round's sum."""
+
+AHEAD = "ahead"
+"""Owner of parts of a sum that are guessed while the round is open. Only the process that put one knows of it."""
+
+
+@dataclass(frozen=True)
+class PartKey:
+    """What a part is kept under. Whoever makes one has checked what it is made of.
+
+    Attributes:
+        round_id: the round.
+        owner: id of a submission, or `SUM`, or `AHEAD`.
+        number: which part.
+    """
+
+    round_id: RoundId
+    owner: str
+    number: int
+
+
+class PartLostError(StoreError):
+    """A part is missing, shorter than it was, or cannot be read: its site can send it again, or it is made again."""
+
+    def __init__(self, key: PartKey) -> None:
+        what = f"part {key.number} of {key.owner[:12]} in round {key.round_id}"
+        super().__init__(Reason.INTERNAL, f"{what}: expected the bytes that were put, they are missing or unreadable")
+
+
+class Space(NamedTuple):
+    """How much a store can hold. Units: bytes."""
+
+    free_bytes: int
+    size_bytes: int
+
+
+class PartStore(ABC):
+    """Keeps parts. Every method may be called from any thread, and again with the same arguments.
+
+    Raises:
+        StoreFullError, StoreBusyError: from every method that writes.
+    """
+
+    @abstractmethod
+    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:
+        """Keep parts, one after another. When it returns they are durable.
+
+        At any moment a part is absent, whole as it was, or whole as it is given here. If one cannot be put, those
+        before it may be there.
+        """
+
+    @abstractmethod
+    def read(self, key: PartKey) -> bytes:
+        """Read a whole part.
+
+        Raises:
+            PartLostError: it is not there, or cannot be read.
+        """
+
+    @abstractmethod
+    def stream(self, key: PartKey, size: int) -> Iterator[bytes]:
+        """Read a part piece by piece.
+
+        Raises:
+            PartLostError: it is not there, cannot be read, or has another size. Possibly after some of its pieces.
+        """
+
+    @abstractmethod
+    def size(self, key: PartKey) -> int | None:
+        """How long a part is, None if it is not there. Asked within transactions, so it must be quick."""
+
+    def is_whole(self, key: PartKey, digest: str) -> bool:
+        """Whether a part is there, and its SHA-256 is this."""
+        try:
+            return hashlib.sha256(self.read(key)).hexdigest() == digest
+        except PartLostError:
+            return False
+
+    @abstractmethod
+    def move(self, source: PartKey, target: PartKey) -> None:
+        """Give a part another key, durably. Until then it has one of the two.
+
+        Raises:
+            PartLostError: it is not there.
+        """
+
+    @abstractmethod
+    def delete(self, key: PartKey) -> None:
+        """Remove a part that no row names, if it is there."""
+
+    @abstractmethod
+    def purge_submission(self, round_id: RoundId, submission_id: str) -> None:
+        """Remove all parts of one submission. More may be put later."""
+
+    @abstractmethod
+    def purge_submissions(self, round_id: RoundId) -> None:
+        """Remove the parts of all submissions of a round, and what was made ahead of them. The sum stays."""
+
+    @abstractmethod
+    def purge_sum(self, round_id: RoundId) -> None:
+        """Remove the sum of a round."""
+
+    @abstractmethod
+    def purge_round(self, round_id: RoundId) -> None:
+        """Remove everything of a round."""
+
+    @abstractmethod
+    def purge_leftovers(self, older_than_s: float = 0.0) -> int:
+        """Remove what a killed process was writing, or had made ahead.
+
+        Call it only while nobody writes, or with an age that says so.
+
+        Args:
+            older_than_s: leave younger ones alone. Units: seconds.
+
+        Returns:
+            How many parts or pieces it were.
+        """
+
+    @abstractmethod
+    def rounds(self) -> Iterator[RoundId]:
+        """Rounds of which anything is here."""
+
+    @abstractmethod
+    def space(self) -> Space | None:
+        """How much room there is, None for a store that knows no limit."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """See that something can be put and removed. Asked at the start, and by whoever asks whether we are ready."""

@@ -1,0 +1,62 @@
+"""The whole aggregator over each part store: a round from its first announcement to its sum, damage included."""
+
+import pytest
+
+from he_agg.ids import RoundId
+from service.domain import events
+from service.store.parts.base import SUM, PartKey
+from service.store.parts.directory import DirectoryParts
+from service.store.parts.memory import MemoryParts
+from tests.faults.inprocess import Inside
+from tests.support.peers import expected_sum, make_plan, prepare, read_part, register
+
+ONE = RoundId("f", 1, 1)
+
+
+@pytest.fixture(params=["directory", "memory"])
+def part_store(request, tmp_path):
+    (tmp_path / "parts").mkdir()
+    return MemoryParts() if request.param == "memory" else DirectoryParts(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_round(part_store, ahead, tmp_path):
+    plan = make_plan("f", rounds=5)
+    members = register(tmp_path / "data", plan, list("abc"), start=False)
+    inside = Inside(tmp_path / "data", lambda: 1_800_000_000.5, part_store, fold_ahead=ahead, keep_sums=1)
+    inside.aggregator.conductor.apply("f", events.Started())
+    peers = {site: inside.peer("f", member) for site, member in members.items()}
+
+    def submit(round_id, sites="abc"):
+        sent = [prepare(plan, round_id, site, i) for i, site in enumerate(sites)]
+        for site, one in zip(sites, sent, strict=True):
+            assert peers[site].announce(round_id, one.manifest).status_code == 201
+            assert peers[site].put_run(one.id, one.whole).status_code == 200
+        return sent
+
+    sent = submit(str(ONE))
+    if not ahead:
+        part_store.put_all([(PartKey(ONE, sent[1].id, 1), b"rotten")])
+        part_store.delete(PartKey(ONE, sent[2].id, 0))
+        inside.fold()
+        assert [peers[site].status(sent["abc".index(site)].id).json()["missing"] for site in "abc"] == [[], [1], [0]]
+        for site, one in zip("bc", sent[1:], strict=True):
+            assert peers[site].put_run(one.id, one.whole).status_code == 200
+    inside.close()
+    inside.open()
+    peers = {site: inside.peer("f", member) for site, member in members.items()}
+    inside.fold()
+    inside.look()
+    whole, places = peers["a"].sum_from(str(ONE)).content, plan.public.places
+    for place, expected in zip(places, expected_sum(plan, sent), strict=True):
+        part, whole = whole[: place.wire_bytes], whole[place.wire_bytes :]
+        assert (read_part(plan, place.number, part) == expected).all()
+        assert part_store.read(PartKey(ONE, SUM, place.number)) == part
+    assert all(part_store.size(PartKey(ONE, one.id, place.number)) is None for one in sent for place in places)
+    submit("f.2.1")
+    inside.fold()
+    inside.look()
+    assert list(part_store.rounds()) == [RoundId("f", 2, 1)]
+    assert peers["a"].sum_from(str(ONE)).status_code == 410
+    assert not list((tmp_path / "data").rglob("*.part"))
+    inside.end()
