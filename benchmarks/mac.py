@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mac.json")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.core})
-    report = {
+    report: dict[str, Any] = {
         "machine": machine(),
         "command": f"python -m benchmarks.mac --values {options.values} --repetitions {options.repetitions}",
         "sites": SITES,

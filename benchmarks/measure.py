@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +167,12 @@ def measure(scheme_name: str, value_bits: int, n_values: int, max_sites: int, si
         open_rss = {}
         for n in site_counts:
             held: list[Any] = []
-            rise, opened = peak_beyond(lambda n=n, held=held: held.append(scheme.open(sent.source(n), n)))
+            rise, opened = peak_beyond(lambda: held.append(scheme.open(sent.source(n), n)))  # noqa: B023 - runs at once
             open_rss[n], peak = rise - held[0].nbytes, max(peak, opened)
             if exact:
                 check(held[0], values, n)
         held.clear()
-        times = by_turns([lambda n=n: scheme.open(sent.source(n), n) for n in site_counts])
+        times = by_turns([partial(scheme.open, sent.source(n), n) for n in site_counts])
     return [
         {
             "scheme": scheme_name,

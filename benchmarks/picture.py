@@ -19,7 +19,7 @@ ORDER = ("tenseal-stock", *CODECS, "plaintext-float32", "mask-floor")
 
 def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The largest size that all schemes have, in a fixed order; hybrid at each of its widths."""
-    sizes = {row["scheme"]: set() for row in rows}
+    sizes: dict[str, set[int]] = {row["scheme"]: set() for row in rows}
     for row in rows:
         sizes[row["scheme"]].add(row["values"])
     values = max(set.intersection(*sizes.values()))

@@ -14,6 +14,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -61,11 +63,11 @@ def packing(count: int) -> None:
     """Packing and folding at the hot widths and at one that is not."""
     for bits in (14, 21, 30, 40):
         q = (1 << bits) - 35
-        x = np.random.default_rng(1).integers(0, q, count).astype(np.uint32 if bits <= 31 else np.uint64)
+        x: Any = np.random.default_rng(1).integers(0, q, count).astype(np.uint32 if bits <= 31 else np.uint64)
         packed, total = pack(x, bits), x.copy()
-        show(f"pack {bits}", count, lambda x=x, b=bits, p=packed: pack(x, b, p))
-        show(f"unpack {bits}", count, lambda x=x, b=bits, p=packed: unpack(p, x.size, b, x))
-        show(f"fold {bits}", count, lambda t=total, b=bits, p=packed, q=q: fold(t, p, b, q))
+        show(f"pack {bits}", count, partial(pack, x, bits, packed))
+        show(f"unpack {bits}", count, partial(unpack, packed, x.size, bits, x))
+        show(f"fold {bits}", count, partial(fold, total, packed, bits, q))
 
 
 def parts(batches: int) -> None:
@@ -80,10 +82,10 @@ def parts(batches: int) -> None:
         show(
             f"encrypt + pack, {limbs} limb(s)",
             count,
-            lambda e=e, p=params, v=values, o=out: _encrypt(p, e._a, e._noise, e._keys, 0, v, o),
+            partial(_encrypt, params, e._a, e._noise, e._keys, 0, values, out),
         )
         opener, sums = Opener(params, a_key, e.key_coefficients(), 1), np.empty(count, dtype=np.int64)
-        show(f"open, {limbs} limb(s)", count, lambda o=opener, p=out, s=sums: o.open(0, s.size, p, s))
+        show(f"open, {limbs} limb(s)", count, partial(opener.open, 0, sums.size, out, sums))
         assert np.array_equal(sums, values)
 
 

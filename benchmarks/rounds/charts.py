@@ -85,7 +85,8 @@ def phases(rows: list[Row], axes: Axes) -> None:
     """Seconds of each phase, stacked, mean over sites."""
     rows = [row for row in headline(rows) if row["label"] not in ("tenseal-stock", "ckks", "plaintext-durable")]
     rows = sorted(rows, key=lambda row: _LINKS.index(row["link"]))
-    places, at, link = [], 0.0, ""
+    places: list[float] = []
+    at, link = 0.0, ""
     for row in rows:
         at += 0.6 if row["link"] != link and places else 0.0
         link = row["link"]

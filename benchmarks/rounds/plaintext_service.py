@@ -138,7 +138,7 @@ def create_app(sites: int, values: int, store: Path | None) -> FastAPI:
         await found.done.wait()
         if found.broken:
             raise HTTPException(409, "an update broke off")
-        data = memoryview(found.total).cast("B")
+        data = found.total.data.cast("B")
 
         async def pieces() -> AsyncIterator[memoryview]:
             for start in range(0, len(data), _SEND_BYTES):

@@ -44,9 +44,9 @@ def run(out: Path, seed: int = 1) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     where = np.where(rng.random(len(wines)) < 0.75, kind, rng.integers(0, 3, len(wines)))
 
-    moments = analytics.Moments([analytics.Grid(0.01, 0, 2000)] * columns)
+    moments = analytics.Moments((analytics.Grid(0.01, 0, 2000),) * columns)
     grid = analytics.Grid(STEP, -8, 8)
-    pca = analytics.PCA(2, [grid] * columns)
+    pca = analytics.PCA(2, (grid,) * columns)
     kmeans = analytics.KMeans(3, grid, columns, starts=6)
 
     def cellar(site: Any, i: int) -> tuple[Any, ...]:

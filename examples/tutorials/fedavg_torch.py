@@ -102,7 +102,9 @@ def float_fedavg(hospitals: list[Hospital], rounds: int, seed: int) -> list[dict
             n = epochs(model, hospital.train, 1000 * seed + 17 * number + place, lr=LR * 0.85**number)
             parts.append((n, adapter.tensors(model)))
         total = sum(n for n, _ in parts)
-        sums = {name: sum(n * tensors[name].astype(np.float64) for n, tensors in parts) for name in shared}
+        sums: dict[str, Any] = {
+            name: sum(n * tensors[name].astype(np.float64) for n, tensors in parts) for name in shared
+        }
         shared = {name: (array / total).astype(np.float32) for name, array in sums.items()}
         history.append(shared)
     return history

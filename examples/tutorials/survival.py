@@ -68,7 +68,7 @@ def run(out: Path, seed: int = 7) -> dict[str, Any]:
     same = [compare(result, everybody) for result in results]
     result = results[0]
     draw(result, [int((where == i).sum()) for i in range(len(NAMES))], everybody, out)
-    test = result.log_rank
+    test: Any = result.log_rank
     print(f"log-rank: chi-square {test.statistic:.4f}, p = {test.p:.4f}; {sent:,} bytes a hospital")
     print(f"curves identical to the pooled ones: {all(same)}")
     return {"identical": same, "statistic": test.statistic, "p": test.p, "bytes": sent, "result": result}
@@ -89,7 +89,7 @@ def compare(result: analytics.SurvivalResult, everybody: dict[str, Any]) -> bool
         list(zip(everybody["died"], everybody["days"], strict=True)), dtype=[("died", bool), ("days", float)]
     )
     statistic, p = compare_survival(outcome, everybody["arm"])
-    test = result.log_rank
+    test: Any = result.log_rank
     return bool(same and np.allclose([test.statistic, test.p], [statistic, p], rtol=1e-9, atol=0))
 
 
@@ -115,7 +115,7 @@ def draw(result: analytics.SurvivalResult, sizes: list[int], everybody: dict[str
     left.set_xlim(0, 600)
     left.set_ylim(0, 1.02)
     left.set_xlabel("days")
-    test = result.log_rank
+    test: Any = result.log_rank
     subtitle = f"survival with 95 % interval; log-rank p = {test.p:.3f}"
     titled(left, "Encrypted curves, equal to the pooled ones", subtitle)
     right.barh(range(len(NAMES)), sizes, color=BLUE, height=0.6)

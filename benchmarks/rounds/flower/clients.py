@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -14,6 +16,10 @@ app = ClientApp()
 
 @app.train()
 def _train(message: Message, context: Context) -> Message:
-    update, weight = trained(context, message.content["arrays"]["w"].numpy())
-    content = {"arrays": ArrayRecord({"w": Array(update)}), "metrics": MetricRecord({"num-examples": weight})}
+    arrays: Any = message.content["arrays"]
+    update, weight = trained(context, arrays["w"].numpy())
+    content: dict[str, Any] = {
+        "arrays": ArrayRecord({"w": Array(update)}),
+        "metrics": MetricRecord({"num-examples": weight}),
+    }
     return Message(RecordDict(content), reply_to=message)

@@ -38,16 +38,18 @@ def main() -> None:
     requests, wait = Path(sys.argv[1]).open("ab", buffering=0), float(sys.argv[2])  # noqa: SIM115 - as long as it runs
     del sys.argv[1:3]
 
-    class Watched(fleet_http_connection.FleetHttpClient):  # type: ignore[misc]
+    class Watched(fleet_http_connection.FleetHttpClient):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             _watched(self, requests)
 
-    fleet_http_connection.FleetHttpClient = Watched
+    connection: Any = fleet_http_connection
+    connection.FleetHttpClient = Watched
     if wait:
         clock = types.SimpleNamespace(**vars(time))
         clock.sleep = lambda seconds: time.sleep(min(seconds, wait))
-        start_client_internal.time = clock
+        start: Any = start_client_internal
+        start.time = clock
     flower_supernode()
 
 
