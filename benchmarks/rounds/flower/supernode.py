@@ -38,12 +38,13 @@ def main() -> None:
     requests, wait = Path(sys.argv[1]).open("ab", buffering=0), float(sys.argv[2])  # noqa: SIM115 - as long as it runs
     del sys.argv[1:3]
 
-    class Watched(fleet_http_connection.FleetHttpClient):
+    connection: Any = fleet_http_connection
+
+    class Watched(connection.FleetHttpClient):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             _watched(self, requests)
 
-    connection: Any = fleet_http_connection
     connection.FleetHttpClient = Watched
     if wait:
         clock = types.SimpleNamespace(**vars(time))
