@@ -109,7 +109,7 @@ def local_federation(
 
 
 def site_names(n_sites: int) -> list[str]:
-    """Names of so many sites."""
+    """Return the names of so many sites."""
     return [f"hospital-{chr(ord('a') + i)}" if n_sites <= 26 else f"hospital-{i:03}" for i in range(n_sites)]
 
 
@@ -122,7 +122,6 @@ def plan_for(
         model: a layout, or named arrays to make one of with `clip` and `weight_cap` (1.0 and 1000 by default).
         sites: their names, or how many.
         name: of the federation.
-        options: as for `Plan.create`.
     """
     clip, weight_cap = options.pop("clip", 1.0), options.pop("weight_cap", 1000)
     layout = model if isinstance(model, Layout) else Layout.of(model, clip=clip, weight_cap=weight_cap)

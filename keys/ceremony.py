@@ -246,7 +246,7 @@ class Agreement:
 def agreement(
     commitments: Iterable[SignedCommitment], roster: SignedRoster, epoch: int, key_id: str | None = None
 ) -> Agreement:
-    """See that all commitments are of sites of the roster, signed by them, and name one and the same key.
+    """Check that all commitments are of sites of the roster, signed by them, and name one and the same key.
 
     Args:
         roster: the roster that the epoch was dealt to.

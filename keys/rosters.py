@@ -214,7 +214,7 @@ def sign_roster(roster: SignedRoster, identity: Identity, previous: SignedRoster
 
 
 def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
-    """See that members have the fingerprints that were heard over the phone.
+    """Check that members have the fingerprints that were heard over the phone.
 
     Args:
         fingerprints: by name; spaces, colons and capitals do not matter.
@@ -241,7 +241,7 @@ def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
 
 
 def first_roster(roster: SignedRoster, fingerprints: Mapping[str, str], now: float) -> None:
-    """See whether a site may pin this roster as its first.
+    """Check whether a site may pin this roster as its first.
 
     Whose fingerprint was compared must also have signed: a roster that merely lists somebody is not that person's
     word. Given fingerprints of two, two must have signed, whatever threshold the roster itself claims.
@@ -314,7 +314,7 @@ def follow(pinned: SignedRoster, offered: Iterable[SignedRoster], now: float) ->
 
 
 def check_self(roster: Roster, identity: Identity, role: Role) -> None:
-    """See that a roster lists this very identity in a role.
+    """Check that a roster lists this very identity in a role.
 
     Raises:
         InputError: it does not, or with other keys.

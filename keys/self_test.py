@@ -37,7 +37,7 @@ class _SmallKey:
 
 
 def self_test(key: GroupKey) -> None:
-    """See that what two sites encrypt with the key adds, verifies and opens to the sum, exactly.
+    """Check that what two sites encrypt with the key adds, verifies and opens to the sum, exactly.
 
     Nothing of it leaves this function. It costs a fraction of a second, whatever the plan's size.
 

@@ -76,7 +76,6 @@ class Aggregator:
         """Take the data directory and make it ready: nothing half-written is left in it afterwards.
 
         Args:
-            settings: the operator's.
             clock: Units: seconds since 1970, UTC.
             part_store: another one than the settings name.
 

@@ -45,7 +45,7 @@ def explained(path: Path, setting: str = "spool") -> Iterator[None]:
 
 
 def check_files(body: FileBody) -> None:
-    """See that the files of a body are there, before anything is sent."""
+    """Check that the files of a body are there, before anything is sent."""
     for path, length in body.files:
         with explained(path):
             _check_length(path, length, path.stat().st_size)

@@ -72,7 +72,7 @@ class Rosters:
         return (self.named(digest) or oldest).keys_of(Role.AGGREGATOR)
 
     def check_valid(self, now: float) -> None:
-        """See that the pinned roster has not expired.
+        """Check that the pinned roster has not expired.
 
         Raises:
             ConfigError: it has.
@@ -87,7 +87,7 @@ class Rosters:
             ) from error
 
     def check_own(self, signed: SignedRoster) -> None:
-        """See that a roster has this site in it, with its own key.
+        """Check that a roster has this site in it, with its own key.
 
         Raises:
             KeystoreError: it lists another key.

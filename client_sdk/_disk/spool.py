@@ -225,7 +225,7 @@ class SpoolEntry:
             sync_directory(self.path.parent)
 
     def check_part(self, number: int, length: int, digest: str) -> None:
-        """See that a stored part is still what the manifest says.
+        """Check that a stored part is still what the manifest says.
 
         Raises:
             WireError: it is not: the disk lost or changed it.

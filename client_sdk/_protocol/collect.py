@@ -136,7 +136,7 @@ def _why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> Pro
 
 
 def accept(session: Session, entry: SpoolEntry, signed: SignedRecord, own: str | None) -> Flow[Accepted]:
-    """See that a published record is one whose sum this site may open: steps 1 to 6 of `_accept.py`, in their order.
+    """Check that a published record is one whose sum this site may open: steps 1 to 6 of `accept.py`, in order.
 
     Args:
         own: id of this site's submission, if there is one in the spool.
@@ -164,7 +164,7 @@ def collect(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mea
 
 
 def check_counted(session: Session, record: RoundRecord, own: str) -> None:
-    """See that this site's submission is in the sum of a record that `accept` has passed.
+    """Check that this site's submission is in the sum of a record that `accept` has passed.
 
     Raises:
         ProtocolError: it is excluded; the record says why.

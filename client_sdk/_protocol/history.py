@@ -125,7 +125,7 @@ def catch_up(session: Session, until: int) -> Flow[None]:
 
 
 def take_record(session: Session, signed: SignedRecord) -> Flow[None]:
-    """See that a record, whose signature was verified, belongs to the history that this site knows; remember it.
+    """Check that a record, whose signature was verified, belongs to the history that this site knows; remember it.
 
     Records between the last known one and this one are fetched and verified first.
 

@@ -127,7 +127,7 @@ def unhurried(asked_at: float) -> Flow[None]:
 
 
 def check_agreement(session: Session, current: CurrentRound) -> None:
-    """See that the federation's plan, epoch and key are those of the keystore, before anything is encrypted.
+    """Check that the federation's plan, epoch and key are those of the keystore, before anything is encrypted.
 
     Raises:
         PlanError: another plan.

@@ -148,7 +148,7 @@ def same_layout(
     got_name: str,
     expected_name: str,
 ) -> None:
-    """See that two sets of tensors have the same names, shapes and dtypes.
+    """Check that two sets of tensors have the same names, shapes and dtypes.
 
     Raises:
         InputError: they differ; the first difference is named.

@@ -1,4 +1,4 @@
-"""What a site does by itself in a step: bring its model up to date, score it, train it, and see what it learned."""
+"""Do what a site does by itself in a step: bring its model up to date, score it, train it, and see what it learned."""
 
 from __future__ import annotations
 

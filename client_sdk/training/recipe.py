@@ -59,7 +59,7 @@ class Recipe:
         return Layout.of(example, clip=bound, weight_cap=weight_cap)
 
     def check_plan(self, plan: Plan, tensors: Tensors) -> None:
-        """See that a plan is for a model with these tensors and this recipe.
+        """Check that a plan is for a model with these tensors and this recipe.
 
         Raises:
             PlanError: it is not; the message names the first tensor that differs.

@@ -122,7 +122,7 @@ class SignedBundle:
         return self.document.encode()
 
     def check_signed(self, coordinators: Mapping[str, bytes]) -> None:
-        """See that its dealer is a coordinator and has signed it.
+        """Check that its dealer is a coordinator and has signed it.
 
         Raises:
             WireError: not so.
@@ -205,7 +205,7 @@ class SignedCommitment:
         return self.document.encode()
 
     def check_signed(self, public_key: bytes) -> None:
-        """See that the site has signed it.
+        """Check that the site has signed it.
 
         Raises:
             WireError: it has not.

@@ -169,7 +169,7 @@ class SignedManifest:
         return self.document.encode()
 
     def check_signed(self, public_key: bytes) -> None:
-        """See that the site has signed it.
+        """Check that the site has signed it.
 
         Raises:
             WireError: it has not, or with another key.

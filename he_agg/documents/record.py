@@ -175,7 +175,7 @@ class SignedRecord:
         return self.document.encode()
 
     def check_signed(self, keys: Mapping[str, bytes]) -> None:
-        """See that an aggregator has signed it.
+        """Check that an aggregator has signed it.
 
         Args:
             keys: verification keys of the roster's aggregators, by name.

@@ -193,7 +193,7 @@ class Roster:
         return roster
 
     def check(self) -> None:
-        """See that the roster makes sense in itself.
+        """Check that the roster makes sense in itself.
 
         Raises:
             WireError: too many members, a key twice, fewer coordinators than have to sign, a site that nothing can be
@@ -252,7 +252,7 @@ class SignedRoster:
         return hashlib.sha256(self.document.body).hexdigest()
 
     def check_signed(self) -> None:
-        """See that enough of its own coordinators signed.
+        """Check that enough of its own coordinators signed.
 
         Raises:
             WireError: too few did.
@@ -260,7 +260,7 @@ class SignedRoster:
         self._check_signers(self.roster)
 
     def check_follows(self, previous: SignedRoster) -> None:
-        """See that it is the next version of a roster that is trusted.
+        """Check that it is the next version of a roster that is trusted.
 
         Raises:
             WireError: another federation or version, or too few signatures of the coordinators before or now.
@@ -276,7 +276,7 @@ class SignedRoster:
         self.check_signed()
 
     def check_valid(self, now: float) -> None:
-        """See that it has not expired.
+        """Check that it has not expired.
 
         Raises:
             WireError: it has.

@@ -187,7 +187,7 @@ class Process:
         self.stop()
 
     def fileno(self) -> int:
-        """Its stdout, for selectors."""
+        """Return its stdout, for selectors."""
         return self._stdout
 
     def _receive(self) -> bytes:
@@ -319,5 +319,5 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _variables(more: Mapping[str, str]) -> dict[str, str]:
-    """The variables of this process, without settings of he-agg, and more."""
+    """Return the variables of this process, without settings of he-agg, and more."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HE_AGG_")} | dict(more)

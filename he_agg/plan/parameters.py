@@ -1,4 +1,4 @@
-"""What a plan asks of the parameters of any scheme. Arithmetic only: the aggregator checks plans with it."""
+"""Define what a plan asks of the parameters of any scheme. Arithmetic only: the aggregator checks plans with it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ class Parameters(Protocol):
 
         Args:
             magnitude: M, the largest absolute value of one site's integers.
-            max_sites: K.
 
         Raises:
             PlanError: no secure parameters hold sums of that size exactly.

@@ -24,7 +24,7 @@ class Room:
         self._part_store = part_store
 
     def check(self, tx: Transaction, federation: FederationRow, site: str) -> None:
-        """See that a new submission of a site has room.
+        """Check that a new submission of a site has room.
 
         Raises:
             RefusedError: `STORAGE_FULL` or `QUOTA_EXCEEDED`; nothing was taken.
@@ -40,7 +40,7 @@ class Room:
         self.check_disk(size + self._awaited(tx))
 
     def check_disk(self, needed: int = 0) -> None:
-        """See that the part store has room for this many bytes above the reserve.
+        """Check that the part store has room for this many bytes above the reserve.
 
         Raises:
             RefusedError: `STORAGE_FULL`.

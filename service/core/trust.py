@@ -21,7 +21,7 @@ __all__ = ["accept_bundle", "accept_commitment", "accept_roster", "add_first_ros
 
 
 def _check_roster(signed: SignedRoster, row: FederationRow, key: AggregatorKey, now: float) -> None:
-    """See that a roster can be a federation's, whoever signed it.
+    """Check that a roster can be a federation's, whoever signed it.
 
     Raises:
         RefusedError: another federation's, without this aggregator, or with more sites than the plan holds.

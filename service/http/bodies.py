@@ -81,7 +81,7 @@ def content_digest(request: Request) -> str:
 
 
 def check_names_manifest(request: Request, submission_id: str) -> None:
-    """See that the Content-Digest of a body of parts names the manifest that holds their digests.
+    """Check that the Content-Digest of a body of parts names the manifest that holds their digests.
 
     Raises:
         RefusedError: it does not.
@@ -158,7 +158,7 @@ async def read_body(request: Request, length: int, within_s: float | None = None
 
 
 def check_body(body: bytes | bytearray, named: str) -> None:
-    """See that a body is the one whose SHA-256 the request's Content-Digest names. A long one not in the event loop.
+    """Check that a body matches the request's Content-Digest. A long one not in the event loop.
 
     Raises:
         RefusedError: it is not.

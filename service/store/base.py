@@ -101,7 +101,7 @@ class Transaction(Protocol):
         """Return all attempts in these phases."""
 
     def unscrubbed(self) -> list[RoundRow]:
-        """Ended attempts whose single submissions have not been deleted yet and are not to be kept."""
+        """Return ended attempts whose single submissions are still to be deleted and not to be kept."""
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
         """Return the sites that were invited."""
@@ -137,13 +137,13 @@ class Transaction(Protocol):
         """Return how many submissions are in which state, by federation and state."""
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
-        """Published rounds whose sum is here, newest first."""
+        """Return published rounds whose sum is here, newest first."""
 
     def scrub_sum(self, round_id: RoundId) -> None:
         """Note that the files of a sum are going to be removed. The record stays."""
 
     def sums_to_remove(self) -> list[RoundId]:
-        """Rounds whose sum is scrubbed while rows still name its parts."""
+        """Return rounds whose sum is scrubbed while rows still name its parts."""
 
     def forget_sum(self, round_id: RoundId) -> None:
         """Forget the parts of a sum whose files are gone."""
@@ -189,7 +189,7 @@ class Transaction(Protocol):
         """Make an expiring submission open again, once its files are gone."""
 
     def expiring(self) -> list[SubmissionRow]:
-        """Submissions whose parts are being removed."""
+        """Return submissions whose parts are being removed."""
 
     def idle(self, before: int) -> list[SubmissionRow]:
         """Open submissions of open rounds that hold parts and have not got one since `before`."""

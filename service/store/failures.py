@@ -1,4 +1,4 @@
-"""What every store raises, whatever it is made of, and how the process ends when a store cannot be trusted any more.
+"""Define what every store raises, and end the process when a store cannot be trusted any more.
 
 Each store translates its own failures into these: above it nobody looks at an errno or at an error of a database.
 What is not translated is a failure of the program or of the machine, and is answered 500.

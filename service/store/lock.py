@@ -46,7 +46,7 @@ class DirectoryLock:
 
 
 def match_directory(store: Store, part_store: PartStore, data_dir: Path) -> None:
-    """See that a directory is the one whose files a shared database speaks of; the first server joins the two.
+    """Check that a directory is the one whose files a shared database speaks of; the first server joins the two.
 
     Raises:
         ConfigError: it is another aggregator's, or an empty one: its parts would count as lost.

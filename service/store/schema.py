@@ -180,7 +180,7 @@ sum_parts = Table(
 
 
 def prepare(connection: Connection, *, create: bool) -> None:
-    """See that a database has these tables.
+    """Check that a database has these tables.
 
     Args:
         connection: within a transaction of the one writer.

@@ -24,7 +24,6 @@ def purge_leftovers(store: Store, part_store: PartStore, older_than_s: float = 0
     """Remove what killed processes left: half-written parts, and parts that came when their round had been purged.
 
     Args:
-        store: rows.
         part_store: what is removed from.
         older_than_s: leave younger pieces alone, since others may be writing them. Units: seconds.
 

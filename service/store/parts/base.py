@@ -87,10 +87,10 @@ class PartStore(ABC):
 
     @abstractmethod
     def size(self, key: PartKey) -> int | None:
-        """How long a part is, None if it is not there. Asked within transactions, so it must be quick."""
+        """Return how long a part is, None if it is not there. Asked within transactions, so it must be quick."""
 
     def is_whole(self, key: PartKey, digest: str) -> bool:
-        """Whether a part is there, and its SHA-256 is this."""
+        """Tell whether a part is there, and its SHA-256 is this."""
         try:
             return hashlib.sha256(self.read(key)).hexdigest() == digest
         except PartLostError:
@@ -139,11 +139,11 @@ class PartStore(ABC):
 
     @abstractmethod
     def rounds(self) -> Iterator[RoundId]:
-        """Rounds of which anything is here."""
+        """Return the rounds of which anything is here."""
 
     @abstractmethod
     def space(self) -> Space | None:
-        """How much room there is, None for a store that knows no limit."""
+        """Return how much room there is, None for a store that knows no limit."""
 
     @abstractmethod
     def check(self) -> None:

@@ -55,7 +55,7 @@ class DirectoryParts(PartStore):
         self._durable: set[Path] = set()
 
     def path(self, key: PartKey) -> Path:
-        """Where a part is."""
+        """Return where a part is."""
         return self._directory(key.round_id, key.owner) / f"{key.number}.part"
 
     def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:

@@ -1,4 +1,4 @@
-"""Which part store an aggregator has: the one place that knows."""
+"""Open the part store of an aggregator: the one place that knows which."""
 
 from __future__ import annotations
 
