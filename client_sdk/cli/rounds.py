@@ -16,7 +16,7 @@ from client_sdk._disk.npz import check_free, write_npz
 from client_sdk.progress import Event, Listener, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from client_sdk.site import Round, Site
 from he_agg.errors import ProtocolError, Reason
-from he_agg.host.commands import answer, messages
+from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import CurrentRound
 from keys.cli.identity import ask_passphrase
@@ -25,15 +25,13 @@ from keys.hardening import harden_command
 
 __all__ = ["fetch", "status", "submit"]
 
-_file = click.Path(path_type=Path, dir_okay=False)
 _config = click.option(
-    "--config", type=_file, required=True, help="The site's TOML file: url, identity, keystore, roster, spool."
+    "--config", type=FILE, required=True, help="The site's TOML file: url, identity, keystore, roster, spool."
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
 @click.command("submit")
-@click.argument("update", metavar="FILE.npz", type=_file)
+@click.argument("update", metavar="FILE.npz", type=FILE)
 @click.option(
     "--weight", type=int, required=True, help="Sample count behind the update. It is encrypted like the rest."
 )
@@ -47,7 +45,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scr
     help="How values meet the grid; stochastic is unbiased.",
 )
 @click.option("--clip", "clip", is_flag=True, help="Clip values beyond the plan's bound instead of refusing them.")
-@_json
+@json_option
 def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, clip: bool, as_json: bool) -> None:
     """Encrypt the arrays of FILE.npz and upload them to the open round.
 
@@ -83,10 +81,10 @@ def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, c
 
 @click.command("fetch")
 @_config
-@click.option("--out", type=_file, required=True, help="NPZ file to write.")
+@click.option("--out", type=FILE, required=True, help="NPZ file to write.")
 @click.option("--round", "round_id", help="Id of the round. [default: the one submitted last, else the newest mean]")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-@_json
+@json_option
 def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: bool) -> None:
     """Wait for the mean of a round, download and decrypt it, and write it to a file."""
     harden_command()
@@ -114,7 +112,7 @@ def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: b
 
 @click.command("status")
 @_config
-@_json
+@json_option
 def status(config: Path, as_json: bool) -> None:
     """Show where the federation stands, and what this site still has in its spool."""
     harden_command()

@@ -13,7 +13,7 @@ import click
 
 from he_agg.audit import Audit, audit
 from he_agg.errors import ConfigError, Reason
-from he_agg.host.commands import EXIT_REFUSED, answer
+from he_agg.host.commands import EXIT_REFUSED, FILE, answer, json_option
 
 __all__ = ["audit_transcript"]
 
@@ -22,7 +22,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @click.command("audit")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=FILE)
 @click.option(
     "--coordinator-fingerprint",
     "fingerprints",
@@ -37,7 +37,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
     metavar="DIGEST",
     help="A record that a site has seen, by its digest: it must be in the transcript. May be repeated.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def audit_transcript(file: Path, fingerprints: Sequence[str], expected: Sequence[str], as_json: bool) -> None:
     """Check the transcript FILE: rosters, signatures, the chain of records, and who took part. Needs no key.
 

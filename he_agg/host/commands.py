@@ -199,6 +199,7 @@ def _file_trouble(error: OSError) -> ConfigError:
     reason, hint = {
         errno.ENOENT: (Reason.FILE_MISSING, ""),
         errno.ENOSPC: (Reason.STORAGE_FULL, "make room and run it again"),
+        errno.EFBIG: (Reason.STORAGE_FULL, "make room and run it again"),
         errno.EDQUOT: (Reason.STORAGE_FULL, "make room and run it again"),
         errno.EROFS: (Reason.BAD_CONFIG, "name a directory that can be written to"),
         errno.EACCES: (Reason.BAD_CONFIG, "change its permissions, or name another place"),

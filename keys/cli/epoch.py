@@ -11,7 +11,7 @@ import click
 
 from he_agg.documents.epoch import SignedBundle, SignedCommitment
 from he_agg.documents.roster import Role, SignedRoster
-from he_agg.host.commands import answer
+from he_agg.host.commands import FILE, answer, json_option
 from keys.ceremony import accept, commit, deal, install
 from keys.cli.identity import refuse_existing
 from keys.cli.options import passphrase_options, passphrase_source
@@ -24,27 +24,25 @@ from keys.rosters import read_pinned, read_roster
 
 __all__ = ["accept_files", "accepted_facts", "accepted_text", "epoch_new", "epoch_rotate", "read_bundle"]
 
-_path = click.Path(path_type=Path, dir_okay=False)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 _roster = click.option(
-    "--roster", "roster_file", type=_path, required=True, help="The newest roster, signed by this coordinator too."
+    "--roster", "roster_file", type=FILE, required=True, help="The newest roster, signed by this coordinator too."
 )
 _identity = click.option(
-    "--identity", "identity_file", type=_path, required=True, help="Identity file of this coordinator."
+    "--identity", "identity_file", type=FILE, required=True, help="Identity file of this coordinator."
 )
-_out = click.option("--out", type=_path, help="Bundle to write. [default: FEDERATION.epoch-N.bundle.json]")
+_out = click.option("--out", type=FILE, help="Bundle to write. [default: FEDERATION.epoch-N.bundle.json]")
 
 
 @click.command("new")
-@click.option("--plan", "plan_file", type=_path, required=True, help="Plan file of the federation.")
+@click.option("--plan", "plan_file", type=FILE, required=True, help="Plan file of the federation.")
 @_roster
 @_identity
 @click.option("--epoch", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Number of the epoch.")
 @_out
-@click.option("--keystore", type=_path, help="Keystore file to write, secret. [default: FEDERATION.keystore]")
-@click.option("--public", type=_path, help="Document for the operator to write. [default: FEDERATION.federation.json]")
+@click.option("--keystore", type=FILE, help="Keystore file to write, secret. [default: FEDERATION.keystore]")
+@click.option("--public", type=FILE, help="Document for the operator to write. [default: FEDERATION.federation.json]")
 @passphrase_options
-@_json
+@json_option
 def epoch_new(
     plan_file: Path,
     roster_file: Path,
@@ -78,12 +76,12 @@ def epoch_new(
 
 
 @click.command("rotate")
-@click.option("--keystore", type=_path, required=True, help="Keystore of the current epoch; gets the new key.")
+@click.option("--keystore", type=FILE, required=True, help="Keystore of the current epoch; gets the new key.")
 @_roster
 @_identity
 @_out
 @passphrase_options
-@_json
+@json_option
 def epoch_rotate(
     keystore: Path,
     roster_file: Path,

@@ -10,7 +10,7 @@ import click
 from he_agg.documents.epoch import SignedCommitment
 from he_agg.documents.roster import SUITE_BYTES, Member
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason
-from he_agg.host.commands import answer
+from he_agg.host.commands import FILE, answer, json_option
 from keys.ceremony import agreement
 from keys.cli.options import (
     ask_passphrase,
@@ -30,9 +30,6 @@ from keys.secret_file import read_secret
 
 __all__ = ["ask_passphrase", "keys_check_commitments", "keys_show", "site_init"]
 
-_path = click.Path(path_type=Path, dir_okay=False)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-
 
 @click.command("init")
 @click.argument("name")
@@ -43,10 +40,10 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scr
     show_default=True,
     help="What group keys are sealed with.",
 )
-@click.option("--out", type=_path, help="Identity file to write, secret. [default: NAME.identity]")
-@click.option("--public", type=_path, help="Public file to write, not secret. [default: NAME.public.json]")
+@click.option("--out", type=FILE, help="Identity file to write, secret. [default: NAME.identity]")
+@click.option("--public", type=FILE, help="Public file to write, not secret. [default: NAME.public.json]")
 @new_passphrase_options
-@_json
+@json_option
 def site_init(
     name: str,
     suite: str,
@@ -85,9 +82,9 @@ def site_init(
 
 
 @click.command("show")
-@click.argument("file", type=_path)
+@click.argument("file", type=FILE)
 @passphrase_options
-@_json
+@json_option
 def keys_show(file: Path, passphrase_fd: int | None, keyring: str | None, as_json: bool) -> None:
     """Show the public facts of a keystore, an identity or a public FILE.
 
@@ -99,11 +96,11 @@ def keys_show(file: Path, passphrase_fd: int | None, keyring: str | None, as_jso
 
 
 @click.command("check-commitments")
-@click.argument("commitments", metavar="COMMITMENT...", nargs=-1, required=True, type=_path)
-@click.option("--roster", "roster_file", type=_path, required=True, help="Roster that the epoch was dealt to.")
-@click.option("--keystore", type=_path, required=True, help="Your own keystore, of the same epoch.")
+@click.argument("commitments", metavar="COMMITMENT...", nargs=-1, required=True, type=FILE)
+@click.option("--roster", "roster_file", type=FILE, required=True, help="Roster that the epoch was dealt to.")
+@click.option("--keystore", type=FILE, required=True, help="Your own keystore, of the same epoch.")
 @passphrase_options
-@_json
+@json_option
 def keys_check_commitments(
     commitments: tuple[Path, ...],
     roster_file: Path,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from he_agg.host.commands import answer
+from he_agg.host.commands import FILE, answer, json_option
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
 from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES, scheme_of
@@ -18,16 +18,13 @@ from keys.files import read_npz, read_plan, write_new
 
 __all__ = ["plan_choose", "plan_new", "plan_show"]
 
-_path = click.Path(path_type=Path, dir_okay=False)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-
 
 @click.command("plan")
 @click.option("--sites", type=click.IntRange(2, 10_000), help="Most sites that can take part.")
 @click.option("--bits", type=click.IntRange(2, 24), default=16, show_default=True, help="Bits of one value.")
 @click.option("--values", type=click.IntRange(1, 2**36), default=10**7, show_default=True, help="Size of the model.")
 @click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
-@_json
+@json_option
 @click.pass_context
 def plan_choose(ctx: click.Context, sites: int | None, bits: int, values: int, codec: str, as_json: bool) -> None:
     """Show the parameters for a number of sites and bits, and why; or make and show plans."""
@@ -70,9 +67,7 @@ def _choice(facts: dict[str, Any], values: int) -> str:
 
 @click.command("new")
 @click.argument("federation")
-@click.option(
-    "--model", type=_path, required=True, help="NPZ file whose arrays have the names and shapes of an update."
-)
+@click.option("--model", type=FILE, required=True, help="NPZ file whose arrays have the names and shapes of an update.")
 @click.option("--clip", type=float, required=True, help="Bound on the absolute value of every element of an update.")
 @click.option("--weight-cap", type=int, required=True, help="Largest sample count of a site; higher costs precision.")
 @click.option("--max-sites", type=int, required=True, help="Most sites that can take part.")
@@ -81,8 +76,8 @@ def _choice(facts: dict[str, Any], values: int) -> str:
 @click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most.")
 @click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds a round stays open.")
-@click.option("--out", type=_path, help="Plan file to write. [default: FEDERATION.plan]")
-@_json
+@click.option("--out", type=FILE, help="Plan file to write. [default: FEDERATION.plan]")
+@json_option
 def plan_new(
     federation: str, model: Path, clip: float, weight_cap: int, out: Path | None, as_json: bool, **numbers: Any
 ) -> None:
@@ -95,8 +90,8 @@ def plan_new(
 
 
 @click.command("show")
-@click.argument("file", type=_path)
-@_json
+@click.argument("file", type=FILE)
+@json_option
 def plan_show(file: Path, as_json: bool) -> None:
     """Show what a plan FILE agrees on, and what it costs."""
     plan = read_plan(file)

@@ -12,7 +12,7 @@ import click
 
 from he_agg.documents.roster import Member, Role, SignedRoster
 from he_agg.errors import HeAggError, InputError, Reason
-from he_agg.host.commands import answer, messages
+from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.ids import check_name
 from keys.cli.options import passphrase_options, passphrase_source
 from keys.cli.roster_view import day_of, roster_facts, roster_table, signers_of
@@ -36,9 +36,7 @@ __all__ = ["roster_accept", "roster_new", "roster_next", "roster_sign", "roster_
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_path = click.Path(path_type=Path, dir_okay=False)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-_out = click.option("--out", type=_path, help="Roster file to write. [default: FEDERATION.roster-VERSION.json]")
+_out = click.option("--out", type=FILE, help="Roster file to write. [default: FEDERATION.roster-VERSION.json]")
 _days = click.option(
     "--days", type=click.IntRange(1, 400), default=365, show_default=True, help="How long it is good for."
 )
@@ -55,7 +53,7 @@ _fingerprints = click.option(
 
 def _files(option: str, what: str, required: bool = False) -> Callable[[F], F]:
     return click.option(
-        f"--{option}", f"{option}s", type=_path, multiple=True, required=required, metavar="FILE", help=what
+        f"--{option}", f"{option}s", type=FILE, multiple=True, required=required, metavar="FILE", help=what
     )
 
 
@@ -70,7 +68,7 @@ def _files(option: str, what: str, required: bool = False) -> Callable[[F], F]:
 @_min_sites
 @_days
 @_out
-@_json
+@json_option
 def roster_new(
     federation: str,
     threshold: int | None,
@@ -93,7 +91,7 @@ def roster_new(
 
 
 @click.command("next")
-@click.argument("old", type=_path)
+@click.argument("old", type=FILE)
 @click.option(
     "--add",
     "added",
@@ -106,7 +104,7 @@ def roster_new(
 @_min_sites
 @_days
 @_out
-@_json
+@json_option
 def roster_next(
     old: Path,
     added: tuple[str, ...],
@@ -132,11 +130,11 @@ def roster_next(
 
 
 @click.command("revoke")
-@click.argument("old", metavar="ROSTER", type=_path)
+@click.argument("old", metavar="ROSTER", type=FILE)
 @click.argument("site")
 @_days
 @_out
-@_json
+@json_option
 def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool) -> None:
     """Make the version after ROSTER without SITE, and say what must follow: alone it changes nothing."""
     previous = _signed(old)
@@ -163,13 +161,13 @@ def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool
 
 
 @click.command("sign")
-@click.argument("file", type=_path)
-@click.option("--identity", "identity_file", type=_path, required=True, help="Identity file of a coordinator.")
-@click.option("--previous", type=_path, help="The version before; its coordinators sign too.")
-@click.option("--out", type=_path, help="Where to write the signed roster. [default: FILE itself]")
+@click.argument("file", type=FILE)
+@click.option("--identity", "identity_file", type=FILE, required=True, help="Identity file of a coordinator.")
+@click.option("--previous", type=FILE, help="The version before; its coordinators sign too.")
+@click.option("--out", type=FILE, help="Where to write the signed roster. [default: FILE itself]")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @passphrase_options
-@_json
+@json_option
 def roster_sign(
     file: Path,
     identity_file: Path,
@@ -199,10 +197,10 @@ def roster_sign(
 
 
 @click.command("verify")
-@click.argument("file", type=_path)
-@click.option("--previous", type=_path, help="The version before, which you trust: check that FILE follows it.")
+@click.argument("file", type=FILE)
+@click.option("--previous", type=FILE, help="The version before, which you trust: check that FILE follows it.")
 @_fingerprints
-@_json
+@json_option
 def roster_verify(file: Path, previous: Path | None, fingerprints: tuple[str, ...], as_json: bool) -> None:
     """Show all members of a roster FILE with roles and fingerprints, who signed it, and whether it is valid."""
     roster, before = read_roster(file), None if previous is None else read_roster(previous)
@@ -227,10 +225,10 @@ def roster_verify(file: Path, previous: Path | None, fingerprints: tuple[str, ..
 
 
 @click.command("accept")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_path)
-@click.option("--out", type=_path, required=True, help="Where this site keeps the roster that it has accepted.")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
+@click.option("--out", type=FILE, required=True, help="Where this site keeps the roster that it has accepted.")
 @_fingerprints
-@_json
+@json_option
 def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, ...], as_json: bool) -> None:
     """Accept a roster for this site: the first by comparing fingerprints, later ones by their signatures.
 

@@ -1,0 +1,101 @@
+"""Connect a command to the aggregator with the files that a member's settings name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from client_sdk._net.signing import Signer
+from client_sdk._net.transport import TlsFiles, Transport
+from client_sdk._protocol.effects import Flow, Request, Response, compute
+from client_sdk._protocol.exchange import Retries, exchange
+from client_sdk._protocol.retry import RetryPolicy
+from client_sdk.config import Settings
+from client_sdk.progress import Event, Retrying
+from he_agg.documents.roster import MAX_ROSTER_BYTES, SignedRoster
+from he_agg.host.commands import FILE, messages
+from keys import Identity, read_secret_text
+from keys.cli.options import passphrase_source
+from keys.passphrase import Once
+
+__all__ = ["Link", "config_option", "connect", "newer_rosters", "read_settings"]
+
+_T = TypeVar("_T")
+
+config_option = click.option(
+    "--config", type=FILE, required=True, help="The TOML file: url, identity, keystore, roster, passphrase_file."
+)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A connection to the aggregator for one federation."""
+
+    federation: str
+    retries: Retries
+    transport: Transport
+
+    def run(self, flow: Flow[_T]) -> _T:
+        """Run a flow, and tell of each retry."""
+        return self.transport.run(flow, _listen)
+
+    def get(self, path: str, max_bytes: int, expect: frozenset[int] = frozenset({200})) -> Flow[Response]:
+        """Get what is at a path below the federation's."""
+        request = Request("GET", f"/v1/federations/{self.federation}/{path}", expect, max_bytes=max_bytes)
+        return (yield from exchange(self.retries, request))
+
+    def put(self, path: str, body: bytes) -> bool:
+        """Send it and tell whether it was new there."""
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        request = Request(
+            "PUT", f"/v1/federations/{self.federation}/{path}", frozenset({200, 201}), body=body, headers=headers
+        )
+        return self.run(exchange(self.retries, request)).status == 201
+
+
+@contextmanager
+def connect(settings: Settings, identity: Identity, federation: str) -> Iterator[Link]:
+    """Connect to the aggregator that the settings name, as the member that the identity is of."""
+    signer = Signer(identity.name, identity.signing_key, federation)
+    transport = Transport(settings.url, signer, TlsFiles(settings.ca_file, settings.client_cert, settings.client_key))
+    try:
+        # Jitter only spreads load: it needs no secrecy.
+        yield Link(federation, Retries(RetryPolicy(patience_s=settings.patience_s), random.random), transport)
+    finally:
+        transport.close()
+
+
+def read_settings(config: Path, passphrase_fd: int | None, keyring: str | None) -> tuple[Settings, Once]:
+    """Read a settings file; the passphrase comes from where the options say, or else from where the file says."""
+    settings = Settings.load(config, {})
+    file = settings.passphrase_file
+    if file is not None and passphrase_fd is None and keyring is None:
+        return settings, Once(partial(read_secret_text, file))
+    if passphrase_fd is None:
+        keyring = keyring or settings.passphrase_keyring
+    return settings, passphrase_source(passphrase_fd, keyring)
+
+
+def newer_rosters(link: Link, pinned: SignedRoster) -> Flow[list[SignedRoster]]:
+    """Return all rosters after the pinned one, each following the one before."""
+    found = [pinned]
+    while True:
+        wanted = found[-1].roster.version + 1
+        response = yield from link.get(f"rosters/{wanted}", MAX_ROSTER_BYTES, frozenset({200, 404}))
+        if response.status == 404:
+            return found[1:]
+        signed = yield from compute(partial(SignedRoster.parse, response.body))
+        signed.check_follows(found[-1])
+        found.append(signed)
+
+
+def _listen(event: Event) -> None:
+    if isinstance(event, Retrying):
+        messages.print(f"{event.why}; trying again in {event.wait_s:.1f} s", markup=False)

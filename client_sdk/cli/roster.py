@@ -1,0 +1,40 @@
+"""The command about rosters that talks to the aggregator: `he-agg roster publish`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from client_sdk.cli.link import config_option, connect, read_settings
+from he_agg.host.commands import FILE, answer, json_option
+from keys import Identity
+from keys.cli.options import passphrase_options
+from keys.hardening import harden_command
+from keys.rosters import read_roster
+
+__all__ = ["roster_publish"]
+
+
+@click.command("publish")
+@click.argument("roster", type=FILE)
+@config_option
+@passphrase_options
+@json_option
+def roster_publish(roster: Path, config: Path, passphrase_fd: int | None, keyring: str | None, as_json: bool) -> None:
+    """Send a signed ROSTER to the aggregator, as a coordinator: it holds at once, and sites pick it up themselves."""
+    harden_command()
+    signed = read_roster(roster)
+    signed.check_signed()
+    signed.check_valid(time.time())
+    settings, passphrase = read_settings(config, passphrase_fd, keyring)
+    identity = Identity.load(settings.identity, passphrase)
+    name, version = signed.roster.federation, signed.roster.version
+    with connect(settings, identity, name) as link:
+        new = link.put(f"rosters/{version}", signed.encode())
+    answer(
+        {"federation": name, "version": version, "digest": signed.digest, "new": new},
+        as_json,
+        lambda: f"version {version} of the roster of {name} {'holds now' if new else 'held already'}",
+    )
