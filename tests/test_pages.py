@@ -122,6 +122,8 @@ def _check(words, complete):
         if missing and parameter.required:
             raise click.MissingParameter(ctx=context, param=parameter)
         values = value if isinstance(value, tuple | list) else [value]
+        if isinstance(parameter.type, click.Path):
+            continue  # a page names files that the reader has
         if not missing and not any(isinstance(one, str) and is_placeholder(one) for one in values):
             parameter.type_cast_value(context, value)
 
