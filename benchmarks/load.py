@@ -144,7 +144,6 @@ def run_round(
     members: list[tuple[str, SigningKey]],
     roster: str,
     parts: list[list[bytes]],
-    wholes: list[bytes] | None,
     times: dict[str, list[float]],
 ) -> tuple[float, float, str]:
     """One round. Returns seconds to the last receipt, seconds from there to the record, and the round."""
@@ -165,6 +164,8 @@ def run_round(
         for member, mine in zip(members, parts, strict=True)
     ]
 
+    wholes = [b"".join(mine) for mine in parts]
+
     def work(i: int) -> None:
         client = Client(server, members[i], times)
         body = manifests[i].encode()
@@ -176,14 +177,8 @@ def run_round(
             Content_Type="application/json",
             Content_Digest=known_digest_field(manifests[i].submission_id),
         )
-        path = f"/v1/submissions/{manifests[i].submission_id}"
-        if wholes is not None:
-            client.ask("put whole", "PUT", path, wholes[i], Content_Digest=manifest_field(manifests[i].submission_id))
-        else:
-            for number, part in enumerate(parts[i]):
-                digest = known_digest_field(manifests[i].manifest.part_digests[number])
-                client.ask("put", "PUT", f"{path}/parts/{number}", part, Content_Digest=digest)
-            client.ask("complete", "POST", f"{path}/complete")
+        own = manifests[i].submission_id
+        client.ask("put", "PUT", f"/v1/submissions/{own}", wholes[i], Content_Digest=manifest_field(own))
         client.close()
 
     seconds = together(len(parts), work)
@@ -204,15 +199,14 @@ def check_sum(
     server: str, plan: Plan, member: tuple[str, SigningKey], round_id: str, sums: list[Any], times: Any
 ) -> bool:
     """Download the sum and compare every residue."""
-    client, exact, number = Client(server, member, times), True, 0
-    for s, section in enumerate(plan.public.sections):
-        for n in range(section.parts):
-            data = client.ask("sum", "GET", f"/v1/rounds/{round_id}/sum/{s}/parts/{n}")
-            place = plan.public.places[number]
-            got = unpack(data[PART_HEADER_BYTES:], place.residues, section.modulus_bits)
-            exact = exact and bool((got == sums[number]).all())
-            number += 1
+    client, exact = Client(server, member, times), True
+    whole = client.ask("sum", "GET", f"/v1/rounds/{round_id}/sum")
     client.close()
+    for place in plan.public.places:
+        data, whole = whole[: place.wire_bytes], whole[place.wire_bytes :]
+        section = place.section
+        got = unpack(data[PART_HEADER_BYTES:], place.residues, section.modulus_bits)
+        exact = exact and bool((got == sums[place.number]).all())
     return exact
 
 
@@ -243,9 +237,6 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
             total = (total + residues[place.number]) % np.uint64(place.section.modulus)
         sums.append(total)
     del made
-    wholes = None
-    if not arguments.by_parts:
-        wholes = [b"".join(mine) for mine in parts]
     data_dir, limit_dir = root / "data", root / "limit"
     limit_dir.mkdir()
     store = open_store(Settings(data_dir=data_dir), create=True)
@@ -266,12 +257,9 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
         urls = {"aggregator": address(aggregator), "limit": address(limit)}
         idle = memory(aggregator)["now"]
         for repetition in range(arguments.repetitions + 1):
-            whole = parts if wholes is None else [[one] for one in wholes]
-            seconds, limited = run_limit(urls["limit"], limit_dir, whole)
+            seconds, limited = run_limit(urls["limit"], limit_dir, [[b"".join(mine)] for mine in parts])
             before = cpu_s(aggregator.pid)
-            round_seconds, fold_seconds, round_id = run_round(
-                urls["aggregator"], plan, members, roster, parts, wholes, times
-            )
+            round_seconds, fold_seconds, round_id = run_round(urls["aggregator"], plan, members, roster, parts, times)
             used = cpu_s(aggregator.pid) - before
             exact = check_sum(urls["aggregator"], plan, members[0], round_id, sums, times) and exact
             if not repetition:  # the first of each warms up
@@ -292,7 +280,6 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
         "sites": arguments.sites,
         "values": arguments.values,
         "parts_per_site": len(parts[0]),
-        "in_one_body": wholes is not None,
         "MB_per_site": round(total_mb / len(parts), 2),
         "MB_per_round": round(total_mb, 1),
         "rates_MB_per_s": {name: [round(rate, 1) for rate in all_] for name, all_ in rates.items()},
@@ -314,7 +301,6 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=10**6)
     parser.add_argument("--value-bits", type=int, default=16)
     parser.add_argument("--part-bytes", type=int, default=4 * 2**20)
-    parser.add_argument("--by-parts", action="store_true", help="instead of all parts in one request")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="where both servers write; a real disk")
     parser.add_argument("--output", type=Path, default=RESULTS / "load.json")

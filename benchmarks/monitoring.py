@@ -58,7 +58,7 @@ def layer_us() -> dict[str, float]:
     for _ in range(7):
         bare.append(asyncio.run(_layer(_nothing, 5000)))
         with_it.append(asyncio.run(_layer(watched, 5000)))
-    answered = Answered(0.0, 0.01, "PUT", "/v1/submissions/{submission_id}/parts/{n}", 201, 1, 0, "", "f", "a", "", "")
+    answered = Answered(0.0, 0.01, "PUT", "/v1/submissions/{submission_id}", 204, 1, 0, "", "f", "a", "", "")
     metrics = Metrics()
     began = time.perf_counter()
     for _ in range(20_000):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import secrets
 import sys
 import time
@@ -24,7 +23,6 @@ _logger = logging.getLogger("he_agg.service")
 NOTES = "he_agg.notes"
 """Where in a request's scope the fields of its line are: ids of what has been verified, and reasons."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_SMALL_NUMBER = re.compile(r"[0-9]{1,6}\Z")
 
 
 class _JsonLines(logging.Formatter):
@@ -137,9 +135,9 @@ async def _send_failure(send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def ids_in(path: dict[str, Any]) -> dict[str, str | int]:
-    """Take ids out of the address, if they are ids: a log line holds nothing else that a client wrote."""
-    found: dict[str, str | int] = {}
+def ids_in(path: dict[str, Any]) -> dict[str, str]:
+    """Pick the ids out of an address, if they are ids: a log line holds nothing else that a client wrote."""
+    found: dict[str, str] = {}
     try:
         if "federation" in path:
             found["federation"] = check_name(path["federation"], "federation")
@@ -150,9 +148,6 @@ def ids_in(path: dict[str, Any]) -> dict[str, str | int]:
             found["submission_id"] = path["submission_id"]
     except WireError:
         return found
-    for name in ("section", "n"):
-        if _SMALL_NUMBER.match(str(path.get(name, ""))):
-            found[name] = int(path[name])
     return found
 
 

@@ -39,7 +39,7 @@ class Signer:
         head = RequestHead(request.method, path, query, _content_digest(request), self.federation)
         signed_at = self.clock()
         headers = dict(request.headers) | sign_request(head, self.name, self.key, signed_at)
-        if request.body:
+        if request.body is not None:  # an empty one has a length, too
             headers["Content-Length"] = str(len(request.body))
         return signed_at, headers
 

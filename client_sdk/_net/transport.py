@@ -33,9 +33,7 @@ from client_sdk._protocol.effects import (
     Request,
     Response,
     Sleep,
-    Together,
 )
-from client_sdk._protocol.together import run_in_tasks, run_in_threads
 from client_sdk.progress import Event, Listener
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 
@@ -96,8 +94,6 @@ class Transport:
                 return time.monotonic()
             case Report(event):
                 listener(event)
-            case Together():
-                return run_in_threads(effect, self.run, listener)
         return None
 
     def _send(self, request: Request, listener: Listener) -> Response:
@@ -166,8 +162,6 @@ class AsyncTransport:
                 return time.monotonic()
             case Report(event):
                 listener(event)
-            case Together():
-                return await run_in_tasks(effect, self.run, listener)
         return None
 
     async def _send(self, request: Request, listener: Listener) -> Response:

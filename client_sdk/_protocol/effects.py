@@ -7,7 +7,7 @@ with a simulated clock. So every rule about rounds, retries and resuming is writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +24,8 @@ __all__ = [
     "Request",
     "Response",
     "Sleep",
-    "Together",
     "compute",
     "now",
-    "together",
 ]
 
 T = TypeVar("T")
@@ -122,24 +120,7 @@ class Report:
     event: Event
 
 
-@dataclass(frozen=True)
-class Together:
-    """Run flows side by side; the result is a list of theirs, in order.
-
-    When one fails, no other begins, those under way come to their end, and the first error in order is thrown in.
-
-    Attributes:
-        flows: make the flows, each when its turn comes.
-        width: how many run at a time.
-        each: says what to report of a result, as it comes. Called by whoever drives, never twice at once.
-    """
-
-    flows: Sequence[Callable[[], Flow[Any]]]
-    width: int
-    each: Callable[[Any], Event]
-
-
-Effect = Request | Sleep | Compute | Now | Report | Together
+Effect = Request | Sleep | Compute | Now | Report
 
 Flow = Generator[Effect, Any, T]
 """A flow whose result is a T. Results of effects are sent in untyped; the helpers below give the types back."""
@@ -159,9 +140,3 @@ def now() -> Flow[float]:
     """Read the driver's clock, typed. Units: seconds."""
     result: float = yield Now()
     return result
-
-
-def together(flows: Sequence[Callable[[], Flow[T]]], width: int, each: Callable[[T], Event]) -> Flow[list[T]]:
-    """Run flows side by side, typed. See `Together`."""
-    results: list[T] = yield Together(flows, width, each)
-    return results

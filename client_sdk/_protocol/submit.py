@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._protocol.accept import RejectedError
-from client_sdk._protocol.effects import FileBody, Flow, Report, Request, Response, compute, now, together
+from client_sdk._protocol.effects import FileBody, Flow, Report, Request, Response, compute, now
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import refusing
 from client_sdk._protocol.poll import OpenRound
@@ -31,9 +30,6 @@ _PASSES = 5
 
 _PART_TRIES = 3
 """How often one part may arrive changed before the path to the aggregator is called broken."""
-
-_AT_ONCE = 2
-"""Parts on their way at a time: while the aggregator checks one and makes it durable, the next uses the link."""
 
 _RUN_BYTES = MAX_PART_BYTES
 """Parts that go in one request, together: what any proxy on the way lets through, for one part may be as long."""
@@ -62,13 +58,11 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         passes += 1
         try:
             missing = yield from _announce(session, opened, entry, stored)
-            first = _rest(missing, session.plan.places)
-            if first is not None:
-                put, answer = yield from _put_rest(session, opened, entry, stored, first)
-            else:
-                put = yield from _put_missing(session, opened, entry, stored, missing)
-                answer = yield from _complete(session, opened, stored)
-            sent += put
+            upload = _Upload(session, opened, entry, stored, missing)
+            try:
+                answer = yield from upload.send_all()
+            finally:
+                sent += upload.sent_bytes
             receipt = yield from _take_receipt(session, opened, entry, stored, answer)
         except ProtocolError as error:
             if error.reason not in _START_OVER:
@@ -97,8 +91,7 @@ def repair(session: Session, round_id: RoundId, entry: SpoolEntry, stored: Store
         status = yield from _ask_status(session, opened, stored)
         if status.id != stored.submission_id or status.state != "complete":
             return
-        for place in _missing(session, status):
-            yield from _put(session, opened, entry, stored, place)
+        yield from _Upload(session, opened, entry, stored, _missing(session, status)).send_missing()
     except ProtocolError as error:
         # The round has ended in the meantime: its record says how.
         if error.reason not in (Reason.ROUND_CLOSED, Reason.UNKNOWN_SUBMISSION):
@@ -161,149 +154,104 @@ def _ask_status(session: Session, opened: OpenRound, stored: Stored) -> Flow[Sub
 
 
 def _missing(session: Session, status: SubmissionStatus) -> list[PartPlace]:
-    """List the parts that the aggregator still needs, in order; ignore numbers the plan does not have."""
+    """The parts that are missing, in order; numbers that the plan does not have are left out."""
     missing = set(status.missing)
     return [place for place in session.plan.places if place.number in missing]
 
 
-def _put_missing(
-    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, missing: list[PartPlace]
-) -> Flow[int]:
-    total = session.plan.wire_bytes
-    done = total - sum(place.wire_bytes for place in missing)
-    yield Report(PhaseProgress(str(opened.id), "upload", done, total))
+class _Upload:
+    """Parts on their way. Whatever is missing goes in as few requests as may be; none is sent that is there already.
 
-    def stored_there(one: tuple[PartPlace, int]) -> PhaseProgress:
-        nonlocal done
-        done += one[0].wire_bytes
-        return PhaseProgress(str(opened.id), "upload", done, total)
+    Args:
+        missing: parts that the aggregator does not have, in order.
 
-    def put(place: PartPlace) -> Flow[tuple[PartPlace, int]]:
-        return place, (yield from _put(session, opened, entry, stored, place))
-
-    puts = yield from together([partial(put, place) for place in missing], _AT_ONCE, stored_there)
-    return sum(sent for _, sent in puts)
-
-
-def _put(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, place: PartPlace) -> Flow[int]:
-    request = Request(
-        "PUT",
-        f"/v1/submissions/{stored.submission_id}/parts/{place.number}",
-        frozenset({200, 201, 204}),
-        body=FileBody(((entry.part_path(place.number), place.wire_bytes),)),
-        content_digest=known_digest_field(stored.manifest.part_digests[place.number]),
-        headers={"Content-Type": "application/octet-stream"},
-    )
-    times = 1
-
-    def again() -> Flow[Request]:
-        nonlocal times
-        times += 1
-        yield from ()
-        return request
-
-    yield from _send(session, opened, request, again, lambda: _check_stored(entry, stored, [place]))
-    return place.wire_bytes * times
-
-
-def _send(
-    session: Session,
-    opened: OpenRound,
-    request: Request,
-    again: Callable[[], Flow[Request]],
-    check: Callable[[], Flow[None]],
-) -> Flow[Response]:
-    """Send parts again until the aggregator has them undamaged."""
-    tries = 0
-    while True:
-        tries += 1
-        try:
-            return (yield from exchange(session.retries, request, _until(session, opened), again))
-        except HeAggError as error:
-            yield from check()
-            if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
-                raise
-        request = yield from again()
-
-
-def _rest(missing: Sequence[PartPlace], places: Sequence[PartPlace]) -> int | None:
-    """Return the first missing part, if everything from there on is missing."""
-    return len(places) - len(missing) if missing and list(missing) == list(places[-len(missing) :]) else None
-
-
-def _put_rest(
-    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, first: int
-) -> Flow[tuple[int, bytes]]:
-    """Send all parts from one on in as few requests as possible; the last is answered with the receipt.
-
-    What was interrupted goes on where the aggregator says.
-
-    Returns:
-        How many bytes went out, and the answer.
+    Attributes:
+        sent_bytes: how many went out.
     """
-    places = session.plan.places
-    sent = 0
-    run = _run_from(places, first)
 
-    def put() -> Request:
-        nonlocal sent
-        sent += sum(place.wire_bytes for place in run)
-        return _put_run(session, opened, entry, stored, run)
+    def __init__(
+        self, session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, missing: list[PartPlace]
+    ) -> None:
+        self.sent_bytes = 0
+        self._session, self._opened, self._entry, self._stored = session, opened, entry, stored
+        self._missing = missing
+        self._total = session.plan.wire_bytes
 
-    def again() -> Flow[Request]:
-        nonlocal run
-        missing = _missing(session, (yield from _ask_status(session, opened, stored)))
-        run = _run_from(places, missing[0].number if missing else len(places))
-        return put()
+    def send_all(self) -> Flow[bytes]:
+        """Send what is missing, and the end of the submission, which is empty if its last part is there.
 
-    def check() -> Flow[None]:
-        return _check_stored(entry, stored, run)
+        Returns:
+            The answer to the end: a receipt.
+        """
+        while True:
+            response = yield from self._send()
+            if response.status != _NO_CONTENT:
+                return response.body
 
-    while True:
-        response = yield from _send(session, opened, put(), again, check)
-        if response.status != _NO_CONTENT:
-            return sent, response.body
-        run = _run_from(places, run[-1].number + 1)
+    def send_missing(self) -> Flow[None]:
+        """Send what is missing."""
+        while self._missing:
+            yield from self._send()
+
+    def _send(self) -> Flow[Response]:
+        """Send the next parts until they arrive as they are here."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                response = yield from exchange(
+                    self._session.retries, self._next(), _until(self._session, self._opened), self._again
+                )
+            except HeAggError as error:
+                # After a failure only, for the aggregator takes nothing damaged: the fault may be this site's own disk.
+                yield from self._check()
+                if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
+                    raise
+                yield from self._ask()
+            else:
+                self._missing = self._missing[len(self._run) :]
+                return response
+
+    def _next(self) -> Request:
+        """The request for the first parts that are missing, or for the empty end if none is."""
+        places, run = self._session.plan.places, _first_run(self._missing)
+        first = run[0].number if run else len(places)
+        there = self._total - sum(place.wire_bytes for place in self._missing)
+        self._run = run
+        self.sent_bytes += sum(place.wire_bytes for place in run)
+        return Request(
+            "PUT",
+            f"/v1/submissions/{self._stored.submission_id}" + (f"?from={first}" if first else ""),
+            frozenset({200 if first + len(run) == len(places) else _NO_CONTENT}),
+            body=FileBody(tuple((self._entry.part_path(place.number), place.wire_bytes) for place in run)),
+            content_digest=manifest_field(self._stored.submission_id),
+            progress=lambda sent: PhaseProgress(str(self._opened.id), "upload", there + sent, self._total),
+            headers={"Content-Type": "application/octet-stream"},
+        )
+
+    def _again(self) -> Flow[Request]:
+        yield from self._ask()
+        return self._next()
+
+    def _ask(self) -> Flow[None]:
+        """Go on where the aggregator says."""
+        status = yield from _ask_status(self._session, self._opened, self._stored)
+        self._missing = _missing(self._session, status)
+
+    def _check(self) -> Flow[None]:
+        for place in self._run:
+            digest = self._stored.manifest.part_digests[place.number]
+            yield from compute(partial(self._entry.check_part, place.number, place.wire_bytes, digest))
 
 
-def _run_from(places: Sequence[PartPlace], first: int) -> Sequence[PartPlace]:
-    """Return the parts that go in one request: several short ones, or a long one."""
-    ends = itertools.accumulate(place.wire_bytes for place in places[first:])
-    return places[first : first + max(1, sum(end <= _RUN_BYTES for end in ends))]
-
-
-def _put_run(
-    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, run: Sequence[PartPlace]
-) -> Request:
-    if not run:
-        return _completion(stored)
-    first, total = run[0].number, session.plan.wire_bytes
-    there = sum(place.wire_bytes for place in session.plan.places[:first])
-    return Request(
-        "PUT",
-        f"/v1/submissions/{stored.submission_id}" + (f"?from={first}" if first else ""),
-        frozenset({200, 201, _NO_CONTENT}),
-        body=FileBody(tuple((entry.part_path(place.number), place.wire_bytes) for place in run)),
-        content_digest=manifest_field(stored.submission_id),
-        progress=lambda sent: PhaseProgress(str(opened.id), "upload", there + sent, total),
-        headers={"Content-Type": "application/octet-stream"},
-    )
-
-
-def _check_stored(entry: SpoolEntry, stored: Stored, places: Sequence[PartPlace]) -> Flow[None]:
-    for place in places:
-        digest = stored.manifest.part_digests[place.number]
-        yield from compute(partial(entry.check_part, place.number, place.wire_bytes, digest))
-
-
-def _complete(session: Session, opened: OpenRound, stored: Stored) -> Flow[bytes]:
-    """Say that all parts are there. Returns the answer."""
-    response = yield from exchange(session.retries, _completion(stored), _until(session, opened))
-    return response.body
-
-
-def _completion(stored: Stored) -> Request:
-    return Request("POST", f"/v1/submissions/{stored.submission_id}/complete", frozenset({200, 201}), body=b"")
+def _first_run(missing: Sequence[PartPlace]) -> Sequence[PartPlace]:
+    """The parts that go in one request: consecutive ones, several short ones or a long one."""
+    length = 0
+    for count, place in enumerate(missing):
+        length += place.wire_bytes
+        if count and (place.number != missing[count - 1].number + 1 or length > _RUN_BYTES):
+            return missing[:count]
+    return missing
 
 
 def _take_receipt(

@@ -6,8 +6,8 @@ Order of every write: part, then row, then answer. Every method may be called ag
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from he_agg.documents.manifest import Manifest, SignedManifest
@@ -18,7 +18,7 @@ from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import refuse_secrets
 from service.core.conductor import Conductor
 from service.core.find import federation_named, find_round, own_submission, round_closed
-from service.core.parts import ExpectedPart, Parts
+from service.core.parts import Parts, Run
 from service.core.quotas import Room
 from service.core.roster_cache import newest_roster
 from service.domain import events
@@ -42,14 +42,6 @@ class _Announcement:
     plan: PublicPlan
     manifest: Manifest
     body: bytes
-
-
-class _Named(NamedTuple):
-    """Whose submission an address names."""
-
-    federation: str
-    site: str
-    submission_id: str
 
 
 class _Completion(NamedTuple):
@@ -78,8 +70,7 @@ class Intake:
     def __init__(self, store: Store, conductor: Conductor, room: Room, parts: Parts) -> None:
         self._conductor = conductor
         self._announcements = Batch(store, _refusing(self._announce))
-        self._completions = Batch(store, _refusing(self._complete))
-        self._wholes = Batch(store, self._mark_and_complete)
+        self._ends = Batch(store, self._mark_and_complete)
         self._room = room
         self._parts = parts
 
@@ -179,54 +170,37 @@ class Intake:
             plan = federation_named(tx, federation).parsed.plan
             return _status(tx, own_submission(tx, federation, site, submission_id), plan)
 
-    def complete(self, federation: str, site: str, submission_id: str) -> Signed:
-        """Decide, in one transaction, whether a submission is in.
+    def take(self, run: Run, body: memoryview) -> Signed | None:
+        """Take parts of a submission, one after another in a body. The end of a submission completes it.
+
+        All in one transaction: that the parts are stored, and whether the submission is in.
 
         Returns:
-            The receipt, the same bytes each time: nothing in it is new, and Ed25519 has no randomness.
-
-        Raises:
-            RefusedError: parts are missing, or the round closed before.
-        """
-        return self._receipt(self._completions.run(_Named(federation, site, submission_id)))
-
-    def take(self, parts: Sequence[ExpectedPart], body: memoryview) -> None:
-        """Take consecutive parts of a submission, one after another in one body.
+            The receipt, if they reach the submission's end: the same bytes each time, for nothing in it is new, and
+            Ed25519 has no randomness.
 
         Raises:
             WireError: not the parts that the plan puts there.
-            RefusedError: not the parts that the manifest names, or the round closed before.
+            RefusedError: not the parts that the manifest names, the round closed before, or parts before these are
+                missing.
         """
-        if new := _split(parts, body):
-            self._parts.store_all(new)
-
-    def take_last(self, parts: Sequence[ExpectedPart], body: memoryview) -> Signed:
-        """Store the last parts and complete the submission, decided in one transaction.
-
-        Raises:
-            WireError: not the parts that the plan puts there.
-            RefusedError: as there, or parts are missing.
-        """
-        new = _split(parts, body)
-        submission = parts[0].submission
-        names = _Named(submission.round_id.federation, submission.site, submission.id)
-        if not new:
-            return self.complete(names.federation, names.site, names.submission_id)
-        self._parts.write(new)
-        stored = [part for part, _ in new]
-        outcomes, completion = self._wholes.run((names, stored))
-        self._parts.settle(stored, outcomes)
+        new, data = _split(run, body)
+        if not run.reaches_end:
+            if new.parts:
+                self._parts.store_all(new, data)
+            return None
+        if new.parts:
+            self._parts.write(new, data)
+        refusals, completion = self._ends.run(new)
+        self._parts.settle(new, refusals)
         return self._receipt(completion)
 
     def _mark_and_complete(
-        self, tx: Transaction, what: tuple[_Named, Sequence[ExpectedPart]]
-    ) -> tuple[list[bool | RefusedError], _Completion | RefusedError]:
-        names, stored = what
-        outcomes = self._parts.mark(tx, stored)
-        for outcome in outcomes:
-            if isinstance(outcome, RefusedError):
-                return outcomes, outcome
-        return outcomes, _refusing(self._complete)(tx, names)
+        self, tx: Transaction, run: Run
+    ) -> tuple[list[RefusedError | None], _Completion | RefusedError]:
+        refusals = self._parts.mark(tx, run)
+        refused = next((refusal for refusal in refusals if refusal is not None), None)
+        return refusals, refused or _refusing(self._complete)(tx, run.submission)
 
     def _receipt(self, completion: _Completion | RefusedError) -> Signed:
         if isinstance(completion, RefusedError):
@@ -237,8 +211,8 @@ class Intake:
         receipt = Receipt(submission.id, str(submission.round_id), submission.site, submission.accepted_at)
         return Signed.make("receipt", receipt.encode(), signer, self._conductor.key.signing_key)
 
-    def _complete(self, tx: Transaction, names: _Named) -> _Completion:
-        federation, site, submission_id = names
+    def _complete(self, tx: Transaction, announced: SubmissionRow) -> _Completion:
+        federation, site, submission_id = announced.round_id.federation, announced.site, announced.id
         self._conductor.tick_in(tx, federation)
         submission = own_submission(tx, federation, site, submission_id)
         if submission.state in ("open", "expiring"):
@@ -248,7 +222,7 @@ class Intake:
                 raise RefusedError(
                     Reason.INCOMPLETE,
                     f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
-                    "put the missing parts, then complete again",
+                    "put the missing parts, then the end of the submission again",
                     round_id=str(row.id),
                     submission_id=submission_id,
                     missing=missing,
@@ -262,10 +236,10 @@ class Intake:
         return _Completion(submission, row, self._conductor.signer(tx, federation, row.basis.roster_version)[0])
 
 
-def _split(parts: Sequence[ExpectedPart], body: memoryview) -> list[tuple[ExpectedPart, memoryview]]:
-    """Return the parts that are not stored yet; stored ones must be the announced ones as well."""
-    new, begin = [], 0
-    for part in parts:
+def _split(run: Run, body: memoryview) -> tuple[Run, list[memoryview]]:
+    """Parts that are not stored yet, and their bytes. Those that are have to be the announced ones as well."""
+    new, bodies, begin = [], [], 0
+    for part in run.parts:
         data = body[begin : begin + part.place.wire_bytes]
         begin += part.place.wire_bytes
         if (digest := hashlib.sha256(data).hexdigest()) != part.digest:
@@ -276,8 +250,9 @@ def _split(parts: Sequence[ExpectedPart], body: memoryview) -> list[tuple[Expect
                 "send the bytes that the manifest was made of",
             )
         if not part.stored:
-            new.append((part, data))
-    return new
+            new.append(part)
+            bodies.append(data)
+    return replace(run, parts=tuple(new)), bodies
 
 
 def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -> RoundRow:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from he_agg.errors import Reason
 from he_agg.plan.plan import PublicPlan
@@ -22,7 +23,7 @@ from service.store.rows import PartRow, RoundRow, SubmissionRow
 from service.work.ahead import Ahead
 from service.work.folding import Member
 
-__all__ = ["ExpectedPart", "Parts", "in_groups"]
+__all__ = ["ExpectedPart", "Parts", "Run"]
 
 _GROUP_BYTES = 4 * 2**20
 """So much of one body is checked and stored at a time: what is interrupted is sent again from there."""
@@ -30,34 +31,68 @@ _GROUP_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class ExpectedPart:
-    """What a PUT of a part has to bring.
+    """A part that a body has to bring.
 
     Attributes:
-        submission: which submission it belongs to.
         place: which part it is.
-        plan: the plan.
         digest: SHA-256 that the manifest names, in hex.
         stored: whether it is here already.
     """
 
-    submission: SubmissionRow
     place: PartPlace
-    plan: PublicPlan
     digest: str
     stored: bool
 
 
-def in_groups(parts: Sequence[ExpectedPart]) -> list[list[ExpectedPart]]:
-    """Cut consecutive parts into groups that are in memory together: one long part, or several short ones."""
-    groups: list[list[ExpectedPart]] = []
-    room = 0
-    for part in parts:
-        if part.place.wire_bytes > room:
-            groups.append([])
-            room = _GROUP_BYTES
-        groups[-1].append(part)
-        room -= part.place.wire_bytes
-    return groups
+@dataclass(frozen=True)
+class Run:
+    """Consecutive parts of a submission, to come one after another in a body; none, if it begins behind the last one.
+
+    Attributes:
+        submission: whose they are.
+        plan: the plan.
+        parts: in order.
+    """
+
+    submission: SubmissionRow
+    plan: PublicPlan
+    parts: tuple[ExpectedPart, ...]
+
+    @property
+    def wire_bytes(self) -> int:
+        """How long the body is. Units: bytes."""
+        return sum(part.place.wire_bytes for part in self.parts)
+
+    @property
+    def reaches_end(self) -> bool:
+        """Whether no part of the submission comes after these."""
+        return not self.parts or self.parts[-1].place.number + 1 == len(self.plan.places)
+
+    def cut(self, length: int) -> Run:
+        """Keep as many of these parts as a body of this length holds.
+
+        Raises:
+            RefusedError: the body does not end where a part does.
+        """
+        ends = list(itertools.accumulate(part.place.wire_bytes for part in self.parts))
+        if not ends and not length:
+            return self
+        if length not in ends:
+            expected = f"{ends[0]} to {ends[-1]}" if ends else "0"
+            raise RefusedError(Reason.TRUNCATED, f"expected whole parts, {expected} bytes, got {length} announced")
+        return replace(self, parts=self.parts[: ends.index(length) + 1])
+
+    def groups(self) -> list[Run]:
+        """Cut them into groups that are in memory together: one long part or several short ones, and never no group."""
+        groups: list[list[ExpectedPart]] = []
+        room = 0
+        for part in self.parts:
+            if part.place.wire_bytes > room:
+                groups.append([])
+                room = _GROUP_BYTES
+            groups[-1].append(part)
+            room -= part.place.wire_bytes
+        return [replace(self, parts=tuple(group)) for group in groups] or [self]
 
 
 class Parts:
@@ -74,8 +109,8 @@ class Parts:
         self._ahead = ahead
         self._marks = Batch(store, self.mark)
 
-    def expect(self, federation: str, site: str, submission_id: str, number: int) -> ExpectedPart:
-        """Say what a PUT of a part has to bring, before it is read.
+    def expect(self, federation: str, site: str, submission_id: str, first: int) -> Run:
+        """Say what a PUT may bring, before it is read: all parts from one on.
 
         Raises:
             RefusedError: no such submission or part, or the round is closed.
@@ -83,86 +118,68 @@ class Parts:
         with self._conductor.reading(federation) as tx:
             plan = federation_named(tx, federation).parsed.plan
             submission = own_submission(tx, federation, site, submission_id)
-            _check_number(submission, plan, number)
-            row = tx.part(submission.id, number)
-            (part,) = self._expect(tx, submission, plan, [plan.places[number]], [] if row is None else [row])
-            return part
+            if not 0 <= first <= len(plan.places):
+                raise RefusedError(
+                    Reason.UNKNOWN_PART,
+                    f"submission {submission.id[:12]}: expected a part number from 0 to {len(plan.places)}, "
+                    f"got {max(-1, min(first, 10**9))}",
+                )
+            return Run(submission, plan, self._expect(tx, submission, plan.places[first:], tx.parts(submission.id)))
 
-    def expect_from(self, federation: str, site: str, submission_id: str, first: int) -> tuple[ExpectedPart, ...]:
-        """Check all parts from one of them on, as `expect` does.
-
-        Raises:
-            RefusedError: no such submission or part, or the round is closed.
-        """
-        with self._conductor.reading(federation) as tx:
-            plan = federation_named(tx, federation).parsed.plan
-            submission = own_submission(tx, federation, site, submission_id)
-            _check_number(submission, plan, first)
-            return self._expect(tx, submission, plan, plan.places[first:], tx.parts(submission.id))
-
-    def store(self, part: ExpectedPart, data: bytes | memoryview) -> bool:
-        """Check a part whose digest is the announced one, and make it durable.
-
-        Raises:
-            WireError: not the part that the plan puts there.
-            RefusedError: the round closed in the meantime.
-        """
-        (new,) = self.store_all([(part, data)])
-        return new
-
-    def store_all(self, parts: Sequence[tuple[ExpectedPart, bytes | memoryview]]) -> list[bool]:
-        """Store parts of one submission, decided in one transaction."""
-        self.write(parts)
-        stored = [part for part, _ in parts]
-        return self.settle(stored, self._marks.run(stored))
-
-    def write(self, parts: Sequence[tuple[ExpectedPart, bytes | memoryview]]) -> None:
-        """Check parts of one submission and keep them. They are not stored before `mark`.
+    def store_all(self, run: Run, data: Sequence[memoryview]) -> None:
+        """Check parts and make them durable, decided in one transaction.
 
         Raises:
             WireError: not the parts that the plan puts there.
         """
-        for part, data in parts:
-            parse_part(data, part.place, part.plan.plan_id)
-        failpoint("part.checked")
-        self._part_store.put_all([(_key(part), data) for part, data in parts])
+        self.write(run, data)
+        self.settle(run, self._marks.run(run))
 
-    def mark(self, tx: Transaction, parts: Sequence[ExpectedPart]) -> list[bool | RefusedError]:
-        """Decide whether parts of one submission that are in the part store are stored.
+    def write(self, run: Run, data: Sequence[memoryview]) -> None:
+        """Check parts and write their files. They are not stored before `mark`.
+
+        Raises:
+            WireError: not the parts that the plan puts there.
+            RefusedError: the round closed in the meantime.
+        """
+        for part, body in zip(run.parts, data, strict=True):
+            parse_part(body, part.place, run.plan.plan_id)
+        failpoint("part.checked")
+        self._part_store.put_all([(_key(run, part), body) for part, body in zip(run.parts, data, strict=True)])
+
+    def mark(self, tx: Transaction, run: Run) -> list[RefusedError | None]:
+        """Decide whether parts that are in the part store are stored.
 
         Returns:
-            Of each whether that is new, or why not.
+            Of each why it is not, or None.
         """
-        round_, current = _now(tx, parts[0].submission)
-        return [self._mark(tx, round_, current, part) for part in parts]
+        round_, current = _now(tx, run.submission)
+        return [self._mark(tx, round_, current, run, part) for part in run.parts]
 
-    def settle(self, parts: Sequence[ExpectedPart], outcomes: Sequence[bool | RefusedError]) -> list[bool]:
+    def settle(self, run: Run, refusals: Sequence[RefusedError | None]) -> None:
         """Do what follows from `mark`, once that is durable.
 
         Raises:
             RefusedError: the first refusal.
         """
-        refusals = []
-        for part, outcome in zip(parts, outcomes, strict=True):
-            submission, key = part.submission, _key(part)
-            if not isinstance(outcome, RefusedError):
+        submission = run.submission
+        for part, refusal in zip(run.parts, refusals, strict=True):
+            key = _key(run, part)
+            if refusal is None:
                 if self._ahead is not None:
                     member = Member(submission.site, key, part.digest)
-                    self._ahead.stored(part.plan, submission.round_id, part.place, member)
-                continue
-            if outcome.reason is Reason.ROUND_CLOSED:
+                    self._ahead.stored(run.plan, submission.round_id, part.place, member)
+            elif refusal.reason is Reason.ROUND_CLOSED:
                 # No row names it, and none ever will: nobody wants it any more.
                 self._part_store.delete(key)
-            refusals.append(outcome)
-        if refusals:
-            raise refusals[0]
-        return [outcome is True for outcome in outcomes]
+        for refusal in refusals:
+            if refusal is not None:
+                raise refusal
 
     def _expect(
         self,
         tx: Transaction,
         submission: SubmissionRow,
-        plan: PublicPlan,
         places: Sequence[PartPlace],
         rows: Sequence[PartRow],
     ) -> tuple[ExpectedPart, ...]:
@@ -180,25 +197,25 @@ class Parts:
                     raise round_closed(round_)
                 if submission.state == "expiring":
                     raise expiring(submission)
-            expected.append(ExpectedPart(submission, place, plan, digest, stored))
+            expected.append(ExpectedPart(place, digest, stored))
         return tuple(expected)
 
     def _mark(
-        self, tx: Transaction, round_: RoundRow, current: SubmissionRow, part: ExpectedPart
-    ) -> bool | RefusedError:
+        self, tx: Transaction, round_: RoundRow, current: SubmissionRow, run: Run, part: ExpectedPart
+    ) -> RefusedError | None:
         number = part.place.number
         row = tx.part(current.id, number)
         if row is not None and row.stored:
-            return False  # another connection was faster, with the same bytes
+            return None  # another connection was faster, with the same bytes
         if row is None or not self._wants(tx, round_, current, row):
             return round_closed(round_)
         # Between our putting it and now the upload may have expired, and our part been removed with the others.
         # It is left alone here: by the time it were removed, it could be that of a later request.
-        if current.state == "expiring" or self._part_store.size(_key(part)) != part.place.wire_bytes:
+        if current.state == "expiring" or self._part_store.size(_key(run, part)) != part.place.wire_bytes:
             return expiring(current)
         failpoint("part.before_row")
         tx.mark_stored(current.id, number, int(self._conductor.now()))
-        return True
+        return None
 
     def _wants(self, tx: Transaction, row: RoundRow, submission: SubmissionRow, part: PartRow | None) -> bool:
         """Tell whether a missing part may come now: in an open round, or because the store has damaged it."""
@@ -207,23 +224,14 @@ class Parts:
         return takes or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
 
 
-def _key(part: ExpectedPart) -> PartKey:
-    return PartKey(part.submission.round_id, part.submission.id, part.place.number)
+def _key(run: Run, part: ExpectedPart) -> PartKey:
+    return PartKey(run.submission.round_id, run.submission.id, part.place.number)
 
 
 def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, SubmissionRow]:
     """Read the round of a submission and the submission, as they are by now."""
     round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
     return round_, tx.submission(submission.id) or submission
-
-
-def _check_number(submission: SubmissionRow, plan: PublicPlan, number: int) -> None:
-    if not 0 <= number < len(plan.places):
-        raise RefusedError(
-            Reason.UNKNOWN_PART,
-            f"submission {submission.id[:12]}: expected a part number from 0 to {len(plan.places) - 1}, "
-            f"got {min(number, 10**9)}",
-        )
 
 
 def _announced(manifest: bytes) -> list[str]:

@@ -30,7 +30,7 @@ _REASONS = frozenset(reason.value for reason in PROBLEMS) | {"disconnected"}
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG = (*_QUICK[4:], 120, 300, 600, 1800)
 _OK = range(200, 300)
-_REPEATS = {("announce", 200), ("put", 204)}
+_REPEATS = {("announce", 200)}
 
 
 class Metrics:
@@ -47,7 +47,7 @@ class Metrics:
         )
         self._phases = Histogram(
             "he_agg_phase_seconds",
-            "Steps of rounds that succeeded: announce, put and complete of a submission, fold, download of a part.",
+            "Steps of rounds that succeeded: announce and put of a submission, fold, download of a sum.",
             ("phase",),
             registry=registry,
             buckets=_LONG,
@@ -58,7 +58,10 @@ class Metrics:
         self._responses = Counter("he_agg_responses", "Answers by status code.", ("status",), registry=registry)
         self._problems = Counter("he_agg_problems", "Refused requests by reason.", ("reason",), registry=registry)
         self._repeats = Counter(
-            "he_agg_repeats", "Requests for what was here already: retries of sites.", ("phase",), registry=registry
+            "he_agg_repeats",
+            "Manifests announced again: retries of sites, and uploads that go on.",
+            ("phase",),
+            registry=registry,
         )
         self._received = Counter(
             "he_agg_received_bytes", "Bodies that came in, by members.", ("federation",), registry=registry
@@ -106,7 +109,7 @@ class Metrics:
             self._repeats.labels(phase).inc()
         elif phase == "announce":
             self._announced.labels(name).inc()
-        elif phase == "complete":
+        elif (phase, request.status) == ("put", 200):
             self._receipts.labels(name).inc()
 
     def folded(self, fold: Fold) -> None:

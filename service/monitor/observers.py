@@ -21,11 +21,8 @@ __all__ = ["PHASES", "Answered", "Fold", "Observed", "Observer"]
 
 PHASES = {
     ("POST", "/v1/rounds/{round_id}/submissions"): "announce",
-    ("PUT", "/v1/submissions/{submission_id}/parts/{n}"): "put",
     ("PUT", "/v1/submissions/{submission_id}"): "put",
-    ("POST", "/v1/submissions/{submission_id}/complete"): "complete",
     ("GET", "/v1/rounds/{round_id}/sum"): "download",
-    ("GET", "/v1/rounds/{round_id}/sum/{section}/parts/{n}"): "download",
 }
 """Which requests are a step of a round. A test sees that each of them is a route of the application."""
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from client_sdk import DecryptionError, HeAggError, Reason, Site
-from client_sdk._protocol import submit as _submit
 from he_agg import Layout, Mean, Plan
 from keys import GroupKey
 from service.core.aggregator_key import AggregatorKey
@@ -135,12 +134,6 @@ class World:
 def uniform_message(round_id: str) -> str:
     """The one sentence of every rejection."""
     return f"round {round_id}: what the aggregator published was refused; nothing was released"
-
-
-@pytest.fixture(autouse=True)
-def by_parts(monkeypatch):
-    """Submissions go part by part here: the liar keeps and mixes parts."""
-    monkeypatch.setattr(_submit, "_rest", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from tests.support.trust import AGGREGATOR
 __all__ = ["Exchange", "MaliciousAggregator"]
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "host", "date", "server"}
-_PART = re.compile(r"/v1/submissions/([0-9a-f]{64})/parts/(\d+)\Z")
+_SUBMISSION = re.compile(r"/v1/submissions/([0-9a-f]{64})\Z")
 _SUM = re.compile(r"/v1/rounds/([^/]+)/sum\Z")
 
 
@@ -169,9 +169,13 @@ class MaliciousAggregator:
         return status, fields, body
 
     def _remember(self, exchange: Exchange) -> None:
-        match = _PART.match(exchange.path)
+        match = _SUBMISSION.match(exchange.path)
         if match is not None and exchange.method == "PUT":
-            self.parts.setdefault(match[1], {})[int(match[2])] = exchange.body
+            rest = exchange.body
+            for place in self._plan.places[int(exchange.query.removeprefix("from=") or 0) :]:
+                if rest:
+                    self.parts.setdefault(match[1], {})[place.number] = rest[: place.wire_bytes]
+                rest = rest[place.wire_bytes :]
         if exchange.method == "POST" and exchange.path.endswith("/submissions"):
             signed = SignedManifest.parse(exchange.body)
             entry = (str(signed.manifest.round_id), signed.submission_id)

@@ -9,20 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client_sdk._protocol import submit as _submit
 from client_sdk._protocol.prepare import Update
 from he_agg import Layout, Plan
 from keys import GroupKey
 from tests.support.founding import aggregator_of, found
 from tests.support.server import ServerProcess, start_server
 from tests.support.trust import consortium
-
-
-@pytest.fixture(autouse=True)
-def by_parts(monkeypatch):
-    """Submissions go part by part here, as after damage. How they go otherwise: test_rest_in_one_request.py."""
-    monkeypatch.setattr(_submit, "_rest", lambda *_: None)
-
 
 QUICK = {"HE_AGG_RECHECK_S": "0.05"}
 SITES = ("hospital-a", "hospital-b", "hospital-c")

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -117,16 +118,16 @@ def test_fetch_and_status_in_words(federate, capsys, tmp_path):
     assert "he-agg fetch" in hint
 
 
-KILLED_AFTER_ONE_PART = """
+KILLED_AFTER_SOME_PARTS = """
 import os, signal, sys
 from client_sdk import PhaseProgress, Site
 from client_sdk._protocol import submit as _submit
 import numpy as np
 
-_submit._rest = lambda *_: None  # part by part
+_submit._RUN_BYTES = 1  # one part to a request
 
 def die(event):
-    if isinstance(event, PhaseProgress) and event.phase == "upload" and event.done_bytes:
+    if isinstance(event, PhaseProgress) and event.phase == "upload" and event.done_bytes > 2**17:
         os.kill(os.getpid(), signal.SIGKILL)
 
 config, update, weight = sys.argv[1:]
@@ -140,16 +141,19 @@ def test_submit_that_was_killed_finishes_when_run_again(federate, capsys):
     config = federation.config(SITES[0])
     path, weight = save_update(federation, SITES[0])
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AFTER_ONE_PART, str(config), str(path), str(weight)], check=False, timeout=60
+        [sys.executable, "-c", KILLED_AFTER_SOME_PARTS, str(config), str(path), str(weight)], check=False, timeout=60
     )
     assert killed.returncode == -signal.SIGKILL
     spool = federation.directory(SITES[0]) / "spool" / SITES[0] / f"{federation.name}.1.1"
     stored = {file.name: file.read_bytes() for file in spool.iterdir()}
     places = federation.plan.public.places
     assert len(stored) == len(places) + 2
-    with operator(federation.server.data_dir) as (store, _), store.read() as tx:
-        missing = tx.missing(hashlib.sha256(stored["manifest.json"]).hexdigest())
-    assert 0 < len(missing) < len(places), "it was killed in the middle"
+    # It was killed when the fourth part was on its way: the aggregator goes on with what it has got.
+    missing, end = list(range(len(places))), time.monotonic() + 20
+    while len(missing) > len(places) - 4:
+        assert time.monotonic() < end, missing
+        with operator(federation.server.data_dir) as (store, _), store.read() as tx:
+            missing = tx.missing(hashlib.sha256(stored["manifest.json"]).hexdigest())
     code, out, _ = run(capsys, "submit", path, "--weight", weight, "--config", config, "--json")
     assert code == 0
     answer = json.loads(out)

@@ -334,7 +334,7 @@ def test_old_record_again(tmp_path):
     assert_mean_of(World(server).run(_flows.resume(session, server.opened)), PLAN, ALL)
 
 
-@pytest.mark.parametrize("where", ["/records/", "/record?", "/manifests", "/complete", "/sum?"])
+@pytest.mark.parametrize("where", ["/records/", "/record?", "/manifests", "/v1/submissions/", "/sum?"])
 def test_killed_at_the_new_steps_and_run_again(tmp_path, where):
     """The files as SIGKILL leaves them when each kind of answer comes; the next process finishes."""
     server = FakeAggregator(PLAN)

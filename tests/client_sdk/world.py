@@ -26,7 +26,7 @@ from client_sdk._disk.security_log import SecurityLog
 from client_sdk._disk.spool import Spool
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import drive
-from client_sdk._protocol.effects import Compute, FileBody, Now, Report, Request, Response, Sleep, Together
+from client_sdk._protocol.effects import Compute, FileBody, Now, Report, Request, Response, Sleep
 from client_sdk._protocol.exchange import Retries
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.prepare import Update
@@ -221,13 +221,9 @@ class FakeAggregator:
             return self.past[match[1]](request, body)
         if path == f"/v1/rounds/{self.round_id}/submissions":
             return self._announce(SignedManifest.parse(body))
-        if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})/parts/(\d+)", path):
-            return self._put(match[1], int(match[2]), body)
-        if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})/complete", path):
-            return self._complete(match[1])
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})", path):
             if request.method == "PUT":
-                return self._put_run(match[1], int(request.path.partition("?from=")[2] or 0), body)
+                return self._put(match[1], int(request.path.partition("?from=")[2] or 0), body)
             (manifest,) = [m for m in self.manifests.values() if m.submission_id == match[1]]
             return self._status(manifest, 200)
         if path == f"/v1/rounds/{self.round_id}/record":
@@ -266,31 +262,20 @@ class FakeAggregator:
         state = "complete" if own in self.complete.values() else "open"
         return json_of(SubmissionStatus(own, str(self.round_id), state, n_parts, missing), status)
 
-    def _put(self, own: str, number: int, body: bytes) -> Response:
+    def _put(self, own: str, first: int, body: bytes) -> Response:
         if own not in self.parts:
             return problem(404, "unknown-submission")
         (signed,) = [m for m in self.manifests.values() if m.submission_id == own]
-        if hashlib.sha256(body).hexdigest() != signed.manifest.part_digests[number]:
-            return problem(400, "bad-digest")
-        self.parts[own][number] = body
-        return Response(201)
-
-    def _put_run(self, own: str, first: int, body: bytes) -> Response:
-        begin = 0
-        if own not in self.parts:
-            return problem(404, "unknown-submission")
         for place in self.plan.public.places[first:]:
-            answer = self._put(own, place.number, body[begin : begin + place.wire_bytes])
-            if answer.status >= 400:
-                return answer
-            begin += place.wire_bytes
-            if begin == len(body) and place.number + 1 < len(self.plan.public.places):
+            if not body:
                 return Response(204)
-        return self._complete(own) if begin == len(body) else problem(413, "too-large")
+            part, body = body[: place.wire_bytes], body[place.wire_bytes :]
+            if hashlib.sha256(part).hexdigest() != signed.manifest.part_digests[place.number]:
+                return problem(400, "bad-digest")
+            self.parts[own][place.number] = part
+        return problem(413, "too-large") if body else self._complete(own)
 
     def _complete(self, own: str) -> Response:
-        if own not in self.parts:
-            return problem(404, "unknown-submission")
         (site,) = [s for s, m in self.manifests.items() if m.submission_id == own]
         if len(self.parts[own]) != len(self.manifests[site].manifest.part_digests):
             return problem(409, "incomplete")
@@ -393,12 +378,6 @@ class World:
                 return self.time
             case Report(event):
                 self.events.append(event)
-            case Together(flows, _, each):  # one after the other: what is simulated has to come out the same
-                results = []
-                for make in flows:
-                    results.append(self.run(make()))
-                    self.events.append(each(results[-1]))
-                return results
         return None
 
     def _answer(self, request: Request) -> Response:

@@ -93,44 +93,28 @@ class Model:
         attempt.active[site] = int(now)
         return {201}
 
-    def put(self, attempt: Attempt, site: str, submission_id: str, number: int, now: float) -> set[int]:
+    def put(self, attempt: Attempt, site: str, submission_id: str, numbers: range, now: float) -> set[int]:
+        """Consecutive parts; those that reach the end complete the submission."""
         if attempt.announced.get(site) != submission_id:
             return {404}
-        if site in attempt.complete and attempt.phase != "failed":
-            if number in attempt.stored[site]:
-                return {204}
-            return self._store(attempt, site, number, now)  # damaged, and asked for again
-        if attempt.phase != "open":
+        at_end, promised = numbers.stop == self.parts, site in attempt.complete
+        known = set(numbers) <= attempt.stored[site]
+        if attempt.phase != "open" and not (promised and attempt.phase != "failed"):
             # What was stored before the round closed may be known until it is scrubbed. Nothing follows from it.
-            return {204, 409} if number in attempt.stored[site] else {409}
-        if number in attempt.stored[site]:
-            return {204}
-        return self._store(attempt, site, number, now)
-
-    def complete(self, attempt: Attempt, site: str, submission_id: str, now: float) -> set[int]:
-        if attempt.announced.get(site) != submission_id:
-            return {404}
-        if site in attempt.complete:
-            return {200}
-        if attempt.phase != "open" or len(attempt.stored[site]) < self.parts:
-            return {409}
-        attempt.complete.add(site)
-        if len(attempt.complete) == len(self.sites):
-            attempt.phase = "closed"
-        self.tick(now)
-        return {200}
-
-    def put_run(self, attempt: Attempt, site: str, submission_id: str, now: float) -> set[int]:
-        """All parts, and then completing it; or nothing of it."""
-        if attempt.announced.get(site) != submission_id:
-            return {404}
-        if site not in attempt.complete and attempt.phase != "open":
-            return {409}
-        if site in attempt.complete and attempt.phase == "failed":
-            return {200, 409} if not attempt.missing(site, self.parts) else {409}
-        for number in sorted(attempt.missing(site, self.parts)):
+            done = {200} if at_end and promised else {409} if at_end else {204}
+            return done if not numbers else done | {409} if known else {409}
+        for number in set(numbers) - attempt.stored[site]:  # of what is promised: damaged, and asked for again
             self._store(attempt, site, number, now)
-        return self.complete(attempt, site, submission_id, now)
+        if not at_end:
+            return {204}
+        if not promised:
+            if attempt.missing(site, self.parts):
+                return {409}
+            attempt.complete.add(site)
+            if len(attempt.complete) == len(self.sites):
+                attempt.phase = "closed"
+            self.tick(now)
+        return {200}
 
     def new_key(self, now: float) -> None:
         """There is a new epoch: an open attempt is given up, a closed one is finished."""
@@ -167,7 +151,7 @@ class Model:
         newest.phase = "published"
         self._open(newest.number + 1, 1, now)
 
-    def _store(self, attempt: Attempt, site: str, number: int, now: float) -> set[int]:
+    def _store(self, attempt: Attempt, site: str, number: int, now: float) -> None:
         attempt.stored[site].add(number)
         attempt.active[site] = int(now)
         attempt.rotten.discard((site, number))
@@ -178,7 +162,6 @@ class Model:
         if len(arrived) == len(self.sites) and number not in attempt.ahead:
             stored = all(number in attempt.stored[each] for each in self.sites)
             attempt.ahead[number] = stored and not any(number == rotten for _, rotten in attempt.rotten)
-        return {201}
 
     def restart(self) -> None:
         """What was made ahead is forgotten."""

@@ -128,11 +128,11 @@ class Site:
     def submit(self, round_id: str, prepared, in_one: bool) -> bytes:
         self.ask("announce", round_id, prepared.manifest, accept=(200, 201))
         if in_one:
-            return self.ask("put_run", prepared.id, prepared.whole).content
+            return self.ask("put", prepared.id, 0, prepared.whole).content
         while missing := self.ask("status", prepared.id).json()["missing"]:
             for number in missing:
-                self.ask("put", prepared.id, number, prepared.parts[number], accept=(201, 204))
-        return self.ask("complete", prepared.id).content
+                self.ask("put", prepared.id, number, prepared.parts[number], accept=(200, 204))
+        return self.ask("complete", prepared).content
 
     def sum(self, plan, round_id: str) -> list[bytes]:
         whole, parts = self.ask("sum_from", round_id).content, []

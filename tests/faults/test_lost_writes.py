@@ -1,8 +1,8 @@
 """Power cuts and failing calls, at every call of a round.
 
 * Lost writes: at a crash what was not synced survives wholly, not at all, in part, or torn. Whatever is left, the
-  aggregator opens, every part that was answered 201 is there byte for byte, every receipt is honoured, and the sum is
-  exact.
+  aggregator opens, every part that was answered 200 or 204 is there byte for byte, every receipt is honoured, and the
+  sum is exact.
 * ENOSPC, EIO and EMFILE at the n-th call of open, write, rename, mkdir and unlink, for every n: answered 5xx with
   nothing broken, and the same request succeeds when the fault is gone.
 * A failing fsync ends the process at once (exit code 74), at every fsync of a round; the next process goes on.
@@ -60,29 +60,18 @@ class World:
             peer, mine = lambda s=site: self.inside.peer("disk", self.members[s]), self.mine[site]
             yield lambda p=peer, m=mine: p().announce("disk.1.1", m.manifest)
             if site == "b":
-                yield lambda p=peer, m=mine: self.put_run(p(), m)
+                yield lambda p=peer, m=mine: self.put(p(), m, range(PARTS))
                 continue
             for number in range(PARTS):
-                yield lambda p=peer, m=mine, n=number: self.put(p(), m, n)
-            yield lambda p=peer, m=mine: self.complete(p(), m)
+                yield lambda p=peer, m=mine, n=number: self.put(p(), m, range(n, n + 1))
+            yield lambda p=peer, m=mine: self.put(p(), m, range(PARTS, PARTS))
         yield self.inside_fold
         yield self.inside_look
 
-    def put(self, peer, mine, number):
-        answer = peer.put(mine.id, number, mine.parts[number])
-        if answer.status_code in (201, 204):
-            self.stored.add((mine.id, number))
-        return answer
-
-    def put_run(self, peer, mine):
-        answer = peer.put_run(mine.id, mine.whole)
-        if answer.status_code == 200:
-            self.stored |= {(mine.id, number) for number in range(PARTS)}
-            self.audit.receipt(answer.content)
-        return answer
-
-    def complete(self, peer, mine):
-        answer = peer.complete(mine.id)
+    def put(self, peer, mine, numbers):
+        answer = peer.put(mine.id, numbers.start, b"".join(mine.parts[n] for n in numbers))
+        if answer.status_code in (200, 204):
+            self.stored |= {(mine.id, number) for number in numbers}
         if answer.status_code == 200:
             self.audit.receipt(answer.content)
         return answer
@@ -99,7 +88,7 @@ class World:
         self.inside.open()
 
     def check_parts(self) -> None:
-        """What was answered 201 is on the disk, until the round has its sum."""
+        """What was answered 200 or 204 is on the disk, until the round has its sum."""
         with self.inside.aggregator.store.read() as tx:
             if tx.last_published("disk") is not None:
                 return

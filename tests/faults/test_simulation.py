@@ -28,11 +28,12 @@ from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from he_agg.protocol.http_signatures import manifest_field
 from service.store.parts.base import AHEAD, SUM, PartKey
 from tests.faults.audit import Audit
 from tests.faults.inprocess import Inside
 from tests.faults.model import Attempt, Model, Times
-from tests.support.peers import KEY_ID, Prepared, deal, digest_header, known, make_plan, prepare, register
+from tests.support.peers import KEY_ID, Prepared, deal, known, make_plan, prepare, register
 from tests.support.trust import COORDINATOR
 
 SITES = "abcd"
@@ -50,6 +51,12 @@ jumps = st.sampled_from(
     [1.0, 30.0, 60.0, 90.0, 100.0, DEADLINE_S / 2, DEADLINE_S - 1.0, DEADLINE_S + 1.0, 86400.0, -1.0, -7200.0]
 )
 variants = st.sampled_from([0, 0, 0, 0, 0, 1])
+runs = st.sampled_from([range(0, 1), range(0, PARTS), range(1, PARTS), range(PARTS, PARTS)])
+"""Which parts go in a request: the first, all, the last, or none, which completes a submission that is there."""
+
+
+def only(number: int) -> range:
+    return range(number, number + 1)
 
 
 MUST_BE_SEEN = (
@@ -130,7 +137,7 @@ class Life(RuleBasedStateMachine):
             assert answer.status_code in expected, (
                 f"{method} of {site}: {answer.status_code} {answer.text}, not {expected}"
             )
-            if method in ("complete", "put_run") and answer.status_code == 200 and fate != "lost after":
+            if method == "put" and answer.status_code == 200 and fate != "lost after":
                 self.audit.receipt(answer.content)
                 self.seen["receipts"] += 1
             if answer.status_code == 409 and "record" in answer.json():
@@ -146,31 +153,13 @@ class Life(RuleBasedStateMachine):
             expect=lambda: self.model.announce(attempt, site, submission.id, self.now),
         )  # fmt: skip
 
-    @rule(fate=fates, site=sites, age=ages, variant=variants, number=st.integers(0, PARTS - 1))
-    def put(self, fate, site, age, variant, number) -> None:
+    @rule(fate=fates, site=sites, age=ages, variant=variants, numbers=runs)
+    def put(self, fate, site, age, variant, numbers) -> None:
         attempt = self.attempt(age)
         submission = self.submission(attempt, site, variant)
         self.send(
-            fate, site, "put", submission.id, number, submission.parts[number],
-            expect=lambda: self.model.put(attempt, site, submission.id, number, self.now),
-        )  # fmt: skip
-
-    @rule(fate=fates, site=sites, age=ages, variant=variants)
-    def complete(self, fate, site, age, variant) -> None:
-        attempt = self.attempt(age)
-        submission = self.submission(attempt, site, variant)
-        self.send(
-            fate, site, "complete", submission.id,
-            expect=lambda: self.model.complete(attempt, site, submission.id, self.now),
-        )  # fmt: skip
-
-    @rule(fate=fates, site=sites, age=ages, variant=variants)
-    def put_run(self, fate, site, age, variant) -> None:
-        attempt = self.attempt(age)
-        submission = self.submission(attempt, site, variant)
-        self.send(
-            fate, site, "put_run", submission.id, submission.whole,
-            expect=lambda: self.model.put_run(attempt, site, submission.id, self.now),
+            fate, site, "put", submission.id, numbers.start, b"".join(submission.parts[n] for n in numbers),
+            expect=lambda: self.model.put(attempt, site, submission.id, numbers, self.now),
         )  # fmt: skip
 
     @rule(
@@ -186,15 +175,15 @@ class Life(RuleBasedStateMachine):
         for site in SITES if others_hang else ():
             if site not in who:
                 self.announce(fate, site, 0, 0)
-                self.put(fate, site, 0, 0, order[0])
+                self.put(fate, site, 0, 0, only(order[0]))
         for site in who:
             self.announce(fate, site, 0, 0)
             if in_one:
-                self.put_run(fate, site, 0, 0)
+                self.put(fate, site, 0, 0, range(PARTS))
                 continue
             for number in order:
-                self.put(fate, site, 0, 0, number)
-            self.complete(fate, site, 0, 0)
+                self.put(fate, site, 0, 0, only(number))
+            self.put(fate, site, 0, 0, range(PARTS, PARTS))
         if then == "new key":
             self.new_key(0, who[0], order)
         elif then != "nothing":
@@ -226,7 +215,8 @@ class Life(RuleBasedStateMachine):
             "other": submission.parts[number - 1],
             "cut": whole[: len(whole) // 2],
         }[how]
-        headers = digest_header(whole) | {"Content-Length": str(len(whole))} if how == "cut" else None
+        digest = {"Content-Digest": manifest_field(submission.id)}
+        headers = digest | {"Content-Length": str(len(whole))} if how == "cut" else digest
         answer = self.inside.peer("sim", self.members[site]).put(submission.id, number, data, headers)
         self.model.tick(self.now)
         assert 400 <= answer.status_code < 500, f"a damaged part was taken: {answer.status_code}"
@@ -276,8 +266,8 @@ class Life(RuleBasedStateMachine):
             return
         self.announce("handled", site, 0, 0)
         for number in order:
-            self.put("handled", site, 0, 0, number)
-        self.complete("handled", site, 0, 0)
+            self.put("handled", site, 0, 0, only(number))
+        self.put("handled", site, 0, 0, range(PARTS, PARTS))
         bundle = deal(known("sim"), self.model.epoch + 1, plan_id=PLAN.plan_id)
         answer = self.inside.peer("sim", self.members[COORDINATOR]).bring(
             f"epochs/{bundle.bundle.epoch}", bundle.encode()
@@ -307,7 +297,7 @@ class Life(RuleBasedStateMachine):
         for site in sorted(newest.complete):
             for number in order:
                 if number in newest.missing(site, PARTS):
-                    self.put("handled", site, 0, 0, number)
+                    self.put("handled", site, 0, 0, only(number))
                     self.seen["repaired"] += 1
 
     @rule(parts=st.integers(0, PARTS))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ from he_agg.protocol.http_signatures import RequestHead, digest_field, manifest_
 from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt
 from he_agg.protocol.wire import encode_part
 from keys import Identity
+from service.aggregator import Aggregator
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
 from service.domain import events
@@ -180,6 +182,13 @@ def read_part(plan: Plan, number: int, data: bytes) -> Any:
     return values
 
 
+def read_sum(plan: Plan, data: bytes) -> list[Any]:
+    """The residues of all parts of a sum."""
+    ends = list(itertools.accumulate(place.wire_bytes for place in plan.public.places))
+    assert len(data) == ends[-1]
+    return [read_part(plan, n, data[begin:end]) for n, (begin, end) in enumerate(itertools.pairwise([0, *ends]))]
+
+
 def read_record(document: bytes) -> RoundRecord:
     """What a signed record says."""
     return SignedRecord.parse(document).record
@@ -250,6 +259,19 @@ def operator(data_dir: Path, database_url: str | None = None):
         store.close()
 
 
+def take_parts(aggregator: Aggregator, federation: str, site: str, prepared: Prepared, numbers: range) -> Signed | None:
+    """Consecutive parts of a submission, without HTTP. A receipt, if they reach its end."""
+    run = aggregator.parts.expect(federation, site, prepared.id, numbers.start)
+    data = b"".join(prepared.parts[number] for number in numbers)
+    return aggregator.intake.take(run.cut(len(data)), memoryview(data))
+
+
+def take_end(aggregator: Aggregator, federation: str, site: str, prepared: Prepared) -> Signed | None:
+    """The end of a submission whose parts are all there."""
+    n_parts = len(prepared.parts)
+    return take_parts(aggregator, federation, site, prepared, range(n_parts, n_parts))
+
+
 class Peer:
     """A member as HTTP sees it: the requests of the protocol, one method each, over any httpx client."""
 
@@ -285,13 +307,10 @@ class Peer:
         headers = {"Content-Type": "application/json"}
         return self.request("POST", f"/v1/rounds/{round_id}/submissions", headers, content=manifest)
 
-    def put(self, submission_id: str, number: int, data: bytes, headers: dict[str, str] | None = None):
-        path = f"/v1/submissions/{submission_id}/parts/{number}"
-        return self.request("PUT", path, headers if headers is not None else digest_header(data), content=data)
-
-    def put_run(
-        self, submission_id: str, data: bytes, first: int = 0, headers: dict[str, str] | None = None
+    def put(
+        self, submission_id: str, first: int | str, data: bytes, headers: dict[str, str] | None = None
     ) -> httpx.Response:
+        """Parts from one on, one after another."""
         path = f"/v1/submissions/{submission_id}" + (f"?from={first}" if first else "")
         digest = {"Content-Digest": manifest_field(submission_id)}
         return self.request("PUT", path, headers if headers is not None else digest, content=data)
@@ -299,8 +318,9 @@ class Peer:
     def status(self, submission_id: str) -> httpx.Response:
         return self.request("GET", f"/v1/submissions/{submission_id}")
 
-    def complete(self, submission_id: str) -> httpx.Response:
-        return self.request("POST", f"/v1/submissions/{submission_id}/complete")
+    def complete(self, prepared: Prepared) -> httpx.Response:
+        """The end of a submission whose parts are all there."""
+        return self.put(prepared.id, len(prepared.parts), b"")
 
     def record(self, round_id: str, wait: float = 0) -> httpx.Response:
         return self.request("GET", f"/v1/rounds/{round_id}/record", params={"wait": wait}, timeout=70)
@@ -322,14 +342,8 @@ class Peer:
     def sum_from(self, round_id: str, first: int | str = 0) -> httpx.Response:
         return self.request("GET", f"/v1/rounds/{round_id}/sum?from={first}")
 
-    def sum_part(self, round_id: str, index: int, section: int = 0, headers: dict[str, str] | None = None):
-        return self.request("GET", f"/v1/rounds/{round_id}/sum/{section}/parts/{index}", headers)
-
     def submit(self, round_id: str, prepared: Prepared) -> httpx.Response:
         """The whole submission; the receipt."""
         answer = self.announce(round_id, prepared.manifest)
         assert answer.status_code in (200, 201), answer.text
-        for number, part in enumerate(prepared.parts):
-            answer = self.put(prepared.id, number, part)
-            assert answer.status_code in (201, 204), answer.text
-        return self.complete(prepared.id)
+        return self.put(prepared.id, 0, prepared.whole)

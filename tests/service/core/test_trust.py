@@ -28,9 +28,10 @@ from tests.support.peers import (
     known,
     make_plan,
     prepare,
-    read_part,
     read_receipt,
     read_record,
+    read_sum,
+    take_end,
 )
 from tests.support.trust import AGGREGATOR, AUDITOR, COORDINATOR, Consortium, identity_of
 
@@ -250,10 +251,9 @@ def test_a_site_is_removed_while_a_round_is_open(trust, world, how):
         record = read_record(world.peer().record(current["round_id"], wait=20).content)
         assert (record.outcome, record.roster) == ("published", following.digest)
         assert record.members == {"a": both[0].id, "b": both[1].id}
-        for number, expected in enumerate(expected_sum(world.plan, both)):
-            assert (
-                read_part(world.plan, number, world.peer().sum_part(current["round_id"], number).content) == expected
-            ).all()
+        got = read_sum(world.plan, world.peer().sum_from(current["round_id"]).content)
+        for one, expected in zip(got, expected_sum(world.plan, both), strict=True):
+            assert (one == expected).all()
 
 
 def test_the_aggregator_gets_another_key(tmp_path, caplog):
@@ -268,7 +268,7 @@ def test_the_aggregator_gets_another_key(tmp_path, caplog):
     assert [r.fields["federation"] for r in caplog.records if "does not list" in r.getMessage()] == ["f"]
     store, conductor = inside.aggregator.store, inside.aggregator.conductor
     with pytest.raises(ValueError, match="does not list this aggregator's key"):
-        inside.aggregator.intake.complete("f", "a", first.id)
+        take_end(inside.aggregator, "f", "a", first)
     late = prepare(inside.plan, "f.1.1", "b", 2)
     inside.aggregator.intake.announce("f", "b", "f.1.1", late.manifest)
     key = AggregatorKey.load_or_create(tmp_path / "data").signing_key
@@ -348,7 +348,7 @@ def test_everything_that_is_signed_verifies_and_chains(trust, world, own_server,
             lines.append(failed.encode())
         for i, site in enumerate("cab"):
             prepared = trust.submit(site, 10 * number + i)
-            receipt = world.peer(site).complete(prepared.id).content
+            receipt = world.peer(site).complete(prepared).content
             assert Signed.parse(receipt, "receipt", 2**14).signers(aggregators) == {AGGREGATOR}
             assert read_receipt(receipt).id == prepared.id
             sent[site] = prepared
@@ -417,8 +417,7 @@ def test_of_one_submission_nobody_gets_more_than_the_manifest(trust, world):
         for answer in (
             peer.status(prepared.id),
             peer.put(prepared.id, 0, prepared.parts[0]),
-            peer.complete(prepared.id),
-            peer.request("GET", f"/v1/submissions/{prepared.id}/parts/0"),
+            peer.complete(prepared),
         ):
             assert answer.status_code in (403, 404, 405), (name, answer.text)
     shown = json.loads(world.peers[AUDITOR].document("transcript").content.splitlines()[-1])

@@ -6,21 +6,18 @@ import numpy as np
 import pytest
 
 from he_agg.protocol.messages import CurrentRound, SubmissionStatus, read
-from tests.support.peers import expected_sum, prepare, read_part, read_receipt, read_record
+from tests.support.peers import expected_sum, prepare, read_receipt, read_record, read_sum
 
 
-def read_sum(world, round_id, site="a"):
-    return [
-        read_part(world.plan, number, world.peer(site).sum_part(round_id, number).content)
-        for number in range(len(world.plan.public.places))
-    ]
+def sum_of(world, round_id):
+    return read_sum(world.plan, world.peer().sum_from(round_id).content)
 
 
 def assert_sum(world, round_id, prepared):
     record = read_record(world.peer().record(round_id, wait=20).content)
     assert record.outcome == "published"
     assert sorted(record.members.values()) == sorted(p.id for p in prepared)
-    for got, expected in zip(read_sum(world, round_id), expected_sum(world.plan, prepared), strict=True):
+    for got, expected in zip(sum_of(world, round_id), expected_sum(world.plan, prepared), strict=True):
         np.testing.assert_array_equal(got, expected)
     return record
 
@@ -49,7 +46,7 @@ def test_a_one_hot_sum_has_no_two(world):
         world.peer(site).submit(round_id, submission)
         world.peer(site).submit(round_id, submission)
     assert_sum(world, round_id, prepared)
-    total = np.concatenate(read_sum(world, round_id))
+    total = np.concatenate(sum_of(world, round_id))
     assert {int(i): int(total[i]) for i in np.flatnonzero(total)} == dict.fromkeys(hot.values(), 1)
 
 
@@ -59,9 +56,10 @@ def test_every_request_may_be_repeated(world):
         peer, submission = world.peer(site), prepare(world.plan, world.round_id, site, i)
         submissions.append(submission)
         assert [peer.announce(round_id, submission.manifest).status_code for _ in range(3)] == [201, 200, 200]
-        for number, part in enumerate(submission.parts):
-            assert [peer.put(submission.id, number, part).status_code for _ in range(3)] == [201, 204, 204]
-        receipts = [peer.complete(submission.id) for _ in range(3)]
+        for number, part in enumerate(submission.parts[:-1]):
+            assert [peer.put(submission.id, number, part).status_code for _ in range(3)] == [204] * 3
+        assert [peer.put(submission.id, 2, submission.parts[2]).status_code for _ in range(3)] == [200] * 3
+        receipts = [peer.complete(submission) for _ in range(3)]
         assert [r.status_code for r in receipts] == [200] * 3
         assert len({r.content for r in receipts}) == 1
         # and still, once it is complete
@@ -76,7 +74,7 @@ def test_every_request_may_be_repeated(world):
     assert read(SubmissionStatus, answer.content).state == "complete"
     assert read(SubmissionStatus, peer.status(last.id).content).missing == []
     assert peer.put(last.id, 1, last.parts[1]).status_code == 204
-    assert peer.complete(last.id).content == before
+    assert peer.complete(last).content == before
     assert peer.record(round_id).content == peer.record(round_id).content
 
 
@@ -84,13 +82,13 @@ def test_parts_in_any_order_and_status_tells_what_is_missing(world):
     peer, submission = world.peer(), prepare(world.plan, world.round_id, "a", 7)
     status = read(SubmissionStatus, peer.announce(world.round_id, submission.manifest).content)
     assert (status.id, status.state, status.parts, status.missing) == (submission.id, "open", 3, [0, 1, 2])
-    assert peer.put(submission.id, 2, submission.parts[2]).status_code == 201
-    assert peer.put(submission.id, 0, submission.parts[0]).status_code == 201
+    assert peer.put(submission.id, 2, submission.parts[2]).status_code == 409
+    assert peer.put(submission.id, 0, submission.parts[0]).status_code == 204
     assert read(SubmissionStatus, peer.status(submission.id).content).missing == [1]
-    early = peer.complete(submission.id)
+    early = peer.complete(submission)
     assert (early.status_code, early.json()["reason"], early.json()["missing"]) == (409, "incomplete", [1])
-    assert peer.put(submission.id, 1, submission.parts[1]).status_code == 201
-    assert peer.complete(submission.id).status_code == 200
+    assert peer.put(submission.id, 1, submission.parts[1]).status_code == 204
+    assert peer.complete(submission).status_code == 200
     current = read(CurrentRound, peer.current().content)
     assert current.submitted
     assert current.invited
@@ -106,8 +104,8 @@ def test_all_sites_at_once_and_every_part_on_two_connections(world):
         answers = list(
             pool.map(lambda p: world.peer(p[0]).put(prepared[p[0]].id, p[1], prepared[p[0]].parts[p[1]]), puts)
         )
-        assert {a.status_code for a in answers} <= {201, 204}
-        receipts = list(pool.map(lambda site: world.peer(site).complete(prepared[site].id), "abc" * 3))
+        assert {a.status_code for a in answers} <= {200, 204, 409}
+        receipts = list(pool.map(lambda site: world.peer(site).complete(prepared[site]), "abc" * 3))
     assert {r.status_code for r in receipts} == {200}
     assert_sum(world, round_id, list(prepared.values()))
 
@@ -133,7 +131,7 @@ def test_rounds_of_two_federations_do_not_mix(make_world):
     stranger = first.peer()
     for answer in (
         stranger.record(round_id),
-        stranger.sum_part(round_id, 0),
+        stranger.sum_from(round_id),
         stranger.announce(round_id, prepare(second.plan, round_id, "a", 1).manifest),
     ):
         assert (answer.status_code, answer.json()["reason"]) == (404, "unknown-round")

@@ -9,10 +9,11 @@ from collections import namedtuple
 import pytest
 
 from he_agg.errors import ProtocolError, Reason
+from he_agg.protocol.http_signatures import manifest_field
 from service.store.rows import Keeping
 from tests.service.conftest import QUICK
 from tests.service.work.test_deadlines import Inside
-from tests.support.peers import digest_header, make_plan, prepare, read_receipt
+from tests.support.peers import make_plan, prepare, read_receipt, take_end
 from tests.support.server import start_server
 
 Usage = namedtuple("Usage", "total used free")
@@ -63,7 +64,7 @@ def test_new_submissions_are_refused_before_the_disk_is_full(make, disk):
     disk(0)
     intake = inside.aggregator.intake
     assert intake.announce("f", "a", "f.1.1", begun.manifest)[1] is False
-    assert read_receipt(intake.complete("f", "a", begun.id).encode()).site == "a"
+    assert read_receipt(take_end(inside.aggregator, "f", "a", begun).encode()).site == "a"
 
 
 def test_what_others_were_promised_counts(make, disk):
@@ -109,13 +110,13 @@ def strict(tmp_path):
         yield server
 
 
-def begin_put(world, site, submission, number):
+def begin_put(world, site, submission):
     """A PUT whose body stays away."""
-    part = submission.parts[number]
+    part = submission.parts[0]
     connection = http.client.HTTPConnection(*world.server.url.removeprefix("http://").split(":"), timeout=20)
-    path = f"/v1/submissions/{submission.id}/parts/{number}"
+    path = f"/v1/submissions/{submission.id}"
     connection.putrequest("PUT", path)
-    fields = world.peer(site).signature("PUT", path, digest_header(part)["Content-Digest"])
+    fields = world.peer(site).signature("PUT", path, manifest_field(submission.id))
     for name, value in {**fields, "Content-Length": str(len(part))}.items():
         connection.putheader(name, value)
     connection.endheaders()
@@ -132,7 +133,7 @@ def announce(world, site, seed):
 def test_too_slow_and_too_much_at_once(make_world, strict):
     world = make_world(server=strict)
     slow, waiting = announce(world, "a", 1), announce(world, "b", 2)
-    connection = begin_put(world, "a", slow, 0)
+    connection = begin_put(world, "a", slow)
     time.sleep(0.15)
     # The one body that may be read is being read, so the next one waits its turn, in vain.
     answer = world.peer("b").put(waiting.id, 0, waiting.parts[0])
@@ -141,7 +142,7 @@ def test_too_slow_and_too_much_at_once(make_world, strict):
     assert (answer.status, answer.headers["Retry-After"]) == (408, "1")
     assert b"too-slow" in answer.read()
     connection.close()
-    assert world.peer("b").put(waiting.id, 0, waiting.parts[0]).status_code == 201
+    assert world.peer("b").put(waiting.id, 0, waiting.parts[0]).status_code == 204
     assert world.peer("a").status(slow.id).json()["missing"] == [0, 1, 2]
     # Requests at once: of one site, and of all.
     news = {"wait": 3, "after": world.round_id}
@@ -168,7 +169,7 @@ def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
     with start_server(tmp_path / "data", environment=QUICK) as server:
         world = make_world(server=server)
         submission = announce(world, "a", 1)
-        connection = begin_put(world, "a", submission, 0)
+        connection = begin_put(world, "a", submission)
         time.sleep(0.2)
         codes = []
         ending = threading.Thread(target=lambda: codes.append(server.stop()))
@@ -176,7 +177,7 @@ def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
         time.sleep(0.5)
         assert ending.is_alive()
         connection.send(submission.parts[0][100:])
-        assert connection.getresponse().status == 201
+        assert connection.getresponse().status == 204
         ending.join()
         assert codes == [0]
         connection.close()

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES
-from he_agg.protocol.http_signatures import EMPTY_DIGEST
+from he_agg.protocol.http_signatures import EMPTY_DIGEST, manifest_field
 from tests.support.peers import digest_header, make_plan, prepare
 from tests.support.trust import identity_of
 
@@ -32,7 +32,7 @@ def prepared(world):
     """A submission of site a, announced, with part 0 stored."""
     submission = prepare(world.plan, world.round_id, "a", 5)
     assert world.peer().announce(world.round_id, submission.manifest).status_code == 201
-    assert world.peer().put(submission.id, 0, submission.parts[0]).status_code == 201
+    assert world.peer().put(submission.id, 0, submission.parts[0]).status_code == 204
     return submission
 
 
@@ -138,41 +138,43 @@ def test_content_type_of_a_manifest(world):
 @pytest.mark.usefixtures("unchanged")
 def test_digests_of_parts(world, prepared):
     peer, data = world.peer(), prepared.parts[1]
-    good = digest_header(data)["Content-Digest"]
+    good = manifest_field(prepared.id)
     for field in (
         "sha-256=abc",
         "sha-256=::",
         good[:-1],
-        good.replace("sha-256", "sha-512"),
+        good.replace("he-agg-manifest", "sha-256"),
         good + ", " + good,
-        f"sha-256=:{base64.b64encode(bytes(31)).decode()}:",
-        f"sha-256={hashlib.sha256(data).hexdigest()}",
-        digest_header(prepared.parts[2])["Content-Digest"],
+        f"he-agg-manifest=:{base64.b64encode(bytes(31)).decode()}:",
+        f"he-agg-manifest={prepared.id}",
+        manifest_field("00" * 32),
+        digest_header(data)["Content-Digest"],
         EMPTY_DIGEST,
     ):
         assert_problem(peer.put(prepared.id, 1, data, {"Content-Digest": field}), 400, "bad-digest")
     # the head says the right thing, the bytes are others
     for other in (prepared.parts[2], flip(data, 9), flip(data, 8 * len(data) - 1)):
-        assert_problem(peer.put(prepared.id, 1, other, {"Content-Digest": good}), 400, "bad-digest")
+        assert_problem(peer.put(prepared.id, 1, other), 400, "bad-digest")
     # the bytes of a stored part, repeated wrongly
-    answer = peer.put(prepared.id, 0, flip(prepared.parts[0], 999), digest_header(prepared.parts[0]))
-    assert_problem(answer, 400, "bad-digest")
+    assert_problem(peer.put(prepared.id, 0, flip(prepared.parts[0], 999)), 400, "bad-digest")
     secret = SEAL_HEADER + bytes(len(data) - len(SEAL_HEADER))
-    assert_problem(peer.put(prepared.id, 1, secret, {"Content-Digest": good}), 422, "secret-refused")
+    assert_problem(peer.put(prepared.id, 1, secret), 422, "secret-refused")
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_lengths_of_parts(world, prepared):
     peer, data = world.peer(), prepared.parts[1]
-    header = digest_header(data)
-    assert_problem(peer.put(prepared.id, 1, data[:-1], header), 422, "truncated")
-    assert_problem(peer.put(prepared.id, 1, b"", header), 422, "truncated")
-    assert_problem(peer.put(prepared.id, 1, data + b"\0", header), 413, "too-large")
+    header = {"Content-Digest": manifest_field(prepared.id)}
+    assert_problem(peer.put(prepared.id, 1, data[:-1]), 422, "truncated")
+    assert_problem(peer.put(prepared.id, 1, b""), 422, "truncated")
+    assert_problem(peer.put(prepared.id, 1, data + b"\0"), 422, "truncated")
+    assert_problem(peer.put(prepared.id, 2, prepared.parts[2] + b"\0"), 413, "too-large")
+    assert_problem(peer.put(prepared.id, 3, b"\0"), 413, "too-large")
 
     def chunked():
         yield data
 
-    path = f"/v1/submissions/{prepared.id}/parts/1"
+    path = f"/v1/submissions/{prepared.id}?from=1"
     assert_problem(peer.request("PUT", path, header, content=chunked()), 411, "length-required")
     answer = peer.put(prepared.id, 1, data, header | {"Content-Encoding": "gzip"})
     assert_problem(answer, 400, "bad-request")
@@ -228,12 +230,10 @@ def test_part_that_is_wrong_although_announced(world, name):
 @pytest.mark.usefixtures("unchanged")
 def test_part_numbers(world, prepared):
     peer = world.peer()
-    for number in (3, 10**6, 10**30, -1):
+    for number in (4, 10**6, 10**30, -1):
         assert_problem(peer.put(prepared.id, number, prepared.parts[0]), 404, "unknown-part")
-    path = f"/v1/submissions/{prepared.id}/parts/"
     for text in ("x", "0x1", "1.5"):
-        answer = peer.request("PUT", path + text, digest_header(b""), content=b"")
-        assert_problem(answer, 400, "bad-request")
+        assert_problem(peer.put(prepared.id, text, b""), 400, "bad-request")
     # a part in another part's place
     assert_problem(peer.put(prepared.id, 1, prepared.parts[2]), 400, "bad-digest")
 
@@ -247,7 +247,7 @@ def test_another_sites_submission_does_not_exist(world, prepared):
     for answer in (
         peer.status(prepared.id),
         peer.put(prepared.id, 1, prepared.parts[1]),
-        peer.complete(prepared.id),
+        peer.complete(prepared),
         peer.status("00" * 32),
         peer.status("nonsense"),
         peer.status(prepared.id.upper()),
@@ -262,7 +262,7 @@ def test_a_closed_round_takes_nothing_and_answers_with_its_record(make_world):
     world = make_world(deadline_s=3600)
     round_id, late = world.round_id, prepare(world.plan, world.round_id, "c", 3)
     assert world.peer("c").announce(round_id, late.manifest).status_code == 201
-    assert world.peer("c").put(late.id, 0, late.parts[0]).status_code == 201
+    assert world.peer("c").put(late.id, 0, late.parts[0]).status_code == 204
     world.end()
     record = world.peer().record(round_id, wait=5)
     assert record.json()["body"]["outcome"] == "failed"
@@ -273,7 +273,7 @@ def test_a_closed_round_takes_nothing_and_answers_with_its_record(make_world):
     for answer in (
         peer.put(late.id, 1, late.parts[1]),
         peer.put(late.id, 0, late.parts[0]),
-        peer.complete(late.id),
+        peer.complete(late),
         world.peer("a").announce(round_id, prepare(world.plan, round_id, "a", 1).manifest),
         peer.announce(round_id, prepare(world.plan, round_id, "c", 4).manifest),
     ):
@@ -281,7 +281,6 @@ def test_a_closed_round_takes_nothing_and_answers_with_its_record(make_world):
         assert body["record"] == record.json()
         assert body["round_id"] == round_id
     assert peer.status(late.id).json()["state"] == "excluded"
-    assert_problem(peer.sum_part(round_id, 0), 409, "round-failed")
     assert_problem(peer.sum_from(round_id), 409, "round-failed")
     assert world.snapshot() == before
 
@@ -292,11 +291,7 @@ def test_a_sum_that_is_not_there(world):
     assert_problem(peer.sum_from(world.round_id), 409, "sum-not-ready")
     assert_problem(peer.sum_from(f"{world.name}.9.1"), 404, "unknown-round")
     assert_problem(peer.sum_from(world.round_id, 3), 404, "unknown-part")
-    assert_problem(peer.sum_part(world.round_id, 0), 409, "sum-not-ready")
-    assert_problem(peer.sum_part(f"{world.name}.9.1", 0), 404, "unknown-round")
-    assert_problem(peer.sum_part(world.round_id, 3), 404, "unknown-part")
-    assert_problem(peer.sum_part(world.round_id, 0, section=1), 404, "unknown-part")
-    assert_problem(peer.sum_part(world.round_id, -1), 404, "unknown-part")
+    assert_problem(peer.sum_from(world.round_id, -1), 404, "unknown-part")
     assert peer.record(world.round_id).status_code == 204
     assert_problem(peer.record(f"{world.name}.9.1"), 404, "unknown-round")
 
@@ -370,7 +365,7 @@ def test_refused_from_the_head_alone(world, prepared, what, length, signed, stat
 
 @pytest.mark.usefixtures("unchanged")
 def test_no_100_continue_for_a_body_that_is_refused(world, prepared):
-    path = f"/v1/submissions/{prepared.id}/parts/1"
+    path = f"/v1/submissions/{prepared.id}?from=1"
     fields = world.peer().signature("PUT", path, EMPTY_DIGEST)
     head = [
         f"PUT {path} HTTP/1.1",
@@ -395,7 +390,7 @@ def test_a_peer_that_goes_on_sending_still_gets_its_answer(world):
 def test_a_connection_that_breaks_in_the_middle_leaves_nothing(world, prepared):
     host, port = world.server.url.removeprefix("http://").split(":")
     data = prepared.parts[1]
-    path = f"/v1/submissions/{prepared.id}/parts/1"
+    path = f"/v1/submissions/{prepared.id}?from=1"
     fields = world.peer().signature("PUT", path, digest_header(data)["Content-Digest"])
     head = "\r\n".join(
         [

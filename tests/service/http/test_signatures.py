@@ -6,7 +6,7 @@ import time
 import pytest
 
 from he_agg.documents.federation import FederationDocument
-from he_agg.protocol.http_signatures import EMPTY_DIGEST, WINDOW_S, RequestHead, sign_request
+from he_agg.protocol.http_signatures import EMPTY_DIGEST, WINDOW_S, RequestHead, manifest_field, sign_request
 from service.operator import operations
 from tests.faults.inprocess import Inside
 from tests.service.conftest import snapshot
@@ -20,11 +20,9 @@ ROLES = {
     "GET record": {"a", AUDITOR, COORDINATOR},
     "GET manifests": {"a", AUDITOR, COORDINATOR},
     "GET sum": {"a"},
-    "GET part of sum": {"a"},
     "GET submission": {"a"},
-    "POST complete": {"a"},
     "POST announce": {"a"},
-    "PUT part": {"a"},
+    "PUT submission": {"a"},
     "GET records/1": {"a", AUDITOR, COORDINATOR},
     "GET rosters/newest": {"a", AUDITOR, COORDINATOR},
     "PUT rosters/2": {COORDINATOR},
@@ -56,15 +54,15 @@ class Put:
 
     def __init__(self, world, prepared):
         self.world = world
-        self.method, self.path = "PUT", f"/v1/submissions/{prepared.id}/parts/1"
-        self.query, self.body = "", prepared.parts[1]
+        self.method, self.path = "PUT", f"/v1/submissions/{prepared.id}"
+        self.query, self.body = "from=1", prepared.parts[1]
+        self.digest = manifest_field(prepared.id)
         self.member, self.name = world.members["a"], "a"
         self.federation = world.name
         self.created = time.time()
 
     def fields(self):
-        digest = digest_header(self.body)["Content-Digest"]
-        head = RequestHead(self.method, self.path, self.query, digest, self.federation)
+        head = RequestHead(self.method, self.path, self.query, self.digest, self.federation)
         return sign_request(head, self.name, self.member.signing_key, self.created)
 
     def send(self, fields, **sent):
@@ -74,7 +72,7 @@ class Put:
 
     def passes(self):
         """The same code, nothing changed."""
-        assert self.send(self.fields()).status_code == 201
+        assert self.send(self.fields()).status_code == 204
         assert self.send(self.fields()).status_code == 204
 
 
@@ -223,7 +221,7 @@ def test_within_the_window(put, offset):
 
 def test_a_repeated_request_does_nothing_new(world, put):
     fields = put.fields()
-    assert put.send(fields).status_code == 201
+    assert put.send(fields).status_code == 204
     for _ in range(3):
         assert check_untouched(world, lambda: put.send(fields)).status_code == 204
 
@@ -234,27 +232,26 @@ def test_not_one_byte_of_a_body_is_read_before(world, put, prepared):
     bad = good | {"Signature": put.fields()["Signature"]}  # of another nonce
     for fields, status in ((bad, 401), ({}, 401)):
         lines = [f"{name}: {value}" for name, value in fields.items()]
-        head = [f"PUT {put.path} HTTP/1.1", "Host: x", f"Content-Length: {len(put.body)}", *lines]
+        head = [f"PUT {put.path}?{put.query} HTTP/1.1", "Host: x", f"Content-Length: {len(put.body)}", *lines]
         answer, seconds = check_untouched(world, lambda h=head: raw_answer(world, h))
         assert answer.startswith(f"HTTP/1.1 {status} "), answer
         assert seconds < 2
     lines = [f"{name}: {value}" for name, value in good.items()]
-    head = [f"PUT {put.path} HTTP/1.1", "Host: x", f"Content-Length: {len(put.body)}", *lines]
+    head = [f"PUT {put.path}?{put.query} HTTP/1.1", "Host: x", f"Content-Length: {len(put.body)}", *lines]
     with pytest.raises(socket.timeout):
         raw_answer(world, head, timeout_s=1.0)
-    assert raw_answer(world, head, put.body)[0].startswith("HTTP/1.1 201 ")
+    assert raw_answer(world, head, put.body)[0].startswith("HTTP/1.1 204 ")
 
 
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_body_where_none_belongs(world, prepared, method):
-    path = f"/v1/submissions/{prepared.id}" + ("/complete" if method == "POST" else "")
-    answer = world.peer().request(method, path, content=b"{}")
+def test_a_body_where_none_belongs(world, prepared):
+    path = f"/v1/submissions/{prepared.id}"
+    answer = world.peer().request("GET", path, content=b"{}")
     assert_problem(answer, 400, "bad-request")
     # The digest of something, and nothing comes.
-    answer = world.peer().request(method, path, digest_header(b"{}"))
+    answer = world.peer().request("GET", path, digest_header(b"{}"))
     assert_problem(answer, 400, "bad-digest")
-    assert world.peer().request(method, path).status_code in (200, 409)
+    assert world.peer().request("GET", path).status_code == 200
 
 
 @pytest.mark.parametrize("what", ROLES)
@@ -264,11 +261,8 @@ def test_roles(world, prepared, what):
         "record": f"/v1/rounds/{world.round_id}/record",
         "manifests": f"/v1/rounds/{world.round_id}/manifests",
         "sum": f"/v1/rounds/{world.round_id}/sum",
-        "part of sum": f"/v1/rounds/{world.round_id}/sum/0/parts/0",
         "submission": f"/v1/submissions/{prepared.id}",
-        "complete": f"/v1/submissions/{prepared.id}/complete",
         "announce": f"/v1/rounds/{world.round_id}/submissions",
-        "part": f"/v1/submissions/{prepared.id}/parts/0",
     }.get(name, f"/v1/federations/{world.name}/{name}")
     for member in ("a", COORDINATOR, AUDITOR):
         before = world.snapshot()
@@ -283,7 +277,7 @@ def test_roles(world, prepared, what):
 def test_a_removed_site_is_a_stranger_from_then_on(world, put):
     members = known(world.name)
     left = {name: one for name, one in members.roster.roster.members.items() if name != "a"}
-    assert put.send(put.fields()).status_code == 201
+    assert put.send(put.fields()).status_code == 204
     assert world.peers[COORDINATOR].bring("rosters/2", members.next_roster(left).encode()).status_code == 201
     assert_problem(check_untouched(world, lambda: put.send(put.fields())), 401, "unauthenticated")
     assert_problem(world.peer("a").current(), 401, "unauthenticated")

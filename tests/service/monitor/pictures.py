@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
         uploading = prepare(stroke.plan, stroke.round_id, SITES[3], 99)
         stroke.peer(SITES[3]).announce(stroke.round_id, uploading.manifest)
         some = uploading.parts[: len(uploading.parts) * 3 // 5]
-        assert stroke.peer(SITES[3]).put_run(uploading.id, b"".join(some)).status_code == 204
+        assert stroke.peer(SITES[3]).put(uploading.id, 0, b"".join(some)).status_code == 204
         with chromium(Path(root) / "profile") as browser:
             size(browser, 1280, 968)
             browser.get(watched.new_link())

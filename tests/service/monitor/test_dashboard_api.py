@@ -182,9 +182,7 @@ def test_a_round_as_the_page_sees_it(watched, world_on, client):
         "accepted_at": None,
         "asked_again": [],
     }
-    for number in (1, 2):
-        world.peer("a").put(prepared["a"].id, number, prepared["a"].parts[number])
-    world.peer("a").complete(prepared["a"].id)
+    world.peer("a").put(prepared["a"].id, 1, b"".join(prepared["a"].parts[1:]))
     world.peer("b").submit("seen.1.1", prepared["b"])
     federation = seen(lambda each: each["round"]["complete"] == 2)
     assert [site["bytes"] for site in federation["round"]["sites"]] == [size, size, 0]

@@ -29,10 +29,9 @@ def played(watched):
     prepared = {site: prepare(world.plan, round_id, site, i) for i, site in enumerate("abc")}
     for site in "abc":
         world.peer(site).submit(round_id, prepared[site])
-        assert world.peer(site).put(prepared[site].id, 0, prepared[site].parts[0]).status_code == 204
+        assert world.peer(site).announce(round_id, prepared[site].manifest).status_code == 200
     peer.record(round_id, wait=20)
-    for number in range(3):
-        assert peer.sum_part(round_id, number).status_code == 200
+    assert peer.sum_from(round_id).status_code == 200
     peer.status("0" * 64)
     world.client.get("/nowhere/at/all")
     world.client.request("BREW", "/healthz")
@@ -50,10 +49,10 @@ def test_a_round_is_counted(played):
     world, before, after = played
     size = world.plan.public.wire_bytes
     phases = {phase: of(after, "he_agg_phase_seconds_count", phase=phase) for phase in (*PHASES.values(), "fold")}
-    assert phases == {"announce": 3, "put": 12, "complete": 3, "download": 3, "fold": 1}
+    assert phases == {"announce": 6, "put": 3, "download": 1, "fold": 1}
     assert of(after, "he_agg_announcements_total", federation="counted") == 3
     assert of(after, "he_agg_receipts_total", federation="counted") == 3
-    assert of(after, "he_agg_repeats_total", phase="put") == 3
+    assert of(after, "he_agg_repeats_total", phase="announce") == 3
     assert 3 * size < of(after, "he_agg_received_bytes_total", federation="counted") < 3 * size + 200_000
     assert size < of(after, "he_agg_sent_bytes_total", federation="counted") < size + 100_000
     states = {state: of(after, "he_agg_rounds", federation="counted", state=state) for state in ("open", "published")}
@@ -106,7 +105,7 @@ def test_more_requests_make_no_more_samples(played, watched):
 def test_every_request_line_has_its_ids(played, watched):
     lines = [line for line in watched.server.log_lines if line["message"] == "request"]
     assert all(re.fullmatch(r"[0-9a-f]{16}", line["id"]) for line in lines)
-    for route in ("/complete", "/parts/{n}", "/submissions"):
+    for route in ("/{submission_id}", "/submissions"):
         found = [line for line in lines if line["route"].endswith(route) and line["status"] in (200, 201, 204)]
         assert found
         assert {line["round_id"] for line in found} == {"counted.1.1"}, route

@@ -127,7 +127,7 @@ def shown(tmp_path_factory):
             secret = NAMES[0]
             stranger.get(f"/{secret}", headers={"Authorization": f"Bearer {secret}", "User-Agent": secret})
             stranger.get("/v1/federations/secretive/rounds/current", params={"after": secret})
-            stranger.put(f"/v1/submissions/{secret}/parts/{WEIGHTS[0]}", content=key.mac_seed)
+            stranger.put(f"/v1/submissions/{secret}?from={WEIGHTS[0]}", content=key.mac_seed)
         assert client.get("/" + NAMES[0], headers={"Referer": NAMES[0]}).status_code == 404
         shown["events"] = "\n".join(snapshots).encode()
         until(lambda: client.get("/snapshot.json").json()["process"]["problems"])
@@ -204,7 +204,7 @@ def test_the_search_would_find_something(shown):
         assert b"hospital-a" in content[where], where
     for where in ("metrics", "metrics, logged in"):
         assert b"hospital-a" not in content[where]
-    assert b"/v1/submissions/{submission_id}/parts/{n}" in content["traces"]
+    assert b"/v1/submissions/{submission_id}" in content["traces"]
     assert b"secretive.1.1" in content["traces"]
 
 

@@ -13,11 +13,11 @@ import pytest
 from he_agg.ids import RoundId
 from service.aggregator import Aggregator
 from service.settings import Settings
-from tests.support.peers import expected_sum, prepare, read_part
+from tests.support.peers import expected_sum, prepare, read_sum, take_parts
 
 SITES = "ab"
 PARTS = 2
-STEPS = 1 + len(SITES) * (PARTS + 2) + 1 + PARTS
+STEPS = 1 + len(SITES) * (PARTS + 2) + 2
 
 
 def steps(world, round_id, prepared):
@@ -27,11 +27,10 @@ def steps(world, round_id, prepared):
         peer, submission = world.peer(site), prepared[site]
         yield lambda p=peer, s=submission: p.announce(round_id, s.manifest), {200, 201}
         for number in range(PARTS):
-            yield lambda p=peer, s=submission, n=number: p.put(s.id, n, s.parts[n]), {201, 204}
-        yield lambda p=peer, s=submission: p.complete(s.id), {200}
+            yield lambda p=peer, s=submission, n=number: p.put(s.id, n, s.parts[n]), {204, 200}
+        yield lambda p=peer, s=submission: p.complete(s), {200}
     yield lambda: world.peer().record(round_id, wait=20), {200}
-    for number in range(PARTS):
-        yield lambda n=number: world.peer().sum_part(round_id, n), {200}
+    yield lambda: world.peer().sum_from(round_id), {200}
 
 
 def prepare_round(world):
@@ -43,9 +42,9 @@ def assert_sum(world, round_id, prepared):
     record = world.peer().record(round_id, wait=20).json()["body"]
     assert record["members"] == {site: p.id for site, p in prepared.items()}
     expected = expected_sum(world.plan, list(prepared.values()))
+    got = read_sum(world.plan, world.peer().sum_from(round_id).content)
     for number in range(PARTS):
-        got = read_part(world.plan, number, world.peer().sum_part(round_id, number).content)
-        assert (got == expected[number]).all()
+        assert (got[number] == expected[number]).all()
 
 
 def assert_sound(server):
@@ -103,12 +102,11 @@ def test_a_round_that_was_closed_when_the_server_died_is_folded_at_the_next_star
     round_id, prepared = prepare_round(killed)
     for site in SITES:
         killed.peer(site).announce(round_id, prepared[site].manifest)
-        for number, part in enumerate(prepared[site].parts):
-            killed.peer(site).put(prepared[site].id, number, part)
+        killed.peer(site).put(prepared[site].id, 0, prepared[site].parts[0])
     own_server.kill()
     # The sites complete at an aggregator that has no background work: it closes the round and goes no further.
     idle = Aggregator.open(Settings(data_dir=own_server.data_dir))
-    receipts = [idle.intake.complete(killed.name, site, prepared[site].id) for site in SITES]
+    receipts = [take_parts(idle, killed.name, site, prepared[site], range(1, PARTS)) for site in SITES]
     with idle.store.read() as tx:
         assert tx.round(RoundId.parse(round_id)).phase == "closed"
     idle.close()
@@ -116,7 +114,7 @@ def test_a_round_that_was_closed_when_the_server_died_is_folded_at_the_next_star
     half.write_bytes(b"half a part")
     own_server.start()
     assert_sum(killed, round_id, prepared)
-    assert [killed.peer(site).complete(prepared[site].id).content for site in SITES] == [
+    assert [killed.peer(site).complete(prepared[site]).content for site in SITES] == [
         receipt.encode() for receipt in receipts
     ]
     assert_sound(own_server)

@@ -21,7 +21,7 @@ from service.serve.tls import check_address, tls_context
 from service.settings import load_settings
 from tests.service.conftest import World
 from tests.support.certificates import Authority
-from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_part, read_record
+from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_record, read_sum
 from tests.support.server import start_server
 from tests.support.trust import identity_of
 
@@ -227,9 +227,9 @@ def test_a_round_over_tls(server, authority):
             assert world.peer(site).submit(round_id, each).status_code == 200
         record = read_record(peer.record(round_id, wait=20).content)
         assert sorted(record.members) == ["a", "b"]
-        parts = [peer.sum_part(round_id, number).content for number in range(len(world.plan.public.places))]
-        for number, expected in enumerate(expected_sum(world.plan, list(submissions.values()))):
-            np.testing.assert_array_equal(read_part(world.plan, number, parts[number]), expected)
+        got = read_sum(world.plan, peer.sum_from(round_id).content)
+        for one, expected in zip(got, expected_sum(world.plan, list(submissions.values())), strict=True):
+            np.testing.assert_array_equal(one, expected)
 
 
 class TestServe:

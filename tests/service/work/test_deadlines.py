@@ -12,7 +12,17 @@ from service.operator import operations
 from service.settings import Settings
 from service.store.parts.base import SUM, PartKey
 from service.work.folding import fold_round
-from tests.support.peers import enrol, expected_sum, make_plan, prepare, read_part, read_receipt, read_record
+from tests.support.peers import (
+    enrol,
+    expected_sum,
+    make_plan,
+    prepare,
+    read_part,
+    read_receipt,
+    read_record,
+    take_end,
+    take_parts,
+)
 
 
 class Clock:
@@ -35,14 +45,16 @@ class Inside:
         self.aggregator.conductor.apply(self.name, events.Started())
 
     def submit(self, site, seed, round_id, *, complete=True):
-        intake, parts = self.aggregator.intake, self.aggregator.parts
+        """Without its completion every part is there, but the site has not come to the end of what it sends."""
         prepared = prepare(self.plan, round_id, site, seed)
-        intake.announce(self.name, site, round_id, prepared.manifest)
-        for number, part in enumerate(prepared.parts):
-            expected = parts.expect(self.name, site, prepared.id, number)
-            parts.store(expected, part)
+        n_parts = len(prepared.parts)
+        self.aggregator.intake.announce(self.name, site, round_id, prepared.manifest)
         if complete:
-            intake.complete(self.name, site, prepared.id)
+            take_parts(self.aggregator, self.name, site, prepared, range(n_parts))
+        else:
+            with pytest.raises(ProtocolError, match="1 part"):
+                take_parts(self.aggregator, self.name, site, prepared, range(1, n_parts))
+            assert take_parts(self.aggregator, self.name, site, prepared, range(1)) is None
         return prepared
 
     def fold(self, round_id):
@@ -77,7 +89,7 @@ def test_deadline_with_quorum_closes_without_the_missing(inside):
     assert inside.row("f.1.1").phase == "open"
     inside.clock.now = deadline
     with pytest.raises(ProtocolError) as caught:
-        inside.aggregator.intake.complete("f", "c", late.id)  # nobody ticked: the request itself closes the round
+        take_end(inside.aggregator, "f", "c", late)  # nobody ticked: the request itself closes the round
     assert caught.value.reason is Reason.ROUND_CLOSED
     assert inside.row("f.1.1").phase == "closed"
     inside.fold("f.1.1")
@@ -88,7 +100,7 @@ def test_deadline_with_quorum_closes_without_the_missing(inside):
         path = inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), SUM, number))
         assert (read_part(inside.plan, number, path.read_bytes()) == expected).all()
     with pytest.raises(ProtocolError) as caught:
-        inside.aggregator.intake.complete("f", "c", late.id)
+        take_end(inside.aggregator, "f", "c", late)
     assert caught.value.members["record"]["body"]["excluded"] == {"c": "incomplete"}
     assert inside.row("f.2.1").phase == "open"
 
@@ -103,9 +115,8 @@ def test_deadline_without_quorum_opens_the_next_attempt(inside):
     assert inside.row("f.1.2").phase == "open"
     # Nothing of the voided attempt enters the next one, not even by an exact repetition.
     intake = inside.aggregator.intake
-    assert (
-        read_receipt(intake.complete("f", "a", first.id).encode()).round_id == "f.1.1"
-    )  # the receipt stands; the record says the rest
+    receipt = take_end(inside.aggregator, "f", "a", first)  # it stands; the record says the rest
+    assert read_receipt(receipt.encode()).round_id == "f.1.1"
     with pytest.raises(ValueError, match="manifest, round"):
         intake.announce("f", "a", "f.1.2", first.manifest)
     second = [inside.submit(site, i, "f.1.2") for i, site in enumerate("abc")]
@@ -130,17 +141,17 @@ def test_round_closes_while_a_part_is_on_its_way(inside):
     intake, parts = inside.aggregator.intake, inside.aggregator.parts
     late = prepare(inside.plan, "f.1.1", "c", 3)
     intake.announce("f", "c", "f.1.1", late.manifest)
-    expected = parts.expect("f", "c", late.id, 0)
+    run = parts.expect("f", "c", late.id, 0).cut(len(late.parts[0]))
     inside.clock.now += 102
     inside.aggregator.conductor.tick_all()
     with pytest.raises(ProtocolError) as caught:
-        parts.store(expected, late.parts[0])
+        intake.take(run, memoryview(late.parts[0]))
     assert caught.value.reason is Reason.ROUND_CLOSED
     assert not inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), late.id, 0)).exists()
     inside.fold("f.1.1")
     inside.aggregator.part_store.purge_submissions(RoundId.parse("f.1.1"))
     with pytest.raises(ProtocolError) as caught:
-        parts.store(expected, late.parts[0])
+        intake.take(run, memoryview(late.parts[0]))
     assert caught.value.reason is Reason.ROUND_CLOSED
 
 

@@ -13,7 +13,7 @@ from service.store.parts.base import SUM, PartKey
 from service.work.folding import CorruptPartError, fold_round
 from service.work.worker import Worker
 from tests.service.work.test_deadlines import Inside
-from tests.support.peers import expected_sum, make_plan, prepare, read_part
+from tests.support.peers import expected_sum, make_plan, prepare, read_part, take_parts
 
 ROUND = RoundId("f", 1, 1)
 
@@ -86,7 +86,7 @@ def test_bit_rot_is_never_summed(inside, members, spoil):
 
 @SPOIL
 def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, members, spoil):
-    intake, parts, worker = inside.aggregator.intake, inside.aggregator.parts, inside.aggregator.worker
+    intake, worker = inside.aggregator.intake, inside.aggregator.worker
     for member, number in ((members[1], 2), (members[2], 2), (members[2], 0)):
         spoil(inside.aggregator.part_store.path(PartKey(ROUND, member.id, number)))
     worker._fold_now(ROUND)
@@ -102,10 +102,12 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
     other = prepare(inside.plan, "f.1.1", "c", 99)
     for member, number in ((members[1], 2), (members[2], 0), (members[2], 2)):
         site = "abc"[members.index(member)]
-        expected = parts.expect("f", site, member.id, number)
+        expected = inside.aggregator.parts.expect("f", site, member.id, number).parts[0]
         assert expected.digest == member_digest(member, number) != member_digest(other, number)
-        assert parts.store(expected, member.parts[number])
-        assert not parts.store(expected, member.parts[number])  # once more, and it is no news
+        assert not expected.stored
+        for _ in range(2):  # once more, and it is no news
+            take_parts(inside.aggregator, "f", site, member, range(number, number + 1))
+        assert inside.aggregator.parts.expect("f", site, member.id, number).parts[0].stored
     assert worker._look()[1] == [ROUND]
     worker._fold_now(ROUND)
     record = inside.record("f.1.1")
@@ -116,12 +118,11 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
 
 def test_a_whole_directory_that_was_lost_comes_again(inside, members):
     """As after a restore from a backup whose files are older than its rows."""
-    intake, parts, worker = inside.aggregator.intake, inside.aggregator.parts, inside.aggregator.worker
+    intake, worker = inside.aggregator.intake, inside.aggregator.worker
     shutil.rmtree(inside.aggregator.part_store.path(PartKey(ROUND, members[0].id, 0)).parent)
     worker._fold_now(ROUND)
     assert intake.status("f", "a", members[0].id).missing == [0, 1, 2]
-    for number, part in enumerate(members[0].parts):
-        assert parts.store(parts.expect("f", "a", members[0].id, number), part)
+    assert take_parts(inside.aggregator, "f", "a", members[0], range(3))
     worker._fold_now(ROUND)
     assert inside.record("f.1.1").outcome == "published"
     for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):

@@ -10,7 +10,7 @@ from service.store.parts.base import AHEAD, SUM, PartKey
 from service.store.rows import Keeping
 from service.work.housekeeping import purge_leftovers
 from tests.service.work.test_deadlines import Inside
-from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt
+from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt, take_end, take_parts
 from tests.support.trust import consortium
 
 ONE, TWO = RoundId("f", 1, 1), RoundId("f", 2, 1)
@@ -53,7 +53,7 @@ def test_single_submissions_go_as_soon_as_the_sum_is_durable(make):
     inside.aggregator.worker._fold_now(ONE)
     inside.aggregator.worker._look()
     assert files(inside, ONE) == SUM_FILES
-    receipt = inside.aggregator.intake.complete("f", "a", prepared[0].id)
+    receipt = take_end(inside.aggregator, "f", "a", prepared[0])
     assert read_receipt(receipt.encode()).id == prepared[0].id
 
 
@@ -94,11 +94,10 @@ def test_who_asks_for_an_old_sum_is_told(make_world):
         assert world.peer().record(round_id, wait=10).json()["body"]["outcome"] == "published"
         rounds.append(round_id)
     world.peer().current(wait=1, after=world.round_id)
-    gone = world.peer().sum_part(rounds[0], 0)
-    for answer in (gone, world.peer().sum_from(rounds[0])):
-        assert (answer.status_code, answer.json()["reason"]) == (410, "sum-gone")
+    gone = world.peer().sum_from(rounds[0])
+    assert (gone.status_code, gone.json()["reason"]) == (410, "sum-gone")
     assert world.peer().record(rounds[0]).status_code == 200
-    assert world.peer().sum_part(rounds[-1], 0).status_code == 200
+    assert world.peer().sum_from(rounds[-1]).status_code == 200
 
 
 def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
@@ -115,13 +114,13 @@ def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
     assert intake.status("f", "b", abandoned.id).missing == [0, 1, 2]
     assert (intake.status("f", "b", abandoned.id).state, intake.status("f", "a", promised.id).missing) == ("open", [])
     with pytest.raises(ProtocolError) as caught:
-        intake.complete("f", "b", abandoned.id)
+        take_end(inside.aggregator, "f", "b", abandoned)
     assert caught.value.reason is Reason.INCOMPLETE
     with pytest.raises(ProtocolError) as caught:  # it is still the one submission of the site
         inside.submit("b", 99, "f.1.1")
     assert caught.value.reason is Reason.SECOND_SUBMISSION
     inside.submit("b", 2, "f.1.1")
-    intake.complete("f", "c", active.id)
+    take_end(inside.aggregator, "f", "c", active)
     inside.fold("f.1.1")
     for number, expected in enumerate(expected_sum(inside.plan, [promised, abandoned, active])):
         got = read_part(inside.plan, number, inside.aggregator.part_store.path(PartKey(ONE, SUM, number)).read_bytes())
@@ -133,12 +132,10 @@ def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, m
     inside = make(plan=make_plan("f", deadline_s=10**6), upload_expiry_s=1000.0)
     intake, worker = inside.aggregator.intake, inside.aggregator.worker
     part_store = inside.aggregator.part_store
-    parts = inside.aggregator.parts
     prepared = prepare(inside.plan, "f.1.1", "a", 1)
     intake.announce("f", "a", str(ONE), prepared.manifest)
-    parts.store(parts.expect("f", "a", prepared.id, 0), prepared.parts[0])
+    take_parts(inside.aggregator, "f", "a", prepared, range(1))
     inside.clock.now += 2000
-    expected = parts.expect("f", "a", prepared.id, 1)
     put_all = part_store.put_all
 
     def put_and_sleep(files):
@@ -149,7 +146,7 @@ def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, m
     with monkeypatch.context() as patch:
         patch.setattr(part_store, "put_all", put_and_sleep)
         with pytest.raises(ProtocolError) as caught:
-            parts.store(expected, prepared.parts[1])
+            take_parts(inside.aggregator, "f", "a", prepared, range(1, 2))
     assert caught.value.reason is Reason.BUSY
     assert intake.status("f", "a", prepared.id).missing == [0, 1, 2]
     inside.submit("a", 1, "f.1.1")

@@ -1,4 +1,4 @@
-"""All parts that are missing go in one request, and what goes wrong then, without a network."""
+"""What is missing goes in as few requests as may be, and what goes wrong then, without a network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.effects import Request
 from client_sdk.progress import PhaseFinished, PhaseProgress
-from he_agg.errors import ProtocolError, Reason, WireError
+from he_agg.errors import ProtocolError
 from he_agg.protocol.messages import Receipt
 from tests.client_sdk.world import (
     OPEN,
     ROUND,
     FakeAggregator,
     World,
-    damage_file,
     problem,
     receipt_of,
     session_for,
@@ -29,12 +28,6 @@ from tests.client_sdk.world import (
 
 PLAN = small_plan()
 PARTS = len(PLAN.public.places)
-REST = _submit._rest  # as it is outside of these tests
-
-
-@pytest.fixture(autouse=True)
-def in_one(by_parts, monkeypatch):
-    monkeypatch.setattr(_submit, "_rest", REST)
 
 
 @pytest.fixture
@@ -84,13 +77,14 @@ def part(tmp_path, number: int) -> bytes:
     [
         ([0], ["PUT ?from=1"]),
         ([0, 1], ["PUT ?from=2"]),
-        ([1], ["PUT parts/0", "PUT parts/2", "POST complete"]),
-        ([2], ["PUT parts/0", "PUT parts/1", "POST complete"]),
-        ([0, 1, 2], ["POST complete"]),
+        ([1], ["PUT ", "PUT ?from=2"]),
+        ([2], ["PUT ", "PUT ?from=3"]),
+        ([0, 2], ["PUT ?from=1", "PUT ?from=3"]),
+        ([0, 1, 2], ["PUT ?from=3"]),
     ],
 )
 def test_what_is_there_already_is_not_sent_again(tmp_path, aggregator, there, sent):
-    """What is missing goes in one request if it is all parts from one on; otherwise one by one."""
+    """Consecutive parts go in one request. The end of a submission is empty if its last part is there."""
 
     def meddle(request: Request, body: bytes):
         if request.method != "POST" or not request.path.endswith("/submissions"):
@@ -103,6 +97,10 @@ def test_what_is_there_already_is_not_sent_again(tmp_path, aggregator, there, se
     world = World(aggregator, meddle)
     world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
     assert requests(world) == ["POST submissions", *sent]
+    missing = b"".join(part(tmp_path, number) for number in range(PARTS) if number not in there)
+    assert b"".join(body for line, body in world.sent if line.startswith("PUT")) == missing
+    done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
+    assert (done, done[-1]) == (sorted(done), PLAN.public.wire_bytes)
 
 
 @pytest.mark.parametrize("arrived", range(PARTS + 1))
@@ -121,7 +119,7 @@ def test_what_was_interrupted_goes_on_where_the_aggregator_says(tmp_path, aggreg
     world = World(aggregator, meddle)
     session = session_for(tmp_path, PLAN)
     receipt = world.run(_flows.submit(session, OPEN, update_of()))
-    last = "POST complete" if arrived == PARTS else "PUT " + (f"?from={arrived}" if arrived else "")
+    last = "PUT " + (f"?from={arrived}" if arrived else "")
     assert requests(world) == ["POST submissions", "PUT ", "GET ", last]
     assert world.sent[3][1] == b"".join(part(tmp_path, number) for number in range(arrived, PARTS))
     assert aggregator.complete == {"a": receipt.id}
@@ -142,7 +140,7 @@ def test_answer_that_is_lost_is_asked_for_again(tmp_path, aggregator):
 
     world = World(aggregator, meddle)
     receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", "PUT ", "GET ", "POST complete"]
+    assert requests(world) == ["POST submissions", "PUT ", "GET ", "PUT ?from=3"]
     assert aggregator.complete == {"a": receipt.id}
 
 
@@ -160,7 +158,7 @@ def test_part_that_was_lost_before_the_others_comes_again(tmp_path, aggregator):
 
     world = World(aggregator, meddle)
     world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", "PUT ", "GET ", "PUT "]
+    assert requests(world) == ["POST submissions", "PUT ", "GET ", "PUT ", "PUT ?from=2"]
 
 
 def test_changed_on_the_way_it_is_sent_again(tmp_path, aggregator):
@@ -186,36 +184,6 @@ def test_always_changed_on_the_way_is_an_error(tmp_path, aggregator):
     with pytest.raises(ProtocolError, match="part 2: another digest"):
         world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
     assert len(world.paths("PUT")) == 3
-
-
-@pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])
-def test_what_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggregator, damage):
-    session = session_for(tmp_path, PLAN)
-
-    def rot(request: Request, body: bytes):
-        if request.method == "POST":
-            damage_file(session.spool.entry(ROUND).part_path(1), damage)
-
-    world = World(aggregator, rot)
-    with pytest.raises(WireError, match="part-00001 is damaged") as caught:
-        world.run(_flows.submit(session, OPEN, update_of()))
-    assert caught.value.reason == Reason.BAD_DIGEST
-    assert len(world.paths("PUT")) == (damage == "changed")
-    assert aggregator.complete == {}
-
-
-def test_aggregator_that_forgot_the_submission_is_told_again(tmp_path, aggregator):
-    forgotten = []
-
-    def meddle(request: Request, body: bytes):
-        if request.method == "PUT" and not forgotten:
-            forgotten.append(aggregator.manifests.pop("a"))
-            aggregator.parts.clear()
-
-    world = World(aggregator, meddle)
-    receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert receipt.id == forgotten[0].submission_id
-    assert requests(world) == ["POST submissions", "PUT "] * 2
 
 
 def test_receipt_of_another_submission_is_refused(tmp_path, aggregator):

@@ -1,4 +1,4 @@
-"""All parts from one on in one request: the same as to put each of them and to complete the submission."""
+"""Parts one after another in a request: from any one on, to any one, and at the end of the submission a receipt."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from he_agg.protocol.http_signatures import manifest_field
 from service.core import parts
-from service.core.parts import ExpectedPart, in_groups
+from service.core.parts import ExpectedPart, Run
 from service.domain import events
 from tests.faults.inprocess import Inside
 from tests.service.conftest import snapshot
 from tests.service.monitor.conftest import until
-from tests.support.peers import digest_header, expected_sum, make_plan, prepare, read_part, read_receipt, register
+from tests.support.peers import digest_header, expected_sum, make_plan, prepare, read_receipt, read_sum, register
 
 PLAN = make_plan("f", deadline_s=3600)
 ONE = "f.1.1"
@@ -48,28 +48,30 @@ def refused(answer, status: int, reason: str):
     return answer.json()
 
 
-def test_on_a_real_server_both_ways_make_one_sum(world):
+def test_in_one_request_or_part_by_part_on_a_real_server(world):
     round_id = world.round_id
     prepared = {site: prepare(world.plan, round_id, site, seed) for seed, site in enumerate(world.sites)}
     for site, mine in prepared.items():
         peer = world.peer(site)
+        assert peer.announce(round_id, mine.manifest).status_code == 201
         if site == "b":
-            receipt = peer.submit(round_id, mine)
+            *others, receipt = [peer.put(mine.id, number, part) for number, part in enumerate(mine.parts)]
+            assert {answer.status_code for answer in others} == {204}
         else:
-            assert peer.announce(round_id, mine.manifest).status_code == 201
-            receipt = peer.put_run(mine.id, mine.whole)
+            receipt = peer.put(mine.id, 0, mine.whole)
         assert receipt.status_code == 200, receipt.text
         assert (read_receipt(receipt.content).id, read_receipt(receipt.content).site) == (mine.id, site)
     assert world.peer().record(round_id, wait=10).json()["body"]["members"] == {s: p.id for s, p in prepared.items()}
-    for number, expected in enumerate(expected_sum(world.plan, list(prepared.values()))):
-        assert (read_part(world.plan, number, world.peer().sum_part(round_id, number).content) == expected).all()
+    got = read_sum(world.plan, world.peer().sum_from(round_id).content)
+    for one, expected in zip(got, expected_sum(world.plan, list(prepared.values())), strict=True):
+        assert (one == expected).all()
 
 
 def test_again_it_is_the_same_receipt_and_changes_nothing(inside):
     mine = announced(inside)
-    receipt = inside.of("a").put_run(mine.id, mine.whole)
+    receipt = inside.of("a").put(mine.id, 0, mine.whole)
     before = state(inside)
-    for again in (inside.of("a").put_run(mine.id, mine.whole), inside.of("a").complete(mine.id)):
+    for again in (inside.of("a").put(mine.id, 0, mine.whole), inside.of("a").complete(mine)):
         assert (again.status_code, again.content) == (200, receipt.content)
     assert inside.of("a").put(mine.id, 1, mine.parts[1]).status_code == 204
     assert state(inside) == before
@@ -77,8 +79,9 @@ def test_again_it_is_the_same_receipt_and_changes_nothing(inside):
 
 def test_after_some_of_its_parts(inside):
     mine = announced(inside)
-    assert inside.of("a").put(mine.id, 2, mine.parts[2]).status_code == 201
-    assert inside.of("a").put_run(mine.id, mine.whole).status_code == 200
+    refused(inside.of("a").put(mine.id, 2, mine.parts[2]), 409, "incomplete")
+    assert inside.of("a").status(mine.id).json()["missing"] == [0, 1]
+    assert inside.of("a").put(mine.id, 0, mine.whole).status_code == 200
     assert inside.of("a").status(mine.id).json()["missing"] == []
 
 
@@ -87,7 +90,7 @@ def test_a_part_that_is_not_the_announced_one(inside, number):
     """None of them is taken then, whichever it is, and whether or not the digest of the body is right."""
     mine, before = announced(inside), state(inside)
     changed = [bytes([part[0], part[1] ^ 1]) + part[2:] if n == number else part for n, part in enumerate(mine.parts)]
-    problem = refused(inside.of("a").put_run(mine.id, b"".join(changed)), 400, "bad-digest")
+    problem = refused(inside.of("a").put(mine.id, 0, b"".join(changed)), 400, "bad-digest")
     assert f"part {number}: expected SHA-256" in problem["detail"]
     assert state(inside) == before
 
@@ -101,7 +104,7 @@ def test_content_digest_names_the_manifest(inside, field):
         "of another manifest": manifest_field("00" * 32),
         "both": manifest_field(mine.id) + ", " + digest_header(mine.whole)["Content-Digest"],
     }[field]
-    problem = refused(inside.of("a").put_run(mine.id, mine.whole, headers={"Content-Digest": value}), 400, "bad-digest")
+    problem = refused(inside.of("a").put(mine.id, 0, mine.whole, headers={"Content-Digest": value}), 400, "bad-digest")
     assert manifest_field(mine.id) in problem["detail"]
     assert state(inside) == before
 
@@ -110,28 +113,29 @@ def test_content_digest_names_the_manifest(inside, field):
 def test_from_a_part_on(inside, first):
     mine = announced(inside)
     rest = b"".join(mine.parts[first:])
-    problem = refused(inside.of("a").put_run(mine.id, rest, first), 409, "incomplete")
+    problem = refused(inside.of("a").put(mine.id, first, rest), 409, "incomplete")
     assert problem["missing"] == list(range(first))
     assert inside.of("a").status(mine.id).json()["missing"] == list(range(first))
     for number in range(first):
-        assert inside.of("a").put(mine.id, number, mine.parts[number]).status_code == 201
-    assert inside.of("a").put_run(mine.id, rest, first).status_code == 200
-    refused(inside.of("a").put_run(mine.id, mine.whole, first), 413, "too-large")
+        assert inside.of("a").put(mine.id, number, mine.parts[number]).status_code == 204
+    assert inside.of("a").complete(mine).status_code == 200
+    assert inside.of("a").put(mine.id, first, rest).status_code == 200
+    refused(inside.of("a").put(mine.id, first, mine.whole), 413, "too-large")
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_body_may_end_with_any_part(inside, first):
     mine = announced(inside)
-    answer = inside.of("a").put_run(mine.id, mine.parts[first], first)
+    answer = inside.of("a").put(mine.id, first, mine.parts[first])
     assert (answer.status_code, answer.content) == (204, b"")
     assert inside.of("a").status(mine.id).json()["missing"] == [n for n in range(3) if n != first]
-    assert inside.of("a").put_run(mine.id, mine.whole).status_code == 200
+    assert inside.of("a").put(mine.id, 0, mine.whole).status_code == 200
 
 
-@pytest.mark.parametrize(("first", "status"), [("3", 404), ("-1", 404), ("99999999999999999999", 404), ("x", 400)])
+@pytest.mark.parametrize(("first", "status"), [("4", 404), ("-1", 404), ("99999999999999999999", 404), ("x", 400)])
 def test_from_a_part_that_is_none(inside, first, status):
     mine, before = announced(inside), state(inside)
-    answer = inside.of("a").put_run(mine.id, b"", first)
+    answer = inside.of("a").put(mine.id, first, b"")
     assert (answer.status_code, answer.json()["reason"]) == (status, {404: "unknown-part", 400: "bad-request"}[status])
     assert state(inside) == before
 
@@ -149,11 +153,10 @@ def test_each_group_is_stored_before_the_next_is_read(make_world):
     url = peer.client.base_url
     with socket.create_connection((url.host, url.port)) as connection:
         connection.sendall(f"PUT /v1/submissions/{mine.id} HTTP/1.1\r\n{head}\r\n".encode() + mine.whole[:-1])
-        last = in_groups([ExpectedPart(None, place, None, "", False) for place in world.plan.public.places])[-1]
-        first = last[0].place.number
+        first = run_of(world.plan).groups()[-1].parts[0].place.number
         until(lambda: peer.status(mine.id).json()["missing"][0] == first)
     assert peer.status(mine.id).json()["missing"] == list(range(first, len(mine.parts)))
-    assert peer.put_run(mine.id, b"".join(mine.parts[first:]), first).status_code == 200
+    assert peer.put(mine.id, first, b"".join(mine.parts[first:])).status_code == 200
 
 
 def test_announced_parts_that_are_none(inside):
@@ -164,19 +167,23 @@ def test_announced_parts_that_are_none(inside):
     mine.manifest = prepare(PLAN, ONE, "a", 1, part_digests=digests).manifest
     assert inside.of("a").announce(ONE, mine.manifest).status_code == 201
     before = state(inside)
-    refused(inside.of("a").put_run(mine.id, mine.whole), 422, "bad-magic")
+    refused(inside.of("a").put(mine.id, 0, mine.whole), 422, "bad-magic")
     assert state(inside) == before
 
 
+def run_of(plan):
+    return Run(None, plan.public, tuple(ExpectedPart(place, "", False) for place in plan.public.places))
+
+
 def test_parts_in_memory_together(monkeypatch):
-    places = make_plan(values=100_000).public.places
-    expected = [ExpectedPart(None, place, None, "", False) for place in places]
-    for limit, most in ((1, 1), (2**17, 3), (2**40, len(places))):
+    run = run_of(make_plan(values=100_000))
+    for limit, most in ((1, 1), (2**17, 3), (2**40, len(run.parts))):
         monkeypatch.setattr(parts, "_GROUP_BYTES", limit)
-        groups = in_groups(expected)
-        assert [part for group in groups for part in group] == expected
-        assert max(len(group) for group in groups) == most
-        assert all(len(group) == 1 or sum(part.place.wire_bytes for part in group) <= limit for group in groups)
+        groups = run.groups()
+        assert [part for group in groups for part in group.parts] == list(run.parts)
+        assert max(len(group.parts) for group in groups) == most
+        assert all(len(group.parts) == 1 or group.wire_bytes <= limit for group in groups)
+        assert [group.reaches_end for group in groups] == [False] * (len(groups) - 1) + [True]
 
 
 @pytest.mark.parametrize(
@@ -190,29 +197,29 @@ def test_parts_in_memory_together(monkeypatch):
 )
 def test_another_length(inside, change, status, reason):
     mine, before = announced(inside), state(inside)
-    refused(inside.of("a").put_run(mine.id, change(mine.whole)), status, reason)
+    refused(inside.of("a").put(mine.id, 0, change(mine.whole)), status, reason)
     assert state(inside) == before
 
 
 def test_only_of_the_site_that_announced_it(inside):
     mine, before = announced(inside), state(inside)
-    refused(inside.of("b").put_run(mine.id, mine.whole), 404, "unknown-submission")
+    refused(inside.of("b").put(mine.id, 0, mine.whole), 404, "unknown-submission")
     other = prepare(PLAN, ONE, "b", 2)
-    refused(inside.of("b").put_run(other.id, other.whole), 404, "unknown-submission")
+    refused(inside.of("b").put(other.id, 0, other.whole), 404, "unknown-submission")
     assert state(inside) == before
 
 
 def test_too_late(inside):
     mine, others = announced(inside), [announced(inside, site, seed) for seed, site in ((2, "b"), (3, "c"))]
     for site, other in zip("bc", others, strict=True):
-        assert inside.of(site).put_run(other.id, other.whole).status_code == 200
+        assert inside.of(site).put(other.id, 0, other.whole).status_code == 200
     inside.now[0] += 3601
-    refused(inside.of("a").put_run(mine.id, mine.whole), 409, "round-closed")
+    refused(inside.of("a").put(mine.id, 0, mine.whole), 409, "round-closed")
     inside.fold()
     inside.look()
-    problem = refused(inside.of("a").put_run(mine.id, mine.whole), 409, "round-closed")
+    problem = refused(inside.of("a").put(mine.id, 0, mine.whole), 409, "round-closed")
     assert problem["record"]["body"]["excluded"] == {"a": "incomplete"}
-    receipt = read_receipt(inside.of("b").put_run(others[0].id, others[0].whole).content)
+    receipt = read_receipt(inside.of("b").put(others[0].id, 0, others[0].whole).content)
     assert receipt.id == others[0].id
 
 
@@ -227,17 +234,17 @@ def test_the_round_closes_while_it_is_written(inside, monkeypatch):
         inside.now[0] += 3601
 
     monkeypatch.setattr(part_store, "put_all", put_and_wait)
-    refused(inside.of("a").put_run(mine.id, mine.whole), 409, "round-closed")
+    refused(inside.of("a").put(mine.id, 0, mine.whole), 409, "round-closed")
     assert not list(inside.settings.data_dir.rglob("*.part"))
 
 
 def test_the_deadline_is_met_by_those_before_it(inside):
     for site, seed in (("a", 1), ("b", 2)):
         mine = announced(inside, site, seed)
-        assert inside.of(site).put_run(mine.id, mine.whole).status_code == 200
+        assert inside.of(site).put(mine.id, 0, mine.whole).status_code == 200
     late = announced(inside, "c", 3)
     inside.now[0] += 3601
-    refused(inside.of("c").put_run(late.id, late.whole), 409, "round-closed")
+    refused(inside.of("c").put(late.id, 0, late.whole), 409, "round-closed")
     inside.fold()
     record = inside.of("a").record(ONE).json()["body"]
     assert (sorted(record["members"]), record["excluded"]) == (["a", "b"], {"c": "incomplete"})
@@ -246,9 +253,9 @@ def test_the_deadline_is_met_by_those_before_it(inside):
 def test_damaged_part_of_a_closed_round_comes_again(inside):
     mine = [announced(inside, site, seed) for seed, site in enumerate("abc")]
     for site, one in zip("abc", mine, strict=True):
-        assert inside.of(site).put_run(one.id, one.whole).status_code == 200
+        assert inside.of(site).put(one.id, 0, one.whole).status_code == 200
     with inside.aggregator.store.write() as tx:
         tx.mark_damaged(mine[1].id, 1, int(inside.now[0]))
     assert inside.of("b").status(mine[1].id).json()["missing"] == [1]
-    assert inside.of("b").put_run(mine[1].id, mine[1].whole).status_code == 200
+    assert inside.of("b").put(mine[1].id, 0, mine[1].whole).status_code == 200
     assert inside.of("b").status(mine[1].id).json()["missing"] == []
