@@ -324,7 +324,8 @@ def raw_answer(world, head, body=b"", timeout_s=3.0):
 
 
 def _length(received):
-    return int(re.search(rb"content-length: (\d+)", received)[1])
+    found = re.search(rb"content-length: (\d+)", received)
+    return int(found[1]) if found else 0  # 204
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -340,22 +341,23 @@ def _length(received):
         ("part", None, True, 411),
         ("manifest", 1000, False, 401),
         ("part", 41024, False, 401),
-        ("part of another digest", 41024, True, 400),
+        ("part under another digest", 41024, True, 400),
         ("a body that is not wanted", 10, True, 400),
     ],
 )
 def test_refused_from_the_head_alone(world, prepared, what, length, signed, status):
-    method, path = {
-        "manifest": ("POST", f"/v1/rounds/{world.round_id}/submissions"),
-        "part": ("PUT", f"/v1/submissions/{prepared.id}/parts/1"),
-        "part of another digest": ("PUT", f"/v1/submissions/{prepared.id}/parts/1"),
-        "a body that is not wanted": ("GET", f"/v1/submissions/{prepared.id}"),
+    own = f"/v1/submissions/{prepared.id}"
+    method, path, query = {
+        "manifest": ("POST", f"/v1/rounds/{world.round_id}/submissions", ""),
+        "part": ("PUT", own, "from=2"),
+        "part under another digest": ("PUT", own, "from=2"),
+        "a body that is not wanted": ("GET", own, ""),
     }[what]
-    head = [f"{method} {path} HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    head = [f"{method} {path}{'?' if query else ''}{query} HTTP/1.1", "Host: x", "Content-Type: application/json"]
     head.append("Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}")
-    digest = digest_header(prepared.parts[1])["Content-Digest"] if what == "part" else EMPTY_DIGEST
+    digest = manifest_field(prepared.id) if what == "part" else EMPTY_DIGEST
     if signed:
-        head += [f"{name}: {value}" for name, value in world.peer().signature(method, path, digest).items()]
+        head += [f"{name}: {value}" for name, value in world.peer().signature(method, path, digest, query).items()]
     answer, seconds = raw_answer(world, head)  # not one byte of the body is ever sent
     assert answer.startswith(f"HTTP/1.1 {status} "), answer
     assert "connection: close" in answer.lower()
@@ -365,10 +367,10 @@ def test_refused_from_the_head_alone(world, prepared, what, length, signed, stat
 
 @pytest.mark.usefixtures("unchanged")
 def test_no_100_continue_for_a_body_that_is_refused(world, prepared):
-    path = f"/v1/submissions/{prepared.id}?from=1"
-    fields = world.peer().signature("PUT", path, EMPTY_DIGEST)
+    path = f"/v1/submissions/{prepared.id}"
+    fields = world.peer().signature("PUT", path, EMPTY_DIGEST, "from=1")
     head = [
-        f"PUT {path} HTTP/1.1",
+        f"PUT {path}?from=1 HTTP/1.1",
         "Host: x",
         "Content-Length: 1000000000",
         "Expect: 100-continue",
@@ -390,11 +392,11 @@ def test_a_peer_that_goes_on_sending_still_gets_its_answer(world):
 def test_a_connection_that_breaks_in_the_middle_leaves_nothing(world, prepared):
     host, port = world.server.url.removeprefix("http://").split(":")
     data = prepared.parts[1]
-    path = f"/v1/submissions/{prepared.id}?from=1"
-    fields = world.peer().signature("PUT", path, digest_header(data)["Content-Digest"])
+    path = f"/v1/submissions/{prepared.id}"
+    fields = world.peer().signature("PUT", path, manifest_field(prepared.id), "from=1")
     head = "\r\n".join(
         [
-            f"PUT {path} HTTP/1.1",
+            f"PUT {path}?from=1 HTTP/1.1",
             "Host: x",
             f"Content-Length: {len(data)}",
             *(f"{name}: {value}" for name, value in fields.items()),
