@@ -40,11 +40,7 @@ class RoundId:
 
     @classmethod
     def parse(cls, text: str) -> RoundId:
-        """Read the text form.
-
-        Raises:
-            WireError: not of that form.
-        """
+        """Read the text form."""
         match = _ROUND.match(text)
         if match is None:
             raise WireError(Reason.BAD_FIELD, "expected a round id like 'federation.3.1'")

@@ -31,11 +31,7 @@ class SigningKey:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SigningKey:
-        """Read a private key.
-
-        Raises:
-            ValueError: not 32 bytes.
-        """
+        """Read a private key."""
         return cls(Ed25519PrivateKey.from_private_bytes(data))
 
     def to_bytes(self) -> bytes:

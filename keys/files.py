@@ -18,11 +18,7 @@ T = TypeVar("T")
 
 
 def read_npz(path: Path) -> dict[str, Any]:
-    """Read the arrays of an NPZ file, never a pickle.
-
-    Raises:
-        InputError: missing, or not an NPZ file of plain arrays.
-    """
+    """Read the arrays of an NPZ file, never a pickle."""
     try:
         # Opened here: numpy leaves its own file open when the archive in it is broken.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -38,11 +34,7 @@ def read_npz(path: Path) -> dict[str, Any]:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan file and check all of it.
-
-    Raises:
-        ConfigError: it cannot be read, or is no usable plan.
-    """
+    """Read a plan file and check all of it."""
     try:
         return Plan.parse(path.read_bytes())
     except OSError as error:
@@ -59,12 +51,7 @@ def read_document(path: Path, parse: Callable[[bytes], T], what: str) -> T:
     """Read a file that is not secret.
 
     Args:
-        parse: makes something of its bytes.
         what: what it should be, in error messages, such as "a roster".
-
-    Raises:
-        ConfigError: it cannot be read.
-        WireError: it is something else.
     """
     try:
         content = path.read_bytes()
@@ -84,9 +71,6 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file that holds nothing secret, in the place of an older one if there is one. Atomic.
 
     It may be read by whoever could read the older one, and changed by its owner only.
-
-    Raises:
-        ConfigError: it cannot be written.
     """
     try:
         mode = path.stat().st_mode & 0o755 if path.exists() else None
@@ -100,11 +84,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that does not exist yet and holds nothing secret.
-
-    Raises:
-        ConfigError: it exists, or cannot be written.
-    """
+    """Write a file that does not exist yet and holds nothing secret."""
     try:
         create(path, content, 0o644)
     except FileExistsError as error:

@@ -48,7 +48,6 @@ class GroupKey:
 
     Attributes:
         plan: what the federation agreed on; the key is for this plan and no other.
-        epoch: number of the epoch, from 1.
         key_material: what the plan's codec made for itself; opaque to everybody else. Secret.
         mac_seed: 32 bytes that checks on sums and local fingerprints are derived from. Secret.
     """
@@ -64,11 +63,7 @@ class GroupKey:
 
     @classmethod
     def create(cls, plan: Plan, epoch: int = 1) -> GroupKey:
-        """Make a fresh group key from the operating system's randomness.
-
-        Args:
-            epoch: number of the epoch, from 1.
-        """
+        """Make a fresh group key from the operating system's randomness."""
         return cls(plan, epoch, new_key_material(plan.public), secrets.token_bytes(_SEED_BYTES))
 
     @property
@@ -125,9 +120,6 @@ class GroupKey:
 
         Args:
             passphrase: protects the file's contents; without one only its permissions do.
-
-        Raises:
-            KeystoreError: the file exists, or cannot be written.
         """
         write_secret(Path(path), close_box(self.facts, self.secret_body(), passphrase))
 
@@ -135,11 +127,7 @@ class GroupKey:
         """Write the keystore file in the place of an older one, which stays under another name. Atomic.
 
         Args:
-            path: where; there is a keystore file.
             keep: the older one's new name; None if it has one already.
-
-        Raises:
-            KeystoreError: something else has that new name, or the file cannot be written.
         """
         replace_secret(
             Path(path), close_box(self.facts, self.secret_body(), passphrase), None if keep is None else Path(keep)
@@ -172,14 +160,7 @@ class GroupKey:
 
     @classmethod
     def from_body(cls, facts: canonical.Json, body: bytes, what: str) -> GroupKey:
-        """Put a key together from its public facts and `secret_body`, and see that they are of one key.
-
-        Args:
-            what: where they come from, in error messages.
-
-        Raises:
-            KeystoreError: damage, or facts of another key.
-        """
+        """Put a key together from its public facts and `secret_body`, and see that they are of one key."""
         try:
             fields = canonical.Fields(canonical.parse(body, 64 * 2**20), "group key")
             material = base64.b64decode(fields.string("key_material", 2**24), validate=True)
@@ -205,11 +186,7 @@ class GroupKey:
 
     @staticmethod
     def header(path: str | Path) -> dict[str, canonical.Json]:
-        """Read the public facts of a keystore file without opening it.
-
-        Raises:
-            KeystoreError: not such a file, or one that others may read.
-        """
+        """Read the public facts of a keystore file without opening it."""
         header: dict[str, canonical.Json] = header_of(read_secret(Path(path)), str(path))
         _check_kind(header, str(path))
         return header

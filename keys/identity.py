@@ -26,7 +26,6 @@ class Identity:
     """Name and private keys of one member: a site, a coordinator, an auditor.
 
     Attributes:
-        name: its name.
         signing_key: what it signs requests, manifests and rosters with. Secret.
         receiving_key: what group keys are sealed to. Secret.
     """
@@ -37,11 +36,7 @@ class Identity:
 
     @classmethod
     def create(cls, name: str, suite: str = DEFAULT_SUITE) -> Identity:
-        """Make a fresh identity.
-
-        Raises:
-            WireError: not a name.
-        """
+        """Make a fresh identity."""
         return cls(check_name(name, "site"), SigningKey.generate(), ReceivingKey.generate(suite))
 
     def member(self, roles: Iterable[Role] = ()) -> Member:
@@ -54,11 +49,7 @@ class Identity:
         return self.member().fingerprint
 
     def save(self, path: str | Path, passphrase: Passphrase = None) -> None:
-        """Write the identity file: mode 0600, atomic, never over an existing one.
-
-        Raises:
-            KeystoreError: the file exists, or cannot be written.
-        """
+        """Write the identity file: mode 0600, atomic, never over an existing one."""
         body = canonical.encode(
             {"signing": self.signing_key.to_bytes().hex(), "receiving": self.receiving_key.to_bytes().hex()}
         )
@@ -90,11 +81,7 @@ class Identity:
 
     @staticmethod
     def public_half(path: str | Path) -> Member:
-        """Read the public half of an identity file without opening it. Nothing is proven about it.
-
-        Raises:
-            KeystoreError: not such a file, or one that others may read.
-        """
+        """Read the public half of an identity file without opening it. Nothing is proven about it."""
         what = str(path)
         header = header_of(read_secret(Path(path)), what)
         _check_kind(header, what)

@@ -39,11 +39,7 @@ class Once:
 
 
 def from_descriptor(descriptor: int) -> str:
-    """Read a passphrase from an open file descriptor: its first line.
-
-    Raises:
-        KeystoreError: nothing to read there.
-    """
+    """Read a passphrase from an open file descriptor: its first line."""
     data = b""
     try:
         while b"\n" not in data and len(data) <= _MAX_BYTES and (chunk := os.read(descriptor, _MAX_BYTES)):
@@ -70,12 +66,7 @@ def from_descriptor(descriptor: int) -> str:
 
 
 def from_keyring(name: str) -> str:
-    """Ask the operating system's keyring for an entry of the service `he-agg`.
-
-    Raises:
-        ConfigError: the extra `keyring` is not installed.
-        KeystoreError: no such entry, or no keyring.
-    """
+    """Ask the operating system's keyring for an entry of the service `he-agg`."""
     try:
         import keyring
     except ModuleNotFoundError as error:

@@ -24,11 +24,7 @@ def encode_public(member: Member) -> bytes:
 
 
 def parse_public(data: bytes) -> Member:
-    """Read the public file of a member.
-
-    Raises:
-        WireError: not one.
-    """
+    """Read the public file of a member."""
     fields = canonical.Fields(canonical.parse(data.strip(), MAX_PUBLIC_BYTES), "public file")
     fields.integer("v", 1, 1)
     name, public = fields.string("name"), fields.object("public")
@@ -40,10 +36,5 @@ def parse_public(data: bytes) -> Member:
 
 
 def read_public(path: Path) -> Member:
-    """Read a public file from disk.
-
-    Raises:
-        ConfigError: it cannot be read.
-        WireError: not a public file.
-    """
+    """Read a public file from disk."""
     return read_document(path, parse_public, "the public file of a member (NAME.public.json)")

@@ -50,22 +50,14 @@ class ReceivingKey:
 
     @classmethod
     def generate(cls, suite: str = DEFAULT_SUITE) -> ReceivingKey:
-        """Make a fresh key from the operating system's randomness.
-
-        Raises:
-            ValueError: no such suite.
-        """
+        """Make a fresh key from the operating system's randomness."""
         if suite not in SUITE_BYTES:
             raise ValueError(f"expected a suite out of {', '.join(SUITE_BYTES)}")
         return cls(suite, X25519PrivateKey.generate(), MLKEM768PrivateKey.generate() if suite != "x25519" else None)
 
     @classmethod
     def from_bytes(cls, suite: str, data: bytes) -> ReceivingKey:
-        """Read what `to_bytes` wrote.
-
-        Raises:
-            ValueError: not a private key of that suite.
-        """
+        """Read what `to_bytes` wrote."""
         seed_bytes = 0 if suite == "x25519" else _SEED_BYTES
         if suite not in SUITE_BYTES or len(data) != seed_bytes + 32:
             raise ValueError("not a private key of that suite")
@@ -85,10 +77,6 @@ class ReceivingKey:
 
     def open(self, sealed: bytes, info: bytes) -> bytes:
         """Open what `seal` closed.
-
-        Args:
-            sealed: encapsulated key and ciphertext.
-            info: the context that it was sealed for.
 
         Raises:
             KeystoreError: sealed to another key, for another context, or changed.

@@ -49,11 +49,7 @@ def close_box(header: canonical.Json, body: bytes, passphrase: Passphrase) -> by
 
 
 def header_of(data: bytes, what: str) -> canonical.Json:
-    """Read the public facts of a keystore file. Nothing is opened, and nothing is proven about them.
-
-    Raises:
-        KeystoreError: not a keystore file.
-    """
+    """Read the public facts of a keystore file. Nothing is opened, and nothing is proven about them."""
     return _parse(data, what)[0]
 
 
@@ -63,9 +59,6 @@ def open_box(data: bytes, passphrase: Passphrase, what: str) -> tuple[canonical.
     Args:
         passphrase: asked for only if the file has one.
         what: the file's name in error messages.
-
-    Raises:
-        KeystoreError: not such a file, or a passphrase that is missing or wrong.
     """
     header, protection, sealed = _parse(data, what)
     fields = canonical.Fields(protection, "protection")

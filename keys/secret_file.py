@@ -18,14 +18,7 @@ MAX_SECRET_BYTES = 64 * 2**20
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a secret file that does not exist yet.
-
-    Args:
-        path: where; its directory must exist.
-
-    Raises:
-        KeystoreError: the file exists, or cannot be written.
-    """
+    """Write a secret file that does not exist yet."""
     try:
         with beside(path, content) as temporary:
             # A link, unlike a rename, fails when the name is taken: a key is never overwritten.
@@ -45,11 +38,7 @@ def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
     At every moment there is a whole file at `path`, the old one or the new one.
 
     Args:
-        path: where; the file exists.
         keep: the old one's new name, in the same directory; None lets it go.
-
-    Raises:
-        KeystoreError: another file has that name, or nothing can be written.
     """
     try:
         with beside(path, content) as temporary:
@@ -90,20 +79,12 @@ def read_secret(path: Path, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
 
 
 def write_secret_text(path: str | Path, text: str) -> None:
-    """Write a one-line secret, such as a token.
-
-    Raises:
-        KeystoreError: the file exists, or cannot be written.
-    """
+    """Write a one-line secret, such as a token."""
     write_secret(Path(path), text.encode() + b"\n")
 
 
 def read_secret_text(path: str | Path) -> str:
-    """Read a one-line secret, such as a token.
-
-    Raises:
-        KeystoreError: the file must not be used, or is not one line of ASCII.
-    """
+    """Read a one-line secret, such as a token."""
     content = read_secret(Path(path), 4096)
     try:
         text = content.decode("ascii").strip()

@@ -34,19 +34,7 @@ _OTHERS_MAY_WRITE_S = 3600.0
 
 
 class Aggregator:
-    """One running aggregator. Build it with `open`.
-
-    Attributes:
-        settings: as given.
-        store: rows.
-        part_store: parts of submissions and sums.
-        key: what it signs with.
-        conductor: the one writer of rounds.
-        room: knows whether there is room for more.
-        intake: what becomes of submissions.
-        parts: what becomes of their parts.
-        worker: deadlines, folding, scrubbing and waking.
-    """
+    """One running aggregator. Build it with `open`."""
 
     def __init__(
         self,
@@ -74,10 +62,6 @@ class Aggregator:
         cls, settings: Settings, clock: Callable[[], float] = time.time, part_store: PartStore | None = None
     ) -> Aggregator:
         """Take the data directory and make it ready: nothing half-written is left in it afterwards.
-
-        Args:
-            clock: Units: seconds since 1970, UTC.
-            part_store: another one than the settings name.
 
         Raises:
             ConfigError: another aggregator has it, or it cannot be used.
@@ -124,22 +108,14 @@ class Aggregator:
                     log(logging.CRITICAL, "the roster does not list this aggregator's key", federation=row.name)
 
     def newest_roster(self, federation: str) -> KnownRoster:
-        """Return the roster that a federation goes by now.
-
-        Raises:
-            RefusedError: there is no such federation.
-        """
+        """Return the roster that a federation goes by now."""
         with self.store.read() as tx:
             if tx.federation(federation) is not None:
                 return newest_roster(tx, federation)
         raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {federation} here")
 
     def check_ready(self) -> None:
-        """Write to both stores.
-
-        Raises:
-            Exception: whatever stands in the way.
-        """
+        """Write to both stores."""
         with self.store.write() as tx:
             tx.generation()
         self.part_store.check()

@@ -73,9 +73,6 @@ def arm(setting: str | None) -> None:
 
     Args:
         setting: "name:count" as in the variable; nothing disarms.
-
-    Raises:
-        ConfigError: no such place, or no count.
     """
     global _armed, _passages_left
     if not setting:

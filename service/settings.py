@@ -129,11 +129,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """Load settings from the environment, overridden by what is given and not None.
-
-    Raises:
-        ConfigError: a value out of its range.
-    """
+    """Load settings from the environment, overridden by what is given and not None."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

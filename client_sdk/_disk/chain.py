@@ -25,11 +25,7 @@ _MAX_LINE = 1000
 
 
 class Chain:
-    """The verified records of one federation, from the first. Several processes of a site may use the file at once.
-
-    Args:
-        path: the file; made with the first record.
-    """
+    """The verified records of one federation, from the first. Several processes of a site may use the file at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -51,7 +47,6 @@ class Chain:
             index: which, from 1; the newest if None, and `NO_RECORD` for 0.
 
         Raises:
-            ConfigError: the file is damaged or cannot be read.
             IndexError: that record was not verified yet.
         """
         digests = self._digests()
@@ -63,7 +58,6 @@ class Chain:
 
         Raises:
             WireError: another record is noted at this index, or those before it are missing.
-            ConfigError: the file is damaged or cannot be written.
         """
         with self._lock, explained(self._path), self._open() as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)

@@ -18,11 +18,7 @@ __all__ = ["check_free", "write_npz"]
 
 
 def check_free(path: Path, force: bool) -> None:
-    """Refuse a name that is taken, or a directory that is not there, before hours are spent on what goes there.
-
-    Raises:
-        ConfigError: the file exists and may not be replaced, or its directory does not exist.
-    """
+    """Refuse a name that is taken, or a directory that is not there, before hours are spent on what goes there."""
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(Reason.FILE_MISSING, f"{path}: expected a file name in a directory that exists")
     if path.exists() and not force:
@@ -33,9 +29,6 @@ def write_npz(path: Path, tensors: Mapping[str, NDArray[Any]], force: bool) -> N
     """Write arrays where `numpy.load` finds them. Mode 0600: a mean is for the site that fetched it.
 
     `numpy.savez` takes tensors as keyword arguments and so cannot store one named "file".
-
-    Raises:
-        ConfigError: the file exists and may not be replaced, or cannot be written.
     """
     try:
         with beside(path, partial(_write, tensors)) as temporary:

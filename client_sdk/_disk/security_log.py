@@ -24,10 +24,6 @@ _MAX_TEXT = 300
 class SecurityLog:
     """A file that lines are added to.
 
-    Args:
-        path: where; made, mode 0600, if it does not exist.
-        clock: Units: seconds since 1970, UTC.
-
     Raises:
         ConfigError: it cannot be written. A site that could not note a refusal does not start.
     """
@@ -47,11 +43,7 @@ class SecurityLog:
             ) from error
 
     def note(self, event: str, **facts: str | int | None) -> None:
-        """Add a line. A full disk does not turn a refusal into something else, so errors of writing are dropped.
-
-        Args:
-            event: what was refused, such as "sum-rejected".
-        """
+        """Add a line. A full disk does not turn a refusal into something else, so errors of writing are dropped."""
         time = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         line = {"time": time, "event": event} | {name: _short(value) for name, value in facts.items()}
         with contextlib.suppress(OSError):

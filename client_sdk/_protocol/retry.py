@@ -71,9 +71,6 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Read Retry-After (RFC 9110 10.2.3): seconds, or a date, which is compared to the answer's own Date.
 
     The two clocks of a site and an aggregator need not agree, so the local clock plays no part.
-
-    Returns:
-        Seconds, or None if the header is absent or makes no sense.
     """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():

@@ -30,13 +30,6 @@ class Session:
     """One site in one federation.
 
     Attributes:
-        identity: its name and its own keys.
-        key: the group key of the current epoch, with the plan.
-        rosters: the rosters that it trusts.
-        chain: the records that it has verified.
-        log: where it notes what it refuses.
-        spool: where its submissions are kept.
-        retries: how failures are met.
         min_sites: fewest sites whose sum it opens, by its own settings.
         result_s: how long after a deadline a result is waited for. Units: seconds.
         clock: the time by which rosters expire. Units: seconds since 1970, UTC.

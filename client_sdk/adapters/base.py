@@ -60,11 +60,7 @@ class Adapter(ABC, Generic[M]):
         )
 
     def tensors(self, model: M) -> Tensors:
-        """Return the shared tensors as copies: float16, float32 or float64 (bfloat16 as float32, exactly).
-
-        Raises:
-            InputError: nothing to share, or a tensor that cannot be.
-        """
+        """Return the shared tensors as copies: float16, float32 or float64 (bfloat16 as float32, exactly)."""
         shared = {name: array for name, array in self.state(model).items() if self.is_shared(name, array)}
         if not shared:
             raise InputError(
@@ -97,11 +93,7 @@ class Adapter(ABC, Generic[M]):
         return self.write(model, arrays)
 
     def load_local(self, model: M, tensors: Mapping[str, Any]) -> M:
-        """Put back what `local` gave.
-
-        Raises:
-            InputError: it is not of this model.
-        """
+        """Put back what `local` gave."""
         arrays = {name: np.asarray(value) for name, value in tensors.items()}
         same_layout(arrays, self.local(model), "the local state to load", "the model")
         return self.write(model, arrays) if arrays else model
@@ -122,11 +114,7 @@ class Adapter(ABC, Generic[M]):
 
 
 def bounds(names: Iterable[str], clip: float | Mapping[str, float]) -> dict[str, float]:
-    """Make a clip bound for each name out of one number or patterns.
-
-    Raises:
-        PlanError: a name that no pattern fits.
-    """
+    """Make a clip bound for each name out of one number or patterns."""
     if not isinstance(clip, Mapping):
         return dict.fromkeys(names, float(clip))
     found = {}
@@ -148,11 +136,7 @@ def same_layout(
     got_name: str,
     expected_name: str,
 ) -> None:
-    """Check that two sets of tensors have the same names, shapes and dtypes.
-
-    Raises:
-        InputError: they differ; the first difference is named.
-    """
+    """Check that two sets of tensors have the same names, shapes and dtypes."""
     specs = expected.tensors if isinstance(expected, Layout) else _specs(expected)
     hint = "the architecture must be the plan's, at every site and in every round; rebuild the model as it was founded"
     for spec in specs:

@@ -105,11 +105,7 @@ class TorchGradients(TorchAdapter):
 
 
 def check_tensor(name: str, tensor: Any, copy_from_device: bool) -> None:
-    """Refuse a tensor that cannot be read as a NumPy array, saying what to do.
-
-    Raises:
-        InputError: not initialised, on another device, sparse, quantized, complex.
-    """
+    """Refuse a tensor that cannot be read as a NumPy array, saying what to do."""
     if torch.nn.parameter.is_lazy(tensor):
         raise InputError(
             Reason.MISSING_TENSOR,

@@ -115,9 +115,6 @@ def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS)
 
     Args:
         value_bits: the plan's `value_bits`; `Plan.create` must be given the same.
-
-    Raises:
-        PlanError: no analysis.
     """
     magnitude = (1 << (value_bits - 1)) - 1
     size = max((encoded_size(analysis.fields, magnitude) for analysis in analyses), default=0)
@@ -173,9 +170,6 @@ def dry_run(analysis: Analysis[D, S, R], shares: Iterable[Sequence[Any]], value_
 
     Args:
         shares: each site's data, as `run` takes them.
-
-    Raises:
-        InputError: data that the analysis cannot take.
     """
     magnitude = (1 << (value_bits - 1)) - 1
     owns = [analysis.prepared(*share) for share in shares]

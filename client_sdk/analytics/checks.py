@@ -59,11 +59,7 @@ class Grid:
         return max(abs(self.first), abs(self.last))
 
     def integers(self, values: NDArray[np.float64], name: str = "values") -> NDArray[np.int64]:
-        """Return the numbers of the nearest grid points, ties to even.
-
-        Raises:
-            InputError: a value that is not finite or outside the bounds; its position is named.
-        """
+        """Return the numbers of the nearest grid points, ties to even."""
         finite(values, name)
         numbers = np.rint(values / self.step).astype(np.int64)
         outside = (numbers < self.first) | (numbers > self.last)
@@ -83,11 +79,7 @@ def refuse(message: str, hint: str = "") -> InputError:
 
 
 def finite(values: NDArray[np.float64], name: str) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        InputError: naming the first position.
-    """
+    """Refuse NaN and infinity."""
     wrong = ~np.isfinite(values)
     if wrong.any():
         raise InputError(
@@ -100,9 +92,6 @@ def finite(values: NDArray[np.float64], name: str) -> None:
 
 def matrix(values: Any, columns: int, name: str = "values") -> NDArray[np.float64]:
     """Return a table of numbers with the agreed number of columns; one column may be given flat.
-
-    Raises:
-        InputError: another shape, or something that is not numbers.
 
     Shape: (rows, columns)
     """
@@ -118,11 +107,7 @@ def matrix(values: Any, columns: int, name: str = "values") -> NDArray[np.float6
 
 
 def check_rows(rows: int, max_rows: int) -> None:
-    """Refuse more rows than agreed: sums would not fit their digits.
-
-    Raises:
-        InputError: too many.
-    """
+    """Refuse more rows than agreed: sums would not fit their digits."""
     if rows > max_rows:
         raise refuse(
             f"expected at most {max_rows} rows at a site, got {rows}", "agree on a larger max_rows with the other sites"

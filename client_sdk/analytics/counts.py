@@ -159,11 +159,7 @@ class Histogram(OneRound[HistogramResult]):
 
 
 def codes_of(labels: Any, known: Sequence[str | int], name: str) -> NDArray[np.int64]:
-    """Number labels by their place among the agreed categories.
-
-    Raises:
-        InputError: a label that is none of them.
-    """
+    """Number labels by their place among the agreed categories."""
     index = {label: i for i, label in enumerate(known)}
     codes = np.empty(len(labels), dtype=np.int64)
     for row, label in enumerate(labels):

@@ -155,10 +155,6 @@ def uniform(bits: np.random.Philox, count: int) -> NDArray[np.float64]:
 
 
 def check_share(value: float, what: str) -> None:
-    """Refuse a number that is not a fraction.
-
-    Raises:
-        PlanError: not above 0 and at most 1.
-    """
+    """Refuse a number that is not a fraction."""
     if not 0 < value <= 1:
         raise PlanError(Reason.BAD_ARGUMENT, f"{what}: expected above 0 and at most 1, got {value:g}")

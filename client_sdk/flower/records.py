@@ -29,11 +29,7 @@ def sum_record(n_sites: int, parts: list[bytes]) -> Any:
 
 
 def read_record(content: Any, name: str, who: str) -> Any:
-    """Read a record of a message.
-
-    Raises:
-        ProtocolError: it is not there.
-    """
+    """Read a record of a message."""
     if not isinstance(content, RecordDict) or name not in content.config_records:
         raise ProtocolError(
             Reason.BAD_REQUEST,

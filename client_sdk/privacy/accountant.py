@@ -22,10 +22,6 @@ def epsilon_of(rdp: NDArray[np.float64], delta: float, orders: Sequence[int] = O
         rdp: added up over rounds. Shape: (len(orders),)
         delta: from 0 to 1, both excluded.
         orders: those of `rdp`.
-
-    Raises:
-        InputError: not a delta between 0 and 1.
-        ConfigError: dp-accounting is not installed.
     """
     _check_delta(delta)
     if not np.any(rdp):
@@ -45,10 +41,6 @@ def gaussian_epsilon(noise_multiplier: float, rounds: int, delta: float = 1e-5) 
         noise_multiplier: z.
         delta: from 0 to 1, both excluded.
 
-    Raises:
-        InputError: parameters out of their range.
-        ConfigError: dp-accounting is not installed.
-
     Source: Balle and Wang, Improving the Gaussian Mechanism for Differential Privacy, ICML 2018, theorem 8.
     """
     _check_delta(delta)
@@ -63,10 +55,6 @@ def gaussian_noise_for(epsilon: float, rounds: int, delta: float = 1e-5) -> floa
     Args:
         epsilon: what may be spent.
         delta: from 0 to 1, both excluded.
-
-    Raises:
-        InputError: a budget that is not positive.
-        ConfigError: dp-accounting is not installed.
     """
     if not (math.isfinite(epsilon) and epsilon > 0 and rounds >= 1):
         raise InputError(Reason.BAD_ARGUMENT, f"expected a positive epsilon and round, got {epsilon!r} and {rounds}")

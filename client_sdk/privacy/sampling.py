@@ -47,9 +47,6 @@ def discrete_gaussian(std: float, size: int, source: Source = os.urandom) -> NDA
         std: its parameter, which for std >= 1 is the standard deviation up to 1e-7. Units: grid steps.
         source: of random bytes.
 
-    Raises:
-        InputError: a parameter that is not positive, or beyond 2^40.
-
     Shape: (size,)
     """
     if not 0 < std <= 2.0**40:
@@ -74,9 +71,6 @@ def skellam(std: float, size: int, source: Source = os.urandom) -> NDArray[np.in
     Args:
         std: standard deviation. Units: grid steps. Its square is rounded up to a multiple of 2^-19.
         source: of random bytes.
-
-    Raises:
-        InputError: a standard deviation that is not positive, or beyond `MAX_SKELLAM_STD`.
 
     Shape: (size,)
     """

@@ -95,11 +95,6 @@ class PrivateUpdates:
 
         Args:
             round: an open round of the site.
-
-        Raises:
-            InputError: as for `aggregate`.
-            BudgetSpentError: as for `aggregate`.
-            ConfigError: as for `aggregate`.
         """
         plan = self._site.plan
         plan.check_model(update)

@@ -63,10 +63,6 @@ def sums_of(plan: Plan, mean: Mean, name: str) -> NDArray[np.int64]:
 def check_agreement(plan: Plan, mean: Mean, digest: str, round_number: int) -> None:
     """Check that every site of a round held the model with this hash.
 
-    Args:
-        plan: the federation's plan, with the tensor of signs in its layout.
-        digest: of the model that this site held.
-
     Raises:
         ProtocolError: they did not; the mean must not be applied.
     """

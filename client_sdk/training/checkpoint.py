@@ -27,7 +27,6 @@ class Pending:
 
     Attributes:
         round: number of the round that `payload` is for.
-        weight: the site's weight.
         round_ids: the attempts that it was handed to.
         target: the update with what was left over before.
         payload: what travels in the round, complete.
@@ -51,15 +50,7 @@ class State:
     Attributes:
         round: number of the last round whose mean was applied.
         done: why training is over; empty while it is not.
-        model: the global model.
-        strategy: the strategy's state.
-        common: the compression's common state.
-        local: the model's local state.
-        residual: the compression's local state.
         best: the best model so far, if a stopping rule keeps one.
-        memory: of the stopping rule.
-        history: one entry per round.
-        pending: what is under way.
     """
 
     model: Tensors
@@ -92,11 +83,7 @@ class Checkpoint:
     identity: dict[str, str]
 
     def save(self, state: State) -> None:
-        """Replace the file. After a crash at any moment the old or the new one is there, whole. Mode 0600.
-
-        Raises:
-            ConfigError: it cannot be written.
-        """
+        """Replace the file. After a crash at any moment the old or the new one is there, whole. Mode 0600."""
         if self.path is None:
             return
         groups: dict[str, Tensors] = {name: getattr(state, name) for name in _GROUPS}
@@ -117,11 +104,7 @@ class Checkpoint:
             ) from error
 
     def load(self) -> State | None:
-        """Read the file; None if there is none yet.
-
-        Raises:
-            ConfigError: it is damaged, or of another site, plan or recipe.
-        """
+        """Read the file; None if there is none yet."""
         if self.path is None:
             return None
         try:

@@ -217,9 +217,6 @@ def encode_counts(plan: Plan, evaluation: Evaluation, counts: Counts, weight: in
     """Encode counts as values that the fixed point turns into exactly these digits.
 
     `k = round(w/w_max * x/clip * M)` with `clip = M/w_max` is `round(w * x)`, so x is the digit over w.
-
-    Raises:
-        InputError: a count beyond 2^40.
     """
     base, digits = _digits(plan.public.magnitude, plan.layout.weight_cap)
     found = {}

@@ -28,14 +28,7 @@ _DIVERGED = "the loss diverged in local training: lower the learning rate, clip 
 
 @dataclass(frozen=True)
 class Learned:
-    """What came of a site's training in one step.
-
-    Attributes:
-        update: what `fit` changed in the shared tensors.
-        weight: number of samples.
-        local: the model's local state afterwards.
-        counts: what the evaluation counted beforehand.
-    """
+    """What came of a site's training in one step."""
 
     update: Tensors
     weight: int
@@ -45,19 +38,7 @@ class Learned:
 
 @dataclass
 class Learner:
-    """The model of one site, and how it is trained.
-
-    Attributes:
-        site: name of the site.
-        federation: its name; seeds follow from both.
-        model: the model, between rounds as training left it.
-        adapter: reads and writes it.
-        strategy: for the task's proximal term.
-        fit: trains it.
-        evaluate: scores it for `evaluation`.
-        evaluation: counts what `evaluate` returns.
-        transform: changes the update before anything else is done to it.
-    """
+    """The model of one site, and how it is trained."""
 
     site: str
     federation: str
@@ -114,11 +95,7 @@ class Learner:
 
 
 def check_finite(tensors: Tensors, what: str, hint: str) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        InputError: naming the first tensor that holds one.
-    """
+    """Refuse NaN and infinity."""
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise InputError(Reason.NON_FINITE, f"tensor {name!r}: {what} holds NaN or infinity", hint)

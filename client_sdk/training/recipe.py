@@ -41,13 +41,7 @@ class Recipe:
         return f"{self.strategy!r} {self.evaluation!r} {self.compression.describe()}"
 
     def layout(self, tensors: Tensors, clip: float | Mapping[str, float], weight_cap: int, value_bits: int) -> Layout:
-        """Return what travels in a round: the update, compressed; the hash of the model; counts of the evaluation.
-
-        Args:
-            tensors: the model's shared tensors.
-            clip: bound on absolute values of an update, or patterns to bounds.
-            weight_cap: the largest weight of a site.
-        """
+        """Return what travels in a round: the update, compressed; the hash of the model; counts of the evaluation."""
         example, bound = self.compression.layout(tensors, bounds(tensors, clip))
         if reserved := [name for name in example if name.startswith("he-agg/")]:
             raise PlanError(Reason.BAD_PLAN, f"tensor {reserved[0]!r}: names that begin with 'he-agg/' are taken")
@@ -59,11 +53,7 @@ class Recipe:
         return Layout.of(example, clip=bound, weight_cap=weight_cap)
 
     def check_plan(self, plan: Plan, tensors: Tensors) -> None:
-        """Check that a plan is for a model with these tensors and this recipe.
-
-        Raises:
-            PlanError: it is not; the message names the first tensor that differs.
-        """
+        """Check that a plan is for a model with these tensors and this recipe."""
         mine = {spec.name: spec for spec in plan.layout.tensors}
         full = self.layout(tensors, 1.0, plan.layout.weight_cap, plan.public.value_bits)
         hint = "make the plan with training_plan(...) and the same model, evaluation and compression as train(...)"

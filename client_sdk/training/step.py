@@ -24,13 +24,7 @@ class Training:
     """Where a site's training stands, and how it moves on.
 
     Attributes:
-        plan: of the federation.
-        recipe: what all sites agree on.
-        learner: this site's own part.
-        state: where it stands; a checkpoint is a copy of it.
         plain: tensors that move by their mean alone.
-        stopping: the rule that ends it early.
-        limit: last round of it.
     """
 
     plan: Plan

@@ -31,8 +31,6 @@ class Coordinator:
     """A coordinator of the first roster, on whom all trust rests.
 
     Attributes:
-        name: its name.
-        fingerprint: as the transcript has it.
         confirmed: whether the auditor gave this fingerprint.
     """
 
@@ -73,10 +71,6 @@ class Audit:
 
     Attributes:
         federation: its name; empty if not even that could be read.
-        plan_id: the plan.
-        coordinators: of the first roster.
-        rosters: all that could be followed.
-        rounds: all records that could be read.
         head: digest of the last record, for comparing with what sites have.
         findings: the first violation of each kind. None: everything holds.
     """
@@ -110,12 +104,7 @@ class Audit:
 
 
 class Notes:
-    """Where the checks write.
-
-    Attributes:
-        result: what has come of it so far.
-        line: of the transcript, from 1, that is being read.
-    """
+    """Where the checks write."""
 
     def __init__(self) -> None:
         self.result = Audit()

@@ -12,11 +12,7 @@ __all__ = ["RosterChain"]
 
 
 class RosterChain:
-    """Follows rosters.
-
-    Attributes:
-        trusted: those that could be followed, by digest.
-    """
+    """Follows rosters."""
 
     def __init__(self, notes: Notes, fingerprints: Mapping[str, str] | None) -> None:
         self._result = notes.result

@@ -61,12 +61,7 @@ messages = Console(stderr=True, highlight=False)
 
 
 def answer(value: Any, as_json: bool, text: Callable[[], str]) -> None:
-    """Print a command's result on stdout.
-
-    Args:
-        value: what a script wants: anything JSON can hold.
-        as_json: whether a script asked.
-    """
+    """Print a command's result on stdout."""
     print(json.dumps(value, indent=2, sort_keys=True) if as_json else text())
 
 

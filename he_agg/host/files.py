@@ -27,9 +27,6 @@ def create(path: Path, content: Content, mode: int = 0o600, durable: bool = True
 
     Args:
         durable: whether it must survive a power cut from here on; its name does after `sync_directory`.
-
-    Raises:
-        OSError: as the file system says.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
@@ -47,9 +44,6 @@ def beside(path: Path, content: Content, mode: int = 0o600) -> Iterator[Path]:
     """Make a file beside `path` for the length of a block; it is gone when the block ends.
 
     Within it, give the file its name: by a link, which fails when the name is taken, or by a rename, which replaces.
-
-    Raises:
-        OSError: as the file system says.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -60,11 +54,7 @@ def beside(path: Path, content: Content, mode: int = 0o600) -> Iterator[Path]:
 
 
 def create_once(path: Path, content: bytes) -> None:
-    """Give a new private file its name, unless another process was first. Whoever finds the file finds all of it.
-
-    Raises:
-        OSError: as the file system says.
-    """
+    """Give a new private file its name, unless another process was first. Whoever finds the file finds all of it."""
     # A link, unlike a rename, fails when the name is taken.
     with beside(path, content) as temporary, contextlib.suppress(FileExistsError):
         os.link(temporary, path)
@@ -74,9 +64,6 @@ def replace(path: Path, content: Content, mode: int = 0o600) -> None:
     """Put a file in the place of another, or of none: after a crash it is the old one or the new, whole.
 
     For a file that one process writes: what a crash left unfinished beside it goes when it is next replaced.
-
-    Raises:
-        OSError: as the file system says.
     """
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
@@ -86,11 +73,7 @@ def replace(path: Path, content: Content, mode: int = 0o600) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Have the names in a directory on disk.
-
-    Raises:
-        OSError: as the file system says.
-    """
+    """Have the names in a directory on disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -55,10 +55,7 @@ class Process:
     `with` starts it, and stops it at the end. It may be started again: the log goes on.
 
     Args:
-        command: what runs.
-        log_path: where its stderr goes.
         environment: variables beyond those of this process, whose HE_AGG_* it does not get.
-        spawn: starts it.
     """
 
     def __init__(
@@ -109,11 +106,7 @@ class Process:
         os.write(self._stdin, json.dumps(what).encode() + b"\n")
 
     def line(self, timeout_s: float = START_S) -> str:
-        """Read its next line.
-
-        Raises:
-            TransportError: it ended, or said nothing in time.
-        """
+        """Read its next line."""
         end = time.monotonic() + timeout_s
         while b"\n" not in self._read:
             left = end - time.monotonic()
@@ -157,11 +150,7 @@ class Process:
         return self.code if self._process is None or self._process.poll() is None else self._ended()
 
     def wait(self, timeout_s: float = STOP_S) -> int:
-        """Wait until it ends by itself. Returns the exit code.
-
-        Raises:
-            subprocess.TimeoutExpired: it did not.
-        """
+        """Wait until it ends by itself. Returns the exit code."""
         if self._process is not None:
             self._process.wait(timeout_s)
         return self._ended()
@@ -213,10 +202,7 @@ class AggregatorProcess(Process):
 
     Args:
         data_dir: where it keeps everything; its log is beside it.
-        options: further options of `he-agg serve`.
         environment: settings, such as {"HE_AGG_RECHECK_S": "0.1"}.
-        prefix: what the command begins with, to run somewhere else.
-        spawn: starts it.
     """
 
     def __init__(
@@ -256,18 +242,7 @@ def run_he_agg(
     check: bool = True,
     spawn: Spawn = subprocess.Popen,
 ) -> subprocess.CompletedProcess[str]:
-    """Run one `he-agg` command to its end.
-
-    Args:
-        words: the command.
-        directory: where it is typed; here if None.
-        environment: further variables.
-        check: whether it has to succeed.
-        spawn: starts it.
-
-    Raises:
-        ConfigError: it failed.
-    """
+    """Run one `he-agg` command to its end."""
     command = [*_HE_AGG, *map(str, words)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = spawn(
@@ -285,11 +260,7 @@ def run_he_agg(
 
 
 def lines_of(processes: Sequence[Process]) -> Iterator[str]:
-    """Read lines of several processes as they come, until all have ended.
-
-    Raises:
-        ProtocolError: one of them failed.
-    """
+    """Read lines of several processes as they come, until all have ended."""
     running = list(processes)
     while running:
         for process in _readable(running, None):

@@ -70,9 +70,6 @@ def pack(residues: Residues, bits: int, out: Bytes | None = None) -> Bytes:
 
     Returns:
         The packed bytes: `out` if given.
-
-    Raises:
-        ValueError: If shape or width are not as described.
     """
     residues = np.ascontiguousarray(residues, dtype=residue_dtype(bits))
     if residues.ndim != 1:
@@ -98,9 +95,6 @@ def unpack(packed: Packed, count: int, bits: int, out: Residues | None = None) -
 
     Returns:
         The residues, all < 2**bits: `out` if given. Shape: (count,).
-
-    Raises:
-        ValueError: If type, shape, length or width are not as described.
     """
     if out is None:
         out = np.empty(count, dtype=residue_dtype(bits))
@@ -125,9 +119,6 @@ def fold(total: Residues, packed: Packed, bits: int, modulus: int) -> int:
 
     Returns:
         The index of the first packed residue that is not below q, or -1. When it is not -1, `total` is spoilt.
-
-    Raises:
-        ValueError: If type, shape, length or width are not as described.
     """
     _check_residues(total, bits)
     if not 0 < modulus <= 1 << bits:

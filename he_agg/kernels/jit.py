@@ -38,14 +38,7 @@ _setting = threading.Lock()
 
 
 def source_digest(*folders: Path) -> str | None:
-    """Return a digest of all Python sources of some folders, or None when they cannot be read.
-
-    Args:
-        folders: They hold the sources of the compiled functions and of all that they inline.
-
-    Returns:
-        16 hexadecimal digits; None for sources inside an archive.
-    """
+    """Return a digest of all Python sources of some folders, or None when they cannot be read."""
     digest = hashlib.sha256(f"{numba.__version__}|{sys.version_info[:2]}".encode())
     try:
         files = sorted(file for folder in folders for file in folder.glob("*.py"))
@@ -73,15 +66,7 @@ def candidates() -> list[Path]:
 
 
 def first_writable(places: list[Path], digest: str | None) -> Path | None:
-    """Return the cache folder in the first place that can be written, made if need be.
-
-    Args:
-        places: The places to try, in order.
-        digest: Digest of the sources, part of the folder's name; None turns caching off.
-
-    Returns:
-        The folder, or None when nothing can be written.
-    """
+    """Return the cache folder in the first place that can be written, made if need be."""
     if digest is None:
         return None
     for place in places:

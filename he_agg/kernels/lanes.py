@@ -67,8 +67,6 @@ def shift_right(b: Any, high: Any, low: Any, counts: Numbers) -> Any:
     """Return the low halves of (high:low) >> counts, lane by lane.
 
     Args:
-        high: Upper 32 bits of each lane.
-        low: Lower 32 bits of each lane.
         counts: 0 to 31; the two shifts that this replaces would be undefined for 0.
     """
     kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
@@ -108,11 +106,7 @@ class Stretch:
     """A stretch of an array, with vectors at constant distances from its beginning and on any boundary."""
 
     def __init__(self, context: Any, b: Any, kind: Any, array: Any, number: Any, size: int) -> None:
-        """Find stretch `number` of `size` bytes.
-
-        Args:
-            number: Which stretch, a 64-bit number.
-        """
+        """Find stretch `number` of `size` bytes."""
         data = context.make_array(kind)(context, b, array).data
         self._b = b
         self._start = b.gep(b.bitcast(data, _BYTE.as_pointer()), [b.mul(number, ir.Constant(_I64, size))])

@@ -74,9 +74,6 @@ class SectionMac:
 
         Args:
             packed: Its packed residues; bits after the last one count as zeros.
-
-        Raises:
-            ValueError: Bytes of another length, or the coefficients were wiped.
         """
         count, bits = self.section.residues_in(index), self.section.modulus_bits
         data = np.frombuffer(packed, dtype=np.uint8)

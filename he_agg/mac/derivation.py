@@ -26,9 +26,6 @@ class Secret:
 
     Args:
         mac_key: 32 bytes, copied.
-
-    Raises:
-        ValueError: a key of another length.
     """
 
     def __init__(self, mac_key: bytes, plan_id: str, epoch: int, round_id: RoundId) -> None:
@@ -47,9 +44,6 @@ class Secret:
 
         Args:
             nonce: of the submission, 32 hex digits.
-
-        Raises:
-            WireError: no such site or nonce.
         """
         canonical.check_hex(nonce, NONCE_BYTES, "nonce")
         submission = (check_name(site, "site").encode(), bytes.fromhex(nonce))

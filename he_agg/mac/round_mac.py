@@ -30,10 +30,6 @@ class RoundMac:
 
     Args:
         mac_key: 32 bytes that all sites of the epoch share and the aggregator does not know. Copied.
-
-    Raises:
-        InputError: a round of another federation.
-        ValueError: a key of another length.
     """
 
     def __init__(self, mac_key: bytes, plan: PublicPlan, epoch: int, round_id: RoundId) -> None:
@@ -55,14 +51,10 @@ class RoundMac:
         A residue is not looked at: one that is not below q counts as what it is mod q. Whoever decrypts refuses it.
 
         Args:
-            number: position of the part among all parts.
             packed: its packed residues, without the header.
 
         Returns:
             One number below q for each tag of the section. Secret.
-
-        Raises:
-            ValueError: no such part, or bytes of another length.
         """
         if not 0 <= number < len(self._plan.places):
             raise ValueError(f"expected one of {len(self._plan.places)} parts, got number {number}")
@@ -78,9 +70,6 @@ class RoundMac:
 
         Args:
             nonce: of the submission, 32 hex digits.
-
-        Raises:
-            WireError: no such site or nonce.
         """
         return tuple(
             tuple(self._secret.pad(i, t, site, nonce, mac.section.modulus) for t in range(mac.tags))
@@ -98,7 +87,6 @@ class RoundMac:
 
         Raises:
             ValueError: parts are missing, or this nonce went with other parts before.
-            WireError: no such site or nonce.
         """
         values, pads = total.values(), self.pads(site, nonce)
         with self._lock:
@@ -114,10 +102,6 @@ class RoundMac:
 
         Returns:
             False also when there are none, when a site comes twice, and when tags are not of this plan's form.
-
-        Raises:
-            ValueError: parts are missing.
-            WireError: no such site or nonce.
         """
         expected: Tags = tuple((0,) * mac.tags for mac in self._sections)
         sites: set[str] = set()

@@ -29,9 +29,6 @@ class TagTotal:
     def add(self, number: int, contribution: tuple[int, ...]) -> None:
         """Add what one part contributes.
 
-        Args:
-            number: position of the part among all parts.
-
         Raises:
             ValueError: a part that was added before or does not exist, or a contribution of another length.
         """
@@ -46,11 +43,7 @@ class TagTotal:
             self._missing.remove(number)
 
     def values(self) -> Tags:
-        """Return the tags before pads.
-
-        Raises:
-            ValueError: parts are missing.
-        """
+        """Return the tags before pads."""
         with self._lock:
             if self._missing:
                 raise ValueError(f"{len(self._missing)} of {len(self._places)} parts are missing")

@@ -65,9 +65,6 @@ def manifest_field(submission_id: str) -> str:
     """Return a Content-Digest field for parts in one body: it names the manifest, which names their digests.
 
     Nobody has to hash such a body as a whole, which may be long and may begin with any part.
-
-    Args:
-        submission_id: SHA-256 of the manifest, in hex.
     """
     return _field("he-agg-manifest", submission_id)
 
@@ -109,7 +106,6 @@ class Claim:
     """Who says to have signed a request, and when.
 
     Attributes:
-        name: the member's name.
         created: Units: seconds since 1970, UTC.
         nonce: 22 characters.
         params: the signature's parameters as they travelled.
@@ -124,12 +120,7 @@ class Claim:
 
 
 def signature_base(components: Iterable[tuple[str, str]], params: str) -> bytes:
-    """Put the signature base together. Source: RFC 9421, section 2.5.
-
-    Args:
-        components: name and value of each, in the order of `params`.
-        params: value of ``@signature-params``.
-    """
+    """Put the signature base together. Source: RFC 9421, section 2.5."""
     lines = [f'"{name}": {value}' for name, value in components]
     return "\n".join([*lines, f'"@signature-params": {params}']).encode("latin-1", "replace")
 
@@ -155,11 +146,7 @@ def sign_request(head: RequestHead, name: str, key: SigningKey, now: float) -> d
 
 
 def parse_claim(signature_input: str, signature: str) -> Claim:
-    """Read the two fields, strictly: our label, our components, our order, nothing else.
-
-    Raises:
-        WireError: another form.
-    """
+    """Read the two fields, strictly: our label, our components, our order, nothing else."""
     stated, signed = _INPUT.match(signature_input), _SIGNATURE.match(signature)
     if stated is None or signed is None:
         raise WireError(

@@ -45,9 +45,6 @@ class Encryptor:
 
         Args:
             a_key: The round's public key, from `keystream.a_key`.
-
-        Raises:
-            ValueError: If a_key has the wrong length.
         """
         self.params = params
         self._a = Keystream(a_key)
@@ -65,9 +62,6 @@ class Encryptor:
 
         Returns:
             Coefficients in {-1, 0, 1}. Shape: (N,).
-
-        Raises:
-            ValueError: If the key was wiped.
         """
         if self._coefficients is None:
             raise ValueError("this one-time key was wiped")

@@ -80,9 +80,6 @@ class Keystream:
 
         Args:
             key: 32 bytes. Wiping the caller's copy is the caller's business.
-
-        Raises:
-            ValueError: If the length is wrong.
         """
         if len(key) != KEY_BYTES:
             raise ValueError(f"a keystream key has {KEY_BYTES} bytes, got {len(key)}")
@@ -119,9 +116,6 @@ class Keystream:
 
         Args:
             out: A contiguous buffer of at most `MAX_FILL_BYTES` and the tail. Shape: (n + TAIL_BYTES,).
-
-        Raises:
-            ValueError: As for `fill`.
         """
         size = out.size - TAIL_BYTES
         if self._gcm is None or self._key is None or size > MAX_FILL_BYTES:
@@ -147,14 +141,10 @@ def a_key(federation: str | bytes, epoch: int, round_number: int, attempt: int, 
     tuples encode alike; the integers are be64.
 
     Args:
-        federation: Identifier of the federation; text is taken as UTF-8.
         plan_id: The plan's digest, as bytes.
 
     Returns:
         32 bytes; public.
-
-    Raises:
-        OverflowError: If a number is negative or needs more than 64 bits.
     """
     name = federation.encode() if isinstance(federation, str) else federation
     numbers = [n.to_bytes(8, "big") for n in (epoch, round_number, attempt)]

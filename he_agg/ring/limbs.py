@@ -72,11 +72,7 @@ def packed_sizes(params: RingParams, count: int) -> tuple[int, ...]:
 
 
 def require_packed(params: RingParams, count: int, arrays: Sequence[Bytes]) -> None:
-    """Check the arrays that hold, or shall hold, `count` packed residues.
-
-    Raises:
-        ValueError: If they are not one contiguous array of the right size for each limb.
-    """
+    """Check the arrays that hold, or shall hold, `count` packed residues."""
     sizes = packed_sizes(params, count)
     fits = all(a.dtype == np.uint8 and a.ndim == 1 and a.flags.c_contiguous for a in arrays)
     if not fits or tuple(a.size for a in arrays) != sizes:

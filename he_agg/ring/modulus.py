@@ -86,9 +86,6 @@ def modulus(q: int) -> Modulus:
 
     Args:
         q: One of `ntt_primes`.
-
-    Raises:
-        ValueError: If q is not in use.
     """
     if not in_use(q):
         raise ValueError(f"{q} is not one of the primes in use")

@@ -31,9 +31,6 @@ class RingParams:
         delta: The step D between plaintexts.
         max_abs_value: No site's value exceeds this in magnitude.
         max_sites: How many submissions may be summed.
-
-    Raises:
-        ValueError: If the numbers do not fit together.
     """
 
     primes: tuple[int, ...]

@@ -53,9 +53,6 @@ def smallest_root(q: int, order: int) -> int:
 
     Returns:
         The smallest x with x**(order/2) = -1 mod q.
-
-    Raises:
-        ValueError: If no such root exists.
     """
     if (q - 1) % order:
         raise ValueError(f"no root of unity of order {order} modulo {q}")
@@ -78,9 +75,6 @@ def ntt_primes(bits: int) -> tuple[int, int]:
     Returns:
         The primes, largest first: what SEAL's CoeffModulus.Create(2048, [bits, bits]) returns, in its other order
         (tests/ring/test_seal_interop.py checks it).
-
-    Raises:
-        ValueError: If the width is out of range.
     """
     if not MIN_PRIME_BITS <= bits <= MAX_PRIME_BITS:
         raise ValueError(f"primes have {MIN_PRIME_BITS} to {MAX_PRIME_BITS} bits, got {bits}")

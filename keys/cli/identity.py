@@ -130,11 +130,7 @@ def keys_check_commitments(
 
 
 def refuse_existing(*paths: Path) -> None:
-    """Refuse before anything is written, so that a refused command leaves nothing behind.
-
-    Raises:
-        ConfigError: one of the files exists.
-    """
+    """Refuse before anything is written, so that a refused command leaves nothing behind."""
     for path in paths:
         if path.exists() or path.is_symlink():
             raise ConfigError(

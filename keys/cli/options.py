@@ -57,11 +57,7 @@ def new_passphrase_options(command: F) -> F:
 
 
 def passphrase_source(passphrase_fd: int | None, keyring: str | None) -> Once:
-    """Find out where the passphrase comes from, if one is needed.
-
-    Raises:
-        ConfigError: two places at once.
-    """
+    """Find out where the passphrase comes from, if one is needed."""
     _one_place(passphrase_fd, keyring)
     if passphrase_fd is not None:
         return Once(lambda: from_descriptor(passphrase_fd))
@@ -71,12 +67,7 @@ def passphrase_source(passphrase_fd: int | None, keyring: str | None) -> Once:
 
 
 def new_passphrase(protect: bool | None, passphrase_fd: int | None, keyring: str | None) -> str | None:
-    """Get the passphrase of a new file; None for no passphrase. See docs/decisions/0013.
-
-    Raises:
-        ConfigError: contradicting options.
-        KeystoreError: nothing where the passphrase should be.
-    """
+    """Get the passphrase of a new file; None for no passphrase. See docs/decisions/0013."""
     _one_place(passphrase_fd, keyring)
     given = passphrase_fd is not None or keyring is not None
     if given and protect is False:

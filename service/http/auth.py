@@ -42,13 +42,7 @@ _FIELDS = ("content-digest", FEDERATION_HEADER.lower(), "signature-input", "sign
 
 @dataclass(frozen=True)
 class Caller:
-    """A member that has proved who it is.
-
-    Attributes:
-        federation: of which federation.
-        name: its name.
-        roles: what it may do.
-    """
+    """A member that has proved who it is."""
 
     federation: str
     name: str

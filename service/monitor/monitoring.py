@@ -29,10 +29,6 @@ class Watching:
     Attributes:
         metrics: what is counted; None unless somebody can read it.
         recent: what the dashboard shows of this process; None unless there is one.
-        observers: all that listen.
-
-    Raises:
-        ConfigError: traces are wanted and OpenTelemetry is not installed.
     """
 
     def __init__(self, settings: Settings) -> None:

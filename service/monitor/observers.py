@@ -37,9 +37,6 @@ class Answered:
         method: one of HTTP's, or "other".
         route: the template of its address; "-" where there is none.
         status: of the answer; 0 if there was none.
-        received: bytes of its body that were read.
-        sent: bytes of the answer's body.
-        request_id: what the log calls it.
         federation: empty unless the sender has proved to belong to it.
         member: who sent it; empty unless that is proved.
         round_id: which round it is about; empty where that is not known.
@@ -70,9 +67,6 @@ class Fold:
     """A run of folding.
 
     Attributes:
-        round_id: of which round.
-        began_at: Units: seconds since 1970, UTC.
-        ended_at: Units: seconds since 1970, UTC.
         outcome: "published"; "unfinished": the server stops, or a part is damaged; "error": it is tried again.
     """
 

@@ -22,9 +22,6 @@ class Tracing:
 
     Args:
         exporter: where they go; by default to the OTLP endpoint of the environment.
-
-    Raises:
-        ConfigError: OpenTelemetry is not installed.
     """
 
     def __init__(self, exporter: Any = None) -> None:

@@ -39,7 +39,6 @@ def take_view(
     """Look at everything.
 
     Args:
-        now: the aggregator's time. Units: seconds since 1970, UTC.
         process: what only the running server knows: its version and age, what it refused lately.
 
     Returns:

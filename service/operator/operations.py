@@ -45,13 +45,7 @@ NONE_YET = f"no federations yet; register one: {_REGISTER}"
 
 
 def read_document(path: Path) -> FederationDocument:
-    """Read a federation file.
-
-    Raises:
-        InputError: there is no such file, or it is another one that should not have come here.
-        WireError: not a federation file.
-        PlanError: a plan that must not be used.
-    """
+    """Read a federation file."""
     data = _read(path, MAX_FEDERATION_BYTES)
     hint = "the coordinator makes the federation file with `he-agg epoch new`; it is the one meant for the operator"
     try:
@@ -75,22 +69,12 @@ def read_document(path: Path) -> FederationDocument:
 
 
 def read_roster(path: Path) -> bytes:
-    """Read a roster file. What it says is checked when it is brought in.
-
-    Raises:
-        InputError: there is no such file.
-        WireError: not a roster.
-    """
+    """Read a roster file. What it says is checked when it is brought in."""
     return _read_signed(path, MAX_ROSTER_BYTES, SignedRoster.parse, "roster", "roster sign")
 
 
 def read_bundle(path: Path) -> bytes:
-    """Read a bundle file. What it says is checked when it is brought in.
-
-    Raises:
-        InputError: there is no such file.
-        WireError: not an epoch bundle.
-    """
+    """Read a bundle file. What it says is checked when it is brought in."""
     return _read_signed(path, MAX_BUNDLE_BYTES, SignedBundle.parse, "epoch bundle", "epoch new")
 
 
@@ -111,8 +95,6 @@ def create_federation(
 
     Raises:
         InputError: there is another federation of that name, or options out of their range.
-        WireError: not a roster or bundle, expired, or without the signatures it needs.
-        RefusedError: a roster or bundle that is not for this federation and aggregator.
     """
     keeping = keeping or Keeping()
     if not 0 < keeping.sample_fraction <= 1:
@@ -156,23 +138,13 @@ def _check_same(existing: FederationRow, document: FederationDocument, keeping: 
 
 
 def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
-    """Give a federation the next version of its roster. Repeating it is fine.
-
-    Raises:
-        InputError: no such federation.
-        WireError, RefusedError: as `accept_roster` says.
-    """
+    """Give a federation the next version of its roster. Repeating it is fine."""
     with store.write() as tx:
         return _accept_roster(tx, conductor, _known(tx, name), data)
 
 
 def bring_bundle(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
-    """Give a federation the bundle of its next epoch, or of its first one. Repeating it is fine.
-
-    Raises:
-        InputError: no such federation.
-        WireError, RefusedError: as `accept_bundle` says.
-    """
+    """Give a federation the bundle of its next epoch, or of its first one. Repeating it is fine."""
     with store.write() as tx:
         return accept_bundle(tx, conductor, _known(tx, name), data, SignedBundle.parse(data).bundle.epoch)
 
@@ -220,22 +192,14 @@ def resume(store: Store, conductor: Conductor, name: str) -> None:
 
 
 def end(store: Store, conductor: Conductor, name: str) -> None:
-    """End a federation: an open round fails, a closed one still gets its sum. Repeating it is fine.
-
-    Raises:
-        InputError: no such federation.
-    """
+    """End a federation: an open round fails, a closed one still gets its sum. Repeating it is fine."""
     with store.write() as tx:
         _known(tx, name)
         conductor.apply_in(tx, name, events.Stopped())
 
 
 def show(store: Store, settings: Settings, name: str | None = None) -> list[dict[str, Any]]:
-    """Show where one federation stands, or all of them: what `take_view` has of them.
-
-    Raises:
-        InputError: no such federation.
-    """
+    """Show where one federation stands, or all of them: what `take_view` has of them."""
     federations: list[dict[str, Any]] = take_view(store, open_parts(settings), settings, time.time())["federations"]
     if name is None:
         return federations

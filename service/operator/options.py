@@ -46,13 +46,7 @@ def where(command: Command) -> Command:
 
 @dataclass(frozen=True)
 class OpenStore:
-    """The store that a command acts on.
-
-    Attributes:
-        settings: the operator's.
-        rows: the store itself.
-        conductor: the one writer of rounds.
-    """
+    """The store that a command acts on."""
 
     settings: Settings
     rows: Store
@@ -64,11 +58,7 @@ class OpenStore:
 
 
 def on_store(*, create: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a command act on a store: add the options that name it and `--json`, and put an `OpenStore` in front.
-
-    Args:
-        create: whether the store may be made.
-    """
+    """Make a command act on a store: add the options that name it and `--json`, and put an `OpenStore` in front."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @where

@@ -22,15 +22,7 @@ _IDLE_MS = 60_000
 
 
 def open_engine(url: URL, *, busy_timeout_s: float, write_option: str) -> Engine:
-    """Make ready to connect to a PostgreSQL database.
-
-    Args:
-        busy_timeout_s: how long to wait for the writer in another process. Units: seconds.
-        write_option: execution option of connections that are going to write.
-
-    Raises:
-        ConfigError: the driver is not installed.
-    """
+    """Make ready to connect to a PostgreSQL database."""
     if find_spec("psycopg") is None:
         raise ConfigError(
             Reason.BAD_CONFIG, "database_url: PostgreSQL needs its driver", "pip install 'he-agg[postgres]'"

@@ -82,14 +82,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a round opened under.
-
-    Attributes:
-        epoch: number of the group key's epoch.
-        key_id: commitment to the group key.
-        roster: digest of the newest roster of that time.
-        roster_version: its version.
-    """
+    """What a round opened under."""
 
     epoch: int
     key_id: str

@@ -183,11 +183,7 @@ def prepare(connection: Connection, *, create: bool) -> None:
     """Check that a database has these tables.
 
     Args:
-        connection: within a transaction of the one writer.
         create: make the tables where there are none.
-
-    Raises:
-        ConfigError: no tables, or those of another version.
     """
     if not inspect(connection).has_table(meta.name):
         if not create:

@@ -27,11 +27,7 @@ _WRITE = "he_agg_write"
 
 
 def open_store(settings: Settings, *, create: bool) -> SqlStore:
-    """Open the store of a data directory, for a server or for one command of the operator.
-
-    Raises:
-        ConfigError: there is none, or it cannot be used.
-    """
+    """Open the store of a data directory, for a server or for one command of the operator."""
     if create:
         make_data_dir(settings.data_dir)
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'aggregator.sqlite3'}"
@@ -39,11 +35,7 @@ def open_store(settings: Settings, *, create: bool) -> SqlStore:
 
 
 def is_shared(settings: Settings) -> bool:
-    """Tell whether several servers may use the database at once.
-
-    Raises:
-        ConfigError: it is none that is known here.
-    """
+    """Tell whether several servers may use the database at once."""
     return settings.database_url is not None and _parse(settings.database_url).get_backend_name() == "postgresql"
 
 
@@ -63,11 +55,7 @@ def _parse(text: str) -> URL:
 
 
 def make_data_dir(path: Path) -> None:
-    """Make a data directory that only its owner can read, unless there is one.
-
-    Raises:
-        ConfigError: that is not possible.
-    """
+    """Make a data directory that only its owner can read, unless there is one."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -84,9 +72,6 @@ class SqlStore:
     Attributes:
         is_shared: whether several servers may use it at once.
         on_write: told how long each writing transaction waited for its turn. Units: seconds.
-
-    Raises:
-        ConfigError: another database, none that keeps its commits, no tables, or tables of another version.
     """
 
     def __init__(self, url: str, *, busy_timeout_s: float, create: bool) -> None:

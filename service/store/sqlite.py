@@ -17,16 +17,7 @@ _SYNCHRONOUS_FULL = 2
 
 
 def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: str) -> Engine:
-    """Make ready to connect to a SQLite file.
-
-    Args:
-        busy_timeout_s: how long to wait for a writer in another process. Units: seconds.
-        create: whether the file may be missing.
-        write_option: execution option of connections that are going to write.
-
-    Raises:
-        ConfigError: no file.
-    """
+    """Make ready to connect to a SQLite file."""
     if not url.database or url.database == ":memory:":
         raise ConfigError(
             Reason.BAD_CONFIG,

@@ -24,11 +24,7 @@ def purge_leftovers(store: Store, part_store: PartStore, older_than_s: float = 0
     """Remove what killed processes left: half-written parts, and parts that came when their round had been purged.
 
     Args:
-        part_store: what is removed from.
         older_than_s: leave younger pieces alone, since others may be writing them. Units: seconds.
-
-    Returns:
-        How many pieces were half-written.
     """
     for round_id in list(part_store.rounds()):
         with store.read() as tx:
@@ -43,11 +39,7 @@ def purge_leftovers(store: Store, part_store: PartStore, older_than_s: float = 0
 
 
 class Housekeeper:
-    """Removes what is due.
-
-    Args:
-        clock: Units: seconds since 1970, UTC.
-    """
+    """Removes what is due."""
 
     def __init__(self, settings: Settings, store: Store, part_store: PartStore, clock: Callable[[], float]) -> None:
         self._settings = settings

@@ -36,11 +36,7 @@ class Leases:
     """Takes leases for one process.
 
     Args:
-        clock: Units: seconds since 1970, UTC.
         seconds: how long one lasts after it was last used. Units: seconds.
-
-    Attributes:
-        holder: this process, for people who look into the table.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float], seconds: float) -> None:

@@ -55,13 +55,7 @@ class Bell:
 
 
 class Worker:
-    """One loop. Started and stopped by the application's lifespan.
-
-    Attributes:
-        bell: rings when rounds have changed.
-        stopping: whether the server wants to stop.
-        on_fold: told of each run of folding.
-    """
+    """One loop. Started and stopped by the application's lifespan."""
 
     def __init__(
         self,

@@ -37,7 +37,6 @@ class Access:
 
     Args:
         key: 32 random bytes.
-        clock: Units: seconds since 1970, UTC.
     """
 
     def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
@@ -50,12 +49,7 @@ class Access:
 
     @classmethod
     def load_or_create(cls, data_dir: Path, clock: Callable[[], float] = time.time) -> Access:
-        """Read the key of a data directory, and make it if there is none.
-
-        Raises:
-            ConfigError: it cannot be made, or is not the right size.
-            KeystoreError: it cannot be read, or others can read it.
-        """
+        """Read the key of a data directory, and make it if there is none."""
         path = data_dir / FILE
         try:
             if not os.path.lexists(path):

@@ -29,11 +29,7 @@ _PULSE_S = 10.0
 
 
 class Live:
-    """Makes snapshots.
-
-    Attributes:
-        viewers: how many streams are open.
-    """
+    """Makes snapshots."""
 
     def __init__(self, aggregator: Aggregator, watching: Watching) -> None:
         self._aggregator = aggregator

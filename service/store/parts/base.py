@@ -29,9 +29,7 @@ class PartKey:
     """What a part is kept under. Whoever makes one has checked what it is made of.
 
     Attributes:
-        round_id: the round.
         owner: id of a submission, or `SUM`, or `AHEAD`.
-        number: which part.
     """
 
     round_id: RoundId

@@ -44,11 +44,7 @@ _LOST = (errno.ENOENT, errno.EIO)
 
 
 class DirectoryParts(PartStore):
-    """Files below one directory, which several servers may share.
-
-    Args:
-        data_dir: must exist.
-    """
+    """Files below one directory, which several servers may share."""
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "rounds"

@@ -18,15 +18,7 @@ _PIECE_BYTES = 2**20
 
 
 class MemoryParts(PartStore):
-    """A dictionary.
-
-    Args:
-        limit_bytes: how much it holds at most.
-
-    Attributes:
-        parts: what is in it. Tests may change it.
-        limit_bytes: as given; tests may change that, too.
-    """
+    """A dictionary."""
 
     def __init__(self, limit_bytes: int | None = None) -> None:
         self.parts: dict[PartKey, bytes] = {}
