@@ -43,7 +43,7 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
     plan = Plan.create("bench", layout, max_sites=sites, min_sites=2, value_bits=16, rounds=1, part_bytes=4 * 2**20)
     part_store = DirectoryParts(data_dir)
     aggregator = Aggregator.open(Settings(data_dir=data_dir, reserve_bytes=0), part_store=part_store)
-    store, intake = aggregator.store, aggregator.intake
+    store, announcements = aggregator.store, aggregator.announcements
     members, roster = enrol(store, aggregator.conductor, plan, [f"site-{i}" for i in range(sites)])
     aggregator.conductor.apply("bench", events.Started())
     originals = data_dir / "originals"
@@ -59,16 +59,16 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
     for member in members:
         name, manifest = member[0], sign_manifest(plan, ROUND, member, digests, roster, NO_RECORD)
         # No room is asked for: the files are links.
-        intake._room.check = lambda *_: None  # type: ignore[method-assign]
-        intake.announce("bench", name, str(ROUND), manifest.encode())
+        announcements._capacity.check = lambda *_: None  # type: ignore[method-assign]
+        announcements.announce("bench", name, str(ROUND), manifest.encode())
         with store.write() as tx:
             for number in range(len(digests)):
                 path = part_store.path(PartKey(ROUND, manifest.submission_id, number))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.hardlink_to(originals / str(number))
                 tx.mark_stored(manifest.submission_id, number, 0)
-        end = aggregator.parts.expect("bench", name, manifest.submission_id, len(plan.public.places))
-        intake.take(end, memoryview(b""))
+        end = aggregator.uploads.expect("bench", name, manifest.submission_id, len(plan.public.places))
+        aggregator.uploads.take(end, memoryview(b""))
     aggregator.close()
     return plan.public.wire_bytes
 

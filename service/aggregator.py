@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
-from service.core.intake import Intake
-from service.core.parts import Parts
-from service.core.quotas import Room
 from service.core.roster_cache import KnownRoster, newest_roster, signer_in
+from service.core.submissions.announce import Announcements
+from service.core.submissions.capacity import Capacity
+from service.core.submissions.receive import Uploads
 from service.logs import log
 from service.refusal import RefusedError
 from service.settings import Settings
@@ -50,10 +50,11 @@ class Aggregator:
         self.part_store = part_store
         self.key = key
         self.conductor = Conductor(store, key, clock)
-        self.room = Room(settings, part_store)
+        self.capacity = Capacity(settings, part_store)
         self._ahead = self.make_ahead() if settings.fold_ahead else None
-        self.parts = Parts(store, part_store, self.conductor, self._ahead)
-        self.intake = Intake(store, self.conductor, self.room, self.parts)
+        self.announcements = Announcements(store, self.conductor, self.capacity)
+        on_stored = {} if self._ahead is None else {"on_stored": self._ahead.stored}
+        self.uploads = Uploads(store, part_store, self.conductor, **on_stored)
         self.worker = Worker(settings, store, part_store, self.conductor, self._ahead)
         self._lock = lock
 
@@ -119,7 +120,7 @@ class Aggregator:
         with self.store.write() as tx:
             tx.generation()
         self.part_store.check()
-        self.room.check_disk()
+        self.capacity.check_disk()
 
     def make_ahead(self) -> Ahead:
         """Return what makes parts of sums while rounds are open."""

@@ -38,7 +38,7 @@ Failpoint = Literal[
     # a transaction ends: store/sql.py
     "transaction.before_commit",
     "transaction.committed",
-    # a submission comes in: intake.py, parts.py
+    # a submission comes in: core/submissions/
     "part.checked",
     "part.before_row",
     "completion.before_row",

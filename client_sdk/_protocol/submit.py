@@ -21,7 +21,7 @@ from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.plan.sections import MAX_PART_BYTES, PartPlace
 from he_agg.protocol.http_signatures import known_digest_field, manifest_field
-from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt, SubmissionStatus, read
+from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt, SubmissionState, SubmissionStatus, read
 
 __all__ = ["deliver", "repair"]
 
@@ -89,7 +89,7 @@ def repair(session: Session, round_id: RoundId, entry: SpoolEntry, stored: Store
     opened = OpenRound(round_id, True, math.inf)
     try:
         status = yield from _ask_status(session, opened, stored)
-        if status.id != stored.submission_id or status.state != "complete":
+        if status.id != stored.submission_id or status.state != SubmissionState.COMPLETE:
             return
         yield from _Upload(session, opened, entry, stored, _missing(session, status)).send_missing()
     except ProtocolError as error:

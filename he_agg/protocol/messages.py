@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from types import UnionType
 from typing import Any, TypeVar, get_type_hints
 
@@ -15,7 +16,7 @@ from he_agg import canonical
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId, check_name
 
-__all__ = ["MAX_RECEIPT_BYTES", "CurrentRound", "Receipt", "SubmissionStatus", "read"]
+__all__ = ["MAX_RECEIPT_BYTES", "CurrentRound", "Receipt", "SubmissionState", "SubmissionStatus", "read"]
 
 MAX_RECEIPT_BYTES = 2**14
 
@@ -61,6 +62,14 @@ class CurrentRound:
     roster_version: int = 1
 
 
+class SubmissionState(StrEnum):
+    """Where a submission stands, as its site is told."""
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    EXCLUDED = "excluded"
+
+
 @dataclass(frozen=True)
 class SubmissionStatus:
     """How far one submission has come.
@@ -68,7 +77,7 @@ class SubmissionStatus:
     Attributes:
         id: SHA-256 of the manifest.
         round_id: the round it belongs to.
-        state: "open" (parts are awaited), "complete" (it is in the closed set or will be), or "excluded".
+        state: a `SubmissionState`: parts are awaited, or it is in the closed set or will be, or it is excluded.
         parts: how many parts it has.
         missing: numbers of the parts that are not stored; of a complete submission, those to be sent again because
             the aggregator's disk has damaged them.

@@ -13,7 +13,7 @@ from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from service.core.aggregator_key import AggregatorKey
 from service.core.roster_cache import KnownRoster, newest_roster, roster_of, signer_in
-from service.domain import events, rounds
+from service.domain import events, rounds, submissions
 from service.domain.events import Action, Event, Federation, Phase, Round, Stage
 from service.store.base import Store, Transaction
 from service.store.rows import Basis, ChainHead, FederationRow, RoundRow
@@ -140,9 +140,10 @@ class Conductor:
             case events.Accepted(_, site):
                 submission = tx.submission_of(round_id, site)
                 if submission is not None:
-                    tx.accept(submission.id, at)
+                    state = submissions.step(submission.state, submissions.Event.COMPLETED)
+                    tx.move_submission(submission.id, state, accepted_at=at)
             case events.Closed():
-                tx.exclude_open(round_id)
+                self._move_all(tx, round_id, submissions.Event.ROUND_CLOSED)
                 tx.close_round(round_id, at)
             case events.Folding():
                 tx.set_phase(round_id, Phase.FOLDING)
@@ -150,9 +151,14 @@ class Conductor:
                 head = tx.chain_head(name)
                 record = self._record(tx, row, action, head, at)
                 if isinstance(action, events.Failed):
-                    tx.exclude_all(round_id)
+                    self._move_all(tx, round_id, submissions.Event.ROUND_FAILED)
                 new_head = ChainHead(head.index + 1, record.digest)
                 tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
+
+    def _move_all(self, tx: Transaction, round_id: RoundId, event: submissions.Event) -> None:
+        for row in tx.submissions(round_id):
+            if (state := submissions.step(row.state, event)) is not row.state:
+                tx.move_submission(row.id, state)
 
     def signer(self, tx: Transaction, federation: str, version: int) -> tuple[str, KnownRoster]:
         """Return the name, and its roster, under which this aggregator signs for a round of a version.
@@ -180,7 +186,7 @@ class Conductor:
         at: int,
     ) -> SignedRecord:
         round_id = RoundId(row.name, outcome.round.number, outcome.round.attempt)
-        submissions, found = tx.submissions(round_id), tx.round(round_id)
+        sent, found = tx.submissions(round_id), tx.round(round_id)
         if found is None:
             raise RuntimeError("a round that ends must have begun")
         basis = found.basis
@@ -188,7 +194,7 @@ class Conductor:
         members: dict[str, str] = {}
         digests: tuple[str, ...] = ()
         if isinstance(outcome, events.Published):
-            members = {s.site: s.id for s in submissions if s.state == "complete"}
+            members = {row.site: row.id for row in sent if row.state is submissions.State.COMPLETE}
             by_number = tx.sum_digests(round_id)
             digests = tuple(by_number[place.number] for place in row.parsed.plan.places)
         record = RoundRecord(
@@ -202,7 +208,7 @@ class Conductor:
             plan_id=row.parsed.plan.plan_id,
             outcome=outcome.round.phase.value,
             members=members,
-            excluded=rounds.exclusions(outcome.round, {s.site for s in submissions}, outcome),
+            excluded=rounds.exclusions(outcome.round, {row.site for row in sent}, outcome),
             sum_digests=digests,
             sample_seed=outcome.round.sample_seed,
         )

@@ -20,6 +20,7 @@ from he_agg.documents.roster import Role
 from he_agg.plan.plan import PublicPlan
 from service.core.roster_cache import newest_roster, roster_of
 from service.domain.events import Phase, Stage
+from service.domain.submissions import State
 from service.settings import Settings
 from service.store.base import Store, Transaction
 from service.store.parts.base import PartStore
@@ -29,8 +30,6 @@ __all__ = ["take_view"]
 
 HISTORY = 30
 """How many ended attempts of a federation are shown."""
-
-_SUBMISSION_STATES = ("open", "complete", "excluded")
 
 
 def take_view(
@@ -51,7 +50,7 @@ def take_view(
             _federation(tx, row, now)
             | {
                 "attempts": {phase.value: rounds.get((row.name, phase), 0) for phase in Phase},
-                "submissions": {state: submissions.get((row.name, state), 0) for state in _SUBMISSION_STATES},
+                "submissions": {state.value: submissions.get((row.name, state), 0) for state in State},
             }
             for row in rows
         ]
@@ -137,7 +136,7 @@ def _round(tx: Transaction, row: FederationRow, newest: RoundRow, quorum: int, n
         "ended_at": newest.ended_at,
         "quorum": quorum,
         "sample_seed": newest.sample_seed,
-        "complete": sum(submission.state == "complete" for submission in by_site.values()),
+        "complete": sum(submission.state is State.COMPLETE for submission in by_site.values()),
         "sites": [
             _site(tx, plan, site, by_site.get(site), again.get(site, [])) for site in sorted(tx.invited(newest.id))
         ],
@@ -151,9 +150,9 @@ def _site(
 ) -> dict[str, Any]:
     if submission is None:
         state, lacking = "absent", None
-    elif submission.state == "complete":
+    elif submission.state is State.COMPLETE:
         state, lacking = "complete", again
-    elif submission.state == "excluded":
+    elif submission.state is State.EXCLUDED:
         state, lacking = "excluded", None
     else:
         state, lacking = "open", tx.missing(submission.id)

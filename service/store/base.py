@@ -12,6 +12,7 @@ from typing import Protocol
 
 from he_agg.ids import RoundId
 from service.domain.events import Phase, Round, Stage
+from service.domain.submissions import State
 from service.store.rows import (
     Basis,
     ChainHead,
@@ -133,7 +134,7 @@ class Transaction(Protocol):
     def count_rounds(self) -> dict[tuple[str, Phase], int]:
         """Return how many attempts are in which phase, by federation and phase."""
 
-    def count_submissions(self) -> dict[tuple[str, str], int]:
+    def count_submissions(self) -> dict[tuple[str, State], int]:
         """Return how many submissions are in which state, by federation and state."""
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
@@ -173,20 +174,11 @@ class Transaction(Protocol):
     def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
         """Write a new submission and the parts it announces."""
 
-    def accept(self, submission_id: str, at: int) -> None:
-        """Make it complete."""
+    def move_submission(self, submission_id: str, state: State, accepted_at: int | None = None) -> None:
+        """Put a submission into another state, and note when it was accepted, if that is now."""
 
-    def exclude_open(self, round_id: RoundId) -> None:
-        """Make all submissions that are not complete excluded."""
-
-    def exclude_all(self, round_id: RoundId) -> None:
-        """Make all submissions excluded."""
-
-    def expire(self, submission_id: str) -> None:
-        """Make an open submission expiring: none of its parts counts as stored, and none may be marked."""
-
-    def reopen(self, submission_id: str) -> None:
-        """Make an expiring submission open again, once its files are gone."""
+    def unmark_parts(self, submission_id: str) -> None:
+        """Note that no part of a submission is stored."""
 
     def expiring(self) -> list[SubmissionRow]:
         """Return submissions whose parts are being removed."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 from he_agg.documents.federation import FederationDocument
 from he_agg.ids import RoundId
 from service.domain.events import Phase, Stage
+from service.domain.submissions import State
 
 __all__ = [
     "Basis",
@@ -117,12 +118,12 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class SubmissionRow:
-    """One submission. `state` is "open", "expiring", "complete" or "excluded"; `accepted_at` is set when complete."""
+    """One submission. `accepted_at` is set once it is complete."""
 
     id: str
     round_id: RoundId
     site: str
-    state: str
+    state: State
     accepted_at: int | None
 
 

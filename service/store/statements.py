@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import bindparam, func, insert, select, update
 
 from service.domain.events import Phase
+from service.domain.submissions import AWAITED, State
 from service.store.schema import (
     epochs,
     federations,
@@ -91,7 +92,7 @@ SUBMISSION_OF = SUBMISSIONS.where(
     submissions.c.round_id == bindparam("round_id"), submissions.c.site == bindparam("site")
 )
 COMPLETED = select(submissions.c.site).where(
-    submissions.c.round_id == bindparam("round_id"), submissions.c.state == "complete"
+    submissions.c.round_id == bindparam("round_id"), submissions.c.state == State.COMPLETE.value
 )
 STORED_SUBMISSIONS = (
     select(func.count())
@@ -100,11 +101,8 @@ STORED_SUBMISSIONS = (
 )
 STORED_SUBMISSIONS_OF = STORED_SUBMISSIONS.where(submissions.c.site == bindparam("site"))
 ADD_SUBMISSION = insert(submissions)
-ACCEPT = (
-    update(submissions)
-    .where(submissions.c.id == bindparam("this_id"))
-    .values(state="complete", accepted_at=bindparam("at"))
-)
+MOVE_SUBMISSION = update(submissions).where(submissions.c.id == bindparam("this_id")).values(state=bindparam("state"))
+ACCEPT_SUBMISSION = MOVE_SUBMISSION.values(accepted_at=bindparam("at"))
 TOUCH = update(submissions).where(submissions.c.id == bindparam("this_id")).values(active_at=bindparam("at"))
 
 # parts
@@ -124,7 +122,7 @@ AWAITED_PARTS = (
             rounds, rounds.c.id == submissions.c.round_id
         )
     )
-    .where(submissions.c.state.in_(["open", "expiring"]), ~parts.c.stored)
+    .where(submissions.c.state.in_([state.value for state in AWAITED]), ~parts.c.stored)
     .group_by(rounds.c.federation)
 )
 ADD_PART = insert(parts)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, CursorResult, Executable, Row, Select, delete
 from he_agg.documents.record import NO_RECORD
 from he_agg.ids import RoundId
 from service.domain.events import Phase, Round, Stage
+from service.domain.submissions import State
 from service.store import statements as sql
 from service.store.rows import (
     Basis,
@@ -264,11 +265,11 @@ class SqlTransaction:
         found = self._all(select(*columns, func.count().label("rounds")).group_by(*columns))
         return {(row.federation, Phase(row.phase)): row.rounds for row in found}
 
-    def count_submissions(self) -> dict[tuple[str, str], int]:
+    def count_submissions(self) -> dict[tuple[str, State], int]:
         columns = (rounds.c.federation, submissions.c.state)
         query = select(*columns, func.count().label("submissions")).group_by(*columns)
         found = self._all(query.select_from(submissions.join(rounds, rounds.c.id == submissions.c.round_id)))
-        return {(row.federation, row.state): row.submissions for row in found}
+        return {(row.federation, State(row.state)): row.submissions for row in found}
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
         return [_round(row) for row in self._all(sql.KEPT_SUMS, federation=federation)]
@@ -313,7 +314,7 @@ class SqlTransaction:
         return bytes(self._connection.execute(query).scalar_one())
 
     def manifests(self, round_id: RoundId) -> list[bytes]:
-        these = (submissions.c.round_id == str(round_id)) & (submissions.c.state == "complete")
+        these = (submissions.c.round_id == str(round_id)) & (submissions.c.state == State.COMPLETE.value)
         found = self._all(select(submissions.c.site, submissions.c.manifest).where(these))
         return [bytes(row.manifest) for row in sorted(found, key=lambda row: row.site)]
 
@@ -323,7 +324,7 @@ class SqlTransaction:
             "round_id": str(row.round_id),
             "site": row.site,
             "manifest": manifest,
-            "state": row.state,
+            "state": row.state.value,
             "created_at": at,
             "accepted_at": row.accepted_at,
             "active_at": at,
@@ -335,33 +336,24 @@ class SqlTransaction:
         ]
         self._connection.execute(sql.ADD_PART, announced)
 
-    def accept(self, submission_id: str, at: int) -> None:
-        self._connection.execute(sql.ACCEPT, {"this_id": submission_id, "at": at})
+    def move_submission(self, submission_id: str, state: State, accepted_at: int | None = None) -> None:
+        values = {"this_id": submission_id, "state": state.value}
+        if accepted_at is None:
+            self._connection.execute(sql.MOVE_SUBMISSION, values)
+        else:
+            self._connection.execute(sql.ACCEPT_SUBMISSION, values | {"at": accepted_at})
 
-    def exclude_open(self, round_id: RoundId) -> None:
-        these = (submissions.c.round_id == str(round_id)) & submissions.c.state.in_(["open", "expiring"])
-        self._connection.execute(update(submissions).where(these).values(state="excluded"))
-
-    def exclude_all(self, round_id: RoundId) -> None:
-        these = submissions.c.round_id == str(round_id)
-        self._connection.execute(update(submissions).where(these).values(state="excluded"))
-
-    def expire(self, submission_id: str) -> None:
-        this = (submissions.c.id == submission_id) & (submissions.c.state == "open")
-        if self._connection.execute(update(submissions).where(this).values(state="expiring")).rowcount:
-            self._connection.execute(update(parts).where(parts.c.submission_id == submission_id).values(stored=False))
-
-    def reopen(self, submission_id: str) -> None:
-        this = (submissions.c.id == submission_id) & (submissions.c.state == "expiring")
-        self._connection.execute(update(submissions).where(this).values(state="open"))
+    def unmark_parts(self, submission_id: str) -> None:
+        self._connection.execute(update(parts).where(parts.c.submission_id == submission_id).values(stored=False))
 
     def expiring(self) -> list[SubmissionRow]:
-        return [_submission(row) for row in self._all(sql.SUBMISSIONS.where(submissions.c.state == "expiring"))]
+        query = sql.SUBMISSIONS.where(submissions.c.state == State.EXPIRING.value)
+        return [_submission(row) for row in self._all(query)]
 
     def idle(self, before: int) -> list[SubmissionRow]:
         open_rounds = select(rounds.c.id).where(rounds.c.phase == Phase.OPEN.value).scalar_subquery()
         holding = select(parts.c.submission_id).where(parts.c.stored).scalar_subquery()
-        these = (submissions.c.state == "open") & (submissions.c.active_at < before)
+        these = (submissions.c.state == State.OPEN.value) & (submissions.c.active_at < before)
         query = sql.SUBMISSIONS.where(these, submissions.c.round_id.in_(open_rounds), submissions.c.id.in_(holding))
         return [_submission(row) for row in self._all(query.order_by(submissions.c.id))]
 
@@ -394,7 +386,7 @@ class SqlTransaction:
         query = (
             select(submissions.c.id, submissions.c.site, parts.c.digest)
             .join(parts, parts.c.submission_id == submissions.c.id)
-            .where(submissions.c.round_id == str(round_id), submissions.c.state == "complete")
+            .where(submissions.c.round_id == str(round_id), submissions.c.state == State.COMPLETE.value)
             .where(parts.c.number == number)
             .order_by(submissions.c.id)
         )
@@ -412,7 +404,7 @@ class SqlTransaction:
         query = (
             select(submissions.c.id, submissions.c.site, parts.c.number, parts.c.damaged_at)
             .join(parts, parts.c.submission_id == submissions.c.id)
-            .where(submissions.c.round_id == str(round_id), submissions.c.state == "complete")
+            .where(submissions.c.round_id == str(round_id), submissions.c.state == State.COMPLETE.value)
             .where(parts.c.damaged_at.is_not(None))
             .order_by(parts.c.damaged_at, submissions.c.id, parts.c.number)
         )
@@ -484,7 +476,7 @@ def _round(row: Row[Any]) -> RoundRow:
 
 
 def _submission(row: Row[Any]) -> SubmissionRow:
-    return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, row.state, row.accepted_at)
+    return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, State(row.state), row.accepted_at)
 
 
 def _part(row: Row[Any]) -> PartRow:

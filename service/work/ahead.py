@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import PartPlace
+from service.core.submissions.runs import Run, key_of
 from service.failpoints import failpoint
 from service.logs import log
 from service.store.base import Store
@@ -49,9 +50,15 @@ class Ahead:
         self._lock = threading.Lock()
         self._rounds: dict[RoundId, _Open] = {}
 
-    def stored(self, plan: PublicPlan, round_id: RoundId, place: PartPlace, member: Member) -> None:
-        """Note that a part is durable, and begin the sum of its number if it was the last one."""
-        known = self._known(round_id)
+    def stored(self, run: Run) -> None:
+        """Note that parts are durable. Where one was the last of its number, begin the sum of them."""
+        submission = run.submission
+        known = self._known(submission.round_id)
+        for part in run.parts:
+            member = Member(submission.site, key_of(run, part), part.digest)
+            self._add(submission.round_id, known, run.plan, part.place, member)
+
+    def _add(self, round_id: RoundId, known: _Open, plan: PublicPlan, place: PartPlace, member: Member) -> None:
         with self._lock:
             members = known.stored.setdefault(place.number, {})
             members[member.site] = member

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from service.domain.events import Phase
+from service.domain.submissions import AWAITED, Event, step
 from service.failpoints import failpoint
 from service.logs import log
 from service.settings import Settings
@@ -105,17 +106,20 @@ class Housekeeper:
                 tx.forget_sum(round_id)
 
     def _expire(self, submission: SubmissionRow, hold: Callable[[Transaction], None]) -> None:
-        """Remove the parts of an upload that nobody goes on with. Its manifest stays, the site's one for the round.
-
-        While it is expiring no part of it can be marked as stored, so no mark can outlive its part.
-        """
+        """Remove the parts of an upload that nobody goes on with. Its manifest stays, the site's one for the round."""
         with self._store.write() as tx:
             hold(tx)
-            tx.expire(submission.id)
+            current = tx.submission(submission.id)
+            if current is None or current.state not in AWAITED:
+                return  # it has been completed, or its round has ended
+            tx.move_submission(current.id, step(current.state, Event.ABANDONED))
+            tx.unmark_parts(current.id)
         self._part_store.purge_submission(submission.round_id, submission.id)
         with self._store.write() as tx:
             hold(tx)
-            tx.reopen(submission.id)
+            current = tx.submission(submission.id)
+            if current is not None:
+                tx.move_submission(current.id, step(current.state, Event.EMPTIED))
         log(
             logging.WARNING,
             "an upload was abandoned; its parts are removed",

@@ -261,9 +261,9 @@ def operator(data_dir: Path, database_url: str | None = None):
 
 def take_parts(aggregator: Aggregator, federation: str, site: str, prepared: Prepared, numbers: range) -> Signed | None:
     """Consecutive parts of a submission, without HTTP. A receipt, if they reach its end."""
-    run = aggregator.parts.expect(federation, site, prepared.id, numbers.start)
+    run = aggregator.uploads.expect(federation, site, prepared.id, numbers.start)
     data = b"".join(prepared.parts[number] for number in numbers)
-    return aggregator.intake.take(run.cut(len(data)), memoryview(data))
+    return aggregator.uploads.take(run.cut(len(data)), memoryview(data))
 
 
 def take_end(aggregator: Aggregator, federation: str, site: str, prepared: Prepared) -> Signed | None:

@@ -13,6 +13,7 @@ from he_agg.ids import RoundId
 from he_agg.protocol.messages import CurrentRound
 from service.aggregator import Aggregator
 from service.domain.events import Phase, Stage
+from service.domain.submissions import State
 from service.http.auth import Caller, member_of
 from service.http.routes.common import FederationPath, Running, Wait, find_federation, poll
 from service.problems import answers
@@ -86,5 +87,5 @@ def _current(aggregator: Aggregator, caller: Caller) -> CurrentRound:
             deadline_at=newest.deadline_at,
             remaining_s=max(0, int(newest.deadline_at - now)),
             invited=caller.name in tx.invited(newest.id),
-            submitted=submission is not None and submission.state == "complete",
+            submitted=submission is not None and submission.state is State.COMPLETE,
         )

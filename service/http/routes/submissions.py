@@ -22,26 +22,6 @@ router = APIRouter(tags=["submissions"])
 
 SubmissionPath = Annotated[str, Path(description="Submission id: SHA-256 of the signed manifest, in hex.")]
 
-_MANIFEST_EXAMPLE = {
-    "body": {
-        "attempt": 1,
-        "epoch": 1,
-        "federation": "stroke",
-        "key_id": "5d" * 32,
-        "nonce": "00" * 16,
-        "parts": ["ab" * 32],
-        "plan_id": "c0" * 32,
-        "previous": "7e" * 32,
-        "roster": "a5" * 32,
-        "round": 3,
-        "site": "hospital-a",
-        "tags": [["17", "4"]],
-        "v": 2,
-    },
-    "kind": "manifest",
-    "signatures": {"hospital-a": "0f" * 64},
-    "v": 1,
-}
 _CONTENT = (
     Reason.LENGTH_REQUIRED,
     Reason.TOO_LARGE,
@@ -95,7 +75,6 @@ _MANIFEST_DIGEST = {
         "application/json",
         "The signed manifest in canonical JSON; its SHA-256 becomes the submission's id.",
         schema={"type": "object"},
-        example=_MANIFEST_EXAMPLE,
     ),
 )
 async def announce(
@@ -113,8 +92,8 @@ async def announce(
     announced_length(request, at_most=MAX_MANIFEST_BYTES)
     async with limits.body():
         body = await read_document(request, limits, MAX_MANIFEST_BYTES)
-        intake = aggregator.intake
-        status, new = await run_in_threadpool(intake.announce, caller.federation, caller.name, round_id, body)
+        announce_ = aggregator.announcements.announce
+        status, new = await run_in_threadpool(announce_, caller.federation, caller.name, round_id, body)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/submissions/{status.id}"
     return status
@@ -165,7 +144,7 @@ async def put(
     A receipt is a promise: this submission is in the sum of its round, or the record says why it is not. Asked again,
     the same receipt is given again.
     """
-    rest = await run_in_threadpool(aggregator.parts.expect, caller.federation, caller.name, submission_id, first)
+    rest = await run_in_threadpool(aggregator.uploads.expect, caller.federation, caller.name, submission_id, first)
     note(request.scope, round_id=str(rest.submission.round_id))
     run = rest.cut(announced_length(request, at_most=rest.wire_bytes))
     check_names_manifest(request, rest.submission.id)
@@ -174,7 +153,7 @@ async def put(
         # Turn by turn: a long submission on a slow link keeps nobody else waiting longer than a part does.
         async with limits.body():
             body = await reader.read(group.wire_bytes, limits.time_for(group.wire_bytes), last=group is groups[-1])
-            receipt = await run_in_threadpool(aggregator.intake.take, group, memoryview(body))
+            receipt = await run_in_threadpool(aggregator.uploads.take, group, memoryview(body))
     if receipt is None:
         return Response(status_code=204)
     aggregator.worker.poke()
@@ -190,6 +169,6 @@ async def status(
     request: Request, submission_id: SubmissionPath, caller: SiteCaller, aggregator: Running
 ) -> SubmissionStatus:
     """Tell which parts are missing, to go on with an interrupted upload. A site sees its own only."""
-    found = await run_in_threadpool(aggregator.intake.status, caller.federation, caller.name, submission_id)
+    found = await run_in_threadpool(aggregator.uploads.status, caller.federation, caller.name, submission_id)
     note(request.scope, round_id=found.round_id)
     return found

@@ -270,7 +270,7 @@ def test_the_aggregator_gets_another_key(tmp_path, caplog):
     with pytest.raises(ValueError, match="does not list this aggregator's key"):
         take_end(inside.aggregator, "f", "a", first)
     late = prepare(inside.plan, "f.1.1", "b", 2)
-    inside.aggregator.intake.announce("f", "b", "f.1.1", late.manifest)
+    inside.aggregator.announcements.announce("f", "b", "f.1.1", late.manifest)
     key = AggregatorKey.load_or_create(tmp_path / "data").signing_key
     listed = dict(members.roster.roster.members)
     listed[AGGREGATOR] = Member(AGGREGATOR, key.public_key.hex(), frozenset({Role.AGGREGATOR}))

@@ -62,19 +62,19 @@ def test_new_submissions_are_refused_before_the_disk_is_full(make, disk):
     refused(inside.aggregator.check_ready, Reason.STORAGE_FULL)
     # What was let in goes on to its end, whatever the disk says.
     disk(0)
-    intake = inside.aggregator.intake
-    assert intake.announce("f", "a", "f.1.1", begun.manifest)[1] is False
+    announcements = inside.aggregator.announcements
+    assert announcements.announce("f", "a", "f.1.1", begun.manifest)[1] is False
     assert read_receipt(take_end(inside.aggregator, "f", "a", begun).encode()).site == "a"
 
 
 def test_what_others_were_promised_counts(make, disk):
     inside = make()
     disk(RESERVE + 3 * SIZE)
-    intake = inside.aggregator.intake
+    announcements = inside.aggregator.announcements
     first, second, third = (prepare(PLAN, "f.1.1", site, i) for i, site in enumerate("abc"))
-    intake.announce("f", "a", "f.1.1", first.manifest)
-    intake.announce("f", "b", "f.1.1", second.manifest)
-    refused(lambda: intake.announce("f", "c", "f.1.1", third.manifest), Reason.STORAGE_FULL)
+    announcements.announce("f", "a", "f.1.1", first.manifest)
+    announcements.announce("f", "b", "f.1.1", second.manifest)
+    refused(lambda: announcements.announce("f", "c", "f.1.1", third.manifest), Reason.STORAGE_FULL)
 
 
 def test_quota_of_a_federation(make):

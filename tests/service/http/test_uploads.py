@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from he_agg.protocol.http_signatures import manifest_field
-from service.core import parts
-from service.core.parts import ExpectedPart, Run
+from service.core.submissions import runs
+from service.core.submissions.runs import ExpectedPart, Run
 from service.domain import events
 from tests.faults.inprocess import Inside
 from tests.service.conftest import snapshot
@@ -144,7 +144,7 @@ def test_each_group_is_stored_before_the_next_is_read(make_world):
     """On a real connection that breaks before the last byte: what was there by then stays, and is not sent again."""
     world = make_world(values=900_000)
     mine = prepare(world.plan, world.round_id, "a", 1)
-    assert len(mine.whole) > 2 * parts._GROUP_BYTES
+    assert len(mine.whole) > 2 * runs._GROUP_BYTES
     peer = world.peer("a")
     assert peer.announce(world.round_id, mine.manifest).status_code == 201
     request = peer.signed("PUT", f"/v1/submissions/{mine.id}", {"Content-Digest": manifest_field(mine.id)})
@@ -178,7 +178,7 @@ def run_of(plan):
 def test_parts_in_memory_together(monkeypatch):
     run = run_of(make_plan(values=100_000))
     for limit, most in ((1, 1), (2**17, 3), (2**40, len(run.parts))):
-        monkeypatch.setattr(parts, "_GROUP_BYTES", limit)
+        monkeypatch.setattr(runs, "_GROUP_BYTES", limit)
         groups = run.groups()
         assert [part for group in groups for part in group.parts] == list(run.parts)
         assert max(len(group.parts) for group in groups) == most

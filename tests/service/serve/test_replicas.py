@@ -125,7 +125,7 @@ class Twins:
 
     def submit(self, site, replica):
         prepared, aggregator = self.prepared[SITES.index(site)], self.both[replica]
-        aggregator.intake.announce("f", site, str(ONE), prepared.manifest)
+        aggregator.announcements.announce("f", site, str(ONE), prepared.manifest)
         return take_parts(aggregator, "f", site, prepared, range(len(prepared.parts)))
 
     def check_sum(self):
@@ -181,7 +181,7 @@ def test_one_transaction_decides_between_completing_and_closing(twins):
     for site in "ab":
         twins.submit(site, 0)
     c = twins.prepared[2]
-    one.intake.announce("f", "c", str(ONE), c.manifest)
+    one.announcements.announce("f", "c", str(ONE), c.manifest)
     with pytest.raises(ProtocolError, match="1 part"):
         take_parts(one, "f", "c", c, range(1, len(c.parts)))
     take_parts(one, "f", "c", c, range(1))

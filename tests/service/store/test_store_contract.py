@@ -4,10 +4,12 @@ import threading
 import time
 
 import pytest
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from he_agg.ids import RoundId
 from service.domain.events import Phase, Round, Stage
+from service.domain.submissions import State
+from service.store.failures import StoreBusyError
 from service.store.rows import (
     Basis,
     ChainHead,
@@ -51,11 +53,11 @@ def open_round(tx, round_id, sites=SITES, phase=Phase.OPEN):
         tx.end_round(round_id, phase, b"record", ChainHead(head.index + 1, f"{round_id.attempt:02}" * 32), LATE)
 
 
-def submit(tx, site, round_id=ONE, state="open"):
-    row = SubmissionRow(f"{site}{round_id.number}{round_id.attempt}" * 16, round_id, site, state, None)
+def submit(tx, site, round_id=ONE, state=State.OPEN):
+    row = SubmissionRow(f"{site}{round_id.number}{round_id.attempt}" * 16, round_id, site, State.OPEN, None)
     tx.add_submission(row, b"manifest \0", DIGESTS, LATE)
-    if state == "complete":
-        tx.accept(row.id, LATE + 1)
+    if state is State.COMPLETE:
+        tx.move_submission(row.id, state, LATE + 1)
     return row
 
 
@@ -130,12 +132,12 @@ def test_counts_and_what_ended_last(filled):
         open_round(tx, ONE, phase=Phase.FAILED)
         open_round(tx, TWO, phase=Phase.PUBLISHED)
         open_round(tx, THREE)
-        submit(tx, "a", TWO, state="complete")
-        submit(tx, "b", TWO, state="complete")
+        submit(tx, "a", TWO, state=State.COMPLETE)
+        submit(tx, "b", TWO, state=State.COMPLETE)
         submit(tx, "a", THREE)
     with filled.read() as tx:
         assert tx.count_rounds() == {("f", Phase.FAILED): 1, ("f", Phase.PUBLISHED): 1, ("f", Phase.OPEN): 1}
-        assert tx.count_submissions() == {("f", "complete"): 2, ("f", "open"): 1}
+        assert tx.count_submissions() == {("f", State.COMPLETE): 2, ("f", State.OPEN): 1}
         assert tx.recent_rounds("f", 9) == [tx.round(TWO), tx.round(ONE)]
         assert tx.recent_rounds("f", 1) == [tx.round(TWO)]
         assert tx.recent_rounds("e", 9) == []
@@ -175,7 +177,8 @@ def test_submissions_and_parts(filled):
     with filled.write() as tx:
         open_round(tx, ONE)
         a, b, c = (
-            submit(tx, site, state=state) for site, state in zip(SITES, ("complete", "complete", "open"), strict=True)
+            submit(tx, site, state=state)
+            for site, state in zip(SITES, (State.COMPLETE, State.COMPLETE, State.OPEN), strict=True)
         )
         for row in (a, b):
             for number in (0, 1):
@@ -195,30 +198,28 @@ def test_submissions_and_parts(filled):
         assert tx.damaged(ONE) == [DamagedPart(b.id, "b", 1, LATE + 8)]
         tx.mark_stored(b.id, 1, LATE + 9)
         assert tx.damaged(ONE) == []
-        tx.exclude_open(ONE)
-        assert [row.state for row in tx.submissions(ONE)] == ["complete", "complete", "excluded"]
-        tx.exclude_all(ONE)
-        assert {row.state for row in tx.submissions(ONE)} == {"excluded"}
+        tx.move_submission(a.id, State.EXCLUDED)
+        assert [row.state for row in tx.submissions(ONE)] == [State.EXCLUDED, State.COMPLETE, State.OPEN]
+        assert tx.submission(a.id).accepted_at == LATE + 1  # its receipt is still known
 
 
 def test_an_idle_submission_expires_and_opens_again(filled):
     with filled.write() as tx:
         open_round(tx, ONE)
         a, b = submit(tx, "a"), submit(tx, "b")
-        submit(tx, "c", state="complete")
+        submit(tx, "c", state=State.COMPLETE)
         tx.mark_stored(a.id, 0, LATE + 7)
     with filled.write() as tx:
         assert tx.idle(LATE + 7) == []
         assert tx.idle(LATE + 8) == [a]  # b holds nothing
         for submission_id in (a.id, b.id):
-            tx.expire(submission_id)
-        assert [row.state for row in tx.expiring()] == ["expiring", "expiring"]
+            tx.move_submission(submission_id, State.EXPIRING)
+            tx.unmark_parts(submission_id)
+        assert [row.id for row in tx.expiring()] == [a.id, b.id]
         assert tx.missing(a.id) == [0, 1]
-        tx.reopen(a.id)
-        assert tx.submission(a.id).state == "open"
-        tx.exclude_open(ONE)
-        tx.reopen(b.id)  # too late
-        assert tx.submission(b.id).state == "excluded"
+        tx.move_submission(a.id, State.OPEN)
+        assert tx.submission(a.id).state is State.OPEN
+        assert tx.expiring() == [tx.submission(b.id)]
 
 
 def test_parts_of_a_sum_are_replaced(filled):
@@ -254,7 +255,7 @@ def test_numbers(store):
 
 def second_submission(tx):
     submit(tx, "a")
-    tx.add_submission(SubmissionRow("ff" * 32, ONE, "a", "open", None), b"", DIGESTS, LATE)
+    tx.add_submission(SubmissionRow("ff" * 32, ONE, "a", State.OPEN, None), b"", DIGESTS, LATE)
 
 
 def second_record(tx):
@@ -263,7 +264,7 @@ def second_record(tx):
 
 
 def not_invited(tx):
-    tx.add_submission(SubmissionRow("ff" * 32, ONE, "d", "open", None), b"", DIGESTS, LATE)
+    tx.add_submission(SubmissionRow("ff" * 32, ONE, "d", State.OPEN, None), b"", DIGESTS, LATE)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +349,7 @@ def test_waiting_for_a_writer_ends(database_url):
     hasty = SqlStore(database_url, busy_timeout_s=0.2, create=True)
     with patient.write():
         began = time.monotonic()
-        with pytest.raises(DBAPIError), hasty.write():
+        with pytest.raises(StoreBusyError), hasty.write():
             pass
         assert time.monotonic() - began < 5
     with hasty.write() as tx:

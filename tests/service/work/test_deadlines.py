@@ -48,7 +48,7 @@ class Inside:
         """Without its completion every part is there, but the site has not come to the end of what it sends."""
         prepared = prepare(self.plan, round_id, site, seed)
         n_parts = len(prepared.parts)
-        self.aggregator.intake.announce(self.name, site, round_id, prepared.manifest)
+        self.aggregator.announcements.announce(self.name, site, round_id, prepared.manifest)
         if complete:
             take_parts(self.aggregator, self.name, site, prepared, range(n_parts))
         else:
@@ -114,11 +114,11 @@ def test_deadline_without_quorum_opens_the_next_attempt(inside):
     assert record.excluded == {"a": "round-failed", "b": "absent", "c": "absent"}
     assert inside.row("f.1.2").phase == "open"
     # Nothing of the voided attempt enters the next one, not even by an exact repetition.
-    intake = inside.aggregator.intake
+    announcements = inside.aggregator.announcements
     receipt = take_end(inside.aggregator, "f", "a", first)  # it stands; the record says the rest
     assert read_receipt(receipt.encode()).round_id == "f.1.1"
     with pytest.raises(ValueError, match="manifest, round"):
-        intake.announce("f", "a", "f.1.2", first.manifest)
+        announcements.announce("f", "a", "f.1.2", first.manifest)
     second = [inside.submit(site, i, "f.1.2") for i, site in enumerate("abc")]
     inside.fold("f.1.2")
     assert inside.record("f.1.2").members == {s: p.id for s, p in zip("abc", second, strict=True)}
@@ -138,20 +138,20 @@ def test_clock_that_jumps_back_reopens_nothing(inside):
 def test_round_closes_while_a_part_is_on_its_way(inside):
     for i, site in enumerate("ab"):
         inside.submit(site, i, "f.1.1")
-    intake, parts = inside.aggregator.intake, inside.aggregator.parts
+    announcements, uploads = inside.aggregator.announcements, inside.aggregator.uploads
     late = prepare(inside.plan, "f.1.1", "c", 3)
-    intake.announce("f", "c", "f.1.1", late.manifest)
-    run = parts.expect("f", "c", late.id, 0).cut(len(late.parts[0]))
+    announcements.announce("f", "c", "f.1.1", late.manifest)
+    run = uploads.expect("f", "c", late.id, 0).cut(len(late.parts[0]))
     inside.clock.now += 102
     inside.aggregator.conductor.tick_all()
     with pytest.raises(ProtocolError) as caught:
-        intake.take(run, memoryview(late.parts[0]))
+        uploads.take(run, memoryview(late.parts[0]))
     assert caught.value.reason is Reason.ROUND_CLOSED
     assert not inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), late.id, 0)).exists()
     inside.fold("f.1.1")
     inside.aggregator.part_store.purge_submissions(RoundId.parse("f.1.1"))
     with pytest.raises(ProtocolError) as caught:
-        intake.take(run, memoryview(late.parts[0]))
+        uploads.take(run, memoryview(late.parts[0]))
     assert caught.value.reason is Reason.ROUND_CLOSED
 
 

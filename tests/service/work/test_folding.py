@@ -86,7 +86,7 @@ def test_bit_rot_is_never_summed(inside, members, spoil):
 
 @SPOIL
 def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, members, spoil):
-    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
     for member, number in ((members[1], 2), (members[2], 2), (members[2], 0)):
         spoil(inside.aggregator.part_store.path(PartKey(ROUND, member.id, number)))
     worker._fold_now(ROUND)
@@ -96,18 +96,18 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
         True,
         False,
     ]
-    status = intake.status("f", "c", members[2].id)
+    status = uploads.status("f", "c", members[2].id)
     assert (status.state, status.missing) == ("complete", [0, 2])
     assert worker._look()[1] == []  # it waits, and does not try again and again
     other = prepare(inside.plan, "f.1.1", "c", 99)
     for member, number in ((members[1], 2), (members[2], 0), (members[2], 2)):
         site = "abc"[members.index(member)]
-        expected = inside.aggregator.parts.expect("f", site, member.id, number).parts[0]
+        expected = inside.aggregator.uploads.expect("f", site, member.id, number).parts[0]
         assert expected.digest == member_digest(member, number) != member_digest(other, number)
         assert not expected.stored
         for _ in range(2):  # once more, and it is no news
             take_parts(inside.aggregator, "f", site, member, range(number, number + 1))
-        assert inside.aggregator.parts.expect("f", site, member.id, number).parts[0].stored
+        assert inside.aggregator.uploads.expect("f", site, member.id, number).parts[0].stored
     assert worker._look()[1] == [ROUND]
     worker._fold_now(ROUND)
     record = inside.record("f.1.1")
@@ -118,10 +118,10 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
 
 def test_a_whole_directory_that_was_lost_comes_again(inside, members):
     """As after a restore from a backup whose files are older than its rows."""
-    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
     shutil.rmtree(inside.aggregator.part_store.path(PartKey(ROUND, members[0].id, 0)).parent)
     worker._fold_now(ROUND)
-    assert intake.status("f", "a", members[0].id).missing == [0, 1, 2]
+    assert uploads.status("f", "a", members[0].id).missing == [0, 1, 2]
     assert take_parts(inside.aggregator, "f", "a", members[0], range(3))
     worker._fold_now(ROUND)
     assert inside.record("f.1.1").outcome == "published"
@@ -143,7 +143,7 @@ def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
     assert record.excluded == {"a": "round-failed", "b": "part-corrupt", "c": "round-failed"}
     assert inside.row("f.1.2").phase == "open"
     with pytest.raises(ProtocolError) as caught:
-        inside.aggregator.parts.expect("f", "b", members[1].id, 2)
+        inside.aggregator.uploads.expect("f", "b", members[1].id, 2)
     assert caught.value.reason is Reason.ROUND_CLOSED
     worker._look()
     assert not inside.aggregator.part_store.path(PartKey(ROUND, SUM, 0)).parent.parent.exists()

@@ -5,6 +5,7 @@ import pytest
 from he_agg.documents.federation import FederationDocument
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.ids import RoundId
+from service.domain.submissions import State
 from service.operator import operations
 from service.store.parts.base import AHEAD, SUM, PartKey
 from service.store.rows import Keeping
@@ -102,7 +103,7 @@ def test_who_asks_for_an_old_sum_is_told(make_world):
 
 def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
     inside = make(plan=make_plan("f", deadline_s=10**6), upload_expiry_s=1000.0)
-    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
     promised = inside.submit("a", 1, "f.1.1")
     abandoned = inside.submit("b", 2, "f.1.1", complete=False)
     inside.clock.now += 900
@@ -111,8 +112,8 @@ def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
     worker._swept = None
     worker._look()
     assert {path.split("/")[1] for path in files(inside, ONE)} == {promised.id, active.id}
-    assert intake.status("f", "b", abandoned.id).missing == [0, 1, 2]
-    assert (intake.status("f", "b", abandoned.id).state, intake.status("f", "a", promised.id).missing) == ("open", [])
+    assert uploads.status("f", "b", abandoned.id).missing == [0, 1, 2]
+    assert (uploads.status("f", "b", abandoned.id).state, uploads.status("f", "a", promised.id).missing) == ("open", [])
     with pytest.raises(ProtocolError) as caught:
         take_end(inside.aggregator, "f", "b", abandoned)
     assert caught.value.reason is Reason.INCOMPLETE
@@ -130,10 +131,10 @@ def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
 def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, monkeypatch):
     """The file is written before the expiry and the row after it: the mark must not outlive the file."""
     inside = make(plan=make_plan("f", deadline_s=10**6), upload_expiry_s=1000.0)
-    intake, worker = inside.aggregator.intake, inside.aggregator.worker
+    uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
     part_store = inside.aggregator.part_store
     prepared = prepare(inside.plan, "f.1.1", "a", 1)
-    intake.announce("f", "a", str(ONE), prepared.manifest)
+    inside.aggregator.announcements.announce("f", "a", str(ONE), prepared.manifest)
     take_parts(inside.aggregator, "f", "a", prepared, range(1))
     inside.clock.now += 2000
     put_all = part_store.put_all
@@ -148,7 +149,7 @@ def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, m
         with pytest.raises(ProtocolError) as caught:
             take_parts(inside.aggregator, "f", "a", prepared, range(1, 2))
     assert caught.value.reason is Reason.BUSY
-    assert intake.status("f", "a", prepared.id).missing == [0, 1, 2]
+    assert uploads.status("f", "a", prepared.id).missing == [0, 1, 2]
     inside.submit("a", 1, "f.1.1")
 
 
@@ -156,13 +157,29 @@ def test_an_expiry_that_was_interrupted_is_finished(make):
     inside = make()
     abandoned = inside.submit("b", 2, "f.1.1", complete=False)
     with inside.aggregator.store.write() as tx:
-        tx.expire(abandoned.id)
+        tx.move_submission(abandoned.id, State.EXPIRING)
+        tx.unmark_parts(abandoned.id)
     with pytest.raises(ProtocolError) as caught:
-        inside.aggregator.parts.expect("f", "b", abandoned.id, 0)
+        inside.aggregator.uploads.expect("f", "b", abandoned.id, 0)
     assert caught.value.reason is Reason.BUSY
     inside.aggregator.worker._look()
     assert files(inside, ONE) == []
     inside.submit("b", 2, "f.1.1")
+
+
+def test_an_upload_that_is_completed_while_it_expires_keeps_its_parts(make, monkeypatch):
+    """It was found idle; then its site came back, and was quicker than the removal."""
+    inside = make(plan=make_plan("f", deadline_s=10**6), upload_expiry_s=1000.0)
+    late = inside.submit("a", 1, "f.1.1", complete=False)
+    inside.clock.now += 2000
+    store = inside.aggregator.store
+    with store.read() as tx:
+        (idle,) = tx.idle(int(inside.clock.now) - 1000)
+    receipt = take_end(inside.aggregator, "f", "a", late)
+    assert read_receipt(receipt.encode()).id == late.id
+    inside.aggregator.worker._housekeeper._expire(idle, lambda _: None)
+    assert len(files(inside, ONE)) == 3
+    assert inside.aggregator.uploads.status("f", "a", late.id).state == "complete"
 
 
 def test_options_are_checked(make):

@@ -31,7 +31,7 @@ def test_a_round(part_store, ahead, tmp_path):
         sent = [prepare(plan, round_id, site, i) for i, site in enumerate(sites)]
         for site, one in zip(sites, sent, strict=True):
             assert peers[site].announce(round_id, one.manifest).status_code == 201
-            assert peers[site].put_run(one.id, one.whole).status_code == 200
+            assert peers[site].put(one.id, 0, one.whole).status_code == 200
         return sent
 
     sent = submit(str(ONE))
@@ -41,7 +41,7 @@ def test_a_round(part_store, ahead, tmp_path):
         inside.fold()
         assert [peers[site].status(sent["abc".index(site)].id).json()["missing"] for site in "abc"] == [[], [1], [0]]
         for site, one in zip("bc", sent[1:], strict=True):
-            assert peers[site].put_run(one.id, one.whole).status_code == 200
+            assert peers[site].put(one.id, 0, one.whole).status_code == 200
     inside.close()
     inside.open()
     peers = {site: inside.peer("f", member) for site, member in members.items()}

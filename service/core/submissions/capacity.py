@@ -13,10 +13,10 @@ from service.store.base import Transaction
 from service.store.parts.base import PartStore
 from service.store.rows import FederationRow
 
-__all__ = ["Room"]
+__all__ = ["Capacity"]
 
 
-class Room:
+class Capacity:
     """Knows the limits."""
 
     def __init__(self, settings: Settings, part_store: PartStore) -> None:

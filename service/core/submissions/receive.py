@@ -1,0 +1,207 @@
+"""Parts come in and become durable: part, then row, then answer. With the end of a submission comes its receipt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from he_agg.documents.manifest import SignedManifest
+from he_agg.documents.signed import Signed
+from he_agg.errors import HeAggError, InputError, Reason
+from he_agg.plan.sections import PartPlace
+from he_agg.protocol.messages import SubmissionStatus
+from he_agg.protocol.wire import parse_part, refuse_secrets
+from service.core.conductor import Conductor
+from service.core.find import federation_named, find_round
+from service.core.submissions.complete import Completion, complete, receipt
+from service.core.submissions.runs import ExpectedPart, Run, key_of
+from service.core.submissions.shared import expiring, own_submission, round_closed, status_of
+from service.domain.events import Phase
+from service.domain.submissions import State
+from service.failpoints import failpoint
+from service.refusal import RefusedError
+from service.store.base import Store, Transaction
+from service.store.batch import Batch
+from service.store.parts.base import PartStore
+from service.store.rows import PartRow, RoundRow, SubmissionRow
+
+__all__ = ["Uploads"]
+
+
+class Uploads:
+    """Takes parts in, and completes submissions with their last ones.
+
+    Args:
+        on_stored: is told of parts that have just become durable.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        part_store: PartStore,
+        conductor: Conductor,
+        on_stored: Callable[[Run], None] = lambda _: None,
+    ) -> None:
+        self._part_store = part_store
+        self._conductor = conductor
+        self._on_stored = on_stored
+        self._decisions = Batch(store, self._decide)
+
+    def status(self, federation: str, site: str, submission_id: str) -> SubmissionStatus:
+        """Say how far a submission has come.
+
+        Raises:
+            RefusedError: this site has no such submission.
+        """
+        with self._conductor.reading(federation) as tx:
+            plan = federation_named(tx, federation).parsed.plan
+            return status_of(tx, own_submission(tx, federation, site, submission_id), plan)
+
+    def expect(self, federation: str, site: str, submission_id: str, first: int) -> Run:
+        """Say what a PUT may bring, before it is read: all parts from one on.
+
+        Raises:
+            RefusedError: no such submission or part, or the round is closed.
+        """
+        with self._conductor.reading(federation) as tx:
+            plan = federation_named(tx, federation).parsed.plan
+            submission = own_submission(tx, federation, site, submission_id)
+            if not 0 <= first <= len(plan.places):
+                raise RefusedError(
+                    Reason.UNKNOWN_PART,
+                    f"submission {submission.id[:12]}: expected a part number from 0 to {len(plan.places)}, "
+                    f"got {max(-1, min(first, 10**9))}",
+                )
+            return Run(submission, plan, self._expect(tx, submission, plan.places[first:], tx.parts(submission.id)))
+
+    def take(self, run: Run, body: memoryview) -> Signed | None:
+        """Take parts of a submission, one after another in a body. The end of a submission completes it.
+
+        One transaction decides that the parts are stored, and whether the submission is in.
+
+        Returns:
+            The receipt, if they reach the submission's end.
+
+        Raises:
+            WireError: not the parts that the plan puts there.
+            RefusedError: not the parts that the manifest names, the round closed before, or parts before these are
+                missing.
+        """
+        new, data = _split(run, body)
+        if not new.parts and not run.reaches_end:
+            return None
+        if new.parts:
+            self._write(new, data)
+        refusals, completion = self._decisions.run((new, run.reaches_end))
+        self._settle(new, refusals)
+        if isinstance(completion, HeAggError):
+            raise completion
+        return None if completion is None else receipt(self._conductor, completion)
+
+    def _write(self, run: Run, data: Sequence[memoryview]) -> None:
+        for part, body in zip(run.parts, data, strict=True):
+            parse_part(body, part.place, run.plan.plan_id)
+        failpoint("part.checked")
+        self._part_store.put_all([(key_of(run, part), body) for part, body in zip(run.parts, data, strict=True)])
+
+    def _decide(
+        self, tx: Transaction, what: tuple[Run, bool]
+    ) -> tuple[list[RefusedError | None], Completion | HeAggError | None]:
+        """Decide whether parts that are in the part store are stored, and at its end whether the submission is in.
+
+        Refusals are returned: raised they would undo the decisions of everybody else in the transaction. So is that
+        nothing can be signed for this federation, which is known before anything is written.
+        """
+        run, at_end = what
+        round_, current = _now(tx, run.submission)
+        refusals = [self._mark(tx, round_, current, run, part) for part in run.parts]
+        refused = next((refusal for refusal in refusals if refusal is not None), None)
+        if refused is not None or not at_end:
+            return refusals, refused
+        try:
+            return refusals, complete(self._conductor, tx, run.submission)
+        except (RefusedError, InputError) as refusal:
+            return refusals, refusal
+
+    def _settle(self, run: Run, refusals: Sequence[RefusedError | None]) -> None:
+        """Do what follows, once that is durable."""
+        for part, refusal in zip(run.parts, refusals, strict=True):
+            if refusal is not None and refusal.reason is Reason.ROUND_CLOSED:
+                # No row names it, and none ever will: nobody wants it any more.
+                self._part_store.delete(key_of(run, part))
+        stored = tuple(part for part, refusal in zip(run.parts, refusals, strict=True) if refusal is None)
+        if stored:
+            self._on_stored(replace(run, parts=stored))
+
+    def _expect(
+        self,
+        tx: Transaction,
+        submission: SubmissionRow,
+        places: Sequence[PartPlace],
+        rows: Sequence[PartRow],
+    ) -> tuple[ExpectedPart, ...]:
+        known = {row.number: row for row in rows}
+        # Without rows the round is over and the parts are gone; what the answer was is still known.
+        announced = () if known else SignedManifest.parse(tx.manifest(submission.id)).manifest.part_digests
+        round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+        expected = []
+        for place in places:
+            row = known.get(place.number)
+            digest = announced[place.number] if row is None else row.digest
+            stored = submission.state is State.COMPLETE if row is None else row.stored
+            if not stored:
+                if not self._wants(tx, round_, submission, row):
+                    raise round_closed(round_)
+                if submission.state is State.EXPIRING:
+                    raise expiring(submission)
+            expected.append(ExpectedPart(place, digest, stored))
+        return tuple(expected)
+
+    def _mark(
+        self, tx: Transaction, round_: RoundRow, current: SubmissionRow, run: Run, part: ExpectedPart
+    ) -> RefusedError | None:
+        number = part.place.number
+        row = tx.part(current.id, number)
+        if row is not None and row.stored:
+            return None  # another connection was faster, with the same bytes
+        if row is None or not self._wants(tx, round_, current, row):
+            return round_closed(round_)
+        # Between our putting it and now the upload may have expired, and our part been removed with the others.
+        # It is left alone here: by the time it were removed, it could be that of a later request.
+        if current.state is State.EXPIRING or self._part_store.size(key_of(run, part)) != part.place.wire_bytes:
+            return expiring(current)
+        failpoint("part.before_row")
+        tx.mark_stored(current.id, number, int(self._conductor.now()))
+        return None
+
+    def _wants(self, tx: Transaction, row: RoundRow, submission: SubmissionRow, part: PartRow | None) -> bool:
+        """Tell whether a missing part may come now: in an open round, or because the store has damaged it."""
+        damaged = part is not None and part.damaged_at is not None and submission.state is State.COMPLETE
+        takes = self._conductor.takes(tx, row)
+        return takes or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
+
+
+def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, SubmissionRow]:
+    """Look at a submission and its round again."""
+    round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
+    return round_, tx.submission(submission.id) or submission
+
+
+def _split(run: Run, body: memoryview) -> tuple[Run, list[memoryview]]:
+    """Find the parts that are not stored yet, and their bytes. Those that are have to be the announced ones as well."""
+    new, bodies, begin = [], [], 0
+    for part in run.parts:
+        data = body[begin : begin + part.place.wire_bytes]
+        begin += part.place.wire_bytes
+        if (digest := hashlib.sha256(data).hexdigest()) != part.digest:
+            refuse_secrets(data)
+            raise RefusedError(
+                Reason.BAD_DIGEST,
+                f"part {part.place.number}: expected SHA-256 {part.digest[:12]} as in the manifest, got {digest[:12]}",
+                "send the bytes that the manifest was made of",
+            )
+        if not part.stored:
+            new.append(part)
+            bodies.append(data)
+    return replace(run, parts=tuple(new)), bodies
