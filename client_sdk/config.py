@@ -34,7 +34,10 @@ class Settings:
         passphrase_file: what opens keystore and identity, if they have a passphrase. Mode 0600.
         passphrase_keyring: the same, as the name of an entry of service `he-agg` in the operating system's keyring.
         patience_s: how long the aggregator may be unreachable before a call gives up. Units: seconds.
+        request_s: how long one request may take beside its bytes, whatever comes of an answer. Units: seconds.
+        least_bytes_per_s: so much longer it may take for each byte: a slower transfer counts as broken.
         result_s: how long after a round's deadline its result is waited for. Units: seconds.
+        pause_s: how long, at most, a pause or a moved deadline lengthens that. Units: seconds.
     """
 
     url: str
@@ -50,7 +53,10 @@ class Settings:
     passphrase_file: Path | None = None
     passphrase_keyring: str | None = None
     patience_s: float = 300.0
+    request_s: float = 60.0
+    least_bytes_per_s: int = 20_000
     result_s: float = 3600.0
+    pause_s: float = 7 * 86400.0
 
     @classmethod
     def load(cls, config: str | Path | None, overrides: Mapping[str, Any]) -> Settings:
@@ -103,7 +109,10 @@ class Overrides(TypedDict, total=False):
     passphrase_file: str | Path
     passphrase_keyring: str
     patience_s: float
+    request_s: float
+    least_bytes_per_s: int
     result_s: float
+    pause_s: float
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -121,19 +130,23 @@ _PATHS = frozenset(
         "passphrase_file",
     }
 )
-_MAX_SITES = 10_000
-_SECONDS = frozenset({"patience_s", "result_s"})
+_MOST = {"min_sites": 10_000, "least_bytes_per_s": 10**9}
+_SECONDS = frozenset({"patience_s", "request_s", "result_s", "pause_s"})
+_MAX_FILE_BYTES = 2**16
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            content = file.read(_MAX_FILE_BYTES + 1)
+        if len(content) > _MAX_FILE_BYTES:
+            raise ValueError(f"more than {_MAX_FILE_BYTES} bytes")
+        return tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError(
             Reason.FILE_MISSING, f"{path} cannot be read: {error.strerror}", "give the path of the site's TOML file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib knows no bounds of its own
         raise ConfigError(
             Reason.BAD_CONFIG,
             f"{path}: expected a TOML file, got something else: {error}",
@@ -154,13 +167,14 @@ def _checked(values: Mapping[str, Any], base: Path, where: str) -> dict[str, Any
         if name in _SECONDS:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 366 * _DAY_S:
                 raise ConfigError(
-                    Reason.BAD_CONFIG, f"{where}: {name}: expected seconds from 0 to a year, got {value!r}"
+                    Reason.BAD_CONFIG, f"{where}: {name}: expected seconds from 0 to a year, got {value!r:.40}"
                 )
             checked[name] = float(value)
-        elif name == "min_sites":
-            if type(value) is not int or not 1 <= value <= _MAX_SITES:
+        elif name in _MOST:
+            if type(value) is not int or not 1 <= value <= _MOST[name]:
                 raise ConfigError(
-                    Reason.BAD_CONFIG, f"{where}: min_sites: expected a number from 1 to {_MAX_SITES}, got {value!r}"
+                    Reason.BAD_CONFIG,
+                    f"{where}: {name}: expected a number from 1 to {_MOST[name]}, got {value!r:.40}",
                 )
             checked[name] = value
         elif name in _PATHS:

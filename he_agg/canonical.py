@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from he_agg.errors import Reason, WireError
 
-__all__ = ["Json", "decimal", "digest", "encode", "parse", "parse_decimal"]
+__all__ = ["Json", "decimal", "digest", "encode", "loads", "parse", "parse_decimal"]
 
 type_names = {
     dict: "object",
@@ -52,19 +54,34 @@ def parse(data: bytes, max_bytes: int) -> Json:
     """
     if len(data) > max_bytes:
         raise WireError(Reason.TOO_LARGE, f"expected at most {max_bytes} bytes of JSON, got {len(data)}")
-    try:
-        value = json.loads(data.decode("ascii"))
-        canonical = encode(value)
-    except WireError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise WireError(Reason.BAD_FIELD, "expected a JSON document in ASCII, got something else") from error
-    if canonical != data:
+    value = loads(data)
+    if encode(value) != data:
         raise WireError(
             Reason.NOT_CANONICAL,
             "expected canonical JSON (sorted keys, no spaces, each key once), got another form",
         )
     return value
+
+
+def loads(data: bytes) -> Json:
+    """Read JSON of any form, as problem documents and hints are: nesting, integers and keys are bounded all the same.
+
+    Raises:
+        WireError: not JSON, nested too deep, a key twice, or a number that not every reader takes for the same.
+    """
+    _check_nesting(data)
+    try:
+        return json.loads(
+            data.decode(),
+            object_pairs_hook=_each_once,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except WireError:
+        raise
+    except ValueError as error:
+        raise WireError(Reason.BAD_FIELD, "expected a JSON document, got something else") from error
 
 
 def digest(value: Json) -> str:
@@ -176,6 +193,39 @@ def check_hex(value: Json, n_bytes: int, what: str) -> None:
     """
     if not isinstance(value, str) or len(value) != 2 * n_bytes or not set(value) <= set("0123456789abcdef"):
         raise WireError(Reason.BAD_FIELD, f"{what}: expected {2 * n_bytes} lower-case hex digits")
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def _check_nesting(data: bytes) -> None:
+    """Count open brackets outside of strings: a parser that calls itself must not see more of them."""
+    depth = 0
+    for token in _TOKEN.finditer(data):
+        first = data[token.start()]
+        depth += (first in b"[{") - (first in b"]}")
+        if depth > MAX_DEPTH + 1:
+            raise WireError(Reason.BAD_FIELD, f"expected at most {MAX_DEPTH} levels of JSON, got more")
+
+
+def _each_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise WireError(Reason.NOT_CANONICAL, "expected each key of a JSON object once, got one twice")
+    return members
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 17 or abs(int(digits)) > MAX_INTEGER:
+        raise WireError(Reason.BAD_FIELD, "expected integers of at most 53 bits in JSON, got a larger one")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise WireError(Reason.BAD_FIELD, "expected finite numbers in JSON, got another")
+    return number
 
 
 def _check(value: Json, depth: int) -> None:

@@ -27,7 +27,18 @@ __all__ = ["Report", "cells", "environment", "run", "write"]
 
 Report = dict[str, Any]
 
-_PACKAGES = ("he-agg", "numpy", "numba", "tenseal", "cryptography", "httpx", "fastapi", "uvicorn", "starlette", "h11")
+_PACKAGES = (
+    "he-agg",
+    "numpy",
+    "numba",
+    "tenseal",
+    "cryptography",
+    "httpcore",
+    "fastapi",
+    "uvicorn",
+    "starlette",
+    "h11",
+)
 _OPTIONAL = ("uvloop", "httptools")
 
 

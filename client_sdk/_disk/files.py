@@ -57,7 +57,7 @@ def _check_length(path: Path, length: int, got: int) -> None:
 
 
 def read_files(body: FileBody) -> Iterator[bytes]:
-    """Read the promised number of bytes: h11's own error for too few of them would pass through httpx untranslated."""
+    """Read the promised number of bytes: h11's own error for too few of them would pass untranslated."""
     for path, length in body.files:
         left = length
         with explained(path), path.open("rb") as file:

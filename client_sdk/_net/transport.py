@@ -1,8 +1,8 @@
-"""Carries out effects, blocking or on asyncio. The only module that imports httpx.
+"""Carries out effects, blocking or on asyncio.
 
 What it guarantees to every request: it is signed anew each time it is sent, and goes to the configured host only, over
-TLS or to this very machine; redirects are not followed; no answer is read beyond its bound; compressed answers are not
-expanded.
+TLS or to this very machine; it ends in time, whatever drips (`connections.py`); no answer is read beyond its bound;
+redirects are not followed, cookies neither kept nor sent, compressed answers not expanded: httpcore knows none of it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import ipaddress
 import re
 import ssl
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
 
-import httpx
+import httpcore
 
 from client_sdk._disk.files import PIECE_BYTES, check_files, read_files
+from client_sdk._net.connections import AsyncBackend, Backend, Budget, within
 from client_sdk._net.signing import Signer
 from client_sdk._protocol.effects import (
     Compute,
@@ -42,8 +45,9 @@ __all__ = ["AsyncTransport", "TlsFiles", "Transport", "drive"]
 T = TypeVar("T")
 
 _CONNECT_S = 10.0
-_WRITE_S = 60.0
-_HOST = re.compile(rb"[a-z0-9._:-]+")
+_KEEP_S = 5.0
+_HOST = re.compile(r"[a-z0-9._:-]+")
+_FAULTS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError)
 _LEAST_ANSWER_BYTES = 2**16
 """Room for a problem document, however short the expected answer is."""
 
@@ -70,9 +74,9 @@ class Transport:
     """Drives flows, blocking."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
-        self._signer = signer
-        self._host, options = _options(url, tls)
-        self._client = httpx.Client(**options)
+        self._signer, self._server = signer, _Server.of(url)
+        options = _options(self._server, tls)
+        self._pool = httpcore.ConnectionPool(network_backend=Backend(), **options)
 
     def run(self, flow: Flow[T], listener: Listener) -> T:
         """Drive a flow to its end."""
@@ -80,7 +84,7 @@ class Transport:
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        self._pool.close()
 
     def _perform(self, effect: Effect, listener: Listener) -> Any:
         match effect:
@@ -103,16 +107,12 @@ class Transport:
         return self._exchange(request, request.body, listener)
 
     def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None, listener: Listener) -> Response:
-        signed_at, headers = self._signer.sign(request)
-        with (
-            _faults(self._host, request),
-            self._client.stream(
-                request.method, request.path, content=content, headers=headers, timeout=_timeout(request)
-            ) as answer,
-        ):
-            body = bytearray()
+        signed_at, asked = self._server.asked(self._signer, request, content)
+        budget = Budget(request.budget_s, request.least_bytes_per_s)
+        with _faults(self._server.name, request), within(budget), self._pool.stream(**asked) as answer:
+            budget.heads, body = False, bytearray()
             take = _taker(request, answer, body)
-            for chunk in answer.iter_raw():
+            for chunk in answer.iter_stream():
                 _report(take(chunk), listener)
             return _response(answer, body, signed_at)
 
@@ -121,9 +121,9 @@ class AsyncTransport:
     """Drives flows on asyncio; `Compute` runs in a thread."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
-        self._signer = signer
-        self._host, options = _options(url, tls)
-        self._client = httpx.AsyncClient(**options)
+        self._signer, self._server = signer, _Server.of(url)
+        options = _options(self._server, tls)
+        self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **options)
 
     async def run(self, flow: Flow[T], listener: Listener) -> T:
         """Drive a flow to its end.
@@ -148,7 +148,7 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._pool.aclose()
 
     async def _perform(self, effect: Effect, listener: Listener) -> Any:
         match effect:
@@ -174,16 +174,27 @@ class AsyncTransport:
     async def _exchange(
         self, request: Request, content: bytes | AsyncIterator[bytes] | None, listener: Listener
     ) -> Response:
-        signed_at, headers = self._signer.sign(request)
-        with _faults(self._host, request):
-            async with self._client.stream(
-                request.method, request.path, content=content, headers=headers, timeout=_timeout(request)
-            ) as answer:
-                body = bytearray()
+        signed_at, asked = self._server.asked(self._signer, request, content)
+        budget = Budget(request.budget_s, request.least_bytes_per_s)
+        with _faults(self._server.name, request), within(budget):
+            async with self._pool.stream(**asked) as answer:
+                budget.heads, body = False, bytearray()
                 take = _taker(request, answer, body)
-                async for chunk in answer.aiter_raw(PIECE_BYTES):
+                async for chunk in _in_pieces(answer.aiter_stream()):
                     _report(await _in_thread(partial(take, chunk)), listener)
                 return _response(answer, body, signed_at)
+
+
+async def _in_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Gather chunks, so that a thread is asked for once a piece."""
+    piece = bytearray()
+    async for chunk in chunks:
+        piece += chunk
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
@@ -239,33 +250,81 @@ def _reporting(request: Request, listener: Listener) -> Callable[[int], None]:
     return (lambda _: None) if progress is None else (lambda sent: listener(progress(sent)))
 
 
-def _options(url: str, tls: TlsFiles) -> tuple[str, dict[str, Any]]:
-    """Check the url, and choose everything that both clients have in common."""
-    try:
-        base = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ConfigError(Reason.BAD_CONFIG, f"url: expected https://host..., got something else: {error}") from error
-    plain = not (base.query or base.fragment or base.userinfo) and 0 < (base.port or 443) < 2**16
-    if base.scheme not in ("https", "http") or not _HOST.fullmatch(base.raw_host) or not plain:
-        raise ConfigError(
-            Reason.BAD_CONFIG,
-            "url: expected https://host[:port][/path] without user, query or fragment, got something else",
-        )
-    if base.scheme == "http" and not _is_this_machine(base.host):
-        raise ConfigError(
-            Reason.BAD_CONFIG,
-            f"url: expected https:// for {base.host}, got http://, which would show who takes part, and when",
-            "plain http is for an aggregator on this machine only",
-        )
-    options = {
-        "base_url": base,
-        "headers": {"Accept-Encoding": "identity", "User-Agent": "he-agg-site"},
-        "verify": _context(base.scheme, tls),
-        "follow_redirects": False,
-        # A proxy of the environment would see plain http in the clear; TLS goes through it unread.
-        "trust_env": base.scheme == "https",
+@dataclass(frozen=True)
+class _Server:
+    """Where requests go."""
+
+    url: SplitResult
+    host: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.url.scheme}://{self.url.netloc}"
+
+    @classmethod
+    def of(cls, url: str) -> _Server:
+        """Check the url of an aggregator."""
+        try:
+            base = urlsplit(url)
+            host = (base.hostname or "").encode("idna").decode("ascii")
+            plain = base.port != 0 and (url + base.path).isprintable() and not {" ", "?", "#", "@"} & set(url)
+            base.path.encode("ascii")
+        except ValueError as error:
+            raise ConfigError(
+                Reason.BAD_CONFIG, f"url: expected https://host..., got something else: {error}"
+            ) from error
+        if base.scheme not in ("https", "http") or not _HOST.fullmatch(host) or not plain:
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                "url: expected https://host[:port][/path] without user, query or fragment, got something else",
+            )
+        if base.scheme == "http" and not _is_this_machine(host):
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"url: expected https:// for {host}, got http://, which would show who takes part, and when",
+                "plain http is for an aggregator on this machine only",
+            )
+        return cls(base, host)
+
+    def asked(self, signer: Signer, request: Request, content: Any) -> tuple[float, dict[str, Any]]:
+        """Sign a request; return when, and all that httpcore wants to know."""
+        signed_at, headers = signer.sign(request)
+        own = {"Host": self.url.netloc, "Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "he-agg-site"}
+        target = self.url.path.rstrip("/") + request.path
+        return signed_at, {
+            "method": request.method,
+            "url": httpcore.URL(scheme=self.url.scheme, host=self.host, port=self.url.port, target=target),
+            "headers": [*(own | headers).items()],
+            "content": content,
+            "extensions": {"timeout": {"connect": _CONNECT_S, "pool": _CONNECT_S}},
+        }
+
+
+def _options(server: _Server, tls: TlsFiles) -> dict[str, Any]:
+    """Choose everything that both pools have in common."""
+    return {
+        "ssl_context": _context(server.url.scheme, tls),
+        "proxy": _proxy(server),
+        "keepalive_expiry": _KEEP_S,
     }
-    return f"{base.scheme}://{base.netloc.decode('ascii')}", options
+
+
+def _proxy(server: _Server) -> httpcore.Proxy | None:
+    """Find a proxy in the environment. It would see plain http in the clear; TLS goes through it unread."""
+    if server.url.scheme != "https" or urllib.request.proxy_bypass(server.host):
+        return None
+    proxies = urllib.request.getproxies()
+    url = proxies.get("https") or proxies.get("all")
+    if not url:
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(
+            Reason.BAD_CONFIG, "https_proxy: expected http://host:port in the environment, got something else"
+        )
+    login = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
+    where = httpcore.URL(scheme=parts.scheme, host=parts.hostname, port=parts.port, target="/")
+    return httpcore.Proxy(where, auth=login)
 
 
 def _context(scheme: str, tls: TlsFiles) -> ssl.SSLContext:
@@ -299,13 +358,9 @@ def _is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def _timeout(request: Request) -> httpx.Timeout:
-    return httpx.Timeout(connect=_CONNECT_S, read=request.silence_s, write=_WRITE_S, pool=_CONNECT_S)
-
-
-def _taker(request: Request, answer: httpx.Response, body: bytearray) -> Callable[[bytes], Event | None]:
+def _taker(request: Request, answer: httpcore.Response, body: bytearray) -> Callable[[bytes], Event | None]:
     """Choose where an answer goes: an expected one where the request says, any other into a body."""
-    if request.into is not None and answer.status_code in request.expect:
+    if request.into is not None and answer.status in request.expect:
         return request.into
 
     def keep(chunk: bytes) -> None:
@@ -329,18 +384,18 @@ def _bounded(body: bytearray, request: Request) -> None:
         )
 
 
-def _response(answer: httpx.Response, body: bytearray, signed_at: float) -> Response:
-    headers = {name.lower(): value for name, value in answer.headers.items()}
-    return Response(answer.status_code, headers, bytes(body), signed_at)
+def _response(answer: httpcore.Response, body: bytearray, signed_at: float) -> Response:
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
+    return Response(answer.status, headers, bytes(body), signed_at)
 
 
 @contextmanager
 def _faults(host: str, request: Request) -> Iterator[None]:
-    """Turn what httpx raises into our errors. No header is ever part of a message."""
+    """Turn what httpcore raises into our errors. No header is ever part of a message."""
     what = f"{request.method} {request.path.split('?')[0]}"
     try:
         yield
-    except (httpx.HTTPError, ssl.SSLError) as error:  # on asyncio httpx lets an alert of the peer through as it is
+    except (*_FAULTS, ssl.SSLError) as error:  # on asyncio an alert of the peer comes through as it is
         if _untrusted(error):
             raise ConfigError(
                 Reason.BAD_CONFIG,

@@ -59,20 +59,21 @@ def await_record(
     """Wait until the round is published or failed. Nothing is proven about a published record yet: see `accept`.
 
     Args:
-        until: when to stop asking, on the driver's clock. Units: seconds.
+        until: when to stop asking, on the driver's clock, if the operator moves no deadline. Units: seconds.
 
     Raises:
         TransportError: the aggregator could not be reached for too long.
         ProtocolError: no result in time, something else than a record, or the round has failed.
     """
     started = yield from now()
+    at_last = until + session.pause_s
     yield Report(PhaseStarted(str(round_id), "wait", 0))
     request = Request(
         "GET",
         f"/v1/rounds/{round_id}/record?wait={POLL_S}",
         frozenset({200, 204}),
         max_bytes=MAX_RECORD_BYTES,
-        silence_s=2 * POLL_S,
+        wait_s=POLL_S,
     )
     while True:
         asked_at = yield from now()
@@ -80,7 +81,7 @@ def await_record(
         if response.status == 200:
             break
         if (yield from now()) > until:
-            until = yield from _later(session, round_id)
+            until = min(at_last, (yield from _later(session, round_id)))
         if (yield from now()) > until:
             raise ProtocolError(
                 Reason.SUM_NOT_READY,

@@ -8,12 +8,12 @@ from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._protocol.accept import RejectedError
-from client_sdk._protocol.effects import Flow, Report, Request, compute
+from client_sdk._protocol.effects import Flow, Report, Request, compute, now
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseProgress
 from he_agg.documents.record import RoundRecord
-from he_agg.errors import ProtocolError, Reason, WireError
+from he_agg.errors import ProtocolError, Reason, TransportError, WireError
 from he_agg.mac import RoundMac, TagTotal
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace
@@ -44,7 +44,7 @@ def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: Roun
 
     Raises:
         RejectedError: a part is not the record's, however often it is fetched, or not one of the plan.
-        TransportError: the aggregator could not be reached for too long; what is here stays.
+        TransportError: the aggregator could not be reached for too long, or sent too slowly; what is here stays.
         ProtocolError: it has no such sum any more.
     """
     arriving = _Arriving(session, entry, record, mac, tags)
@@ -52,10 +52,16 @@ def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: Roun
         if (yield from compute(partial(arriving.find, place))):
             yield Report(arriving.progress())
     changed: Counter[int] = Counter()
+    until = (yield from now()) + session.retries.policy.transfer_s(session.plan.wire_bytes)
     while arriving.missing:
+        if (yield from now()) > until:
+            what = f"round {record.round_id}: expected the sum by now, {len(arriving.missing)} parts are missing"
+            raise TransportError(Reason.UNREACHABLE, what, "what is here stays in the spool: round.fetch() goes on")
         try:
-            yield from exchange(session.retries, arriving.request(), again=arriving.again)
+            yield from exchange(session.retries, arriving.request(), until, arriving.again)
             arriving.check_end()
+        except _WholeError:
+            break
         except _ChangedError as error:
             changed[error.number] += 1
             if changed[error.number] == _PART_TRIES:
@@ -63,6 +69,10 @@ def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: Roun
                 what = f"sum, part {error.number}, digest, {_PART_TRIES} times"
                 raise RejectedError(Reason.BAD_DIGEST, what, digest, error.got) from None
     return arriving.received_bytes
+
+
+class _WholeError(Exception):
+    """All parts are here, though the answer broke before its end. Never leaves this module."""
 
 
 class _Arriving:
@@ -103,6 +113,8 @@ class _Arriving:
     def again(self) -> Flow[Request]:
         """Return what to ask for after an interruption."""
         yield from ()
+        if not self.missing:
+            raise _WholeError
         return self.request()
 
     def take(self, chunk: bytes) -> PhaseProgress | None:

@@ -62,7 +62,9 @@ class Request:
             report. Runs like `Compute`.
         headers: beyond those that every request has.
         max_bytes: the longest answer that is read. Units: bytes.
-        silence_s: how long the aggregator may say nothing before the connection counts as broken. Units: seconds.
+        wait_s: how long the aggregator may wait before it answers, as the path asks. Units: seconds.
+        budget_s: how long the whole may take beside its bytes, and any silence in it; `exchange` says. Units: seconds.
+        least_bytes_per_s: so much longer it may take for each byte; a transfer that is slower counts as broken.
     """
 
     method: str
@@ -74,7 +76,9 @@ class Request:
     into: Callable[[bytes], Event | None] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     max_bytes: int = _SMALL_ANSWER_BYTES
-    silence_s: float = 60.0
+    wait_s: float = 0.0
+    budget_s: float = 60.0
+    least_bytes_per_s: float = 20_000.0
 
 
 @dataclass(frozen=True)

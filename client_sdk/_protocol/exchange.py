@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,14 @@ from typing import Any
 from client_sdk._protocol.effects import Flow, Report, Request, Response, Sleep, now
 from client_sdk._protocol.retry import RETRIED_STATUSES, RetryPolicy, next_wait, retry_after_s
 from client_sdk.progress import Retrying
-from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError
+from he_agg import canonical
+from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError, WireError
 from he_agg.protocol.http_signatures import WINDOW_S
 
 __all__ = ["Retries", "answer_error", "exchange"]
+
+_LEAST_S = 1.0
+"""How long a request gets when there is no time left, which is when there must be one try all the same."""
 
 _MAX_TEXT = 500
 _BY_STATUS = {
@@ -55,7 +59,10 @@ def exchange(
     until: float = math.inf,
     again: Callable[[], Flow[Request]] | None = None,
 ) -> Flow[Response]:
-    """Send a request until it gets an answer that it expects.
+    """Send a request until it gets an answer that it expects, or patience ends.
+
+    Patience counts from when the aggregator had its time to answer: neither the wait that a request asks for nor
+    the bytes that got through use it up.
 
     Args:
         request: what to send; it may be sent many times.
@@ -74,8 +81,13 @@ def exchange(
     first = 0.0
     while True:
         asked_s = None
+        asked_at = yield from now()
+        policy = retries.policy
+        left_s = min(policy.patience_s - (asked_at - first if failures else 0.0), until - asked_at)
+        limit_s = request.wait_s + max(_LEAST_S, min(policy.request_s, left_s))
+        limited = dataclasses.replace(request, budget_s=limit_s, least_bytes_per_s=policy.least_bytes_per_s)
         try:
-            response: Response = yield request
+            response: Response = yield limited
         except TransportError as error:
             fault: HeAggError = error
         else:
@@ -87,9 +99,9 @@ def exchange(
             asked_s = retry_after_s(response.headers)
         time = yield from now()
         if failures == 0:
-            first = time
+            first = min(time, max(asked_at + request.wait_s, time - limit_s))
         wait_s = next_wait(
-            retries.policy,
+            policy,
             failures=failures,
             elapsed_s=time - first,
             left_s=until - time,
@@ -157,8 +169,8 @@ def _problem(response: Response) -> dict[str, Any] | None:
     if response.headers.get("content-type", "").split(";")[0].strip().lower() != "application/problem+json":
         return None
     try:
-        document = json.loads(response.body)
-    except (ValueError, RecursionError):
+        document = canonical.loads(response.body)
+    except WireError:
         return None
     return document if isinstance(document, dict) else None
 

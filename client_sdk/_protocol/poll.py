@@ -58,7 +58,7 @@ def current_round(session: Session, wait_s: int = 0, after: str | None = None) -
         "GET",
         f"/v1/federations/{session.federation}/rounds/current{query}",
         frozenset({200}),
-        silence_s=wait_s + POLL_S,
+        wait_s=wait_s,
     )
     response = yield from exchange(session.retries, request)
     current = read(CurrentRound, response.body)
@@ -174,7 +174,8 @@ def _opened(session: Session, current: CurrentRound, seen: int, time: float) -> 
     yield from refusing(session, "chain-rejected", round_id, _not_fewer(current, seen))
     yield from refusing(session, "roster-rejected", round_id, _up_to_date(session, current))
     session.rosters.check_valid(session.clock())
-    return OpenRound(round_id, current.submitted, time + max(0, current.remaining_s), current.records)
+    remaining_s = min(max(0, current.remaining_s), session.plan.deadline_s)
+    return OpenRound(round_id, current.submitted, time + remaining_s, current.records)
 
 
 def _not_fewer(current: CurrentRound, seen: int) -> Flow[None]:

@@ -30,11 +30,19 @@ class RetryPolicy:
         base_s: ceiling of the first wait. Units: seconds.
         cap_s: ceiling of every wait. Units: seconds.
         patience_s: how long failures in a row go on before giving up. Units: seconds.
+        request_s: how long one request may take beside its bytes and the wait that it asks for. Units: seconds.
+        least_bytes_per_s: so much longer it may take for each byte. Units: bytes per second.
     """
 
     base_s: float = 0.5
     cap_s: float = 30.0
     patience_s: float = 300.0
+    request_s: float = 60.0
+    least_bytes_per_s: float = 20_000.0
+
+    def transfer_s(self, n_bytes: int) -> float:
+        """Return how long it may take at most to have so many bytes on the other side, failures and all."""
+        return self.patience_s + n_bytes / self.least_bytes_per_s
 
 
 def next_wait(
@@ -78,5 +86,5 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     try:
         later, sent = parsedate_to_datetime(text), parsedate_to_datetime(headers.get("date", ""))
         return max(0.0, (later - sent).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

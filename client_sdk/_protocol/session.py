@@ -22,7 +22,7 @@ from keys import GroupKey, Identity, read_secret_text
 from keys.passphrase import Once, from_keyring
 from keys.sealed_box import Passphrase
 
-__all__ = ["Passphrase", "Session", "open_session"]
+__all__ = ["Passphrase", "Session", "open_session", "retries_of"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Session:
     Attributes:
         min_sites: fewest sites whose sum it opens, by its own settings.
         result_s: how long after a deadline a result is waited for. Units: seconds.
+        pause_s: how long, at most, the aggregator's word lengthens that. Units: seconds.
         clock: the time by which rosters expire. Units: seconds since 1970, UTC.
     """
 
@@ -44,6 +45,7 @@ class Session:
     retries: Retries
     min_sites: int = 1
     result_s: float = 3600.0
+    pause_s: float = 7 * 86400.0
     clock: Callable[[], float] = field(default=time.time, repr=False)
 
     @property
@@ -77,6 +79,17 @@ class Session:
         return codec_for(self.plan)
 
 
+def retries_of(settings: Settings) -> Retries:
+    """Return how a site with these settings meets failures."""
+    policy = RetryPolicy(
+        patience_s=settings.patience_s,
+        request_s=settings.request_s,
+        least_bytes_per_s=settings.least_bytes_per_s,
+    )
+    # Jitter only spreads load: it needs no secrecy.
+    return Retries(policy, random.random)
+
+
 def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
     """Load what the settings name.
 
@@ -96,9 +109,6 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
     spool = Spool(settings.spool, identity.name)
     federation = key.plan.public.federation
     rosters = Rosters(settings.roster, federation, identity)
-    policy = RetryPolicy(patience_s=settings.patience_s)
-    # Jitter only spreads load: it needs no secrecy.
-    retries = Retries(policy, random.random)
     return Session(
         identity=identity,
         key=key,
@@ -106,7 +116,8 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
         chain=Chain(spool.chain_path(federation)),
         log=SecurityLog(settings.security_log, time.time),
         spool=spool,
-        retries=retries,
+        retries=retries_of(settings),
         min_sites=settings.min_sites,
         result_s=settings.result_s,
+        pause_s=settings.pause_s,
     )

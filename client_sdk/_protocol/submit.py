@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -29,7 +29,7 @@ _PASSES = 5
 """How often an aggregator may lose what it had stored (a restore from backup, bit rot) within one delivery."""
 
 _PART_TRIES = 3
-"""How often one part may arrive changed before the path to the aggregator is called broken."""
+"""How often one part may arrive changed before the path to the aggregator is called broken, or be lost afterwards."""
 
 _RUN_BYTES = MAX_PART_BYTES
 """Parts that go in one request, together: what any proxy on the way lets through, for one part may be as long."""
@@ -67,7 +67,7 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         except ProtocolError as error:
             if error.reason not in _START_OVER:
                 raise _explained(error, opened) from error
-            if passes == _PASSES:
+            if passes == _PASSES or (yield from now()) > _until(session, opened):
                 raise ProtocolError(
                     error.reason,
                     f"round {opened.id}: the aggregator lost parts of this submission {passes} times: {error.message}",
@@ -78,20 +78,27 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
             return receipt
 
 
-def repair(session: Session, round_id: RoundId, entry: SpoolEntry, stored: Stored) -> Flow[None]:
+def repair(
+    session: Session, round_id: RoundId, entry: SpoolEntry, stored: Stored, repaired: Counter[int]
+) -> Flow[None]:
     """Send the parts again that the aggregator's disk has damaged after the round closed; usually there are none.
+
+    Args:
+        repaired: how often each part was sent again; three times is enough for an honest disk.
 
     Raises:
         TransportError: the aggregator could not be reached for too long.
         ProtocolError: it refused.
         WireError: the part is damaged here, too.
     """
-    opened = OpenRound(round_id, True, math.inf)
+    opened = OpenRound(round_id, True, (yield from now()))
     try:
         status = yield from _ask_status(session, opened, stored)
         if status.id != stored.submission_id or status.state != SubmissionState.COMPLETE:
             return
-        yield from _Upload(session, opened, entry, stored, _missing(session, status)).send_missing()
+        again = [place for place in _missing(session, status) if repaired[place.number] < _PART_TRIES]
+        repaired.update(place.number for place in again)
+        yield from _Upload(session, opened, entry, stored, again).send_missing()
     except ProtocolError as error:
         # The round has ended in the meantime: its record says how.
         if error.reason not in (Reason.ROUND_CLOSED, Reason.UNKNOWN_SUBMISSION):

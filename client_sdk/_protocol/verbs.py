@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry, Stored
@@ -147,7 +148,7 @@ def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
 def _record(
     session: Session, entry: SpoolEntry, since: float, round_id: RoundId, stored: Stored | None
 ) -> Flow[SignedRecord]:
-    meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored)
+    meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored, Counter())
     try:
         return (yield from await_record(session, round_id, since + session.result_s, meanwhile))
     except ProtocolError as error:

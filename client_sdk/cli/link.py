@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from client_sdk._net.signing import Signer
 from client_sdk._net.transport import TlsFiles, Transport
 from client_sdk._protocol.effects import Flow, Request, Response, compute
 from client_sdk._protocol.exchange import Retries, exchange
-from client_sdk._protocol.retry import RetryPolicy
+from client_sdk._protocol.session import retries_of
 from client_sdk.config import Settings
 from client_sdk.progress import Event, Retrying
 from he_agg.documents.roster import MAX_ROSTER_BYTES, SignedRoster
@@ -66,8 +65,7 @@ def connect(settings: Settings, identity: Identity, federation: str) -> Iterator
     signer = Signer(identity.name, identity.signing_key, federation)
     transport = Transport(settings.url, signer, TlsFiles(settings.ca_file, settings.client_cert, settings.client_key))
     try:
-        # Jitter only spreads load: it needs no secrecy.
-        yield Link(federation, Retries(RetryPolicy(patience_s=settings.patience_s), random.random), transport)
+        yield Link(federation, retries_of(settings), transport)
     finally:
         transport.close()
 

@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from client_sdk._disk.npz import check_free, write_npz
+from client_sdk.config import Settings
 from client_sdk.progress import Event, Listener, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from client_sdk.site import Round, Site
 from he_agg.errors import ProtocolError, Reason
@@ -24,6 +25,9 @@ from keys.files import read_npz
 from keys.hardening import harden_command
 
 __all__ = ["fetch", "status", "submit"]
+
+_STATUS_PATIENCE_S = 15.0
+"""Somebody sits and waits for it."""
 
 _config = click.option(
     "--config", type=FILE, required=True, help="The site's TOML file: url, identity, keystore, roster, spool."
@@ -116,7 +120,14 @@ def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: b
 def status(config: Path, as_json: bool) -> None:
     """Show where the federation stands, and what this site still has in its spool."""
     harden_command()
-    with Site.open(config, passphrase=ask_passphrase) as site:
+    settings = Settings.load(config, {})
+    patience_s = min(settings.patience_s, _STATUS_PATIENCE_S)
+    with (
+        _progress() as listener,
+        Site.open(config, passphrase=ask_passphrase, progress=listener, patience_s=patience_s) as site,
+    ):
+        if messages.is_terminal:
+            messages.print(f"asking {settings.url}", markup=False)
         current = site.status()
         pending = site.pending()
         name = site.name

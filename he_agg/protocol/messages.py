@@ -6,14 +6,13 @@ Plain dataclasses: the aggregator declares them as its response models, a site r
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from types import UnionType
 from typing import Any, TypeVar, get_type_hints
 
 from he_agg import canonical
-from he_agg.errors import ProtocolError, Reason
+from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId, check_name
 
 __all__ = ["MAX_RECEIPT_BYTES", "CurrentRound", "Receipt", "SubmissionState", "SubmissionStatus", "read"]
@@ -139,9 +138,9 @@ def read(kind: type[Message], body: bytes) -> Message:
         ProtocolError: not such an answer.
     """
     try:
-        value: Any = json.loads(body)
-    except ValueError as error:
-        raise ProtocolError(Reason.BAD_ANSWER, f"expected a {kind.__name__} in JSON, got something else") from error
+        value: Any = canonical.loads(body)
+    except WireError as error:
+        raise ProtocolError(Reason.BAD_ANSWER, f"{kind.__name__}: {error.message}") from error
     hints = get_type_hints(kind)
     members = {}
     for field in dataclasses.fields(kind):

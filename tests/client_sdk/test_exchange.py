@@ -114,7 +114,7 @@ def test_wrong_clock_is_told_with_the_difference(off, text):
     assert "NTP" in error.hint
 
 
-@pytest.mark.parametrize("server_time", [None, "noon", 1.5, True, 2**60, []])
+@pytest.mark.parametrize("server_time", [None, "noon", 1.5, True, 2**50, []])
 def test_wrong_clock_without_a_usable_time(server_time):
     skewed = problem(401, "clock-skew")
     document = json.loads(skewed.body) | {"server_time": server_time}

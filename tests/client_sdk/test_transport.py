@@ -298,7 +298,7 @@ def test_broken_answer_may_be_tried_again(run, script):
 
 def test_silence_has_an_end(run):
     with serving(lambda h: time.sleep(1.0)) as (_, url), pytest.raises(TransportError, match=r"timed out|Timeout"):
-        run(url, asking(Request("GET", "/v1/x", frozenset({200}), silence_s=0.2)))
+        run(url, asking(Request("GET", "/v1/x", frozenset({200}), budget_s=0.2)))
 
 
 def test_endless_answer_is_cut_off(run):
@@ -491,7 +491,7 @@ def test_signature_is_in_no_log_and_no_message(run, caplog):
         run(url, asking(GET))
     with serving(lambda h: h.reply(200)) as (server, url):
         run(url, asking(GET))
-    assert caplog.records  # httpx and httpcore do log
+    assert caplog.records  # httpcore does log
     for secret in (server.seen[0][2]["Signature"], SIGNER.key.to_bytes().hex()):
         assert secret not in caplog.text
         assert secret not in str(caught.value)
