@@ -14,7 +14,7 @@ from he_agg.ids import RoundId
 from he_agg.signing import SigningKey
 from service.core.conductor import Conductor
 from service.operator import operations
-from service.store.base import Store
+from service.store.sql import Store
 
 __all__ = ["KEY_ID", "enrol", "sign_manifest"]
 

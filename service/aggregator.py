@@ -22,7 +22,7 @@ from service.store.failures import StoreFullError
 from service.store.lock import DirectoryLock, match_directory
 from service.store.parts.base import PartStore
 from service.store.parts.opening import open_parts
-from service.store.sql import SqlStore, is_shared, make_data_dir, open_store
+from service.store.sql import Store, is_shared, make_data_dir, open_store
 from service.work.ahead import Ahead
 from service.work.housekeeping import purge_leftovers
 from service.work.worker import Worker
@@ -40,7 +40,7 @@ class Aggregator:
         self,
         settings: Settings,
         lock: DirectoryLock | None,
-        store: SqlStore,
+        store: Store,
         part_store: PartStore,
         key: AggregatorKey,
         clock: Callable[[], float],

@@ -15,8 +15,9 @@ from service.core.aggregator_key import AggregatorKey
 from service.core.roster_cache import KnownRoster, newest_roster, roster_of, signer_in
 from service.domain import events, rounds, submissions
 from service.domain.events import Action, Event, Federation, Phase, Round, Stage
-from service.store.base import Store, Transaction
 from service.store.rows import Basis, ChainHead, FederationRow, RoundRow
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = ["Conductor"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId
 from service.refusal import RefusedError
-from service.store.base import Transaction
 from service.store.rows import FederationRow, RoundRow
+from service.store.transaction import Transaction
 
 __all__ = ["federation_named", "find_round"]
 

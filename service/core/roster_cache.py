@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from he_agg.documents.roster import Role, Roster, SignedRoster
 from service.core.aggregator_key import AggregatorKey
-from service.store.base import Transaction
 from service.store.rows import RosterRow
+from service.store.transaction import Transaction
 
 __all__ = ["KnownRoster", "newest_roster", "roster_of", "signer_in"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from he_agg import canonical
-from service.store.base import Store
+from service.store.sql import Store
 
 __all__ = ["transcript"]
 

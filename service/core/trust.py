@@ -14,8 +14,8 @@ from service.core.conductor import Conductor
 from service.core.roster_cache import newest_roster, signer_in
 from service.domain import events
 from service.refusal import RefusedError
-from service.store.base import Transaction
 from service.store.rows import EpochRow, FederationRow, RosterRow
+from service.store.transaction import Transaction
 
 __all__ = ["accept_bundle", "accept_commitment", "accept_roster", "add_first_roster"]
 

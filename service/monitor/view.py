@@ -22,9 +22,10 @@ from service.core.roster_cache import newest_roster, roster_of
 from service.domain.events import Phase, Stage
 from service.domain.submissions import State
 from service.settings import Settings
-from service.store.base import Store, Transaction
 from service.store.parts.base import PartStore
 from service.store.rows import FederationRow, RoundRow, SubmissionRow
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = ["take_view"]
 

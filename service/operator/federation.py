@@ -16,8 +16,8 @@ from service.core.conductor import Conductor
 from service.core.transcript import transcript
 from service.operator import operations
 from service.operator.options import OpenStore, on_store
-from service.store.base import Store
 from service.store.rows import Keeping
+from service.store.sql import Store
 
 __all__ = [
     "federation_create",

@@ -21,9 +21,10 @@ from service.domain import events
 from service.domain.events import Stage
 from service.monitor.view import take_view
 from service.settings import Settings
-from service.store.base import Store, Transaction
 from service.store.parts.opening import open_parts
 from service.store.rows import EpochRow, FederationRow, Keeping
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = [
     "NONE_YET",

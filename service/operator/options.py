@@ -17,8 +17,7 @@ from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
 from service.operator import operations
 from service.settings import Settings, load_settings
-from service.store.base import Store
-from service.store.sql import open_store
+from service.store.sql import Store, open_store
 
 __all__ = ["OpenStore", "data_dir", "on_store", "where"]
 

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from service.store.base import Store, Transaction
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = ["Batch"]
 

@@ -12,8 +12,8 @@ import secrets
 from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
-from service.store.base import Store
 from service.store.parts.base import PartStore
+from service.store.sql import Store
 
 __all__ = ["DirectoryLock", "match_directory"]
 

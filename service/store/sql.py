@@ -19,19 +19,19 @@ from service.failpoints import failpoint
 from service.settings import Settings
 from service.store import postgres, schema, sqlite
 from service.store.sql_failures import translated
-from service.store.transaction import SqlTransaction
+from service.store.transaction import Transaction
 
-__all__ = ["SqlStore", "is_shared", "make_data_dir", "open_store"]
+__all__ = ["Store", "is_shared", "make_data_dir", "open_store"]
 
 _WRITE = "he_agg_write"
 
 
-def open_store(settings: Settings, *, create: bool) -> SqlStore:
+def open_store(settings: Settings, *, create: bool) -> Store:
     """Open the store of a data directory, for a server or for one command of the operator."""
     if create:
         make_data_dir(settings.data_dir)
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'aggregator.sqlite3'}"
-    return SqlStore(url, busy_timeout_s=settings.busy_timeout_s, create=create)
+    return Store(url, busy_timeout_s=settings.busy_timeout_s, create=create)
 
 
 def is_shared(settings: Settings) -> bool:
@@ -62,7 +62,7 @@ def make_data_dir(path: Path) -> None:
         raise ConfigError(Reason.BAD_CONFIG, f"cannot make the data directory {path}: {error.strerror}") from error
 
 
-class SqlStore:
+class Store:
     """Rows in SQLite or PostgreSQL.
 
     Args:
@@ -101,19 +101,19 @@ class SqlStore:
             raise
 
     @contextmanager
-    def read(self) -> Iterator[SqlTransaction]:
+    def read(self) -> Iterator[Transaction]:
         """Open a transaction that only reads and sees one state throughout."""
         with translated(), self._engine.connect() as connection, connection.begin():
-            yield SqlTransaction(connection)
+            yield Transaction(connection)
 
     @contextmanager
-    def write(self) -> Iterator[SqlTransaction]:
+    def write(self) -> Iterator[Transaction]:
         """Open a transaction that may write, alone among all processes."""
         # Waiting writers of SQLite poll, and those of PostgreSQL each hold a connection: a queue is better.
         began = time.perf_counter()
         with translated(), self._one_writer, self._begin_write() as connection:
             self.on_write(time.perf_counter() - began)
-            yield SqlTransaction(connection)
+            yield Transaction(connection)
             failpoint("transaction.before_commit")
         failpoint("transaction.committed")
 

@@ -20,8 +20,8 @@ from he_agg.plan.sections import PartPlace
 from service.core.submissions.runs import Run, key_of
 from service.failpoints import failpoint
 from service.logs import log
-from service.store.base import Store
 from service.store.parts.base import AHEAD, PartKey, PartStore
+from service.store.sql import Store
 from service.work.folding import CorruptPartError, Member, fold_part
 
 __all__ = ["Ahead"]

@@ -21,9 +21,10 @@ from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace
 from he_agg.protocol.wire import encode_part, parse_part
 from service.failpoints import failpoint
-from service.store.base import Store, Transaction
 from service.store.batch import Batch
 from service.store.parts.base import SUM, PartKey, PartLostError, PartStore
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = ["CorruptPartError", "Member", "fold_part", "fold_round", "warm_up"]
 

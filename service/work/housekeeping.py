@@ -14,9 +14,10 @@ from service.domain.submissions import AWAITED, Event, step
 from service.failpoints import failpoint
 from service.logs import log
 from service.settings import Settings
-from service.store.base import Store, Transaction
 from service.store.parts.base import PartStore
 from service.store.rows import RoundRow, SubmissionRow
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = ["Housekeeper", "purge_leftovers"]
 

@@ -14,8 +14,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.store.base import Store, Transaction
 from service.store.rows import LeaseRow
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = ["Lease", "LeaseLostError", "Leases"]
 

@@ -25,9 +25,10 @@ from service.failpoints import failpoint
 from service.logs import log
 from service.monitor.observers import Fold
 from service.settings import Settings
-from service.store.base import Store, Transaction
 from service.store.parts.base import PartStore
 from service.store.rows import RoundRow
+from service.store.sql import Store
+from service.store.transaction import Transaction
 from service.work.ahead import Ahead
 from service.work.folding import CorruptPartError, fold_round, warm_up
 from service.work.housekeeping import Housekeeper

@@ -43,7 +43,7 @@ from service.domain import events
 from service.operator import operations
 from service.settings import Settings
 from service.store.rows import Keeping
-from service.store.sql import SqlStore, open_store
+from service.store.sql import Store, open_store
 from tests.support.trust import COORDINATOR, Consortium, consortium, identity_of
 
 SECRET_TENSOR = "very-secret-tensor-name"
@@ -204,7 +204,7 @@ def digest_header(data: bytes) -> dict[str, str]:
 
 
 def enrol(
-    store: SqlStore, conductor: Conductor, plan: Plan, sites: Sequence[str], *, keeping: Keeping | None = None
+    store: Store, conductor: Conductor, plan: Plan, sites: Sequence[str], *, keeping: Keeping | None = None
 ) -> Consortium:
     """Register a federation of these sites, with a coordinator and an auditor. Returns all private keys."""
     name = plan.public.federation

@@ -16,9 +16,10 @@ from service.core.submissions.capacity import Capacity
 from service.core.submissions.shared import round_closed, status_of
 from service.domain.submissions import State
 from service.refusal import RefusedError
-from service.store.base import Store, Transaction
 from service.store.batch import Batch
 from service.store.rows import RoundRow, SubmissionRow
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = ["Announcements"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from he_agg.errors import Reason
 from service.refusal import RefusedError
 from service.settings import Settings
-from service.store.base import Transaction
 from service.store.parts.base import PartStore
 from service.store.rows import FederationRow
+from service.store.transaction import Transaction
 
 __all__ = ["Capacity"]
 

@@ -14,8 +14,8 @@ from service.domain import events
 from service.domain.submissions import AWAITED
 from service.failpoints import failpoint
 from service.refusal import RefusedError
-from service.store.base import Transaction
 from service.store.rows import RoundRow, SubmissionRow
+from service.store.transaction import Transaction
 
 __all__ = ["Completion", "complete", "receipt"]
 

@@ -21,10 +21,11 @@ from service.domain.events import Phase
 from service.domain.submissions import State
 from service.failpoints import failpoint
 from service.refusal import RefusedError
-from service.store.base import Store, Transaction
 from service.store.batch import Batch
 from service.store.parts.base import PartStore
 from service.store.rows import PartRow, RoundRow, SubmissionRow
+from service.store.sql import Store
+from service.store.transaction import Transaction
 
 __all__ = ["Uploads"]
 

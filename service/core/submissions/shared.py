@@ -12,8 +12,8 @@ from he_agg.protocol.messages import SubmissionStatus
 from service.domain import submissions
 from service.domain.events import Phase
 from service.refusal import RefusedError
-from service.store.base import Transaction
 from service.store.rows import RoundRow, SubmissionRow
+from service.store.transaction import Transaction
 
 __all__ = ["expiring", "own_submission", "round_closed", "status_of"]
 

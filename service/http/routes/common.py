@@ -17,8 +17,8 @@ from service.http.auth import Caller, member_of
 from service.http.bodies import announced_length, check_body, content_digest, read_body
 from service.limits import Limits
 from service.refusal import RefusedError
-from service.store.base import Transaction
 from service.store.rows import FederationRow
+from service.store.transaction import Transaction
 
 __all__ = [
     "FederationPath",

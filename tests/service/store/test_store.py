@@ -12,7 +12,7 @@ from service.aggregator import Aggregator
 from service.settings import Settings, load_settings
 from service.store import failures
 from service.store.failures import StoreBusyError, StoreFullError
-from service.store.sql import SqlStore, open_store
+from service.store.sql import Store, open_store
 from tests.support.peers import make_plan, register
 from tests.support.server import he_agg
 
@@ -49,7 +49,7 @@ def test_a_connection_that_is_not_durable_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("url", ["mysql://h/d", "sqlite://", "sqlite:///:memory:", "nonsense"])
 def test_other_databases_are_refused(tmp_path, url):
     with pytest.raises(ConfigError):
-        SqlStore(url, busy_timeout_s=1, create=True)
+        Store(url, busy_timeout_s=1, create=True)
 
 
 def test_no_store_is_made_by_accident(tmp_path):

@@ -22,7 +22,7 @@ from service.store.rows import (
     RosterRow,
     SubmissionRow,
 )
-from service.store.sql import SqlStore
+from service.store.sql import Store
 
 SITES = ("a", "b", "c")
 ONE, TWO, THREE = RoundId("f", 1, 1), RoundId("f", 1, 2), RoundId("f", 2, 1)
@@ -34,7 +34,7 @@ DIGESTS = ["d0" * 32, "d1" * 32]
 @pytest.fixture
 def stores(database_url):
     """Two stores on one database, as two processes have them."""
-    opened = [SqlStore(database_url, busy_timeout_s=10, create=True) for _ in range(2)]
+    opened = [Store(database_url, busy_timeout_s=10, create=True) for _ in range(2)]
     yield opened
     for store in opened:
         store.close()
@@ -345,8 +345,8 @@ def test_writers_are_alone_and_see_the_newest_state(stores):
 
 
 def test_waiting_for_a_writer_ends(database_url):
-    patient = SqlStore(database_url, busy_timeout_s=10, create=True)
-    hasty = SqlStore(database_url, busy_timeout_s=0.2, create=True)
+    patient = Store(database_url, busy_timeout_s=10, create=True)
+    hasty = Store(database_url, busy_timeout_s=0.2, create=True)
     with patient.write():
         began = time.monotonic()
         with pytest.raises(StoreBusyError), hasty.write():

@@ -2,14 +2,14 @@
 
 import pytest
 
-from service.store.sql import SqlStore
+from service.store.sql import Store
 from service.work.leases import LeaseLostError, Leases
 from tests.service.work.test_deadlines import Clock
 
 
 @pytest.fixture
 def store(database_url):
-    opened = SqlStore(database_url, busy_timeout_s=10, create=True)
+    opened = Store(database_url, busy_timeout_s=10, create=True)
     yield opened
     opened.close()
 

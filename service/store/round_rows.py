@@ -1,0 +1,221 @@
+"""Read and write attempts at rounds, their records and their sums."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
+
+from he_agg.documents.record import NO_RECORD
+from he_agg.ids import RoundId
+from service.domain.events import Phase, Round
+from service.store.queries import Queries, as_row, columns_of
+from service.store.rows import Basis, ChainHead, RoundRow
+from service.store.schema import federations, invitations, parts, rounds, submissions, sum_parts
+
+__all__ = ["RoundRows"]
+
+_ROUNDS = select(
+    rounds.c.id,
+    rounds.c.phase,
+    rounds.c.opened_at,
+    rounds.c.deadline_at,
+    *columns_of(rounds, Basis),
+    rounds.c.record,
+    rounds.c.record_digest,
+    rounds.c.sample_seed,
+    rounds.c.sum_scrubbed,
+    rounds.c.closed_at,
+    rounds.c.ended_at,
+)
+_OF_FEDERATION = rounds.c.federation == bindparam("federation")
+_ROUND = _ROUNDS.where(rounds.c.id == bindparam("id"))
+_NEWEST_ROUND = _ROUNDS.where(_OF_FEDERATION).order_by(rounds.c.number.desc(), rounds.c.attempt.desc()).limit(1)
+_INVITED = select(invitations.c.site).where(invitations.c.round_id == bindparam("round_id"))
+_CHAIN_HEAD = (
+    select(rounds.c.chain_index, rounds.c.record_digest)
+    .where(_OF_FEDERATION, rounds.c.chain_index.is_not(None))
+    .order_by(rounds.c.chain_index.desc())
+    .limit(1)
+)
+_KEPT_SUMS = _ROUNDS.where(_OF_FEDERATION, rounds.c.phase == Phase.PUBLISHED.value, ~rounds.c.sum_scrubbed).order_by(
+    rounds.c.number.desc()
+)
+_UNSUMMED = select(rounds.c.federation).where(
+    rounds.c.phase.in_([phase.value for phase in (Phase.OPEN, Phase.CLOSED, Phase.FOLDING)])
+)
+_SUM_DIGESTS = (
+    select(sum_parts.c.number, sum_parts.c.digest)
+    .where(sum_parts.c.round_id == bindparam("round_id"))
+    .order_by(sum_parts.c.number)
+)
+
+
+class RoundRows(Queries):
+    """What a transaction reads and writes about rounds."""
+
+    def round(self, round_id: RoundId) -> RoundRow | None:
+        """Return one attempt."""
+        return self._once(("round", str(round_id)), lambda: self._first(_round, _ROUND, id=str(round_id)))
+
+    def newest_round(self, federation: str) -> RoundRow | None:
+        """Return the newest attempt of a federation."""
+
+        def find() -> RoundRow | None:
+            row = self._run(_NEWEST_ROUND, {"federation": federation}).first()
+            return None if row is None else self._once(("round", row.id), lambda: _round(row))
+
+        return self._once(("newest round", federation), find)
+
+    def last_published(self, federation: str) -> RoundId | None:
+        """Return the newest attempt with a sum."""
+        of_it = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value)
+        return self._first(_id, select(rounds.c.id).where(of_it).order_by(rounds.c.number.desc()).limit(1))
+
+    def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
+        """Return all attempts in these phases."""
+        these = rounds.c.phase.in_([phase.value for phase in phases])
+        return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.id))
+
+    def unscrubbed(self) -> list[RoundRow]:
+        """Return ended attempts whose single submissions are still to be deleted and not to be kept."""
+        keeping = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
+        done = (rounds.c.phase == Phase.PUBLISHED.value) & rounds.c.federation.not_in(keeping)
+        these = ~rounds.c.scrubbed & ((rounds.c.phase == Phase.FAILED.value) | done)
+        return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.id))
+
+    def invited(self, round_id: RoundId) -> frozenset[str]:
+        """Return the sites that were invited."""
+
+        def find() -> frozenset[str]:
+            return frozenset(self._all(lambda row: str(row.site), _INVITED, round_id=str(round_id)))
+
+        return self._once(("invited", str(round_id)), find)
+
+    def open_round(self, round_id: RoundId, state: Round, basis: Basis) -> None:
+        """Write a new attempt and its invitations."""
+        self._change(
+            insert(rounds).values(
+                id=str(round_id),
+                federation=round_id.federation,
+                number=round_id.number,
+                attempt=round_id.attempt,
+                phase=state.phase.value,
+                opened_at=state.opened_at,
+                deadline_at=state.deadline_at,
+                scrubbed=False,
+                sample_seed=state.sample_seed,
+                sum_scrubbed=False,
+                **vars(basis),
+            )
+        )
+        invited = [{"round_id": str(round_id), "site": site} for site in sorted(state.invited)]
+        if invited:
+            self._change(insert(invitations), invited)
+
+    def _set(self, round_id: RoundId, **values: Any) -> None:
+        self._change(update(rounds).where(rounds.c.id == str(round_id)).values(**values))
+
+    def close_round(self, round_id: RoundId, at: int) -> None:
+        """Note that an attempt's set is final."""
+        self._set(round_id, phase=Phase.CLOSED.value, closed_at=at)
+
+    def set_phase(self, round_id: RoundId, phase: Phase) -> None:
+        """Move an attempt on."""
+        self._set(round_id, phase=phase.value)
+
+    def move_deadline(self, round_id: RoundId, deadline_at: int) -> None:
+        """Give an attempt another deadline."""
+        self._set(round_id, deadline_at=deadline_at)
+
+    def end_round(self, round_id: RoundId, phase: Phase, record: bytes, head: ChainHead, at: int) -> None:
+        """Write the record, which is the new head of the chain."""
+        chained = {"record": record, "record_digest": head.digest, "chain_index": head.index}
+        self._set(round_id, phase=phase.value, ended_at=at, **chained)
+
+    def chain_head(self, federation: str) -> ChainHead:
+        """Return the newest record of a federation."""
+
+        def find() -> ChainHead:
+            head = self._first(as_row(ChainHead), _CHAIN_HEAD, federation=federation)
+            return head or ChainHead(0, NO_RECORD)
+
+        return self._once(("chain head", federation), find)
+
+    def record_at(self, federation: str, index: int) -> RoundRow | None:
+        """Return the attempt whose record is at a position of the chain."""
+        return self._first(_round, _ROUNDS.where(rounds.c.federation == federation, rounds.c.chain_index == index))
+
+    def recent_rounds(self, federation: str, limit: int) -> list[RoundRow]:
+        """Return the attempts of a federation that have ended last, newest first."""
+        these = (rounds.c.federation == federation) & rounds.c.chain_index.is_not(None)
+        return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.chain_index.desc()).limit(limit))
+
+    def count_rounds(self) -> dict[tuple[str, Phase], int]:
+        """Return how many attempts are in which phase, by federation and phase."""
+        columns = (rounds.c.federation, rounds.c.phase)
+        found = self._run(select(*columns, func.count().label("rounds")).group_by(*columns))
+        return {(row.federation, Phase(row.phase)): row.rounds for row in found}
+
+    def unsummed(self) -> list[str]:
+        """Return the federation of every round whose sum is still to be made."""
+        return self._all(lambda row: str(row.federation), _UNSUMMED)
+
+    def kept_sums(self, federation: str) -> list[RoundRow]:
+        """Return published rounds whose sum is here, newest first."""
+        return self._all(_round, _KEPT_SUMS, federation=federation)
+
+    def sum_digests(self, round_id: RoundId) -> dict[int, str]:
+        """Return the digest by number of the parts of the sum that are durable."""
+        return {row.number: row.digest for row in self._run(_SUM_DIGESTS, {"round_id": str(round_id)})}
+
+    def add_sum_part(self, round_id: RoundId, number: int, digest: str) -> None:
+        """Note that a part of the sum is durable, or replace what was noted."""
+        this = (sum_parts.c.round_id == str(round_id)) & (sum_parts.c.number == number)
+        # Alone among all writers, so nobody inserts in between.
+        if not self._run(update(sum_parts).where(this).values(digest=digest)).rowcount:
+            self._run(insert(sum_parts).values(round_id=str(round_id), number=number, digest=digest))
+
+    def scrub_sum(self, round_id: RoundId) -> None:
+        """Note that the files of a sum are going to be removed. The record stays."""
+        self._set(round_id, sum_scrubbed=True)
+
+    def sums_to_remove(self) -> list[RoundId]:
+        """Return rounds whose sum is scrubbed while rows still name its parts."""
+        named = select(sum_parts.c.round_id).scalar_subquery()
+        return self._all(
+            _id, select(rounds.c.id).where(rounds.c.sum_scrubbed, rounds.c.id.in_(named)).order_by(rounds.c.id)
+        )
+
+    def forget_sum(self, round_id: RoundId) -> None:
+        """Forget the parts of a sum whose files are gone."""
+        self._run(delete(sum_parts).where(sum_parts.c.round_id == str(round_id)))
+
+    def scrub(self, round_id: RoundId) -> None:
+        """Forget the single parts, and those of a sum that was never published, once their files are gone."""
+        mine = select(submissions.c.id).where(submissions.c.round_id == str(round_id)).scalar_subquery()
+        self._run(delete(parts).where(parts.c.submission_id.in_(mine)))
+        failed = select(rounds.c.id).where(rounds.c.id == str(round_id), rounds.c.phase == Phase.FAILED.value)
+        self._run(delete(sum_parts).where(sum_parts.c.round_id.in_(failed.scalar_subquery())))
+        self._set(round_id, scrubbed=True)
+
+
+def _id(row: Row[Any]) -> RoundId:
+    return RoundId.parse(row.id)
+
+
+def _round(row: Row[Any]) -> RoundRow:
+    return RoundRow(
+        RoundId.parse(row.id),
+        Phase(row.phase),
+        row.opened_at,
+        row.deadline_at,
+        Basis(row.epoch, row.key_id, row.roster, row.roster_version),
+        None if row.record is None else bytes(row.record),
+        row.record_digest,
+        row.sample_seed,
+        row.sum_scrubbed,
+        row.closed_at,
+        row.ended_at,
+    )

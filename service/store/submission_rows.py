@@ -1,0 +1,190 @@
+"""Read and write submissions and the parts that they announce."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Row, bindparam, func, insert, select, update
+
+from he_agg.ids import RoundId
+from service.domain.events import Phase
+from service.domain.submissions import AWAITED, State
+from service.store.queries import Queries, as_row, columns_of
+from service.store.rows import DamagedPart, PartRow, SubmissionRow
+from service.store.schema import parts, rounds, submissions
+
+__all__ = ["SubmissionRows"]
+
+_SUBMISSIONS = select(*columns_of(submissions, SubmissionRow))
+_SUBMISSION = _SUBMISSIONS.where(submissions.c.id == bindparam("id"))
+_OF_ROUND = submissions.c.round_id == bindparam("round_id")
+_SUBMISSION_OF = _SUBMISSIONS.where(_OF_ROUND, submissions.c.site == bindparam("site"))
+_COMPLETED = select(submissions.c.site).where(_OF_ROUND, submissions.c.state == State.COMPLETE.value)
+_STORED = (
+    select(func.count())
+    .select_from(submissions.join(rounds, rounds.c.id == submissions.c.round_id))
+    .where(rounds.c.federation == bindparam("federation"), ~rounds.c.scrubbed)
+)
+_STORED_OF_SITE = _STORED.where(submissions.c.site == bindparam("site"))
+_ADD_SUBMISSION = insert(submissions)
+_MOVE_SUBMISSION = update(submissions).where(submissions.c.id == bindparam("this_id")).values(state=bindparam("state"))
+_ACCEPT_SUBMISSION = _MOVE_SUBMISSION.values(accepted_at=bindparam("at"))
+_TOUCH = update(submissions).where(submissions.c.id == bindparam("this_id")).values(active_at=bindparam("at"))
+
+_PARTS = select(*columns_of(parts, PartRow)).where(parts.c.submission_id == bindparam("submission_id"))
+_PART = _PARTS.where(parts.c.number == bindparam("number"))
+_MISSING = (
+    select(parts.c.number)
+    .where(parts.c.submission_id == bindparam("submission_id"), ~parts.c.stored)
+    .order_by(parts.c.number)
+)
+_AWAITED = (
+    select(rounds.c.federation, func.count().label("parts"))
+    .select_from(
+        parts.join(submissions, submissions.c.id == parts.c.submission_id).join(
+            rounds, rounds.c.id == submissions.c.round_id
+        )
+    )
+    .where(submissions.c.state.in_([state.value for state in AWAITED]), ~parts.c.stored)
+    .group_by(rounds.c.federation)
+)
+_ADD_PART = insert(parts)
+_MARK_STORED = (
+    update(parts)
+    .where(parts.c.submission_id == bindparam("this_submission"), parts.c.number == bindparam("this_number"))
+    .values(stored=True, damaged_at=None)
+)
+
+
+class SubmissionRows(Queries):
+    """What a transaction reads and writes about submissions."""
+
+    def submission(self, submission_id: str) -> SubmissionRow | None:
+        """Return one submission."""
+        return self._first(_submission, _SUBMISSION, id=submission_id)
+
+    def submission_of(self, round_id: RoundId, site: str) -> SubmissionRow | None:
+        """Return the submission of one site to one attempt."""
+        return self._first(_submission, _SUBMISSION_OF, round_id=str(round_id), site=site)
+
+    def submissions(self, round_id: RoundId) -> list[SubmissionRow]:
+        """Return all submissions to one attempt, by id."""
+        query = _SUBMISSIONS.where(submissions.c.round_id == str(round_id)).order_by(submissions.c.id)
+        return self._all(_submission, query)
+
+    def completed(self, round_id: RoundId) -> frozenset[str]:
+        """Return the sites whose submission to one attempt is complete."""
+        return frozenset(self._all(lambda row: str(row.site), _COMPLETED, round_id=str(round_id)))
+
+    def manifest(self, submission_id: str) -> bytes:
+        """Return the signed manifest's bytes."""
+        query = select(submissions.c.manifest).where(submissions.c.id == submission_id)
+        return bytes(self._run(query).scalar_one())
+
+    def manifests(self, round_id: RoundId) -> list[bytes]:
+        """Return the signed manifests of all complete submissions, by site."""
+        these = (submissions.c.round_id == str(round_id)) & (submissions.c.state == State.COMPLETE.value)
+        found = self._run(select(submissions.c.site, submissions.c.manifest).where(these)).all()
+        return [bytes(row.manifest) for row in sorted(found, key=lambda row: row.site)]
+
+    def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
+        """Write a new submission and the parts it announces."""
+        values = {**vars(row), "round_id": str(row.round_id), "state": row.state.value}
+        self._run(_ADD_SUBMISSION, {**values, "manifest": manifest, "created_at": at, "active_at": at})
+        announced = [
+            {"submission_id": row.id, "number": number, "digest": digest, "stored": False}
+            for number, digest in enumerate(digests)
+        ]
+        self._run(_ADD_PART, announced)
+
+    def move_submission(self, submission_id: str, state: State, accepted_at: int | None = None) -> None:
+        """Put a submission into another state, and note when it was accepted, if that is now."""
+        values = {"this_id": submission_id, "state": state.value}
+        if accepted_at is None:
+            self._run(_MOVE_SUBMISSION, values)
+        else:
+            self._run(_ACCEPT_SUBMISSION, values | {"at": accepted_at})
+
+    def unmark_parts(self, submission_id: str) -> None:
+        """Note that no part of a submission is stored."""
+        self._run(update(parts).where(parts.c.submission_id == submission_id).values(stored=False))
+
+    def expiring(self) -> list[SubmissionRow]:
+        """Return submissions whose parts are being removed."""
+        return self._all(_submission, _SUBMISSIONS.where(submissions.c.state == State.EXPIRING.value))
+
+    def idle(self, before: int) -> list[SubmissionRow]:
+        """Return open submissions of open rounds that hold parts and have not got one since `before`."""
+        open_rounds = select(rounds.c.id).where(rounds.c.phase == Phase.OPEN.value).scalar_subquery()
+        holding = select(parts.c.submission_id).where(parts.c.stored).scalar_subquery()
+        these = (submissions.c.state == State.OPEN.value) & (submissions.c.active_at < before)
+        query = _SUBMISSIONS.where(these, submissions.c.round_id.in_(open_rounds), submissions.c.id.in_(holding))
+        return self._all(_submission, query.order_by(submissions.c.id))
+
+    def stored_submissions(self, federation: str, site: str | None = None) -> int:
+        """Return how many submissions, of one site or of all, the disk holds or has to hold parts of."""
+        if site is None:
+            found = self._run(_STORED, {"federation": federation})
+        else:
+            found = self._run(_STORED_OF_SITE, {"federation": federation, "site": site})
+        return int(found.scalar_one())
+
+    def count_submissions(self) -> dict[tuple[str, State], int]:
+        """Return how many submissions are in which state, by federation and state."""
+        columns = (rounds.c.federation, submissions.c.state)
+        query = select(*columns, func.count().label("submissions")).group_by(*columns)
+        found = self._run(query.select_from(submissions.join(rounds, rounds.c.id == submissions.c.round_id)))
+        return {(row.federation, State(row.state)): row.submissions for row in found}
+
+    def awaited_parts(self) -> dict[str, int]:
+        """Return how many parts have been announced for open submissions and are not stored, by federation."""
+        return {row.federation: row.parts for row in self._run(_AWAITED)}
+
+    def part(self, submission_id: str, number: int) -> PartRow | None:
+        """Return one announced part; None when there is none or the round is scrubbed."""
+        return self._first(as_row(PartRow), _PART, submission_id=submission_id, number=number)
+
+    def parts(self, submission_id: str) -> list[PartRow]:
+        """Return all announced parts, in no order; none when the round is scrubbed."""
+        return self._all(as_row(PartRow), _PARTS, submission_id=submission_id)
+
+    def missing(self, submission_id: str) -> list[int]:
+        """Return numbers of announced parts that are not stored."""
+        return self._all(lambda row: int(row.number), _MISSING, submission_id=submission_id)
+
+    def digests_of_part(self, round_id: RoundId, number: int) -> list[tuple[str, str, str]]:
+        """Return (submission id, site, digest) of part `number` of every complete submission, by submission id."""
+        query = (
+            select(submissions.c.id, submissions.c.site, parts.c.digest)
+            .join(parts, parts.c.submission_id == submissions.c.id)
+            .where(submissions.c.round_id == str(round_id), submissions.c.state == State.COMPLETE.value)
+            .where(parts.c.number == number)
+            .order_by(submissions.c.id)
+        )
+        return self._all(lambda row: (row.id, row.site, row.digest), query)
+
+    def mark_stored(self, submission_id: str, number: int, at: int) -> None:
+        """Note that a part's file is durable."""
+        self._run(_MARK_STORED, {"this_submission": submission_id, "this_number": number})
+        self._run(_TOUCH, {"this_id": submission_id, "at": at})
+
+    def mark_damaged(self, submission_id: str, number: int, at: int) -> None:
+        """Note that a part's file is not what it was, so that the part is missing again."""
+        this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
+        self._run(update(parts).where(this).values(stored=False, damaged_at=at))
+
+    def damaged(self, round_id: RoundId) -> list[DamagedPart]:
+        """Return parts of the closed set that are missing again."""
+        query = (
+            select(submissions.c.id, submissions.c.site, parts.c.number, parts.c.damaged_at)
+            .join(parts, parts.c.submission_id == submissions.c.id)
+            .where(submissions.c.round_id == str(round_id), submissions.c.state == State.COMPLETE.value)
+            .where(parts.c.damaged_at.is_not(None))
+            .order_by(parts.c.damaged_at, submissions.c.id, parts.c.number)
+        )
+        return self._all(as_row(DamagedPart), query)
+
+
+def _submission(row: Row[Any]) -> SubmissionRow:
+    return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, State(row.state), row.accepted_at)
