@@ -63,11 +63,11 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
         announcements.announce("bench", name, str(ROUND), manifest.encode())
         with store.write() as tx:
             for number in range(len(digests)):
-                path = part_store.path(PartKey(ROUND, manifest.submission_id, number))
+                path = part_store.path(PartKey(ROUND, manifest.digest, number))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.hardlink_to(originals / str(number))
-                tx.mark_stored(manifest.submission_id, number, 0)
-        end = aggregator.uploads.expect("bench", name, manifest.submission_id, len(plan.public.places))
+                tx.mark_stored(manifest.digest, number, 0)
+        end = aggregator.uploads.expect("bench", name, manifest.digest, len(plan.public.places))
         aggregator.uploads.take(end, memoryview(b""))
     aggregator.close()
     return plan.public.wire_bytes

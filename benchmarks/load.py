@@ -175,9 +175,9 @@ def run_round(
             f"/v1/rounds/{round_id}/submissions",
             body,
             Content_Type="application/json",
-            Content_Digest=known_digest_field(manifests[i].submission_id),
+            Content_Digest=known_digest_field(manifests[i].digest),
         )
-        own = manifests[i].submission_id
+        own = manifests[i].digest
         client.ask("put", "PUT", f"/v1/submissions/{own}", wholes[i], Content_Digest=manifest_field(own))
         client.close()
 
@@ -190,7 +190,7 @@ def run_round(
     # Not in the measured time: a site asks it only when it goes on with an upload that was interrupted.
     for member, manifest in zip(members, manifests, strict=True):
         again = Client(server, member, times)
-        again.ask("status", "GET", f"/v1/submissions/{manifest.submission_id}")
+        again.ask("status", "GET", f"/v1/submissions/{manifest.digest}")
         again.close()
     return seconds, folding, round_id
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from he_agg import Plan
 from he_agg.documents.federation import FederationDocument
-from he_agg.documents.manifest import Manifest, SignedManifest
-from he_agg.documents.roster import Member, Receiving, Role, Roster, SignedRoster
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.roster import Member, Receiving, Role, Roster
+from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
 from he_agg.signing import SigningKey
 from service.core.conductor import Conductor
@@ -33,19 +34,19 @@ def enrol(
     members["coordinator"] = Member("coordinator", coordinator.public_key.hex(), frozenset({Role.COORDINATOR}))
     members["aggregator"] = conductor.key.member
     now = int(time.time())
-    roster = SignedRoster.unsigned(Roster(plan.public.federation, 1, now, now + _DAY_S, 1, 2, members))
-    document = roster.document.signed_by("coordinator", coordinator)
+    roster = Signed(Roster(plan.public.federation, 1, now, now + _DAY_S, 1, 2, members))
+    document = roster.signed_by("coordinator", coordinator)
     federation = FederationDocument(plan.public, 1, KEY_ID)
     operations.create_federation(store, conductor, federation, document.encode())
-    return [(name, keys[name]) for name in sites], roster.digest
+    return [(name, keys[name]) for name in sites], roster.body_digest
 
 
 def sign_manifest(
     plan: Plan, round_id: RoundId, member: tuple[str, SigningKey], digests: Sequence[str], roster: str, previous: str
-) -> SignedManifest:
+) -> Signed[Manifest]:
     """What a site announces. The tags prove nothing: no sum is opened here."""
     name, key = member
     tags = tuple((0,) for _ in plan.public.sections)
     nonce = secrets.token_hex(16)
     manifest = Manifest(round_id, 1, KEY_ID, plan.plan_id, name, nonce, tuple(digests), tags, roster, previous)
-    return SignedManifest.make(manifest, key)
+    return Signed.make(manifest, key)

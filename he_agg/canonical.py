@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from he_agg.errors import Reason, WireError
 
@@ -25,6 +25,8 @@ type_names = {
     bool: "boolean",
     type(None): "null",
 }
+
+Read = TypeVar("Read")
 
 Json = Any
 """What `json` makes of a document: no static type says it better."""
@@ -171,9 +173,12 @@ class Fields:
         value: dict[str, Json] = self._take(name, dict)
         return value
 
-    def null(self, name: str) -> None:
-        """Expect a member that is null."""
-        self._take(name, type(None))
+    def maybe(self, name: str, read: Callable[[str], Read]) -> Read | None:
+        """Read a member that may be null."""
+        if self._left.get(name, ...) is not None:
+            return read(name)
+        del self._left[name]
+        return None
 
     def end(self) -> None:
         """Refuse members nobody asked for.

@@ -16,8 +16,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from he_agg import canonical
-from he_agg.documents.epoch import Commitment, EpochBundle, SignedBundle, SignedCommitment
-from he_agg.documents.roster import Role, SignedRoster
+from he_agg.documents.epoch import Commitment, EpochBundle
+from he_agg.documents.roster import Role, Roster, check_signed
+from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireError
 from keys.group_key import GroupKey, public_facts
 from keys.identity import Identity
@@ -34,7 +35,7 @@ _NONCE = bytes(12)
 """A content key encrypts one payload in its life, so the nonce may be fixed."""
 
 
-def deal(key: GroupKey, roster: SignedRoster, dealer: Identity, now: float) -> SignedBundle:
+def deal(key: GroupKey, roster: Signed[Roster], dealer: Identity, now: float) -> Signed[EpochBundle]:
     """Seal a group key to every site of a roster, and sign the bundle.
 
     Args:
@@ -47,9 +48,9 @@ def deal(key: GroupKey, roster: SignedRoster, dealer: Identity, now: float) -> S
         WireError: a roster that is expired or not signed.
     """
     _check_roster(roster, now)
-    members, public = roster.roster, key.plan.public
+    members, public = roster.body, key.plan.public
     check_self(members, dealer, Role.COORDINATOR)
-    if dealer.name not in roster.document.signers({dealer.name: dealer.signing_key.public_key}):
+    if dealer.name not in roster.signers({dealer.name: dealer.signing_key.public_key}):
         raise InputError(
             Reason.BAD_SIGNATURE,
             f"{dealer.name} has not signed version {members.version} of the roster, and deals only to sites of a "
@@ -73,7 +74,7 @@ def deal(key: GroupKey, roster: SignedRoster, dealer: Identity, now: float) -> S
         "epoch": key.epoch,
         "plan_id": key.plan_id,
         "key_id": key.key_id,
-        "roster": roster.digest,
+        "roster": roster.body_digest,
         "dealer": dealer.name,
     }
     content_key = secrets.token_bytes(_CONTENT_KEY_BYTES)
@@ -88,18 +89,18 @@ def deal(key: GroupKey, roster: SignedRoster, dealer: Identity, now: float) -> S
         epoch=key.epoch,
         plan_id=key.plan_id,
         key_id=key.key_id,
-        roster=roster.digest,
+        roster=roster.body_digest,
         roster_version=members.version,
         dealer=dealer.name,
         payload=payload,
         sealed=sealed,
     )
-    return SignedBundle.make(bundle, dealer.signing_key)
+    return Signed.make(bundle, dealer.signing_key)
 
 
 def open_bundle(
-    signed: SignedBundle,
-    roster: SignedRoster,
+    signed: Signed[EpochBundle],
+    roster: Signed[Roster],
     identity: Identity,
     now: float,
     *,
@@ -123,21 +124,21 @@ def open_bundle(
         InputError: this site is not in the roster.
         KeystoreError: an older epoch, another plan, or a key that does not open or work.
     """
-    bundle = signed.bundle
+    bundle = signed.body
     _check_roster(roster, now)
     if (
         current is not None
-        and current.facts == public_facts(roster.roster.federation, bundle.epoch, bundle.plan_id, bundle.key_id)
-        and bundle.federation == roster.roster.federation
+        and current.facts == public_facts(roster.body.federation, bundle.epoch, bundle.plan_id, bundle.key_id)
+        and bundle.federation == roster.body.federation
     ):
         # The roster may have been renewed since: nothing is accepted now that was not accepted then.
-        check_self(roster.roster, identity, Role.SITE)
+        check_self(roster.body, identity, Role.SITE)
         _check_plan(bundle, plan_id)
         return current
     _check_same_roster(bundle, roster)
-    signed.check_signed(roster.roster.keys_of(Role.COORDINATOR))
-    check_self(roster.roster, identity, Role.SITE)
-    if set(bundle.sealed) != set(roster.roster.having(Role.SITE)):
+    signed.check_signed(roster.body.keys_of(Role.COORDINATOR))
+    check_self(roster.body, identity, Role.SITE)
+    if set(bundle.sealed) != set(roster.body.having(Role.SITE)):
         raise WireError(
             Reason.ROSTER_MISMATCH,
             f"bundle of epoch {bundle.epoch}: it is not sealed to exactly the sites of the roster",
@@ -173,8 +174,8 @@ def _open(bundle: EpochBundle, identity: Identity) -> GroupKey:
 
 
 def accept(
-    signed: SignedBundle,
-    roster: SignedRoster,
+    signed: Signed[EpochBundle],
+    roster: Signed[Roster],
     identity: Identity,
     keystore: Path,
     now: float,
@@ -182,7 +183,7 @@ def accept(
     plan_id: str | None = None,
     passphrase: Passphrase = None,
     protect: Passphrase = None,
-) -> tuple[GroupKey, SignedCommitment]:
+) -> tuple[GroupKey, Signed[Commitment]]:
     """Check and open a bundle, store the key, and make this site's commitment. Again, with the same result, if asked.
 
     Args:
@@ -220,10 +221,10 @@ def install(key: GroupKey, keystore: Path, current: GroupKey | None, protect: Pa
         key.replace(keystore, None if have else kept, protect)
 
 
-def commit(key: GroupKey, identity: Identity) -> SignedCommitment:
+def commit(key: GroupKey, identity: Identity) -> Signed[Commitment]:
     """Make a site's signed statement that it holds this key."""
     commitment = Commitment(key.plan.public.federation, key.epoch, key.key_id, identity.name)
-    return SignedCommitment.make(commitment, identity.signing_key)
+    return Signed.make(commitment, identity.signing_key)
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class Agreement:
 
 
 def agreement(
-    commitments: Iterable[SignedCommitment], roster: SignedRoster, epoch: int, key_id: str | None = None
+    commitments: Iterable[Signed[Commitment]], roster: Signed[Roster], epoch: int, key_id: str | None = None
 ) -> Agreement:
     """Check that all commitments are of sites of the roster, signed by them, and name one and the same key.
 
@@ -256,17 +257,17 @@ def agreement(
         WireError: of somebody else, not signed, or of another federation or epoch.
         KeystoreError: two keys.
     """
-    sites = roster.roster.keys_of(Role.SITE)
+    sites = roster.body.keys_of(Role.SITE)
     seen: dict[str, str] = {}
     for signed in commitments:
-        commitment = signed.commitment
+        commitment = signed.body
         if commitment.site not in sites:
             raise WireError(Reason.UNKNOWN_SITE, f"commitment of {commitment.site}: no such site in the roster")
-        signed.check_signed(sites[commitment.site])
-        if (commitment.federation, commitment.epoch) != (roster.roster.federation, epoch):
+        signed.check_signed(sites)
+        if (commitment.federation, commitment.epoch) != (roster.body.federation, epoch):
             raise WireError(
                 Reason.BAD_FIELD,
-                f"commitment of {commitment.site}: expected epoch {epoch} of {roster.roster.federation}, "
+                f"commitment of {commitment.site}: expected epoch {epoch} of {roster.body.federation}, "
                 f"got epoch {commitment.epoch} of {commitment.federation}",
             )
         if seen.setdefault(commitment.site, commitment.key_id) != commitment.key_id:
@@ -302,18 +303,18 @@ def _there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def _check_roster(roster: SignedRoster, now: float) -> None:
-    roster.check_signed()
-    roster.check_valid(now)
+def _check_roster(roster: Signed[Roster], now: float) -> None:
+    check_signed(roster)
+    roster.body.check_valid(now)
 
 
-def _check_same_roster(bundle: EpochBundle, roster: SignedRoster) -> None:
-    have = roster.roster
+def _check_same_roster(bundle: EpochBundle, roster: Signed[Roster]) -> None:
+    have = roster.body
     if bundle.federation != have.federation:
         raise WireError(
             Reason.ROSTER_MISMATCH, f"expected a bundle of federation {have.federation}, got one of {bundle.federation}"
         )
-    if (bundle.roster, bundle.roster_version) == (roster.digest, have.version):
+    if (bundle.roster, bundle.roster_version) == (roster.body_digest, have.version):
         return
     message = (
         f"bundle of epoch {bundle.epoch}: it is for version {bundle.roster_version} of the roster, and this site has "

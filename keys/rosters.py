@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from he_agg.documents.roster import Member, Role, Roster, SignedRoster
+from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed
+from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from keys.files import read_document, replace_file
 from keys.identity import Identity
@@ -33,14 +34,14 @@ __all__ = [
 DAY_S = 86400
 
 
-def read_roster(path: Path) -> SignedRoster:
+def read_roster(path: Path) -> Signed[Roster]:
     """Read a roster file. No signature is looked at.
 
     Raises:
         ConfigError: it cannot be read.
         WireError: not a roster.
     """
-    return read_document(path, lambda data: SignedRoster.parse(data.strip()), "a roster")
+    return read_document(path, lambda data: Signed.parse(Roster, data.strip()), "a roster")
 
 
 def archive_of(pin: Path) -> Path:
@@ -48,7 +49,7 @@ def archive_of(pin: Path) -> Path:
     return pin.with_name(f"{pin.name}.versions")
 
 
-def keep_old(pin: Path, rosters: Iterable[SignedRoster]) -> None:
+def keep_old(pin: Path, rosters: Iterable[Signed[Roster]]) -> None:
     """Put versions into the archive of a pin, before a newer one takes its place.
 
     Raises:
@@ -62,10 +63,10 @@ def keep_old(pin: Path, rosters: Iterable[SignedRoster]) -> None:
     except OSError as error:
         raise ConfigError(Reason.BAD_CONFIG, f"{archive} cannot be made: {error.strerror}") from error
     for signed in rosters:
-        replace_file(archive / f"{signed.roster.version}.json", signed.encode())
+        replace_file(archive / f"{signed.body.version}.json", signed.encode())
 
 
-def read_pinned(path: Path) -> SignedRoster:
+def read_pinned(path: Path) -> Signed[Roster]:
     """Read the roster that this site has accepted.
 
     Raises:
@@ -87,7 +88,7 @@ def read_pinned(path: Path) -> SignedRoster:
             f"see with `he-agg roster verify {path}` that it is still the right one, then: chmod 644 {path}",
         )
     roster = read_roster(path)
-    roster.check_signed()
+    check_signed(roster)
     return roster
 
 
@@ -99,7 +100,7 @@ def new_roster(
     min_sites: int = 2,
     days: int = 365,
     now: int,
-) -> SignedRoster:
+) -> Signed[Roster]:
     """Make the first version of a roster. Nobody has signed it yet.
 
     Args:
@@ -123,7 +124,7 @@ def new_roster(
 
 
 def next_roster(
-    previous: SignedRoster,
+    previous: Signed[Roster],
     *,
     add: Iterable[tuple[Role, Member]] = (),
     remove: Iterable[str] = (),
@@ -131,7 +132,7 @@ def next_roster(
     min_sites: int | None = None,
     days: int = 365,
     now: int,
-) -> SignedRoster:
+) -> Signed[Roster]:
     """Make the next version of a roster. Nobody has signed it yet.
 
     Args:
@@ -146,7 +147,7 @@ def next_roster(
         InputError: no such member, or too few of a role are left.
         WireError: it does not make sense in itself, or nobody could sign it so that it follows.
     """
-    before = previous.roster
+    before = previous.body
     members = dict(before.members)
     for name in remove:
         if members.pop(name, None) is None:
@@ -177,7 +178,7 @@ def next_roster(
     return _made(roster)
 
 
-def sign_roster(roster: SignedRoster, identity: Identity, previous: SignedRoster | None = None) -> SignedRoster:
+def sign_roster(roster: Signed[Roster], identity: Identity, previous: Signed[Roster] | None = None) -> Signed[Roster]:
     """Add a coordinator's signature.
 
     Args:
@@ -187,7 +188,7 @@ def sign_roster(roster: SignedRoster, identity: Identity, previous: SignedRoster
         InputError: not a coordinator, or one with other keys.
         WireError: expired long ago, or the version before is not its previous one.
     """
-    now, before = roster.roster, None if previous is None else previous.roster
+    now, before = roster.body, None if previous is None else previous.body
     if before is not None and (before.federation, before.version + 1) != (now.federation, now.version):
         raise WireError(
             Reason.ROSTER_MISMATCH,
@@ -210,7 +211,7 @@ def sign_roster(roster: SignedRoster, identity: Identity, previous: SignedRoster
             f"{identity.fingerprint}",
             "do not have it signed by anybody; ask who made it for one with the right public file",
         )
-    return replace(roster, document=roster.document.signed_by(identity.name, identity.signing_key))
+    return roster.signed_by(identity.name, identity.signing_key)
 
 
 def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
@@ -240,7 +241,7 @@ def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
             )
 
 
-def first_roster(roster: SignedRoster, fingerprints: Mapping[str, str], now: float) -> None:
+def first_roster(roster: Signed[Roster], fingerprints: Mapping[str, str], now: float) -> None:
     """Check whether a site may pin this roster as its first.
 
     Whose fingerprint was compared must also have signed: a roster that merely lists somebody is not that person's
@@ -254,28 +255,28 @@ def first_roster(roster: SignedRoster, fingerprints: Mapping[str, str], now: flo
         InputError: too few fingerprints of coordinators.
         WireError: expired, not signed, or other fingerprints.
     """
-    roster.check_valid(now)
-    roster.check_signed()
-    check_fingerprints(roster.roster, fingerprints)
-    coordinators = roster.roster.keys_of(Role.COORDINATOR)
+    roster.body.check_valid(now)
+    check_signed(roster)
+    check_fingerprints(roster.body, fingerprints)
+    coordinators = roster.body.keys_of(Role.COORDINATOR)
     compared = [name for name in fingerprints if name in coordinators]
-    unsigned = sorted(set(compared) - roster.document.signers(coordinators))
+    unsigned = sorted(set(compared) - roster.signers(coordinators))
     if unsigned:
         raise WireError(
             Reason.BAD_SIGNATURE,
             f"the fingerprint of {', '.join(unsigned)} was compared, but {', '.join(unsigned)} has not signed",
             "wait for that signature, or compare the fingerprints of those who signed: `he-agg roster verify`",
         )
-    if len(compared) < roster.roster.threshold:
+    if len(compared) < roster.body.threshold:
         raise InputError(
             Reason.BAD_ARGUMENT,
-            f"expected fingerprints of {roster.roster.threshold} coordinators, got {len(compared)}",
+            f"expected fingerprints of {roster.body.threshold} coordinators, got {len(compared)}",
             "call the coordinators on numbers that you know, and give what they read: "
             '--fingerprint NAME="xxxx xxxx ..."',
         )
 
 
-def follow(pinned: SignedRoster, offered: Iterable[SignedRoster], now: float) -> SignedRoster:
+def follow(pinned: Signed[Roster], offered: Iterable[Signed[Roster]], now: float) -> Signed[Roster]:
     """Go from the pinned roster to the newest one offered, version by version.
 
     Args:
@@ -286,9 +287,13 @@ def follow(pinned: SignedRoster, offered: Iterable[SignedRoster], now: float) ->
     Raises:
         WireError: an older version, another roster of the same version, a gap, too few signatures, or expired.
     """
-    for roster in sorted(offered, key=lambda candidate: candidate.roster.version):
-        before, after = pinned.roster, roster.roster
-        if after.federation == before.federation and after.version == before.version and roster.digest == pinned.digest:
+    for roster in sorted(offered, key=lambda candidate: candidate.body.version):
+        before, after = pinned.body, roster.body
+        if (
+            after.federation == before.federation
+            and after.version == before.version
+            and roster.body_digest == pinned.body_digest
+        ):
             continue
         if after.federation == before.federation and after.version <= before.version:
             what = "older than" if after.version < before.version else "another one than"
@@ -307,9 +312,9 @@ def follow(pinned: SignedRoster, offered: Iterable[SignedRoster], now: float) ->
                 "between",
                 f"give all files from version {before.version + 1} on: `he-agg roster accept FILE FILE --out ROSTER`",
             )
-        roster.check_follows(pinned)
+        check_follows(roster, pinned)
         pinned = roster
-    pinned.check_valid(now)
+    pinned.body.check_valid(now)
     return pinned
 
 
@@ -356,7 +361,7 @@ def _same_key(member: Member | None, key: bytes) -> bool:
     return member is None or member.public_key == key
 
 
-def _made(roster: Roster) -> SignedRoster:
+def _made(roster: Roster) -> Signed[Roster]:
     sites = len(roster.having(Role.SITE))
     if not roster.having(Role.AGGREGATOR):
         raise InputError(
@@ -369,4 +374,4 @@ def _made(roster: Roster) -> SignedRoster:
             Reason.BAD_ARGUMENT, f"min_sites: expected 2 to {sites}, the number of sites, got {roster.min_sites}"
         )
     # Parsed again: what comes out is what everybody else will be able to read.
-    return SignedRoster.parse(SignedRoster.unsigned(roster).encode())
+    return Signed.parse(Roster, Signed(roster).encode())

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from he_agg.documents.roster import Roster
+from he_agg.documents.signed import Signed
 from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
-from service.core.roster_cache import KnownRoster, newest_roster, signer_in
+from service.core.roster_cache import newest_roster, signer_in
 from service.core.submissions.announce import Announcements
 from service.core.submissions.capacity import Capacity
 from service.core.submissions.receive import Uploads
@@ -105,10 +107,10 @@ class Aggregator:
         """Tell the operator of federations for which nothing can be signed: the key is another than it was."""
         with self.store.read() as tx:
             for row in tx.federations():
-                if signer_in(newest_roster(tx, row.name).roster, self.key) is None:
+                if signer_in(newest_roster(tx, row.name).body, self.key) is None:
                     log(logging.CRITICAL, "the roster does not list this aggregator's key", federation=row.name)
 
-    def newest_roster(self, federation: str) -> KnownRoster:
+    def newest_roster(self, federation: str) -> Signed[Roster]:
         """Return the roster that a federation goes by now."""
         with self.store.read() as tx:
             if tx.federation(federation) is not None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from client_sdk._disk.files import explained
-from he_agg.documents.roster import Role, Roster, SignedRoster
+from he_agg.documents.roster import Role, Roster, check_follows
+from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
 from keys import Identity
 from keys.files import replace_file
@@ -38,29 +39,29 @@ class Rosters:
         self._path = path
         self._federation, self._identity = federation, identity
         pinned = _read(path)
-        if pinned.roster.federation != federation:
+        if pinned.body.federation != federation:
             raise ConfigError(
                 Reason.ROSTER_MISMATCH,
                 f"roster {path}: expected that of federation {federation}, which the keystore is for, got that of "
-                f"{pinned.roster.federation}",
+                f"{pinned.body.federation}",
             )
-        self._known = {signed.digest: signed for signed in self._archived()}
+        self._known = {signed.body_digest: signed for signed in self._archived()}
         self._newest = pinned
-        self._known[pinned.digest] = pinned
+        self._known[pinned.body_digest] = pinned
         self.check_own(pinned)
 
     def __repr__(self) -> str:
-        return f"Rosters({self._federation!r}, version {self._newest.roster.version})"
+        return f"Rosters({self._federation!r}, version {self._newest.body.version})"
 
     @property
-    def newest(self) -> SignedRoster:
+    def newest(self) -> Signed[Roster]:
         """The pinned roster."""
         return self._newest
 
     def named(self, digest: str) -> Roster | None:
         """Find a trusted roster by its digest; None if this site does not know it."""
         signed = self._known.get(digest)
-        return None if signed is None else signed.roster
+        return None if signed is None else signed.body
 
     def aggregator_keys(self, digest: str) -> dict[str, bytes]:
         """Return who may sign a record that names this roster.
@@ -68,7 +69,7 @@ class Rosters:
         A site that joined later does not know the rosters before its first pin. Their records it believes when an
         aggregator of the oldest roster that it trusts has signed them.
         """
-        oldest = min(self._known.values(), key=lambda signed: signed.roster.version).roster
+        oldest = min(self._known.values(), key=lambda signed: signed.body.version).body
         return (self.named(digest) or oldest).keys_of(Role.AGGREGATOR)
 
     def check_valid(self, now: float) -> None:
@@ -78,7 +79,7 @@ class Rosters:
             ConfigError: it has.
         """
         try:
-            self._newest.check_valid(now)
+            self._newest.body.check_valid(now)
         except WireError as error:
             raise ConfigError(
                 error.reason,
@@ -86,14 +87,14 @@ class Rosters:
                 "ask the coordinator to sign a new one: `he-agg roster next`",
             ) from error
 
-    def check_own(self, signed: SignedRoster) -> None:
+    def check_own(self, signed: Signed[Roster]) -> None:
         """Check that a roster has this site in it, with its own key.
 
         Raises:
             KeystoreError: it lists another key.
             ConfigError: it does not list this site as a site.
         """
-        roster, identity = signed.roster, self._identity
+        roster, identity = signed.body, self._identity
         member = roster.members.get(identity.name)
         if member is None or Role.SITE not in member.roles:
             raise ConfigError(
@@ -110,26 +111,26 @@ class Rosters:
                 "compare fingerprints with the coordinator: either the identity file or the roster is not yours",
             )
 
-    def follow(self, signed: SignedRoster) -> None:
+    def follow(self, signed: Signed[Roster]) -> None:
         """Trust the next version from now on, and put it in the place of the pinned file.
 
         Raises:
             WireError: it does not follow the pinned one, or is not signed by enough coordinators.
             ConfigError: the file cannot be replaced.
         """
-        signed.check_follows(self._newest)
+        check_follows(signed, self._newest)
         keep_old(self._path, [self._newest])
         replace_file(self._path, signed.encode())
-        self._known[signed.digest] = signed
+        self._known[signed.body_digest] = signed
         self._newest = signed
 
-    def _archived(self) -> list[SignedRoster]:
+    def _archived(self) -> list[Signed[Roster]]:
         archive = archive_of(self._path)
         with explained(archive):
             return [_read(path) for path in sorted(archive.glob("*.json"))]
 
 
-def _read(path: Path) -> SignedRoster:
+def _read(path: Path) -> Signed[Roster]:
     """Read a roster file of this site's own: trusted because of where it lies, so nobody else may have put it there."""
     try:
         return read_pinned(path)

@@ -28,7 +28,8 @@ from functools import cached_property
 from pathlib import Path
 
 from client_sdk._disk.files import digest_of, explained
-from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest, SignedManifest
+from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest
+from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.host.files import create, replace, sync_directory
 from he_agg.ids import RoundId
@@ -51,19 +52,19 @@ class Stored:
         fingerprint: what it encrypts, recognisable with the group key only.
     """
 
-    signed: SignedManifest
+    signed: Signed[Manifest]
     encoded: bytes
     fingerprint: str
 
     @property
     def manifest(self) -> Manifest:
         """What the manifest says."""
-        return self.signed.manifest
+        return self.signed.body
 
     @cached_property
     def submission_id(self) -> str:
         """SHA-256 of the signed manifest."""
-        return self.signed.submission_id
+        return self.signed.digest
 
 
 class Spool:
@@ -176,7 +177,7 @@ class SpoolEntry:
                 return None
             fingerprint = (self.path / _UPDATE).read_text("ascii")
         try:
-            return Stored(SignedManifest.parse(encoded), encoded, fingerprint)
+            return Stored(Signed.parse(Manifest, encoded), encoded, fingerprint)
         except WireError as error:
             raise _damaged(self.path / _MANIFEST, error.message) from error
 
@@ -298,7 +299,7 @@ class SpoolEntry:
         """
         try:
             stored.manifest.check(plan, self.round_id, epoch, key_id, site)
-            stored.signed.check_signed(public_key)
+            stored.signed.check_signed({site: public_key})
         except WireError as error:
             raise WireError(
                 error.reason,

@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from he_agg import canonical
-from he_agg.documents.manifest import SignedManifest
-from he_agg.documents.record import RoundRecord, SignedRecord
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
@@ -123,7 +123,7 @@ def check_members(roster: Roster | None, record: RoundRecord) -> Roster:
     return roster
 
 
-def check_record_signature(keys: dict[str, bytes], signed: SignedRecord) -> None:
+def check_record_signature(keys: dict[str, bytes], signed: Signed[RoundRecord]) -> None:
     """Step 4, first half: an aggregator of the roster has signed the record.
 
     Args:
@@ -133,42 +133,40 @@ def check_record_signature(keys: dict[str, bytes], signed: SignedRecord) -> None
         signed.check_signed(keys)
     except WireError as error:
         raise RejectedError(
-            error.reason, "record, signature", f"of {' or '.join(sorted(keys))}", _signers(signed.document)
+            error.reason, "record, signature", f"of {' or '.join(sorted(keys))}", _signers(signed)
         ) from error
 
 
-def parse_manifests(body: bytes, max_bytes: int) -> list[SignedManifest]:
+def parse_manifests(body: bytes, max_bytes: int) -> list[Signed[Manifest]]:
     """Read the manifests of a sum's members. Nothing is proven about them yet."""
     try:
         fields = canonical.Fields(canonical.parse(body, max_bytes), "manifests")
         fields.integer("v", 1, 1)
         documents = fields.array("manifests", 10_000)
         fields.end()
-        return [SignedManifest.from_document(Signed.from_json(value, "manifest")) for value in documents]
+        return [Signed.from_json(Manifest, value) for value in documents]
     except WireError as error:
         raise RejectedError(error.reason, "manifests", "signed manifests of the members", error.message) from error
 
 
 def check_manifests(
-    expected: Expected, roster: Roster, record: RoundRecord, manifests: Sequence[SignedManifest]
+    expected: Expected, roster: Roster, record: RoundRecord, manifests: Sequence[Signed[Manifest]]
 ) -> None:
     """Step 4, second half: for every member one manifest, the one of the record, signed by its site, for this round."""
-    sites = [signed.manifest.site for signed in manifests]
+    sites = [signed.body.site for signed in manifests]
     if sites != sorted(record.members):
         raise RejectedError(Reason.BAD_ANSWER, "manifests, sites", " ".join(sorted(record.members)), " ".join(sites))
     keys = roster.keys_of(Role.SITE)
     for signed in manifests:
-        site = signed.manifest.site
+        site = signed.body.site
         try:
-            signed.check_signed(keys[site])
+            signed.check_signed(keys)
         except WireError as error:
             raise RejectedError(error.reason, f"manifest of {site}, signature", site, "of another key") from error
-        if signed.submission_id != record.members[site]:
-            raise RejectedError(
-                Reason.BAD_DIGEST, f"manifest of {site}, digest", record.members[site], signed.submission_id
-            )
+        if signed.digest != record.members[site]:
+            raise RejectedError(Reason.BAD_DIGEST, f"manifest of {site}, digest", record.members[site], signed.digest)
         try:
-            signed.manifest.check(expected.plan, expected.round_id, expected.epoch, expected.key_id, site)
+            signed.body.check(expected.plan, expected.round_id, expected.epoch, expected.key_id, site)
         except WireError as error:
             raise RejectedError(error.reason, f"manifest of {site}", None, error.message) from error
 
@@ -189,28 +187,28 @@ def check_own(expected: Expected, roster: Roster, record: RoundRecord) -> None:
         )
 
 
-def check_follows(previous_index: int, previous: str, signed: SignedRecord) -> None:
+def check_follows(previous_index: int, previous: str, signed: Signed[RoundRecord]) -> None:
     """Step 6, first half: the record comes right after the one that this site knows.
 
     Args:
         previous_index: of the record before; 0 before the first.
     """
-    record = signed.record
+    record = signed.body
     if record.index != previous_index + 1:
         raise RejectedError(Reason.CHAIN_MISMATCH, "record, index", previous_index + 1, record.index)
     if record.previous != previous:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {record.index}, previous", previous, record.previous)
 
 
-def check_same_history(record: RoundRecord, manifests: Sequence[SignedManifest]) -> None:
+def check_same_history(record: RoundRecord, manifests: Sequence[Signed[Manifest]]) -> None:
     """Step 6, second half: every member saw the same record before this one, so there is one history for all."""
     for signed in manifests:
-        if signed.manifest.previous != record.previous:
+        if signed.body.previous != record.previous:
             raise RejectedError(
                 Reason.CHAIN_MISMATCH,
-                f"manifest of {signed.manifest.site}, previous",
+                f"manifest of {signed.body.site}, previous",
                 record.previous,
-                signed.manifest.previous,
+                signed.body.previous,
             )
 
 
@@ -228,5 +226,5 @@ def check_tags(holds: bool) -> None:
         raise RejectedError(Reason.SUM_REJECTED, "sum, tags", "the sum of the manifests' tags", "others")
 
 
-def _signers(document: Signed) -> str:
+def _signers(document: Signed[RoundRecord]) -> str:
     return "signed by " + (" ".join(sorted(document.signatures)) or "nobody")

@@ -23,8 +23,9 @@ from client_sdk._protocol.history import follow_rosters, note, refusing, take_re
 from client_sdk._protocol.poll import POLL_S, current_round, unhurried
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseStarted
-from he_agg.documents.manifest import SignedManifest
-from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord, SignedRecord
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
+from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac, tag_count
@@ -49,13 +50,13 @@ class Accepted:
     """
 
     record: RoundRecord
-    manifests: tuple[SignedManifest, ...]
+    manifests: tuple[Signed[Manifest], ...]
     received_bytes: int
 
 
 def await_record(
     session: Session, round_id: RoundId, until: float, meanwhile: Callable[[], Flow[None]] | None = None
-) -> Flow[SignedRecord]:
+) -> Flow[Signed[RoundRecord]]:
     """Wait until the round is published or failed. Nothing is proven about a published record yet: see `accept`.
 
     Args:
@@ -94,12 +95,12 @@ def await_record(
             yield from meanwhile()
         yield from unhurried(asked_at)
     try:
-        signed = SignedRecord.parse(response.body)
+        signed = Signed.parse(RoundRecord, response.body)
     except WireError as error:
         raise ProtocolError(Reason.BAD_ANSWER, f"record of round {round_id}: {error.message}") from error
-    if signed.record.outcome == "failed":
+    if signed.body.outcome == "failed":
         yield from refusing(session, "record-rejected", round_id, _failed(session, round_id, signed))
-        raise _why_failed(session, round_id, signed.record)
+        raise _why_failed(session, round_id, signed.body)
     seconds = (yield from now()) - started
     yield Report(PhaseFinished(str(round_id), "wait", seconds, received_bytes=len(response.body)))
     return signed
@@ -116,9 +117,9 @@ def _later(session: Session, round_id: RoundId) -> Flow[float]:
     return -math.inf
 
 
-def _failed(session: Session, round_id: RoundId, signed: SignedRecord) -> Flow[None]:
-    """Add a failed round's record to the history, as any other record."""
-    record = signed.record
+def _failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
+    """A failed round's record is part of the history like any other."""
+    record = signed.body
     if record.round_id != round_id:
         raise RejectedError(Reason.BAD_ANSWER, "record, round", round_id, record.round_id)
     yield from _know_roster(session, record)
@@ -136,7 +137,7 @@ def _why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> Pro
     return ProtocolError(Reason.ROUND_FAILED, text, "site.rounds() goes on with the next attempt; submit again there")
 
 
-def accept(session: Session, entry: SpoolEntry, signed: SignedRecord, own: str | None) -> Flow[Accepted]:
+def accept(session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], own: str | None) -> Flow[Accepted]:
     """Check that a published record is one whose sum this site may open: steps 1 to 6 of `accept.py`, in order.
 
     Args:
@@ -207,11 +208,11 @@ def _know_roster(session: Session, record: RoundRecord) -> Flow[None]:
         yield from follow_rosters(session)
 
 
-def _accept_record(session: Session, expected: Expected, signed: SignedRecord) -> Flow[Accepted]:
-    record = signed.record
+def _accept_record(session: Session, expected: Expected, signed: Signed[RoundRecord]) -> Flow[Accepted]:
+    record = signed.body
     _accept.check_subject(expected, record)
     yield from _know_roster(session, record)
-    named, newest = session.rosters.named(record.roster), session.rosters.newest.roster
+    named, newest = session.rosters.named(record.roster), session.rosters.newest.body
     _accept.check_number(expected, [newest if named is None else named, newest], record)
     roster = _accept.check_members(named, record)
     _accept.check_record_signature(session.rosters.aggregator_keys(record.roster), signed)
@@ -223,7 +224,7 @@ def _accept_record(session: Session, expected: Expected, signed: SignedRecord) -
     return Accepted(record, tuple(manifests), len(body))
 
 
-def _manifests(session: Session, record: RoundRecord) -> Flow[tuple[bytes, list[SignedManifest]]]:
+def _manifests(session: Session, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
     plan = session.plan
     # A digest of each part, the tags as decimal numbers, and the rest.
     one = 4096 + 70 * len(plan.places) + 24 * sum(tag_count(section) for section in plan.sections)
@@ -247,7 +248,7 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flo
         finished = yield from now()
         yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))
         yield Report(PhaseStarted(round_id, "verify", total))
-        members = [(m.manifest.site, m.manifest.nonce, m.manifest.tags) for m in accepted.manifests]
+        members = [(m.body.site, m.body.nonce, m.body.tags) for m in accepted.manifests]
         _accept.check_tags((yield from compute(partial(mac.verify, tags, members))))
     finally:
         mac.wipe()

@@ -9,8 +9,9 @@ from client_sdk._protocol.accept import RejectedError, check_follows, check_reco
 from client_sdk._protocol.effects import Flow, Request, compute
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
-from he_agg.documents.record import MAX_RECORD_BYTES, SignedRecord
-from he_agg.documents.roster import MAX_ROSTER_BYTES, SignedRoster
+from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
+from he_agg.documents.roster import MAX_ROSTER_BYTES, Roster
+from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 
@@ -71,8 +72,8 @@ def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
         KeystoreError: a new roster lists another key for this site.
         ConfigError: it does not list this site any more, or the pinned file cannot be replaced.
     """
-    while version is None or session.rosters.newest.roster.version < version:
-        wanted = session.rosters.newest.roster.version + 1
+    while version is None or session.rosters.newest.body.version < version:
+        wanted = session.rosters.newest.body.version + 1
         request = Request(
             "GET",
             f"/v1/federations/{session.federation}/rosters/{wanted}",
@@ -83,7 +84,7 @@ def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
         if response.status == 404:
             return
         try:
-            signed = yield from compute(partial(SignedRoster.parse, response.body))
+            signed = yield from compute(partial(Signed.parse, Roster, response.body))
             yield from compute(partial(session.rosters.follow, signed))
         except WireError as error:
             raise RejectedError(
@@ -111,20 +112,20 @@ def catch_up(session: Session, until: int) -> Flow[None]:
         )
         response = yield from exchange(session.retries, request)
         signed = yield from compute(partial(parse_record, response.body))
-        if signed.record.round_id.federation != session.federation:
+        if signed.body.round_id.federation != session.federation:
             raise RejectedError(
                 Reason.CHAIN_MISMATCH,
                 f"record {seen + 1}, federation",
                 session.federation,
-                signed.record.round_id.federation,
+                signed.body.round_id.federation,
             )
-        check_record_signature(session.rosters.aggregator_keys(signed.record.roster), signed)
-        if signed.record.index != seen + 1:
-            raise RejectedError(Reason.CHAIN_MISMATCH, "record, index", seen + 1, signed.record.index)
+        check_record_signature(session.rosters.aggregator_keys(signed.body.roster), signed)
+        if signed.body.index != seen + 1:
+            raise RejectedError(Reason.CHAIN_MISMATCH, "record, index", seen + 1, signed.body.index)
         yield from take_record(session, signed)
 
 
-def take_record(session: Session, signed: SignedRecord) -> Flow[None]:
+def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     """Check that a record, whose signature was verified, belongs to the history that this site knows; remember it.
 
     Records between the last known one and this one are fetched and verified first.
@@ -132,7 +133,7 @@ def take_record(session: Session, signed: SignedRecord) -> Flow[None]:
     Raises:
         RejectedError: it does not: this site, or another one, was shown another history.
     """
-    index = signed.record.index
+    index = signed.body.index
     yield from catch_up(session, index - 1)
     check_follows(index - 1, (yield from compute(partial(session.chain.head, index - 1))), signed)
     try:
@@ -142,13 +143,13 @@ def take_record(session: Session, signed: SignedRecord) -> Flow[None]:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest) from error
 
 
-def parse_record(body: bytes) -> SignedRecord:
+def parse_record(body: bytes) -> Signed[RoundRecord]:
     """Read a record. Nothing is proven about it yet.
 
     Raises:
         RejectedError: it is not a valid one.
     """
     try:
-        return SignedRecord.parse(body)
+        return Signed.parse(RoundRecord, body)
     except WireError as error:
         raise RejectedError(error.reason, "record", "a signed record", error.message) from error

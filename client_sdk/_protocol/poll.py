@@ -187,7 +187,7 @@ def _not_fewer(current: CurrentRound, seen: int) -> Flow[None]:
 
 def _up_to_date(session: Session, current: CurrentRound) -> Flow[None]:
     """Follow newer rosters; an aggregator that goes back to an older one is not believed."""
-    pinned = session.rosters.newest.roster.version
+    pinned = session.rosters.newest.body.version
     if current.roster_version < pinned:
         raise RejectedError(Reason.ROSTER_MISMATCH, "version of the roster", pinned, current.roster_version)
     yield from follow_rosters(session, current.roster_version)

@@ -16,7 +16,8 @@ from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
-from he_agg.documents.manifest import NONCE_BYTES, Manifest, SignedManifest
+from he_agg.documents.manifest import NONCE_BYTES, Manifest
+from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.mac import RoundMac, TagTotal
 from he_agg.plan.fixedpoint import OnOverflow, Quantizing, Rounding
@@ -140,10 +141,10 @@ def _encrypt(
             nonce=nonce,
             part_digests=tuple(work.digests[place.number] for place in plan.places),
             tags=work.mac.tags(work.total, session.site, nonce),
-            roster=session.rosters.newest.digest,
+            roster=session.rosters.newest.body_digest,
             previous=previous,
         )
-        signed = SignedManifest.make(manifest, session.identity.signing_key)
+        signed = Signed.make(manifest, session.identity.signing_key)
         encoded = signed.encode()
         yield from compute(partial(entry.seal, encoded, fingerprint))
     except BaseException:

@@ -21,7 +21,7 @@ from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.plan.sections import MAX_PART_BYTES, PartPlace
 from he_agg.protocol.http_signatures import known_digest_field, manifest_field
-from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt, SubmissionState, SubmissionStatus, read
+from he_agg.protocol.messages import Receipt, SubmissionState, SubmissionStatus, read
 
 __all__ = ["deliver", "repair"]
 
@@ -274,11 +274,11 @@ def _receipt(session: Session, opened: OpenRound, stored: Stored, body: bytes) -
 
     The same receipt is given again and again, so it may be of the time of the roster that the manifest names.
     """
-    keys = session.rosters.newest.roster.keys_of(Role.AGGREGATOR)
+    keys = session.rosters.newest.body.keys_of(Role.AGGREGATOR)
     before = session.rosters.named(stored.manifest.roster)
     try:
-        document = yield from compute(partial(Signed.parse, body, "receipt", MAX_RECEIPT_BYTES))
-        receipt = Receipt.parse(document.body)
+        document = yield from compute(partial(Signed.parse, Receipt, body))
+        receipt = document.body
     except WireError as error:
         raise RejectedError(error.reason, "receipt", "a signed receipt", error.message) from error
     if not document.signers(keys) and (before is None or not document.signers(before.keys_of(Role.AGGREGATOR))):

@@ -15,7 +15,8 @@ from client_sdk._protocol.prepare import Update, check_stored, lost_spool, prepa
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
 from client_sdk.federated import Outcome
-from he_agg.documents.record import SignedRecord
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean
@@ -147,7 +148,7 @@ def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
 
 def _record(
     session: Session, entry: SpoolEntry, since: float, round_id: RoundId, stored: Stored | None
-) -> Flow[SignedRecord]:
+) -> Flow[Signed[RoundRecord]]:
     meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored, Counter())
     try:
         return (yield from await_record(session, round_id, since + session.result_s, meanwhile))
@@ -159,13 +160,13 @@ def _record(
 
 
 def _opened(
-    session: Session, entry: SpoolEntry, signed: SignedRecord, stored: Stored | None, must_count: bool = False
+    session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None, must_count: bool = False
 ) -> Flow[Mean]:
     own = None if stored is None else stored.submission_id
     accepted = yield from accept(session, entry, signed, own)
     if must_count and own is not None:
         try:
-            check_counted(session, signed.record, own)
+            check_counted(session, signed.body, own)
         except ProtocolError:
             yield from compute(entry.remove)
             raise

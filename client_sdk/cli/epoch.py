@@ -18,8 +18,8 @@ from client_sdk._protocol.effects import Flow
 from client_sdk.cli.link import Link, config_option, connect, newer_rosters, read_settings
 from client_sdk.config import Settings
 from he_agg import canonical
-from he_agg.documents.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES, SignedBundle, SignedCommitment
-from he_agg.documents.roster import MAX_MEMBERS, SignedRoster
+from he_agg.documents.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES, Commitment, EpochBundle
+from he_agg.documents.roster import MAX_MEMBERS, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, KeystoreError, ProtocolError, Reason, WireError
 from he_agg.host.commands import FILE, answer, json_option
@@ -78,7 +78,7 @@ def epoch_accept(
     if bundle is None or identity_file is None or roster_file is None or keystore is None:
         raise click.UsageError("expected --config, or BUNDLE with --identity, --roster and --keystore")
     key, signed = accept_files(read_bundle(bundle), identity_file, roster_file, keystore, passphrase, plan_id)
-    path = commitment or keystore.with_name(f"{signed.commitment.site}.epoch-{key.epoch}.commitment.json")
+    path = commitment or keystore.with_name(f"{signed.body.site}.epoch-{key.epoch}.commitment.json")
     replace_file(path, signed.encode())
     facts = accepted_facts(key, signed, keystore) | {"commitment": str(path)}
     answer(facts, as_json, lambda: accepted_text(key, keystore, path))
@@ -92,7 +92,7 @@ def epoch_accept(
 def epoch_publish(bundle: Path, config: Path, passphrase_fd: int | None, keyring: str | None, as_json: bool) -> None:
     """Send a BUNDLE to the aggregator, as the coordinator that dealt it: its epoch begins."""
     harden_command()
-    dealt, data = read_bundle(bundle).bundle, bundle.read_bytes()
+    dealt, data = read_bundle(bundle).body, bundle.read_bytes()
     settings, passphrase = read_settings(config, passphrase_fd, keyring)
     identity = Identity.load(settings.identity, passphrase)
     with connect(settings, identity, dealt.federation) as link:
@@ -119,7 +119,7 @@ def epoch_commitments(
     harden_command()
     settings, passphrase = read_settings(config, passphrase_fd, keyring)
     identity, pinned = Identity.load(settings.identity, passphrase), read_pinned(settings.roster)
-    with connect(settings, identity, pinned.roster.federation) as link:
+    with connect(settings, identity, pinned.body.federation) as link:
         newest = [pinned, *link.run(newer_rosters(link, pinned))][-1]
         found = link.run(_commitments(link, newest, epoch))
     answer(
@@ -134,7 +134,7 @@ def epoch_commitments(
 
 def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as_json: bool) -> None:
     pinned, identity = read_pinned(settings.roster), Identity.load(settings.identity, passphrase)
-    federation = pinned.roster.federation
+    federation = pinned.body.federation
     log = SecurityLog(settings.security_log, time.time)
     with connect(settings, identity, federation) as link:
         rosters = Rosters(settings.roster, federation, identity)
@@ -152,10 +152,15 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
             ) from error
         with _noting(log, "bundle-rejected", identity, federation):
             key, signed = accept_files(
-                SignedBundle.parse(body), settings.identity, settings.roster, settings.keystore, passphrase, plan_id
+                Signed.parse(EpochBundle, body),
+                settings.identity,
+                settings.roster,
+                settings.keystore,
+                passphrase,
+                plan_id,
             )
         link.put(f"epochs/{key.epoch}/commitments/{identity.name}", signed.encode())
-    facts = accepted_facts(key, signed, settings.keystore) | {"roster_version": rosters.newest.roster.version}
+    facts = accepted_facts(key, signed, settings.keystore) | {"roster_version": rosters.newest.body.version}
     answer(
         facts,
         as_json,
@@ -163,13 +168,11 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
     )
 
 
-def _commitments(link: Link, roster: SignedRoster, epoch: int | None) -> Flow[Agreement]:
+def _commitments(link: Link, roster: Signed[Roster], epoch: int | None) -> Flow[Agreement]:
     if epoch is None:
         response = yield from link.get("epochs/newest", MAX_BUNDLE_BYTES)
-        epoch = SignedBundle.parse(response.body).bundle.epoch
-    response = yield from link.get(
-        f"epochs/{epoch}/commitments", MAX_COMMITMENT_BYTES * (len(roster.roster.members) + 1)
-    )
+        epoch = Signed.parse(EpochBundle, response.body).body.epoch
+    response = yield from link.get(f"epochs/{epoch}/commitments", MAX_COMMITMENT_BYTES * (len(roster.body.members) + 1))
     fields = canonical.Fields(canonical.parse(response.body, MAX_COMMITMENT_BYTES * MAX_MEMBERS), "commitments")
     fields.integer("v", 1, 1)
     values = fields.array("commitments", MAX_MEMBERS)
@@ -180,7 +183,7 @@ def _commitments(link: Link, roster: SignedRoster, epoch: int | None) -> Flow[Ag
             f"epoch {epoch}: no site has accepted it yet",
             "at each: `he-agg epoch accept --config ...`",
         )
-    signed = [SignedCommitment.from_document(Signed.from_json(value, "commitment")) for value in values]
+    signed = [Signed.from_json(Commitment, value) for value in values]
     return agreement(signed, roster, epoch)
 
 

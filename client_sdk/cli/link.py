@@ -18,7 +18,8 @@ from client_sdk._protocol.exchange import Retries, exchange
 from client_sdk._protocol.session import retries_of
 from client_sdk.config import Settings
 from client_sdk.progress import Event, Retrying
-from he_agg.documents.roster import MAX_ROSTER_BYTES, SignedRoster
+from he_agg.documents.roster import MAX_ROSTER_BYTES, Roster, check_follows
+from he_agg.documents.signed import Signed
 from he_agg.host.commands import FILE, messages
 from keys import Identity, read_secret_text
 from keys.cli.options import passphrase_source
@@ -81,16 +82,16 @@ def read_settings(config: Path, passphrase_fd: int | None, keyring: str | None) 
     return settings, passphrase_source(passphrase_fd, keyring)
 
 
-def newer_rosters(link: Link, pinned: SignedRoster) -> Flow[list[SignedRoster]]:
+def newer_rosters(link: Link, pinned: Signed[Roster]) -> Flow[list[Signed[Roster]]]:
     """Return all rosters after the pinned one, each following the one before."""
     found = [pinned]
     while True:
-        wanted = found[-1].roster.version + 1
+        wanted = found[-1].body.version + 1
         response = yield from link.get(f"rosters/{wanted}", MAX_ROSTER_BYTES, frozenset({200, 404}))
         if response.status == 404:
             return found[1:]
-        signed = yield from compute(partial(SignedRoster.parse, response.body))
-        signed.check_follows(found[-1])
+        signed = yield from compute(partial(Signed.parse, Roster, response.body))
+        check_follows(signed, found[-1])
         found.append(signed)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from client_sdk.cli.link import config_option, connect, read_settings
+from he_agg.documents.roster import check_signed
 from he_agg.host.commands import FILE, answer, json_option
 from keys import Identity
 from keys.cli.options import passphrase_options
@@ -26,15 +27,15 @@ def roster_publish(roster: Path, config: Path, passphrase_fd: int | None, keyrin
     """Send a signed ROSTER to the aggregator, as a coordinator: it holds at once, and sites pick it up themselves."""
     harden_command()
     signed = read_roster(roster)
-    signed.check_signed()
-    signed.check_valid(time.time())
+    check_signed(signed)
+    signed.body.check_valid(time.time())
     settings, passphrase = read_settings(config, passphrase_fd, keyring)
     identity = Identity.load(settings.identity, passphrase)
-    name, version = signed.roster.federation, signed.roster.version
+    name, version = signed.body.federation, signed.body.version
     with connect(settings, identity, name) as link:
         new = link.put(f"rosters/{version}", signed.encode())
     answer(
-        {"federation": name, "version": version, "digest": signed.digest, "new": new},
+        {"federation": name, "version": version, "digest": signed.body_digest, "new": new},
         as_json,
         lambda: f"version {version} of the roster of {name} {'holds now' if new else 'held already'}",
     )

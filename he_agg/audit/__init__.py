@@ -13,18 +13,14 @@ from he_agg import canonical
 from he_agg.audit.findings import Audit, Coordinator, Finding, Notes, RosterRow, RoundRow
 from he_agg.audit.rosters import RosterChain
 from he_agg.audit.rounds import RecordChain
-from he_agg.documents.manifest import KIND as MANIFEST
-from he_agg.documents.manifest import MAX_MANIFEST_BYTES, SignedManifest
-from he_agg.documents.record import KIND as RECORD
-from he_agg.documents.record import MAX_RECORD_BYTES, SignedRecord
-from he_agg.documents.roster import KIND as ROSTER
-from he_agg.documents.roster import MAX_ROSTER_BYTES, SignedRoster
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.roster import Roster
+from he_agg.documents.signed import Signed
 from he_agg.documents.transcript import MAX_LINE_BYTES, lines, parse_header
 from he_agg.errors import HeAggError, Reason, WireError
 
 __all__ = ["Audit", "Coordinator", "Finding", "RosterRow", "RoundRow", "audit"]
-
-_LIMITS = {MANIFEST: MAX_MANIFEST_BYTES, RECORD: MAX_RECORD_BYTES, ROSTER: MAX_ROSTER_BYTES}
 
 
 def audit(file: BinaryIO, fingerprints: Mapping[str, str] | None = None, expected: tuple[str, ...] = ()) -> Audit:
@@ -85,20 +81,20 @@ class _Auditor:
         try:
             value = canonical.parse(line, MAX_LINE_BYTES)
             kind = value.get("kind") if isinstance(value, dict) else None
-            if kind not in _LIMITS or len(line) > _LIMITS[kind]:
-                raise WireError(Reason.BAD_FIELD, "expected a signed roster, manifest or record")
-            if kind == ROSTER:
-                roster = SignedRoster.parse(line)
+            if kind == Roster.KIND:
+                roster = Signed.parse(Roster, line)
                 if records.begun:
-                    text = f"version {roster.roster.version} of the roster comes after manifests or records"
+                    text = f"version {roster.body.version} of the roster comes after manifests or records"
                     self._notes.find("order", text)
                 self._rosters.take(roster)
-            elif kind == MANIFEST:
-                records.take_manifest(SignedManifest.parse(line))
-            else:
-                record = SignedRecord.parse(line)
+            elif kind == Manifest.KIND:
+                records.take_manifest(Signed.parse(Manifest, line))
+            elif kind == RoundRecord.KIND:
+                record = Signed.parse(RoundRecord, line)
                 records.take_record(record)
                 if record.digest in self._expected:
                     self._expected[record.digest] = True
+            else:
+                raise WireError(Reason.BAD_FIELD, "expected a signed roster, manifest or record")
         except WireError as error:
             self._notes.find("not-canonical" if error.reason == Reason.NOT_CANONICAL else "bad-line", error.message)

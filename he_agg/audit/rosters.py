@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from he_agg.audit.findings import Coordinator, Notes, RosterRow
-from he_agg.documents.roster import Role, Roster, SignedRoster
+from he_agg.documents.roster import Role, Roster, check_follows, check_signed
+from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
 
 __all__ = ["RosterChain"]
@@ -19,30 +20,30 @@ class RosterChain:
         self._find = notes.find
         self._fingerprints = fingerprints
         self._any = False
-        self._newest: SignedRoster | None = None
+        self._newest: Signed[Roster] | None = None
         self.trusted: dict[str, Roster] = {}
 
-    def take(self, signed: SignedRoster) -> None:
+    def take(self, signed: Signed[Roster]) -> None:
         """Check the next roster, and trust it if it follows."""
-        roster = signed.roster
+        roster = signed.body
         first, self._any = not self._any, True
         try:
             if first:
                 self._first(signed)
             elif self._newest is not None:
-                signed.check_follows(self._newest)
+                check_follows(signed, self._newest)
             else:
                 return
         except WireError as error:
             self._find("roster-signature" if error.reason == Reason.BAD_SIGNATURE else "roster-version", error.message)
             return
         self._newest = signed
-        self.trusted[signed.digest] = roster
-        signers = sorted(signed.document.signers(roster.keys_of(Role.COORDINATOR)))
+        self.trusted[signed.body_digest] = roster
+        signers = sorted(signed.signers(roster.keys_of(Role.COORDINATOR)))
         self._result.rosters.append(
             RosterRow(
                 roster.version,
-                signed.digest,
+                signed.body_digest,
                 roster.issued_at,
                 roster.expires_at,
                 tuple(roster.having(Role.SITE)),
@@ -50,15 +51,15 @@ class RosterChain:
             )
         )
 
-    def _first(self, signed: SignedRoster) -> None:
-        roster = signed.roster
+    def _first(self, signed: Signed[Roster]) -> None:
+        roster = signed.body
         if (roster.federation, roster.version) != (self._result.federation, 1):
             raise WireError(
                 Reason.ROSTER_MISMATCH,
                 f"expected version 1 of the roster of {self._result.federation} first, "
                 f"got version {roster.version} of {roster.federation}",
             )
-        signed.check_signed()
+        check_signed(signed)
         given = None if self._fingerprints is None else {n: _compact(f) for n, f in self._fingerprints.items()}
         coordinators = roster.having(Role.COORDINATOR)
         confirmed = set()
@@ -75,7 +76,7 @@ class RosterChain:
             self._find("coordinator", f"the first roster has no coordinator {min(given)!a}")
         if given is not None:
             keys = {name: coordinators[name].public_key for name in confirmed}
-            signers = signed.document.signers(keys)
+            signers = signed.signers(keys)
             if len(signers) < roster.threshold:
                 self._find(
                     "coordinator",

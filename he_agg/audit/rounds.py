@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from he_agg.audit.findings import Notes, RoundRow
-from he_agg.documents.manifest import Manifest, SignedManifest
-from he_agg.documents.record import RoundRecord, SignedRecord
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role, Roster
+from he_agg.documents.signed import Signed
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
@@ -60,40 +61,38 @@ class RecordChain:
             text = "the file ends with manifests, whose record is missing"
             self._find("truncated", text, self._waiting[0].line)
 
-    def take_manifest(self, signed: SignedManifest) -> None:
+    def take_manifest(self, signed: Signed[Manifest]) -> None:
         """Check a manifest as far as it goes, and keep what its record is held against."""
-        manifest = signed.manifest
+        manifest = signed.body
         try:
             # What the record says of round, epoch and key is held against it when the record comes.
             manifest.check(self._plan, manifest.round_id, manifest.epoch, manifest.key_id, manifest.site)
         except WireError as error:
-            self._find("manifest", f"{_of(manifest)}: {error.message}")
+            self._find("manifest", f"{manifest.title}: {error.message}")
         if self._waiting and self._waiting[-1].site >= manifest.site:
             what = "twice" if self._waiting[-1].site == manifest.site else "out of order"
-            self._find("duplicate-site" if what == "twice" else "order", f"{_of(manifest)} is there {what}")
+            self._find("duplicate-site" if what == "twice" else "order", f"{manifest.title} is there {what}")
         roster = self._rosters.get(manifest.roster)
         if roster is None:
-            self._find("manifest", f"{_of(manifest)}: the site names a roster that is not in the transcript")
+            self._find("manifest", f"{manifest.title}: the site goes by a roster that is not in the transcript")
         keys = {r.members[manifest.site].signing_key for r in self._rosters.values() if manifest.site in r.members}
         self._waiting.append(
             _Submitted(
                 line=self._notes.line,
-                digest=signed.submission_id,
+                digest=signed.digest,
                 site=manifest.site,
                 epoch=manifest.epoch,
                 key_id=manifest.key_id,
                 round_id=manifest.round_id,
                 roster=manifest.roster,
                 previous=manifest.previous,
-                signed_with=frozenset(
-                    key for key in keys if signed.document.signers({manifest.site: bytes.fromhex(key)})
-                ),
+                signed_with=frozenset(key for key in keys if signed.signers({manifest.site: bytes.fromhex(key)})),
             )
         )
 
-    def take_record(self, signed: SignedRecord) -> None:
+    def take_record(self, signed: Signed[RoundRecord]) -> None:
         """Check a record, against the manifests before it, the record before it and its roster."""
-        record, submitted = signed.record, self._waiting
+        record, submitted = signed.body, self._waiting
         self._waiting = []
         what = f"record {record.index} of round {record.round_id}"
         roster = self._rosters.get(record.roster)
@@ -119,8 +118,8 @@ class RecordChain:
         self._last = record
         self._result.head = signed.digest
 
-    def _check_place(self, signed: SignedRecord, what: str) -> None:
-        record, last = signed.record, self._last
+    def _check_place(self, signed: Signed[RoundRecord], what: str) -> None:
+        record, last = signed.body, self._last
         if record.round_id.federation != self._result.federation:
             self._find("other-federation", f"{what} is another federation's, not {self._result.federation}'s")
         index = 1 if last is None else last.index + 1
@@ -197,8 +196,8 @@ class RecordChain:
         if not keys & one.signed_with:
             self._find("manifest-signature", f"{whose} is not signed by the site", one.line)
 
-    def _check_roster(self, signed: SignedRecord, roster: Roster, what: str) -> None:
-        record, plan = signed.record, self._plan
+    def _check_roster(self, signed: Signed[RoundRecord], roster: Roster, what: str) -> None:
+        record, plan = signed.body, self._plan
         try:
             signed.check_signed(roster.keys_of(Role.AGGREGATOR))
         except WireError as error:
@@ -241,7 +240,3 @@ class RecordChain:
         left_out = invited - named
         if left_out:
             self._find("unnamed-exclusion", f"{what}: site {min(left_out)} was invited and is not accounted for")
-
-
-def _of(manifest: Manifest) -> str:
-    return f"manifest of site {manifest.site} for round {manifest.round_id}"

@@ -1,24 +1,24 @@
-"""The manifest: what one site submits to one attempt of one round, signed by the site and named by its digest."""
+"""Read and write a manifest: what one site submits to one attempt of one round.
+
+It travels signed by the site, and its digest names the submission.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from he_agg import canonical
-from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
 from he_agg.plan.plan import PublicPlan
-from he_agg.signing import SigningKey
 
-__all__ = ["MAX_MANIFEST_BYTES", "Manifest", "SignedManifest", "Tags"]
+__all__ = ["MAX_MANIFEST_BYTES", "Manifest", "Tags"]
 
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_PARTS = 50_000
 MAX_TAGS = 128
 NONCE_BYTES = 16
-VERSION = 2
-KIND = "manifest"
 
 Tags = tuple[tuple[int, ...], ...]
 """What proves a sum: for each section of the plan some numbers below its modulus."""
@@ -41,6 +41,9 @@ class Manifest:
         previous: digest of the record before this round's as the site knows it, 64 hex digits; zeros for the first.
     """
 
+    KIND: ClassVar[str] = "manifest"
+    MAX_BYTES: ClassVar[int] = MAX_MANIFEST_BYTES
+
     round_id: RoundId
     epoch: int
     key_id: str
@@ -52,36 +55,44 @@ class Manifest:
     roster: str
     previous: str
 
-    def encode(self) -> bytes:
-        """Return the canonical bytes."""
-        return canonical.encode(
-            {
-                "v": VERSION,
-                "federation": self.round_id.federation,
-                "round": self.round_id.number,
-                "attempt": self.round_id.attempt,
-                "epoch": self.epoch,
-                "key_id": self.key_id,
-                "plan_id": self.plan_id,
-                "site": self.site,
-                "nonce": self.nonce,
-                "parts": list(self.part_digests),
-                # Decimal strings: residues of the codec ckks do not fit the 53 bits of JSON's integers.
-                "tags": [[str(tag) for tag in section] for section in self.tags],
-                "roster": self.roster,
-                "previous": self.previous,
-            }
-        )
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"manifest of site {self.site} for round {self.round_id}"
+
+    @property
+    def author(self) -> str:
+        """Its site."""
+        return self.site
+
+    def to_json(self) -> canonical.Json:
+        """Return the body as a JSON value."""
+        return {
+            "v": 1,
+            "federation": self.round_id.federation,
+            "round": self.round_id.number,
+            "attempt": self.round_id.attempt,
+            "epoch": self.epoch,
+            "key_id": self.key_id,
+            "plan_id": self.plan_id,
+            "site": self.site,
+            "nonce": self.nonce,
+            "parts": list(self.part_digests),
+            # Decimal strings: residues of the codec ckks do not fit the 53 bits of JSON's integers.
+            "tags": [[str(tag) for tag in section] for section in self.tags],
+            "roster": self.roster,
+            "previous": self.previous,
+        }
 
     @classmethod
-    def parse(cls, data: bytes) -> Manifest:
+    def from_json(cls, value: canonical.Json) -> Manifest:
         """Read a manifest.
 
         Raises:
-            WireError: anything but one canonical manifest.
+            WireError: not one.
         """
-        fields = canonical.Fields(canonical.parse(data, MAX_MANIFEST_BYTES), "manifest")
-        fields.integer("v", VERSION, VERSION)
+        fields = canonical.Fields(value, "manifest")
+        fields.integer("v", 1, 1)
         federation = check_name(fields.string("federation"), "manifest.federation")
         number = fields.integer("round", 1, 10**9 - 1)
         attempt = fields.integer("attempt", 1, 10**9 - 1)
@@ -125,65 +136,10 @@ class Manifest:
                 raise WireError(Reason.BAD_FIELD, f"manifest, tags of section {section.name}: one is not below q")
 
 
-@dataclass(frozen=True)
-class SignedManifest:
-    """A manifest and the document that it came in.
-
-    Attributes:
-        manifest: what it says.
-        document: the same, with the site's signature.
-    """
-
-    manifest: Manifest
-    document: Signed
-
-    @classmethod
-    def make(cls, manifest: Manifest, key: SigningKey) -> SignedManifest:
-        """Sign a manifest with the key of its site."""
-        return cls(manifest, Signed.make(KIND, manifest.encode(), manifest.site, key))
-
-    @classmethod
-    def parse(cls, data: bytes) -> SignedManifest:
-        """Read a signed manifest. The signature is not looked at: ask `check_signed`.
-
-        Raises:
-            WireError: anything but one canonical manifest with one signature, of the site it names.
-        """
-        return cls.from_document(Signed.parse(data, KIND, MAX_MANIFEST_BYTES))
-
-    @classmethod
-    def from_document(cls, document: Signed) -> SignedManifest:
-        """Read the body of a signed document; see `parse`."""
-        signed = cls(Manifest.parse(document.body), document)
-        if list(document.signatures) != [signed.manifest.site]:
-            raise WireError(Reason.BAD_SIGNATURE, "manifest: expected one signature, of the site that it names")
-        return signed
-
-    @property
-    def submission_id(self) -> str:
-        """SHA-256 of the canonical bytes, signature included: the id of the submission."""
-        return self.document.digest
-
-    def encode(self) -> bytes:
-        """Return the canonical bytes."""
-        return self.document.encode()
-
-    def check_signed(self, public_key: bytes) -> None:
-        """Check that the site has signed it.
-
-        Raises:
-            WireError: it has not, or with another key.
-        """
-        if not self.document.signers({self.manifest.site: public_key}):
-            raise WireError(Reason.BAD_SIGNATURE, f"manifest: the signature is not that of site {self.manifest.site}")
-
-
 def _tags(section: canonical.Json) -> tuple[int, ...]:
     if not isinstance(section, list) or len(section) > MAX_TAGS:
         raise WireError(Reason.BAD_FIELD, f"manifest.tags: expected at most {MAX_TAGS} tags a section")
     for text in section:
         if not isinstance(text, str) or not 1 <= len(text) <= 20 or not text.isascii() or not text.isdigit():
             raise WireError(Reason.BAD_FIELD, "manifest.tags: expected decimal numbers")
-        if str(int(text)) != text:
-            raise WireError(Reason.NOT_CANONICAL, "manifest.tags: expected numbers without leading zeros")
     return tuple(map(int, section))

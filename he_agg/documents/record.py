@@ -1,4 +1,4 @@
-"""The round record: the closed set of submissions behind a sum, and the sum's digests.
+"""Read and write a round record: the closed set of submissions behind a sum, and the sum's digests.
 
 It is written once, when the sum is durable (or the round has failed), signed by the aggregator, and never changes. Each
 record names the one before it, so whoever has seen one notices when another history is told later.
@@ -6,25 +6,21 @@ record names the one before it, so whoever has seen one notices when another his
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from he_agg import canonical
 from he_agg.documents.manifest import MAX_PARTS
-from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
-from he_agg.signing import SigningKey
 
-__all__ = ["MAX_RECORD_BYTES", "NO_RECORD", "RoundRecord", "SignedRecord"]
+__all__ = ["MAX_RECORD_BYTES", "NO_RECORD", "RoundRecord"]
 
 MAX_RECORD_BYTES = 16 * 2**20
 NO_RECORD = "0" * 64
 """What the first record of a federation has as `previous`."""
 
 OUTCOMES = ("published", "failed")
-KIND = "record"
-VERSION = 2
 _MAX_MEMBERS = 10_000
 
 
@@ -45,9 +41,11 @@ class RoundRecord:
         members: submission id by site, for every submission in the sum.
         excluded: reason by site, for every site that was invited and is not in the sum.
         sum_digests: SHA-256 of every part of the sum as it travels, in order; empty when failed.
-        sample_seed: what the invited sites were drawn by, 32 bytes in hex; None, and not a member of the encoding,
-            when all sites were invited.
+        sample_seed: what the invited sites were drawn by, 32 bytes in hex; None when all sites were invited.
     """
+
+    KIND: ClassVar[str] = "record"
+    MAX_BYTES: ClassVar[int] = MAX_RECORD_BYTES
 
     round_id: RoundId
     index: int
@@ -63,40 +61,45 @@ class RoundRecord:
     sum_digests: tuple[str, ...]
     sample_seed: str | None = None
 
-    def encode(self) -> bytes:
-        """Return the canonical bytes."""
-        sampled = {} if self.sample_seed is None else {"sample_seed": self.sample_seed}
-        return canonical.encode(
-            sampled
-            | {
-                "v": VERSION,
-                "federation": self.round_id.federation,
-                "round": self.round_id.number,
-                "attempt": self.round_id.attempt,
-                "index": self.index,
-                "previous": self.previous,
-                "closed_at": self.closed_at,
-                "roster": self.roster,
-                "epoch": self.epoch,
-                "key_id": self.key_id,
-                "plan_id": self.plan_id,
-                "outcome": self.outcome,
-                "members": self.members,
-                "excluded": self.excluded,
-                "sum": list(self.sum_digests),
-            }
-        )
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"record {self.index} of round {self.round_id}"
+
+    @property
+    def author(self) -> None:
+        """Any aggregator of the roster."""
+
+    def to_json(self) -> canonical.Json:
+        """Return the body as a JSON value."""
+        return {
+            "v": 1,
+            "federation": self.round_id.federation,
+            "round": self.round_id.number,
+            "attempt": self.round_id.attempt,
+            "index": self.index,
+            "previous": self.previous,
+            "closed_at": self.closed_at,
+            "roster": self.roster,
+            "epoch": self.epoch,
+            "key_id": self.key_id,
+            "plan_id": self.plan_id,
+            "outcome": self.outcome,
+            "members": self.members,
+            "excluded": self.excluded,
+            "sum": list(self.sum_digests),
+            "sample_seed": self.sample_seed,
+        }
 
     @classmethod
-    def parse(cls, data: bytes) -> RoundRecord:
+    def from_json(cls, value: canonical.Json) -> RoundRecord:
         """Read a record.
 
         Raises:
-            WireError: anything but one canonical record that makes sense in itself.
+            WireError: not one that makes sense in itself.
         """
-        value = canonical.parse(data, MAX_RECORD_BYTES)
         fields = canonical.Fields(value, "record")
-        fields.integer("v", VERSION, VERSION)
+        fields.integer("v", 1, 1)
         federation = check_name(fields.string("federation"), "record.federation")
         round_id = RoundId(federation, fields.integer("round", 1, 10**9 - 1), fields.integer("attempt", 1, 10**9 - 1))
         outcome = fields.string("outcome")
@@ -115,7 +118,7 @@ class RoundRecord:
             members=members,
             excluded=excluded,
             sum_digests=tuple(digests),
-            sample_seed=fields.hex("sample_seed", 32) if "sample_seed" in value else None,
+            sample_seed=fields.maybe("sample_seed", lambda name: fields.hex(name, 32)),
         )
         fields.end()
         if (record.index == 1) != (record.previous == NO_RECORD):
@@ -136,55 +139,3 @@ class RoundRecord:
         if (outcome == "failed") != (not digests):
             raise WireError(Reason.BAD_FIELD, "record.sum: expected digests of a published sum, and none otherwise")
         return record
-
-
-@dataclass(frozen=True)
-class SignedRecord:
-    """A record and the document that it came in.
-
-    Attributes:
-        record: what it says.
-        document: the same, with the aggregator's signature.
-    """
-
-    record: RoundRecord
-    document: Signed
-
-    @classmethod
-    def make(cls, record: RoundRecord, name: str, key: SigningKey) -> SignedRecord:
-        """Sign a record with the aggregator's key."""
-        return cls(record, Signed.make(KIND, record.encode(), name, key))
-
-    @classmethod
-    def parse(cls, data: bytes) -> SignedRecord:
-        """Read a signed record. The signature is not looked at: ask `check_signed`.
-
-        Raises:
-            WireError: anything but one canonical record.
-        """
-        document = Signed.parse(data, KIND, MAX_RECORD_BYTES)
-        return cls(RoundRecord.parse(document.body), document)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the canonical bytes, signature included."""
-        return self.document.digest
-
-    def encode(self) -> bytes:
-        """Return the canonical bytes."""
-        return self.document.encode()
-
-    def check_signed(self, keys: Mapping[str, bytes]) -> None:
-        """Check that an aggregator has signed it.
-
-        Args:
-            keys: verification keys of the roster's aggregators, by name.
-
-        Raises:
-            WireError: none has.
-        """
-        if not self.document.signers(keys):
-            raise WireError(
-                Reason.BAD_SIGNATURE,
-                f"record of round {self.record.round_id}: no aggregator of the roster has signed it",
-            )

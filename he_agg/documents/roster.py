@@ -1,6 +1,6 @@
-"""The roster: who belongs to a federation, with which keys, in which role.
+"""Read and write a roster: who belongs to a federation, with which keys, in which role.
 
-The coordinators sign it, never the aggregator.
+Its coordinators sign it, never the aggregator.
 
 Versions are numbered from 1. The first is trusted because people compared its coordinators' fingerprints over the
 phone; every later one because enough coordinators of the version before signed it. It expires, so that a forgotten
@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from typing import ClassVar
 
 from he_agg import canonical
 from he_agg.documents.signed import Signed
@@ -21,15 +21,13 @@ from he_agg.errors import Reason, WireError
 from he_agg.ids import check_name
 from he_agg.signing import PUBLIC_KEY_BYTES
 
-__all__ = ["MAX_ROSTER_BYTES", "Member", "Receiving", "Role", "Roster", "SignedRoster", "fingerprint"]
+__all__ = ["MAX_ROSTER_BYTES", "Member", "Receiving", "Role", "Roster", "check_follows", "check_signed", "fingerprint"]
 
 MAX_ROSTER_BYTES = 32 * 2**20
 MAX_MEMBERS = 10_000
 MAX_VALID_S = 400 * 86400
 """A roster is good for a year and a bit at most. Units: seconds."""
 
-KIND = "roster"
-VERSION = 1
 _MAX_TIME = 2**40
 
 
@@ -54,6 +52,21 @@ class Receiving:
 
     suite: str
     key: str
+
+    @classmethod
+    def from_json(cls, name: str, value: canonical.Json) -> Receiving:
+        """Read what a member has under "receiving".
+
+        Raises:
+            WireError: no suite that is known, or not its key.
+        """
+        fields = canonical.Fields(value, f"member {name}.receiving")
+        suite = fields.string("suite", 63)
+        if suite not in SUITE_BYTES:
+            raise WireError(Reason.BAD_FIELD, f"member {name}: expected a suite out of {', '.join(SUITE_BYTES)}")
+        receiving = cls(suite, fields.hex("key", SUITE_BYTES[suite]))
+        fields.end()
+        return receiving
 
 
 SUITE_BYTES = {"x25519": 32, "mlkem768-x25519": 1184 + 32}
@@ -104,22 +117,13 @@ class Member:
         roles = fields.array("roles", len(Role))
         if roles != sorted(set(map(str, roles))) or not set(roles) <= set(Role):
             raise WireError(Reason.BAD_FIELD, f"member {name}: expected roles out of {', '.join(Role)}, sorted")
-        receiving = None
-        if isinstance(value, dict) and value.get("receiving") is not None:
-            inner = canonical.Fields(fields.object("receiving"), f"member {name}.receiving")
-            suite = inner.string("suite", 63)
-            if suite not in SUITE_BYTES:
-                raise WireError(Reason.BAD_FIELD, f"member {name}: expected a suite out of {', '.join(SUITE_BYTES)}")
-            receiving = Receiving(suite, inner.hex("key", SUITE_BYTES[suite]))
-            inner.end()
-        else:
-            fields.null("receiving")
+        receiving = fields.maybe("receiving", lambda member: Receiving.from_json(name, fields.object(member)))
         fields.end()
         return cls(name, signing_key, frozenset(map(Role, roles)), receiving)
 
 
 def fingerprint(member: Member) -> str:
-    """Return 32 hex digits in groups of four over name and all public keys of a member, not its roles."""
+    """Return 32 hex digits in groups of four, over name and all public keys of a member but not its roles."""
     receiving = "" if member.receiving is None else f"{member.receiving.suite}:{member.receiving.key}"
     digest = hashlib.sha256(f"he-agg/member/v1\0{member.name}\0{member.signing_key}\0{receiving}".encode()).hexdigest()
     return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
@@ -139,6 +143,9 @@ class Roster:
         members: by name.
     """
 
+    KIND: ClassVar[str] = "roster"
+    MAX_BYTES: ClassVar[int] = MAX_ROSTER_BYTES
+
     federation: str
     version: int
     issued_at: int
@@ -152,33 +159,40 @@ class Roster:
         return {name: member for name, member in sorted(self.members.items()) if role in member.roles}
 
     def keys_of(self, role: Role) -> dict[str, bytes]:
-        """Return the verification keys of the members with a role, by name."""
+        """Verification keys of the members with a role, by name."""
         return {name: member.public_key for name, member in self.having(role).items()}
 
-    def encode(self) -> bytes:
-        """Return the canonical bytes."""
-        return canonical.encode(
-            {
-                "v": VERSION,
-                "federation": self.federation,
-                "version": self.version,
-                "issued_at": self.issued_at,
-                "expires_at": self.expires_at,
-                "threshold": self.threshold,
-                "min_sites": self.min_sites,
-                "members": {name: member.to_json() for name, member in self.members.items()},
-            }
-        )
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"version {self.version} of the roster of {self.federation}"
+
+    @property
+    def author(self) -> None:
+        """As many coordinators as have to."""
+
+    def to_json(self) -> canonical.Json:
+        """Return the body as a JSON value."""
+        return {
+            "v": 1,
+            "federation": self.federation,
+            "version": self.version,
+            "issued_at": self.issued_at,
+            "expires_at": self.expires_at,
+            "threshold": self.threshold,
+            "min_sites": self.min_sites,
+            "members": {name: member.to_json() for name, member in self.members.items()},
+        }
 
     @classmethod
-    def parse(cls, body: bytes) -> Roster:
+    def from_json(cls, value: canonical.Json) -> Roster:
         """Read a roster, and see that it makes sense in itself.
 
         Raises:
             WireError: it does not.
         """
-        fields = canonical.Fields(canonical.parse(body, MAX_ROSTER_BYTES), "roster")
-        fields.integer("v", VERSION, VERSION)
+        fields = canonical.Fields(value, "roster")
+        fields.integer("v", 1, 1)
         roster = cls(
             federation=check_name(fields.string("federation"), "roster.federation"),
             version=fields.integer("version", 1, 10**9),
@@ -191,6 +205,19 @@ class Roster:
         fields.end()
         roster.check()
         return roster
+
+    def check_valid(self, now: float) -> None:
+        """Check that it has not expired.
+
+        Raises:
+            WireError: it has.
+        """
+        if now >= self.expires_at:
+            raise WireError(
+                Reason.ROSTER_EXPIRED,
+                f"{self.title} has expired",
+                "ask the coordinator for a new one: he-agg roster next",
+            )
 
     def check(self) -> None:
         """Check that the roster makes sense in itself.
@@ -214,86 +241,35 @@ class Roster:
             raise WireError(Reason.BAD_FIELD, f"roster: expected it to be good for at most {MAX_VALID_S // 86400} days")
 
 
-@dataclass(frozen=True)
-class SignedRoster:
-    """A roster and the document that it came in.
+def check_signed(signed: Signed[Roster], by: Roster | None = None) -> None:
+    """Check that enough coordinators have signed a roster: its own, or those of another one.
 
-    Attributes:
-        roster: what it says.
-        document: the same, with signatures.
+    Raises:
+        WireError: too few did.
     """
+    by = by or signed.body
+    signers = signed.signers(by.keys_of(Role.COORDINATOR))
+    if len(signers) < by.threshold:
+        raise WireError(
+            Reason.BAD_SIGNATURE,
+            f"{signed.body.title}: expected the signatures of {by.threshold} coordinators of version {by.version}, "
+            f"got {len(signers)}",
+            "a coordinator signs with `he-agg roster sign`",
+        )
 
-    roster: Roster
-    document: Signed
 
-    @classmethod
-    def unsigned(cls, roster: Roster) -> SignedRoster:
-        """Return a roster that nobody has signed yet."""
-        roster.check()
-        return cls(roster, Signed(KIND, roster.encode(), {}))
+def check_follows(signed: Signed[Roster], previous: Signed[Roster]) -> None:
+    """Check that a roster is the next version of one that is trusted.
 
-    @classmethod
-    def parse(cls, data: bytes) -> SignedRoster:
-        """Read a roster file. No signature is looked at: ask `check_signed` or `check_follows`.
-
-        Raises:
-            WireError: not a roster.
-        """
-        document = Signed.parse(data, KIND, MAX_ROSTER_BYTES)
-        return cls(Roster.parse(document.body), document)
-
-    def encode(self) -> bytes:
-        """Return the canonical bytes, signatures included."""
-        return self.document.encode()
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the roster without its signatures, 64 hex digits: who signed late does not change who is in it."""
-        return hashlib.sha256(self.document.body).hexdigest()
-
-    def check_signed(self) -> None:
-        """Check that enough of its own coordinators signed.
-
-        Raises:
-            WireError: too few did.
-        """
-        self._check_signers(self.roster)
-
-    def check_follows(self, previous: SignedRoster) -> None:
-        """Check that it is the next version of a roster that is trusted.
-
-        Raises:
-            WireError: another federation or version, or too few signatures of the coordinators before or now.
-        """
-        before, now = previous.roster, self.roster
-        if (now.federation, now.version) != (before.federation, before.version + 1):
-            raise WireError(
-                Reason.ROSTER_MISMATCH,
-                f"expected version {before.version + 1} of the roster of {before.federation}, "
-                f"got version {now.version} of {now.federation}",
-            )
-        self._check_signers(before)
-        self.check_signed()
-
-    def check_valid(self, now: float) -> None:
-        """Check that it has not expired.
-
-        Raises:
-            WireError: it has.
-        """
-        if now >= self.roster.expires_at:
-            raise WireError(
-                Reason.ROSTER_EXPIRED,
-                f"version {self.roster.version} of the roster of {self.roster.federation} has expired",
-                "ask the coordinator for a new one: `he-agg roster next`",
-            )
-
-    def _check_signers(self, roster: Roster) -> None:
-        signers = self.document.signers(roster.keys_of(Role.COORDINATOR))
-        if len(signers) < roster.threshold:
-            raise WireError(
-                Reason.BAD_SIGNATURE,
-                f"version {self.roster.version} of the roster of {self.roster.federation}: expected the signatures of "
-                f"{roster.threshold} coordinators of version {roster.version}, got {len(signers)}",
-                "a coordinator signs with `he-agg roster sign`",
-            )
+    Raises:
+        WireError: another federation or version, or too few signatures of the coordinators before or now.
+    """
+    before, now = previous.body, signed.body
+    if (now.federation, now.version) != (before.federation, before.version + 1):
+        raise WireError(
+            Reason.ROSTER_MISMATCH,
+            f"expected version {before.version + 1} of the roster of {before.federation}, "
+            f"got version {now.version} of {now.federation}",
+        )
+    check_signed(signed, before)
+    check_signed(signed)

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 from types import UnionType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from he_agg import canonical
 from he_agg.errors import ProtocolError, Reason, WireError
@@ -100,23 +100,35 @@ class Receipt:
         accepted_at: Units: seconds since 1970, UTC.
     """
 
+    KIND: ClassVar[str] = "receipt"
+    MAX_BYTES: ClassVar[int] = MAX_RECEIPT_BYTES
+
     id: str
     round_id: str
     site: str
     accepted_at: int
 
-    def encode(self) -> bytes:
-        """Return the canonical bytes: the body of the signed receipt that the aggregator answers with."""
-        return canonical.encode({"v": 1, **dataclasses.asdict(self)})
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"receipt of site {self.site} for round {self.round_id}"
+
+    @property
+    def author(self) -> None:
+        """Any aggregator of the roster."""
+
+    def to_json(self) -> canonical.Json:
+        """Return the body as a JSON value."""
+        return {"v": 1, **dataclasses.asdict(self)}
 
     @classmethod
-    def parse(cls, body: bytes) -> Receipt:
+    def from_json(cls, value: canonical.Json) -> Receipt:
         """Read a receipt's body.
 
         Raises:
             WireError: not one.
         """
-        fields = canonical.Fields(canonical.parse(body, MAX_RECEIPT_BYTES), "receipt")
+        fields = canonical.Fields(value, "receipt")
         fields.integer("v", 1, 1)
         receipt = cls(
             fields.hex("id", 32),

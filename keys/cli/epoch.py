@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from he_agg.documents.epoch import SignedBundle, SignedCommitment
-from he_agg.documents.roster import Role, SignedRoster
+from he_agg.documents.epoch import Commitment, EpochBundle
+from he_agg.documents.roster import Role, Roster
+from he_agg.documents.signed import Signed
 from he_agg.host.commands import FILE, answer, json_option
 from keys.ceremony import accept, commit, deal, install
 from keys.cli.identity import refuse_existing
@@ -106,24 +107,24 @@ def epoch_rotate(
     _dealt(key, paths, roster, identity, as_json)
 
 
-def read_bundle(path: Path) -> SignedBundle:
+def read_bundle(path: Path) -> Signed[EpochBundle]:
     """Read a bundle file. The signature is not looked at.
 
     Raises:
         ConfigError: it cannot be read.
         WireError: not a bundle.
     """
-    return read_document(path, SignedBundle.parse, "the bundle of an epoch")
+    return read_document(path, lambda data: Signed.parse(EpochBundle, data), "the bundle of an epoch")
 
 
 def accept_files(
-    bundle: SignedBundle,
+    bundle: Signed[EpochBundle],
     identity_file: Path,
     roster_file: Path,
     keystore: Path,
     passphrase: Once,
     plan_id: str | None = None,
-) -> tuple[GroupKey, SignedCommitment]:
+) -> tuple[GroupKey, Signed[Commitment]]:
     """Accept a bundle with the files of a site; see `keys.ceremony.accept`.
 
     The keystore is protected by the passphrase that identity and older keystore have, if they have one.
@@ -141,11 +142,11 @@ def accept_files(
     )
 
 
-def accepted_facts(key: GroupKey, signed: SignedCommitment, keystore: Path) -> dict[str, Any]:
+def accepted_facts(key: GroupKey, signed: Signed[Commitment], keystore: Path) -> dict[str, Any]:
     """Return what `epoch accept` prints for scripts."""
     return {
         "federation": key.plan.public.federation,
-        "site": signed.commitment.site,
+        "site": signed.body.site,
         "epoch": key.epoch,
         "key_id": key.key_id,
         "plan_id": key.plan_id,
@@ -183,7 +184,9 @@ class _Paths:
         return self.keystore.with_name(f"{name}.epoch-{self.epoch}.commitment.json")
 
 
-def _store(paths: _Paths, bundle: SignedBundle, key: GroupKey, current: GroupKey | None, passphrase: Once) -> None:
+def _store(
+    paths: _Paths, bundle: Signed[EpochBundle], key: GroupKey, current: GroupKey | None, passphrase: Once
+) -> None:
     """Write bundle and keystore, or neither.
 
     In this order: a bundle without a keystore is thrown away, a key without a bundle would be an epoch that nobody else
@@ -198,9 +201,14 @@ def _store(paths: _Paths, bundle: SignedBundle, key: GroupKey, current: GroupKey
 
 
 def _dealt(
-    key: GroupKey, paths: _Paths, roster: SignedRoster, identity: Identity, as_json: bool, document: Path | None = None
+    key: GroupKey,
+    paths: _Paths,
+    roster: Signed[Roster],
+    identity: Identity,
+    as_json: bool,
+    document: Path | None = None,
 ) -> None:
-    sites = sorted(roster.roster.having(Role.SITE))
+    sites = sorted(roster.body.having(Role.SITE))
     facts: dict[str, Any] = {
         "bundle": str(paths.bundle),
         "keystore": str(paths.keystore),

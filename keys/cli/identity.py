@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from he_agg.documents.epoch import SignedCommitment
-from he_agg.documents.roster import SUITE_BYTES, Member
+from he_agg.documents.epoch import Commitment
+from he_agg.documents.roster import SUITE_BYTES, Member, check_signed
+from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option
 from keys.ceremony import agreement
@@ -112,8 +113,8 @@ def keys_check_commitments(
     """Check that all sites of the roster hold the same key as your keystore."""
     harden_command()
     roster = read_roster(roster_file)
-    roster.check_signed()
-    signed = [read_document(path, SignedCommitment.parse, "a commitment") for path in commitments]
+    check_signed(roster)
+    signed = [read_document(path, lambda data: Signed.parse(Commitment, data), "a commitment") for path in commitments]
     key = GroupKey.load(keystore, passphrase_source(passphrase_fd, keyring))
     found = agreement(signed, roster, key.epoch, key.key_id)
     if found.missing:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from he_agg.documents.roster import Member, Role, SignedRoster
+from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed
+from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.ids import check_name
@@ -140,7 +141,7 @@ def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool
     previous = _signed(old)
     roster = next_roster(previous, remove=[site], days=days, now=int(time.time()))
     path = _write(roster, out)
-    before = previous.roster
+    before = previous.body
     steps = [
         f"{before.threshold} coordinator(s) sign it: `he-agg roster sign {path} --previous {old} --identity ...`",
         f"publish it: `he-agg roster publish {path} --config ...` (or hand the file to the operator and to all sites); "
@@ -151,10 +152,10 @@ def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool
         f"what {site} keeps: the group keys of the epochs so far, and whatever those open",
     ]
     answer(
-        {"file": str(path), "version": roster.roster.version, "removed": site, "steps": steps},
+        {"file": str(path), "version": roster.body.version, "removed": site, "steps": steps},
         as_json,
         lambda: (
-            f"version {roster.roster.version} of the roster, without {site}, not signed yet: {path}\n"
+            f"version {roster.body.version} of the roster, without {site}, not signed yet: {path}\n"
             "What must follow:\n" + "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))
         ),
     )
@@ -188,9 +189,9 @@ def roster_sign(
     signed = sign_roster(roster, identity, before)
     path = out or file
     replace_file(path, signed.encode())
-    have, need = len(signers_of(signed)), signed.roster.threshold
+    have, need = len(signers_of(signed)), signed.body.threshold
     answer(
-        {"file": str(path), "signed_by": signers_of(signed), "threshold": need, "digest": signed.digest},
+        {"file": str(path), "signed_by": signers_of(signed), "threshold": need, "digest": signed.body_digest},
         as_json,
         lambda: f"signed by {identity.name}: {path} ({have} of {need} signatures of its coordinators)",
     )
@@ -206,19 +207,19 @@ def roster_verify(file: Path, previous: Path | None, fingerprints: tuple[str, ..
     roster, before = read_roster(file), None if previous is None else read_roster(previous)
     problem: HeAggError | None = None
     try:
-        check_fingerprints(roster.roster, _heard(fingerprints))
+        check_fingerprints(roster.body, _heard(fingerprints))
         if before is None:
-            roster.check_signed()
+            check_signed(roster)
         else:
-            before.check_signed()
-            roster.check_follows(before)
-        roster.check_valid(time.time())
+            check_signed(before)
+            check_follows(roster, before)
+        roster.body.check_valid(time.time())
     except HeAggError as error:
         problem = error
     facts = roster_facts(roster) | {"valid": problem is None, "problem": None if problem is None else problem.message}
-    note = "" if before is not None or roster.roster.version == 1 else "\nwhether it follows version "
-    note += f"{roster.roster.version - 1} was not looked at: give that one with --previous" if note else ""
-    verdict = "" if problem is not None else f"\nvalid until {day_of(roster.roster.expires_at)}{note}"
+    note = "" if before is not None or roster.body.version == 1 else "\nwhether it follows version "
+    note += f"{roster.body.version - 1} was not looked at: give that one with --previous" if note else ""
+    verdict = "" if problem is not None else f"\nvalid until {day_of(roster.body.expires_at)}{note}"
     answer(facts, as_json, lambda: roster_table(roster, before) + verdict)
     if problem is not None:
         raise problem
@@ -240,39 +241,39 @@ def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, .
     pinned = read_pinned(out) if out.exists() or out.is_symlink() else None
     if pinned is not None:
         accepted = follow(pinned, offered, now)
-        check_fingerprints(accepted.roster, heard)
-        changed = accepted.digest != pinned.digest
+        check_fingerprints(accepted.body, heard)
+        changed = accepted.body_digest != pinned.body_digest
     else:
-        first = min(offered, key=lambda roster: roster.roster.version)
+        first = min(offered, key=lambda roster: roster.body.version)
         later = [roster for roster in offered if roster is not first]
         if not heard:
             heard = _compare(first, now)
         # The newest must be valid; one that others follow may have expired.
-        first_roster(first, heard, first.roster.issued_at if later else now)
+        first_roster(first, heard, first.body.issued_at if later else now)
         accepted, changed = follow(first, later, now), True
     if changed:
         older = [pinned, *offered] if pinned is not None else offered
-        keep_old(out, [signed for signed in older if signed.roster.version < accepted.roster.version])
+        keep_old(out, [signed for signed in older if signed.body.version < accepted.body.version])
         replace_file(out, accepted.encode())
     answer(
         roster_facts(accepted) | {"file": str(out), "changed": changed},
         as_json,
         lambda: (
-            f"version {accepted.roster.version} of the roster of {accepted.roster.federation} is "
+            f"version {accepted.body.version} of the roster of {accepted.body.federation} is "
             f"{'accepted' if changed else 'the accepted one already'}: {out}"
         ),
     )
 
 
-def _compare(roster: SignedRoster, now: float) -> dict[str, str]:
+def _compare(roster: Signed[Roster], now: float) -> dict[str, str]:
     """Have a person compare the fingerprints of the coordinators who signed."""
-    roster.check_valid(now)
-    roster.check_signed()
+    roster.body.check_valid(now)
+    check_signed(roster)
     signers = signers_of(roster)
     if not sys.stdin.isatty():
         raise InputError(
             Reason.BAD_ARGUMENT,
-            f"the first roster of a site is accepted by comparing fingerprints of {roster.roster.threshold} "
+            f"the first roster of a site is accepted by comparing fingerprints of {roster.body.threshold} "
             "coordinators, and there is no terminal to ask on",
             "call the coordinators on numbers that you know, and give what they read: "
             '--fingerprint NAME="xxxx xxxx ..."',
@@ -280,15 +281,15 @@ def _compare(roster: SignedRoster, now: float) -> dict[str, str]:
     messages.print(roster_table(roster), markup=False, soft_wrap=True)
     messages.print("Call these coordinators on numbers that you know, and have them read their fingerprints:")
     for name in signers:
-        messages.print(f"  {name:<24} {roster.roster.members[name].fingerprint}", markup=False, soft_wrap=True)
+        messages.print(f"  {name:<24} {roster.body.members[name].fingerprint}", markup=False, soft_wrap=True)
     click.confirm("Did each of them read exactly this?", abort=True, err=True)
-    return {name: roster.roster.members[name].fingerprint for name in signers}
+    return {name: roster.body.members[name].fingerprint for name in signers}
 
 
-def _signed(path: Path) -> SignedRoster:
-    """Read a signed roster to build on, expired or not."""
+def _signed(path: Path) -> Signed[Roster]:
+    """A roster to build on: one that counts, expired or not."""
     roster = read_roster(path)
-    roster.check_signed()
+    check_signed(roster)
     return roster
 
 
@@ -313,7 +314,7 @@ def _heard(fingerprints: Sequence[str]) -> dict[str, str]:
     return heard
 
 
-def _written(roster: SignedRoster, out: Path | None, as_json: bool, before: SignedRoster | None = None) -> None:
+def _written(roster: Signed[Roster], out: Path | None, as_json: bool, before: Signed[Roster] | None = None) -> None:
     path = _write(roster, out)
     signer = "" if before is None else " --previous OLD"
     answer(
@@ -327,7 +328,7 @@ def _written(roster: SignedRoster, out: Path | None, as_json: bool, before: Sign
     )
 
 
-def _write(roster: SignedRoster, out: Path | None) -> Path:
-    path = out or Path(f"{roster.roster.federation}.roster-{roster.roster.version}.json")
+def _write(roster: Signed[Roster], out: Path | None) -> Path:
+    path = out or Path(f"{roster.body.federation}.roster-{roster.body.version}.json")
     write_new(path, roster.encode())
     return path

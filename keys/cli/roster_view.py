@@ -5,24 +5,25 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from he_agg.documents.roster import Member, Role, Roster, SignedRoster
+from he_agg.documents.roster import Member, Role, Roster
+from he_agg.documents.signed import Signed
 from keys.rosters import DAY_S
 
 __all__ = ["day_of", "roster_facts", "roster_table", "signers_of"]
 
 
-def signers_of(roster: SignedRoster) -> list[str]:
+def signers_of(roster: Signed[Roster]) -> list[str]:
     """Name the roster's own coordinators that have signed it."""
-    return sorted(roster.document.signers(roster.roster.keys_of(Role.COORDINATOR)))
+    return sorted(roster.signers(roster.body.keys_of(Role.COORDINATOR)))
 
 
-def roster_facts(roster: SignedRoster) -> dict[str, Any]:
+def roster_facts(roster: Signed[Roster]) -> dict[str, Any]:
     """Return what the roster says, for scripts."""
-    now = roster.roster
+    now = roster.body
     return {
         "federation": now.federation,
         "version": now.version,
-        "digest": roster.digest,
+        "digest": roster.body_digest,
         "issued_at": now.issued_at,
         "expires_at": now.expires_at,
         "threshold": now.threshold,
@@ -35,9 +36,9 @@ def roster_facts(roster: SignedRoster) -> dict[str, Any]:
     }
 
 
-def roster_table(roster: SignedRoster, before: SignedRoster | None = None) -> str:
+def roster_table(roster: Signed[Roster], before: Signed[Roster] | None = None) -> str:
     """Return what the roster says, for people, and what changed since the version before."""
-    now = roster.roster
+    now = roster.body
     days = (now.expires_at - now.issued_at) // DAY_S
     rows = [
         f"roster of {now.federation}, version {now.version}",
@@ -48,7 +49,7 @@ def roster_table(roster: SignedRoster, before: SignedRoster | None = None) -> st
     ]
     rows += [_row(member) for _, member in sorted(now.members.items())]
     if before is not None:
-        rows += [f"changes since version {before.roster.version}:", *_changes(before.roster, now)]
+        rows += [f"changes since version {before.body.version}:", *_changes(before.body, now)]
     return "\n".join(rows)
 
 

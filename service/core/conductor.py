@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from he_agg.documents.record import RoundRecord, SignedRecord
-from he_agg.documents.roster import Role
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.roster import Role, Roster
+from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from service.core.aggregator_key import AggregatorKey
-from service.core.roster_cache import KnownRoster, newest_roster, roster_of, signer_in
+from service.core.roster_cache import newest_roster, roster_of, signer_in
 from service.domain import events, rounds, submissions
 from service.domain.events import Action, Event, Federation, Phase, Round, Stage
 from service.store.rows import Basis, ChainHead, FederationRow, RoundRow
@@ -96,10 +97,10 @@ class Conductor:
         running = row.phase is Phase.OPEN and federation.stage is not Stage.PAUSED
         if not running or self._clock() < row.deadline_at:
             return False
-        # No round may end under an expired roster: it waits for the next one.
-        return self._clock() < newest_roster(tx, federation.name).roster.expires_at
+        # Nobody may go by a roster that has expired, and so no round ends by one: it waits for the next.
+        return self._clock() < newest_roster(tx, federation.name).body.expires_at
 
-    def _load(self, tx: Transaction, row: FederationRow, roster: KnownRoster) -> Federation:
+    def _load(self, tx: Transaction, row: FederationRow, roster: Signed[Roster]) -> Federation:
         plan = row.parsed.plan
         newest = tx.newest_round(row.name)
         round_ = None
@@ -113,19 +114,19 @@ class Conductor:
                 tx.invited(newest.id),
                 tx.completed(newest.id),
                 newest.sample_seed,
-                roster_of(tx, row.name, newest.basis.roster_version).roster.min_sites,
+                roster_of(tx, row.name, newest.basis.roster_version).body.min_sites,
             )
-        min_sites = max(plan.min_sites, roster.roster.min_sites)
+        min_sites = max(plan.min_sites, roster.body.min_sites)
         return Federation(
             terms=events.Terms(min_sites, plan.rounds, plan.deadline_s, row.keeping.sample_fraction),
-            sites=frozenset(roster.roster.having(Role.SITE)),
+            sites=frozenset(roster.body.having(Role.SITE)),
             stage=row.stage,
             round=round_,
             paused_at=row.paused_at,
             fresh_seed=secrets.token_hex(32),
         )
 
-    def _persist(self, tx: Transaction, row: FederationRow, roster: KnownRoster, action: Action, at: int) -> None:
+    def _persist(self, tx: Transaction, row: FederationRow, roster: Signed[Roster], action: Action, at: int) -> None:
         name = row.name
         if isinstance(action, events.StageChanged):
             tx.set_stage(name, action.stage)
@@ -135,7 +136,9 @@ class Conductor:
         match action:
             case events.Opened(round_):
                 epoch = tx.newest_epoch(name)
-                tx.open_round(round_id, round_, Basis(epoch.number, epoch.key_id, roster.digest, roster.version))
+                tx.open_round(
+                    round_id, round_, Basis(epoch.number, epoch.key_id, roster.body_digest, roster.body.version)
+                )
             case events.Extended(round_):
                 tx.move_deadline(round_id, round_.deadline_at)
             case events.Accepted(_, site):
@@ -161,7 +164,7 @@ class Conductor:
             if (state := submissions.step(row.state, event)) is not row.state:
                 tx.move_submission(row.id, state)
 
-    def signer(self, tx: Transaction, federation: str, version: int) -> tuple[str, KnownRoster]:
+    def signer(self, tx: Transaction, federation: str, version: int) -> tuple[str, Signed[Roster]]:
         """Return the name, and its roster, under which this aggregator signs for a round of a version.
 
         That is the version's own roster, unless the aggregator has got another key since: then it is the newest.
@@ -170,7 +173,7 @@ class Conductor:
             InputError: the newest one does not list this aggregator's key, either.
         """
         for roster in (roster_of(tx, federation, version), newest_roster(tx, federation)):
-            if (name := signer_in(roster.roster, self.key)) is not None:
+            if (name := signer_in(roster.body, self.key)) is not None:
                 return name, roster
         raise InputError(
             Reason.INTERNAL,
@@ -185,7 +188,7 @@ class Conductor:
         outcome: events.Published | events.Failed,
         head: ChainHead,
         at: int,
-    ) -> SignedRecord:
+    ) -> Signed[RoundRecord]:
         round_id = RoundId(row.name, outcome.round.number, outcome.round.attempt)
         sent, found = tx.submissions(round_id), tx.round(round_id)
         if found is None:
@@ -203,7 +206,7 @@ class Conductor:
             index=head.index + 1,
             previous=head.digest,
             closed_at=at if found.closed_at is None else found.closed_at,
-            roster=roster.digest,
+            roster=roster.body_digest,
             epoch=basis.epoch,
             key_id=basis.key_id,
             plan_id=row.parsed.plan.plan_id,
@@ -213,4 +216,4 @@ class Conductor:
             sum_digests=digests,
             sample_seed=outcome.round.sample_seed,
         )
-        return SignedRecord.make(record, name, self.key.signing_key)
+        return Signed.make(record, self.key.signing_key, name)

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from he_agg.documents.roster import Role, Roster, SignedRoster
+from he_agg.documents.roster import Role, Roster
+from he_agg.documents.signed import Signed
 from service.core.aggregator_key import AggregatorKey
 from service.store.rows import RosterRow
 from service.store.transaction import Transaction
 
-__all__ = ["KnownRoster", "newest_roster", "roster_of", "signer_in"]
+__all__ = ["newest_roster", "roster_of", "signer_in"]
 
 _MOST = 64
-_parsed: dict[str, Roster] = {}
+_parsed: dict[str, Signed[Roster]] = {}
 
 
-@dataclass(frozen=True)
-class KnownRoster:
-    """A roster that was checked when it came in.
-
-    Attributes:
-        version: its version.
-        digest: SHA-256 of it without signatures.
-        roster: what it says.
-    """
-
-    version: int
-    digest: str
-    roster: Roster
-
-
-def newest_roster(tx: Transaction, federation: str) -> KnownRoster:
+def newest_roster(tx: Transaction, federation: str) -> Signed[Roster]:
     """Return the roster that a federation goes by now."""
     return _known(tx, tx.newest_roster(federation))
 
 
-def roster_of(tx: Transaction, federation: str, version: int) -> KnownRoster:
+def roster_of(tx: Transaction, federation: str, version: int) -> Signed[Roster]:
     """Return the version of a federation's roster that a round opened under."""
     row = tx.roster(federation, version)
     if row is None:
@@ -51,12 +35,12 @@ def signer_in(roster: Roster, key: AggregatorKey) -> str | None:
     return None
 
 
-def _known(tx: Transaction, row: RosterRow) -> KnownRoster:
+def _known(tx: Transaction, row: RosterRow) -> Signed[Roster]:
     # By digest: a digest names the same roster in every store that this process may have open.
-    roster = _parsed.get(row.digest)
-    if roster is None:
-        roster = SignedRoster.parse(tx.roster_document(row.federation, row.version)).roster
+    signed = _parsed.get(row.digest)
+    if signed is None:
+        signed = Signed.parse(Roster, tx.roster_document(row.federation, row.version))
         if len(_parsed) >= _MOST:
             _parsed.clear()
-        _parsed[row.digest] = roster
-    return KnownRoster(row.version, row.digest, roster)
+        _parsed[row.digest] = signed
+    return signed

@@ -6,8 +6,9 @@ from the end of the transaction on: a removed site's next request is refused, an
 
 from __future__ import annotations
 
-from he_agg.documents.epoch import SignedBundle, SignedCommitment
-from he_agg.documents.roster import Role, Roster, SignedRoster
+from he_agg.documents.epoch import Commitment, EpochBundle
+from he_agg.documents.roster import Role, Roster, check_follows, check_signed
+from he_agg.documents.signed import Signed
 from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
@@ -20,19 +21,19 @@ from service.store.transaction import Transaction
 __all__ = ["accept_bundle", "accept_commitment", "accept_roster", "add_first_roster"]
 
 
-def _check_roster(signed: SignedRoster, row: FederationRow, key: AggregatorKey, now: float) -> None:
+def _check_roster(signed: Signed[Roster], row: FederationRow, key: AggregatorKey, now: float) -> None:
     """Check that a roster can be a federation's, whoever signed it.
 
     Raises:
         RefusedError: another federation's, without this aggregator, or with more sites than the plan holds.
         WireError: it has expired.
     """
-    roster, plan = signed.roster, row.parsed.plan
+    roster, plan = signed.body, row.parsed.plan
     if roster.federation != row.name:
         raise RefusedError(
             Reason.ROSTER_MISMATCH, f"expected the roster of federation {row.name}, got that of {roster.federation}"
         )
-    signed.check_valid(now)
+    signed.body.check_valid(now)
     if signer_in(roster, key) is None:
         raise RefusedError(
             Reason.ROSTER_MISMATCH,
@@ -55,10 +56,10 @@ def add_first_roster(tx: Transaction, conductor: Conductor, row: FederationRow, 
         WireError: not a roster, signed by too few of its own coordinators, or expired.
         RefusedError: not one that this aggregator can work with.
     """
-    signed = SignedRoster.parse(data)
+    signed = Signed.parse(Roster, data)
     _check_roster(signed, row, conductor.key, conductor.now())
-    signed.check_signed()
-    tx.add_roster(RosterRow(row.name, signed.roster.version, signed.digest), data, int(conductor.now()))
+    check_signed(signed)
+    tx.add_roster(RosterRow(row.name, signed.body.version, signed.body_digest), data, int(conductor.now()))
 
 
 def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, version: int) -> bool:
@@ -71,26 +72,26 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
         WireError: not a roster, signed by too few, or expired.
         RefusedError: not the next version, or not one that this aggregator can work with.
     """
-    signed = SignedRoster.parse(data)
-    if signed.roster.version != version:
+    signed = Signed.parse(Roster, data)
+    if signed.body.version != version:
         raise RefusedError(
-            Reason.BAD_FIELD, f"expected version {version} of the roster, got version {signed.roster.version}"
+            Reason.BAD_FIELD, f"expected version {version} of the roster, got version {signed.body.version}"
         )
     if tx.roster(row.name, version) is not None and tx.roster_document(row.name, version) == data:
         return False
     newest = newest_roster(tx, row.name)
-    if version != newest.version + 1:
+    if version != newest.body.version + 1:
         raise RefusedError(
             Reason.ROSTER_MISMATCH,
-            f"federation {row.name}: expected version {newest.version + 1} of the roster, got another version "
+            f"federation {row.name}: expected version {newest.body.version + 1} of the roster, got another version "
             f"{version}",
             "get the newest one and make its successor: `he-agg roster next`",
             status=409,
         )
     _check_roster(signed, row, conductor.key, conductor.now())
-    signed.check_follows(SignedRoster.parse(tx.roster_document(row.name, newest.version)))
-    tx.add_roster(RosterRow(row.name, version, signed.digest), data, int(conductor.now()))
-    removed = _removed(newest.roster, signed.roster, conductor.key)
+    check_follows(signed, Signed.parse(Roster, tx.roster_document(row.name, newest.body.version)))
+    tx.add_roster(RosterRow(row.name, version, signed.body_digest), data, int(conductor.now()))
+    removed = _removed(newest.body, signed.body, conductor.key)
     conductor.apply_in(tx, row.name, events.RosterChanged(removed))
     return True
 
@@ -109,8 +110,8 @@ def accept_bundle(
         WireError: not a bundle, or not signed by its dealer.
         RefusedError: another federation's, plan's, roster's or epoch's, or somebody else's.
     """
-    signed = SignedBundle.parse(data)
-    bundle, plan = signed.bundle, row.parsed.plan
+    signed = Signed.parse(EpochBundle, data)
+    bundle, plan = signed.body, row.parsed.plan
     newest, roster = tx.newest_epoch(row.name), newest_roster(tx, row.name)
     if caller is not None and bundle.dealer != caller:
         raise RefusedError(
@@ -122,19 +123,19 @@ def accept_bundle(
         ("federation", Reason.BAD_FIELD, row.name, bundle.federation),
         ("epoch", Reason.BAD_FIELD, str(number), str(bundle.epoch)),
         ("plan", Reason.PLAN_MISMATCH, plan.plan_id, bundle.plan_id),
-        ("roster", Reason.ROSTER_MISMATCH, roster.digest, bundle.roster),
-        ("version of the roster", Reason.ROSTER_MISMATCH, str(roster.version), str(bundle.roster_version)),
+        ("roster", Reason.ROSTER_MISMATCH, roster.body_digest, bundle.roster),
+        ("version of the roster", Reason.ROSTER_MISMATCH, str(roster.body.version), str(bundle.roster_version)),
     ):
         if expected != got:
             raise RefusedError(reason, f"epoch bundle, {what}: expected {expected[:63]}, got {got[:63]}")
-    sites = roster.roster.having(Role.SITE).keys()
+    sites = roster.body.having(Role.SITE).keys()
     if bundle.sealed.keys() != sites:
         raise RefusedError(
             Reason.BAD_FIELD,
             f"epoch bundle: expected the key sealed to the {len(sites)} sites of the roster, "
             f"got it for {len(bundle.sealed.keys() & sites)} of them and {len(bundle.sealed.keys() - sites)} others",
         )
-    signed.check_signed(roster.roster.keys_of(Role.COORDINATOR))
+    signed.check_signed(roster.body.keys_of(Role.COORDINATOR))
     if number == newest.number and tx.bundle(row.name, number) is None:
         if bundle.key_id != newest.key_id:
             raise RefusedError(
@@ -164,8 +165,8 @@ def accept_commitment(
         WireError: not a commitment, or not signed by its site.
         RefusedError: no such epoch, another key, or the site has committed to something else.
     """
-    signed = SignedCommitment.parse(data)
-    commitment, epoch, roster = signed.commitment, tx.epoch(row.name, number), newest_roster(tx, row.name)
+    signed = Signed.parse(Commitment, data)
+    commitment, epoch, roster = signed.body, tx.epoch(row.name, number), newest_roster(tx, row.name)
     if epoch is None:
         raise RefusedError(Reason.UNKNOWN_EPOCH, f"federation {row.name} has no epoch {number}")
     before = tx.commitment(row.name, number, site)
@@ -179,7 +180,7 @@ def accept_commitment(
     ):
         if expected != got:
             raise RefusedError(reason, f"commitment, {what}: expected {expected[:63]}, got {got[:63]}")
-    signed.check_signed(roster.roster.keys_of(Role.SITE).get(site, b""))
+    signed.check_signed(roster.body.keys_of(Role.SITE))
     if before is not None:
         raise RefusedError(
             Reason.ALREADY_EXISTS, f"site {site} has committed to the key of epoch {number} in other bytes already"

@@ -15,12 +15,12 @@ from fastapi import Request
 from fastapi.security import APIKeyHeader
 from starlette.concurrency import run_in_threadpool
 
-from he_agg.documents.roster import Member, Role
+from he_agg.documents.roster import Member, Role, Roster
+from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
 from he_agg.ids import check_name
 from he_agg.protocol.http_signatures import FEDERATION_HEADER, WINDOW_S, Claim, RequestHead, parse_claim, verify_request
 from service.aggregator import Aggregator
-from service.core.roster_cache import KnownRoster
 from service.http.bodies import refuse_body
 from service.limits import Limits
 from service.logs import note
@@ -84,13 +84,13 @@ async def _authenticate(request: Request) -> Caller:
 def _identify(aggregator: Aggregator, head: RequestHead, claim: Claim) -> Caller:
     roster = aggregator.newest_roster(head.federation)
     now = aggregator.conductor.now()
-    if now >= roster.roster.expires_at:
+    if now >= roster.body.expires_at:
         raise RefusedError(
             Reason.ROSTER_EXPIRED,
-            f"version {roster.version} of the roster of {head.federation} has expired",
+            f"version {roster.body.version} of the roster of {head.federation} has expired",
             "the coordinator signs a new one, which the operator brings in: `he-agg federation roster`",
         )
-    member = _member(roster, claim, head)
+    member = _member(roster, claim)
     if not verify_request(head, claim, member.public_key):
         raise RefusedError(
             Reason.BAD_SIGNATURE,
@@ -137,12 +137,12 @@ def _read_head(request: Request) -> tuple[RequestHead, Claim]:
     return head, claim
 
 
-def _member(roster: KnownRoster, claim: Claim, head: RequestHead) -> Member:
-    member = roster.roster.members.get(claim.name)
+def _member(roster: Signed[Roster], claim: Claim) -> Member:
+    member = roster.body.members.get(claim.name)
     if member is None:
         raise RefusedError(
             Reason.UNAUTHENTICATED,
-            f"{claim.name} is not a member of federation {head.federation} in version {roster.version} of its roster",
+            f"{claim.name} is not a member in {roster.body.title}",
             "ask the coordinator",
         )
     return member

@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from he_agg.documents.record import RoundRecord, SignedRecord
+from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
+from he_agg.documents.signed import Signed
 from he_agg.plan.plan import PublicPlan
 from service.core.roster_cache import newest_roster, roster_of
 from service.domain.events import Phase, Stage
@@ -77,12 +78,12 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
     roster, head, last = newest_roster(tx, row.name), tx.chain_head(row.name), tx.last_published(row.name)
     kept = {sum_.id for sum_ in tx.kept_sums(row.name)}
     quorum = _quorum(tx, row, newest)
-    coordinators = roster.roster.having(Role.COORDINATOR)
+    coordinators = roster.body.having(Role.COORDINATOR)
     return {
         "federation": row.name,
         "stage": row.stage.value,
         "paused_at": row.paused_at,
-        "sites": sorted(roster.roster.having(Role.SITE)),
+        "sites": sorted(roster.body.having(Role.SITE)),
         "coordinators": {name: member.fingerprint for name, member in sorted(coordinators.items())},
         "min_sites": plan.min_sites,
         "max_sites": plan.max_sites,
@@ -97,8 +98,8 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "bytes_up": plan.wire_bytes,
         "epoch": epoch.number,
         "key_id": epoch.key_id,
-        "roster_version": roster.version,
-        "roster_expires_at": roster.roster.expires_at,
+        "roster_version": roster.body.version,
+        "roster_expires_at": roster.body.expires_at,
         "records": head.index,
         "head": head.digest if head.index else None,
         "held_bytes": (tx.stored_submissions(row.name) + len(kept)) * plan.wire_bytes,
@@ -112,9 +113,9 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
 
 def _quorum(tx: Transaction, row: FederationRow, newest: RoundRow | None) -> int:
     """Return how many sites must be complete by the deadline, by plan, newest roster and the round's roster."""
-    need = [row.parsed.plan.min_sites, newest_roster(tx, row.name).roster.min_sites]
+    need = [row.parsed.plan.min_sites, newest_roster(tx, row.name).body.min_sites]
     if newest is not None:
-        need.append(roster_of(tx, row.name, newest.basis.roster_version).roster.min_sites)
+        need.append(roster_of(tx, row.name, newest.basis.roster_version).body.min_sites)
     return max(need)
 
 
@@ -191,7 +192,7 @@ def _ended(row: RoundRow, plan: PublicPlan, kept: bool) -> dict[str, Any]:
 @lru_cache(maxsize=512)
 def _record(document: bytes) -> RoundRecord:
     # It never changes, and is looked at every second.
-    return SignedRecord.parse(document).record
+    return Signed.parse(RoundRecord, document).body
 
 
 def _size(path: Path) -> int:

@@ -6,13 +6,13 @@ Acts on the store, whether or not a server runs. What changes rounds goes throug
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from he_agg.documents.epoch import MAX_BUNDLE_BYTES, SignedBundle
+from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.federation import MAX_FEDERATION_BYTES, FederationDocument
-from he_agg.documents.roster import MAX_ROSTER_BYTES, Role, SignedRoster
+from he_agg.documents.roster import Role, Roster
+from he_agg.documents.signed import Body, Signed
 from he_agg.errors import InputError, PlanError, Reason, WireError
 from service.core.conductor import Conductor
 from service.core.roster_cache import newest_roster
@@ -71,12 +71,12 @@ def read_document(path: Path) -> FederationDocument:
 
 def read_roster(path: Path) -> bytes:
     """Read a roster file. What it says is checked when it is brought in."""
-    return _read_signed(path, MAX_ROSTER_BYTES, SignedRoster.parse, "roster", "roster sign")
+    return _read_signed(path, Roster, "roster", "roster sign")
 
 
 def read_bundle(path: Path) -> bytes:
     """Read a bundle file. What it says is checked when it is brought in."""
-    return _read_signed(path, MAX_BUNDLE_BYTES, SignedBundle.parse, "epoch bundle", "epoch new")
+    return _read_signed(path, EpochBundle, "bundle", "epoch new")
 
 
 def create_federation(
@@ -147,7 +147,7 @@ def bring_roster(store: Store, conductor: Conductor, name: str, data: bytes) -> 
 def bring_bundle(store: Store, conductor: Conductor, name: str, data: bytes) -> bool:
     """Give a federation the bundle of its next epoch, or of its first one. Repeating it is fine."""
     with store.write() as tx:
-        return accept_bundle(tx, conductor, _known(tx, name), data, SignedBundle.parse(data).bundle.epoch)
+        return accept_bundle(tx, conductor, _known(tx, name), data, Signed.parse(EpochBundle, data).body.epoch)
 
 
 def start(store: Store, conductor: Conductor, name: str) -> None:
@@ -161,8 +161,8 @@ def start(store: Store, conductor: Conductor, name: str) -> None:
         if row.stage is Stage.ENDED:
             raise InputError(Reason.BAD_ARGUMENT, f"federation {name} has ended and does not start again")
         roster = newest_roster(tx, name)
-        have = len(roster.roster.having(Role.SITE))
-        need = max(row.parsed.plan.min_sites, roster.roster.min_sites)
+        have = len(roster.body.having(Role.SITE))
+        need = max(row.parsed.plan.min_sites, roster.body.min_sites)
         if have < need:
             raise InputError(
                 Reason.BAD_ARGUMENT,
@@ -234,15 +234,17 @@ def _unknown(known: list[str]) -> InputError:
 
 
 def _accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes) -> bool:
-    return accept_roster(tx, conductor, row, data, SignedRoster.parse(data).roster.version)
+    return accept_roster(tx, conductor, row, data, Signed.parse(Roster, data).body.version)
 
 
-def _read_signed(path: Path, at_most: int, parse: Callable[[bytes], object], what: str, maker: str) -> bytes:
-    data = _read(path, at_most)
+def _read_signed(path: Path, kind: type[Body], what: str, maker: str) -> bytes:
+    data = _read(path, kind.MAX_BYTES)
     try:
-        parse(data)
+        Signed.parse(kind, data)
     except WireError as error:
-        raise WireError(error.reason, f"{path} is no {what}: {error.message}", f"`he-agg {maker}` makes one") from error
+        raise WireError(
+            error.reason, f"{path} is not a {what}: {error.message}", f"`he-agg {maker}` makes one"
+        ) from error
     return data
 
 

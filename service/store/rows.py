@@ -101,7 +101,7 @@ class ChainHead:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One attempt at one round. `record` is the canonical bytes of its `SignedRecord`, once it has ended."""
+    """One attempt at one round. `record` is the canonical bytes of its `Signed[RoundRecord]`, once it has ended."""
 
     id: RoundId
     phase: Phase

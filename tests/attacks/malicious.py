@@ -7,6 +7,7 @@ thing. It remembers the parts that sites send, as a malicious aggregator would, 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -17,8 +18,8 @@ from typing import Any
 import httpx
 
 from he_agg import canonical
-from he_agg.documents.manifest import SignedManifest
-from he_agg.documents.record import RoundRecord, SignedRecord
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.kernels import bitpack
 from he_agg.plan.plan import PublicPlan
@@ -52,7 +53,7 @@ class Lies:
     request: Callable[[Exchange], None] | None = None
     answer: Callable[[Exchange, int, bytes], tuple[int, bytes]] | None = None
     record: Callable[[RoundRecord], RoundRecord] | None = None
-    signed_record: Callable[[SignedRecord], SignedRecord] | None = None
+    signed_record: Callable[[Signed[RoundRecord]], Signed[RoundRecord]] | None = None
     manifests: Callable[[list[Signed]], list[Signed]] | None = None
     sums: dict[str, list[bytes]] = field(default_factory=dict)
 
@@ -177,9 +178,9 @@ class MaliciousAggregator:
                     self.parts.setdefault(match[1], {})[place.number] = rest[: place.wire_bytes]
                 rest = rest[place.wire_bytes :]
         if exchange.method == "POST" and exchange.path.endswith("/submissions"):
-            signed = SignedManifest.parse(exchange.body)
-            entry = (str(signed.manifest.round_id), signed.submission_id)
-            entries = self.submissions.setdefault(signed.manifest.site, [])
+            signed = Signed.parse(Manifest, exchange.body)
+            entry = (str(signed.body.round_id), signed.digest)
+            entries = self.submissions.setdefault(signed.body.site, [])
             if entry not in entries:
                 entries.append(entry)
 
@@ -191,11 +192,11 @@ class MaliciousAggregator:
         return b"".join(self.lies.sums[match[1]][first:])
 
     def _record(self, body: bytes) -> bytes:
-        signed = SignedRecord.parse(body)
+        signed = Signed.parse(RoundRecord, body)
         if self.lies.record is not None:
-            changed = self.lies.record(signed.record)
-            if changed != signed.record:
-                signed = SignedRecord.make(changed, AGGREGATOR, self._key)
+            changed = self.lies.record(signed.body)
+            if changed != signed.body:
+                signed = Signed.make(changed, self._key, AGGREGATOR)
         if self.lies.signed_record is not None:
             signed = self.lies.signed_record(signed)
         return signed.encode()
@@ -203,6 +204,6 @@ class MaliciousAggregator:
     def _manifests(self, body: bytes) -> bytes:
         assert self.lies.manifests is not None
         value = canonical.parse(body, 2**26)
-        documents = [Signed.from_json(item, "manifest") for item in value["manifests"]]
-        value["manifests"] = [document.to_json() for document in self.lies.manifests(documents)]
+        documents = [Signed.from_json(Manifest, item) for item in value["manifests"]]
+        value["manifests"] = [json.loads(document.encode()) for document in self.lies.manifests(documents)]
         return canonical.encode(value)

@@ -13,8 +13,7 @@ from dataclasses import replace
 import pytest
 
 from client_sdk import HeAggError, Reason
-from he_agg.documents.manifest import SignedManifest
-from he_agg.documents.record import SignedRecord
+from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.plan.sections import PART_HEADER_BYTES
 from tests.attacks.conftest import SITES
@@ -137,8 +136,8 @@ def test_unknown_site_in_the_set(world):
     mallory = identity_of("mallory")
 
     def forged(documents: list[Signed]) -> list[Signed]:
-        manifest = SignedManifest.from_document(documents[2]).manifest
-        return [*documents[:2], SignedManifest.make(replace(manifest, site="mallory"), mallory.signing_key).document]
+        manifest = documents[2].body
+        return [*documents[:2], Signed.make(replace(manifest, site="mallory"), mallory.signing_key)]
 
     forged_id: list[str] = []
 
@@ -173,7 +172,7 @@ def test_two_sites_shown_different_records(world):
 
 def test_record_of_another_round(world):
     first = world.submit(*SITES)
-    kept: list[SignedRecord] = []
+    kept: list[Signed[RoundRecord]] = []
 
     def keep(signed):
         kept.append(signed)
@@ -219,8 +218,8 @@ def test_record_of_another_plan_key_or_epoch(world, member):
 def test_signatures_stripped(world):
     round_id = world.submit(*SITES)
     for lies in (
-        Lies(signed_record=lambda signed: replace(signed, document=replace(signed.document, signatures={}))),
-        Lies(signed_record=lambda s: SignedRecord.make(s.record, AGGREGATOR, identity_of("mallory").signing_key)),
+        Lies(signed_record=lambda signed: replace(signed, document=replace(signed, signatures={}))),
+        Lies(signed_record=lambda s: Signed.make(s.body, identity_of("mallory").signing_key, AGGREGATOR)),
         Lies(manifests=lambda all_: [replace(document, signatures={}) for document in all_]),
         Lies(manifests=lambda all_: all_[:-1]),
     ):

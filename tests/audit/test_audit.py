@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from he_agg.audit import audit
-from he_agg.documents.record import SignedRecord
-from he_agg.documents.roster import Role, SignedRoster
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.documents.transcript import encode_header
 from he_agg.host.commands import main
 from he_agg.ids import RoundId
 from he_agg.signing import SigningKey
+from tests.support.documents import EXAMPLES
 from tests.support.federation import plan_of
 from tests.support.history import Entry, History, digest_of
 from tests.support.trust import AGGREGATOR, COORDINATOR, consortium, identity_of
@@ -37,7 +38,7 @@ GIVEN = {COORDINATOR: COORDINATOR_PRINT}
 
 def added(site="hospital-d"):
     """The second roster: one site more."""
-    members = dict(PEOPLE.roster.roster.members)
+    members = dict(PEOPLE.roster.body.members)
     return members | {site: identity_of(site).member([Role.SITE])}
 
 
@@ -110,15 +111,15 @@ def test_without_fingerprints_it_says_what_was_taken_on_trust():
 def test_a_site_may_go_by_the_roster_that_came_while_the_round_was_open():
     history = honest(3)
     first, second = history.rosters
-    history.round(3, 1, SITES, roster=first, manifests={"hospital-b": {"roster": second.digest}})
+    history.round(3, 1, SITES, roster=first, manifests={"hospital-b": {"roster": second.body_digest}})
     assert check(history.encode()).findings == []
 
 
 def test_a_roster_may_expire_while_a_round_is_open():
     """The round opened under the first version, which the second one had replaced when it closed."""
     first = PEOPLE.roster
-    end = first.roster.expires_at
-    second = PEOPLE.next_roster(dict(first.roster.members), expires_at=end + 1000)
+    end = first.body.expires_at
+    second = PEOPLE.next_roster(dict(first.body.members), expires_at=end + 1000)
 
     def history(*rosters, opened=end - 10, closed=end + 10):
         made = History(PEOPLE, AGGREGATOR_KEY, PLAN, list(rosters))
@@ -231,16 +232,16 @@ def an_empty_line(lines):
 
 
 def another_kind_of_document(lines):
-    receipt = Signed.make("receipt", b'{"v":1}', AGGREGATOR, AGGREGATOR_KEY)
+    receipt = Signed.make(EXAMPLES["receipt"].body, AGGREGATOR_KEY, AGGREGATOR)
     return [*lines[:5], receipt.encode(), *lines[5:]]
 
 
 def a_record_of_another_federation(lines):
     """Signed by the same aggregator, which serves both."""
     at = _records(lines)[1]
-    record = SignedRecord.parse(lines[at]).record
+    record = Signed.parse(RoundRecord, lines[at]).body
     moved = replace(record, round_id=RoundId("other", record.round_id.number, record.round_id.attempt))
-    return [*lines[:at], SignedRecord.make(moved, AGGREGATOR, AGGREGATOR_KEY).encode(), *lines[at + 1 :]]
+    return [*lines[:at], Signed.make(moved, AGGREGATOR_KEY, AGGREGATOR).encode(), *lines[at + 1 :]]
 
 
 def rosters_at_the_end(lines):
@@ -412,7 +413,7 @@ def a_manifest_by_an_unknown_roster(history):
 
 
 def a_manifest_by_an_older_roster(history):
-    first = history.rosters[0].digest
+    first = history.rosters[0].body_digest
     history.round(4, 1, [*SITES, "hospital-d"], manifests={"hospital-c": {"roster": first}})
 
 
@@ -421,12 +422,12 @@ def go_back_to_an_old_roster(history):
 
 
 def go_by_a_roster_of_its_own(history):
-    made = replace(history.rosters[-1].roster, version=3)
-    history.round(4, 1, [*SITES, "hospital-d"], roster=SignedRoster.unsigned(made))
+    made = replace(history.rosters[-1].body, version=3)
+    history.round(4, 1, [*SITES, "hospital-d"], roster=Signed(made))
 
 
 def close_after_expiry(history):
-    history.round(4, 1, [*SITES, "hospital-d"], closed_at=history.rosters[-1].roster.expires_at)
+    history.round(4, 1, [*SITES, "hospital-d"], closed_at=history.rosters[-1].body.expires_at)
 
 
 def go_back_to_an_old_epoch(history):
@@ -525,35 +526,35 @@ def test_a_roster_that_the_old_coordinators_did_not_sign():
     """Mallory lists herself as coordinator and signs: that is not following."""
     history = honest()
     members = added() | {"mallory": identity_of("mallory").member([Role.COORDINATOR])}
-    unsigned = SignedRoster.unsigned(replace(history.rosters[-1].roster, version=3, members=members))
-    by_mallory = unsigned.document.signed_by("mallory", identity_of("mallory").signing_key)
-    history.rosters.append(SignedRoster(unsigned.roster, by_mallory))
+    unsigned = Signed(replace(history.rosters[-1].body, version=3, members=members))
+    by_mallory = unsigned.signed_by("mallory", identity_of("mallory").signing_key)
+    history.rosters.append(by_mallory)
     assert kinds(check(history.encode())) == ["roster-signature"]
     by_both = by_mallory.signed_by(COORDINATOR, PEOPLE.identities[COORDINATOR].signing_key)
-    history.rosters[-1] = SignedRoster(unsigned.roster, by_both)
+    history.rosters[-1] = by_both
     assert check(history.encode()).ok
 
 
 def test_threshold_of_the_roster_before():
     """Two of two coordinators: one alone can neither sign nor lower the number."""
     second = identity_of("second")
-    members = dict(PEOPLE.roster.roster.members) | {"second": second.member([Role.COORDINATOR])}
+    members = dict(PEOPLE.roster.body.members) | {"second": second.member([Role.COORDINATOR])}
 
     def signed(roster, *names):
-        document = SignedRoster.unsigned(roster).document
+        document = Signed(roster)
         for name in names:
             document = document.signed_by(name, identity_of(name).signing_key)
-        return SignedRoster(roster, document)
+        return document
 
     both = (COORDINATOR, "second")
-    first = signed(replace(PEOPLE.roster.roster, members=members, threshold=2), *both)
-    lower = replace(first.roster, version=2, threshold=1)
+    first = signed(replace(PEOPLE.roster.body, members=members, threshold=2), *both)
+    lower = replace(first.body, version=2, threshold=1)
     prints = {name: identity_of(name).fingerprint for name in both}
     history = History(PEOPLE, AGGREGATOR_KEY, PLAN, [first, signed(lower, *both)])
     assert check(history.encode(), prints).ok
     history.rosters[1] = signed(lower, COORDINATOR)
     assert kinds(check(history.encode(), prints)) == ["roster-signature"]
-    history.rosters = [signed(first.roster, COORDINATOR)]
+    history.rosters = [signed(first.body, COORDINATOR)]
     assert kinds(check(history.encode(), prints)) == ["roster-signature", "no-roster"]
     # One fingerprint is too few where two have to sign: the other may be anybody.
     history.rosters = [first]
@@ -575,9 +576,9 @@ def test_fingerprints_that_do_not_fit():
 def test_a_first_roster_that_was_made_up():
     """All well signed, by a coordinator of the same name: only the fingerprint tells."""
     imposter = replace(PEOPLE, identities={**PEOPLE.identities, COORDINATOR: identity_of("mallory")})
-    members = dict(PEOPLE.roster.roster.members)
+    members = dict(PEOPLE.roster.body.members)
     members[COORDINATOR] = replace(identity_of("mallory").member([Role.COORDINATOR]), name=COORDINATOR)
-    roster = imposter.signed(replace(PEOPLE.roster.roster, members=members))
+    roster = imposter.signed(replace(PEOPLE.roster.body, members=members))
     history = History(imposter, AGGREGATOR_KEY, PLAN, [roster])
     history.round(1, 1, SITES)
     assert check(history.encode(), None).ok
@@ -617,7 +618,7 @@ class TestCommand:
         code, printed = run(joined(FIRST_RECORD(lines)))
         assert code == 1
         assert "verdict: DOES NOT HOLD" in printed.out
-        assert f"line {_records(lines)[0] + 1}: record of round test.1.1: no aggregator" in printed.out
+        assert f"line {_records(lines)[0] + 1}: record 1 of round test.1.1: expected the signature" in printed.out
         assert "[record-signature]" in printed.out
 
     def test_json(self, run):

@@ -21,7 +21,6 @@ from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.effects import Request, Response
 from he_agg import canonical, dequantize, quantize
-from he_agg.documents.manifest import SignedManifest
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, Reason, TransportError
@@ -51,6 +50,7 @@ from tests.client_sdk.world import (
     unreachable,
     update_of,
 )
+from tests.support.documents import EXAMPLES
 from tests.support.federation import fold_all, key_of
 from tests.support.trust import AGGREGATOR, COORDINATOR, identity_of
 
@@ -176,12 +176,12 @@ def test_2_fewer_sites_than_this_sites_own_settings_ask_for(tmp_path, monkeypatc
 @pytest.mark.parametrize("named", ["the newest", "one from before"])
 def test_2_fewer_sites_than_the_roster_asks_for(tmp_path, monkeypatch, named):
     """The coordinators have raised the number; naming the roster from before does not lower it again."""
-    stricter = CONSORTIUM.next_roster(dict(CONSORTIUM.roster.roster.members), min_sites=3)
+    stricter = CONSORTIUM.next_roster(dict(CONSORTIUM.roster.body.members), min_sites=3)
     for name, lie in (("honest", None), ("lie", of_two)):
         server = Liar(lie)
         server.rosters.append(stricter)
         if named == "the newest":
-            server.roster = stricter.digest
+            server.roster = stricter.body_digest
         session = session_for(tmp_path / name, PLAN)
         session.rosters.follow(stricter)
         _, ledger, _, error = take_part(tmp_path / name, monkeypatch, server, rosters=session.rosters)
@@ -252,8 +252,8 @@ def manifests_altered(change):
 
     def alter(server, request, answer):
         if request.path.endswith("/manifests"):
-            documents = [server.manifests[site].document for site in SITES]
-            changed = [document.to_json() for document in change(documents)]
+            documents = [server.manifests[site] for site in SITES]
+            changed = [json.loads(document.encode()) for document in change(documents)]
             return Response(200, {}, canonical.encode({"v": 1, "manifests": changed}))
         return None
 
@@ -261,8 +261,8 @@ def manifests_altered(change):
 
 
 def resigned(document, key, **changed):
-    manifest = dataclasses.replace(SignedManifest.from_document(document).manifest, **changed)
-    return SignedManifest.make(manifest, key).document
+    manifest = dataclasses.replace(document.body, **changed)
+    return Signed.make(manifest, key)
 
 
 @pytest.mark.parametrize(
@@ -273,9 +273,9 @@ def resigned(document, key, **changed):
         (lambda d: [d[0], d[2], d[1]], "manifests, sites"),
         (lambda d: [*d[:2], resigned(d[2], identity_of("b").signing_key)], "manifest of c, signature"),
         (lambda d: [*d[:2], resigned(d[2], AGGREGATOR_KEY)], "manifest of c, signature"),
-        (lambda d: [*d[:2], Signed("manifest", d[2].body, {"c": bytes(64)})], "manifest of c, signature"),
-        (lambda d: [*d[:2], Signed("manifest", d[2].body, {})], "manifests"),
-        (lambda d: [*d[:2], Signed("record", d[2].body, d[2].signatures)], "manifests"),
+        (lambda d: [*d[:2], Signed(d[2].body, {"c": bytes(64)})], "manifest of c, signature"),
+        (lambda d: [*d[:2], Signed(d[2].body)], "manifests"),
+        (lambda d: [*d[:2], EXAMPLES["record"].document], "manifests"),
         (
             lambda d: [*d[:2], resigned(d[2], identity_of("c").signing_key, nonce="11" * 16)],
             "manifest of c, digest",
@@ -508,10 +508,10 @@ def test_7_tags_of_a_site_that_are_wrong(tmp_path, monkeypatch):
 
     def lie(server):
         honest, wire = submission(PLAN, "c", update_of(2))
-        tags = [list(section) for section in honest.manifest.tags]
+        tags = [list(section) for section in honest.body.tags]
         tags[0][0] = (tags[0][0] + 1) % PLAN.public.sections[0].modulus
-        changed = dataclasses.replace(honest.manifest, tags=tuple(map(tuple, tags)))
-        server.replace("c", SignedManifest.make(changed, identity_of("c").signing_key), wire)
+        changed = dataclasses.replace(honest.body, tags=tuple(map(tuple, tags)))
+        server.replace("c", Signed.make(changed, identity_of("c").signing_key), wire)
         server.close()
 
     assert_refused(tmp_path, monkeypatch, "sum, tags", lie, downloaded=True)
@@ -553,9 +553,9 @@ def test_8_residue_that_is_none(tmp_path, monkeypatch):
         total = mac.new_total()
         for n, data in enumerate(wire):
             total.add(n, mac.part(n, parse_part(data, PLACES[n], PLAN.plan_id).packed))
-        tags, digests = mac.tags(total, "c", honest.manifest.nonce), digests_of(wire)
-        changed = dataclasses.replace(honest.manifest, tags=tags, part_digests=digests)
-        server.replace("c", SignedManifest.make(changed, identity_of("c").signing_key), wire)
+        tags, digests = mac.tags(total, "c", honest.body.nonce), digests_of(wire)
+        changed = dataclasses.replace(honest.body, tags=tags, part_digests=digests)
+        server.replace("c", Signed.make(changed, identity_of("c").signing_key), wire)
         server.close()
         server.republish([with_residue(server.sum[0], place, 0, lambda x: x + modulus), *server.sum[1:]])
 
@@ -752,7 +752,7 @@ def test_tags_are_added_as_parts_arrive_and_verified_before_the_codec_runs(tmp_p
 
 
 def test_roles_of_the_consortium_are_what_the_tests_take_them_for():
-    roster = CONSORTIUM.roster.roster
+    roster = CONSORTIUM.roster.body
     assert set(roster.having(Role.SITE)) == set(SITES)
     assert set(roster.having(Role.AGGREGATOR)) == {AGGREGATOR}
 

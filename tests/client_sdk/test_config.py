@@ -163,10 +163,10 @@ def test_roster_that_is_none(files):
 
 
 def test_roster_that_no_coordinator_has_signed(files):
-    document = CONSORTIUM.roster.document
+    document = CONSORTIUM.roster
     key = identity_of("b").signing_key
     for signatures in ({}, {"b": key.sign(b"x")}, {COORDINATOR: key.sign(b"x")}):
-        files["roster"].write_bytes(Signed(document.kind, document.body, signatures).encode())
+        files["roster"].write_bytes(Signed(document.body, signatures).encode())
         refuse(files, "expected the signatures of 1 coordinators", Reason.BAD_SIGNATURE)
     files["roster"].write_bytes(CONSORTIUM.roster.encode())
     Site.open(**files).close()
@@ -191,7 +191,7 @@ def test_roster_without_this_site_or_with_another_key_for_it(files, tmp_path):
     Identity.create("d").save(tmp_path / "d")
     refuse(files | {"identity": tmp_path / "d"}, "site d is not among the sites of version 1", Reason.UNKNOWN_SITE)
     identity_of(COORDINATOR).save(tmp_path / "coordinator")
-    assert CONSORTIUM.roster.roster.members[COORDINATOR].roles == {Role.COORDINATOR}
+    assert CONSORTIUM.roster.body.members[COORDINATOR].roles == {Role.COORDINATOR}
     refuse(files | {"identity": tmp_path / "coordinator"}, "is not among the sites", Reason.UNKNOWN_SITE)
 
 

@@ -331,7 +331,7 @@ def test_an_identity_that_the_roster_does_not_know(federate):
     name, stranger = SITES[0], Identity.create(SITES[0])
     with pytest.raises(KeystoreError, match="lists the key with fingerprint"):
         with_identity(federation, name, stranger)
-    forged = federation.consortium.roster.roster
+    forged = federation.consortium.roster.body
     forged = dataclasses.replace(forged, members={**forged.members, name: stranger.member([Role.SITE])})
     (federation.directory(name) / "other.identity").unlink()
     with with_identity(federation, name, stranger, federation.consortium.signed(forged)) as site:
@@ -358,7 +358,7 @@ def test_wrong_clock_is_told_with_the_difference(federate):
 def test_newer_rosters_are_followed_and_the_pin_replaced(federate):
     """The coordinator publishes two more versions while the sites are at work; nobody touches their files."""
     federation = federate(rounds=3)
-    consortium, members = federation.consortium, federation.consortium.roster.roster.members
+    consortium, members = federation.consortium, federation.consortium.roster.body.members
     name = SITES[0]
     pin = federation.directory(name) / "roster.json"
     rosters = [consortium.roster]

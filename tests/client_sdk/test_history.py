@@ -14,7 +14,7 @@ from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.effects import Request, Response
 from client_sdk._protocol.poll import next_round, open_round
 from he_agg import canonical
-from he_agg.documents.record import NO_RECORD, SignedRecord
+from he_agg.documents.record import NO_RECORD
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, DecryptionError, KeystoreError, ProtocolError, Reason, TransportError, WireError
@@ -38,7 +38,7 @@ from tests.support.trust import AGGREGATOR, COORDINATOR, identity_of
 
 PLAN = small_plan()
 ALL = [update_of(0), update_of(1), update_of(2)]
-MEMBERS = dict(CONSORTIUM.roster.roster.members)
+MEMBERS = dict(CONSORTIUM.roster.body.members)
 
 
 def rounds_of(*ids):
@@ -68,7 +68,7 @@ def test_chain_grows_with_every_round(tmp_path):
         world, mean = take_part(session, server)
         assert_mean_of(mean, PLAN, ALL)
         assert not any("/records/" in path for path in world.paths("GET")), "it has seen them all"
-        assert server.manifests["a"].manifest.previous == session.chain.head(number - 1)
+        assert server.manifests["a"].body.previous == session.chain.head(number - 1)
     assert [session.chain.head(i) for i in range(4)] == [NO_RECORD, *(record.digest for record in server.chain)]
     assert security_log(session) == []
 
@@ -105,7 +105,7 @@ def test_failed_round_and_the_next_attempt(tmp_path):
     again, mean = take_part(session, server)
     assert_mean_of(mean, PLAN, ALL)
     assert not any("/records/" in path for path in again.paths("GET"))
-    assert server.manifests["a"].manifest.previous == server.chain[0].digest
+    assert server.manifests["a"].body.previous == server.chain[0].digest
 
 
 def test_restarted_site_goes_on_with_its_chain(tmp_path):
@@ -217,10 +217,10 @@ def forked(server, at, **changed):
     """The chain with another record at an index, and all later ones chained to that one."""
     chain = server.chain[: at - 1]
     for signed in server.chain[at - 1 :]:
-        record = dataclasses.replace(signed.record, previous=chain[-1].digest if chain else NO_RECORD)
+        record = dataclasses.replace(signed.body, previous=chain[-1].digest if chain else NO_RECORD)
         if record.index == at:
             record = dataclasses.replace(record, **changed)
-        chain.append(SignedRecord.make(record, AGGREGATOR, AGGREGATOR_KEY))
+        chain.append(Signed.make(record, AGGREGATOR_KEY, AGGREGATOR))
     return chain
 
 
@@ -244,9 +244,9 @@ def test_another_history_while_this_site_was_away(tmp_path):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda r: SignedRecord.make(r.record, AGGREGATOR, SigningKey.generate()), "record, signature"),
-        (lambda r: SignedRecord.make(r.record, "b", identity_of("b").signing_key), "record, signature"),
-        (lambda r: SignedRecord(r.record, Signed("record", r.document.body, {})), "record, signature"),
+        (lambda r: Signed.make(r.body, SigningKey.generate(), AGGREGATOR), "record, signature"),
+        (lambda r: Signed.make(r.body, identity_of("b").signing_key, "b"), "record, signature"),
+        (lambda r: Signed(r.body), "record, signature"),
         (lambda r: signed_record(r, index=3), "record, index"),
         (lambda r: signed_record(r, index=1, previous=NO_RECORD), "record, index"),
         (lambda r: signed_record(r, previous="ab" * 32), "record 2, previous"),
@@ -267,7 +267,7 @@ def test_missed_record_that_is_not_to_be_believed(tmp_path, change, what):
 
 
 def signed_record(signed, **changed):
-    return SignedRecord.make(dataclasses.replace(signed.record, **changed), AGGREGATOR, AGGREGATOR_KEY)
+    return Signed.make(dataclasses.replace(signed.body, **changed), AGGREGATOR_KEY, AGGREGATOR)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b"\xff"])
@@ -290,7 +290,7 @@ def test_split_view_is_found_out_at_the_next_round(tmp_path):
     mine = server.record
     assert_mean_of(World(server).run(_flows.fetch(a, ROUND)), PLAN, ALL)
     server.chain.remove(mine)
-    server.write(dataclasses.replace(mine.record, closed_at=2))  # what b is shown
+    server.write(dataclasses.replace(mine.body, closed_at=2))  # what b is shown
     assert_mean_of(World(server, site="b").run(_flows.fetch(b, ROUND)), PLAN, ALL)
     assert a.chain.head() != b.chain.head()
     # Round 2: to a it must go on telling a's story, or a's manifest would not fit; b's manifest has b's.
@@ -359,11 +359,11 @@ def test_killed_at_the_new_steps_and_run_again(tmp_path, where):
     opened = server.opened if server.record else world.run(open_round(again))
     assert_mean_of(world.run(_flows.aggregate(again, opened, update_of())), PLAN, ALL)
     assert len(again.chain) == 2
-    assert len([m for m in server.manifests.values() if m.manifest.site == "a"]) == 1
+    assert len([m for m in server.manifests.values() if m.body.site == "a"]) == 1
 
 
 def roster_after(signed, members=None, key=COORDINATOR, **changed):
-    return dataclasses.replace(CONSORTIUM, roster=signed).next_roster(members or dict(signed.roster.members), **changed)
+    return dataclasses.replace(CONSORTIUM, roster=signed).next_roster(members or dict(signed.body.members), **changed)
 
 
 def pin(tmp_path):
@@ -383,12 +383,12 @@ def test_newer_rosters_are_followed_one_after_the_other(tmp_path):
     ]
     assert pin(tmp_path).read_bytes() == server.rosters[3].encode()
     assert pin(tmp_path).stat().st_mode & 0o777 == 0o640
-    assert server.manifests["a"].manifest.roster == server.rosters[3].digest
+    assert server.manifests["a"].body.roster == server.rosters[3].body_digest
     # After a restart it knows all of them, and asks for none.
     server.open(RoundId("test", 2, 1))
     session = session_for(tmp_path, PLAN)
-    assert session.rosters.newest.roster.version == 4
-    assert session.rosters.named(server.rosters[1].digest) is not None
+    assert session.rosters.newest.body.version == 4
+    assert session.rosters.named(server.rosters[1].body_digest) is not None
     world, _ = take_part(session, server)
     assert not any("/rosters/" in path for path in world.paths("GET"))
     assert list(tmp_path.glob(".a.roster*")) == []
@@ -400,8 +400,8 @@ def test_round_that_opened_under_the_roster_before(tmp_path):
     server.rosters.append(roster_after(CONSORTIUM.roster))
     server.current = dataclasses.replace(server.current, roster_version=2)
     assert_mean_of(take_part(session, server)[1], PLAN, ALL)
-    assert session.rosters.newest.roster.version == 2
-    assert server.record.record.roster == CONSORTIUM.roster.digest
+    assert session.rosters.newest.body.version == 2
+    assert server.record.body.roster == CONSORTIUM.roster.body_digest
 
 
 def test_record_of_a_newer_roster_makes_the_site_follow(tmp_path):
@@ -413,7 +413,7 @@ def test_record_of_a_newer_roster_makes_the_site_follow(tmp_path):
     server.close()
     mean = World(server).run(_flows.fetch(session, ROUND))
     assert_mean_of(mean, PLAN, ALL[1:])
-    assert session.rosters.newest.roster.version == 2
+    assert session.rosters.newest.body.version == 2
 
 
 def test_new_site_believes_records_from_before_its_time(tmp_path):
@@ -437,10 +437,10 @@ WITH_STRANGER = {**MEMBERS, "stranger": STRANGER.member([Role.COORDINATOR])}
 
 def forged(version=2, federation="test", members=None, signers=(), **changed):
     """A roster signed by whoever is named."""
-    now = CONSORTIUM.roster.roster
+    now = CONSORTIUM.roster.body
     fields = {"issued_at": now.issued_at, "expires_at": now.expires_at, "threshold": 1, "min_sites": 2} | changed
     roster = Roster(federation, version, members=members or MEMBERS, **fields)
-    document = Signed("roster", roster.encode(), {})
+    document = Signed(roster)
     for name, key in signers:
         document = document.signed_by(name, key)
     return document.encode()
@@ -479,7 +479,7 @@ def test_roster_that_does_not_chain_to_the_pinned_one(tmp_path, body, reason):
     assert caught.value.reason == reason
     assert "not only the operator" in caught.value.hint
     assert pin(tmp_path).read_bytes() == CONSORTIUM.roster.encode()
-    assert session.rosters.newest.roster.version == 1
+    assert session.rosters.newest.body.version == 1
     assert security_log(session)[0]["event"] == "roster-rejected"
 
 
@@ -504,7 +504,7 @@ def test_aggregator_that_goes_back_to_an_older_roster(tmp_path):
 def test_expired_roster(tmp_path):
     """Refused when a round opens, before encrypting, and before a sum is accepted; a newer one heals it."""
     session, server = session_for(tmp_path, PLAN), FakeAggregator(PLAN)
-    later = CONSORTIUM.roster.roster.expires_at
+    later = CONSORTIUM.roster.body.expires_at
     expired = dataclasses.replace(session, clock=lambda: later)
     without_us(server)
     for flow in (
@@ -556,7 +556,7 @@ def test_pin_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="No space left"):
         World(server).run(next_round(session, None))
     assert pin(tmp_path).read_bytes() == CONSORTIUM.roster.encode()
-    assert session.rosters.newest.roster.version == 1
+    assert session.rosters.newest.body.version == 1
     monkeypatch.undo()
     assert_mean_of(take_part(session, server)[1], PLAN, ALL)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

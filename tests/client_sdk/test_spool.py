@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from client_sdk._disk.spool import Spool
-from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD
+from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.ids import RoundId
 from tests.client_sdk.world import CONSORTIUM, ROUND
 from tests.support.trust import identity_of
 
-MANIFEST = SignedManifest.make(
+MANIFEST = Signed.make(
     Manifest(
-        ROUND, 1, "ab" * 32, "cd" * 32, "a", "00" * 16, ("ef" * 32,), ((1,),), CONSORTIUM.roster.digest, NO_RECORD
+        ROUND, 1, "ab" * 32, "cd" * 32, "a", "00" * 16, ("ef" * 32,), ((1,),), CONSORTIUM.roster.body_digest, NO_RECORD
     ),
     identity_of("a").signing_key,
 )

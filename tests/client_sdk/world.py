@@ -35,9 +35,9 @@ from client_sdk._protocol.session import Session
 from client_sdk.progress import Event
 from he_agg import Mean, Plan, canonical, dequantize, quantize
 from he_agg.codecs import codec_for
-from he_agg.documents.manifest import Manifest, SignedManifest
-from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
-from he_agg.documents.roster import SignedRoster
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import NO_RECORD, RoundRecord
+from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, TransportError
 from he_agg.ids import RoundId
@@ -100,8 +100,8 @@ class FakeAggregator:
 
     def __init__(self, plan: Plan, sites: tuple[str, ...] = SITES) -> None:
         self.plan, self.key, self.sites = plan, key_of(plan), sites
-        self.rosters: list[SignedRoster] = [CONSORTIUM.roster]
-        self.chain: list[SignedRecord] = []
+        self.rosters: list[Signed[Roster]] = [CONSORTIUM.roster]
+        self.chain: list[Signed[RoundRecord]] = []
         self.past: dict[str, FakeAggregator] = {}
         self.open(ROUND)
 
@@ -112,12 +112,12 @@ class FakeAggregator:
             self.past[str(self.round_id)].past = {}
             self.past.pop(str(round_id), None)
         self.round_id = round_id
-        self.roster = self.rosters[-1].digest
+        self.roster = self.rosters[-1].body_digest
         self.previous = self.head
-        self.manifests: dict[str, SignedManifest] = {}
+        self.manifests: dict[str, Signed[Manifest]] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.complete: dict[str, str] = {}
-        self.record: SignedRecord | None = None
+        self.record: Signed[RoundRecord] | None = None
         self.sum: list[bytes] = []
         self.current = CurrentRound(
             "test",
@@ -159,11 +159,11 @@ class FakeAggregator:
             signed, wire = submission(self.plan, site, update, self.round_id, **fields)
             self.replace(site, signed, wire)
 
-    def replace(self, site: str, signed: SignedManifest, wire: list[bytes]) -> None:
+    def replace(self, site: str, signed: Signed[Manifest], wire: list[bytes]) -> None:
         """Count something else for a site."""
         self.manifests[site] = signed
-        self.parts[signed.submission_id] = dict(enumerate(wire))
-        self.complete[site] = signed.submission_id
+        self.parts[signed.digest] = dict(enumerate(wire))
+        self.complete[site] = signed.digest
 
     def close(self, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY), **changed: object) -> None:
         """Publish what is complete; arguments make the record a lie, or have it signed by somebody else."""
@@ -196,13 +196,13 @@ class FakeAggregator:
 
     def write(self, record: RoundRecord, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY)) -> None:
         """Write this round's record."""
-        self.record = SignedRecord.make(record, *signer)
+        self.record = Signed.make(record, signer[1], signer[0])
         self.chain.append(self.record)
 
     def rewrite(self, **changed: object) -> None:
         """Put another record, signed as it should be, in the place of this round's."""
         self.chain.remove(self.record)
-        self.write(dataclasses.replace(self.record.record, **changed))
+        self.write(dataclasses.replace(self.record.body, **changed))
 
     def republish(self, parts: list[bytes]) -> None:
         """Serve other parts as the sum; the record names them."""
@@ -220,11 +220,11 @@ class FakeAggregator:
         if (match := re.match(r"/v1/rounds/([a-z0-9.-]+)/", path)) and match[1] in self.past:
             return self.past[match[1]](request, body)
         if path == f"/v1/rounds/{self.round_id}/submissions":
-            return self._announce(SignedManifest.parse(body))
+            return self._announce(Signed.parse(Manifest, body))
         if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})", path):
             if request.method == "PUT":
                 return self._put(match[1], int(request.path.partition("?from=")[2] or 0), body)
-            (manifest,) = [m for m in self.manifests.values() if m.submission_id == match[1]]
+            (manifest,) = [m for m in self.manifests.values() if m.digest == match[1]]
             return self._status(manifest, 200)
         if path == f"/v1/rounds/{self.round_id}/record":
             if self.record is None and len(self.complete) == len(self.sites):
@@ -237,27 +237,27 @@ class FakeAggregator:
         return problem(404, "unknown-round")
 
     def _manifests(self) -> Response:
-        documents = [self.manifests[site].document.to_json() for site in sorted(self.record.record.members)]
+        documents = [json.loads(self.manifests[site].encode()) for site in sorted(self.record.body.members)]
         return Response(200, {}, canonical.encode({"v": 1, "manifests": documents}))
 
-    def _announce(self, signed: SignedManifest) -> Response:
-        site = signed.manifest.site
-        signed.check_signed(self.rosters[-1].roster.members[site].public_key)
+    def _announce(self, signed: Signed[Manifest]) -> Response:
+        site = signed.body.site
+        signed.check_signed(self.rosters[-1].body.keys_of(Role.SITE))
         known = self.manifests.get(site)
         if known is not None and known != signed:
             return problem(409, "second-submission")
         if known is None and self.record is not None:
             return problem(409, "round-closed")
-        if signed.manifest.previous != self.previous:
+        if signed.body.previous != self.previous:
             return problem(409, "chain-mismatch")
-        if signed.manifest.roster not in (self.roster, self.rosters[-1].digest):
+        if signed.body.roster not in (self.roster, self.rosters[-1].body_digest):
             return problem(422, "roster-mismatch")
         self.manifests[site] = signed
-        self.parts.setdefault(signed.submission_id, {})
+        self.parts.setdefault(signed.digest, {})
         return self._status(signed, 200 if known else 201)
 
-    def _status(self, signed: SignedManifest, status: int) -> Response:
-        own, n_parts = signed.submission_id, len(signed.manifest.part_digests)
+    def _status(self, signed: Signed[Manifest], status: int) -> Response:
+        own, n_parts = signed.digest, len(signed.body.part_digests)
         missing = [n for n in range(n_parts) if n not in self.parts[own]]
         state = "complete" if own in self.complete.values() else "open"
         return json_of(SubmissionStatus(own, str(self.round_id), state, n_parts, missing), status)
@@ -265,19 +265,19 @@ class FakeAggregator:
     def _put(self, own: str, first: int, body: bytes) -> Response:
         if own not in self.parts:
             return problem(404, "unknown-submission")
-        (signed,) = [m for m in self.manifests.values() if m.submission_id == own]
+        (signed,) = [m for m in self.manifests.values() if m.digest == own]
         for place in self.plan.public.places[first:]:
             if not body:
                 return Response(204)
             part, body = body[: place.wire_bytes], body[place.wire_bytes :]
-            if hashlib.sha256(part).hexdigest() != signed.manifest.part_digests[place.number]:
+            if hashlib.sha256(part).hexdigest() != signed.body.part_digests[place.number]:
                 return problem(400, "bad-digest")
             self.parts[own][place.number] = part
         return problem(413, "too-large") if body else self._complete(own)
 
     def _complete(self, own: str) -> Response:
-        (site,) = [s for s, m in self.manifests.items() if m.submission_id == own]
-        if len(self.parts[own]) != len(self.manifests[site].manifest.part_digests):
+        (site,) = [s for s, m in self.manifests.items() if m.digest == own]
+        if len(self.parts[own]) != len(self.manifests[site].body.part_digests):
             return problem(409, "incomplete")
         self.complete[site] = own
         return Response(200, {}, receipt_of(Receipt(own, str(self.round_id), site, 1)))
@@ -291,7 +291,7 @@ def _numbered(documents: list, number: int, reason: str) -> Response:
 
 def receipt_of(receipt: Receipt, name: str = AGGREGATOR, key: SigningKey = AGGREGATOR_KEY) -> bytes:
     """A signed receipt."""
-    return Signed.make("receipt", receipt.encode(), name, key).encode()
+    return Signed.make(receipt, key, name).encode()
 
 
 def digests_of(parts: list[bytes]) -> tuple[str, ...]:
@@ -304,10 +304,10 @@ def submission(
     update: Update,
     round_id: RoundId = ROUND,
     previous: str = NO_RECORD,
-    roster: str = CONSORTIUM.roster.digest,
+    roster: str = CONSORTIUM.roster.body_digest,
     nonce: str = "00" * 16,
     **changed: object,
-) -> tuple[SignedManifest, list[bytes]]:
+) -> tuple[Signed[Manifest], list[bytes]]:
     """What an honest site would send: signed manifest and parts. Then `changed` members are replaced."""
     values = quantize(plan, update.tensors, update.weight).values
     return encrypted(plan, site, values, key_of(plan), round_id, previous, roster, nonce, **changed)
@@ -320,10 +320,10 @@ def encrypted(
     encrypt_with: GroupKey,
     round_id: RoundId = ROUND,
     previous: str = NO_RECORD,
-    roster: str = CONSORTIUM.roster.digest,
+    roster: str = CONSORTIUM.roster.body_digest,
     nonce: str = "00" * 16,
     **changed: object,
-) -> tuple[SignedManifest, list[bytes]]:
+) -> tuple[Signed[Manifest], list[bytes]]:
     """A submission of any integers, encrypted with any key; its tags are right."""
     key, places = key_of(plan), plan.public.places
     mac = RoundMac(key.mac_key, plan.public, 1, round_id)
@@ -336,7 +336,7 @@ def encrypted(
     tags = mac.tags(total, site, nonce)
     digests = digests_of(parts)
     honest = Manifest(round_id, 1, key.key_id, plan.plan_id, site, nonce, digests, tags, roster, previous)
-    return SignedManifest.make(dataclasses.replace(honest, **changed), identity_of(site).signing_key), parts
+    return Signed.make(dataclasses.replace(honest, **changed), identity_of(site).signing_key), parts
 
 
 Meddle = Callable[[Request, bytes], "Response | Exception | None"]
@@ -414,7 +414,7 @@ class World:
         path, _, query = request.path.partition("?")
         head = RequestHead(request.method, path, query, headers["Content-Digest"], headers["He-Agg-Federation"])
         claim = parse_claim(headers["Signature-Input"], headers["Signature"])
-        assert verify_request(head, claim, CONSORTIUM.roster.roster.members[claim.name].public_key)
+        assert verify_request(head, claim, CONSORTIUM.roster.body.members[claim.name].public_key)
         assert (claim.name, head.federation) == (self.signer.name, "test")
         if request.method == "PUT" and path.count("/") == 3:
             return head.content_digest == manifest_field(path.rpartition("/")[2])

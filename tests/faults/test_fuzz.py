@@ -218,7 +218,7 @@ def test_every_operation_of_the_document_is_asked(world):
 
 def test_mutated_rosters_and_bundles(world):
     members = world.consortium
-    roster = members.next_roster(dict(members.roster.roster.members)).encode()
+    roster = members.next_roster(dict(members.roster.body.members)).encode()
     bundle = deal(members, 2, plan_id=PLAN.plan_id).encode()
     refused: set[str] = set()
 

@@ -29,7 +29,8 @@ import numpy as np
 import pytest
 
 import service
-from he_agg.documents.record import NO_RECORD, SignedRecord
+from he_agg.documents.record import NO_RECORD, RoundRecord
+from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, TransportError
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register
@@ -225,8 +226,8 @@ def run_loop(tmp_path: Path, deaths: list[str], seed: int) -> Counter[str]:
     assert not failures, failures[:3]
     previous = NO_RECORD
     for index, (_, record, *_) in enumerate(histories, 1):
-        signed = SignedRecord.parse(record)
-        assert (signed.record.index, signed.record.previous) == (index, previous), "the chain has a gap"
+        signed = Signed.parse(RoundRecord, record)
+        assert (signed.body.index, signed.body.previous) == (index, previous), "the chain has a gap"
         previous = signed.digest
     with contextlib.closing(sqlite3.connect(data_dir / "aggregator.sqlite3")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -270,7 +270,7 @@ class Life(RuleBasedStateMachine):
         self.put("handled", site, 0, 0, range(PARTS, PARTS))
         bundle = deal(known("sim"), self.model.epoch + 1, plan_id=PLAN.plan_id)
         answer = self.inside.peer("sim", self.members[COORDINATOR]).bring(
-            f"epochs/{bundle.bundle.epoch}", bundle.encode()
+            f"epochs/{bundle.body.epoch}", bundle.encode()
         )
         assert answer.status_code == 201, answer.text
         self.model.new_key(self.now)

@@ -12,7 +12,8 @@ import pytest
 
 from he_agg.codecs import codec_for
 from he_agg.documents.federation import FederationDocument
-from he_agg.documents.roster import SignedRoster
+from he_agg.documents.roster import Roster
+from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, KeystoreError
 from he_agg.host.commands import main
 from he_agg.ids import RoundId
@@ -188,7 +189,7 @@ def test_a_hospital_joins_and_nobody_else_s_identity_is_touched(ceremony):
     )
     spread(ceremony, 2, (*SITES, "hospital-e"))
     assert {name: (ceremony.root / name / f"{name}.identity").read_bytes() for name in SITES} == identities
-    roster = SignedRoster.parse((ceremony.root / "hospital-e" / "roster.json").read_bytes()).roster
+    roster = Signed.parse(Roster, (ceremony.root / "hospital-e" / "roster.json").read_bytes()).body
     assert {name: roster.members[name].fingerprint for name in SITES} == {
         name: member.fingerprint for name, member in members.items()
     }

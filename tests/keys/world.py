@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from he_agg import Plan
-from he_agg.documents.epoch import EpochBundle, SignedBundle
-from he_agg.documents.roster import Member, Role, SignedRoster
+from he_agg.documents.epoch import EpochBundle
+from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.signing import SigningKey
 from keys import GroupKey, Identity
@@ -30,15 +31,15 @@ def site(name: str) -> Identity:
     return Identity.create(name, "x25519") if name in ("hospital-b", "hospital-d") else identity_of(name)
 
 
-def signed(roster: SignedRoster, *names: str) -> SignedRoster:
+def signed(roster: Signed[Roster], *names: str) -> Signed[Roster]:
     """The roster with signatures of these."""
     for name in names:
         key = site(name).signing_key
-        roster = SignedRoster(roster.roster, roster.document.signed_by(name, key))
+        roster = roster.signed_by(name, key)
     return roster
 
 
-def first(**options) -> SignedRoster:
+def first(**options) -> Signed[Roster]:
     """Version 1, signed by two of three."""
     members = {
         Role.SITE: [site(name).member() for name in SITES],
@@ -47,11 +48,11 @@ def first(**options) -> SignedRoster:
     }
     federation = options.pop("federation", "test")
     roster = new_roster(federation, members, **{"now": int(time.time()) - 60, **options})
-    assert roster.roster.threshold == 2
+    assert roster.body.threshold == 2
     return sign_roster(sign_roster(roster, site("hospital-a")), site("hospital-b"))
 
 
-def after(previous: SignedRoster, **options) -> SignedRoster:
+def after(previous: Signed[Roster], **options) -> Signed[Roster]:
     """The next version, signed by two of three."""
     return signed(next_roster(previous, **{"now": int(time.time()) - 60, **options}), "hospital-a", "hospital-b")
 
@@ -67,20 +68,20 @@ class World:
     """
 
     plan: Plan
-    roster: SignedRoster
+    roster: Signed[Roster]
     key: GroupKey
-    bundle: SignedBundle
+    bundle: Signed[EpochBundle]
 
-    def deal(self, epoch: int, roster: SignedRoster | None = None, plan: Plan | None = None) -> SignedBundle:
+    def deal(self, epoch: int, roster: Signed[Roster] | None = None, plan: Plan | None = None) -> Signed[EpochBundle]:
         """Another bundle of hospital-a."""
         return deal(GroupKey.create(plan or self.plan, epoch), roster or self.roster, site("hospital-a"), time.time())
 
-    def resigned(self, signer: str = "hospital-a", **changes) -> SignedBundle:
+    def resigned(self, signer: str = "hospital-a", **changes) -> Signed[EpochBundle]:
         """The bundle with fields changed by its dealer: the signature is good, what is sealed is bound to the old."""
-        fields = {name: getattr(self.bundle.bundle, name) for name in EpochBundle.__dataclass_fields__}
-        return SignedBundle.make(EpochBundle(**(fields | changes)), site(signer).signing_key)
+        body = replace(self.bundle.body, **changes)
+        return Signed.make(body, site(signer).signing_key)
 
-    def accept(self, bundle: SignedBundle, path: Path, name: str = "hospital-d", **options) -> GroupKey:
+    def accept(self, bundle: Signed[EpochBundle], path: Path, name: str = "hospital-d", **options) -> GroupKey:
         """What a site does with a bundle."""
         roster, now = options.pop("roster", self.roster), options.pop("now", time.time())
         return accept(bundle, roster, options.pop("identity", site(name)), path, now, **options)[0]
@@ -94,6 +95,6 @@ def world() -> World:
     return World(plan, roster, key, deal(key, roster, site("hospital-a"), time.time()))
 
 
-def reencoded(signed_bundle: SignedBundle, body: bytes) -> SignedBundle:
+def reencoded(signed_bundle: Signed[EpochBundle], value: Any) -> Signed[EpochBundle]:
     """Another body under the old signature."""
-    return SignedBundle.parse(Signed("epoch", body, signed_bundle.document.signatures).encode())
+    return Signed(EpochBundle.from_json(value), signed_bundle.signatures)

@@ -8,17 +8,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from he_agg.documents.epoch import Commitment, EpochBundle, SignedBundle, SignedCommitment
-from he_agg.documents.manifest import Manifest, SignedManifest
-from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
-from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster, SignedRoster
-from he_agg.documents.signed import Signed
-from he_agg.errors import Reason, WireError
+from he_agg import canonical
+from he_agg.documents.epoch import Commitment, EpochBundle
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import NO_RECORD, RoundRecord
+from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster, check_signed
+from he_agg.documents.signed import Body, Signed
 from he_agg.ids import RoundId
-from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt
+from he_agg.protocol.messages import Receipt
 from he_agg.signing import SigningKey
 
-__all__ = ["EXAMPLES", "KEYS", "Example", "bodies", "key_of"]
+__all__ = ["EXAMPLES", "KEYS", "Example", "bodies", "encoded", "key_of", "parsed"]
 
 
 def key_of(name: str) -> SigningKey:
@@ -129,18 +129,35 @@ class Example:
     """One document, signed with fixed keys.
 
     Attributes:
-        body: what it says.
-        document: the same, signed.
-        signers: who has signed.
-        parse_body: reads the body alone.
-        check: reads a whole document and sees that whoever has to has signed it; raises WireError otherwise.
+        document: the body, signed.
+        keys: of those who may sign it.
     """
 
-    body: Any
     document: Signed
-    signers: tuple[str, ...]
-    parse_body: Callable[[bytes], Any]
-    check: Callable[[bytes], Any]
+    keys: dict[str, bytes]
+
+    @property
+    def body(self) -> Any:
+        """What it says."""
+        return self.document.body
+
+    @property
+    def signers(self) -> tuple[str, ...]:
+        """Who has signed."""
+        return tuple(self.document.signatures)
+
+    def parse_body(self, data: bytes) -> Any:
+        """Read another body of this kind."""
+        return parsed(type(self.body), data)
+
+    def check(self, data: bytes) -> Any:
+        """Read another document of this kind, and see that whoever has to has signed it."""
+        document = Signed.parse(type(self.body), data)
+        if isinstance(document.body, Roster):
+            check_signed(document)
+        else:
+            document.check_signed(self.keys)
+        return document.body
 
 
 def _hex(digit: str) -> str:
@@ -186,32 +203,32 @@ _MANIFEST = Manifest(
 
 
 def _examples() -> dict[str, Example]:
-    roster = SignedRoster.unsigned(_ROSTER)
-    signed_roster = roster.document.signed_by("coordinator", KEYS["coordinator"]).signed_by("second", KEYS["second"])
-    manifest = replace(_MANIFEST, roster=roster.digest)
-    signed_manifest = SignedManifest.make(manifest, KEYS["hospital-a"])
+    roster = Signed(_ROSTER)
+    signed_roster = roster.signed_by("coordinator", KEYS["coordinator"]).signed_by("second", KEYS["second"])
+    manifest = replace(_MANIFEST, roster=roster.body_digest)
+    signed_manifest = Signed.make(manifest, KEYS["hospital-a"])
     record = RoundRecord(
         round_id=_ROUND,
         index=7,
         previous=_hex("c"),
         closed_at=1_800_003_600,
-        roster=roster.digest,
+        roster=roster.body_digest,
         epoch=1,
         key_id=_hex("a"),
         plan_id=_hex("b"),
         outcome="published",
-        members={"hospital-a": signed_manifest.submission_id},
+        members={"hospital-a": signed_manifest.digest},
         excluded={"hospital-b": "absent"},
         sum_digests=(_hex("3"), _hex("4")),
         sample_seed=_hex("5"),
     )
-    receipt = Receipt(signed_manifest.submission_id, str(_ROUND), "hospital-a", 1_800_001_000)
+    receipt = Receipt(signed_manifest.digest, str(_ROUND), "hospital-a", 1_800_001_000)
     bundle = EpochBundle(
         federation="stroke",
         epoch=1,
         plan_id=_hex("b"),
         key_id=_hex("a"),
-        roster=roster.digest,
+        roster=roster.body_digest,
         roster_version=1,
         dealer="coordinator",
         payload=bytes(range(40)),
@@ -219,72 +236,32 @@ def _examples() -> dict[str, Example]:
     )
     commitment = Commitment("stroke", 1, _hex("a"), "hospital-a")
 
-    def check_receipt(data: bytes) -> Receipt:
-        document = Signed.parse(data, "receipt", MAX_RECEIPT_BYTES)
-        parsed = Receipt.parse(document.body)
-        assert_signed(document.signers({"aggregator": _PUBLIC["aggregator"]}) == {"aggregator"})
-        return parsed
-
-    def check_roster(data: bytes) -> Roster:
-        parsed = SignedRoster.parse(data)
-        parsed.check_signed()
-        return parsed.roster
-
-    def checked(kind: Any, name: str, keys: Any) -> Callable[[bytes], Any]:
-        def check(data: bytes) -> Any:
-            parsed = kind.parse(data)
-            parsed.check_signed(keys)
-            return getattr(parsed, name)
-
-        return check
-
-    one = {name: _PUBLIC[name] for name in ("coordinator", "second")}
-    by_aggregator = {"aggregator": _PUBLIC["aggregator"]}
-    site = _PUBLIC["hospital-a"]
-    return {
-        "roster": Example(_ROSTER, signed_roster, ("coordinator", "second"), Roster.parse, check_roster),
-        "manifest": Example(
-            manifest,
-            signed_manifest.document,
-            ("hospital-a",),
-            Manifest.parse,
-            checked(SignedManifest, "manifest", site),
-        ),
-        "record": Example(
-            record,
-            SignedRecord.make(record, "aggregator", KEYS["aggregator"]).document,
-            ("aggregator",),
-            RoundRecord.parse,
-            checked(SignedRecord, "record", by_aggregator),
-        ),
-        "receipt": Example(
-            receipt,
-            Signed.make("receipt", receipt.encode(), "aggregator", KEYS["aggregator"]),
-            ("aggregator",),
-            Receipt.parse,
-            check_receipt,
-        ),
-        "epoch": Example(
-            bundle,
-            SignedBundle.make(bundle, KEYS["coordinator"]).document,
-            ("coordinator",),
-            EpochBundle.parse,
-            checked(SignedBundle, "bundle", one),
-        ),
-        "commitment": Example(
-            commitment,
-            SignedCommitment.make(commitment, KEYS["hospital-a"]).document,
-            ("hospital-a",),
-            Commitment.parse,
-            checked(SignedCommitment, "commitment", site),
-        ),
-    }
+    coordinators = {name: _PUBLIC[name] for name in ("coordinator", "second")}
+    site, aggregator = {"hospital-a": _PUBLIC["hospital-a"]}, {"aggregator": _PUBLIC["aggregator"]}
+    by_aggregator = (KEYS["aggregator"], "aggregator")
+    examples = (
+        Example(signed_roster, coordinators),
+        Example(signed_manifest, site),
+        Example(Signed.make(record, *by_aggregator), aggregator),
+        Example(Signed.make(receipt, *by_aggregator), aggregator),
+        Example(Signed.make(bundle, KEYS["coordinator"]), coordinators),
+        Example(Signed.make(commitment, KEYS["hospital-a"]), site),
+    )
+    return {example.body.KIND: example for example in examples}
 
 
-def assert_signed(signed: bool) -> None:
-    """What `check_signed` does, for the one document that has none of its own."""
-    if not signed:
-        raise WireError(Reason.BAD_SIGNATURE, "receipt: the aggregator has not signed it")
+def encoded(body: Body) -> bytes:
+    """The canonical bytes of a body alone."""
+    return canonical.encode(body.to_json())
+
+
+def parsed(kind: type[Body], data: bytes) -> Any:
+    """Read a body as a document holds it, signed by whoever it names."""
+    body = canonical.parse(data, 2**24)
+    author = {"manifest": "site", "commitment": "site", "epoch": "dealer"}.get(kind.KIND)
+    name = body.get(author) if author and isinstance(body, dict) else "someone"
+    signatures = {name: "00" * 64} if isinstance(name, str) else {}
+    return Signed.from_json(kind, {"v": 1, "kind": kind.KIND, "body": body, "signatures": signatures}).body
 
 
 EXAMPLES = _examples()

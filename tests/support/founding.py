@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from he_agg.documents.roster import Member, SignedRoster
+from he_agg.documents.roster import Member, Roster
+from he_agg.documents.signed import Signed
 from keys import GroupKey
 from service.core.aggregator_key import AggregatorKey
 from service.domain import events
@@ -19,7 +20,7 @@ def aggregator_of(data_dir: Path) -> Member:
     return AggregatorKey.load_or_create(data_dir).member
 
 
-def found(data_dir: Path, key: GroupKey, roster: SignedRoster, *, start: bool = True) -> None:
+def found(data_dir: Path, key: GroupKey, roster: Signed[Roster], *, start: bool = True) -> None:
     """Create a federation, and start it unless told otherwise.
 
     Args:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from he_agg.documents.manifest import Manifest, SignedManifest
-from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
-from he_agg.documents.roster import Role, SignedRoster
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import NO_RECORD, RoundRecord
+from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.transcript import encode_header
 from he_agg.ids import RoundId
@@ -29,8 +29,8 @@ def digest_of(text: str) -> str:
 class Entry:
     """A record and the manifests of its members."""
 
-    manifests: tuple[SignedManifest, ...]
-    record: SignedRecord
+    manifests: tuple[Signed[Manifest], ...]
+    record: Signed[RoundRecord]
 
 
 @dataclass
@@ -49,7 +49,7 @@ class History:
     people: Consortium
     aggregator: SigningKey
     plan: PublicPlan
-    rosters: list[SignedRoster] = field(default_factory=list)
+    rosters: list[Signed[Roster]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     epoch: int = 1
 
@@ -69,7 +69,7 @@ class History:
         *,
         manifests: Mapping[str, Mapping[str, Any]] | None = None,
         keys: Mapping[str, SigningKey] | None = None,
-        roster: SignedRoster | None = None,
+        roster: Signed[Roster] | None = None,
         signed_by: SigningKey | None = None,
         **record: Any,
     ) -> Entry:
@@ -91,7 +91,7 @@ class History:
             "epoch": self.epoch,
             "key_id": digest_of(f"key of epoch {self.epoch}"),
             "plan_id": self.plan.plan_id,
-            "roster": going_by.digest,
+            "roster": going_by.body_digest,
             "previous": self.head,
         }
         signed = []
@@ -104,27 +104,27 @@ class History:
                 **common,
             )
             key = (keys or {}).get(site) or self.people.identities[site].signing_key
-            signed.append(SignedManifest.make(replace(manifest, **(manifests or {}).get(site, {})), key))
+            signed.append(Signed.make(replace(manifest, **(manifests or {}).get(site, {})), key))
         outcome = "published" if members else "failed"
-        absent = set(going_by.roster.having(Role.SITE)) - set(members)
+        absent = set(going_by.body.having(Role.SITE)) - set(members)
         body = RoundRecord(
             index=len(self.entries) + 1,
-            closed_at=going_by.roster.issued_at + 100 * (len(self.entries) + 1),
+            closed_at=going_by.body.issued_at + 100 * (len(self.entries) + 1),
             outcome=outcome,
-            members={each.manifest.site: each.submission_id for each in signed},
+            members={each.body.site: each.digest for each in signed},
             excluded=dict.fromkeys(absent, "absent"),
             sum_digests=tuple(digest_of(f"sum {p.number}") for p in self.plan.places) if members else (),
             **common,
         )
-        made = SignedRecord.make(replace(body, **record), AGGREGATOR, signed_by or self.aggregator)
+        made = Signed.make(replace(body, **record), signed_by or self.aggregator, AGGREGATOR)
         self.entries.append(Entry(tuple(signed), made))
         return self.entries[-1]
 
     def documents(self) -> list[Signed]:
         """Everything signed, in the order of a transcript."""
-        found = [roster.document for roster in self.rosters]
+        found = list(self.rosters)
         for entry in self.entries:
-            found += [manifest.document for manifest in entry.manifests] + [entry.record.document]
+            found += [*entry.manifests, entry.record]
         return found
 
     def lines(self) -> list[bytes]:

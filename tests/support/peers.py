@@ -23,17 +23,17 @@ import psycopg
 from sqlalchemy import URL
 
 from he_agg import Layout, Plan, TensorSpec
-from he_agg.documents.epoch import EpochBundle, SignedBundle
+from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.federation import FederationDocument
-from he_agg.documents.manifest import Manifest, SignedManifest
-from he_agg.documents.record import NO_RECORD, RoundRecord, SignedRecord
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, unpack
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
 from he_agg.protocol.http_signatures import RequestHead, digest_field, manifest_field, sign_request
-from he_agg.protocol.messages import MAX_RECEIPT_BYTES, Receipt
+from he_agg.protocol.messages import Receipt
 from he_agg.protocol.wire import encode_part
 from keys import Identity
 from service.aggregator import Aggregator
@@ -126,13 +126,13 @@ def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_ho
     }
     fields |= {"roster": roster_of(plan.public.federation), "previous": previous_of(fields["round_id"])}
     signer = changed.pop("signer", None) or identity_of(site)
-    manifest = SignedManifest.make(Manifest(**(fields | changed)), signer.signing_key)
+    manifest = Signed.make(Manifest(**(fields | changed)), signer.signing_key)
     return Prepared(manifest.encode(), parts, residues)
 
 
 def roster_of(federation: str) -> str:
     """Digest of the roster of a federation that was registered here."""
-    return _known[federation][0].roster.digest if federation in _known else "00" * 32
+    return _known[federation][0].roster.body_digest if federation in _known else "00" * 32
 
 
 def known(federation: str) -> Consortium:
@@ -142,7 +142,7 @@ def known(federation: str) -> Consortium:
 
 def known_roster(federation: str) -> Roster:
     """The roster of a federation that was registered here."""
-    return _known[federation][0].roster.roster
+    return _known[federation][0].roster.body
 
 
 def previous_of(round_id: RoundId) -> str:
@@ -191,12 +191,12 @@ def read_sum(plan: Plan, data: bytes) -> list[Any]:
 
 def read_record(document: bytes) -> RoundRecord:
     """What a signed record says."""
-    return SignedRecord.parse(document).record
+    return Signed.parse(RoundRecord, document).body
 
 
 def read_receipt(document: bytes) -> Receipt:
     """What a signed receipt says."""
-    return Receipt.parse(Signed.parse(document, "receipt", MAX_RECEIPT_BYTES).body)
+    return Signed.parse(Receipt, document).body
 
 
 def digest_header(data: bytes) -> dict[str, str]:
@@ -215,22 +215,22 @@ def enrol(
     return members
 
 
-def deal(members: Consortium, epoch: int, **changed: Any) -> SignedBundle:
+def deal(members: Consortium, epoch: int, **changed: Any) -> Signed[EpochBundle]:
     """A bundle of an epoch's key for all sites of the newest roster. What is sealed in it nobody can open."""
-    roster = members.roster.roster
+    roster = members.roster.body
     fields: dict[str, Any] = {
         "federation": members.federation,
         "epoch": epoch,
         "plan_id": "00" * 32,
         "key_id": f"{epoch:064x}",
-        "roster": members.roster.digest,
+        "roster": members.roster.body_digest,
         "roster_version": roster.version,
         "dealer": COORDINATOR,
         "payload": b"payload",
         "sealed": dict.fromkeys(roster.having(Role.SITE), b"sealed"),
     }
     signer = changed.pop("signer", COORDINATOR)
-    return SignedBundle.make(EpochBundle(**(fields | changed)), members.identities[signer].signing_key)
+    return Signed.make(EpochBundle(**(fields | changed)), members.identities[signer].signing_key)
 
 
 def adopt(members: Consortium) -> None:

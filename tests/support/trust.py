@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from he_agg.documents.roster import Member, Role, Roster, SignedRoster
+from he_agg.documents.roster import Member, Role, Roster
+from he_agg.documents.signed import Signed
 from he_agg.signing import SigningKey
 from keys import Identity
 
@@ -36,19 +37,17 @@ class Consortium:
 
     federation: str
     identities: dict[str, Identity]
-    roster: SignedRoster
+    roster: Signed[Roster]
 
-    def next_roster(self, members: dict[str, Member], **changes: int) -> SignedRoster:
+    def next_roster(self, members: dict[str, Member], **changes: int) -> Signed[Roster]:
         """The next version, signed by the coordinator."""
-        now = self.roster.roster
+        now = self.roster.body
         fields = {"issued_at": now.issued_at, "expires_at": now.expires_at, "threshold": 1, "min_sites": now.min_sites}
         return self.signed(Roster(self.federation, now.version + 1, members=members, **(fields | changes)))
 
-    def signed(self, roster: Roster) -> SignedRoster:
+    def signed(self, roster: Roster) -> Signed[Roster]:
         """A roster with the coordinator's signature."""
-        document = SignedRoster.unsigned(roster).document
-        key = self.identities[COORDINATOR].signing_key
-        return SignedRoster(roster, document.signed_by(COORDINATOR, key))
+        return Signed.make(roster, self.identities[COORDINATOR].signing_key, COORDINATOR)
 
 
 def consortium(
@@ -63,5 +62,5 @@ def consortium(
     members[AGGREGATOR] = Member(AGGREGATOR, public, frozenset({Role.AGGREGATOR}))
     now = int(time.time())
     roster = Roster(federation, 1, now - 60, now + valid_s, 1, min_sites, members)
-    unsigned = Consortium(federation, identities, SignedRoster.unsigned(roster))
+    unsigned = Consortium(federation, identities, Signed(roster))
     return Consortium(federation, identities, unsigned.signed(roster))

@@ -8,13 +8,14 @@ The files are the format: a change of theirs changes the wire format, and `secon
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 from he_agg import canonical
-from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster, SignedRoster
+from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field
 from tests.support.documents import EXAMPLES, KEYS, key_of
@@ -37,25 +38,23 @@ def documents(kind):
     forged = {**document.signatures, name: key_of("mallory").sign(b"x")}
     changed = json.loads(text)
     changed["body"]["zzz"] = 1
-    resigned = Signed(kind, canonical.encode(changed["body"]), {})
-    for signer in example.signers:
-        resigned = resigned.signed_by(signer, KEYS[signer])
+    data = canonical.encode(changed["body"])
+    message = f"he-agg/{kind}/v1\0".encode() + hashlib.sha256(data).digest()
+    changed["signatures"] = {signer: KEYS[signer].sign(message).hex() for signer in example.signers}
+    other_message = f"he-agg/{other_kind}/v1\0".encode() + bytes.fromhex(document.body_digest)
+    moved = {**document.signatures, name: KEYS[name].sign(other_message)}
     wrong = {
-        "signature of another key": Signed(kind, document.body, forged).encode().decode(),
-        "no signatures": Signed(kind, document.body, {}).encode().decode(),
-        "signature on another kind of document": Signed(
-            kind, document.body, Signed.make(other_kind, document.body, name, KEYS[name]).signatures
-        )
-        .encode()
-        .decode(),
-        "a member that nobody knows, well signed": resigned.encode().decode(),
+        "signature of another key": Signed(document.body, forged).encode().decode(),
+        "no signatures": Signed(document.body).encode().decode(),
+        "signature on another kind of document": Signed(document.body, moved).encode().decode(),
+        "a member that nobody knows, well signed": canonical.encode(changed).decode(),
         "white space": text.replace(":", ": ", 1),
         "a line feed": text + "\n",
         "another version": text[: -len('"v":1}')] + '"v":2}',
     }
     good = {"document": text, "public_keys": PUBLIC, "signers": sorted(example.signers), "id": document.digest}
     if kind == "roster":
-        good["roster_digest"] = SignedRoster.parse(document.encode()).digest
+        good["roster_digest"] = document.body_digest
     return [good, *({"document": w, "public_keys": PUBLIC, "wrong": why} for why, w in wrong.items())]
 
 
@@ -126,8 +125,7 @@ def transcript():
     first = Roster("test", 1, 1_800_000_000, 1_800_000_000 + 365 * 86400, 1, 2, without)
 
     def signed(roster):
-        document = SignedRoster.unsigned(roster).document.signed_by("coordinator", key_of("coordinator"))
-        return SignedRoster(roster, document)
+        return Signed.make(roster, key_of("coordinator"), "coordinator")
 
     rosters = [signed(first), signed(replace(first, version=2, members=listed))]
     identities = {name: SimpleNamespace(signing_key=key_of(name)) for name in listed}

@@ -103,7 +103,7 @@ BODIES = {
         members=table(member),
     ),
     "manifest": record_of(
-        v=number(2, 2),
+        v=number(1, 1),
         **of_round,
         **under_key,
         site=name,
@@ -132,7 +132,7 @@ BODIES = {
 
 def record_body(x):
     members = {
-        "v": number(2, 2),
+        "v": number(1, 1),
         **of_round,
         **under_key,
         "index": number(1, 2**53 - 1),
@@ -143,10 +143,10 @@ def record_body(x):
         "members": table(digest),
         "excluded": table(lambda reason: isinstance(reason, str) and len(reason) <= 63),
         "sum": array(digest),
+        "sample_seed": lambda seed: seed is None or digest(seed),
     }
-    drawn = {"sample_seed": digest} if "sample_seed" in x else {}
     return (
-        record_of(**members, **drawn)(x)
+        record_of(**members)(x)
         and (x["index"] == 1) == (x["previous"] == "0" * 64)
         and (x["outcome"] == "failed") == (x["sum"] == [])
         and not x["members"].keys() & x["excluded"].keys()
@@ -201,9 +201,8 @@ def check_signed(kind, body, signatures, keys):
     if kind in ("record", "receipt"):
         need("aggregator" in found, "aggregator")
     else:
-        need((body["dealer"] if kind == "epoch" else body["site"]) in found, "signer")
-    if kind == "manifest":
-        need(list(signatures) == [body["site"]], "one signature")
+        author = body["dealer" if kind == "epoch" else "site"]
+        need(author in found and list(signatures) == [author], "one signature, its author's")
     return found
 
 

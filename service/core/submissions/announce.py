@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from he_agg.documents.manifest import Manifest, SignedManifest
+from he_agg.documents.manifest import Manifest
+from he_agg.documents.roster import Role
+from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
 from he_agg.plan.plan import PublicPlan
 from he_agg.protocol.messages import SubmissionStatus
@@ -66,16 +68,15 @@ class Announcements:
 
     def _read_announcement(self, tx: Transaction, row: RoundRow, site: str, body: bytes) -> _Announcement:
         try:
-            signed = SignedManifest.parse(body)
+            signed = Signed.parse(Manifest, body)
         except WireError:
             refuse_secrets(body)
             raise
         plan, roster = federation_named(tx, row.id.federation).parsed.plan, newest_roster(tx, row.id.federation)
-        signed.manifest.check(plan, row.id, row.basis.epoch, row.basis.key_id, site)
-        member = roster.roster.members.get(site)
-        signed.check_signed(b"" if member is None else member.public_key)
-        submission = SubmissionRow(signed.submission_id, row.id, site, State.OPEN, None)
-        return _Announcement(submission, plan, signed.manifest, body)
+        signed.body.check(plan, row.id, row.basis.epoch, row.basis.key_id, site)
+        signed.check_signed(roster.body.keys_of(Role.SITE))
+        submission = SubmissionRow(signed.digest, row.id, site, State.OPEN, None)
+        return _Announcement(submission, plan, signed.body, body)
 
     def _decide(self, tx: Transaction, new: _Announcement) -> tuple[SubmissionStatus, bool] | RefusedError:
         try:
@@ -119,7 +120,7 @@ class Announcements:
 
     def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:
         """Check that a site has the same roster and the same records as everybody else."""
-        if manifest.roster not in (row.basis.roster, newest_roster(tx, row.id.federation).digest):
+        if manifest.roster not in (row.basis.roster, newest_roster(tx, row.id.federation).body_digest):
             raise RefusedError(
                 Reason.ROSTER_MISMATCH,
                 f"manifest, roster: expected {row.basis.roster[:12]}, version {row.basis.roster_version}, "

@@ -60,7 +60,7 @@ def complete(conductor: Conductor, tx: Transaction, announced: SubmissionRow) ->
     return Completion(submission, row, signer)
 
 
-def receipt(conductor: Conductor, completion: Completion) -> Signed:
+def receipt(conductor: Conductor, completion: Completion) -> Signed[Receipt]:
     """Sign the receipt: the same bytes each time, for nothing in it is new, and Ed25519 has no randomness.
 
     Raises:
@@ -70,4 +70,4 @@ def receipt(conductor: Conductor, completion: Completion) -> Signed:
     if submission.accepted_at is None:
         raise round_closed(row)
     body = Receipt(submission.id, str(submission.round_id), submission.site, submission.accepted_at)
-    return Signed.make("receipt", body.encode(), signer, conductor.key.signing_key)
+    return Signed.make(body, conductor.key.signing_key, signer)

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from he_agg.documents.manifest import SignedManifest
+from he_agg.documents.manifest import Manifest
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.plan.sections import PartPlace
-from he_agg.protocol.messages import SubmissionStatus
+from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import parse_part, refuse_secrets
 from service.core.conductor import Conductor
 from service.core.find import federation_named, find_round
@@ -76,7 +76,7 @@ class Uploads:
                 )
             return Run(submission, plan, self._expect(tx, submission, plan.places[first:], tx.parts(submission.id)))
 
-    def take(self, run: Run, body: memoryview) -> Signed | None:
+    def take(self, run: Run, body: memoryview) -> Signed[Receipt] | None:
         """Take parts of a submission, one after another in a body. The end of a submission completes it.
 
         One transaction decides that the parts are stored, and whether the submission is in.
@@ -144,7 +144,7 @@ class Uploads:
     ) -> tuple[ExpectedPart, ...]:
         known = {row.number: row for row in rows}
         # Without rows the round is over and the parts are gone; what the answer was is still known.
-        announced = () if known else SignedManifest.parse(tx.manifest(submission.id)).manifest.part_digests
+        announced = () if known else Signed.parse(Manifest, tx.manifest(submission.id)).body.part_digests
         round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
         expected = []
         for place in places:

@@ -37,7 +37,7 @@ def past(tmp_path_factory):
             assert _all_submit(world, "abc").outcome == "published"
             failing = world.round_id
             people, _ = peers._known["audited"]
-            members = {n: m for n, m in people.roster.roster.members.items() if n != "c"}
+            members = {n: m for n, m in people.roster.body.members.items() if n != "c"}
             members["d"] = identity_of("d").member([Role.SITE])
             following = people.next_roster(members)
             assert world.peer(COORDINATOR).bring("rosters/2", following.encode()).status_code == 201

@@ -6,7 +6,8 @@ import itertools
 import httpx
 import pytest
 
-from he_agg.documents.record import SignedRecord
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.signed import Signed
 from tests.service.conftest import QUICK, World
 from tests.support.peers import make_plan, prepare, read_record
 from tests.support.server import start_server
@@ -71,7 +72,7 @@ def test_the_record_has_an_entity_tag(published, own_server):
     digest = hashlib.sha256(first.content).hexdigest()
     assert first.headers["etag"] == f'"{digest}"'
     assert first.headers["content-type"] == "application/json"
-    assert SignedRecord.parse(first.content).digest == digest
+    assert Signed.parse(RoundRecord, first.content).digest == digest
     own_server.start()
     again = world.peer("c").record(round_id)
     assert again.content == first.content

@@ -276,7 +276,7 @@ def test_roles(world, prepared, what):
 
 def test_a_removed_site_is_a_stranger_from_then_on(world, put):
     members = known(world.name)
-    left = {name: one for name, one in members.roster.roster.members.items() if name != "a"}
+    left = {name: one for name, one in members.roster.body.members.items() if name != "a"}
     assert put.send(put.fields()).status_code == 204
     assert world.peers[COORDINATOR].bring("rosters/2", members.next_roster(left).encode()).status_code == 201
     assert_problem(check_untouched(world, lambda: put.send(put.fields())), 401, "unauthenticated")
@@ -296,7 +296,7 @@ def test_an_expired_roster_lets_nobody_in_until_there_is_a_new_one(tmp_path):
             operations.start(store, conductor, "expiring")
         peer = inside.peer("expiring", members.identities["a"])
         assert peer.current().status_code == 200
-        clock.now = members.roster.roster.expires_at - 0.5
+        clock.now = members.roster.body.expires_at - 0.5
         assert peer.current().status_code == 200
         clock.now += 1
         before = snapshot(tmp_path / "data")
@@ -305,7 +305,7 @@ def test_an_expired_roster_lets_nobody_in_until_there_is_a_new_one(tmp_path):
             assert_problem(answer, 401, "roster-expired")
         assert snapshot(tmp_path / "data") == before
         longer = {"issued_at": int(clock.now), "expires_at": int(clock.now) + 1000}
-        following = members.next_roster(dict(members.roster.roster.members), **longer)
+        following = members.next_roster(dict(members.roster.body.members), **longer)
         operations.bring_roster(inside.aggregator.store, inside.aggregator.conductor, "expiring", following.encode())
         assert peer.current().json()["roster_version"] == 2
     finally:

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from he_agg.documents.federation import FederationDocument
-from he_agg.documents.record import SignedRecord
-from he_agg.documents.roster import SignedRoster
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.signed import Signed
 from he_agg.host.commands import main
 from service.core.aggregator_key import AggregatorKey
 from tests.support.peers import KEY_ID, Peer, deal, make_plan
@@ -88,7 +88,7 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
             assert "had this bundle already" in run("federation", "epoch", "stroke", bundle).stdout
             assert peer.document("epochs/newest").content == bundle.read_bytes()
             assert (peer.current(wait=5).json()["round_id"], peer.current().json()["epoch"]) == ("stroke.1.2", 2)
-            left = {name: one for name, one in members.roster.roster.members.items() if name != "hospital-b"}
+            left = {name: one for name, one in members.roster.body.members.items() if name != "hospital-b"}
             following = tmp_path / "next.json"
             following.write_bytes(members.next_roster(left).encode())
             assert other.current().status_code == 200
@@ -108,7 +108,7 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
     first, *rest = transcript.read_bytes().splitlines()
     assert json.loads(first).keys() == {"v", "kind", "federation", "plan"}
     assert rest[:2] == [members.roster.encode(), following.read_bytes()]
-    reasons = [set(SignedRecord.parse(line).record.excluded.values()) for line in rest[2:]]
+    reasons = [set(Signed.parse(RoundRecord, line).body.excluded.values()) for line in rest[2:]]
     assert reasons == [{"absent"}] * 3
     refused(run("federation", "start", "stroke", check=False), 1, "has ended")
 
@@ -119,7 +119,7 @@ def test_rosters_that_do_not_fit(tmp_path, run, document, members):
     refused(run(*create, check=False), 1, "cannot read")
     path.write_bytes(b"{}")
     refused(run(*create, check=False), 1, "is not a roster")
-    path.write_bytes(SignedRoster.unsigned(members.roster.roster).encode())
+    path.write_bytes(Signed(members.roster.body).encode())
     refused(run(*create, check=False), 1, "expected the signatures of 1 coordinators", "bad-signature")
     stranger = AggregatorKey.load_or_create(tmp_path / "another").signing_key
     path.write_bytes(consortium("stroke", SITES, stranger).roster.encode())
@@ -146,8 +146,8 @@ def test_files_that_do_not_belong_here(tmp_path, run, document, plan, roster):
         plan.encode(): ("plan file", "stays at the sites"),
         b"\x5e\xa1\x10" + bytes(100): ("holds a key", "nothing was stored"),
         b'{"v":1,"what":"he-agg-group-key"}': ("holds a key",),
-        b"": ("no federation file",),
-        document.read_bytes()[:-1]: ("no federation file",),
+        b"": ("not a federation file",),
+        document.read_bytes()[:-1]: ("not a federation file",),
         document.read_bytes().replace(b'"min_sites":2', b'"min_sites":1'): ("plan.min_sites",),
     }
     for content, words in cases.items():

@@ -176,7 +176,7 @@ def test_the_real_clock(make_world):
 def test_a_round_does_not_end_by_an_expired_roster(inside):
     """Nobody is let in then, so nobody could still submit: its deadline waits for the next roster."""
     conductor, members = inside.aggregator.conductor, inside.members
-    expires = members.roster.roster.expires_at
+    expires = members.roster.body.expires_at
     inside.clock.now = expires - 50.0
     conductor.tick_all()
     prepared = [inside.submit(site, seed, "f.1.2") for seed, site in enumerate("ab")]
@@ -186,7 +186,7 @@ def test_a_round_does_not_end_by_an_expired_roster(inside):
     with conductor.reading("f"):
         assert inside.row("f.1.2").phase == "open"
     times = {"issued_at": int(inside.clock.now), "expires_at": int(inside.clock.now) + 1000}
-    following = members.next_roster(dict(members.roster.roster.members), **times)
+    following = members.next_roster(dict(members.roster.body.members), **times)
     operations.bring_roster(inside.aggregator.store, conductor, "f", following.encode())
     conductor.tick_all()
     assert inside.row("f.1.2").phase == "closed"
