@@ -18,9 +18,9 @@ from pathlib import Path
 import httpx
 
 from service.monitor.metrics import Metrics
-from service.monitor.observers import Answered, Observed
 from service.monitor.recent import Recent
 from service.monitor.view import take_view
+from service.observers import Answered, Observed
 from service.settings import Settings
 from service.store.parts.opening import open_parts
 from service.store.sql import open_store

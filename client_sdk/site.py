@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self, TypeVar, Unpack
 
 from client_sdk._base import RoundBase, SiteBase
+from client_sdk._effects import Flow
 from client_sdk._net.transport import Transport
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.effects import Flow
 from client_sdk._protocol.poll import current_round, next_round, open_round
 from client_sdk._protocol.prepare import Update
 from client_sdk.federated import Outcome, ToIntegers

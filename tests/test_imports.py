@@ -79,28 +79,41 @@ def test_library_stays_in_its_room(library):
     assert wrong == []
 
 
-def rooms_imported_at_once():
-    """Which room of he_agg imports which, by what runs when a module is imported."""
+def rooms_imported_at_once(package):
+    """Which room of a package imports which, by what runs when a module is imported."""
     found = {}
-    for path in sorted((ROOT / "he_agg").rglob("*.py")):
+    for path in sorted((ROOT / package).rglob("*.py")):
         here = path.relative_to(ROOT).with_suffix("").parts
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
                 for name in names:
-                    if name.startswith("he_agg."):
+                    if name.startswith(f"{package}."):
                         found.setdefault(here[1], set()).add(name.split(".")[1])
-                    elif name == "he_agg":
+                    elif name == package:
                         found.setdefault(here[1], set()).update(alias.name for alias in node.names)
     return {room: below - {room} for room, below in found.items()}
 
 
 def test_rooms_of_the_core_have_no_circles():
-    rooms = rooms_imported_at_once()
+    rooms = rooms_imported_at_once("he_agg")
     assert {"canonical", "errors", "kernels", "ring", "plan"} <= rooms["codecs"] | rooms["plan"]
     order = list(graphlib.TopologicalSorter(rooms).static_order())  # raises CycleError, which names the circle
     assert order.index("kernels") < order.index("plan") < order.index("protocol") < order.index("documents")
     assert order.index("plan") < order.index("codecs")
+
+
+@pytest.mark.parametrize(
+    ("package", "below"),
+    [
+        ("keys", ["identity", "rosters", "cli"]),
+        ("service", ["domain", "store", "core", "work", "aggregator", "http", "serve"]),
+        ("client_sdk", ["_effects", "_disk", "_net", "_protocol", "_base", "site"]),
+    ],
+)
+def test_rooms_of_the_other_packages_have_no_circles(package, below):
+    order = list(graphlib.TopologicalSorter(rooms_imported_at_once(package)).static_order())
+    assert [room for room in order if room in below] == below
 
 
 def test_the_core_exports_its_names_and_loads_them_when_asked_for():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from client_sdk._protocol.effects import FileBody
+from client_sdk._effects import FileBody
 from he_agg.errors import ConfigError, Reason, WireError
 
 __all__ = ["PIECE_BYTES", "check_files", "digest_of", "explained", "read_files"]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from client_sdk._protocol.effects import Request
+from client_sdk._effects import Request
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field, sign_request
 from he_agg.signing import SigningKey
 

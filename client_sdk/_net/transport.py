@@ -24,9 +24,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import httpcore
 
 from client_sdk._disk.files import PIECE_BYTES, check_files, read_files
-from client_sdk._net.connections import AsyncBackend, Backend, Budget, within
-from client_sdk._net.signing import Signer
-from client_sdk._protocol.effects import (
+from client_sdk._effects import (
     Compute,
     Effect,
     FileBody,
@@ -37,6 +35,8 @@ from client_sdk._protocol.effects import (
     Response,
     Sleep,
 )
+from client_sdk._net.connections import AsyncBackend, Backend, Budget, within
+from client_sdk._net.signing import Signer
 from client_sdk.progress import Event, Listener
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 

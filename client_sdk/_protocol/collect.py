@@ -14,10 +14,10 @@ from functools import partial
 from typing import TypeVar
 
 from client_sdk._disk.spool import SpoolEntry
+from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._protocol import accept as _accept
 from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.download import download, part_of_sum
-from client_sdk._protocol.effects import Flow, Report, Request, compute, now
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import follow_rosters, note, refusing, take_record
 from client_sdk._protocol.poll import POLL_S, current_round, unhurried

@@ -7,8 +7,8 @@ from collections import Counter, deque
 from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry
+from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._protocol.accept import RejectedError
-from client_sdk._protocol.effects import Flow, Report, Request, compute, now
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseProgress

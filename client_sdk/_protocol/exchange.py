@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from client_sdk._protocol.effects import Flow, Report, Request, Response, Sleep, now
+from client_sdk._effects import Flow, Report, Request, Response, Sleep, now
 from client_sdk._protocol.retry import RETRIED_STATUSES, RetryPolicy, next_wait, retry_after_s
 from client_sdk.progress import Retrying
 from he_agg import canonical

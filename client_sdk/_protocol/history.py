@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TypeVar
 
+from client_sdk._effects import Flow, Request, compute
 from client_sdk._protocol.accept import RejectedError, check_follows, check_record_signature
-from client_sdk._protocol.effects import Flow, Request, compute
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
 from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from client_sdk._effects import Flow, Request, Sleep, compute, now
 from client_sdk._protocol.accept import RejectedError
-from client_sdk._protocol.effects import Flow, Request, Sleep, compute, now
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import follow_rosters, refusing
 from client_sdk._protocol.session import Session

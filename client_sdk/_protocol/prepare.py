@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from client_sdk._disk.spool import SpoolEntry, Stored
-from client_sdk._protocol.effects import Flow, Report, compute, now
+from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session

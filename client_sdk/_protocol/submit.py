@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry, Stored
+from client_sdk._effects import FileBody, Flow, Report, Request, Response, compute, now
 from client_sdk._protocol.accept import RejectedError
-from client_sdk._protocol.effects import FileBody, Flow, Report, Request, Response, compute, now
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import refusing
 from client_sdk._protocol.poll import OpenRound

@@ -8,8 +8,8 @@ from collections import Counter
 from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry, Stored
+from client_sdk._effects import Flow, compute, now
 from client_sdk._protocol.collect import accept, await_record, check_counted, collect
-from client_sdk._protocol.effects import Flow, compute, now
 from client_sdk._protocol.poll import OpenRound, current_round
 from client_sdk._protocol.prepare import Update, check_stored, lost_spool, prepare
 from client_sdk._protocol.session import Session

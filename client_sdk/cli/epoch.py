@@ -14,7 +14,7 @@ import click
 
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
-from client_sdk._protocol.effects import Flow
+from client_sdk._effects import Flow
 from client_sdk.cli.link import Link, config_option, connect, newer_rosters, read_settings
 from client_sdk.config import Settings
 from he_agg import canonical

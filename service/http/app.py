@@ -18,7 +18,7 @@ from service.http.routes import health, records, rounds, submissions, sums, trus
 from service.limits import Limits
 from service.logs import RequestLog
 from service.monitor.monitoring import Watching
-from service.monitor.observers import Observed
+from service.observers import Observed
 from service.settings import Settings
 
 __all__ = ["create_app"]

@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from service.aggregator import Aggregator
 from service.domain.events import Stage
 from service.limits import Limits
-from service.monitor.observers import Answered, Fold
 from service.monitor.view import take_view
+from service.observers import Answered, Fold
 from service.problems import PROBLEMS
 
 __all__ = ["CONTENT_TYPE", "Metrics"]

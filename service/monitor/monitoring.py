@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from service.aggregator import Aggregator
 from service.limits import Limits
-from service.monitor.observers import Fold, Observer
 from service.monitor.recent import Recent
+from service.observers import Fold, Observer
 from service.settings import Settings
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 from he_agg.errors import Reason
-from service.monitor.observers import Answered, Fold
+from service.observers import Answered, Fold
 from service.problems import PROBLEMS
 
 __all__ = ["Recent"]

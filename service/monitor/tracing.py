@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from he_agg.errors import ConfigError, Reason
-from service.monitor.observers import Answered, Fold
+from service.observers import Answered, Fold
 
 __all__ = ["Tracing"]
 

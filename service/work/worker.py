@@ -23,7 +23,7 @@ from service.domain import events
 from service.domain.events import Phase
 from service.failpoints import failpoint
 from service.logs import log
-from service.monitor.observers import Fold
+from service.observers import Fold
 from service.settings import Settings
 from service.store.parts.base import PartStore
 from service.store.rows import RoundRow

@@ -17,9 +17,9 @@ import weakref
 import numpy as np
 import pytest
 
+from client_sdk._effects import Request, Response
 from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.effects import Request, Response
 from he_agg import canonical, dequantize, quantize
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed

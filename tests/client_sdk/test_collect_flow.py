@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client_sdk._effects import Request, Response
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.effects import Request, Response
 from client_sdk.progress import PhaseFinished, PhaseProgress
 from he_agg.errors import HeAggError, InputError, ProtocolError, Reason, TransportError
 from he_agg.ids import RoundId

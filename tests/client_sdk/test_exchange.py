@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client_sdk._protocol.effects import Request, Response
+from client_sdk._effects import Request, Response
 from client_sdk._protocol.exchange import Retries, answer_error, exchange
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.progress import Retrying

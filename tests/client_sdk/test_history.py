@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from client_sdk._disk.chain import Chain
+from client_sdk._effects import Request, Response
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.effects import Request, Response
 from client_sdk._protocol.poll import next_round, open_round
 from he_agg import canonical
 from he_agg.documents.record import NO_RECORD

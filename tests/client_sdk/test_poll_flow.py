@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from client_sdk._protocol.effects import Request, Response
+from client_sdk._effects import Request, Response
 from client_sdk._protocol.poll import current_round, next_round, open_round
 from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason, TransportError
 from he_agg.protocol.messages import CurrentRound

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from client_sdk._disk.spool import SpoolEntry
+from client_sdk._effects import Request, Response
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.effects import Request, Response
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from he_agg import canonical
 from he_agg.documents.record import NO_RECORD

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from client_sdk._effects import Compute, FileBody, Now, Report, Request, Sleep, compute
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import AsyncTransport, TlsFiles, Transport
-from client_sdk._protocol.effects import Compute, FileBody, Now, Report, Request, Sleep, compute
 from client_sdk.progress import PhaseProgress, Retrying
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field, parse_claim, verify_request

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
+from client_sdk._effects import Request
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.effects import Request
 from client_sdk.progress import PhaseFinished, PhaseProgress
 from he_agg.errors import ProtocolError
 from he_agg.protocol.messages import Receipt

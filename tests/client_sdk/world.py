@@ -24,9 +24,9 @@ from client_sdk._disk.files import read_files
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
 from client_sdk._disk.spool import Spool
+from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import drive
-from client_sdk._protocol.effects import Compute, FileBody, Now, Report, Request, Response, Sleep
 from client_sdk._protocol.exchange import Retries
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.prepare import Update

@@ -8,7 +8,7 @@ import pytest
 
 from he_agg.ids import RoundId
 from service.monitor.metrics import Metrics
-from service.monitor.observers import PHASES, Answered, Fold
+from service.observers import PHASES, Answered, Fold
 
 ROOT = Path(__file__).parents[3]
 DASHBOARD = json.loads((ROOT / "docs/grafana/he-agg.json").read_text())

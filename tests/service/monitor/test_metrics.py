@@ -10,7 +10,7 @@ from he_agg.errors import ConfigError
 from service.http.app import create_app
 from service.monitor.metrics import Metrics
 from service.monitor.monitoring import Watching
-from service.monitor.observers import PHASES, Answered
+from service.observers import PHASES, Answered
 from service.settings import Settings
 from tests.service.monitor.conftest import until
 from tests.support.peers import Peer, prepare

@@ -11,9 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
+from client_sdk._effects import Request
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import TlsFiles, Transport
-from client_sdk._protocol.effects import Request
 from he_agg.errors import ConfigError, Reason, TransportError
 from he_agg.host.commands import main
 from he_agg.host.processes import AggregatorProcess
