@@ -8,6 +8,13 @@ constant 1, whose sum must be the number of sites.
 the mean is ``sum(k) * step``, ``step = clip * w_max / (M * W)``, so n sites are off by at most ``n * step / 2``: half
 a grid step ``clip/M`` times ``n * w_max / W``, which is 1 when every site is at the cap. The last step, to the
 tensor's own dtype, adds half a unit in the last place.
+
+**What sums are released.** The limit of one site's integers follows from its weight: ``|k| <= ceil(M * w / w_max)``,
+however it rounds (to nearest adds at most 1/2 to the exact value, stochastic rounding less than 1, and neither passes
+the next integer). n such limits add up to at most ``(M * W + n * (w_max - 1)) / w_max``, rounded down, or ``n * M``:
+a larger sum in any value is refused. Times the step, this says that no mean is beyond
+``clip * (1 + n * (w_max - 1) / (M * W))``, the clip bound and the sites' rounding. ``W`` itself is ``n`` to
+``n * w_max``, each of its digits a sum of n digits of 0 to M, and the count is n.
 """
 
 from __future__ import annotations
@@ -142,6 +149,7 @@ class Quantizing:
         self.clipped: dict[str, int] = {}
         self._magnitude, self._stochastic = plan.public.magnitude, rounding == "stochastic"
         self._share = weight / plan.layout.weight_cap
+        self._limit = -(-self._magnitude * weight // plan.layout.weight_cap)
         self._tensors: list[tuple[int, TensorSpec, NDArray[Any]]] = []
         self._buffers = Buffers()
         start = 0
@@ -184,7 +192,7 @@ class Quantizing:
             if spec.name in self.clipped:
                 np.clip(x, -spec.clip, spec.clip, out=x)
             draws = np.frombuffer(os.urandom(4 * x.size), dtype=np.uint32) if self._stochastic else _NO_DRAWS
-            _round(frozen(x), scale, self._magnitude, frozen(draws), out[i : i + _CHUNK])
+            _round(frozen(x), scale, self._limit, frozen(draws), out[i : i + _CHUNK])
 
     def __repr__(self) -> str:
         return f"Quantizing(shape={self.shape}, <values>)"
@@ -198,16 +206,11 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mea
         n_sites: how many sites the round record names.
 
     Raises:
-        DecryptionError: the sums cannot come from `n_sites` honest submissions; nothing is released.
+        DecryptionError: the sums cannot come from `n_sites` honest submissions (see the module); nothing is released.
     """
     layout, magnitude = plan.layout, plan.public.magnitude
     if sums.shape != (plan.public.values,):
         raise DecryptionError(Reason.BAD_FIELD, f"expected {plan.public.values} sums, got {sums.size}")
-    chunks = (sums[i : i + _CHUNK] for i in range(0, sums.size, _CHUNK))
-    if any(int(c.max()) > n_sites * magnitude or int(c.min()) < -n_sites * magnitude for c in chunks):
-        raise DecryptionError(
-            Reason.SUM_OUT_OF_RANGE, f"expected sums within {n_sites} x {magnitude}, got a larger one"
-        )
     if sums[-1] != n_sites:
         raise DecryptionError(
             Reason.COUNT_MISMATCH,
@@ -215,8 +218,17 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mea
         )
     digits = sums[layout.size : -1]
     total_weight = sum(int(digit) * (magnitude + 1) ** i for i, digit in enumerate(digits))
-    if not n_sites <= total_weight <= n_sites * layout.weight_cap or digits.min() < 0:
+    honest = 0 <= int(digits.min()) and int(digits.max()) <= n_sites * magnitude
+    if not (honest and n_sites <= total_weight <= n_sites * layout.weight_cap):
         raise DecryptionError(Reason.SUM_OUT_OF_RANGE, "expected a total weight within the sites' caps, got another")
+    largest = _largest_sum(plan, total_weight, n_sites)
+    chunks = (sums[i : min(i + _CHUNK, layout.size)] for i in range(0, layout.size, _CHUNK))
+    if any(int(c.max()) > largest or int(c.min()) < -largest for c in chunks):
+        raise DecryptionError(
+            Reason.SUM_OUT_OF_RANGE,
+            "expected sums that honest sites of that total weight can make, got one beyond",
+            "a site's values were beyond its own weight times the clip bound",
+        )
     tensors: dict[str, NDArray[Any]] = {}
     resolution: dict[str, float] = {}
     start = 0
@@ -238,6 +250,12 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mea
             stacklevel=2,
         )
     return Mean(tensors, total_weight, n_sites, resolution, sums[: layout.size])
+
+
+def _largest_sum(plan: Plan, total_weight: int, n_sites: int) -> int:
+    """Return the largest sum of one value over sites of that total weight. See the module's docstring."""
+    magnitude, cap = plan.public.magnitude, plan.layout.weight_cap
+    return min(n_sites * magnitude, (magnitude * total_weight + n_sites * (cap - 1)) // cap)
 
 
 def _checked_weight(weight: int, cap: int) -> int:
@@ -291,14 +309,12 @@ _NO_DRAWS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
 
 @kernel
 def _round(
-    x: NDArray[np.floating], scale: float, magnitude: int, draws: NDArray[np.uint32], out: NDArray[np.int32]
+    x: NDArray[np.floating], scale: float, limit: int, draws: NDArray[np.uint32], out: NDArray[np.int32]
 ) -> None:
-    """Scale and round; `draws` empty means to nearest, ties to even. |x * scale| may exceed M by 3 ulps: clamped."""
+    """Scale and round; `draws` empty means to nearest, ties to even. |x * scale| may be 3 ulps too large: clamped."""
     if draws.size:
         for i in range(x.size):
-            out[i] = np.int32(
-                min(max(math.floor(np.float64(x[i]) * scale + draws[i] * 2.0**-32), -magnitude), magnitude)
-            )
+            out[i] = np.int32(min(max(math.floor(np.float64(x[i]) * scale + draws[i] * 2.0**-32), -limit), limit))
     else:
         for i in range(x.size):
-            out[i] = np.int32(min(max(np.rint(np.float64(x[i]) * scale), -magnitude), magnitude))
+            out[i] = np.int32(min(max(np.rint(np.float64(x[i]) * scale), -limit), limit))

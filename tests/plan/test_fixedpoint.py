@@ -191,12 +191,53 @@ def test_sums_that_honest_sites_cannot_make_release_nothing():
         (3, 0, Reason.SUM_OUT_OF_RANGE),  # total weight 0
         (3, 2001, Reason.SUM_OUT_OF_RANGE),  # above two caps
         (3, -1, Reason.SUM_OUT_OF_RANGE),
+        (3, 2 * plan.public.magnitude + 1, Reason.SUM_OUT_OF_RANGE),
+        (0, 330, Reason.SUM_OUT_OF_RANGE),  # beyond 32767 * 10/1000 + 2 * 999/1000 = 329.7
+        (2, -330, Reason.SUM_OUT_OF_RANGE),
     ]:
         wrong = sums.copy()
         wrong[position] = value
         with pytest.raises(DecryptionError) as caught:
             dequantize(plan, wrong, 2)
         assert caught.value.reason == reason
+
+
+@given(st.data())
+def test_honest_sites_at_the_edge_are_never_refused(data):
+    """Any weights, all values at +-clip, either rounding: released, within the bounds, which are reached."""
+    value_bits = data.draw(st.integers(2, 24), label="value_bits")
+    cap = data.draw(st.integers(1, 3000) | st.integers(2**39, 2**40), label="cap")
+    weight = st.sampled_from([1, cap]) | st.integers(1, cap)
+    weights = data.draw(st.lists(weight, min_size=1, max_size=8), label="weights")
+    rounding = data.draw(st.sampled_from(["nearest", "stochastic"]), label="rounding")
+    clip = data.draw(st.sampled_from([1.0, 0.1, 3e-7]), label="clip")
+    edge = {"w": np.full(40, clip), "v": np.full(40, -clip)}
+    plan = plan_for(edge, clip, cap, value_bits=value_bits)
+    mean = mean_of(plan, [edge] * len(weights), weights, rounding=rounding)
+    magnitude, n, total = plan.public.magnitude, len(weights), sum(weights)
+    assert mean.total_weight == total
+    beyond = 1 + Fraction(n * (cap - 1), magnitude * total)
+    for name in edge:
+        assert np.abs(mean.tensors[name]).max() <= clip * float(beyond) * (1 + 2**-50)
+
+
+@pytest.mark.parametrize(("weights", "cap"), [([1, 1, 1], 2000), ([7, 200, 1999], 2000), ([1, 1], 1), ([5, 5], 5)])
+def test_the_largest_sum_is_what_sites_that_round_up_can_make(weights, cap):
+    """Each at its limit passes; one more does not."""
+    update = {"w": np.zeros(2)}
+    plan = plan_for(update, weight_cap=cap, value_bits=10)
+    sums = sum(quantize(plan, update, weight).values.astype(np.int64) for weight in weights)
+    n, m, total = len(weights), plan.public.magnitude, sum(weights)
+    largest = min(n * m, (m * total + n * (cap - 1)) // cap)
+    assert sum(-(-m * weight // cap) for weight in weights) <= largest
+    for sign in (1, -1):
+        sums[0] = sign * largest
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResolutionWarning)
+            assert dequantize(plan, sums, n).total_weight == total
+        sums[0] = sign * (largest + 1)
+        with pytest.raises(DecryptionError):
+            dequantize(plan, sums, n)
 
 
 def test_a_wasteful_weight_cap_is_warned_about():
