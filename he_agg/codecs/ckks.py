@@ -106,7 +106,7 @@ class CkksCodec:
             if (bad := first_not_below(residues, section.modulus)) >= 0:
                 raise WireError(Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {place.number}: residue {bad} is not below q")
             for start in range(0, place.residues, unit):
-                sums[position : position + slots] = vectors.decrypt(residues[start : start + unit])
+                sums[position : position + slots] = vectors.decrypt(residues[start : start + unit], n_sites)
                 position += slots
         sums = sums[: self._plan.values]
         check_sums(max(int(sums.max()), -int(sums.min())), n_sites, self._plan)

@@ -24,10 +24,6 @@ __all__ = ["POLYNOMIALS", "CkksVectors", "OpenedKey", "new_secret_context"]
 
 POLYNOMIALS = 2
 
-_GRID_TOLERANCE = 0.4
-"""A slot further from an integer is refused. The plan keeps 1/2 at 14.6 sigma or more, so honest noise reaches 0.4
-with a probability below 2^-98 a slot, while the sum under a wrong key is uniform: 2048 slots all pass with 0.8^2048."""
-
 _OFF_GRID_HINT = "most likely a site used another group key; compare key ids with `he-agg keys show`"
 
 
@@ -61,7 +57,7 @@ class CkksVectors:
     """
 
     def __init__(self, parameters: CkksParameters, key: GroupKey) -> None:
-        self._profile = parameters.profile
+        self._parameters, self._profile = parameters, parameters.profile
         self._scale = 2.0**parameters.scale_bits
         self._context = _open_context(key)
         # One throw-away encryption tells how this library version labels ciphertexts of this ring.
@@ -90,21 +86,22 @@ class CkksVectors:
         block[: values.size] = values.astype(np.float64).tolist()
         return self._encrypt(block).residues.reshape(-1)
 
-    def decrypt(self, residues: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def decrypt(self, residues: NDArray[np.uint64], n_sites: int) -> NDArray[np.int64]:
         """Open one vector, exactly.
 
         Args:
             residues: all below the profile's modulus. Shape: (2N,).
+            n_sites: how many ciphertexts it is the sum of.
 
         Raises:
-            DecryptionError: it does not open to integers.
+            DecryptionError: it does not open to integers, or has more noise than so many honest ciphertexts.
         """
         template = self._template
         ciphertext = SealCiphertext(
             template.version, template.parms_id, self._scale, residues.reshape(template.residues.shape)
         )
         vector = ts.ckks_vector_from(self._context, write_vector(self.slots, ciphertext))
-        return _to_integers(np.asarray(vector.decrypt()))
+        return _to_integers(np.asarray(vector.decrypt()), self._parameters, n_sites)
 
     def _encrypt(self, block: list[float]) -> SealCiphertext:
         """Encrypt, take the ciphertext apart and see that it is of this ring."""
@@ -150,11 +147,13 @@ def _open_context(key: GroupKey) -> Any:
     return context
 
 
-def _to_integers(opened: NDArray[np.float64]) -> NDArray[np.int64]:
+def _to_integers(opened: NDArray[np.float64], parameters: CkksParameters, n_sites: int) -> NDArray[np.int64]:
     if not np.isfinite(opened).all():
         raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
     integers = np.rint(opened)
-    if np.abs(opened - integers).max() > _GRID_TOLERANCE:
+    noise = opened - integers
+    too_far = np.abs(noise).max() > parameters.largest_distance(n_sites)
+    if too_far or np.square(noise).sum() > parameters.largest_square_sum(n_sites):
         raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
     if np.abs(integers).max() >= 2**62:
         raise DecryptionError(Reason.SUM_OUT_OF_RANGE, "the sum opened to numbers no plan allows", _OFF_GRID_HINT)

@@ -147,7 +147,7 @@ class HybridCodec:
     ) -> None:
         with opener:
 
-            def open_group(group: tuple[PartPlace, ...]) -> tuple[int, int]:
+            def open_group(group: tuple[PartPlace, ...]) -> tuple[int, int, int]:
                 packed = [np.frombuffer(packed_part(total, place), dtype=np.uint8) for place in group]
                 try:
                     return _open_into(sums[_values_of(group)], _values_of(group).start, packed, opener)
@@ -157,8 +157,9 @@ class HybridCodec:
                         Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {numbers}: a residue is not below its modulus"
                     ) from error
 
-            distances, largest = zip(*_in_threads(open_group, self._groups, threads), strict=True)
-        if max(distances) > self._parameters.largest_distance(n_sites):
+            distances, squares, largest = zip(*_in_threads(open_group, self._groups, threads), strict=True)
+        too_far = max(distances) > self._parameters.largest_distance(n_sites)
+        if too_far or sum(squares) > self._parameters.largest_square_sum(n_sites, sums.size):
             raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
         check_sums(max(largest), n_sites, self._plan)
 
@@ -168,7 +169,7 @@ class HybridCodec:
         residues = unpack(packed_part(total, place), place.residues, section.modulus_bits)
         if (bad := first_not_below(residues, section.modulus)) >= 0:
             raise WireError(Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {place.number}: residue {bad} is not below q")
-        key_sum = vectors.decrypt(residues)[:N]
+        key_sum = vectors.decrypt(residues, n_sites)[:N]
         if int(np.abs(key_sum).max()) > n_sites:
             raise DecryptionError(
                 Reason.SUM_OUT_OF_RANGE,
@@ -197,25 +198,26 @@ def _values_of(group: tuple[PartPlace, ...]) -> slice:
 
 def _open_into(
     sums: NDArray[np.signedinteger], first: int, packed: list[NDArray[np.uint8]], opener: Opener
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Open the parts of some values, a few batches at a time, so that the wide integers stay in the cache.
 
     Returns:
-        The largest distance to the grid, and the largest absolute value.
+        The largest distance to the grid, the sum of their squares, and the largest absolute value.
     """
     wide = np.empty(min(_OPENED_AT_ONCE, sums.size), dtype=np.int64)
-    furthest = largest = 0
+    furthest = squares = largest = 0
     for start in range(0, sums.size, _OPENED_AT_ONCE):
         here = wide[: sums.size - start]
         pieces = [
             limb[packed_bytes(start, bits) : packed_bytes(start + here.size, bits)]
             for limb, bits in zip(packed, opener.params.limb_bits, strict=True)
         ]
-        _, distance = opener.open((first + start) // BATCH_VALUES, here.size, pieces, here)
+        _, distance, square_sum = opener.open((first + start) // BATCH_VALUES, here.size, pieces, here)
         furthest = max(furthest, distance)
+        squares += square_sum
         largest = max(largest, int(here.max()), -int(here.min()))
         sums[start : start + here.size] = here
-    return furthest, largest
+    return furthest, squares, largest
 
 
 def _in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int | None) -> Iterator[Result]:

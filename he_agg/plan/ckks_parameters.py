@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from he_agg import canonical
 from he_agg.errors import PlanError, Reason
 from he_agg.plan.sections import Section, residues_per_part
-from he_agg.plan.security import EXACTNESS_SIGMAS, NOISE_VARIANCE, check_security, failure_log2, security_bits
+from he_agg.plan.security import (
+    EXACTNESS_SIGMAS,
+    NOISE_VARIANCE,
+    check_security,
+    failure_log2,
+    largest_square_sum,
+    security_bits,
+)
 
 __all__ = ["PROFILES", "CkksParameters", "CkksProfile"]
 
@@ -57,6 +64,7 @@ PROFILES = (
 _BY_NAME = {profile.name: profile for profile in PROFILES}
 
 _FLOAT_BITS = 40
+_FLOAT_ERROR = 2.0**-12
 """K*M stays below 2^40, so that float64 slots of 53 bits are right to 2^-12 of a grid step through the transforms."""
 
 
@@ -132,9 +140,8 @@ class CkksParameters:
     def of(cls, profile: CkksProfile, magnitude: int, max_sites: int) -> CkksParameters:
         """Check and return the parameters of one profile.
 
-        A slot's noise is a sum of N coefficients, each a centred binomial plus the encoder's rounding, so its
-        variance is N/2 * (10.5 + 1/12); K ciphertexts add K of them. The scale is the smallest power of two that
-        keeps half a step 14.6 of those deviations away. The modulus keeps a factor of two over the largest sum.
+        The scale is the smallest power of two that keeps half a step 14.6 standard deviations of the noise of K
+        ciphertexts away. The modulus keeps a factor of two over the largest sum.
 
         Raises:
             PlanError: insecure, or no room for the sum.
@@ -143,7 +150,7 @@ class CkksParameters:
             shared analysis of exact CKKS sums; eprint 2024/853 for rounding as the cure of IND-CPA-D.
         """
         check_security(profile.ring_degree, sum(profile.chain_bits))
-        sigma = math.sqrt(profile.ring_degree / 2 * (NOISE_VARIANCE + 1 / 12) * max_sites)
+        sigma = math.sqrt(_slot_variance(profile, max_sites))
         scale_bits = math.ceil(math.log2(2 * EXACTNESS_SIGMAS * sigma))
         largest = max_sites * magnitude
         if largest >= 2**_FLOAT_BITS or 4 * largest * 2**scale_bits >= profile.modulus:
@@ -154,6 +161,20 @@ class CkksParameters:
                 "ask for fewer value bits or fewer sites",
             )
         return cls(profile, scale_bits, 2**scale_bits / 2 / sigma)
+
+    def largest_distance(self, n_sites: int) -> float:
+        """Bound how far a slot of an honest sum is from an integer: 14.6 sigma, and what float64 adds."""
+        sigma = math.sqrt(_slot_variance(self.profile, n_sites))
+        return math.ldexp(EXACTNESS_SIGMAS * sigma, -self.scale_bits) + _FLOAT_ERROR
+
+    def largest_square_sum(self, n_sites: int) -> float:
+        """Bound the sum of the squares of those distances over the slots of one ciphertext.
+
+        The real parts of the slots are a rotation of N/2 dimensions of the coefficients' noise, times sqrt(N/2).
+        """
+        slots = self.profile.slots
+        noise = math.sqrt(largest_square_sum(slots, _slot_variance(self.profile, n_sites)))
+        return math.pow(math.ldexp(noise, -self.scale_bits) + math.sqrt(slots) * _FLOAT_ERROR, 2)
 
     def sections(self, values: int, part_bytes: int) -> tuple[Section, ...]:
         """Return one section: ciphertexts one after the other, polynomial by polynomial."""
@@ -184,3 +205,13 @@ class CkksParameters:
         if parameters.scale_bits != scale_bits:
             raise PlanError(Reason.BAD_PLAN, f"plan: expected scale 2^{parameters.scale_bits}, got 2^{scale_bits}")
         return parameters
+
+
+def _slot_variance(profile: CkksProfile, sites: int) -> float:
+    """Return the variance of a slot's noise in a sum, at the scale: N/2 coefficients' worth of it.
+
+    Each ciphertext adds a centred binomial, independent of all others, and the rounding of the encoder. That is uniform
+    over one unit, but the polynomial of real slots is its own mirror image, so all of it lands in the real parts: 2/12.
+    And it is the same for the same integers: sites that send one and the same vector add it up in step.
+    """
+    return profile.ring_degree / 2 * (NOISE_VARIANCE * sites + sites**2 / 6)

@@ -218,7 +218,7 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mea
         )
     digits = sums[layout.size : -1]
     total_weight = sum(int(digit) * (magnitude + 1) ** i for i, digit in enumerate(digits))
-    honest = 0 <= int(digits.min()) and int(digits.max()) <= n_sites * magnitude
+    honest = int(digits.min()) >= 0 and int(digits.max()) <= n_sites * magnitude
     if not (honest and n_sites <= total_weight <= n_sites * layout.weight_cap):
         raise DecryptionError(Reason.SUM_OUT_OF_RANGE, "expected a total weight within the sites' caps, got another")
     largest = _largest_sum(plan, total_weight, n_sites)

@@ -27,6 +27,7 @@ from he_agg.plan.security import (
     NOISE_VARIANCE,
     check_security,
     failure_log2,
+    largest_square_sum,
     security_bits,
 )
 from he_agg.ring.primes import BATCH_VALUES, MAX_PRIME_BITS, MIN_PRIME_BITS, N, ntt_primes
@@ -84,6 +85,14 @@ class HybridParameters:
         """Bound how far an honest sum is from a multiple of the step: certain to 21 a site, or at 14.6 sigma."""
         by_chance = math.floor(EXACTNESS_SIGMAS * math.sqrt(NOISE_VARIANCE * n_sites))
         return min(NOISE_BOUND * n_sites, by_chance, (self.delta - 1) // 2)
+
+    def largest_square_sum(self, n_sites: int, values: int) -> float:
+        """Bound the sum of the squares of those distances over so many values.
+
+        With `max_sites` in it, half a step may be 14.6 sigma, and the largest distance then refuses nothing; under a
+        wrong key the squares still are 71 times what they should be.
+        """
+        return largest_square_sum(values, NOISE_VARIANCE * n_sites)
 
     @property
     def failure_log2(self) -> float:

@@ -13,6 +13,7 @@ __all__ = [
     "NOISE_VARIANCE",
     "check_security",
     "failure_log2",
+    "largest_square_sum",
     "security_bits",
 ]
 
@@ -82,6 +83,26 @@ def security_bits(ring_degree: int, modulus_bits: int) -> int:
         if modulus_bits <= bits:
             return estimate
     return 128
+
+
+_REFUSED_LOG2 = -160
+"""log2 of the probability that `largest_square_sum` refuses honest noise. A sum is at most 2^25 vectors, each looked at
+by itself, so that it stays below 2^-128 for the whole of it."""
+
+
+def largest_square_sum(values: int, variance: float) -> float:
+    """Bound the sum of squares of honest noise: exceeded with a probability below 2^-160.
+
+    A centred binomial is a sum of signs, and the sum over sites is one too, so its sub-Gaussian variance s2 is its own
+    variance. For v independent ones, and for any rotation of them, P(sum > s2 (v + 2 sqrt(v x) + 2 x)) <= exp(-x), here
+    with x = 160 ln 2. That is 4.6 variances a value at 128 values, 1.02 at a million; at a handful it says what a bound
+    on the largest one would, so short vectors need no padding.
+
+    Source:
+        Hsu, Kakade, Zhang, "A tail inequality for quadratic forms of subgaussian random vectors", 2012, theorem 2.1.
+    """
+    x = -_REFUSED_LOG2 * math.log(2)
+    return variance * (values + 2 * math.sqrt(values * x) + 2 * x)
 
 
 def failure_log2(sigmas: float) -> float:

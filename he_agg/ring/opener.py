@@ -52,7 +52,7 @@ class Opener:
 
     def open(
         self, first_batch: int, count: int, packed: Sequence[Bytes], out: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.int64], int]:
+    ) -> tuple[NDArray[np.int64], int, int]:
         """Open a run of whole batches, or the last ones.
 
         Args:
@@ -62,8 +62,9 @@ class Opener:
             out: Where to write. Shape: (count,).
 
         Returns:
-            The exact sums, and the largest distance of a value to the grid. An honest sum of n submissions
-            stays within 21 * n, always; with a wrong key the distance comes near half a step.
+            The exact sums, the largest distance of a value to the grid, and the sum of the squares of the
+            distances, which is right as long as none is beyond 2**23. An honest sum of n submissions stays
+            within 21 * n, always; with a wrong key the distance comes near half a step.
 
         Raises:
             ResidueError: If a residue is not below its prime.
@@ -76,7 +77,7 @@ class Opener:
             raise ValueError(f"opening {count} values needs as many int64, got {out.dtype} of {out.shape}")
         scratch = [np.empty(STREAM_WORDS + TAIL_BYTES // 4, dtype=np.uint32) for _ in self._keys]
         total = np.zeros(BATCH_VALUES, dtype=np.uint32)
-        distance = 0
+        distance = squares = 0
         for i in range(batch_count(count)):
             sums = out[i * BATCH_VALUES : (i + 1) * BATCH_VALUES]
             for limb, bits in enumerate(self.params.limb_bits):
@@ -84,8 +85,9 @@ class Opener:
                 part = packed[limb][start : start + packed_bytes(sums.size, bits)]
                 unpack(part, sums.size, bits, total[: sums.size])
                 self._remove_key(scratch[limb], limb, first_batch + i, total[: sums.size])
-            distance = max(distance, self._round([s[: sums.size] for s in scratch], sums))
-        return out, distance
+            furthest, square_sum = self._round([s[: sums.size] for s in scratch], sums)
+            distance, squares = max(distance, int(furthest)), squares + int(square_sum)
+        return out, distance, squares
 
     def _remove_key(self, words: NDArray[np.uint32], limb: int, batch: int, total: NDArray[np.uint32]) -> None:
         key = self._keys[limb]
@@ -95,15 +97,15 @@ class Opener:
         if int(remove_product(words[: total.size], total, np.uint32(q))) >= q:
             raise ResidueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")
 
-    def _round(self, limbs: list[NDArray[np.uint32]], out: NDArray[np.int64]) -> int:
+    def _round(self, limbs: list[NDArray[np.uint32]], out: NDArray[np.int64]) -> tuple[np.signedinteger, np.int64]:
         delta, primes = self.params.delta, self.params.primes
         if len(primes) == 1:
-            return int(round_one(limbs[0], np.int32(delta), np.uint32(primes[0]), out))
+            return round_one(limbs[0], np.int32(delta), np.uint32(primes[0]), out)
         p, q = primes
         inverse = pow(p, -1, q)
         numbers = (inverse, self._keys[1].tables.quotient(inverse), p, q, lift(p, q))
         arguments: list[Any] = [*limbs, *(np.uint32(n) for n in numbers), np.int64(delta), out]
-        return int(round_two(*arguments))
+        return round_two(*arguments)
 
     def wipe(self) -> None:
         """Overwrite the sum of the keys."""

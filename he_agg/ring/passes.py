@@ -104,7 +104,7 @@ def remove_product(x: U32, total: U32, q: np.uint32) -> np.uint32:
 
 
 @kernel
-def round_one(x: U32, delta: np.int32, q: np.uint32, out: NDArray[np.int64]) -> np.int32:
+def round_one(x: U32, delta: np.int32, q: np.uint32, out: NDArray[np.int64]) -> tuple[np.int32, np.int64]:
     """Round residues of one limb to the nearest multiple of delta.
 
     The quotient is taken in float64, where |x| < 2**29 is exact and the error is below 2**-22 of a step; the
@@ -115,19 +115,21 @@ def round_one(x: U32, delta: np.int32, q: np.uint32, out: NDArray[np.int64]) -> 
         out: K. Shape: (n,).
 
     Returns:
-        The largest |E|: distance to the grid, about delta / 2 at most.
+        The largest |E|: distance to the grid, about delta / 2 at most; and the sum of the squares.
     """
     half = uint32(q >> uint32(1))
     per_step = 1.0 / float64(delta)
     worst = int32(0)
+    squares = int64(0)
     for i in range(x.size):
         y = x[i]
         signed = int32(y - q) if y > half else int32(y)  # compiled to a select, not a jump
         k = int32(np.rint(float64(signed) * per_step))
         rest = int32(signed - int32(k * delta))
         worst = max(worst, int32(abs(rest)))  # an integer maximum vectorises, a float64 one does not
+        squares += int64(rest) * int64(rest)
         out[i] = int64(k)
-    return worst
+    return worst, squares
 
 
 @kernel
@@ -141,7 +143,7 @@ def round_two(
     lift: np.uint32,
     delta: np.int64,
     out: NDArray[np.int64],
-) -> np.int64:
+) -> tuple[np.int64, np.int64]:
     """Join residues of two limbs (Garner) and round to the nearest multiple of delta.
 
     z = x + p * ((y - x)/p mod q) < pq < 2**60, exact in uint64. The quotient z/delta is taken in float64,
@@ -156,12 +158,13 @@ def round_two(
         out: K. Shape: (n,).
 
     Returns:
-        The largest |E|: distance to the grid.
+        The largest |E|: distance to the grid; and the sum of the squares.
     """
     product = uint64(p) * uint64(q)
     half = product >> uint64(1)
     per_step = 1.0 / float64(delta)
     worst = int64(0)
+    squares = int64(0)
     for i in range(x.size):
         d = uint32(y[i] + lift - x[i])  # in (0, 2**32), as y < q < 2**30 and x < p
         h = mul_lazy(d, p_inverse, p_inverse_quotient, q)  # < 2q
@@ -169,6 +172,9 @@ def round_two(
         z = uint64(x[i]) + uint64(p) * uint64(h)  # < pq
         signed = int64(z) - (int64(product) if z > half else int64(0))
         k = int64(np.rint(float64(signed) * per_step))
-        worst = max(worst, abs(signed - k * delta))
+        rest = signed - k * delta
+        worst = max(worst, abs(rest))
+        low = int64(int32(rest))  # beyond 32 bits `worst` says enough, and this is one instruction
+        squares += low * low
         out[i] = k
-    return worst
+    return worst, squares

@@ -154,8 +154,8 @@ def unrounded(monkeypatch):
 
     def opened(parameters, key, residues) -> np.ndarray:
         with monkeypatch.context() as patch:
-            patch.setattr(ckks_vectors, "_to_integers", lambda values: values)
-            return CkksVectors(parameters, key).decrypt(residues)
+            patch.setattr(ckks_vectors, "_to_integers", lambda values, *_: values)
+            return CkksVectors(parameters, key).decrypt(residues, SITES)
 
     return opened
 
@@ -195,7 +195,7 @@ def test_codec_hybrid_releases_nothing_of_the_one_time_keys(kind, dtype):
     a = reference.uniform(public, 0, 0, q)[:, 0]
 
     # What the one-time keys are, from the group key; and D*K + E, which a site has in memory for an instant.
-    key = CkksVectors(parameters.key, made.key).decrypt(made.residues(0))[:N]
+    key = CkksVectors(parameters.key, made.key).decrypt(made.residues(0), SITES)[:N]
     product = ring.interpolate(ring.from_seal(a) * ring.evaluate(key % q) % q)
     noisy = (lane.astype(object) - product) % q
     noisy = np.where(noisy > q // 2, noisy - q, noisy).astype(np.float64)
@@ -226,6 +226,6 @@ def test_codec_hybrid_releases_nothing_of_the_group_key(unrounded):
 
     key = attack([unrounded(parameters, rounds[0].key, c) for c in ciphertexts])
     assert ternary(key) == 1.0
-    found = attack([vectors.decrypt(c).astype(np.float64) for c in ciphertexts])
+    found = attack([vectors.decrypt(c, SITES).astype(np.float64) for c in ciphertexts])
     assert ternary(found) < LITTLE
     assert np.mean(found == key) < LITTLE

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import he_agg
-from he_agg.codecs import codec_for
+from he_agg.codecs import ckks_vectors, codec_for
 from he_agg.codecs.base import sum_type
+from he_agg.codecs.ckks_vectors import CkksVectors
 from he_agg.errors import DecryptionError, InputError, KeystoreError, PlanError, WireError
 from he_agg.ids import RoundId
+from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.fixedpoint import Quantizing, quantize
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.schemes import SCHEMES
@@ -280,3 +282,25 @@ def test_a_fault_of_ours_is_not_called_a_value_beyond_the_bound(monkeypatch):
         list(coder.encrypt(vector, key, ROUND))
     with pytest.raises(ValueError, match="a fault"):
         coder.decrypt(source(parts), 1, key, ROUND)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one vector", "vectors of their own"])
+def test_noise_of_a_sum_is_what_the_parameters_say(same, monkeypatch):
+    """The encoder rounds one vector the same way each time: 600 sites that send it have three times the noise."""
+    n = 600
+    parameters = CkksParameters.choose(127, n)
+    vectors = CkksVectors(parameters, key_of(plan_of(10, codec="ckks", value_bits=8, max_sites=n)))
+    monkeypatch.setattr(ckks_vectors, "_to_integers", lambda opened, *_: opened)
+    rng = np.random.default_rng(5)
+    expected, total = np.zeros(vectors.slots), np.zeros(vectors.residues, dtype=np.uint64)
+    for i in range(n):
+        if i == 0 or not same:
+            integers = rng.integers(-127, 128, vectors.slots)
+        expected += integers
+        total = (total + vectors.encrypt(integers)) % np.uint64(parameters.profile.modulus)
+    noise = vectors.decrypt(total, n) - expected
+    variance = (10.5 * n + (n**2 if same else n) / 6) * vectors.slots / 4**parameters.scale_bits
+    # The mean of 2048 squares has a standard deviation of 0.031 of itself.
+    assert 0.75 < np.square(noise).mean() / variance < 1.25
+    assert np.abs(noise).max() <= parameters.largest_distance(n)
+    assert np.square(noise).sum() <= parameters.largest_square_sum(n)

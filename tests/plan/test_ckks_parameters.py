@@ -9,7 +9,7 @@ import tenseal.sealapi as seal
 
 from he_agg.errors import PlanError, Reason
 from he_agg.plan.ckks_parameters import PROFILES, CkksParameters, CkksProfile
-from he_agg.plan.security import MAX_MODULUS_BITS, check_security, failure_log2
+from he_agg.plan.security import MAX_MODULUS_BITS, check_security, failure_log2, largest_square_sum
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
@@ -48,11 +48,11 @@ def test_an_insecure_profile_makes_no_parameters():
 
 
 @pytest.mark.parametrize("value_bits", range(2, 25))
-@pytest.mark.parametrize("max_sites", [2, 3, 31, 300, 10_000])
+@pytest.mark.parametrize("max_sites", [2, 3, 31, 300, 5000])
 def test_chosen_parameters_are_exact_with_room_to_spare(value_bits, max_sites):
     magnitude = 2 ** (value_bits - 1) - 1
     parameters = CkksParameters.choose(magnitude, max_sites)
-    sigma = math.sqrt(parameters.ring_degree / 2 * (10.5 + 1 / 12) * max_sites)
+    sigma = math.sqrt(parameters.ring_degree / 2 * (10.5 * max_sites + max_sites**2 / 6))
     assert 2**parameters.scale_bits / 2 >= 14.6 * sigma
     assert 2**parameters.scale_bits / 4 < 14.6 * sigma, "a power of two smaller would do"
     assert 4 * max_sites * magnitude * 2**parameters.scale_bits < parameters.profile.modulus
@@ -60,13 +60,14 @@ def test_chosen_parameters_are_exact_with_room_to_spare(value_bits, max_sites):
 
 
 def test_the_smallest_profile_that_fits_is_chosen():
-    chosen = [(1, 31), (1, 300), (2**15 - 1, 31), (2**23 - 1, 31), (2**23 - 1, 10_000)]
+    chosen = [(1, 31), (1, 300), (2**15 - 1, 31), (2**23 - 1, 31), (2**23 - 1, 5000)]
     assert [CkksParameters.choose(*numbers).profile for numbers in chosen] == list(PROFILES)
 
 
-def test_no_profile_is_stretched():
+@pytest.mark.parametrize("numbers", [(2**31, 10_000), (2**23 - 1, 10_000)])
+def test_no_profile_is_stretched(numbers):
     with pytest.raises(PlanError) as caught:
-        CkksParameters.choose(2**31, 10_000)
+        CkksParameters.choose(*numbers)
     assert caught.value.reason == Reason.NO_HEADROOM
 
 
@@ -74,3 +75,12 @@ def test_failure_probability_matches_the_known_value():
     # Q(14.6) two-sided is 2^-158 (security.py); Mills' bound is tight to 1/x^2.
     assert failure_log2(14.6) == pytest.approx(math.log2(math.erfc(14.6 / math.sqrt(2))), abs=0.01)
     assert failure_log2(14.6) < -157
+
+
+@pytest.mark.parametrize("values", [1, 5, 128, 2048, 10**6])
+def test_the_bound_on_noise_is_derived(values):
+    """From the moments of a chi-squared variable, whose tail at the bound is below 2^-160 by Chernoff's inequality."""
+    ratio = largest_square_sum(values, 10.5) / 10.5 / values
+    assert -values / 2 * (ratio - 1 - math.log(ratio)) < -160 * math.log(2)
+    assert largest_square_sum(values, 10.5) > 1.02 * 10.5 * values
+    assert largest_square_sum(128, 1.0) / 128 < 4.6

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from he_agg.kernels.bitpack import fold, pack, packed_bytes, unpack
+from he_agg.plan.security import NOISE_VARIANCE, largest_square_sum
 from he_agg.ring import encryptor as encryptor_module
 from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.limbs import packed_sizes
@@ -59,9 +60,12 @@ def test_sums_are_exact_at_every_length(params, count, sites, rng):
     key = secrets.token_bytes(32)
     packed, key_sum = submit(params, key, submissions)
     with Opener(params, key, key_sum, sites) as opener:
-        sums, distance = opener.open(0, count, packed)
+        sums, distance, squares = opener.open(0, count, packed)
     assert np.array_equal(sums, np.sum(submissions, axis=0, dtype=np.int64))
     assert distance <= NOISE_BOUND * sites
+    assert distance**2 <= squares <= largest_square_sum(count, NOISE_VARIANCE * sites)
+    if count >= BATCH_VALUES - 1:  # 42 sigma of a mean over so many
+        assert squares > 0.67 * NOISE_VARIANCE * sites * count
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_all_sites_at_the_bound_everywhere(params, sign):
     key = secrets.token_bytes(32)
     packed, key_sum = submit(params, key, [values] * params.max_sites)
     with Opener(params, key, key_sum, params.max_sites) as opener:
-        sums, distance = opener.open(0, values.size, packed)
+        sums, distance, _ = opener.open(0, values.size, packed)
     assert (sums == sign * params.max_abs_value * params.max_sites).all()
     assert distance <= NOISE_BOUND * params.max_sites
 
@@ -94,7 +98,7 @@ def test_no_failure_in_100_million_values_at_the_edge(rng):
         total = np.zeros(BATCH_VALUES, dtype=np.uint32)
         for e in encryptors:
             fold(total, e.encrypt(batch, values)[0], 30, Q)
-        sums, distance = opener.open(batch, BATCH_VALUES, [pack(total, 30)])
+        sums, distance, _ = opener.open(batch, BATCH_VALUES, [pack(total, 30)])
         assert np.array_equal(sums, sites * values.astype(np.int64)), batch
         worst = max(worst, distance)
     assert worst <= 14.6 * 3.2404 * sites**0.5
@@ -147,7 +151,7 @@ def test_unaligned_and_read_only_buffers_are_fine(rng):
         s = encryptor.key_coefficients()
     received = np.frombuffer(buffer[3:].tobytes(), dtype=np.uint8)
     for packed in (buffer[3:], received):
-        sums, _ = Opener(ONE, key, s, 1).open(0, BATCH_VALUES, [packed])
+        sums, _, _ = Opener(ONE, key, s, 1).open(0, BATCH_VALUES, [packed])
         assert np.array_equal(sums, values)
 
 
@@ -156,7 +160,7 @@ def test_a_wrong_key_shows_in_the_distance_to_the_grid(rng):
     key = secrets.token_bytes(32)
     packed, key_sum = submit(ONE, key, [values])
     key_sum[5] += 1 if key_sum[5] < 1 else -1  # one coefficient of 2048
-    _, distance = Opener(ONE, key, key_sum, 1).open(0, BATCH_VALUES, packed)
+    _, distance, _ = Opener(ONE, key, key_sum, 1).open(0, BATCH_VALUES, packed)
     assert distance > 0.99 * ONE.delta / 2
 
 
@@ -225,7 +229,7 @@ def test_wiping_waits_for_running_threads(monkeypatch):
         packed = running.result(10)
         assert wiped.wait(10)
     assert not encryptor._keys[0].factor.any()
-    sums, distance = Opener(ONE, bytes(32), s, 1).open(0, 1000, packed)
+    sums, distance, _ = Opener(ONE, bytes(32), s, 1).open(0, 1000, packed)
     assert (sums == 7).all()
     assert distance <= NOISE_BOUND
 
@@ -272,7 +276,7 @@ def test_the_widest_step_is_the_formula_of_the_specification(sites):
 
 def test_opener_refuses_what_is_no_key_sum():
     for bad in (np.zeros(5, dtype=np.int64), np.full(N, 4), np.zeros(N), np.full(N, -4, dtype=np.int8)):
-        with pytest.raises(ValueError, match="no sum of 3 ternary keys"):
+        with pytest.raises(ValueError, match="not the sum of 3 ternary keys"):
             Opener(ONE, bytes(32), bad, 3)
     with pytest.raises(ValueError, match="1 to 19 sites"):
         Opener(ONE, bytes(32), np.zeros(N, dtype=np.int64), 20)
