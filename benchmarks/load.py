@@ -75,6 +75,8 @@ class Client:
     def ask(self, what: str, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
         """One request; whatever is not a success ends the run."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None:
+            named.setdefault("Content-Type", "application/octet-stream")
         began = time.perf_counter()
         if self._member is not None:
             where, _, query = path.partition("?")

@@ -18,7 +18,7 @@ from service.logs import log, note
 from service.refusal import RefusedError
 from service.store.failures import StoreError
 
-__all__ = ["PROBLEMS", "answers", "install", "problem"]
+__all__ = ["ANY", "PROBLEMS", "answers", "install", "problem"]
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:he-agg:problem:"
@@ -148,6 +148,12 @@ def answers(*reasons: Reason | tuple[Reason, int]) -> dict[int | str, dict[str, 
     return by_status
 
 
+ANY: dict[str, Any] = {
+    "description": "Whatever else goes wrong: 400 what is not HTTP, 404 and 405 unknown addresses and methods, 500.",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+"""For OpenAPI: what may come instead of an answer."""
+
 PROBLEM_SCHEMA: dict[str, Any] = {
     "title": "Problem",
     "description": "RFC 9457. Further members depend on the reason: `record`, `round_id`, `submission_id`, `missing`, "
@@ -193,7 +199,7 @@ def install(app: FastAPI) -> None:
             "type": "about:blank",
             "title": HTTPStatus(error.status_code).phrase,
             "status": error.status_code,
-            "detail": "there is no such address or method here; /docs lists them",
+            "detail": "there is no such address or method here; /openapi.json lists them",
             "reason": Reason.BAD_REQUEST.value,
         }
         return _response(document, error.status_code, dict(error.headers or {}))

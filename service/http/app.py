@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import FastAPI, Security
+from fastapi import Depends, FastAPI, Security
 from starlette.concurrency import run_in_threadpool
 
 from service import problems
 from service.aggregator import Aggregator
 from service.http.auth import DOCUMENTED
 from service.http.bodies import Linger
+from service.http.form import check_form
 from service.http.routes import health, records, rounds, submissions, sums, trust
 from service.limits import Limits
 from service.logs import RequestLog
@@ -66,7 +67,11 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None, watchin
         version="1",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        # Such a page loads its scripts from somewhere else; whatever shows OpenAPI can read /openapi.json.
+        docs_url=None,
         redoc_url=None,
+        # An address has one spelling, and an answer never repeats the host that was asked for.
+        redirect_slashes=False,
         separate_input_output_schemas=False,
     )
     app.state.limits = limits
@@ -78,7 +83,7 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None, watchin
         app.add_middleware(Observed, observers=watching.observers)
     for module in (rounds, submissions, sums, records, trust):
         app.include_router(module.router, dependencies=[Security(DOCUMENTED)])
-    app.include_router(health.router)
+    app.include_router(health.router, dependencies=[Depends(check_form)])
     _describe_problems(app)
     return app
 
@@ -96,6 +101,8 @@ def _describe_problems(app: FastAPI) -> None:
                 unprocessable = operation["responses"].get("422", {})
                 if "application/json" in unprocessable.get("content", {}):
                     unprocessable["content"].pop("application/json")
+                # Of no operation: an address or method that is none, a request that is not HTTP, the machine's trouble.
+                operation["responses"]["default"] = problems.ANY
                 if "422" in operation["responses"] and not unprocessable.get("content"):
                     del operation["responses"]["422"]
         for name in ("HTTPValidationError", "ValidationError"):

@@ -22,6 +22,7 @@ from he_agg.ids import check_name
 from he_agg.protocol.http_signatures import FEDERATION_HEADER, WINDOW_S, Claim, RequestHead, parse_claim, verify_request
 from service.aggregator import Aggregator
 from service.http.bodies import refuse_body
+from service.http.form import check_form
 from service.limits import Limits
 from service.logs import note
 from service.refusal import RefusedError
@@ -66,6 +67,7 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
                     f"this is for members with the role {' or '.join(roles)}; {caller.name} has "
                     f"{', '.join(sorted(caller.roles)) or 'none'}",
                 )
+            await check_form(request)
             if not body:
                 refuse_body(request)
             with limits.member(caller.federation, caller.name):

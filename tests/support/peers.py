@@ -46,6 +46,9 @@ from service.store.rows import Keeping
 from service.store.sql import Store, open_store
 from tests.support.trust import COORDINATOR, Consortium, consortium, identity_of
 
+OCTETS = {"Content-Type": "application/octet-stream"}
+"""What bodies of parts are."""
+
 SECRET_TENSOR = "very-secret-tensor-name"
 KEY_ID = "5d" * 32
 VALID_S = 399 * 86400
@@ -312,8 +315,8 @@ class Peer:
     ) -> httpx.Response:
         """Parts from one on, one after another."""
         path = f"/v1/submissions/{submission_id}" + (f"?from={first}" if first else "")
-        digest = {"Content-Digest": manifest_field(submission_id)}
-        return self.request("PUT", path, headers if headers is not None else digest, content=data)
+        digest = {"Content-Digest": manifest_field(submission_id)} if headers is None else headers
+        return self.request("PUT", path, OCTETS | digest, content=data)
 
     def status(self, submission_id: str) -> httpx.Response:
         return self.request("GET", f"/v1/submissions/{submission_id}")

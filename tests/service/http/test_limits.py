@@ -13,7 +13,7 @@ from he_agg.protocol.http_signatures import manifest_field
 from service.store.rows import Keeping
 from tests.service.conftest import QUICK
 from tests.service.work.test_deadlines import Inside
-from tests.support.peers import make_plan, prepare, read_receipt, take_end
+from tests.support.peers import OCTETS, make_plan, prepare, read_receipt, take_end
 from tests.support.server import start_server
 
 Usage = namedtuple("Usage", "total used free")
@@ -117,7 +117,7 @@ def begin_put(world, site, submission):
     path = f"/v1/submissions/{submission.id}"
     connection.putrequest("PUT", path)
     fields = world.peer(site).signature("PUT", path, manifest_field(submission.id))
-    for name, value in {**fields, "Content-Length": str(len(part))}.items():
+    for name, value in {**fields, **OCTETS, "Content-Length": str(len(part))}.items():
         connection.putheader(name, value)
     connection.endheaders()
     connection.send(part[:100])

@@ -134,7 +134,7 @@ def test_an_error_of_the_client_side_is_a_failure_here(app):
 
 def test_openapi_tells_every_endpoint_with_its_problems(app):
     openapi, page = ask(app, "/openapi.json", "/docs")
-    assert page.status_code == 200
+    assert page.status_code == 404  # such pages load scripts from elsewhere
     document = openapi.json()
     operations = {
         (method.upper(), path): operation

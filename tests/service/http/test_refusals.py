@@ -10,7 +10,7 @@ import pytest
 
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, manifest_field
-from tests.support.peers import digest_header, make_plan, prepare
+from tests.support.peers import OCTETS, digest_header, make_plan, prepare
 from tests.support.trust import identity_of
 
 SEAL_HEADER = bytes.fromhex("5ea110") + bytes(200)
@@ -164,7 +164,7 @@ def test_digests_of_parts(world, prepared):
 @pytest.mark.usefixtures("unchanged")
 def test_lengths_of_parts(world, prepared):
     peer, data = world.peer(), prepared.parts[1]
-    header = {"Content-Digest": manifest_field(prepared.id)}
+    header = OCTETS | {"Content-Digest": manifest_field(prepared.id)}
     assert_problem(peer.put(prepared.id, 1, data[:-1]), 422, "truncated")
     assert_problem(peer.put(prepared.id, 1, b""), 422, "truncated")
     assert_problem(peer.put(prepared.id, 1, data + b"\0"), 422, "truncated")
@@ -353,7 +353,8 @@ def test_refused_from_the_head_alone(world, prepared, what, length, signed, stat
         "part under another digest": ("PUT", own, "from=2"),
         "a body that is not wanted": ("GET", own, ""),
     }[what]
-    head = [f"{method} {path}{'?' if query else ''}{query} HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    head = [f"{method} {path}{'?' if query else ''}{query} HTTP/1.1", "Host: x"]
+    head += [f"Content-Type: application/{'octet-stream' if method == 'PUT' else 'json'}"] * (method != "GET")
     head.append("Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}")
     digest = manifest_field(prepared.id) if what == "part" else EMPTY_DIGEST
     if signed:
@@ -372,6 +373,7 @@ def test_no_100_continue_for_a_body_that_is_refused(world, prepared):
     head = [
         f"PUT {path}?from=1 HTTP/1.1",
         "Host: x",
+        "Content-Type: application/octet-stream",
         "Content-Length: 1000000000",
         "Expect: 100-continue",
         *(f"{name}: {value}" for name, value in fields.items()),
@@ -398,6 +400,7 @@ def test_a_connection_that_breaks_in_the_middle_leaves_nothing(world, prepared):
         [
             f"PUT {path}?from=1 HTTP/1.1",
             "Host: x",
+            "Content-Type: application/octet-stream",
             f"Content-Length: {len(data)}",
             *(f"{name}: {value}" for name, value in fields.items()),
         ]

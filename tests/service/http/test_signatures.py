@@ -12,7 +12,7 @@ from tests.faults.inprocess import Inside
 from tests.service.conftest import snapshot
 from tests.service.http.test_refusals import assert_problem, raw_answer
 from tests.service.work.test_deadlines import Clock
-from tests.support.peers import KEY_ID, Peer, digest_header, known, make_plan, operator, prepare
+from tests.support.peers import KEY_ID, OCTETS, Peer, digest_header, known, make_plan, operator, prepare
 from tests.support.trust import AUDITOR, COORDINATOR, consortium, identity_of
 
 ROLES = {
@@ -68,7 +68,8 @@ class Put:
     def send(self, fields, **sent):
         what = {"method": self.method, "path": self.path, "query": self.query, "body": self.body} | sent
         url = what["path"] + (f"?{what['query']}" if what["query"] else "")
-        return self.world.client.request(what["method"], url, headers=fields, content=what["body"])
+        headers = [*OCTETS.items(), *(fields.items() if isinstance(fields, dict) else fields)]
+        return self.world.client.request(what["method"], url, headers=headers, content=what["body"])
 
     def passes(self):
         """The same code, nothing changed."""
@@ -266,7 +267,9 @@ def test_roles(world, prepared, what):
     }.get(name, f"/v1/federations/{world.name}/{name}")
     for member in ("a", COORDINATOR, AUDITOR):
         before = world.snapshot()
-        answer = world.peers[member].request(method, path, {"Content-Type": "application/json"})
+        answer = world.peers[member].request(
+            method, path, {} if method == "GET" else {"Content-Type": "application/json"}
+        )
         if member in ROLES[what]:
             assert answer.status_code not in (401, 403), answer.text
         else:

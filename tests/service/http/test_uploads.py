@@ -14,7 +14,16 @@ from service.domain import events
 from tests.faults.inprocess import Inside
 from tests.service.conftest import snapshot
 from tests.service.monitor.conftest import until
-from tests.support.peers import digest_header, expected_sum, make_plan, prepare, read_receipt, read_sum, register
+from tests.support.peers import (
+    OCTETS,
+    digest_header,
+    expected_sum,
+    make_plan,
+    prepare,
+    read_receipt,
+    read_sum,
+    register,
+)
 
 PLAN = make_plan("f", deadline_s=3600)
 ONE = "f.1.1"
@@ -147,7 +156,8 @@ def test_each_group_is_stored_before_the_next_is_read(make_world):
     assert len(mine.whole) > 2 * runs._GROUP_BYTES
     peer = world.peer("a")
     assert peer.announce(world.round_id, mine.manifest).status_code == 201
-    request = peer.signed("PUT", f"/v1/submissions/{mine.id}", {"Content-Digest": manifest_field(mine.id)})
+    fields = OCTETS | {"Content-Digest": manifest_field(mine.id)}
+    request = peer.signed("PUT", f"/v1/submissions/{mine.id}", fields)
     request.headers["Content-Length"] = str(len(mine.whole))
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     url = peer.client.base_url
