@@ -17,76 +17,112 @@ from service.settings import Settings
 
 __all__ = ["Limits"]
 
+Member = tuple[str, str]
+"""A federation and a name in it."""
+
+
+class _Slots:
+    """A number of places. Nobody gets another one while it has as many as are free.
+
+    So a single member has half of them at most and ten together have ten elevenths, and whoever has none finds one,
+    whatever the others do.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._held: Counter[Member] = Counter()
+        self.free = total
+
+    def may_take(self, member: Member) -> bool:
+        return self._held[member] < self.free
+
+    def held_by(self, member: Member) -> int:
+        return self._held[member]
+
+    @contextlib.contextmanager
+    def one(self, member: Member) -> Iterator[None]:
+        self.free -= 1
+        self._held[member] += 1
+        try:
+            yield
+        finally:
+            self.free += 1
+            self._held[member] -= 1
+            if not self._held[member]:
+                del self._held[member]
+
 
 class Limits:
     """Counts what is under way in this process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._requests = 0
-        self._by_member: Counter[tuple[str, str]] = Counter()
-        self._bodies = asyncio.Semaphore(settings.max_uploads)
+        self._unproved = 0
+        self._requests = _Slots(settings.max_requests)
+        self._bodies = _Slots(settings.max_uploads)
+        self._freed = asyncio.Event()
 
     @property
     def under_way(self) -> int:
         """How many requests are, waiting ones included."""
-        return self._requests
+        return self._settings.max_requests - self._requests.free + self._unproved
 
     @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """Admit any request, before anything is known of it.
+    def unproved(self) -> Iterator[None]:
+        """Admit any request while nothing is known of it but its head.
 
         Raises:
             RefusedError: `BUSY`.
         """
-        if self._requests >= self._settings.max_requests:
-            raise RefusedError(Reason.BUSY, f"{self._requests} requests are under way, and no more are taken")
-        self._requests += 1
+        if self._unproved >= self._settings.max_requests:
+            raise RefusedError(Reason.BUSY, f"{self._unproved} requests are being looked at, and no more are taken")
+        self._unproved += 1
         try:
             yield
         finally:
-            self._requests -= 1
+            self._unproved -= 1
 
     @contextlib.contextmanager
-    def member(self, federation: str, name: str) -> Iterator[None]:
+    def request(self, federation: str, name: str) -> Iterator[None]:
         """Admit a request of a member that has proved who it is.
 
         Raises:
-            RefusedError: `TOO_MANY_REQUESTS`.
+            RefusedError: `TOO_MANY_REQUESTS`, or `BUSY`.
         """
-        key = (federation, name)
-        if self._by_member[key] >= self._settings.max_site_requests:
+        member, held = (federation, name), self._requests.held_by((federation, name))
+        if held >= self._settings.max_site_requests:
             raise RefusedError(
                 Reason.TOO_MANY_REQUESTS,
-                f"{name} has {self._by_member[key]} requests under way, and no more are taken",
+                f"{name} has {held} requests under way, and no more are taken",
                 "wait for answers before sending more",
             )
-        self._by_member[key] += 1
-        try:
+        if not self._requests.may_take(member):
+            raise RefusedError(Reason.BUSY, f"{self.under_way} requests are under way, and the rest is for others")
+        with self._requests.one(member):
             yield
-        finally:
-            self._by_member[key] -= 1
-            if not self._by_member[key]:
-                del self._by_member[key]
 
     @contextlib.asynccontextmanager
-    async def body(self) -> AsyncIterator[None]:
-        """Admit a body in memory, from its first byte until it is on the disk.
+    async def body(self, federation: str, name: str) -> AsyncIterator[None]:
+        """Admit a member's body in memory, from its first byte until it is on the disk.
 
         Raises:
             RefusedError: `BUSY`: its turn did not come.
         """
+        member = (federation, name)
         try:
             async with asyncio.timeout(self._settings.upload_queue_s):
-                await self._bodies.acquire()
+                while not self._bodies.may_take(member):
+                    await self._freed.wait()
         except TimeoutError:
             raise RefusedError(
                 Reason.BUSY, f"{self._settings.max_uploads} bodies are being read, and this one's turn did not come"
             ) from None
         try:
-            yield
+            with self._bodies.one(member):
+                yield
         finally:
-            self._bodies.release()
+            # All look, the longest waiting first: who may go next depends on what each of them holds.
+            self._freed.set()
+            self._freed = asyncio.Event()
 
     def time_for(self, length: int) -> float | None:
         """Return how long a body may take; None for no limit. Units: bytes, seconds."""

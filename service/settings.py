@@ -85,14 +85,20 @@ class Settings(BaseSettings):
     site_quota_bytes: int = Field(
         0, ge=0, description="Most bytes of submissions per site; 0 is no limit. Units: bytes."
     )
-    max_requests: int = Field(1000, ge=1, description="Requests at once, waiting ones included; more are answered 503.")
+    max_requests: int = Field(
+        1000,
+        ge=1,
+        description="Requests at once, waiting ones included; more are answered 503. Nobody gets "
+        "another one while it has as many as are free: one member has half of them at most.",
+    )
     max_site_requests: int = Field(
         32, ge=1, description="Requests at once of one site, waiting ones included; more are answered 429."
     )
     max_uploads: int = Field(
         32,
         ge=1,
-        description="Bodies held in memory at once; more wait their turn. Bounds memory: times the part length.",
+        description="Bodies held in memory at once; more wait their turn. Bounds memory: times the part length. "
+        "Nobody gets another one while it has as many as are free: one member has half of them at most.",
     )
     upload_queue_s: float = Field(
         10.0, ge=0, description="How long a body waits its turn before it is answered 503. Units: seconds."

@@ -59,19 +59,19 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
 
     async def authenticate(request: Request) -> AsyncIterator[Caller]:
         limits: Limits = request.app.state.limits
-        with limits.request():
+        with limits.unproved():
             caller = await _authenticate(request)
-            if not caller.roles & frozenset(roles):
-                raise RefusedError(
-                    Reason.FORBIDDEN,
-                    f"this is for members with the role {' or '.join(roles)}; {caller.name} has "
-                    f"{', '.join(sorted(caller.roles)) or 'none'}",
-                )
-            await check_form(request)
-            if not body:
-                refuse_body(request)
-            with limits.member(caller.federation, caller.name):
-                yield caller
+        if not caller.roles & frozenset(roles):
+            raise RefusedError(
+                Reason.FORBIDDEN,
+                f"this is for members with the role {' or '.join(roles)}; {caller.name} has "
+                f"{', '.join(sorted(caller.roles)) or 'none'}",
+            )
+        await check_form(request)
+        if not body:
+            refuse_body(request)
+        with limits.request(caller.federation, caller.name):
+            yield caller
 
     return authenticate
 

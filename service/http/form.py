@@ -56,7 +56,7 @@ async def check_form(request: Request) -> None:
 
 def _check_value(name: str, value: str, kind: object) -> None:
     for each in (kind, *get_args(kind)):
-        form, what = _FORMS.get(each, (None, ""))  # type: ignore[call-overload]
+        form, what = _FORMS.get(each, (None, ""))
         if form is not None and not form.match(value):
             raise _refused(name, what)
 

@@ -90,7 +90,7 @@ async def announce(
     A different manifest of the same site for the same attempt is refused; the first one stays.
     """
     announced_length(request, at_most=MAX_MANIFEST_BYTES)
-    async with limits.body():
+    async with limits.body(caller.federation, caller.name):
         body = await read_document(request, limits, MAX_MANIFEST_BYTES)
         announce_ = aggregator.announcements.announce
         status, new = await run_in_threadpool(announce_, caller.federation, caller.name, round_id, body)
@@ -151,7 +151,7 @@ async def put(
     reader, groups, receipt = BodyReader(request), run.groups(), None
     for group in groups:
         # Turn by turn: a long submission on a slow link keeps nobody else waiting longer than a part does.
-        async with limits.body():
+        async with limits.body(caller.federation, caller.name):
             body = await reader.read(group.wire_bytes, limits.time_for(group.wire_bytes), last=group is groups[-1])
             receipt = await run_in_threadpool(aggregator.uploads.take, group, memoryview(body))
     if receipt is None:

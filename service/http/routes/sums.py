@@ -66,11 +66,11 @@ def _find(aggregator: Aggregator, caller: Caller, round_text: str, first: int) -
     with aggregator.store.read() as tx:
         row = find_round(tx, caller.federation, round_text)
         plan = federation_named(tx, caller.federation).parsed.plan
-        places = plan.places[first:] if first >= 0 else ()
+        places = plan.places[first:]
         if not places:
             raise RefusedError(
                 Reason.UNKNOWN_PART,
-                f"expected a part number from 0 to {len(plan.places) - 1}, got {max(-1, min(first, 10**9))}",
+                f"expected a part number from 0 to {len(plan.places) - 1}, got {first}",
             )
         _check_published(row)
     return [(PartKey(row.id, SUM, place.number), place.wire_bytes) for place in places]

@@ -110,7 +110,7 @@ async def put_roster(
     limits: Limited,
 ) -> Response:
     """Bring in a roster, signed by enough coordinators of the newest version and its own. It holds at once."""
-    async with limits.body():
+    async with limits.body(caller.federation, caller.name):
         document = await read_document(request, limits, MAX_ROSTER_BYTES)
 
         def take() -> bool:
@@ -177,7 +177,7 @@ async def put_epoch(
 
     Where the federation began without a bundle, that of the current epoch may come here, too.
     """
-    async with limits.body():
+    async with limits.body(caller.federation, caller.name):
         document = await read_document(request, limits, MAX_BUNDLE_BYTES)
 
         def take() -> bool:
@@ -213,7 +213,7 @@ async def put_commitment(
     """Store a site's signed word on its key, once for each epoch. Equal key ids mean equal keys."""
     if site != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot commit for another site")
-    async with limits.body():
+    async with limits.body(caller.federation, caller.name):
         document = await read_document(request, limits, MAX_COMMITMENT_BYTES)
 
         def take() -> bool:

@@ -5,11 +5,15 @@ import shutil
 import threading
 import time
 from collections import namedtuple
+from contextlib import ExitStack
+from random import Random
 
 import pytest
 
 from he_agg.errors import ProtocolError, Reason
 from he_agg.protocol.http_signatures import manifest_field
+from service.limits import Limits, _Slots
+from service.settings import Settings
 from service.store.rows import Keeping
 from tests.service.conftest import QUICK
 from tests.service.work.test_deadlines import Inside
@@ -110,8 +114,8 @@ def strict(tmp_path):
         yield server
 
 
-def begin_put(world, site, submission):
-    """A PUT whose body stays away."""
+def begin_put(world, site, submission, sent=100):
+    """A PUT whose body stays away after some bytes."""
     part = submission.parts[0]
     connection = http.client.HTTPConnection(*world.server.url.removeprefix("http://").split(":"), timeout=20)
     path = f"/v1/submissions/{submission.id}"
@@ -120,7 +124,7 @@ def begin_put(world, site, submission):
     for name, value in {**fields, **OCTETS, "Content-Length": str(len(part))}.items():
         connection.putheader(name, value)
     connection.endheaders()
-    connection.send(part[:100])
+    connection.send(part[:sent])
     return connection
 
 
@@ -146,7 +150,7 @@ def test_too_slow_and_too_much_at_once(make_world, strict):
     assert world.peer("a").status(slow.id).json()["missing"] == [0, 1, 2]
     # Requests at once: of one site, and of all.
     news = {"wait": 3, "after": world.round_id}
-    polls = [threading.Thread(target=world.peer(site).current, kwargs=news) for site in "aabb"]
+    polls = [threading.Thread(target=world.peer(site).current, kwargs=news) for site in "aab"]
     for poll in polls[:2]:
         poll.start()
     time.sleep(0.3)
@@ -154,11 +158,12 @@ def test_too_slow_and_too_much_at_once(make_world, strict):
     assert (answer.status_code, answer.json()["reason"]) == (429, "too-many-requests")
     assert answer.headers["Retry-After"] == "1"
     assert world.peer("b").current().status_code == 200
-    for poll in polls[2:]:
-        poll.start()
+    polls[2].start()
     time.sleep(0.3)
-    answer = world.peer("c").current()
+    answer = world.peer("b").current()
     assert (answer.status_code, answer.json()["reason"]) == (503, "busy")
+    # The last one is for who has none.
+    assert world.peer("c").current().status_code == 200
     assert world.client.get("/healthz").status_code == 200
     for poll in polls:
         poll.join()
@@ -183,3 +188,47 @@ def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
         connection.close()
         server.start()
         assert world.peer("a").status(submission.id).json()["missing"] == [1, 2]
+
+
+def test_one_member_that_drips_uploads_keeps_nobody_waiting(make_world, own_server):
+    """32 bodies of which 4 bytes come; before, everybody else waited until they were given up."""
+    world = make_world(server=own_server)
+    greedy, round_id = announce(world, "a", 1), world.round_id
+    dripping = [begin_put(world, "a", greedy, sent=4) for _ in range(32)]
+    time.sleep(0.5)
+    began = time.monotonic()
+    for seed, site in enumerate("bc"):
+        submission = prepare(world.plan, round_id, site, seed)
+        assert world.peer(site).submit(round_id, submission).status_code == 200
+    assert time.monotonic() - began < 5
+    for connection in dripping:
+        connection.close()
+
+
+def test_whoever_has_no_place_finds_one():
+    """Whatever members do, in any order: the last place is never taken by one that has others."""
+    slots, random = _Slots(32), Random(1)
+    held = []
+    for _ in range(5000):
+        if held and random.random() < 0.3:
+            held.pop(random.randrange(len(held))).close()
+        member = ("f", f"greedy-{random.randrange(10)}")
+        if slots.may_take(member):
+            stack = ExitStack()
+            stack.enter_context(slots.one(member))
+            held.append(stack)
+        assert slots.may_take(("f", "modest"))
+    assert len(held) > 20
+
+
+def test_requests_of_one_member_leave_the_others_theirs():
+    limits = Limits(Settings(max_requests=8, max_site_requests=100))
+    with ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(limits.request("f", "a"))
+        with pytest.raises(ProtocolError) as caught:
+            limits.request("f", "a").__enter__()
+        assert caught.value.reason is Reason.BUSY
+        with limits.request("f", "b"):
+            assert limits.under_way == 5
+    assert limits.under_way == 0

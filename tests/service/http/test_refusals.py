@@ -230,9 +230,9 @@ def test_part_that_is_wrong_although_announced(world, name):
 @pytest.mark.usefixtures("unchanged")
 def test_part_numbers(world, prepared):
     peer = world.peer()
-    for number in (4, 10**6, 10**30, -1):
+    for number in (4, 10**6, 10**17):
         assert_problem(peer.put(prepared.id, number, prepared.parts[0]), 404, "unknown-part")
-    for text in ("x", "0x1", "1.5"):
+    for text in ("x", "0x1", "1.5", "-1", 10**30):
         assert_problem(peer.put(prepared.id, text, b""), 400, "bad-request")
     # a part in another part's place
     assert_problem(peer.put(prepared.id, 1, prepared.parts[2]), 400, "bad-digest")
@@ -291,7 +291,6 @@ def test_a_sum_that_is_not_there(world):
     assert_problem(peer.sum_from(world.round_id), 409, "sum-not-ready")
     assert_problem(peer.sum_from(f"{world.name}.9.1"), 404, "unknown-round")
     assert_problem(peer.sum_from(world.round_id, 3), 404, "unknown-part")
-    assert_problem(peer.sum_from(world.round_id, -1), 404, "unknown-part")
     assert peer.record(world.round_id).status_code == 204
     assert_problem(peer.record(f"{world.name}.9.1"), 404, "unknown-round")
 

@@ -232,12 +232,12 @@ def test_not_one_byte_of_a_body_is_read_before(world, put, prepared):
     good = put.fields()
     bad = good | {"Signature": put.fields()["Signature"]}  # of another nonce
     for fields, status in ((bad, 401), ({}, 401)):
-        lines = [f"{name}: {value}" for name, value in fields.items()]
+        lines = [f"{name}: {value}" for name, value in (OCTETS | fields).items()]
         head = [f"PUT {put.path}?{put.query} HTTP/1.1", "Host: x", f"Content-Length: {len(put.body)}", *lines]
         answer, seconds = check_untouched(world, lambda h=head: raw_answer(world, h))
         assert answer.startswith(f"HTTP/1.1 {status} "), answer
         assert seconds < 2
-    lines = [f"{name}: {value}" for name, value in good.items()]
+    lines = [f"{name}: {value}" for name, value in (OCTETS | good).items()]
     head = [f"PUT {put.path}?{put.query} HTTP/1.1", "Host: x", f"Content-Length: {len(put.body)}", *lines]
     with pytest.raises(socket.timeout):
         raw_answer(world, head, timeout_s=1.0)
