@@ -109,6 +109,18 @@ class Settings(BaseSettings):
     slow_grace_s: float = Field(
         10.0, ge=0, description="How much longer than `min_rate` allows a body may take. Units: seconds."
     )
+    head_s: float = Field(
+        10.0,
+        gt=0,
+        description="How long a connection may take for its TLS handshake, and then for the head of a request; longer "
+        "ones are closed. Units: seconds.",
+    )
+    max_strangers: int = Field(
+        64,
+        ge=1,
+        description="Connections of one address, or all together eight times as many, without a request of a member "
+        "yet; each one more closes the oldest. A proxy is one address.",
+    )
     repair_wait_s: float = Field(
         3600.0,
         ge=0,

@@ -27,7 +27,7 @@ from service.limits import Limits
 from service.logs import note
 from service.refusal import RefusedError
 
-__all__ = ["DOCUMENTED", "Caller", "member_of"]
+__all__ = ["DOCUMENTED", "KNOWN", "Caller", "member_of"]
 
 DOCUMENTED = APIKeyHeader(
     name="Signature",
@@ -37,6 +37,9 @@ DOCUMENTED = APIKeyHeader(
     "He-Agg-Federation, Signature-Input and Signature, by the key that the roster lists for the member.",
 )
 """For the OpenAPI page only; `member_of` does the work."""
+
+KNOWN = "he_agg.known"
+"""Where in a request's scope there is what to call when its sender has proved who it is."""
 
 _FIELDS = ("content-digest", FEDERATION_HEADER.lower(), "signature-input", "signature")
 
@@ -79,6 +82,8 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
 async def _authenticate(request: Request) -> Caller:
     head, claim = _read_head(request)
     caller = await run_in_threadpool(_identify, request.app.state.aggregator, head, claim)
+    if KNOWN in request.scope:
+        request.scope[KNOWN]()
     note(request.scope, federation=caller.federation, member=caller.name)
     return caller
 

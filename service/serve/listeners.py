@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from he_agg.errors import ConfigError, Reason
 from service.aggregator import Aggregator
 from service.monitor.monitoring import Watching
+from service.serve.connections import Config
 from service.settings import Settings
 
 __all__ = ["Listeners", "bind", "url_of"]
@@ -86,18 +87,7 @@ class Listeners:
                 listener.close()
 
     def _serve(self, app: ASGIApp, listener: socket.socket) -> None:
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=2,
-            limit_concurrency=128,
-        )
+        config = Config(app, self._settings, lifespan="off", timeout_graceful_shutdown=2)
         server = _Side(config)
         self._servers.append(server)
         self._tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="listener"))

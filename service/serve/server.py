@@ -14,6 +14,7 @@ from service.aggregator import Aggregator
 from service.http.app import create_app
 from service.logs import configure
 from service.monitor.monitoring import Watching
+from service.serve.connections import Config
 from service.serve.listeners import Listeners, bind, url_of
 from service.serve.tls import check_address, tls_context
 from service.settings import Settings
@@ -57,23 +58,17 @@ def run(settings: Settings) -> None:
     with bind(settings.host, settings.port, "--port") as listener, closing(Listeners(settings)) as listeners:
         check_address(listener.getsockname()[0], settings)
         aggregator = Aggregator.open(settings)
-        config = uvicorn.Config(
+        config = Config(
             create_app(settings, aggregator, watching),
-            http="h11",
-            ws="none",
-            loop="asyncio",
+            settings,
+            context,
             lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
             timeout_graceful_shutdown=settings.graceful_s,
         )
         config.load()
         # What is loaded by now stays: collecting garbage does not go through it again and again.
         gc.collect()
         gc.freeze()
-        config.ssl = context  # one of our own: uvicorn's options would choose its ciphers
         address = url_of(listener, "http" if context is None else "https")
         # uvicorn ends gracefully and then raises the signal again; having been asked to stop is no failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -1,0 +1,227 @@
+"""Connections: how long one may take, and how many whose sender has proved nothing an address may have.
+
+uvicorn waits for ever for the head of a request, if now and then a byte of it comes, and for a peer that takes no byte
+of its answer; asyncio waits a minute for a TLS handshake. All of that costs a file, of which a process has a limited
+number, and needs no key. So each step has its time here, and where there are too many strangers, the oldest goes:
+whoever is honest says who it is in the first request, within milliseconds, and is none from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import ssl
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from he_agg.errors import Reason
+from service.http.auth import KNOWN
+from service.problems import MEDIA_TYPE
+from service.settings import Settings
+
+__all__ = ["Config"]
+
+_STALLED_S = 60.0
+"""How long a peer may take no byte of an answer: sites read on when they have worked on what they have."""
+
+_ADDRESSES = 8
+"""All strangers together are as many as so many addresses may have."""
+
+
+class Config(uvicorn.Config):
+    """How each listener is served.
+
+    Args:
+        tls: the handshake's context; None for plain HTTP. uvicorn's own options would choose its ciphers.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None = None, **more: Any) -> None:
+        super().__init__(
+            app,
+            http=_Connection,
+            ws="none",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            **more,
+        )
+        self.tls = tls
+        self.head_s = settings.head_s
+        self.strangers = _Strangers(settings.max_strangers)
+
+
+class _Strangers:
+    """Connections of which nothing is known. Each new one that is too many costs the oldest its place."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._all: dict[_Connection, str] = {}
+        self._by_address: dict[str, dict[_Connection, None]] = {}
+
+    def add(self, connection: _Connection, address: str) -> None:
+        here = self._by_address.setdefault(address, {})
+        here[connection] = None
+        self._all[connection] = address
+        if len(here) > self._most:
+            next(iter(here)).hang_up()
+        elif len(self._all) > self._most * _ADDRESSES:
+            next(iter(self._all)).hang_up()
+
+    def remove(self, connection: _Connection) -> None:
+        address = self._all.pop(connection, None)
+        if address is not None:
+            here = self._by_address[address]
+            del here[connection]
+            if not here:
+                del self._by_address[address]
+
+
+class _Connection(H11Protocol):
+    config: Config
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._inner = self.app
+        self.app = self._answer
+        self._answering = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
+        self._early: bytes | None = None  # what came before the handshake's end was heard of
+        self._handshake: asyncio.Task[None] | None = None
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._line = transport
+        self.config.strangers.add(self, _address(transport))
+        if self.config.tls is None:
+            self._begin(transport)
+        else:
+            self._early = b""
+            self._handshake = self.loop.create_task(self._shake_hands(transport, self.config.tls))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.config.strangers.remove(self)
+        self._disarm()
+        if self.transport is not None:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._early is not None:
+            self._early += data
+        else:
+            super().data_received(data)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._arm(_STALLED_S)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._answering:
+            self._disarm()
+
+    async def _shake_hands(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        try:
+            secured = await self.loop.start_tls(
+                transport, self, tls, server_side=True, ssl_handshake_timeout=self.config.head_s
+            )
+        except OSError:
+            secured = None
+        if secured is None or secured.is_closing():  # it failed, or the peer has gone away since
+            self.config.strangers.remove(self)
+            return
+        early, self._early = self._early, None
+        self._begin(secured)
+        if early:
+            super().data_received(early)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._arm(self.config.head_s)
+
+    # one request after another
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._answering = True
+        self._disarm()
+        scope[KNOWN] = self._prove
+        await self._inner(scope, receive, send)
+
+    def on_response_complete(self) -> None:
+        self._answering = False
+        # Not put off by single bytes: the next head is here by then, whole, or it was the last.
+        self._arm(self.config.timeout_keep_alive + self.config.head_s)
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+        # The peer sent what is not HTTP, and there may be no request to speak of.
+        document = {
+            "type": "about:blank",
+            "title": "Bad Request",
+            "status": 400,
+            "detail": "expected an HTTP/1.1 request, got something else",
+            "reason": Reason.BAD_REQUEST.value,
+        }
+        body = json.dumps(document).encode()
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+    def _prove(self) -> None:
+        self.config.strangers.remove(self)
+
+    # time
+
+    def hang_up(self) -> None:
+        """Close at once, whatever is under way."""
+        self.config.strangers.remove(self)
+        self._line.abort()
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._unsent = self.transport.get_write_buffer_size()
+        self._timer = self.loop.call_later(seconds, self._look, seconds)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, seconds: float) -> None:
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._arm(seconds)  # the peer is slow, and takes its answer
+        else:
+            self.hang_up()
+
+
+def _address(transport: asyncio.Transport) -> str:
+    """Who it is: an address, or a network of IPv6, of which anybody has 2**64."""
+    peer = transport.get_extra_info("peername")
+    try:
+        address = ipaddress.ip_address(peer[0].partition("%")[0])
+    except (TypeError, ValueError, IndexError):
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
