@@ -52,15 +52,12 @@ class Request:
     """Send one HTTP request; the result is a `Response` of any status, or a `TransportError` is thrown in.
 
     Attributes:
-        method: GET, POST or PUT.
-        path: absolute path with query, from /v1 on.
         expect: statuses that are an answer; every other one is an error.
         body: bytes, or files to stream.
         content_digest: the field of that name, if it is known already; otherwise the body's SHA-256 is computed.
         progress: what to report when so many bytes of files are on their way.
         into: takes the body of an expected answer, piece by piece, which is then not in the `Response`. May say what to
             report. Runs like `Compute`.
-        headers: beyond those that every request has.
         max_bytes: the longest answer that is read. Units: bytes.
         wait_s: how long the aggregator may wait before it answers, as the path asks. Units: seconds.
         budget_s: how long the whole may take beside its bytes, and any silence in it; `exchange` says. Units: seconds.
@@ -86,8 +83,6 @@ class Response:
     """What came back.
 
     Attributes:
-        status: the HTTP status.
-        headers: by lower-case name.
         body: the whole body, at most as long as the request allowed.
         signed_at: this machine's time when the request was signed. Units: seconds since 1970, UTC.
     """

@@ -97,11 +97,7 @@ def decimal(number: float) -> str:
 
 
 def parse_decimal(text: str) -> float:
-    """Read what `decimal` wrote, and nothing else.
-
-    Raises:
-        WireError: not a number in shortest form.
-    """
+    """Read what `decimal` wrote, and nothing else."""
     try:
         number = float(text)
     except ValueError:
@@ -181,21 +177,13 @@ class Fields:
         return None
 
     def end(self) -> None:
-        """Refuse members nobody asked for.
-
-        Raises:
-            WireError: something is left over.
-        """
+        """Refuse members nobody asked for."""
         if self._left:
             raise WireError(Reason.BAD_FIELD, f"{self._what}: {len(self._left)} unknown member(s)")
 
 
 def check_hex(value: Json, n_bytes: int, what: str) -> None:
-    """Refuse anything but `n_bytes` bytes in lower-case hex.
-
-    Raises:
-        WireError: another length, other characters, or no string.
-    """
+    """Refuse anything but `n_bytes` bytes in lower-case hex."""
     if not isinstance(value, str) or len(value) != 2 * n_bytes or not set(value) <= set("0123456789abcdef"):
         raise WireError(Reason.BAD_FIELD, f"{what}: expected {2 * n_bytes} lower-case hex digits")
 

@@ -40,8 +40,6 @@ def deal(key: GroupKey, roster: Signed[Roster], dealer: Identity, now: float) ->
 
     Args:
         roster: the newest roster. The dealer has signed it: nobody deals to sites that somebody else put together.
-        dealer: a coordinator of the roster.
-        now: Units: seconds since 1970, UTC.
 
     Raises:
         InputError: not a coordinator of it, or a roster that does not go with the key's plan.
@@ -111,18 +109,12 @@ def open_bundle(
     """Check a bundle in every respect, open it, and see that the key in it works. Nothing is written.
 
     Args:
-        now: Units: seconds since 1970, UTC.
         current: the group key that it has, if any.
         newest_kept: highest epoch of which it has kept an old keystore; 0 if none.
         plan_id: the plan that it expects; that of `current` if left out.
 
     Returns:
         The key of the bundle; `current` itself if that is the one.
-
-    Raises:
-        WireError: roster or bundle not signed, expired, or not of each other.
-        InputError: this site is not in the roster.
-        KeystoreError: an older epoch, another plan, or a key that does not open or work.
     """
     bundle = signed.body
     _check_roster(roster, now)
@@ -188,14 +180,11 @@ def accept(
 
     Args:
         keystore: the keystore file; an older one in that place is kept as `<keystore>.epoch-N`.
-        now: Units: seconds since 1970, UTC.
         plan_id: the plan that this site expects; that of the keystore if left out.
         passphrase: opens the older keystore.
         protect: protects the new one. None: only its permissions do.
 
     Raises:
-        WireError: roster or bundle not signed, expired, or not of each other.
-        InputError: this site is not in the roster.
         KeystoreError: an older epoch, another plan, a key that does not open or work, or files that cannot be used.
     """
     current = GroupKey.load(keystore, passphrase) if _there(keystore) else None
@@ -232,8 +221,6 @@ class Agreement:
     """Who holds the key of an epoch.
 
     Attributes:
-        epoch: number of the epoch.
-        key_id: the key that they hold.
         sites: whose commitments were seen, sorted.
         missing: sites of the roster without one, sorted.
     """
@@ -248,10 +235,6 @@ def agreement(
     commitments: Iterable[Signed[Commitment]], roster: Signed[Roster], epoch: int, key_id: str | None = None
 ) -> Agreement:
     """Check that all commitments are of sites of the roster, signed by them, and name one and the same key.
-
-    Args:
-        roster: the roster that the epoch was dealt to.
-        key_id: the key that one holds oneself, if any.
 
     Raises:
         WireError: of somebody else, not signed, or of another federation or epoch.

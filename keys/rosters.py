@@ -35,12 +35,7 @@ DAY_S = 86400
 
 
 def read_roster(path: Path) -> Signed[Roster]:
-    """Read a roster file. No signature is looked at.
-
-    Raises:
-        ConfigError: it cannot be read.
-        WireError: not a roster.
-    """
+    """Read a roster file. No signature is looked at."""
     return read_document(path, lambda data: Signed.parse(Roster, data.strip()), "a roster")
 
 
@@ -50,11 +45,7 @@ def archive_of(pin: Path) -> Path:
 
 
 def keep_old(pin: Path, rosters: Iterable[Signed[Roster]]) -> None:
-    """Put versions into the archive of a pin, before a newer one takes its place.
-
-    Raises:
-        ConfigError: they cannot be written.
-    """
+    """Put versions into the archive of a pin, before a newer one takes its place."""
     archive, rosters = archive_of(pin), list(rosters)
     if not rosters:
         return
@@ -107,12 +98,6 @@ def new_roster(
         members: who has which role; the same member may come under several.
         threshold: how many coordinators have to sign; more than half of them if left out.
         min_sites: fewest sites whose sum any site opens.
-        days: how long it is good for.
-        now: Units: seconds since 1970, UTC.
-
-    Raises:
-        InputError: too few members of a role.
-        WireError: it does not make sense in itself.
     """
     merged: dict[str, Member] = {}
     for role, having in members.items():
@@ -140,10 +125,7 @@ def next_roster(
         remove: names that are no members any more.
         threshold: as before if left out.
         min_sites: as before if left out.
-        days: how long it is good for from now.
-        now: Units: seconds since 1970, UTC.
 
-    Raises:
         InputError: no such member, or too few of a role are left.
         WireError: it does not make sense in itself, or nobody could sign it so that it follows.
     """
@@ -184,8 +166,6 @@ def sign_roster(roster: Signed[Roster], identity: Identity, previous: Signed[Ros
     Args:
         identity: who signs: a coordinator of it, or of the version before.
 
-    Raises:
-        InputError: not a coordinator, or one with other keys.
         WireError: expired long ago, or the version before is not its previous one.
     """
     now, before = roster.body, None if previous is None else previous.body
@@ -219,10 +199,6 @@ def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
 
     Args:
         fingerprints: by name; spaces, colons and capitals do not matter.
-
-    Raises:
-        InputError: no such member, or something that is no fingerprint.
-        WireError: another fingerprint.
     """
     for name, text in fingerprints.items():
         heard = text.replace(" ", "").replace(":", "").replace("-", "").lower()
@@ -248,12 +224,7 @@ def first_roster(roster: Signed[Roster], fingerprints: Mapping[str, str], now: f
     word. Given fingerprints of two, two must have signed, whatever threshold the roster itself claims.
 
     Args:
-        fingerprints: by name, as they were heard over the phone.
         now: Units: seconds since 1970, UTC.
-
-    Raises:
-        InputError: too few fingerprints of coordinators.
-        WireError: expired, not signed, or other fingerprints.
     """
     roster.body.check_valid(now)
     check_signed(roster)
@@ -282,7 +253,6 @@ def follow(pinned: Signed[Roster], offered: Iterable[Signed[Roster]], now: float
     Args:
         pinned: what the site trusts; it may have expired.
         offered: newer versions, without gaps, in any order.
-        now: Units: seconds since 1970, UTC.
 
     Raises:
         WireError: an older version, another roster of the same version, a gap, too few signatures, or expired.
@@ -319,11 +289,7 @@ def follow(pinned: Signed[Roster], offered: Iterable[Signed[Roster]], now: float
 
 
 def check_self(roster: Roster, identity: Identity, role: Role) -> None:
-    """Check that a roster lists this very identity in a role.
-
-    Raises:
-        InputError: it does not, or with other keys.
-    """
+    """Check that a roster lists this very identity in a role."""
     member = roster.members.get(identity.name)
     if member is None or role not in member.roles:
         raise InputError(

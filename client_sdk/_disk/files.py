@@ -30,11 +30,7 @@ def digest_of(file: BinaryIO) -> str:
 
 @contextlib.contextmanager
 def explained(path: Path, setting: str = "spool") -> Iterator[None]:
-    """Turn what the file system says into an error that names the spool, or what else a setting names.
-
-    Raises:
-        ConfigError: instead of any OSError.
-    """
+    """Turn what the file system says into an error that names the spool, or what else a setting names."""
     try:
         yield
     except OSError as error:

@@ -73,11 +73,7 @@ class Rosters:
         return (self.named(digest) or oldest).keys_of(Role.AGGREGATOR)
 
     def check_valid(self, now: float) -> None:
-        """Check that the pinned roster has not expired.
-
-        Raises:
-            ConfigError: it has.
-        """
+        """Check that the pinned roster has not expired."""
         try:
             self._newest.body.check_valid(now)
         except WireError as error:
@@ -88,12 +84,7 @@ class Rosters:
             ) from error
 
     def check_own(self, signed: Signed[Roster]) -> None:
-        """Check that a roster has this site in it, with its own key.
-
-        Raises:
-            KeystoreError: it lists another key.
-            ConfigError: it does not list this site as a site.
-        """
+        """Check that a roster has this site in it, with its own key."""
         roster, identity = signed.body, self._identity
         member = roster.members.get(identity.name)
         if member is None or Role.SITE not in member.roles:
@@ -116,7 +107,6 @@ class Rosters:
 
         Raises:
             WireError: it does not follow the pinned one, or is not signed by enough coordinators.
-            ConfigError: the file cannot be replaced.
         """
         check_follows(signed, self._newest)
         keep_old(self._path, [self._newest])

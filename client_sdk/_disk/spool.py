@@ -44,13 +44,7 @@ _UPDATE = "update"
 
 @dataclass(frozen=True)
 class Stored:
-    """A submission found in the spool.
-
-    Attributes:
-        signed: what was, or will be, announced.
-        encoded: its bytes as stored.
-        fingerprint: what it encrypts, recognisable with the group key only.
-    """
+    """A submission found in the spool. `fingerprint` says what it encrypts, to holders of the group key only."""
 
     signed: Signed[Manifest]
     encoded: bytes
@@ -68,14 +62,7 @@ class Stored:
 
 
 class Spool:
-    """All submissions of one site.
-
-    Args:
-        root: the configured directory; made if it does not exist.
-
-    Raises:
-        ConfigError: the directory cannot be made or written.
-    """
+    """All submissions of one site."""
 
     def __init__(self, root: Path, site: str) -> None:
         self._root = root / site
@@ -123,11 +110,7 @@ class SpoolEntry:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes and threads away from this round.
-
-        Raises:
-            InputError: somebody works on it already.
-        """
+        """Keep other processes and threads away from this round."""
         lock = self.path.with_name(self.path.name + ".lock")
         descriptor = self._acquire(lock)
         try:
@@ -163,12 +146,7 @@ class SpoolEntry:
         return (self.path / _MANIFEST).is_file()
 
     def stored(self) -> Stored | None:
-        """Read the submission stored here; None if there is none, or only what a crash left.
-
-        Raises:
-            WireError: there is one, and it is damaged.
-            ConfigError: it cannot be read.
-        """
+        """Read the submission stored here; None if there is none, or only what a crash left."""
         with explained(self.path):
             try:
                 with (self.path / _MANIFEST).open("rb") as file:
@@ -186,9 +164,6 @@ class SpoolEntry:
 
         Args:
             needed_bytes: what will be stored here: the parts, and later the parts of the sum.
-
-        Raises:
-            ConfigError: no room, or the directory cannot be made.
         """
         self.remove()
         with explained(self.path):
@@ -212,11 +187,7 @@ class SpoolEntry:
         return digest.hexdigest()
 
     def seal(self, encoded: bytes, fingerprint: str) -> None:
-        """Make what was written a submission: after this it is sent again, never encrypted again.
-
-        Args:
-            fingerprint: what it encrypts.
-        """
+        """Make what was written a submission: after this it is sent again, never encrypted again."""
         with explained(self.path):
             create(self.path / _UPDATE, fingerprint.encode("ascii"))
             create(self.path / f".{_MANIFEST}", encoded)
@@ -226,11 +197,7 @@ class SpoolEntry:
             sync_directory(self.path.parent)
 
     def check_part(self, number: int, length: int, digest: str) -> None:
-        """Check that a stored part is still what the manifest says.
-
-        Raises:
-            WireError: it is not: the disk lost or changed it.
-        """
+        """Check that a stored part is still what the manifest says."""
         path = self.part_path(number)
         with explained(self.path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == length and digest_of(file) == digest:
@@ -292,11 +259,7 @@ class SpoolEntry:
                 shutil.rmtree(self.path)
 
     def check(self, stored: Stored, plan: PublicPlan, epoch: int, key_id: str, site: str, public_key: bytes) -> None:
-        """Refuse a stored submission that was made with another key or plan, or signed with another identity.
-
-        Raises:
-            WireError: says which.
-        """
+        """Refuse a stored submission that was made with another key or plan, or signed with another identity."""
         try:
             stored.manifest.check(plan, self.round_id, epoch, key_id, site)
             stored.signed.check_signed({site: public_key})

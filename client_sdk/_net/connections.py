@@ -46,14 +46,7 @@ class Budget:
         self.until = time.monotonic() + self.step_s
 
     def left(self, most_s: float | None = None) -> float:
-        """Return how long the next step may take.
-
-        Args:
-            most_s: never longer than that. Units: seconds.
-
-        Raises:
-            httpcore.ReadTimeout: no time is left.
-        """
+        """Return how long the next step may take."""
         left = self.until - time.monotonic()
         if left <= 0:
             raise httpcore.ReadTimeout(
@@ -67,11 +60,7 @@ class Budget:
         self.until += n_bytes / self.bytes_per_s
 
     def received(self, data: bytes) -> bytes:
-        """Count what came in.
-
-        Raises:
-            httpcore.RemoteProtocolError: heads without end.
-        """
+        """Count what came in."""
         if self.heads:
             if self._head_bytes > _MAX_HEAD_BYTES:
                 raise httpcore.RemoteProtocolError(f"expected at most {_MAX_HEAD_BYTES} bytes before the answer")

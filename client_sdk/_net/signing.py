@@ -18,9 +18,6 @@ class Signer:
     """Who signs a site's requests.
 
     Attributes:
-        name: the site's name.
-        key: its signing key. Secret.
-        federation: what its requests are for.
         clock: Units: seconds since 1970, UTC.
     """
 

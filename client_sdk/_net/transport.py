@@ -126,11 +126,7 @@ class AsyncTransport:
         self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **options)
 
     async def run(self, flow: Flow[T], listener: Listener) -> T:
-        """Drive a flow to its end.
-
-        Args:
-            listener: is told of its progress, in the event loop.
-        """
+        """Drive a flow to its end."""
         try:
             effect = next(flow)
             while True:
@@ -208,11 +204,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 
 def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
-    """Drive a flow with a function that carries out one effect.
-
-    Args:
-        perform: takes an effect and returns its result; what it raises is thrown into the flow.
-    """
+    """Drive a flow with a function that carries out one effect."""
     try:
         effect = next(flow)
         while True:

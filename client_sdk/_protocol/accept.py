@@ -53,7 +53,6 @@ class RejectedError(Exception):
     """Something that must not be believed. Never leaves this package.
 
     Args:
-        reason: of the closed set.
         expected: what it had to be: names, numbers, digests.
     """
 
@@ -70,11 +69,6 @@ class Expected:
     """What this site goes by, whatever the aggregator says.
 
     Attributes:
-        site: its name.
-        plan: the public half of its plan.
-        epoch: of its group key.
-        key_id: of its group key.
-        round_id: the attempt.
         min_sites: fewest sites whose sum it opens, by its own settings.
         own: id of its submission, if there is one in the spool.
     """
@@ -124,11 +118,7 @@ def check_members(roster: Roster | None, record: RoundRecord) -> Roster:
 
 
 def check_record_signature(keys: dict[str, bytes], signed: Signed[RoundRecord]) -> None:
-    """Step 4, first half: an aggregator of the roster has signed the record.
-
-    Args:
-        keys: of the roster's aggregators, by name.
-    """
+    """Step 4, first half: an aggregator of the roster has signed the record."""
     try:
         signed.check_signed(keys)
     except WireError as error:

@@ -44,7 +44,6 @@ class Accepted:
     """A published record that passed all checks but those on the sum itself.
 
     Attributes:
-        record: the record.
         manifests: its members', by site.
         received_bytes: how long the manifests were as they travelled. Units: bytes.
     """
@@ -61,10 +60,6 @@ def await_record(
 
     Args:
         until: when to stop asking, on the driver's clock, if the operator moves no deadline. Units: seconds.
-
-    Raises:
-        TransportError: the aggregator could not be reached for too long.
-        ProtocolError: no result in time, something else than a record, or the round has failed.
     """
     started = yield from now()
     at_last = until + session.pause_s
@@ -140,14 +135,8 @@ def _why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> Pro
 def accept(session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], own: str | None) -> Flow[Accepted]:
     """Check that a published record is one whose sum this site may open: steps 1 to 6 of `accept.py`, in order.
 
-    Args:
-        own: id of this site's submission, if there is one in the spool.
-
     Raises:
         DecryptionError: it is not.
-        TransportError: the aggregator could not be reached for too long.
-        ProtocolError: it refused a request.
-        ConfigError: the roster has expired, or a file of this site cannot be used.
     """
     session.rosters.check_valid(session.clock())
     return (yield from _uniformly(session, entry, _accept_record(session, _expected(session, entry, own), signed)))
@@ -158,19 +147,12 @@ def collect(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mea
 
     Raises:
         DecryptionError: the sum is not what the members submitted, or did not open to what it must be.
-        TransportError: the aggregator could not be reached for too long; parts that are here stay.
-        ProtocolError: it refused a request.
-        ConfigError: the spool cannot be used.
     """
     return (yield from _uniformly(session, entry, _collect_sum(session, entry, accepted)))
 
 
 def check_counted(session: Session, record: RoundRecord, own: str) -> None:
-    """Check that this site's submission is in the sum of a record that `accept` has passed.
-
-    Raises:
-        ProtocolError: it is excluded; the record says why.
-    """
+    """Check that this site's submission is in the sum of a record that `accept` has passed."""
     if session.site not in record.members:
         raise ProtocolError(
             Reason.ROUND_CLOSED,

@@ -40,12 +40,9 @@ def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: Roun
     Args:
         entry: the round's place in the spool, locked. What an interrupted download left there is not fetched again.
         record: the round's, with the digests of the parts.
-        tags: is added to.
 
     Raises:
         RejectedError: a part is not the record's, however often it is fetched, or not one of the plan.
-        TransportError: the aggregator could not be reached for too long, or sent too slowly; what is here stays.
-        ProtocolError: it has no such sum any more.
     """
     arriving = _Arriving(session, entry, record, mac, tags)
     for place in session.plan.places:
@@ -161,11 +158,7 @@ class _Arriving:
 
 
 def part_of_sum(plan: PublicPlan, place: PartPlace, data: bytes | memoryview) -> Part:
-    """Take a part of the sum apart. Its residues are for the codec to look at.
-
-    Raises:
-        RejectedError: it is not a valid one.
-    """
+    """Take a part of the sum apart. Its residues are for the codec to look at."""
     try:
         return parse_part(data, place, plan.plan_id, check_residues=False)
     except WireError as error:

@@ -65,12 +65,8 @@ def exchange(
     the bytes that got through use it up.
 
     Args:
-        request: what to send; it may be sent many times.
         until: when trying again becomes pointless, on the driver's clock. Units: seconds.
         again: finds out what to send after a failure, if not the same once more.
-
-    Returns:
-        The answer; its status is one that the request expects.
 
     Raises:
         TransportError: the aggregator could not be reached for too long.

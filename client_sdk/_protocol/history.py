@@ -25,11 +25,6 @@ def refusing(session: Session, event: str, round_id: RoundId | None, flow: Flow[
 
     This is for documents, which anybody may see. What a sum was refused for nobody is told (`_collect.py`).
 
-    Args:
-        event: what the security log calls it.
-        round_id: the round it is about, if it is about one.
-        flow: raises `RejectedError`.
-
     Raises:
         ProtocolError: what came must not be believed.
     """
@@ -96,12 +91,8 @@ def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
 def catch_up(session: Session, until: int) -> Flow[None]:
     """Fetch and verify the records that this site has not seen yet.
 
-    Args:
-        until: index of the last one.
-
     Raises:
         RejectedError: one does not follow the one before, or no aggregator has signed it.
-        ConfigError: the file that notes them cannot be used.
     """
     while (seen := (yield from compute(partial(len, session.chain)))) < until:
         request = Request(
@@ -144,11 +135,7 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
 
 
 def parse_record(body: bytes) -> Signed[RoundRecord]:
-    """Read a record. Nothing is proven about it yet.
-
-    Raises:
-        RejectedError: it is not a valid one.
-    """
+    """Read a record. Nothing is proven about it yet."""
     try:
         return Signed.parse(RoundRecord, body)
     except WireError as error:

@@ -30,7 +30,6 @@ class OpenRound:
     """A round that takes submissions, and that this site is invited to.
 
     Attributes:
-        id: which one.
         submitted: whether the aggregator has this site's complete submission.
         closes_at: its deadline on the driver's clock. Units: seconds.
         records: how many records the chain has before its own. While it is open there are no more.
@@ -43,16 +42,7 @@ class OpenRound:
 
 
 def current_round(session: Session, wait_s: int = 0, after: str | None = None) -> Flow[CurrentRound]:
-    """Ask where the federation stands.
-
-    Args:
-        wait_s: how long the aggregator may wait for news. Units: seconds.
-        after: id of the round that is already known.
-
-    Raises:
-        TransportError: the aggregator could not be reached for too long.
-        ProtocolError: it refused, or its answer makes no sense.
-    """
+    """Ask where the federation stands."""
     query = f"?wait={wait_s}" + (f"&after={after}" if after else "")
     request = Request(
         "GET",
@@ -91,16 +81,12 @@ def open_round(session: Session) -> Flow[OpenRound | None]:
 def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
     """Wait for a round that this site is invited to.
 
-    Args:
-        after: id of the round that was seen last.
-
     Returns:
         The round; None when the federation has ended.
 
     Raises:
         KeystoreError: the federation uses another group key.
         PlanError: the federation follows another plan.
-        TransportError: the aggregator could not be reached for too long.
         ProtocolError: it refused, its answer makes no sense, or it went back on rosters or records.
         ConfigError: the roster has expired, or does not list this site any more.
     """
@@ -127,12 +113,7 @@ def unhurried(asked_at: float) -> Flow[None]:
 
 
 def check_agreement(session: Session, current: CurrentRound) -> None:
-    """Check that the federation's plan, epoch and key are those of the keystore, before anything is encrypted.
-
-    Raises:
-        PlanError: another plan.
-        KeystoreError: another epoch or group key.
-    """
+    """Check that the federation's plan, epoch and key are those of the keystore, before anything is encrypted."""
     key = session.key
     if current.plan_id != key.plan_id:
         raise PlanError(

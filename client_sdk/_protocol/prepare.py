@@ -85,11 +85,7 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
 
 
 def check_stored(session: Session, entry: SpoolEntry, stored: Stored) -> None:
-    """Refuse a stored submission that this site would not make as it is now configured.
-
-    Raises:
-        WireError: another key, plan or identity.
-    """
+    """Refuse a stored submission that this site would not make as it is now configured."""
     key, identity = session.key, session.identity
     entry.check(stored, session.plan, key.epoch, key.key_id, identity.name, identity.signing_key.public_key)
 

@@ -45,10 +45,8 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
     """Announce a stored submission, send the parts that are missing, complete it.
 
     Raises:
-        TransportError: the aggregator could not be reached for too long; everything stays in the spool.
         ProtocolError: it refused: the round is closed, or it has another submission of this site; or its receipt is
             not one.
-        WireError: a stored part is damaged.
     """
     started = yield from now()
     sent = len(stored.encoded)
@@ -85,11 +83,6 @@ def repair(
 
     Args:
         repaired: how often each part was sent again; three times is enough for an honest disk.
-
-    Raises:
-        TransportError: the aggregator could not be reached for too long.
-        ProtocolError: it refused.
-        WireError: the part is damaged here, too.
     """
     opened = OpenRound(round_id, True, (yield from now()))
     try:
@@ -167,14 +160,7 @@ def _missing(session: Session, status: SubmissionStatus) -> list[PartPlace]:
 
 
 class _Upload:
-    """Parts on their way. Whatever is missing goes in as few requests as may be; none is sent that is there already.
-
-    Args:
-        missing: parts that the aggregator does not have, in order.
-
-    Attributes:
-        sent_bytes: how many went out.
-    """
+    """Parts on their way. Whatever is missing goes in as few requests as may be; none is sent that is there already."""
 
     def __init__(
         self, session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, missing: list[PartPlace]
@@ -185,11 +171,7 @@ class _Upload:
         self._total = session.plan.wire_bytes
 
     def send_all(self) -> Flow[bytes]:
-        """Send what is missing, and the end of the submission, which is empty if its last part is there.
-
-        Returns:
-            The answer to the end: a receipt.
-        """
+        """Send what is missing, and the end of the submission, which is empty if its last part is there."""
         while True:
             response = yield from self._send()
             if response.status != _NO_CONTENT:

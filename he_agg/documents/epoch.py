@@ -29,13 +29,10 @@ class EpochBundle:
     """A group key on its way to the sites.
 
     Attributes:
-        federation: its name.
-        epoch: number of the epoch, from 1.
         plan_id: the plan that the key is for, 64 hex digits.
         key_id: commitment to the key, 64 hex digits.
         roster: digest of the roster whose sites can open it, 64 hex digits.
         roster_version: its version.
-        dealer: the coordinator that made the key.
         payload: the key, under a one-time content key.
         sealed: the content key, sealed to each site, by name.
     """
@@ -80,11 +77,7 @@ class EpochBundle:
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> EpochBundle:
-        """Read a bundle.
-
-        Raises:
-            WireError: not one.
-        """
+        """Read a bundle."""
         fields = canonical.Fields(value, "epoch bundle")
         fields.integer("v", 1, 1)
         sealed = fields.object("sealed")
@@ -110,10 +103,7 @@ class Commitment:
     """A site's word that it holds the key of an epoch. Equal key ids mean equal keys.
 
     Attributes:
-        federation: its name.
-        epoch: number of the epoch.
         key_id: commitment to the key that the site holds, 64 hex digits.
-        site: whose word it is.
     """
 
     KIND: ClassVar[str] = "commitment"
@@ -140,11 +130,7 @@ class Commitment:
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> Commitment:
-        """Read a commitment.
-
-        Raises:
-            WireError: not one.
-        """
+        """Read a commitment."""
         fields = canonical.Fields(value, "commitment")
         fields.integer("v", 1, 1)
         commitment = cls(

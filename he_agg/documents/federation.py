@@ -20,8 +20,6 @@ class FederationDocument:
     """The public half of the plan, and a commitment to the group key.
 
     Attributes:
-        plan: the public half.
-        epoch: number of the group key's epoch.
         key_id: commitment to the group key, 64 hex digits.
     """
 

@@ -30,10 +30,8 @@ class Manifest:
 
     Attributes:
         round_id: federation, round and attempt it belongs to.
-        epoch: number of the group key's epoch.
         key_id: commitment to the group key, 64 hex digits.
         plan_id: the plan, 64 hex digits.
-        site: who submits.
         nonce: 16 random bytes per encryption, in hex: two encryptions never share a manifest.
         part_digests: SHA-256 of every part as it travels, in order, in hex.
         tags: authentication of the residues, linear so that the sum can be checked by the sum of the tags.
@@ -86,11 +84,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> Manifest:
-        """Read a manifest.
-
-        Raises:
-            WireError: not one.
-        """
+        """Read a manifest."""
         fields = canonical.Fields(value, "manifest")
         fields.integer("v", 1, 1)
         federation = check_name(fields.string("federation"), "manifest.federation")

@@ -34,9 +34,7 @@ class RoundRecord:
         previous: digest of the signed record before it, 64 hex digits; `NO_RECORD` for the first.
         closed_at: when the set became final. Units: seconds since 1970, UTC.
         roster: digest of the roster that the aggregator went by, 64 hex digits.
-        epoch: number of the group key's epoch.
         key_id: commitment to the group key.
-        plan_id: the plan.
         outcome: "published", or "failed" when too few sites submitted.
         members: submission id by site, for every submission in the sum.
         excluded: reason by site, for every site that was invited and is not in the sum.
@@ -93,11 +91,7 @@ class RoundRecord:
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> RoundRecord:
-        """Read a record.
-
-        Raises:
-            WireError: not one that makes sense in itself.
-        """
+        """Read a record."""
         fields = canonical.Fields(value, "record")
         fields.integer("v", 1, 1)
         federation = check_name(fields.string("federation"), "record.federation")

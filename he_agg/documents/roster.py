@@ -55,11 +55,7 @@ class Receiving:
 
     @classmethod
     def from_json(cls, name: str, value: canonical.Json) -> Receiving:
-        """Read what a member has under "receiving".
-
-        Raises:
-            WireError: no suite that is known, or not its key.
-        """
+        """Read what a member has under "receiving"."""
         fields = canonical.Fields(value, f"member {name}.receiving")
         suite = fields.string("suite", 63)
         if suite not in SUITE_BYTES:
@@ -78,9 +74,7 @@ class Member:
     """One member, as everybody may know it.
 
     Attributes:
-        name: its name.
         signing_key: Ed25519, 32 bytes in hex.
-        roles: what it may do.
         receiving: what secrets are sealed to; None for a member that gets none.
     """
 
@@ -106,11 +100,7 @@ class Member:
 
     @classmethod
     def from_json(cls, name: str, value: canonical.Json) -> Member:
-        """Read what `to_json` wrote.
-
-        Raises:
-            WireError: not a member.
-        """
+        """Read what `to_json` wrote."""
         check_name(name, "member")
         fields = canonical.Fields(value, f"member {name}")
         signing_key = fields.hex("signing_key", PUBLIC_KEY_BYTES)
@@ -134,7 +124,6 @@ class Roster:
     """Who belongs to a federation.
 
     Attributes:
-        federation: its name.
         version: from 1, one more each time.
         issued_at: Units: seconds since 1970, UTC.
         expires_at: Units: seconds since 1970, UTC.
@@ -186,11 +175,7 @@ class Roster:
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> Roster:
-        """Read a roster, and see that it makes sense in itself.
-
-        Raises:
-            WireError: it does not.
-        """
+        """Read a roster, and see that it makes sense in itself."""
         fields = canonical.Fields(value, "roster")
         fields.integer("v", 1, 1)
         roster = cls(
@@ -207,11 +192,7 @@ class Roster:
         return roster
 
     def check_valid(self, now: float) -> None:
-        """Check that it has not expired.
-
-        Raises:
-            WireError: it has.
-        """
+        """Check that it has not expired."""
         if now >= self.expires_at:
             raise WireError(
                 Reason.ROSTER_EXPIRED,
@@ -242,11 +223,7 @@ class Roster:
 
 
 def check_signed(signed: Signed[Roster], by: Roster | None = None) -> None:
-    """Check that enough coordinators have signed a roster: its own, or those of another one.
-
-    Raises:
-        WireError: too few did.
-    """
+    """Check that enough coordinators have signed a roster: its own, or those of another one."""
     by = by or signed.body
     signers = signed.signers(by.keys_of(Role.COORDINATOR))
     if len(signers) < by.threshold:

@@ -46,11 +46,7 @@ class Body(Protocol):
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> Self:
-        """Read what `to_json` wrote, and refuse everything else.
-
-        Raises:
-            WireError: not such a body.
-        """
+        """Read what `to_json` wrote, and refuse everything else."""
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -61,7 +57,6 @@ class Signed(Generic[AnyBody]):
     """A document and its signatures. Nothing is proven until `check_signed` or `signers` was asked.
 
     Attributes:
-        body: what it says.
         signatures: 64 bytes by the name of who signed.
     """
 
@@ -70,13 +65,7 @@ class Signed(Generic[AnyBody]):
 
     @classmethod
     def make(cls, body: AnyBody, key: SigningKey, name: str | None = None) -> Signed[AnyBody]:
-        """Sign a body.
-
-        Args:
-            body: what is signed.
-            key: with which key.
-            name: who signs; its author if left out.
-        """
+        """Sign a body."""
         return cls(body).signed_by(name or body.author or "", key)
 
     def signed_by(self, name: str, key: SigningKey) -> Signed[AnyBody]:
@@ -84,11 +73,7 @@ class Signed(Generic[AnyBody]):
         return replace(self, signatures={**self.signatures, name: key.sign(self._message)})
 
     def signers(self, keys: Mapping[str, bytes]) -> frozenset[str]:
-        """Name those whose keys are given and who have signed this body. Signatures of others count for nothing.
-
-        Args:
-            keys: public key by name.
-        """
+        """Name those whose keys are given and who have signed this body. Signatures of others count for nothing."""
         return frozenset(
             name
             for name, signature in self.signatures.items()

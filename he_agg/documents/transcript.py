@@ -28,12 +28,7 @@ def encode_header(plan: PublicPlan) -> bytes:
 
 
 def parse_header(line: bytes) -> PublicPlan:
-    """Read the first line, and check the plan in it.
-
-    Raises:
-        WireError: not the beginning of a transcript.
-        PlanError: a plan that must not be used.
-    """
+    """Read the first line, and check the plan in it."""
     fields = canonical.Fields(canonical.parse(line, MAX_LINE_BYTES), KIND)
     fields.integer("v", 1, 1)
     kind, federation = fields.string("kind", 63), check_name(fields.string("federation"), "transcript.federation")

@@ -189,12 +189,7 @@ class CkksParameters:
 
     @classmethod
     def from_json(cls, value: canonical.Json, magnitude: int, max_sites: int) -> CkksParameters:
-        """Read what `to_json` wrote and check it again.
-
-        Raises:
-            WireError: another document.
-            PlanError: an unknown profile, or parameters that are unsafe, inexact or not the ones of this formula.
-        """
+        """Read what `to_json` wrote and check it again."""
         fields = canonical.Fields(value, "plan.parameters")
         name = fields.string("profile")
         scale_bits = fields.integer("scale_bits", 1, 60)

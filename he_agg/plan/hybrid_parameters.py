@@ -172,12 +172,7 @@ class HybridParameters:
 
     @classmethod
     def from_json(cls, value: canonical.Json, magnitude: int, max_sites: int) -> HybridParameters:
-        """Read what `to_json` wrote and check it again.
-
-        Raises:
-            WireError: another document.
-            PlanError: parameters that are unsafe, inexact or not the ones of this formula.
-        """
+        """Read what `to_json` wrote and check it again."""
         fields = canonical.Fields(value, "plan.parameters")
         primes = tuple(fields.array("primes", 2))
         stated = (fields.string("delta"), fields.object("key"))

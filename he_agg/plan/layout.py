@@ -116,9 +116,6 @@ class Layout:
     def arrays(self, tensors: Mapping[str, Any]) -> list[NDArray[Any]]:
         """Check the site's tensors against the layout and return them in its order.
 
-        Args:
-            tensors: named arrays, in any order.
-
         Raises:
             InputError: a tensor is missing, extra, misshapen or of another dtype. The first one is named.
         """
@@ -179,12 +176,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> Layout:
-        """Read what `to_json` wrote.
-
-        Raises:
-            WireError: another document.
-            PlanError: a layout that cannot be.
-        """
+        """Read what `to_json` wrote."""
         fields = canonical.Fields(value, "layout")
         specs = []
         for member in fields.array("tensors", MAX_TENSORS):

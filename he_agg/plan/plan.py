@@ -109,12 +109,7 @@ class PublicPlan:
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> PublicPlan:
-        """Read a public half and check everything that can be checked without the layout.
-
-        Raises:
-            WireError: another document.
-            PlanError: unsafe or inexact parameters, or sections that do not follow from them.
-        """
+        """Read a public half and check everything that can be checked without the layout."""
         fields = canonical.Fields(value, "plan")
         fields.integer("v", VERSION, VERSION)
         federation = check_name(fields.string("federation"), "plan.federation")
@@ -291,12 +286,7 @@ class Plan:
 
     @classmethod
     def parse(cls, data: bytes) -> Plan:
-        """Read a site's plan file and check all of it again.
-
-        Raises:
-            WireError: another document.
-            PlanError: a plan that must not be used.
-        """
+        """Read a site's plan file and check all of it again."""
         fields = canonical.Fields(canonical.parse(data, MAX_PLAN_BYTES), "plan file")
         public = PublicPlan.from_json(fields.object("public"))
         layout = Layout.from_json(fields.object("layout"))

@@ -25,11 +25,9 @@ class CurrentRound:
     """Where a federation stands, for one site.
 
     Attributes:
-        federation: its name.
         stage: "created" (not started), "running", "paused" (by the operator: keep waiting), or "ended".
         epoch: number of the group key's epoch.
         key_id: commitment to the group key.
-        plan_id: the plan.
         round_id: the round that takes submissions; None while there is none.
         number: its number, from 1.
         attempt: its attempt, from 1.
@@ -95,8 +93,6 @@ class Receipt:
 
     Attributes:
         id: SHA-256 of the manifest.
-        round_id: the round it belongs to.
-        site: whose it is.
         accepted_at: Units: seconds since 1970, UTC.
     """
 
@@ -123,11 +119,7 @@ class Receipt:
 
     @classmethod
     def from_json(cls, value: canonical.Json) -> Receipt:
-        """Read a receipt's body.
-
-        Raises:
-            WireError: not one.
-        """
+        """Read a receipt's body."""
         fields = canonical.Fields(value, "receipt")
         fields.integer("v", 1, 1)
         receipt = cls(
@@ -144,11 +136,7 @@ Message = TypeVar("Message", CurrentRound, SubmissionStatus)
 
 
 def read(kind: type[Message], body: bytes) -> Message:
-    """Read an answer. Unknown members are ignored, so that an aggregator may be newer than a site.
-
-    Raises:
-        ProtocolError: not such an answer.
-    """
+    """Read an answer. Unknown members are ignored, so that an aggregator may be newer than a site."""
     try:
         value: Any = canonical.loads(body)
     except WireError as error:

@@ -36,7 +36,6 @@ class AggregatorKey:
 
     Attributes:
         signing_key: signs records and receipts. Secret.
-        name: what the aggregator is called in rosters.
     """
 
     signing_key: SigningKey = field(repr=False)
@@ -44,12 +43,7 @@ class AggregatorKey:
 
     @classmethod
     def load_or_create(cls, data_dir: Path) -> AggregatorKey:
-        """Take the key of a data directory; the first time, make both.
-
-        Raises:
-            ConfigError: the directory cannot be made or written.
-            KeystoreError: the file is not what it must be, or others may read it.
-        """
+        """Take the key of a data directory; the first time, make both."""
         path = data_dir / FILE_NAME
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,11 +62,7 @@ class AggregatorKey:
         return Member(self.name, self.signing_key.public_key.hex(), frozenset({Role.AGGREGATOR}))
 
     def named(self, name: str) -> AggregatorKey:
-        """Return the same key under another name, for a federation that calls its aggregator so.
-
-        Raises:
-            WireError: not a name.
-        """
+        """Return the same key under another name, for a federation that calls its aggregator so."""
         return AggregatorKey(self.signing_key, check_name(name, "aggregator"))
 
     def public_file(self) -> bytes:
@@ -81,11 +71,7 @@ class AggregatorKey:
         return canonical.encode({"v": 1, "name": self.name, "public": public})
 
     def save_public(self, path: Path) -> None:
-        """Write the public file. A file that is there already must hold the very same.
-
-        Raises:
-            ConfigError: it holds something else, or cannot be written.
-        """
+        """Write the public file. A file that is there already must hold the very same."""
         content = self.public_file()
         try:
             with contextlib.suppress(FileExistsError), path.open("xb") as file:

@@ -24,14 +24,7 @@ __all__ = ["Conductor"]
 
 
 class Conductor:
-    """The one writer of rounds, and of the chain of records.
-
-    Args:
-        clock: Units: seconds since 1970, UTC.
-
-    Attributes:
-        key: as given.
-    """
+    """The one writer of rounds, and of the chain of records."""
 
     def __init__(self, store: Store, key: AggregatorKey, clock: Callable[[], float] = time.time) -> None:
         self._store = store

@@ -12,11 +12,7 @@ __all__ = ["federation_named", "find_round"]
 
 
 def federation_named(tx: Transaction, name: str) -> FederationRow:
-    """Find the federation of this name.
-
-    Raises:
-        RefusedError: there is none.
-    """
+    """Find the federation of this name."""
     row = tx.federation(name)
     if row is None:
         raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {name} here")
@@ -24,11 +20,7 @@ def federation_named(tx: Transaction, name: str) -> FederationRow:
 
 
 def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
-    """Find the round that an address names, if it is one of the caller's federation.
-
-    Raises:
-        RefusedError: it is not, whether or not another federation has it.
-    """
+    """Find the round that an address names, if it is one of the caller's federation."""
     try:
         round_id = RoundId.parse(text)
     except WireError:

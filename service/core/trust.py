@@ -22,12 +22,7 @@ __all__ = ["accept_bundle", "accept_commitment", "accept_roster", "add_first_ros
 
 
 def _check_roster(signed: Signed[Roster], row: FederationRow, key: AggregatorKey, now: float) -> None:
-    """Check that a roster can be a federation's, whoever signed it.
-
-    Raises:
-        RefusedError: another federation's, without this aggregator, or with more sites than the plan holds.
-        WireError: it has expired.
-    """
+    """Check that a roster can be a federation's, whoever signed it."""
     roster, plan = signed.body, row.parsed.plan
     if roster.federation != row.name:
         raise RefusedError(
@@ -50,12 +45,7 @@ def _check_roster(signed: Signed[Roster], row: FederationRow, key: AggregatorKey
 
 
 def add_first_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes) -> None:
-    """Take the roster that a federation begins with: the operator has compared its coordinators' fingerprints.
-
-    Raises:
-        WireError: not a roster, signed by too few of its own coordinators, or expired.
-        RefusedError: not one that this aggregator can work with.
-    """
+    """Take the roster that a federation begins with: the operator has compared its coordinators' fingerprints."""
     signed = Signed.parse(Roster, data)
     _check_roster(signed, row, conductor.key, conductor.now())
     check_signed(signed)
@@ -64,9 +54,6 @@ def add_first_roster(tx: Transaction, conductor: Conductor, row: FederationRow, 
 
 def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, version: int) -> bool:
     """Take the next version of a roster. The same bytes again are no error.
-
-    Args:
-        tx: a transaction that may write.
 
     Raises:
         WireError: not a roster, signed by too few, or expired.
@@ -101,9 +88,6 @@ def accept_bundle(
 ) -> bool:
     """Take the bundle of the next epoch, or that of the current one, if it has none yet. Repeating it is fine.
 
-    Args:
-        tx: a transaction that may write.
-        number: which epoch it is said to be for.
         caller: the coordinator that sends it; None if the operator brings it.
 
     Raises:

@@ -37,11 +37,7 @@ class _Open:
 
 
 class Ahead:
-    """Makes parts of sums beside everything else, so that no answer waits for them.
-
-    Args:
-        pool: runs what is to be made; shut down by `close`.
-    """
+    """Makes parts of sums beside everything else, so that no answer waits for them."""
 
     def __init__(self, store: Store, part_store: PartStore, pool: Executor) -> None:
         self._store = store

@@ -85,8 +85,6 @@ def fold_round(
 ) -> bool:
     """Make every part of a round's sum durable. Goes on where an earlier run was interrupted.
 
-    Args:
-        round_id: a round whose set is closed.
         stopping: asked between parts; True makes it return early.
         threads: how many parts to work on at once.
         hold: called within every transaction that writes; raises to give up.
@@ -97,9 +95,6 @@ def fold_round(
 
     Returns:
         Whether the whole sum is durable.
-
-    Raises:
-        CorruptPartError: as in `fold_part`, without `on_damage`.
     """
     with store.read() as tx:
         durable = tx.sum_digests(round_id)

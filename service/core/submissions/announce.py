@@ -94,11 +94,7 @@ class Announcements:
         return status_of(tx, submission, new.plan), True
 
     def _known_announcement(self, tx: Transaction, new: _Announcement) -> SubmissionStatus | None:
-        """Find the submission if it was announced before; None if it may be now.
-
-        Raises:
-            RefusedError: it may not.
-        """
+        """Find the submission if it was announced before; None if it may be now."""
         submission, round_id, site = new.submission, new.submission.round_id, new.submission.site
         row = find_round(tx, round_id.federation, str(round_id))
         existing = tx.submission_of(round_id, site)

@@ -40,11 +40,7 @@ class Capacity:
         self.check_disk(size + self._awaited(tx))
 
     def check_disk(self, needed: int = 0) -> None:
-        """Check that the part store has room for this many bytes above the reserve.
-
-        Raises:
-            RefusedError: `STORAGE_FULL`.
-        """
+        """Check that the part store has room for this many bytes above the reserve."""
         space, reserve = self._part_store.space(), self._settings.reserve_bytes
         if space is not None and space.free_bytes < reserve + needed:
             raise RefusedError(

@@ -61,11 +61,7 @@ def complete(conductor: Conductor, tx: Transaction, announced: SubmissionRow) ->
 
 
 def receipt(conductor: Conductor, completion: Completion) -> Signed[Receipt]:
-    """Sign the receipt: the same bytes each time, for nothing in it is new, and Ed25519 has no randomness.
-
-    Raises:
-        RefusedError: the round closed before.
-    """
+    """Sign the receipt: the same bytes each time, for nothing in it is new, and Ed25519 has no randomness."""
     submission, row, signer = completion
     if submission.accepted_at is None:
         raise round_closed(row)

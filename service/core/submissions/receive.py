@@ -31,11 +31,7 @@ __all__ = ["Uploads"]
 
 
 class Uploads:
-    """Takes parts in, and completes submissions with their last ones.
-
-    Args:
-        on_stored: is told of parts that have just become durable.
-    """
+    """Takes parts in, and completes submissions with their last ones."""
 
     def __init__(
         self,
@@ -50,21 +46,13 @@ class Uploads:
         self._decisions = Batch(store, self._decide)
 
     def status(self, federation: str, site: str, submission_id: str) -> SubmissionStatus:
-        """Say how far a submission has come.
-
-        Raises:
-            RefusedError: this site has no such submission.
-        """
+        """Say how far a submission has come."""
         with self._conductor.reading(federation) as tx:
             plan = federation_named(tx, federation).parsed.plan
             return status_of(tx, own_submission(tx, federation, site, submission_id), plan)
 
     def expect(self, federation: str, site: str, submission_id: str, first: int) -> Run:
-        """Say what a PUT may bring, before it is read: all parts from one on.
-
-        Raises:
-            RefusedError: no such submission or part, or the round is closed.
-        """
+        """Say what a PUT may bring, before it is read: all parts from one on."""
         with self._conductor.reading(federation) as tx:
             plan = federation_named(tx, federation).parsed.plan
             submission = own_submission(tx, federation, site, submission_id)

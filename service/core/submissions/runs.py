@@ -20,13 +20,7 @@ _GROUP_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class ExpectedPart:
-    """A part that a body has to bring.
-
-    Attributes:
-        place: which part it is.
-        digest: SHA-256 that the manifest names, in hex.
-        stored: whether it is here already.
-    """
+    """A part that a body has to bring, and whether it is stored already."""
 
     place: PartPlace
     digest: str
@@ -35,13 +29,7 @@ class ExpectedPart:
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive parts of a submission, to come one after another in a body; none, if it begins behind the last one.
-
-    Attributes:
-        submission: whose they are.
-        plan: the plan.
-        parts: in order.
-    """
+    """Consecutive parts of a submission, one after another in a body; none, if it begins behind the last one."""
 
     submission: SubmissionRow
     plan: PublicPlan

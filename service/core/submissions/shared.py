@@ -19,11 +19,7 @@ __all__ = ["expiring", "own_submission", "round_closed", "status_of"]
 
 
 def own_submission(tx: Transaction, federation: str, site: str, submission_id: str) -> SubmissionRow:
-    """Find a site's submission.
-
-    Raises:
-        RefusedError: it has none of this id.
-    """
+    """Find a site's submission."""
     try:
         check_hex(submission_id, 32, "submission id")
     except WireError as error:

@@ -84,13 +84,7 @@ Wait = Annotated[
 async def poll(
     aggregator: Aggregator, wait: float, look: Callable[[], Answer], enough: Callable[[Answer], bool]
 ) -> Answer:
-    """Look until the answer is worth giving, or the wait is over, or the server stops.
-
-    Args:
-        aggregator: whose changes wake us.
-        look: reads the store; runs in a thread.
-        enough: whether to answer at once.
-    """
+    """Look until the answer is worth giving, or the wait is over, or the server stops."""
     loop = asyncio.get_running_loop()
     end = loop.time() + min(wait, aggregator.settings.max_wait_s)
     while True:
@@ -123,11 +117,7 @@ def immutable(request: Request, body: bytes, digest: str) -> Response:
 
 
 def find_federation(tx: Transaction, caller: Caller, name: str) -> FederationRow:
-    """Find the federation that an address names, if it is the caller's.
-
-    Raises:
-        RefusedError: it is not.
-    """
+    """Find the federation that an address names, if it is the caller's."""
     row = tx.federation(name) if name == caller.federation else None
     if row is None:
         raise RefusedError(Reason.UNKNOWN_FEDERATION, "this is not the caller's federation")
