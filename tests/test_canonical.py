@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,45 @@ def test_any_bytes_give_a_value_or_a_wire_error(data):
 def test_other_forms_are_refused(data):
     with pytest.raises(WireError):
         canonical.parse(data, 10**5)
+
+
+@given(st.binary(max_size=100) | values.map(lambda v: repr(v).encode()))
+def test_any_bytes_are_read_or_refused(data):
+    with contextlib.suppress(WireError):
+        canonical.loads(data)
+
+
+def test_json_of_any_form_is_read():
+    assert canonical.loads(b' {"b": [1, -2.5e3, "\xc3\xa4]{[\\"["], "a": null}\n') == {
+        "b": [1, -2500.0, 'ä]{["['],
+        "a": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b'{"a": 1, "a": 1}',
+        b'{"x": {"a": 1, "b": 2, "a": 3}}',
+        b"[" * 10 + b"]" * 10,
+        b"[" * 10**6,
+        b'{"a":' * 10**5,
+        b'"' + b'\\"' * 10**6,
+        b'"[' * 10**6,
+        b"1" + b"0" * 400,
+        b"-1" + b"0" * 10**6,
+        b"9007199254740992",
+        b"1e400",
+        b"NaN",
+        b"-Infinity",
+    ],
+    ids=lambda data: data[:12].decode("latin-1"),
+)
+def test_json_of_any_form_has_bounds(data):
+    with pytest.raises(WireError):
+        canonical.loads(data)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

@@ -48,7 +48,11 @@ class Exchange:
 
 @dataclass
 class Lies:
-    """What to tell instead of the truth. None: the truth."""
+    """What to tell instead of the truth. None: the truth.
+
+    Attributes:
+        unsent: so many bytes of each sum are promised beyond its parts, and never sent.
+    """
 
     request: Callable[[Exchange], None] | None = None
     answer: Callable[[Exchange, int, bytes], tuple[int, bytes]] | None = None
@@ -56,6 +60,7 @@ class Lies:
     signed_record: Callable[[Signed[RoundRecord]], Signed[RoundRecord]] | None = None
     manifests: Callable[[list[Signed]], list[Signed]] | None = None
     sums: dict[str, list[bytes]] = field(default_factory=dict)
+    unsent: int = 0
 
 
 class MaliciousAggregator:
@@ -134,11 +139,13 @@ class MaliciousAggregator:
                 self.send_response_only(status)
                 for name, value in fields.items():
                     self.send_header(name, value)
+                unsent = outer.lies.unsent if _SUM.match(path) else 0
                 if status not in (204, 304):
-                    self.send_header("Content-Length", str(len(body)))
+                    self.send_header("Content-Length", str(len(body) + unsent))
                 self.end_headers()
                 if status not in (204, 304):
                     self.wfile.write(body)
+                self.close_connection |= unsent > 0
 
             do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the library's names
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from client_sdk._disk.npz import write_npz
+from client_sdk.cli import rounds
 from client_sdk.cli.rounds import _progress
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from he_agg.errors import ConfigError
@@ -264,6 +266,22 @@ def test_aggregator_that_is_not_there(shared, capsys):
     assert "http://127.0.0.1:9" in error
     assert "gave up after" in error
     assert "check the url" in hint
+
+
+@pytest.mark.parametrize("where", ["no-such-host.invalid", "127.0.0.1:9", "127.0.0.1"])
+def test_status_says_soon_that_nobody_answers(shared, capsys, monkeypatch, where):
+    """An unknown host or a wrong port were five minutes of silence: somebody sits and waits for this command."""
+    assert rounds._STATUS_PATIENCE_S <= 20
+    monkeypatch.setattr(rounds, "_STATUS_PATIENCE_S", 1.0)
+    config = shared.directory(SITES[0]) / "nobody.toml"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = where if where != "127.0.0.1" else f"127.0.0.1:{silent.getsockname()[1]}"
+        config.write_text(shared.config(SITES[0]).read_text().replace(shared.server.url, f"https://{where}"))
+        begun = time.monotonic()
+        code, out, err = run(capsys, "status", "--config", config)
+    assert (code, out) == (3, "")
+    assert "trying again in" in err or "gave up after 1 try" in err
+    assert time.monotonic() - begun < 10
 
 
 def test_keystore_that_others_may_read(federate, capsys):

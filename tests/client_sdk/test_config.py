@@ -45,7 +45,7 @@ def files(tmp_path):
 
 def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/a")
-    settings = Settings.load(write(tmp_path, GOOD + "patience_s = 5\n"), {})
+    settings = Settings.load(write(tmp_path, GOOD + "patience_s = 5\nleast_bytes_per_s = 1000\n"), {})
     assert settings.identity == tmp_path / "a.identity"
     assert settings.keystore == tmp_path / "keys" / "group.keystore"
     assert settings.roster == Path("/pins/roster.json")
@@ -53,6 +53,7 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     assert settings.min_sites == 1
     assert settings.spool == Path("/home/a/spool")
     assert (settings.patience_s, settings.result_s, settings.ca_file) == (5.0, 3600.0, None)
+    assert (settings.request_s, settings.least_bytes_per_s, settings.pause_s) == (60.0, 1000, 7 * 86400.0)
 
 
 def test_the_spool_lies_beside_the_identity_unless_told_otherwise(tmp_path):
@@ -88,6 +89,13 @@ def test_keyword_arguments_win_over_the_file(tmp_path):
         (GOOD.replace('"a.identity"', "3"), "identity: expected a path, got int", ""),
         (GOOD.replace('"a.identity"', '""'), "identity: expected a path", ""),
         (GOOD.replace('"http://127.0.0.1:1"', "3"), "url: expected text, got int", ""),
+        (GOOD + "min_sites = 1" + "0" * 400 + "\n", "min_sites: expected a number from 1 to 10000, got 1000", ""),
+        (GOOD + "patience_s = 1" + "0" * 400 + "\n", "patience_s: expected seconds from 0 to a year, got 1000", ""),
+        (GOOD + "patience_s = 1" + "0" * 9000 + "\n", "expected a TOML file", ""),
+        (GOOD + "patience_s = " + "[" * 9000 + "]" * 9000 + "\n", "expected a TOML file", ""),
+        (GOOD + "# " + "x" * 70_000 + "\n", "expected a TOML file, got something else: more than 65536 bytes", ""),
+        (GOOD + "least_bytes_per_s = 0\n", "least_bytes_per_s: expected a number from 1 to", ""),
+        (GOOD + "request_s = -1\n", "request_s: expected seconds", ""),
         ("url: http://x", "expected a TOML file, got something else", 'url = "https://..."'),
     ],
 )
@@ -96,6 +104,7 @@ def test_wrong_file(tmp_path, text, expected, hint):
         Settings.load(write(tmp_path, text), {})
     assert expected in caught.value.message
     assert hint in caught.value.hint
+    assert len(caught.value.message) < 1000
     assert "hospital-a.toml" in caught.value.message
 
 

@@ -154,6 +154,12 @@ def test_no_open_round_now(tmp_path, answer):
     assert world_of(answer).run(open_round(session_for(tmp_path, PLAN))) is None
 
 
+def test_no_deadline_is_later_than_the_plan_allows(tmp_path):
+    world = world_of(dataclasses.replace(CURRENT, remaining_s=10**9), instant=False)
+    opened = world.run(next_round(session_for(tmp_path, PLAN), None))
+    assert opened.closes_at == world.time + PLAN.public.deadline_s
+
+
 def test_deadline_in_the_past_is_no_negative_time(tmp_path):
     world = world_of(dataclasses.replace(CURRENT, remaining_s=-5), instant=False)
     assert world.run(next_round(session_for(tmp_path, PLAN), None)).closes_at == world.time

@@ -63,6 +63,7 @@ def test_never_waits_beyond_any_limit(failures, elapsed, left, draw, asked):
         ({"retry-after": "9" * 30}, math.inf),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "Fri, 31 Dec 2026 23:59:59 +99999999999999", "date": "x"}, None),
         ({"retry-after": "\u0663"}, None),  # a digit elsewhere, not in HTTP
         ({"retry-after": "Fri, 21 Nov 2025 10:00:10 GMT", "date": "Fri, 21 Nov 2025 10:00:00 GMT"}, 10.0),
         ({"retry-after": "Fri, 21 Nov 2025 09:00:00 GMT", "date": "Fri, 21 Nov 2025 10:00:00 GMT"}, 0.0),

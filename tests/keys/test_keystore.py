@@ -100,6 +100,7 @@ def test_any_truncation_and_any_other_file_is_refused(kind, tmp_path):
     save(tmp_path / "good")
     good = (tmp_path / "good").read_bytes()
     contents = [good[:n] for n in {0, 1, 10, len(good) // 2, len(good) - 1}] + [good + b" ", b"\xff" * 50, b"{}", b"[]"]
+    contents += [b"[" * 10**5, b'{"v":' * 10**5, good.replace(b'"v":', b'"v":1' + b"0" * 9000), b"1" * 9000]
     for i, content in enumerate(contents):
         path = tmp_path / f"bad-{i}"
         path.write_bytes(content)
