@@ -29,13 +29,15 @@ _numbers = itertools.count(1)
 class World:
     """One federation. All sites talk to the liar, who is honest until told otherwise."""
 
-    def __init__(self, server, root: Path, *, codec: str = "hybrid", value_bits: int = 24, rounds: int = 2) -> None:
+    def __init__(
+        self, server, root: Path, *, codec: str = "hybrid", value_bits: int = 24, weight_cap: int = 100, rounds: int = 2
+    ) -> None:
         self.name = f"attack-{next(_numbers)}"
         self.server = server
         self.root = root / self.name
         self.root.mkdir()
         values = VALUES if codec == "hybrid" else 5000
-        layout = Layout.of({"w": np.zeros(values)}, clip=1.0, weight_cap=100)
+        layout = Layout.of({"w": np.zeros(values)}, clip=1.0, weight_cap=weight_cap)
         # The widest values: two limbs, so that there are three sections to attack.
         self.plan = Plan.create(
             self.name,
