@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from client_sdk._protocol.effects import Request
 
 from client_sdk import ConfigError, InputError, ProtocolError, Site, TransportError
+from client_sdk._effects import Request
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol.exchange import Retries, exchange
