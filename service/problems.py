@@ -156,8 +156,8 @@ ANY: dict[str, Any] = {
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "title": "Problem",
-    "description": "RFC 9457. Further members depend on the reason: `record`, `round_id`, `submission_id`, `missing`, "
-    "`server_time`.",
+    "description": "RFC 9457. Further members depend on the reason: `record`, `round_id`, `submission_id`, `manifest`, "
+    "`missing`, `server_time`.",
     "type": "object",
     "required": ["type", "title", "status", "detail", "reason"],
     "properties": {

@@ -10,7 +10,8 @@
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
     <spool>/<site>/<federation>.chain                              records that this site has verified
 
-A directory with a manifest is a submission that may be sent again, byte for byte. One without is what a crash left:
+A directory with a manifest is a submission that may be sent again, byte for byte. It is removed when a verified record
+has ended its round, and for nothing else that an aggregator says. One without is what a crash left:
 nothing of it was ever announced, so it is removed and the update is encrypted afresh. Files are 0600, directories 0700.
 """
 
@@ -41,10 +42,13 @@ _MANIFEST = "manifest.json"
 _RECEIPT = "receipt.json"
 _UPDATE = "update"
 
+ELSEWHERE = "elsewhere"
+"""Instead of a fingerprint: this site's key signed the manifest on another machine, or before the spool was lost."""
+
 
 @dataclass(frozen=True)
 class Stored:
-    """A submission found in the spool. `fingerprint` says what it encrypts, to holders of the group key only."""
+    """A submission found in the spool. `fingerprint` says what it encrypts, to key holders only, or is `ELSEWHERE`."""
 
     signed: Signed[Manifest]
     encoded: bytes
@@ -54,6 +58,11 @@ class Stored:
     def manifest(self) -> Manifest:
         """What the manifest says."""
         return self.signed.body
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its parts are not here."""
+        return self.fingerprint == ELSEWHERE
 
     @cached_property
     def submission_id(self) -> str:
@@ -196,6 +205,22 @@ class SpoolEntry:
             sync_directory(self.path)
             sync_directory(self.path.parent)
 
+    def renew(self, encoded: bytes) -> None:
+        """Put another manifest of the same parts in the place of the stored one."""
+        with explained(self.path):
+            replace(self.path / _MANIFEST, encoded)
+
+    def adopt(self, encoded: bytes) -> None:
+        """Put the manifest of another encryption, whose parts are not here, in the place of what is stored.
+
+        It stays as long as a submission would: while it is here nothing is encrypted for this attempt.
+        """
+        with explained(self.path):
+            replace(self.path / _UPDATE, ELSEWHERE.encode("ascii"))
+            replace(self.path / _MANIFEST, encoded)
+            for path in self.path.glob("part-*"):
+                path.unlink()
+
     def check_part(self, number: int, length: int, digest: str) -> None:
         """Check that a stored part is still what the manifest says."""
         path = self.part_path(number)
@@ -207,6 +232,14 @@ class SpoolEntry:
     def part_path(self, number: int) -> Path:
         """Return where a part of the submission is."""
         return self.path / f"part-{number:05d}"
+
+    def receipt(self) -> bytes | None:
+        """Read the receipt; None if there is none yet."""
+        with explained(self.path):
+            try:
+                return (self.path / _RECEIPT).read_bytes()
+            except FileNotFoundError:
+                return None
 
     def keep_receipt(self, encoded: bytes) -> None:
         """Keep the aggregator's signed promise beside the submission."""

@@ -32,7 +32,7 @@ from he_agg.mac import RoundMac, tag_count
 from he_agg.plan.fixedpoint import Mean, dequantize
 from he_agg.plan.sections import Part
 
-__all__ = ["Accepted", "accept", "await_record", "check_counted", "collect"]
+__all__ = ["Accepted", "accept", "await_record", "check_counted", "collect", "take_failed", "why_failed"]
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class Accepted:
 def await_record(
     session: Session, round_id: RoundId, until: float, meanwhile: Callable[[], Flow[None]] | None = None
 ) -> Flow[Signed[RoundRecord]]:
-    """Wait until the round is published or failed. Nothing is proven about a published record yet: see `accept`.
+    """Wait until the round is published or failed. Nothing is proven about a record yet: see `accept`, `take_failed`.
 
     Args:
         until: when to stop asking, on the driver's clock, if the operator moves no deadline. Units: seconds.
@@ -93,9 +93,6 @@ def await_record(
         signed = Signed.parse(RoundRecord, response.body)
     except WireError as error:
         raise ProtocolError(Reason.BAD_ANSWER, f"record of round {round_id}: {error.message}") from error
-    if signed.body.outcome == "failed":
-        yield from refusing(session, "record-rejected", round_id, _failed(session, round_id, signed))
-        raise _why_failed(session, round_id, signed.body)
     seconds = (yield from now()) - started
     yield Report(PhaseFinished(str(round_id), "wait", seconds, received_bytes=len(response.body)))
     return signed
@@ -112,8 +109,16 @@ def _later(session: Session, round_id: RoundId) -> Flow[float]:
     return -math.inf
 
 
+def take_failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
+    """Verify a failed round's record and add it to the history, as any other record.
+
+    Raises:
+        ProtocolError: it must not be believed.
+    """
+    yield from refusing(session, "record-rejected", round_id, _failed(session, round_id, signed))
+
+
 def _failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
-    """A failed round's record is part of the history like any other."""
     record = signed.body
     if record.round_id != round_id:
         raise RejectedError(Reason.BAD_ANSWER, "record, round", round_id, record.round_id)
@@ -122,7 +127,8 @@ def _failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) ->
     yield from take_record(session, signed)
 
 
-def _why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> ProtocolError:
+def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> ProtocolError:
+    """Return the error for a round whose record says that it has failed."""
     why = record.excluded.get(session.site)
     if why in _GIVEN_UP:
         text = f"round {round_id} was given up: {why}"

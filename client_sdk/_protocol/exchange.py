@@ -15,7 +15,7 @@ from he_agg import canonical
 from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError, WireError
 from he_agg.protocol.http_signatures import WINDOW_S
 
-__all__ = ["Retries", "answer_error", "exchange"]
+__all__ = ["Retries", "answer_error", "exchange", "problem_of"]
 
 _LEAST_S = 1.0
 """How long a request gets when there is no time left, which is when there must be one try all the same."""
@@ -124,7 +124,7 @@ def answer_error(response: Response, request: Request) -> HeAggError:
         The error to raise: a `ProtocolError`, a `TransportError` for a gateway that speaks for nobody, or a
         `ConfigError` when this machine's clock is wrong.
     """
-    problem = _problem(response)
+    problem = problem_of(response)
     what = f"{request.method} {request.path.split('?')[0]}"
     if problem is not None and problem.get("reason") == Reason.CLOCK_SKEW:
         return _clock_skew(problem.get("server_time"), response.signed_at)
@@ -161,7 +161,8 @@ def _clock_skew(server_time: Any, signed_at: float | None) -> ConfigError:
     )
 
 
-def _problem(response: Response) -> dict[str, Any] | None:
+def problem_of(response: Response) -> dict[str, Any] | None:
+    """Read a problem document; None if the answer is none."""
     if response.headers.get("content-type", "").split(";")[0].strip().lower() != "application/problem+json":
         return None
     try:

@@ -1,20 +1,26 @@
-"""Flows that bring a stored submission to the aggregator, as often as it takes, always the same bytes."""
+"""Flows that bring a stored submission to the aggregator, as often as it takes, always the same parts.
+
+An aggregator that refuses the manifest can have another one signed, if roster or records have moved on, but never
+another encryption: by refusals it could otherwise collect as many ciphertexts of one update as it liked.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import FileBody, Flow, Report, Request, Response, compute, now
 from client_sdk._protocol.accept import RejectedError
-from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import refusing
+from client_sdk._protocol.exchange import answer_error, exchange, problem_of
+from client_sdk._protocol.history import catch_up, follow_rosters, refusing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.prepare import lost_spool
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
@@ -33,6 +39,9 @@ _PART_TRIES = 3
 
 _RUN_BYTES = MAX_PART_BYTES
 """Parts that go in one request, together: what any proxy on the way lets through, for one part may be as long."""
+
+_ANNOUNCEMENTS = 4
+"""How many manifests of one encryption are announced: more rosters do not come while a round is open."""
 
 _NO_CONTENT = 204
 
@@ -55,7 +64,9 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
     while True:
         passes += 1
         try:
-            missing = yield from _announce(session, opened, entry, stored)
+            stored, missing = yield from _announce(session, opened, entry, stored)
+            if missing and stored.elsewhere:
+                raise lost_spool(session, opened)
             upload = _Upload(session, opened, entry, stored, missing)
             try:
                 answer = yield from upload.send_all()
@@ -87,7 +98,7 @@ def repair(
     opened = OpenRound(round_id, True, (yield from now()))
     try:
         status = yield from _ask_status(session, opened, stored)
-        if status.id != stored.submission_id or status.state != SubmissionState.COMPLETE:
+        if stored.elsewhere or status.id != stored.submission_id or status.state != SubmissionState.COMPLETE:
             return
         again = [place for place in _missing(session, status) if repaired[place.number] < _PART_TRIES]
         repaired.update(place.number for place in again)
@@ -103,33 +114,36 @@ def _until(session: Session, opened: OpenRound) -> float:
     return opened.closes_at + session.patience_s
 
 
-def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[list[PartPlace]]:
-    """Send the manifest; the answer says which parts are missing."""
-    request = Request(
-        "POST",
-        f"/v1/rounds/{opened.id}/submissions",
-        frozenset({200, 201}),
-        body=stored.encoded,
-        content_digest=known_digest_field(stored.submission_id),
-        headers={"Content-Type": "application/json"},
-    )
-    try:
+def _announce(
+    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored
+) -> Flow[tuple[Stored, list[PartPlace]]]:
+    """Send the manifest, or another one of the same parts; the answer says which are missing."""
+    for _ in range(_ANNOUNCEMENTS):
+        request = Request(
+            "POST",
+            f"/v1/rounds/{opened.id}/submissions",
+            frozenset({200, 201, 409, 422}),
+            body=stored.encoded,
+            content_digest=known_digest_field(stored.submission_id),
+            headers={"Content-Type": "application/json"},
+            max_bytes=MAX_MANIFEST_BYTES + 2**16,
+        )
         response = yield from exchange(session.retries, request, _until(session, opened))
-    except ProtocolError as error:
-        if error.reason == Reason.SECOND_SUBMISSION:
-            # It will never be accepted, and must not stand in the way of what was.
-            yield from compute(entry.remove)
-            raise lost_spool(session, opened) from error
-        if error.reason in _OUTDATED:
-            # It was never taken, and as it is never will be: nothing is lost with it.
-            yield from compute(entry.remove)
-            raise ProtocolError(
-                error.reason,
-                f"round {opened.id}: the aggregator uses another roster or record than this site's manifest: "
-                f"{error.message}",
-                "ask for the open round again and call aggregate() with the same update: it is encrypted anew",
-            ) from error
-        raise
+        if response.status in (200, 201):
+            return stored, _missing(session, _announced(session, opened, stored, response))
+        refusal = answer_error(response, request)
+        if refusal.reason == Reason.SECOND_SUBMISSION:
+            shown = _first(session, opened, stored, response)
+            first = yield from refusing(session, "refusal-rejected", opened.id, shown)
+            stored = yield from _take_up(session, opened, entry, stored, first)
+        elif refusal.reason in _OUTDATED:
+            stored = yield from _renew(session, opened, entry, stored, refusal)
+        else:
+            raise refusal
+    raise refusal
+
+
+def _announced(session: Session, opened: OpenRound, stored: Stored, response: Response) -> SubmissionStatus:
     status = read(SubmissionStatus, response.body)
     places = session.plan.places
     if (
@@ -144,7 +158,58 @@ def _announce(session: Session, opened: OpenRound, entry: SpoolEntry, stored: St
             f"expected the state of submission {stored.submission_id[:12]} with {len(places)} parts, "
             "got that of another one",
         )
-    return _missing(session, status)
+    return status
+
+
+def _first(session: Session, opened: OpenRound, stored: Stored, response: Response) -> Flow[Signed[Manifest]]:
+    """Read the manifest that the aggregator says it had first: one that this site's own key has signed."""
+    problem = problem_of(response) or {}
+    key = session.key
+    try:
+        first = Signed.from_json(Manifest, problem.get("manifest"))
+        first.body.check(session.plan, opened.id, key.epoch, key.key_id, session.site)
+        yield from compute(partial(first.check_signed, {session.site: session.identity.signing_key.public_key}))
+    except WireError as error:
+        raise RejectedError(
+            error.reason, "refusal, first manifest", f"one of this round by {session.site}", error.message
+        ) from error
+    if first.digest == stored.submission_id:
+        raise RejectedError(Reason.BAD_ANSWER, "refusal, first manifest", "another one", "the same")
+    return first
+
+
+def _take_up(
+    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, first: Signed[Manifest]
+) -> Flow[Stored]:
+    """Go on with the manifest that was announced first, if it is of the parts that are stored here."""
+    encoded, known = first.encode(), stored.manifest
+    if replace(first.body, roster=known.roster, previous=known.previous) == known:
+        yield from compute(partial(entry.renew, encoded))
+        return Stored(first, encoded, stored.fingerprint)
+    # What is stored will never be accepted. The first one takes its place, so that nothing is encrypted a third time.
+    yield from compute(partial(entry.adopt, encoded))
+    raise lost_spool(session, opened)
+
+
+def _renew(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, refusal: HeAggError) -> Flow[Stored]:
+    """Sign a manifest of the same parts for the roster and the record that this site has verified meanwhile."""
+    yield from refusing(session, "roster-rejected", opened.id, follow_rosters(session))
+    yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
+    previous = yield from compute(partial(session.chain.head, opened.records))
+    manifest = replace(stored.manifest, roster=session.rosters.newest.body_digest, previous=previous)
+    promised = yield from compute(entry.receipt)
+    if manifest == stored.manifest or promised is not None:
+        raise ProtocolError(
+            refusal.reason,
+            f"round {opened.id}: the aggregator refuses this site's manifest because of its roster or record, and has "
+            f"shown none that is newer: {refusal.message}",
+            "the submission stays in the spool, encrypted once. Ask for the open round again and call aggregate() with "
+            "the same update; if it is refused again, tell the coordinator",
+        )
+    signed = Signed.make(manifest, session.identity.signing_key)
+    encoded = signed.encode()
+    yield from compute(partial(entry.renew, encoded))
+    return Stored(signed, encoded, stored.fingerprint)
 
 
 def _ask_status(session: Session, opened: OpenRound, stored: Stored) -> Flow[SubmissionStatus]:

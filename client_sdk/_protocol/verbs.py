@@ -9,7 +9,7 @@ from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, compute, now
-from client_sdk._protocol.collect import accept, await_record, check_counted, collect
+from client_sdk._protocol.collect import accept, await_record, check_counted, collect, take_failed, why_failed
 from client_sdk._protocol.poll import OpenRound, current_round
 from client_sdk._protocol.prepare import Update, check_stored, lost_spool, prepare
 from client_sdk._protocol.session import Session
@@ -142,21 +142,22 @@ def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         # Perhaps it was complete before the crash that made us ask again: the record knows.
         if error.reason != Reason.ROUND_CLOSED:
             raise
-    record = yield from _record(session, entry, opened.closes_at, opened.id, stored)
-    return (yield from _opened(session, entry, record, stored, must_count=True))
+    latest = yield from compute(entry.stored)  # its manifest may have been renewed
+    record = yield from _record(session, entry, opened.closes_at, opened.id, latest)
+    return (yield from _opened(session, entry, record, latest, must_count=True))
 
 
 def _record(
     session: Session, entry: SpoolEntry, since: float, round_id: RoundId, stored: Stored | None
 ) -> Flow[Signed[RoundRecord]]:
     meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored, Counter())
-    try:
-        return (yield from await_record(session, round_id, since + session.result_s, meanwhile))
-    except ProtocolError as error:
-        if error.reason == Reason.ROUND_FAILED:
-            # The stored submission can never be used.
-            yield from compute(entry.remove)
-        raise
+    signed = yield from await_record(session, round_id, since + session.result_s, meanwhile)
+    if signed.body.outcome == "failed":
+        yield from take_failed(session, round_id, signed)
+        # The stored submission can never be used.
+        yield from compute(entry.remove)
+        raise why_failed(session, round_id, signed.body)
+    return signed
 
 
 def _opened(

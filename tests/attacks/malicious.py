@@ -174,6 +174,8 @@ class MaliciousAggregator:
         # Digests and entity tags of what the real one said would give the lie away without any cryptography.
         dropped = _HOP_BY_HOP | {"etag", "content-digest", "repr-digest"}
         fields = {k: v for k, v in real.headers.items() if k.lower() not in dropped}
+        if status != real.status_code:
+            fields["content-type"] = "application/problem+json"
         return status, fields, body
 
     def _remember(self, exchange: Exchange) -> None:

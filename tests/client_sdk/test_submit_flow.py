@@ -220,8 +220,29 @@ def test_lost_spool_is_explained(tmp_path, aggregator, before):
     assert caught.value.reason == Reason.SECOND_SUBMISSION
     assert "round.fetch()" in caught.value.hint
     assert len(world.sent) == (0 if before else 1)
-    assert not session.spool.entry(ROUND).is_stored
     assert len(aggregator.complete) == 1
+    if not before:  # what it had first stays as a mark: nothing is encrypted again, and the mean can be had
+        kept = session.spool.entry(ROUND)
+        assert kept.stored().submission_id == aggregator.complete["a"]
+        assert not kept.part_path(0).exists()
+        with pytest.raises(InputError, match="got another one"):
+            World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+        aggregator.others_submit()
+        assert World(aggregator).run(_flows.resume(session, OPEN)).n_sites == 3
+
+
+def test_lost_spool_whose_submission_is_not_complete(tmp_path, aggregator):
+    """Its parts are on another machine: this one cannot send them, and does not encrypt again."""
+    no_parts = World(aggregator, lambda request, body: unreachable() if request.method == "PUT" else None)
+    with pytest.raises(TransportError):
+        no_parts.run(_flows.submit(session_for(tmp_path / "lost", PLAN, patience_s=1.0), OPEN, update_of()))
+    session = session_for(tmp_path / "new", PLAN)
+    for flow in (_flows.submit(session, OPEN, update_of()), _flows.resume(session, OPEN)):
+        world = World(aggregator)
+        with pytest.raises(ProtocolError, match="the spool was lost") as caught:
+            world.run(flow)
+        assert caught.value.reason == Reason.SECOND_SUBMISSION
+        assert world.paths("PUT") == []
 
 
 @pytest.mark.parametrize(
@@ -529,21 +550,6 @@ def test_refusals_are_told_with_a_hint(tmp_path, aggregator, answer, reason, hin
         World(aggregator, meddle).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
     assert caught.value.reason == reason
     assert hint in caught.value.hint
-
-
-@pytest.mark.parametrize("reason", [Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH])
-def test_manifest_that_has_become_outdated_is_made_anew(tmp_path, aggregator, reason):
-    """Two rosters came between encrypting and announcing: what was never taken is not kept, and stands in no way."""
-    session = session_for(tmp_path, PLAN)
-    stale = World(aggregator, lambda r, b: problem(409, reason) if r.path.endswith("/submissions") else None)
-    with pytest.raises(ProtocolError, match="uses another roster or record") as caught:
-        stale.run(_flows.submit(session, OPEN, update_of()))
-    assert caught.value.reason == reason
-    assert not session.spool.entry(ROUND).is_stored
-    again = World(aggregator)
-    receipt = again.run(_flows.submit(session, OPEN, update_of()))
-    assert aggregator.complete == {"a": receipt.id}
-    assert again.sent[0] != stale.sent[0]
 
 
 def test_uploads_stop_being_tried_after_the_deadline(tmp_path, aggregator):

@@ -245,7 +245,9 @@ class FakeAggregator:
         signed.check_signed(self.rosters[-1].body.keys_of(Role.SITE))
         known = self.manifests.get(site)
         if known is not None and known != signed:
-            return problem(409, "second-submission")
+            refusal = problem(409, "second-submission")
+            body = json.loads(refusal.body) | {"manifest": json.loads(known.encode())}
+            return dataclasses.replace(refusal, body=json.dumps(body).encode())
         if known is None and self.record is not None:
             return problem(409, "round-closed")
         if signed.body.previous != self.previous:

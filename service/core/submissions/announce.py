@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from he_agg.documents.manifest import Manifest
@@ -110,6 +111,7 @@ class Announcements:
                 "continue the first submission from its spool; never encrypt again for the same round",
                 round_id=str(round_id),
                 submission_id=existing.id,
+                manifest=json.loads(tx.manifest(existing.id)),
             )
         self._check_history(tx, row, new.manifest)
         return None

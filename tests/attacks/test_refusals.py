@@ -1,0 +1,52 @@
+"""The 409 game: an aggregator that refuses what it has, to have the same update encrypted once more.
+
+Each refusal says something that once made a site throw its submission away. Nobody signs refusals, so nothing may
+follow from one but another manifest of the same parts, for a roster or record that the site has verified.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from client_sdk import HeAggError
+from tests.attacks.conftest import SITES
+from tests.attacks.malicious import Lies
+
+A = SITES[0]
+REASONS = ("roster-mismatch", "chain-mismatch", "second-submission", "round-closed", "round-failed")
+
+
+def refusing(reason: str) -> Lies:
+    """Take the manifest, and say that it was refused."""
+    text = {"type": f"urn:he-agg:problem:{reason}", "title": "no", "status": 409, "detail": "no", "reason": reason}
+
+    def answer(exchange, status, body):
+        return (409, json.dumps(text).encode()) if exchange.method == "POST" else (status, body)
+
+    return Lies(answer=answer)
+
+
+def test_refusals_collect_one_encryption(world):
+    for reason in REASONS:
+        world.liar.lies = refusing(reason)
+        with pytest.raises(HeAggError):
+            next(world.sites[A].rounds()).submit(world.update(A, 1), weight=100)
+        world.open(A)  # a restart in between has the same spool
+        assert world.sites[A].pending()
+    world.liar.lies = Lies()
+    round_id = world.submit(A)
+    # The promise is in hand: by a refusal it does not go either.
+    receipt = (world.root / A / "spool" / A / round_id / "receipt.json").read_bytes()
+    for reason in REASONS:
+        world.liar.lies = refusing(reason)
+        with pytest.raises(HeAggError):
+            world.sites[A].current().submit(world.update(A, 1), weight=100)
+        assert (world.root / A / "spool" / A / round_id / "receipt.json").read_bytes() == receipt
+    world.liar.lies = Lies()
+    assert world.submit(*SITES[1:]) == round_id
+    # One manifest, hence one nonce and one set of parts.
+    assert world.liar.submissions[A] == [(round_id, world.liar.submission(round_id, A))]
+    world.assert_honest(A, round_id)
+    assert world.sites[A].pending() == []
