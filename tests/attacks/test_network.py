@@ -8,8 +8,8 @@ import re
 import pytest
 
 from client_sdk import HeAggError, Reason
-from tests.attacks.conftest import SITES
 from tests.attacks.malicious import Exchange, Lies
+from tests.support.real import SITES
 
 A, B, C = SITES
 _SUBMISSION = re.compile(r"/v1/submissions/[0-9a-f]{64}\Z")

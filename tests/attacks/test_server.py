@@ -16,8 +16,8 @@ from client_sdk import HeAggError, Reason
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.plan.sections import PART_HEADER_BYTES
-from tests.attacks.conftest import SITES
 from tests.attacks.malicious import Lies
+from tests.support.real import SITES
 from tests.support.trust import AGGREGATOR, identity_of
 
 A, B, C = SITES
@@ -167,7 +167,7 @@ def test_two_sites_shown_different_records(world):
         world.submit(B, number=2)
     assert caught.value.reason is Reason.CHAIN_MISMATCH
     world.liar.lies = Lies()
-    next(world.sites[A].rounds()).submit(world.update(A, 2), weight=100)
+    next(world.open_sites[A].rounds()).submit(world.one_hot(A, 2), weight=100)
 
 
 def test_record_of_another_round(world):
@@ -198,7 +198,7 @@ def test_another_plan_or_key_is_noticed_before_anything_is_encrypted(world, memb
 
     world.liar.lies = Lies(answer=other)
     with pytest.raises(HeAggError) as caught:
-        next(world.sites[A].rounds())
+        next(world.open_sites[A].rounds())
     assert caught.value.reason in (Reason.PLAN_MISMATCH, Reason.KEY_MISMATCH)
     assert not world.liar.parts
     assert not world.liar.submissions

@@ -28,9 +28,9 @@ from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.training.checkpoint import Checkpoint
 from keys import GroupKey
 from keys.files import read_npz
-from tests.attacks.conftest import SITES
 from tests.attacks.malicious import Exchange, Lies
-from tests.client_sdk.world import CONSORTIUM, small_plan
+from tests.support.flows import CONSORTIUM, small_plan
+from tests.support.real import SITES
 from tests.support.trust import identity_of
 
 A, B, C = SITES
@@ -377,7 +377,7 @@ def no_record(exchange: Exchange, status: int, answer: bytes) -> tuple[int, byte
 
 
 def impatient(world, name: str, **limits: float) -> None:
-    site = world.sites[name]
+    site = world.open_sites[name]
     site._session = replace(site._session, **limits)
 
 

@@ -31,7 +31,9 @@ from he_agg.plan.sections import Part
 from he_agg.protocol.wire import encode_part, parse_part
 from he_agg.signing import SigningKey
 from keys import GroupKey
-from tests.client_sdk.world import (
+from tests.support.documents import EXAMPLES
+from tests.support.federation import fold_all, key_of
+from tests.support.flows import (
     AGGREGATOR_KEY,
     CONSORTIUM,
     OPEN,
@@ -50,8 +52,6 @@ from tests.client_sdk.world import (
     unreachable,
     update_of,
 )
-from tests.support.documents import EXAMPLES
-from tests.support.federation import fold_all, key_of
 from tests.support.trust import AGGREGATOR, COORDINATOR, identity_of
 
 PLAN = small_plan()

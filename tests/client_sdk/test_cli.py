@@ -21,8 +21,8 @@ from client_sdk.cli.rounds import _progress
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from he_agg.errors import ConfigError
 from he_agg.host import commands
-from tests.client_sdk.conftest import SITES
 from tests.support.peers import operator
+from tests.support.real import SITES
 from tests.support.server import he_agg
 
 
@@ -294,11 +294,9 @@ def test_keystore_that_others_may_read(federate, capsys):
 
 
 @pytest.fixture(scope="module")
-def shared(shared_aggregator, tmp_path_factory):
+def shared(hospitals, tmp_path_factory):
     """A federation for commands that are refused: nothing is ever submitted to it."""
-    from tests.client_sdk.conftest import Federation
-
-    return Federation(shared_aggregator, tmp_path_factory.mktemp("shared"))
+    return hospitals(tmp_path_factory.mktemp("shared"))
 
 
 def test_mean_files_hold_any_tensor_name(tmp_path):

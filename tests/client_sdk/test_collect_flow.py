@@ -14,7 +14,7 @@ from client_sdk.progress import PhaseFinished, PhaseProgress
 from he_agg.errors import HeAggError, InputError, ProtocolError, Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.signing import SigningKey
-from tests.client_sdk.world import (
+from tests.support.flows import (
     OPEN,
     ROUND,
     FakeAggregator,

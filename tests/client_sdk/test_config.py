@@ -10,7 +10,7 @@ from client_sdk import ConfigError, KeystoreError, Reason, Settings, Site
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from keys import GroupKey, Identity, write_secret_text
-from tests.client_sdk.world import AGGREGATOR_KEY, CONSORTIUM, small_plan
+from tests.support.flows import AGGREGATOR_KEY, CONSORTIUM, small_plan
 from tests.support.trust import COORDINATOR, consortium, identity_of
 
 GOOD = """

@@ -33,9 +33,9 @@ from he_agg.ids import RoundId
 from he_agg.plan.schemes import SCHEMES
 from keys import GroupKey, Identity
 from keys.rosters import archive_of
-from tests.client_sdk.conftest import QUICK, SITES, Federation, in_threads
-from tests.client_sdk.world import assert_mean_of
-from tests.support.server import he_agg, start_server
+from tests.support.flows import assert_mean_of
+from tests.support.real import SITES, in_threads
+from tests.support.server import QUICK, he_agg, start_server
 
 
 @pytest.mark.parametrize("codec", sorted(SCHEMES))
@@ -158,7 +158,7 @@ class Assassin:
                 self.doctors[-1].start()
 
 
-def test_aggregator_killed_in_every_phase(tmp_path, impatient):
+def test_aggregator_killed_in_every_phase(hospitals, tmp_path, impatient):
     """Sites and their loops do not notice more than a pause, and the sums stay exact."""
     moments = [
         (PhaseStarted, "encrypt"),
@@ -168,7 +168,7 @@ def test_aggregator_killed_in_every_phase(tmp_path, impatient):
         (PhaseProgress, "download"),
     ]
     with start_server(tmp_path / "data", environment=QUICK) as server:
-        federation = Federation(server, tmp_path, rounds=len(moments))
+        federation = hospitals(tmp_path, server, rounds=len(moments))
         assassin = Assassin(server, moments)
 
         def hospital(name):
@@ -190,10 +190,10 @@ def test_aggregator_killed_in_every_phase(tmp_path, impatient):
             assert_mean_of(mean, federation.plan, [federation.update(site, number) for site in SITES])
 
 
-def test_aggregator_away_while_nothing_is_open(tmp_path, impatient):
+def test_aggregator_away_while_nothing_is_open(hospitals, tmp_path, impatient):
     """A site that only waits for a round survives a restart too."""
     with start_server(tmp_path / "data", environment=QUICK) as server:
-        federation = Federation(server, tmp_path, start=False)
+        federation = hospitals(tmp_path, server, start=False)
         retried = threading.Event()
         found = []
 

@@ -13,7 +13,7 @@ from client_sdk._protocol.exchange import Retries, answer_error, exchange
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.progress import Retrying
 from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError
-from tests.client_sdk.world import World, problem, unreachable
+from tests.support.flows import World, problem, unreachable
 
 RETRIES = Retries(RetryPolicy(base_s=1.0, patience_s=60.0), lambda: 0.5)
 REQUEST = Request("GET", "/v1/thing?wait=1", frozenset({200, 204}))

@@ -21,7 +21,7 @@ from he_agg.errors import ConfigError, DecryptionError, KeystoreError, ProtocolE
 from he_agg.ids import RoundId
 from he_agg.signing import SigningKey
 from keys import Identity
-from tests.client_sdk.world import (
+from tests.support.flows import (
     AGGREGATOR_KEY,
     CONSORTIUM,
     ROUND,

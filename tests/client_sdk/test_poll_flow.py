@@ -10,7 +10,7 @@ from client_sdk._effects import Request, Response
 from client_sdk._protocol.poll import current_round, next_round, open_round
 from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason, TransportError
 from he_agg.protocol.messages import CurrentRound
-from tests.client_sdk.world import ROUND, FakeAggregator, World, json_of, problem, session_for, small_plan, unreachable
+from tests.support.flows import ROUND, FakeAggregator, World, json_of, problem, session_for, small_plan, unreachable
 
 PLAN = small_plan()
 AGGREGATOR = FakeAggregator(PLAN)

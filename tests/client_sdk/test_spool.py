@@ -14,7 +14,7 @@ from he_agg.documents.record import NO_RECORD
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.ids import RoundId
-from tests.client_sdk.world import CONSORTIUM, ROUND
+from tests.support.flows import CONSORTIUM, ROUND
 from tests.support.trust import identity_of
 
 MANIFEST = Signed.make(

@@ -25,7 +25,7 @@ from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import parse_part
 from he_agg.signing import SigningKey
 from keys import Identity
-from tests.client_sdk.world import (
+from tests.support.flows import (
     AGGREGATOR_KEY,
     CONSORTIUM,
     N_VALUES,

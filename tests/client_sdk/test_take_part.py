@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from client_sdk import AsyncSite, InputError, Reason, Site
-from tests.client_sdk.conftest import SITES, in_threads
-from tests.client_sdk.world import assert_mean_of
+from tests.support.flows import assert_mean_of
+from tests.support.real import SITES, in_threads
 
 
 def aggregate_at(federation, names):

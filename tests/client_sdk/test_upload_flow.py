@@ -13,7 +13,7 @@ from client_sdk._protocol import verbs as _flows
 from client_sdk.progress import PhaseFinished, PhaseProgress
 from he_agg.errors import ProtocolError
 from he_agg.protocol.messages import Receipt
-from tests.client_sdk.world import (
+from tests.support.flows import (
     OPEN,
     ROUND,
     FakeAggregator,

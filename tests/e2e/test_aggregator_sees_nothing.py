@@ -18,7 +18,7 @@ from he_agg import Layout, Plan
 from he_agg.plan.schemes import SCHEMES
 from keys import GroupKey
 from keys.ceremony import deal
-from tests.support.founding import aggregator_of
+from service.core.aggregator_key import AggregatorKey
 from tests.support.server import he_agg, start_server
 from tests.support.trust import COORDINATOR, consortium
 
@@ -50,7 +50,7 @@ def traces(request, tmp_path_factory):
     plan = Plan.create("secretive", layout, max_sites=4, min_sites=3, rounds=2, codec=request.param)
     key = GroupKey.create(plan)
     data = root / "aggregator"
-    trusted = consortium("secretive", SITES, aggregator_of(data))
+    trusted = consortium("secretive", SITES, AggregatorKey.load_or_create(data).member)
     bundle = deal(key, trusted.roster, trusted.identities[COORDINATOR], time.time())
     for name, content in (("federation", key.federation_document), ("roster", trusted.roster), ("bundle", bundle)):
         (root / f"{name}.json").write_bytes(content.encode())

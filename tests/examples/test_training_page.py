@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from client_sdk.training import BinaryScores, simulate, train, training_plan
-from tests.client_sdk.training.regression import data
+from tests.support.regression import data
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 BLOCKS = dict(re.findall(r"^### (.+?)\n\n```python\n(.*?)```", PAGE, flags=re.M | re.S))

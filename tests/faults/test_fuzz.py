@@ -21,10 +21,8 @@ from hypothesis import strategies as st
 
 from he_agg import canonical
 from he_agg.protocol.http_signatures import EMPTY_DIGEST
-from service.domain import events
-from tests.faults.inprocess import Inside
-from tests.service.conftest import snapshot
-from tests.support.peers import deal, known, make_plan, prepare, register
+from tests.support.peers import deal, make_plan, prepare
+from tests.support.simulated import Clock, SimulatedFederation, snapshot
 
 PLAN = make_plan("fuzz", values=3000, rounds=10**6)
 LIVING = ("leases",)
@@ -32,17 +30,12 @@ LIVING = ("leases",)
 _numbers = itertools.count()
 
 
-class World:
+class OpenRound:
     """An open round in which site a has announced, put one part, and b has everything but the receipt."""
 
     def __init__(self, data_dir) -> None:
-        self.now = 1_800_000_000.5
-        self.members = register(data_dir, PLAN, ["a", "b", "c"], start=False)
-        self.consortium = known("fuzz")
-        self.inside = Inside(data_dir, lambda: self.now, keep_sums=10**6)
-        self.inside.aggregator.conductor.apply("fuzz", events.Started())
-        self.a, self.b = (self.inside.peer("fuzz", self.members[site]) for site in "ab")
-        self.coordinator = self.inside.peer("fuzz", self.members["coordinator"])
+        self.inside = SimulatedFederation(data_dir, PLAN, clock=Clock(1_800_000_000.5), keep_sums=10**6)
+        self.a, self.b, self.coordinator = (self.inside.at(member) for member in ("a", "b", "coordinator"))
         self.first = prepare(PLAN, "fuzz.1.1", "a", 1)
         assert self.a.announce("fuzz.1.1", self.first.manifest).status_code == 201
         assert self.a.put(self.first.id, 0, self.first.parts[0]).status_code == 204
@@ -54,7 +47,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("fuzz") / "data")
+    made = OpenRound(tmp_path_factory.mktemp("fuzz") / "data")
     yield made
     made.inside.end()
 
@@ -110,7 +103,7 @@ SIGNATURE = ("content-digest", "he-agg-federation", "signature-input", "signatur
 def test_requests_out_of_the_openapi_document(world, method, path, signed):
     sender = next((name for end, name in SENDERS.items() if path.endswith(end)), "a")
     sender = "auditor" if path.endswith("transcript") else sender
-    peer = world.inside.peer("fuzz", world.members[sender])
+    peer = world.inside.at(sender)
     statuses: set[int] = set()
     schema = schemathesis.openapi.from_dict(world.inside.app.openapi())
     operation = schema[path][method]
@@ -217,7 +210,7 @@ def test_every_operation_of_the_document_is_asked(world):
 
 
 def test_mutated_rosters_and_bundles(world):
-    members = world.consortium
+    members = world.inside.members
     roster = members.next_roster(dict(members.roster.body.members)).encode()
     bundle = deal(members, 2, plan_id=PLAN.plan_id).encode()
     refused: set[str] = set()
@@ -249,7 +242,7 @@ def test_mutated_rosters_and_bundles(world):
 
 def test_mutated_manifests(world):
     original = prepare(PLAN, "fuzz.1.1", "c", 3).manifest
-    peer = world.inside.peer("fuzz", world.members["c"])
+    peer = world.inside.at("c")
 
     @bounded(300)
     @given(body=mutations(original))
@@ -282,7 +275,7 @@ def test_mutated_parts(world, first):
 
 def test_announced_parts_that_are_none(tmp_path):
     """The digest is right, and the bytes are not a part: only the parser stands in the way."""
-    world = World(tmp_path / "data")
+    world = OpenRound(tmp_path / "data")
     part = world.first.parts[1]
     refused: set[str] = set()
 
@@ -290,7 +283,7 @@ def test_announced_parts_that_are_none(tmp_path):
     @given(body=mutations(part))
     def ask(body) -> None:
         # A new attempt each time, since a site announces but once.
-        world.now += 3602
+        world.inside.clock.now += 3602
         current = world.a.current().json()["round_id"]
         digests = (
             hashlib.sha256(world.first.parts[0]).hexdigest(),

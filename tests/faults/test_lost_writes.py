@@ -22,14 +22,13 @@ from pathlib import Path
 
 import pytest
 
-from service.domain import events
 from service.store import failures
 from service.store.failures import StoreError
 from service.store.parts import directory as on_disk
 from tests.faults.audit import Audit
 from tests.faults.disk import FailingCalls, LossyDisk
-from tests.faults.inprocess import Inside
-from tests.support.peers import make_plan, prepare, register
+from tests.support.peers import make_plan, prepare
+from tests.support.simulated import Clock, SimulatedFederation
 
 SITES = "ab"
 PLAN = make_plan("disk", values=100, min_sites=2, rounds=10**6)
@@ -41,14 +40,12 @@ class EndedError(BaseException):
     """The process has ended itself."""
 
 
-class World:
+class Promises:
     """A federation, and sites that remember what they were promised."""
 
     def __init__(self, directory: Path) -> None:
         self.data_dir = directory / "data"
-        self.members = register(self.data_dir, PLAN, list(SITES), start=False)
-        self.inside = Inside(self.data_dir, lambda: 1_800_000_000.5)
-        self.inside.aggregator.conductor.apply("disk", events.Started())
+        self.inside = SimulatedFederation(self.data_dir, PLAN, SITES, clock=Clock(1_800_000_000.5))
         self.audit = Audit(self.data_dir, PLAN)
         self.mine = {s: prepare(PLAN, "disk.1.1", s, i, one_hot=4000 * i) for i, s in enumerate(SITES)}
         self.audit.sent = {p.id: p for p in self.mine.values()}
@@ -57,7 +54,7 @@ class World:
     def steps(self):
         """Every request of a round, and the background work after it."""
         for site in SITES:
-            peer, mine = lambda s=site: self.inside.peer("disk", self.members[s]), self.mine[site]
+            peer, mine = lambda s=site: self.inside.at(s), self.mine[site]
             yield lambda p=peer, m=mine: p().announce("disk.1.1", m.manifest)
             if site == "b":
                 yield lambda p=peer, m=mine: self.put(p(), m, range(PARTS))
@@ -104,14 +101,14 @@ class World:
             answer = step()
             assert answer is None or answer.status_code in (200, 201, 204), answer.text
         self.audit.check()
-        record = self.inside.peer("disk", self.members["a"]).record("disk.1.1").json()["body"]
+        record = self.inside.at("a").record("disk.1.1").json()["body"]
         assert record["members"] == {site: p.id for site, p in self.mine.items()}
 
 
 @contextlib.contextmanager
 def a_world():
     directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
-    world = World(directory)
+    world = Promises(directory)
     try:
         yield world
     finally:

@@ -31,9 +31,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from he_agg.protocol.http_signatures import manifest_field
 from service.store.parts.base import AHEAD, SUM, PartKey
 from tests.faults.audit import Audit
-from tests.faults.inprocess import Inside
 from tests.faults.model import Attempt, Model, Times
-from tests.support.peers import KEY_ID, Prepared, deal, known, make_plan, prepare, register
+from tests.support.peers import KEY_ID, Prepared, deal, known, make_plan, prepare
+from tests.support.simulated import Clock, SimulatedFederation
 from tests.support.trust import COORDINATOR
 
 SITES = "abcd"
@@ -82,27 +82,24 @@ class Life(RuleBasedStateMachine):
     @initialize()
     def found(self) -> None:
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
-        self.now = 1_800_000_000.5
         data_dir = self.directory / "data"
-        members = register(data_dir, PLAN, list(SITES), start=False)
-        self.inside = Inside(
+        self.inside = SimulatedFederation(
             data_dir,
-            lambda: self.now,
+            PLAN,
+            SITES,
+            clock=Clock(1_800_000_000.5),
             upload_expiry_s=TIMES.expiry_s,
             repair_wait_s=TIMES.repair_s,
             keep_sums=KEEP_SUMS,
             sweep_s=1e-9,
         )
-        self.start()
-        self.members = members
         self.audit = Audit(data_dir, PLAN, KEEP_SUMS)
         self.model = Model(SITES, len(PLAN.public.places), 2, TIMES, self.now)
         self.prepared: dict[tuple[str, str, int], Prepared] = {}
 
-    def start(self) -> None:
-        from service.domain import events
-
-        self.inside.aggregator.conductor.apply("sim", events.Started())
+    @property
+    def now(self) -> float:
+        return self.inside.clock.now
 
     def teardown(self) -> None:
         if hasattr(self, "inside"):
@@ -131,7 +128,7 @@ class Life(RuleBasedStateMachine):
         if fate == "lost before":
             return
         for _ in range(2 if fate == "twice" else 1):
-            answer = getattr(self.inside.peer("sim", self.members[site]), method)(*arguments)
+            answer = getattr(self.inside.at(site), method)(*arguments)
             self.model.tick(self.now)
             expected = expect()
             assert answer.status_code in expected, (
@@ -217,7 +214,7 @@ class Life(RuleBasedStateMachine):
         }[how]
         digest = {"Content-Digest": manifest_field(submission.id)}
         headers = digest | {"Content-Length": str(len(whole))} if how == "cut" else digest
-        answer = self.inside.peer("sim", self.members[site]).put(submission.id, number, data, headers)
+        answer = self.inside.at(site).put(submission.id, number, data, headers)
         self.model.tick(self.now)
         assert 400 <= answer.status_code < 500, f"a damaged part was taken: {answer.status_code}"
 
@@ -227,7 +224,7 @@ class Life(RuleBasedStateMachine):
         submission_id = attempt.announced.get(site)
         if submission_id is None:
             return
-        answer = self.inside.peer("sim", self.members[site]).status(submission_id)
+        answer = self.inside.at(site).status(submission_id)
         self.model.tick(self.now)
         assert answer.status_code == 200
         state, missing = answer.json()["state"], set(answer.json()["missing"])
@@ -242,7 +239,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(site=sites)
     def where_are_we(self, site) -> None:
-        answer = self.inside.peer("sim", self.members[site]).current().json()
+        answer = self.inside.at(site).current().json()
         self.model.tick(self.now)
         newest = self.model.newest
         if newest.phase == "open":
@@ -257,7 +254,7 @@ class Life(RuleBasedStateMachine):
         seconds=st.sampled_from([1.0, 30.0, DEADLINE_S / 2, DEADLINE_S - 1.0, DEADLINE_S + 1.0, 86400.0, -1.0, -7200.0])
     )
     def time_passes(self, seconds) -> None:
-        self.now += seconds
+        self.inside.clock.now += seconds
 
     @rule(dice=st.integers(0, 3), site=sites, order=st.permutations(range(PARTS)))
     def new_key(self, dice, site, order) -> None:
@@ -269,9 +266,7 @@ class Life(RuleBasedStateMachine):
             self.put("handled", site, 0, 0, only(number))
         self.put("handled", site, 0, 0, range(PARTS, PARTS))
         bundle = deal(known("sim"), self.model.epoch + 1, plan_id=PLAN.plan_id)
-        answer = self.inside.peer("sim", self.members[COORDINATOR]).bring(
-            f"epochs/{bundle.body.epoch}", bundle.encode()
-        )
+        answer = self.inside.at(COORDINATOR).bring(f"epochs/{bundle.body.epoch}", bundle.encode())
         assert answer.status_code == 201, answer.text
         self.model.new_key(self.now)
         self.seen["new keys"] += 1
@@ -346,7 +341,7 @@ class Life(RuleBasedStateMachine):
         self.fold()
         self.background_pass()
         self.audit.check()
-        peer = self.inside.peer("sim", self.members["a"])
+        peer = self.inside.at("a")
         for attempt in self.model.attempts[:-1]:
             round_id = f"sim.{attempt.number}.{attempt.attempt}"
             record = json.loads(peer.record(round_id).content)["body"]

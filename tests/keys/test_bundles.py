@@ -17,7 +17,7 @@ from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireErr
 from he_agg.signing import SigningKey
 from keys import GroupKey, Identity, ceremony
 from keys.ceremony import agreement, commit, deal
-from tests.keys.world import SITES, after, first, reencoded, signed, site, world
+from tests.keys.dealing import SITES, after, first, reencoded, signed, site, world
 from tests.support.federation import plan_of
 
 WORLD = world()

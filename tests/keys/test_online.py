@@ -11,14 +11,9 @@ import pytest
 from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.roster import Roster
 from he_agg.documents.signed import Signed
-from tests.keys.test_ceremony import Ceremony, found, sign
-from tests.keys.world import COORDINATORS, SITES
+from tests.keys.ceremony import found, sign
+from tests.keys.dealing import COORDINATORS, SITES
 from tests.support.server import he_agg, start_server
-
-
-@pytest.fixture
-def ceremony(tmp_path, capsys, monkeypatch):
-    return Ceremony(tmp_path, capsys, monkeypatch)
 
 
 def settings(ceremony, name, url):

@@ -15,7 +15,7 @@ from he_agg.host.commands import main
 from keys import Identity
 from keys.cli.options import new_passphrase, passphrase_source
 from keys.passphrase import Once, from_descriptor, from_keyring
-from tests.keys.world import site, world
+from tests.keys.dealing import site, world
 
 SECRET = "correct horse battery"
 

@@ -20,7 +20,7 @@ from keys.rosters import (
     read_pinned,
     sign_roster,
 )
-from tests.keys.world import AGGREGATOR, COORDINATORS, DAY_S, SITES, after, first, signed, site
+from tests.keys.dealing import AGGREGATOR, COORDINATORS, DAY_S, SITES, after, first, signed, site
 
 NOW = int(time.time())
 FIRST = first()

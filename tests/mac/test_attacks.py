@@ -63,7 +63,7 @@ def sum_of(plan, submissions):
     ]
 
 
-class World:
+class Attempt:
     """Three submissions of one attempt, and the sum."""
 
     def __init__(self, plan) -> None:
@@ -84,7 +84,7 @@ class World:
 
 @pytest.fixture(scope="module", params=PLANS)
 def world(request):
-    world = World(PLANS[request.param])
+    world = Attempt(PLANS[request.param])
     assert world.accepts()
     return world
 

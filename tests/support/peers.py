@@ -207,12 +207,21 @@ def digest_header(data: bytes) -> dict[str, str]:
 
 
 def enrol(
-    store: Store, conductor: Conductor, plan: Plan, sites: Sequence[str], *, keeping: Keeping | None = None
+    store: Store,
+    conductor: Conductor,
+    plan: Plan,
+    sites: Sequence[str],
+    *,
+    keeping: Keeping | None = None,
+    document: FederationDocument | None = None,
 ) -> Consortium:
-    """Register a federation of these sites, with a coordinator and an auditor. Returns all private keys."""
+    """Register a federation of these sites, with a coordinator and an auditor. Returns all private keys.
+
+    Without a document the federation has no group key, only the name of one.
+    """
     name = plan.public.federation
     members = consortium(name, sites, conductor.key.signing_key, min_sites=1, valid_s=VALID_S)
-    document = FederationDocument(plan.public, 1, KEY_ID)
+    document = document or FederationDocument(plan.public, 1, KEY_ID)
     operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
     _known[name] = (members, store._engine.url)
     return members
@@ -242,11 +251,17 @@ def adopt(members: Consortium) -> None:
 
 
 def register(
-    data_dir: Path, plan: Plan, sites: Sequence[str], *, start: bool = True, database_url: str | None = None
+    data_dir: Path,
+    plan: Plan,
+    sites: Sequence[str],
+    *,
+    start: bool = True,
+    database_url: str | None = None,
+    document: FederationDocument | None = None,
 ) -> dict[str, Identity]:
     """Register a federation and its sites directly in the store. Returns all members' identities."""
     with operator(data_dir, database_url) as (store, conductor):
-        members = enrol(store, conductor, plan, sites)
+        members = enrol(store, conductor, plan, sites, document=document)
         if start:
             conductor.apply(plan.public.federation, events.Started())
     return members.identities

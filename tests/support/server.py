@@ -18,7 +18,7 @@ from tests.support.zygote import Zygote
 
 __all__ = ["QUICK", "ServerProcess", "he_agg", "server_zygote", "start_server"]
 
-QUICK = {"HE_AGG_RECHECK_S": "0.05"}
+QUICK = {"HE_AGG_RECHECK_S": "0.05", "HE_AGG_LINGER_S": "0.5"}
 """Settings of an aggregator that does not keep tests waiting."""
 
 _STRICT = {"PYTHONWARNINGS": "error"}

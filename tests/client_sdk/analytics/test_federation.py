@@ -9,7 +9,7 @@ from client_sdk import InputError, PlanError, ProtocolError, analytics
 from client_sdk.local import local_federation, plan_for
 from client_sdk.training import simulate
 from he_agg.plan.plan import Plan
-from tests.client_sdk.analytics.conftest import bits, split
+from tests.client_sdk.analytics.comparing import bits, split
 
 LOOSE = analytics.SmallCells(below=1)
 

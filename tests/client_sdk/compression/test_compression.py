@@ -11,7 +11,6 @@ from client_sdk.compression.low_rank import _orthonormal, _product
 from client_sdk.training import FedAvgM, simulate, train, training_plan
 from he_agg import Layout, Plan, dequantize, quantize
 from he_agg.errors import InputError, PlanError
-from tests.client_sdk.training.conftest import aggregator, name, running  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")
 
@@ -196,7 +195,7 @@ def fit_for(i, stop_at=None):
 @pytest.mark.parametrize(
     ("compression", "bits"), [(FewBits(), 8), (RandomMask(0.2), 12), (LowRank(2), 16)], ids=lambda v: type(v).__name__
 )
-def test_encrypted_equals_simulated_and_goes_on_after_a_crash(compression, bits, running, name, tmp_path, monkeypatch):  # noqa: F811
+def test_encrypted_equals_simulated_and_goes_on_after_a_crash(compression, bits, running, name, tmp_path, monkeypatch):
     monkeypatch.setattr("client_sdk.training.loop.secrets.randbits", lambda _: 5)
     plan = training_plan(name, model(), clip=2.0, weight_cap=100, max_sites=3, min_sites=3, rounds=6,
                          compression=compression, value_bits=bits, deadline_s=120)  # fmt: skip

@@ -21,7 +21,7 @@ from client_sdk.training.agreement import SIGNS  # noqa: E402
 from he_agg import dequantize, quantize  # noqa: E402
 from he_agg.errors import ProtocolError  # noqa: E402
 from keys import GroupKey  # noqa: E402
-from tests.client_sdk.training.regression import FEATURES, data, predict  # noqa: E402
+from tests.support.regression import FEATURES, data, predict  # noqa: E402
 
 SITES = 3
 

@@ -6,7 +6,7 @@ import pytest
 from client_sdk.flower import run_numpy_client
 from client_sdk.training import MeanLoss, simulate, training_plan
 from he_agg.errors import InputError
-from tests.client_sdk.training.regression import FEATURES, data, predict
+from tests.support.regression import FEATURES, data, predict
 
 
 class Client:

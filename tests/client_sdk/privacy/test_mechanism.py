@@ -16,7 +16,7 @@ from client_sdk import InputError, PlanError, privacy
 from client_sdk.privacy import table
 from client_sdk.privacy.mechanism import ORDERS
 from he_agg import Layout, Plan
-from tests.client_sdk.privacy.conftest import stream
+from tests.client_sdk.privacy.streams import stream
 
 
 def plan_of(clip=50.0, *, values=400, weight_cap=1, min_sites=10, value_bits=16, **more):

@@ -14,7 +14,7 @@ from scipy import stats
 
 from client_sdk.privacy import discrete_gaussian, sampling, skellam
 from he_agg.errors import InputError
-from tests.client_sdk.privacy.conftest import stream
+from tests.client_sdk.privacy.streams import stream
 
 N = 200_000
 SEED = 20260

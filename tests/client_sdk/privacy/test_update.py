@@ -10,7 +10,7 @@ import pytest
 from client_sdk import ConfigError, InputError, PlanError, privacy
 from client_sdk.local import local_federation, plan_for
 from he_agg import Layout, Plan, quantize
-from tests.client_sdk.privacy.conftest import stream
+from tests.client_sdk.privacy.streams import stream
 
 VALUES = 300
 Z = 2.0

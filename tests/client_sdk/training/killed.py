@@ -6,7 +6,7 @@ import sys
 
 from client_sdk import Site
 from client_sdk.training import BinaryScores, FedAdam, train
-from tests.client_sdk.training.regression import evaluate_for, fit_for, model
+from tests.support.regression import evaluate_for, fit_for, model
 
 
 def die(*_):

@@ -7,8 +7,7 @@ import pytest
 
 from client_sdk.training import simulate, train
 from he_agg.errors import ProtocolError, Reason
-from tests.client_sdk.training.regression import fit_for, model
-from tests.client_sdk.training.test_loop import plan_for
+from tests.support.regression import fit_for, model, plan_for
 
 DEADLINE_S = 6
 

@@ -24,15 +24,10 @@ from client_sdk.training.agreement import SIGNS
 from he_agg import dequantize, quantize
 from he_agg.errors import ConfigError, InputError, PlanError, ProtocolError
 from he_agg.host.processes import Process
-from tests.client_sdk.training.regression import data, evaluate_for, fit_for, model
+from tests.support.regression import data, evaluate_for, fit_for, model, plan_for
 from tests.support.zygote import Zygote
 
 STRATEGIES = [FedAvg(), FedAvg(lr=0.5), FedProx(mu=0.1), FedAvgM(momentum=0.5), FedAdam(lr=0.05)]
-
-
-def plan_for(name, **options):
-    return training_plan(name, model(), **({"clip": 1.0, "weight_cap": 256, "max_sites": 5, "min_sites": 3,
-                                            "rounds": 20, "deadline_s": 120} | options))  # fmt: skip
 
 
 def plaintext(plan, strategy, rounds, sites=3, dtype=np.float32):
@@ -284,7 +279,7 @@ def test_transform_sees_the_update_before_it_is_encrypted(running, name):
 
 @pytest.fixture(scope="module")
 def zygote():
-    with Zygote("client_sdk.training", "tests.client_sdk.training.regression") as running:
+    with Zygote("client_sdk.training", "tests.support.regression") as running:
         yield running
 
 

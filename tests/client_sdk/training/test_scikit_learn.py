@@ -8,7 +8,7 @@ from sklearn.neural_network import MLPClassifier
 
 from client_sdk.adapters import SklearnAdapter
 from client_sdk.training import BinaryScores, simulate, train, training_plan
-from tests.client_sdk.training.regression import FEATURES, data
+from tests.support.regression import FEATURES, data
 
 SITES = ["hospital-a", "hospital-b", "hospital-c"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from client_sdk.training import FedAdam, FedAvg, FedProx, simulate, train, training_plan
-from tests.client_sdk.training.regression import FEATURES, data
+from tests.support.regression import FEATURES, data
 
 torch = pytest.importorskip("torch")
 

@@ -12,20 +12,20 @@ from service.domain.events import Terms
 from service.domain.rounds import invite
 from service.operator import federation, operations
 from service.store.rows import Keeping
-from tests.service.work.test_deadlines import Inside
 from tests.support.documents import encoded, parsed
 from tests.support.peers import expected_sum, make_plan, prepare, read_receipt, read_sum, take_end
+from tests.support.simulated import SimulatedFederation
 
 SITES = [f"site-{i}" for i in range(8)]
 
 
 @pytest.fixture
 def drawn(tmp_path):
-    inside = Inside(
+    inside = SimulatedFederation(
         tmp_path / "data", make_plan("f", max_sites=8, deadline_s=100), SITES, keeping=Keeping(sample_fraction=0.5)
     )
     yield inside
-    inside.aggregator.close()
+    inside.end()
 
 
 def test_a_round_of_drawn_sites(drawn):
@@ -40,7 +40,7 @@ def test_a_round_of_drawn_sites(drawn):
             with pytest.raises(ProtocolError) as caught:
                 drawn.submit(site, i, "f.1.1")
             assert caught.value.reason is Reason.NOT_INVITED
-    drawn.fold("f.1.1")
+    drawn.fold_one("f.1.1")
     record = drawn.record("f.1.1")
     assert record.members.keys() == invited
     assert record.sample_seed == row.sample_seed != drawn.row("f.2.1").sample_seed
@@ -51,20 +51,13 @@ def test_a_round_of_drawn_sites(drawn):
 
 
 def test_a_record_without_drawing_has_no_seed(tmp_path):
-    inside = Inside(tmp_path / "data", make_plan("f"))
+    inside = SimulatedFederation(tmp_path / "data", make_plan("f"))
     for i, site in enumerate("abc"):
         inside.submit(site, i, "f.1.1")
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     assert inside.record("f.1.1").sample_seed is None
     assert b'"sample_seed":null' in inside.row("f.1.1").record
-    inside.aggregator.close()
-
-
-@pytest.fixture
-def inside(tmp_path):
-    opened = Inside(tmp_path / "data", make_plan("f", deadline_s=100))
-    yield opened
-    opened.aggregator.close()
+    inside.end()
 
 
 def stage_of(inside):
@@ -100,7 +93,7 @@ def test_no_round_opens_in_a_pause(inside):
     operations.pause(store, conductor, "f")
     for i, site in enumerate("abc"):
         inside.submit(site, i, "f.1.1")
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     assert inside.record("f.1.1").outcome == "published"
     assert inside.row("f.2.1") is None
     operations.resume(store, conductor, "f")

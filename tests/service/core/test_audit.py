@@ -13,10 +13,10 @@ import pytest
 
 from he_agg.audit import audit
 from he_agg.documents.roster import Role
-from tests.service.conftest import QUICK, World
 from tests.support import peers
 from tests.support.peers import make_plan, prepare, read_record
-from tests.support.server import he_agg, start_server
+from tests.support.real import RealFederation
+from tests.support.server import QUICK, he_agg, start_server
 from tests.support.trust import AUDITOR, COORDINATOR, identity_of
 
 
@@ -32,7 +32,7 @@ def past(tmp_path_factory):
     """A sum of three; an attempt that fails since a site is removed; a sum of the two that are left. Then it ends."""
     data_dir = tmp_path_factory.mktemp("audit") / "data"
     with start_server(data_dir, environment=QUICK) as server:
-        world = World(server, make_plan("audited", rounds=5, max_sites=5), ["a", "b", "c"])
+        world = RealFederation(server, make_plan("audited", rounds=5, max_sites=5), ["a", "b", "c"])
         try:
             assert _all_submit(world, "abc").outcome == "published"
             failing = world.round_id

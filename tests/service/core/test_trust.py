@@ -13,13 +13,11 @@ from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.protocol.messages import Receipt
 from he_agg.signing import SigningKey
-from service.aggregator import Aggregator
 from service.core.aggregator_key import AggregatorKey
 from service.domain import events
 from service.operator import operations
 from service.store.rows import Basis
-from tests.service.http.test_refusals import assert_problem
-from tests.service.work.test_deadlines import Inside
+from tests.service.http.answers import assert_problem
 from tests.support.peers import (
     KEY_ID,
     Peer,
@@ -34,6 +32,7 @@ from tests.support.peers import (
     read_sum,
     take_end,
 )
+from tests.support.simulated import SimulatedFederation
 from tests.support.trust import AGGREGATOR, AUDITOR, COORDINATOR, Consortium, identity_of
 
 
@@ -140,7 +139,7 @@ def test_a_new_key_while_a_round_is_open(trust, world):
 @pytest.mark.parametrize("phase", ["closed", "folding"])
 @pytest.mark.parametrize("change", ["key", "roster"])
 def test_a_closed_round_is_finished_under_what_it_opened_under(tmp_path, phase, change):
-    inside = Inside(tmp_path / "data", make_plan("f"))
+    inside = SimulatedFederation(tmp_path / "data", make_plan("f"))
     prepared = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
     members, conductor = inside.members, inside.aggregator.conductor
     if phase == "folding":
@@ -152,7 +151,7 @@ def test_a_closed_round_is_finished_under_what_it_opened_under(tmp_path, phase, 
         left = {name: one for name, one in members.roster.body.members.items() if name != "c"}
         operations.bring_roster(inside.aggregator.store, conductor, "f", members.next_roster(left).encode())
     assert inside.row("f.1.1").phase == phase
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     record = inside.record("f.1.1")
     assert (record.outcome, record.epoch, record.key_id) == ("published", 1, KEY_ID)
     assert record.roster == members.roster.body_digest
@@ -161,7 +160,7 @@ def test_a_closed_round_is_finished_under_what_it_opened_under(tmp_path, phase, 
         basis, invited = tx.newest_round("f").basis, tx.invited(inside.row("f.2.1").id)
     assert basis.epoch == (2 if change == "key" else 1)
     assert (basis.roster_version, invited) == ((1, {"a", "b", "c"}) if change == "key" else (2, {"a", "b"}))
-    inside.aggregator.close()
+    inside.end()
 
 
 # rosters
@@ -260,12 +259,12 @@ def test_a_site_is_removed_while_a_round_is_open(trust, world, how):
 def test_the_aggregator_gets_another_key(tmp_path, caplog):
     """Its key file is lost: nothing is signed until a roster lists the new one, and nothing breaks then."""
 
-    inside = Inside(tmp_path / "data", make_plan("f"))
+    inside = SimulatedFederation(tmp_path / "data", make_plan("f"))
     first = inside.submit("a", 1, "f.1.1")
     members = inside.members
-    inside.aggregator.close()
+    inside.close()
     (tmp_path / "data" / "aggregator.key").unlink()
-    inside.aggregator = Aggregator.open(inside.aggregator.settings, inside.clock)
+    inside.open()
     assert [r.fields["federation"] for r in caplog.records if "does not list" in r.getMessage()] == ["f"]
     store, conductor = inside.aggregator.store, inside.aggregator.conductor
     with pytest.raises(ValueError, match="does not list this aggregator's key"):
@@ -284,9 +283,9 @@ def test_the_aggregator_gets_another_key(tmp_path, caplog):
     adopt(Consortium("f", members.identities, following))
     for i, site in enumerate("abc"):
         inside.submit(site, i, "f.1.2")
-    inside.fold("f.1.2")
+    inside.fold_one("f.1.2")
     assert inside.record("f.1.2").previous == signed.digest
-    inside.aggregator.close()
+    inside.end()
 
 
 # commitments
@@ -398,7 +397,7 @@ def test_a_history_that_is_another_is_noticed_when_a_manifest_is_announced(trust
 
 
 def test_a_roster_may_ask_for_more_sites_than_the_plan(tmp_path):
-    inside = Inside(tmp_path / "data", make_plan("f", min_sites=2, deadline_s=100))
+    inside = SimulatedFederation(tmp_path / "data", make_plan("f", min_sites=2, deadline_s=100))
     following = inside.members.next_roster(dict(inside.members.roster.body.members), min_sites=3)
     operations.bring_roster(inside.aggregator.store, inside.aggregator.conductor, "f", following.encode())
     for i, site in enumerate("ab"):
@@ -408,7 +407,7 @@ def test_a_roster_may_ask_for_more_sites_than_the_plan(tmp_path):
     record = inside.record("f.1.1")
     assert (record.outcome, record.roster) == ("failed", inside.members.roster.body_digest)
     assert inside.row("f.1.2").basis == Basis(1, KEY_ID, following.body_digest, 2)
-    inside.aggregator.close()
+    inside.end()
 
 
 def test_of_one_submission_nobody_gets_more_than_the_manifest(trust, world):

@@ -8,9 +8,9 @@ import pytest
 
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
-from tests.service.conftest import QUICK, World
 from tests.support.peers import make_plan, prepare, read_record
-from tests.support.server import start_server
+from tests.support.real import RealFederation
+from tests.support.server import QUICK, start_server
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def own_server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(own_server):
-    world = World(own_server, make_plan("downloaded"), ["a", "b", "c"])
+    world = RealFederation(own_server, make_plan("downloaded"), ["a", "b", "c"])
     round_id = world.round_id
     for i, site in enumerate("abc"):
         world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, manifest_field
-from tests.support.peers import prepare
+from tests.support.peers import make_plan, prepare
+from tests.support.real import RealFederation
 from tests.support.trust import AUDITOR, COORDINATOR
 
 NOT_NUMBERS = ["+1", "-1", "-0", "01", "00", "1_0", "1.", ".5", "%31", "1e0", "0x1", "1" * 19, "nan", "inf", "one"]
@@ -77,9 +78,7 @@ class Routes:
 
 @pytest.fixture(scope="module")
 def routes(shared_server):
-    from tests.service.conftest import World, make_plan
-
-    world = World(shared_server, make_plan("forms"), ["a", "b", "c"])
+    world = RealFederation(shared_server, make_plan("forms"), ["a", "b", "c"])
     yield Routes(world)
     world.close()
     world.end()

@@ -15,10 +15,9 @@ from he_agg.protocol.http_signatures import manifest_field
 from service.limits import Limits, _Slots
 from service.settings import Settings
 from service.store.rows import Keeping
-from tests.service.conftest import QUICK
-from tests.service.work.test_deadlines import Inside
 from tests.support.peers import OCTETS, make_plan, prepare, read_receipt, take_end
-from tests.support.server import start_server
+from tests.support.server import QUICK, start_server
+from tests.support.simulated import SimulatedFederation
 
 Usage = namedtuple("Usage", "total used free")
 PLAN = make_plan("f", rounds=10)
@@ -31,13 +30,13 @@ def make(tmp_path):
     opened = []
 
     def make(**options):
-        inside = Inside(tmp_path / "data", PLAN, **{"reserve_bytes": RESERVE, **options})
+        inside = SimulatedFederation(tmp_path / "data", PLAN, **{"reserve_bytes": RESERVE, **options})
         opened.append(inside)
         return inside
 
     yield make
     for inside in opened:
-        inside.aggregator.close()
+        inside.end()
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_quota_of_a_federation(make):
     inside = make(federation_quota_bytes=4 * SIZE, reserve_bytes=0)
     for i, site in enumerate("abc"):  # and one sum
         inside.submit(site, i, "f.1.1")
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     refused(lambda: inside.submit("a", 5, "f.2.1"), Reason.QUOTA_EXCEEDED)  # nobody has removed anything yet
     inside.aggregator.worker._look()
     inside.submit("a", 5, "f.2.1")
@@ -95,7 +94,7 @@ def test_quota_of_a_site(make):
     inside = make(site_quota_bytes=SIZE, reserve_bytes=0, keeping=Keeping(keep_submissions=True))
     for i, site in enumerate("abc"):
         inside.submit(site, i, "f.1.1")
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     inside.aggregator.worker._look()
     refused(lambda: inside.submit("a", 5, "f.2.1"), Reason.QUOTA_EXCEEDED)
 

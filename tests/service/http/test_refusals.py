@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 import socket
 import time
 
@@ -10,21 +9,11 @@ import pytest
 
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, manifest_field
+from tests.service.http.answers import assert_problem, raw_answer
 from tests.support.peers import OCTETS, digest_header, make_plan, prepare
 from tests.support.trust import identity_of
 
 SEAL_HEADER = bytes.fromhex("5ea110") + bytes(200)
-
-
-def assert_problem(answer, status, reason):
-    assert (answer.status_code, answer.json().get("reason")) == (status, reason), answer.text
-    body = answer.json()
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert body["type"] == f"urn:he-agg:problem:{reason}"
-    assert body["status"] == status
-    assert body["detail"]
-    assert body["title"]
-    return body
 
 
 @pytest.fixture
@@ -306,25 +295,6 @@ def test_arguments(world):
 
 
 # bodies that are refused before they are read
-
-
-def raw_answer(world, head, body=b"", timeout_s=3.0):
-    """Send a head, and only if asked a body, on a bare socket. Returns the answer up to the end of its body."""
-    host, port = world.server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=timeout_s) as connection:
-        began = time.monotonic()
-        connection.sendall(("\r\n".join(head) + "\r\n\r\n").encode() + body)
-        received = b""
-        while b"\r\n\r\n" not in received or len(received.split(b"\r\n\r\n", 1)[1]) < _length(received):
-            chunk = connection.recv(65536)
-            assert chunk, received
-            received += chunk
-        return received.decode(), time.monotonic() - began
-
-
-def _length(received):
-    found = re.search(rb"content-length: (\d+)", received)
-    return int(found[1]) if found else 0  # 204
 
 
 @pytest.mark.usefixtures("unchanged")

@@ -8,11 +8,9 @@ import pytest
 from he_agg.documents.federation import FederationDocument
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, WINDOW_S, RequestHead, manifest_field, sign_request
 from service.operator import operations
-from tests.faults.inprocess import Inside
-from tests.service.conftest import snapshot
-from tests.service.http.test_refusals import assert_problem, raw_answer
-from tests.service.work.test_deadlines import Clock
+from tests.service.http.answers import assert_problem, raw_answer
 from tests.support.peers import KEY_ID, OCTETS, Peer, digest_header, known, make_plan, operator, prepare
+from tests.support.simulated import Clock, Inside, snapshot
 from tests.support.trust import AUDITOR, COORDINATOR, consortium, identity_of
 
 ROLES = {

@@ -10,20 +10,9 @@ import pytest
 from he_agg.protocol.http_signatures import manifest_field
 from service.core.submissions import runs
 from service.core.submissions.runs import ExpectedPart, Run
-from service.domain import events
-from tests.faults.inprocess import Inside
-from tests.service.conftest import snapshot
-from tests.service.monitor.conftest import until
-from tests.support.peers import (
-    OCTETS,
-    digest_header,
-    expected_sum,
-    make_plan,
-    prepare,
-    read_receipt,
-    read_sum,
-    register,
-)
+from tests.support.peers import OCTETS, digest_header, expected_sum, make_plan, prepare, read_receipt, read_sum
+from tests.support.real import until
+from tests.support.simulated import Clock, SimulatedFederation, snapshot
 
 PLAN = make_plan("f", deadline_s=3600)
 ONE = "f.1.1"
@@ -32,12 +21,7 @@ ONE = "f.1.1"
 @pytest.fixture
 def inside(tmp_path):
     """An aggregator whose time and background work are the test's."""
-    clock = [1_800_000_000.5]
-    members = register(tmp_path / "data", PLAN, list("abc"), start=False)
-    made = Inside(tmp_path / "data", lambda: clock[0])
-    made.aggregator.conductor.apply("f", events.Started())
-    made.now = clock
-    made.of = lambda site: made.peer("f", members[site])
+    made = SimulatedFederation(tmp_path / "data", PLAN, clock=Clock(1_800_000_000.5))
     yield made
     made.end()
 
@@ -48,7 +32,7 @@ def state(inside):
 
 def announced(inside, site="a", seed=1):
     prepared = prepare(PLAN, ONE, site, seed)
-    assert inside.of(site).announce(ONE, prepared.manifest).status_code == 201
+    assert inside.at(site).announce(ONE, prepared.manifest).status_code == 201
     return prepared
 
 
@@ -78,20 +62,20 @@ def test_in_one_request_or_part_by_part_on_a_real_server(world):
 
 def test_again_it_is_the_same_receipt_and_changes_nothing(inside):
     mine = announced(inside)
-    receipt = inside.of("a").put(mine.id, 0, mine.whole)
+    receipt = inside.at("a").put(mine.id, 0, mine.whole)
     before = state(inside)
-    for again in (inside.of("a").put(mine.id, 0, mine.whole), inside.of("a").complete(mine)):
+    for again in (inside.at("a").put(mine.id, 0, mine.whole), inside.at("a").complete(mine)):
         assert (again.status_code, again.content) == (200, receipt.content)
-    assert inside.of("a").put(mine.id, 1, mine.parts[1]).status_code == 204
+    assert inside.at("a").put(mine.id, 1, mine.parts[1]).status_code == 204
     assert state(inside) == before
 
 
 def test_after_some_of_its_parts(inside):
     mine = announced(inside)
-    refused(inside.of("a").put(mine.id, 2, mine.parts[2]), 409, "incomplete")
-    assert inside.of("a").status(mine.id).json()["missing"] == [0, 1]
-    assert inside.of("a").put(mine.id, 0, mine.whole).status_code == 200
-    assert inside.of("a").status(mine.id).json()["missing"] == []
+    refused(inside.at("a").put(mine.id, 2, mine.parts[2]), 409, "incomplete")
+    assert inside.at("a").status(mine.id).json()["missing"] == [0, 1]
+    assert inside.at("a").put(mine.id, 0, mine.whole).status_code == 200
+    assert inside.at("a").status(mine.id).json()["missing"] == []
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -99,7 +83,7 @@ def test_a_part_that_is_not_the_announced_one(inside, number):
     """None of them is taken then, whichever it is, and whether or not the digest of the body is right."""
     mine, before = announced(inside), state(inside)
     changed = [bytes([part[0], part[1] ^ 1]) + part[2:] if n == number else part for n, part in enumerate(mine.parts)]
-    problem = refused(inside.of("a").put(mine.id, 0, b"".join(changed)), 400, "bad-digest")
+    problem = refused(inside.at("a").put(mine.id, 0, b"".join(changed)), 400, "bad-digest")
     assert f"part {number}: expected SHA-256" in problem["detail"]
     assert state(inside) == before
 
@@ -113,7 +97,7 @@ def test_content_digest_names_the_manifest(inside, field):
         "of another manifest": manifest_field("00" * 32),
         "both": manifest_field(mine.id) + ", " + digest_header(mine.whole)["Content-Digest"],
     }[field]
-    problem = refused(inside.of("a").put(mine.id, 0, mine.whole, headers={"Content-Digest": value}), 400, "bad-digest")
+    problem = refused(inside.at("a").put(mine.id, 0, mine.whole, headers={"Content-Digest": value}), 400, "bad-digest")
     assert manifest_field(mine.id) in problem["detail"]
     assert state(inside) == before
 
@@ -122,29 +106,29 @@ def test_content_digest_names_the_manifest(inside, field):
 def test_from_a_part_on(inside, first):
     mine = announced(inside)
     rest = b"".join(mine.parts[first:])
-    problem = refused(inside.of("a").put(mine.id, first, rest), 409, "incomplete")
+    problem = refused(inside.at("a").put(mine.id, first, rest), 409, "incomplete")
     assert problem["missing"] == list(range(first))
-    assert inside.of("a").status(mine.id).json()["missing"] == list(range(first))
+    assert inside.at("a").status(mine.id).json()["missing"] == list(range(first))
     for number in range(first):
-        assert inside.of("a").put(mine.id, number, mine.parts[number]).status_code == 204
-    assert inside.of("a").complete(mine).status_code == 200
-    assert inside.of("a").put(mine.id, first, rest).status_code == 200
-    refused(inside.of("a").put(mine.id, first, mine.whole), 413, "too-large")
+        assert inside.at("a").put(mine.id, number, mine.parts[number]).status_code == 204
+    assert inside.at("a").complete(mine).status_code == 200
+    assert inside.at("a").put(mine.id, first, rest).status_code == 200
+    refused(inside.at("a").put(mine.id, first, mine.whole), 413, "too-large")
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_body_may_end_with_any_part(inside, first):
     mine = announced(inside)
-    answer = inside.of("a").put(mine.id, first, mine.parts[first])
+    answer = inside.at("a").put(mine.id, first, mine.parts[first])
     assert (answer.status_code, answer.content) == (204, b"")
-    assert inside.of("a").status(mine.id).json()["missing"] == [n for n in range(3) if n != first]
-    assert inside.of("a").put(mine.id, 0, mine.whole).status_code == 200
+    assert inside.at("a").status(mine.id).json()["missing"] == [n for n in range(3) if n != first]
+    assert inside.at("a").put(mine.id, 0, mine.whole).status_code == 200
 
 
 @pytest.mark.parametrize(("first", "status"), [("4", 404), ("9" * 18, 404), ("9" * 20, 400), ("-1", 400)])
 def test_from_a_part_that_is_none(inside, first, status):
     mine, before = announced(inside), state(inside)
-    answer = inside.of("a").put(mine.id, first, b"")
+    answer = inside.at("a").put(mine.id, first, b"")
     assert (answer.status_code, answer.json()["reason"]) == (status, {404: "unknown-part", 400: "bad-request"}[status])
     assert state(inside) == before
 
@@ -175,9 +159,9 @@ def test_announced_parts_that_are_none(inside):
     mine.parts[2] = b"XXXX" + mine.parts[2][4:]
     digests = tuple(hashlib.sha256(part).hexdigest() for part in mine.parts)
     mine.manifest = prepare(PLAN, ONE, "a", 1, part_digests=digests).manifest
-    assert inside.of("a").announce(ONE, mine.manifest).status_code == 201
+    assert inside.at("a").announce(ONE, mine.manifest).status_code == 201
     before = state(inside)
-    refused(inside.of("a").put(mine.id, 0, mine.whole), 422, "bad-magic")
+    refused(inside.at("a").put(mine.id, 0, mine.whole), 422, "bad-magic")
     assert state(inside) == before
 
 
@@ -207,29 +191,29 @@ def test_parts_in_memory_together(monkeypatch):
 )
 def test_another_length(inside, change, status, reason):
     mine, before = announced(inside), state(inside)
-    refused(inside.of("a").put(mine.id, 0, change(mine.whole)), status, reason)
+    refused(inside.at("a").put(mine.id, 0, change(mine.whole)), status, reason)
     assert state(inside) == before
 
 
 def test_only_of_the_site_that_announced_it(inside):
     mine, before = announced(inside), state(inside)
-    refused(inside.of("b").put(mine.id, 0, mine.whole), 404, "unknown-submission")
+    refused(inside.at("b").put(mine.id, 0, mine.whole), 404, "unknown-submission")
     other = prepare(PLAN, ONE, "b", 2)
-    refused(inside.of("b").put(other.id, 0, other.whole), 404, "unknown-submission")
+    refused(inside.at("b").put(other.id, 0, other.whole), 404, "unknown-submission")
     assert state(inside) == before
 
 
 def test_too_late(inside):
     mine, others = announced(inside), [announced(inside, site, seed) for seed, site in ((2, "b"), (3, "c"))]
     for site, other in zip("bc", others, strict=True):
-        assert inside.of(site).put(other.id, 0, other.whole).status_code == 200
-    inside.now[0] += 3601
-    refused(inside.of("a").put(mine.id, 0, mine.whole), 409, "round-closed")
+        assert inside.at(site).put(other.id, 0, other.whole).status_code == 200
+    inside.clock.now += 3601
+    refused(inside.at("a").put(mine.id, 0, mine.whole), 409, "round-closed")
     inside.fold()
     inside.look()
-    problem = refused(inside.of("a").put(mine.id, 0, mine.whole), 409, "round-closed")
+    problem = refused(inside.at("a").put(mine.id, 0, mine.whole), 409, "round-closed")
     assert problem["record"]["body"]["excluded"] == {"a": "incomplete"}
-    receipt = read_receipt(inside.of("b").put(others[0].id, 0, others[0].whole).content)
+    receipt = read_receipt(inside.at("b").put(others[0].id, 0, others[0].whole).content)
     assert receipt.id == others[0].id
 
 
@@ -241,31 +225,31 @@ def test_the_round_closes_while_it_is_written(inside, monkeypatch):
 
     def put_and_wait(parts):
         put_all(parts)
-        inside.now[0] += 3601
+        inside.clock.now += 3601
 
     monkeypatch.setattr(part_store, "put_all", put_and_wait)
-    refused(inside.of("a").put(mine.id, 0, mine.whole), 409, "round-closed")
+    refused(inside.at("a").put(mine.id, 0, mine.whole), 409, "round-closed")
     assert not list(inside.settings.data_dir.rglob("*.part"))
 
 
 def test_the_deadline_is_met_by_those_before_it(inside):
     for site, seed in (("a", 1), ("b", 2)):
         mine = announced(inside, site, seed)
-        assert inside.of(site).put(mine.id, 0, mine.whole).status_code == 200
+        assert inside.at(site).put(mine.id, 0, mine.whole).status_code == 200
     late = announced(inside, "c", 3)
-    inside.now[0] += 3601
-    refused(inside.of("c").put(late.id, 0, late.whole), 409, "round-closed")
+    inside.clock.now += 3601
+    refused(inside.at("c").put(late.id, 0, late.whole), 409, "round-closed")
     inside.fold()
-    record = inside.of("a").record(ONE).json()["body"]
+    record = inside.at("a").record(ONE).json()["body"]
     assert (sorted(record["members"]), record["excluded"]) == (["a", "b"], {"c": "incomplete"})
 
 
 def test_damaged_part_of_a_closed_round_comes_again(inside):
     mine = [announced(inside, site, seed) for seed, site in enumerate("abc")]
     for site, one in zip("abc", mine, strict=True):
-        assert inside.of(site).put(one.id, 0, one.whole).status_code == 200
+        assert inside.at(site).put(one.id, 0, one.whole).status_code == 200
     with inside.aggregator.store.write() as tx:
-        tx.mark_damaged(mine[1].id, 1, int(inside.now[0]))
-    assert inside.of("b").status(mine[1].id).json()["missing"] == [1]
-    assert inside.of("b").put(mine[1].id, 0, mine[1].whole).status_code == 200
-    assert inside.of("b").status(mine[1].id).json()["missing"] == []
+        tx.mark_damaged(mine[1].id, 1, int(inside.clock.now))
+    assert inside.at("b").status(mine[1].id).json()["missing"] == [1]
+    assert inside.at("b").put(mine[1].id, 0, mine[1].whole).status_code == 200
+    assert inside.at("b").status(mine[1].id).json()["missing"] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["CONTRAST", "PROBLEMS", "chromium", "requests_of"]
+__all__ = ["CONTRAST", "PROBLEMS", "chromium", "requests_of", "size", "text"]
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -59,3 +59,14 @@ PROBLEMS = (Path(__file__).parent / "problems.js").read_text()
 
 # Text whose contrast to what is behind it is below 4.5 (3 where it is large).
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+
+
+def size(browser, width, height=800, *, dark=False):
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def text(browser, selector):
+    return browser.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)

@@ -1,74 +1,15 @@
-"""A server with its operators' listener and its metrics, and what a test needs to look at both."""
+"""A watched server, and federations on it."""
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.conftest import QUICK, World
+from tests.service.monitor.watched import Watched, watched_server
 from tests.support.peers import make_plan
-from tests.support.server import ServerProcess, he_agg, start_server
-
-WATCHED = QUICK | {"HE_AGG_OPERATOR_PORT": "0", "HE_AGG_METRICS_PORT": "0"}
-
-
-class Watched:
-    """A server that is watched.
-
-    Attributes:
-        server: the process.
-        link: the link that it printed.
-        operator_url: of the operators' listener.
-        metrics_url: of its metrics.
-    """
-
-    def __init__(self, data_dir: Path, environment: dict[str, str] | None = None) -> None:
-        self.server: ServerProcess = start_server(data_dir, environment=WATCHED | (environment or {}), fresh=True)
-        self.link = self.server.line().split()[-1]
-        self.operator_url = self.link.partition("/#")[0]
-        self.metrics_url = self.server.line().split()[-1]
-
-    def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        """All samples of /metrics, by name and labels."""
-        text = httpx.get(self.metrics_url).raise_for_status().text
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def value(self, name: str, **labels: str) -> float | None:
-        """One sample; None if there is none."""
-        return self.samples().get((name, tuple(sorted(labels.items()))))
-
-    def new_link(self) -> str:
-        """Another link, as an operator makes it."""
-        made = he_agg("operator", "link", "--data-dir", self.server.data_dir, "--url", self.operator_url)
-        return made.stdout.strip()
-
-    def logged_in(self, link: str | None = None) -> httpx.Client:
-        """A client with a session."""
-        client = httpx.Client(base_url=self.operator_url, timeout=20)
-        token = (link or self.new_link()).partition("#")[2]
-        assert client.post("/login", json={"token": token}).status_code == 204
-        return client
-
-
-@contextmanager
-def watched_server(data_dir: Path, environment: dict[str, str] | None = None) -> Iterator[Watched]:
-    watched = Watched(data_dir, environment)
-    try:
-        yield watched
-    finally:
-        watched.server.kill()
+from tests.support.real import RealFederation
 
 
 @pytest.fixture(scope="module")
@@ -79,36 +20,14 @@ def watched(tmp_path_factory):
 
 
 @pytest.fixture
-def world_on() -> Iterator[Callable[..., World]]:
+def world_on() -> Iterator[Callable[..., RealFederation]]:
     """Makes federations on a watched server."""
-    worlds: list[World] = []
+    worlds: list[RealFederation] = []
 
-    def make(watched: Watched, name: str, sites=("a", "b", "c"), **options: Any) -> World:
-        worlds.append(World(watched.server, make_plan(name, **options), list(sites)))
+    def make(watched: Watched, name: str, sites=("a", "b", "c"), **options: Any) -> RealFederation:
+        worlds.append(RealFederation(watched.server, make_plan(name, **options), sites))
         return worlds[-1]
 
     yield make
     for world in worlds:
         world.close()
-
-
-def events_of(client: httpx.Client) -> Iterator[dict[str, Any]]:
-    """Snapshots as they come by server-sent events."""
-    with client.stream("GET", "/events") as answer:
-        assert answer.status_code == 200, answer.status_code
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        for line in answer.iter_lines():
-            if line.startswith("data: "):
-                yield json.loads(line[6:])
-
-
-def until(look: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Look until there is something to see."""
-    end = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
-    return seen
-
-
-__all__ = ["Watched", "World", "events_of", "until", "watched_server"]

@@ -10,11 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.service.conftest import World
-from tests.service.monitor.browser import chromium
-from tests.service.monitor.conftest import until, watched_server
-from tests.service.monitor.test_browser import size, text
+from tests.service.monitor.browser import chromium, size, text
+from tests.service.monitor.watched import watched_server
 from tests.support.peers import make_plan, prepare
+from tests.support.real import RealFederation, until
 
 SITES = ["geriatric-centre", "outpatient-clinic", "rural-hospital", "university-hospital"]
 VALUES = 200_000
@@ -25,10 +24,12 @@ ROUNDS_S = (1.2, 0.8, 1.5, 0.9, 1.1, 2.0, 1.3, 0.7)
 def main(folder: Path) -> None:
     """Write `dashboard.png` and `dashboard-phone.png`."""
     with tempfile.TemporaryDirectory() as root, watched_server(Path(root) / "data") as watched:
-        stroke = World(
+        stroke = RealFederation(
             watched.server, make_plan("stroke", values=VALUES, min_sites=3, rounds=50, deadline_s=7200), SITES
         )
-        trauma = World(watched.server, make_plan("trauma", values=VALUES, rounds=20, deadline_s=3600), SITES[1:])
+        trauma = RealFederation(
+            watched.server, make_plan("trauma", values=VALUES, rounds=20, deadline_s=3600), SITES[1:]
+        )
         for number, seconds in enumerate(ROUNDS_S):
             _play(stroke, number, SITES, seconds)
         _play(trauma, 0, SITES[1:2])
@@ -47,7 +48,7 @@ def main(folder: Path) -> None:
             browser.save_screenshot(str(folder / "dashboard-phone.png"))
 
 
-def _play(world: World, number: int, sites: list[str], last_takes_s: float = 0.0) -> None:
+def _play(world: RealFederation, number: int, sites: list[str], last_takes_s: float = 0.0) -> None:
     round_id = world.round_id
     for i, site in enumerate(sites):
         prepared = prepare(world.plan, round_id, site, 10 * number + i)

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from tests.service.monitor.browser import CONTRAST, PROBLEMS, chromium, requests_of
-from tests.service.monitor.conftest import until
+from tests.service.monitor.browser import CONTRAST, PROBLEMS, chromium, requests_of, size, text
+from tests.service.monitor.watched import watched_server
 from tests.support.peers import prepare
+from tests.support.real import until
 
 EVIL = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>"
 
@@ -35,17 +36,6 @@ def page(browser, watched):
     assert complaints == []
     elsewhere = [url for url in requests_of(browser) if not url.startswith((watched.operator_url, "about:", "data:"))]
     assert elsewhere == []
-
-
-def size(browser, width, height=800, *, dark=False):
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-
-
-def text(browser, selector):
-    return browser.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
 
 
 def press(browser, key, **more):
@@ -216,8 +206,6 @@ def test_without_a_session_it_asks_for_a_link(browser, watched):
 
 
 def test_it_says_when_the_aggregator_is_gone_and_comes_back(browser, tmp_path):
-    from tests.service.monitor.conftest import watched_server
-
     with watched_server(tmp_path / "data") as other:
         port = other.operator_url.rsplit(":", 1)[1]
         browser.get("about:blank")

@@ -17,8 +17,9 @@ from he_agg.errors import ConfigError, KeystoreError
 from service.monitor.dashboard.access import LINK_S, SESSION_S, Access
 from service.monitor.dashboard.app import STATIC
 from service.monitor.dashboard.live import MAX_VIEWERS
-from tests.service.monitor.conftest import events_of, until, watched_server
+from tests.service.monitor.watched import events_of, watched_server
 from tests.support.peers import prepare
+from tests.support.real import until
 from tests.support.server import he_agg
 
 

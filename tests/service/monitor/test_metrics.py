@@ -12,18 +12,18 @@ from service.monitor.metrics import Metrics
 from service.monitor.monitoring import Watching
 from service.observers import PHASES, Answered
 from service.settings import Settings
-from tests.service.monitor.conftest import until
 from tests.support.peers import Peer, prepare
+from tests.support.real import until
 from tests.support.server import he_agg
 
 
 @pytest.fixture(scope="module")
 def played(watched):
     """A server that has seen a round, retries and refusals, and its samples before and after."""
-    from tests.service.conftest import World
     from tests.support.peers import make_plan
+    from tests.support.real import RealFederation
 
-    world = World(watched.server, make_plan("counted"), ["a", "b", "c"])
+    world = RealFederation(watched.server, make_plan("counted"), ["a", "b", "c"])
     before = watched.samples()
     round_id, peer = world.round_id, world.peer()
     prepared = {site: prepare(world.plan, round_id, site, i) for i, site in enumerate("abc")}

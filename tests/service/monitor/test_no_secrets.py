@@ -17,14 +17,11 @@ import pytest
 import client_sdk._net.signing as signing
 from client_sdk import Site
 from he_agg import Layout, Plan
-from keys import GroupKey
 from service.core.aggregator_key import AggregatorKey
-from tests.service.monitor.conftest import events_of, until, watched_server
-from tests.support.founding import aggregator_of, found
+from tests.service.monitor.watched import events_of, watched_server
+from tests.support.real import SITES, Hospitals, until
 from tests.support.server import he_agg
-from tests.support.trust import consortium
 
-SITES = ("hospital-a", "hospital-b", "hospital-c")
 WEIGHTS = (409_613, 526_397, 614_031)
 NAMES = ("very-secret-layer.weight", "very-secret-layer.bias")
 
@@ -68,7 +65,6 @@ def shown(tmp_path_factory):
     ]
     layout = Layout.of(updates[0], clip=0.617, weight_cap=655_211)
     plan = Plan.create("secretive", layout, max_sites=4, min_sites=3, rounds=2, codec="ckks", part_bytes=2**16)
-    key = GroupKey.create(plan)
     signatures: list[str] = []
     true_sign = signing.sign_request
 
@@ -89,17 +85,7 @@ def shown(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, watched_server(root / "data", environment) as watched:
         patch.setattr(signing, "sign_request", spy)
         data = watched.server.data_dir
-        members = consortium("secretive", SITES, aggregator_of(data))
-        found(data, key, members.roster)
-        for name in SITES:
-            (root / name).mkdir(mode=0o700)
-            members.identities[name].save(root / name / "identity")
-            key.save(root / name / "keystore")
-            (root / name / "roster.json").write_bytes(members.roster.encode())
-            text = (
-                f'url = "{watched.server.url}"\nidentity = "identity"\nkeystore = "keystore"\nroster = "roster.json"\n'
-            )
-            (root / name / "site.toml").write_text(text + 'spool = "spool"\n')
+        hospitals = Hospitals(watched.server, root, plan)
         client = watched.logged_in(watched.link)
         snapshots = []
 
@@ -110,7 +96,7 @@ def shown(tmp_path_factory):
                     return
 
         def take_part(i):
-            with Site.open(root / SITES[i] / "site.toml") as site:
+            with Site.open(hospitals.config(SITES[i])) as site:
                 round = site.current()
                 means.append(round.aggregate(updates[i], weight=WEIGHTS[i]))
 
@@ -127,7 +113,7 @@ def shown(tmp_path_factory):
             secret = NAMES[0]
             stranger.get(f"/{secret}", headers={"Authorization": f"Bearer {secret}", "User-Agent": secret})
             stranger.get("/v1/federations/secretive/rounds/current", params={"after": secret})
-            stranger.put(f"/v1/submissions/{secret}?from={WEIGHTS[0]}", content=key.mac_seed)
+            stranger.put(f"/v1/submissions/{secret}?from={WEIGHTS[0]}", content=hospitals.key.mac_seed)
         assert client.get("/" + NAMES[0], headers={"Referer": NAMES[0]}).status_code == 404
         shown["events"] = "\n".join(snapshots).encode()
         until(lambda: client.get("/snapshot.json").json()["process"]["problems"])
@@ -161,8 +147,8 @@ def shown(tmp_path_factory):
     secrets["tags"] = [tag.encode() for body in bodies for row in body["tags"] for tag in row if len(tag) > 6]
     secrets["nonces"] = [body["nonce"].encode() for body in bodies]
     secrets["digests of parts"] = [digest.encode() for body in bodies for digest in body["parts"]]
-    secrets["group key"] = [key.mac_seed, key.mac_key, key.key_material[1000:1040]]
-    secrets["private keys"] = [members.identities[name].signing_key.to_bytes() for name in SITES]
+    secrets["group key"] = [hospitals.key.mac_seed, hospitals.key.mac_key, hospitals.key.key_material[1000:1040]]
+    secrets["private keys"] = [hospitals.members[name].signing_key.to_bytes() for name in SITES]
     secrets["names"] = [b"very-secret", *(name.encode() for name in NAMES)]
     secrets["weights"] = [str(number).encode() for number in (*WEIGHTS, sum(WEIGHTS), 655_211)] + [b"0.617"]
     values = [array for tensors in (*updates, means[0].tensors) for array in tensors.values()]

@@ -10,11 +10,11 @@ import time
 import httpx
 import pytest
 
-from tests.service.conftest import QUICK, World
-from tests.service.serve.test_tls import ask, client_context, settings
+from tests.service.serve.tls_clients import ask, client_context, settings
 from tests.support.certificates import Authority
 from tests.support.peers import make_plan
-from tests.support.server import start_server
+from tests.support.real import RealFederation
+from tests.support.server import QUICK, start_server
 
 HEAD_S = 1.0
 SHORT = QUICK | {"HE_AGG_HEAD_S": str(HEAD_S), "HE_AGG_MAX_STRANGERS": "8"}
@@ -81,7 +81,7 @@ def test_so_has_the_next_one(server):
 
 def test_an_answer_is_not_cut_short(server):
     """The time is for heads: a poll waits as long as it says, on a connection that is used again."""
-    world = World(server, make_plan("polls"), ["a", "b"])
+    world = RealFederation(server, make_plan("polls"), ["a", "b"])
     for _ in range(2):
         began = time.monotonic()
         assert world.peer().current(wait=2 * HEAD_S, after=world.round_id).status_code == 200
@@ -108,7 +108,7 @@ def test_many_strangers_keep_nobody_out(server):
 
 def test_a_member_is_no_stranger(server):
     """A connection that a member's request came by stays, whoever else comes from its address."""
-    world = World(server, make_plan("known"), ["a", "b"])
+    world = RealFederation(server, make_plan("known"), ["a", "b"])
     answers = []
     first = world.round_id
     polling = threading.Thread(target=lambda: answers.append(world.peer().current(wait=2, after=first).status_code))

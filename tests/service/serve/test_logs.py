@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from tests.service.conftest import QUICK, World
 from tests.support.peers import KEY_ID, SECRET_TENSOR, make_plan, prepare
-from tests.support.server import start_server
+from tests.support.real import RealFederation
+from tests.support.server import QUICK, start_server
 
 SECRETS = (SECRET_TENSOR, "my-group-key-in-the-wrong-place", "Authorization", "Bearer", "keyid=", "ed25519", "sha-256=")
 
@@ -21,7 +21,7 @@ def own_server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def talked(own_server):
     """A server that has seen a good round and all sorts of bad requests."""
-    world = World(own_server, make_plan("logged"), ["a", "b", "c"])
+    world = RealFederation(own_server, make_plan("logged"), ["a", "b", "c"])
     round_id, peer = world.round_id, world.peer()
     prepared = {site: prepare(world.plan, round_id, site, i) for i, site in enumerate("abc")}
     secret = b'{"he-agg-group-key":"my-group-key-in-the-wrong-place"}'

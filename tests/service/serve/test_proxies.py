@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.conftest import QUICK, World
 from tests.support.certificates import Authority
 from tests.support.peers import Peer, make_plan, prepare, read_record
-from tests.support.server import start_server
+from tests.support.real import RealFederation
+from tests.support.server import QUICK, start_server
 from tests.support.trust import AUDITOR
 
 PAGE = Path(__file__).parents[3] / "docs" / "deployment.md"
@@ -135,7 +135,7 @@ def proxy(request, tmp_path_factory):
 
 def world_behind(proxy, name, prefix, **options):
     server, url, context, _ = proxy
-    world = World(server, make_plan(name, **options), ["a", "b"])
+    world = RealFederation(server, make_plan(name, **options), ["a", "b"])
     world.client.close()
     world.client = httpx.Client(base_url=url, verify=context, timeout=90)
     world.peers = {n: Behind(world.client, world.name, member) for n, member in world.members.items()}

@@ -11,31 +11,22 @@ import httpx
 import numpy as np
 import pytest
 
-from client_sdk._effects import Request
-from client_sdk._net.signing import Signer
-from client_sdk._net.transport import TlsFiles, Transport
+from client_sdk._net.transport import Transport
 from he_agg.errors import ConfigError, Reason, TransportError
 from he_agg.host.commands import main
 from he_agg.host.processes import AggregatorProcess
 from service.serve.tls import check_address, tls_context
 from service.settings import load_settings
-from tests.service.conftest import World
+from tests.service.serve.tls_clients import SIGNER, ask, client_context, settings
 from tests.support.certificates import Authority
 from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_record, read_sum
+from tests.support.real import RealFederation
 from tests.support.server import start_server
-from tests.support.trust import identity_of
-
-SIGNER = Signer("a", identity_of("a").signing_key, "test")
-HEALTH = Request("GET", "/healthz", frozenset({200}))
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
     return Authority(tmp_path_factory.mktemp("authority"))
-
-
-def settings(issued, **more):
-    return {"HE_AGG_TLS_CERT": str(issued.cert), "HE_AGG_TLS_KEY": str(issued.key), **more}
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +42,6 @@ def mutual(authority, tmp_path_factory):
     environment = settings(issued, HE_AGG_TLS_CLIENT_CA=str(authority.ca_file))
     with start_server(tmp_path_factory.mktemp("mtls") / "data", environment=environment) as process:
         yield process
-
-
-def ask(url, ca_file, client=None):
-    """What a site does."""
-
-    def flow():
-        return (yield HEALTH)
-
-    shown = {} if client is None else {"client_cert": client.cert, "client_key": client.key}
-    transport = Transport(url, SIGNER, TlsFiles(ca_file, **shown))
-    try:
-        return transport.run(flow(), lambda event: None).status
-    finally:
-        transport.close()
 
 
 def handshake(url, context):
@@ -86,10 +63,6 @@ def turned_away(url, context):
         return True
     assert answer in (b"", b"HTTP/1.1 200")
     return answer == b""
-
-
-def client_context(ca_file):
-    return ssl.create_default_context(cafile=str(ca_file))
 
 
 def test_a_site_that_pins_the_authority_gets_in(server, authority):
@@ -213,7 +186,7 @@ def test_a_site_speaks_plain_http_to_its_own_machine_only(url):
 
 def test_a_round_over_tls(server, authority):
     """Uploads, refusals from the head, and a sum: nothing of the protocol depends on plain sockets."""
-    world = World(server, make_plan("private"), ["a", "b"])
+    world = RealFederation(server, make_plan("private"), ["a", "b"])
     world.client.close()
     with httpx.Client(base_url=server.url, verify=client_context(authority.ca_file), timeout=60) as client:
         world.peers = {name: Peer(client, world.name, member) for name, member in world.members.items()}

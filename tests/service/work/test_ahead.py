@@ -7,17 +7,10 @@ import pytest
 from he_agg.ids import RoundId
 from service.store.parts.base import AHEAD, SUM, PartKey
 from service.work import folding
-from tests.service.work.test_deadlines import Inside
 from tests.support.peers import expected_sum, make_plan, read_part
+from tests.support.simulated import SimulatedFederation
 
 ROUND = RoundId("f", 1, 1)
-
-
-@pytest.fixture
-def inside(tmp_path):
-    opened = Inside(tmp_path / "data", make_plan("f", deadline_s=100))
-    yield opened
-    opened.aggregator.close()
 
 
 @pytest.fixture
@@ -107,23 +100,23 @@ def test_a_damaged_submission_is_not_summed_ahead_either(inside):
 
 
 def test_what_a_restart_forgot_is_folded(tmp_path, folded):
-    inside = Inside(tmp_path / "data", make_plan("f"))
+    inside = SimulatedFederation(tmp_path / "data", make_plan("f"))
     members = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
     settled(inside)
     inside.aggregator._ahead._rounds.clear()  # all that another process would not know
     finish(inside)
     assert len(folded) == len(inside.plan.public.places)
     check_sum(inside, members)
-    inside.aggregator.close()
+    inside.end()
 
 
 def test_it_can_be_switched_off(tmp_path):
-    inside = Inside(tmp_path / "data", make_plan("f"), fold_ahead=False)
+    inside = SimulatedFederation(tmp_path / "data", make_plan("f"), fold_ahead=False)
     members = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
     assert settled(inside) == []
     finish(inside)
     check_sum(inside, members)
-    inside.aggregator.close()
+    inside.end()
 
 
 def test_nothing_of_it_is_left_when_the_round_is_over(inside):

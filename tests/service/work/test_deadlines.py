@@ -6,78 +6,15 @@ import pytest
 
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
-from service.aggregator import Aggregator
-from service.domain import events
 from service.operator import operations
-from service.settings import Settings
 from service.store.parts.base import SUM, PartKey
-from service.work.folding import fold_round
 from tests.support.peers import (
-    enrol,
     expected_sum,
-    make_plan,
     prepare,
     read_part,
     read_receipt,
-    read_record,
     take_end,
-    take_parts,
 )
-
-
-class Clock:
-    def __init__(self):
-        self.now = time.time()
-
-    def __call__(self):
-        return self.now
-
-
-class Inside:
-    """The aggregator without HTTP and without its background work, so that time stands still."""
-
-    def __init__(self, data_dir, plan, sites="abc", keeping=None, **settings):
-        self.clock = Clock()
-        self.plan = plan
-        self.name = plan.public.federation
-        self.aggregator = Aggregator.open(Settings(data_dir=data_dir, **settings), self.clock)
-        self.members = enrol(self.aggregator.store, self.aggregator.conductor, plan, list(sites), keeping=keeping)
-        self.aggregator.conductor.apply(self.name, events.Started())
-
-    def submit(self, site, seed, round_id, *, complete=True):
-        """Without its completion every part is there, but the site has not come to the end of what it sends."""
-        prepared = prepare(self.plan, round_id, site, seed)
-        n_parts = len(prepared.parts)
-        self.aggregator.announcements.announce(self.name, site, round_id, prepared.manifest)
-        if complete:
-            take_parts(self.aggregator, self.name, site, prepared, range(n_parts))
-        else:
-            with pytest.raises(ProtocolError, match="1 part"):
-                take_parts(self.aggregator, self.name, site, prepared, range(1, n_parts))
-            assert take_parts(self.aggregator, self.name, site, prepared, range(1)) is None
-        return prepared
-
-    def fold(self, round_id):
-        """What the worker does with a closed round."""
-        number = RoundId.parse(round_id)
-        conductor = self.aggregator.conductor
-        conductor.apply(self.name, events.FoldBegan(number.number, number.attempt))
-        assert fold_round(self.aggregator.store, self.aggregator.part_store, self.plan.public, number)
-        conductor.apply(self.name, events.Folded(number.number, number.attempt))
-
-    def row(self, round_id):
-        with self.aggregator.store.read() as tx:
-            return tx.round(RoundId.parse(round_id))
-
-    def record(self, round_id):
-        return read_record(self.row(round_id).record)
-
-
-@pytest.fixture
-def inside(tmp_path):
-    opened = Inside(tmp_path / "data", make_plan("f", deadline_s=100))
-    yield opened
-    opened.aggregator.close()
 
 
 def test_deadline_with_quorum_closes_without_the_missing(inside):
@@ -92,7 +29,7 @@ def test_deadline_with_quorum_closes_without_the_missing(inside):
         take_end(inside.aggregator, "f", "c", late)  # nobody ticked: the request itself closes the round
     assert caught.value.reason is Reason.ROUND_CLOSED
     assert inside.row("f.1.1").phase == "closed"
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     record = inside.record("f.1.1")
     assert record.members == {"a": members[0].id, "b": members[1].id}
     assert record.excluded == {"c": "incomplete"}
@@ -120,7 +57,7 @@ def test_deadline_without_quorum_opens_the_next_attempt(inside):
     with pytest.raises(ValueError, match="manifest, round"):
         announcements.announce("f", "a", "f.1.2", first.manifest)
     second = [inside.submit(site, i, "f.1.2") for i, site in enumerate("abc")]
-    inside.fold("f.1.2")
+    inside.fold_one("f.1.2")
     assert inside.record("f.1.2").members == {s: p.id for s, p in zip("abc", second, strict=True)}
 
 
@@ -148,7 +85,7 @@ def test_round_closes_while_a_part_is_on_its_way(inside):
         uploads.take(run, memoryview(late.parts[0]))
     assert caught.value.reason is Reason.ROUND_CLOSED
     assert not inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), late.id, 0)).exists()
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     inside.aggregator.part_store.purge_submissions(RoundId.parse("f.1.1"))
     with pytest.raises(ProtocolError) as caught:
         uploads.take(run, memoryview(late.parts[0]))
@@ -190,7 +127,7 @@ def test_a_round_does_not_end_by_an_expired_roster(inside):
     operations.bring_roster(inside.aggregator.store, conductor, "f", following.encode())
     conductor.tick_all()
     assert inside.row("f.1.2").phase == "closed"
-    inside.fold("f.1.2")
+    inside.fold_one("f.1.2")
     record = inside.record("f.1.2")
     assert record.members == {"a": prepared[0].id, "b": prepared[1].id}
     assert record.excluded == {"c": "absent"}

@@ -12,17 +12,17 @@ from service.store.failures import StoreFullError
 from service.store.parts.base import SUM, PartKey
 from service.work.folding import CorruptPartError, fold_round
 from service.work.worker import Worker
-from tests.service.work.test_deadlines import Inside
 from tests.support.peers import expected_sum, make_plan, prepare, read_part, take_parts
+from tests.support.simulated import SimulatedFederation
 
 ROUND = RoundId("f", 1, 1)
 
 
 @pytest.fixture
 def inside(tmp_path):
-    opened = Inside(tmp_path / "data", make_plan("f"), fold_ahead=False)
+    opened = SimulatedFederation(tmp_path / "data", make_plan("f"), fold_ahead=False)
     yield opened
-    opened.aggregator.close()
+    opened.end()
 
 
 @pytest.fixture

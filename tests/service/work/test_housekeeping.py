@@ -10,8 +10,8 @@ from service.operator import operations
 from service.store.parts.base import AHEAD, SUM, PartKey
 from service.store.rows import Keeping
 from service.work.housekeeping import purge_leftovers
-from tests.service.work.test_deadlines import Inside
 from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt, take_end, take_parts
+from tests.support.simulated import SimulatedFederation
 from tests.support.trust import consortium
 
 ONE, TWO = RoundId("f", 1, 1), RoundId("f", 2, 1)
@@ -22,18 +22,18 @@ def make(tmp_path):
     opened = []
 
     def make(keeping=None, plan=None, **settings):
-        inside = Inside(tmp_path / "data", plan or make_plan("f", rounds=10), keeping=keeping, **settings)
+        inside = SimulatedFederation(tmp_path / "data", plan or make_plan("f", rounds=10), keeping=keeping, **settings)
         opened.append(inside)
         return inside
 
     yield make
     for inside in opened:
-        inside.aggregator.close()
+        inside.end()
 
 
 def play(inside, number):
     prepared = [inside.submit(site, number * 10 + i, f"f.{number}.1") for i, site in enumerate("abc")]
-    inside.fold(f"f.{number}.1")
+    inside.fold_one(f"f.{number}.1")
     inside.aggregator.worker._look()
     return prepared
 
@@ -122,7 +122,7 @@ def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
     assert caught.value.reason is Reason.SECOND_SUBMISSION
     inside.submit("b", 2, "f.1.1")
     take_end(inside.aggregator, "f", "c", active)
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     for number, expected in enumerate(expected_sum(inside.plan, [promised, abandoned, active])):
         got = read_part(inside.plan, number, inside.aggregator.part_store.path(PartKey(ONE, SUM, number)).read_bytes())
         assert (got == expected).all()
@@ -203,7 +203,7 @@ def test_what_came_after_a_round_was_scrubbed_goes_at_the_next_start(make, keep)
     inside = make(Keeping(keep_submissions=keep))
     for i, site in enumerate("abc"):
         inside.submit(site, i, "f.1.1")
-    inside.fold("f.1.1")
+    inside.fold_one("f.1.1")
     inside.submit("a", 1, "f.2.1", complete=False)
     inside.aggregator.worker._look()
     part_store, late = inside.aggregator.part_store, PartKey(ONE, "ab" * 32, 0)

@@ -4,7 +4,7 @@ import pytest
 
 from service.store.sql import Store
 from service.work.leases import LeaseLostError, Leases
-from tests.service.work.test_deadlines import Clock
+from tests.support.simulated import Clock
 
 
 @pytest.fixture

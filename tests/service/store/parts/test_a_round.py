@@ -3,12 +3,11 @@
 import pytest
 
 from he_agg.ids import RoundId
-from service.domain import events
 from service.store.parts.base import SUM, PartKey
 from service.store.parts.directory import DirectoryParts
 from service.store.parts.memory import MemoryParts
-from tests.faults.inprocess import Inside
-from tests.support.peers import expected_sum, make_plan, prepare, read_part, register
+from tests.support.peers import expected_sum, make_plan, prepare, read_part
+from tests.support.simulated import Clock, SimulatedFederation
 
 ONE = RoundId("f", 1, 1)
 
@@ -22,10 +21,15 @@ def part_store(request, tmp_path):
 @pytest.mark.parametrize("ahead", [True, False])
 def test_a_round(part_store, ahead, tmp_path):
     plan = make_plan("f", rounds=5)
-    members = register(tmp_path / "data", plan, list("abc"), start=False)
-    inside = Inside(tmp_path / "data", lambda: 1_800_000_000.5, part_store, fold_ahead=ahead, keep_sums=1)
-    inside.aggregator.conductor.apply("f", events.Started())
-    peers = {site: inside.peer("f", member) for site, member in members.items()}
+    inside = SimulatedFederation(
+        tmp_path / "data",
+        plan,
+        clock=Clock(1_800_000_000.5),
+        part_store=part_store,
+        fold_ahead=ahead,
+        keep_sums=1,
+    )
+    peers = {site: inside.at(site) for site in "abc"}
 
     def submit(round_id, sites="abc"):
         sent = [prepare(plan, round_id, site, i) for i, site in enumerate(sites)]
@@ -44,7 +48,7 @@ def test_a_round(part_store, ahead, tmp_path):
             assert peers[site].put(one.id, 0, one.whole).status_code == 200
     inside.close()
     inside.open()
-    peers = {site: inside.peer("f", member) for site, member in members.items()}
+    peers = {site: inside.at(site) for site in "abc"}
     inside.fold()
     inside.look()
     whole, places = peers["a"].sum_from(str(ONE)).content, plan.public.places

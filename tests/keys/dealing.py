@@ -58,7 +58,7 @@ def after(previous: Signed[Roster], **options) -> Signed[Roster]:
 
 
 @dataclass
-class World:
+class Dealt:
     """A roster, a key and the bundle it was dealt in.
 
     Attributes:
@@ -88,11 +88,11 @@ class World:
 
 
 @cache
-def world() -> World:
+def world() -> Dealt:
     """The same one each time."""
     plan, roster = plan_of(5), first()
     key = key_of(plan)
-    return World(plan, roster, key, deal(key, roster, site("hospital-a"), time.time()))
+    return Dealt(plan, roster, key, deal(key, roster, site("hospital-a"), time.time()))
 
 
 def reencoded(signed_bundle: Signed[EpochBundle], value: Any) -> Signed[EpochBundle]:

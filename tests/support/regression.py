@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from client_sdk.training import training_plan
+
 SITES = 3
 FEATURES = 5
 
@@ -16,6 +18,11 @@ def data(site: int):
 
 def model(dtype=np.float32):
     return {"w": np.zeros(FEATURES, dtype), "b": np.zeros((), dtype), "steps": 0}
+
+
+def plan_for(name, **options):
+    fields = {"clip": 1.0, "weight_cap": 256, "max_sites": 5, "min_sites": 3, "rounds": 20, "deadline_s": 120}
+    return training_plan(name, model(), **(fields | options))
 
 
 def predict(params, X):
