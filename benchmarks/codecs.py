@@ -12,12 +12,10 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.picture import draw
-from benchmarks.proc import processor
 from benchmarks.ratios import medians, ratios
+from benchmarks.report import RESULTS, machine, name_of, versions, write
 from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES
 
 REPETITIONS = 3
@@ -77,11 +75,6 @@ def run(job: Job, core: int) -> list[dict[str, Any]]:
     return [row | {"repetition": job.repetition} for row in rows]
 
 
-def machine() -> dict[str, Any]:
-    load = os.getloadavg()[0]
-    return {"cpu": processor(), "cores": os.cpu_count(), "system": platform.platform(), "load_at_start": round(load, 2)}
-
-
 def table(rows: list[dict[str, Any]]) -> Table:
     out = Table(box=SIMPLE_HEAD, title="One core; M values/s; fold per site", title_justify="left")
     for name in ("scheme", "bits", "values", "sites", "B/value up", "down", "encrypt", "fold", "open", "peak RSS MB"):
@@ -104,7 +97,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10^6 values only, about a minute")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 110)
@@ -112,18 +105,13 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": "make bench QUICK=1" if arguments.quick else "make bench",
         "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("he-agg", "tenseal", "numpy", "numba", "cryptography")},
-        },
+        "versions": versions(),
         "complete": False,
         "seconds": 0.0,
         "ratios": {},
         "rows": [],
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    name = f"{report['date']}-{platform.machine()}-{os.cpu_count()}cores" + ("-quick" if arguments.quick else "")
-    path = arguments.out / f"{name}.json"
+    path = arguments.out / f"{name_of()}{'-quick' if arguments.quick else ''}.json"
     todo, begin = jobs(arguments.quick), time.perf_counter()
     with console.status("") as status:
         for number, job in enumerate(todo, 1):
@@ -139,13 +127,6 @@ def main() -> None:
         console.print(f"{name:<38}{found['median']:>10,.3f}{spread}", highlight=False)
     picture = draw(report | {"rows": medians(report["rows"])}, path.with_suffix(".png"))
     console.print(f"Written in {report['seconds']:.0f} s: {path}, {picture}", highlight=False)
-
-
-def write(report: dict[str, Any], path: Path) -> None:
-    """Replace the file at once, so that it is whole whenever the run ends."""
-    beside = path.with_suffix(".json.new")
-    beside.write_text(json.dumps(report, indent=1) + "\n")
-    beside.replace(path)
 
 
 if __name__ == "__main__":

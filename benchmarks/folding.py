@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.members import enrol, sign_manifest
+from benchmarks.report import RESULTS, machine, versions, write
 from he_agg import Layout, Plan, TensorSpec
 from he_agg.documents.record import NO_RECORD
 from he_agg.ids import RoundId
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=10**8)
     parser.add_argument("--sites", type=int, default=16)
     parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--out", type=Path, default=RESULTS / "folding.json")
     parser.add_argument("--fold", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.fold:
@@ -105,7 +107,8 @@ def main() -> None:
         result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     result |= {"values": options.values, "sites": options.sites, "threads": options.threads}
     result |= {"submission_bytes": size, "mb_per_s": options.sites * size / result["seconds"] / 1e6}
-    print(json.dumps(result, indent=2))
+    write({"machine": machine(), "versions": versions()} | result, options.out)
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import http.client
 import json
-import os
-import platform
 import shutil
 import statistics
 import sys
@@ -32,24 +29,22 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.members import enrol, sign_manifest
+from benchmarks.members import Client, enrol, sign_manifest, submission
 from benchmarks.proc import cpu_s, memory_bytes
+from benchmarks.report import RESULTS, machine, versions, write
 from he_agg import Layout, Plan, TensorSpec
 from he_agg.documents.record import NO_RECORD
 from he_agg.host.processes import AggregatorProcess, Process
 from he_agg.ids import RoundId
-from he_agg.kernels.bitpack import pack, unpack
-from he_agg.plan.sections import PART_HEADER_BYTES, Part
-from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, known_digest_field, manifest_field, sign_request
-from he_agg.protocol.wire import encode_part
+from he_agg.kernels.bitpack import unpack
+from he_agg.plan.sections import PART_HEADER_BYTES
+from he_agg.protocol.http_signatures import manifest_field
 from he_agg.signing import SigningKey
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
 from service.operator import operations
 from service.settings import Settings
 from service.store.sql import open_store
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def address(server: Process) -> str:
@@ -62,49 +57,6 @@ def memory(process: Process) -> dict[str, float]:
     return {
         what: round(memory_bytes(name, process.pid) / 1e6, 1) for what, name in (("now", "VmRSS"), ("peak", "VmHWM"))
     }
-
-
-class Client:
-    """One site's connection. Times every request, its signature included."""
-
-    def __init__(self, address: str, member: tuple[str, SigningKey] | None, times: dict[str, list[float]]) -> None:
-        self._connection = http.client.HTTPConnection(address, timeout=300)
-        self._member = member
-        self._times = times
-
-    def ask(self, what: str, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
-        """One request; whatever is not a success ends the run."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        if body is not None:
-            named.setdefault("Content-Type", "application/octet-stream")
-        began = time.perf_counter()
-        if self._member is not None:
-            where, _, query = path.partition("?")
-            head = RequestHead(method, where, query, named.get("Content-Digest", EMPTY_DIGEST), "load")
-            named |= sign_request(head, *self._member, time.time())
-        self._connection.request(method, path, body=body, headers=named)
-        answer = self._connection.getresponse()
-        content = answer.read()
-        self._times[what].append(time.perf_counter() - began)
-        if answer.status not in (200, 201, 204):
-            raise RuntimeError(f"{what}: {answer.status} {content[:500]!r}")
-        return content
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
-
-
-def submission(plan: Plan, site: int) -> tuple[list[bytes], list[Any]]:
-    """Random residues of one site: parts as they travel, and the residues."""
-    random, parts, residues = np.random.default_rng(site), [], []
-    for place in plan.public.places:
-        values = random.integers(0, place.section.modulus, place.residues, dtype=np.uint64)
-        residues.append(values)
-        parts.append(
-            encode_part(Part(place.number, pack(values, place.section.modulus_bits).data), place, plan.plan_id)
-        )
-    return parts, residues
 
 
 def together(clients: int, work: Any) -> float:
@@ -129,7 +81,7 @@ def run_limit(server: str, directory: Path, parts: list[list[bytes]]) -> tuple[f
     times: dict[str, list[float]] = defaultdict(list)
 
     def work(i: int) -> None:
-        client = Client(server, None, times)
+        client = Client(server, "load", None, times)
         for number, part in enumerate(parts[i]):
             client.ask("put", "PUT", f"/{i}/{number}", part)
         client.close()
@@ -150,12 +102,12 @@ def run_round(
 ) -> tuple[float, float, str]:
     """One round. Returns seconds to the last receipt, seconds from there to the record, and the round."""
     name = plan.public.federation
-    first = Client(server, members[0], times)
+    first = Client(server, plan.public.federation, members[0], times)
     current = json.loads(first.ask("current", "GET", f"/v1/federations/{name}/rounds/current?wait=60"))
     first.close()  # idle connections are closed by the server, and opened again by the next request
     round_id, previous = current["round_id"], NO_RECORD
     if current["records"]:
-        before = Client(server, members[0], defaultdict(list))
+        before = Client(server, plan.public.federation, members[0], defaultdict(list))
         record = before.ask("record", "GET", f"/v1/federations/{name}/records/{current['records']}")
         before.close()
         previous = hashlib.sha256(record).hexdigest()
@@ -169,16 +121,8 @@ def run_round(
     wholes = [b"".join(mine) for mine in parts]
 
     def work(i: int) -> None:
-        client = Client(server, members[i], times)
-        body = manifests[i].encode()
-        client.ask(
-            "announce",
-            "POST",
-            f"/v1/rounds/{round_id}/submissions",
-            body,
-            Content_Type="application/json",
-            Content_Digest=known_digest_field(manifests[i].digest),
-        )
+        client = Client(server, plan.public.federation, members[i], times)
+        client.announce(round_id, manifests[i])
         own = manifests[i].digest
         client.ask("put", "PUT", f"/v1/submissions/{own}", wholes[i], Content_Digest=manifest_field(own))
         client.close()
@@ -191,7 +135,7 @@ def run_round(
     first.close()
     # Not in the measured time: a site asks it only when it goes on with an upload that was interrupted.
     for member, manifest in zip(members, manifests, strict=True):
-        again = Client(server, member, times)
+        again = Client(server, plan.public.federation, member, times)
         again.ask("status", "GET", f"/v1/submissions/{manifest.digest}")
         again.close()
     return seconds, folding, round_id
@@ -201,7 +145,7 @@ def check_sum(
     server: str, plan: Plan, member: tuple[str, SigningKey], round_id: str, sums: list[Any], times: Any
 ) -> bool:
     """Download the sum and compare every residue."""
-    client, exact = Client(server, member, times), True
+    client, exact = Client(server, plan.public.federation, member, times), True
     whole = client.ask("sum", "GET", f"/v1/rounds/{round_id}/sum")
     client.close()
     for place in plan.public.places:
@@ -220,6 +164,7 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 
 def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     """The whole run."""
+    environment = machine()
     layout = Layout((TensorSpec("w", (arguments.values,), "float32", 1.0),), 1000)
     plan = Plan.create(
         "load",
@@ -278,7 +223,8 @@ def measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     ratio = statistics.median(a / b for a, b in zip(rates["aggregator"], rates["limit"], strict=True))
     return {
         "command": " ".join(["python -m benchmarks.load", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": environment,
+        "versions": versions(),
         "sites": arguments.sites,
         "values": arguments.values,
         "parts_per_site": len(parts[0]),
@@ -312,10 +258,8 @@ def main() -> None:
         result = measure(arguments, root)
     finally:
         shutil.rmtree(root)
-    text = json.dumps(result, indent=2)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n")
-    print(text)
+    write(result, arguments.output)
+    print(json.dumps(result, indent=1))
     if not result["sum_exact"]:
         raise SystemExit("the sum is wrong")
 

@@ -10,7 +10,6 @@ a while slows both down; their median counts. Before that the same sum with one 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.codecs import machine
+from benchmarks.report import RESULTS, machine, versions, write
 from he_agg import Layout, Plan
 from he_agg.codecs.hybrid import HybridCodec
 from he_agg.ids import RoundId
@@ -137,18 +136,19 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=10**7)
     parser.add_argument("--repetitions", type=int, default=31)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mac.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "mac.json")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.core})
     report: dict[str, Any] = {
         "machine": machine(),
+        "versions": versions(),
         "command": f"python -m benchmarks.mac --values {options.values} --repetitions {options.repetitions}",
         "sites": SITES,
         "max_sites": MAX_SITES,
         "promised": PROMISED,
         "rows": [measure(options.values, bits, options.repetitions) for bits in VALUE_BITS],
     }
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    write(report, options.out)
     for row in report["rows"]:
         speeds = ", ".join(f"{n} {row[f'{n}_values_per_s'] / 1e6:,.0f}" for n in ("encrypt", "tag", "verify", "open"))
         print(f"{row['value_bits']:2} bits, {row['profile']}, M values/s on one core: {speeds}")

@@ -8,27 +8,49 @@ servers that differ in nothing but their listeners, in turns, so that whatever e
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import hashlib
 import json
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
-import httpx
-
+from benchmarks.members import Client, enrol, sign_manifest, submission
+from benchmarks.report import RESULTS, machine, versions, write
+from he_agg import Layout, Plan, TensorSpec
+from he_agg.documents.record import NO_RECORD
+from he_agg.host.processes import AggregatorProcess
+from he_agg.ids import RoundId
+from he_agg.signing import SigningKey
+from service.core.aggregator_key import AggregatorKey
+from service.core.conductor import Conductor
 from service.monitor.metrics import Metrics
 from service.monitor.recent import Recent
 from service.monitor.view import take_view
 from service.observers import Answered, Observed
+from service.operator import operations
 from service.settings import Settings
 from service.store.parts.opening import open_parts
 from service.store.sql import open_store
-from tests.support.peers import Peer, make_plan, prepare, register
-from tests.support.server import start_server
 
 ROUNDS, PER_ROUND = 20, 200
 SITES = [f"site-{number:02}" for number in range(30)]
+FIRST = RoundId("many", 1, 1)
+WATCHED = {"HE_AGG_OPERATOR_PORT": "0", "HE_AGG_METRICS_PORT": "0"}
+
+
+class Federation(NamedTuple):
+    """What its members know."""
+
+    plan: Plan
+    members: list[tuple[str, SigningKey]]
+    roster: str
 
 
 async def _nothing(_scope, receive, send):  # noqa: ANN001, ANN202
@@ -70,26 +92,36 @@ def layer_us() -> dict[str, float]:
     }
 
 
+def _found(data_dir: Path, name: str, sites: list[str], values: int = 5000) -> Federation:
+    """Found and start a federation on a data directory, before an aggregator runs there or meanwhile."""
+    layout = Layout((TensorSpec("w", (values,), "float32", 1.0),), 1000)
+    plan = Plan.create(name, layout, max_sites=31, min_sites=2, codec="ckks", part_bytes=2**16)
+    store = open_store(Settings(data_dir=data_dir), create=True)
+    conductor = Conductor(store, AggregatorKey.load_or_create(data_dir))
+    members, roster = enrol(store, conductor, plan, sites)
+    operations.start(store, conductor, name)
+    store.close()
+    return Federation(plan, members, roster)
+
+
 def requests_ms(root: Path) -> dict[str, float]:
     """Whole requests, with and without. Units: milliseconds a request."""
-    off = start_server(root / "off")
-    on = start_server(root / "on", environment={"HE_AGG_OPERATOR_PORT": "0", "HE_AGG_METRICS_PORT": "0"})
+    off, on = AggregatorProcess(root / "off"), AggregatorProcess(root / "on", environment=WATCHED)
     took: dict[str, list[float]] = {"off": [], "on": []}
     with off, on:
-        peers = {}
+        clients = {}
         for name, server in (("off", off), ("on", on)):
-            plan = make_plan(name)
-            members = register(server.data_dir, plan, ["a", "b"])
-            peers[name] = Peer(httpx.Client(base_url=server.url), name, members["a"])
+            federation = _found(server.data_dir, name, ["a", "b"])
+            clients[name] = Client(urlsplit(server.url).netloc, name, federation.members[0], defaultdict(list))
         for turn in range(ROUNDS + 2):
             for name in ("off", "on") if turn % 2 else ("on", "off"):
                 began = time.perf_counter()
                 for _ in range(PER_ROUND):
-                    assert peers[name].current().status_code == 200
+                    clients[name].ask("current", "GET", f"/v1/federations/{name}/rounds/current")
                 if turn >= 2:
                     took[name].append((time.perf_counter() - began) / PER_ROUND * 1e3)
-        for peer in peers.values():
-            peer.client.close()
+        for client in clients.values():
+            client.close()
     ratios = [b / a for a, b in zip(took["off"], took["on"], strict=True)]
     return {
         "request_off_ms": round(statistics.median(took["off"]), 3),
@@ -101,21 +133,22 @@ def requests_ms(root: Path) -> dict[str, float]:
 
 
 def looking_ms(root: Path) -> dict[str, float]:
-    """A scrape and a snapshot of 30 sites that all upload, after one round. Units: milliseconds."""
-    server = start_server(root / "many", environment={"HE_AGG_OPERATOR_PORT": "0", "HE_AGG_METRICS_PORT": "0"})
-    with server:
-        plan = make_plan("many", values=100_000, min_sites=2, max_sites=31)
-        members = register(server.data_dir, plan, SITES)
+    """A scrape and a snapshot of 30 sites that have all announced. Units: milliseconds."""
+    with AggregatorProcess(root / "many", environment=WATCHED) as server:
+        federation = _found(server.data_dir, "many", SITES, 100_000)
         server.line()
         metrics = server.line().split()[-1]
-        with httpx.Client(base_url=server.url, timeout=60) as client:
-            for seed, site in enumerate(SITES):
-                prepared = prepare(plan, "many.1.1", site, seed)
-                Peer(client, "many", members[site]).announce("many.1.1", prepared.manifest)
+        for number, member in enumerate(federation.members):
+            digests = [hashlib.sha256(part).hexdigest() for part in submission(federation.plan, number)[0]]
+            manifest = sign_manifest(federation.plan, FIRST, member, digests, federation.roster, NO_RECORD)
+            client = Client(urlsplit(server.url).netloc, "many", member, defaultdict(list))
+            client.announce(str(FIRST), manifest)
+            client.close()
         scrapes = []
         for _ in range(30):
             began = time.perf_counter()
-            size = len(httpx.get(metrics).content)
+            with urlopen(metrics) as answer:
+                size = len(answer.read())
             scrapes.append((time.perf_counter() - began) * 1e3)
         settings = Settings(data_dir=server.data_dir)
         store, part_store = open_store(settings, create=False), open_parts(settings)
@@ -134,10 +167,20 @@ def looking_ms(root: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, and print one JSON document."""
+    """Measure, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS / "monitoring.json")
+    options = parser.parse_args()
+    report: dict[str, Any] = {
+        "command": "python -m benchmarks.monitoring",
+        "machine": machine(),
+        "versions": versions(),
+    }
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        print(json.dumps(layer_us() | requests_ms(root) | looking_ms(root), indent=1))
+        report |= layer_us() | requests_ms(root) | looking_ms(root)
+    write(report, options.out)
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

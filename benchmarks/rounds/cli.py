@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import name_of
 from benchmarks.rounds.compare import Change, compare
 from benchmarks.rounds.links import RATES
 from benchmarks.rounds.models import MODELS
@@ -105,7 +103,7 @@ def bench_round(
         every,
     )
     labels = schemes or (list(_QUICK_SCHEMES) if quick else list(SCHEMES))
-    path = out or _results() / f"rounds-{_name()}{'-quick' if quick else ''}.json"
+    path = out or _results() / f"{name_of('rounds-')}{'-quick' if quick else ''}.json"
     command = shlex.join(["he-agg", *sys.argv[1:]])
     terminal = Console(stderr=True, highlight=False)
     with terminal.status("") as status:
@@ -170,11 +168,6 @@ def _line(change: Change) -> str:
     row = ", ".join(str(part) for part in change.row)
     numbers = f"{change.before:.4g} -> {change.after:.4g} ({change.factor:.2f} x, noise {change.noise:.0%})"
     return f"{change.verdict:<7} {row}: {change.figure} {numbers}"
-
-
-def _name() -> str:
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return f"{date}-{platform.machine()}-{os.cpu_count()}cores"
 
 
 def _newest() -> Path:

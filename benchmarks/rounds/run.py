@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proc import processor
+from benchmarks.report import PACKAGES, machine, versions, write
 from benchmarks.rounds.flower.starting import flower_version
 from benchmarks.rounds.limits import link_bytes_per_s, machine_limits
 from benchmarks.rounds.links import ENVIRONMENT, RATES, namespaces_work
@@ -23,23 +20,11 @@ from benchmarks.rounds.models import MODELS
 from benchmarks.rounds.promises import promises
 from benchmarks.rounds.schemes import SCHEMES
 
-__all__ = ["Report", "cells", "environment", "run", "write"]
+__all__ = ["Report", "cells", "run"]
 
 Report = dict[str, Any]
 
-_PACKAGES = (
-    "he-agg",
-    "numpy",
-    "numba",
-    "tenseal",
-    "cryptography",
-    "httpcore",
-    "fastapi",
-    "uvicorn",
-    "starlette",
-    "h11",
-)
-_OPTIONAL = ("uvloop", "httptools")
+_PACKAGES = (*PACKAGES, "httpcore", "fastapi", "uvicorn", "starlette", "h11", "uvloop", "httptools")
 
 
 def cells(models: Iterable[str], sites: Iterable[int], links: Iterable[str], every: bool) -> list[Cell]:
@@ -57,28 +42,6 @@ def cells(models: Iterable[str], sites: Iterable[int], links: Iterable[str], eve
         found = [c for c in found if c.sites <= 3 or (c.values <= 10**6 and c.link == "loopback")]
         found = [c for c in found if c.values < 10**8 or c.link == "loopback"]
     return sorted(found, key=lambda cell: (cell.model != "ten-million", cell.sites * cell.values))
-
-
-def environment(flower_python: str = sys.executable) -> dict[str, Any]:
-    """Machine and versions; Flower's is that of the environment it runs in."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    versions = {"python": platform.python_version()}
-    for name in (*_PACKAGES, *_OPTIONAL):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    versions["flwr"] = flower_version(flower_python) or "not installed"
-    return {
-        "machine": {
-            "cpu": processor(),
-            "cores": os.cpu_count(),
-            "memory_bytes": memory,
-            "system": platform.platform(),
-            "load_at_start": round(os.getloadavg()[0], 2),
-        },
-        "versions": versions,
-    }
 
 
 def run(
@@ -122,7 +85,8 @@ def run(
         "process_environment": ENVIRONMENT,
         "shaping": shaping,
         "repetitions": repetitions,
-        **environment(flower_python),
+        "machine": machine(),
+        "versions": versions(_PACKAGES) | {"flwr": flower_version(flower_python) or "not installed"},
         "complete": False,
         "rows": [],
     }
@@ -159,11 +123,3 @@ def _place(row: dict[str, Any]) -> tuple[int, ...]:
     listed = (list(MODELS), list(RATES), list(SCHEMES))
     model, link, scheme = (one.index(row[name]) for one, name in zip(listed, ("model", "link", "label"), strict=True))
     return model, row["sites"], link, scheme
-
-
-def write(report: Report, path: Path) -> None:
-    """Replace the file at once, so that it is whole whenever the run ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".json.new")
-    beside.write_text(json.dumps(report, indent=1) + "\n")
-    beside.replace(path)
