@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,25 +17,28 @@ settings.register_profile(
 settings.register_profile("soak", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+_TESTS = Path(__file__).parent
 _LONG = (
     "e2e/test_demo.py",
     "faults/test_kill_loop.py",
     "faults/test_simulation.py",
-    "training/test_loop.py",
+    "client_sdk/training/test_loop.py",
     "faults/test_lost_writes.py",
     "benchmarks/test_rounds.py",
-    "sdk/test_end_to_end.py",
+    "client_sdk/test_end_to_end.py",
     "examples/test_analytics_examples.py",
-    "service/test_restarts.py",
-    "training/test_absences.py",
+    "service/serve/test_restarts.py",
+    "client_sdk/training/test_absences.py",
 )
 """Files of half a minute or so: one that starts last leaves all workers but its own without work."""
 
 
 def pytest_collection_modifyitems(config, items):
     """With several workers (`make test`), hand out the long files first."""
+    place = {_TESTS / file: number for number, file in enumerate(_LONG)}
+    if missing := [str(path) for path in place if not path.is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py: expected files that exist in _LONG, got {missing}")
     if hasattr(config, "workerinput"):
-        place = {config.rootpath / "tests" / file: number for number, file in enumerate(_LONG)}
         items.sort(key=lambda item: place.get(item.path, len(_LONG)))
 
 

@@ -38,9 +38,9 @@ ONLY_IN = {
 }
 
 
-def imported_names():
+def imported_names(packages=PACKAGES):
     """Every import: in which file, from which module, which names."""
-    for package in PACKAGES:
+    for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
@@ -205,3 +205,31 @@ def test_core_asserts_nothing_about_input():
         if isinstance(node, ast.Assert)
     ]
     assert wrong == []
+
+
+def test_what_tests_share_is_in_modules_for_it():
+    """Fixtures come from conftests above a test; an import of one, or of another test, would collect them twice."""
+    wrong = [
+        (path, module, names)
+        for path, module, names in imported_names(("tests", "benchmarks", "examples"))
+        for name in (module, *(f"{module}.{name}" for name in names))
+        if (name.startswith("tests.") and name.split(".")[-1].startswith(("conftest", "test_")))
+        or (module.startswith("tests") and not path.startswith("tests/"))
+    ]
+    assert wrong == []
+
+
+def test_there_is_one_harness_of_each_name():
+    """Seven classes were named World once."""
+    worlds = [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name == "World"
+    ]
+    assert worlds == ["tests/support/flows.py"]
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_rooms_of_libraries_exist(library):
+    assert [room for room in ONLY_IN[library] if not (ROOT / room).exists()] == []
