@@ -19,7 +19,7 @@ from he_agg.codecs.ckks_vectors import CkksVectors
 from he_agg.errors import DecryptionError
 from he_agg.kernels.bitpack import pack, unpack
 from he_agg.plan.sections import Part
-from tests.attacks.conftest import SITES
+from tests.support.real import SITES
 
 A, B, C = SITES
 CAP, CLIP = 2000, 1.0
@@ -113,14 +113,14 @@ def play(found: Callable, codec: str, attack: Attack, noise: Callable[[Plan], np
         off = np.full(size, attack.noise)
     else:
         off = np.full(size, round(attack.noise * plan.public.parameters.delta))
-    session = world.sites[C]._session
+    session = world.open_sites[C]._session
     vars(session)["codec"] = Member(plan, codec_for(plan.public), attack.integers(plan), off)
     sums = attack.integers(plan)
     ids = set()
     for name in SITES:
         value, weight = HONEST.get(name, (0.0, 1))
         update = {"w": np.full(plan.layout.size, value)}
-        opened = next(world.sites[name].rounds())
+        opened = next(world.open_sites[name].rounds())
         opened.submit(update, weight=weight)
         ids.add(opened.id)
         if name != C:

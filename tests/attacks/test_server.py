@@ -191,7 +191,7 @@ def test_record_of_another_round(world):
 def test_another_plan_or_key_is_noticed_before_anything_is_encrypted(world, member):
     def other(exchange, status, body):
         if exchange.path.endswith("/rounds/current"):
-            value = getattr(world.group_key, member).encode()
+            value = getattr(world.key, member).encode()
             assert value in body
             body = body.replace(value, b"0" * 64)
         return status, body
