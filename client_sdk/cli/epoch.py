@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,11 +25,10 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, KeystoreError, ProtocolError, Reason, WireError
 from he_agg.host.commands import FILE, answer, json_option
 from keys import Identity
-from keys.ceremony import Agreement, agreement
-from keys.cli.epoch import accept_files, accepted_facts, accepted_text, read_bundle
-from keys.cli.options import passphrase_options, passphrase_source
-from keys.files import read_plan, replace_file
-from keys.hardening import harden_command
+from keys.ceremony import Agreement, accept, agreement
+from keys.cli.options import PassphraseOptions, passphrase_options
+from keys.files import read_document, read_plan, replace_file
+from keys.group_key import GroupKey
 from keys.passphrase import Once
 from keys.rosters import read_pinned
 
@@ -46,6 +46,7 @@ __all__ = ["epoch_accept", "epoch_commitments", "epoch_publish"]
 @passphrase_options
 @json_option
 def epoch_accept(
+    passphrases: PassphraseOptions,
     bundle: Path | None,
     config: Path | None,
     identity_file: Path | None,
@@ -53,8 +54,6 @@ def epoch_accept(
     keystore: Path | None,
     plan_file: Path | None,
     commitment: Path | None,
-    passphrase_fd: int | None,
-    keyring: str | None,
     as_json: bool,
 ) -> None:
     """Check a bundle, test the group key in it, and store it. Running it again is fine.
@@ -62,26 +61,25 @@ def epoch_accept(
     With BUNDLE, --identity, --roster and --keystore it works on files alone, and writes the commitment to a file. With
     --config alone it fetches newer rosters and the newest bundle from the aggregator, and sends the commitment there.
     """
-    harden_command()
     plan_id = None if plan_file is None else read_plan(plan_file).plan_id
     files = (identity_file, roster_file, keystore)
     if config is not None and files == (None, None, None):
-        settings, passphrase = read_settings(config, passphrase_fd, keyring)
+        settings, passphrase = read_settings(config, passphrases)
         if bundle is None:
             _accept_online(settings, passphrase, plan_id, as_json)
             return
         identity_file, roster_file, keystore = settings.identity, settings.roster, settings.keystore
     elif config is None:
-        passphrase = passphrase_source(passphrase_fd, keyring)
+        passphrase = passphrases.source()
     else:
         raise click.UsageError("expected --config or --identity, --roster and --keystore, got both")
     if bundle is None or identity_file is None or roster_file is None or keystore is None:
         raise click.UsageError("expected --config, or BUNDLE with --identity, --roster and --keystore")
-    key, signed = accept_files(read_bundle(bundle), identity_file, roster_file, keystore, passphrase, plan_id)
+    key, signed = _accept_files(_read_bundle(bundle), identity_file, roster_file, keystore, passphrase, plan_id)
     path = commitment or keystore.with_name(f"{signed.body.site}.epoch-{key.epoch}.commitment.json")
     replace_file(path, signed.encode())
-    facts = accepted_facts(key, signed, keystore) | {"commitment": str(path)}
-    answer(facts, as_json, lambda: accepted_text(key, keystore, path))
+    facts = _accepted_facts(key, signed, keystore) | {"commitment": str(path)}
+    answer(facts, as_json, lambda: _accepted_text(key, keystore, path))
 
 
 @click.command("publish")
@@ -89,11 +87,10 @@ def epoch_accept(
 @config_option
 @passphrase_options
 @json_option
-def epoch_publish(bundle: Path, config: Path, passphrase_fd: int | None, keyring: str | None, as_json: bool) -> None:
+def epoch_publish(passphrases: PassphraseOptions, bundle: Path, config: Path, as_json: bool) -> None:
     """Send a BUNDLE to the aggregator, as the coordinator that dealt it: its epoch begins."""
-    harden_command()
-    dealt, data = read_bundle(bundle).body, bundle.read_bytes()
-    settings, passphrase = read_settings(config, passphrase_fd, keyring)
+    dealt, data = _read_bundle(bundle).body, bundle.read_bytes()
+    settings, passphrase = read_settings(config, passphrases)
     identity = Identity.load(settings.identity, passphrase)
     with connect(settings, identity, dealt.federation) as link:
         new = link.put(f"epochs/{dealt.epoch}", data)
@@ -112,12 +109,9 @@ def epoch_publish(bundle: Path, config: Path, passphrase_fd: int | None, keyring
 @click.option("--epoch", type=click.IntRange(1, 10**9), help="Which epoch. [default: the newest]")
 @passphrase_options
 @json_option
-def epoch_commitments(
-    config: Path, epoch: int | None, passphrase_fd: int | None, keyring: str | None, as_json: bool
-) -> None:
+def epoch_commitments(passphrases: PassphraseOptions, config: Path, epoch: int | None, as_json: bool) -> None:
     """Check which sites hold the key of an epoch, and that all hold the same one. For coordinators and auditors."""
-    harden_command()
-    settings, passphrase = read_settings(config, passphrase_fd, keyring)
+    settings, passphrase = read_settings(config, passphrases)
     identity, pinned = Identity.load(settings.identity, passphrase), read_pinned(settings.roster)
     with connect(settings, identity, pinned.body.federation) as link:
         newest = [pinned, *link.run(newer_rosters(link, pinned))][-1]
@@ -130,6 +124,47 @@ def epoch_commitments(
             f"missing: {', '.join(found.missing) or 'none'}"
         ),
     )
+
+
+def _read_bundle(path: Path) -> Signed[EpochBundle]:
+    return read_document(path, lambda data: Signed.parse(EpochBundle, data), "the bundle of an epoch")
+
+
+def _accept_files(
+    bundle: Signed[EpochBundle],
+    identity_file: Path,
+    roster_file: Path,
+    keystore: Path,
+    passphrase: Once,
+    plan_id: str | None = None,
+) -> tuple[GroupKey, Signed[Commitment]]:
+    """Accept a bundle. The keystore gets the passphrase that identity and older keystore have, if they have one."""
+    roster, identity = read_pinned(roster_file), Identity.load(identity_file, passphrase)
+    places = {"passphrase": passphrase, "protect": lambda: passphrase.answer}
+    return accept(bundle, roster, identity, keystore, time.time(), plan_id=plan_id, **places)
+
+
+def _accepted_facts(key: GroupKey, signed: Signed[Commitment], keystore: Path) -> dict[str, Any]:
+    return {
+        "federation": key.plan.public.federation,
+        "site": signed.body.site,
+        "epoch": key.epoch,
+        "key_id": key.key_id,
+        "plan_id": key.plan_id,
+        "keystore": str(keystore),
+    }
+
+
+def _accepted_text(key: GroupKey, keystore: Path, commitment: Path | None) -> str:
+    public = key.plan.public
+    rows = [
+        f"epoch {key.epoch} of {public.federation}: the key works and is stored, secret: {keystore}",
+        f"key {key.key_id[:12]}, plan {key.plan_id[:12]}: {len(key.plan.layout.tensors)} tensors, "
+        f"{public.min_sites} to {public.max_sites} sites, {public.codec}",
+    ]
+    if commitment is not None:
+        rows.append(f"commitment for the other sites, not secret: {commitment}")
+    return "\n".join(rows)
 
 
 def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as_json: bool) -> None:
@@ -151,7 +186,7 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
                 error.reason, error.message, "a coordinator sends it there: `he-agg epoch publish BUNDLE --config ...`"
             ) from error
         with _noting(log, "bundle-rejected", identity, federation):
-            key, signed = accept_files(
+            key, signed = _accept_files(
                 Signed.parse(EpochBundle, body),
                 settings.identity,
                 settings.roster,
@@ -160,11 +195,11 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
                 plan_id,
             )
         link.put(f"epochs/{key.epoch}/commitments/{identity.name}", signed.encode())
-    facts = accepted_facts(key, signed, settings.keystore) | {"roster_version": rosters.newest.body.version}
+    facts = _accepted_facts(key, signed, settings.keystore) | {"roster_version": rosters.newest.body.version}
     answer(
         facts,
         as_json,
-        lambda: accepted_text(key, settings.keystore, None) + "\nthe aggregator has this site's commitment",
+        lambda: _accepted_text(key, settings.keystore, None) + "\nthe aggregator has this site's commitment",
     )
 
 

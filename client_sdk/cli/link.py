@@ -22,7 +22,7 @@ from he_agg.documents.roster import MAX_ROSTER_BYTES, Roster, check_follows
 from he_agg.documents.signed import Signed
 from he_agg.host.commands import FILE, messages
 from keys import Identity, read_secret_text
-from keys.cli.options import passphrase_source
+from keys.cli.options import PassphraseOptions
 from keys.passphrase import Once
 
 __all__ = ["Link", "config_option", "connect", "newer_rosters", "read_settings"]
@@ -71,15 +71,15 @@ def connect(settings: Settings, identity: Identity, federation: str) -> Iterator
         transport.close()
 
 
-def read_settings(config: Path, passphrase_fd: int | None, keyring: str | None) -> tuple[Settings, Once]:
+def read_settings(config: Path, passphrases: PassphraseOptions) -> tuple[Settings, Once]:
     """Read a settings file; the passphrase comes from where the options say, or else from where the file says."""
     settings = Settings.load(config, {})
     file = settings.passphrase_file
-    if file is not None and passphrase_fd is None and keyring is None:
+    if passphrases.given:
+        return settings, passphrases.source()
+    if file is not None:
         return settings, Once(partial(read_secret_text, file))
-    if passphrase_fd is None:
-        keyring = keyring or settings.passphrase_keyring
-    return settings, passphrase_source(passphrase_fd, keyring)
+    return settings, PassphraseOptions(None, settings.passphrase_keyring).source()
 
 
 def newer_rosters(link: Link, pinned: Signed[Roster]) -> Flow[list[Signed[Roster]]]:

@@ -11,8 +11,7 @@ from client_sdk.cli.link import config_option, connect, read_settings
 from he_agg.documents.roster import check_signed
 from he_agg.host.commands import FILE, answer, json_option
 from keys import Identity
-from keys.cli.options import passphrase_options
-from keys.hardening import harden_command
+from keys.cli.options import PassphraseOptions, passphrase_options
 from keys.rosters import read_roster
 
 __all__ = ["roster_publish"]
@@ -23,13 +22,12 @@ __all__ = ["roster_publish"]
 @config_option
 @passphrase_options
 @json_option
-def roster_publish(roster: Path, config: Path, passphrase_fd: int | None, keyring: str | None, as_json: bool) -> None:
+def roster_publish(passphrases: PassphraseOptions, roster: Path, config: Path, as_json: bool) -> None:
     """Send a signed ROSTER to the aggregator, as a coordinator: it holds at once, and sites pick it up themselves."""
-    harden_command()
     signed = read_roster(roster)
     check_signed(signed)
     signed.body.check_valid(time.time())
-    settings, passphrase = read_settings(config, passphrase_fd, keyring)
+    settings, passphrase = read_settings(config, passphrases)
     identity = Identity.load(settings.identity, passphrase)
     name, version = signed.body.federation, signed.body.version
     with connect(settings, identity, name) as link:

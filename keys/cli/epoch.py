@@ -1,4 +1,4 @@
-"""Commands of dealers: `he-agg epoch new|rotate`; and accepting a bundle, for `he-agg epoch accept` in client_sdk."""
+"""Commands of dealers: `he-agg epoch new|rotate`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 
 import click
 
-from he_agg.documents.epoch import Commitment, EpochBundle
+from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.host.commands import FILE, answer, json_option
-from keys.ceremony import accept, commit, deal, install
+from keys.ceremony import commit, deal, install
 from keys.cli.identity import refuse_existing
-from keys.cli.options import passphrase_options, passphrase_source
-from keys.files import read_document, read_plan, replace_file, write_new
+from keys.cli.options import PassphraseOptions, passphrase_options
+from keys.files import read_plan, replace_file, write_new
 from keys.group_key import GroupKey
-from keys.hardening import harden_command
 from keys.identity import Identity
 from keys.passphrase import Once
-from keys.rosters import read_pinned, read_roster
+from keys.rosters import read_roster
 
-__all__ = ["accept_files", "accepted_facts", "accepted_text", "epoch_new", "epoch_rotate", "read_bundle"]
+__all__ = ["epoch_new", "epoch_rotate"]
 
 _roster = click.option(
     "--roster", "roster_file", type=FILE, required=True, help="The newest roster, signed by this coordinator too."
@@ -45,6 +44,7 @@ _out = click.option("--out", type=FILE, help="Bundle to write. [default: FEDERAT
 @passphrase_options
 @json_option
 def epoch_new(
+    passphrases: PassphraseOptions,
     plan_file: Path,
     roster_file: Path,
     identity_file: Path,
@@ -52,8 +52,6 @@ def epoch_new(
     out: Path | None,
     keystore: Path | None,
     public: Path | None,
-    passphrase_fd: int | None,
-    keyring: str | None,
     as_json: bool,
 ) -> None:
     """Make the group key of the first epoch, sealed to every site of the roster.
@@ -61,13 +59,12 @@ def epoch_new(
     Run it at a coordinating hospital, never on the aggregator's machine. The keystore gets the passphrase that the
     identity has.
     """
-    harden_command()
     plan, roster = read_plan(plan_file), read_roster(roster_file)
     name = plan.public.federation
     paths = _Paths.of(name, epoch, keystore or Path(f"{name}.keystore"), out)
     document = public or Path(f"{name}.federation.json")
     refuse_existing(paths.keystore, paths.bundle, document, paths.commitment(identity_file))
-    passphrase = passphrase_source(passphrase_fd, keyring)
+    passphrase = passphrases.source()
     identity = Identity.load(identity_file, passphrase)
     key = GroupKey.create(plan, epoch)
     bundle = deal(key, roster, identity, time.time())
@@ -84,20 +81,18 @@ def epoch_new(
 @passphrase_options
 @json_option
 def epoch_rotate(
+    passphrases: PassphraseOptions,
     keystore: Path,
     roster_file: Path,
     identity_file: Path,
     out: Path | None,
-    passphrase_fd: int | None,
-    keyring: str | None,
     as_json: bool,
 ) -> None:
     """Make the group key of the next epoch, for the same plan, sealed to every site of the roster.
 
     The old keystore stays as KEYSTORE.epoch-N.
     """
-    harden_command()
-    roster, passphrase = read_roster(roster_file), passphrase_source(passphrase_fd, keyring)
+    roster, passphrase = read_roster(roster_file), passphrases.source()
     identity, current = Identity.load(identity_file, passphrase), GroupKey.load(keystore, passphrase)
     key = GroupKey.create(current.plan, current.epoch + 1)
     paths = _Paths.of(current.plan.public.federation, key.epoch, keystore, out)
@@ -105,66 +100,6 @@ def epoch_rotate(
     bundle = deal(key, roster, identity, time.time())
     _store(paths, bundle, key, current, passphrase)
     _dealt(key, paths, roster, identity, as_json)
-
-
-def read_bundle(path: Path) -> Signed[EpochBundle]:
-    """Read a bundle file. The signature is not looked at.
-
-    Raises:
-        ConfigError: it cannot be read.
-        WireError: not a bundle.
-    """
-    return read_document(path, lambda data: Signed.parse(EpochBundle, data), "the bundle of an epoch")
-
-
-def accept_files(
-    bundle: Signed[EpochBundle],
-    identity_file: Path,
-    roster_file: Path,
-    keystore: Path,
-    passphrase: Once,
-    plan_id: str | None = None,
-) -> tuple[GroupKey, Signed[Commitment]]:
-    """Accept a bundle with the files of a site; see `keys.ceremony.accept`.
-
-    The keystore is protected by the passphrase that identity and older keystore have, if they have one.
-    """
-    roster, identity = read_pinned(roster_file), Identity.load(identity_file, passphrase)
-    return accept(
-        bundle,
-        roster,
-        identity,
-        keystore,
-        time.time(),
-        plan_id=plan_id,
-        passphrase=passphrase,
-        protect=lambda: passphrase.answer,
-    )
-
-
-def accepted_facts(key: GroupKey, signed: Signed[Commitment], keystore: Path) -> dict[str, Any]:
-    """Return what `epoch accept` prints for scripts."""
-    return {
-        "federation": key.plan.public.federation,
-        "site": signed.body.site,
-        "epoch": key.epoch,
-        "key_id": key.key_id,
-        "plan_id": key.plan_id,
-        "keystore": str(keystore),
-    }
-
-
-def accepted_text(key: GroupKey, keystore: Path, commitment: Path | None) -> str:
-    """Return what `epoch accept` prints for people."""
-    public = key.plan.public
-    rows = [
-        f"epoch {key.epoch} of {public.federation}: the key works and is stored, secret: {keystore}",
-        f"key {key.key_id[:12]}, plan {key.plan_id[:12]}: {len(key.plan.layout.tensors)} tensors, "
-        f"{public.min_sites} to {public.max_sites} sites, {public.codec}",
-    ]
-    if commitment is not None:
-        rows.append(f"commitment for the other sites, not secret: {commitment}")
-    return "\n".join(rows)
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,14 @@ from he_agg.errors import ConfigError, HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option
 from keys.ceremony import agreement
 from keys.cli.options import (
+    PassphraseOptions,
     ask_passphrase,
     new_passphrase,
     new_passphrase_options,
     passphrase_options,
-    passphrase_source,
 )
 from keys.files import read_document, write_new
 from keys.group_key import GroupKey
-from keys.hardening import harden_command
 from keys.identity import Identity
 from keys.public_file import encode_public, read_public
 from keys.receiving import DEFAULT_SUITE
@@ -46,24 +45,22 @@ __all__ = ["ask_passphrase", "keys_check_commitments", "keys_show", "site_init"]
 @new_passphrase_options
 @json_option
 def site_init(
+    passphrases: PassphraseOptions,
     name: str,
     suite: str,
     out: Path | None,
     public: Path | None,
     protect: bool | None,
-    passphrase_fd: int | None,
-    keyring: str | None,
     as_json: bool,
 ) -> None:
     """Make the identity of NAME: a site, a coordinator or an auditor; the roster says which.
 
     Run it on the member's own machine: the identity file never leaves it.
     """
-    harden_command()
     identity = Identity.create(name, suite)
     path, public_path = out or Path(f"{name}.identity"), public or Path(f"{name}.public.json")
     refuse_existing(path, public_path)
-    identity.save(path, new_passphrase(protect, passphrase_fd, keyring))
+    identity.save(path, new_passphrase(protect, passphrases))
     write_new(public_path, encode_public(identity.member()))
     answer(
         {
@@ -86,13 +83,12 @@ def site_init(
 @click.argument("file", type=FILE)
 @passphrase_options
 @json_option
-def keys_show(file: Path, passphrase_fd: int | None, keyring: str | None, as_json: bool) -> None:
+def keys_show(passphrases: PassphraseOptions, file: Path, as_json: bool) -> None:
     """Show the public facts of a keystore, an identity or a public FILE.
 
     A keystore is opened, to see that the key in it is the one that its facts name.
     """
-    harden_command()
-    facts = _facts(file, passphrase_fd, keyring)
+    facts = _facts(file, passphrases)
     answer(facts, as_json, lambda: "\n".join(f"{name}: {value}" for name, value in facts.items()))
 
 
@@ -103,19 +99,17 @@ def keys_show(file: Path, passphrase_fd: int | None, keyring: str | None, as_jso
 @passphrase_options
 @json_option
 def keys_check_commitments(
+    passphrases: PassphraseOptions,
     commitments: tuple[Path, ...],
     roster_file: Path,
     keystore: Path,
-    passphrase_fd: int | None,
-    keyring: str | None,
     as_json: bool,
 ) -> None:
     """Check that all sites of the roster hold the same key as your keystore."""
-    harden_command()
     roster = read_roster(roster_file)
     check_signed(roster)
     signed = [read_document(path, lambda data: Signed.parse(Commitment, data), "a commitment") for path in commitments]
-    key = GroupKey.load(keystore, passphrase_source(passphrase_fd, keyring))
+    key = GroupKey.load(keystore, passphrases.source())
     found = agreement(signed, roster, key.epoch, key.key_id)
     if found.missing:
         raise InputError(
@@ -143,14 +137,14 @@ def refuse_existing(*paths: Path) -> None:
         raise ConfigError(Reason.BAD_CONFIG, f"expected different files to write, got {paths[0]} twice")
 
 
-def _facts(file: Path, passphrase_fd: int | None, keyring: str | None) -> dict[str, Any]:
+def _facts(file: Path, passphrases: PassphraseOptions) -> dict[str, Any]:
     if file.name.endswith(".public.json"):
         return {"kind": "public file", **_member_facts(read_public(file))}
     read_secret(file)  # permissions first: the same answer whatever it is
     try:
         member = Identity.public_half(file)
     except HeAggError:
-        key = GroupKey.load(file, passphrase_source(passphrase_fd, keyring))
+        key = GroupKey.load(file, passphrases.source())
         return {
             "kind": "keystore",
             "federation": key.plan.public.federation,

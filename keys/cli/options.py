@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any
 
 import click
 
 from he_agg.errors import ConfigError, KeystoreError, Reason
 from he_agg.host.commands import messages
+from keys.hardening import harden_command
 from keys.passphrase import Once, from_descriptor, from_keyring
 
 __all__ = [
+    "PassphraseOptions",
     "ask_passphrase",
     "new_passphrase",
     "new_passphrase_options",
     "passphrase_options",
-    "passphrase_source",
 ]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def ask_passphrase() -> str:
@@ -35,17 +36,43 @@ def ask_passphrase() -> str:
     return passphrase
 
 
-def passphrase_options(command: F) -> F:
-    """Add options that say where the passphrase of existing files comes from; `passphrase_source` reads them."""
-    for option in (
-        click.option("--keyring", metavar="NAME", help="Take the passphrase from entry NAME of the system's keyring."),
-        click.option("--passphrase-fd", type=int, metavar="N", help="Take the passphrase from open file descriptor N."),
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True)
+class PassphraseOptions:
+    """Where the passphrase comes from: at most one of two places, else the terminal."""
+
+    fd: int | None
+    keyring: str | None
+
+    @property
+    def given(self) -> bool:
+        """Whether a place is named."""
+        if self.fd is not None and self.keyring is not None:
+            raise ConfigError(Reason.BAD_CONFIG, "expected --passphrase-fd or --keyring, got both")
+        return self.fd is not None or self.keyring is not None
+
+    def source(self) -> Once:
+        """Return what gets the passphrase of existing files, if one is needed."""
+        if not self.given:
+            return Once(ask_passphrase)
+        if self.fd is not None:
+            return Once(partial(from_descriptor, self.fd))
+        return Once(partial(from_keyring, self.keyring or ""))
 
 
-def new_passphrase_options(command: F) -> F:
+def passphrase_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a command handle secrets: harden its process, and put the options that name a passphrase in front."""
+
+    @click.option("--keyring", metavar="NAME", help="Take the passphrase from entry NAME of the system's keyring.")
+    @click.option("--passphrase-fd", type=int, metavar="N", help="Take the passphrase from open file descriptor N.")
+    @wraps(command)
+    def hardened(*, passphrase_fd: int | None, keyring: str | None, **given: Any) -> Any:
+        harden_command()
+        return command(PassphraseOptions(passphrase_fd, keyring), **given)
+
+    return hardened
+
+
+def new_passphrase_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add options for the passphrase of new files, or none at all; `new_passphrase` reads them."""
     protect = click.option(
         "--passphrase/--no-passphrase",
@@ -56,24 +83,13 @@ def new_passphrase_options(command: F) -> F:
     return passphrase_options(protect(command))
 
 
-def passphrase_source(passphrase_fd: int | None, keyring: str | None) -> Once:
-    """Find out where the passphrase comes from, if one is needed."""
-    _one_place(passphrase_fd, keyring)
-    if passphrase_fd is not None:
-        return Once(lambda: from_descriptor(passphrase_fd))
-    if keyring is not None:
-        return Once(lambda: from_keyring(keyring))
-    return Once(ask_passphrase)
-
-
-def new_passphrase(protect: bool | None, passphrase_fd: int | None, keyring: str | None) -> str | None:
+def new_passphrase(protect: bool | None, options: PassphraseOptions) -> str | None:
     """Get the passphrase of a new file; None for no passphrase. See docs/decisions/0013."""
-    _one_place(passphrase_fd, keyring)
-    given = passphrase_fd is not None or keyring is not None
+    given = options.given
     if given and protect is False:
         raise ConfigError(Reason.BAD_CONFIG, "expected either --no-passphrase or a place to take one from, got both")
     if given:
-        return passphrase_source(passphrase_fd, keyring)()
+        return options.source()()
     if protect is None and not sys.stdin.isatty():
         messages.print("no passphrase: whoever can read the file can use it (--passphrase to set one)", markup=False)
     if protect is False or (protect is None and not sys.stdin.isatty()):
@@ -90,8 +106,3 @@ def new_passphrase(protect: bool | None, passphrase_fd: int | None, keyring: str
             err=True,
         )
     return passphrase or None
-
-
-def _one_place(passphrase_fd: int | None, keyring: str | None) -> None:
-    if passphrase_fd is not None and keyring is not None:
-        raise ConfigError(Reason.BAD_CONFIG, "expected --passphrase-fd or --keyring, got both")

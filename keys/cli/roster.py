@@ -15,10 +15,9 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.ids import check_name
-from keys.cli.options import passphrase_options, passphrase_source
+from keys.cli.options import PassphraseOptions, passphrase_options
 from keys.cli.roster_view import day_of, roster_facts, roster_table, signers_of
 from keys.files import replace_file, write_new
-from keys.hardening import harden_command
 from keys.identity import Identity
 from keys.public_file import read_public
 from keys.rosters import (
@@ -170,22 +169,20 @@ def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool
 @passphrase_options
 @json_option
 def roster_sign(
+    passphrases: PassphraseOptions,
     file: Path,
     identity_file: Path,
     previous: Path | None,
     out: Path | None,
     yes: bool,
-    passphrase_fd: int | None,
-    keyring: str | None,
     as_json: bool,
 ) -> None:
     """Sign a roster FILE as one of its coordinators. Coordinators sign one after the other, each the same file."""
-    harden_command()
     roster, before = read_roster(file), None if previous is None else _signed(previous)
     if not yes and sys.stdin.isatty():
         messages.print(roster_table(roster, before), markup=False, soft_wrap=True)
         click.confirm("Did you compare every fingerprint with its member, and do you sign?", abort=True, err=True)
-    identity = Identity.load(identity_file, passphrase_source(passphrase_fd, keyring))
+    identity = Identity.load(identity_file, passphrases.source())
     signed = sign_roster(roster, identity, before)
     path = out or file
     replace_file(path, signed.encode())
