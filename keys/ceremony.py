@@ -27,7 +27,7 @@ from keys.rosters import check_self
 from keys.sealed_box import Passphrase
 from keys.self_test import self_test
 
-__all__ = ["Agreement", "accept", "agreement", "commit", "deal", "install", "kept_path", "open_bundle"]
+__all__ = ["Agreement", "accept", "agreement", "commit", "deal", "install"]
 
 _LABEL = "he-agg/epoch-key/v1"
 _CONTENT_KEY_BYTES = 32

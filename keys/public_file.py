@@ -12,7 +12,7 @@ from he_agg.documents.roster import Member
 from he_agg.errors import Reason, WireError
 from keys.files import read_document
 
-__all__ = ["encode_public", "parse_public", "read_public"]
+__all__ = ["encode_public", "read_public"]
 
 MAX_PUBLIC_BYTES = 2**16
 

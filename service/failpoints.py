@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from he_agg.errors import ConfigError, Reason
 
-__all__ = ["EXIT_KILLED", "FAILPOINTS", "VARIABLE", "Failpoint", "arm", "failpoint"]
+__all__ = ["EXIT_KILLED", "FAILPOINTS", "VARIABLE", "arm", "failpoint"]
 
 VARIABLE = "HE_AGG_FAILPOINT"
 EXIT_KILLED = 137

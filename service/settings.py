@@ -138,7 +138,6 @@ class Settings(BaseSettings):
         description="Make a part of the sum as soon as all invited sites have sent it, while the round is open. Takes "
         "the disk space of one more submission until the round is over.",
     )
-    fold_retry_s: float = Field(5.0, gt=0, description="Pause after a failed attempt to fold. Units: seconds.")
     linger_s: float = Field(
         5.0, ge=0, le=60, description="How long the rest of a refused body is taken off the wire. Units: seconds."
     )

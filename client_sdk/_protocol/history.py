@@ -15,7 +15,7 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 
-__all__ = ["catch_up", "follow_rosters", "parse_record", "refusing", "take_record"]
+__all__ = ["catch_up", "follow_rosters", "refusing", "take_record"]
 
 T = TypeVar("T")
 

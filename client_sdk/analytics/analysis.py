@@ -26,7 +26,7 @@ from he_agg.errors import InputError, PlanError, ProtocolError, Reason
 from he_agg.plan.layout import Layout, TensorSpec
 from he_agg.plan.plan import Plan
 
-__all__ = ["TENSOR", "VALUE_BITS", "Analysis", "Finished", "OneRound", "dry_run", "layout_for", "run"]
+__all__ = ["VALUE_BITS", "Analysis", "Finished", "OneRound", "dry_run", "layout_for", "run"]
 
 VALUE_BITS = 24
 """Width of the plaintext integers: the widest there is, so that most numbers fit in one or two digits."""

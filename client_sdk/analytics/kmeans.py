@@ -14,7 +14,7 @@ from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import exact_dot
 from client_sdk.analytics.small_cells import SmallCells
 
-__all__ = ["KMeans", "KMeansResult", "KMeansState"]
+__all__ = ["KMeans", "KMeansResult"]
 
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from client_sdk.analytics.chi_square import normal_tail
 from client_sdk.analytics.integers import Field
 from he_agg.errors import InputError, Reason
 
-__all__ = ["LogisticData", "LogisticRegression", "LogisticResult", "LogisticState"]
+__all__ = ["LogisticRegression", "LogisticResult"]
 
 FRACTION_BITS = 40
 """Binary places to which each site rounds its sums: an error of 2^-41 a site, 1e-12 in a sum of two."""

@@ -14,7 +14,7 @@ from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refu
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import Moments, MomentSums, exact_dot
 
-__all__ = ["PCA", "PCAResult", "PowerPCA", "PowerState"]
+__all__ = ["PCA", "PCAResult", "PowerPCA"]
 
 T = TypeVar("T")
 

@@ -140,8 +140,8 @@ def _accept_files(
 ) -> tuple[GroupKey, Signed[Commitment]]:
     """Accept a bundle. The keystore gets the passphrase that identity and older keystore have, if they have one."""
     roster, identity = read_pinned(roster_file), Identity.load(identity_file, passphrase)
-    places = {"passphrase": passphrase, "protect": lambda: passphrase.answer}
-    return accept(bundle, roster, identity, keystore, time.time(), plan_id=plan_id, **places)
+    now, protect = time.time(), lambda: passphrase.answer
+    return accept(bundle, roster, identity, keystore, now, plan_id=plan_id, passphrase=passphrase, protect=protect)
 
 
 def _accepted_facts(key: GroupKey, signed: Signed[Commitment], keystore: Path) -> dict[str, Any]:

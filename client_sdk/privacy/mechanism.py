@@ -27,7 +27,7 @@ from he_agg.errors import InputError, PlanError, Reason
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
 
-__all__ = ["ORDERS", "Law", "Mechanism", "noisy_clip"]
+__all__ = ["ORDERS", "Mechanism", "noisy_clip"]
 
 Law = Literal["skellam", "gaussian"]
 

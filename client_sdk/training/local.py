@@ -17,7 +17,7 @@ from client_sdk.training.strategies import FedAvg
 from client_sdk.training.task import Task
 from he_agg.errors import InputError, Reason
 
-__all__ = ["Evaluate", "Fit", "Learned", "Learner", "Transform", "check_finite"]
+__all__ = ["Evaluate", "Fit", "Learner", "Transform", "check_finite"]
 
 Fit = Callable[[Any, Task], Any]
 Evaluate = Callable[[Any], Any]

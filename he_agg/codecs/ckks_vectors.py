@@ -20,7 +20,7 @@ from he_agg.codecs.seal_format import SealCiphertext, read_vector, write_vector
 from he_agg.errors import DecryptionError, KeystoreError, Reason
 from he_agg.plan.ckks_parameters import CkksParameters, CkksProfile
 
-__all__ = ["POLYNOMIALS", "CkksVectors", "OpenedKey", "new_secret_context"]
+__all__ = ["CkksVectors", "OpenedKey", "new_secret_context"]
 
 POLYNOMIALS = 2
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from he_agg.errors import Reason, WireError
 
-__all__ = ["SealCiphertext", "read_ciphertext", "read_vector", "write_ciphertext", "write_vector"]
+__all__ = ["SealCiphertext", "read_ciphertext", "read_vector", "write_vector"]
 
 _HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, major, minor, compression, reserved, total size
 _MAGIC = 0xA15E

@@ -21,7 +21,7 @@ from typing import Any, Protocol, Self
 
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 
-__all__ = ["AggregatorProcess", "Process", "Spawn", "lines_of", "run_he_agg"]
+__all__ = ["AggregatorProcess", "Process", "lines_of", "run_he_agg"]
 
 START_S = 120.0
 STOP_S = 30.0

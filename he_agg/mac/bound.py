@@ -34,7 +34,7 @@ from fractions import Fraction
 from he_agg.kernels.mac_rows import MAX_BETA, MAX_GAMMA
 from he_agg.plan.sections import Section
 
-__all__ = ["FORGERY_LOG2", "beta_range", "forgery_probability", "gamma_range", "tag_count"]
+__all__ = ["beta_range", "forgery_probability", "gamma_range", "tag_count"]
 
 FORGERY_LOG2 = -128
 """log2 of the probability that a wrong sum passes, at most."""

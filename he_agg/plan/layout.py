@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from he_agg import canonical
 from he_agg.errors import InputError, PlanError, Reason
 
-__all__ = ["MAX_TENSORS", "Layout", "TensorSpec"]
+__all__ = ["Layout", "TensorSpec"]
 
 DTYPES = ("float16", "float32", "float64")
 MAX_TENSORS = 100_000

@@ -18,7 +18,6 @@ __all__ = [
     "Part",
     "PartPlace",
     "Section",
-    "part_count",
     "part_places",
     "residues_per_part",
 ]
@@ -107,11 +106,6 @@ class PartPlace:
     def wire_bytes(self) -> int:
         """Length of the part as it travels, header included."""
         return PART_HEADER_BYTES + self.packed_bytes
-
-
-def part_count(sections: tuple[Section, ...]) -> int:
-    """Count the parts of a submission."""
-    return sum(section.parts for section in sections)
 
 
 def part_places(sections: tuple[Section, ...]) -> Iterator[PartPlace]:

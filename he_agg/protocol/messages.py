@@ -15,7 +15,7 @@ from he_agg import canonical
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId, check_name
 
-__all__ = ["MAX_RECEIPT_BYTES", "CurrentRound", "Receipt", "SubmissionState", "SubmissionStatus", "read"]
+__all__ = ["CurrentRound", "Receipt", "SubmissionState", "SubmissionStatus", "read"]
 
 MAX_RECEIPT_BYTES = 2**14
 

@@ -34,9 +34,11 @@ from service.work.folding import CorruptPartError, fold_round, warm_up
 from service.work.housekeeping import Housekeeper
 from service.work.leases import Lease, LeaseLostError, Leases
 
-__all__ = ["Bell", "Worker"]
+__all__ = ["Worker"]
 
 _SWEEP_LEASE = "sweep"
+_FOLD_RETRY_S = 5.0
+"""Pause after a failed attempt to fold."""
 
 
 class Bell:
@@ -180,7 +182,7 @@ class Worker:
             # Out of space, out of files: the set is closed and stays, so trying again is all there is to do.
             log(logging.ERROR, "folding failed; trying again", error=error, round_id=str(round_id))
             self.on_fold(Fold(round_id, began, time.time(), "error"))
-            await _wait(self._stopped, self._settings.fold_retry_s)
+            await _wait(self._stopped, _FOLD_RETRY_S)
         finally:
             del self._folds[round_id]
             self.poke()

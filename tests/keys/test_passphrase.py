@@ -13,7 +13,7 @@ from client_sdk import Site
 from he_agg.errors import ConfigError, KeystoreError, Reason
 from he_agg.host.commands import main
 from keys import Identity
-from keys.cli.options import new_passphrase, passphrase_source
+from keys.cli.options import PassphraseOptions, new_passphrase
 from keys.passphrase import Once, from_descriptor, from_keyring
 from tests.keys.dealing import site, world
 
@@ -105,24 +105,24 @@ def test_it_is_asked_for_once_and_not_shown():
 
 def test_two_places_at_once_are_refused(pipe, keyring):
     with pytest.raises(ConfigError, match="got both"):
-        passphrase_source(0, "hospital-a")
+        PassphraseOptions(0, "hospital-a").source()
     with pytest.raises(ConfigError, match="got both"):
-        new_passphrase(False, None, "hospital-a")
-    assert passphrase_source(None, "hospital-a")() == SECRET
+        new_passphrase(False, PassphraseOptions(None, "hospital-a"))
+    assert PassphraseOptions(None, "hospital-a").source()() == SECRET
 
 
 def test_a_new_file_gets_one_where_there_is_a_terminal_or_a_place(monkeypatch, keyring, pipe, capsys):
-    assert new_passphrase(None, None, "hospital-a") == SECRET
-    assert new_passphrase(None, pipe(SECRET.encode()), None) == SECRET
+    assert new_passphrase(None, PassphraseOptions(None, "hospital-a")) == SECRET
+    assert new_passphrase(None, PassphraseOptions(pipe(SECRET.encode()), None)) == SECRET
     # Unattended: nothing blocks, and it is said.
-    assert new_passphrase(None, None, None) is None
+    assert new_passphrase(None, PassphraseOptions(None, None)) is None
     assert "whoever can read the file can use it" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _: SECRET)
-    assert new_passphrase(None, None, None) == SECRET
-    assert new_passphrase(False, None, None) is None
+    assert new_passphrase(None, PassphraseOptions(None, None)) == SECRET
+    assert new_passphrase(False, PassphraseOptions(None, None)) is None
     monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _: "")
-    assert new_passphrase(None, None, None) is None
+    assert new_passphrase(None, PassphraseOptions(None, None)) is None
 
 
 def test_commands_take_it_from_a_descriptor_and_never_from_an_argument(tmp_path, pipe, capsys):

@@ -33,7 +33,6 @@ __all__ = [
     "immutable",
     "poll",
     "read_document",
-    "tag_matches",
 ]
 
 Answer = TypeVar("Answer")
