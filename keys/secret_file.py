@@ -1,7 +1,8 @@
 """Secret files on disk: who may read them, and how they are written so that a crash leaves the old one or the new.
 
 Written 0600 to a temporary name, fsynced, linked to the final name without overwriting, directory fsynced. Refused on
-load when group or others may touch it, when somebody else owns it, or when it is a symbolic link.
+load when group or others may touch it, when somebody else owns it, when it is a symbolic link, or when it
+has a second name.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
     try:
         with beside(path, content) as temporary:
             if keep is not None:
-                _second_name(path, keep)
+                _copy(path, keep)
             temporary.replace(path)
         sync_directory(path.parent)
     except FileExistsError as error:
@@ -56,12 +57,15 @@ def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
         raise KeystoreError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
 
 
-def _second_name(path: Path, keep: Path) -> None:
+def _copy(path: Path, keep: Path) -> None:
+    # A second name would be quicker, but a file that has two is refused.
+    content = read_secret(path)
     try:
-        os.link(path, keep, follow_symlinks=False)
+        with beside(keep, content) as temporary:
+            os.link(temporary, keep)
     except FileExistsError:
         # Of an earlier run that was cut off before its last step, unless it is another file.
-        if not keep.samefile(path):
+        if read_secret(keep) != content:
             raise
     sync_directory(path.parent)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +19,9 @@ from typing import BinaryIO
 from he_agg.errors import KeystoreError, Reason
 
 __all__ = ["Content", "beside", "create", "create_once", "read_private", "replace", "sync_directory"]
+
+_UNFINISHED_S = 60.0
+"""A temporary file that is younger may be one that another process is writing."""
 
 Content = bytes | memoryview | Callable[[BinaryIO], object]
 """All of a file; or what writes it, piece by piece."""
@@ -45,12 +50,26 @@ def beside(path: Path, content: Content, mode: int = 0o600) -> Iterator[Path]:
 
     Within it, give the file its name: by a link, which fails when the name is taken, or by a rename, which replaces.
     """
+    _clear_away(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         create(temporary, content, mode)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what a process that was killed has left beside a file: it may hold a secret, and nobody knows its name."""
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\Z")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        found = path.lstat().st_ino if os.path.lexists(path) else None
+        for entry in entries:
+            if temporary.match(entry.name) and entry.is_file(follow_symlinks=False):
+                state = entry.stat(follow_symlinks=False)
+                # Under its final name already; or older than anybody takes to write it.
+                if state.st_ino == found or time.time() - state.st_mtime > _UNFINISHED_S:
+                    Path(entry.path).unlink()
 
 
 def create_once(path: Path, content: bytes) -> None:
@@ -89,7 +108,8 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
         remedy: what to do if others may have read it.
 
     Raises:
-        KeystoreError: missing, a symbolic link, too long, owned by somebody else, or open to group or others.
+        KeystoreError: missing, a symbolic link, too long, owned by somebody else, open to group or others, or known by
+            a second name.
     """
     try:
         # Without O_NONBLOCK, opening a pipe would wait for its other end.
@@ -101,6 +121,7 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
             Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
         ) from error
     # The descriptor's own state, not the path's: nobody can swap the file in between.
+    _clear_away(path)
     state = os.fstat(descriptor)
     if not stat.S_ISREG(state.st_mode):
         os.close(descriptor)
@@ -116,6 +137,12 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
                 Reason.UNSAFE_PERMISSIONS,
                 f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
                 f"chmod 600 {path}; if anybody may have read it, {remedy}",
+            )
+        if state.st_nlink > 1:
+            raise KeystoreError(
+                Reason.UNSAFE_PERMISSIONS,
+                f"{path}: expected a file of one name, got {state.st_nlink}: it stays readable where this one is gone",
+                f"find the others with `find DIR -samefile {path}` and rm them, or copy the file and rm this one",
             )
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:

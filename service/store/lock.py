@@ -29,7 +29,14 @@ class DirectoryLock:
 
     def __init__(self, data_dir: Path) -> None:
         path = data_dir / "server.lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"cannot write to the data directory {data_dir}: {error.strerror}",
+                "it must be this user's own, on a disk that can be written; or name another --data-dir",
+            ) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

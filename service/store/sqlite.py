@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: 
             f"there is no aggregator store at {url.database}",
             "name the right --data-dir, or begin with `he-agg federation create federation.json --roster roster.json`",
         )
+    _keep_private(Path(url.database))
     # Error texts must not quote parameters: a manifest is one.
     engine = create_engine(
         url,
@@ -47,6 +50,22 @@ def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: 
     event.listen(engine, "begin", on_begin)
     event.listen(engine, "handle_error", _on_error)
     return engine
+
+
+def _keep_private(path: Path) -> None:
+    """Let nobody else read the database. SQLite gives its other files the same mode; those of a restore have any."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+            with contextlib.suppress(FileNotFoundError):
+                if each.stat().st_mode & 0o077:
+                    each.chmod(0o600)
+    except OSError as error:
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"cannot use {path} as this user's own: {error.strerror}",
+            "run commands as the user that the aggregator runs as",
+        ) from error
 
 
 def _on_connect(connection: Any, _record: Any) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import time
 
 import pytest
 
-from he_agg.host.files import beside, create_once, replace
+from he_agg.errors import KeystoreError, Reason
+from he_agg.host.files import beside, create_once, read_private, replace
 
 
 def names(directory):
@@ -52,3 +55,38 @@ def test_nothing_stays_beside(tmp_path):
     with beside(tmp_path / "state", b"content") as temporary:
         assert temporary.read_bytes() == b"content"
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("after_link", [True, False])
+def test_a_kill_leaves_no_secret_beside_for_good(tmp_path, after_link):
+    """The temporary file is there as after SIGKILL; whoever reads or writes the file next removes it."""
+    path = tmp_path / "key"
+    temporary = tmp_path / f".key.{'0a' * 8}"
+    temporary.write_bytes(b"secret")
+    temporary.chmod(0o600)
+    if after_link:
+        os.link(temporary, path)
+    else:
+        os.utime(temporary, (time.time() - 120, time.time() - 120))
+        create_once(path, b"secret")
+    assert read_private(path, 100, "") == b"secret"
+    assert names(tmp_path) == ["key"]
+
+
+def test_what_others_are_writing_or_have_named_stays(tmp_path):
+    for name in (f".key.{'0a' * 8}", f".other.{'0a' * 8}", ".key.backup", "key.1"):
+        (tmp_path / name).write_bytes(b"")
+    before = names(tmp_path)
+    create_once(tmp_path / "key", b"secret")
+    assert names(tmp_path) == sorted([*before, "key"])
+
+
+def test_a_second_name_is_refused(tmp_path):
+    path = tmp_path / "key"
+    create_once(path, b"secret")
+    os.link(path, tmp_path / "copy")
+    with pytest.raises(KeystoreError, match="expected a file of one name, got 2") as caught:
+        read_private(path, 100, "")
+    assert caught.value.reason == Reason.UNSAFE_PERMISSIONS
+    (tmp_path / "copy").unlink()
+    assert read_private(path, 100, "") == b"secret"

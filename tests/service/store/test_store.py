@@ -1,6 +1,8 @@
 """The store keeps its side: durable settings read back, one server per directory, failures told apart."""
 
+import os
 import sqlite3
+import stat
 
 import psycopg
 import pytest
@@ -12,6 +14,7 @@ from service.aggregator import Aggregator
 from service.settings import Settings, load_settings
 from service.store import failures
 from service.store.failures import StoreBusyError, StoreFullError
+from service.store.lock import DirectoryLock
 from service.store.sql import Store, open_store
 from tests.support.peers import make_plan, register
 from tests.support.server import he_agg
@@ -138,3 +141,27 @@ def sqlite_error(name):
 def test_trouble_that_passes_is_told_from_failures(store, kind, error, expected):
     with pytest.raises(expected), getattr(store, kind)():
         raise error
+
+
+def test_nobody_else_reads_the_database(tmp_path):
+    """Neither a new one nor one whose files a backup has put there with modes of their own."""
+    settings = Settings(data_dir=tmp_path)
+    before = os.umask(0o022)
+    try:
+        for _ in range(2):
+            store = open_store(settings, create=True)
+            with store.write():
+                pass
+            files = sorted(tmp_path.glob("aggregator.sqlite3*"))
+            assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600] * 3
+            store.close()
+            for path in tmp_path.glob("aggregator.sqlite3*"):
+                path.chmod(0o644)
+    finally:
+        os.umask(before)
+
+
+def test_a_data_directory_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "server.lock").mkdir()
+    with pytest.raises(ConfigError, match=f"cannot write to the data directory {tmp_path}"):
+        DirectoryLock(tmp_path)
