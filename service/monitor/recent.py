@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter
 from typing import Any
 
 from he_agg.errors import Reason
@@ -22,7 +22,7 @@ class Recent:
     """An `Observer` that remembers the last problems and how much has come and gone. Restarts forget both."""
 
     def __init__(self) -> None:
-        self._problems: deque[dict[str, Any]] = deque(maxlen=_MOST)
+        self._problems: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._requests = self._received = self._sent = 0
 
@@ -82,4 +82,16 @@ class Recent:
                     count += known["count"]
                     self._problems.remove(known)
                     break
+            if len(self._problems) >= _MOST:
+                self._problems.remove(self._least_missed(problem))
             self._problems.append(problem | {"count": count})
+
+    def _least_missed(self, newest: dict[str, Any]) -> dict[str, Any]:
+        """Find the oldest problem of whoever has most of them, so that nobody pushes out those of the others."""
+        have = Counter(_source(each) for each in (*self._problems, newest))
+        most = max(have[_source(each)] for each in self._problems)
+        return next(each for each in self._problems if have[_source(each)] == most)
+
+
+def _source(problem: dict[str, Any]) -> tuple[str, str]:
+    return problem["federation"], problem["member"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,11 +13,12 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.aggregator import Aggregator
+from service.http.auth import KNOWN
 from service.monitor.dashboard.access import SESSION_S, Access
 from service.monitor.dashboard.live import MAX_VIEWERS, Live
 from service.monitor.monitoring import Watching
@@ -45,6 +47,8 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _MAX_LOGIN_BYTES = 1000
+_LOGIN_S = 10.0
+_TOKEN = re.compile(rb'\{"token": ?"([0-9a-z.]*)"\}\Z')
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -61,6 +65,8 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
         async def check(request: Request) -> Response:
             if not access.is_session(request.cookies.get(_cookie(request), "")):
                 return _refusal(401, "log in with a link: `he-agg operator link`")
+            if KNOWN in request.scope:
+                request.scope[KNOWN]()
             return await handler(request)
 
         return check
@@ -70,15 +76,19 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
         if request.headers.get("content-type", "") != "application/json":
             return _refusal(415, "expected application/json")
         body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_LOGIN_BYTES:
-                return _refusal(413, "expected a token")
         try:
-            token = str(json.loads(body)["token"])
-        except (ValueError, KeyError, TypeError):
+            async with asyncio.timeout(_LOGIN_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > _MAX_LOGIN_BYTES:
+                        return _refusal(413, "expected a token")
+        except TimeoutError:
+            return _refusal(408, "expected a token")
+        # The page writes it in this form; nothing that nests is ever parsed.
+        token = _TOKEN.match(body)
+        if token is None:
             return _refusal(400, "expected a token")
-        session = access.redeem(token)
+        session = access.redeem(token[1].decode())
         if session is None:
             return _refusal(401, "this link is not valid, was used, or is too old; a new one: `he-agg operator link`")
         response = Response(status_code=204)
@@ -102,9 +112,7 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
         return JSONResponse(await live.snapshot())
 
     async def events(_: Request) -> Response:
-        if live.viewers >= MAX_VIEWERS:
-            return _refusal(503, f"{MAX_VIEWERS} pages are open, and no more are served")
-        return StreamingResponse(live.events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        return _Events(live)
 
     routes = [Route(path, _file(name, kind)) for path, (name, kind) in _FILES.items()]
     routes += [
@@ -124,7 +132,9 @@ def make_metrics_app(settings: Settings, watching: Watching) -> Starlette:
 
 
 def _application(routes: list[Route], is_ours: Callable[[str], bool]) -> Starlette:
-    return Starlette(routes=routes, middleware=[Middleware(_Guarded, is_ours=is_ours)])
+    app = Starlette(routes=routes, middleware=[Middleware(_Guarded, is_ours=is_ours)])
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Guarded:
@@ -155,12 +165,48 @@ class _Guarded:
         if not self._is_ours(name):
             await _refusal(421, "this address has another name")(scope, receive, with_headers)
             return
+        if scope["method"] not in ("GET", "HEAD") and _is_from_elsewhere(Request(scope), name):
+            await _refusal(403, "only this page may send this")(scope, receive, with_headers)
+            return
         await self._app(scope, receive, with_headers)
 
 
+def _is_from_elsewhere(request: Request, name: str) -> bool:
+    """Tell whether a browser sends this for another site's page, as it does with a form of theirs."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return True
+    origin = request.headers.get("origin")
+    try:
+        return origin is not None and urlsplit(origin).hostname != name
+    except ValueError:
+        return True
+
+
+class _Events(StreamingResponse):
+    """The event stream, or 503: counted before it begins, so that a burst is counted as well."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(live.events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self._live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle an ASGI call."""
+        if self._live.viewers >= MAX_VIEWERS:
+            refused = _refusal(503, f"{MAX_VIEWERS} pages are open, and no more are served")
+            await refused(scope, receive, send)
+            return
+        self._live.viewers += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._live.viewers -= 1
+
+
 def _file(name: str, kind: str) -> Handler:
+    content = (STATIC / name).read_bytes()
+
     async def send(_: Request) -> Response:
-        return FileResponse(STATIC / name, media_type=kind)
+        return Response(content, media_type=kind)
 
     return send
 

@@ -56,22 +56,18 @@ class Live:
     async def events(self) -> AsyncIterator[bytes]:
         """Send events: a snapshot at once, one whenever something has changed, and one now and then."""
         worker = self._aggregator.worker
-        self.viewers += 1
-        try:
-            yield b"retry: 2000\n\n"
-            last, sent_at = b"", 0.0
-            while not worker.stopping:
-                heard = worker.bell.listen()
-                snapshot = await self.snapshot()
-                shown = _encode(_still(snapshot))
-                if shown != last or time.monotonic() - sent_at >= _PULSE_S:
-                    last, sent_at = shown, time.monotonic()
-                    yield b"event: snapshot\ndata: " + _encode(snapshot) + b"\n\n"
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(heard.wait(), _EVERY_S)
-                    await asyncio.sleep(_FRESH_S)  # a bell that rings often wakes us once
-        finally:
-            self.viewers -= 1
+        yield b"retry: 2000\n\n"
+        last, sent_at = b"", 0.0
+        while not worker.stopping:
+            heard = worker.bell.listen()
+            snapshot = await self.snapshot()
+            shown = _encode(_still(snapshot))
+            if shown != last or time.monotonic() - sent_at >= _PULSE_S:
+                last, sent_at = shown, time.monotonic()
+                yield b"event: snapshot\ndata: " + _encode(snapshot) + b"\n\n"
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(heard.wait(), _EVERY_S)
+                await asyncio.sleep(_FRESH_S)  # a bell that rings often wakes us once
 
 
 def _still(snapshot: dict[str, Any]) -> dict[str, Any]:

@@ -7,16 +7,18 @@ import socket
 import stat
 import time
 import tomllib
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
 import pytest
 
-from he_agg.errors import ConfigError, KeystoreError
+from he_agg.errors import ConfigError, KeystoreError, Reason
 from service.monitor.dashboard.access import LINK_S, SESSION_S, Access
 from service.monitor.dashboard.app import STATIC
 from service.monitor.dashboard.live import MAX_VIEWERS
+from service.monitor.recent import Recent
+from service.observers import Answered
 from tests.service.monitor.watched import events_of, watched_server
 from tests.support.peers import prepare
 from tests.support.real import until
@@ -94,9 +96,10 @@ def test_a_link_is_good_once(watched):
     ("body", "kind", "status"),
     [
         (b'{"token": "1.2.3"}', "application/json", 401),
-        (b'{"token": 7}', "application/json", 401),
+        (b'{"token": 7}', "application/json", 400),
         (b"{}", "application/json", 400),
         (b"[]", "application/json", 400),
+        (b"[" * 990, "application/json", 400),
         (b"\xff", "application/json", 400),
         (b'{"token": "' + b"1" * 2000 + b'"}', "application/json", 413),
         (b'{"token": "1.2.3"}', "text/plain", 415),
@@ -256,6 +259,63 @@ def test_pages_are_limited(watched, client):
             answer.close()
             connection.close()
     assert until(lambda: _has_room(client))
+
+
+def test_a_burst_of_pages_is_limited_as_well(watched, client):
+    """All heads are there before the first is answered."""
+    cookie = "; ".join(f"{each.name}={each.value}" for each in client.cookies.jar)
+    head = f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{client.base_url.port}\r\nCookie: {cookie}\r\n\r\n".encode()
+    with ExitStack() as opened:
+        address = ("127.0.0.1", client.base_url.port)
+        streams = [opened.enter_context(socket.create_connection(address, timeout=20)) for _ in range(2 * MAX_VIEWERS)]
+        for stream in streams[: 2 * MAX_VIEWERS]:
+            stream.sendall(head)
+        statuses = [stream.recv(12).split()[1] for stream in streams]
+    assert sorted(set(statuses)) == [b"200", b"503"]
+    assert statuses.count(b"200") <= MAX_VIEWERS
+    assert until(lambda: _has_room(client))
+
+
+def test_idle_connections_do_not_close_the_page(watched, client):
+    with ExitStack() as opened:
+        for _ in range(200):
+            opened.enter_context(socket.create_connection(("127.0.0.1", client.base_url.port)))
+        assert httpx.get(watched.operator_url).status_code == 200
+        assert client.get("/snapshot.json").status_code == 200
+        assert next(events_of(client))
+
+
+@pytest.mark.parametrize(
+    "sent", [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "null"}]
+)
+def test_only_the_page_logs_out(watched, client, sent):
+    """A form of another site's page is sent with the browser's word for where it comes from."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for fields in (form | sent, form | {"Origin": "https://elsewhere.example"}):
+        answer = client.post("/logout", headers=fields)
+        assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+    assert client.get("/logout").status_code == 405
+    own = {"Sec-Fetch-Site": "same-origin", "Origin": watched.operator_url}
+    assert client.post("/logout", headers=own).status_code == 204
+
+
+def test_no_member_pushes_out_the_problems_of_others():
+    recent = Recent()
+
+    def refused(member, number):
+        recent.answered(
+            Answered(number, 0.0, "GET", f"/{number}", 404, 0, 0, "", "f", member, "", Reason.UNKNOWN_ROUND.value)
+        )
+
+    for member in ("quiet", "b", "c"):
+        refused(member, 0)
+    for number in range(1, 500):
+        refused("loud", number)
+        refused("louder", number)
+    shown = recent.problems()
+    assert len(shown) == 50
+    assert {each["member"] for each in shown} == {"quiet", "b", "c", "loud", "louder"}
+    assert shown[0]["at"] == 499
 
 
 def _has_room(client):
