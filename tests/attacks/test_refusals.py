@@ -11,8 +11,8 @@ import json
 import pytest
 
 from client_sdk import HeAggError
-from tests.attacks.conftest import SITES
 from tests.attacks.malicious import Lies
+from tests.support.real import SITES
 
 A = SITES[0]
 REASONS = ("roster-mismatch", "chain-mismatch", "second-submission", "round-closed", "round-failed")
@@ -32,9 +32,9 @@ def test_refusals_collect_one_encryption(world):
     for reason in REASONS:
         world.liar.lies = refusing(reason)
         with pytest.raises(HeAggError):
-            next(world.sites[A].rounds()).submit(world.update(A, 1), weight=100)
+            next(world.open_sites[A].rounds()).submit(world.one_hot(A, 1), weight=100)
         world.open(A)  # a restart in between has the same spool
-        assert world.sites[A].pending()
+        assert world.open_sites[A].pending()
     world.liar.lies = Lies()
     round_id = world.submit(A)
     # The promise is in hand: by a refusal it does not go either.
@@ -42,11 +42,11 @@ def test_refusals_collect_one_encryption(world):
     for reason in REASONS:
         world.liar.lies = refusing(reason)
         with pytest.raises(HeAggError):
-            world.sites[A].current().submit(world.update(A, 1), weight=100)
+            world.open_sites[A].current().submit(world.one_hot(A, 1), weight=100)
         assert (world.root / A / "spool" / A / round_id / "receipt.json").read_bytes() == receipt
     world.liar.lies = Lies()
     assert world.submit(*SITES[1:]) == round_id
     # One manifest, hence one nonce and one set of parts.
     assert world.liar.submissions[A] == [(round_id, world.liar.submission(round_id, A))]
     world.assert_honest(A, round_id)
-    assert world.sites[A].pending() == []
+    assert world.open_sites[A].pending() == []

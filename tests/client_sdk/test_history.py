@@ -28,6 +28,7 @@ from tests.support.flows import (
     FakeAggregator,
     World,
     assert_mean_of,
+    roster_after,
     security_log,
     session_for,
     small_plan,
@@ -360,10 +361,6 @@ def test_killed_at_the_new_steps_and_run_again(tmp_path, where):
     assert_mean_of(world.run(_flows.aggregate(again, opened, update_of())), PLAN, ALL)
     assert len(again.chain) == 2
     assert len([m for m in server.manifests.values() if m.body.site == "a"]) == 1
-
-
-def roster_after(signed, members=None, key=COORDINATOR, **changed):
-    return dataclasses.replace(CONSORTIUM, roster=signed).next_roster(members or dict(signed.body.members), **changed)
 
 
 def pin(tmp_path):

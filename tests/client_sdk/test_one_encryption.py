@@ -17,14 +17,14 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, ProtocolError, Reason
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
-from tests.client_sdk.test_history import roster_after
-from tests.client_sdk.world import (
+from tests.support.flows import (
     CONSORTIUM,
     OPEN,
     FakeAggregator,
     World,
     assert_mean_of,
     problem,
+    roster_after,
     security_log,
     session_for,
     small_plan,

@@ -37,7 +37,7 @@ from he_agg import Mean, Plan, canonical, dequantize, quantize
 from he_agg.codecs import codec_for
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
-from he_agg.documents.roster import Role, Roster
+from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, TransportError
 from he_agg.ids import RoundId
@@ -294,6 +294,11 @@ def _numbered(documents: list, number: int, reason: str) -> Response:
 def receipt_of(receipt: Receipt, name: str = AGGREGATOR, key: SigningKey = AGGREGATOR_KEY) -> bytes:
     """A signed receipt."""
     return Signed.make(receipt, key, name).encode()
+
+
+def roster_after(signed: Signed[Roster], members: dict[str, Member] | None = None, **changed: int) -> Signed[Roster]:
+    """The next version, signed by the coordinator."""
+    return dataclasses.replace(CONSORTIUM, roster=signed).next_roster(members or dict(signed.body.members), **changed)
 
 
 def digests_of(parts: list[bytes]) -> tuple[str, ...]:
