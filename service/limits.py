@@ -15,7 +15,10 @@ from he_agg.errors import Reason
 from service.refusal import RefusedError
 from service.settings import Settings
 
-__all__ = ["Limits"]
+__all__ = ["KNOWN", "Limits"]
+
+KNOWN = "he_agg.known"
+"""Where in a request's scope there is what to call when its sender has proved who it is."""
 
 Member = tuple[str, str]
 """A federation and a name in it."""

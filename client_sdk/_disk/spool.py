@@ -12,7 +12,7 @@
     <spool>/<site>/<federation>.evidence/<round>.<attempt>.json    receipts that a record has broken
 
 A directory with a manifest is a submission that may be sent again, byte for byte. It is removed when a verified record
-has ended its round, and for nothing else that an aggregator says. One without is what a crash left:
+has ended its round, or when a later round has opened. One without is what a crash left:
 nothing of it was ever announced, so it is removed and the update is encrypted afresh. Files are 0600, directories 0700.
 """
 

@@ -197,7 +197,7 @@ class Roster:
             raise WireError(
                 Reason.ROSTER_EXPIRED,
                 f"{self.title} has expired",
-                "ask the coordinator for a new one: he-agg roster next",
+                "ask the coordinator for a new one: `he-agg roster next`",
             )
 
     def check(self) -> None:

@@ -23,11 +23,11 @@ from he_agg.protocol.http_signatures import FEDERATION_HEADER, WINDOW_S, Claim, 
 from service.aggregator import Aggregator
 from service.http.bodies import refuse_body
 from service.http.form import check_form
-from service.limits import Limits
+from service.limits import KNOWN, Limits
 from service.logs import note
 from service.refusal import RefusedError
 
-__all__ = ["DOCUMENTED", "KNOWN", "Caller", "member_of"]
+__all__ = ["DOCUMENTED", "Caller", "member_of"]
 
 DOCUMENTED = APIKeyHeader(
     name="Signature",
@@ -37,9 +37,6 @@ DOCUMENTED = APIKeyHeader(
     "He-Agg-Federation, Signature-Input and Signature, by the key that the roster lists for the member.",
 )
 """For the OpenAPI page only; `member_of` does the work."""
-
-KNOWN = "he_agg.known"
-"""Where in a request's scope there is what to call when its sender has proved who it is."""
 
 _FIELDS = ("content-digest", FEDERATION_HEADER.lower(), "signature-input", "signature")
 

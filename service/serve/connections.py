@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from he_agg.errors import Reason
-from service.http.auth import KNOWN
+from service.limits import KNOWN
 from service.problems import MEDIA_TYPE
 from service.settings import Settings
 

@@ -40,7 +40,8 @@ class Authority:
 
     def issue(self, name: str, *alternatives: str, passphrase: bytes | None = None) -> Issued:
         """A certificate for a host (its names and addresses), or for a client (none)."""
-        made = self._ca.issue_cert(*alternatives, common_name=name)
+        # Go's TLS, which Caddy has, refuses an empty list of names: a client is named by an address for mail.
+        made = self._ca.issue_cert(*(alternatives or (f"{name}@example.org",)), common_name=name)
         issued = Issued(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         made.cert_chain_pems[0].write_to_path(issued.cert)
         key = made.private_key_pem.bytes()

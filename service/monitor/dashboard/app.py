@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.aggregator import Aggregator
-from service.http.auth import KNOWN
+from service.limits import KNOWN
 from service.monitor.dashboard.access import SESSION_S, Access
 from service.monitor.dashboard.live import MAX_VIEWERS, Live
 from service.monitor.monitoring import Watching

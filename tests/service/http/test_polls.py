@@ -70,7 +70,7 @@ def test_a_shutdown_does_not_wait_for_polls(own_server, make_world):
     poller = threading.Thread(target=lambda: answers.append(world.peer().current(wait=60, after=round_id)))
     poller.start()
     time.sleep(0.4)
-    code, seconds = timed(own_server.terminate)
+    code, seconds = timed(own_server.stop)
     poller.join(10)
     assert code == 0
     assert seconds < 5
