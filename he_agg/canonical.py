@@ -1,7 +1,8 @@
 """Canonical JSON: one value, one byte string, so that a digest names a value.
 
-Sorted keys, no white space, ASCII only, integers within 53 bits, and no floats: two programs may print a float
-differently. Fractions travel as the shortest decimal string that reads back to the same float64.
+The form is RFC 8785, of which documents use all but floats: two programs may print a float differently, and most of
+the faults in other encoders are there. Integers stay within 53 bits, and fractions travel as the shortest decimal
+string that reads back to the same float64.
 """
 
 from __future__ import annotations
@@ -42,10 +43,16 @@ def encode(value: Json) -> bytes:
     """Write a value as canonical JSON.
 
     Raises:
-        WireError: the value holds a float, a key that is no string, or an integer beyond 53 bits.
+        WireError: the value holds a float, a key that is no string, half a surrogate pair, or a large integer.
     """
     _check(value, 0)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+    text = _dumps(value, sort_keys=True)
+    if not text.isascii():  # the order is that of UTF-16 code units; of ASCII keys it is Python's own
+        text = _dumps(_ordered(value), sort_keys=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise WireError(Reason.BAD_FIELD, "expected text in JSON, got half a surrogate pair") from error
 
 
 def parse(data: bytes, max_bytes: int) -> Json:
@@ -239,6 +246,17 @@ def _check(value: Json, depth: int) -> None:
             raise WireError(Reason.BAD_FIELD, "expected integers of at most 53 bits in JSON, got a larger one")
     else:
         raise WireError(Reason.BAD_FIELD, f"canonical JSON has no {_name(value)}")
+
+
+def _dumps(value: Json, sort_keys: bool) -> str:
+    return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _ordered(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        keys = sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
+        return {key: _ordered(value[key]) for key in keys}
+    return [_ordered(member) for member in value] if isinstance(value, list | tuple) else value
 
 
 def _name(value: Json) -> str:

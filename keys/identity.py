@@ -18,7 +18,7 @@ from keys.secret_file import read_secret, write_secret
 __all__ = ["Identity"]
 
 KIND = "he-agg-identity"
-VERSION = 2
+VERSION = 1
 
 
 @dataclass(frozen=True)

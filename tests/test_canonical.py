@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,26 @@ def test_round_trip(value):
     assert canonical.encode(canonical.parse(data, 10**6)) == data
 
 
+everything = st.text(st.characters(), max_size=8)  # surrogates and astral characters, too
+
+
+@given(st.dictionaries(everything, st.lists(everything, max_size=3), max_size=5))
+def test_any_text_is_written_as_another_library_writes_rfc_8785(value):
+    try:
+        expected = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        with pytest.raises(WireError):
+            canonical.encode(value)
+        return
+    assert canonical.encode(value) == expected
+
+
+@given(values)
+def test_documents_are_written_as_another_library_writes_rfc_8785(value):
+    with contextlib.suppress(WireError):
+        assert canonical.encode(value) == rfc8785.dumps(value)
+
+
 @given(st.binary(max_size=100) | values.map(lambda v: repr(v).encode()))
 def test_any_bytes_give_a_value_or_a_wire_error(data):
     try:
@@ -49,8 +70,14 @@ def test_any_bytes_give_a_value_or_a_wire_error(data):
         b"Infinity",
         b"-0",
         b"9007199254740992",
-        b'"\xc3\xa4"',
+        b'"\\u00e4"',
         b'"\\u00E4"',
+        b'"\\ud800"',
+        b'"\xed\xa0\x80"',
+        b'"\xc3"',
+        b'"\\/"',
+        b'"\\u000a"',
+        b'{"\xee\x80\x80":1,"\xf0\x9f\x98\x80":1}',
         b"[1]\n",
         b"[" * 5000 + b"]" * 5000,
         b"[" * 20 + b"]" * 20,

@@ -32,7 +32,13 @@ def sha256(data):
 
 
 def canonical(value):
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    """RFC 8785, by hand: members in the order of their names' UTF-16, text as UTF-8."""
+    if isinstance(value, dict):
+        names = sorted(value, key=lambda name: name.encode("utf-16-be"))
+        return b"{" + b",".join(canonical(name) + b":" + canonical(value[name]) for name in names) + b"}"
+    if isinstance(value, list):
+        return b"[" + b",".join(map(canonical, value)) + b"]"
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def parse(text):
