@@ -104,7 +104,7 @@ class GroupKey:
             64 hex digits: salt, then tag.
         """
         salt = bytes.fromhex(like[: 2 * _SALT_BYTES]) if _FINGERPRINT.fullmatch(like) else os.urandom(_SALT_BYTES)
-        key = hmac.digest(self.mac_seed, b"he-agg/update-fingerprint/v2" + salt, "sha256")
+        key = hmac.digest(self.mac_seed, b"he-agg/update-fingerprint/v1" + salt, "sha256")
         mac = Cipher(AES256(key), modes.GCM(bytes(_NONCE_BYTES))).encryptor()
         shapes = [[array.dtype.str, array.size] for array in arrays]
         mac.authenticate_additional_data(canonical.encode({"weight": weight, "arrays": shapes}))

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from he_agg import canonical
+from he_agg.documents.transcript import encode_header
 from service.store.sql import Store
 
 __all__ = ["transcript"]
-
-VERSION = 1
 
 
 def transcript(store: Store, federation: str) -> Iterator[bytes]:
@@ -23,8 +21,7 @@ def transcript(store: Store, federation: str) -> Iterator[bytes]:
         row, head, versions = tx.federation(federation), tx.chain_head(federation), tx.roster_versions(federation)
     if row is None:
         return
-    plan = row.parsed.plan.to_json()
-    yield _line(canonical.encode({"v": VERSION, "kind": "transcript", "federation": federation, "plan": plan}))
+    yield _line(encode_header(row.parsed.plan))
     for version in versions:
         with store.read() as tx:
             document = tx.roster_document(federation, version)
