@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from he_agg import Plan
+from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
+from he_agg.protocol.messages import Receipt
 from tests.support.peers import Prepared, expected_sum, known_roster, read_part
 
 
@@ -42,7 +44,7 @@ class Audit:
 
     def receipt(self, body: bytes) -> None:
         """A receipt was given: from now on it is to be honoured, and never to differ."""
-        receipt = json.loads(self._body(body, "receipt"))
+        receipt = json.loads(self._body(body, Receipt))
         assert self.receipts.setdefault(receipt["id"], receipt) == receipt, "a second, different receipt"
 
     def check(self) -> None:
@@ -59,7 +61,7 @@ class Audit:
         assert not undecided, "a round has closed, and a submission is neither in nor out"
         assert not twice, f"a site is in a round twice: {twice}"
         self._check_chain(signed, indexes)
-        records = {round_id: self._body(record, "record") for round_id, record in signed}
+        records = {round_id: self._body(record, RoundRecord) for round_id, record in signed}
         for round_id, record in records.items():
             assert self._records.setdefault(round_id, record) == record, f"the record of {round_id} has changed"
         assert records.keys() >= self._records.keys(), "a record is gone"
@@ -73,19 +75,19 @@ class Audit:
             self._check_sum(_name(record), record)
         assert not any(record["members"] for record in parsed if record["outcome"] != "published")
 
-    def _body(self, document: bytes, kind: str) -> bytes:
+    def _body(self, document: bytes, kind: type[Receipt | RoundRecord]) -> str:
         """What a signed document says, once its signature has been seen to be right."""
-        parsed = Signed.parse(document, kind, 2**24)
+        parsed: Signed[Any] = Signed.parse(kind, document)
         if document not in self._verified:
             roster = known_roster(self._plan.public.federation)
-            assert parsed.signers(roster.keys_of(Role.AGGREGATOR)), f"no aggregator has signed this {kind}"
+            assert parsed.signers(roster.keys_of(Role.AGGREGATOR)), f"no aggregator has signed this {kind.KIND}"
             self._verified.add(document)
-        return parsed.body
+        return json.dumps(json.loads(document)["body"])
 
     def _check_chain(self, signed: list[tuple[str, bytes]], indexes: list[tuple[str, int | None]]) -> None:
         previous = "0" * 64
         for index, (round_id, document) in enumerate(signed, 1):
-            record = json.loads(self._body(document, "record"))
+            record = json.loads(self._body(document, RoundRecord))
             assert (record["index"], record["previous"]) == (index, previous), f"{round_id} breaks the chain"
             assert _name(record) == round_id
             assert (round_id, index) == indexes[index - 1], "the row says something else than the record"
