@@ -41,7 +41,7 @@ ONCE_A_ROUND = {
     name for name in FAILPOINTS if name.startswith(("removal", "scrubbing", "folding.began", "folding.done"))
 }
 PATIENCE_S = 60
-QUICK = {"HE_AGG_RECHECK_S": "0.02", "HE_AGG_FOLD_RETRY_S": "0.05", "HE_AGG_KEEP_SUMS": "1000000"}
+QUICK = {"HE_AGG_RECHECK_S": "0.02", "HE_AGG_KEEP_SUMS": "1000000"}
 
 
 class Killer:
