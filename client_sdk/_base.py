@@ -12,6 +12,7 @@ from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Passphrase, Session, open_session
 from client_sdk.config import Overrides, Settings
 from client_sdk.progress import Event, Listener, Phase, PhaseFinished
+from he_agg.audit.evidence import BrokenReceipt, parse_evidence
 from he_agg.plan.plan import Plan
 from keys.hardening import forbid_core_dumps
 
@@ -82,6 +83,10 @@ class SiteBase:
     def pending(self) -> list[str]:
         """Return ids of rounds in the spool whose mean was not fetched yet, oldest first."""
         return [str(round_id) for round_id in self._session.spool.pending(self.federation)]
+
+    def evidence(self) -> list[BrokenReceipt]:
+        """Return what this site has kept of receipts that the aggregator broke."""
+        return [one for data in self._session.spool.evidence(self.federation) for one in parse_evidence(data)]
 
     def _heard(self, note: Listener | None) -> Listener:
         """Tell of a flow's progress the round, which keeps its books, and the user."""

@@ -77,6 +77,7 @@ class Reason(StrEnum):
     ROSTER_EXPIRED = "roster-expired"
     ROSTER_MISMATCH = "roster-mismatch"
     CHAIN_MISMATCH = "chain-mismatch"
+    RECEIPT_BROKEN = "receipt-broken"
     # opening a sum
     SUM_REJECTED = "sum-rejected"
     OFF_GRID = "off-grid"

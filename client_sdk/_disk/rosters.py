@@ -63,6 +63,10 @@ class Rosters:
         signed = self._known.get(digest)
         return None if signed is None else signed.body
 
+    def signed(self, digest: str) -> Signed[Roster]:
+        """Return a trusted roster as it was signed; the newest if this site does not know that digest."""
+        return self._known.get(digest, self._newest)
+
     def aggregator_keys(self, digest: str) -> dict[str, bytes]:
         """Return who may sign a record that names this roster.
 

@@ -9,6 +9,7 @@
                                                   sum/part-00000   downloaded parts of the sum
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
     <spool>/<site>/<federation>.chain                              records that this site has verified
+    <spool>/<site>/<federation>.evidence/<round>.<attempt>.json    receipts that a record has broken
 
 A directory with a manifest is a submission that may be sent again, byte for byte. It is removed when a verified record
 has ended its round, or when a later round has opened. One without is what a crash left:
@@ -86,6 +87,27 @@ class Spool:
     def chain_path(self, federation: str) -> Path:
         """Return where the verified records are noted. No round's name looks like it."""
         return self._root / f"{federation}.chain"
+
+    def keep_evidence(self, round_id: RoundId, encoded: bytes) -> bool:
+        """Keep what proves a broken receipt, for good. False if it was kept before."""
+        folder = self._evidence(round_id.federation)
+        path = folder / f"{round_id.number}.{round_id.attempt}.json"
+        with explained(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if path.exists():
+                return False
+            replace(path, encoded)
+            sync_directory(self._root)
+            return True
+
+    def evidence(self, federation: str) -> list[bytes]:
+        """Read what proves broken receipts, a file for each."""
+        folder = self._evidence(federation)
+        with explained(folder):
+            return [path.read_bytes() for path in sorted(folder.glob("*.json"))]
+
+    def _evidence(self, federation: str) -> Path:
+        return self._root / f"{federation}.evidence"
 
     def pending(self, federation: str) -> list[RoundId]:
         """List rounds with a stored submission whose mean was not fetched yet, oldest first."""

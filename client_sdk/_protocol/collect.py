@@ -19,7 +19,7 @@ from client_sdk._protocol import accept as _accept
 from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import follow_rosters, note, refusing, take_record
+from client_sdk._protocol.history import check_record, follow_rosters, note, refusing, take_record
 from client_sdk._protocol.poll import POLL_S, current_round, unhurried
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseStarted
@@ -123,7 +123,7 @@ def _failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) ->
     if record.round_id != round_id:
         raise RejectedError(Reason.BAD_ANSWER, "record, round", round_id, record.round_id)
     yield from _know_roster(session, record)
-    _accept.check_record_signature(session.rosters.aggregator_keys(record.roster), signed)
+    yield from check_record(session, signed)
     yield from take_record(session, signed)
 
 
@@ -203,7 +203,7 @@ def _accept_record(session: Session, expected: Expected, signed: Signed[RoundRec
     named, newest = session.rosters.named(record.roster), session.rosters.newest.body
     _accept.check_number(expected, [newest if named is None else named, newest], record)
     roster = _accept.check_members(named, record)
-    _accept.check_record_signature(session.rosters.aggregator_keys(record.roster), signed)
+    yield from check_record(session, signed)
     body, manifests = yield from _manifests(session, record)
     yield from compute(partial(_accept.check_manifests, expected, roster, record, manifests))
     _accept.check_own(expected, roster, record)

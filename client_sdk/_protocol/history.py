@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TypeVar
 
@@ -9,13 +10,15 @@ from client_sdk._effects import Flow, Request, compute
 from client_sdk._protocol.accept import RejectedError, check_follows, check_record_signature
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
+from he_agg.audit.evidence import BrokenReceipt, broken_by, encode_evidence
 from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
 from he_agg.documents.roster import MAX_ROSTER_BYTES, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
+from he_agg.protocol.messages import Receipt
 
-__all__ = ["catch_up", "follow_rosters", "refusing", "take_record"]
+__all__ = ["catch_up", "check_record", "follow_rosters", "refusing", "take_record"]
 
 T = TypeVar("T")
 
@@ -110,10 +113,42 @@ def catch_up(session: Session, until: int) -> Flow[None]:
                 session.federation,
                 signed.body.round_id.federation,
             )
-        check_record_signature(session.rosters.aggregator_keys(signed.body.roster), signed)
+        yield from check_record(session, signed)
         if signed.body.index != seen + 1:
             raise RejectedError(Reason.CHAIN_MISMATCH, "record, index", seen + 1, signed.body.index)
         yield from take_record(session, signed)
+
+
+def check_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
+    """Check that an aggregator has signed a record, and that the record keeps what a receipt has promised this site.
+
+    The alarm is raised once: its evidence stays, and whether to go on with this aggregator is for people to say.
+
+    Raises:
+        RejectedError: the signature does not hold.
+        ProtocolError: `RECEIPT_BROKEN`.
+    """
+    record = signed.body
+    check_record_signature(session.rosters.aggregator_keys(record.roster), signed)
+    kept = yield from compute(session.spool.entry(record.round_id).receipt)
+    receipt = None
+    with contextlib.suppress(WireError):  # a damaged file proves nothing
+        receipt = None if kept is None else Signed.parse(Receipt, kept)
+    how = None if receipt is None else broken_by(receipt.body, record)
+    if receipt is None or how is None:
+        return
+    broken = BrokenReceipt(receipt, signed, session.rosters.signed(record.roster))
+    if not (yield from compute(partial(session.spool.keep_evidence, record.round_id, encode_evidence([broken])))):
+        return
+    refused = RejectedError(Reason.RECEIPT_BROKEN, "record", "what the receipt has promised", how)
+    yield from compute(partial(note, session, "receipt-broken", record.round_id, refused))
+    raise ProtocolError(
+        Reason.RECEIPT_BROKEN,
+        f"round {record.round_id}: the aggregator has signed a receipt for this site's submission, and a record that "
+        f"{how}",
+        "this is no accident of a round: `he-agg evidence export --config site.toml --out FILE` writes both documents "
+        "for the coordinator, who decides whether to go on; the next call goes on",
+    )
 
 
 def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:

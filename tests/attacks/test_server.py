@@ -218,7 +218,7 @@ def test_record_of_another_plan_key_or_epoch(world, member):
 def test_signatures_stripped(world):
     round_id = world.submit(*SITES)
     for lies in (
-        Lies(signed_record=lambda signed: replace(signed, signatures={})),
+        Lies(signed_record=lambda signed: replace(signed, document=replace(signed, signatures={}))),
         Lies(signed_record=lambda s: Signed.make(s.body, identity_of("mallory").signing_key, AGGREGATOR)),
         Lies(manifests=lambda all_: [replace(document, signatures={}) for document in all_]),
         Lies(manifests=lambda all_: all_[:-1]),

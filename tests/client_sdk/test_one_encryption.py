@@ -9,12 +9,16 @@ import dataclasses
 import json
 
 import pytest
+from click.testing import CliRunner
 
 from client_sdk._effects import Request, Response
 from client_sdk._protocol import verbs as _flows
+from client_sdk._protocol.poll import open_round
+from client_sdk.cli.evidence import evidence_export
+from he_agg.audit.evidence import encode_evidence, parse_evidence
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.signed import Signed
-from he_agg.errors import HeAggError, ProtocolError, Reason
+from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
 from tests.support.flows import (
@@ -31,6 +35,7 @@ from tests.support.flows import (
     submission,
     update_of,
 )
+from tests.support.trust import AGGREGATOR, identity_of
 
 PLAN = small_plan()
 ROUND = OPEN.id
@@ -187,3 +192,83 @@ def test_failed_round_is_believed_by_its_record_only(tmp_path, aggregator):
     with pytest.raises(ProtocolError, match="too few sites"):
         World(aggregator).run(_flows.aggregate(session, OPEN, update_of()))
     assert not session.spool.entry(ROUND).is_stored
+
+
+def test_record_that_breaks_a_receipt_is_an_alarm(tmp_path, aggregator):
+    """Said once, by an error of its own; both documents stay, and can be read by anybody who has the roster."""
+    session = session_for(tmp_path, PLAN)
+    receipt = World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    aggregator.others_submit()
+    members = {site: own for site, own in aggregator.complete.items() if site != "a"}
+    aggregator.complete.pop("a")
+    aggregator.close(members=members, excluded={"a": "absent"})
+    for flow in (_flows.resume(session, OPEN), _flows.fetch(session, ROUND)):
+        if flow.__name__ == "resume":
+            with pytest.raises(ProtocolError, match="out of the sum: absent") as caught:
+                World(aggregator).run(flow)
+            assert (caught.value.reason, session.spool.entry(ROUND).is_stored) == (Reason.RECEIPT_BROKEN, True)
+            assert "he-agg evidence export" in caught.value.hint
+        else:
+            assert World(aggregator).run(flow).n_sites == 2  # people have been told; the others' mean can be had
+    (line,) = security_log(session)
+    assert (line["event"], line["round"]) == ("receipt-broken", str(ROUND))
+    (data,) = session.spool.evidence("test")
+    (broken,) = parse_evidence(data)
+    assert "out of the sum" in broken.check()
+    assert (broken.receipt.body, broken.record, broken.roster) == (receipt, aggregator.record, CONSORTIUM.roster)
+    assert encode_evidence([broken]) == data
+    for changed in (
+        dataclasses.replace(broken, record=Signed.make(broken.record.body, identity_of("b").signing_key, AGGREGATOR)),
+        dataclasses.replace(broken, receipt=dataclasses.replace(broken.receipt, signatures={})),
+    ):
+        with pytest.raises(WireError):
+            changed.check()
+
+
+@pytest.mark.parametrize(("why", "broken"), [("absent", True), ("incomplete", True), ("too-few-sites", False)])
+def test_failed_round_that_calls_a_promised_submission_missing(tmp_path, aggregator, why, broken):
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    aggregator.fail(excluded={"a": why, "b": "absent", "c": "absent"})
+    expected = [Reason.RECEIPT_BROKEN, Reason.ROUND_FAILED] if broken else [Reason.ROUND_FAILED]
+    for reason in expected:
+        with pytest.raises(ProtocolError) as caught:
+            World(aggregator).run(_flows.resume(session, OPEN))
+        assert caught.value.reason == reason
+    assert len(session.spool.evidence("test")) == broken
+    assert not session.spool.entry(ROUND).is_stored
+
+
+def test_broken_receipt_is_noticed_while_catching_up(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    aggregator.others_submit()
+    aggregator.complete.pop("a")
+    aggregator.close(excluded={"a": "incomplete"})
+    aggregator.open(RoundId("test", 2, 1))
+    opened = World(aggregator).run(open_round(session))
+    with pytest.raises(ProtocolError) as caught:
+        World(aggregator).run(_flows.submit(session, opened, update_of(1)))
+    assert caught.value.reason == Reason.RECEIPT_BROKEN
+    assert World(aggregator).run(_flows.submit(session, opened, update_of(1))).round_id == "test.2.1"
+
+
+def test_evidence_is_exported_for_others(tmp_path, aggregator):
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    aggregator.fail(excluded={"a": "absent", "b": "absent", "c": "absent"})
+    with pytest.raises(ProtocolError, match="calls .* absent"):  # noqa: RUF043
+        World(aggregator).run(_flows.resume(session, OPEN))
+    session.identity.save(tmp_path / "identity")
+    session.key.save(tmp_path / "keystore")
+    (tmp_path / "trusted.json").write_bytes(CONSORTIUM.roster.encode())
+    lines = ['url = "http://127.0.0.1:1"', 'identity = "identity"', 'keystore = "keystore"', 'roster = "trusted.json"']
+    (tmp_path / "site.toml").write_text("\n".join([*lines, 'spool = "spool"']))
+    out = tmp_path / "evidence.json"
+    result = CliRunner().invoke(
+        evidence_export, ["--config", str(tmp_path / "site.toml"), "--out", str(out)], catch_exceptions=False
+    )
+    assert (result.exit_code, "1 broken receipts" in result.output) == (0, True)
+    (broken,) = parse_evidence(out.read_bytes())
+    assert broken.roster == CONSORTIUM.roster
+    assert "absent" in broken.check()
