@@ -12,6 +12,7 @@ of the version before have signed it; the file is replaced in one step, so a cra
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from client_sdk._disk.files import explained
 from he_agg.documents.roster import Role, Roster, check_follows
@@ -63,9 +64,14 @@ class Rosters:
         signed = self._known.get(digest)
         return None if signed is None else signed.body
 
-    def signed(self, digest: str) -> Signed[Roster]:
-        """Return a trusted roster as it was signed; the newest if this site does not know that digest."""
-        return self._known.get(digest, self._newest)
+    def listing(self, *documents: Signed[Any]) -> tuple[Signed[Roster], ...]:
+        """Return the newest trusted rosters that list an aggregator which has signed each of these documents."""
+        newest_first = sorted(self._known.values(), key=lambda signed: -signed.body.version)
+        found = {
+            next((i for i, r in enumerate(newest_first) if document.signers(r.body.keys_of(Role.AGGREGATOR))), None)
+            for document in documents
+        }
+        return tuple(newest_first[i] for i in sorted(i for i in found if i is not None))
 
     def aggregator_keys(self, digest: str) -> dict[str, bytes]:
         """Return who may sign a record that names this roster.

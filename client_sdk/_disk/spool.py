@@ -88,26 +88,26 @@ class Spool:
         """Return where the verified records are noted. No round's name looks like it."""
         return self._root / f"{federation}.chain"
 
-    def keep_evidence(self, round_id: RoundId, encoded: bytes) -> bool:
-        """Keep what proves a broken receipt, for good. False if it was kept before."""
-        folder = self._evidence(round_id.federation)
-        path = folder / f"{round_id.number}.{round_id.attempt}.json"
-        with explained(folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if path.exists():
-                return False
+    def has_evidence(self, round_id: RoundId) -> bool:
+        """Say whether the proof that a receipt of this attempt was broken is kept."""
+        return self._evidence_of(round_id).exists()
+
+    def keep_evidence(self, round_id: RoundId, encoded: bytes) -> None:
+        """Keep what proves a broken receipt, for good."""
+        path = self._evidence_of(round_id)
+        with explained(path):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             replace(path, encoded)
             sync_directory(self._root)
-            return True
 
     def evidence(self, federation: str) -> list[bytes]:
         """Read what proves broken receipts, a file for each."""
-        folder = self._evidence(federation)
+        folder = self._root / f"{federation}.evidence"
         with explained(folder):
             return [path.read_bytes() for path in sorted(folder.glob("*.json"))]
 
-    def _evidence(self, federation: str) -> Path:
-        return self._root / f"{federation}.evidence"
+    def _evidence_of(self, round_id: RoundId) -> Path:
+        return self._root / f"{round_id.federation}.evidence" / f"{round_id.number}.{round_id.attempt}.json"
 
     def pending(self, federation: str) -> list[RoundId]:
         """List rounds with a stored submission whose mean was not fetched yet, oldest first."""

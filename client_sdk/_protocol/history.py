@@ -137,17 +137,20 @@ def check_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     how = None if receipt is None else broken_by(receipt.body, record)
     if receipt is None or how is None:
         return
-    broken = BrokenReceipt(receipt, signed, session.rosters.signed(record.roster))
-    if not (yield from compute(partial(session.spool.keep_evidence, record.round_id, encode_evidence([broken])))):
+    if (yield from compute(partial(session.spool.has_evidence, record.round_id))):
         return
     refused = RejectedError(Reason.RECEIPT_BROKEN, "record", "what the receipt has promised", how)
+    broken = BrokenReceipt(receipt, signed, session.rosters.listing(receipt, signed))
+    # The evidence last: a crash before it raises the alarm again, one after it finds line and evidence.
     yield from compute(partial(note, session, "receipt-broken", record.round_id, refused))
+    yield from compute(partial(session.spool.keep_evidence, record.round_id, encode_evidence([broken])))
     raise ProtocolError(
         Reason.RECEIPT_BROKEN,
         f"round {record.round_id}: the aggregator has signed a receipt for this site's submission, and a record that "
         f"{how}",
-        "this is no accident of a round: `he-agg evidence export --config site.toml --out FILE` writes both documents "
-        "for the coordinator, who decides whether to go on; the next call goes on",
+        "this is no accident of a round, though a store restored from a backup forgets receipts: "
+        "`he-agg evidence export --config site.toml --out FILE` writes both documents for the coordinator, who decides "
+        "whether to go on; the next call goes on",
     )
 
 

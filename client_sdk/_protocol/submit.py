@@ -186,8 +186,9 @@ def _take_up(
     if replace(first.body, roster=known.roster, previous=known.previous) == known:
         yield from compute(partial(entry.renew, encoded))
         return Stored(first, encoded, stored.fingerprint)
-    # What is stored will never be accepted. The first one takes its place, so that nothing is encrypted a third time.
-    yield from compute(partial(entry.adopt, encoded))
+    if (yield from compute(entry.receipt)) is None:
+        # What is stored will never be accepted. The first takes its place, so that nothing is encrypted a third time.
+        yield from compute(partial(entry.adopt, encoded))
     raise lost_spool(session, opened)
 
 

@@ -1,13 +1,15 @@
-"""Evidence that an aggregator broke a receipt: two documents that it signed, and the roster that says so.
+"""Evidence that an aggregator broke a receipt: two documents that it signed, and the rosters that say so.
 
-Canonical JSON: `{"evidence": [{"receipt": ..., "record": ..., "roster": ...}, ...], "v": 1}`, each a signed document.
-Whoever trusts the roster needs nothing else to see that both cannot be true.
+A line for each receipt: canonical JSON `{"receipt": ..., "record": ..., "rosters": [...], "v": 1}`, all of them signed
+documents. There are two rosters if the aggregator's key was replaced between receipt and record, else one. Whoever
+trusts them needs nothing else to see that receipt and record cannot both be kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from he_agg import canonical
 from he_agg.documents.record import RoundRecord
@@ -18,15 +20,18 @@ from he_agg.protocol.messages import Receipt
 
 __all__ = ["BrokenReceipt", "broken_by", "encode_evidence", "parse_evidence"]
 
-_MAX_BYTES = 2**28
-_MAX_RECEIPTS = 10_000
+_MAX_LINE = 2**25
+
+_MISSING = ("absent", "incomplete")
+"""Why a record leaves out what was not complete."""
 
 
 def broken_by(receipt: Receipt, record: RoundRecord) -> str | None:
     """Say how a record breaks a receipt; None if it does not.
 
-    What has a receipt is complete. A sum is of all that is complete; a round may fail all the same, but not because
-    this submission was missing.
+    What has a receipt is complete, and stays so: a sum is of all that was complete when its round closed, so a
+    published round has it. A round that fails counts nothing, and keeps its receipts whatever it failed for, be it that
+    this very submission was damaged in the store; but it cannot fail because what is complete was missing.
     """
     if receipt.round_id != str(record.round_id):
         return None
@@ -35,21 +40,23 @@ def broken_by(receipt: Receipt, record: RoundRecord) -> str | None:
         return f"counts submission {counted[:12]} instead of {receipt.id[:12]}"
     if record.outcome == "published" and counted is None:
         return f"leaves {receipt.id[:12]} out of the sum: {excluded or 'not even named'}"
-    if record.outcome == "failed" and excluded in ("absent", "incomplete"):
+    if record.outcome == "failed" and excluded in _MISSING:
         return f"calls {receipt.id[:12]} {excluded}"
+    if record.outcome == "failed" and excluded is None:
+        return f"does not name the site of {receipt.id[:12]}"
     return None
 
 
 @dataclass(frozen=True)
 class BrokenReceipt:
-    """A receipt, the record that breaks it, and the roster whose aggregator has signed both."""
+    """A receipt, the record that breaks it, and the rosters whose aggregator has signed them."""
 
     receipt: Signed[Receipt]
     record: Signed[RoundRecord]
-    roster: Signed[Roster]
+    rosters: tuple[Signed[Roster], ...]
 
     def check(self) -> str:
-        """Verify all of it but the roster, which the reader has to compare with the one that it trusts.
+        """Verify all of it but the rosters, which the reader has to compare with those that it trusts.
 
         Returns:
             How the receipt was broken.
@@ -57,9 +64,9 @@ class BrokenReceipt:
         Raises:
             WireError: a signature does not hold, or nothing was broken.
         """
-        keys = self.roster.body.keys_of(Role.AGGREGATOR)
-        self.receipt.check_signed(keys)
-        self.record.check_signed(keys)
+        for document in (self.receipt, self.record):
+            if not any(document.signers(roster.body.keys_of(Role.AGGREGATOR)) for roster in self.rosters):
+                raise WireError(Reason.BAD_SIGNATURE, f"{document.body.title}: expected an aggregator of the rosters")
         how = broken_by(self.receipt.body, self.record.body)
         if how is None:
             raise WireError(Reason.BAD_FIELD, f"{self.receipt.body.title}: expected a record that breaks it, got none")
@@ -68,11 +75,18 @@ class BrokenReceipt:
 
 def encode_evidence(broken: Iterable[BrokenReceipt]) -> bytes:
     """Write evidence as one file."""
-    found = [
-        {name: canonical.parse(getattr(one, name).encode(), _MAX_BYTES) for name in ("receipt", "record", "roster")}
+    return b"".join(
+        canonical.encode(
+            {
+                "v": 1,
+                "receipt": _json(one.receipt),
+                "record": _json(one.record),
+                "rosters": [_json(roster) for roster in one.rosters],
+            }
+        )
+        + b"\n"
         for one in broken
-    ]
-    return canonical.encode({"v": 1, "evidence": found})
+    )
 
 
 def parse_evidence(data: bytes) -> list[BrokenReceipt]:
@@ -81,14 +95,17 @@ def parse_evidence(data: bytes) -> list[BrokenReceipt]:
     Raises:
         WireError: not such a file.
     """
-    fields = canonical.Fields(canonical.parse(data, _MAX_BYTES), "evidence")
-    fields.integer("v", 1, 1)
     found = []
-    for value in fields.array("evidence", _MAX_RECEIPTS):
-        one = canonical.Fields(value, "evidence")
-        receipt = Signed.from_json(Receipt, one.object("receipt"))
-        record = Signed.from_json(RoundRecord, one.object("record"))
-        found.append(BrokenReceipt(receipt, record, Signed.from_json(Roster, one.object("roster"))))
-        one.end()
-    fields.end()
+    for line in data.splitlines():
+        fields = canonical.Fields(canonical.parse(line, _MAX_LINE), "evidence")
+        fields.integer("v", 1, 1)
+        receipt = Signed.from_json(Receipt, fields.object("receipt"))
+        record = Signed.from_json(RoundRecord, fields.object("record"))
+        rosters = tuple(Signed.from_json(Roster, roster) for roster in fields.array("rosters", 2))
+        found.append(BrokenReceipt(receipt, record, rosters))
+        fields.end()
     return found
+
+
+def _json(document: Signed[Any]) -> canonical.Json:
+    return canonical.parse(document.encode(), _MAX_LINE)

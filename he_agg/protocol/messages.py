@@ -89,7 +89,7 @@ class SubmissionStatus:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A promise: this submission is in the sum of its round, or the record names it as excluded and says why.
+    """A promise: this submission is complete. If its round is published it is in the sum; `broken_by` says all of it.
 
     Attributes:
         id: SHA-256 of the manifest.

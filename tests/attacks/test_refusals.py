@@ -1,7 +1,8 @@
-"""The 409 game: an aggregator that refuses what it has, to have the same update encrypted once more.
+"""The 409 game: an aggregator that refuses what it has, or denies its receipt, to have an update encrypted once more.
 
 Each refusal says something that once made a site throw its submission away. Nobody signs refusals, so nothing may
-follow from one but another manifest of the same parts, for a roster or record that the site has verified.
+follow from one but another manifest of the same parts, for a roster or record that the site has verified. A record is
+signed: one that breaks a receipt proves what the aggregator did.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import json
 
 import pytest
 
-from client_sdk import HeAggError
+from client_sdk import HeAggError, ProtocolError, Reason
 from tests.attacks.malicious import Lies
 from tests.support.real import SITES
 
-A = SITES[0]
+A, B, C = SITES
 REASONS = ("roster-mismatch", "chain-mismatch", "second-submission", "round-closed", "round-failed")
 
 
@@ -50,3 +51,23 @@ def test_refusals_collect_one_encryption(world):
     assert world.liar.submissions[A] == [(round_id, world.liar.submission(round_id, A))]
     world.assert_honest(A, round_id)
     assert world.open_sites[A].pending() == []
+
+
+@pytest.mark.parametrize("excluded", ["absent", "incomplete"])
+def test_record_that_breaks_a_receipt(world, excluded):
+    """The row of the report: it was an ordinary closed round, and the receipt was gone."""
+    round_id = world.submit(*SITES)
+    honest = world.liar.sum_of([world.liar.submission(round_id, site) for site in (B, C)])
+    members = {site: world.liar.submission(round_id, site) for site in (B, C)}
+    world.liar.serve_sum(round_id, honest, members=members, excluded={A: excluded})
+    world.liar.lies.manifests = lambda all_: [document for document in all_ if A not in document.signatures]
+    with pytest.raises(ProtocolError) as caught:
+        world.fetch(A, round_id)
+    assert caught.value.reason is Reason.RECEIPT_BROKEN
+    log = (world.directory(A) / "security.log").read_text()
+    assert (log.count("\n"), log.count("receipt-broken")) == (1, 2)
+    assert (world.root / A / "spool" / A / round_id / "receipt.json").exists()
+    world.open(A)  # what proves it outlives a restart
+    (broken,) = world.open_sites[A].evidence()
+    assert excluded in broken.check()
+    assert broken.rosters == (world.consortium.roster,)

@@ -23,7 +23,7 @@ from client_sdk._protocol import verbs as _flows
 from he_agg import canonical, dequantize, quantize
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
-from he_agg.errors import DecryptionError, Reason, TransportError
+from he_agg.errors import DecryptionError, ProtocolError, Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack, unpack
 from he_agg.mac import RoundMac
@@ -44,6 +44,7 @@ from tests.support.flows import (
     assert_mean_of,
     digests_of,
     encrypted,
+    problem,
     security_log,
     session_for,
     small_plan,
@@ -317,6 +318,11 @@ def test_4_manifest_for_something_else(tmp_path, monkeypatch, changed):
     assert_refused(tmp_path, monkeypatch, "manifest of c", lie)
 
 
+def without_receipt(server, request, answer):
+    """The receipt never arrives: a site that has one raises another alarm when it is left out."""
+    return problem(409, "round-closed") if request.method == "PUT" else None
+
+
 def test_5_another_submission_in_this_sites_name(tmp_path, monkeypatch):
     """Signed with this site's own key: somebody else has a copy of its identity."""
 
@@ -324,7 +330,7 @@ def test_5_another_submission_in_this_sites_name(tmp_path, monkeypatch):
         server.replace("a", *submission(PLAN, "a", update_of(7)))
         server.close()
 
-    line = assert_refused(tmp_path, monkeypatch, "record, own submission", lie)
+    line = assert_refused(tmp_path, monkeypatch, "record, own submission", lie, without_receipt)
     assert len(line["expected"]) == len(line["got"]) == 64
 
 
@@ -333,7 +339,32 @@ def test_5_this_site_is_left_out_without_a_word(tmp_path, monkeypatch):
         del server.complete["a"]
         server.close(excluded={})
 
-    assert_refused(tmp_path, monkeypatch, "record, own submission", lie)
+    assert_refused(tmp_path, monkeypatch, "record, own submission", lie, without_receipt)
+
+
+def test_5_what_breaks_a_receipt_is_an_alarm_and_refused_all_the_same(tmp_path):
+    """Said once, as what it is; from then on such a record is refused as any other."""
+
+    def replaced(server):
+        server.replace("a", *submission(PLAN, "a", update_of(7)))
+        server.close()
+
+    def left_out(server):
+        del server.complete["a"]
+        server.close(excluded={})
+
+    for name, lie in (("replaced", replaced), ("left out", left_out)):
+        server, session = Liar(), session_for(tmp_path / name, PLAN)
+        World(server).run(_flows.submit(session, OPEN, update_of()))
+        lie(server)
+        with pytest.raises(ProtocolError) as caught:
+            World(server).run(_flows.fetch(session, ROUND))
+        assert caught.value.reason == Reason.RECEIPT_BROKEN
+        with pytest.raises(DecryptionError) as refused:
+            World(server).run(_flows.fetch(session, ROUND))
+        assert (refused.value.reason, refused.value.message) == (Reason.SUM_REJECTED, MESSAGE)
+        assert [line["event"] for line in security_log(session)] == ["receipt-broken", "sum-rejected"]
+        assert session.spool.entry(ROUND).receipt() is not None
 
 
 @pytest.mark.parametrize(
@@ -604,7 +635,7 @@ def test_steps_come_in_the_order_of_the_contract(tmp_path, monkeypatch):
                 return Response(200, {}, canonical.encode({"v": 1, "manifests": []}))
             if "/records/" in request.path:
                 return Response(200, {}, server.record.encode())
-            return None
+            return without_receipt(server, request, answer)
 
         root = tmp_path / str(number)
         session, ledger, _, error = take_part(root, monkeypatch, Liar(lie, alter))
@@ -626,7 +657,7 @@ def test_all_refusals_look_the_same(tmp_path, monkeypatch):
     }
     seen, steps = set(), set()
     for name, lie in lies.items():
-        session, _, _, error = take_part(tmp_path / name, monkeypatch, Liar(lie))
+        session, _, _, error = take_part(tmp_path / name, monkeypatch, Liar(lie, without_receipt))
         seen.add((type(error), error.reason, error.message, error.hint, error.args, error.__cause__, error.__context__))
         steps.add(security_log(session)[0]["what"])
         monkeypatch.undo()
@@ -698,8 +729,9 @@ def test_fetch_checks_the_same(tmp_path, monkeypatch):
 
 def test_fetch_checks_the_own_submission_if_it_is_known(tmp_path, monkeypatch):
     server = Liar()
-    session = session_for(tmp_path, PLAN)
-    World(server).run(_flows.submit(session, OPEN, update_of()))
+    server.alter, session = without_receipt, session_for(tmp_path, PLAN)
+    with pytest.raises(ProtocolError, match="closed before"):
+        World(server).run(_flows.submit(session, OPEN, update_of()))
     server.replace("a", *submission(PLAN, "a", update_of(7)))
     server.close()
     with pytest.raises(DecryptionError):

@@ -161,10 +161,24 @@ def excluding(aggregator, reason="bad-digest"):
     return meddle
 
 
+def late(aggregator, reason="incomplete"):
+    """Publish without this site, which has no receipt: its last part came too late."""
+    excluded = excluding(aggregator, reason)
+
+    def meddle(request: Request, body: bytes):
+        if request.method == "PUT":
+            aggregator(request, body)
+            return problem(409, "round-closed")
+        return excluded(request, body)
+
+    return meddle
+
+
 def test_own_exclusion_is_told_with_its_reason(tmp_path, aggregator):
-    session, world = session_for(tmp_path, PLAN), World(aggregator, excluding(aggregator))
+    session, world = session_for(tmp_path, PLAN), World(aggregator, late(aggregator, "bad-digest"))
     with pytest.raises(ProtocolError) as caught:
         world.run(_flows.aggregate(session, OPEN, update_of()))
+    assert security_log(session) == []
     assert caught.value.reason == Reason.ROUND_CLOSED
     assert "published without this site's submission" in caught.value.message
     assert "bad-digest" in caught.value.message

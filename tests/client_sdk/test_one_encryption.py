@@ -215,21 +215,34 @@ def test_record_that_breaks_a_receipt_is_an_alarm(tmp_path, aggregator):
     (data,) = session.spool.evidence("test")
     (broken,) = parse_evidence(data)
     assert "out of the sum" in broken.check()
-    assert (broken.receipt.body, broken.record, broken.roster) == (receipt, aggregator.record, CONSORTIUM.roster)
+    assert (broken.receipt.body, broken.record, broken.rosters) == (receipt, aggregator.record, (CONSORTIUM.roster,))
     assert encode_evidence([broken]) == data
     for changed in (
         dataclasses.replace(broken, record=Signed.make(broken.record.body, identity_of("b").signing_key, AGGREGATOR)),
         dataclasses.replace(broken, receipt=dataclasses.replace(broken.receipt, signatures={})),
+        dataclasses.replace(broken, rosters=()),
     ):
         with pytest.raises(WireError):
             changed.check()
 
 
-@pytest.mark.parametrize(("why", "broken"), [("absent", True), ("incomplete", True), ("too-few-sites", False)])
+@pytest.mark.parametrize(
+    ("why", "broken"),
+    [
+        ("absent", True),
+        ("incomplete", True),
+        (None, True),
+        ("round-failed", False),  # too few sites, or another site's part was damaged
+        ("part-corrupt", False),  # its own part was, and was not sent again
+        ("roster-changed", False),  # a member was removed in between
+        ("epoch-changed", False),
+        ("federation-ended", False),
+    ],
+)
 def test_failed_round_that_calls_a_promised_submission_missing(tmp_path, aggregator, why, broken):
     session = session_for(tmp_path, PLAN)
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
-    aggregator.fail(excluded={"a": why, "b": "absent", "c": "absent"})
+    aggregator.fail(excluded=({} if why is None else {"a": why}) | {"b": "absent", "c": "absent"})
     expected = [Reason.RECEIPT_BROKEN, Reason.ROUND_FAILED] if broken else [Reason.ROUND_FAILED]
     for reason in expected:
         with pytest.raises(ProtocolError) as caught:
@@ -270,5 +283,5 @@ def test_evidence_is_exported_for_others(tmp_path, aggregator):
     )
     assert (result.exit_code, "1 broken receipts" in result.output) == (0, True)
     (broken,) = parse_evidence(out.read_bytes())
-    assert broken.roster == CONSORTIUM.roster
+    assert broken.rosters == (CONSORTIUM.roster,)
     assert "absent" in broken.check()

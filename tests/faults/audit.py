@@ -1,6 +1,6 @@
 """The five invariants of the aggregator, checked from outside: raw SQL and files, none of its own code but signatures.
 
-* A receipt implies that its submission is in the closed set, or that the record excludes the site and says why.
+* A receipt implies that its submission is in the sum, or that its attempt failed for another reason than its absence.
 * The sum is the sum of the parts of the closed set, added up again here, from what the sites sent.
 * In each attempt each site is at most once.
 * The record and the sum of a round that has ended never change.
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from he_agg import Plan
+from he_agg.audit.evidence import broken_by
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
@@ -101,9 +102,8 @@ class Audit:
             assert states.get(submission_id) == "complete", f"the receipt of {site} for {round_id} is not honoured"
             return
         parsed = json.loads(record)
-        included = parsed["members"].get(site) == submission_id
-        excluded = site in parsed["excluded"]
-        assert included != excluded, f"{site} has a receipt for {round_id}; in: {included}, excluded: {excluded}"
+        how = broken_by(Receipt.from_json(receipt), RoundRecord.from_json(parsed))
+        assert how is None, f"{site} has a receipt for {round_id}, whose record {how}"
 
     def _check_sum(self, round_id: str, record: dict[str, Any]) -> None:
         paths = sorted((self._data_dir / "rounds" / round_id / "sum").glob("*.part"))
