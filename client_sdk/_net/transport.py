@@ -12,14 +12,13 @@ import ipaddress
 import re
 import ssl
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpcore
 
@@ -36,6 +35,7 @@ from client_sdk._effects import (
     Sleep,
 )
 from client_sdk._net.connections import AsyncBackend, Backend, Budget, within
+from client_sdk._net.proxies import proxy_to, refusal
 from client_sdk._net.signing import Signer
 from client_sdk.progress import Event, Listener
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
@@ -47,7 +47,7 @@ T = TypeVar("T")
 _CONNECT_S = 10.0
 _KEEP_S = 5.0
 _HOST = re.compile(r"[a-z0-9._:-]+")
-_FAULTS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError)
+_FAULTS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 _LEAST_ANSWER_BYTES = 2**16
 """Room for a problem document, however short the expected answer is."""
 
@@ -76,6 +76,7 @@ class Transport:
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
         self._signer, self._server = signer, _Server.of(url)
         options = _options(self._server, tls)
+        self._proxy: httpcore.Proxy | None = options["proxy"]
         self._pool = httpcore.ConnectionPool(network_backend=Backend(), **options)
 
     def run(self, flow: Flow[T], listener: Listener) -> T:
@@ -109,7 +110,7 @@ class Transport:
     def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None, listener: Listener) -> Response:
         signed_at, asked = self._server.asked(self._signer, request, content)
         budget = Budget(request.budget_s, request.least_bytes_per_s)
-        with _faults(self._server.name, request), within(budget), self._pool.stream(**asked) as answer:
+        with _faults(self._server.name, request, self._proxy), within(budget), self._pool.stream(**asked) as answer:
             budget.heads, body = False, bytearray()
             take = _taker(request, answer, body)
             for chunk in answer.iter_stream():
@@ -123,6 +124,7 @@ class AsyncTransport:
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
         self._signer, self._server = signer, _Server.of(url)
         options = _options(self._server, tls)
+        self._proxy: httpcore.Proxy | None = options["proxy"]
         self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **options)
 
     async def run(self, flow: Flow[T], listener: Listener) -> T:
@@ -172,7 +174,7 @@ class AsyncTransport:
     ) -> Response:
         signed_at, asked = self._server.asked(self._signer, request, content)
         budget = Budget(request.budget_s, request.least_bytes_per_s)
-        with _faults(self._server.name, request), within(budget):
+        with _faults(self._server.name, request, self._proxy), within(budget):
             async with self._pool.stream(**asked) as answer:
                 budget.heads, body = False, bytearray()
                 take = _taker(request, answer, body)
@@ -296,27 +298,9 @@ def _options(server: _Server, tls: TlsFiles) -> dict[str, Any]:
     """Choose everything that both pools have in common."""
     return {
         "ssl_context": _context(server.url.scheme, tls),
-        "proxy": _proxy(server),
+        "proxy": proxy_to(server.host) if server.url.scheme == "https" else None,
         "keepalive_expiry": _KEEP_S,
     }
-
-
-def _proxy(server: _Server) -> httpcore.Proxy | None:
-    """Find a proxy in the environment. It would see plain http in the clear; TLS goes through it unread."""
-    if server.url.scheme != "https" or urllib.request.proxy_bypass(server.host):
-        return None
-    proxies = urllib.request.getproxies()
-    url = proxies.get("https") or proxies.get("all")
-    if not url:
-        return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(
-            Reason.BAD_CONFIG, "https_proxy: expected http://host:port in the environment, got something else"
-        )
-    login = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
-    where = httpcore.URL(scheme=parts.scheme, host=parts.hostname, port=parts.port, target="/")
-    return httpcore.Proxy(where, auth=login)
 
 
 def _context(scheme: str, tls: TlsFiles) -> ssl.SSLContext:
@@ -382,11 +366,15 @@ def _response(answer: httpcore.Response, body: bytearray, signed_at: float) -> R
 
 
 @contextmanager
-def _faults(host: str, request: Request) -> Iterator[None]:
+def _faults(host: str, request: Request, proxy: httpcore.Proxy | None) -> Iterator[None]:
     """Turn what httpcore raises into our errors. No header is ever part of a message."""
     what = f"{request.method} {request.path.split('?')[0]}"
     try:
         yield
+    except httpcore.ProxyError as error:
+        if proxy is None:
+            raise
+        raise refusal(proxy, host, error) from error
     except (*_FAULTS, ssl.SSLError) as error:  # on asyncio an alert of the peer comes through as it is
         if _untrusted(error):
             raise ConfigError(
