@@ -13,7 +13,7 @@ import numpy as np
 from he_agg import Plan
 from he_agg.documents.federation import FederationDocument
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.roster import Member, Receiving, Role, Roster
+from he_agg.documents.roster import Member, Receiving, Role, Roster, majority
 from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack
@@ -42,7 +42,9 @@ def enrol(
     members["coordinator"] = Member("coordinator", coordinator.public_key.hex(), frozenset({Role.COORDINATOR}))
     members["aggregator"] = conductor.key.member
     now = int(time.time())
-    roster = Signed(Roster(plan.public.federation, 1, now, now + _DAY_S, 1, 2, members))
+    least = majority(len(sites))
+    few = max(2, min(least, len(sites)))
+    roster = Signed(Roster(plan.public.federation, 1, now, now + _DAY_S, 1, few, members, small_groups=few < least))
     document = roster.signed_by("coordinator", coordinator)
     federation = FederationDocument(plan.public, 1, KEY_ID)
     operations.create_federation(store, conductor, federation, document.encode())

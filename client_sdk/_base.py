@@ -13,6 +13,7 @@ from client_sdk._protocol.session import Passphrase, Session, open_session
 from client_sdk.config import Overrides, Settings
 from client_sdk.progress import Event, Listener, Phase, PhaseFinished
 from he_agg.audit.evidence import BrokenReceipt, parse_evidence
+from he_agg.documents.roster import Roster
 from he_agg.plan.plan import Plan
 from keys.hardening import forbid_core_dumps
 
@@ -79,6 +80,11 @@ class SiteBase:
     def plan(self) -> Plan:
         """What the federation agreed on: tensors, clip bounds, numbers of sites."""
         return self._session.key.plan
+
+    @property
+    def roster(self) -> Roster:
+        """The newest roster that this site trusts: who belongs to the federation, and how small a group may be."""
+        return self._session.rosters.newest.body
 
     def pending(self) -> list[str]:
         """Return ids of rounds in the spool whose mean was not fetched yet, oldest first."""

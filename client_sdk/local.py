@@ -153,8 +153,9 @@ def found(
         Role.COORDINATOR: [coordinator.member()],
         Role.AGGREGATOR: [read_public(public)],
     }
-    least = plan.public.min_sites
-    roster = sign_roster(new_roster(name, members, min_sites=least, now=int(time.time()) - 60), coordinator)
+    # The plan's own number, however small: all these sites are on one machine, and have no secrets from each other.
+    least, now = plan.public.min_sites, int(time.time()) - 60
+    roster = sign_roster(new_roster(name, members, min_sites=least, small_groups=True, now=now), coordinator)
     key = GroupKey.create(plan)
     directories = []
     for identity in identities:

@@ -145,6 +145,11 @@ class Fields:
             raise WireError(Reason.BAD_FIELD, f"{self._what}.{name}: expected {low}..{high}, got {value}")
         return value
 
+    def boolean(self, name: str) -> bool:
+        """Expect true or false."""
+        value: bool = self._take(name, bool)
+        return value
+
     def string(self, name: str, max_length: int = 255) -> str:
         """Expect a string of at most `max_length` characters."""
         value: str = self._take(name, str)

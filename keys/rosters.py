@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed
+from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed, majority
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from keys.files import read_document, replace_file
@@ -88,7 +88,8 @@ def new_roster(
     members: Mapping[Role, Sequence[Member]],
     *,
     threshold: int | None = None,
-    min_sites: int = 2,
+    min_sites: int | None = None,
+    small_groups: bool = False,
     days: int = 365,
     now: int,
 ) -> Signed[Roster]:
@@ -97,15 +98,17 @@ def new_roster(
     Args:
         members: who has which role; the same member may come under several.
         threshold: how many coordinators have to sign; more than half of them if left out.
-        min_sites: fewest sites whose sum any site opens.
+        min_sites: fewest sites whose sum any site opens; more than half of them, and at least 3, if left out.
+        small_groups: whether `min_sites` may be fewer than that.
     """
     merged: dict[str, Member] = {}
     for role, having in members.items():
         for member in having:
             _put(merged, member, role)
     coordinators = len(members.get(Role.COORDINATOR, ()))
-    roster = Roster(federation, 1, now, now + days * DAY_S, threshold or coordinators // 2 + 1, min_sites, dict(merged))
-    return _made(roster)
+    threshold, min_sites = threshold or coordinators // 2 + 1, min_sites or majority(_sites(merged))
+    roster = Roster(federation, 1, now, now + days * DAY_S, threshold, min_sites, dict(merged))
+    return _made(roster, small_groups)
 
 
 def next_roster(
@@ -115,6 +118,7 @@ def next_roster(
     remove: Iterable[str] = (),
     threshold: int | None = None,
     min_sites: int | None = None,
+    small_groups: bool = False,
     days: int = 365,
     now: int,
 ) -> Signed[Roster]:
@@ -124,7 +128,8 @@ def next_roster(
         add: new members, or further roles of present ones. Removed and added, a member has new keys.
         remove: names that are no members any more.
         threshold: as before if left out.
-        min_sites: as before if left out.
+        min_sites: as before if left out, or as many as there must be now without `small_groups`.
+        small_groups: whether `min_sites` may be fewer than half of the sites, or fewer than 3; said in every version.
 
         InputError: no such member, or too few of a role are left.
         WireError: it does not make sense in itself, or nobody could sign it so that it follows.
@@ -140,13 +145,15 @@ def next_roster(
             )
     for role, member in add:
         _put(members, member, role)
+    if min_sites is None:
+        min_sites = before.min_sites if small_groups else max(before.min_sites, majority(_sites(members)))
     roster = Roster(
         before.federation,
         before.version + 1,
         now,
         now + days * DAY_S,
         before.threshold if threshold is None else threshold,
-        before.min_sites if min_sites is None else min_sites,
+        min_sites,
         members,
     )
     # A document has one signature per name, so a coordinator with new keys cannot sign for the old ones too.
@@ -157,7 +164,7 @@ def next_roster(
             f"{before.threshold} coordinators of version {before.version} have to sign, and only {len(able)} could",
             "give a coordinator with new keys a new name",
         )
-    return _made(roster)
+    return _made(roster, small_groups)
 
 
 def sign_roster(roster: Signed[Roster], identity: Identity, previous: Signed[Roster] | None = None) -> Signed[Roster]:
@@ -327,17 +334,34 @@ def _same_key(member: Member | None, key: bytes) -> bool:
     return member is None or member.public_key == key
 
 
-def _made(roster: Roster) -> Signed[Roster]:
-    sites = len(roster.having(Role.SITE))
+def _sites(members: Mapping[str, Member]) -> int:
+    return sum(Role.SITE in member.roles for member in members.values())
+
+
+def _made(roster: Roster, small_groups: bool) -> Signed[Roster]:
+    sites = _sites(roster.members)
+    least = majority(sites)
     if not roster.having(Role.AGGREGATOR):
         raise InputError(
             Reason.BAD_ARGUMENT,
             "the roster has no aggregator",
             "the operator makes its public file: `he-agg aggregator show --data-dir DIR --out aggregator.public.json`",
         )
+    if roster.min_sites < least and not small_groups:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"min_sites: expected at least {least}, more than half of {sites} sites and never fewer than 3, got "
+            f"{roster.min_sites}",
+            "the aggregator could keep smaller groups apart unnoticed, and of two sites each reads the other's update "
+            "by subtraction; if all sites agree to that, say so: --allow-small-groups",
+        )
     if not 2 <= roster.min_sites <= sites:
         raise InputError(
-            Reason.BAD_ARGUMENT, f"min_sites: expected 2 to {sites}, the number of sites, got {roster.min_sites}"
+            Reason.BAD_ARGUMENT,
+            f"min_sites: expected 2 to {sites}, the number of sites, got {roster.min_sites}",
+            "give --min-sites to `he-agg roster new` or `he-agg roster next`"
+            + ("" if sites >= 3 else "; fewer than 3 sites also need --allow-small-groups, which every site sees"),
         )
+    roster = replace(roster, small_groups=roster.min_sites < least)
     # Parsed again: what comes out is what everybody else will be able to read.
     return Signed.parse(Roster, Signed(roster).encode())

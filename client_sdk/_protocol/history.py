@@ -71,7 +71,8 @@ def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
         ConfigError: it does not list this site any more, or the pinned file cannot be replaced.
     """
     while version is None or session.rosters.newest.body.version < version:
-        wanted = session.rosters.newest.body.version + 1
+        before = session.rosters.newest.body
+        wanted = before.version + 1
         request = Request(
             "GET",
             f"/v1/federations/{session.federation}/rosters/{wanted}",
@@ -89,6 +90,10 @@ def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
                 error.reason, f"version {wanted} of the roster", "one that follows the pinned one", error.message
             ) from error
         session.rosters.check_own(signed)
+        if signed.body.small_groups and not before.small_groups:
+            # Enough coordinators have signed it, but nobody at this site has seen it.
+            facts = {"federation": session.federation, "site": session.site, "what": signed.body.smallest_group}
+            yield from compute(partial(session.log.note, "small-groups-allowed", **facts))
 
 
 def catch_up(session: Session, until: int) -> Flow[None]:

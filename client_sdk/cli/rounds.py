@@ -16,6 +16,7 @@ from client_sdk._disk.npz import check_free, write_npz
 from client_sdk.config import Settings
 from client_sdk.progress import Event, Listener, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from client_sdk.site import Round, Site
+from he_agg.documents.roster import Roster
 from he_agg.errors import ProtocolError, Reason
 from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.ids import RoundId
@@ -130,13 +131,14 @@ def status(config: Path, as_json: bool) -> None:
             messages.print(f"asking {settings.url}", markup=False)
         current = site.status()
         pending = site.pending()
-        name = site.name
-    answer(_facts(name, current, pending), as_json, lambda: _describe(name, current, pending))
+        name, roster = site.name, site.roster
+    answer(_facts(name, current, pending, roster), as_json, lambda: _describe(name, current, pending, roster))
 
 
-def _facts(name: str, current: CurrentRound, pending: list[str]) -> dict[str, Any]:
+def _facts(name: str, current: CurrentRound, pending: list[str], roster: Roster) -> dict[str, Any]:
     """Name things as `he-agg federation show --json` and `he-agg watch --json` do."""
     facts = dataclasses.asdict(current) | {"site": name, "pending": pending}
+    facts |= {"min_sites": roster.min_sites, "small_groups": roster.small_groups}
     opened = {"id": facts.pop("round_id"), "phase": "open"}
     opened |= {key: facts.pop(key) for key in ("number", "attempt", "opened_at", "deadline_at", "remaining_s")}
     return facts | {"round": None if opened["id"] is None else opened}
@@ -176,13 +178,14 @@ def _newest(site: Site) -> str:
     return newest
 
 
-def _describe(name: str, current: CurrentRound, pending: list[str]) -> str:
+def _describe(name: str, current: CurrentRound, pending: list[str], roster: Roster) -> str:
     lines = [f"federation  {current.federation} ({current.stage})", f"site        {name}"]
     if current.round_id is not None:
         part = "submitted" if current.submitted else "invited" if current.invited else "not invited"
         lines.append(f"round       {current.round_id}, closes in {current.remaining_s} s; this site: {part}")
     lines.append(f"last mean   {current.last_published or 'none yet'}")
     lines.append(f"epoch       {current.epoch}, key {current.key_id[:12]}, plan {current.plan_id[:12]}")
+    lines.append(f"sums        {roster.smallest_group}")
     if pending:
         lines.append(f"in spool    {', '.join(pending)}")
     return "\n".join(lines)

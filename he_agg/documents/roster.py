@@ -21,7 +21,17 @@ from he_agg.errors import Reason, WireError
 from he_agg.ids import check_name
 from he_agg.signing import PUBLIC_KEY_BYTES
 
-__all__ = ["MAX_ROSTER_BYTES", "Member", "Receiving", "Role", "Roster", "check_follows", "check_signed", "fingerprint"]
+__all__ = [
+    "MAX_ROSTER_BYTES",
+    "Member",
+    "Receiving",
+    "Role",
+    "Roster",
+    "check_follows",
+    "check_signed",
+    "fingerprint",
+    "majority",
+]
 
 MAX_ROSTER_BYTES = 32 * 2**20
 MAX_MEMBERS = 10_000
@@ -119,6 +129,15 @@ def fingerprint(member: Member) -> str:
     return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
 
 
+def majority(sites: int) -> int:
+    """Return the fewest of so many sites that any sum may be of, unless their roster allows small groups.
+
+    Two such groups have a site in common, and a site goes by one history: nobody can keep groups apart unnoticed. And
+    out of a sum of three or more nobody reads a single update by subtracting his own.
+    """
+    return max(3, sites // 2 + 1)
+
+
 @dataclass(frozen=True)
 class Roster:
     """Who belongs to a federation.
@@ -130,6 +149,7 @@ class Roster:
         threshold: how many coordinators have to sign.
         min_sites: fewest sites whose sum any site opens.
         members: by name.
+        small_groups: whether all agree that `min_sites` is below the `majority`; true exactly when it is.
     """
 
     KIND: ClassVar[str] = "roster"
@@ -142,6 +162,7 @@ class Roster:
     threshold: int
     min_sites: int
     members: Mapping[str, Member]
+    small_groups: bool = False
 
     def having(self, role: Role) -> dict[str, Member]:
         """Return the members with a role, by name."""
@@ -150,6 +171,19 @@ class Roster:
     def keys_of(self, role: Role) -> dict[str, bytes]:
         """Verification keys of the members with a role, by name."""
         return {name: member.public_key for name, member in self.having(role).items()}
+
+    @property
+    def smallest_group(self) -> str:
+        """Say how few sites a sum may be of, and what it means if these are few."""
+        told = f"no site opens a sum of fewer than {self.min_sites} of the {len(self.having(Role.SITE))} sites"
+        if self.small_groups:
+            told += (
+                "\nSMALL GROUPS ARE ALLOWED: the aggregator alone can split the sites into groups that do not know of "
+                "each other, and nobody notices"
+            )
+        if self.min_sites == 2:
+            told += "; in a group of two each site computes the other's update and weight by subtraction"
+        return told
 
     @property
     def title(self) -> str:
@@ -170,6 +204,7 @@ class Roster:
             "expires_at": self.expires_at,
             "threshold": self.threshold,
             "min_sites": self.min_sites,
+            "small_groups": self.small_groups,
             "members": {name: member.to_json() for name, member in self.members.items()},
         }
 
@@ -184,7 +219,8 @@ class Roster:
             issued_at=fields.integer("issued_at", 0, _MAX_TIME),
             expires_at=fields.integer("expires_at", 0, _MAX_TIME),
             threshold=fields.integer("threshold", 1, MAX_MEMBERS),
-            min_sites=fields.integer("min_sites", 1, MAX_MEMBERS),
+            min_sites=fields.integer("min_sites", 2, MAX_MEMBERS),
+            small_groups=fields.boolean("small_groups"),
             members={name: Member.from_json(name, value) for name, value in fields.object("members").items()},
         )
         fields.end()
@@ -205,7 +241,7 @@ class Roster:
 
         Raises:
             WireError: too many members, a key twice, fewer coordinators than have to sign, a site that nothing can be
-                sealed to, or validity for too long.
+                sealed to, small groups that it does not allow, or validity for too long.
         """
         keys = [member.signing_key for member in self.members.values()]
         if len(keys) > MAX_MEMBERS or len(set(keys)) != len(keys):
@@ -218,6 +254,14 @@ class Roster:
         for name, member in self.having(Role.SITE).items():
             if member.receiving is None:
                 raise WireError(Reason.BAD_FIELD, f"roster: site {name} has no key that a group key can be sealed to")
+        least = majority(len(self.having(Role.SITE)))
+        if self.small_groups != (self.min_sites < least):
+            raise WireError(
+                Reason.BAD_FIELD,
+                f"roster: expected small_groups to say whether min_sites is below {least}, got min_sites "
+                f"{self.min_sites} and small_groups {str(self.small_groups).lower()}",
+                "smaller groups need everybody's consent: a roster made with --allow-small-groups",
+            )
         if not 0 < self.expires_at - self.issued_at <= MAX_VALID_S:
             raise WireError(Reason.BAD_FIELD, f"roster: expected it to be good for at most {MAX_VALID_S // 86400} days")
 

@@ -41,7 +41,7 @@ class PublicPlan:
         values: how many integers one submission encrypts: the tensors, the weight's digits and the count.
         part_bytes: longest part.
         sections: what a submission consists of.
-        min_sites: fewest sites whose sum may be published.
+        min_sites: fewest sites whose sum may be published; a roster may ask for more.
         max_sites: most sites whose sum stays exact.
         rounds: how many rounds the federation runs at most.
         deadline_s: how long a round stays open, in seconds.
@@ -188,7 +188,7 @@ class Plan:
         layout: Layout,
         *,
         max_sites: int,
-        min_sites: int = 2,
+        min_sites: int | None = None,
         value_bits: int = 16,
         codec: str = DEFAULT_CODEC,
         rounds: int = 100,
@@ -201,7 +201,7 @@ class Plan:
             federation: its name: a-z, 0-9 and '-'.
             layout: the tensors and the weight cap.
             max_sites: most sites that ever take part in one round.
-            min_sites: fewest sites whose sum may be published; at least 2, for a sum of one is an update.
+            min_sites: fewest sites whose sum may be published, by any roster: 3 if left out, and at least 2.
             value_bits: width of one plaintext integer, sign included: 2 to 24.
             rounds: how many rounds the federation runs at most.
             deadline_s: how long a round stays open. Units: seconds.
@@ -211,6 +211,8 @@ class Plan:
             PlanError: a value out of its range, or no safe and exact parameters.
         """
         scheme = scheme_of(codec)
+        if min_sites is None:
+            min_sites = min(3, max_sites)
         for name, got, low, high in (
             ("max_sites", max_sites, 2, MAX_SITES),
             ("min_sites", min_sites, 2, max_sites),

@@ -71,7 +71,9 @@ def _choice(facts: dict[str, Any], values: int) -> str:
 @click.option("--clip", type=float, required=True, help="Bound on the absolute value of every element of an update.")
 @click.option("--weight-cap", type=int, required=True, help="Largest sample count of a site; higher costs precision.")
 @click.option("--max-sites", type=int, required=True, help="Most sites that can take part.")
-@click.option("--min-sites", type=int, default=2, show_default=True, help="Fewest sites in a published sum.")
+@click.option(
+    "--min-sites", type=int, help="Fewest sites in a published sum, by any roster. [default: 3, or as --max-sites]"
+)
 @click.option("--bits", "value_bits", type=int, default=16, show_default=True, help="Bits of one value, 2 to 24.")
 @click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most.")

@@ -41,7 +41,18 @@ _days = click.option(
     "--days", type=click.IntRange(1, 400), default=365, show_default=True, help="How long it is good for."
 )
 _threshold = click.option("--threshold", type=click.IntRange(1), help="How many coordinators have to sign.")
-_min_sites = click.option("--min-sites", type=click.IntRange(2), help="Sites open no sum of fewer sites.")
+_min_sites = click.option(
+    "--min-sites",
+    type=click.IntRange(2),
+    help="Sites open no sum of fewer sites. [default: more than half of them, at least 3; `next`: as before or more]",
+)
+_small_groups = click.option(
+    "--allow-small-groups",
+    "small_groups",
+    is_flag=True,
+    help="Let --min-sites be fewer than that. The aggregator can then keep groups apart unnoticed, and in a pair each "
+    "site reads the other's update by subtraction: all sites have to agree, and see it.",
+)
 _fingerprints = click.option(
     "--fingerprint",
     "fingerprints",
@@ -66,6 +77,7 @@ def _files(option: str, what: str, required: bool = False) -> Callable[[F], F]:
 @_files("operator", "Public file of an operator.")
 @_threshold
 @_min_sites
+@_small_groups
 @_days
 @_out
 @json_option
@@ -73,6 +85,7 @@ def roster_new(
     federation: str,
     threshold: int | None,
     min_sites: int | None,
+    small_groups: bool,
     days: int,
     out: Path | None,
     as_json: bool,
@@ -85,7 +98,13 @@ def roster_new(
     check_name(federation, "federation")
     members = {role: [read_public(path) for path in files[f"{role}s"]] for role in Role}
     roster = new_roster(
-        federation, members, threshold=threshold, min_sites=min_sites or 2, days=days, now=int(time.time())
+        federation,
+        members,
+        threshold=threshold,
+        min_sites=min_sites,
+        small_groups=small_groups,
+        days=days,
+        now=int(time.time()),
     )
     _written(roster, out, as_json)
 
@@ -102,6 +121,7 @@ def roster_new(
 @click.option("--remove", "removed", multiple=True, metavar="NAME", help="Remove a member. With --add: new keys.")
 @_threshold
 @_min_sites
+@_small_groups
 @_days
 @_out
 @json_option
@@ -111,6 +131,7 @@ def roster_next(
     removed: tuple[str, ...],
     threshold: int | None,
     min_sites: int | None,
+    small_groups: bool,
     days: int,
     out: Path | None,
     as_json: bool,
@@ -123,6 +144,7 @@ def roster_next(
         remove=removed,
         threshold=threshold,
         min_sites=min_sites,
+        small_groups=small_groups,
         days=days,
         now=int(time.time()),
     )
@@ -257,7 +279,7 @@ def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, .
         as_json,
         lambda: (
             f"version {accepted.body.version} of the roster of {accepted.body.federation} is "
-            f"{'accepted' if changed else 'the accepted one already'}: {out}"
+            f"{'accepted' if changed else 'the accepted one already'}: {out}\n{accepted.body.smallest_group}"
         ),
     )
 

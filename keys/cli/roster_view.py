@@ -28,6 +28,7 @@ def roster_facts(roster: Signed[Roster]) -> dict[str, Any]:
         "expires_at": now.expires_at,
         "threshold": now.threshold,
         "min_sites": now.min_sites,
+        "small_groups": now.small_groups,
         "signed_by": signers_of(roster),
         "members": {
             name: {"roles": sorted(member.roles), "fingerprint": member.fingerprint}
@@ -43,7 +44,7 @@ def roster_table(roster: Signed[Roster], before: Signed[Roster] | None = None) -
     rows = [
         f"roster of {now.federation}, version {now.version}",
         f"good from {day_of(now.issued_at)} to {day_of(now.expires_at)} ({days} days)",
-        f"no site opens a sum of fewer than {now.min_sites} sites",
+        now.smallest_group,
         f"signatures of coordinators: {', '.join(signers_of(roster)) or 'none'} ({now.threshold} needed)",
         "members:",
     ]
@@ -71,7 +72,7 @@ def _changes(before: Roster, now: Roster) -> list[str]:
             rows.append(f"  roles    {name}: {', '.join(sorted(old.roles))} -> {', '.join(sorted(new.roles))}")
     rows += [
         f"  {name}: {getattr(before, name)} -> {getattr(now, name)}"
-        for name in ("threshold", "min_sites")
+        for name in ("threshold", "min_sites", "small_groups")
         if getattr(before, name) != getattr(now, name)
     ]
     return rows or ["  none but its dates"]

@@ -78,14 +78,15 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
     roster, head, last = newest_roster(tx, row.name), tx.chain_head(row.name), tx.last_published(row.name)
     kept = {sum_.id for sum_ in tx.kept_sums(row.name)}
     quorum = _quorum(tx, row, newest)
-    coordinators = roster.body.having(Role.COORDINATOR)
+    min_sites, coordinators = max(plan.min_sites, roster.body.min_sites), roster.body.having(Role.COORDINATOR)
     return {
         "federation": row.name,
         "stage": row.stage.value,
         "paused_at": row.paused_at,
         "sites": sorted(roster.body.having(Role.SITE)),
         "coordinators": {name: member.fingerprint for name, member in sorted(coordinators.items())},
-        "min_sites": plan.min_sites,
+        "min_sites": min_sites,
+        "small_groups": roster.body.small_groups,
         "max_sites": plan.max_sites,
         "quorum": quorum,
         "rounds": plan.rounds,

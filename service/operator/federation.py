@@ -195,7 +195,7 @@ def _table(federations: list[dict[str, Any]]) -> str:
         lines += [
             f"{shown['federation']}  {shown['stage']}",
             f"  sites   {len(shown['sites'])} of {shown['min_sites']} to {shown['max_sites']}: "
-            f"{', '.join(shown['sites']) or 'none'}",
+            f"{', '.join(shown['sites']) or 'none'}" + ("; small groups are allowed" if shown["small_groups"] else ""),
             f"  plan    {shown['plan_id'][:12]}, {shown['codec']}, {shown['values']} values, "
             f"{shown['bytes_up']} bytes per submission, {shown['rounds']} rounds of at most "
             f"{shown['deadline_s']} s",

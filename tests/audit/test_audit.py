@@ -287,7 +287,7 @@ BY_ANYBODY = {
     "a roster's version skipped": (lambda lines: [lines[0], *lines[2:]], {"roster-version", "no-roster"}),
     "a roster twice": (lambda lines: [*lines[:3], lines[2], *lines[3:]], {"roster-version"}),
     "a roster changed": (
-        in_line(lambda lines: 2, lambda line: line.replace(b'"min_sites":2', b'"min_sites":1')),
+        in_line(lambda lines: 2, lambda line: line.replace(b'["site"]', b'["operator","site"]', 1)),
         {"roster-signature", "unknown-roster"},
     ),
     "a roster without signatures": (in_line(lambda lines: 1, without_signatures), {"roster-signature", "no-roster"}),

@@ -15,7 +15,7 @@ from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import next_round, open_round
 from he_agg import canonical
 from he_agg.documents.record import NO_RECORD
-from he_agg.documents.roster import Member, Role, Roster
+from he_agg.documents.roster import Member, Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, DecryptionError, KeystoreError, ProtocolError, Reason, TransportError, WireError
 from he_agg.ids import RoundId
@@ -35,7 +35,7 @@ from tests.support.flows import (
     unreachable,
     update_of,
 )
-from tests.support.trust import AGGREGATOR, COORDINATOR, identity_of
+from tests.support.trust import AGGREGATOR, COORDINATOR, identity_of, roster_of
 
 PLAN = small_plan()
 ALL = [update_of(0), update_of(1), update_of(2)]
@@ -391,6 +391,19 @@ def test_newer_rosters_are_followed_one_after_the_other(tmp_path):
     assert list(tmp_path.glob(".a.roster*")) == []
 
 
+def test_site_is_told_when_a_roster_that_it_follows_allows_small_groups(tmp_path):
+    server = FakeAggregator(PLAN)
+    server.rosters = [CONSORTIUM.roster, roster_after(CONSORTIUM.roster, min_sites=3)]
+    server.rosters.append(roster_after(server.rosters[-1], min_sites=2))
+    server.open(ROUND)
+    pin(tmp_path).write_bytes(server.rosters[1].encode())
+    session = session_for(tmp_path, PLAN)
+    assert_mean_of(take_part(session, server)[1], PLAN, ALL)
+    (line,) = security_log(session)
+    assert line["event"] == "small-groups-allowed"
+    assert "computes the other's update and weight by subtraction" in line["what"]
+
+
 def test_round_that_opened_under_the_roster_before(tmp_path):
     """A roster comes while the round is open: its record names the one from before, which this site still knows."""
     session, server = session_for(tmp_path, PLAN), FakeAggregator(PLAN)
@@ -436,7 +449,7 @@ def forged(version=2, federation="test", members=None, signers=(), **changed):
     """A roster signed by whoever is named."""
     now = CONSORTIUM.roster.body
     fields = {"issued_at": now.issued_at, "expires_at": now.expires_at, "threshold": 1, "min_sites": 2} | changed
-    roster = Roster(federation, version, members=members or MEMBERS, **fields)
+    roster = roster_of(federation, version, members=members or MEMBERS, **fields)
     document = Signed(roster)
     for name, key in signers:
         document = document.signed_by(name, key)

@@ -18,6 +18,7 @@ from he_agg.documents.roster import (
     check_follows,
     check_signed,
     fingerprint,
+    majority,
 )
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
@@ -157,7 +158,7 @@ class TestSigned:
         early, late = signed(ROSTER, "coordinator"), signed(ROSTER, "coordinator", "second")
         assert early.encode() != late.encode()
         assert early.body_digest == late.body_digest == hashlib.sha256(encoded(ROSTER)).hexdigest()
-        assert signed(replace(ROSTER, min_sites=3)).body_digest != early.body_digest
+        assert signed(replace(ROSTER, min_sites=3, small_groups=False)).body_digest != early.body_digest
 
 
 class TestFollows:
@@ -215,9 +216,28 @@ def test_expiry():
         assert "he-agg roster" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("sites", "least"), [(1, 3), (2, 3), (3, 3), (4, 3), (5, 3), (6, 4), (7, 4), (10, 6), (11, 6), (31, 16)]
+)
+def test_two_groups_of_the_fewest_have_a_site_in_common(sites, least):
+    assert majority(sites) == least
+    assert 2 * least > sites
+
+
+def test_small_groups_need_a_word_of_consent_and_the_word_means_them():
+    assert (ROSTER.min_sites, ROSTER.small_groups) == (2, True)
+    assert "small_groups" in refused(replace(ROSTER, small_groups=False))
+    assert "small_groups" in refused(replace(ROSTER, min_sites=3))
+    large = replace(ROSTER, min_sites=3, small_groups=False)
+    large.check()
+    assert large.smallest_group == "no site opens a sum of fewer than 3 of the 2 sites"
+    assert "SMALL GROUPS ARE ALLOWED" in ROSTER.smallest_group
+    assert "each site computes the other's update and weight by subtraction" in ROSTER.smallest_group
+
+
 def test_bounds_of_numbers():
     value = ROSTER.to_json()
-    for name, bad in (("version", 0), ("threshold", 0), ("min_sites", 0), ("issued_at", -1), ("expires_at", 2**41)):
+    for name, bad in (("version", 0), ("threshold", 0), ("min_sites", 1), ("issued_at", -1), ("expires_at", 2**41)):
         with pytest.raises(WireError):
             parsed(Roster, canonical.encode(value | {name: bad}))
     assert parsed(Roster, canonical.encode(value)) == ROSTER

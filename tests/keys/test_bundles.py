@@ -179,7 +179,7 @@ def test_a_bundle_of_another_federation_or_roster_is_refused(path):
     assert refused(path, WORLD.deal(1, renewed)) == Reason.ROSTER_MISMATCH
     assert refused(path, WORLD.bundle, roster=renewed) == Reason.ROSTER_MISMATCH
     # Another roster of the very same version.
-    assert refused(path, WORLD.deal(1, first(min_sites=3))) == Reason.ROSTER_MISMATCH
+    assert refused(path, WORLD.deal(1, first(min_sites=4))) == Reason.ROSTER_MISMATCH
     assert WORLD.accept(WORLD.deal(1, renewed), path, roster=renewed).epoch == 1
 
 

@@ -60,7 +60,7 @@ def test_a_roster_that_lists_honest_coordinators_and_is_signed_by_others_is_not_
         "mallory": mallory.member([Role.COORDINATOR, Role.SITE]),
         "eve": eve.member([Role.COORDINATOR]),
     }
-    forged = Signed(Roster("test", 1, NOW, NOW + DAY_S, 2, 2, members))
+    forged = Signed(Roster("test", 1, NOW, NOW + DAY_S, 2, 3, members))
     forged = sign_roster(sign_roster(forged, mallory), eve)
     check_signed(forged)
     assert reason_of(first_roster, forged, HEARD, NOW) == Reason.BAD_SIGNATURE
@@ -118,7 +118,7 @@ def test_a_pinned_roster_is_followed_version_by_version():
         (SECOND, FIRST, Reason.ROSTER_MISMATCH),  # rolled back
         (THIRD, FIRST, Reason.ROSTER_MISMATCH),
         (FIRST, THIRD, Reason.ROSTER_MISMATCH),  # a gap
-        (FIRST, first(min_sites=3), Reason.ROSTER_MISMATCH),  # another one of the same version
+        (FIRST, first(min_sites=4), Reason.ROSTER_MISMATCH),  # another one of the same version
         (FIRST, after(first(federation="elsewhere")), Reason.ROSTER_MISMATCH),
         (FIRST, with_only(SECOND, "hospital-a"), Reason.BAD_SIGNATURE),
         (FIRST, with_only(SECOND), Reason.BAD_SIGNATURE),
@@ -176,6 +176,25 @@ def test_a_member_gets_new_keys_by_being_removed_and_added():
     add = [(Role.COORDINATOR, identity.member()) for identity in fresh]
     assert reason_of(next_roster, FIRST, add=add, remove=COORDINATORS[:2], now=NOW) == Reason.BAD_ARGUMENT
     assert next_roster(FIRST, add=add[:1], remove=COORDINATORS[:1], now=NOW).body.version == 2
+
+
+def test_a_majority_is_asked_for_unless_all_agree_to_less():
+    assert (FIRST.body.min_sites, FIRST.body.small_groups) == (3, False)
+    more = [(Role.SITE, site(f"hospital-{letter}").member()) for letter in "efgh"]
+    assert next_roster(FIRST, add=more, now=NOW).body.min_sites == 5
+    assert next_roster(FIRST, min_sites=4, now=NOW).body.min_sites == 4
+    assert reason_of(next_roster, FIRST, min_sites=2, now=NOW) == Reason.BAD_ARGUMENT
+    few = next_roster(FIRST, min_sites=2, small_groups=True, now=NOW)
+    assert (few.body.min_sites, few.body.small_groups) == (2, True)
+    # It is not inherited: who makes the next version says it again.
+    assert next_roster(few, now=NOW).body.min_sites == 3
+    assert next_roster(few, small_groups=True, now=NOW).body.min_sites == 2
+    # Said without need, it is not written.
+    assert not next_roster(FIRST, small_groups=True, now=NOW).body.small_groups
+    # Two sites alone are a small group.
+    pair = {"remove": ["hospital-c", "hospital-d"], "threshold": 1, "now": NOW}
+    assert reason_of(next_roster, FIRST, **pair) == Reason.BAD_ARGUMENT
+    assert next_roster(FIRST, min_sites=2, small_groups=True, **pair).body.small_groups
 
 
 @pytest.mark.parametrize(

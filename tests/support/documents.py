@@ -17,6 +17,7 @@ from he_agg.documents.signed import Body, Signed
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
 from he_agg.signing import SigningKey
+from tests.support.trust import roster_of
 
 __all__ = ["EXAMPLES", "KEYS", "Example", "bodies", "encoded", "key_of", "parsed"]
 
@@ -56,13 +57,13 @@ def _rosters(draw: Callable[..., Any]) -> Roster:
         members[name] = Member(name, key, has, receiving)
     issued_at = draw(st.integers(0, 2**39))
     coordinators = sum(Role.COORDINATOR in has for has in roles.values())
-    return Roster(
+    return roster_of(
         federation=draw(names),
         version=draw(epochs),
         issued_at=issued_at,
         expires_at=issued_at + draw(st.integers(1, 400 * 86400)),
         threshold=draw(st.integers(1, coordinators)),
-        min_sites=draw(st.integers(1, 10_000)),
+        min_sites=draw(st.integers(2, 10_000)),
         members=members,
     )
 
@@ -173,7 +174,7 @@ def _member(name: str, role: Role, suite: str | None) -> Member:
 
 
 _ROUND = RoundId("stroke", 3, 1)
-_ROSTER = Roster(
+_ROSTER = roster_of(
     federation="stroke",
     version=1,
     issued_at=1_800_000_000,

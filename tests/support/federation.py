@@ -26,7 +26,7 @@ def plan_of(n_values: int = 5, **options) -> Plan:
     layout = Layout.of(
         {"w": np.zeros(n_values)}, clip=options.pop("clip", 1.0), weight_cap=options.pop("weight_cap", 10)
     )
-    return Plan.create("test", layout, **{"max_sites": 5, "codec": "ckks", **options})
+    return Plan.create("test", layout, **{"min_sites": 2, "max_sites": 5, "codec": "ckks", **options})
 
 
 def by_number(parts: Iterable[Part]) -> list[Part]:

@@ -220,7 +220,7 @@ def enrol(
     Without a document the federation has no group key, only the name of one.
     """
     name = plan.public.federation
-    members = consortium(name, sites, conductor.key.signing_key, min_sites=1, valid_s=VALID_S)
+    members = consortium(name, sites, conductor.key.signing_key, min_sites=plan.public.min_sites, valid_s=VALID_S)
     document = document or FederationDocument(plan.public, 1, KEY_ID)
     operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
     _known[name] = (members, store._engine.url)

@@ -143,7 +143,7 @@ class Hospitals(RealFederation):
             weight_cap=1000,
         )
         # ckks: its parts are small, so a few thousand values make several.
-        options = {"max_sites": 5, "rounds": 1, "part_bytes": 2**16, "codec": "ckks"} | options
+        options = {"min_sites": 2, "max_sites": 5, "rounds": 1, "part_bytes": 2**16, "codec": "ckks"} | options
         return Plan.create(name, layout, **options)
 
     def update(self, site: str, number: int = 1) -> Update:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
-from he_agg.documents.roster import Member, Role, Roster
+from he_agg.documents.roster import Member, Role, Roster, majority
 from he_agg.documents.signed import Signed
 from he_agg.signing import SigningKey
 from keys import Identity
 
-__all__ = ["AGGREGATOR", "AUDITOR", "COORDINATOR", "Consortium", "consortium", "identity_of"]
+__all__ = ["AGGREGATOR", "AUDITOR", "COORDINATOR", "Consortium", "consortium", "identity_of", "roster_of"]
 
 COORDINATOR = "coordinator"
 AUDITOR = "auditor"
@@ -43,11 +44,17 @@ class Consortium:
         """The next version, signed by the coordinator."""
         now = self.roster.body
         fields = {"issued_at": now.issued_at, "expires_at": now.expires_at, "threshold": 1, "min_sites": now.min_sites}
-        return self.signed(Roster(self.federation, now.version + 1, members=members, **(fields | changes)))
+        return self.signed(roster_of(self.federation, now.version + 1, members=members, **(fields | changes)))
 
     def signed(self, roster: Roster) -> Signed[Roster]:
         """A roster with the coordinator's signature."""
         return Signed.make(roster, self.identities[COORDINATOR].signing_key, COORDINATOR)
+
+
+def roster_of(*fields: Any, **named: Any) -> Roster:
+    """A roster that says that it allows small groups if it does."""
+    roster = Roster(*fields, **named)
+    return replace(roster, small_groups=roster.min_sites < majority(len(roster.having(Role.SITE))))
 
 
 def consortium(
@@ -61,6 +68,6 @@ def consortium(
     members[AUDITOR] = identities[AUDITOR].member([Role.AUDITOR])
     members[AGGREGATOR] = Member(AGGREGATOR, public, frozenset({Role.AGGREGATOR}))
     now = int(time.time())
-    roster = Roster(federation, 1, now - 60, now + valid_s, 1, min_sites, members)
+    roster = roster_of(federation, 1, now - 60, now + valid_s, 1, min_sites, members)
     unsigned = Consortium(federation, identities, Signed(roster))
     return Consortium(federation, identities, unsigned.signed(roster))

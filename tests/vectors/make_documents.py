@@ -15,13 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from he_agg import canonical
-from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster
+from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role
 from he_agg.documents.signed import Signed
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field
 from tests.support.documents import EXAMPLES, KEYS, key_of
 from tests.support.federation import plan_of
 from tests.support.history import History
-from tests.support.trust import Consortium
+from tests.support.trust import Consortium, roster_of
 
 FOLDER = Path(__file__).parent / "documents"
 KINDS = sorted(EXAMPLES)
@@ -122,7 +122,7 @@ def transcript():
     listed["coordinator"] = member("coordinator", Role.COORDINATOR)
     listed["aggregator"] = member("aggregator", Role.AGGREGATOR, None)
     without = {name: one for name, one in listed.items() if name != "hospital-c"}
-    first = Roster("test", 1, 1_800_000_000, 1_800_000_000 + 365 * 86400, 1, 2, without)
+    first = roster_of("test", 1, 1_800_000_000, 1_800_000_000 + 365 * 86400, 1, 2, without)
 
     def signed(roster):
         return Signed.make(roster, key_of("coordinator"), "coordinator")

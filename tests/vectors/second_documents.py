@@ -75,6 +75,10 @@ def record_of(**members):
     )
 
 
+def boolean(x):
+    return isinstance(x, bool)
+
+
 def in_base64(x):
     return isinstance(x, str) and base64.b64encode(base64.b64decode(x)).decode() == x
 
@@ -105,7 +109,8 @@ BODIES = {
         issued_at=moment,
         expires_at=moment,
         threshold=number(1, 10_000),
-        min_sites=number(1, 10_000),
+        min_sites=number(2, 10_000),
+        small_groups=boolean,
         members=table(member),
     ),
     "manifest": record_of(
@@ -197,6 +202,8 @@ def check_signed(kind, body, signatures, keys):
     if kind == "roster":
         keys = with_role(body, "coordinator")
         need(len(keys) >= body["threshold"], "coordinators")
+        few = body["min_sites"] < max(3, len(with_role(body, "site")) // 2 + 1)
+        need(body["small_groups"] == few, "small groups")
         need(0 < body["expires_at"] - body["issued_at"] <= 400 * 86400, "time")
         need(all(body["members"][who]["receiving"] for who in with_role(body, "site")), "receiving")
         need(len({m["signing_key"] for m in body["members"].values()}) == len(body["members"]), "each its own key")
