@@ -26,6 +26,7 @@ _LONG = (
     "faults/test_lost_writes.py",
     "benchmarks/test_rounds.py",
     "client_sdk/test_end_to_end.py",
+    "second_client/test_second_client.py",
     "examples/test_analytics_examples.py",
     "service/serve/test_restarts.py",
     "client_sdk/training/test_absences.py",

@@ -1,0 +1,185 @@
+"""The pages suffice: a client that was written from them takes part beside our own sites and opens the same bits."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.exceptions import InvalidTag
+
+from client_sdk import Site
+from examples.demo.ceremony import found
+from he_agg import Layout, Plan
+from keys import GroupKey
+from tests.keys import dealing
+from tests.second_client import client
+from tests.support.real import SITES, in_threads
+from tests.support.server import QUICK, start_server
+
+CLIENT = Path(__file__).with_name("client.py")
+ROOT = Path(__file__).parents[2]
+PAGES = {name: (ROOT / name).read_text() for name in ("he_agg/FORMAT.md", "service/PROTOCOL.md")}
+HELPERS = {"RefusedError", "need", "sha256", "largest", "section"}
+ALLOWED = {"httpx", "cryptography", "numpy", "tenseal"}
+SHAPES = {
+    "dense": ((700, 50), "float32"),
+    "bias": ((), "float64"),
+    "half": ((3, 5), "float16"),
+    "none": ((0, 2), "float32"),
+}
+CLIPS = {"dense": 1.0, "bias": 0.5, "half": 2.5e-05, "none": 1.0}
+PLANS = {
+    "hybrid-one-prime": {"codec": "hybrid", "value_bits": 10, "max_sites": 5},
+    "hybrid-two-primes": {"codec": "hybrid", "value_bits": 24, "max_sites": 40},
+    "ckks": {"codec": "ckks", "value_bits": 16, "max_sites": 7},
+}
+
+
+def plan_of(name):
+    example = {tensor: np.zeros(shape, dtype) for tensor, (shape, dtype) in SHAPES.items()}
+    layout = Layout.of(example, clip=CLIPS, weight_cap=2000)
+    return Plan.create(name, layout, rounds=2, part_bytes=2**16, **PLANS[name])
+
+
+def update_of(rng):
+    """A site's update, within the clip bounds and up to them."""
+    out = {}
+    for name, (shape, dtype) in SHAPES.items():
+        x = np.asarray(rng.uniform(-1, 1, shape) * CLIPS[name]).astype(dtype)
+        out[name] = np.clip(x, -CLIPS[name], CLIPS[name]).astype(dtype)
+    return out
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with start_server(tmp_path_factory.mktemp("second") / "data", QUICK) as running:
+        yield running
+
+
+def second_client(directory, name, federation, url, update, weight):
+    """Run the client as a process in which nothing of ours can be imported."""
+    np.savez(directory / "update.npz", **update)
+    job = {
+        "url": url,
+        "identity": str(directory / f"{name}.identity"),
+        "keystore": str(directory / f"{federation}.keystore"),
+        "roster": str(directory / "roster.json"),
+        "update": str(directory / "update.npz"),
+        "mean": str(directory / "mean.npz"),
+        "weight": weight,
+    }
+    done = subprocess.run(
+        [sys.executable, "-I", str(CLIENT)], input=json.dumps(job), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(directory / "mean.npz") as mean:
+        return json.loads(done.stdout), dict(mean)
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_it_takes_part_beside_our_sites_and_opens_the_same_bits(server, tmp_path, rng, name):
+    plan = plan_of(name)
+    if plan.public.codec == "hybrid":
+        assert len(plan.public.parameters.primes) == (2 if "two" in name else 1)
+    directories = {site: tmp_path / site for site in SITES}
+    for directory in directories.values():
+        directory.mkdir()
+    found(server, plan, directories)
+    *_, theirs = SITES
+    updates = {site: (update_of(rng), int(rng.integers(700, 2001))) for site in SITES}
+
+    def hospital(site):
+        if site == theirs:
+            return second_client(directories[site], site, name, server.url, *updates[site])
+        with Site.open(directories[site] / "site.toml") as opened:
+            round = opened.current()
+            tensors, weight = updates[site]
+            return round.aggregate(tensors, weight=weight)
+
+    *means, (said, opened) = in_threads(hospital)
+    for mean in means:
+        assert said["total_weight"] == mean.total_weight == sum(weight for _, weight in updates.values())
+        assert said["round"] == f"{name}.1.1"
+        assert opened.keys() == mean.tensors.keys()
+        for tensor, values in mean.tensors.items():
+            assert opened[tensor].dtype == values.dtype
+            assert opened[tensor].shape == values.shape
+            assert opened[tensor].tobytes() == values.tobytes()
+
+
+def test_it_imports_nothing_of_ours():
+    imported = set()
+    for node in ast.walk(ast.parse(CLIENT.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name):
+            assert node.id not in ("__import__", "exec", "eval")
+    assert imported - sys.stdlib_module_names == ALLOWED
+    assert not imported & {"importlib", "runpy", "subprocess", "pkgutil"}
+
+
+def test_every_function_names_the_section_that_it_follows():
+    headings = {name.split("/")[1]: set(re.findall(r"^#+ (.*)$", text, re.MULTILINE)) for name, text in PAGES.items()}
+    named = {page: set() for page in headings}
+    for node in ast.walk(ast.parse(CLIENT.read_text())):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name in HELPERS:
+            continue
+        found = re.match(r"(FORMAT\.md|PROTOCOL\.md): (.+)", ast.get_docstring(node) or "")
+        assert found, node.name
+        followed = {heading for heading in headings[found[1]] if found[2].startswith(heading)}
+        assert followed, (node.name, found[2])
+        named[found[1]] |= followed
+    # What it does not need: others' documents, and how versions go on.
+    left = headings["FORMAT.md"] - named["FORMAT.md"]
+    assert left == {"Bytes of he-agg", "Evidence", "Transcript", "Versions"}
+
+
+@pytest.mark.parametrize("name", ["hospital-a", "hospital-b"])
+def test_it_reads_files_under_a_passphrase_and_opens_bundles(tmp_path, name):
+    """hospital-a has the hybrid suite, hospital-b the small one."""
+    ours, passphrase = dealing.world(), "Zwölf Boxkämpfer"
+    dealing.site(name).save(tmp_path / "identity", passphrase)
+    ours.key.save(tmp_path / "keystore", passphrase)
+    identity = client.Identity(tmp_path / "identity", passphrase)
+    assert identity.fingerprint == dealing.site(name).fingerprint
+    rosters = client.Rosters(ours.roster.encode())
+    for key in (
+        client.GroupKey.from_keystore(tmp_path / "keystore", passphrase),
+        client.GroupKey.from_bundle(ours.bundle.encode(), rosters, identity),
+    ):
+        assert (key.key_id, key.mac_key, key.plan.id) == (ours.key.key_id, ours.key.mac_key, ours.plan.plan_id)
+    with pytest.raises(InvalidTag):
+        client.Identity(tmp_path / "identity", "zwölf boxkämpfer")
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_its_tags_refuse_another_sum(tmp_path, rng, name):
+    GroupKey.create(plan_of(name)).save(tmp_path / "keystore")
+    key = client.GroupKey.from_keystore(tmp_path / "keystore")
+    plan, round_id = key.plan, f"{name}.1.1"
+    tags, manifests, total = client.Tags(key, round_id), [], None
+    moduli = [np.uint64(plan.modulus(i)) for i in range(len(plan.sections))]
+    for site in ("a", "b"):
+        sections = [
+            rng.integers(0, int(q), s["residues"], np.uint64) for q, s in zip(moduli, plan.sections, strict=True)
+        ]
+        manifests.append({"site": site, "nonce": "ab" * 16, "tags": tags.of(sections, site, "ab" * 16)})
+        total = sections if total is None else [(x + y) % q for x, y, q in zip(total, sections, moduli, strict=True)]
+    tags.check_sum(total, manifests)
+    for residues, q in zip(total, moduli, strict=True):
+        place = rng.integers(residues.size)
+        residues[place] = (residues[place] + np.uint64(1)) % q
+        with pytest.raises(client.RefusedError, match="tags"):
+            tags.check_sum(total, manifests)
+        residues[place] = (residues[place] + q - np.uint64(1)) % q
+    with pytest.raises(client.RefusedError, match="tags"):
+        tags.check_sum(total, manifests[:1])
