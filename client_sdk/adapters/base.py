@@ -2,12 +2,15 @@
 
 An adapter splits a model's state in two. *Shared* tensors are averaged; *local* state stays at the site: what `exclude`
 names (personal layers, FedBN), and integers such as BatchNorm's `num_batches_tracked`, whose mean means nothing.
+
+Some shared tensors are *statistics*, such as BatchNorm's running mean: no gradient moves them, so no server-side
+optimizer may. Those among them that are *variances* are never negative.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeVar
 
@@ -17,11 +20,26 @@ from numpy.typing import NDArray
 from he_agg.errors import ConfigError, InputError, PlanError, Reason
 from he_agg.plan.layout import Layout, TensorSpec
 
-__all__ = ["Adapter", "Patterns", "Tensors", "bounds", "missing_extra", "numeric", "same_layout"]
+__all__ = [
+    "Adapter",
+    "Patterns",
+    "Tensors",
+    "bounds",
+    "floored",
+    "is_variance",
+    "missing_extra",
+    "numeric",
+    "same_layout",
+]
 
 M = TypeVar("M")
 Tensors = dict[str, NDArray[Any]]
 Patterns = str | Iterable[str]
+
+_VARIANCES = frozenset({"running_var", "moving_variance", "moving_var", "var", "variance"})
+_STATISTICS = _VARIANCES | {"running_mean", "moving_mean", "moving_average", "mean"}
+_COLLECTION = "batch_stats"
+"""What PyTorch, Keras, Flax and Haiku call them: the last word of a name, or Flax's collection."""
 
 
 class Adapter(ABC, Generic[M]):
@@ -30,11 +48,20 @@ class Adapter(ABC, Generic[M]):
     Args:
         include: fnmatch patterns of the tensors that are averaged.
         exclude: patterns of those that are not, although included: they stay local.
+        statistics: patterns of tensors that no gradient moves, besides those that are known by their names.
+        variances: patterns of those statistics that are never negative, likewise.
     """
 
-    def __init__(self, include: Patterns = "*", exclude: Patterns = ()) -> None:
-        self._include = (include,) if isinstance(include, str) else tuple(include)
-        self._exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    def __init__(
+        self,
+        include: Patterns = "*",
+        exclude: Patterns = (),
+        *,
+        statistics: Patterns | None = None,
+        variances: Patterns = (),
+    ) -> None:
+        self._include, self._exclude, self._variances = _patterns(include), _patterns(exclude), _patterns(variances)
+        self._statistics = None if statistics is None else _patterns(statistics)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(include={self._include}, exclude={self._exclude})"
@@ -47,17 +74,33 @@ class Adapter(ABC, Generic[M]):
     def write(self, model: M, tensors: Mapping[str, NDArray[Any]]) -> M:
         """Write some of the state back, dtypes of the model kept. Returns the model, or a new one for pytrees."""
 
-    def statistics(self, model: M) -> frozenset[str]:  # noqa: ARG002 - for adapters that know some
-        """Name shared tensors that no gradient moves (running means); server-side optimizers leave them alone."""
-        return frozenset()
+    def statistics(self, model: M) -> frozenset[str]:
+        """Name shared tensors that no gradient moves; server-side optimizers leave them alone."""
+        told = (*(self._statistics or ()), *self._variances)
+        return frozenset(name for name in self.tensors(model) if _last(name) in _STATISTICS or _fits(name, told))
+
+    def variances(self, model: M) -> frozenset[str]:
+        """Name those statistics that are never negative; a mean of them is, by half a grid step or by noise."""
+        names = self.statistics(model)
+        return frozenset(name for name in names if is_variance(name) or _fits(name, self._variances))
+
+    def check_statistics(self, model: M) -> None:
+        """Refuse a model whose tensors have numbers for names, where nobody has said which of them are statistics."""
+        names = self.tensors(model)
+        if self._statistics is None and not self._variances and all(name.isdecimal() for name in names):
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"expected to be told which of {len(names)} tensors are statistics (BatchNorm's running mean and "
+                "variance), which a server-side optimizer must not move; their names are only numbers",
+                'statistics=["3", "4"], variances=["4"] by their places in the list; statistics=[] if there are none',
+            )
 
     def is_shared(self, name: str, array: NDArray[Any]) -> bool:
         """Tell whether a tensor is averaged: a float that is included and not excluded."""
-        return (
-            array.dtype.kind == "f"
-            and any(fnmatchcase(name, pattern) for pattern in self._include)
-            and not any(fnmatchcase(name, pattern) for pattern in self._exclude)
-        )
+        return array.dtype.kind == "f" and not self._stays(name)
+
+    def _stays(self, name: str) -> bool:
+        return not _fits(name, self._include) or _fits(name, self._exclude)
 
     def tensors(self, model: M) -> Tensors:
         """Return the shared tensors as copies: float16, float32 or float64 (bfloat16 as float32, exactly)."""
@@ -90,7 +133,7 @@ class Adapter(ABC, Generic[M]):
         mine = self.tensors(model)
         arrays = {name: np.asarray(value) for name, value in tensors.items()}
         same_layout(arrays, mine, "the tensors to load", "the model")
-        return self.write(model, arrays)
+        return self.write(model, floored(arrays, self.variances(model)))
 
     def load_local(self, model: M, tensors: Mapping[str, Any]) -> M:
         """Put back what `local` gave."""
@@ -111,6 +154,30 @@ class Adapter(ABC, Generic[M]):
         """
         tensors = self.tensors(model)
         return Layout.of(tensors, clip=bounds(tensors, clip), weight_cap=weight_cap)
+
+
+def is_variance(name: str) -> bool:
+    """Tell by its name alone whether a tensor is a running variance."""
+    return _last(name) in _VARIANCES
+
+
+def floored(tensors: Mapping[str, NDArray[Any]], variances: Collection[str]) -> Tensors:
+    """Return tensors with no variance below zero."""
+    return {name: np.maximum(array, 0) if name in variances else array for name, array in tensors.items()}
+
+
+def _last(name: str) -> str:
+    """Return the last word of a name; in Flax's collection of statistics "mean", unless it is a variance."""
+    words = name.split(":")[0].replace("/", ".").split(".")
+    return words[-1] if _COLLECTION not in words or words[-1] in _VARIANCES else "mean"
+
+
+def _patterns(patterns: Patterns) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def bounds(names: Iterable[str], clip: float | Mapping[str, float]) -> dict[str, float]:

@@ -3,7 +3,8 @@
 What becomes of a module's `state_dict`:
 
 * float parameters and float buffers (BatchNorm's running mean and variance) are averaged;
-* integers and booleans (`num_batches_tracked`, masks) and extra state stay local;
+* integers and booleans (`num_batches_tracked`, masks) stay local; extra state is the module's own: it is not touched,
+  nor kept in checkpoints;
 * a parameter that occurs under several names (tied weights) travels once, under the first;
 * bfloat16 travels as float32, which holds it exactly, and is rounded back when loaded.
 
@@ -35,28 +36,40 @@ class TorchAdapter(Adapter[torch.nn.Module]):
     Args:
         include: patterns over the names of the `state_dict`.
         copy_from_device: copy tensors of a GPU to the CPU and back, instead of refusing them.
+        names: `statistics` and `variances`, besides float buffers and what is known by its name.
     """
 
-    def __init__(self, include: Patterns = "*", exclude: Patterns = (), *, copy_from_device: bool = False) -> None:
-        super().__init__(include, exclude)
+    def __init__(
+        self, include: Patterns = "*", exclude: Patterns = (), *, copy_from_device: bool = False, **names: Any
+    ) -> None:
+        super().__init__(include, exclude, **names)
         self._copy = copy_from_device
 
     def state(self, model: torch.nn.Module) -> Tensors:
         """Return every tensor of the `state_dict` that is there once."""
-        return {name: self._array(name, tensor) for name, tensor in _own(model).items()}
+        own = _own(model)
+        for name, value in model.state_dict().items():
+            if not isinstance(value, torch.Tensor) and not _is_extra(name) and not self._stays(name):
+                raise InputError(
+                    Reason.WRONG_DTYPE,
+                    f"{name!r}: expected float tensors, got a {type(value).__name__}, as quantized layers pack them",
+                    "federate the float model and quantize afterwards, or exclude it",
+                )
+        return {name: self._array(name, tensor) for name, tensor in own.items()}
 
     def write(self, model: torch.nn.Module, tensors: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
         """Copy arrays into the module's tensors."""
         own = _own(model)
         with torch.no_grad():
             for name, array in tensors.items():
-                own[name].copy_(_tensor(_valid(name, array)))
+                own[name].copy_(_tensor(array))
         return model
 
     def statistics(self, model: torch.nn.Module) -> frozenset[str]:
-        """Return the float buffers."""
+        """Return the float buffers, and what was named."""
         parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        return frozenset(name for name in self.tensors(model) if name not in parameters)
+        buffers = frozenset(name for name in self.tensors(model) if name not in parameters)
+        return buffers | super().statistics(model)
 
     def _array(self, name: str, tensor: torch.Tensor) -> NDArray[Any]:
         check_tensor(name, tensor, self._copy)
@@ -143,6 +156,12 @@ def check_tensor(name: str, tensor: Any, copy_from_device: bool) -> None:
             f"tensor {name!r}: expected real numbers, got {tensor.dtype}",
             "register torch.view_as_real(tensor) as the parameter instead, or exclude it",
         )
+    if tensor.is_inference():
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"tensor {name!r}: expected one that can be written to, it was made in torch.inference_mode()",
+            "build and load the model outside of inference_mode; torch.no_grad() is enough for evaluation",
+        )
 
 
 def _own(model: Any) -> dict[str, torch.Tensor]:
@@ -156,17 +175,17 @@ def _own(model: Any) -> dict[str, torch.Tensor]:
     seen: set[int] = set()
     own = {}
     for name, value in model.state_dict(keep_vars=True).items():
-        if isinstance(value, torch.Tensor) and id(value) not in seen:
+        if isinstance(value, torch.Tensor) and not _is_extra(name) and id(value) not in seen:
             seen.add(id(value))
             own[name] = value
     return own
 
 
+def _is_extra(name: str) -> bool:
+    """Tell whether a name is that of a module's own extra state, which only the module can write back."""
+    return name.rpartition(".")[2] == "_extra_state"
+
+
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
     # A copy of its own: writable and contiguous, whatever came.
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True))
-
-
-def _valid(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Keep zero variances from turning negative: a mean of variances is off by half a grid step."""
-    return np.maximum(array, 0) if name.split(".")[-1] == "running_var" else array

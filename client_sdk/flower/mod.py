@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from client_sdk.adapters.base import missing_extra, same_layout
+from client_sdk.adapters.base import floored, is_variance, missing_extra, same_layout
 from client_sdk.flower.records import RECORD, SUMS, read_record, update_record
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
 from he_agg.codecs import codec_for
@@ -132,7 +132,7 @@ class EncryptedUpdates:
             if spec.name in model:
                 wide = model[spec.name].astype(np.float64) + mean.tensors[spec.name].astype(np.float64)
                 moved[spec.name] = np.asarray(wide.astype(model[spec.name].dtype))  # 0-d sums are no arrays
-        return moved
+        return floored(moved, {name for name in moved if is_variance(name)})
 
     def _encrypted(self, content: Any, model: dict[str, Any], number: int) -> tuple[list[bytes], dict[str, Any]]:
         plan = self._key.plan

@@ -7,6 +7,7 @@ leaves is already private, so it needs no further noise and no trust in the othe
 from __future__ import annotations
 
 import hashlib
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from client_sdk.privacy.mechanism import ORDERS
 from he_agg.errors import ConfigError, Reason
 
 __all__ = ["PrivateTraining", "private_training"]
+
+_made: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+"""By module, a weak reference to what was made around it last: the module's hooks keep that alive, nothing else."""
 
 
 @dataclass
@@ -73,6 +77,8 @@ def private_training(
 ) -> PrivateTraining:
     """Make a PyTorch training loop differentially private for single records.
 
+    Call it in every round anew, inside `fit`: what an earlier call made of the same module ends with that.
+
     Args:
         module: without BatchNorm, whose statistics mix records; GroupNorm and LayerNorm do not.
         optimizer: of the module's parameters.
@@ -83,9 +89,19 @@ def private_training(
             Gaussian: good against statistics, not against an attack on floating point.
 
     Raises:
-        ConfigError: Opacus is not installed, or the module has layers that mix records.
+        ConfigError: Opacus is not installed, the module has layers that mix records, or it is in the hands of another
+            `PrivacyEngine`.
     """
     opacus = _opacus()
+    before = _made.pop(module, lambda: None)()
+    if before is not None:
+        before.to_standard_module()
+    if hasattr(module, "autograd_grad_sample_hooks") or isinstance(module, opacus.GradSampleModule):
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"expected a plain module, got a {type(module).__name__} that a PrivacyEngine has made private already",
+            "hand in the module as it was built; private_training makes it private, once in each round",
+        )
     problems = opacus.validators.ModuleValidator.validate(module, strict=False)
     if problems:
         raise ConfigError(
@@ -101,6 +117,7 @@ def private_training(
         noise_multiplier=noise_multiplier,
         max_grad_norm=clip_norm,
     )
+    _made[module] = weakref.ref(private)
     return PrivateTraining(private, optimizer, loader, noise_multiplier, float(loader.sample_rate))
 
 

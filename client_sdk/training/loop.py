@@ -117,8 +117,10 @@ def train(
     }
     file = Checkpoint(None if checkpoint is None else Path(checkpoint), identity)
     state = _where_it_stands(site, recipe, learner, file)
-    plain = learner.adapter.statistics(model)
-    training = Training(site.plan, recipe, learner, state, plain, stopping, rounds)
+    if not recipe.strategy.is_plain:
+        learner.adapter.check_statistics(model)
+    plain, variances = learner.adapter.statistics(model), learner.adapter.variances(model)
+    training = Training(site.plan, recipe, learner, state, plain, variances, stopping, rounds)
     return _Loop(site, training, file, {"rounding": rounding, "on_overflow": on_overflow}, tuple(hooks)).run()
 
 

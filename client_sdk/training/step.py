@@ -25,6 +25,7 @@ class Training:
 
     Attributes:
         plain: tensors that move by their mean alone.
+        variances: those that are never negative.
     """
 
     plan: Plan
@@ -32,6 +33,7 @@ class Training:
     learner: Learner
     state: State
     plain: frozenset[str] = frozenset()
+    variances: frozenset[str] = frozenset()
     stopping: Stopping | None = None
     limit: int | None = None
 
@@ -88,7 +90,7 @@ class Training:
                 residual = recipe.compression.residual(sent.target, sent.payload, step, common, state.residual)
                 state.residual, state.local = residual, sent.local
             before = state.model
-            state.model, state.strategy = recipe.strategy.step(before, move, state.strategy, self.plain)
+            state.model, state.strategy = recipe.strategy.step(before, move, state.strategy, self.plain, self.variances)
             if self.stopping is not None:
                 state.memory, best, stop = self.stopping.observe(state.memory, metrics, move, before)
                 if best and self.stopping.restore_best:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client_sdk.adapters.base import floored
 from client_sdk.compression.base import Tensors
 from he_agg.errors import InputError, Reason
 
@@ -41,13 +42,24 @@ class FedAvg:
         """Return the state before the first step."""
         return {}
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every tensor moves by its mean, and by nothing else."""
+        return self.lr == 1 and type(self).moves is FedAvg.moves
+
     def step(
-        self, model: Tensors, mean: Mapping[str, NDArray[Any]], state: Tensors, plain: frozenset[str] = frozenset()
+        self,
+        model: Tensors,
+        mean: Mapping[str, NDArray[Any]],
+        state: Tensors,
+        plain: frozenset[str] = frozenset(),
+        variances: frozenset[str] = frozenset(),
     ) -> tuple[Tensors, Tensors]:
         """Return the new global model.
 
         Args:
-            plain: tensors that move by their mean alone, such as running statistics.
+            plain: tensors that move by their mean alone: statistics.
+            variances: tensors that stay above zero.
 
         Returns:
             New model, new state; nothing is changed in place.
@@ -58,7 +70,7 @@ class FedAvg:
         for name, array in model.items():
             new = array.astype(np.float64) + (wide[name] if name in plain else moves[name])
             moved[name] = np.asarray(new.astype(array.dtype))  # the sum of 0-d arrays is no array
-        return moved, state
+        return floored(moved, variances), state
 
     def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
         """Compute by how much each tensor moves, and the new state, all in float64."""

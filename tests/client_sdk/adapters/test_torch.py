@@ -146,6 +146,9 @@ class OnGpu:
     def is_complex(self):
         return False
 
+    def is_inference(self):
+        return False
+
 
 def test_a_module_on_a_gpu_is_refused_unless_asked_for():
     with pytest.raises(InputError, match="'cuda'") as caught:
@@ -167,3 +170,39 @@ def test_another_architecture_is_refused_by_the_first_tensor_that_differs():
 def test_something_else_is_refused():
     with pytest.raises(InputError, match=r"nn\.Module"):
         TorchAdapter().tensors({"w": 1.0})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_packed_layers_are_refused_unless_they_are_excluded():
+    """Dynamic quantization packs weights in a tuple; only scales would be left to average."""
+    model = torch.ao.nn.quantized.dynamic.Linear(3, 2)
+    both = nn.Sequential(nn.Linear(2, 3), model)
+    assert "quantize afterwards" in refusal(both).hint
+    assert list(TorchAdapter(exclude="1.*").tensors(both)) == ["0.weight", "0.bias"]
+
+
+class Remembers(nn.Linear):
+    """A layer with extra state, a float tensor."""
+
+    memory = 5.0
+
+    def get_extra_state(self):
+        return torch.tensor([self.memory])
+
+    def set_extra_state(self, state):
+        self.memory = float(state[0])
+
+
+def test_extra_state_is_the_modules_own():
+    model, adapter = nn.Sequential(Remembers(2, 1)), TorchAdapter()
+    assert list(adapter.tensors(model)) == ["0.weight", "0.bias"]
+    assert not adapter.local(model)
+    model[0].memory = 7.0
+    adapter.load_local(adapter.load(model, adapter.tensors(model)), adapter.local(model))
+    assert model[0].memory == 7
+
+
+def test_tensors_of_inference_mode_are_refused_when_they_are_read():
+    with torch.inference_mode():
+        model = nn.Linear(2, 2)
+    assert "outside of inference_mode" in refusal(model).hint

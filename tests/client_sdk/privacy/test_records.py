@@ -60,3 +60,34 @@ def test_layers_that_mix_records_are_refused():
     with pytest.raises(ConfigError, match="keep records apart") as caught:
         loop(layers=[torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)])
     assert "GroupNorm" in caught.value.hint
+
+
+def test_a_module_is_made_private_in_every_round_anew():
+    """As `fit` does it: the same module each time; the privacy of one round does not leak into the next one's code."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 3)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    names = list(module.state_dict())
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=10)
+    for _ in range(4):
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        private = privacy.private_training(module, optimizer, data, noise_multiplier=1.0, clip_norm=1.0)
+        before = module[0].weight.detach().clone()
+        for (rows,) in private.loader:
+            private.optimizer.zero_grad()
+            private.module(rows).square().sum().backward()
+            private.optimizer.step()
+        assert not torch.equal(before, module[0].weight)
+        assert list(module.state_dict()) == names
+
+
+def test_a_module_in_the_hands_of_another_engine_is_refused():
+    import opacus
+
+    module = torch.nn.Sequential(torch.nn.Linear(3, 1))
+    wrapped = opacus.GradSampleModule(module)
+    for taken in (module, wrapped):
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4, 3)), batch_size=2)
+        with pytest.raises(ConfigError, match="PrivacyEngine"):
+            privacy.private_training(taken, optimizer, loader, noise_multiplier=1.0, clip_norm=1.0)
