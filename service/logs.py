@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 import traceback
+from http import HTTPStatus
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -104,7 +105,14 @@ class RequestLog:
                 **ids_in(scope.get("path_params", {})),
                 **notes,
             }
-            log(logging.ERROR if failure else logging.INFO, "request", error=failure, **fields)
+            log(_level(status, failure), "request", error=failure, **fields)
+
+
+def _level(status: int, failure: Exception | None) -> int:
+    """Choose how loud a request's line is: an operator has to act on a full disk, not on what a site got wrong."""
+    if failure is not None:
+        return logging.ERROR
+    return logging.WARNING if status == HTTPStatus.INSUFFICIENT_STORAGE else logging.INFO
 
 
 async def _passing_failpoints(message: Message, send: Send) -> None:

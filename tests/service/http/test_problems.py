@@ -114,14 +114,19 @@ def test_an_unexpected_failure_tells_nothing_and_logs_where(app, caplog):
     ],
     ids=repr,
 )
-def test_trouble_of_the_machine(app, error, status, reason, retry_after):
+def test_trouble_of_the_machine(app, caplog, error, status, reason, retry_after):
+    """Only what an operator has to see to is louder than what a site got wrong."""
+
     def fail(*_):
         raise error
 
+    caplog.set_level("INFO", "he_agg.service")
     (answer,) = ask(app, "/v1/submissions/x", newest_roster=fail)
     assert (answer.status_code, answer.json()["reason"]) == (status, reason)
     assert answer.headers.get("Retry-After") == retry_after
     assert "secret" not in answer.text
+    line = next(record for record in caplog.records if record.getMessage() == "request")
+    assert line.levelname == {507: "WARNING", 503: "INFO", 500: "ERROR"}[status]
 
 
 def test_an_error_of_the_client_side_is_a_failure_here(app):
