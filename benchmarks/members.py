@@ -17,6 +17,7 @@ from he_agg.documents.roster import Member, Receiving, Role, Roster, majority
 from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack
+from he_agg.mac import tag_count
 from he_agg.plan.sections import Part
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, known_digest_field, sign_request
 from he_agg.protocol.wire import encode_part
@@ -56,7 +57,7 @@ def sign_manifest(
 ) -> Signed[Manifest]:
     """What a site announces. The tags prove nothing: no sum is opened here."""
     name, key = member
-    tags = tuple((0,) for _ in plan.public.sections)
+    tags = tuple((0,) * tag_count(section) for section in plan.public.sections)
     nonce = secrets.token_hex(16)
     manifest = Manifest(round_id, 1, KEY_ID, plan.plan_id, name, nonce, tuple(digests), tags, roster, previous)
     return Signed.make(manifest, key)

@@ -11,6 +11,7 @@ from typing import ClassVar
 from he_agg import canonical
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
+from he_agg.mac import tag_count
 from he_agg.plan.plan import PublicPlan
 
 __all__ = ["MAX_MANIFEST_BYTES", "Manifest", "Tags"]
@@ -112,7 +113,7 @@ class Manifest:
         """Refuse a manifest that is for something else than it should be.
 
         Raises:
-            WireError: another plan, round, epoch, key or site, or another number of parts. Says which.
+            WireError: another plan, round, epoch, key or site, or another number of parts or tags. Says which.
         """
         for what, reason, expected, got in (
             ("plan", Reason.PLAN_MISMATCH, plan.plan_id, self.plan_id),
@@ -126,6 +127,11 @@ class Manifest:
             if expected != got:
                 raise WireError(reason, f"manifest, {what}: expected {expected[:63]}, got {got[:63]}")
         for section, tags in zip(plan.sections, self.tags, strict=True):
+            if len(tags) != tag_count(section):
+                raise WireError(
+                    Reason.BAD_FIELD,
+                    f"manifest, tags of section {section.name}: expected {tag_count(section)}, got {len(tags)}",
+                )
             if not all(0 <= tag < section.modulus for tag in tags):
                 raise WireError(Reason.BAD_FIELD, f"manifest, tags of section {section.name}: one is not below q")
 

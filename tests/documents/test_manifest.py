@@ -16,6 +16,7 @@ from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
+from he_agg.mac import tag_count
 from he_agg.protocol.messages import CurrentRound, SubmissionStatus, read
 from tests.support.documents import KEYS, encoded, parsed
 from tests.support.federation import plan_of
@@ -31,7 +32,7 @@ MANIFEST = Manifest(
     site="hospital-a",
     nonce="0f" * 16,
     part_digests=("11" * 32, "22" * 32, "33" * 32),
-    tags=tuple((0, section.modulus - 1) for section in PLAN.sections),
+    tags=tuple((*[0] * (tag_count(section) - 1), section.modulus - 1) for section in PLAN.sections),
     roster="66" * 32,
     previous="77" * 32,
 )
@@ -157,7 +158,9 @@ def test_tags_that_are_none(tags):
         ({"site": "hospital-b"}, Reason.FORBIDDEN),
         ({"part_digests": ("11" * 32,)}, Reason.BAD_FIELD),
         ({"tags": ()}, Reason.BAD_FIELD),
-        ({"tags": ((PLAN.sections[0].modulus,),)}, Reason.BAD_FIELD),
+        ({"tags": ((),)}, Reason.BAD_FIELD),
+        ({"tags": ((*MANIFEST.tags[0], 0),)}, Reason.BAD_FIELD),
+        ({"tags": ((PLAN.sections[0].modulus, *MANIFEST.tags[0][1:]),)}, Reason.BAD_FIELD),
     ],
 )
 def test_a_manifest_for_something_else_is_refused(change, reason):

@@ -13,6 +13,7 @@ from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.transcript import encode_header
 from he_agg.ids import RoundId
+from he_agg.mac import tag_count
 from he_agg.plan.plan import PublicPlan
 from he_agg.signing import SigningKey
 from tests.support.trust import AGGREGATOR, Consortium
@@ -100,7 +101,7 @@ class History:
                 site=site,
                 nonce=digest_of(f"{site}.{number}.{attempt}")[:32],
                 part_digests=tuple(digest_of(f"{site}.{number}.{attempt}.{p.number}") for p in self.plan.places),
-                tags=tuple((1, section.modulus - 1) for section in self.plan.sections),
+                tags=tuple((1, *(section.modulus - 1,) * (tag_count(section) - 1)) for section in self.plan.sections),
                 **common,
             )
             key = (keys or {}).get(site) or self.people.identities[site].signing_key

@@ -31,6 +31,7 @@ from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, unpack
+from he_agg.mac import tag_count
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
 from he_agg.protocol.http_signatures import RequestHead, digest_field, manifest_field, sign_request
 from he_agg.protocol.messages import Receipt
@@ -125,7 +126,10 @@ def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_ho
         "site": site,
         "nonce": random.bytes(16).hex(),
         "part_digests": tuple(hashlib.sha256(part).hexdigest() for part in parts),
-        "tags": tuple((seed % section.modulus, section.modulus - 1) for section in plan.public.sections),
+        "tags": tuple(
+            (*[seed % section.modulus] * (tag_count(section) - 1), section.modulus - 1)
+            for section in plan.public.sections
+        ),
     }
     fields |= {"roster": roster_of(plan.public.federation), "previous": previous_of(fields["round_id"])}
     signer = changed.pop("signer", None) or identity_of(site)
