@@ -20,6 +20,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from client_sdk.agreed import settle
 from client_sdk.analytics.integers import decode, encode, encoded_size
 from client_sdk.federated import Federated
 from he_agg.errors import InputError, PlanError, ProtocolError, Reason
@@ -56,6 +57,10 @@ class Analysis(ABC, Generic[D, S, R]):
     summed are members of a `NamedTuple`: `fields` has each one's layout, a contribution a site's numbers, and `fold`
     gets their sums.
     """
+
+    def __post_init__(self) -> None:
+        """Bring the parameters into their one form."""
+        settle(self)
 
     @property
     @abstractmethod

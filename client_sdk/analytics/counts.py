@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import OneRound
-from client_sdk.analytics.checks import MAX_ROWS, check_rows, finite, matrix, refuse
+from client_sdk.analytics.checks import MAX_ROWS, check_rows
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
+from client_sdk.columns import column, labels, refuse
 from he_agg.errors import InputError, Reason
 
 __all__ = ["CountResult", "Counts", "Histogram", "HistogramResult", "codes_of"]
@@ -60,8 +61,13 @@ class Counts(OneRound[CountResult]):
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
-        for name, labels in self.categories.items():
-            if not labels or len(set(labels)) != len(labels):
+        super().__post_init__()
+        if not isinstance(self.categories, Mapping):
+            raise refuse('Counts: expected categories by variable, such as {"sex": ["f", "m"]}')
+        for name, known in self.categories.items():
+            if not isinstance(known, tuple) or not all(isinstance(label, str | int | float) for label in known):
+                raise refuse(f"Counts: variable {name!r}: expected a list of text or numbers as categories")
+            if not known or len(set(known)) != len(known):
                 raise refuse(f"Counts: variable {name!r}: expected different categories, at least one")
         if not self.categories:
             raise refuse("Counts: expected at least one variable")
@@ -69,7 +75,7 @@ class Counts(OneRound[CountResult]):
     @property
     def fields(self) -> Cells[Field]:
         """The table of counts."""
-        return Cells(Field(tuple(len(labels) for labels in self.categories.values()), self.max_rows))
+        return Cells(Field(tuple(len(known) for known in self.categories.values()), self.max_rows))
 
     def prepared(self, *data: Any) -> Cells[NDArray[np.int64]]:
         """Return the site's table.
@@ -79,7 +85,7 @@ class Counts(OneRound[CountResult]):
         """
         if len(data) != len(self.categories):
             raise refuse(f"Counts: expected {len(self.categories)} sequences of labels, got {len(data)}")
-        columns = [codes_of(labels, known, name) for (name, known), labels in zip(self.categories.items(), data)]  # noqa: B905
+        columns = [codes_of(own, known, name) for (name, known), own in zip(self.categories.items(), data)]  # noqa: B905
         if len({len(column) for column in columns}) != 1:
             raise refuse("Counts: expected sequences of the same length")
         check_rows(len(columns[0]), self.max_rows)
@@ -101,15 +107,17 @@ class HistogramResult:
     Attributes:
         counts: exact; masked where suppressed. Shape: (len(edges) - 1,)
         edges: as asked.
-        below: values under the first edge.
-        above: values over the last edge.
+        below: how many values are under the first edge; masked where suppressed.
+        above: how many are over the last one.
+        n: values of all sites together.
         n_sites: how many sites are in it.
     """
 
     counts: NDArray[Any]
     edges: NDArray[np.float64]
-    below: int
-    above: int
+    below: Any
+    above: Any
+    n: int
     n_sites: int
 
 
@@ -130,10 +138,9 @@ class Histogram(OneRound[HistogramResult]):
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
-        edges = np.asarray(self.edges, dtype=np.float64)
-        if edges.ndim != 1 or edges.size < 2 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
-            raise refuse("Histogram: expected at least two ascending finite edges")
-        object.__setattr__(self, "edges", tuple(edges.tolist()))
+        super().__post_init__()
+        if np.ndim(self.edges) != 1 or len(self.edges) < 2 or not (np.diff(self.edges) > 0).all():
+            raise refuse("Histogram: expected at least two ascending edges")
 
     @property
     def fields(self) -> Cells[Field]:
@@ -143,8 +150,7 @@ class Histogram(OneRound[HistogramResult]):
     def prepared(self, *data: Any) -> Cells[NDArray[np.int64]]:
         """Return the site's histogram."""
         (values,) = data
-        flat = matrix(np.ravel(values), 1)[:, 0]
-        finite(flat, "values")
+        flat = column(values)
         check_rows(flat.size, self.max_rows)
         edges = np.asarray(self.edges)
         slots = np.searchsorted(edges, flat, side="right")
@@ -153,22 +159,27 @@ class Histogram(OneRound[HistogramResult]):
 
     def result(self, sums: Cells[NDArray[np.int64]], n_sites: int) -> HistogramResult:
         """Return all sites' histogram."""
-        counts = sums.counts
-        shown = self.small_cells.applied(counts[1:-1], "histogram")
-        return HistogramResult(shown, np.asarray(self.edges), int(counts[0]), int(counts[-1]), n_sites)
+        shown = self.small_cells.applied(sums.counts, "histogram")
+        n = int(sums.counts.sum())
+        return HistogramResult(shown[1:-1], np.asarray(self.edges), shown[0], shown[-1], n, n_sites)
 
 
-def codes_of(labels: Any, known: Sequence[str | int], name: str) -> NDArray[np.int64]:
+def codes_of(values: Any, known: Sequence[str | int], name: str) -> NDArray[np.int64]:
     """Number labels by their place among the agreed categories."""
     index = {label: i for i, label in enumerate(known)}
-    codes = np.empty(len(labels), dtype=np.int64)
-    for row, label in enumerate(labels):
-        plain = label.item() if isinstance(label, np.generic) else label
-        if plain not in index:
-            raise InputError(
-                Reason.BAD_ARGUMENT,
-                f"variable {name!r}, row {row}: expected one of the {len(known)} agreed categories, got another one",
-                "agree on all categories that occur, for instance with one 'other', and map your own to them",
-            )
-        codes[row] = index[plain]
+    own = labels(values, name)
+    try:
+        found = [index.get(label, -1) for label in own]
+    except TypeError as error:
+        raise InputError(
+            Reason.WRONG_DTYPE, f"variable {name!r}: expected text or whole numbers as labels, got something else"
+        ) from error
+    codes = np.array(found, dtype=np.int64)
+    if (codes < 0).any():
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"variable {name!r}: expected one of the {len(known)} agreed categories, got another one in "
+            f"{int((codes < 0).sum())} rows, the first at position {int((codes < 0).argmax())}",
+            "agree on all categories that occur, for instance with one 'other', and map your own to them",
+        )
     return codes

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import Analysis, Finished
-from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
+from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
 from client_sdk.analytics.integers import Field
-from client_sdk.analytics.moments import exact_dot
+from client_sdk.analytics.moments import exact_dot, exact_sum
 from client_sdk.analytics.small_cells import SmallCells
+from client_sdk.columns import refuse, table
 
 __all__ = ["KMeans", "KMeansResult"]
 
@@ -51,6 +53,8 @@ class KMeansResult:
         inertia: sum of squared distances to the centers, of the last assignment. Units: squared values.
         steps: Lloyd's steps.
         converged: whether the last step changed nothing.
+        n: rows of all sites together.
+        n_sites: how many sites are in it.
     """
 
     centers: NDArray[np.float64]
@@ -58,6 +62,8 @@ class KMeansResult:
     inertia: float
     steps: int
     converged: bool
+    n: int
+    n_sites: int
 
     def labels(self, rows: Any) -> NDArray[np.intp]:
         """Return the cluster of each row of one's own data.
@@ -65,7 +71,7 @@ class KMeansResult:
         Args:
             rows: Shape: (rows, columns)
         """
-        return _nearest(np.ascontiguousarray(rows, dtype=np.float64), self.centers)
+        return _nearest(table(rows, self.centers.shape[1], "rows"), self.centers)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.clusters, self.columns, self.starts, self.max_steps) < 1:
             raise refuse("KMeans: expected at least one cluster, column, start and step")
         if self.initial is not None and np.shape(self.initial) != (self.clusters, self.columns):
@@ -123,7 +130,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
     def prepared(self, *data: Any) -> NDArray[np.int64]:
         """Return grid numbers of the site's rows."""
         (values,) = data
-        rows = self.grid.integers(matrix(values, self.columns))
+        rows = self.grid.integers(table(values, self.columns))
         check_rows(len(rows), self.max_rows)
         return rows
 
@@ -135,29 +142,31 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
 
     def contribution(self, state: KMeansState, data: NDArray[np.int64]) -> ClusterSums[NDArray[Any]]:
         """Return rows and their sums per cluster of each start; before the seeds, of all rows in the first one."""
-        counts, totals, squares = (np.zeros(field.shape, dtype=np.int64) for field in self.fields)
+        counts = np.zeros(self.fields.counts.shape, dtype=np.int64)
+        totals = np.zeros(self.fields.sums.shape, dtype=object)
         for start in range(counts.shape[0]):
             if state.centers is None:
                 labels = np.zeros(len(data), dtype=np.intp)
             else:
                 labels = _nearest(data.astype(np.float64), state.centers[start])
             counts[start] = np.bincount(labels, minlength=self.clusters)
-            np.add.at(totals[start], labels, data)
+            for cluster in np.flatnonzero(counts[start]):
+                totals[start, cluster] = [exact_sum(column) for column in data[labels == cluster].T]
         exact = [exact_dot(column, column) for column in np.ascontiguousarray(data.T)]
-        return ClusterSums(counts, totals, np.array(exact, dtype=object).reshape(squares.shape))
+        return ClusterSums(counts, totals, np.array(exact, dtype=object).reshape(self.columns))
 
     def fold(
         self,
         state: KMeansState,
         sums: ClusterSums[NDArray[Any]],
-        n_sites: int,  # noqa: ARG002
+        n_sites: int,
     ) -> KMeansState | Finished[KMeansResult]:
         """Move the centers to the means of their rows; an empty cluster stays where it is."""
         counts = sums.counts.astype(np.float64)[:, :, None]
         totals = sums.sums.astype(np.float64)
         squares = sum(int(square) for square in sums.squares)
         if state.centers is None:
-            return KMeansState(1, self._seeds(int(sums.counts[0, 0]), totals[0, 0], sums.squares))
+            return KMeansState(1, self._seeds(int(sums.counts[0, 0]), sums.sums[0, 0], sums.squares))
         centers = np.where(counts > 0, totals / np.maximum(counts, 1), state.centers)
         converged = bool(np.array_equal(centers, state.centers))
         steps = state.step + (self.initial is not None)
@@ -171,25 +180,28 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
         # The center of a cluster of one is a patient's row: it goes with its count.
         mask = np.ma.getmaskarray(shown)
         means = np.where(mask[:, None], np.nan, centers[best][order] * self.grid.step)
-        return Finished(KMeansResult(means, shown, inertia, steps, converged))
+        n = int(sums.counts[best].sum())
+        return Finished(KMeansResult(means, shown, inertia, steps, converged, n, n_sites))
 
-    def _seeds(self, n: int, totals: NDArray[np.float64], squares: Any) -> NDArray[np.float64]:
+    def _seeds(self, n: int, totals: Any, squares: Any) -> NDArray[np.float64]:
         if n < self.clusters:
             raise refuse(f"KMeans: expected at least {self.clusters} rows, all sites together have {n}")
-        mean = totals / n
-        spread = np.sqrt(np.maximum(np.array([int(square) / n for square in squares]) - mean * mean, 0.0))
+        mean = np.array([int(total) / n for total in totals])
+        # In whole numbers: nothing cancels, however far the values are from 0.
+        spreads = [(n * int(square) - int(total) ** 2) / n**2 for square, total in zip(squares, totals, strict=True)]
+        spread = np.sqrt(np.array(spreads))
         # A public choice that every site repeats, not a secret and not noise.
         draws = np.random.default_rng(self.seed).standard_normal((self.starts, self.clusters, self.columns))
         return np.asarray(mean + spread * draws)
 
     @staticmethod
     def _inertia(squares: int, counts: NDArray[np.int64], totals: Any) -> float:
-        """Sum of squares less the clusters' own: exact up to one rounding per cluster."""
-        within = float(squares)
+        """Sum of squares less the clusters' own: a fraction of whole numbers, rounded once."""
+        within = Fraction(squares)
         for n, total in zip(counts, totals, strict=True):
             if n:
-                within -= sum(int(value) ** 2 for value in total) / int(n)
-        return within
+                within -= Fraction(sum(int(value) ** 2 for value in total), int(n))
+        return float(within)
 
 
 def _nearest(rows: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.intp]:

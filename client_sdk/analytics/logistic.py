@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import Analysis, Finished
-from client_sdk.analytics.checks import MAX_ROWS, check_rows, finite, matrix, refuse
+from client_sdk.analytics.checks import MAX_ROWS, check_rows
 from client_sdk.analytics.chi_square import normal_tail
 from client_sdk.analytics.integers import Field
+from client_sdk.columns import flags, refuse, table
 from he_agg.errors import InputError, Reason
 
 __all__ = ["LogisticRegression", "LogisticResult"]
@@ -72,6 +73,7 @@ class LogisticResult:
         loss: mean negative log likelihood, without penalty.
         n: rows of all sites together.
         steps: rounds it took.
+        n_sites: how many sites are in it.
     """
 
     intercept: float
@@ -81,6 +83,7 @@ class LogisticResult:
     loss: float
     n: int
     steps: int
+    n_sites: int
 
     def probability(self, rows: Any) -> NDArray[np.float64]:
         """Return the probability of the outcome for one's own rows.
@@ -88,7 +91,7 @@ class LogisticResult:
         Args:
             rows: Shape: (rows, features)
         """
-        return _sigmoid(np.asarray(rows, dtype=np.float64) @ self.coefficients + self.intercept)
+        return _sigmoid(table(rows, self.coefficients.size, "rows") @ self.coefficients + self.intercept)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.features < 1 or not 0 < self.feature_bound < 2**30 or self.l2 < 0:
             raise refuse("LogisticRegression: expected at least one feature, a bound below 2^30 and l2 >= 0")
 
@@ -142,17 +146,14 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
             data: features, shape (rows, features), and outcomes 0 or 1, shape (rows,).
         """
         features, outcomes = data
-        rows = matrix(features, self.features, "features")
-        finite(rows, "features")
+        rows = table(features, self.features, "features")
         if rows.size and np.abs(rows).max() > self.feature_bound:
             raise InputError(
                 Reason.BEYOND_CLIP,
                 f"features: expected absolute values up to {self.feature_bound:g}, got one beyond it",
                 "scale the columns by constants that all sites agree on, or agree on a larger feature_bound",
             )
-        y = np.asarray(outcomes)
-        if y.shape != (len(rows),) or not np.isin(y, (0, 1)).all():
-            raise refuse(f"outcomes: expected {len(rows)} values out of 0 and 1, got {y.dtype} {y.shape}")
+        y = flags(outcomes, "outcomes", len(rows))
         check_rows(len(rows), self.max_rows)
         return LogisticData(np.column_stack([np.ones(len(rows)), rows]), y.astype(np.float64))
 
@@ -180,7 +181,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         self,
         state: LogisticState,
         sums: NewtonSums[NDArray[Any]],
-        n_sites: int,  # noqa: ARG002
+        n_sites: int,
     ) -> LogisticState | Finished[LogisticResult]:
         """Take a Newton step, or half of the last one if the loss rose, or return the fit."""
         n = int(sums.n)
@@ -209,7 +210,8 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
             errors = np.sqrt(np.diag(inverse))
             p_values = np.array([normal_tail(z) for z in beta / errors])
             mean_loss = raw_loss / n
-            return Finished(LogisticResult(float(beta[0]), beta[1:], errors, p_values, mean_loss, n, state.step + 1))
+            fit = LogisticResult(float(beta[0]), beta[1:], errors, p_values, mean_loss, n, state.step + 1, n_sites)
+            return Finished(fit)
         return LogisticState(self._next(state), beta, state.beta, loss)
 
     def _next(self, state: LogisticState) -> int:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import OneRound
-from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
+from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
 from client_sdk.analytics.integers import Field
+from client_sdk.columns import Missing, refuse, table
 from he_agg.errors import InputError, Reason
 
 __all__ = ["MomentResult", "MomentSums", "Moments"]
@@ -63,17 +64,17 @@ class Moments(OneRound[MomentResult]):
     Attributes:
         grids: one grid per column.
         covariance: whether to sum products of columns too; missing values are then refused.
-        missing: what NaN is: "refuse", or "skip" to leave it out of its own column.
+        missing: what becomes of missing values: "refuse", or "skip" to leave it out of its own column.
         max_rows: most rows of a site.
     """
 
     grids: tuple[Grid, ...]
     covariance: bool = False
-    missing: str = "refuse"
+    missing: Missing = "refuse"
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grids", tuple(self.grids))
+        super().__post_init__()
         if not self.grids:
             raise refuse("Moments: expected at least one column")
         if self.missing not in ("refuse", "skip") or (self.covariance and self.missing == "skip"):
@@ -98,13 +99,13 @@ class Moments(OneRound[MomentResult]):
             data: one array of values. Shape: (rows, columns)
         """
         (values,) = data
-        array = matrix(values, len(self.grids))
+        array = table(values, len(self.grids), missing=self.missing)
         check_rows(len(array), self.max_rows)
         d = len(self.grids)
-        present = ~np.isnan(array) if self.missing == "skip" else np.ones(array.shape, dtype=bool)
+        present = ~np.isnan(array)
         columns = [grid.integers(array[present[:, j], j], f"column {j}") for j, grid in enumerate(self.grids)]
         n = np.array([column.size for column in columns], dtype=np.int64)
-        s1 = np.array([int(column.sum()) for column in columns], dtype=object)
+        s1 = np.array([exact_sum(column) for column in columns], dtype=object)
         pairs = [(i, j) for i in range(d) for j in range(i, d)] if self.covariance else [(j, j) for j in range(d)]
         s2 = np.array([exact_dot(columns[i], columns[j]) for i, j in pairs], dtype=object)
         return MomentSums(n, s1, s2)
@@ -135,6 +136,11 @@ def _quotient(n: int, a: int, b: int, product: int) -> float:
 
 
 _BLOCK = 2**11
+
+
+def exact_sum(values: NDArray[np.int64]) -> int:
+    """Sum as Python's integer, of numbers below 2^52 however many: int64 would wrap around in silence."""
+    return sum(int(values[i : i + _BLOCK].sum()) for i in range(0, values.size, _BLOCK))
 
 
 def exact_dot(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:

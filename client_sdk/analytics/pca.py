@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import Analysis, Finished, OneRound
-from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
+from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
 from client_sdk.analytics.integers import Field
-from client_sdk.analytics.moments import Moments, MomentSums, exact_dot
+from client_sdk.analytics.moments import Moments, MomentSums, exact_dot, exact_sum
+from client_sdk.columns import refuse, table
 
 __all__ = ["PCA", "PCAResult", "PowerPCA"]
 
@@ -33,6 +34,7 @@ class PCAResult:
         mean: of the columns. Shape: (columns,)
         n: rows of all sites together.
         steps: rounds it took.
+        n_sites: how many sites are in it.
     """
 
     components: NDArray[np.float64]
@@ -41,6 +43,7 @@ class PCAResult:
     mean: NDArray[np.float64]
     n: int
     steps: int
+    n_sites: int
 
     def scores(self, rows: Any) -> NDArray[np.float64]:
         """Return one's own rows along the components.
@@ -50,7 +53,7 @@ class PCAResult:
 
         Shape: (rows, kept)
         """
-        return np.asarray((np.asarray(rows, dtype=np.float64) - self.mean) @ self.components.T)
+        return np.asarray((table(rows, self.mean.size, "rows") - self.mean) @ self.components.T)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class PCA(OneRound[PCAResult]):
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grids", tuple(self.grids))
+        super().__post_init__()
         if not 1 <= self.kept <= len(self.grids):
             raise refuse(f"PCA: expected 1 to {len(self.grids)} components, got {self.kept}")
 
@@ -96,7 +99,7 @@ class PCA(OneRound[PCAResult]):
             raise refuse(f"PCA: expected at least two rows, all sites together have {n}")
         values, vectors = np.linalg.eigh(moments.covariance)
         total = float(np.trace(moments.covariance))
-        return _result(values, vectors, self.kept, total, moments.mean, n, 1)
+        return _result(values, vectors, self.kept, total, moments.mean, n, 1, n_sites)
 
 
 class PowerSums(NamedTuple, Generic[T]):
@@ -159,6 +162,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.kept <= self.columns:
             raise refuse(f"PowerPCA: expected 1 to {self.columns} components, got {self.kept}")
 
@@ -178,7 +182,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
     def prepared(self, *data: Any) -> NDArray[np.int64]:
         """Return grid numbers of the site's rows."""
         (values,) = data
-        rows = self.grid.integers(matrix(values, self.columns))
+        rows = self.grid.integers(table(values, self.columns))
         check_rows(len(rows), self.max_rows)
         return rows
 
@@ -194,7 +198,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
             squares = [exact_dot(column, column) for column in np.ascontiguousarray(data.T)]
             return zero._replace(
                 n=np.array(len(data)),
-                sums=data.sum(axis=0),
+                sums=np.array([exact_sum(column) for column in data.T], dtype=object).reshape(self.columns),
                 squares=np.array(squares, dtype=object).reshape(self.columns),
             )
         centred = data - state.mean
@@ -209,7 +213,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         self,
         state: PowerState,
         sums: PowerSums[NDArray[Any]],
-        n_sites: int,  # noqa: ARG002
+        n_sites: int,
     ) -> PowerState | Finished[PCAResult]:
         """Return the next basis, or the components."""
         n = int(sums.n)
@@ -232,7 +236,16 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
             vectors = state.basis @ turns
             area = step * step
             return Finished(
-                _result(values * area, vectors, self.kept, state.total * area, state.mean * step, n, state.step + 1)
+                _result(
+                    values * area,
+                    vectors,
+                    self.kept,
+                    state.total * area,
+                    state.mean * step,
+                    n,
+                    state.step + 1,
+                    n_sites,
+                )
             )
         return PowerState(state.step + 1, n, state.mean, state.total, moved, values[::-1].copy())
 
@@ -252,10 +265,12 @@ def _result(
     mean: NDArray[np.float64],
     n: int,
     steps: int,
+    n_sites: int,
 ) -> PCAResult:
     order = np.argsort(values)[::-1][:kept]
     components = vectors[:, order].T.copy()
     signs = np.sign(components[np.arange(len(order)), np.abs(components).argmax(axis=1)])
     components *= signs[:, None]
-    variances = values[order]
-    return PCAResult(components, variances, variances / total if total else variances * np.nan, mean, n, steps)
+    variances = np.maximum(values[order], 0.0)
+    explained = variances / total if total else variances * np.nan
+    return PCAResult(components, variances, explained, mean, n, steps, n_sites)

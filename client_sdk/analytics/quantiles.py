@@ -10,13 +10,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import Analysis, Finished
-from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
+from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
 from client_sdk.analytics.integers import Field
+from client_sdk.columns import column, refuse
 
 __all__ = ["QuantileResult", "Quantiles"]
 
-Intervals = tuple[tuple[int, int, int], ...]
-"""Per quantile: first grid point that it can be, one past the last, and how many values are below the first."""
+
+class Interval(NamedTuple):
+    """Where a quantile must lie.
+
+    Attributes:
+        low: first grid point that it can be.
+        end: one past the last.
+        below: how many values are below the first.
+        stopped: whether the search ends here, because the parts have too few values.
+    """
+
+    low: int
+    end: int
+    below: int
+    stopped: bool
+
+
+class QuantileState(NamedTuple):
+    """What is public between steps: how many are folded, and an interval for each quantile."""
+
+    step: int
+    intervals: tuple[Interval, ...]
 
 
 T = TypeVar("T")
@@ -39,6 +60,7 @@ class QuantileResult:
         high: the same grid point as `low`, or the last one of that interval.
         n: values of all sites together.
         steps: how many rounds it took.
+        n_sites: how many sites are in it.
     """
 
     probabilities: tuple[float, ...]
@@ -46,24 +68,25 @@ class QuantileResult:
     high: NDArray[np.float64]
     n: int
     steps: int
+    n_sites: int
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """The quantiles; the middle of the interval where the search stopped early."""
-        return np.where(self.low == self.high, self.low, (self.low + self.high) / 2)
+        """The quantiles; NaN where the search stopped early: then `low` and `high` are all that is known."""
+        return np.where(self.low == self.high, self.low, np.nan)
 
 
 @dataclass(frozen=True)
-class Quantiles(Analysis[NDArray[np.int64], "tuple[int, int, Intervals]", QuantileResult]):
+class Quantiles(Analysis[NDArray[np.int64], QuantileState, QuantileResult]):
     """Quantiles to the resolution of a grid: `numpy.quantile(..., method="inverted_cdf")` of the pooled values.
 
     Each round counts the values in `bins` equal parts of the interval in which a quantile must lie, then goes on in
     the right one: after ``log(points) / log(bins)`` rounds one grid point is left.
 
     **Every hospital learns** these counts. A quantile to full resolution is some patient's value (the median patient's,
-    say), and the last counts are of few patients: with `stop_below` the search ends at the last interval that holds at
-    least so many values, and the result says which interval that is. Since the outermost quantiles are single patients
-    anyway, ask for 0.05 and 0.95 rather than for 0 and 1.
+    say), and the last counts are of few patients: with `stop_below` the search goes into no part with fewer values, and
+    the result is the shortest run of parts around the quantile that holds at least so many. Since the outermost
+    quantiles are single patients anyway, ask for 0.05 and 0.95 rather than for 0 and 1.
 
     Attributes:
         grid: range and resolution.
@@ -80,7 +103,7 @@ class Quantiles(Analysis[NDArray[np.int64], "tuple[int, int, Intervals]", Quanti
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "probabilities", tuple(float(p) for p in self.probabilities))
+        super().__post_init__()
         if not self.probabilities or not all(0 <= p <= 1 for p in self.probabilities) or self.bins < 2:
             raise refuse("Quantiles: expected probabilities from 0 to 1 and at least two bins")
 
@@ -92,53 +115,65 @@ class Quantiles(Analysis[NDArray[np.int64], "tuple[int, int, Intervals]", Quanti
     def prepared(self, *data: Any) -> NDArray[np.int64]:
         """Return grid numbers of the site's values, ascending."""
         (values,) = data
-        flat = matrix(np.ravel(values), 1)[:, 0]
+        flat = column(values)
         check_rows(flat.size, self.max_rows)
         return np.sort(self.grid.integers(flat))
 
-    def start(self) -> tuple[int, int, Intervals]:
+    def start(self) -> QuantileState:
         """Return a state in which every quantile may be anywhere."""
-        return 0, 0, tuple((self.grid.first, self.grid.last + 1, 0) for _ in self.probabilities)
+        anywhere = Interval(self.grid.first, self.grid.last + 1, 0, False)
+        return QuantileState(0, (anywhere,) * len(self.probabilities))
 
-    def contribution(self, state: tuple[int, int, Intervals], data: NDArray[np.int64]) -> BinCounts[NDArray[Any]]:
-        """Return the site's counts in each quantile's bins."""
-        counts = [np.diff(np.searchsorted(data, self._edges(low, high), side="left")) for low, high, _ in state[2]]
-        return BinCounts(np.array(counts, dtype=np.int64), np.array(data.size))
+    def contribution(self, state: QuantileState, data: NDArray[np.int64]) -> BinCounts[NDArray[Any]]:
+        """Return the site's counts in each quantile's bins; none where the search is over."""
+        counts = np.zeros(self.fields.counts.shape, dtype=np.int64)
+        for row, interval in zip(counts, state.intervals, strict=True):
+            if not _is_over(interval):
+                row[:] = np.diff(np.searchsorted(data, self._edges(interval), side="left"))
+        return BinCounts(counts, np.array(data.size))
 
     def fold(
-        self,
-        state: tuple[int, int, Intervals],
-        sums: BinCounts[NDArray[Any]],
-        n_sites: int,  # noqa: ARG002
-    ) -> tuple[int, int, Intervals] | Finished[QuantileResult]:
+        self, state: QuantileState, sums: BinCounts[NDArray[Any]], n_sites: int
+    ) -> QuantileState | Finished[QuantileResult]:
         """Return narrower intervals, or the quantiles."""
-        step, _, intervals = state
         n = int(sums.n)
         if n == 0:
             raise refuse("Quantiles: expected values, the sites have none")
-        after = []
-        for p, interval, counts in zip(self.probabilities, intervals, sums.counts, strict=True):
-            after.append(self._narrowed(p, interval, counts, n))
-        if all(new == old or new[1] - new[0] <= 1 for new, old in zip(after, intervals, strict=True)):
-            low = np.array([first for first, _, _ in after]) * self.grid.step
-            high = np.array([end - 1 for _, end, _ in after]) * self.grid.step
-            return Finished(QuantileResult(self.probabilities, low, high, n, step + 1))
-        return step + 1, n, tuple(after)
+        known = zip(self.probabilities, state.intervals, sums.counts, strict=True)
+        after = tuple(self._narrowed(p, interval, counts, n) for p, interval, counts in known)
+        if not all(_is_over(interval) for interval in after):
+            return QuantileState(state.step + 1, after)
+        low = np.array([interval.low for interval in after]) * self.grid.step
+        high = np.array([interval.end - 1 for interval in after]) * self.grid.step
+        return Finished(QuantileResult(self.probabilities, low, high, n, state.step + 1, n_sites))
 
-    def _edges(self, low: int, high: int) -> NDArray[np.int64]:
-        width = -(-(high - low) // self.bins)
-        return np.minimum(low + width * np.arange(self.bins + 1, dtype=np.int64), high)
+    def _edges(self, interval: Interval) -> NDArray[np.int64]:
+        width = -(-(interval.end - interval.low) // self.bins)
+        return np.minimum(interval.low + width * np.arange(self.bins + 1, dtype=np.int64), interval.end)
 
-    def _narrowed(
-        self, p: float, interval: tuple[int, int, int], counts: NDArray[np.int64], n: int
-    ) -> tuple[int, int, int]:
-        low, high, below = interval
-        if high - low <= 1:
+    def _narrowed(self, p: float, interval: Interval, counts: NDArray[np.int64], n: int) -> Interval:
+        if _is_over(interval):
             return interval
         rank = max(math.ceil(n * p - 1), 0)  # as NumPy rounds it
-        reached = below + np.cumsum(counts)
-        chosen = int(np.searchsorted(reached, rank, side="right"))
-        if int(counts[chosen]) < self.stop_below:
-            return interval
-        edges = self._edges(low, high)
-        return int(edges[chosen]), int(edges[chosen + 1]), int(reached[chosen] - counts[chosen])
+        before = interval.below + np.concatenate([[0], np.cumsum(counts)])
+        chosen = int(np.searchsorted(before[1:], rank, side="right"))
+        first, end = self._run(before, chosen)
+        edges = self._edges(interval)
+        return Interval(int(edges[first]), int(edges[end]), int(before[first]), end - first > 1)
+
+    def _run(self, before: NDArray[np.int64], chosen: int) -> tuple[int, int]:
+        """Find the shortest run of bins around the chosen one with enough values; all of them if there are too few.
+
+        Args:
+            before: how many values are below each edge.
+        """
+        runs = []
+        for first in range(chosen, -1, -1):
+            end = max(chosen + 1, int(np.searchsorted(before, before[first] + self.stop_below, side="left")))
+            if end < len(before):
+                runs.append((first, end))
+        return min(runs, key=lambda run: run[1] - run[0], default=(0, len(before) - 1))
+
+
+def _is_over(interval: Interval) -> bool:
+    return interval.stopped or interval.end - interval.low <= 1

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.checks import refuse
+from client_sdk.agreed import settle
+from client_sdk.columns import refuse
 
 __all__ = ["SmallCellWarning", "SmallCells"]
 
@@ -36,6 +37,7 @@ class SmallCells:
     action: Literal["warn", "suppress"] = "warn"
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.below < 1 or self.action not in ("warn", "suppress"):
             raise refuse(f"SmallCells: expected below >= 1 and action 'warn' or 'suppress', got {self}")
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import OneRound
-from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows, matrix, refuse
+from client_sdk.analytics.checks import MAX_ROWS, check_rows, steps_down, steps_up
 from client_sdk.analytics.chi_square import chi_square_tail
 from client_sdk.analytics.counts import codes_of
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
+from client_sdk.columns import column, flags, position, refuse
+from he_agg.errors import InputError, Reason
 
 __all__ = ["Curve", "KaplanMeier", "LogRank", "SurvivalResult"]
 
@@ -32,32 +34,57 @@ class Exits(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class Curve:
-    """The Kaplan-Meier curve of one group: a step function that falls at `times`.
+    """The Kaplan-Meier curve of one group: a step function that falls at `times`. Without patients there is none.
+
+    What happened in (t - step, t] is counted at t. If nobody left without the event within a step (or if the step is
+    the one in which times were recorded), the curve at each grid point is that of the exact times; otherwise that one
+    lies between `lowest` and `survival` there.
 
     Attributes:
+        step: of the grid. Units: those of the times.
+        horizon: the last grid point; nothing is known after it.
         times: at which somebody had the event or left. Units: those of the grid.
         events: how many had the event. Shape: (times,)
         censored: how many left without. Shape: (times,)
         at_risk: how many were there just before. Shape: (times,)
         survival: the curve from each time on. Shape: (times,)
+        lowest: the least that the curve of the exact times can be: as if all who left without the event within a step
+            had left before the step's events. Shape: (times,)
         variance: Greenwood's, of `survival`. Shape: (times,)
     """
 
+    step: float
+    horizon: float
     times: NDArray[np.float64]
     events: NDArray[np.int64]
     censored: NDArray[np.int64]
     at_risk: NDArray[np.int64]
     survival: NDArray[np.float64]
+    lowest: NDArray[np.float64]
     variance: NDArray[np.float64]
 
+    @property
+    def n(self) -> int:
+        """How many patients the group has."""
+        return int(self.at_risk[0]) if self.at_risk.size else 0
+
     def at(self, time: float) -> float:
-        """Return the curve at a time."""
-        index = int(np.searchsorted(self.times, time, side="right"))
+        """Return the curve at the last grid point that is not after a time; NaN after the horizon or without patients.
+
+        The curve of the exact times falls somewhere between two grid points: ask at grid points.
+        """
+        last = int(steps_down(np.asarray(self.horizon), self.step))
+        point = int(steps_down(np.asarray(float(time)), self.step))
+        if not self.n or point < 0 or steps_up(np.asarray(float(time)), self.step) > last:
+            return math.nan
+        index = int(np.searchsorted(steps_up(self.times, self.step), point, side="right"))
         return 1.0 if index == 0 else float(self.survival[index - 1])
 
     @property
     def median(self) -> float:
-        """First time at which at most half survive; infinite if there is none."""
+        """First grid point at which at most half survive; infinite if there is none, NaN without patients."""
+        if not self.n:
+            return math.nan
         reached = np.flatnonzero(self.survival <= 0.5)
         return float(self.times[reached[0]]) if reached.size else math.inf
 
@@ -81,6 +108,8 @@ class Curve:
         What is left over at the end joins the last step. The values at the times that stay are unchanged.
         """
         left = self.events + self.censored
+        if not left.size:
+            return self
         ends: list[int] = []
         run = 0
         for i, count in enumerate(left.tolist()):
@@ -92,26 +121,28 @@ class Curve:
             ends[-1] = len(left) - 1
         keep = np.array(ends or [len(left) - 1], dtype=np.intp)
         starts = np.concatenate([[0], keep[:-1] + 1])
-        return Curve(
-            self.times[keep],
-            np.add.reduceat(self.events, starts),
-            np.add.reduceat(self.censored, starts),
-            self.at_risk[starts],
-            self.survival[keep],
-            self.variance[keep],
+        return replace(
+            self,
+            times=self.times[keep],
+            events=np.add.reduceat(self.events, starts),
+            censored=np.add.reduceat(self.censored, starts),
+            at_risk=self.at_risk[starts],
+            survival=self.survival[keep],
+            lowest=self.lowest[keep],
+            variance=self.variance[keep],
         )
 
 
 @dataclass(frozen=True)
 class LogRank:
-    """The log-rank test: whether the groups have the same hazard.
+    """The log-rank test: whether the groups have the same hazard. On the times as they are on the grid.
 
     Attributes:
         statistic: chi-square distributed with `df` degrees of freedom if they have.
-        df: groups less one.
+        df: one less than the groups that were at risk at some event; the others say nothing and are left out.
         p: the test's p value.
         observed: events per group. Shape: (groups,)
-        expected: events per group if the hazards were equal. Shape: (groups,)
+        expected: events per group if the hazards were equal; 0 for a group that is left out. Shape: (groups,)
     """
 
     statistic: float
@@ -127,12 +158,14 @@ class SurvivalResult:
 
     Attributes:
         curves: by group.
-        log_rank: None with one group, or where no event tells groups apart.
+        log_rank: None where no event tells groups apart, as with one group.
+        n: patients of all sites together.
         n_sites: how many sites are in it.
     """
 
     curves: Mapping[str, Curve]
     log_rank: LogRank | None
+    n: int
     n_sites: int
 
 
@@ -140,8 +173,10 @@ class SurvivalResult:
 class KaplanMeier(OneRound[SurvivalResult]):
     """Kaplan-Meier curves by group, and the log-rank test between groups.
 
-    Times are put on a grid from 0 on that all sites share; with the step in which they were recorded (days) the curves
-    are the pooled ones to the bit, with a coarser one they are those of the coarsened data.
+    Times are put on a grid from 0 on that all sites share: what happens in (t - step, t] belongs to t. With the step in
+    which times were recorded (days) the curves are the pooled ones to the bit. With a coarser one they are exact at
+    grid points where nobody left without the event in between, and otherwise the result says how far they can be off
+    (`Curve.lowest`); the log-rank test is that of the coarsened times.
 
     **Every hospital learns** how many patients of each group had the event, and how many left, at every grid time, over
     all hospitals. At one patient a day that is a list of survival times without names: somebody who knows when a
@@ -150,7 +185,7 @@ class KaplanMeier(OneRound[SurvivalResult]):
 
     Attributes:
         step: of the time grid. Units: those of the times, days for instance.
-        horizon: longest time. Longer ones are censored there.
+        horizon: longest time, put up to the grid. Longer ones are censored there.
         groups: names of the groups; one curve of everybody if there is only one name.
         small_cells: with "suppress" curves are shown so coarse that each step has at least `below` patients.
         max_rows: most patients of a site.
@@ -163,19 +198,22 @@ class KaplanMeier(OneRound[SurvivalResult]):
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.step > 0 or not self.step <= self.horizon <= 2**31 * self.step:
+            raise refuse(f"KaplanMeier: expected 0 < step <= horizon, got step {self.step:g}, horizon {self.horizon:g}")
+        object.__setattr__(self, "horizon", self._last * self.step)
         if not self.groups or len(set(self.groups)) != len(self.groups):
             raise refuse("KaplanMeier: expected different groups, at least one")
-        object.__setattr__(self, "groups", tuple(self.groups))
-        _ = self._grid
 
     @property
-    def _grid(self) -> Grid:
-        return Grid(self.step, 0.0, self.horizon)
+    def _last(self) -> int:
+        """Number of the last grid point."""
+        return int(steps_up(np.asarray(self.horizon), self.step))
 
     @property
     def fields(self) -> Exits[Field]:
         """Events and censored patients per group and grid time."""
-        shape = (len(self.groups), self._grid.last + 1)
+        shape = (len(self.groups), self._last + 1)
         return Exits(events=Field(shape, self.max_rows), censored=Field(shape, self.max_rows))
 
     def prepared(self, *data: Any) -> Exits[NDArray[np.int64]]:
@@ -186,13 +224,19 @@ class KaplanMeier(OneRound[SurvivalResult]):
         """
         if len(data) != (2 if len(self.groups) == 1 else 3):
             raise refuse(f"KaplanMeier: expected times, events{', groups' * (len(self.groups) > 1)}; got {len(data)}")
-        times = matrix(np.ravel(data[0]), 1, "times")[:, 0]
-        happened = np.asarray(data[1])
-        if happened.shape != times.shape or not np.isin(happened, (0, 1)).all():
-            raise refuse("KaplanMeier: expected one event indicator, 0 or 1, per time")
+        times = column(data[0], "times")
+        if (times < 0).any():
+            raise InputError(
+                Reason.BEYOND_CLIP,
+                f"times: expected 0 or later, got {int((times < 0).sum())} before it, the first at position "
+                f"{position(times < 0)}",
+                "look for dates that were swapped",
+            )
+        happened = flags(data[1], "events", times.size)
         check_rows(times.size, self.max_rows)
-        happened = happened.astype(bool) & ~(times > self.horizon)
-        index = self._grid.integers(np.minimum(times, self.horizon), "times")
+        index = steps_up(np.minimum(times, 2 * self.horizon), self.step)  # far beyond is beyond
+        happened &= index <= self._last
+        index = np.minimum(index, self._last)
         groups = (
             codes_of(data[2], self.groups, "group") if len(self.groups) > 1 else np.zeros(times.size, dtype=np.int64)
         )
@@ -210,32 +254,34 @@ class KaplanMeier(OneRound[SurvivalResult]):
         times: NDArray[np.float64] = np.arange(events.shape[1], dtype=np.float64) * self.step
         curves = {}
         for i, group in enumerate(self.groups):
-            curve = _curve(times, events[i], censored[i], at_risk[i])
+            curve = _curve(self, times, events[i], censored[i], at_risk[i])
             if curve.times.size:
                 self.small_cells.applied(curve.events + curve.censored, f"patients leaving, group {group}")
             curves[group] = curve.coarsened(self.small_cells.below) if self.small_cells.action == "suppress" else curve
-        return SurvivalResult(curves, _log_rank(events, at_risk), n_sites)
+        return SurvivalResult(curves, _log_rank(events, at_risk), int((events + censored).sum()), n_sites)
 
 
 def _curve(
-    times: NDArray[np.float64], events: NDArray[np.int64], censored: NDArray[np.int64], at_risk: NDArray[np.int64]
+    asked: KaplanMeier,
+    times: NDArray[np.float64],
+    events: NDArray[np.int64],
+    censored: NDArray[np.int64],
+    at_risk: NDArray[np.int64],
 ) -> Curve:
     seen = events + censored > 0
     d, n = events[seen], at_risk[seen]
     survival = np.asarray(np.cumprod(1.0 - d / n), dtype=np.float64)
+    lowest = np.asarray(np.cumprod(1.0 - d / np.maximum(n - censored[seen], 1)), dtype=np.float64)
     # Where all who are left have the event, the curve is 0 and so is its variance.
     last = d == n
     with np.errstate(divide="ignore"):
         terms = np.where(last, 0.0, d / (n * np.where(last, 1, n - d)))
     variance: NDArray[np.float64] = survival**2 * np.cumsum(terms)
-    return Curve(times[seen], d, censored[seen], n, survival, variance)
+    return Curve(asked.step, asked.horizon, times[seen], d, censored[seen], n, survival, lowest, variance)
 
 
 def _log_rank(events: NDArray[np.int64], at_risk: NDArray[np.int64]) -> LogRank | None:
-    df = len(events) - 1
     total, everybody = events.sum(axis=0), at_risk.sum(axis=0)
-    if df == 0:
-        return None
     seen = total > 0
     d, n = total[seen].astype(np.float64), everybody[seen].astype(np.float64)
     share = at_risk[:, seen] / n
@@ -243,8 +289,11 @@ def _log_rank(events: NDArray[np.int64], at_risk: NDArray[np.int64]) -> LogRank 
     factor = d * (n - d) / np.maximum(n - 1, 1)
     covariance = np.diag((share * factor).sum(axis=1)) - (share * factor) @ share.T
     observed = events.sum(axis=1)
-    difference = (observed - expected)[:df]
-    if np.linalg.matrix_rank(covariance[:df, :df]) < df:
+    told = np.flatnonzero(at_risk[:, seen].any(axis=1))
+    df = len(told) - 1
+    among = np.ix_(told[:-1], told[:-1])
+    if df < 1 or np.linalg.matrix_rank(covariance[among]) < df:
         return None
-    statistic = float(difference @ np.linalg.solve(covariance[:df, :df], difference))
+    difference = (observed - expected)[told[:-1]]
+    statistic = float(difference @ np.linalg.solve(covariance[among], difference))
     return LogRank(statistic, df, chi_square_tail(max(statistic, 0.0), df), observed, expected)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client_sdk.columns import classes, column, flags, table
 from client_sdk.training.agreement import sums_of
 from he_agg.errors import InputError, PlanError, Reason
 from he_agg.plan.fixedpoint import Mean
@@ -36,6 +37,10 @@ Counts = dict[str, NDArray[np.int64]]
 Metrics = dict[str, Any]
 
 PREFIX = "he-agg/metrics/"
+_MEAN_LOSS = "MeanLoss takes (mean loss of the site's patients, how many they are)"
+_NEARLY = 2.0**-6
+"""Probabilities in half precision add up to 1 no better than this."""
+
 MAX_COUNT = 2**40
 LOSS_UNIT = 2.0**-10
 """Losses are summed as integers of this unit. The sum over a site's patients is rounded once."""
@@ -71,8 +76,13 @@ class MeanLoss(Evaluation):
 
     def count(self, result: Any) -> Counts:
         """Return loss times patients, in units."""
-        loss, n = result
-        return {"loss": _loss_units(float(loss) * n), "n": np.array(int(n), dtype=np.int64)}
+        loss, n = (float(column([v], "evaluate: mean loss and patients", "skip")[0]) for v in _pair(result, _MEAN_LOSS))
+        if n < 0 or n != int(n):
+            raise InputError(
+                Reason.BAD_ARGUMENT, "evaluate: expected a whole number of patients, got something else", _MEAN_LOSS
+            )
+        total = loss * n if n else 0.0  # the mean of nobody is NaN, and no loss
+        return {"loss": _loss_units(total), "n": np.array(int(n), dtype=np.int64)}
 
     def metrics(self, sums: Counts) -> Metrics:
         """Return `loss` and `n`."""
@@ -102,24 +112,15 @@ class BinaryScores(Evaluation):
 
     def count(self, result: Any) -> Counts:
         """Count the scores in histograms, and the log loss."""
-        truth, score = (np.asarray(values, dtype=np.float64).reshape(-1) for values in result)
-        if truth.shape != score.shape or not np.isin(truth, (0, 1)).all():
-            raise InputError(
-                Reason.BAD_ARGUMENT,
-                "evaluate: expected labels 0 and 1 and as many probabilities, got something else",
-                "BinaryScores takes (y_true, probability of class 1), both of shape (n,)",
-            )
-        if not ((score >= 0) & (score <= 1)).all():
-            raise InputError(
-                Reason.NON_FINITE,
-                "evaluate: expected probabilities of 0 to 1, got others or NaN",
-                "apply the sigmoid to logits; if they are NaN the model has diverged: lower the learning rate",
-            )
+        y, scores = _pair(result, "BinaryScores takes (y_true, probability of class 1), both of shape (n,)")
+        score = column(scores, "evaluate: the probabilities", "skip")
+        truth = flags(y, "evaluate: y_true", score.size)
+        _check_probabilities(score, "apply the sigmoid to logits")
         where = np.minimum((score * self.bins).astype(np.int64), self.bins - 1)
-        sure = np.clip(np.where(truth == 1, score, 1 - score), 1e-12, 1)
+        sure = np.clip(np.where(truth, score, 1 - score), 1e-12, 1)
         return {
-            "negative": np.bincount(where[truth == 0], minlength=self.bins).astype(np.int64),
-            "positive": np.bincount(where[truth == 1], minlength=self.bins).astype(np.int64),
+            "negative": np.bincount(where[~truth], minlength=self.bins).astype(np.int64),
+            "positive": np.bincount(where[truth], minlength=self.bins).astype(np.int64),
             "loss": _loss_units(float(-np.log(sure).sum())),
         }
 
@@ -155,38 +156,43 @@ class ClassCounts(Evaluation):
     classes: int
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of a confusion matrix, and of the loss."""
-        return {"confusion": (self.classes, self.classes), "loss": ()}
+        """Return the shapes of a confusion matrix, of the loss, and of how many patients have one."""
+        return {"confusion": (self.classes, self.classes), "loss": (), "scored": ()}
 
     def count(self, result: Any) -> Counts:
         """Count who was taken for what, and the log loss if probabilities came."""
-        truth, predicted = np.asarray(result[0]).reshape(-1), np.asarray(result[1])
-        loss = 0.0
-        if predicted.ndim == 2:
-            if not np.isfinite(predicted).all():
+        y, scores = _pair(result, "ClassCounts takes (y_true, predicted classes or probabilities)")
+        truth = classes(y, "evaluate: y_true", self.classes)
+        shape = np.shape(scores)
+        if len(shape) == 2 and shape[1] > 1:
+            score = table(scores, self.classes, "evaluate: the probabilities", "skip")
+            _check_probabilities(score, "apply softmax to logits")
+            predicted = classes(score.argmax(axis=1), "evaluate: the predictions", self.classes, truth.size)
+            if (np.abs(score.sum(axis=1) - 1) > _NEARLY).any():
                 raise InputError(
-                    Reason.NON_FINITE,
-                    "evaluate: expected finite probabilities, got NaN",
-                    "the model has diverged: lower the learning rate",
+                    Reason.BAD_ARGUMENT,
+                    "evaluate: expected probabilities that add up to 1 in each row, got others",
+                    "apply softmax to logits; several labels at once are several BinaryScores",
                 )
-            loss = float(-np.log(np.clip(predicted[np.arange(len(truth)), truth.astype(int)], 1e-12, 1)).sum())
-            predicted = predicted.argmax(axis=1)
-        both = np.concatenate([truth, predicted]) if truth.shape == predicted.shape else np.array([-1])
-        if both.size and (both.min() < 0 or both.max() >= self.classes or (both != both.astype(int)).any()):
-            raise InputError(
-                Reason.BAD_ARGUMENT,
-                f"evaluate: expected classes 0..{self.classes - 1} and as many predictions, got something else",
-                "number the classes the same way at every site",
-            )
+            sure, scored = np.clip(score[np.arange(truth.size), truth], 1e-12, 1), truth.size
+            loss = float(-np.log(sure).sum())
+        else:
+            predicted, loss, scored = classes(scores, "evaluate: the predictions", self.classes, truth.size), 0.0, 0
         confusion = np.zeros((self.classes, self.classes), dtype=np.int64)
-        np.add.at(confusion, (truth.astype(int), predicted.astype(int)), 1)
-        return {"confusion": confusion, "loss": _loss_units(loss)}
+        np.add.at(confusion, (truth, predicted), 1)
+        return {"confusion": confusion, "loss": _loss_units(loss), "scored": np.array(scored, dtype=np.int64)}
 
     def metrics(self, sums: Counts) -> Metrics:
-        """Return `loss`, `n`, `accuracy`, `recall` of each class and `confusion` (rows: truth)."""
+        """Return `loss`, `n`, `accuracy`, `recall` of each class and `confusion` (rows: truth).
+
+        The loss is NaN unless all sites gave probabilities.
+        """
         table = [[int(c) for c in row] for row in sums["confusion"]]
         total, right = sum(map(sum, table)), sum(table[i][i] for i in range(self.classes))
-        return _loss({"loss": sums["loss"], "n": np.array(total)}) | {
+        loss = _loss({"loss": sums["loss"], "n": np.array(total)})
+        if int(sums["scored"]) != total:
+            loss["loss"] = math.nan  # of some patients only, or of none
+        return loss | {
             "accuracy": _ratio(right, total),
             "recall": [_ratio(table[i][i], sum(table[i])) for i in range(self.classes)],
             "confusion": table,
@@ -240,6 +246,27 @@ def summed_counts(plan: Plan, mean: Mean, evaluation: Evaluation) -> Counts:
         total = sum((power * part for power, part in zip(powers, parts, strict=True)), np.zeros(shape, dtype=object))
         found[name] = np.asarray(total).astype(np.int64)
     return found
+
+
+def _pair(result: Any, hint: str) -> tuple[Any, Any]:
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise InputError(
+            Reason.BAD_ARGUMENT, f"evaluate: expected two things, got {type(result).__name__}", f"return both: {hint}"
+        )
+    return result[0], result[1]
+
+
+def _check_probabilities(score: NDArray[np.float64], hint: str) -> None:
+    if np.isnan(score).any():
+        raise InputError(
+            Reason.NON_FINITE,
+            f"evaluate: expected a probability for every patient, got {int(np.isnan(score).sum())} NaN or missing",
+            "if the model gives NaN it has diverged: lower the learning rate",
+        )
+    if not ((score >= 0) & (score <= 1)).all():
+        raise InputError(
+            Reason.BAD_ARGUMENT, "evaluate: expected probabilities of 0 to 1, got others", f"{hint} before scoring"
+        )
 
 
 def _loss_units(total: float) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from fractions import Fraction
 
@@ -82,7 +83,7 @@ def test_moments_skip_missing_values_column_by_column(rng):
     assert np.array_equal(result.n, (~np.isnan(values)).sum(axis=0))
     assert np.allclose(result.mean, np.nanmean(values, axis=0), rtol=1e-15)
     assert np.allclose(result.variance, np.nanvar(values, axis=0, ddof=1), rtol=1e-14)
-    with pytest.raises(InputError, match="finite"):
+    with pytest.raises(InputError, match="in every row"):
         analytics.dry_run(analytics.Moments(grids), [(values,)])
     empty = analytics.dry_run(analytics.Moments(grids, missing="skip"), [(np.full((3, 2), np.nan),)])
     assert np.isnan(empty.mean).all()
@@ -145,7 +146,9 @@ def test_kmeans_does_not_depend_on_how_rows_are_split(seed):
     rows = rng.normal(0, 30, (90, 3))
     question = analytics.KMeans(4, analytics.Grid(0.5, -300, 300), 3, seed=seed, small_cells=analytics.SmallCells(1))
     pooled = analytics.dry_run(question, [(rows,)])
-    assert bits(analytics.dry_run(question, shares_of(rng, rows))) == bits(pooled)
+    split_up = analytics.dry_run(question, shares_of(rng, rows))
+    assert (split_up.n_sites, pooled.n_sites) == (3, 1)
+    assert bits(dataclasses.replace(split_up, n_sites=1)) == bits(pooled)
     assert pooled.counts.sum() == 90
 
 
@@ -276,3 +279,82 @@ def test_separated_outcomes_are_explained():
         analytics.dry_run(analytics.LogisticRegression(1), [(x, (x[:, 0] > 0).astype(int))])
     assert "l2" in caught.value.hint
     analytics.dry_run(analytics.LogisticRegression(1, l2=0.1), [(x, (x[:, 0] > 0).astype(int))])
+
+
+@pytest.mark.parametrize(
+    ("days", "step", "at"),
+    [
+        ([100, 120, 130, 200, 300], 90, {0: 1.0, 90: 1.0, 180: 0.4, 270: 0.2, 360: 0.0}),
+        ([3, 10, 14], 30, {0: 1.0, 30: 0}),
+    ],
+)
+def test_on_a_coarse_grid_nobody_dies_before_it_happened(days, step, at):
+    curve = analytics.dry_run(analytics.KaplanMeier(step, 360), [(days, [1] * len(days))]).curves["all"]
+    assert {time: curve.at(time) for time in at} == pytest.approx(at)
+    assert np.array_equal(curve.lowest, curve.survival)  # nobody left without the event
+
+
+def test_steps_that_no_float_holds_are_the_same_grid():
+    """Ten tenths are 1.0000000000000002 in one order of adding and 0.9999999999999999 in another."""
+    question = analytics.KaplanMeier(0.1, 1)
+    tenths = [0.1 + 0.2, 0.3, 0.7 - 0.4, 1.1 - 0.8]
+    curve = analytics.dry_run(question, [(tenths, [1] * 4)]).curves["all"]
+    assert curve.events.tolist() == [4]
+    assert (curve.at(0.2), curve.at(0.3), curve.at(0.1 + 0.2)) == (1.0, 0.0, 0.0)
+
+
+def test_after_the_horizon_nothing_is_known():
+    curve = analytics.dry_run(analytics.KaplanMeier(7, 30), [([3, 36, 500], [1, 1, 0])]).curves["all"]
+    assert curve.horizon == 35  # put up to the grid
+    assert curve.at(35) == pytest.approx(2 / 3)
+    assert np.isnan(curve.at(36))
+    assert np.isnan(curve.at(-1))
+
+
+def test_a_group_without_patients_leaves_the_test_to_the_others(rng):
+    days, died, arm = rng.integers(1, 60, 90), rng.random(90) < 0.6, rng.choice(["a", "b"], 90)
+    two = analytics.dry_run(analytics.KaplanMeier(1, 60, ["a", "b"]), shares_of(rng, days, died, arm))
+    asked = analytics.KaplanMeier(1, 60, ["a", "nobody", "b"], analytics.SmallCells(5, "suppress"))
+    three = analytics.dry_run(asked, shares_of(rng, days, died, arm))
+    assert (three.log_rank.df, two.log_rank.df) == (1, 1)
+    assert three.log_rank.statistic == pytest.approx(two.log_rank.statistic, rel=1e-12)
+    assert np.isnan(three.curves["nobody"].at(10))
+    assert np.isnan(three.curves["nobody"].median)
+    assert (three.curves["nobody"].n, three.n, three.curves["a"].n) == (0, 90, (arm == "a").sum())
+
+
+def test_a_search_that_stops_at_once_gives_a_short_interval_and_no_value():
+    question = analytics.Quantiles(analytics.Grid(1, -100, 100), (0.5,), stop_below=5)
+    result = analytics.dry_run(question, [(np.arange(20),)])
+    assert np.isnan(result.values).all()
+    assert result.low[0] <= 9 <= result.high[0] <= result.low[0] + 8
+    few = analytics.dry_run(question, [([3, 4],)])  # too few for any interval
+    assert (few.low[0], few.high[0]) == (-100, 100)
+
+
+def test_values_at_the_bounds_of_a_grid_are_within_it():
+    """45 / 10 and 205 / 10 are halves, which round to even."""
+    grid = analytics.Grid(10, 45, 205)
+    assert grid.integers(np.array([45.0, 205.0])).tolist() == [grid.first, grid.last]
+    for step in (10, 3, 0.1, 0.3, 7):
+        for low in range(-50, 50, 3):
+            bounds = np.array([low / 2, low / 2 + 31.5])
+            grid = analytics.Grid(step, *bounds)
+            assert grid.integers(bounds).tolist() == [grid.first, grid.last]
+
+
+def test_sums_beyond_63_bits_do_not_wrap_around():
+    rows = np.full((5000, 1), 2.0**51)
+    result = analytics.dry_run(analytics.Moments([analytics.Grid(1, 0, 2**52)]), [(rows,)])
+    assert result.mean.tolist() == [2.0**51]
+    start = ((2.0**51,),)
+    clusters = analytics.dry_run(analytics.KMeans(1, analytics.Grid(1, 0, 2**52), 1, initial=start), [(rows,)])
+    assert clusters.centers.tolist() == [[2.0**51]]
+    assert clusters.inertia == 0.0
+
+
+def test_inertia_far_from_zero_does_not_cancel():
+    rows = 2.0**40 + np.array([[0.0], [1.0], [0.0], [1.0]])
+    loose = analytics.SmallCells(1)
+    question = analytics.KMeans(1, analytics.Grid(1, 0, 2**41), 1, initial=((0.0,),), small_cells=loose)
+    assert analytics.dry_run(question, [(rows,)]).inertia == 1.0

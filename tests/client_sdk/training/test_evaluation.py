@@ -29,7 +29,7 @@ def test_any_counts_at_any_weights_are_summed_exactly(data, sizes):
     sites = data.draw(st.lists(st.tuples(counts, st.integers(1, cap)), min_size=2, max_size=5))
     sent = []
     for values, weight in sites:
-        c = {"confusion": np.array(values).reshape(2, 2), "loss": np.array(values[0])}
+        c = {"confusion": np.array(values).reshape(2, 2), "loss": np.array(values[0]), "scored": np.array(values[1])}
         sent.append((encode_counts(plan, evaluation, c, weight), weight))
     sums = summed_counts(plan, total(plan, sent), evaluation)
     assert sums["confusion"].reshape(-1).tolist() == [sum(v[i] for v, _ in sites) for i in range(4)]
@@ -59,10 +59,20 @@ def test_class_counts_are_a_confusion_matrix(rng):
     assert found["recall"][0] == found["confusion"][0][0] / sum(found["confusion"][0])
 
 
+def test_a_loss_that_not_all_patients_have_is_none():
+    """Classes have no log loss: 0.0 for them would look like the best loss there is."""
+    counts = ClassCounts(2).count(([0, 1], [0, 0]))
+    assert np.isnan(ClassCounts(2).metrics(counts)["loss"])
+    assert ClassCounts(2).metrics(counts)["accuracy"] == 0.5
+    with_loss = ClassCounts(2).count(([0], [[0.5, 0.5]]))
+    assert np.isnan(ClassCounts(2).metrics({name: counts[name] + with_loss[name] for name in counts})["loss"])
+
+
 def test_mean_loss_is_weighted_by_patients():
     counts = [MeanLoss().count((0.5, 10)), MeanLoss().count((1.0, 30))]
     found = MeanLoss().metrics({name: sum(c[name] for c in counts) for name in counts[0]})
     assert found == {"loss": 0.875, "n": 40}
+    assert MeanLoss().metrics(MeanLoss().count((np.nan, 0))) == pytest.approx({"loss": np.nan, "n": 0}, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +85,14 @@ def test_mean_loss_is_weighted_by_patients():
         (ClassCounts(2), ([0, 2], [0, 1])),
         (ClassCounts(2), ([0, 1], [[0.5, np.nan], [0.5, 0.5]])),
         (ClassCounts(2), ([0, 1], [0])),
+        (ClassCounts(3), ([0, 3], [[0.5, 0.25, 0.25]] * 2)),
+        (ClassCounts(3), ([0, 1], [[0.5, 0.5]] * 2)),
+        (ClassCounts(2), ([0, 1], [[3.0, -1.0]] * 2)),  # logits
+        (ClassCounts(2), ([0, 1], [[0.9, 0.9]] * 2)),
+        (ClassCounts(2), [0, 1, 1]),
+        (MeanLoss(), 0.5),
+        (MeanLoss(), (0.5, 2.5)),
+        (MeanLoss(), (0.5, -2)),
     ],
 )
 def test_what_cannot_be_counted_is_refused(evaluation, result):
