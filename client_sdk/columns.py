@@ -53,12 +53,12 @@ def table(values: Any, columns: int, name: str = "values", missing: Missing = "r
 
 
 def column(values: Any, name: str = "values", missing: Missing = "refuse") -> NDArray[np.float64]:
-    """Return one column of numbers. Shape: (rows,)"""
+    """Return one column of numbers."""
     return table(values, 1, name, missing)[:, 0]
 
 
 def flags(values: Any, name: str, rows: int) -> NDArray[np.bool_]:
-    """Return yes or no for so many rows: True and False, or 1 and 0. Shape: (rows,)"""
+    """Return yes or no for so many rows: True and False, or 1 and 0."""
     numbers = column(values, name)
     _check_length(numbers.size, name, rows)
     wrong = (numbers != 0) & (numbers != 1)
@@ -72,7 +72,7 @@ def flags(values: Any, name: str, rows: int) -> NDArray[np.bool_]:
 
 
 def classes(values: Any, name: str, count: int, rows: int | None = None) -> NDArray[np.int64]:
-    """Return classes 0 to `count - 1`, of so many rows if given. Shape: (rows,)"""
+    """Return classes 0 to `count - 1`, of so many rows if given."""
     numbers = column(values, name)
     if rows is not None:
         _check_length(numbers.size, name, rows)

@@ -1,4 +1,4 @@
-"""Where values and times become whole numbers, for every analysis: grids, steps and horizons.
+"""Put values and times on grids, for every analysis: steps, bounds and horizons become whole numbers here.
 
 What enters at all is decided in `client_sdk.columns`.
 """
