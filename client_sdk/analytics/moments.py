@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -68,7 +69,7 @@ class Moments(OneRound[MomentResult]):
         max_rows: most rows of a site.
     """
 
-    grids: tuple[Grid, ...]
+    grids: Sequence[Grid]
     covariance: bool = False
     missing: Missing = "refuse"
     max_rows: int = MAX_ROWS

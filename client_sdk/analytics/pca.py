@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -70,7 +71,7 @@ class PCA(OneRound[PCAResult]):
     """
 
     kept: int
-    grids: tuple[Grid, ...]
+    grids: Sequence[Grid]
     max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ installs none and repeats bit for bit: results are compared with `==`, not with 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Params: TypeAlias = dict[str, NDArray[np.float32]]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Params: TypeAlias = dict[str, Floats]
 
 HIDDEN = (128, 64)
 LAYERS = len(HIDDEN) + 1
@@ -44,7 +45,7 @@ def init_params(n_features: int, seed: int) -> Params:
     return params
 
 
-def _forward(params: Params, features: NDArray[np.float32]) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+def _forward(params: Params, features: NDArray[np.float32]) -> tuple[list[Floats], Floats]:
     """The input of each layer, and the logits."""
     inputs = [features]
     for layer in range(1, LAYERS):

@@ -20,6 +20,7 @@ __all__ = [
     "MAX_BITS",
     "MIN_BITS",
     "Bytes",
+    "Packed",
     "Residues",
     "first_not_below",
     "fold",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from he_agg.kernels.bitpack import packed_bytes, unpack
+from he_agg.kernels.bitpack import Packed, packed_bytes, unpack
 from he_agg.kernels.jit import frozen
 from he_agg.kernels.mac_rows import (
     MAX_ROWS,
@@ -69,7 +69,7 @@ class SectionMac:
             self._gammas.append((columns.shape[0], interleaved(columns.T)))
             columns.fill(0)
 
-    def contribution(self, index: int, packed: bytes | memoryview) -> tuple[int, ...]:
+    def contribution(self, index: int, packed: Packed) -> tuple[int, ...]:
         """Compute what one part adds to the section's tags, before pads.
 
         Args:

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
+from he_agg.kernels.bitpack import Packed
 from he_agg.mac.coefficients import SectionMac
 from he_agg.mac.derivation import Secret
 from he_agg.mac.totals import Tags, TagTotal
@@ -45,7 +46,7 @@ class RoundMac:
         self._tagged: dict[tuple[str, str], Tags] = {}
         self._lock = threading.Lock()
 
-    def part(self, number: int, packed: bytes | memoryview) -> tuple[int, ...]:
+    def part(self, number: int, packed: Packed) -> tuple[int, ...]:
         """Compute what one part adds to its section's tags, before pads. Any thread may; kernels release the GIL.
 
         A residue is not looked at: one that is not below q counts as what it is mod q. Whoever decrypts refuses it.

@@ -18,7 +18,7 @@ def federate(aggregator):
     """Founds a federation for analyses."""
 
     def found(*questions, sites=3, **options):
-        options = {"value_bits": analytics.VALUE_BITS, "name": f"analytics-{next(_numbers)}"} | options
+        options = {"value_bits": analytics.VALUE_BITS, "name": f"analytics-{next(_numbers)}", **options}
         plan = plan_for(analytics.layout_for(*questions), sites, **options)
         return local_federation(plan, sites, aggregator=aggregator)
 

@@ -56,6 +56,7 @@ def test_moments_are_the_correctly_rounded_ones(seed, offset):
     exact_mean = [Fraction(int(values[:, j].sum()), 200) for j in range(3)]
     assert result.mean.tolist() == [float(m) for m in exact_mean]
     assert np.array_equal(result.mean, values.mean(axis=0))
+    assert result.covariance is not None
     for i in range(3):
         for j in range(3):
             exact = sum((int(r[i]) - exact_mean[i]) * (int(r[j]) - exact_mean[j]) for r in values) / 199

@@ -9,7 +9,7 @@ from client_sdk import InputError, Reason, analytics
 
 GRID = analytics.Grid(1, 0, 100)
 
-WRONG = {
+WRONG: dict[str, tuple[analytics.Analysis, tuple, tuple]] = {
     "unknown category": (analytics.Counts({"sex": ["f", "m"]}), (["f", "x7"],), (["f", "m"],)),
     "one variable missing": (analytics.Counts({"a": [1], "b": [1]}), ([1],), ([1], [1])),
     "unequal lengths": (analytics.Counts({"a": [1], "b": [1]}), ([1, 1], [1]), ([1, 1], [1, 1])),
@@ -88,6 +88,11 @@ def test_missing_rows_are_asked_for():
         analytics.dry_run(analytics.KMeans(2, GRID, 1), [([[1.0]],), (np.empty((0, 1)),)])
     with pytest.raises(InputError, match="two rows"):
         analytics.dry_run(analytics.PCA(1, [GRID]), [([[1.0]],)])
+
+
+def test_a_list_of_grids_is_the_same_question_as_a_tuple():
+    assert len({analytics.Moments([GRID, GRID]), analytics.Moments((GRID, GRID))}) == 1
+    assert len({analytics.PCA(1, [GRID, GRID]), analytics.PCA(1, (GRID, GRID))}) == 1
 
 
 def test_an_empty_hospital_changes_nothing(rng):

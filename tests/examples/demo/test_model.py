@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from examples.demo.model import auc, fit_local, init_params, loss_and_gradient, predict, subtract
+from examples.demo.model import Params, auc, fit_local, init_params, loss_and_gradient, predict, subtract
 
 
 def patients(seed: int, n: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def test_it_has_the_size_that_the_documentation_says():
 def test_gradient_agrees_with_finite_differences_in_every_tensor(seed):
     features, died = patients(seed)
     rng = np.random.default_rng(seed)
-    params = {name: tensor.astype(np.float64) for name, tensor in init_params(8, seed).items()}
+    params: Params = {name: tensor.astype(np.float64) for name, tensor in init_params(8, seed).items()}
     for name in params:  # biases away from zero, so that every term counts
         params[name] += 0.1 * rng.standard_normal(params[name].shape)
     _, gradient = loss_and_gradient(params, features, died)
