@@ -118,7 +118,7 @@ def _encrypt(
     plan, key = session.plan, session.key
     # Twice: the parts of the sum will lie beside them.
     yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
-    parts: Iterator[Part] = iter(())
+    parts: Generator[Part] | None = None
     work: _Work | None = None
     try:
         parts = yield from compute(lambda: session.codec.encrypt(values, key, opened.id))
@@ -151,7 +151,7 @@ def _encrypt(
             entry.remove()
         raise
     finally:
-        if isinstance(parts, Generator):
+        if parts is not None:
             parts.close()  # now, not whenever it is collected: a one-time key lives in it
         if work is not None:
             work.close()

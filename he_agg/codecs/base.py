@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import numpy as np
@@ -102,7 +102,7 @@ class Codec(Protocol):
 
     def encrypt(
         self, values: Values, key: GroupKey, round_id: RoundId, *, threads: int | None = None
-    ) -> Iterator[Part]:
+    ) -> Generator[Part]:
         """Encrypt one vector under fresh randomness, part by part, each part once, in an order of the codec's own.
 
         Args:

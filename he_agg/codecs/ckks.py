@@ -6,7 +6,7 @@ codec: slow and large beside `hybrid`, and nothing in it is ours but the roundin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ class CkksCodec:
         round_id: RoundId,
         *,
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
-    ) -> Iterator[Part]:
+    ) -> Generator[Part]:
         """See `Codec.encrypt`."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)
@@ -72,7 +72,7 @@ class CkksCodec:
             raise beyond_plan(self._plan)
         return self._encrypt(integers, self._opened.vectors(key))
 
-    def _encrypt(self, values: NDArray[np.int32], vectors: CkksVectors) -> Iterator[Part]:
+    def _encrypt(self, values: NDArray[np.int32], vectors: CkksVectors) -> Generator[Part]:
         slots, unit = vectors.slots, vectors.residues
         (section,) = self.sections
         for place in self._plan.places:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -94,13 +94,13 @@ class HybridCodec:
 
     def encrypt(
         self, values: Values, key: GroupKey, round_id: RoundId, *, threads: int | None = None
-    ) -> Iterator[Part]:
+    ) -> Generator[Part]:
         """See `Codec.encrypt`. The one-time key comes first, then the limbs of the same values together."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)  # the kernels look at every value themselves
         return self._encrypt(values, self._opened.vectors(key), self._a_key(key, round_id), threads)
 
-    def _encrypt(self, values: Values, vectors: CkksVectors, a: bytes, threads: int | None) -> Iterator[Part]:
+    def _encrypt(self, values: Values, vectors: CkksVectors, a: bytes, threads: int | None) -> Generator[Part]:
         with Encryptor(self._ring, a) as encryptor:
             coefficients = encryptor.key_coefficients()
             try:
