@@ -59,7 +59,7 @@ def texts_of_module(path):
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
             yield node.value
 
@@ -102,7 +102,8 @@ def check(line, complete):
 
 
 def _check(words, complete):
-    command, context = ROOT_COMMAND, click.Context(ROOT_COMMAND, info_name="he-agg")
+    command: click.Command = ROOT_COMMAND
+    context = click.Context(ROOT_COMMAND, info_name="he-agg")
     while isinstance(command, click.Group) and words and not words[0].startswith("-") and words[0] != "...":
         found = command.get_command(context, words[0])
         if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ class Deceived(Hospitals):
     ) -> None:
         layout = Layout.of({"w": np.zeros(VALUES if codec == "hybrid" else 5000)}, clip=1.0, weight_cap=weight_cap)
         # The widest values: two limbs, so that there are three sections to attack.
-        terms = {"codec": codec, "value_bits": value_bits, "rounds": rounds, "part_bytes": 2**16}
-        plan = Plan.create(f"attack-{next(_numbers)}", layout, max_sites=5, min_sites=2, **terms)
+        terms = {"max_sites": 5, "min_sites": 2, "value_bits": value_bits, "rounds": rounds, "part_bytes": 2**16}
+        plan = Plan.create(f"attack-{next(_numbers)}", layout, codec=codec, **terms)
         super().__init__(server, root, plan)
         key = AggregatorKey.load_or_create(server.data_dir).signing_key
         self.liar = MaliciousAggregator(server.url, key, plan.public)
@@ -39,8 +40,8 @@ class Deceived(Hospitals):
             self.open_sites[name].close()
         log = self.directory(name) / "security.log"
         # Arguments go before the settings file, which has the aggregator's own address.
-        settings = {"url": self.liar.url, "security_log": log, "patience_s": 20, "result_s": 20} | settings
-        self.open_sites[name] = Site.open(self.config(name), **settings)
+        own: dict[str, Any] = {"url": self.liar.url, "security_log": log, "patience_s": 20, "result_s": 20}
+        self.open_sites[name] = Site.open(self.config(name), **own | settings)
         return self.open_sites[name]
 
     def one_hot(self, name: str, number: int) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from he_agg.codecs import Codec, codec_for
 from he_agg.codecs.ckks_vectors import CkksVectors
 from he_agg.errors import DecryptionError
 from he_agg.kernels.bitpack import pack, unpack
+from he_agg.plan.ckks_parameters import CkksParameters
+from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.sections import Part
 from tests.support.real import SITES
 
@@ -47,11 +50,13 @@ class Member:
         q, start = place.section.modulus, place.index * place.section.part_residues
         here = slice(start, start + place.residues)
         residues = unpack(part.packed, place.residues, place.section.modulus_bits).astype(np.int64)
+        assert isinstance(parameters, HybridParameters)
         residues += parameters.delta % q * (self._integers[here] % q) + self._noise[here]
         return Part(part.number, pack((residues % q).astype(np.uint32), place.section.modulus_bits).data)
 
     def _ckks(self, part: Part, key) -> Part:
         """Encrypt its integers, and noise as a part of a step, with TenSEAL."""
+        assert isinstance(self._plan.parameters, CkksParameters)
         vectors, place = CkksVectors(self._plan.parameters, key), self._plan.places[part.number]
         values = np.zeros(-(-self._plan.values // vectors.slots) * vectors.slots)
         values[: self._plan.values] = self._integers + self._noise
@@ -157,8 +162,9 @@ def test_noise_that_no_single_value_shows_is_refused(found, codec):
 
     def noise(plan: Plan) -> np.ndarray:
         parameters = plan.public.parameters
-        if codec == "ckks":
+        if isinstance(parameters, CkksParameters):
             return np.full(plan.public.values, parameters.largest_distance(3) / 3)
+        assert isinstance(parameters, HybridParameters)
         assert parameters.largest_distance(3) == 63
         return np.full(plan.public.values, 20)  # and 42 that the honest ones have at most
 
@@ -193,12 +199,12 @@ def test_largest_shift_that_one_member_can_cause(n):
     magnitude, size, rng = plan.public.magnitude, layout.size, np.random.default_rng(n)  # SECURITY.md has the figures
     weights = [int(weight) for weight in rng.integers(100, 601, n - 1)]
     updates = [{"w": rng.normal(0, 0.02, size).clip(-CLIP, CLIP)} for _ in weights]
-    honest = sum(quantize(plan, *pair).values.astype(np.int64) for pair in zip(updates, weights, strict=True))
+    honest = np.sum([quantize(plan, *pair).values for pair in zip(updates, weights, strict=True)], axis=0)
     before = naive_mean(plan, honest)
     total = sum(weights)
 
-    def shift(value: np.ndarray | int, weight: int) -> float | None:
-        """How far the mean moves, at its worst, if the member sends this."""
+    def shift(value: np.ndarray | int, weight: int) -> Any:
+        """How far the mean moves, at its worst, if the member sends this; None if that is refused."""
         own = np.concatenate([np.broadcast_to(value, size), [weight, 1]])
         mean = released(plan, honest + own, n)
         return None if mean is None else float(np.abs(mean - before).max())

@@ -63,11 +63,10 @@ class Stock:
         prime = sealapi.CoeffModulus.Create(self.degree, self.bits)[1].value()
         self.ring = cached_ring(self.degree, prime)
         self.plaintexts = updates(kind, self.degree, 1)
-        self.sums, self.means, self.first = [], [], None
+        self.sums, self.means, self.firsts = [], [], []
         for half in np.split(self.plaintexts, 2, axis=1):
             vectors = [ts.ckks_vector(context, values.tolist(), self.scale) for values in half]
-            if self.first is None:
-                self.first = self._limb(vectors[0])
+            self.firsts.append(self._limb(vectors[0]))
             total = vectors[0]
             for vector in vectors[1:]:
                 total = total + vector
@@ -81,14 +80,14 @@ class Stock:
 
     def attack(self, published) -> np.ndarray:
         observed = [
-            Observed(*residues, mean.astype(np.float64) * SITES * self.scale)
-            for residues, mean in zip(self.sums, published, strict=True)
+            Observed(c0, c1, mean.astype(np.float64) * SITES * self.scale)
+            for (c0, c1), mean in zip(self.sums, published, strict=True)
         ]
         return ckks_key(self.ring, *observed)
 
     def read_update(self, key) -> np.ndarray:
         """The first site's own values, with the key that was found."""
-        ring, (c0, c1) = self.ring, self.first
+        ring, (c0, c1) = self.ring, self.firsts[0]
         at_roots = (ring.from_seal(c0) + ring.from_seal(c1) * ring.evaluate(key % ring.q)) % ring.q
         return real_slots(ring.interpolate(at_roots).astype(np.float64)) / self.scale
 
@@ -172,7 +171,7 @@ def test_codec_ckks_releases_nothing_of_the_key(kind, dtype, unrounded):
     ciphertexts = made.residues(0).reshape(-1, 2, n)[:2]
 
     def attack(values) -> np.ndarray:
-        return ckks_key(ring, *(Observed(*c, v * scale) for c, v in zip(ciphertexts, values, strict=True)))
+        return ckks_key(ring, *(Observed(c0, c1, v * scale) for (c0, c1), v in zip(ciphertexts, values, strict=True)))
 
     noisy = [unrounded(parameters, made.key, c.reshape(-1)) for c in ciphertexts]
     key = attack(noisy)
@@ -221,7 +220,8 @@ def test_codec_hybrid_releases_nothing_of_the_group_key(unrounded):
     vectors = CkksVectors(parameters, rounds[0].key)
 
     def attack(opened) -> np.ndarray:
-        observed = (Observed(*np.split(c, 2), v * scale) for c, v in zip(ciphertexts, opened, strict=True))
+        halves = [np.split(c, 2) for c in ciphertexts]
+        observed = (Observed(c0, c1, v * scale) for (c0, c1), v in zip(halves, opened, strict=True))
         return ckks_key(ring, *observed)
 
     key = attack([unrounded(parameters, rounds[0].key, c) for c in ciphertexts])

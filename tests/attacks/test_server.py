@@ -9,6 +9,7 @@ true.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -209,7 +210,7 @@ def test_another_plan_or_key_is_noticed_before_anything_is_encrypted(world, memb
 @pytest.mark.parametrize("member", ["plan_id", "key_id", "epoch"])
 def test_record_of_another_plan_key_or_epoch(world, member):
     round_id = world.submit(*SITES)
-    other = 7 if member == "epoch" else "0" * 64
+    other: Any = 7 if member == "epoch" else "0" * 64
     world.liar.lies = Lies(record=lambda record: replace(record, **{member: other}))
     world.assert_rejected(A, round_id)
     world.assert_honest(A, round_id)
@@ -218,7 +219,7 @@ def test_record_of_another_plan_key_or_epoch(world, member):
 def test_signatures_stripped(world):
     round_id = world.submit(*SITES)
     for lies in (
-        Lies(signed_record=lambda signed: replace(signed, document=replace(signed, signatures={}))),
+        Lies(signed_record=lambda signed: replace(signed, signatures={})),
         Lies(signed_record=lambda s: Signed.make(s.body, identity_of("mallory").signing_key, AGGREGATOR)),
         Lies(manifests=lambda all_: [replace(document, signatures={}) for document in all_]),
         Lies(manifests=lambda all_: all_[:-1]),

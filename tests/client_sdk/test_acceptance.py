@@ -13,6 +13,7 @@ import json
 import os
 import stat
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -458,7 +459,7 @@ def with_residue(data, place, at, value):
     residues = unpack(part.packed, place.residues, place.section.modulus_bits)
     residues[at] = value(int(residues[at]))
     packed = pack(residues, place.section.modulus_bits)
-    return encode_part(Part(part.number, packed), place, PLAN.plan_id)
+    return encode_part(Part(part.number, packed.data), place, PLAN.plan_id)
 
 
 def flipped(number):
@@ -755,7 +756,8 @@ def test_site_that_was_not_drawn_is_missed_nowhere(tmp_path):
 @pytest.mark.parametrize("stored", [False, True])
 def test_tags_are_added_as_parts_arrive_and_verified_before_the_codec_runs(tmp_path, monkeypatch, stored):
     """Each part is looked at once, also one that an earlier run has left; nothing is opened before all of them."""
-    server, log, last = Liar(), [], len(PLACES) - 1
+    server, last = Liar(), len(PLACES) - 1
+    log: list[Any] = []
 
     def meddle(request, body):
         if "/sum?" in request.path:
@@ -829,8 +831,13 @@ class Wire:
 
 
 def blocking(session, server, flow):
-    transport = Transport("http://127.0.0.1:1", session.signer)
-    transport._send = Wire(server).send
+    wire = Wire(server)
+
+    class Inside(Transport):
+        def _send(self, request, listener):
+            return wire.send(request, listener)
+
+    transport = Inside("http://127.0.0.1:1", session.signer)
     try:
         return transport.run(flow, lambda event: None)
     finally:
@@ -840,12 +847,12 @@ def blocking(session, server, flow):
 def on_asyncio(session, server, flow):
     wire = Wire(server)
 
-    async def send(request, listener):
-        return wire.send(request, listener)
+    class Inside(AsyncTransport):
+        async def _send(self, request, listener):
+            return wire.send(request, listener)
 
     async def main():
-        transport = AsyncTransport("http://127.0.0.1:1", session.signer)
-        transport._send = send
+        transport = Inside("http://127.0.0.1:1", session.signer)
         try:
             return await transport.run(flow, lambda event: None)
         finally:

@@ -36,7 +36,7 @@ MISSING = {
     "none": [10, None, 30],
     "NaT": [10, pd.NaT, 30],
     "NA": [10, pd.NA, 30],
-    "masked": np.ma.array([10, 999, 30], mask=[0, 1, 0]),
+    "masked": np.ma.array([10, 999, 30], mask=[False, True, False]),
     "masked in a list": [10, np.ma.masked, 30],
     "nullable": pd.Series([10, None, 30], dtype="Int64"),
     "decimal": [10, Decimal("NaN"), 30],
@@ -106,7 +106,7 @@ def test_a_torch_tensor_that_asks_for_gradients_is_explained():
 def test_yes_and_no():
     for yes in ([True, False], [1, 0], np.array([1.0, 0.0]), pd.Series([True, False], dtype="boolean"), [[1], [0]]):
         assert flags(yes, "events", 2).tolist() == [True, False]
-    for other in ([1, 2], [True, pd.NA], ["1", "0"], np.ma.array([1, 0], mask=[0, 1]), [1], [0.5, 1]):
+    for other in ([1, 2], [True, pd.NA], ["1", "0"], np.ma.array([1, 0], mask=[False, True]), [1], [0.5, 1]):
         with pytest.raises(InputError, match="events"):
             flags(other, "events", 2)
 
@@ -129,7 +129,7 @@ def test_labels_keep_what_they_are():
 
 
 SPANS = DAYS.astype("timedelta64[D]").astype("timedelta64[ns]")
-MASKED = np.ma.array(DAYS, mask=[0, 1, 0])
+MASKED = np.ma.array(DAYS, mask=[False, True, False])
 GRID = analytics.Grid(1, 0, 100)
 DOORS = {
     "Histogram": lambda days: analytics.Histogram((0, 50, 100)).prepared(days),

@@ -124,7 +124,7 @@ def test_file_that_is_not_there(tmp_path, name):
 
 def test_unknown_keyword_argument(files):
     with pytest.raises(ConfigError, match="keyword arguments: unknown setting tokenfile"):
-        Site.open(**files, tokenfile="x")
+        Site.open(**files, tokenfile="x")  # type: ignore[call-arg]
 
 
 def test_open_sends_nothing_and_tells_who_it_is(files):

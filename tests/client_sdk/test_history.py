@@ -288,7 +288,7 @@ def test_split_view_is_found_out_at_the_next_round(tmp_path):
     server.others_submit("bc")
     World(server).run(_flows.submit(a, server.opened, update_of()))
     server.close()
-    mine = server.record
+    mine = server.chain[-1]
     assert_mean_of(World(server).run(_flows.fetch(a, ROUND)), PLAN, ALL)
     server.chain.remove(mine)
     server.write(dataclasses.replace(mine.body, closed_at=2))  # what b is shown

@@ -4,6 +4,7 @@ import socket
 import socketserver
 import ssl
 import threading
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,21 @@ def environment(monkeypatch):
     return monkeypatch
 
 
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.heads: list[str] = []
+        self.status = 200
+        self.to: Any = None
+
+
 class _Connect(socketserver.StreamRequestHandler):
     """Answers CONNECT with the server's status, and if that is 200 passes bytes both ways."""
+
+    server: _Server
 
     def handle(self):
         head = b""
@@ -57,15 +71,9 @@ def _pump(source, to):
         pass
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-
-
 @pytest.fixture
 def proxy():
     server = _Server(("127.0.0.1", 0), _Connect)
-    server.heads, server.status, server.to = [], 200, None
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server

@@ -47,6 +47,7 @@ def test_too_late_has_the_mean_of_the_others(federate):
         assert site.pending() == []
     assert (outcome.counted, outcome.reason) == (False, Reason.ROUND_CLOSED)
     assert outcome.why
+    assert outcome.mean is not None
     assert_mean_of(outcome.mean, federation.plan, [federation.update(site) for site in SITES[:2]])
 
 

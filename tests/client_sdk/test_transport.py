@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -25,9 +26,20 @@ SIGNER = Signer("a", identity_of("a").signing_key, "test")
 GET = Request("GET", "/v1/thing?wait=1", frozenset({200}))
 
 
-class Recorded(BaseHTTPRequestHandler):
-    """Remembers every request and answers with the server's `script`."""
+class Server(ThreadingHTTPServer):
+    """Remembers every request and answers with its `script`."""
 
+    script: Callable
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.seen: list[tuple] = []
+
+
+class Recorded(BaseHTTPRequestHandler):
+    """One connection to a `Server`."""
+
+    server: Server
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -50,8 +62,8 @@ class Recorded(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(script):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Recorded)
-    server.seen, server.script = [], script
+    server = Server(("127.0.0.1", 0), Recorded)
+    server.script = script
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -66,7 +67,7 @@ def test_round_trip():
 
 
 def test_every_field_is_in_the_id():
-    changes = {
+    changes: dict[str, Any] = {
         "round_id": RoundId("test", 3, 2),
         "epoch": 2,
         "key_id": "cd" * 32,

@@ -40,7 +40,7 @@ class Audit:
         """Every submission that any site ever announced, by id."""
         self.receipts: dict[str, dict[str, Any]] = {}
         """Every receipt, by submission id."""
-        self._records: dict[str, bytes] = {}
+        self._records: dict[str, str] = {}
         self._sums: dict[str, dict[str, str]] = {}
 
     def receipt(self, body: bytes) -> None:

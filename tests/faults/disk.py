@@ -47,7 +47,8 @@ class LossyDisk:
             for path in directory.iterdir():
                 if path.is_file():
                     self._contents[path.stat().st_ino] = path.read_bytes()
-        monkeypatch.setattr(on_disk, "os", _Os(fsync=self._fsync))
+        self.os: Any = _Os(fsync=self._fsync)
+        monkeypatch.setattr(on_disk, "os", self.os)
 
     def _fsync(self, descriptor: int) -> None:
         self.syncs += 1

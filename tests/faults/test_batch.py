@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_what_was_undone_is_told_to_all_who_shared_it():
 
 
 def test_a_batch_goes_on_after_a_failure():
-    store = Store(failing=1)
+    store: Any = Store(failing=1)
     store.go.set()
     batch = Batch(store, lambda _, item: item)
     with pytest.raises(OSError, match="full"):

@@ -68,7 +68,7 @@ def judge(world, before, answer, *, may_change: bool) -> None:
         assert world.store() == before, f"changed by {answer.status_code}: {answer.request.method} {answer.request.url}"
 
 
-REAL = {
+REAL: dict[str, list] = {
     "federation": ["fuzz"],
     "round_id": ["fuzz.1.1", "fuzz.1.2", "fuzz.01.1"],
     "index": [0, 1, 2, 10**9, 10**30],

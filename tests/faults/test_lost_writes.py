@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import random
 import secrets
 import shutil
@@ -22,9 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from service.store import failures
 from service.store.failures import StoreError
-from service.store.parts import directory as on_disk
 from tests.faults.audit import Audit
 from tests.faults.disk import FailingCalls, LossyDisk
 from tests.support.peers import make_plan, prepare
@@ -132,7 +131,7 @@ def test_what_was_not_synced_is_lost(monkeypatch, how):
         at += 1
         with a_world() as world, monkeypatch.context() as patch:
             disk = LossyDisk(world.data_dir / "rounds", patch)
-            real, before = on_disk.os.fsync, bool(at % 2)
+            real, before = disk.os.fsync, bool(at % 2)
 
             def fsync(descriptor, disk=disk, real=real, before=before, turn=(at + 1) // 2):
                 if disk.syncs + 1 == turn and before:
@@ -141,7 +140,7 @@ def test_what_was_not_synced_is_lost(monkeypatch, how):
                 if disk.syncs == turn and not before:
                     raise StopError
 
-            on_disk.os.fsync = fsync
+            disk.os.fsync = fsync
             over = True
             try:
                 for step in world.steps():
@@ -210,7 +209,7 @@ def test_a_failing_fsync_ends_the_process(monkeypatch):
                 assert code == 74
                 raise EndedError
 
-            patch.setattr(failures.os, "_exit", end)
+            patch.setattr(os, "_exit", end)
             try:
                 for step in world.steps():
                     step()

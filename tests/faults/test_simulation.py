@@ -30,6 +30,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from he_agg.protocol.http_signatures import manifest_field
 from service.store.parts.base import AHEAD, SUM, PartKey
+from service.store.parts.directory import DirectoryParts
 from tests.faults.audit import Audit
 from tests.faults.model import Attempt, Model, Times
 from tests.support.peers import KEY_ID, Prepared, deal, known, make_plan, prepare
@@ -313,6 +314,7 @@ class Life(RuleBasedStateMachine):
         """A stored part changes on the disk, after its receipt."""
         newest = self.model.newest
         part_store, round_id = self.inside.aggregator.part_store, self.round_id()
+        assert isinstance(part_store, DirectoryParts)
         known = number in newest.stored.get(site, ()) and (site, number) not in newest.rotten
         if not known or part_store.path(PartKey(round_id, SUM, number)).exists():
             return

@@ -100,7 +100,7 @@ def test_pack_unpack_fold_properties(data, bits, offset):
     """Any residues, any alignment of the bytes: unpack inverts pack, fold adds mod q."""
     q = data.draw(st.integers(2, 1 << bits), label="q")
     values = st.lists(st.integers(0, q - 1), max_size=150)
-    x = np.array(data.draw(values, label="x"), dtype=residue_dtype(bits))
+    x: np.ndarray = np.array(data.draw(values, label="x"), dtype=residue_dtype(bits))
     buffer = np.full(packed_bytes(x.size, bits) + offset, 0xAA, dtype=np.uint8)
     packed = pack(x, bits, buffer[offset:])
     assert (buffer[:offset] == 0xAA).all()

@@ -50,7 +50,7 @@ def test_memory_that_is_held_in_any_way_is_left_alone(hold, monkeypatch):
 
 def test_memory_held_by_a_cycle_comes_back_with_the_garbage():
     buffers = Buffers()
-    cycle = [buffers.take(100)]
+    cycle: list = [buffers.take(100)]
     cycle.append(cycle)
     del cycle
     gc.collect()

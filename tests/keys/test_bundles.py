@@ -14,9 +14,11 @@ from he_agg.documents.epoch import Commitment, EpochBundle
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireError
+from he_agg.mac import RoundMac
 from he_agg.signing import SigningKey
-from keys import GroupKey, Identity, ceremony
+from keys import GroupKey, Identity
 from keys.ceremony import agreement, commit, deal
+from keys.self_test import self_test
 from tests.keys.dealing import SITES, after, first, reencoded, signed, site, world
 from tests.support.federation import plan_of
 
@@ -333,22 +335,20 @@ def test_a_key_that_does_not_work_is_not_stored(path, monkeypatch):
 @pytest.mark.parametrize("codec", ["ckks", "hybrid"])
 @pytest.mark.parametrize("bits", [2, 16, 24])
 def test_the_self_test_passes_for_every_plan_whatever_its_size(codec, bits):
-    ceremony.self_test(GroupKey.create(plan_of(3_000_000, codec=codec, value_bits=bits, max_sites=40)))
+    self_test(GroupKey.create(plan_of(3_000_000, codec=codec, value_bits=bits, max_sites=40)))
 
 
 def test_the_self_test_notices_a_wrong_sum_and_a_mac_that_lets_everything_pass(monkeypatch):
-    import keys.self_test as module
-
-    ceremony.self_test(WORLD.key)
+    self_test(WORLD.key)
     with monkeypatch.context() as broken:
-        broken.setattr(module, "_fold", lambda plan, number, submissions: submissions[0][number])
+        broken.setattr("keys.self_test._fold", lambda plan, number, submissions: submissions[0][number])
         with pytest.raises(KeystoreError, match="self-test"):
-            ceremony.self_test(WORLD.key)
+            self_test(WORLD.key)
     with monkeypatch.context() as broken:
-        broken.setattr(module.RoundMac, "verify", lambda *_: True)
+        broken.setattr(RoundMac, "verify", lambda *_: True)
         with pytest.raises(KeystoreError, match="self-test"):
-            ceremony.self_test(WORLD.key)
-    ceremony.self_test(WORLD.key)
+            self_test(WORLD.key)
+    self_test(WORLD.key)
 
 
 def commitments(key=WORLD.key, names=SITES):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from he_agg.errors import HeAggError, KeystoreError, Reason
-from keys import GroupKey, Identity, read_secret_text, secret_file, write_secret_text
+from keys import GroupKey, Identity, read_secret_text, write_secret_text
 from tests.support.federation import key_of, plan_of
 
 PLAN = plan_of(5)
@@ -82,7 +82,7 @@ def test_a_symbolic_link_is_refused(file):
 
 def test_another_owner_is_refused(file, monkeypatch):
     path, _, load = file
-    monkeypatch.setattr(secret_file.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert refused(load, path) == Reason.UNSAFE_PERMISSIONS
 
 
@@ -163,7 +163,7 @@ def test_nothing_secret_is_in_a_repr_or_an_error(tmp_path):
 
 
 def test_update_fingerprints_are_keyed_and_salted():
-    arrays = [np.arange(5, dtype=np.float32), np.zeros(0), np.ones(1)]
+    arrays: list[np.ndarray] = [np.arange(5, dtype=np.float32), np.zeros(0), np.ones(1)]
     first = KEY.fingerprint_of(3, arrays)
     assert len(bytes.fromhex(first)) == 32
     assert KEY.fingerprint_of(3, [array.copy() for array in arrays], first) == first

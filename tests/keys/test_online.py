@@ -97,10 +97,12 @@ class Liar(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers = {}
-        self.put = []
+        self.put: list[tuple[str, bytes]] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: Liar
+
     def do_GET(self) -> None:
         body = next((body for end, body in self.server.answers.items() if self.path.endswith(end)), None)
         self.send_response(200 if body is not None else 404)

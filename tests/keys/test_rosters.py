@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -172,8 +173,7 @@ def test_a_member_gets_new_keys_by_being_removed_and_added():
     roster = next_roster(FIRST, add=[(Role.SITE, fresh.member())], remove=["hospital-d"], now=NOW)
     assert roster.body.members["hospital-d"].fingerprint == fresh.fingerprint
     # Two coordinators with new keys under their old names: nobody could sign for version 1 any more.
-    fresh = [Identity.create(name) for name in COORDINATORS[:2]]
-    add = [(Role.COORDINATOR, identity.member()) for identity in fresh]
+    add = [(Role.COORDINATOR, Identity.create(name).member()) for name in COORDINATORS[:2]]
     assert reason_of(next_roster, FIRST, add=add, remove=COORDINATORS[:2], now=NOW) == Reason.BAD_ARGUMENT
     assert next_roster(FIRST, add=add[:1], remove=COORDINATORS[:1], now=NOW).body.version == 2
 
@@ -192,7 +192,7 @@ def test_a_majority_is_asked_for_unless_all_agree_to_less():
     # Said without need, it is not written.
     assert not next_roster(FIRST, small_groups=True, now=NOW).body.small_groups
     # Two sites alone are a small group.
-    pair = {"remove": ["hospital-c", "hospital-d"], "threshold": 1, "now": NOW}
+    pair: dict[str, Any] = {"remove": ["hospital-c", "hospital-d"], "threshold": 1, "now": NOW}
     assert reason_of(next_roster, FIRST, **pair) == Reason.BAD_ARGUMENT
     assert next_roster(FIRST, min_sites=2, small_groups=True, **pair).body.small_groups
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from he_agg import Layout, Plan
 from he_agg.errors import DecryptionError, InputError, Reason
-from he_agg.plan.fixedpoint import Quantizing, ResolutionWarning, dequantize, quantize
+from he_agg.plan.fixedpoint import OnOverflow, Quantizing, ResolutionWarning, dequantize, quantize
 
 DTYPES = [np.float16, np.float32, np.float64]
 
@@ -36,7 +36,7 @@ def plan_for(update, clip=1.0, weight_cap=1000, **options):
 
 def mean_of(plan, updates, weights, **options):
     quantized = [quantize(plan, update, weight, **options) for update, weight in zip(updates, weights, strict=True)]
-    sums = sum(q.values.astype(np.int64) for q in quantized)
+    sums = np.sum([q.values for q in quantized], axis=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResolutionWarning)
         return dequantize(plan, sums, len(updates))
@@ -122,7 +122,7 @@ def test_stochastic_rounding_is_unbiased_and_bounded():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_non_finite_values_are_named(bad):
-    update = {"a": np.zeros(3), "b": np.zeros((200, 500), np.float32)}
+    update: dict[str, np.ndarray] = {"a": np.zeros(3), "b": np.zeros((200, 500), np.float32)}
     plan = plan_for(update)
     update["b"][150, 3] = bad
     for on_overflow in ("error", "clip"):
@@ -226,7 +226,7 @@ def test_the_largest_sum_is_what_sites_that_round_up_can_make(weights, cap):
     """Each at its limit passes; one more does not."""
     update = {"w": np.zeros(2)}
     plan = plan_for(update, weight_cap=cap, value_bits=10)
-    sums = sum(quantize(plan, update, weight).values.astype(np.int64) for weight in weights)
+    sums = np.sum([quantize(plan, update, weight).values for weight in weights], axis=0)
     n, m, total = len(weights), plan.public.magnitude, sum(weights)
     largest = min(n * m, (m * total + n * (cap - 1)) // cap)
     assert sum(-(-m * weight // cap) for weight in weights) <= largest
@@ -267,9 +267,9 @@ def test_integers_of_a_span_are_those_of_the_whole(begin, length, clipping):
     }
     layout = Layout.of(tensors, clip=1.0, weight_cap=10**6)
     plan = Plan.create("test", layout, value_bits=8, max_sites=3)
-    options = {"on_overflow": "clip" if clipping else "error"}
-    whole = quantize(plan, tensors, 123456, **options)
-    lazy = Quantizing(plan, tensors, 123456, **options)
+    on_overflow: OnOverflow = "clip" if clipping else "error"
+    whole = quantize(plan, tensors, 123456, on_overflow=on_overflow)
+    lazy = Quantizing(plan, tensors, 123456, on_overflow=on_overflow)
     assert lazy.shape == whole.values.shape
     assert lazy.dtype == whole.values.dtype
     assert lazy.clipped == whole.clipped

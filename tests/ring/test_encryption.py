@@ -6,6 +6,7 @@ import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_no_failure_in_100_million_values_at_the_edge(rng):
     sites, m, key = ONE.max_sites, ONE.max_abs_value, secrets.token_bytes(32)
     batches = -(-(10**8) // BATCH_VALUES)
     encryptors = [Encryptor(ONE, key) for _ in range(sites)]
-    key_sum = sum(e.key_coefficients().astype(np.int64) for e in encryptors)
+    key_sum = np.sum([e.key_coefficients() for e in encryptors], axis=0)
     opener, worst = Opener(ONE, key, key_sum, sites), 0
     for batch in range(batches):
         values = np.where(rng.random(BATCH_VALUES) < 0.5, -m, m).astype(np.int32)
@@ -118,14 +119,15 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
     out = [np.zeros(size, dtype=np.uint8) for size in sizes]
     key, steps = secrets.token_bytes(32), packed_sizes(params, BATCH_VALUES)
 
-    def span(first, last, unit, end):
+    def span(part, unit, end):
+        first, last = part
         return slice(first * unit, min(last * unit, end))
 
     with Encryptor(params, key) as encryptor, ThreadPoolExecutor(8) as pool:
 
         def encrypt(part):
-            targets = [o[span(*part, step, o.size)] for o, step in zip(out, steps, strict=True)]
-            encryptor.encrypt(int(part[0]), values[span(*part, BATCH_VALUES, count)], targets)
+            targets = [o[span(part, step, o.size)] for o, step in zip(out, steps, strict=True)]
+            encryptor.encrypt(int(part[0]), values[span(part, BATCH_VALUES, count)], targets)
 
         list(pool.map(encrypt, parts))
         s = encryptor.key_coefficients()
@@ -133,8 +135,8 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
     with Opener(params, key, s, 1) as opener, ThreadPoolExecutor(8) as pool:
 
         def unlock(part):
-            target = sums[span(*part, BATCH_VALUES, count)]
-            packed = [o[span(*part, step, o.size)] for o, step in zip(out, steps, strict=True)]
+            target = sums[span(part, BATCH_VALUES, count)]
+            packed = [o[span(part, step, o.size)] for o, step in zip(out, steps, strict=True)]
             opener.open(int(part[0]), target.size, packed, target)
 
         list(pool.map(unlock, parts))
@@ -275,7 +277,8 @@ def test_the_widest_step_is_the_formula_of_the_specification(sites):
 
 
 def test_opener_refuses_what_is_no_key_sum():
-    for bad in (np.zeros(5, dtype=np.int64), np.full(N, 4), np.zeros(N), np.full(N, -4, dtype=np.int8)):
+    wrong: list[Any] = [np.zeros(5, dtype=np.int64), np.full(N, 4), np.zeros(N), np.full(N, -4, dtype=np.int8)]
+    for bad in wrong:
         with pytest.raises(ValueError, match="not the sum of 3 ternary keys"):
             Opener(ONE, bytes(32), bad, 3)
     with pytest.raises(ValueError, match="1 to 19 sites"):

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import algorithms
 
 from he_agg.ring import keystream
 from he_agg.ring.keystream import Keystream, a_key
@@ -152,7 +153,7 @@ def test_both_ciphers_give_the_same_keystream():
     for limb, batch in ((0, 0), (1, 2**64 - 1)):
         nonce = limb.to_bytes(4, "big") + batch.to_bytes(8, "big")
         out = np.empty((2, size), dtype=np.uint8)
-        key = keystream.algorithms.AES(SEED)
+        key = algorithms.AES(SEED)
         keystream._by_ctr(key, nonce, out[0])
         keystream._by_gcm(key, nonce, out[1])
         assert np.array_equal(out[0], out[1])

@@ -35,7 +35,7 @@ class Seal:
         parameters.set_coeff_modulus([offered[q]])
         self.context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
         self.key = sealapi.KeyGenerator(self.context).secret_key()
-        self.plain = sealapi.Plaintext()
+        self.plain, self.m = sealapi.Plaintext(), modulus(q)
         # The scale leaves room for the values and the noise even modulo a prime of 16 bits.
         sealapi.CKKSEncoder(self.context).encode([1.5, -2.25, 3.0], 2.0**8, self.plain)
 
@@ -52,9 +52,7 @@ class Seal:
 
 @pytest.fixture(params=IN_USE)
 def seal(request):
-    made = Seal(request.param)
-    made.m = modulus(request.param)
-    return made
+    return Seal(request.param)
 
 
 def back(x, m):

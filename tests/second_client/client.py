@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -110,7 +111,8 @@ class Rosters:
 
     def __init__(self, pinned):
         """FORMAT.md: Body of a roster."""
-        self.newest, self.by_digest = None, {}
+        self.newest: Any = None
+        self.by_digest: dict[str, Any] = {}
         self.follow(pinned)
 
     def follow(self, data):
@@ -179,10 +181,11 @@ class Identity:
     def open_sealed(self, sealed, info):
         """FORMAT.md: Bundles."""
         if self.mlkem is None:
-            kem, private = KEM.X25519, self.x25519
-        else:
-            kem, private = KEM.MLKEM768_X25519, MLKEM768X25519PrivateKey(self.mlkem, self.x25519)
-        return Suite(kem, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305).decrypt(sealed, private, info=info)
+            suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+            return suite.decrypt(sealed, self.x25519, info=info)
+        private = MLKEM768X25519PrivateKey(self.mlkem, self.x25519)
+        suite = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+        return suite.decrypt(sealed, private, info=info)
 
 
 class GroupKey:

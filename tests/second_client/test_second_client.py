@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ SHAPES = {
     "none": ((0, 2), "float32"),
 }
 CLIPS = {"dense": 1.0, "bias": 0.5, "half": 2.5e-05, "none": 1.0}
-PLANS = {
+PLANS: dict[str, dict[str, Any]] = {
     "hybrid-one-prime": {"codec": "hybrid", "value_bits": 10, "max_sites": 5},
     "hybrid-two-primes": {"codec": "hybrid", "value_bits": 24, "max_sites": 40},
     "ckks": {"codec": "ckks", "value_bits": 16, "max_sites": 7},
@@ -166,7 +167,8 @@ def test_its_tags_refuse_another_sum(tmp_path, rng, name):
     GroupKey.create(plan_of(name)).save(tmp_path / "keystore")
     key = client.GroupKey.from_keystore(tmp_path / "keystore")
     plan, round_id = key.plan, f"{name}.1.1"
-    tags, manifests, total = client.Tags(key, round_id), [], None
+    tags, manifests = client.Tags(key, round_id), []
+    total: Any = None
     moduli = [np.uint64(plan.modulus(i)) for i in range(len(plan.sections))]
     for site in ("a", "b"):
         sections = [

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def small_plan(**options) -> Plan:
     return plan_of(N_VALUES, part_bytes=2**16, weight_cap=10, **options)
 
 
-def update_of(hot: int = 0, weight: int = 1, **options) -> Update:
+def update_of(hot: int = 0, weight: Any = 1, **options) -> Update:
     """A one-hot update: a 2 in a sum would mean counted twice."""
     w = np.zeros(N_VALUES)
     w[hot] = 1.0
@@ -87,7 +88,7 @@ def problem(status: int, reason: str, detail: str = "no", hint: str = "", **head
     return Response(status, head, json.dumps(body).encode())
 
 
-def json_of(message: object, status: int = 200) -> Response:
+def json_of(message: Any, status: int = 200) -> Response:
     return Response(status, {"content-type": "application/json"}, json.dumps(dataclasses.asdict(message)).encode())
 
 
@@ -97,6 +98,8 @@ class FakeAggregator:
     It signs what an aggregator signs, keeps the chain of records, and hands out what it has; `close`, `others_submit`
     and the attributes let a test make it lie.
     """
+
+    round_id: RoundId
 
     def __init__(self, plan: Plan, sites: tuple[str, ...] = SITES) -> None:
         self.plan, self.key, self.sites = plan, key_of(plan), sites
@@ -146,7 +149,7 @@ class FakeAggregator:
         """The round as a site that asks now sees it."""
         return dataclasses.replace(OPEN, id=self.round_id, records=self.current.records)
 
-    def others_submit(self, sites: str = "bc", **changed: object) -> None:
+    def others_submit(self, sites: str = "bc", **changed: Any) -> None:
         """The other sites hand in: site number i (from 1) sets value i and weighs 1.
 
         Args:
@@ -165,7 +168,7 @@ class FakeAggregator:
         self.parts[signed.digest] = dict(enumerate(wire))
         self.complete[site] = signed.digest
 
-    def close(self, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY), **changed: object) -> None:
+    def close(self, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY), **changed: Any) -> None:
         """Publish what is complete; arguments make the record a lie, or have it signed by somebody else."""
         places, plan_id = self.plan.public.places, self.plan.plan_id
         sums = fold_all(
@@ -189,18 +192,20 @@ class FakeAggregator:
         )
         self.write(dataclasses.replace(honest, **changed), signer)
 
-    def fail(self, **changed: object) -> None:
+    def fail(self, **changed: Any) -> None:
         """The round fails."""
         excluded = dict.fromkeys(self.sites, "too-few-sites")
-        self.close(**{"outcome": "failed", "members": {}, "excluded": excluded, "sum_digests": ()} | changed)
+        failed: dict[str, Any] = {"outcome": "failed", "members": {}, "excluded": excluded, "sum_digests": ()}
+        self.close(**failed | changed)
 
     def write(self, record: RoundRecord, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY)) -> None:
         """Write this round's record."""
         self.record = Signed.make(record, signer[1], signer[0])
         self.chain.append(self.record)
 
-    def rewrite(self, **changed: object) -> None:
+    def rewrite(self, **changed: Any) -> None:
         """Put another record, signed as it should be, in the place of this round's."""
+        assert self.record is not None
         self.chain.remove(self.record)
         self.write(dataclasses.replace(self.record.body, **changed))
 
@@ -313,7 +318,7 @@ def submission(
     previous: str = NO_RECORD,
     roster: str = CONSORTIUM.roster.body_digest,
     nonce: str = "00" * 16,
-    **changed: object,
+    **changed: Any,
 ) -> tuple[Signed[Manifest], list[bytes]]:
     """What an honest site would send: signed manifest and parts. Then `changed` members are replaced."""
     values = quantize(plan, update.tensors, update.weight).values
@@ -329,7 +334,7 @@ def encrypted(
     previous: str = NO_RECORD,
     roster: str = CONSORTIUM.roster.body_digest,
     nonce: str = "00" * 16,
-    **changed: object,
+    **changed: Any,
 ) -> tuple[Signed[Manifest], list[bytes]]:
     """A submission of any integers, encrypted with any key; its tags are right."""
     key, places = key_of(plan), plan.public.places
@@ -362,7 +367,7 @@ class World:
         self.time = 0.0
         self.piece_bytes = 1000
         self.sent: list[tuple[str, bytes]] = []
-        self.events: list[object] = []
+        self.events: list[Any] = []
         self.sleeps: list[float] = []
         self.effects = 0
         self.before: Callable[[int], None] = lambda number: None

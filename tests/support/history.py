@@ -87,7 +87,7 @@ class History:
             record: changed fields of the record.
         """
         going_by = roster or self.rosters[-1]
-        common = {
+        common: dict[str, Any] = {
             "round_id": RoundId(self.plan.federation, number, attempt),
             "epoch": self.epoch,
             "key_id": digest_of(f"key of epoch {self.epoch}"),
@@ -123,7 +123,7 @@ class History:
 
     def documents(self) -> list[Signed]:
         """Everything signed, in the order of a transcript."""
-        found = list(self.rosters)
+        found: list[Signed] = list(self.rosters)
         for entry in self.entries:
             found += [*entry.manifests, entry.record]
         return found

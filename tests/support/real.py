@@ -143,8 +143,8 @@ class Hospitals(RealFederation):
             weight_cap=1000,
         )
         # ckks: its parts are small, so a few thousand values make several.
-        options = {"min_sites": 2, "max_sites": 5, "rounds": 1, "part_bytes": 2**16, "codec": "ckks"} | options
-        return Plan.create(name, layout, **options)
+        terms: dict[str, Any] = {"min_sites": 2, "max_sites": 5, "rounds": 1, "part_bytes": 2**16, "codec": "ckks"}
+        return Plan.create(name, layout, **terms | options)
 
     def update(self, site: str, number: int = 1) -> Update:
         """One-hot per site and round; a 2 would be counted twice. Weights differ."""

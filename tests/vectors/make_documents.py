@@ -13,6 +13,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from he_agg import canonical
 from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role
@@ -73,7 +74,7 @@ def requests():
         "GET": RequestHead("GET", "/v1/rounds/stroke.3.1/record", "wait=60", EMPTY_DIGEST, "stroke"),
         "POST": RequestHead("POST", "/v1/rounds/stroke.3.1/submissions", "", digest_field(b"{}"), "stroke"),
     }
-    cases = []
+    cases: list[dict[str, Any]] = []
     for number, head in enumerate(heads.values()):
         components = '("@method" "@path" "@query" "content-digest" "he-agg-federation")'
         nonce = f"{number:022d}"
@@ -128,7 +129,7 @@ def transcript():
         return Signed.make(roster, key_of("coordinator"), "coordinator")
 
     rosters = [signed(first), signed(replace(first, version=2, members=listed))]
-    identities = {name: SimpleNamespace(signing_key=key_of(name)) for name in listed}
+    identities: dict[str, Any] = {name: SimpleNamespace(signing_key=key_of(name)) for name in listed}
     plan = plan_of(5000, part_bytes=2**16).public
     history = History(Consortium("test", identities, rosters[0]), key_of("aggregator"), plan, rosters)
     history.round(1, 1, sites[:2], roster=rosters[0])

@@ -115,9 +115,9 @@ def packing():
 
 def encryption():
     small = (ntt_primes(22)[0],)
-    cases = (("short", (LARGE,), 32767, 19, 0, 37), ("second batch short", small, 127, 31, 4, BATCH_VALUES + 3))
-    cases += (("two limbs", PAIR, (1 << 23) - 1, 300, 2, 40), ("whole batch", PAIR, 32767, 1000, 0, BATCH_VALUES))
-    for name, primes, bound, sites, batch, count in cases:
+    first = (("short", (LARGE,), 32767, 19, 0, 37), ("second batch short", small, 127, 31, 4, BATCH_VALUES + 3))
+    rest = (("two limbs", PAIR, (1 << 23) - 1, 300, 2, 40), ("whole batch", PAIR, 32767, 1000, 0, BATCH_VALUES))
+    for name, primes, bound, sites, batch, count in (*first, *rest):
         params = RingParams.widest(primes, bound, sites)
         values = ((np.arange(count, dtype=np.int64) * 2654435761 % (2 * bound + 1)) - bound).astype(np.int32)
         key = ternary(expand(seed("one")))

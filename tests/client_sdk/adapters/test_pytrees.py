@@ -134,11 +134,12 @@ def test_what_cannot_be_averaged_is_refused_with_a_way_out(leaf, says, do):
 def test_the_first_tensor_that_differs_is_named():
     adapter = PytreeAdapter()
     tensors = adapter.tensors(tree())
-    for change, reason, says in [
+    changes: list[tuple[dict[str, np.ndarray], Reason, str]] = [
         ({"dense/bias": np.zeros(4, np.float16)}, Reason.WRONG_SHAPE, "dense/bias"),
         ({"list/0": np.array(1, np.float32)}, Reason.WRONG_DTYPE, "list/0"),
         ({"more": np.zeros(1)}, Reason.EXTRA_TENSOR, "more"),
-    ]:
+    ]
+    for change, reason, says in changes:
         with pytest.raises(InputError, match=says) as caught:
             adapter.load(tree(), tensors | change)
         assert caught.value.reason == reason

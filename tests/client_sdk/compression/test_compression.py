@@ -40,7 +40,8 @@ def one_step(compression, plan, sites, step, common, locals_):
             compression.encode(target, phase, step, common, local, Grid(plan, weight))
             for target, local, (_, weight) in zip(targets, locals_, sites, strict=True)
         ]
-        sums = sum(quantize(plan, p, w).values.astype(np.int64) for p, (_, w) in zip(payloads, sites, strict=True))
+        each = [quantize(plan, p, w).values for p, (_, w) in zip(payloads, sites, strict=True)]
+        sums = np.sum(each, axis=0)
         mean = dequantize(plan, sums, len(sites)).tensors
         move, common = compression.decode(dict(mean), phase, step, common)
     new = [compression.residual(t, p, step, common, x) for t, p, x in zip(targets, payloads, locals_, strict=True)]

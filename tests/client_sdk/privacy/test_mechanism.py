@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dp_accounting
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import special
 
 from client_sdk import InputError, PlanError, privacy
 from client_sdk.privacy import table
-from client_sdk.privacy.mechanism import ORDERS
+from client_sdk.privacy.mechanism import ORDERS, Law
 from he_agg import Layout, Plan
 from tests.client_sdk.privacy.streams import stream
 
@@ -119,7 +120,7 @@ def test_noise_found_for_a_budget_keeps_to_it():
         assert 0.97 * epsilon < privacy.gaussian_epsilon(z, rounds) <= epsilon
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Plan, dict[str, Any], str]] = {
     "weights": (plan_of(weight_cap=100), {}, "weight cap 1"),
     "no room": (plan_of(clip=1.0), {}, "a clip bound of at least"),
     "too fine for skellam": (plan_of(clip=10.0, value_bits=24), {}, "at most 32768 grid steps"),
@@ -147,7 +148,7 @@ def test_refused(name):
 def test_clip_for_noise_is_just_enough():
     for z, bits in [(0.5, 16), (4.0, 16), (4.0, 24), (1.0, 12)]:
         clip = privacy.noisy_clip(1.0, z, 9, values=400, value_bits=bits)
-        law = "gaussian" if bits == 24 else "skellam"
+        law: Law = "gaussian" if bits == 24 else "skellam"
         made = [
             privacy.Mechanism.for_plan(
                 plan_of(factor * clip, value_bits=bits), clip_norm=1.0, noise_multiplier=z, colluders=1, law=law

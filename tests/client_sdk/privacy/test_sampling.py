@@ -97,7 +97,11 @@ def test_undecided_floats_are_decided_exactly():
     known, rest = whole >> 128, whole & (2**128 - 1)
     for offset, expected in ((0, True), (1, False)):
         bits = (rest + offset).to_bytes(16, "little")
-        assert sampling._decide(known, Fraction(1), lambda size, bits=bits: bits) is expected
+
+        def draw(size, bits=bits):
+            return bits
+
+        assert sampling._decide(known, Fraction(1), draw) is expected
 
 
 def test_float_exponents_are_checked_against_fractions_where_it_matters():
@@ -123,7 +127,11 @@ def test_poisson_table_ties_and_ends():
     for entry, other, index in [(3, -1, 3), (3, 0, 4), (3, 1, 4)]:
         value = (int(high[entry]) << 64 | int(low[entry])) + other
         halves = iter([(value >> 64).to_bytes(8, "little"), (value & 2**64 - 1).to_bytes(8, "little")])
-        drawn = sampling._inverted(first, high, low, 1, lambda size, halves=halves: next(halves))
+
+        def draw(size, halves=halves):
+            return next(halves)
+
+        drawn = sampling._inverted(first, high, low, 1, draw)
         assert drawn[0] == index
     assert sampling._inverted(first, high, low, 1, lambda size: b"\xff" * size)[0] == len(high) - 1
     assert sampling._inverted(first, high, low, 1, lambda size: b"\0" * size)[0] == 0

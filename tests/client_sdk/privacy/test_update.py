@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,8 +155,9 @@ def test_a_mechanism_for_another_plan_is_refused(tmp_path):
     other = FakeSite(value_bits=17)
     mechanism = privacy.Mechanism.for_plan(other.plan, clip_norm=1.0, noise_multiplier=Z, colluders=1)
     ledger = privacy.Ledger(tmp_path / "budget", epsilon=5.0, delta=1e-5)
+    site: Any = FakeSite()
     with pytest.raises(PlanError, match="this site's plan"):
-        privacy.PrivateUpdates(FakeSite(), mechanism, ledger, tmp_path / "noisy")
+        privacy.PrivateUpdates(site, mechanism, ledger, tmp_path / "noisy")
 
 
 @pytest.mark.parametrize("colluders", [0, 1])

@@ -16,7 +16,8 @@ from he_agg.errors import InputError, PlanError, ProtocolError
 def total(plan, sites):
     """The mean of what several sites would send: [(tensors, weight)]."""
     zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in plan.layout.tensors}
-    return dequantize(plan, sum(quantize(plan, zeros | t, w).values.astype(np.int64) for t, w in sites), len(sites))
+    each = [quantize(plan, zeros | t, w).values for t, w in sites]
+    return dequantize(plan, np.sum(each, axis=0), len(sites))
 
 
 @pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")
@@ -41,7 +42,7 @@ def test_binary_scores_are_those_of_the_pooled_patients(rng):
     p = np.clip(0.7 * p + 0.3 * y * rng.random(500), 0, 1)
     evaluation = BinaryScores(bins=64)
     parts = [evaluation.count((y[i::3], p[i::3])) for i in range(3)]
-    found = evaluation.metrics({name: sum(part[name] for part in parts) for name in parts[0]})
+    found = evaluation.metrics({name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]})
     assert found["n"] == 500
     assert abs(found["auc"] - roc_auc_score(y, p)) <= found["auc_error"] < 0.02
     assert found["confusion"] == confusion_matrix(y, p >= 0.5).tolist()
@@ -70,7 +71,7 @@ def test_a_loss_that_not_all_patients_have_is_none():
 
 def test_mean_loss_is_weighted_by_patients():
     counts = [MeanLoss().count((0.5, 10)), MeanLoss().count((1.0, 30))]
-    found = MeanLoss().metrics({name: sum(c[name] for c in counts) for name in counts[0]})
+    found = MeanLoss().metrics({name: np.sum([c[name] for c in counts], axis=0) for name in counts[0]})
     assert found == {"loss": 0.875, "n": 40}
     assert MeanLoss().metrics(MeanLoss().count((np.nan, 0))) == pytest.approx({"loss": np.nan, "n": 0}, nan_ok=True)
 
@@ -134,7 +135,7 @@ def test_a_site_that_was_not_in_the_round_sees_that_its_model_is_another():
 
 
 def test_the_hash_sees_names_dtypes_shapes_values_and_settings():
-    base = {"a": np.zeros((2, 3), np.float32), "b": np.ones(1)}
+    base: dict[str, np.ndarray] = {"a": np.zeros((2, 3), np.float32), "b": np.ones(1)}
     others = [
         {"b": base["b"], "a": base["a"].T},
         {"a": base["a"], "c": base["b"]},

@@ -16,8 +16,8 @@ STEPPING = [FedAdam(lr=0.1), FedAvgM(lr=1.0), FedAvg(lr=0.5)]
 
 def named():
     return {
-        "w": np.float64([1.0, -1.0]),
-        "norm": {"moving_mean": np.float64([3.0]), "moving_variance": np.float64([2.0])},
+        "w": np.array([1.0, -1.0]),
+        "norm": {"moving_mean": np.array([3.0]), "moving_variance": np.array([2.0])},
     }
 
 
@@ -26,7 +26,7 @@ def fit(model, task):
     i = SITES.index(task.site)
     new = {
         "w": model["w"] + 0.1 * (i + 1),
-        "norm": {"moving_mean": np.float64([-1.0]), "moving_variance": np.float64([0.0])},
+        "norm": {"moving_mean": np.array([-1.0]), "moving_variance": np.array([0.0])},
     }
     return new, 3 + i
 
@@ -56,7 +56,7 @@ def test_the_grid_alone_can_take_a_variance_below_zero():
     def unnamed(model, task):
         return {"v": np.zeros(1)}, 3 + SITES.index(task.site)
 
-    starts = [{"v": np.float64([2 + i / 50])} for i in range(10)]
+    starts = [{"v": np.array([2 + i / 50])} for i in range(10)]
     assert min(run(start, unnamed, FedAvg(), rounds=2)[0].tensors["v"].min() for start in starts) < 0
     assert all(run(start, unnamed, FedAvg(), rounds=2, variances="v")[0].tensors["v"].min() >= 0 for start in starts)
 
@@ -68,10 +68,10 @@ class Client:
         self.count = count
 
     def get_parameters(self, config):
-        return [np.float64([1.0]), np.float64([3.0]), np.float64([2.0])]
+        return [np.array([1.0]), np.array([3.0]), np.array([2.0])]
 
     def fit(self, parameters, config):
-        return [parameters[0] + 0.1, np.float64([-1.0]), np.float64([0.0])], self.count, {}
+        return [parameters[0] + 0.1, np.array([-1.0]), np.array([0.0])], self.count, {}
 
 
 def clients(strategy, count=4, **options):
@@ -127,5 +127,5 @@ def test_what_frameworks_call_them_is_known():
     model = Model()
     assert KerasAdapter().variances(model) == {"bn/moving_variance:0"}
     assert KerasAdapter().statistics(model) == {"bn/moving_mean:0", "bn/moving_variance:0"}
-    KerasAdapter().load(model, {w.path: np.float64([-1.0]) for w in Model.weights})
+    KerasAdapter().load(model, {w.path: np.array([-1.0]) for w in Model.weights})
     assert [w.tolist() for w in model.set] == [[-1], [-1], [0]]

@@ -49,7 +49,7 @@ def paused(phase, *complete, **more):
 
 NEW = Federation(TERMS, SITES)
 # (state, event, now, phase and attempt afterwards, stage afterwards, kinds of actions)
-EDGES = {
+EDGES: dict[str, tuple] = {
     "start": (NEW, Started(), 1000, (1, 1, Phase.OPEN), Stage.RUNNING, [StageChanged, Opened]),
     "start with too few": (replace(NEW, sites=frozenset("a")), Started(), 1000, None, Stage.CREATED, []),
     "start again": (at(Phase.OPEN), Started(), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
@@ -199,6 +199,7 @@ def test_the_next_round_invites_whoever_is_registered_then():
 def test_whoever_was_complete_under_the_old_terms_is_told_why_it_was_for_nothing(event, why):
     state = replace(at(Phase.OPEN, "a"), sites=frozenset("ac"))
     after, (failed, _) = step(state, event, 1001)
+    assert isinstance(failed, Failed)
     assert exclusions(failed.round, {"a", "b"}, failed) == {"a": why, "b": "incomplete", "c": "absent"}
     assert after.round.invited == frozenset("ac")
 

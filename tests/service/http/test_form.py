@@ -128,9 +128,7 @@ def test_content_types(routes):
     for method, path, operation in routes.operations:
         good = routes.good(path)
         kinds = ["text/plain", "application/json; charset=utf-8", "application/JSON", "application/xml"]
-        if "requestBody" in operation:
-            kinds.append(None)
-        for kind in kinds:
+        for kind in [*kinds, None] if "requestBody" in operation else kinds:
             routes.assert_refused(method, good, operation, content_type=kind)
 
 

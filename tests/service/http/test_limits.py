@@ -116,7 +116,8 @@ def strict(tmp_path):
 def begin_put(world, site, submission, sent=100):
     """A PUT whose body stays away after some bytes."""
     part = submission.parts[0]
-    connection = http.client.HTTPConnection(*world.server.url.removeprefix("http://").split(":"), timeout=20)
+    host, port = world.server.url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
     path = f"/v1/submissions/{submission.id}"
     connection.putrequest("PUT", path)
     fields = world.peer(site).signature("PUT", path, manifest_field(submission.id))

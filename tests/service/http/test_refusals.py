@@ -4,6 +4,7 @@ import base64
 import hashlib
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def flip(data, bit):
 # manifests
 
 OTHER_PLAN = make_plan("another", values=5001)
-MANIFESTS = {
+MANIFESTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "other plan": ({"plan_id": OTHER_PLAN.plan_id}, 422, "plan-mismatch"),
     "other key": ({"key_id": "6e" * 32}, 422, "key-mismatch"),
     "other epoch": ({"epoch": 2}, 422, "key-mismatch"),

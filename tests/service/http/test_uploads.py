@@ -7,9 +7,12 @@ import socket
 
 import pytest
 
+from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import manifest_field
 from service.core.submissions import runs
 from service.core.submissions.runs import ExpectedPart, Run
+from service.domain.submissions import State
+from service.store.rows import SubmissionRow
 from tests.support.peers import OCTETS, digest_header, expected_sum, make_plan, prepare, read_receipt, read_sum
 from tests.support.real import until
 from tests.support.simulated import Clock, SimulatedFederation, snapshot
@@ -166,7 +169,8 @@ def test_announced_parts_that_are_none(inside):
 
 
 def run_of(plan):
-    return Run(None, plan.public, tuple(ExpectedPart(place, "", False) for place in plan.public.places))
+    row = SubmissionRow("0" * 64, RoundId.parse(ONE), "a", State.OPEN, None)
+    return Run(row, plan.public, tuple(ExpectedPart(place, "", False) for place in plan.public.places))
 
 
 def test_parts_in_memory_together(monkeypatch):

@@ -45,7 +45,7 @@ def test_files_are_anybodys_and_data_is_not(watched):
             assert answer.status_code == 401, path
             assert answer.json().keys() == {"status", "detail"}
         for cookie in ("", "x", "1.2.3", "9999999999.0011223344556677." + "0" * 64, "é" * 3):
-            headers = {"Cookie": f"he-agg-{stranger.base_url.port}={cookie}".encode()}
+            headers = {b"Cookie": f"he-agg-{stranger.base_url.port}={cookie}".encode()}
             assert stranger.get("/snapshot.json", headers=headers).status_code == 401
 
 

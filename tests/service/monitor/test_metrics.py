@@ -2,15 +2,18 @@
 
 import re
 import time
+from typing import Any
 
 import httpx
 import pytest
 
 from he_agg.errors import ConfigError
 from service.http.app import create_app
+from service.http.bodies import Linger
+from service.logs import RequestLog
 from service.monitor.metrics import Metrics
 from service.monitor.monitoring import Watching
-from service.observers import PHASES, Answered
+from service.observers import PHASES, Answered, Observed
 from service.settings import Settings
 from tests.support.peers import Peer, prepare
 from tests.support.real import until
@@ -139,10 +142,10 @@ def test_nothing_listens_unless_it_is_asked_for(tmp_path):
     watching = Watching(Settings(data_dir=tmp_path))
     assert watching.observers == ()
     assert watching.process() is None
-    middleware = [each.cls.__name__ for each in create_app(Settings(data_dir=tmp_path)).user_middleware]
-    assert middleware == ["RequestLog", "Linger"]
+    middleware: list[Any] = [each.cls for each in create_app(Settings(data_dir=tmp_path)).user_middleware]
+    assert middleware == [RequestLog, Linger]
     wanted = create_app(Settings(data_dir=tmp_path, metrics_port=0)).user_middleware
-    assert [each.cls.__name__ for each in wanted] == ["Observed", "RequestLog", "Linger"]
+    assert [each.cls for each in wanted] == [Observed, *middleware]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,8 @@ def test_an_observer_that_fails_breaks_no_answer(tmp_path, caplog):
             raise RuntimeError("broken")
 
     watching = Watching(Settings(data_dir=tmp_path))
-    watching.observers = (Broken(),)
+    broken: Any = Broken()
+    watching.observers = (broken,)
     app = create_app(Settings(data_dir=tmp_path / "data"), watching=watching)
 
     async def ask():

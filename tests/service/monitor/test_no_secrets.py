@@ -17,6 +17,7 @@ import pytest
 import client_sdk._net.signing as signing
 from client_sdk import Site
 from he_agg import Layout, Plan
+from he_agg.protocol.http_signatures import sign_request
 from service.core.aggregator_key import AggregatorKey
 from tests.service.monitor.watched import events_of, watched_server
 from tests.support.real import SITES, Hospitals, until
@@ -66,10 +67,9 @@ def shown(tmp_path_factory):
     layout = Layout.of(updates[0], clip=0.617, weight_cap=655_211)
     plan = Plan.create("secretive", layout, max_sites=4, min_sites=3, rounds=2, codec="ckks", part_bytes=2**16)
     signatures: list[str] = []
-    true_sign = signing.sign_request
 
     def spy(*arguments):
-        fields = true_sign(*arguments)
+        fields = sign_request(*arguments)
         signatures.append(fields["Signature"].split(":")[1])
         return fields
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def watched_server(data_dir: Path, environment: dict[str, str] | None = None) ->
         watched.server.kill()
 
 
-def events_of(client: httpx.Client) -> Iterator[dict[str, Any]]:
+def events_of(client: httpx.Client) -> Generator[dict[str, Any]]:
     """Snapshots as they come by server-sent events."""
     with client.stream("GET", "/events") as answer:
         assert answer.status_code == 200, answer.status_code

@@ -52,8 +52,10 @@ def run(tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             main([*map(str, arguments), "--data-dir", str(tmp_path / "data")])
         printed = capsys.readouterr()
-        assert not check or ended.value.code == 0, printed.err
-        return CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+        code = ended.value.code
+        assert isinstance(code, int)
+        assert not check or code == 0, printed.err
+        return CompletedProcess(arguments, code, printed.out, printed.err)
 
     return command
 

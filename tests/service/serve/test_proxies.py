@@ -107,7 +107,9 @@ def running(command, port, directory):
 class Behind(Peer):
     """Sends every path with a prefix in front, and signs it without."""
 
-    prefix = ""
+    def __init__(self, client, federation, member, prefix):
+        super().__init__(client, federation, member)
+        self.prefix = prefix
 
     def signed(self, method, path, headers=None, **more):
         request = super().signed(method, path, headers, **more)
@@ -138,9 +140,7 @@ def world_behind(proxy, name, prefix, **options):
     world = RealFederation(server, make_plan(name, **options), ["a", "b"])
     world.client.close()
     world.client = httpx.Client(base_url=url, verify=context, timeout=90)
-    world.peers = {n: Behind(world.client, world.name, member) for n, member in world.members.items()}
-    for peer in world.peers.values():
-        peer.prefix = prefix
+    world.peers = {n: Behind(world.client, world.name, member, prefix) for n, member in world.members.items()}
     return world
 
 

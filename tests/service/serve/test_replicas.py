@@ -15,6 +15,7 @@ from service.domain import events
 from service.domain.events import Phase
 from service.settings import Settings
 from service.store.parts.base import SUM, PartKey
+from service.store.parts.directory import DirectoryParts
 from service.work.folding import fold_round
 from service.work.leases import LeaseLostError
 from tests.support.peers import (
@@ -129,8 +130,10 @@ class Twins:
         return take_parts(aggregator, "f", site, prepared, range(len(prepared.parts)))
 
     def check_sum(self):
+        part_store = self.both[0].part_store
+        assert isinstance(part_store, DirectoryParts)
         for number, expected in enumerate(expected_sum(self.plan, self.prepared)):
-            path = self.both[0].part_store.path(PartKey(ONE, SUM, number))
+            path = part_store.path(PartKey(ONE, SUM, number))
             assert (read_part(self.plan, number, path.read_bytes()) == expected).all()
 
 

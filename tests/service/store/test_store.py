@@ -12,7 +12,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from he_agg.errors import ConfigError, Reason
 from service.aggregator import Aggregator
 from service.settings import Settings, load_settings
-from service.store import failures
 from service.store.failures import StoreBusyError, StoreFullError
 from service.store.lock import DirectoryLock
 from service.store.sql import Store, open_store
@@ -99,7 +98,7 @@ def test_a_database_that_cannot_write_ends_the_process(store, monkeypatch):
     def end(code):
         raise EndedError(code)
 
-    monkeypatch.setattr(failures.os, "_exit", end)
+    monkeypatch.setattr(os, "_exit", end)
     broken = sqlite3.OperationalError("disk I/O error")
     broken.sqlite_errorname = "SQLITE_IOERR_FSYNC"
 

@@ -7,6 +7,7 @@ import pytest
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from service.operator import operations
+from service.refusal import RefusedError
 from service.store.parts.base import SUM, PartKey
 from tests.support.peers import (
     expected_sum,
@@ -25,7 +26,7 @@ def test_deadline_with_quorum_closes_without_the_missing(inside):
     inside.aggregator.conductor.tick_all()
     assert inside.row("f.1.1").phase == "open"
     inside.clock.now = deadline
-    with pytest.raises(ProtocolError) as caught:
+    with pytest.raises(RefusedError) as caught:
         take_end(inside.aggregator, "f", "c", late)  # nobody ticked: the request itself closes the round
     assert caught.value.reason is Reason.ROUND_CLOSED
     assert inside.row("f.1.1").phase == "closed"
@@ -36,7 +37,7 @@ def test_deadline_with_quorum_closes_without_the_missing(inside):
     for number, expected in enumerate(expected_sum(inside.plan, members)):
         path = inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), SUM, number))
         assert (read_part(inside.plan, number, path.read_bytes()) == expected).all()
-    with pytest.raises(ProtocolError) as caught:
+    with pytest.raises(RefusedError) as caught:
         take_end(inside.aggregator, "f", "c", late)
     assert caught.value.members["record"]["body"]["excluded"] == {"c": "incomplete"}
     assert inside.row("f.2.1").phase == "open"

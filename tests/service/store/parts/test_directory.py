@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from service.store import failures
 from service.store.failures import StoreBusyError, StoreFullError
 from service.store.parts.base import SUM, PartKey, PartLostError
 from service.store.parts.directory import DirectoryParts
@@ -201,7 +200,7 @@ def test_an_fsync_error_ends_the_process(store, monkeypatch, capfd):
 
     store.put_all([(PartKey(ONE, MINE, 2), b"part")])
     monkeypatch.setattr(os, "fsync", fail)
-    monkeypatch.setattr(failures.os, "_exit", end)
+    monkeypatch.setattr(os, "_exit", end)
     with pytest.raises(EndedError, match="74"):
         store.put_all([(KEY, b"part")])
     assert "fsync failed: EIO" in capfd.readouterr().err
