@@ -74,6 +74,12 @@ class Settings(BaseSettings):
     keep_sums: int = Field(
         5, ge=1, description="How many sums of a federation stay, unless it was created with another number."
     )
+    keep_unopened_s: float = Field(
+        7 * 86400.0,
+        ge=0,
+        description="How long the single submissions behind a sum stay while fewer than `min_sites` of its sites have "
+        "said that they opened it and no later sum is there. They go earlier when the disk is full. Units: seconds.",
+    )
     reserve_bytes: int = Field(
         256 * 2**20,
         ge=0,

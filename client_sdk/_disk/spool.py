@@ -10,6 +10,7 @@
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
     <spool>/<site>/<federation>.chain                              records that this site has verified
     <spool>/<site>/<federation>.evidence/<round>.<attempt>.json    receipts that a record has broken
+    <spool>/<site>/<federation>.verdicts/                          what it found when it looked at their sums
 
 A directory with a manifest is a submission that may be sent again, byte for byte. It is removed when a verified record
 has ended its round, or when a later round has opened. One without is what a crash left:
@@ -108,6 +109,10 @@ class Spool:
 
     def _evidence_of(self, round_id: RoundId) -> Path:
         return self._root / f"{round_id.federation}.evidence" / f"{round_id.number}.{round_id.attempt}.json"
+
+    def verdicts_path(self, federation: str) -> Path:
+        """Return where this site's verdicts on sums are. No round's name looks like it, either."""
+        return self._root / f"{federation}.verdicts"
 
     def pending(self, federation: str) -> list[RoundId]:
         """List rounds with a stored submission whose mean was not fetched yet, oldest first."""

@@ -10,6 +10,7 @@ from client_sdk._protocol.accept import RejectedError
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import follow_rosters, refusing
 from client_sdk._protocol.session import Session
+from client_sdk._protocol.verdicts import deliver_verdicts
 from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import CurrentRound, read
@@ -71,6 +72,7 @@ def open_round(session: Session) -> Flow[OpenRound | None]:
         ProtocolError: the aggregator went back on rosters or records, or offers a roster that is not to be trusted.
         ConfigError: the roster has expired, or does not list this site any more.
     """
+    yield from deliver_verdicts(session)
     seen = yield from compute(partial(len, session.chain))
     current = yield from current_round(session)
     if current.round_id is None:
@@ -90,6 +92,7 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
         ProtocolError: it refused, its answer makes no sense, or it went back on rosters or records.
         ConfigError: the roster has expired, or does not list this site any more.
     """
+    yield from deliver_verdicts(session)
     while True:
         asked_at = yield from now()
         seen = yield from compute(partial(len, session.chain))

@@ -12,6 +12,7 @@ from client_sdk._disk.chain import Chain
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
 from client_sdk._disk.spool import Spool
+from client_sdk._disk.verdicts import Verdicts
 from client_sdk._net.signing import Signer
 from client_sdk._protocol.exchange import Retries
 from client_sdk._protocol.retry import RetryPolicy
@@ -62,6 +63,11 @@ class Session:
     def federation(self) -> str:
         """Name of the federation: the one that the key was made for."""
         return self.plan.federation
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """What it has found when it looked at sums."""
+        return Verdicts(self.spool.verdicts_path(self.federation))
 
     @property
     def signer(self) -> Signer:

@@ -14,9 +14,11 @@ from client_sdk._protocol.poll import OpenRound, current_round
 from client_sdk._protocol.prepare import Update, check_stored, lost_spool, prepare
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
+from client_sdk._protocol.verdicts import judge, judging
 from client_sdk.federated import Outcome
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
+from he_agg.documents.verdict import OPENED
 from he_agg.errors import InputError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean
@@ -164,13 +166,14 @@ def _opened(
     session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None, must_count: bool = False
 ) -> Flow[Mean]:
     own = None if stored is None else stored.submission_id
-    accepted = yield from accept(session, entry, signed, own)
+    accepted = yield from judging(session, signed, accept(session, entry, signed, own))
     if must_count and own is not None:
         try:
             check_counted(session, signed.body, own)
         except ProtocolError:
             yield from compute(entry.remove)
             raise
-    mean = yield from collect(session, entry, accepted)
+    mean = yield from judging(session, signed, collect(session, entry, accepted))
+    yield from judge(session, signed, OPENED)
     yield from compute(entry.remove)
     return mean

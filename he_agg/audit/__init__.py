@@ -18,6 +18,7 @@ from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.transcript import MAX_LINE_BYTES, lines, parse_header
+from he_agg.documents.verdict import Verdict
 from he_agg.errors import HeAggError, Reason, WireError
 
 __all__ = ["Audit", "Coordinator", "Finding", "RosterRow", "RoundRow", "audit"]
@@ -89,12 +90,14 @@ class _Auditor:
                 self._rosters.take(roster)
             elif kind == Manifest.KIND:
                 records.take_manifest(Signed.parse(Manifest, line))
+            elif kind == Verdict.KIND:
+                records.take_verdict(Signed.parse(Verdict, line))
             elif kind == RoundRecord.KIND:
                 record = Signed.parse(RoundRecord, line)
                 records.take_record(record)
                 if record.digest in self._expected:
                     self._expected[record.digest] = True
             else:
-                raise WireError(Reason.BAD_FIELD, "expected a signed roster, manifest or record")
+                raise WireError(Reason.BAD_FIELD, "expected a signed roster, manifest, record or verdict")
         except WireError as error:
             self._notes.find("not-canonical" if error.reason == Reason.NOT_CANONICAL else "bad-line", error.message)

@@ -53,7 +53,7 @@ class RosterRow:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """What a record says. Units: `closed_at` in seconds since 1970, UTC."""
+    """What a record says, and its members of it. Units: `closed_at` in seconds since 1970, UTC."""
 
     index: int
     round: str
@@ -63,6 +63,7 @@ class RoundRow:
     epoch: int
     members: tuple[str, ...]
     excluded: Mapping[str, str]
+    verdicts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

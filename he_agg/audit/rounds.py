@@ -11,6 +11,7 @@ from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
+from he_agg.documents.verdict import Verdict
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
@@ -48,6 +49,7 @@ class RecordChain:
         self._rosters = rosters
         self._waiting: list[_Submitted] = []
         self._last: RoundRecord | None = None
+        self._said: dict[str, str] = {}
         self._keys_of_epochs: dict[int, str] = {}
 
     @property
@@ -95,7 +97,7 @@ class RecordChain:
         record, submitted = signed.body, self._waiting
         self._waiting = []
         what = f"record {record.index} of round {record.round_id}"
-        roster = self._rosters.get(record.roster)
+        roster, self._said = self._rosters.get(record.roster), {}
         self._result.rounds.append(
             RoundRow(
                 record.index,
@@ -106,6 +108,7 @@ class RecordChain:
                 record.epoch,
                 tuple(sorted(record.members)),
                 dict(sorted(record.excluded.items())),
+                self._said,
             )
         )
         self._check_place(signed, what)
@@ -117,6 +120,22 @@ class RecordChain:
             self._check_roster(signed, roster, what)
         self._last = record
         self._result.head = signed.digest
+
+    def take_verdict(self, signed: Signed[Verdict]) -> None:
+        """Check what a member says of the sum of the record before."""
+        verdict, last = signed.body, self._last
+        said = self._said
+        if last is None or self._waiting or verdict.record != self._result.head or verdict.round_id != last.round_id:
+            self._find("verdict", f"{verdict.title} is not on the record before it")
+            return
+        if verdict.site not in last.members:
+            self._find("verdict", f"{verdict.title}: the site is not in the sum")
+        if said and max(said) >= verdict.site:
+            self._find("verdict", f"{verdict.title} is there twice, or out of order")
+        keys = {r.members[verdict.site].public_key for r in self._rosters.values() if verdict.site in r.members}
+        if not any(signed.signers({verdict.site: key}) for key in keys):
+            self._find("verdict", f"{verdict.title} is not signed by the site")
+        said[verdict.site] = verdict.verdict
 
     def _check_place(self, signed: Signed[RoundRecord], what: str) -> None:
         record, last = signed.body, self._last

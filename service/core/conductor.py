@@ -14,6 +14,7 @@ from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from service.core.aggregator_key import AggregatorKey
 from service.core.roster_cache import newest_roster, roster_of, signer_in
+from service.core.verdicts import release_undisputed
 from service.domain import events, rounds, submissions
 from service.domain.events import Action, Event, Federation, Phase, Round, Stage
 from service.store.rows import Basis, ChainHead, FederationRow, RoundRow
@@ -149,6 +150,9 @@ class Conductor:
                 record = self._record(tx, row, action, head, at)
                 if isinstance(action, events.Failed):
                     self._move_all(tx, round_id, submissions.Event.ROUND_FAILED)
+                else:
+                    # Its members went on from the sums before, so nobody is going to dispute those.
+                    release_undisputed(tx, name)
                 new_head = ChainHead(head.index + 1, record.digest)
                 tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
 

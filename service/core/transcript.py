@@ -1,8 +1,8 @@
 """The transcript: everything signed that a federation has left behind, one document a line, for whoever audits it.
 
 First the federation and its plan, then every roster by version, then record by record in the order of the chain: the
-manifests of its members, sorted by site, and the record itself. It is read piece by piece, so it takes as much memory
-as one round's manifests, however long the federation has run.
+manifests of its members, the record itself, and what they said of its sum, by site. It is read piece by piece, so it
+takes as much memory as one round's manifests, however long the federation has run.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ def transcript(store: Store, federation: str) -> Iterator[bytes]:
         with store.read() as tx:
             round_ = tx.record_at(federation, index)
             manifests = [] if round_ is None else tx.manifests(round_.id)
+            verdicts = [] if round_ is None else tx.verdict_documents(round_.id)
         for manifest in manifests:
             yield _line(manifest)
         if round_ is not None and round_.record is not None:
             yield _line(round_.record)
+        for verdict in verdicts:
+            yield _line(verdict)
 
 
 def _line(document: bytes) -> bytes:

@@ -15,7 +15,7 @@ from service.aggregator import Aggregator
 from service.http.auth import DOCUMENTED
 from service.http.bodies import Linger
 from service.http.form import check_form
-from service.http.routes import health, records, rounds, submissions, sums, trust
+from service.http.routes import health, records, rounds, submissions, sums, trust, verdicts
 from service.limits import Limits
 from service.logs import RequestLog
 from service.monitor.monitoring import Watching
@@ -81,7 +81,7 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None, watchin
     app.add_middleware(RequestLog)
     if watching.observers:
         app.add_middleware(Observed, observers=watching.observers)
-    for module in (rounds, submissions, sums, records, trust):
+    for module in (rounds, submissions, sums, records, verdicts, trust):
         app.include_router(module.router, dependencies=[Security(DOCUMENTED)])
     app.include_router(health.router, dependencies=[Depends(check_form)])
     _describe_problems(app)

@@ -12,7 +12,7 @@ from he_agg.ids import RoundId
 from service.domain.events import Phase, Round
 from service.store.queries import Queries, as_row, columns_of
 from service.store.rows import Basis, ChainHead, RoundRow
-from service.store.schema import federations, invitations, parts, rounds, submissions, sum_parts
+from service.store.schema import federations, invitations, parts, rounds, submissions, sum_parts, verdicts
 
 __all__ = ["RoundRows"]
 
@@ -25,6 +25,7 @@ _ROUNDS = select(
     rounds.c.record,
     rounds.c.record_digest,
     rounds.c.sample_seed,
+    rounds.c.scrubbed,
     rounds.c.sum_scrubbed,
     rounds.c.closed_at,
     rounds.c.ended_at,
@@ -78,10 +79,15 @@ class RoundRows(Queries):
         these = rounds.c.phase.in_([phase.value for phase in phases])
         return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.id))
 
-    def unscrubbed(self) -> list[RoundRow]:
-        """Return ended attempts whose single submissions are still to be deleted and not to be kept."""
+    def unscrubbed(self, before: int) -> list[RoundRow]:
+        """Return ended attempts whose single submissions are still to be deleted and not to be kept.
+
+        Args:
+            before: a sum that was published later has to be released. Units: seconds since 1970, UTC.
+        """
         keeping = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
         done = (rounds.c.phase == Phase.PUBLISHED.value) & rounds.c.federation.not_in(keeping)
+        done &= rounds.c.released | (rounds.c.ended_at < before)
         these = ~rounds.c.scrubbed & ((rounds.c.phase == Phase.FAILED.value) | done)
         return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.id))
 
@@ -104,6 +110,7 @@ class RoundRows(Queries):
                 phase=state.phase.value,
                 opened_at=state.opened_at,
                 deadline_at=state.deadline_at,
+                released=False,
                 scrubbed=False,
                 sample_seed=state.sample_seed,
                 sum_scrubbed=False,
@@ -192,6 +199,36 @@ class RoundRows(Queries):
         """Forget the parts of a sum whose files are gone."""
         self._run(delete(sum_parts).where(sum_parts.c.round_id == str(round_id)))
 
+    def release(self, round_id: RoundId) -> None:
+        """Note that the single submissions of a published round need not be kept for the sake of its sum."""
+        self._set(round_id, released=True)
+
+    def unreleased(self, federation: str) -> list[RoundRow]:
+        """Return published rounds whose single submissions stay until sites have opened the sum, oldest first."""
+        these = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value)
+        these &= ~rounds.c.released & ~rounds.c.scrubbed
+        return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.chain_index))
+
+    def verdict(self, round_id: RoundId, site: str) -> bytes | None:
+        """Return the canonical bytes of a site's verdict on a round."""
+        this = (verdicts.c.round_id == str(round_id)) & (verdicts.c.site == site)
+        return self._bytes(select(verdicts.c.document).where(this))
+
+    def verdicts(self, round_id: RoundId) -> dict[str, str]:
+        """Return what sites have said about a round's sum, by site."""
+        query = select(verdicts.c.site, verdicts.c.verdict).where(verdicts.c.round_id == str(round_id))
+        return {row.site: row.verdict for row in sorted(self._run(query), key=lambda row: row.site)}
+
+    def verdict_documents(self, round_id: RoundId) -> list[bytes]:
+        """Return the canonical bytes of all verdicts on a round, by site."""
+        query = select(verdicts.c.site, verdicts.c.document).where(verdicts.c.round_id == str(round_id))
+        return [bytes(row.document) for row in sorted(self._run(query), key=lambda row: row.site)]
+
+    def add_verdict(self, round_id: RoundId, site: str, verdict: str, document: bytes, at: int) -> None:
+        """Write a site's verdict."""
+        values = {"round_id": str(round_id), "site": site, "verdict": verdict}
+        self._run(insert(verdicts).values(**values, document=document, stored_at=at))
+
     def scrub(self, round_id: RoundId) -> None:
         """Forget the single parts, and those of a sum that was never published, once their files are gone."""
         mine = select(submissions.c.id).where(submissions.c.round_id == str(round_id)).scalar_subquery()
@@ -215,6 +252,7 @@ def _round(row: Row[Any]) -> RoundRow:
         None if row.record is None else bytes(row.record),
         row.record_digest,
         row.sample_seed,
+        row.scrubbed,
         row.sum_scrubbed,
         row.closed_at,
         row.ended_at,

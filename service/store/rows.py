@@ -111,6 +111,7 @@ class RoundRow:
     record: bytes | None
     record_digest: str | None
     sample_seed: str | None = None
+    scrubbed: bool = False
     sum_scrubbed: bool = False
     closed_at: int | None = None
     ended_at: int | None = None

@@ -42,6 +42,7 @@ __all__ = [
     "rounds",
     "submissions",
     "sum_parts",
+    "verdicts",
 ]
 
 SCHEMA_VERSION = 1
@@ -113,6 +114,7 @@ rounds = Table(
     Column("ended_at", BigInteger),
     Column("record", LargeBinary),
     Column("record_digest", String(64)),
+    Column("released", Boolean, nullable=False),
     Column("scrubbed", Boolean, nullable=False),
     Column("sample_seed", String(64)),
     Column("sum_scrubbed", Boolean, nullable=False),
@@ -159,6 +161,16 @@ parts = Table(
     Column("digest", String(64), nullable=False),
     Column("stored", Boolean, nullable=False),
     Column("damaged_at", BigInteger),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("round_id", String(128), ForeignKey("rounds.id"), primary_key=True),
+    Column("site", String(63), primary_key=True),
+    Column("verdict", String(16), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
 )
 
 leases = Table(

@@ -12,7 +12,7 @@ from service.domain.events import Phase
 from service.domain.submissions import AWAITED, State
 from service.store.queries import Queries, as_row, columns_of
 from service.store.rows import DamagedPart, PartRow, SubmissionRow
-from service.store.schema import parts, rounds, submissions
+from service.store.schema import federations, parts, rounds, submissions
 
 __all__ = ["SubmissionRows"]
 
@@ -26,7 +26,9 @@ _STORED = (
     .select_from(submissions.join(rounds, rounds.c.id == submissions.c.round_id))
     .where(rounds.c.federation == bindparam("federation"), ~rounds.c.scrubbed)
 )
-_STORED_OF_SITE = _STORED.where(submissions.c.site == bindparam("site"))
+_KEPT_FOR_AUDIT = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
+_COUNTED = _STORED.where((rounds.c.phase != Phase.PUBLISHED.value) | rounds.c.federation.in_(_KEPT_FOR_AUDIT))
+_COUNTED_OF_SITE = _COUNTED.where(submissions.c.site == bindparam("site"))
 _ADD_SUBMISSION = insert(submissions)
 _MOVE_SUBMISSION = update(submissions).where(submissions.c.id == bindparam("this_id")).values(state=bindparam("state"))
 _ACCEPT_SUBMISSION = _MOVE_SUBMISSION.values(accepted_at=bindparam("at"))
@@ -122,12 +124,19 @@ class SubmissionRows(Queries):
         query = _SUBMISSIONS.where(these, submissions.c.round_id.in_(open_rounds), submissions.c.id.in_(holding))
         return self._all(_submission, query.order_by(submissions.c.id))
 
-    def stored_submissions(self, federation: str, site: str | None = None) -> int:
-        """Return how many submissions, of one site or of all, the disk holds or has to hold parts of."""
+    def stored_submissions(self, federation: str) -> int:
+        """Return how many submissions the disk holds or has to hold parts of."""
+        return int(self._run(_STORED, {"federation": federation}).scalar_one())
+
+    def counted_submissions(self, federation: str, site: str | None = None) -> int:
+        """Return how many submissions, of one site or of all, count for quotas: all but those behind a sum.
+
+        Those behind a sum do if they are kept for audit.
+        """
         if site is None:
-            found = self._run(_STORED, {"federation": federation})
+            found = self._run(_COUNTED, {"federation": federation})
         else:
-            found = self._run(_STORED_OF_SITE, {"federation": federation, "site": site})
+            found = self._run(_COUNTED_OF_SITE, {"federation": federation, "site": site})
         return int(found.scalar_one())
 
     def count_submissions(self) -> dict[tuple[str, State], int]:

@@ -1,5 +1,8 @@
 """Remove what must not stay: submissions of ended rounds, old sums, and uploads that nobody goes on with.
 
+The single submissions behind a sum stay until enough of its sites have said that they opened it (`core/verdicts.py`):
+they are the only evidence if it turns out to be wrong.
+
 Each step looks at the rows, removes parts and then says so in the rows, so it may be interrupted and repeated anywhere.
 Whatever a receipt was given for is touched only after its round has ended.
 """
@@ -30,12 +33,12 @@ def purge_leftovers(store: Store, part_store: PartStore, older_than_s: float = 0
     """
     for round_id in list(part_store.rounds()):
         with store.read() as tx:
-            row, federation = tx.round(round_id), tx.federation(round_id.federation)
-        if row is None or federation is None:
+            row = tx.round(round_id)
+        if row is None:
             continue  # rows that were restored may be older than the parts
         if row.phase is Phase.FAILED:
             part_store.purge_round(round_id)
-        elif row.phase is Phase.PUBLISHED and not federation.keeping.keep_submissions:
+        elif row.scrubbed:
             part_store.purge_submissions(round_id)
     return part_store.purge_leftovers(older_than_s)
 
@@ -52,7 +55,11 @@ class Housekeeper:
     def is_needed(self, tx: Transaction) -> bool:
         """Tell whether `run` would do anything."""
         return bool(
-            tx.unscrubbed() or tx.sums_to_remove() or self._too_many(tx) or tx.expiring() or tx.idle(self._expired())
+            tx.unscrubbed(self._kept_since())
+            or tx.sums_to_remove()
+            or self._too_many(tx)
+            or tx.expiring()
+            or tx.idle(self._expired())
         )
 
     def run(self, hold: Callable[[Transaction], None] = lambda _: None) -> None:
@@ -62,7 +69,7 @@ class Housekeeper:
             hold: called within every transaction that writes; raises to give up.
         """
         with self._store.read() as tx:
-            unscrubbed = tx.unscrubbed()
+            unscrubbed = tx.unscrubbed(self._kept_since())
         for row in unscrubbed:
             self._scrub(row, hold)
         self._scrub_sums(hold)
@@ -128,6 +135,9 @@ class Housekeeper:
             site=submission.site,
             submission_id=submission.id,
         )
+
+    def _kept_since(self) -> int:
+        return int(self._clock() - self._settings.keep_unopened_s)
 
     def _expired(self) -> int:
         return int(self._clock() - self._settings.upload_expiry_s)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from client_sdk._effects import Request, Response
 from client_sdk._protocol import verbs as _flows
 from client_sdk.progress import PhaseFinished, PhaseProgress
+from he_agg.documents.signed import Signed
+from he_agg.documents.verdict import Verdict
 from he_agg.errors import HeAggError, InputError, ProtocolError, Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.signing import SigningKey
@@ -106,8 +108,9 @@ def test_a_part_that_the_aggregators_disk_damaged_is_sent_again(tmp_path, aggreg
     world = World(aggregator, meddle)
     mean = world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
     assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
-    whole, again = world.paths("PUT")
+    whole, again, verdict = world.paths("PUT")
     assert again == f"{whole}?from=1"
+    assert verdict == f"/v1/rounds/{ROUND}/verdicts/a"
 
 
 def test_waits_as_long_as_it_takes(tmp_path, aggregator):
@@ -305,7 +308,9 @@ def test_interrupted_download_goes_on_with_the_missing_parts(tmp_path, aggregato
     mean = again.run(_flows.resume(session, OPEN))
     assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
     assert asked(again) == [PARTS - 1]
-    assert [body for line, body in again.sent if line.startswith("PUT")] == [b""]  # the receipt once more
+    receipt, verdict = [body for line, body in again.sent if line.startswith("PUT")]
+    assert receipt == b""  # once more
+    assert Signed.parse(Verdict, verdict).body.verdict == "opened"
 
 
 def test_what_the_disk_spoiled_is_fetched_again(tmp_path, aggregator):

@@ -66,9 +66,10 @@ def test_three_sites_average_over_rounds(federate, codec):
             assert total < bytes_up < total + 2000
             assert total < bytes_down < total + 8000  # the record, and three signed manifests
     for name in SITES:
-        (left,) = (federation.directory(name) / "spool" / name).iterdir()
+        left, verdicts = sorted((federation.directory(name) / "spool" / name).iterdir())
         assert left.name == f"{federation.name}.chain"
         assert len(left.read_bytes().splitlines()) == 3
+        assert sorted(path.name for path in verdicts.iterdir()) == ["1.1", "2.1", "3.1"]  # delivered
 
 
 def test_async_sites_share_one_event_loop(federate):

@@ -33,6 +33,9 @@ class Attempt:
     ahead: dict[int, bool] = field(default_factory=dict)
     """Of which parts the sum was made when the last site's came; false if one of them was damaged or gone by then."""
 
+    verdicts: dict[str, str] = field(default_factory=dict)
+    """What each site said of the sum."""
+
     def missing(self, site: str, parts: int) -> set[int]:
         return set(range(parts)) - self.stored[site]
 
@@ -115,6 +118,30 @@ class Model:
                 attempt.phase = "closed"
             self.tick(now)
         return {200}
+
+    def judge(self, attempt: Attempt, site: str, found: str) -> set[int]:
+        """A site says whether it could open the sum."""
+        first = attempt.verdicts.get(site)
+        if first == found:
+            return {200}
+        if attempt.phase != "published":
+            return {409}
+        if site not in attempt.complete:
+            return {403}
+        if first is not None:
+            return {409}
+        attempt.verdicts[site] = found
+        return {201}
+
+    def kept(self) -> set[str]:
+        """Single submissions that stay behind their sums: nobody knows yet whether those are any good."""
+        published = [attempt for attempt in self.attempts if attempt.phase == "published"]
+        kept: set[str] = set()
+        for attempt in published:
+            said = list(attempt.verdicts.values())
+            if said.count("opened") < self.min_sites and ("rejected" in said or attempt is published[-1]):
+                kept |= {attempt.announced[site] for site in attempt.complete}
+        return kept
 
     def new_key(self, now: float) -> None:
         """There is a new epoch: an open attempt is given up, a closed one is finished."""

@@ -20,6 +20,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from he_agg import canonical
+from he_agg.documents.signed import Signed
+from he_agg.documents.verdict import OPENED, Verdict
+from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import EMPTY_DIGEST
 from tests.support.peers import deal, make_plan, prepare
 from tests.support.simulated import Clock, SimulatedFederation, snapshot
@@ -84,6 +87,8 @@ OPERATIONS = [
     ("PUT", "/v1/submissions/{submission_id}"),
     ("GET", "/v1/rounds/{round_id}/sum"),
     ("GET", "/v1/rounds/{round_id}/manifests"),
+    ("PUT", "/v1/rounds/{round_id}/verdicts/{site}"),
+    ("GET", "/v1/rounds/{round_id}/verdicts"),
     ("GET", "/v1/federations/{federation}/records/{index}"),
     ("GET", "/v1/federations/{federation}/transcript"),
     ("GET", "/v1/federations/{federation}/rosters/{version}"),
@@ -238,6 +243,33 @@ def test_mutated_rosters_and_bundles(world):
         answer = world.coordinator.bring(what, canonical.encode(value))
         assert answer.json()["reason"] == "bad-signature", answer.text
     assert world.coordinator.bring("rosters/2", roster).status_code == 201
+
+
+def test_mutated_verdicts(tmp_path):
+    inside = SimulatedFederation(tmp_path / "data", PLAN, clock=Clock(1_800_000_000.5))
+    for seed, site in enumerate("abc"):
+        inside.submit(site, seed, "fuzz.1.1")
+    inside.fold()
+    a, digest = inside.at("a"), inside.row("fuzz.1.1").record_digest
+    verdict = Verdict(RoundId("fuzz", 1, 1), digest, "a", OPENED)
+    original = Signed.make(verdict, inside.members.identities["a"].signing_key).encode()
+    refused: set[str] = set()
+
+    @bounded(200)
+    @given(body=mutations(original))
+    def ask(body) -> None:
+        if body == original:
+            return
+        before = snapshot(inside.settings.data_dir)
+        answer = a.put_verdict("fuzz.1.1", body)
+        assert 400 <= answer.status_code < 500, "something else than what was signed was taken"
+        refused.add(answer.json()["reason"])
+        assert snapshot(inside.settings.data_dir) == before
+
+    ask()
+    assert refused, "nothing was ever changed"
+    assert a.put_verdict("fuzz.1.1", original).status_code == 201
+    inside.end()
 
 
 def test_mutated_manifests(world):

@@ -13,6 +13,7 @@ single 1, so that a 2 is visible. Not covered here: real sockets, concurrency an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -28,6 +29,9 @@ from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from he_agg.documents.signed import Signed
+from he_agg.documents.verdict import OPENED, REJECTED, Verdict
+from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import manifest_field
 from service.store.parts.base import AHEAD, SUM, PartKey
 from service.store.parts.directory import DirectoryParts
@@ -71,6 +75,8 @@ MUST_BE_SEEN = (
     "repaired",
     "epoch-changed",
     "ahead",
+    "opened",
+    "rejected",
 )
 
 
@@ -92,6 +98,7 @@ class Life(RuleBasedStateMachine):
             upload_expiry_s=TIMES.expiry_s,
             repair_wait_s=TIMES.repair_s,
             keep_sums=KEEP_SUMS,
+            keep_unopened_s=1e12,
             sweep_s=1e-9,
         )
         self.audit = Audit(data_dir, PLAN, KEEP_SUMS)
@@ -219,6 +226,25 @@ class Life(RuleBasedStateMachine):
         self.model.tick(self.now)
         assert 400 <= answer.status_code < 500, f"a damaged part was taken: {answer.status_code}"
 
+    @rule(
+        fate=fates, site=sites, age=st.sampled_from([1, 1, 1, 0, 2]), found=st.sampled_from([OPENED] * 3 + [REJECTED])
+    )
+    def judge(self, fate, site, age, found) -> None:
+        attempt = self.attempt(age)
+        round_id = f"sim.{attempt.number}.{attempt.attempt}"
+        record = self.inside.at(site).record(round_id)
+        digest = hashlib.sha256(record.content).hexdigest() if record.status_code == 200 else "00" * 32
+        self.model.tick(self.now)
+
+        def expect():
+            expected = self.model.judge(attempt, site, found)
+            self.seen[found] += expected == {201}
+            return expected
+
+        verdict = Verdict(RoundId.parse(round_id), digest, site, found)
+        body = Signed.make(verdict, self.inside.members.identities[site].signing_key).encode()
+        self.send(fate, site, "put_verdict", round_id, body, expect=expect)
+
     @rule(site=sites, age=ages)
     def look_at_it(self, site, age) -> None:
         attempt = self.attempt(age)
@@ -327,8 +353,6 @@ class Life(RuleBasedStateMachine):
         newest.rotten.add((site, number))
 
     def round_id(self):
-        from he_agg.ids import RoundId
-
         return RoundId("sim", self.model.newest.number, self.model.newest.attempt)
 
     # what must hold
@@ -355,8 +379,10 @@ class Life(RuleBasedStateMachine):
             assert record["members"].keys() | record["excluded"].keys() == set(SITES)
         rests = [p for p in self.inside.settings.data_dir.glob("rounds/*/**/*.part") if p.parent.name != SUM]
         newest = self.model.newest
-        known = {*newest.announced.values(), AHEAD}
-        assert {p.parent.name for p in rests} <= known, "an ended round was not scrubbed"
+        known, kept = {*newest.announced.values(), AHEAD}, self.model.kept()
+        found = {p.parent.name for p in rests}
+        assert found <= known | kept, "an ended round was not scrubbed"
+        assert kept <= found, "evidence is gone before anybody has opened the sum"
         guesses = self.inside.settings.data_dir.glob("rounds/*/ahead")
         assert {p.parent.name for p in guesses} <= {str(self.round_id())}, "what was made ahead was not scrubbed"
 

@@ -14,6 +14,7 @@ from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster, check_signed
 from he_agg.documents.signed import Body, Signed
+from he_agg.documents.verdict import OPENED, REJECTED, Verdict
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
 from he_agg.signing import SigningKey
@@ -122,6 +123,7 @@ bodies: Mapping[str, st.SearchStrategy[Any]] = {
         sealed=st.dictionaries(names, st.binary(max_size=40), min_size=1, max_size=3),
     ),
     "commitment": st.builds(Commitment, names, epochs, digests, names),
+    "verdict": st.builds(Verdict, round_ids, digests, names, st.sampled_from([OPENED, REJECTED])),
 }
 
 
@@ -236,6 +238,8 @@ def _examples() -> dict[str, Example]:
         sealed={"hospital-a": b"sealed to a", "hospital-b": b"sealed to b"},
     )
     commitment = Commitment("stroke", 1, _hex("a"), "hospital-a")
+    signed_record = Signed.make(record, KEYS["aggregator"], "aggregator")
+    verdict = Verdict(_ROUND, signed_record.digest, "hospital-a", OPENED)
 
     coordinators = {name: _PUBLIC[name] for name in ("coordinator", "second")}
     site, aggregator = {"hospital-a": _PUBLIC["hospital-a"]}, {"aggregator": _PUBLIC["aggregator"]}
@@ -243,10 +247,11 @@ def _examples() -> dict[str, Example]:
     examples = (
         Example(signed_roster, coordinators),
         Example(signed_manifest, site),
-        Example(Signed.make(record, *by_aggregator), aggregator),
+        Example(signed_record, aggregator),
         Example(Signed.make(receipt, *by_aggregator), aggregator),
         Example(Signed.make(bundle, KEYS["coordinator"]), coordinators),
         Example(Signed.make(commitment, KEYS["hospital-a"]), site),
+        Example(Signed.make(verdict, KEYS["hospital-a"]), site),
     )
     return {example.body.KIND: example for example in examples}
 
@@ -259,7 +264,7 @@ def encoded(body: Body) -> bytes:
 def parsed(kind: type[Body], data: bytes) -> Any:
     """Read a body as a document holds it, signed by whoever it names."""
     body = canonical.parse(data, 2**24)
-    author = {"manifest": "site", "commitment": "site", "epoch": "dealer"}.get(kind.KIND)
+    author = {"manifest": "site", "commitment": "site", "verdict": "site", "epoch": "dealer"}.get(kind.KIND)
     name = body.get(author) if author and isinstance(body, dict) else "someone"
     signatures = {name: "00" * 64} if isinstance(name, str) else {}
     return Signed.from_json(kind, {"v": 1, "kind": kind.KIND, "body": body, "signatures": signatures}).body

@@ -40,6 +40,7 @@ from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
+from he_agg.documents.verdict import Verdict
 from he_agg.errors import Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac
@@ -122,6 +123,7 @@ class FakeAggregator:
         self.complete: dict[str, str] = {}
         self.record: Signed[RoundRecord] | None = None
         self.sum: list[bytes] = []
+        self.verdicts: dict[str, Signed[Verdict]] = {}
         self.current = CurrentRound(
             "test",
             "running",
@@ -237,6 +239,9 @@ class FakeAggregator:
             return Response(200, {}, self.record.encode()) if self.record else Response(204)
         if path == f"/v1/rounds/{self.round_id}/manifests":
             return self._manifests()
+        if match := re.fullmatch(rf"/v1/rounds/{re.escape(str(self.round_id))}/verdicts/([a-z]+)", path):
+            self.verdicts.setdefault(match[1], Signed.parse(Verdict, body))
+            return Response(201)
         if path == f"/v1/rounds/{self.round_id}/sum":
             return Response(200, {}, b"".join(self.sum[int(request.path.partition("?from=")[2]) :]))
         return problem(404, "unknown-round")
@@ -455,7 +460,7 @@ def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) ->
 
 def spooled(tmp_path: Path, site: str = "a") -> list[str]:
     """Names of what is in a site's spool, beside what it always keeps."""
-    kept = {"test.chain", "test.rosters"}
+    kept = {"test.chain", "test.rosters", "test.verdicts"}
     return sorted(path.name for path in (tmp_path / "spool" / site).iterdir() if path.name not in kept)
 
 

@@ -12,6 +12,7 @@ from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.transcript import encode_header
+from he_agg.documents.verdict import Verdict
 from he_agg.ids import RoundId
 from he_agg.mac import tag_count
 from he_agg.plan.plan import PublicPlan
@@ -28,10 +29,11 @@ def digest_of(text: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A record and the manifests of its members."""
+    """A record, the manifests of its members, and what they said of the sum."""
 
     manifests: tuple[Signed[Manifest], ...]
     record: Signed[RoundRecord]
+    verdicts: list[Signed[Verdict]] = field(default_factory=list)
 
 
 @dataclass
@@ -121,11 +123,17 @@ class History:
         self.entries.append(Entry(tuple(signed), made))
         return self.entries[-1]
 
+    def judge(self, site: str, found: str, **changed: Any) -> None:
+        """Let a member of the newest record say what it found."""
+        record = self.entries[-1].record
+        verdict = replace(Verdict(record.body.round_id, record.digest, site, found), **changed)
+        self.entries[-1].verdicts.append(Signed.make(verdict, self.people.identities[verdict.site].signing_key))
+
     def documents(self) -> list[Signed]:
         """Everything signed, in the order of a transcript."""
         found: list[Signed] = list(self.rosters)
         for entry in self.entries:
-            found += [*entry.manifests, entry.record]
+            found += [*entry.manifests, entry.record, *entry.verdicts]
         return found
 
     def lines(self) -> list[bytes]:

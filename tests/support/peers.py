@@ -29,6 +29,7 @@ from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
+from he_agg.documents.verdict import OPENED, Verdict
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, unpack
 from he_agg.mac import tag_count
@@ -363,6 +364,19 @@ class Peer:
 
     def sum_from(self, round_id: str, first: int | str = 0) -> httpx.Response:
         return self.request("GET", f"/v1/rounds/{round_id}/sum?from={first}")
+
+    def judge(self, about: str, found: str = OPENED, **changed: Any) -> httpx.Response:
+        """A verdict on a round's sum; `changed` members make it another than it should be."""
+        site = self.member.name
+        record = Signed.parse(RoundRecord, self.record(about).content).digest
+        fields = {"round_id": RoundId.parse(about), "record": record, "site": site, "verdict": found}
+        signer = changed.pop("signer", self.member.signing_key)
+        document = Signed.make(Verdict(**(fields | changed)), signer).encode()
+        return self.put_verdict(about, document)
+
+    def put_verdict(self, about: str, document: bytes) -> httpx.Response:
+        path = f"/v1/rounds/{about}/verdicts/{self.member.name}"
+        return self.request("PUT", path, {"Content-Type": "application/json"}, content=document)
 
     def submit(self, round_id: str, prepared: Prepared) -> httpx.Response:
         """The whole submission; the receipt."""

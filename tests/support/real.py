@@ -100,7 +100,7 @@ class RealFederation:
         with operator(self.server.data_dir) as (store, _):
             for _ in range(1000):
                 with store.read() as tx:
-                    busy = [*tx.rounds_in([Phase.CLOSED, Phase.FOLDING]), *tx.unscrubbed(), *tx.sums_to_remove()]
+                    busy = [*tx.rounds_in([Phase.CLOSED, Phase.FOLDING]), *tx.unscrubbed(0), *tx.sums_to_remove()]
                 if not busy:
                     return
                 time.sleep(0.01)

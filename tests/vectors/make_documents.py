@@ -133,6 +133,8 @@ def transcript():
     plan = plan_of(5000, part_bytes=2**16).public
     history = History(Consortium("test", identities, rosters[0]), key_of("aggregator"), plan, rosters)
     history.round(1, 1, sites[:2], roster=rosters[0])
+    history.judge(sites[0], "opened")
+    history.judge(sites[1], "rejected")
     history.round(2, 1, [], roster=rosters[0])
     history.epoch = 2
     history.round(2, 2, sites)

@@ -128,6 +128,15 @@ BODIES = {
         v=number(1, 1), id=digest, round_id=text(r"[a-z0-9-]+\.\d+\.\d+"), site=name, accepted_at=moment
     ),
     "commitment": record_of(v=number(1, 1), federation=name, epoch=counter, key_id=digest, site=name),
+    "verdict": record_of(
+        v=number(1, 1),
+        federation=name,
+        round=number(1, 10**9 - 1),
+        attempt=number(1, 10**9 - 1),
+        record=digest,
+        site=name,
+        verdict=text("opened|rejected"),
+    ),
     "epoch": record_of(
         v=number(1, 1),
         federation=name,
@@ -274,6 +283,7 @@ def check_transcript(content):
     need(first.keys() == {"v", "kind", "federation", "plan"} and first["kind"] == "transcript", "header")
     plan_id = sha256(canonical(first["plan"])).hex()
     rosters, newest, previous, index, waiting = {}, None, "0" * 64, 0, {}
+    last, judges = None, []
     for line in lines:
         kind = parse(line)["kind"]
         body, signatures = read(line, kind)
@@ -285,6 +295,13 @@ def check_transcript(content):
                 found = signers(kind, body, signatures, with_role(newest, "coordinator"))
                 need(len(found) >= newest["threshold"], "signed by the coordinators before")
             newest = rosters[sha256(canonical(body)).hex()] = body
+            continue
+        if kind == "verdict":
+            need(last is not None and not waiting and body["record"] == previous, "on the record before")
+            need(body["site"] in last["members"], "of a member")
+            check_signed(kind, body, signatures, with_role(rosters[last["roster"]], "site"))
+            need(not judges or max(judges) < body["site"], "sorted")
+            judges.append(body["site"])
             continue
         keys = rosters[body["roster"]]
         check_signed(kind, body, signatures, with_role(keys, "site" if kind == "manifest" else "aggregator"))
@@ -300,7 +317,7 @@ def check_transcript(content):
         need(not body["members"] or len(body["members"]) >= keys["min_sites"], "number of sites")
         same = ("round", "attempt", "epoch", "key_id")
         need(all(m[key] == body[key] for _, m in waiting.values() for key in same), "round, epoch, key")
-        previous, waiting = sha256(line.encode()).hex(), {}
+        previous, waiting, last, judges = sha256(line.encode()).hex(), {}, body, []
     need(index and not waiting, "an end")
     return len(lines) + 1
 

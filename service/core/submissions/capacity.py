@@ -2,11 +2,15 @@
 
 Asked once, when a submission is announced, and for everything that it will need: what was announced is then let in to
 its end. So the disk fills up to a reserve at most, and what has a receipt, its sum included, always finds its place.
+When the disk is full, what is kept only in case that a sum is disputed goes first; quotas do not count it.
 """
 
 from __future__ import annotations
 
+import logging
+
 from he_agg.errors import Reason
+from service.logs import log
 from service.refusal import RefusedError
 from service.settings import Settings
 from service.store.parts.base import PartStore
@@ -33,11 +37,15 @@ class Capacity:
         name = federation.name
         # Of a federation its sums count, too; of a site what it sent. Counted only where there is a quota.
         if quota := self._settings.federation_quota_bytes:
-            count = tx.stored_submissions(name) + len(tx.kept_sums(name)) + 2
+            count = tx.counted_submissions(name) + len(tx.kept_sums(name)) + 2
             _check_quota(f"federation {name}", count * size, quota)
         if quota := self._settings.site_quota_bytes:
-            _check_quota(f"site {site}", (tx.stored_submissions(name, site) + 1) * size, quota)
-        self.check_disk(size + self._awaited(tx))
+            _check_quota(f"site {site}", (tx.counted_submissions(name, site) + 1) * size, quota)
+        try:
+            self.check_disk(size + self._awaited(tx))
+        except RefusedError:
+            _let_go(tx)
+            raise
 
     def check_disk(self, needed: int = 0) -> None:
         """Check that the part store has room for this many bytes above the reserve."""
@@ -57,6 +65,19 @@ class Capacity:
             for name, number in tx.awaited_parts().items()
         )
         return parts + sum(plans[name].wire_bytes for name in tx.unsummed())
+
+
+def _let_go(tx: Transaction) -> None:
+    """Give up the single submissions that are kept only until sites have opened the sum of them."""
+    for federation in tx.federations():
+        for row in tx.unreleased(federation.name):
+            log(
+                logging.WARNING,
+                "the disk is full: single submissions go before enough sites have said that they opened the sum",
+                round_id=str(row.id),
+            )
+            tx.release(row.id)
+            tx.bump()
 
 
 def _check_quota(what: str, used: int, quota: int) -> None:

@@ -85,9 +85,9 @@ def test_quota_of_a_federation(make):
     for i, site in enumerate("abc"):  # and one sum
         inside.submit(site, i, "f.1.1")
     inside.fold_one("f.1.1")
-    refused(lambda: inside.submit("a", 5, "f.2.1"), Reason.QUOTA_EXCEEDED)  # nobody has removed anything yet
-    inside.aggregator.worker._look()
-    inside.submit("a", 5, "f.2.1")
+    inside.submit("a", 5, "f.2.1")  # those behind the sum are still here, and do not count
+    inside.submit("b", 6, "f.2.1")
+    refused(lambda: inside.submit("c", 7, "f.2.1"), Reason.QUOTA_EXCEEDED)
 
 
 def test_quota_of_a_site(make):

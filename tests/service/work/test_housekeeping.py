@@ -3,11 +3,12 @@
 import pytest
 
 from he_agg.documents.federation import FederationDocument
+from he_agg.documents.verdict import OPENED, REJECTED
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.ids import RoundId
 from service.domain.submissions import State
 from service.operator import operations
-from service.store.parts.base import AHEAD, SUM, PartKey
+from service.store.parts.base import AHEAD, SUM, PartKey, Space
 from service.store.rows import Keeping
 from service.work.housekeeping import purge_leftovers
 from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt, take_end, take_parts
@@ -34,8 +35,14 @@ def make(tmp_path):
 def play(inside, number):
     prepared = [inside.submit(site, number * 10 + i, f"f.{number}.1") for i, site in enumerate("abc")]
     inside.fold_one(f"f.{number}.1")
+    judge(inside, f"f.{number}.1")
     inside.aggregator.worker._look()
     return prepared
+
+
+def judge(inside, round_id, sites="abc", found=OPENED):
+    for site in sites:
+        assert inside.at(site).judge(round_id, found).status_code == 201
 
 
 def files(inside, round_id):
@@ -46,16 +53,66 @@ def files(inside, round_id):
 SUM_FILES = [f"sum/{n}.part" for n in range(3)]
 
 
-def test_single_submissions_go_as_soon_as_the_sum_is_durable(make):
+def test_single_submissions_go_as_soon_as_enough_sites_have_opened_the_sum(make):
     inside = make()
     prepared = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
     inside.aggregator.worker._look()
     assert len(files(inside, ONE)) == 9  # closed, but there is no sum yet
     inside.aggregator.worker._fold_now(ONE)
+    judge(inside, "f.1.1", "a")
+    inside.aggregator.worker._look()
+    assert len(files(inside, ONE)) == 12  # one is not enough: the plan asks for two
+    judge(inside, "f.1.1", "b")
     inside.aggregator.worker._look()
     assert files(inside, ONE) == SUM_FILES
     receipt = take_end(inside.aggregator, "f", "a", prepared[0])
     assert read_receipt(receipt.encode()).id == prepared[0].id
+
+
+def test_single_submissions_go_after_a_time_though_nobody_says_anything(make):
+    inside = make(keep_unopened_s=1000.0, sweep_s=1e-9)
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.1")
+    inside.fold_one("f.1.1")
+    inside.clock.now += 1000
+    inside.aggregator.worker._look()
+    assert len(files(inside, ONE)) == 12
+    inside.clock.now += 2
+    inside.aggregator.worker._look()
+    assert files(inside, ONE) == SUM_FILES
+
+
+def test_single_submissions_go_when_a_later_sum_is_there_unless_theirs_is_disputed(make):
+    inside = make()
+    for number, found in ((1, None), (2, REJECTED), (3, None)):
+        for i, site in enumerate("abc"):
+            inside.submit(site, number * 10 + i, f"f.{number}.1")
+        inside.fold_one(f"f.{number}.1")
+        if found:
+            judge(inside, f"f.{number}.1", "a", found)
+        inside.aggregator.worker._look()
+    kept = [len(files(inside, RoundId("f", number, 1))) for number in (1, 2, 3)]
+    assert kept == [3, 12, 12]
+    judge(inside, "f.2.1", "bc")
+    inside.aggregator.worker._look()
+    assert files(inside, TWO) == SUM_FILES
+
+
+def test_single_submissions_make_room_on_a_full_disk(make, monkeypatch, caplog):
+    inside = make()
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.1")
+    inside.fold_one("f.1.1")
+    part_store = inside.aggregator.part_store
+    with monkeypatch.context() as patch:
+        patch.setattr(part_store, "space", lambda: Space(0, 10**12))
+        with pytest.raises(ProtocolError) as caught:
+            inside.submit("a", 1, "f.2.1")
+        assert caught.value.reason is Reason.STORAGE_FULL
+    inside.aggregator.worker._look()
+    assert files(inside, ONE) == SUM_FILES
+    assert "single submissions go before enough sites" in caplog.text
+    inside.submit("a", 1, "f.2.1")
 
 
 def test_submissions_are_kept_for_audit_where_the_operator_wants_it(make):
@@ -204,6 +261,7 @@ def test_what_came_after_a_round_was_scrubbed_goes_at_the_next_start(make, keep)
     for i, site in enumerate("abc"):
         inside.submit(site, i, "f.1.1")
     inside.fold_one("f.1.1")
+    judge(inside, "f.1.1")
     inside.submit("a", 1, "f.2.1", complete=False)
     inside.aggregator.worker._look()
     part_store, late = inside.aggregator.part_store, PartKey(ONE, "ab" * 32, 0)

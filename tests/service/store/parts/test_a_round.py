@@ -51,6 +51,10 @@ def test_a_round(part_store, ahead, tmp_path):
     peers = {site: inside.at(site) for site in "abc"}
     inside.fold()
     inside.look()
+    assert all(part_store.size(PartKey(ONE, one.id, place.number)) for one in sent for place in plan.public.places)
+    for peer in peers.values():
+        assert peer.judge(str(ONE)).status_code == 201
+    inside.look()
     whole, places = peers["a"].sum_from(str(ONE)).content, plan.public.places
     for place, expected in zip(places, expected_sum(plan, sent), strict=True):
         part, whole = whole[: place.wire_bytes], whole[place.wire_bytes :]
@@ -59,6 +63,8 @@ def test_a_round(part_store, ahead, tmp_path):
     assert all(part_store.size(PartKey(ONE, one.id, place.number)) is None for one in sent for place in places)
     submit("f.2.1")
     inside.fold()
+    for peer in peers.values():
+        assert peer.judge("f.2.1").status_code == 201
     inside.look()
     assert list(part_store.rounds()) == [RoundId("f", 2, 1)]
     assert peers["a"].sum_from(str(ONE)).status_code == 410
