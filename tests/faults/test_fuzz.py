@@ -250,7 +250,7 @@ def test_mutated_verdicts(tmp_path):
     for seed, site in enumerate("abc"):
         inside.submit(site, seed, "fuzz.1.1")
     inside.fold()
-    a, digest = inside.at("a"), inside.row("fuzz.1.1").record_digest
+    a, digest = inside.at("a"), inside.row("fuzz.1.1").record_digest or ""
     verdict = Verdict(RoundId("fuzz", 1, 1), digest, "a", OPENED)
     original = Signed.make(verdict, inside.members.identities["a"].signing_key).encode()
     refused: set[str] = set()

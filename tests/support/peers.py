@@ -369,7 +369,7 @@ class Peer:
         """A verdict on a round's sum; `changed` members make it another than it should be."""
         site = self.member.name
         record = Signed.parse(RoundRecord, self.record(about).content).digest
-        fields = {"round_id": RoundId.parse(about), "record": record, "site": site, "verdict": found}
+        fields: dict[str, Any] = {"round_id": RoundId.parse(about), "record": record, "site": site, "verdict": found}
         signer = changed.pop("signer", self.member.signing_key)
         document = Signed.make(Verdict(**(fields | changed)), signer).encode()
         return self.put_verdict(about, document)

@@ -283,7 +283,8 @@ def check_transcript(content):
     need(first.keys() == {"v", "kind", "federation", "plan"} and first["kind"] == "transcript", "header")
     plan_id = sha256(canonical(first["plan"])).hex()
     rosters, newest, previous, index, waiting = {}, None, "0" * 64, 0, {}
-    last, judges = None, []
+    last: dict = {}
+    judges: list = []
     for line in lines:
         kind = parse(line)["kind"]
         body, signatures = read(line, kind)
@@ -297,7 +298,7 @@ def check_transcript(content):
             newest = rosters[sha256(canonical(body)).hex()] = body
             continue
         if kind == "verdict":
-            need(last is not None and not waiting and body["record"] == previous, "on the record before")
+            need(last and not waiting and body["record"] == previous, "on the record before")
             need(body["site"] in last["members"], "of a member")
             check_signed(kind, body, signatures, with_role(rosters[last["roster"]], "site"))
             need(not judges or max(judges) < body["site"], "sorted")
