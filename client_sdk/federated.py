@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, Unpack
 
-from he_agg.errors import Reason
+from he_agg.errors import ProtocolError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.plan.plan import Plan
 from he_agg.protocol.messages import CurrentRound
 
-__all__ = ["Federated", "FederatedRound", "Outcome", "ToIntegers"]
+__all__ = ["Federated", "FederatedRound", "Outcome", "ToIntegers", "fetch_missed"]
+
+_LAST_ATTEMPT = 1000
 
 
 class ToIntegers(TypedDict, total=False):
@@ -102,3 +104,32 @@ class Federated(Protocol):
 
     def fetch(self, round_id: str | None = None) -> Mean:
         """Return the mean of a round, of the newest one by default."""
+
+
+def fetch_missed(site: Federated, number: int, otherwise: str) -> tuple[str, Mean]:
+    """Fetch the mean of a round that went by without this site, of whichever attempt made one.
+
+    Args:
+        otherwise: what to do if the aggregator keeps it no longer.
+
+    Returns:
+        The id of the attempt, and its mean.
+
+    Raises:
+        ProtocolError: `SUM_GONE`, or the aggregator refused.
+    """
+    for attempt in range(1, _LAST_ATTEMPT):
+        round_id = f"{site.federation}.{number}.{attempt}"
+        try:
+            return round_id, site.fetch(round_id)
+        except ProtocolError as error:
+            if error.reason == Reason.SUM_GONE:
+                raise ProtocolError(
+                    error.reason,
+                    f"round {number}: this site has missed it, and the aggregator keeps its sum no longer",
+                    f"{otherwise}; have the operator keep more sums "
+                    "(the option --keep-sums of `he-agg federation create`)",
+                ) from error
+            if error.reason != Reason.ROUND_FAILED:
+                raise
+    raise ProtocolError(Reason.ROUND_FAILED, f"round {number} failed {_LAST_ATTEMPT} times")

@@ -258,7 +258,7 @@ def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
     try:
         sums = session.codec.decrypt(part, n_sites, session.key, record.round_id)
         try:
-            return dequantize(session.key.plan, sums, n_sites)
+            return dequantize(session.key.plan, sums, n_sites, record.members)
         except DecryptionError:
             sums.fill(0)  # what was refused is not kept, and the codec uses its memory again
             raise

@@ -13,7 +13,16 @@ The federation's plan must have the layout of `analytics.layout_for(question, ..
 docs/analytics.md. What every hospital learns is said in each analysis's docstring.
 """
 
-from client_sdk.analytics.analysis import VALUE_BITS, Analysis, Finished, OneRound, dry_run, layout_for, run
+from client_sdk.analytics.analysis import (
+    VALUE_BITS,
+    AbsentWarning,
+    Analysis,
+    Finished,
+    OneRound,
+    dry_run,
+    layout_for,
+    run,
+)
 from client_sdk.analytics.checks import Grid
 from client_sdk.analytics.counts import CountResult, Counts, Histogram, HistogramResult
 from client_sdk.analytics.integers import Field
@@ -28,6 +37,7 @@ from client_sdk.analytics.survival import Curve, KaplanMeier, LogRank, SurvivalR
 __all__ = [
     "PCA",
     "VALUE_BITS",
+    "AbsentWarning",
     "Analysis",
     "CountResult",
     "Counts",

@@ -3,31 +3,29 @@
 An `Analysis` is a question that all sites have agreed on beforehand, without any data in it. It is written as pure
 functions of a public state, so every site that folds the same sums has the same state and the same answer, to the bit.
 
-Two numbers of every vector carry a digest of the question and its state. Unless all sites that are in a sum asked the
-same thing, the digests do not add up and no result is released: a site with other bins cannot spoil a histogram
-unnoticed.
+Every vector carries the question: a site with other bins cannot spoil a histogram unnoticed (question.py). Every step
+is about the same sites (course.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client_sdk.agreed import settle
-from client_sdk.analytics.integers import decode, encode, encoded_size
-from client_sdk.federated import Federated
+from client_sdk.analytics.course import Course, Finished, vector_size
+from client_sdk.analytics.question import text_of
+from client_sdk.federated import Federated, fetch_missed
 from he_agg.errors import InputError, PlanError, ProtocolError, Reason
+from he_agg.ids import RoundId
 from he_agg.plan.layout import Layout, TensorSpec
 from he_agg.plan.plan import Plan
 
-__all__ = ["VALUE_BITS", "Analysis", "Finished", "OneRound", "dry_run", "layout_for", "run"]
+__all__ = ["VALUE_BITS", "AbsentWarning", "Analysis", "Finished", "OneRound", "dry_run", "layout_for", "run"]
 
 VALUE_BITS = 24
 """Width of the plaintext integers: the widest there is, so that most numbers fit in one or two digits."""
@@ -35,19 +33,9 @@ VALUE_BITS = 24
 TENSOR = "integers"
 """Name of the one tensor of a federation for analyses."""
 
-_DIGEST_VALUES = 2
-_DIGEST_BITS = 22
-
 D = TypeVar("D")
 S = TypeVar("S")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Finished(Generic[R]):
-    """What `Analysis.fold` returns instead of a state when there is nothing left to ask."""
-
-    result: R
 
 
 class Analysis(ABC, Generic[D, S, R]):
@@ -90,9 +78,7 @@ class Analysis(ABC, Generic[D, S, R]):
     @property
     def question(self) -> str:
         """Everything that the sites must agree on, as text."""
-        own: Any = self
-        members = {field.name: getattr(own, field.name) for field in fields(own)}
-        return f"{type(self).__name__} {json.dumps(members, default=_plain)}"
+        return text_of(self)
 
 
 class OneRound(Analysis[Any, tuple[()], R]):
@@ -115,6 +101,10 @@ class OneRound(Analysis[Any, tuple[()], R]):
         return Finished(self.result(sums, n_sites))
 
 
+class AbsentWarning(UserWarning):
+    """The answer is not about this site's patients."""
+
+
 def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS) -> Layout:
     """Make the layout of a federation in which these analyses, and smaller ones, can run one after another.
 
@@ -122,17 +112,18 @@ def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS)
         value_bits: the plan's `value_bits`; `Plan.create` must be given the same.
     """
     magnitude = (1 << (value_bits - 1)) - 1
-    size = max((encoded_size(analysis.fields, magnitude) for analysis in analyses), default=0)
+    size = max((vector_size(analysis, magnitude) for analysis in analyses), default=0)
     if size == 0:
         raise PlanError(Reason.BAD_PLAN, "layout_for: expected at least one analysis, got none")
-    return Layout((TensorSpec(TENSOR, (size + _DIGEST_VALUES,), "float64", float(magnitude)),), 1)
+    return Layout((TensorSpec(TENSOR, (size,), "float64", float(magnitude)),), 1)
 
 
 def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
     """Run an analysis as one site, together with all other sites that call this with the same analysis.
 
-    A round that failed is repeated. A round that this site missed is taken over from the others: its data are then
-    not in that step, which the result's `n_sites` shows.
+    A round that failed is repeated. All steps are about the sites of the first sum: a site that was late for it takes
+    the others' sums over and is warned that the answer is not about its patients (`n_sites` shows it to everybody); a
+    step in which one of them was late is asked again.
 
     Args:
         site: an open site, or one of `training.simulate`, of a federation whose plan has the layout of `layout_for`.
@@ -142,27 +133,36 @@ def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
         PlanError: the federation's plan is not for analyses, or too small for this one.
         InputError: data that the analysis cannot take, sites that ask different things, or a round to which this site
             had submitted something else before.
+        ProtocolError: a site stays away in the middle, or the federation ended before the analysis did.
         HeAggError: as for `Round.aggregate`.
     """
     magnitude, size = _checked_plan(site.plan, analysis)
     own = analysis.prepared(*data)
-    state: S = analysis.start()
+    course: Course[D, S] = Course(analysis, magnitude)
+    done: int | None = None
     for round in site.rounds():
-        vector = _vector(analysis, state, own, magnitude, size)
-        outcome = round.take_part({TENSOR: vector.astype(np.float64)}, weight=1)
-        if outcome.reason is Reason.SECOND_SUBMISSION:
-            # Not what was asked now: the answer could be about data that were corrected since.
-            raise InputError(
-                outcome.reason,
-                outcome.why,
-                "start the analysis again at all sites: the round is used up",
-            )
-        if outcome.mean is None:
-            continue  # failed: its next attempt comes by itself
-        after = _folded(analysis, state, outcome.mean.sums, outcome.mean.n_sites, magnitude)
-        if isinstance(after, Finished):
-            return after.result
-        state = after
+        finished = None if done is None else _taken_over(site, course, range(done + 1, round.number))
+        if finished is None:
+            vector = course.vector(site.name, own, size)
+            outcome = round.take_part({TENSOR: vector.astype(np.float64)}, weight=1)
+            if outcome.reason is Reason.SECOND_SUBMISSION:
+                # Not what was asked now: the answer could be about data that were corrected since.
+                raise InputError(
+                    outcome.reason,
+                    outcome.why,
+                    "start the analysis again at all sites: the round is used up",
+                )
+            if outcome.mean is None:
+                done = round.number - 1
+                continue  # failed: its next attempt comes by itself
+            finished, done = course.take(outcome.mean.sums, outcome.mean.sites), round.number
+        if finished is not None:
+            return cast(R, _told(site, course, finished))
+    last = site.status().last_published
+    if done is not None and last is not None:
+        finished = _taken_over(site, course, range(done + 1, RoundId.parse(last).number + 1))
+        if finished is not None:
+            return cast(R, _told(site, course, finished))
     raise ProtocolError(
         Reason.ROUND_CLOSED,
         "the federation ended before the analysis did",
@@ -177,20 +177,39 @@ def dry_run(analysis: Analysis[D, S, R], shares: Iterable[Sequence[Any]], value_
         shares: each site's data, as `run` takes them.
     """
     magnitude = (1 << (value_bits - 1)) - 1
-    owns = [analysis.prepared(*share) for share in shares]
-    size = encoded_size(analysis.fields, magnitude) + _DIGEST_VALUES
-    state = analysis.start()
+    owns = {f"site {i}": analysis.prepared(*share) for i, share in enumerate(shares)}
+    size = vector_size(analysis, magnitude)
+    course: Course[D, S] = Course(analysis, magnitude)
     while True:
-        vectors = [_vector(analysis, state, own, magnitude, size) for own in owns]
-        after = _folded(analysis, state, np.sum(vectors, axis=0), len(owns), magnitude)
-        if isinstance(after, Finished):
-            return after.result
-        state = after
+        vectors = [course.vector(name, own, size) for name, own in owns.items()]
+        finished = course.take(np.sum(vectors, axis=0), tuple(owns))
+        if finished is not None:
+            return cast(R, finished.result)
+
+
+def _taken_over(site: Federated, course: Course[D, S], numbers: range) -> Finished[Any] | None:
+    """Take over the sums of rounds that went by without this site."""
+    for number in numbers:
+        _, mean = fetch_missed(site, number, "start the analysis again at all sites")
+        finished = course.take(mean.sums, mean.sites)
+        if finished is not None:
+            return finished
+    return None
+
+
+def _told(site: Federated, course: Course[Any, Any], finished: Finished[R]) -> R:
+    if site.name not in course.members:
+        warnings.warn(
+            f"{site.name} was late for the first sum: the answer is about the patients of {', '.join(course.members)}",
+            AbsentWarning,
+            stacklevel=3,
+        )
+    return finished.result
 
 
 def _checked_plan(plan: Plan, analysis: Analysis[Any, Any, Any]) -> tuple[int, int]:
     magnitude = plan.public.magnitude
-    needed = encoded_size(analysis.fields, magnitude) + _DIGEST_VALUES
+    needed = vector_size(analysis, magnitude)
     specs = plan.layout.tensors
     fits = (
         len(specs) == 1
@@ -207,50 +226,3 @@ def _checked_plan(plan: Plan, analysis: Analysis[Any, Any, Any]) -> tuple[int, i
             "found the federation with the layout of `analytics.layout_for(...)` and the same value_bits",
         )
     return magnitude, specs[0].size
-
-
-def _vector(
-    analysis: Analysis[D, S, Any],
-    state: S,
-    own: D,
-    magnitude: int,
-    size: int,
-) -> NDArray[np.int64]:
-    values = analysis.contribution(state, own)
-    digits = encode(analysis.fields, values, magnitude)
-    vector = np.zeros(size, dtype=np.int64)
-    vector[: digits.size] = digits
-    vector[digits.size : digits.size + _DIGEST_VALUES] = _digest(analysis, state)
-    return vector
-
-
-def _folded(
-    analysis: Analysis[Any, S, R], state: S, sums: NDArray[np.int64], n_sites: int, magnitude: int
-) -> S | Finished[R]:
-    end = encoded_size(analysis.fields, magnitude)
-    if not np.array_equal(sums[end : end + _DIGEST_VALUES], n_sites * _digest(analysis, state)):
-        raise InputError(
-            Reason.BAD_ARGUMENT,
-            f"expected all {n_sites} sites to run the same analysis at the same step, got different ones: the digests "
-            "of their questions do not agree; no result was released",
-            "compare the parameters (bins, bounds, categories, seeds) and the versions of numpy, then start the "
-            f"analysis again at all sites. Here: {analysis.question[:300]}",
-        )
-    return analysis.fold(state, decode(analysis.fields, sums, magnitude, n_sites), n_sites)
-
-
-def _digest(analysis: Analysis[Any, Any, Any], state: Any) -> NDArray[np.int64]:
-    text = f"he-agg analytics v1\n{analysis.question}\n{json.dumps(state, sort_keys=True, default=_plain)}"
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    mask = (1 << _DIGEST_BITS) - 1
-    return np.array([number & mask, number >> _DIGEST_BITS & mask], dtype=np.int64)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
-    if isinstance(value, np.generic):
-        return value.item()
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    raise TypeError(f"{type(value).__name__} cannot be a parameter of an analysis")

@@ -28,7 +28,7 @@ from typing import Any
 from client_sdk.adapters import Adapter, adapter_for
 from client_sdk.adapters.base import same_layout
 from client_sdk.compression.base import Compression
-from client_sdk.federated import Federated, FederatedRound, ToIntegers
+from client_sdk.federated import Federated, FederatedRound, ToIntegers, fetch_missed
 from client_sdk.training.checkpoint import Checkpoint, State
 from client_sdk.training.evaluation import Evaluation
 from client_sdk.training.local import Evaluate, Fit, Learner, Transform, check_finite
@@ -37,14 +37,12 @@ from client_sdk.training.step import Training
 from client_sdk.training.stopping import Stopping
 from client_sdk.training.strategies import FedAvg
 from client_sdk.training.task import Report, Result
-from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.errors import InputError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 
 __all__ = ["train"]
 
 Hook = Callable[[Report], None]
-
-_LAST_ATTEMPT = 1000
 
 
 def train(
@@ -195,25 +193,8 @@ class _Loop:
         while state.round < last and not state.done:
             number = state.round + 1
             mine = [] if state.pending is None else [r for r in self.site.pending() if r in state.pending.round_ids]
-            round_id, mean = self._mean_of(number)
+            round_id, mean = fetch_missed(self.site, number, "start from the model of another site's checkpoint")
             self._apply(number, mean, took_part=round_id in mine)
-
-    def _mean_of(self, number: int) -> tuple[str, Mean]:
-        for attempt in range(1, _LAST_ATTEMPT):
-            round_id = f"{self.site.federation}.{number}.{attempt}"
-            try:
-                return round_id, self.site.fetch(round_id)
-            except ProtocolError as error:
-                if error.reason == Reason.SUM_GONE:
-                    raise ProtocolError(
-                        error.reason,
-                        f"round {number}: this site has missed it, and the aggregator keeps its sum no longer",
-                        "start from the model of another site's checkpoint; have the operator keep more sums "
-                        "(the option --keep-sums of `he-agg federation create`)",
-                    ) from error
-                if error.reason != Reason.ROUND_FAILED:
-                    raise
-        raise ProtocolError(Reason.ROUND_FAILED, f"round {number} failed {_LAST_ATTEMPT} times")
 
     def _apply(self, number: int, mean: Mean, *, took_part: bool) -> None:
         report = self.training.apply(number, mean, took_part=took_part)

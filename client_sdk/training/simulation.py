@@ -37,7 +37,7 @@ class _Hub:
         total = np.zeros(self.plan.public.values, dtype=np.int64)
         for values in self.values.values():
             total += values
-        self.mean = dequantize(self.plan, total, len(self.values))
+        self.mean = dequantize(self.plan, total, len(self.values), self.values)
         self.values = {}
 
     def aggregate(self, site: str, values: Any) -> Mean:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -74,6 +74,7 @@ class Mean:
         n_sites: how many sites are in it.
         resolution: step of the mean's grid per tensor.
         narrow_sums: the exact integer sums the tensors were made from, as narrow as they came. Shape: (layout.size,).
+        sites: the names of those sites, sorted, where a record tells them.
     """
 
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
@@ -81,6 +82,7 @@ class Mean:
     n_sites: int
     resolution: Mapping[str, float] = field(repr=False)
     narrow_sums: NDArray[np.signedinteger] = field(repr=False)
+    sites: tuple[str, ...] = ()
 
     @cached_property
     def sums(self) -> NDArray[np.int64]:
@@ -198,12 +200,13 @@ class Quantizing:
         return f"Quantizing(shape={self.shape}, <values>)"
 
 
-def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mean:
+def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int, sites: Iterable[str] = ()) -> Mean:
     """Make exact sums into the weighted mean.
 
     Args:
         sums: what the codec opened, int32 or int64. Shape: (plan.values,).
         n_sites: how many sites the round record names.
+        sites: their names.
 
     Raises:
         DecryptionError: the sums cannot come from `n_sites` honest submissions (see the module); nothing is released.
@@ -249,7 +252,7 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int) -> Mea
             ResolutionWarning,
             stacklevel=2,
         )
-    return Mean(tensors, total_weight, n_sites, resolution, sums[: layout.size])
+    return Mean(tensors, total_weight, n_sites, resolution, sums[: layout.size], tuple(sorted(sites)))
 
 
 def _largest_sum(plan: Plan, total_weight: int, n_sites: int) -> int:

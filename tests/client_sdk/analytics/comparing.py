@@ -2,6 +2,10 @@
 
 import itertools
 
+from client_sdk.analytics.course import Course, vector_size
+
+MAGNITUDE = 2**23 - 1
+
 
 def bits(value):
     """Everything in a result, for comparisons to the bit."""
@@ -21,3 +25,27 @@ def split(rng, rows, parts=3):
     cuts = sorted(rng.choice(range(1, rows), size=parts - 1, replace=False).tolist())
     order = rng.permutation(rows)
     return [order[a:b] for a, b in itertools.pairwise([0, *cuts, rows])]
+
+
+def in_step(question, shares, absent=lambda number: (), most=400):
+    """Ask a question at sites that keep step by themselves, some of them absent in some sums; exact, without a network.
+
+    Args:
+        absent: of the number of a sum, from 1: which sites are not in it.
+
+    Returns:
+        The result, which is the same to the bit at every site, and the members.
+    """
+    names = [f"hospital-{i}" for i in range(len(shares))]
+    size = vector_size(question, MAGNITUDE)
+    courses = {name: Course(question, MAGNITUDE) for name in names}
+    own = {name: question.prepared(*share) for name, share in zip(names, shares, strict=True)}
+    for number in range(1, most):
+        here = tuple(name for i, name in enumerate(names) if i not in absent(number))
+        sums = sum(courses[name].vector(name, own[name], size) for name in here)
+        finished = [course.take(sums, here) for course in courses.values()]
+        assert len({done is None for done in finished}) == 1
+        if finished[0] is not None:
+            assert len({repr(bits(done.result)) for done in finished}) == 1
+            return finished[0].result, courses[names[0]].members
+    raise AssertionError(f"no result after {most} sums")
