@@ -2,6 +2,8 @@
 
 import itertools
 
+import numpy as np
+
 from client_sdk.analytics.course import Course, vector_size
 
 MAGNITUDE = 2**23 - 1
@@ -42,7 +44,7 @@ def in_step(question, shares, absent=lambda number: (), most=400):
     own = {name: question.prepared(*share) for name, share in zip(names, shares, strict=True)}
     for number in range(1, most):
         here = tuple(name for i, name in enumerate(names) if i not in absent(number))
-        sums = sum(courses[name].vector(name, own[name], size) for name in here)
+        sums = np.sum([courses[name].vector(name, own[name], size) for name in here], axis=0)
         finished = [course.take(sums, here) for course in courses.values()]
         assert len({done is None for done in finished}) == 1
         if finished[0] is not None:

@@ -92,7 +92,7 @@ def test_unlike_questions_are_both_told():
 
 def test_three_questions_and_unlike_steps_are_told_apart():
     asked = [analytics.Histogram((0, n), LOOSE) for n in (1, 2, 3)]
-    sums = sum(question_values(question.question, ()) for question in asked)
+    sums = np.sum([question_values(question.question, ()) for question in asked], axis=0)
     with pytest.raises(InputError, match="several questions"):
         check_same(asked[0].question, (), sums, 3)
     text = asked[0].question
