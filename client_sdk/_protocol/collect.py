@@ -180,8 +180,9 @@ def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
     # Without the cause: its text must not reach the caller by way of a traceback either.
     raise DecryptionError(
         Reason.SUM_REJECTED,
-        f"round {entry.round_id}: what the aggregator published was refused; nothing was released",
-        "do not treat this as an accident: this site's security log says what was wrong; the coordinator has to know",
+        f"round {entry.round_id}: its sum failed the checks of this site; nothing was released",
+        "this accuses nobody: a member, the aggregator or this machine may be at fault. This site's security log says "
+        "what was wrong: tell the coordinators and the operator, who see which sites have rejected it",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
@@ -11,6 +13,7 @@ from service.core.find import federation_named
 from service.core.roster_cache import newest_roster, roster_of
 from service.domain.events import Phase
 from service.domain.verdicts import Standing, standing
+from service.logs import log
 from service.refusal import RefusedError
 from service.store.rows import RoundRow
 from service.store.transaction import Transaction
@@ -68,6 +71,8 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
             "the first verdict stays; `he-agg audit` shows it",
         )
     tx.add_verdict(row.id, site, verdict.verdict, data, at)
+    if verdict.verdict != OPENED:
+        log(logging.ERROR, "a site has rejected a sum", round_id=str(row.id), site=site)
     if verdict.verdict == OPENED and standing_of(tx, row) is Standing.OPENED:
         tx.release(row.id)
     tx.bump()

@@ -170,6 +170,7 @@ class _Stored(Collector):
 _PER_FEDERATION = {
     "he_agg_sites": "Sites in the newest roster.",
     "he_agg_roster_expires_timestamp_seconds": "When the newest roster expires; then all requests are refused.",
+    "he_agg_disputed": "1 while sites have rejected the newest sum and too few have opened it.",
     "he_agg_records": "Length of the chain of records.",
     "he_agg_held_bytes": "Submissions and sums that the disk holds or has promised to hold.",
     "he_agg_round_invited_sites": "Sites that the newest round has invited.",
@@ -184,6 +185,7 @@ def _of_federation(one: dict[str, Any]) -> dict[str, Any]:
     values = {
         "he_agg_sites": len(one["sites"]),
         "he_agg_roster_expires_timestamp_seconds": one["roster_expires_at"],
+        "he_agg_disputed": int(one["disputed"] is not None),
         "he_agg_records": one["records"],
         "he_agg_held_bytes": one["held_bytes"],
         "he_agg_round_quorum_sites": one["quorum"],

@@ -18,10 +18,13 @@ from typing import Any
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
+from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 from service.core.roster_cache import newest_roster, roster_of
+from service.core.verdicts import quorum, standing_of
 from service.domain.events import Phase, Stage
 from service.domain.submissions import State
+from service.domain.verdicts import Standing
 from service.settings import Settings
 from service.store.parts.base import PartStore
 from service.store.rows import FederationRow, RoundRow, SubmissionRow
@@ -93,6 +96,7 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "deadline_s": plan.deadline_s,
         "published": 0 if last is None else last.number,
         "last_published": None if last is None else str(last),
+        "disputed": _disputed(tx, last),
         "plan_id": plan.plan_id,
         "codec": plan.codec,
         "values": plan.values,
@@ -108,7 +112,7 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "keep_sums": row.keeping.keep_sums,
         "keep_submissions": row.keeping.keep_submissions,
         "round": None if newest is None else _round(tx, row, newest, quorum, now),
-        "history": [_ended(each, plan, each.id in kept) for each in tx.recent_rounds(row.name, HISTORY)],
+        "history": [_ended(tx, each, plan, each.id in kept) for each in tx.recent_rounds(row.name, HISTORY)],
     }
 
 
@@ -170,7 +174,15 @@ def _site(
     }
 
 
-def _ended(row: RoundRow, plan: PublicPlan, kept: bool) -> dict[str, Any]:
+def _disputed(tx: Transaction, last: RoundId | None) -> dict[str, Any] | None:
+    """Say what sites have said of the newest sum, if some rejected it before enough had opened it."""
+    row = None if last is None else tx.round(last)
+    if row is None or standing_of(tx, row) is not Standing.DISPUTED:
+        return None
+    return {"id": str(row.id), "verdicts": tx.verdicts(row.id), "quorum": quorum(tx, row)}
+
+
+def _ended(tx: Transaction, row: RoundRow, plan: PublicPlan, kept: bool) -> dict[str, Any]:
     record = None if row.record is None else _record(row.record)
     members = 0 if record is None else len(record.members)
     published = row.phase is Phase.PUBLISHED
@@ -187,6 +199,7 @@ def _ended(row: RoundRow, plan: PublicPlan, kept: bool) -> dict[str, Any]:
         "bytes_up": members * plan.wire_bytes,
         "bytes_sum": plan.wire_bytes if published else 0,
         "sum_kept": published and kept,
+        "verdicts": tx.verdicts(row.id),
     }
 
 

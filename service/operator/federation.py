@@ -181,6 +181,13 @@ def _round(shown: dict[str, Any]) -> str:
     return text
 
 
+def _dispute(disputed: dict[str, Any] | None) -> str:
+    if disputed is None:
+        return ""
+    said = ", ".join(f"{site} {verdict}" for site, verdict in disputed["verdicts"].items())
+    return f", DISPUTED: {said}; {disputed['quorum']} must open it"
+
+
 def _options(shown: dict[str, Any]) -> str:
     invited = "all sites" if shown["sample_fraction"] == 1 else f"a fraction of {shown['sample_fraction']}"
     sums = "sums as the server is set" if shown["keep_sums"] is None else f"{shown['keep_sums']} sums"
@@ -203,7 +210,7 @@ def _table(federations: list[dict[str, Any]]) -> str:
             f"  key     {shown['key_id'][:12]}, epoch {shown['epoch']}",
             f"  rounds  {_options(shown)}",
             f"  now     {_round(shown)}",
-            f"  latest  {shown['last_published'] or 'no sum yet'}",
+            f"  latest  {shown['last_published'] or 'no sum yet'}{_dispute(shown['disputed'])}",
             f"  chain   {shown['records']} record(s)",
         ]
     return "\n".join(lines)

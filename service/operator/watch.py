@@ -23,6 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from he_agg.documents.verdict import REJECTED
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 from he_agg.host.commands import json_option
 from service.monitor.view import take_view
@@ -103,6 +104,9 @@ def _federation(one: dict[str, Any], now: float) -> RenderableType:
     if round_ is None:
         return Panel(Text("no round yet", "dim"), title=title, title_align="left")
     inside: list[RenderableType] = [_headline(round_), _sites(round_, now)]
+    if (disputed := one["disputed"]) is not None:
+        rejected = ", ".join(site for site, said in disputed["verdicts"].items() if said == REJECTED)
+        inside.insert(0, Text(f"round {disputed['id']} is disputed: its sum was rejected by {rejected}", "red"))
     if one["history"]:
         inside.append(_history(one["history"][:_HISTORY]))
     return Panel(Group(*inside), title=title, title_align="left")

@@ -96,4 +96,4 @@ class Deceived(Hospitals):
 
 def uniform_message(round_id: str) -> str:
     """The one sentence of every rejection."""
-    return f"round {round_id}: what the aggregator published was refused; nothing was released"
+    return f"round {round_id}: its sum failed the checks of this site; nothing was released"

@@ -59,8 +59,11 @@ from tests.support.trust import AGGREGATOR, COORDINATOR, identity_of
 PLAN = small_plan()
 PLACES = PLAN.public.places
 ZEROS = "00" * 32
-MESSAGE = "round test.1.1: what the aggregator published was refused; nothing was released"
-HINT = "do not treat this as an accident: this site's security log says what was wrong; the coordinator has to know"
+MESSAGE = "round test.1.1: its sum failed the checks of this site; nothing was released"
+HINT = (
+    "this accuses nobody: a member, the aggregator or this machine may be at fault. This site's security log says "
+    "what was wrong: tell the coordinators and the operator, who see which sites have rejected it"
+)
 
 
 class Liar(FakeAggregator):

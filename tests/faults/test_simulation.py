@@ -383,8 +383,9 @@ class Life(RuleBasedStateMachine):
         found = {p.parent.name for p in rests}
         assert found <= known | kept, "an ended round was not scrubbed"
         assert kept <= found, "evidence is gone before anybody has opened the sum"
-        guesses = self.inside.settings.data_dir.glob("rounds/*/ahead")
-        assert {p.parent.name for p in guesses} <= {str(self.round_id())}, "what was made ahead was not scrubbed"
+        guesses = self.inside.settings.data_dir.glob("rounds/*/ahead/*.part")
+        held = {p.parent.parent.parent.name for p in rests if p.parent.name in kept} | {str(self.round_id())}
+        assert {p.parent.parent.name for p in guesses} <= held, "what was made ahead was not scrubbed"
 
 
 def run(examples: int, steps: int) -> None:

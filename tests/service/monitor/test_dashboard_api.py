@@ -206,6 +206,7 @@ def test_a_round_as_the_page_sees_it(watched, world_on, client):
         "bytes_up": 3 * size,
         "bytes_sum": size,
         "sum_kept": True,
+        "verdicts": {},
     }
     assert ended["opened_at"] <= ended["closed_at"] <= ended["ended_at"]
     assert federation["round"]["id"] == "seen.2.1"

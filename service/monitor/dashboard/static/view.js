@@ -49,6 +49,11 @@ export function worries(snapshot, now) {
     const left = each.roster_expires_at - now;
     if (left <= 0) found.push(["bad", `${name}: the roster has expired, and all requests are refused.`]);
     else if (left < 14 * DAY) found.push(["warn", `${name}: the roster expires in ${duration(left)}.`]);
+    if (each.disputed) {
+      const said = Object.entries(each.disputed.verdicts);
+      const by = (word) => said.filter(([, verdict]) => verdict === word).map(([site]) => site);
+      found.push(["bad", `${name}: the sum of round ${each.disputed.id} is disputed: rejected by ${by("rejected").join(", ")}; opened by ${by("opened").join(", ") || "nobody"}. Tell the coordinators.`]);
+    }
     const round = each.round;
     if (!round) continue;
     const again = round.sites.filter((site) => site.asked_again.length);
