@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute
 
 from he_agg.errors import HeAggError, Reason
 from service.logs import log, note
@@ -148,6 +150,12 @@ def answers(*reasons: Reason | tuple[Reason, int]) -> dict[int | str, dict[str, 
     return by_status
 
 
+def _allowed(routes: Sequence[BaseRoute], path: str) -> str:
+    """List the methods of an address; the framework names those of its first route only."""
+    found = (route for route in routes if isinstance(route, APIRoute) and route.path_regex.match(path))
+    return ", ".join(sorted({method for route in found for method in route.methods or ()}))
+
+
 ANY: dict[str, Any] = {
     "description": "Whatever else goes wrong: 400 what is not HTTP, 404 and 405 unknown addresses and methods, 500.",
     "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -171,8 +179,12 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 }
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error with a problem document. What is not expected goes on to `logs`, which answers 500."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error with a problem document. What is not expected goes on to `logs`, which answers 500.
+
+    Args:
+        routes: all of the application's own.
+    """
 
     async def on_refusal(request: Request, error: Exception) -> Response:
         if not isinstance(error, HeAggError) or error.reason not in PROBLEMS:
@@ -202,7 +214,10 @@ def install(app: FastAPI) -> None:
             "detail": "there is no such address or method here; /openapi.json lists them",
             "reason": Reason.BAD_REQUEST.value,
         }
-        return _response(document, error.status_code, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(routes, request.url.path)):
+            headers["Allow"] = allowed
+        return _response(document, error.status_code, headers)
 
     async def on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
         # Nobody is there to read it. 499 is what proxies write in their logs for this.

@@ -75,13 +75,14 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None, watchin
         separate_input_output_schemas=False,
     )
     app.state.limits = limits
-    problems.install(app)
+    modules = (rounds, submissions, sums, records, verdicts, trust)
+    problems.install(app, [route for module in (*modules, health) for route in module.router.routes])
     # The last one added is the outermost: the log sees every answer, lingering included.
     app.add_middleware(Linger, seconds=settings.linger_s)
     app.add_middleware(RequestLog)
     if watching.observers:
         app.add_middleware(Observed, observers=watching.observers)
-    for module in (rounds, submissions, sums, records, verdicts, trust):
+    for module in modules:
         app.include_router(module.router, dependencies=[Security(DOCUMENTED)])
     app.include_router(health.router, dependencies=[Depends(check_form)])
     _describe_problems(app)

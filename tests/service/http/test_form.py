@@ -14,6 +14,7 @@ from tests.support.real import RealFederation
 from tests.support.trust import AUDITOR, COORDINATOR
 
 NOT_NUMBERS = ["+1", "-1", "-0", "01", "00", "1_0", "1.", ".5", "%31", "1e0", "0x1", "1" * 19, "nan", "inf", "one"]
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 
 
 class Routes:
@@ -130,6 +131,37 @@ def test_content_types(routes):
         kinds = ["text/plain", "application/json; charset=utf-8", "application/JSON", "application/xml"]
         for kind in [*kinds, None] if "requestBody" in operation else kinds:
             routes.assert_refused(method, good, operation, content_type=kind)
+
+
+def test_methods_and_addresses_that_are_none(routes):
+    declared = {}
+    for method, path, _ in routes.operations:
+        declared.setdefault(path, set()).add(method)
+    for path, methods in declared.items():
+        for method in sorted(METHODS - methods):
+            answer = routes.world.client.request(method, routes.good(path))
+            assert (answer.status_code, answer.headers["allow"]) == (405, ", ".join(sorted(methods))), (method, path)
+            if method != "HEAD":
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert (answer.json()["type"], answer.json()["reason"]) == ("about:blank", "bad-request")
+    for path in ("/", "/v1", "/v1/rounds", "/v2/federations/forms/rounds/current", "/docs", "/redoc"):
+        answer = routes.world.client.get(path)
+        assert (answer.status_code, answer.json()["type"]) == (404, "about:blank"), path
+
+
+def test_every_answer_names_its_line_in_the_log(routes):
+    for method, path, _ in routes.operations:
+        answer = routes.world.client.request(method, routes.good(path))
+        assert answer.headers["x-request-id"], path
+
+
+def test_ranges_are_not_heeded(routes):
+    """A whole answer comes, whatever range is asked for, also one that cannot be read."""
+    path = f"/v1/federations/{routes.world.name}/rosters/1"
+    whole = routes.world.peer("a").request("GET", path)
+    for asked in ("bytes=0-9", "bytes=9-0", "bytes=x", "lines=1"):
+        answer = routes.world.peer("a").request("GET", path, {"Range": asked})
+        assert (answer.status_code, answer.content) == (200, whole.content), asked
 
 
 def test_whatever_else_stands_in_a_query(routes):
