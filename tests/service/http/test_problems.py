@@ -154,6 +154,8 @@ def test_openapi_tells_every_endpoint_with_its_problems(app):
         ("GET", "/v1/rounds/{round_id}/record"),
         ("GET", "/v1/rounds/{round_id}/sum"),
         ("GET", "/v1/rounds/{round_id}/manifests"),
+        ("GET", "/v1/rounds/{round_id}/verdicts"),
+        ("PUT", "/v1/rounds/{round_id}/verdicts/{site}"),
         ("GET", "/v1/federations/{federation}/records/{index}"),
         ("GET", "/v1/federations/{federation}/transcript"),
         ("GET", "/v1/federations/{federation}/rosters/{version}"),
