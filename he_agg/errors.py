@@ -120,17 +120,22 @@ class HeAggError(Exception):
     Args:
         reason: one of the closed set, for programs.
         message: one sentence for people: what was expected, what came, which ids.
+        hint: what to do next, for people; a traceback in Python ends with it.
+        shell: the same in the words of the command line, where the hint has Python in it.
     """
 
-    def __init__(self, reason: Reason, message: str, hint: str = "") -> None:
+    def __init__(self, reason: Reason, message: str, hint: str = "", shell: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.hint = hint
+        self.shell = shell or hint
+        if hint:
+            self.add_note(f"hint: {hint}")
 
-    def __reduce__(self) -> tuple[type[HeAggError], tuple[Reason, str, str]]:
+    def __reduce__(self) -> tuple[type[HeAggError], tuple[Reason, str, str, str]]:
         # The default would rebuild from `args` alone and fail: errors cross process pools and threads.
-        return type(self), (self.reason, self.message, self.hint)
+        return type(self), (self.reason, self.message, self.hint, self.shell)
 
 
 class InputError(HeAggError, ValueError):

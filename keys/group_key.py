@@ -174,7 +174,7 @@ class GroupKey:
                 Reason.KEYSTORE_CORRUPT, f"{what}: the group key in it is damaged", "restore it from your backup"
             ) from error
         except HeAggError as error:
-            raise KeystoreError(error.reason, f"{what}: {error.message}", error.hint) from error
+            raise KeystoreError(error.reason, f"{what}: {error.message}", error.hint, error.shell) from error
         if facts != key.facts:
             raise KeystoreError(
                 Reason.KEY_MISMATCH,

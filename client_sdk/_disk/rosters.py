@@ -135,4 +135,4 @@ def _read(path: Path) -> Signed[Roster]:
     try:
         return read_pinned(path)
     except WireError as error:
-        raise ConfigError(error.reason, f"roster {path}: {error.message}", error.hint) from error
+        raise ConfigError(error.reason, f"roster {path}: {error.message}", error.hint, error.shell) from error

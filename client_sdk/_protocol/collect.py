@@ -82,9 +82,9 @@ def await_record(
             raise ProtocolError(
                 Reason.SUM_NOT_READY,
                 f"round {round_id}: expected a result by now, the aggregator has none yet",
-                f"get it later with round.fetch() or `he-agg fetch --config site.toml --round {round_id} "
-                "--out mean.npz`; if it never comes, ask the "
-                "operator",
+                "get it later with round.fetch(); if it never comes, ask the operator",
+                f"get it later with `he-agg fetch --config site.toml --round {round_id} --out mean.npz`; if it never "
+                "comes, ask the operator",
             )
         if meanwhile is not None:
             yield from meanwhile()
@@ -135,7 +135,12 @@ def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> Prot
     else:
         text = f"round {round_id} failed: too few sites submitted, at least {session.plan.min_sites} are needed"
         text += f"; of this site it says: {_word(why)}" if why else ""
-    return ProtocolError(Reason.ROUND_FAILED, text, "site.rounds() goes on with the next attempt; submit again there")
+    return ProtocolError(
+        Reason.ROUND_FAILED,
+        text,
+        "site.rounds() goes on with the next attempt; submit again there",
+        "run `he-agg submit` again, with `--wait`, for the next attempt",
+    )
 
 
 def accept(session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], own: str | None) -> Flow[Accepted]:
@@ -165,6 +170,7 @@ def check_counted(session: Session, record: RoundRecord, own: str) -> None:
             f"round {record.round_id} was published without this site's submission {own[:12]}: "
             f"{_word(record.excluded.get(session.site, ''))}",
             "round.fetch() gets the mean of the other sites; site.rounds() goes on to the next round",
+            "`he-agg fetch` gets the mean of the other sites; `he-agg submit` goes on with the next round",
         )
 
 

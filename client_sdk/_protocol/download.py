@@ -53,7 +53,12 @@ def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: Roun
     while arriving.missing:
         if (yield from now()) > until:
             what = f"round {record.round_id}: expected the sum by now, {len(arriving.missing)} parts are missing"
-            raise TransportError(Reason.UNREACHABLE, what, "what is here stays in the spool: round.fetch() goes on")
+            raise TransportError(
+                Reason.UNREACHABLE,
+                what,
+                "what is here stays in the spool: round.fetch() goes on",
+                "what is here stays in the spool: `he-agg fetch` goes on",
+            )
         try:
             yield from exchange(session.retries, arriving.request(), until, arriving.again)
             arriving.check_end()

@@ -73,6 +73,7 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
                 f"round {opened.id}: expected the update that is stored for it (submission "
                 f"{stored.submission_id[:12]}), got another one; a site submits once per round",
                 "round.resume() finishes the stored one",
+                "hand in the same file and weight again to finish the stored one",
             )
     elif opened.submitted:
         raise lost_spool(session, opened)
@@ -97,6 +98,8 @@ def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
         f"round {opened.id}: the aggregator already has a submission of site {session.site} that is not in this "
         "spool: it was made on another machine, or the spool was lost; nothing was added to the round",
         "if the other submission is complete, round.fetch() waits for the mean; otherwise finish it where it was "
+        "made, or take part again in the next round",
+        "if the other submission is complete, `he-agg fetch` waits for the mean; otherwise finish it where it was "
         "made, or take part again in the next round",
     )
 

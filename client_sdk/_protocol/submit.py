@@ -81,6 +81,8 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
                     error.reason,
                     f"round {opened.id}: the aggregator lost parts of this submission {passes} times: {error.message}",
                     "tell the operator; the submission stays in the spool, round.resume() sends it again",
+                    "tell the operator; the submission stays in the spool, `he-agg submit` with the same file sends it "
+                    "again",
                 ) from error
         else:
             yield Report(PhaseFinished(str(opened.id), "upload", (yield from now()) - started, sent_bytes=sent))
@@ -206,6 +208,8 @@ def _renew(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Store
             f"shown none that is newer: {refusal.message}",
             "the submission stays in the spool, encrypted once. Ask for the open round again and call aggregate() with "
             "the same update; if it is refused again, tell the coordinator",
+            "the submission stays in the spool, encrypted once. Run `he-agg submit` again with the same file; if it is "
+            "refused again, tell the coordinator",
         )
     signed = Signed.make(manifest, session.identity.signing_key)
     encoded = signed.encode()
@@ -352,5 +356,6 @@ def _explained(error: ProtocolError, opened: OpenRound) -> ProtocolError:
             error.reason,
             f"round {opened.id} closed before this site's submission was complete: {error.message}",
             "round.fetch() gets the mean of the other sites; site.rounds() goes on to the next round",
+            "`he-agg fetch` gets the mean of the other sites; `he-agg submit` goes on with the next round",
         )
     return error

@@ -95,6 +95,7 @@ def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
                 Reason.BAD_ARGUMENT,
                 f"round {opened.id}: expected a stored submission to finish, got none in {entry.path.parent}",
                 "round.aggregate(update, weight) makes one",
+                "`he-agg submit` makes one",
             )
         check_stored(session, entry, stored)
         return (yield from _finish(session, opened, entry, stored))

@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(error: HeAggError) -> NoReturn:
-    _complain(f"{error.message} [{error.reason}]", error.hint)
+    _complain(f"{error.message} [{error.reason}]", error.shell)
     sys.exit(_exit_code(error))
 
 

@@ -299,6 +299,7 @@ def _check_values(spec: TensorSpec, flat: NDArray[Any], on_overflow: OnOverflow)
                 f"tensor {spec.name!r}, flat index {i + int(above.argmax())}: expected a value within the clip bound "
                 f"{spec.clip:g}, got one beyond it",
                 "clip the update first, pass on_overflow='clip', or found a federation with a wider bound",
+                "clip the update first, give `--clip`, or found a federation with a wider bound",
             )
         beyond += int(above.sum())
     return beyond

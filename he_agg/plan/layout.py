@@ -139,6 +139,7 @@ class Layout:
                     Reason.WRONG_DTYPE,
                     f"tensor {spec.name!r}: expected dtype {spec.dtype}, got {array.dtype.name}",
                     f"convert it with `.astype({spec.dtype!r})` if that loses nothing you need",
+                    f"write it as {spec.dtype} if that loses nothing you need",
                 )
             found.append(array)
         known = {spec.name for spec in self.tensors}

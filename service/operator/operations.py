@@ -66,7 +66,7 @@ def read_document(path: Path) -> FederationDocument:
             ) from error
         raise WireError(error.reason, f"{path} is not a federation file: {error.message}", hint) from error
     except PlanError as error:
-        raise PlanError(error.reason, f"{path}: {error.message}", error.hint) from error
+        raise PlanError(error.reason, f"{path}: {error.message}", error.hint, error.shell) from error
 
 
 def read_roster(path: Path) -> bytes:
