@@ -21,7 +21,14 @@ __all__ = ["LogisticRegression", "LogisticResult"]
 FRACTION_BITS = 40
 """Binary places to which each site rounds its sums: an error of 2^-41 a site, 1e-12 in a sum of two."""
 
-_MAX_LOSS = 64.0
+_MAX_LOSS = 64
+"""Largest mean loss of a site that is told; coefficients that are worse than none never have it."""
+
+_FIRM = 1e6
+"""How many times the rounding of the Hessian its smallest eigenvalue must be: coefficients to 1e-6 follow."""
+
+_DEPENDENT = "columns depend on each other or on the constant, or there are fewer patients than columns"
+_SEPARATED = "the features separate the outcomes, or nearly so: coefficients would grow without end"
 
 
 T = TypeVar("T")
@@ -98,8 +105,9 @@ class LogisticResult:
 class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
     """Logistic regression, maximum likelihood or with a ridge penalty, by Newton's method with step halving.
 
-    Each round sums gradient, Hessian and loss at the current coefficients. They are rounded to 2^-40 at each site, so
-    the fit equals the pooled one far below 1e-6 unless the Hessian is close to singular.
+    Each round sums gradient, Hessian and loss at the current coefficients, rounded to 2^-40 at each site. There is a
+    result only if a maximum provably exists and the Hessian is so far from singular that coefficients equal the pooled
+    ones to 1e-6; otherwise the error says whether columns depend on each other or separate the outcomes.
 
     **Every hospital learns** in each round the gradient, the Hessian and the loss over all hospitals at known
     coefficients: about as much as the second moments of the features, weighted. With as many rounds as rows they would
@@ -136,7 +144,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
             n=Field((), self.max_rows),
             gradient=Field((p,), scale * x),
             hessian=Field((p * (p + 1) // 2,), scale * x * x),
-            loss=Field((), scale * int(_MAX_LOSS)),
+            loss=Field((), scale * _MAX_LOSS),
         )
 
     def prepared(self, *data: Any) -> LogisticData:
@@ -169,7 +177,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         p = _sigmoid(eta)
         gradient = x.T @ (y - p)
         hessian = (x * (p * (1 - p))[:, None]).T @ x
-        loss = np.minimum(np.logaddexp(0.0, eta) - y * eta, _MAX_LOSS).sum()
+        loss = min(float((np.logaddexp(0.0, eta) - y * eta).sum()), float(_MAX_LOSS * self.max_rows))
         return NewtonSums(
             n=np.array(len(y)),
             gradient=_whole(gradient),
@@ -184,35 +192,56 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         n_sites: int,
     ) -> LogisticState | Finished[LogisticResult]:
         """Take a Newton step, or half of the last one if the loss rose, or return the fit."""
-        n = int(sums.n)
-        penalty = np.full(self.features + 1, self.l2)
+        n, size = int(sums.n), self.features + 1
+        if n == 0:
+            raise refuse("LogisticRegression: expected patients, the sites have none")
+        penalty = np.full(size, self.l2)
         penalty[0] = 0.0
         raw_loss = float(_real(sums.loss))
         loss = raw_loss + 0.5 * float(penalty @ state.beta**2)
-        if loss > state.loss + 1e-12 * abs(state.loss):
+        rounding = n_sites * 2.0 ** -(FRACTION_BITS + 1)
+        if loss > state.loss + 2 * rounding + 1e-12 * abs(state.loss):
             half = _grid((state.beta + state.before) / 2)
             return LogisticState(self._next(state), half, state.before, state.loss)
         gradient = _real(sums.gradient) - penalty * state.beta
-        upper = np.triu_indices(self.features + 1)
+        upper = np.triu_indices(size)
         hessian = np.diag(penalty)
         values = _real(sums.hessian)
         hessian[upper] += values
         hessian.T[upper] = hessian[upper]
-        try:
-            move = np.linalg.solve(hessian, gradient)
-            inverse = np.linalg.inv(hessian)
-        except np.linalg.LinAlgError as error:
-            raise _no_fit("the Hessian is singular") from error
+        least = float(np.linalg.eigvalsh(hessian)[0])
+        if not least > _FIRM * size * (rounding + 2.0**-50 * float(np.abs(hessian).max())):
+            raise _no_fit(_DEPENDENT if state.step == 0 else _SEPARATED)
+        inverse = np.linalg.inv(hessian)
+        move = inverse @ gradient
         beta = _grid(state.beta + move)
         if not np.isfinite(beta).all() or np.abs(beta).max() * self.feature_bound > 2**40:
-            raise _no_fit("the coefficients run away")
-        if np.abs(beta - state.beta).max() <= self.tolerance:
+            raise _no_fit(_SEPARATED)
+        still = np.abs(beta - state.beta).max() <= max(self.tolerance, size * rounding / least)
+        if still and self._exists(float(gradient @ move), least, rounding):
             errors = np.sqrt(np.diag(inverse))
             p_values = np.array([normal_tail(z) for z in beta / errors])
             mean_loss = raw_loss / n
             fit = LogisticResult(float(beta[0]), beta[1:], errors, p_values, mean_loss, n, state.step + 1, n_sites)
             return Finished(fit)
         return LogisticState(self._next(state), beta, state.beta, loss)
+
+    def _exists(self, decrement: float, least: float, rounding: float) -> bool:
+        """Tell whether there is a maximum at all: no direction in which the likelihood rises for ever.
+
+        Along such a direction d, of length 1, each patient adds r (1 - p) to the slope and r^2 p (1 - p) to the
+        curvature, with 0 <= r <= R, the length of the longest row. So slope >= curvature / R, and the Newton decrement
+        g' H^-1 g >= slope^2 / curvature >= curvature / R^2 >= (least eigenvalue of H) / R^2. One that is smaller proves
+        that there is none, whatever was rounded.
+
+        Args:
+            decrement: g' H^-1 g.
+            least: smallest eigenvalue of the Hessian.
+            rounding: how far an entry of the gradient can be off.
+        """
+        size = self.features + 1
+        largest = np.sqrt(max(decrement, 0.0)) + rounding * np.sqrt(size / least)
+        return bool(largest**2 * (1 + self.features * self.feature_bound**2) < least)
 
     def _next(self, state: LogisticState) -> int:
         if state.step + 1 >= self.max_steps:
@@ -224,7 +253,7 @@ def _no_fit(what: str) -> InputError:
     return InputError(
         Reason.BAD_ARGUMENT,
         f"LogisticRegression: expected a maximum of the likelihood, got none: {what}",
-        "columns that depend on each other, or outcomes that the features separate, have none; drop columns or give l2",
+        "drop columns or give l2, a penalty under which there always is one; scale tiny columns up",
     )
 
 

@@ -148,8 +148,9 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         kept: how many components.
         grid: of all columns.
         columns: how many columns rows have.
-        tolerance: the iteration ends when no basis vector turns by more (sine of the angle).
-        max_steps: rounds at most.
+        tolerance: the iteration ends when covariance times component is component times variance up to this share of
+            the variance, for each one.
+        max_steps: rounds at most; without convergence until then there is an error.
         seed: of the public first basis.
         max_rows: most rows of a site.
     """
@@ -230,11 +231,11 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         # Rayleigh-Ritz: the best components within the span of the basis.
         inner = state.basis.T @ product
         values, turns = np.linalg.eigh((inner + inner.T) / 2)
-        moved = _orthonormal(product)
-        turned = float(np.linalg.norm(moved - state.basis @ (state.basis.T @ moved), 2))
-        if turned <= self.tolerance or state.step + 1 >= self.max_steps:
+        vectors = state.basis @ turns
+        off = np.linalg.norm(product @ turns - vectors * values, axis=0)
+        noise = math.sqrt(self.columns) * (n_sites * 2.0**-_FRACTION_BITS / (n - 1) + 2.0**-38 * float(values.max()))
+        if (off <= self.tolerance * np.maximum(values, 0.0) + noise).all():
             step = self.grid.step
-            vectors = state.basis @ turns
             area = step * step
             return Finished(
                 _result(
@@ -248,7 +249,13 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
                     n_sites,
                 )
             )
-        return PowerState(state.step + 1, n, state.mean, state.total, moved, values[::-1].copy())
+        if state.step + 1 >= self.max_steps:
+            raise refuse(
+                f"PowerPCA: no convergence in {self.max_steps} rounds: components that follow each other have almost "
+                "the same variance",
+                "keep one component more or less, or give a larger tolerance or more max_steps",
+            )
+        return PowerState(state.step + 1, n, state.mean, state.total, _orthonormal(product), values[::-1].copy())
 
 
 def _orthonormal(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
