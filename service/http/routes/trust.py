@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -12,6 +13,7 @@ from he_agg import canonical
 from he_agg.documents.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES
 from he_agg.documents.roster import MAX_ROSTER_BYTES, Role
 from he_agg.errors import Reason
+from service.aggregator import Aggregator
 from service.core.trust import accept_bundle, accept_commitment, accept_roster
 from service.http.auth import Caller, member_of
 from service.http.routes.common import (
@@ -23,6 +25,7 @@ from service.http.routes.common import (
     immutable,
     read_document,
 )
+from service.limits import Limits
 from service.problems import answers
 from service.refusal import RefusedError
 
@@ -65,6 +68,30 @@ def _taken(what: str) -> dict[int | str, dict[str, Any]]:
 def _body(description: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"type": "object"}}}
     return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+async def _take(
+    request: Request,
+    federation: str,
+    caller: Caller,
+    aggregator: Aggregator,
+    limits: Limits,
+    most: int,
+    accept: Callable[..., bool],
+    *expected: int | str,
+) -> Response:
+    """Read a document of at most so many bytes, accept it as what is expected, and let the worker look."""
+    async with limits.body(caller.federation, caller.name):
+        document = await read_document(request, limits, most)
+
+        def take() -> bool:
+            with aggregator.store.write() as tx:
+                row = find_federation(tx, caller, federation)
+                return accept(tx, aggregator.conductor, row, document, *expected)
+
+        new = await run_in_threadpool(take)
+    aggregator.worker.poke()
+    return Response(status_code=201 if new else 200)
 
 
 @router.get(
@@ -110,17 +137,7 @@ async def put_roster(
     limits: Limited,
 ) -> Response:
     """Bring in a roster, signed by enough coordinators of the newest version and its own. It holds at once."""
-    async with limits.body(caller.federation, caller.name):
-        document = await read_document(request, limits, MAX_ROSTER_BYTES)
-
-        def take() -> bool:
-            with aggregator.store.write() as tx:
-                row = find_federation(tx, caller, federation)
-                return accept_roster(tx, aggregator.conductor, row, document, version)
-
-        new = await run_in_threadpool(take)
-    aggregator.worker.poke()
-    return Response(status_code=201 if new else 200)
+    return await _take(request, federation, caller, aggregator, limits, MAX_ROSTER_BYTES, accept_roster, version)
 
 
 @router.get(
@@ -177,17 +194,9 @@ async def put_epoch(
 
     Where the federation began without a bundle, that of the current epoch may come here, too.
     """
-    async with limits.body(caller.federation, caller.name):
-        document = await read_document(request, limits, MAX_BUNDLE_BYTES)
-
-        def take() -> bool:
-            with aggregator.store.write() as tx:
-                row = find_federation(tx, caller, federation)
-                return accept_bundle(tx, aggregator.conductor, row, document, number, caller.name)
-
-        new = await run_in_threadpool(take)
-    aggregator.worker.poke()
-    return Response(status_code=201 if new else 200)
+    return await _take(
+        request, federation, caller, aggregator, limits, MAX_BUNDLE_BYTES, accept_bundle, number, caller.name
+    )
 
 
 @router.put(
@@ -213,16 +222,9 @@ async def put_commitment(
     """Store a site's signed word on its key, once for each epoch. Equal key ids mean equal keys."""
     if site != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot commit for another site")
-    async with limits.body(caller.federation, caller.name):
-        document = await read_document(request, limits, MAX_COMMITMENT_BYTES)
-
-        def take() -> bool:
-            with aggregator.store.write() as tx:
-                row = find_federation(tx, caller, federation)
-                return accept_commitment(tx, aggregator.conductor, row, document, number, site)
-
-        new = await run_in_threadpool(take)
-    return Response(status_code=201 if new else 200)
+    return await _take(
+        request, federation, caller, aggregator, limits, MAX_COMMITMENT_BYTES, accept_commitment, number, site
+    )
 
 
 @router.get(
