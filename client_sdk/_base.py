@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, Unpack
 
-from client_sdk._net.transport import AsyncTransport, TlsFiles, Transport
+from client_sdk._net.server import TlsFiles
+from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Passphrase, Session, open_session
 from client_sdk.config import Overrides, Settings

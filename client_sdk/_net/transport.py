@@ -1,24 +1,19 @@
 """Carries out effects, blocking or on asyncio.
 
-What it guarantees to every request: it is signed anew each time it is sent, and goes to the configured host only, over
-TLS or to this very machine; it ends in time, whatever drips (`connections.py`); no answer is read beyond its bound;
-redirects are not followed, cookies neither kept nor sent, compressed answers not expanded: httpcore knows none of it.
+What it guarantees to every request: it is signed anew each time it is sent, and goes where `server.py` lets it; it ends
+in time, whatever drips (`connections.py`); no answer is read beyond its bound; redirects are not followed, cookies
+neither kept nor sent, compressed answers not expanded: httpcore knows none of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
 
 import httpcore
 
@@ -35,36 +30,19 @@ from client_sdk._effects import (
     Sleep,
 )
 from client_sdk._net.connections import AsyncBackend, Backend, Budget, within
-from client_sdk._net.proxies import proxy_to, refusal
+from client_sdk._net.proxies import refusal
+from client_sdk._net.server import Server, TlsFiles, options_for
 from client_sdk._net.signing import Signer
 from client_sdk.progress import Event, Listener
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 
-__all__ = ["AsyncTransport", "TlsFiles", "Transport", "drive"]
+__all__ = ["AsyncTransport", "Transport", "drive"]
 
 T = TypeVar("T")
 
-_CONNECT_S = 10.0
-_KEEP_S = 5.0
-_HOST = re.compile(r"[a-z0-9._:-]+")
 _FAULTS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 _LEAST_ANSWER_BYTES = 2**16
 """Room for a problem document, however short the expected answer is."""
-
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """Certificates of a connection, PEM.
-
-    Attributes:
-        ca_file: whom to trust instead of the system's authorities.
-        client_cert: what this site shows to a proxy that asks for it.
-        client_key: its key, if it is not in the same file.
-    """
-
-    ca_file: Path | None = None
-    client_cert: Path | None = None
-    client_key: Path | None = None
 
 
 _NO_FILES = TlsFiles()
@@ -74,8 +52,8 @@ class Transport:
     """Drives flows, blocking."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
-        self._signer, self._server = signer, _Server.of(url)
-        options = _options(self._server, tls)
+        self._signer, self._server = signer, Server.of(url)
+        options = options_for(self._server, tls)
         self._proxy: httpcore.Proxy | None = options["proxy"]
         self._pool = httpcore.ConnectionPool(network_backend=Backend(), **options)
 
@@ -122,8 +100,8 @@ class AsyncTransport:
     """Drives flows on asyncio; `Compute` runs in a thread."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
-        self._signer, self._server = signer, _Server.of(url)
-        options = _options(self._server, tls)
+        self._signer, self._server = signer, Server.of(url)
+        options = options_for(self._server, tls)
         self._proxy: httpcore.Proxy | None = options["proxy"]
         self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **options)
 
@@ -242,96 +220,6 @@ async def _chunks_in_thread(body: FileBody, report: Callable[[int], None]) -> As
 def _reporting(request: Request, listener: Listener) -> Callable[[int], None]:
     progress = request.progress
     return (lambda _: None) if progress is None else (lambda sent: listener(progress(sent)))
-
-
-@dataclass(frozen=True)
-class _Server:
-    """Where requests go."""
-
-    url: SplitResult
-    host: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.url.scheme}://{self.url.netloc}"
-
-    @classmethod
-    def of(cls, url: str) -> _Server:
-        """Check the url of an aggregator."""
-        try:
-            base = urlsplit(url)
-            host = (base.hostname or "").encode("idna").decode("ascii")
-            plain = base.port != 0 and (url + base.path).isprintable() and not {" ", "?", "#", "@"} & set(url)
-            base.path.encode("ascii")
-        except ValueError as error:
-            raise ConfigError(
-                Reason.BAD_CONFIG, f"url: expected https://host..., got something else: {error}"
-            ) from error
-        if base.scheme not in ("https", "http") or not _HOST.fullmatch(host) or not plain:
-            raise ConfigError(
-                Reason.BAD_CONFIG,
-                "url: expected https://host[:port][/path] without user, query or fragment, got something else",
-            )
-        if base.scheme == "http" and not _is_this_machine(host):
-            raise ConfigError(
-                Reason.BAD_CONFIG,
-                f"url: expected https:// for {host}, got http://, which would show who takes part, and when",
-                "plain http is for an aggregator on this machine only",
-            )
-        return cls(base, host)
-
-    def asked(self, signer: Signer, request: Request, content: Any) -> tuple[float, dict[str, Any]]:
-        """Sign a request; return when, and all that httpcore wants to know."""
-        signed_at, headers = signer.sign(request)
-        own = {"Host": self.url.netloc, "Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "he-agg-site"}
-        target = self.url.path.rstrip("/") + request.path
-        return signed_at, {
-            "method": request.method,
-            "url": httpcore.URL(scheme=self.url.scheme, host=self.host, port=self.url.port, target=target),
-            "headers": [*(own | headers).items()],
-            "content": content,
-            "extensions": {"timeout": {"connect": _CONNECT_S, "pool": _CONNECT_S}},
-        }
-
-
-def _options(server: _Server, tls: TlsFiles) -> dict[str, Any]:
-    """Choose everything that both pools have in common."""
-    return {
-        "ssl_context": _context(server.url.scheme, tls),
-        "proxy": proxy_to(server.host) if server.url.scheme == "https" else None,
-        "keepalive_expiry": _KEEP_S,
-    }
-
-
-def _context(scheme: str, tls: TlsFiles) -> ssl.SSLContext:
-    if tls.client_cert is None and tls.client_key is not None:
-        raise ConfigError(Reason.BAD_CONFIG, "client_key: expected client_cert beside it, got none")
-    if tls.client_cert is not None and scheme != "https":
-        raise ConfigError(Reason.BAD_CONFIG, "client_cert: expected an https:// url to show it to, got http://")
-    try:
-        context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(tls.ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            Reason.BAD_CONFIG, f"ca_file {tls.ca_file}: expected certificates in PEM form: {error.strerror}"
-        ) from error
-    if tls.client_cert is not None:
-        try:
-            # The empty password: OpenSSL must not ask for one on a terminal that nobody watches.
-            context.load_cert_chain(tls.client_cert, tls.client_key, password="")
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                Reason.BAD_CONFIG,
-                f"client_cert {tls.client_cert}, client_key {tls.client_key or 'in the same file'}: expected a "
-                f"certificate and its key in PEM form, without a passphrase: {error.strerror}",
-            ) from error
-    return context
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _taker(request: Request, answer: httpcore.Response, body: bytearray) -> Callable[[bytes], Event | None]:

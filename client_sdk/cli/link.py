@@ -12,8 +12,9 @@ from typing import TypeVar
 import click
 
 from client_sdk._effects import Flow, Request, Response, compute
+from client_sdk._net.server import TlsFiles
 from client_sdk._net.signing import Signer
-from client_sdk._net.transport import TlsFiles, Transport
+from client_sdk._net.transport import Transport
 from client_sdk._protocol.exchange import Retries, exchange
 from client_sdk._protocol.session import retries_of
 from client_sdk.config import Settings

@@ -10,7 +10,7 @@ import pytest
 
 from client_sdk._net.transport import Transport
 from he_agg.errors import ConfigError, Reason, TransportError
-from tests.client_sdk.test_transport import GET, SIGNER, asking, run_async, run_sync
+from tests.client_sdk.driving import GET, SIGNER, asking, run_async, run_sync
 from tests.support.certificates import Authority
 
 SECRET = "hunter"

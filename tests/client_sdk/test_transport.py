@@ -15,15 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from client_sdk._effects import Compute, FileBody, Now, Report, Request, Sleep, compute
-from client_sdk._net.signing import Signer
-from client_sdk._net.transport import AsyncTransport, TlsFiles, Transport
+from client_sdk._net.server import TlsFiles
+from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk.progress import PhaseProgress, Retrying
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field, parse_claim, verify_request
-from tests.support.trust import identity_of
-
-SIGNER = Signer("a", identity_of("a").signing_key, "test")
-GET = Request("GET", "/v1/thing?wait=1", frozenset({200}))
+from tests.client_sdk.driving import GET, SIGNER, asking, run_async, run_sync
 
 
 class Server(ThreadingHTTPServer):
@@ -75,25 +72,6 @@ def serving(script):
         server.server_close()
 
 
-def run_sync(url, flow, listener=lambda event: None, **options):
-    transport = Transport(url, SIGNER, TlsFiles(**options))
-    try:
-        return transport.run(flow, listener)
-    finally:
-        transport.close()
-
-
-def run_async(url, flow, listener=lambda event: None, **options):
-    async def main():
-        transport = AsyncTransport(url, SIGNER, TlsFiles(**options))
-        try:
-            return await transport.run(flow, listener)
-        finally:
-            await transport.close()
-
-    return asyncio.run(main())
-
-
 @pytest.fixture(params=[run_sync, run_async], ids=["sync", "async"])
 def run(request):
     return request.param
@@ -101,10 +79,6 @@ def run(request):
 
 def _sent(done):
     return PhaseProgress("f.1.1", "upload", done, 10**9)
-
-
-def asking(request):
-    return (yield request)
 
 
 def test_request_and_answer(run):

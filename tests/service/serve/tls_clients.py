@@ -5,8 +5,9 @@ from __future__ import annotations
 import ssl
 
 from client_sdk._effects import Request
+from client_sdk._net.server import TlsFiles
 from client_sdk._net.signing import Signer
-from client_sdk._net.transport import TlsFiles, Transport
+from client_sdk._net.transport import Transport
 from tests.support.trust import identity_of
 
 SIGNER = Signer("a", identity_of("a").signing_key, "test")
