@@ -10,29 +10,7 @@ from client_sdk.local import local_federation, plan_for
 from client_sdk.training import simulate
 from he_agg.plan.plan import Plan
 from tests.client_sdk.analytics.comparing import bits, split
-
-LOOSE = analytics.SmallCells(below=1)
-
-
-def questions(rng):
-    """One of each, with its pooled data."""
-    n = 90
-    table = rng.normal(0, 20, (n, 3)).clip(-90, 90)
-    grid = analytics.Grid(0.5, -100, 100)
-    days, died, arm = rng.integers(1, 50, n), rng.random(n) < 0.7, rng.choice(["a", "b"], n)
-    outcome = (table[:, 0] + rng.normal(0, 20, n) > 0).astype(int)
-    yield analytics.Counts({"arm": ["a", "b"]}, LOOSE), (arm,)
-    yield analytics.Histogram((-50, 0, 50), LOOSE), (table[:, 0],)
-    yield analytics.Moments([grid] * 3, covariance=True), (table,)
-    yield analytics.Quantiles(grid, (0.1, 0.5), bins=16), (table[:, 1],)
-    yield analytics.KMeans(2, grid, 3, starts=2, max_steps=4, small_cells=LOOSE), (table,)
-    yield analytics.PCA(2, [grid] * 3), (table,)
-    yield analytics.PowerPCA(1, grid, 3, tolerance=0.3), (table,)
-    yield analytics.KaplanMeier(1, 60, ["a", "b"]), (days, died, arm)
-    yield analytics.LogisticRegression(3), (table / 10, outcome)
-
-
-NAMES = [type(question).__name__ for question, _ in questions(np.random.default_rng(0))]
+from tests.client_sdk.analytics.questions import LOOSE, NAMES, questions
 
 
 def test_every_analysis_one_after_another_in_one_federation(federate, rng):

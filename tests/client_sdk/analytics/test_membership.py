@@ -12,7 +12,7 @@ from client_sdk import InputError, ProtocolError, analytics
 from client_sdk.analytics.course import ABSENCES
 from client_sdk.analytics.question import check_same, question_values
 from tests.client_sdk.analytics.comparing import bits, in_step, split
-from tests.client_sdk.analytics.test_federation import LOOSE, NAMES, questions
+from tests.client_sdk.analytics.questions import LOOSE, NAMES, questions
 
 
 def shares_of(data, rng, rows=90):
