@@ -22,7 +22,16 @@ def read_npz(path: Path) -> dict[str, Any]:
     try:
         # Opened here: numpy leaves its own file open when the archive in it is broken.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            if not all(name.endswith(".npy") for name in file.zip.namelist()):
+                raise InputError(
+                    Reason.BAD_ARGUMENT,
+                    f"{path}: expected an NPZ file of plain arrays, got another archive, such as torch.save writes",
+                    "write it with numpy.savez(path, **tensors); of a PyTorch model, "
+                    "tensors = TorchAdapter().tensors(model)",
+                )
             return {name: file[name] for name in file.files}
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(Reason.FILE_MISSING, f"{path}: expected an NPZ file, got none") from error
     except Exception as error:  # numpy and zipfile raise half a dozen types for a broken archive

@@ -200,7 +200,13 @@ class Layout:
 
 def _check_spec(spec: TensorSpec) -> None:
     if not isinstance(spec.name, str) or not 1 <= len(spec.name) <= 255:
-        raise PlanError(Reason.BAD_PLAN, "expected tensor names of 1 to 255 characters")
+        length = len(spec.name) if isinstance(spec.name, str) else type(spec.name).__name__
+        start = f" ({spec.name[:40]!r}...)" if isinstance(spec.name, str) else ""
+        raise PlanError(
+            Reason.BAD_PLAN,
+            f"expected tensor names of 1 to 255 characters, got {length}{start}",
+            "rename the tensor, or the modules around it; the federation's tensors must have these names at every site",
+        )
     if spec.dtype not in DTYPES:
         raise PlanError(
             Reason.BAD_PLAN,

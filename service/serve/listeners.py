@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def bind(host: str, port: int, option: str) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
@@ -116,8 +117,12 @@ def bind(host: str, port: int, option: str) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
+        mine = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        where = f"name an address of this machine with {option.replace('port', 'host')}"
         raise ConfigError(
-            Reason.BAD_CONFIG, f"cannot listen on {host} port {port}: {error.strerror}", f"choose another {option}"
+            Reason.BAD_CONFIG,
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            where if mine else f"choose another {option}",
         ) from error
     return listener
 

@@ -14,6 +14,7 @@ from service.logs import RequestLog
 from service.monitor.metrics import Metrics
 from service.monitor.monitoring import Watching
 from service.observers import PHASES, Answered, Observed
+from service.serve.listeners import bind, url_of
 from service.settings import Settings
 from tests.support.peers import Peer, prepare
 from tests.support.real import until
@@ -160,8 +161,15 @@ def test_listeners_that_cannot_be(tmp_path, options, words):
     result = he_agg("serve", "--port", "0", *options, "--data-dir", tmp_path / "data", check=False)
     assert result.returncode == 4, result.stderr
     assert words in result.stderr
+    if "cannot listen" in words:
+        assert f"hint: name an address of this machine with {options[2]}\n" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_an_address_may_be_in_brackets():
+    with bind("[::1]", 0, "--port") as listener:
+        assert url_of(listener).startswith("http://[::1]:")
 
 
 def test_an_observer_that_fails_breaks_no_answer(tmp_path, caplog):
