@@ -11,10 +11,10 @@ from keys.files import read_npz
 
 
 def test_arrays_come_as_they_were_written(tmp_path):
-    np.savez(tmp_path / "update.npz", **{"layer/0": np.float32([1, 2]), "b": np.float64(3)})
+    np.savez(tmp_path / "update.npz", **{"layer/0": np.array([1, 2], np.float32), "b": np.array(3.0)})
     read = read_npz(tmp_path / "update.npz")
     assert {name: (array.tolist(), array.dtype.name) for name, array in read.items()} == {
-        "layer/0": ([1, 2], "float32"), "b": (3, "float64")
+        "layer/0": ([1, 2], "float32"), "b": (3.0, "float64")
     }  # fmt: skip
 
 
