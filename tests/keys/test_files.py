@@ -1,6 +1,7 @@
 """What is handed in as a file of arrays and is none."""
 
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from keys.files import read_npz
 
 
 def test_arrays_come_as_they_were_written(tmp_path):
-    np.savez(tmp_path / "update.npz", **{"layer/0": np.array([1, 2], np.float32), "b": np.array(3.0)})
+    tensors: dict[str, Any] = {"layer/0": np.array([1, 2], np.float32), "b": np.array(3.0)}
+    np.savez(tmp_path / "update.npz", **tensors)
     read = read_npz(tmp_path / "update.npz")
     assert {name: (array.tolist(), array.dtype.name) for name, array in read.items()} == {
         "layer/0": ([1, 2], "float32"), "b": (3.0, "float64")
