@@ -126,6 +126,8 @@ class Rosters:
             before = keys_of(self.newest, "coordinator")
             need(len(signers(document, "roster", before)[1]) >= self.newest["threshold"], "roster: follows")
         need(body["issued_at"] < body["expires_at"] <= body["issued_at"] + 400 * 86400, "roster: times")
+        least = max(3, len(keys_of(body, "site")) // 2 + 1)
+        need(body["small_groups"] == (body["min_sites"] < least), "roster: small groups")
         self.newest, self.by_digest[sha256(canonical(body))] = body, body
 
     @property
@@ -775,7 +777,7 @@ class Site:
         return sign("manifest", body, self.identity.name, self.identity.signing), parts
 
     def check_receipt(self, data, id_, round_id):
-        """FORMAT.md: Bodies of a receipt, a bundle and a commitment."""
+        """FORMAT.md: Bodies of a receipt, a verdict, a bundle and a commitment."""
         body, found = signers(parse(data), "receipt", keys_of(self.rosters.newest, "aggregator"))
         expected = {"v": 1, "id": id_, "round_id": round_id, "site": self.identity.name}
         need(found and body == expected | {"accepted_at": body["accepted_at"]}, "receipt")
@@ -800,10 +802,25 @@ class Site:
         least = max(roster["min_sites"], self.rosters.newest["min_sites"], self.plan.public["min_sites"])
         need(least <= len(members) <= self.plan.K, "record: number of sites")
         need(members[self.identity.name] == own, "record: this site's submission")
-        manifests = self.manifests(round_id, record, keys_of(roster, "site"))
-        sections = from_parts(self.plan, self.sum_parts(round_id, record))
-        Tags(self.key, round_id).check_sum(sections, manifests)
-        return mean_of(self.plan, decrypt(self.key, round_id, sections, len(members)), len(members))
+        try:
+            manifests = self.manifests(round_id, record, keys_of(roster, "site"))
+            sections = from_parts(self.plan, self.sum_parts(round_id, record))
+            Tags(self.key, round_id).check_sum(sections, manifests)
+            mean = mean_of(self.plan, decrypt(self.key, round_id, sections, len(members)), len(members))
+        except RefusedError:
+            self.say(record, "rejected")
+            raise
+        self.say(record, "opened")
+        return mean
+
+    def say(self, record, verdict):
+        """PROTOCOL.md: PUT /v1/rounds/{round}/verdicts/{site}, GET /v1/rounds/{round}/verdicts."""
+        body = {name: record[name] for name in ("federation", "round", "attempt")}
+        body |= {"v": 1, "record": self.head, "site": self.identity.name, "verdict": verdict}
+        path = f"/v1/rounds/{'.'.join(str(body[name]) for name in ('federation', 'round', 'attempt'))}"
+        document = sign("verdict", body, self.identity.name, self.identity.signing)
+        path += f"/verdicts/{self.identity.name}"
+        self.client.request("PUT", path, body=document, kind="application/json", expect=(200, 201))
 
     def manifests(self, round_id, record, keys):
         """PROTOCOL.md: GET /v1/rounds/{round}/manifests. Of every member of the sum, verified."""

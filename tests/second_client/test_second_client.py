@@ -112,6 +112,10 @@ def test_it_takes_part_beside_our_sites_and_opens_the_same_bits(server, tmp_path
             assert opened[tensor].dtype == values.dtype
             assert opened[tensor].shape == values.shape
             assert opened[tensor].tobytes() == values.tobytes()
+    asking = client.Client(server.url, client.Identity(directories[theirs] / f"{theirs}.identity"), name)
+    with asking.http:
+        verdicts = json.loads(asking.request("GET", f"/v1/rounds/{name}.1.1/verdicts").content)["verdicts"]
+    assert [(v["body"]["site"], v["body"]["verdict"]) for v in verdicts] == [(site, "opened") for site in SITES]
 
 
 def test_it_imports_nothing_of_ours():
