@@ -9,6 +9,8 @@
             update, n = train(model, round)
             mean = round.aggregate(update, weight=n)
             model.apply(mean.tensors)
+
+Plans, means and errors are in `he_agg`.
 """
 
 from client_sdk.async_site import AsyncRound, AsyncSite
@@ -16,49 +18,24 @@ from client_sdk.config import Settings
 from client_sdk.federated import Federated, FederatedRound, Outcome
 from client_sdk.progress import Event, Listener, Phase, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from client_sdk.site import Round, Site
-from he_agg.errors import (
-    ConfigError,
-    DecryptionError,
-    HeAggError,
-    InputError,
-    KeystoreError,
-    PlanError,
-    ProtocolError,
-    Reason,
-    TransportError,
-    WireError,
-)
-from he_agg.plan.fixedpoint import Mean, ResolutionWarning
 from he_agg.protocol.messages import CurrentRound, Receipt
 
 __all__ = [
     "AsyncRound",
     "AsyncSite",
-    "ConfigError",
     "CurrentRound",
-    "DecryptionError",
     "Event",
     "Federated",
     "FederatedRound",
-    "HeAggError",
-    "InputError",
-    "KeystoreError",
     "Listener",
-    "Mean",
     "Outcome",
     "Phase",
     "PhaseFinished",
     "PhaseProgress",
     "PhaseStarted",
-    "PlanError",
-    "ProtocolError",
-    "Reason",
     "Receipt",
-    "ResolutionWarning",
     "Retrying",
     "Round",
     "Settings",
     "Site",
-    "TransportError",
-    "WireError",
 ]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client_sdk import DecryptionError, HeAggError, Reason, Site
-from he_agg import Layout, Mean, Plan
+from client_sdk import Site
+from he_agg import DecryptionError, HeAggError, Layout, Mean, Plan, Reason
 from service.core.aggregator_key import AggregatorKey
 from tests.attacks.malicious import Lies, MaliciousAggregator
 from tests.support.real import SITES, Hospitals, in_threads

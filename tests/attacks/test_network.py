@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from client_sdk import HeAggError, Reason
+from he_agg import HeAggError, Reason
 from tests.attacks.malicious import Exchange, Lies
 from tests.support.real import SITES
 

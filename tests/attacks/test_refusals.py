@@ -11,7 +11,7 @@ import json
 
 import pytest
 
-from client_sdk import HeAggError, ProtocolError, Reason
+from he_agg import HeAggError, ProtocolError, Reason
 from tests.attacks.malicious import Lies
 from tests.support.real import SITES
 

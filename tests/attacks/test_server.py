@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from client_sdk import HeAggError, Reason
+from he_agg import HeAggError, Reason
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.plan.sections import PART_HEADER_BYTES

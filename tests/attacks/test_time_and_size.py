@@ -19,13 +19,14 @@ from dataclasses import replace
 
 import pytest
 
-from client_sdk import ConfigError, InputError, ProtocolError, Site, TransportError
+from client_sdk import Site
 from client_sdk._effects import Request
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol.exchange import Retries, exchange
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.training.checkpoint import Checkpoint
+from he_agg import ConfigError, InputError, ProtocolError, TransportError
 from keys import GroupKey
 from keys.files import read_npz
 from tests.attacks.malicious import Exchange, Lies

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client_sdk import InputError
 from client_sdk import analytics as typed
+from he_agg import InputError
 
 analytics: Any = typed  # other types than the declared ones are what this is about
 GRID = analytics.Grid(1, 0, 9)

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from client_sdk import InputError, Reason, analytics
+from client_sdk import analytics
 from client_sdk.columns import classes, column, flags, labels, table
 from client_sdk.training import BinaryScores, ClassCounts
+from he_agg import InputError, Reason
 
 DAYS = np.array([10, 20, 30])
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from client_sdk import ConfigError, KeystoreError, Reason, Settings, Site
+from client_sdk import Settings, Site
+from he_agg import ConfigError, KeystoreError, Reason
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from keys import GroupKey, Identity, write_secret_text

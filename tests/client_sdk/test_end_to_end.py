@@ -13,21 +13,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from client_sdk import (
-    AsyncSite,
-    ConfigError,
-    InputError,
-    KeystoreError,
-    PhaseFinished,
-    PhaseProgress,
-    PhaseStarted,
-    PlanError,
-    ProtocolError,
-    Reason,
-    Retrying,
-    Site,
-)
+from client_sdk import AsyncSite, PhaseFinished, PhaseProgress, PhaseStarted, Retrying, Site
 from client_sdk._protocol.retry import RetryPolicy
+from he_agg import ConfigError, InputError, KeystoreError, PlanError, ProtocolError, Reason
 from he_agg.documents.roster import Role
 from he_agg.ids import RoundId
 from he_agg.plan.schemes import SCHEMES

@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from client_sdk import AsyncSite, InputError, Reason, Site
+from client_sdk import AsyncSite, Site
+from he_agg import InputError, Reason
 from tests.support.flows import assert_mean_of
 from tests.support.real import SITES, in_threads
 

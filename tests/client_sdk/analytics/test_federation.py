@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client_sdk import InputError, PlanError, ProtocolError, analytics
+from client_sdk import analytics
 from client_sdk.local import local_federation, plan_for
 from client_sdk.training import simulate
+from he_agg import InputError, PlanError, ProtocolError
 from he_agg.plan.plan import Plan
 from tests.client_sdk.analytics.comparing import bits, split
 from tests.client_sdk.analytics.questions import LOOSE, NAMES, questions

@@ -8,9 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from client_sdk import InputError, ProtocolError, analytics
+from client_sdk import analytics
 from client_sdk.analytics.course import ABSENCES
 from client_sdk.analytics.question import check_same, question_values
+from he_agg import InputError, ProtocolError
 from tests.client_sdk.analytics.comparing import bits, in_step, split
 from tests.client_sdk.analytics.questions import LOOSE, NAMES, questions
 

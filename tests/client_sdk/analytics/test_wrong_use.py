@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client_sdk import InputError, Reason, analytics
+from client_sdk import analytics
+from he_agg import InputError, Reason
 
 GRID = analytics.Grid(1, 0, 100)
 

@@ -9,8 +9,9 @@ import stat
 import numpy as np
 import pytest
 
-from client_sdk import ConfigError, InputError, Reason, privacy
+from client_sdk import privacy
 from client_sdk.privacy.mechanism import ORDERS
+from he_agg import ConfigError, InputError, Reason
 
 DIGESTS = [f"{i:064x}" for i in range(20)]
 COST = np.array(ORDERS) / (2 * 4.0**2)  # Gaussian noise, z = 4

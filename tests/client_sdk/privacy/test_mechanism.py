@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from client_sdk import InputError, PlanError, privacy
+from client_sdk import privacy
 from client_sdk.privacy import table
 from client_sdk.privacy.mechanism import ORDERS, Law
-from he_agg import Layout, Plan
+from he_agg import InputError, Layout, Plan, PlanError
 from tests.client_sdk.privacy.streams import stream
 
 

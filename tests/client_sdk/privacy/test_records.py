@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client_sdk import ConfigError, privacy
+from client_sdk import privacy
+from he_agg import ConfigError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("opacus")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client_sdk import ConfigError, InputError, PlanError, privacy
+from client_sdk import privacy
 from client_sdk.local import local_federation, plan_for
-from he_agg import Layout, Plan, quantize
+from he_agg import ConfigError, InputError, Layout, Plan, PlanError, quantize
 from tests.client_sdk.privacy.streams import stream
 
 VALUES = 300
