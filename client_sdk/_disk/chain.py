@@ -1,4 +1,4 @@
-"""Remember which records this site has seen: index and digest of each, in a file of its own.
+"""Remember which records this site has seen: index and digest of each, and what the next is checked by, in a file.
 
 One line a record, added and fsynced when the record was verified; nothing is ever changed. So whoever shows this site
 another history later, or takes a record back, is found out. A last line that a crash cut short counts as not written.
@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +20,24 @@ from he_agg.documents.record import NO_RECORD
 from he_agg.errors import ConfigError, Reason, WireError
 from he_agg.host.files import sync_directory
 
-__all__ = ["Chain"]
+__all__ = ["Chain", "Link"]
 
 _MAX_LINE = 1000
+
+
+@dataclass(frozen=True)
+class Link:
+    """What is kept of a verified record.
+
+    Attributes:
+        digest: of the record.
+        counted: what the draw after it depends on, see `he_agg.documents.draw`.
+        roster_version: of the roster that it names; 0 if that is from before this site's first.
+    """
+
+    digest: str = NO_RECORD
+    counted: str = NO_RECORD
+    roster_version: int = 0
 
 
 class Chain:
@@ -30,7 +46,7 @@ class Chain:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._seen: list[str] = []
+        self._seen: list[Link] = []
         self._whole = 0  # bytes of the file that were read: whole lines
 
     def __repr__(self) -> str:
@@ -38,7 +54,7 @@ class Chain:
 
     def __len__(self) -> int:
         """Count the verified records."""
-        return len(self._digests())
+        return len(self._links())
 
     def head(self, index: int | None = None) -> str:
         """Return the digest of a record.
@@ -49,11 +65,20 @@ class Chain:
         Raises:
             IndexError: that record was not verified yet.
         """
-        digests = self._digests()
-        at = len(digests) if index is None else index
-        return digests[at - 1] if at else NO_RECORD
+        return self.link(len(self) if index is None else index).digest
 
-    def append(self, index: int, digest: str) -> None:
+    def link(self, index: int) -> Link:
+        """Return what is kept of a record.
+
+        Args:
+            index: which, from 1; for 0 what comes before the first.
+
+        Raises:
+            IndexError: that record was not verified yet.
+        """
+        return self._links()[index - 1] if index else Link()
+
+    def append(self, index: int, link: Link) -> None:
         """Note a verified record; one that is noted already is fine.
 
         Raises:
@@ -63,22 +88,22 @@ class Chain:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
             self._read(file)
             if index <= len(self._seen):
-                if self._seen[index - 1] != digest:
-                    raise WireError(
-                        Reason.CHAIN_MISMATCH, f"record {index}: expected {self._seen[index - 1]}, got {digest}"
-                    )
+                known = self._seen[index - 1].digest
+                if known != link.digest:
+                    raise WireError(Reason.CHAIN_MISMATCH, f"record {index}: expected {known}, got {link.digest}")
                 return
             if index != len(self._seen) + 1:
                 raise WireError(Reason.CHAIN_MISMATCH, f"expected record {len(self._seen) + 1}, got record {index}")
             file.truncate(self._whole)  # what a crash left of a line
             file.seek(self._whole)
-            file.write(canonical.encode({"index": index, "digest": digest}) + b"\n")
+            line = {"index": index, "digest": link.digest, "counted": link.counted, "roster": link.roster_version}
+            file.write(canonical.encode(line) + b"\n")
             file.flush()
             os.fsync(file.fileno())
             if index == 1:
                 sync_directory(self._path.parent)
 
-    def _digests(self) -> list[str]:
+    def _links(self) -> list[Link]:
         with self._lock, explained(self._path), contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
             self._read(file)
         return self._seen
@@ -97,7 +122,7 @@ class Chain:
             try:
                 fields = canonical.Fields(canonical.parse(line, _MAX_LINE), "line")
                 fields.integer("index", number, number)
-                digest = fields.hex("digest", 32)
+                link = Link(fields.hex("digest", 32), fields.hex("counted", 32), fields.integer("roster", 0, 10**9))
                 fields.end()
             except WireError as error:
                 raise ConfigError(
@@ -106,5 +131,5 @@ class Chain:
                     "restore the file from your backup; without it this site could not tell if the aggregator has "
                     "changed records that it had seen",
                 ) from error
-            self._seen.append(digest)
+            self._seen.append(link)
             self._whole += len(line) + 1

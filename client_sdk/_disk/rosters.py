@@ -73,14 +73,21 @@ class Rosters:
         }
         return tuple(newest_first[i] for i in sorted(i for i in found if i is not None))
 
-    def aggregator_keys(self, digest: str) -> dict[str, bytes]:
-        """Return who may sign a record that names this roster.
+    @property
+    def is_complete(self) -> bool:
+        """Whether this site knows every version from the first."""
+        return any(signed.body.version == 1 for signed in self._known.values())
 
-        A site that joined later does not know the rosters before its first pin. Their records it believes when an
-        aggregator of the oldest roster that it trusts has signed them.
+    def aggregator_keys(self, digest: str) -> list[dict[str, bytes]]:
+        """Return who may sign a record that names this roster: its aggregators, or those of a later one.
+
+        An aggregator that has got another key signs with that, whatever roster the round had opened under. A site that
+        joined later does not know the rosters before its first pin: any that it trusts will do for their records.
         """
-        oldest = min(self._known.values(), key=lambda signed: signed.body.version).body
-        return (self.named(digest) or oldest).keys_of(Role.AGGREGATOR)
+        named = self.named(digest)
+        least = 0 if named is None else named.version
+        known = [signed.body for signed in self._known.values()]
+        return [roster.keys_of(Role.AGGREGATOR) for roster in known if roster.version >= least]
 
     def check_valid(self, now: float) -> None:
         """Check that the pinned roster has not expired."""

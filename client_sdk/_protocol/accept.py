@@ -7,8 +7,9 @@
        ... and every manifest by its site, and it is the one of the record  check_manifests
     5  this site is in the sum with what it sent, or the record says why    check_own
        not
-    6  the record follows the one that this site saw last, and every        check_follows, check_same_history
-       member saw the same
+    6  the record follows the one that this site saw last, it names         check_follows, check_invited,
+       exactly the sites that had to be invited, and every member saw       check_same_history
+       the same
     7  the parts of the sum are those of the record, and their tags are     check_parts, check_tags
        the sum of the manifests' tags
     8  decrypt, round, range-check                                          (codec)
@@ -20,10 +21,11 @@ it, the caller gets one error that is the same for all of them (`_collect.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from he_agg import canonical
+from he_agg.documents.draw import invited_sites
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role, Roster
@@ -36,6 +38,7 @@ __all__ = [
     "Expected",
     "RejectedError",
     "check_follows",
+    "check_invited",
     "check_manifests",
     "check_members",
     "check_number",
@@ -117,14 +120,15 @@ def check_members(roster: Roster | None, record: RoundRecord) -> Roster:
     return roster
 
 
-def check_record_signature(keys: dict[str, bytes], signed: Signed[RoundRecord]) -> None:
-    """Step 4, first half: an aggregator of the roster has signed the record."""
-    try:
-        signed.check_signed(keys)
-    except WireError as error:
-        raise RejectedError(
-            error.reason, "record, signature", f"of {' or '.join(sorted(keys))}", _signers(signed)
-        ) from error
+def check_record_signature(rosters: Sequence[Mapping[str, bytes]], signed: Signed[RoundRecord]) -> None:
+    """Step 4, first half: an aggregator of the roster, or of a later one, has signed the record.
+
+    Args:
+        rosters: keys of the aggregators of each, by name.
+    """
+    if not any(signed.signers(keys) for keys in rosters):
+        names = sorted({name for keys in rosters for name in keys})
+        raise RejectedError(Reason.BAD_SIGNATURE, "record, signature", f"of {' or '.join(names)}", _signers(signed))
 
 
 def parse_manifests(body: bytes, max_bytes: int) -> list[Signed[Manifest]]:
@@ -161,24 +165,39 @@ def check_manifests(
             raise RejectedError(error.reason, f"manifest of {site}", None, error.message) from error
 
 
-def check_own(expected: Expected, roster: Roster, record: RoundRecord) -> None:
-    """Step 5: this site is in the sum with what it sent, or the record says why it is not."""
-    site = expected.site
-    counted = record.members.get(site)
-    if counted is not None:
-        if expected.own not in (None, counted):
-            raise RejectedError(Reason.BAD_ANSWER, "record, own submission", expected.own, counted)
+def check_own(expected: Expected, record: RoundRecord) -> None:
+    """Step 5: if this site has sent something, it is in the sum with that, or the record says why it is not."""
+    if expected.own is None:
         return
-    # Who was not drawn, or joined later, and sent nothing, is missed nowhere.
-    invited = site in roster.having(Role.SITE) and record.sample_seed is None
-    if site not in record.excluded and (expected.own is not None or invited):
+    counted = record.members.get(expected.site)
+    if counted is None and expected.site not in record.excluded:
+        wanted = f"{expected.own} as a member or excluded"
+        raise RejectedError(Reason.BAD_ANSWER, "record, own submission", wanted, "neither")
+    if counted not in (None, expected.own):
+        raise RejectedError(Reason.BAD_ANSWER, "record, own submission", expected.own, counted)
+
+
+def check_invited(plan: PublicPlan, roster: Roster, record: RoundRecord, counted: str) -> None:
+    """Step 6, second part: members and excluded are the sites that had to be invited, all of them and no other.
+
+    Args:
+        roster: the one that the record names.
+        counted: what the draw depends on, see `he_agg.documents.draw`.
+    """
+    invited = invited_sites(plan, roster, record, counted)
+    named = record.members.keys() | record.excluded.keys()
+    if named != invited:
+        missing, added = " ".join(sorted(invited - named)), " ".join(sorted(named - invited))
         raise RejectedError(
-            Reason.BAD_ANSWER, "record, own submission", f"{expected.own or site} as a member or excluded", "neither"
+            Reason.BAD_ANSWER,
+            f"record {record.index}, invited sites",
+            " ".join(sorted(invited)),
+            f"without {missing or 'none'}, with {added or 'none'}",
         )
 
 
 def check_follows(previous_index: int, previous: str, signed: Signed[RoundRecord]) -> None:
-    """Step 6, first half: the record comes right after the one that this site knows.
+    """Step 6, first part: the record comes right after the one that this site knows.
 
     Args:
         previous_index: of the record before; 0 before the first.
@@ -191,7 +210,7 @@ def check_follows(previous_index: int, previous: str, signed: Signed[RoundRecord
 
 
 def check_same_history(record: RoundRecord, manifests: Sequence[Signed[Manifest]]) -> None:
-    """Step 6, second half: every member saw the same record before this one, so there is one history for all."""
+    """Step 6, third part: every member saw the same record before this one, so there is one history for all."""
     for signed in manifests:
         if signed.body.previous != record.previous:
             raise RejectedError(

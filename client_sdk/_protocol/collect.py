@@ -19,7 +19,7 @@ from client_sdk._protocol import accept as _accept
 from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import check_record, follow_rosters, note, refusing, take_record
+from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
 from client_sdk._protocol.poll import POLL_S, current_round, unhurried
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseStarted
@@ -122,7 +122,7 @@ def _failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) ->
     record = signed.body
     if record.round_id != round_id:
         raise RejectedError(Reason.BAD_ANSWER, "record, round", round_id, record.round_id)
-    yield from _know_roster(session, record)
+    yield from know_roster(session, record)
     yield from check_record(session, signed)
     yield from take_record(session, signed)
 
@@ -197,23 +197,17 @@ def _expected(session: Session, entry: SpoolEntry, own: str | None) -> Expected:
     return Expected(session.site, session.plan, key.epoch, key.key_id, entry.round_id, session.min_sites, own)
 
 
-def _know_roster(session: Session, record: RoundRecord) -> Flow[None]:
-    """Look for a newer roster if the record names one that this site does not know."""
-    if session.rosters.named(record.roster) is None:
-        yield from follow_rosters(session)
-
-
 def _accept_record(session: Session, expected: Expected, signed: Signed[RoundRecord]) -> Flow[Accepted]:
     record = signed.body
     _accept.check_subject(expected, record)
-    yield from _know_roster(session, record)
+    yield from know_roster(session, record)
     named, newest = session.rosters.named(record.roster), session.rosters.newest.body
     _accept.check_number(expected, [newest if named is None else named, newest], record)
     roster = _accept.check_members(named, record)
     yield from check_record(session, signed)
     body, manifests = yield from _manifests(session, record)
     yield from compute(partial(_accept.check_manifests, expected, roster, record, manifests))
-    _accept.check_own(expected, roster, record)
+    _accept.check_own(expected, record)
     yield from take_record(session, signed)
     _accept.check_same_history(record, manifests)
     return Accepted(record, tuple(manifests), len(body))

@@ -6,11 +6,13 @@ import contextlib
 from functools import partial
 from typing import TypeVar
 
+from client_sdk._disk.chain import Link
 from client_sdk._effects import Flow, Request, compute
-from client_sdk._protocol.accept import RejectedError, check_follows, check_record_signature
+from client_sdk._protocol.accept import RejectedError, check_follows, check_invited, check_record_signature
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
 from he_agg.audit.evidence import BrokenReceipt, broken_by, encode_evidence
+from he_agg.documents.draw import last_counted
 from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
 from he_agg.documents.roster import MAX_ROSTER_BYTES, Roster
 from he_agg.documents.signed import Signed
@@ -18,7 +20,7 @@ from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
 
-__all__ = ["catch_up", "check_record", "follow_rosters", "refusing", "take_record"]
+__all__ = ["catch_up", "check_record", "follow_rosters", "know_roster", "refusing", "take_record"]
 
 T = TypeVar("T")
 
@@ -96,6 +98,12 @@ def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
             yield from compute(partial(session.log.note, "small-groups-allowed", **facts))
 
 
+def know_roster(session: Session, record: RoundRecord) -> Flow[None]:
+    """Look for a newer roster if the record names one that this site does not know."""
+    if session.rosters.named(record.roster) is None:
+        yield from follow_rosters(session)
+
+
 def catch_up(session: Session, until: int) -> Flow[None]:
     """Fetch and verify the records that this site has not seen yet.
 
@@ -167,13 +175,28 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     Raises:
         RejectedError: it does not: this site, or another one, was shown another history.
     """
-    index = signed.body.index
+    record, index = signed.body, signed.body.index
     yield from catch_up(session, index - 1)
-    check_follows(index - 1, (yield from compute(partial(session.chain.head, index - 1))), signed)
+    before = yield from compute(partial(session.chain.link, index - 1))
+    check_follows(index - 1, before.digest, signed)
+    yield from know_roster(session, record)
+    roster = session.rosters.named(record.roster)
+    if roster is not None:
+        if roster.version < before.roster_version:
+            raise RejectedError(
+                Reason.ROSTER_MISMATCH, f"record {index}, version of the roster", before.roster_version, roster.version
+            )
+        check_invited(session.plan, roster, record, before.counted)
+    elif before.roster_version or session.rosters.is_complete:
+        # Only what was written before the first roster that this site knows may name one that it does not know.
+        raise RejectedError(
+            Reason.ROSTER_MISMATCH, f"record {index}, roster", "one that this site trusts", record.roster
+        )
+    counted, version = last_counted(record, before.counted), 0 if roster is None else roster.version
     try:
-        yield from compute(partial(session.chain.append, index, signed.digest))
+        yield from compute(partial(session.chain.append, index, Link(signed.digest, counted, version)))
     except WireError as error:
-        known = yield from compute(partial(session.chain.head, index))
+        known = (yield from compute(partial(session.chain.link, index))).digest
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest) from error
 
 

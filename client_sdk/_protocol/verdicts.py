@@ -50,7 +50,8 @@ def judge(session: Session, signed: Signed[RoundRecord], found: str) -> Flow[Non
     Of a record that no aggregator has signed nothing is said: it is not about the round, but about who served it.
     """
     record = signed.body
-    if session.site not in record.members or not signed.signers(session.rosters.aggregator_keys(record.roster)):
+    known = session.rosters.aggregator_keys(record.roster)
+    if session.site not in record.members or not any(signed.signers(keys) for keys in known):
         return
     verdict = Verdict(record.round_id, signed.digest, session.site, found)
     yield from compute(partial(session.verdicts.keep, Signed.make(verdict, session.identity.signing_key)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from he_agg.audit.findings import Notes, RoundRow
+from he_agg.documents.draw import invited_sites, last_counted
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.record import RoundRecord
+from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import Verdict
@@ -50,6 +50,7 @@ class RecordChain:
         self._waiting: list[_Submitted] = []
         self._last: RoundRecord | None = None
         self._said: dict[str, str] = {}
+        self._counted = NO_RECORD
         self._keys_of_epochs: dict[int, str] = {}
 
     @property
@@ -118,7 +119,7 @@ class RecordChain:
             self._find("unknown-roster", f"{what} names a roster that is not in the transcript, or not trusted")
         else:
             self._check_roster(signed, roster, what)
-        self._last = record
+        self._last, self._counted = record, last_counted(record, self._counted)
         self._result.head = signed.digest
 
     def take_verdict(self, signed: Signed[Verdict]) -> None:
@@ -217,10 +218,12 @@ class RecordChain:
 
     def _check_roster(self, signed: Signed[RoundRecord], roster: Roster, what: str) -> None:
         record, plan = signed.body, self._plan
-        try:
-            signed.check_signed(roster.keys_of(Role.AGGREGATOR))
-        except WireError as error:
-            self._find("record-signature", error.message)
+        # An aggregator that has got another key signs with that, whatever roster the round had opened under.
+        later = [each for each in self._rosters.values() if each.version >= roster.version]
+        if not any(signed.signers(each.keys_of(Role.AGGREGATOR)) for each in later):
+            self._find(
+                "record-signature", f"{what}: expected the signature of an aggregator of its roster, or of a later one"
+            )
         before = None if self._last is None else self._rosters.get(self._last.roster)
         if before is not None and before.version > roster.version:
             self._find("roster-order", f"{what} uses version {roster.version} of the roster, after {before.version}")
@@ -232,7 +235,7 @@ class RecordChain:
                     "number-of-sites",
                     f"{what}: expected {least} to {plan.max_sites} sites in a sum, got {len(record.members)}",
                 )
-        self._check_invited(record, set(roster.having(Role.SITE)), what)
+        self._check_invited(record, roster, what)
 
     def _check_expiry(self, record: RoundRecord, roster: Roster, what: str) -> None:
         """Accept that a roster expires while a round is open, if the next one had come by then."""
@@ -243,19 +246,18 @@ class RecordChain:
         if self._last is not None and self._last.closed_at >= roster.expires_at:
             self._find("roster-expired", f"{what}: version {roster.version} of the roster had expired when it opened")
 
-    def _check_invited(self, record: RoundRecord, sites: set[str], what: str) -> None:
-        """Check that every invited site is in the sum or named with a reason: silence leaves nobody out."""
-        named = record.members.keys() | record.excluded.keys()
+    def _check_invited(self, record: RoundRecord, roster: Roster, what: str) -> None:
+        """Check that every invited site is in the sum or named with a reason, and nobody else."""
+        sites, named = set(roster.having(Role.SITE)), record.members.keys() | record.excluded.keys()
+        invited = invited_sites(self._plan, roster, record, self._counted)
         strangers = named - sites
         if strangers:
             self._find("not-a-member", f"{what} names {min(strangers)}, which is not a site of its roster")
         if not all(reason for reason in record.excluded.values()):
             self._find("unnamed-exclusion", f"{what} excludes a site without a reason")
-        invited = sites
-        if record.sample_seed is not None:
-            drawn = f"{record.sample_seed}.{record.round_id.number}.{record.round_id.attempt}."
-            order = sorted(sites, key=lambda site: hashlib.sha256(f"{drawn}{site}".encode()).digest())
-            invited = set(order[: len(named)])
         left_out = invited - named
         if left_out:
             self._find("unnamed-exclusion", f"{what}: site {min(left_out)} was invited and is not accounted for")
+        uninvited = named & sites - invited
+        if uninvited:
+            self._find("not-invited", f"{what} names site {min(uninvited)}, which the draw did not invite")

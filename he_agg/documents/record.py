@@ -33,13 +33,12 @@ class RoundRecord:
         index: position in the federation's chain of records, from 1.
         previous: digest of the signed record before it, 64 hex digits; `NO_RECORD` for the first.
         closed_at: when the set became final. Units: seconds since 1970, UTC.
-        roster: digest of the roster that the aggregator went by, 64 hex digits.
+        roster: digest of the roster under which the attempt opened, 64 hex digits.
         key_id: commitment to the group key.
         outcome: "published", or "failed" when too few sites submitted.
         members: submission id by site, for every submission in the sum.
-        excluded: reason by site, for every site that was invited and is not in the sum.
+        excluded: reason by site, for every site that was invited and is not in the sum. No other site is named.
         sum_digests: SHA-256 of every part of the sum as it travels, in order; empty when failed.
-        sample_seed: what the invited sites were drawn by, 32 bytes in hex; None when all sites were invited.
     """
 
     KIND: ClassVar[str] = "record"
@@ -57,7 +56,6 @@ class RoundRecord:
     members: dict[str, str]
     excluded: dict[str, str]
     sum_digests: tuple[str, ...]
-    sample_seed: str | None = None
 
     @property
     def title(self) -> str:
@@ -86,7 +84,6 @@ class RoundRecord:
             "members": self.members,
             "excluded": self.excluded,
             "sum": list(self.sum_digests),
-            "sample_seed": self.sample_seed,
         }
 
     @classmethod
@@ -112,7 +109,6 @@ class RoundRecord:
             members=members,
             excluded=excluded,
             sum_digests=tuple(digests),
-            sample_seed=fields.maybe("sample_seed", lambda name: fields.hex(name, 32)),
         )
         fields.end()
         if (record.index == 1) != (record.previous == NO_RECORD):

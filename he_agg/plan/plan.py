@@ -45,6 +45,7 @@ class PublicPlan:
         max_sites: most sites whose sum stays exact.
         rounds: how many rounds the federation runs at most.
         deadline_s: how long a round stays open, in seconds.
+        sample_percent: how many of the sites are invited to a round, of 100; `documents/draw.py` says which.
         layout_fingerprint: SHA-256 of the layout.
     """
 
@@ -59,6 +60,7 @@ class PublicPlan:
     max_sites: int
     rounds: int
     deadline_s: int
+    sample_percent: int
     layout_fingerprint: str
 
     @property
@@ -104,6 +106,7 @@ class PublicPlan:
             "max_sites": self.max_sites,
             "rounds": self.rounds,
             "deadline_s": self.deadline_s,
+            "sample_percent": self.sample_percent,
             "layout": self.layout_fingerprint,
         }
 
@@ -122,6 +125,7 @@ class PublicPlan:
         part_bytes = fields.integer("part_bytes", 2**16, MAX_PART_BYTES)
         rounds = fields.integer("rounds", 1, 10**6)
         deadline_s = fields.integer("deadline_s", 1, 366 * 86400)
+        sample_percent = fields.integer("sample_percent", 1, 100)
         fingerprint = fields.hex("layout", 32)
         parameters = scheme.parameters.from_json(fields.object("parameters"), 2 ** (value_bits - 1) - 1, max_sites)
         stated = fields.array("sections", 16)
@@ -138,6 +142,7 @@ class PublicPlan:
             max_sites=max_sites,
             rounds=rounds,
             deadline_s=deadline_s,
+            sample_percent=sample_percent,
             layout_fingerprint=fingerprint,
         )
         if plan.to_json()["sections"] != stated:
@@ -193,6 +198,7 @@ class Plan:
         codec: str = DEFAULT_CODEC,
         rounds: int = 100,
         deadline_s: int = 3600,
+        sample_percent: int = 100,
         part_bytes: int = 4 * 2**20,
     ) -> Plan:
         """Choose the smallest parameters that are safe and exact, and make a plan of them.
@@ -205,6 +211,8 @@ class Plan:
             value_bits: width of one plaintext integer, sign included: 2 to 24.
             rounds: how many rounds the federation runs at most.
             deadline_s: how long a round stays open. Units: seconds.
+            sample_percent: how many of the sites are invited to a round, of 100, rounded up; never fewer than a sum
+                needs. They are drawn, and every site checks the draw.
             part_bytes: longest part. Units: bytes, 64 KiB to 64 MiB.
 
         Raises:
@@ -219,6 +227,7 @@ class Plan:
             ("value_bits", value_bits, 2, 24),
             ("rounds", rounds, 1, 10**6),
             ("deadline_s", deadline_s, 1, 366 * 86400),
+            ("sample_percent", sample_percent, 1, 100),
             ("part_bytes", part_bytes, 2**16, MAX_PART_BYTES),
         ):
             if not low <= got <= high:
@@ -237,6 +246,7 @@ class Plan:
             max_sites=max_sites,
             rounds=rounds,
             deadline_s=deadline_s,
+            sample_percent=sample_percent,
             layout_fingerprint=layout.fingerprint,
         )
         return cls(public, layout)
@@ -267,6 +277,7 @@ class Plan:
             "max_sites": public.max_sites,
             "rounds": public.rounds,
             "deadline_s": public.deadline_s,
+            "sample_percent": public.sample_percent,
             "parts": len(public.places),
             "bytes_up": public.wire_bytes,
             "bytes_per_value": round(public.wire_bytes / public.values, 3),

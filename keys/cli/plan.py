@@ -78,6 +78,13 @@ def _choice(facts: dict[str, Any], values: int) -> str:
 @click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most.")
 @click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds a round stays open.")
+@click.option(
+    "--sample-percent",
+    type=click.IntRange(1, 100),
+    default=100,
+    show_default=True,
+    help="Sites invited to a round, of 100, never fewer than a sum needs; drawn so that every site can check it.",
+)
 @click.option("--out", type=FILE, help="Plan file to write. [default: FEDERATION.plan]")
 @json_option
 def plan_new(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from he_agg.documents.record import RoundRecord
+from he_agg.documents.draw import members_digest
+from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, Reason
@@ -107,18 +107,29 @@ class Conductor:
                 newest.deadline_at,
                 tx.invited(newest.id),
                 tx.completed(newest.id),
-                newest.sample_seed,
                 roster_of(tx, row.name, newest.basis.roster_version).body.min_sites,
             )
         min_sites = max(plan.min_sites, roster.body.min_sites)
+        draws = plan.sample_percent < 100
         return Federation(
-            terms=events.Terms(min_sites, plan.rounds, plan.deadline_s, row.keeping.sample_fraction),
+            terms=events.Terms(min_sites, plan.rounds, plan.deadline_s, plan.sample_percent),
             sites=frozenset(roster.body.having(Role.SITE)),
             stage=row.stage,
             round=round_,
             paused_at=row.paused_at,
-            fresh_seed=secrets.token_hex(32),
+            name=row.name,
+            roster=roster.body_digest,
+            counted=self._counted(tx, row.name) if draws else NO_RECORD,
+            submitted={each.site: each.id for each in tx.submissions(newest.id)} if draws and newest else {},
         )
+
+    def _counted(self, tx: Transaction, federation: str) -> str:
+        """Return what the next draw depends on."""
+        last = tx.last_published(federation)
+        row = None if last is None else tx.round(last)
+        if row is None or row.record is None:
+            return NO_RECORD
+        return members_digest(Signed.parse(RoundRecord, row.record).body.members)
 
     def _persist(self, tx: Transaction, row: FederationRow, roster: Signed[Roster], action: Action, at: int) -> None:
         name = row.name
@@ -161,17 +172,17 @@ class Conductor:
             if (state := submissions.step(row.state, event)) is not row.state:
                 tx.move_submission(row.id, state)
 
-    def signer(self, tx: Transaction, federation: str, version: int) -> tuple[str, Signed[Roster]]:
-        """Return the name, and its roster, under which this aggregator signs for a round of a version.
+    def signer(self, tx: Transaction, federation: str, version: int) -> str:
+        """Return the name under which this aggregator signs for a round of a version.
 
-        That is the version's own roster, unless the aggregator has got another key since: then it is the newest.
+        The version's own roster has it, unless the aggregator has got another key since: then the newest has.
 
         Raises:
             InputError: the newest one does not list this aggregator's key, either.
         """
         for roster in (roster_of(tx, federation, version), newest_roster(tx, federation)):
             if (name := signer_in(roster.body, self.key)) is not None:
-                return name, roster
+                return name
         raise InputError(
             Reason.INTERNAL,
             f"the roster of federation {federation} does not list this aggregator's key",
@@ -191,7 +202,7 @@ class Conductor:
         if found is None:
             raise RuntimeError("a round that ends must have begun")
         basis = found.basis
-        name, roster = self.signer(tx, row.name, basis.roster_version)
+        name = self.signer(tx, row.name, basis.roster_version)
         members: dict[str, str] = {}
         digests: tuple[str, ...] = ()
         if isinstance(outcome, events.Published):
@@ -203,7 +214,7 @@ class Conductor:
             index=head.index + 1,
             previous=head.digest,
             closed_at=at if found.closed_at is None else found.closed_at,
-            roster=roster.body_digest,
+            roster=basis.roster,
             epoch=basis.epoch,
             key_id=basis.key_id,
             plan_id=row.parsed.plan.plan_id,
@@ -211,6 +222,5 @@ class Conductor:
             members=members,
             excluded=rounds.exclusions(outcome.round, {row.site for row in sent}, outcome),
             sum_digests=digests,
-            sample_seed=outcome.round.sample_seed,
         )
         return Signed.make(record, self.key.signing_key, name)

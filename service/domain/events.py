@@ -5,7 +5,8 @@ The words of `rounds`, which says what follows from what.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 __all__ = [
@@ -59,20 +60,20 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Terms:
-    """What the plan and the operator say about rounds. Units: `deadline_s` in seconds."""
+    """What plan and roster say about rounds. Units: `deadline_s` in seconds."""
 
     min_sites: int
     rounds: int
     deadline_s: int
-    sample_fraction: float = 1.0
+    sample_percent: int = 100
 
 
 @dataclass(frozen=True)
 class Round:
     """One attempt at one round. Units: `opened_at`, `deadline_at` in seconds since 1970, UTC.
 
-    `sample_seed` is what the invited sites were drawn by, in hex; None when all were invited. `min_sites` is what the
-    roster that it opened under asks for: a later one may ask for more, and then more are needed, but never for less.
+    `min_sites` is what the roster that it opened under asks for: a later one may ask for more, and then more are
+    needed, but never for less.
     """
 
     number: int
@@ -82,7 +83,6 @@ class Round:
     deadline_at: int
     invited: frozenset[str]
     complete: frozenset[str] = frozenset()
-    sample_seed: str | None = None
     min_sites: int = 0
 
 
@@ -90,7 +90,8 @@ class Round:
 class Federation:
     """A federation and its newest attempt, which is the only one that can still change.
 
-    `fresh_seed` is new randomness, in hex, for a round that opens in this step. `paused_at` is set while it is paused.
+    `paused_at` is set while it is paused. `name`, `roster` (a digest), `counted` and, if the newest attempt is
+    published in this step, `submitted` are what the next draw depends on: see `he_agg.documents.draw`.
     """
 
     terms: Terms
@@ -98,7 +99,10 @@ class Federation:
     stage: Stage = Stage.CREATED
     round: Round | None = None
     paused_at: int | None = None
-    fresh_seed: str = ""
+    name: str = ""
+    roster: str = ""
+    counted: str = ""
+    submitted: Mapping[str, str] = field(default_factory=dict)
 
 
 # What happens.

@@ -26,11 +26,12 @@ late somebody looked at the clock. Whoever persists the actions does so in the t
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Set
 from dataclasses import replace
 
+from he_agg.documents.draw import draw, drawn_number, members_digest
+from he_agg.ids import RoundId
 from service.domain.events import (
     Accepted,
     Action,
@@ -56,10 +57,9 @@ from service.domain.events import (
     StageChanged,
     Started,
     Stopped,
-    Terms,
 )
 
-__all__ = ["exclusions", "invite", "step"]
+__all__ = ["exclusions", "step"]
 
 
 def step(state: Federation, event: Event, now: float) -> tuple[Federation, list[Action]]:
@@ -89,16 +89,6 @@ def exclusions(round_: Round, begun: Set[str], outcome: Failed | Published) -> d
         if outcome.corrupt is not None:
             reasons[outcome.corrupt] = "part-corrupt"
     return reasons
-
-
-def invite(sites: Set[str], terms: Terms, seed: str, number: int, attempt: int) -> frozenset[str]:
-    """Draw the sites of an attempt: those whose SHA-256 with the seed is lowest. Anybody can draw them again.
-
-    A fraction never invites fewer than `min_sites`: such an attempt could only fail.
-    """
-    wanted = max(math.ceil(terms.sample_fraction * len(sites)), terms.min_sites)
-    order = sorted(sites, key=lambda site: hashlib.sha256(f"{seed}.{number}.{attempt}.{site}".encode()).digest())
-    return frozenset(order[:wanted])
 
 
 def _pass_time(state: Federation, now: float) -> tuple[Federation, list[Action]]:
@@ -167,14 +157,9 @@ def _is(current: Round, number: int, attempt: int, *phases: Phase) -> bool:
 
 def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Federation, list[Action]]:
     deadline_at = math.ceil(now + state.terms.deadline_s)  # never earlier than promised
-    if state.terms.sample_fraction < 1:
-        seed: str | None = state.fresh_seed
-        invited = invite(state.sites, state.terms, state.fresh_seed, number, attempt)
-    else:
-        seed, invited = None, state.sites
-    opened = Round(
-        number, attempt, Phase.OPEN, int(now), deadline_at, invited, sample_seed=seed, min_sites=state.terms.min_sites
-    )
+    many = drawn_number(len(state.sites), state.terms.sample_percent, state.terms.min_sites)
+    invited = draw(state.sites, many, RoundId(state.name, number, attempt), state.roster, state.counted)
+    opened = Round(number, attempt, Phase.OPEN, int(now), deadline_at, invited, min_sites=state.terms.min_sites)
     return replace(state, round=opened), [Opened(opened)]
 
 
@@ -202,6 +187,8 @@ def _close(state: Federation, current: Round) -> tuple[Federation, list[Action]]
 def _publish(state: Federation, current: Round, now: float) -> tuple[Federation, list[Action]]:
     published = replace(current, phase=Phase.PUBLISHED)
     state = replace(state, round=published)
+    if state.terms.sample_percent < 100:
+        state = replace(state, counted=members_digest({site: state.submitted[site] for site in current.complete}))
     actions: list[Action] = [Published(published)]
     if state.stage is Stage.ENDED:
         return state, actions

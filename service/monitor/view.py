@@ -108,7 +108,7 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "records": head.index,
         "head": head.digest if head.index else None,
         "held_bytes": (tx.stored_submissions(row.name) + len(kept)) * plan.wire_bytes,
-        "sample_fraction": row.keeping.sample_fraction,
+        "sample_percent": plan.sample_percent,
         "keep_sums": row.keeping.keep_sums,
         "keep_submissions": row.keeping.keep_submissions,
         "round": None if newest is None else _round(tx, row, newest, quorum, now),
@@ -142,7 +142,6 @@ def _round(tx: Transaction, row: FederationRow, newest: RoundRow, quorum: int, n
         "closed_at": newest.closed_at,
         "ended_at": newest.ended_at,
         "quorum": quorum,
-        "sample_seed": newest.sample_seed,
         "complete": sum(submission.state is State.COMPLETE for submission in by_site.values()),
         "sites": [
             _site(tx, plan, site, by_site.get(site), again.get(site, [])) for site in sorted(tx.invited(newest.id))

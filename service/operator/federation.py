@@ -36,12 +36,6 @@ __all__ = [
 @click.argument("file", type=FILE)
 @click.option("--roster", type=FILE, required=True, help="The signed roster: who belongs to the federation.")
 @click.option("--bundle", type=FILE, help="The signed bundle of the group key, for the sites to get from here.")
-@click.option(
-    "--sample-fraction",
-    type=float,
-    default=1.0,
-    help="Invite this fraction of the sites to each round, drawn at random, never fewer than the plan's least number.",
-)
 @click.option("--keep-sums", type=int, help="How many sums stay; older ones are removed, their records are not.")
 @click.option("--keep-submissions", is_flag=True, help="Keep the encrypted submissions of published rounds, for audit.")
 @on_store(create=True)
@@ -50,7 +44,6 @@ def federation_create(
     file: Path,
     roster: Path,
     bundle: Path | None,
-    sample_fraction: float,
     keep_sums: int | None,
     keep_submissions: bool,
     as_json: bool,
@@ -62,7 +55,7 @@ def federation_create(
     document = operations.read_document(file)
     signed = operations.read_roster(roster)
     dealt = None if bundle is None else operations.read_bundle(bundle)
-    keeping = Keeping(sample_fraction, keep_sums, keep_submissions)
+    keeping = Keeping(keep_sums, keep_submissions)
     new = operations.create_federation(store.rows, store.conductor, document, signed, dealt, keeping)
     shown = store.show(document.plan.federation)
     did = "registered" if new else "was registered already"
@@ -173,8 +166,8 @@ def _round(shown: dict[str, Any]) -> str:
     deadline = datetime.fromtimestamp(current["deadline_at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     done = f"{current['complete']} of {len(current['sites'])} sites complete"
     text = f"round {current['id']} is {current['phase']}, {done}, deadline {deadline}"
-    if current["sample_seed"]:
-        text += f", drawn by seed {current['sample_seed']}: {', '.join(one['site'] for one in current['sites'])}"
+    if len(current["sites"]) < len(shown["sites"]):
+        text += f", drawn: {', '.join(one['site'] for one in current['sites'])}"
     asked = ", ".join(f"{one['site']} for part {part}" for one in current["sites"] for part in one["asked_again"])
     if asked:
         text += f"; waiting for parts that the disk has damaged: {asked}"
@@ -189,7 +182,7 @@ def _dispute(disputed: dict[str, Any] | None) -> str:
 
 
 def _options(shown: dict[str, Any]) -> str:
-    invited = "all sites" if shown["sample_fraction"] == 1 else f"a fraction of {shown['sample_fraction']}"
+    invited = "all sites" if shown["sample_percent"] == 100 else f"{shown['sample_percent']} of 100 sites"
     sums = "sums as the server is set" if shown["keep_sums"] is None else f"{shown['keep_sums']} sums"
     return f"invite {invited}, keep {sums}" + (" and all submissions" if shown["keep_submissions"] else "")
 

@@ -91,17 +91,13 @@ def create_federation(
 
     Args:
         bundle: the signed bundle of the document's epoch, if the sites are to get it from here.
-        keeping: what the operator decides beside it; by default all sites are invited, and nothing is kept for longer
-            than the server's settings say.
+        keeping: what the operator decides beside it; by default nothing is kept for longer than the server's settings
+            say.
 
     Raises:
         InputError: there is another federation of that name, or options out of their range.
     """
     keeping = keeping or Keeping()
-    if not 0 < keeping.sample_fraction <= 1:
-        raise InputError(
-            Reason.BAD_ARGUMENT, f"sample fraction: expected above 0 and at most 1, got {keeping.sample_fraction}"
-        )
     if keeping.keep_sums is not None and keeping.keep_sums < 1:
         raise InputError(Reason.BAD_ARGUMENT, f"sums to keep: expected at least 1, got {keeping.keep_sums}")
     name, encoded = document.plan.federation, document.encode()

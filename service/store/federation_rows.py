@@ -121,5 +121,5 @@ class FederationRows(Queries):
 
 
 def _federation(row: Row[Any]) -> FederationRow:
-    keeping = Keeping(row.sample_fraction, row.keep_sums, row.keep_submissions)
+    keeping = Keeping(row.keep_sums, row.keep_submissions)
     return FederationRow(row.name, bytes(row.document), Stage(row.stage), row.created_at, row.paused_at, keeping)

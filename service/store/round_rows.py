@@ -24,7 +24,6 @@ _ROUNDS = select(
     *columns_of(rounds, Basis),
     rounds.c.record,
     rounds.c.record_digest,
-    rounds.c.sample_seed,
     rounds.c.scrubbed,
     rounds.c.sum_scrubbed,
     rounds.c.closed_at,
@@ -112,7 +111,6 @@ class RoundRows(Queries):
                 deadline_at=state.deadline_at,
                 released=False,
                 scrubbed=False,
-                sample_seed=state.sample_seed,
                 sum_scrubbed=False,
                 **vars(basis),
             )
@@ -251,7 +249,6 @@ def _round(row: Row[Any]) -> RoundRow:
         Basis(row.epoch, row.key_id, row.roster, row.roster_version),
         None if row.record is None else bytes(row.record),
         row.record_digest,
-        row.sample_seed,
         row.scrubbed,
         row.sum_scrubbed,
         row.closed_at,

@@ -36,12 +36,10 @@ class Keeping:
     """What the operator decided about a federation, beside its plan.
 
     Attributes:
-        sample_fraction: which fraction of the sites each round invites, above 0 and at most 1.
         keep_sums: how many sums stay; None for the server's setting.
         keep_submissions: whether the single ciphertexts of published rounds stay, for audit.
     """
 
-    sample_fraction: float = 1.0
     keep_sums: int | None = None
     keep_submissions: bool = False
 
@@ -110,7 +108,6 @@ class RoundRow:
     basis: Basis
     record: bytes | None
     record_digest: str | None
-    sample_seed: str | None = None
     scrubbed: bool = False
     sum_scrubbed: bool = False
     closed_at: int | None = None

@@ -65,7 +65,6 @@ federations = Table(
     Column("stage", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("paused_at", BigInteger),
-    Column("sample_fraction", Float, nullable=False),
     Column("keep_sums", Integer),
     Column("keep_submissions", Boolean, nullable=False),
 )
@@ -116,7 +115,6 @@ rounds = Table(
     Column("record_digest", String(64)),
     Column("released", Boolean, nullable=False),
     Column("scrubbed", Boolean, nullable=False),
-    Column("sample_seed", String(64)),
     Column("sum_scrubbed", Boolean, nullable=False),
     # What it opened under.
     Column("epoch", Integer, nullable=False),

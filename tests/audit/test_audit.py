@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from he_agg.audit import audit
-from he_agg.documents.record import RoundRecord
+from he_agg.documents.draw import draw, members_digest
+from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.documents.transcript import encode_header
@@ -138,12 +139,25 @@ def test_a_roster_may_expire_while_a_round_is_open():
 
 def test_drawn_sites_can_be_drawn_again():
     """Whoever draws sees the same sites; a site that was drawn and is not named was left out on purpose."""
-    found = {}
-    for seed in (digest_of(str(n)) for n in range(20)):
-        history = History(PEOPLE, AGGREGATOR_KEY, PLAN)
-        history.round(1, 1, SITES[:2], excluded={}, sample_seed=seed)
-        found[seed] = kinds(check(history.encode()))
-    assert set(map(tuple, found.values())) == {(), ("unnamed-exclusion",)}
+    plan = plan_of(5000, part_bytes=2**16, sample_percent=50).public
+    history = History(PEOPLE, AGGREGATOR_KEY, plan)
+    counted = NO_RECORD
+    for number in range(1, 5):
+        drawn = draw(set(SITES), 2, RoundId("test", number, 1), PEOPLE.roster.body_digest, counted)
+        history.round(number, 1, sorted(drawn), excluded={})
+        counted = members_digest(history.entries[-1].record.body.members)
+    assert check(history.encode()).findings == []
+
+    def last(members, excluded):
+        changed = History(PEOPLE, AGGREGATOR_KEY, plan, entries=history.entries[:-1])
+        changed.round(4, 1, members, excluded=excluded)
+        return kinds(check(changed.encode()))
+
+    one, two = sorted(history.entries[-1].record.body.members)
+    (other,) = set(SITES) - {one, two}
+    assert last(sorted([one, other]), {}) == ["unnamed-exclusion", "not-invited"]
+    assert last([one, two], {other: "absent"}) == ["not-invited"]
+    assert last([one, two], {"stranger": "absent"}) == ["not-a-member"]
 
 
 # What anybody on the way could do: no key is needed for it.

@@ -22,6 +22,8 @@ from client_sdk._effects import Request, Response
 from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol import verbs as _flows
 from he_agg import canonical, dequantize, quantize
+from he_agg.documents.draw import draw
+from he_agg.documents.record import NO_RECORD
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, ProtocolError, Reason, TransportError
@@ -46,6 +48,7 @@ from tests.support.flows import (
     digests_of,
     encrypted,
     problem,
+    roster_after,
     security_log,
     session_for,
     small_plan,
@@ -744,16 +747,63 @@ def test_fetch_checks_the_own_submission_if_it_is_known(tmp_path, monkeypatch):
 
 
 def test_site_that_was_not_drawn_is_missed_nowhere(tmp_path):
-    """Sites are drawn for a round: who is not among them may fetch the mean all the same."""
-    server = Liar()
-    server.close(excluded={}, sample_seed="ab" * 32)
-    mean = World(server).run(_flows.fetch(session_for(tmp_path, PLAN), ROUND))
-    assert_mean_of(mean, PLAN, [update_of(1), update_of(2)])
-    # Without a draw everybody is invited, and has to be named.
-    server = Liar()
-    server.close(excluded={})
+    """Sites are drawn for a round: who is not among them may fetch the mean all the same, and is not named."""
+    plan = small_plan(sample_percent=50)
+
+    def published(directory, **changed):
+        server = FakeAggregator(plan)
+        while "a" in draw({"a", "b", "c"}, 2, ROUND, server.rosters[-1].body_digest, NO_RECORD):
+            server.rosters.append(roster_after(server.rosters[-1]))
+        server.open(ROUND)
+        server.others_submit()
+        server.close(**changed)
+        directory.mkdir()
+        (directory / "a.roster.json").write_bytes(server.rosters[-1].encode())
+        return server, session_for(directory, plan)
+
+    server, session = published(tmp_path / "drawn", excluded={})
+    assert_mean_of(World(server).run(_flows.fetch(session, ROUND)), plan, [update_of(1), update_of(2)])
+    server, session = published(tmp_path / "named", excluded={"a": "late"})
     with pytest.raises(DecryptionError):
-        World(server).run(_flows.fetch(session_for(tmp_path / "other", PLAN), ROUND))
+        World(server).run(_flows.fetch(session, ROUND))
+    assert security_log(session)[0]["what"] == "record 1, invited sites"
+
+
+MISNAMED = {
+    "an invited site in neither list": {},
+    "9,998 invented names": {"a": "late"} | {f"invented-{i}": "absent" for i in range(9_997)},
+    "a site of nobody": {"a": "late", "stranger": "absent"},
+    "a member of another kind": {"a": "late", COORDINATOR: "absent"},
+}
+
+
+@pytest.mark.parametrize("excluded", MISNAMED.values(), ids=MISNAMED)
+def test_record_names_the_invited_sites_and_nobody_else(tmp_path, excluded):
+    """In a sum that is opened, in a failed round, and in a record that the site has missed."""
+    server = FakeAggregator(PLAN)
+    server.others_submit()
+    server.close(excluded=excluded)
+    session = session_for(tmp_path / "opened", PLAN)
+    with pytest.raises(DecryptionError):
+        World(server).run(_flows.fetch(session, ROUND))
+    assert security_log(session)[0]["what"] == "record 1, invited sites"
+    assert len(session.chain) == 0
+
+    server.open(RoundId("test", 2, 1))
+    server.others_submit()
+    server.close()
+    session = session_for(tmp_path / "missed", PLAN)
+    with pytest.raises(DecryptionError):
+        World(server).run(_flows.fetch(session, RoundId("test", 2, 1)))
+    assert security_log(session)[0]["what"] == "record 1, invited sites"
+
+    server = FakeAggregator(PLAN)
+    server.fail(excluded=excluded)
+    session = session_for(tmp_path / "failed", PLAN)
+    with pytest.raises(ProtocolError) as caught:
+        World(server).run(_flows.fetch(session, ROUND))
+    assert caught.value.reason == Reason.BAD_ANSWER
+    assert len(session.chain) == 0
 
 
 @pytest.mark.parametrize("stored", [False, True])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client_sdk._disk.chain import Chain
+from client_sdk._disk.chain import Chain, Link
 from client_sdk._effects import Request, Response
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import next_round, open_round
@@ -138,7 +138,7 @@ def test_torn_last_line_counts_as_not_written(tmp_path):
 def test_damaged_chain_is_not_taken_for_a_short_one(tmp_path):
     chain = Chain(tmp_path / "x.chain")
     for index in (1, 2, 3):
-        chain.append(index, f"{index:064x}")
+        chain.append(index, Link(f"{index:064x}"))
     whole = (tmp_path / "x.chain").read_bytes()
     lines = whole.splitlines(keepends=True)
     for damaged in (lines[0] + lines[2], lines[1], b"\n" + whole, whole.replace(b'"index":2', b'"index":7'), b"{}\n"):
@@ -154,13 +154,13 @@ def test_chain_takes_nothing_back(tmp_path):
     path = tmp_path / "x.chain"
     chain, other = Chain(path), Chain(path)  # two processes
     assert (len(chain), chain.head(), chain.head(0)) == (0, NO_RECORD, NO_RECORD)
-    chain.append(1, "1" * 64)
-    other.append(1, "1" * 64)
-    other.append(2, "2" * 64)
+    chain.append(1, Link("1" * 64))
+    other.append(1, Link("1" * 64))
+    other.append(2, Link("2" * 64))
     assert (len(chain), chain.head()) == (2, "2" * 64)
     for index, digest in ((1, "f" * 64), (2, "f" * 64), (4, "4" * 64), (4, "2" * 64)):
         with pytest.raises(WireError) as caught:
-            chain.append(index, digest)
+            chain.append(index, Link(digest))
         assert caught.value.reason == Reason.CHAIN_MISMATCH
     assert len(path.read_bytes().splitlines()) == 2
     assert path.stat().st_mode & 0o777 == 0o600
@@ -588,7 +588,7 @@ def test_manifests_answer_is_bounded(tmp_path):
 
 def test_lines_of_the_chain_are_canonical(tmp_path):
     chain = Chain(tmp_path / "x.chain")
-    chain.append(1, "a" * 64)
+    chain.append(1, Link("a" * 64, "b" * 64, 7))
     line = (tmp_path / "x.chain").read_bytes()
-    assert json.loads(line) == {"index": 1, "digest": "a" * 64}
+    assert json.loads(line) == {"index": 1, "digest": "a" * 64, "counted": "b" * 64, "roster": 7}
     assert canonical.encode(json.loads(line)) + b"\n" == line

@@ -241,13 +241,15 @@ def test_failed_round_that_calls_a_promised_submission_missing(tmp_path, aggrega
     session = session_for(tmp_path, PLAN)
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
     aggregator.fail(excluded=({} if why is None else {"a": why}) | {"b": "absent", "c": "absent"})
-    expected = [Reason.RECEIPT_BROKEN, Reason.ROUND_FAILED] if broken else [Reason.ROUND_FAILED]
+    # A record that does not even name an invited site stays refused, after the alarm too.
+    after = Reason.BAD_ANSWER if why is None else Reason.ROUND_FAILED
+    expected = [Reason.RECEIPT_BROKEN, after] if broken else [after]
     for reason in expected:
         with pytest.raises(ProtocolError) as caught:
             World(aggregator).run(_flows.resume(session, OPEN))
         assert caught.value.reason == reason
     assert len(session.spool.evidence("test")) == broken
-    assert not session.spool.entry(ROUND).is_stored
+    assert session.spool.entry(ROUND).is_stored == (why is None)
 
 
 def test_broken_receipt_is_noticed_while_catching_up(tmp_path, aggregator):

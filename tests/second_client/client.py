@@ -698,7 +698,7 @@ class Site:
         """PROTOCOL.md: What a site does."""
         self.identity, self.key, self.plan, self.rosters = identity, key, key.plan, rosters
         self.client = Client(url, identity, key.federation)
-        self.index, self.head, self.due = 0, ZEROS, (1, 1)
+        self.index, self.head, self.counted, self.due = 0, ZEROS, ZEROS, (1, 1)
 
     def open_round(self):
         """PROTOCOL.md: GET /v1/federations/{federation}/rounds/current?wait=S&after=R."""
@@ -738,10 +738,22 @@ class Site:
         need((body["index"], body["previous"]) == (self.index + 1, self.head), "record: chain")
         need((body["round"], body["attempt"]) == self.due, "record: number")
         need(not body["members"].keys() & body["excluded"].keys(), "record: members and excluded")
+        need(body["members"].keys() | body["excluded"].keys() == self.invited(roster, body), "record: invited sites")
         self.index, self.head = body["index"], sha256(data)
         published = body["outcome"] == "published"
+        if published:
+            self.counted = sha256(canonical(body["members"]))
         self.due = (body["round"] + 1, 1) if published else (body["round"], body["attempt"] + 1)
         return body
+
+    def invited(self, roster, body):
+        """FORMAT.md: Body of a record. Draws the sites that had to be invited."""
+        sites, plan = keys_of(roster, "site"), self.plan.public
+        share = -(-plan["sample_percent"] * len(sites) // 100)
+        seed = {name: body[name] for name in ("federation", "round", "attempt", "roster")}
+        seed = sha256(canonical(seed | {"draw": 1, "counted": self.counted}))
+        order = sorted(sites, key=lambda site: sha256(f"{seed}.{site}".encode()))
+        return set(order[: max(share, plan["min_sites"], roster["min_sites"])])
 
     def submit(self, round_id, tensors, weight):
         """PROTOCOL.md: POST /v1/rounds/{round}/submissions. Then PUT /v1/submissions/{id}?from=N."""

@@ -88,7 +88,6 @@ def _records(draw: Callable[..., Any]) -> RoundRecord:
         members={site: draw(digests) for site in sites[:inside]},
         excluded={site: draw(st.text(max_size=63)) for site in sites[inside:]},
         sum_digests=() if outcome == "failed" else tuple(draw(st.lists(digests, min_size=1, max_size=3))),
-        sample_seed=draw(st.none() | digests),
     )
 
 
@@ -223,7 +222,6 @@ def _examples() -> dict[str, Example]:
         members={"hospital-a": signed_manifest.digest},
         excluded={"hospital-b": "absent"},
         sum_digests=(_hex("3"), _hex("4")),
-        sample_seed=_hex("5"),
     )
     receipt = Receipt(signed_manifest.digest, str(_ROUND), "hospital-a", 1_800_001_000)
     bundle = EpochBundle(

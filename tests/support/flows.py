@@ -142,6 +142,12 @@ class FakeAggregator:
         )
 
     @property
+    def invited(self) -> list[str]:
+        """All sites of the roster under which the round opened."""
+        (roster,) = [signed.body for signed in self.rosters if signed.body_digest == self.roster]
+        return list(roster.having(Role.SITE))
+
+    @property
     def head(self) -> str:
         """Digest of the newest record."""
         return self.chain[-1].digest if self.chain else NO_RECORD
@@ -189,14 +195,14 @@ class FakeAggregator:
             plan_id=plan_id,
             outcome="published",
             members=dict(self.complete),
-            excluded={site: "late" for site in self.sites if site not in self.complete},
+            excluded={site: "late" for site in self.invited if site not in self.complete},
             sum_digests=digests_of(self.sum),
         )
         self.write(dataclasses.replace(honest, **changed), signer)
 
     def fail(self, **changed: Any) -> None:
         """The round fails."""
-        excluded = dict.fromkeys(self.sites, "too-few-sites")
+        excluded = dict.fromkeys(self.invited, "too-few-sites")
         failed: dict[str, Any] = {"outcome": "failed", "members": {}, "excluded": excluded, "sum_digests": ()}
         self.close(**failed | changed)
 

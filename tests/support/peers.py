@@ -69,6 +69,7 @@ def make_plan(
     rounds: int = 3,
     deadline_s: int = 3600,
     value_bits: int = 16,
+    sample_percent: int = 100,
 ) -> Plan:
     """A plan with parts as short as can be: 5000 values make 3 parts of 41 kB."""
     layout = Layout((TensorSpec(SECRET_TENSOR, (values,), "float32", 1.0),), 1000)
@@ -80,6 +81,7 @@ def make_plan(
         value_bits=value_bits,
         rounds=rounds,
         deadline_s=deadline_s,
+        sample_percent=sample_percent,
         codec="ckks",  # its parts are small
         part_bytes=2**16,
     )

@@ -16,8 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from he_agg import canonical
+from he_agg.documents.draw import draw, members_digest
 from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role
 from he_agg.documents.signed import Signed
+from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field
 from tests.support.documents import EXAMPLES, KEYS, key_of
 from tests.support.federation import plan_of
@@ -130,14 +132,16 @@ def transcript():
 
     rosters = [signed(first), signed(replace(first, version=2, members=listed))]
     identities: dict[str, Any] = {name: SimpleNamespace(signing_key=key_of(name)) for name in listed}
-    plan = plan_of(5000, part_bytes=2**16).public
+    plan = plan_of(5000, part_bytes=2**16, sample_percent=60).public
     history = History(Consortium("test", identities, rosters[0]), key_of("aggregator"), plan, rosters)
     history.round(1, 1, sites[:2], roster=rosters[0])
     history.judge(sites[0], "opened")
     history.judge(sites[1], "rejected")
     history.round(2, 1, [], roster=rosters[0])
     history.epoch = 2
-    history.round(2, 2, sites)
+    counted = members_digest(history.entries[0].record.body.members)
+    drawn = draw(set(sites), 2, RoundId("test", 2, 2), rosters[1].body_digest, counted)
+    history.round(2, 2, sorted(drawn), excluded={})
     return history.encode().decode()
 
 

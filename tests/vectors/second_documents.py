@@ -163,7 +163,6 @@ def record_body(x):
         "members": table(digest),
         "excluded": table(lambda reason: isinstance(reason, str) and len(reason) <= 63),
         "sum": array(digest),
-        "sample_seed": lambda seed: seed is None or digest(seed),
     }
     return (
         record_of(**members)(x)
@@ -275,6 +274,16 @@ def check_request(case, _):
     need(verifies(case["public_key"], raw, "\n".join(lines).encode()), "signature")
 
 
+def invited(plan, roster, body, counted):
+    """Draw the sites of a record's attempt."""
+    sites = with_role(roster, "site")
+    share = -(-plan["sample_percent"] * len(sites) // 100)
+    seed = {key: body[key] for key in ("federation", "round", "attempt", "roster")} | {"draw": 1, "counted": counted}
+    text = sha256(canonical(seed)).hex()
+    order = sorted(sites, key=lambda site: sha256(f"{text}.{site}".encode()))
+    return set(order[: max(share, plan["min_sites"], roster["min_sites"])])
+
+
 def check_transcript(content):
     """The whole chain. Returns how many documents there were."""
     need(content.endswith("\n"), "cut")
@@ -282,7 +291,7 @@ def check_transcript(content):
     first = parse(header)
     need(first.keys() == {"v", "kind", "federation", "plan"} and first["kind"] == "transcript", "header")
     plan_id = sha256(canonical(first["plan"])).hex()
-    rosters, newest, previous, index, waiting = {}, None, "0" * 64, 0, {}
+    rosters, newest, previous, counted, index, waiting = {}, None, "0" * 64, "0" * 64, 0, {}
     last: dict = {}
     judges: list = []
     for line in lines:
@@ -314,7 +323,9 @@ def check_transcript(content):
         index += 1
         need(body["index"] == index, "index")
         need(body["members"] == {site: id_ for site, (id_, _) in waiting.items()}, "members")
-        need(body["members"].keys() | body["excluded"].keys() == with_role(keys, "site").keys(), "invited")
+        need(body["members"].keys() | body["excluded"].keys() == invited(first["plan"], keys, body, counted), "invited")
+        if body["outcome"] == "published":
+            counted = sha256(canonical(body["members"])).hex()
         need(not body["members"] or len(body["members"]) >= keys["min_sites"], "number of sites")
         same = ("round", "attempt", "epoch", "key_id")
         need(all(m[key] == body[key] for _, m in waiting.values() for key in same), "round, epoch, key")

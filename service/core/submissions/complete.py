@@ -37,7 +37,7 @@ def complete(conductor: Conductor, tx: Transaction, announced: SubmissionRow) ->
     """
     federation, site, submission_id = announced.round_id.federation, announced.site, announced.id
     row = find_round(tx, federation, str(announced.round_id))
-    signer, _ = conductor.signer(tx, federation, row.basis.roster_version)
+    signer = conductor.signer(tx, federation, row.basis.roster_version)
     conductor.tick_in(tx, federation)
     submission = own_submission(tx, federation, site, submission_id)
     if submission.state in AWAITED:

@@ -173,14 +173,14 @@ def test_a_site_with_another_strategy_is_found_out(running, name):
 
 
 def test_sites_that_are_not_invited_catch_up(running, name):
-    rounds, plan = 6, plan_for(name, min_sites=2)
+    rounds, plan = 6, plan_for(name, min_sites=2, sample_percent=50)
     took = [[] for _ in range(3)]
 
     def work(site, i):
         hook = lambda report: took[i].append(report.took_part)  # noqa: E731
         return train(site, model(), fit_for(i), rounds=rounds, hooks=[hook])
 
-    with running(plan, options=["--sample-fraction", "0.5", "--keep-sums", "20"]) as federation:
+    with running(plan, options=["--keep-sums", "20"]) as federation:
         stopped = threading.Event()
         results = []
 

@@ -5,14 +5,12 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from he_agg.documents.record import RoundRecord
+from he_agg.documents.draw import draw, invited_sites, last_counted
+from he_agg.documents.record import NO_RECORD
 from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.ids import RoundId
 from service.domain import events
-from service.domain.events import Terms
-from service.domain.rounds import invite
 from service.operator import federation, operations
-from service.store.rows import Keeping
-from tests.support.documents import encoded, parsed
 from tests.support.peers import expected_sum, make_plan, prepare, read_receipt, read_sum, take_end
 from tests.support.simulated import SimulatedFederation
 
@@ -21,43 +19,41 @@ SITES = [f"site-{i}" for i in range(8)]
 
 @pytest.fixture
 def drawn(tmp_path):
-    inside = SimulatedFederation(
-        tmp_path / "data", make_plan("f", max_sites=8, deadline_s=100), SITES, keeping=Keeping(sample_fraction=0.5)
-    )
+    plan = make_plan("f", max_sites=8, deadline_s=100, sample_percent=50)
+    inside = SimulatedFederation(tmp_path / "data", plan, SITES)
     yield inside
     inside.end()
 
 
 def test_a_round_of_drawn_sites(drawn):
-    with drawn.aggregator.store.read() as tx:
-        invited, row = tx.invited(drawn.row("f.1.1").id), drawn.row("f.1.1")
-    assert len(invited) == 4
-    assert invited == invite(set(SITES), Terms(2, 3, 100, 0.5), row.sample_seed, 1, 1)
-    for i, site in enumerate(SITES):
-        if site in invited:
-            drawn.submit(site, i, "f.1.1")
+    """Whoever has roster, plan and records draws the same sites, also for the attempts after the first."""
+    roster, counted = drawn.members.roster, NO_RECORD
+    for number, attempt in ((1, 1), (1, 2), (2, 1), (3, 1)):
+        round_id = RoundId("f", number, attempt)
+        with drawn.aggregator.store.read() as tx:
+            invited = tx.invited(round_id)
+        assert invited == draw(set(SITES), 4, round_id, roster.body_digest, counted)
+        for i, site in enumerate(SITES):
+            if attempt == number == 1:
+                break
+            if site in invited:
+                drawn.submit(site, i, str(round_id))
+            else:
+                with pytest.raises(ProtocolError) as caught:
+                    drawn.submit(site, i, str(round_id))
+                assert caught.value.reason is Reason.NOT_INVITED
+        if attempt == number == 1:
+            drawn.clock.now += 101
+            drawn.aggregator.conductor.tick_all()
         else:
-            with pytest.raises(ProtocolError) as caught:
-                drawn.submit(site, i, "f.1.1")
-            assert caught.value.reason is Reason.NOT_INVITED
-    drawn.fold_one("f.1.1")
-    record = drawn.record("f.1.1")
-    assert record.members.keys() == invited
-    assert record.sample_seed == row.sample_seed != drawn.row("f.2.1").sample_seed
-    assert parsed(RoundRecord, encoded(record)) == record
+            drawn.fold_one(str(round_id))
+        record = drawn.record(str(round_id))
+        assert record.members.keys() | record.excluded.keys() == invited
+        assert invited_sites(drawn.plan.public, roster.body, record, counted) == invited
+        counted = last_counted(record, counted)
+        assert (counted == NO_RECORD) == (record.outcome == "failed")
     (shown,) = operations.show(drawn.aggregator.store, drawn.aggregator.settings, "f")
-    assert shown["sample_fraction"] == 0.5
-    assert shown["round"]["sample_seed"] == drawn.row("f.2.1").sample_seed
-
-
-def test_a_record_without_drawing_has_no_seed(tmp_path):
-    inside = SimulatedFederation(tmp_path / "data", make_plan("f"))
-    for i, site in enumerate("abc"):
-        inside.submit(site, i, "f.1.1")
-    inside.fold_one("f.1.1")
-    assert inside.record("f.1.1").sample_seed is None
-    assert b'"sample_seed":null' in (inside.row("f.1.1").record or b"")
-    inside.end()
+    assert shown["sample_percent"] == 50
 
 
 def stage_of(inside):

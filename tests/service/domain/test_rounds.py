@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from he_agg.documents.draw import draw, members_digest
+from he_agg.documents.record import NO_RECORD
+from he_agg.ids import RoundId
 from service.domain.events import (
     Accepted,
     Closed,
@@ -32,7 +35,7 @@ from service.domain.events import (
     Terms,
     Tick,
 )
-from service.domain.rounds import exclusions, invite, step
+from service.domain.rounds import exclusions, step
 
 TERMS = Terms(min_sites=2, rounds=2, deadline_s=100)
 SITES = frozenset("abc")
@@ -218,22 +221,25 @@ def test_a_resumed_round_has_as_long_as_it_had_left():
     assert step(after, Tick(), 1550.5)[0] == after
 
 
-def test_a_fraction_of_the_sites_is_drawn_by_a_seed_that_anybody_can_check():
-    sites = frozenset(f"site-{i}" for i in range(20))
-    state = Federation(replace(TERMS, sample_fraction=0.5), sites, fresh_seed="ab" * 32)
-    after, _ = step(state, Started(), 1000)
-    assert after.round.sample_seed == "ab" * 32
-    assert len(after.round.invited) == 10
-    assert after.round.invited == invite(sites, state.terms, "ab" * 32, 1, 1)
-    assert after.round.invited != invite(sites, state.terms, "ab" * 32, 1, 2)
-    assert after.round.invited != invite(sites, state.terms, "ac" * 32, 1, 1)
-    drawn = [invite(sites, state.terms, f"{seed:064x}", 1, 1) for seed in range(400)]
-    for site in sites:  # 200 expected of 400, standard deviation 10
-        assert 140 < sum(site in invited for invited in drawn) < 260
+def test_a_percentage_of_the_sites_is_drawn_from_what_was_known_before():
+    sites, terms = frozenset(f"site-{i}" for i in range(20)), replace(TERMS, sample_percent=50)
+    state = Federation(terms, sites, name="f", roster="ab" * 32, counted=NO_RECORD)
+    state, _ = step(state, Started(), 1000)
+    invited = state.round.invited
+    assert len(invited) == 10
+    assert invited == draw(sites, 10, RoundId("f", 1, 1), "ab" * 32, NO_RECORD)
+    failed, _ = step(state, Tick(), 10**6)
+    assert failed.round.invited == draw(sites, 10, RoundId("f", 1, 2), "ab" * 32, NO_RECORD) != invited
+    for site in sorted(invited):
+        state, _ = step(state, Completed(1, 1, site), 1001)
+    state, _ = step(state, FoldBegan(1, 1), 1002)
+    state, _ = step(replace(state, submitted={site: f"id of {site}" for site in sites}), Folded(1, 1), 1003)
+    counted = members_digest({site: f"id of {site}" for site in invited})
+    assert state.round.invited == draw(sites, 10, RoundId("f", 2, 1), "ab" * 32, counted)
 
 
-def test_a_fraction_never_invites_too_few():
-    state = replace(NEW, terms=replace(TERMS, sample_fraction=0.01), fresh_seed="ab" * 32)
+def test_a_draw_never_invites_too_few():
+    state = replace(NEW, terms=replace(TERMS, sample_percent=1))
     after, _ = step(state, Started(), 1000)
     assert len(after.round.invited) == TERMS.min_sites
 

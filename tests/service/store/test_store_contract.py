@@ -64,7 +64,7 @@ def submit(tx, site, round_id=ONE, state=State.OPEN):
 @pytest.fixture
 def filled(store):
     with store.write() as tx:
-        tx.add_federation(FederationRow("f", b"document \0", Stage.CREATED, LATE, None, Keeping(0.5, 3, True)))
+        tx.add_federation(FederationRow("f", b"document \0", Stage.CREATED, LATE, None, Keeping(3, True)))
         tx.add_federation(FederationRow("e", b"another", Stage.CREATED, LATE))
         tx.add_epoch(EpochRow("f", 3, "5d" * 32), None, LATE)
         tx.add_epoch(EpochRow("e", 1, "6e" * 32), b"bundle \0", LATE)
@@ -77,7 +77,7 @@ def test_federations(filled):
         tx.set_paused("f", LATE + 5)
     with filled.read() as tx:
         row = tx.federation("f")
-        assert row == FederationRow("f", b"document \0", Stage.PAUSED, LATE, LATE + 5, Keeping(0.5, 3, True))
+        assert row == FederationRow("f", b"document \0", Stage.PAUSED, LATE, LATE + 5, Keeping(3, True))
         assert tx.federation("g") is None
         assert [row.name for row in tx.federations()] == ["e", "f"]
         assert tx.federation("e").keeping == Keeping()

@@ -142,7 +142,7 @@ function figures(each, round, now) {
   const left = round.deadline_at - now;
   const open = round.phase === "open";
   return [
-    figure("Complete", `${round.complete} of ${invited}`, each.sample_fraction < 1 ? "drawn at random" : "invited sites"),
+    figure("Complete", `${round.complete} of ${invited}`, each.sample_percent < 100 ? "drawn sites" : "invited sites"),
     figure("Quorum", String(round.quorum), (reached ? "✓ reached" : `${plural(round.quorum - round.complete, "more site")} needed`) + (each.small_groups ? "; small groups are allowed" : ""), reached ? "good" : ""),
     open
       ? figure("Time left", each.stage === "paused" ? "Paused" : left > 0 ? duration(left) : "0 s", each.stage === "paused" ? "the clock stands still" : `until ${moment(round.deadline_at, now)}`)
