@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client_sdk.agreed import settle
 from client_sdk.columns import classes, column, flags, table
 from client_sdk.training.agreement import sums_of
 from he_agg.errors import InputError, PlanError, Reason
@@ -38,10 +39,18 @@ Metrics = dict[str, Any]
 
 PREFIX = "he-agg/metrics/"
 _MEAN_LOSS = "MeanLoss takes (mean loss of the site's patients, how many they are)"
+_ODDS = 16.0
+"""Log odds beyond which a score is in the last bin: one in nine million."""
+
 _NEARLY = 2.0**-6
 """Probabilities in half precision add up to 1 no better than this."""
 
 MAX_COUNT = 2**40
+"""Largest single number of a site: its patients, or their loss in units."""
+
+MAX_CELL = 2**24
+"""Most patients of a site in one cell of a table or histogram."""
+
 LOSS_UNIT = 2.0**-10
 """Losses are summed as integers of this unit. The sum over a site's patients is rounded once."""
 
@@ -93,16 +102,18 @@ class MeanLoss(Evaluation):
 class BinaryScores(Evaluation):
     """Two outcomes: `evaluate` returns (y_true of 0 and 1, predicted probability of 1).
 
-    Scores are counted in equal bins; patients of both outcomes in the same bin count half for the AUC, so it is off by
-    at most `auc_error` from the AUC of the pooled scores.
+    Scores are counted in bins of equal width in log odds, from -16 to 16, so that they are as fine for an outcome of
+    one in a thousand as for one of a half. Patients of both outcomes in the same bin count half for the AUC, so it is
+    off by at most `auc_error` from the AUC of the pooled scores.
 
     Attributes:
         bins: an even number, so that 0.5 is the edge of a bin.
     """
 
-    bins: int = 64
+    bins: int = 1024
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.bins < 2 or self.bins % 2:
             raise PlanError(Reason.BAD_ARGUMENT, f"bins: expected an even number of at least 2, got {self.bins}")
 
@@ -116,7 +127,11 @@ class BinaryScores(Evaluation):
         score = column(scores, "evaluate: the probabilities", "skip")
         truth = flags(y, "evaluate: y_true", score.size)
         _check_probabilities(score, "apply the sigmoid to logits")
-        where = np.minimum((score * self.bins).astype(np.int64), self.bins - 1)
+        with np.errstate(divide="ignore"):
+            odds = np.log(score) - np.log1p(-score)
+        where = np.clip(np.floor((odds + _ODDS) * (self.bins / (2 * _ODDS))), 0, self.bins - 1).astype(np.int64)
+        half = self.bins // 2  # exactly at 0.5, whatever the logarithm rounds
+        where = np.where(score >= 0.5, np.maximum(where, half), np.minimum(where, half - 1))
         sure = np.clip(np.where(truth, score, 1 - score), 1e-12, 1)
         return {
             "negative": np.bincount(where[~truth], minlength=self.bins).astype(np.int64),
@@ -154,6 +169,11 @@ class ClassCounts(Evaluation):
     """
 
     classes: int
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.classes < 2:
+            raise PlanError(Reason.BAD_ARGUMENT, f"classes: expected at least 2, got {self.classes}")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a confusion matrix, of the loss, and of how many patients have one."""
@@ -199,8 +219,12 @@ class ClassCounts(Evaluation):
         }
 
 
-def _digits(magnitude: int, weight_cap: int) -> tuple[int, int]:
-    """Return base and number of digits that carry any count up to MAX_COUNT at any weight."""
+def _most(shape: tuple[int, ...]) -> int:
+    return MAX_CELL if shape else MAX_COUNT
+
+
+def _digits(magnitude: int, weight_cap: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return base and number of digits that carry any count of such an array at any weight."""
     base = magnitude // weight_cap + 1
     if base < 2:
         raise PlanError(
@@ -208,14 +232,16 @@ def _digits(magnitude: int, weight_cap: int) -> tuple[int, int]:
             f"evaluation needs a weight cap of at most {magnitude} at this many value bits, got {weight_cap}",
             "give weights in larger units (hundreds of patients) and lower the cap, or use more value bits",
         )
-    return base, math.ceil(MAX_COUNT.bit_length() / math.log2(base))
+    return base, math.ceil(_most(shape).bit_length() / math.log2(base))
 
 
 def count_tensors(evaluation: Evaluation, value_bits: int, weight_cap: int) -> tuple[Counts, float]:
     """Return what an evaluation adds to the layout: zeros of the right shapes (float64), and their clip bound."""
     magnitude = 2 ** (value_bits - 1) - 1
-    _, digits = _digits(magnitude, weight_cap)
-    zeros = {PREFIX + name: np.zeros((digits, *shape)) for name, shape in evaluation.shapes().items()}
+    zeros = {
+        PREFIX + name: np.zeros((_digits(magnitude, weight_cap, shape)[1], *shape))
+        for name, shape in evaluation.shapes().items()
+    }
     return zeros, magnitude / weight_cap  # type: ignore[return-value]
 
 
@@ -224,12 +250,14 @@ def encode_counts(plan: Plan, evaluation: Evaluation, counts: Counts, weight: in
 
     `k = round(w/w_max * x/clip * M)` with `clip = M/w_max` is `round(w * x)`, so x is the digit over w.
     """
-    base, digits = _digits(plan.public.magnitude, plan.layout.weight_cap)
     found = {}
-    for name in evaluation.shapes():
+    for name, shape in evaluation.shapes().items():
+        base, digits = _digits(plan.public.magnitude, plan.layout.weight_cap, shape)
         value = np.asarray(counts[name], dtype=np.int64)
-        if np.abs(value).max(initial=0) > MAX_COUNT:
-            raise InputError(Reason.TOO_LARGE, f"evaluation: expected counts up to 2^40 in {name!r}, got a larger one")
+        if np.abs(value).max(initial=0) > _most(shape):
+            raise InputError(
+                Reason.TOO_LARGE, f"evaluation: expected counts up to {_most(shape)} in {name!r}, got a larger one"
+            )
         rest, sign = np.abs(value), np.sign(value)
         parts = [sign * (rest // base**i % base) for i in range(digits)]
         found[PREFIX + name] = np.stack(parts).astype(np.float64) / weight
@@ -238,10 +266,10 @@ def encode_counts(plan: Plan, evaluation: Evaluation, counts: Counts, weight: in
 
 def summed_counts(plan: Plan, mean: Mean, evaluation: Evaluation) -> Counts:
     """Return the exact sums of all sites' counts."""
-    base, digits = _digits(plan.public.magnitude, plan.layout.weight_cap)
-    powers = [base**i for i in range(digits)]
     found = {}
     for name, shape in evaluation.shapes().items():
+        base, digits = _digits(plan.public.magnitude, plan.layout.weight_cap, shape)
+        powers = [base**i for i in range(digits)]
         parts = sums_of(plan, mean, PREFIX + name).astype(object)
         total = sum((power * part for power, part in zip(powers, parts, strict=True)), np.zeros(shape, dtype=object))
         found[name] = np.asarray(total).astype(np.int64)

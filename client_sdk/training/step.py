@@ -85,17 +85,18 @@ class Training:
             metrics = recipe.evaluation.metrics(summed_counts(self.plan, mean, recipe.evaluation))
         received = {name: array for name, array in mean.tensors.items() if not name.startswith("he-agg/")}
         move, common = recipe.compression.decode(received, phase, step, state.common)
+        memory, best, stop = state.memory, False, False
+        if move is not None and self.stopping is not None:  # before anything moves: a score may be refused
+            memory, best, stop = self.stopping.observe(memory, metrics, move, state.model)
         if move is not None:
             if took_part and (sent := state.pending) is not None:
                 residual = recipe.compression.residual(sent.target, sent.payload, step, common, state.residual)
                 state.residual, state.local = residual, sent.local
             before = state.model
             state.model, state.strategy = recipe.strategy.step(before, move, state.strategy, self.plain, self.variances)
-            if self.stopping is not None:
-                state.memory, best, stop = self.stopping.observe(state.memory, metrics, move, before)
-                if best and self.stopping.restore_best:
-                    state.best = before
-                state.done = "early" if stop else state.done
+            if best and self.stopping is not None and self.stopping.restore_best:
+                state.best = before
+            state.memory, state.done = memory, "early" if stop else state.done
         if move is not None or not took_part:
             state.pending = None  # used up; or the rest of its step would be about another sum
         state.common, state.round = common, number

@@ -14,6 +14,9 @@ from he_agg.errors import InputError, Reason
 
 __all__ = ["Converged", "EarlyStopping", "Stopping"]
 
+_FINE = 0.02
+"""A score whose error is up to this judges any difference."""
+
 Memory = dict[str, Any]
 Verdict = tuple[Memory, bool, bool]
 
@@ -40,6 +43,10 @@ class Stopping(ABC):
 class EarlyStopping(Stopping):
     """Stop when an aggregated score has not become better for some steps; the best model is kept.
 
+    A score that does not exist is an error at once. So is, when it is time to stop, a score with a stated error (`auc`
+    has `auc_error`) that is larger than 0.02 and than `min_delta`: what it cannot tell apart, it cannot judge. The
+    first score that is known better than that replaces a best one that is not.
+
     Attributes:
         metric: name of a score of the evaluation.
         patience: how many steps in a row without improvement end the training.
@@ -63,12 +70,28 @@ class EarlyStopping(Stopping):
                 f"early stopping: expected a score {self.metric!r}, evaluation gives {', '.join(metrics) or 'none'}",
                 "train(..., evaluation=BinaryScores(), evaluate=...) makes loss, auc and others",
             )
+        if math.isnan(value):
+            raise InputError(
+                Reason.NON_FINITE,
+                f"early stopping: expected a score {self.metric!r}, got none: over all sites it is NaN",
+                "an AUC needs patients of both outcomes, a loss needs probabilities from `evaluate` at every site; or "
+                f"stop on another of {', '.join(metrics)}",
+            )
+        error = float(metrics.get(f"{self.metric}_error", 0.0))
         maximize = self.metric != "loss" if self.maximize is None else self.maximize
-        gain = -math.inf if math.isnan(value) else (value if maximize else -value)
-        if not memory or gain > memory["best"] + self.min_delta:
-            return {"best": gain, "waited": 0}, True, False
-        waited = memory["waited"] + 1
-        return {"best": memory["best"], "waited": waited}, False, waited >= self.patience
+        gain = value if maximize else -value
+        fine = max(self.min_delta, _FINE)
+        if not memory or gain > memory["best"] + self.min_delta or error <= fine < memory["error"]:
+            return {"best": gain, "error": error, "waited": 0}, True, False
+        waited, error = memory["waited"] + 1, max(error, memory["error"])
+        if waited >= self.patience and error > fine:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"early stopping: expected a score {self.metric!r} that is known to {fine:g}, it is known to "
+                f"{error:.2g} only: too many scores of both outcomes are in one bin",
+                f"take more bins (BinaryScores(bins=...)), EarlyStopping(min_delta={error:.1g}), or stop on the loss",
+            )
+        return memory | {"waited": waited, "error": error}, False, waited >= self.patience
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.adapters.base import floored
+from client_sdk.agreed import settle
 from client_sdk.compression.base import Tensors
 from he_agg.errors import InputError, Reason
 
@@ -33,6 +34,7 @@ class FedAvg:
     lr: float = 1.0
 
     def __post_init__(self) -> None:
+        settle(self)  # lr=1 and lr=1.0 are one strategy
         for name, value in vars(self).items():
             below = 1.0 if name.startswith(("beta", "momentum")) else 1e6
             if not 0 <= value < below or (name == "lr" and value == 0):

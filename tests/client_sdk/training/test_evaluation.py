@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss, roc_auc_score
 
-from client_sdk.training import BinaryScores, ClassCounts, MeanLoss, training_plan
+from client_sdk.training import BinaryScores, ClassCounts, EarlyStopping, MeanLoss, simulate, train, training_plan
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
-from client_sdk.training.evaluation import MAX_COUNT, encode_counts, summed_counts
+from client_sdk.training.evaluation import MAX_CELL, MAX_COUNT, encode_counts, summed_counts
 from he_agg import dequantize, quantize
 from he_agg.errors import InputError, PlanError, ProtocolError
+from tests.support.regression import evaluate_for, fit_for, model, plan_for
 
 
 def total(plan, sites):
@@ -26,30 +27,91 @@ def test_any_counts_at_any_weights_are_summed_exactly(data, sizes):
     bits, cap = sizes
     evaluation = ClassCounts(2)
     plan = training_plan("x", {"w": 1.0}, clip=1.0, weight_cap=cap, max_sites=5, evaluation=evaluation, value_bits=bits)
-    counts = st.lists(st.integers(-MAX_COUNT, MAX_COUNT), min_size=4, max_size=4)
-    sites = data.draw(st.lists(st.tuples(counts, st.integers(1, cap)), min_size=2, max_size=5))
+    counts = st.lists(st.integers(-MAX_CELL, MAX_CELL), min_size=4, max_size=4)
+    totals = st.integers(-MAX_COUNT, MAX_COUNT)
+    sites = data.draw(st.lists(st.tuples(counts, totals, st.integers(1, cap)), min_size=2, max_size=5))
     sent = []
-    for values, weight in sites:
-        c = {"confusion": np.array(values).reshape(2, 2), "loss": np.array(values[0]), "scored": np.array(values[1])}
+    for values, loss, weight in sites:
+        c = {"confusion": np.array(values).reshape(2, 2), "loss": np.array(loss), "scored": np.array(values[1])}
         sent.append((encode_counts(plan, evaluation, c, weight), weight))
     sums = summed_counts(plan, total(plan, sent), evaluation)
-    assert sums["confusion"].reshape(-1).tolist() == [sum(v[i] for v, _ in sites) for i in range(4)]
-    assert int(sums["loss"]) == sum(v[0] for v, _ in sites)
+    assert sums["confusion"].reshape(-1).tolist() == [sum(v[i] for v, _, _ in sites) for i in range(4)]
+    assert int(sums["loss"]) == sum(loss for _, loss, _ in sites)
 
 
 def test_binary_scores_are_those_of_the_pooled_patients(rng):
     y, p = rng.integers(0, 2, 500), rng.random(500)
     p = np.clip(0.7 * p + 0.3 * y * rng.random(500), 0, 1)
-    evaluation = BinaryScores(bins=64)
+    evaluation = BinaryScores()
     parts = [evaluation.count((y[i::3], p[i::3])) for i in range(3)]
     found = evaluation.metrics({name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]})
     assert found["n"] == 500
-    assert abs(found["auc"] - roc_auc_score(y, p)) <= found["auc_error"] < 0.02
+    assert abs(found["auc"] - roc_auc_score(y, p)) <= found["auc_error"] < 0.01
     assert found["confusion"] == confusion_matrix(y, p >= 0.5).tolist()
     # Each of the three sums is rounded once, to a multiple of 2^-10.
     assert abs(found["loss"] - log_loss(y, np.clip(p, 1e-12, 1 - 1e-12))) <= 3 * 2**-11 / 500 + 1e-12
-    binned = (np.minimum((p * 64).astype(int), 63) + 0.5) / 64
+    binned = np.floor(np.log(p / (1 - p)) * 32)  # bins of a thirty-second of log odds
     assert abs(found["auc"] - roc_auc_score(y, binned)) < 1e-12
+
+
+@pytest.mark.parametrize("prevalence", [0.5, 0.03, 0.003, 0.0003])
+def test_the_auc_of_rare_outcomes_is_as_good_as_that_of_others(rng, prevalence):
+    n = int(200 / prevalence)
+    y = rng.random(n) < prevalence
+    odds = np.log(prevalence / (1 - prevalence)) + rng.normal(0, 1, n) + 0.9 * y
+    found = BinaryScores().metrics(BinaryScores().count((y, 1 / (1 + np.exp(-odds)))))
+    assert abs(found["auc"] - roc_auc_score(y, odds)) <= found["auc_error"] < 0.01
+
+
+def test_a_half_is_taken_for_yes_whatever_a_logarithm_rounds():
+    p = np.array([0.5, np.nextafter(0.5, 0), np.nextafter(0.5, 1), 0.0, 1.0, 5e-324])
+    table = BinaryScores().metrics(BinaryScores().count((np.ones(6), p)))["confusion"]
+    assert table == [[0, 0], [3, 3]]
+
+
+def observed(rule, scores, **errors):
+    memory, stops = {}, []
+    for score in scores:
+        memory, _, stop = rule.observe(memory, {"auc": score, "accuracy": score, **errors}, {}, {})
+        stops.append(stop)
+    return stops
+
+
+def test_a_score_that_does_not_exist_stops_with_an_error():
+    with pytest.raises(InputError, match="NaN") as caught:
+        observed(EarlyStopping("auc"), [np.nan])
+    assert "both outcomes" in caught.value.hint
+    with pytest.raises(InputError, match="NaN"):
+        observed(EarlyStopping("auc"), [0.5, 0.6, np.nan])
+
+
+def test_training_does_not_stop_by_a_loss_that_nobody_has():
+    """Classes instead of probabilities: it used to stop after its patience with the model that it began with."""
+    plan = plan_for("x", evaluation=ClassCounts(2))
+
+    def work(site, i):
+        def evaluate(params):
+            y, p = evaluate_for(i)(params)
+            return y, p > 0.5
+
+        with pytest.raises(InputError, match="early stopping: expected a score 'loss'") as caught:
+            train(site, model(), fit_for(i), evaluate=evaluate, evaluation=ClassCounts(2), stopping=EarlyStopping())
+        assert "accuracy" in caught.value.hint
+
+    simulate(plan, ["a", "b", "c"], work)
+
+
+def test_a_score_is_not_stopped_by_if_it_is_not_known_well_enough():
+    scores = [0.5, 0.6, 0.61, 0.6, 0.6, 0.6]
+    assert observed(EarlyStopping("auc"), scores, auc_error=0.008) == [False] * 5 + [True]
+    assert observed(EarlyStopping("accuracy"), scores, auc_error=0.4)[-1]
+    with pytest.raises(InputError, match=r"known to 0\.4 only") as caught:
+        observed(EarlyStopping("auc"), scores, auc_error=0.4)
+    assert "bins" in caught.value.hint
+    memory, _, _ = EarlyStopping("auc").observe({}, {"auc": 0.79, "auc_error": 0.03}, {}, {})
+    memory, best, _ = EarlyStopping("auc").observe(memory, {"auc": 0.78, "auc_error": 0.01}, {}, {})
+    assert best, "what was not known to be better is not kept"
+    assert observed(EarlyStopping("auc", min_delta=0.05), scores[:5], auc_error=0.04)[-1]
 
 
 def test_class_counts_are_a_confusion_matrix(rng):

@@ -95,16 +95,16 @@ def test_other_dtypes_follow_their_plaintext_too(dtype, running, name):
 
 
 def test_scores_over_all_sites_are_exact_and_equal(running, name):
-    plan = plan_for(name, evaluation=BinaryScores(bins=16))
+    plan = plan_for(name, evaluation=BinaryScores(bins=128))
     with running(plan) as federation:
         results = federation.everywhere(
             lambda site, i: train(
-                site, model(), fit_for(i), evaluate=evaluate_for(i), evaluation=BinaryScores(bins=16), rounds=3
+                site, model(), fit_for(i), evaluate=evaluate_for(i), evaluation=BinaryScores(bins=128), rounds=3
             )
         )
     first = results[0].history
     assert all(result.history == first for result in results)
-    pooled = BinaryScores(bins=16)
+    pooled = BinaryScores(bins=128)
     models = [PytreeAdapter().tensors(model()), *plaintext(plan, FedAvg(), 2)]
     for entry, params in zip(first, models, strict=True):
         counts = [pooled.count(evaluate_for(i)(params)) for i in range(3)]
