@@ -33,7 +33,8 @@ from benchmarks.members import Client, enrol, sign_manifest, submission
 from benchmarks.proc import cpu_s, memory_bytes
 from benchmarks.report import RESULTS, machine, versions, write
 from he_agg import Layout, Plan, TensorSpec
-from he_agg.documents.record import NO_RECORD
+from he_agg.documents.signed import Signed
+from he_agg.documents.state import FederationState
 from he_agg.host.processes import AggregatorProcess, Process
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import unpack
@@ -103,14 +104,9 @@ def run_round(
     """One round. Returns seconds to the last receipt, seconds from there to the record, and the round."""
     name = plan.public.federation
     first = Client(server, plan.public.federation, members[0], times)
-    current = json.loads(first.ask("current", "GET", f"/v1/federations/{name}/rounds/current?wait=60"))
+    state = Signed.parse(FederationState, first.ask("state", "GET", f"/v1/federations/{name}/state")).body
     first.close()  # idle connections are closed by the server, and opened again by the next request
-    round_id, previous = current["round_id"], NO_RECORD
-    if current["records"]:
-        before = Client(server, plan.public.federation, members[0], defaultdict(list))
-        record = before.ask("record", "GET", f"/v1/federations/{name}/records/{current['records']}")
-        before.close()
-        previous = hashlib.sha256(record).hexdigest()
+    round_id, previous = str(state.round_id), state.head
     manifests = [
         sign_manifest(
             plan, RoundId.parse(round_id), member, [hashlib.sha256(part).hexdigest() for part in mine], roster, previous

@@ -117,7 +117,7 @@ def requests_ms(root: Path) -> dict[str, float]:
             for name in ("off", "on") if turn % 2 else ("on", "off"):
                 began = time.perf_counter()
                 for _ in range(PER_ROUND):
-                    clients[name].ask("current", "GET", f"/v1/federations/{name}/rounds/current")
+                    clients[name].ask("state", "GET", f"/v1/federations/{name}/state")
                 if turn >= 2:
                     took[name].append((time.perf_counter() - began) / PER_ROUND * 1e3)
         for client in clients.values():

@@ -18,15 +18,16 @@ from client_sdk.config import Settings
 from client_sdk.federated import Federated, FederatedRound, Outcome
 from client_sdk.progress import Event, Listener, Phase, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from client_sdk.site import Round, Site
-from he_agg.protocol.messages import CurrentRound, Receipt
+from he_agg.documents.state import FederationState
+from he_agg.protocol.messages import Receipt
 
 __all__ = [
     "AsyncRound",
     "AsyncSite",
-    "CurrentRound",
     "Event",
     "Federated",
     "FederatedRound",
+    "FederationState",
     "Listener",
     "Outcome",
     "Phase",

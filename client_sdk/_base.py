@@ -113,7 +113,7 @@ class RoundBase:
         self._site = site
         self._session: Session = site._session
         self._opened = opened
-        self._submitted = opened.submitted
+        self._submitted = False
         self._seconds: dict[Phase, float] = {}
         self._bytes_up = 0
         self._bytes_down = 0

@@ -10,13 +10,14 @@ from client_sdk._base import RoundBase, SiteBase
 from client_sdk._effects import Flow
 from client_sdk._net.transport import AsyncTransport
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.poll import current_round, next_round, open_round
+from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
 from client_sdk._protocol.prepare import Update
 from client_sdk.federated import Outcome, ToIntegers
 from client_sdk.progress import Listener
+from he_agg.documents.state import FederationState
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean
-from he_agg.protocol.messages import CurrentRound, Receipt
+from he_agg.protocol.messages import Receipt
 
 __all__ = ["AsyncRound", "AsyncSite"]
 
@@ -51,9 +52,14 @@ class AsyncSite(SiteBase):
         opened = await self._run(open_round(self._session))
         return None if opened is None else AsyncRound(self, opened)
 
-    async def status(self) -> CurrentRound:
+    async def status(self) -> FederationState:
         """Tell where the federation stands; see `Site.status`."""
-        return await self._run(current_round(self._session))
+        return (await self._run(federation_state(self._session))).body
+
+    async def last_published(self) -> str | None:
+        """Return the id of the newest round with a mean; see `Site.last_published`."""
+        found = await self._run(last_published(self._session))
+        return None if found is None else str(found)
 
     async def fetch(self, round_id: str | None = None) -> Mean:
         """Wait for the mean of a round, download and decrypt it; see `Site.fetch`."""

@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypedDict, Unpack
 from he_agg.errors import ProtocolError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.plan.plan import Plan
-from he_agg.protocol.messages import CurrentRound
 
 __all__ = ["Federated", "FederatedRound", "Outcome", "ToIntegers", "fetch_missed"]
 
@@ -96,8 +95,8 @@ class Federated(Protocol):
     def rounds(self) -> Iterator[FederatedRound]:
         """Yield every round that this site is invited to, as it opens."""
 
-    def status(self) -> CurrentRound:
-        """Tell where the federation stands."""
+    def last_published(self) -> str | None:
+        """Return the id of the newest round with a mean; None if there is none yet."""
 
     def pending(self) -> list[str]:
         """Return ids of the rounds that this site has submitted to and whose mean it does not have yet."""

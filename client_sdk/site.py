@@ -9,13 +9,14 @@ from client_sdk._base import RoundBase, SiteBase
 from client_sdk._effects import Flow
 from client_sdk._net.transport import Transport
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.poll import current_round, next_round, open_round
+from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
 from client_sdk._protocol.prepare import Update
 from client_sdk.federated import Outcome, ToIntegers
 from client_sdk.progress import Listener
+from he_agg.documents.state import FederationState
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean
-from he_agg.protocol.messages import CurrentRound, Receipt
+from he_agg.protocol.messages import Receipt
 
 __all__ = ["Round", "Site"]
 
@@ -68,14 +69,24 @@ class Site(SiteBase):
         opened = self._run(open_round(self._session))
         return None if opened is None else Round(self, opened)
 
-    def status(self) -> CurrentRound:
-        """Tell where the federation stands, as the aggregator tells this site.
+    def status(self) -> FederationState:
+        """Tell where the federation stands: what an aggregator has signed and this site's records agree with.
 
         Raises:
             TransportError: the aggregator was away for too long.
             ProtocolError: it refused.
         """
-        return self._run(current_round(self._session))
+        return self._run(federation_state(self._session)).body
+
+    def last_published(self) -> str | None:
+        """Return the id of the newest round with a mean, by the records that this site has verified; None if none.
+
+        Raises:
+            TransportError: the aggregator was away for too long.
+            ProtocolError: it refused, or says what is not to be believed.
+        """
+        found = self._run(last_published(self._session))
+        return None if found is None else str(found)
 
     def fetch(self, round_id: str | None = None) -> Mean:
         """Wait for the mean of a round, download and decrypt it.

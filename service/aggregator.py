@@ -14,6 +14,7 @@ from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
 from service.core.roster_cache import newest_roster, signer_in
+from service.core.state import States
 from service.core.submissions.announce import Announcements
 from service.core.submissions.capacity import Capacity
 from service.core.submissions.receive import Uploads
@@ -52,6 +53,7 @@ class Aggregator:
         self.part_store = part_store
         self.key = key
         self.conductor = Conductor(store, key, clock)
+        self.states = States(self.conductor)
         self.capacity = Capacity(settings, part_store)
         self._ahead = self.make_ahead() if settings.fold_ahead else None
         self.announcements = Announcements(store, self.conductor, self.capacity)

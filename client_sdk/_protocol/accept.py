@@ -29,7 +29,7 @@ from he_agg.documents.draw import invited_sites
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role, Roster
-from he_agg.documents.signed import Signed
+from he_agg.documents.signed import AnyBody, Signed
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
@@ -49,6 +49,7 @@ __all__ = [
     "check_subject",
     "check_tags",
     "parse_manifests",
+    "signers",
 ]
 
 
@@ -128,7 +129,7 @@ def check_record_signature(rosters: Sequence[Mapping[str, bytes]], signed: Signe
     """
     if not any(signed.signers(keys) for keys in rosters):
         names = sorted({name for keys in rosters for name in keys})
-        raise RejectedError(Reason.BAD_SIGNATURE, "record, signature", f"of {' or '.join(names)}", _signers(signed))
+        raise RejectedError(Reason.BAD_SIGNATURE, "record, signature", f"of {' or '.join(names)}", signers(signed))
 
 
 def parse_manifests(body: bytes, max_bytes: int) -> list[Signed[Manifest]]:
@@ -235,5 +236,6 @@ def check_tags(holds: bool) -> None:
         raise RejectedError(Reason.SUM_REJECTED, "sum, tags", "the sum of the manifests' tags", "others")
 
 
-def _signers(document: Signed[RoundRecord]) -> str:
+def signers(document: Signed[AnyBody]) -> str:
+    """Name whose signatures a document carries, whatever they are worth."""
     return "signed by " + (" ".join(sorted(document.signatures)) or "nobody")

@@ -20,7 +20,7 @@ from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
-from client_sdk._protocol.poll import POLL_S, current_round, unhurried
+from client_sdk._protocol.poll import POLL_S, closes_at, federation_state, unhurried
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseStarted
 from he_agg.documents.manifest import Manifest
@@ -100,12 +100,11 @@ def await_record(
 
 def _later(session: Session, round_id: RoundId) -> Flow[float]:
     """Return until when to go on asking: the operator may have paused the federation, which moves deadlines."""
-    current = yield from current_round(session)
-    time = yield from now()
-    if current.stage == "paused":
-        return time + session.result_s
-    if current.round_id == str(round_id) and current.remaining_s:
-        return time + current.remaining_s + session.result_s
+    state = (yield from federation_state(session)).body
+    if state.stage == "paused":
+        return (yield from now()) + session.result_s
+    if state.open is not None and state.round_id == round_id:
+        return (yield from closes_at(session, state.open.deadline_at)) + session.result_s
     return -math.inf
 
 

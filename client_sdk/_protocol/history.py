@@ -20,7 +20,7 @@ from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
 
-__all__ = ["catch_up", "check_record", "follow_rosters", "know_roster", "refusing", "take_record"]
+__all__ = ["catch_up", "check_record", "follow_rosters", "know_roster", "record_at", "refusing", "take_record"]
 
 T = TypeVar("T")
 
@@ -111,14 +111,7 @@ def catch_up(session: Session, until: int) -> Flow[None]:
         RejectedError: one does not follow the one before, or no aggregator has signed it.
     """
     while (seen := (yield from compute(partial(len, session.chain)))) < until:
-        request = Request(
-            "GET",
-            f"/v1/federations/{session.federation}/records/{seen + 1}",
-            frozenset({200}),
-            max_bytes=MAX_RECORD_BYTES,
-        )
-        response = yield from exchange(session.retries, request)
-        signed = yield from compute(partial(parse_record, response.body))
+        signed = yield from _record(session, seen + 1)
         if signed.body.round_id.federation != session.federation:
             raise RejectedError(
                 Reason.CHAIN_MISMATCH,
@@ -167,6 +160,19 @@ def check_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     )
 
 
+def record_at(session: Session, index: int) -> Flow[Signed[RoundRecord]]:
+    """Fetch a record that this site has verified before: it remembers the digest.
+
+    Raises:
+        RejectedError: it is another one.
+    """
+    signed = yield from _record(session, index)
+    known = yield from compute(partial(session.chain.head, index))
+    if signed.digest != known:
+        raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest)
+    return signed
+
+
 def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     """Check that a record, whose signature was verified, belongs to the history that this site knows; remember it.
 
@@ -198,6 +204,13 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     except WireError as error:
         known = (yield from compute(partial(session.chain.link, index))).digest
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest) from error
+
+
+def _record(session: Session, index: int) -> Flow[Signed[RoundRecord]]:
+    path = f"/v1/federations/{session.federation}/records/{index}"
+    request = Request("GET", path, frozenset({200}), max_bytes=MAX_RECORD_BYTES)
+    response = yield from exchange(session.retries, request)
+    return (yield from compute(partial(parse_record, response.body)))
 
 
 def parse_record(body: bytes) -> Signed[RoundRecord]:

@@ -1,4 +1,8 @@
-"""Flows that ask where the federation stands, and whether both sides mean the same key and plan."""
+"""Flows that ask where the federation stands, and whether both sides mean the same key and plan.
+
+What a site acts on is signed by an aggregator of its roster and fits the records that it has verified. Everything else
+that an aggregator says can only make it ask again.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,27 @@ from dataclasses import dataclass
 from functools import partial
 
 from client_sdk._effects import Flow, Request, Sleep, compute, now
-from client_sdk._protocol.accept import RejectedError
+from client_sdk._protocol.accept import RejectedError, signers
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import follow_rosters, refusing
+from client_sdk._protocol.history import catch_up, follow_rosters, record_at, refusing
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import deliver_verdicts
-from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason, WireError
+from he_agg.documents.roster import Role, Roster
+from he_agg.documents.signed import Signed
+from he_agg.documents.state import FederationState
+from he_agg.errors import KeystoreError, PlanError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.protocol.messages import CurrentRound, read
 
-__all__ = ["POLL_S", "OpenRound", "current_round", "next_round", "open_round", "unhurried"]
+__all__ = [
+    "POLL_S",
+    "OpenRound",
+    "closes_at",
+    "federation_state",
+    "last_published",
+    "next_round",
+    "open_round",
+    "unhurried",
+]
 
 POLL_S = 30
 """Longest wait that a long poll asks for: proxies commonly cut idle connections after 60 s. Units: seconds."""
@@ -23,44 +38,49 @@ POLL_S = 30
 _LEAST_POLL_S = 1.0
 """An aggregator that answers every long poll at once, with nothing new, is asked once a second, not in a loop."""
 
-_STAGES = ("created", "running", "paused", "ended")
-
 
 @dataclass(frozen=True)
 class OpenRound:
     """A round that takes submissions, and that this site is invited to.
 
     Attributes:
-        submitted: whether the aggregator has this site's complete submission.
         closes_at: its deadline on the driver's clock. Units: seconds.
         records: how many records the chain has before its own. While it is open there are no more.
     """
 
     id: RoundId
-    submitted: bool
     closes_at: float
     records: int = 0
 
 
-def current_round(session: Session, wait_s: int = 0, after: str | None = None) -> Flow[CurrentRound]:
-    """Ask where the federation stands."""
+def federation_state(session: Session, wait_s: int = 0, after: str | None = None) -> Flow[Signed[FederationState]]:
+    """Ask where the federation stands, and believe what rosters and records agree with.
+
+    Args:
+        after: digest of the state that is known: the aggregator waits for another one.
+
+    Raises:
+        ProtocolError: the state is not to be believed, or the aggregator went back on rosters or records.
+        KeystoreError: a newer roster lists another key for this site.
+        ConfigError: a newer roster does not list this site any more.
+    """
     query = f"?wait={wait_s}" + (f"&after={after}" if after else "")
     request = Request(
         "GET",
-        f"/v1/federations/{session.federation}/rounds/current{query}",
+        f"/v1/federations/{session.federation}/state{query}",
         frozenset({200}),
+        max_bytes=FederationState.MAX_BYTES,
         wait_s=wait_s,
     )
+    # Before asking: what another thread learns meanwhile, the answer need not know.
+    seen = yield from compute(partial(len, session.chain))
+    pinned = session.rosters.newest.body.version
     response = yield from exchange(session.retries, request)
-    current = read(CurrentRound, response.body)
-    opened = (current.round_id, current.number, current.attempt, current.remaining_s)
-    whole = all(member is None for member in opened) or None not in opened
-    if current.federation != session.federation or current.stage not in _STAGES or not whole:
-        raise ProtocolError(
-            Reason.BAD_ANSWER,
-            f"expected the stage of federation {session.federation}: one of {', '.join(_STAGES)}; got another answer",
-        )
-    return current
+    signed = yield from refusing(session, "state-rejected", None, _parsed(session, response.body))
+    roster = yield from refusing(session, "roster-rejected", None, _roster_of(session, signed.body, pinned))
+    yield from refusing(session, "state-rejected", None, _check_signed(signed, roster.keys_of(Role.AGGREGATOR)))
+    yield from refusing(session, "chain-rejected", None, _check_chain(session, signed.body, seen))
+    return signed
 
 
 def open_round(session: Session) -> Flow[OpenRound | None]:
@@ -69,19 +89,23 @@ def open_round(session: Session) -> Flow[OpenRound | None]:
     Raises:
         KeystoreError: the federation uses another group key.
         PlanError: the federation follows another plan.
-        ProtocolError: the aggregator went back on rosters or records, or offers a roster that is not to be trusted.
+        ProtocolError: the aggregator went back on rosters or records, or says what is not to be believed.
         ConfigError: the roster has expired, or does not list this site any more.
     """
     yield from deliver_verdicts(session)
-    seen = yield from compute(partial(len, session.chain))
-    current = yield from current_round(session)
-    if current.round_id is None:
+    state = (yield from federation_state(session)).body
+    session.rosters.check_valid(session.clock())
+    if state.open is None:
         return None
-    return (yield from _opened(session, current, seen, (yield from now())))
+    check_agreement(session, state)
+    return (yield from _opened(session, state))
 
 
 def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
     """Wait for a round that this site is invited to.
+
+    Args:
+        after: id of the round that it has dealt with.
 
     Returns:
         The round; None when the federation has ended.
@@ -89,23 +113,37 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
     Raises:
         KeystoreError: the federation uses another group key.
         PlanError: the federation follows another plan.
-        ProtocolError: it refused, its answer makes no sense, or it went back on rosters or records.
+        ProtocolError: it refused, or says what is not to be believed.
         ConfigError: the roster has expired, or does not list this site any more.
     """
     yield from deliver_verdicts(session)
+    known: str | None = None
     while True:
         asked_at = yield from now()
-        seen = yield from compute(partial(len, session.chain))
-        current = yield from current_round(session, POLL_S, after)
-        if current.stage == "ended":
+        signed = yield from federation_state(session, POLL_S, known)
+        state, known = signed.body, signed.digest
+        if state.stage == "ended":
             return None
-        check_agreement(session, current)
-        if current.round_id is not None:
-            opened = yield from _opened(session, current, seen, (yield from now()))
-            if current.round_id != after and opened is not None:
+        session.rosters.check_valid(session.clock())
+        check_agreement(session, state)
+        if state.round_id is not None and str(state.round_id) != after:
+            opened = yield from _opened(session, state)
+            if opened is not None:
                 return opened
-            after = current.round_id
         yield from unhurried(asked_at)
+
+
+def last_published(session: Session) -> Flow[RoundId | None]:
+    """Find the newest round with a sum, by this site's own verified records; None if there is none yet."""
+    signed = yield from federation_state(session)
+    index = signed.body.index
+    while index > 0:
+        record = (yield from refusing(session, "chain-rejected", None, record_at(session, index))).body
+        if record.outcome == "published":
+            return record.round_id
+        # Before the first attempt at a round comes what the round before it came to.
+        index -= record.round_id.attempt
+    return None
 
 
 def unhurried(asked_at: float) -> Flow[None]:
@@ -115,63 +153,79 @@ def unhurried(asked_at: float) -> Flow[None]:
         yield Sleep(left)
 
 
-def check_agreement(session: Session, current: CurrentRound) -> None:
+def check_agreement(session: Session, state: FederationState) -> None:
     """Check that the federation's plan, epoch and key are those of the keystore, before anything is encrypted."""
     key = session.key
-    if current.plan_id != key.plan_id:
+    if state.plan_id != key.plan_id:
         raise PlanError(
             Reason.PLAN_MISMATCH,
-            f"federation {session.federation} follows plan {current.plan_id[:12]}, "
+            f"federation {session.federation} follows plan {state.plan_id[:12]}, "
             f"this site's keystore is for plan {key.plan_id[:12]}",
             "ask the coordinator for the keystore of the federation's plan; nothing was encrypted",
         )
-    if current.epoch > key.epoch:
+    if state.epoch > key.epoch:
         raise KeystoreError(
             Reason.KEY_MISMATCH,
-            f"federation {session.federation} uses group key {current.key_id[:12]} of epoch {current.epoch}, "
+            f"federation {session.federation} uses group key {state.key_id[:12]} of epoch {state.epoch}, "
             f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
             "run `he-agg epoch accept --config site.toml`; nothing was encrypted",
         )
-    if (current.epoch, current.key_id) != (key.epoch, key.key_id):
+    if (state.epoch, state.key_id) != (key.epoch, key.key_id):
         raise KeystoreError(
             Reason.KEY_MISMATCH,
-            f"federation {session.federation} uses group key {current.key_id[:12]} of epoch {current.epoch}, "
+            f"federation {session.federation} uses group key {state.key_id[:12]} of epoch {state.epoch}, "
             f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
             "tell the coordinator: the aggregator uses an older epoch, or another key; nothing was encrypted",
         )
 
 
-def _opened(session: Session, current: CurrentRound, seen: int, time: float) -> Flow[OpenRound | None]:
-    """Make sense of an open round; None if this site is not invited."""
-    check_agreement(session, current)
-    try:
-        round_id = RoundId.parse(current.round_id or "")
-    except WireError as error:
-        raise ProtocolError(Reason.BAD_ANSWER, "expected the id of the open round, got something else") from error
-    stated = RoundId(session.federation, current.number or 0, current.attempt or 0)
-    if round_id != stated or current.remaining_s is None or current.records < 0:
-        raise ProtocolError(
-            Reason.BAD_ANSWER, f"expected number, attempt and remaining time of round {round_id}, got others"
-        )
-    if not current.invited:
+def closes_at(session: Session, deadline_at: int) -> Flow[float]:
+    """Return a deadline on the driver's clock: never later than a whole round of the plan from now."""
+    left = min(max(0.0, deadline_at - session.clock()), session.plan.deadline_s)
+    return (yield from now()) + left
+
+
+def _opened(session: Session, state: FederationState) -> Flow[OpenRound | None]:
+    """Return the open round; None if this site is not invited."""
+    if state.open is None or state.round_id is None or session.site not in state.open.invited:
         return None
-    yield from refusing(session, "chain-rejected", round_id, _not_fewer(current, seen))
-    yield from refusing(session, "roster-rejected", round_id, _up_to_date(session, current))
-    session.rosters.check_valid(session.clock())
-    remaining_s = min(max(0, current.remaining_s), session.plan.deadline_s)
-    return OpenRound(round_id, current.submitted, time + remaining_s, current.records)
+    return OpenRound(state.round_id, (yield from closes_at(session, state.open.deadline_at)), state.index)
 
 
-def _not_fewer(current: CurrentRound, seen: int) -> Flow[None]:
-    """Refuse an aggregator that takes records back."""
-    yield from ()
-    if current.records < seen:
-        raise RejectedError(Reason.CHAIN_MISMATCH, "number of records", f"at least {seen}", current.records)
+def _parsed(session: Session, body: bytes) -> Flow[Signed[FederationState]]:
+    try:
+        signed = yield from compute(partial(Signed.parse, FederationState, body))
+    except WireError as error:
+        raise RejectedError(Reason.BAD_ANSWER, "state", "a signed state", error.message) from error
+    if signed.body.federation != session.federation:
+        raise RejectedError(Reason.BAD_ANSWER, "state, federation", session.federation, signed.body.federation)
+    return signed
 
 
-def _up_to_date(session: Session, current: CurrentRound) -> Flow[None]:
-    """Follow newer rosters; an aggregator that goes back to an older one is not believed."""
-    pinned = session.rosters.newest.body.version
-    if current.roster_version < pinned:
-        raise RejectedError(Reason.ROSTER_MISMATCH, "version of the roster", pinned, current.roster_version)
-    yield from follow_rosters(session, current.roster_version)
+def _roster_of(session: Session, state: FederationState, pinned: int) -> Flow[Roster]:
+    """Follow newer rosters, which coordinators have signed; who goes back to an older one is not believed."""
+    if state.roster_version < pinned:
+        raise RejectedError(Reason.ROSTER_MISMATCH, "version of the roster", pinned, state.roster_version)
+    yield from follow_rosters(session, state.roster_version)
+    roster = session.rosters.named(state.roster)
+    if roster is None or roster.version != state.roster_version:
+        raise RejectedError(Reason.ROSTER_MISMATCH, "state, roster", "one that this site trusts", state.roster)
+    return roster
+
+
+def _check_signed(signed: Signed[FederationState], keys: dict[str, bytes]) -> Flow[None]:
+    try:
+        yield from compute(partial(signed.check_signed, keys))
+    except WireError as error:
+        expected = f"of {' or '.join(sorted(keys))}"
+        raise RejectedError(error.reason, "state, signature", expected, signers(signed)) from error
+
+
+def _check_chain(session: Session, state: FederationState, seen: int) -> Flow[None]:
+    """Refuse an aggregator that takes records back; catch up with the newest one, which must be the state's."""
+    if state.index < seen:
+        raise RejectedError(Reason.CHAIN_MISMATCH, "number of records", f"at least {seen}", state.index)
+    yield from catch_up(session, state.index)
+    head = yield from compute(partial(session.chain.head, state.index))
+    if state.head != head:
+        raise RejectedError(Reason.CHAIN_MISMATCH, f"state, digest of record {state.index}", head, state.head)

@@ -53,7 +53,6 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
 
     Raises:
         InputError: the update is not what the plan allows, or another one is stored for this round.
-        ProtocolError: the aggregator has a submission of this site that the spool does not know.
         WireError: the stored submission is damaged, or was made with another key.
         ConfigError: the spool cannot be used, or the roster has expired.
     """
@@ -75,8 +74,6 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
                 "round.resume() finishes the stored one",
                 "hand in the same file and weight again to finish the stored one",
             )
-    elif opened.submitted:
-        raise lost_spool(session, opened)
     else:
         yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
         previous = yield from compute(partial(session.chain.head, opened.records))

@@ -13,7 +13,7 @@ from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import FileBody, Flow, Report, Request, Response, compute, now
-from client_sdk._protocol.accept import RejectedError
+from client_sdk._protocol.accept import RejectedError, signers
 from client_sdk._protocol.exchange import answer_error, exchange, problem_of
 from client_sdk._protocol.history import catch_up, follow_rosters, refusing
 from client_sdk._protocol.poll import OpenRound
@@ -27,7 +27,7 @@ from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.plan.sections import MAX_PART_BYTES, PartPlace
 from he_agg.protocol.http_signatures import known_digest_field, manifest_field
-from he_agg.protocol.messages import Receipt, SubmissionState, SubmissionStatus, read
+from he_agg.protocol.messages import Receipt, SubmissionState, SubmissionStatus
 
 __all__ = ["deliver", "repair"]
 
@@ -97,7 +97,7 @@ def repair(
     Args:
         repaired: how often each part was sent again; three times is enough for an honest disk.
     """
-    opened = OpenRound(round_id, True, (yield from now()))
+    opened = OpenRound(round_id, (yield from now()))
     try:
         status = yield from _ask_status(session, opened, stored)
         if stored.elsewhere or status.id != stored.submission_id or status.state != SubmissionState.COMPLETE:
@@ -146,7 +146,7 @@ def _announce(
 
 
 def _announced(session: Session, opened: OpenRound, stored: Stored, response: Response) -> SubmissionStatus:
-    status = read(SubmissionStatus, response.body)
+    status = SubmissionStatus.parse(response.body)
     places = session.plan.places
     if (
         status.id != stored.submission_id
@@ -220,7 +220,7 @@ def _renew(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Store
 def _ask_status(session: Session, opened: OpenRound, stored: Stored) -> Flow[SubmissionStatus]:
     request = Request("GET", f"/v1/submissions/{stored.submission_id}", frozenset({200}))
     response = yield from exchange(session.retries, request, _until(session, opened))
-    return read(SubmissionStatus, response.body)
+    return SubmissionStatus.parse(response.body)
 
 
 def _missing(session: Session, status: SubmissionStatus) -> list[PartPlace]:
@@ -338,7 +338,7 @@ def _receipt(session: Session, opened: OpenRound, stored: Stored, body: bytes) -
             Reason.BAD_SIGNATURE,
             "receipt, signature",
             f"of {' or '.join(sorted(keys))}",
-            f"signed by {' '.join(sorted(document.signatures)) or 'nobody'}",
+            signers(document),
         )
     for what, want, got in (
         ("submission", stored.submission_id, receipt.id),

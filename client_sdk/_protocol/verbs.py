@@ -10,8 +10,8 @@ from functools import partial
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, compute, now
 from client_sdk._protocol.collect import accept, await_record, check_counted, collect, take_failed, why_failed
-from client_sdk._protocol.poll import OpenRound, current_round
-from client_sdk._protocol.prepare import Update, check_stored, lost_spool, prepare
+from client_sdk._protocol.poll import OpenRound, last_published
+from client_sdk._protocol.prepare import Update, check_stored, prepare
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
 from client_sdk._protocol.verdicts import judge, judging
@@ -88,8 +88,6 @@ def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
     entry = session.spool.entry(opened.id)
     with entry.locked():
         stored = yield from compute(entry.stored)
-        if stored is None and opened.submitted:
-            raise lost_spool(session, opened)
         if stored is None:
             raise InputError(
                 Reason.BAD_ARGUMENT,
@@ -124,17 +122,13 @@ def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -
 
 def fetch_latest(session: Session) -> Flow[Mean]:
     """Fetch the mean of the newest published round."""
-    current = yield from current_round(session)
-    if current.last_published is None:
+    round_id = yield from last_published(session)
+    if round_id is None:
         raise ProtocolError(
             Reason.SUM_NOT_READY,
             f"federation {session.federation}: expected a published round, there is none yet",
             "`he-agg status` shows where it stands",
         )
-    try:
-        round_id = RoundId.parse(current.last_published)
-    except WireError as error:
-        raise ProtocolError(Reason.BAD_ANSWER, f"last published round: {error.message}") from error
     return (yield from fetch(session, round_id))
 
 

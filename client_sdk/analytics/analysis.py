@@ -158,7 +158,7 @@ def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
             finished, done = course.take(outcome.mean.sums, outcome.mean.sites), round.number
         if finished is not None:
             return cast(R, _told(site, course, finished))
-    last = site.status().last_published
+    last = site.last_published()
     if done is not None and last is not None:
         finished = _taken_over(site, course, range(done + 1, RoundId.parse(last).number + 1))
         if finished is not None:

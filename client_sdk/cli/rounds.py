@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,9 @@ from client_sdk._disk.npz import check_free, write_npz
 from client_sdk.config import Settings
 from client_sdk.progress import Event, Listener, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from client_sdk.site import Round, Site
-from he_agg.documents.roster import Roster
 from he_agg.errors import ProtocolError, Reason
 from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.ids import RoundId
-from he_agg.protocol.messages import CurrentRound
 from keys.cli.identity import ask_passphrase
 from keys.files import read_npz
 from keys.hardening import harden_command
@@ -129,46 +128,51 @@ def status(config: Path, as_json: bool) -> None:
     ):
         if messages.is_terminal:
             messages.print(f"asking {settings.url}", markup=False)
-        current = site.status()
-        pending = site.pending()
-        name, roster = site.name, site.roster
-    answer(_facts(name, current, pending, roster), as_json, lambda: _describe(name, current, pending, roster))
+        facts, sums = _facts(site), site.roster.smallest_group
+    answer(facts, as_json, lambda: _describe(facts, sums))
 
 
-def _facts(name: str, current: CurrentRound, pending: list[str], roster: Roster) -> dict[str, Any]:
+def _facts(site: Site) -> dict[str, Any]:
     """Name things as `he-agg federation show --json` and `he-agg watch --json` do."""
-    facts = dataclasses.asdict(current) | {"site": name, "pending": pending}
-    facts |= {"min_sites": roster.min_sites, "small_groups": roster.small_groups}
-    opened = {"id": facts.pop("round_id"), "phase": "open"}
-    opened |= {key: facts.pop(key) for key in ("number", "attempt", "opened_at", "deadline_at", "remaining_s")}
-    return facts | {"round": None if opened["id"] is None else opened}
+    state, pending = site.status(), site.pending()
+    facts = dataclasses.asdict(state)
+    facts |= {"records": facts.pop("index"), "site": site.name, "pending": pending}
+    facts |= {"last_published": site.last_published(), "round": None, "invited": False, "submitted": False}
+    facts |= {"min_sites": site.roster.min_sites, "small_groups": site.roster.small_groups}
+    opened = facts.pop("open")
+    if opened is not None:
+        invited = opened.pop("invited")
+        remaining_s = max(0, int(opened["deadline_at"] - time.time()))
+        facts["round"] = {"id": str(state.round_id), "phase": "open", **opened, "remaining_s": remaining_s}
+        facts |= {"invited": site.name in invited, "submitted": str(state.round_id) in pending}
+    return facts
 
 
 def _open_round(site: Site, wait: bool) -> Round:
     round = next(site.rounds(), None) if wait else site.current()
     if round is None:
-        current = site.status()
-        if current.stage == "ended":
+        state = site.status()
+        if state.stage == "ended":
             raise ProtocolError(
                 Reason.ROUND_CLOSED,
                 f"federation {site.federation} has ended: there are no more rounds",
                 "`he-agg fetch` gets the last mean",
             )
-        if current.round_id is not None:
+        if state.round_id is not None:
             raise ProtocolError(
-                Reason.NOT_INVITED, f"site {site.name} is not invited to round {current.round_id}", "use --wait"
+                Reason.NOT_INVITED, f"site {site.name} is not invited to round {state.round_id}", "use --wait"
             )
         raise ProtocolError(
             Reason.ROUND_CLOSED,
             f"federation {site.federation}: expected an open round, there is none now"
-            + (": the operator has paused it" if current.stage == "paused" else ""),
+            + (": the operator has paused it" if state.stage == "paused" else ""),
             "use --wait to wait for one",
         )
     return round
 
 
 def _newest(site: Site) -> str:
-    newest = site.status().last_published
+    newest = site.last_published()
     if newest is None:
         raise ProtocolError(
             Reason.SUM_NOT_READY,
@@ -178,16 +182,16 @@ def _newest(site: Site) -> str:
     return newest
 
 
-def _describe(name: str, current: CurrentRound, pending: list[str], roster: Roster) -> str:
-    lines = [f"federation  {current.federation} ({current.stage})", f"site        {name}"]
-    if current.round_id is not None:
-        part = "submitted" if current.submitted else "invited" if current.invited else "not invited"
-        lines.append(f"round       {current.round_id}, closes in {current.remaining_s} s; this site: {part}")
-    lines.append(f"last mean   {current.last_published or 'none yet'}")
-    lines.append(f"epoch       {current.epoch}, key {current.key_id[:12]}, plan {current.plan_id[:12]}")
-    lines.append(f"sums        {roster.smallest_group}")
-    if pending:
-        lines.append(f"in spool    {', '.join(pending)}")
+def _describe(facts: dict[str, Any], sums: str) -> str:
+    lines = [f"federation  {facts['federation']} ({facts['stage']})", f"site        {facts['site']}"]
+    if (opened := facts["round"]) is not None:
+        part = "submitted" if facts["submitted"] else "invited" if facts["invited"] else "not invited"
+        lines.append(f"round       {opened['id']}, closes in {opened['remaining_s']} s; this site: {part}")
+    lines.append(f"last mean   {facts['last_published'] or 'none yet'}")
+    lines.append(f"epoch       {facts['epoch']}, key {facts['key_id'][:12]}, plan {facts['plan_id'][:12]}")
+    lines.append(f"sums        {sums}")
+    if facts["pending"]:
+        lines.append(f"in spool    {', '.join(facts['pending'])}")
     return "\n".join(lines)
 
 

@@ -169,7 +169,7 @@ class _Loop:
                 self._take_part(round)
             if state.done:
                 return
-        published = self.site.status().last_published
+        published = self.site.last_published()
         if published is not None:
             self._catch_up(int(published.split(".")[1]))
         if not state.done:

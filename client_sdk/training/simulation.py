@@ -17,7 +17,6 @@ from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean, dequantize, quantize
 from he_agg.plan.plan import Plan
-from he_agg.protocol.messages import CurrentRound
 
 __all__ = ["simulate"]
 
@@ -78,8 +77,8 @@ class _Site:
         for number in range(1, self.plan.public.rounds + 1):
             yield _Round(self._hub, self.name, number)
 
-    def status(self) -> CurrentRound:
-        return CurrentRound(self.federation, "ended", epoch=1, key_id="", plan_id=self.plan.plan_id)
+    def last_published(self) -> str | None:
+        return None
 
     def pending(self) -> list[str]:
         return []

@@ -14,12 +14,13 @@ from he_agg.documents.manifest import MAX_PARTS
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
 
-__all__ = ["MAX_RECORD_BYTES", "NO_RECORD", "RoundRecord"]
+__all__ = ["MAX_INDEX", "MAX_RECORD_BYTES", "NO_RECORD", "RoundRecord"]
 
 MAX_RECORD_BYTES = 16 * 2**20
 NO_RECORD = "0" * 64
 """What the first record of a federation has as `previous`."""
 
+MAX_INDEX = 2**53 - 1
 OUTCOMES = ("published", "failed")
 _MAX_MEMBERS = 10_000
 
@@ -98,7 +99,7 @@ class RoundRecord:
         digests = fields.array("sum", MAX_PARTS)
         record = cls(
             round_id=round_id,
-            index=fields.integer("index", 1, 2**53 - 1),
+            index=fields.integer("index", 1, MAX_INDEX),
             previous=fields.hex("previous", 32),
             closed_at=fields.integer("closed_at", 0, 2**40),
             roster=fields.hex("roster", 32),

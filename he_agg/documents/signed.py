@@ -17,7 +17,7 @@ from he_agg.errors import Reason, WireError
 from he_agg.ids import check_name
 from he_agg.signing import SIGNATURE_BYTES, SigningKey, verify
 
-__all__ = ["Body", "Signed"]
+__all__ = ["AnyBody", "Body", "Signed"]
 
 _MAX_SIGNATURES = 64
 

@@ -1,6 +1,6 @@
 """The small answers of the aggregator, as both sides know them. PROTOCOL.md (in service/) says when each is sent.
 
-Plain dataclasses: the aggregator declares them as its response models, a site reads them with `read`.
+Plain dataclasses. The aggregator declares those that it does not sign as its response models.
 """
 
 from __future__ import annotations
@@ -8,55 +8,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
-from types import UnionType
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar
 
 from he_agg import canonical
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId, check_name
 
-__all__ = ["CurrentRound", "Receipt", "SubmissionState", "SubmissionStatus", "read"]
+__all__ = ["Receipt", "SubmissionState", "SubmissionStatus"]
 
 MAX_RECEIPT_BYTES = 2**14
-
-
-@dataclass(frozen=True)
-class CurrentRound:
-    """Where a federation stands, for one site.
-
-    Attributes:
-        stage: "created" (not started), "running", "paused" (by the operator: keep waiting), or "ended".
-        epoch: number of the group key's epoch.
-        key_id: commitment to the group key.
-        round_id: the round that takes submissions; None while there is none.
-        number: its number, from 1.
-        attempt: its attempt, from 1.
-        opened_at: Units: seconds since 1970, UTC.
-        deadline_at: when it closes at the latest. Units: seconds since 1970, UTC.
-        remaining_s: time left by the aggregator's clock. Units: seconds.
-        invited: whether this site takes part.
-        submitted: whether this site's submission is complete.
-        last_published: id of the newest round with a sum, if there is one.
-        records: how many records the federation's chain has: the index of the newest one.
-        roster_version: the newest roster that the aggregator has.
-    """
-
-    federation: str
-    stage: str
-    epoch: int
-    key_id: str
-    plan_id: str
-    round_id: str | None = None
-    number: int | None = None
-    attempt: int | None = None
-    opened_at: int | None = None
-    deadline_at: int | None = None
-    remaining_s: int | None = None
-    invited: bool = False
-    submitted: bool = False
-    last_published: str | None = None
-    records: int = 0
-    roster_version: int = 1
+_TYPES = {"id": str, "round_id": str, "state": str, "parts": int, "missing": list}
 
 
 class SubmissionState(StrEnum):
@@ -85,6 +46,23 @@ class SubmissionStatus:
     state: str
     parts: int
     missing: list[int]
+
+    @classmethod
+    def parse(cls, body: bytes) -> SubmissionStatus:
+        """Read an answer. Unknown members are ignored, so that an aggregator may be newer than a site."""
+        try:
+            value: Any = canonical.loads(body)
+        except WireError as error:
+            raise ProtocolError(Reason.BAD_ANSWER, f"state of a submission: {error.message}") from error
+        members: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            member = value.get(field.name) if isinstance(value, dict) else None
+            if type(member) is not _TYPES[field.name]:
+                raise ProtocolError(Reason.BAD_ANSWER, f"state of a submission: expected its {field.name}, got none")
+            members[field.name] = member
+        if not all(type(number) is int for number in members["missing"]):
+            raise ProtocolError(Reason.BAD_ANSWER, "state of a submission: expected numbers of parts, got others")
+        return cls(**members)
 
 
 @dataclass(frozen=True)
@@ -130,33 +108,3 @@ class Receipt:
         )
         fields.end()
         return receipt
-
-
-Message = TypeVar("Message", CurrentRound, SubmissionStatus)
-
-
-def read(kind: type[Message], body: bytes) -> Message:
-    """Read an answer. Unknown members are ignored, so that an aggregator may be newer than a site."""
-    try:
-        value: Any = canonical.loads(body)
-    except WireError as error:
-        raise ProtocolError(Reason.BAD_ANSWER, f"{kind.__name__}: {error.message}") from error
-    hints = get_type_hints(kind)
-    members = {}
-    for field in dataclasses.fields(kind):
-        if not isinstance(value, dict) or (field.name not in value and field.default is dataclasses.MISSING):
-            raise ProtocolError(Reason.BAD_ANSWER, f"{kind.__name__}: expected a member {field.name!r}, got none")
-        if field.name in value:
-            member = value[field.name]
-            if not _fits(member, hints[field.name]):
-                raise ProtocolError(Reason.BAD_ANSWER, f"{kind.__name__}.{field.name}: got a value of another type")
-            members[field.name] = member
-    return kind(**members)
-
-
-def _fits(member: Any, hint: Any) -> bool:
-    if isinstance(hint, UnionType):
-        return any(_fits(member, option) for option in hint.__args__)
-    if hint == list[int]:
-        return isinstance(member, list) and all(type(item) is int for item in member)
-    return type(member) is hint

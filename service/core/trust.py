@@ -80,6 +80,7 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
     tx.add_roster(RosterRow(row.name, version, signed.body_digest), data, int(conductor.now()))
     removed = _removed(newest.body, signed.body, conductor.key)
     conductor.apply_in(tx, row.name, events.RosterChanged(removed))
+    tx.bump()  # the state names it, whatever became of rounds
     return True
 
 
@@ -137,6 +138,7 @@ def accept_bundle(
         )
     tx.add_epoch(EpochRow(row.name, number, bundle.key_id), data, int(conductor.now()))
     conductor.apply_in(tx, row.name, events.EpochChanged())
+    tx.bump()
     return True
 
 

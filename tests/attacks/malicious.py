@@ -21,6 +21,7 @@ from he_agg import canonical
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
+from he_agg.documents.state import FederationState
 from he_agg.kernels import bitpack
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
@@ -57,6 +58,7 @@ class Lies:
     request: Callable[[Exchange], None] | None = None
     answer: Callable[[Exchange, int, bytes], tuple[int, bytes]] | None = None
     record: Callable[[RoundRecord], RoundRecord] | None = None
+    state: Callable[[FederationState], FederationState] | None = None
     signed_record: Callable[[Signed[RoundRecord]], Signed[RoundRecord]] | None = None
     manifests: Callable[[list[Signed]], list[Signed]] | None = None
     sums: dict[str, list[bytes]] = field(default_factory=dict)
@@ -167,6 +169,9 @@ class MaliciousAggregator:
         status, body = real.status_code, real.content
         if status == 200 and (path.endswith("/record") or "/records/" in path):
             body = self._record(body)
+        elif status == 200 and path.endswith("/state") and self.lies.state is not None:
+            changed = self.lies.state(Signed.parse(FederationState, body).body)
+            body = Signed.make(changed, self._key, AGGREGATOR).encode()
         elif status == 200 and path.endswith("/manifests") and self.lies.manifests is not None:
             body = self._manifests(body)
         if self.lies.answer is not None:

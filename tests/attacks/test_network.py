@@ -34,7 +34,7 @@ def path(exchange: Exchange) -> bool:
 
 
 def query(exchange: Exchange) -> bool:
-    if not exchange.path.endswith("/rounds/current"):
+    if not exchange.path.endswith("/state"):
         return False
     exchange.query = "wait=1"
     return True

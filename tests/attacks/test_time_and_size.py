@@ -27,6 +27,7 @@ from client_sdk._protocol.exchange import Retries, exchange
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.training.checkpoint import Checkpoint
 from he_agg import ConfigError, InputError, ProtocolError, TransportError
+from he_agg.documents.state import FederationState
 from keys import GroupKey
 from keys.files import read_npz
 from tests.attacks.malicious import Exchange, Lies
@@ -377,6 +378,10 @@ def no_record(exchange: Exchange, status: int, answer: bytes) -> tuple[int, byte
     return status, answer
 
 
+def without_time(state: FederationState) -> FederationState:
+    return replace(state, open=None if state.open is None else replace(state.open, deadline_at=0))
+
+
 def impatient(world, name: str, **limits: float) -> None:
     site = world.open_sites[name]
     site._session = replace(site._session, **limits)
@@ -395,11 +400,9 @@ def test_parts_that_are_lost_again_and_again_are_sent_three_times(world):
             document = json.loads(answer)
             missing = list(range(document["parts"]))
             return 200, json.dumps(document | {"state": "complete", "missing": missing}).encode()
-        if exchange.path.endswith("/rounds/current"):
-            return 200, json.dumps(json.loads(answer) | {"remaining_s": 0}).encode()
         return no_record(exchange, status, answer)
 
-    world.liar.lies = Lies(request=at_once, answer=lose)
+    world.liar.lies = Lies(request=at_once, answer=lose, state=without_time)
     impatient(world, A, result_s=6.0)
     with pytest.raises(ProtocolError, match="expected a result by now"):
         world.fetch(A, round_id)
@@ -409,12 +412,10 @@ def test_parts_that_are_lost_again_and_again_are_sent_three_times(world):
 def test_a_pause_without_end_lengthens_a_wait_by_the_sites_own_setting(world):
     round_id = world.submit(A)
 
-    def paused(exchange: Exchange, status: int, answer: bytes) -> tuple[int, bytes]:
-        if exchange.path.endswith("/rounds/current"):
-            return 200, json.dumps(json.loads(answer) | {"stage": "paused", "remaining_s": 10**9}).encode()
-        return no_record(exchange, status, answer)
+    def paused(state: FederationState) -> FederationState:
+        return replace(state, stage="paused", open=None)
 
-    world.liar.lies = Lies(request=at_once, answer=paused)
+    world.liar.lies = Lies(request=at_once, answer=no_record, state=paused)
     impatient(world, A, result_s=1.0, pause_s=2.0)
     with at_most(LIES_S), pytest.raises(ProtocolError, match="expected a result by now"):
         world.fetch(A, round_id)

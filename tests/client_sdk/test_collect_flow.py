@@ -22,7 +22,6 @@ from tests.support.flows import (
     FakeAggregator,
     World,
     assert_mean_of,
-    json_of,
     problem,
     security_log,
     session_for,
@@ -36,7 +35,6 @@ from tests.support.trust import AGGREGATOR, identity_of
 PLAN = small_plan()
 PARTS = len(PLAN.public.places)
 PLACES = PLAN.public.places
-NO_ROUND = dict.fromkeys(("round_id", "number", "attempt", "remaining_s"))
 
 
 @pytest.fixture
@@ -80,8 +78,7 @@ def test_a_pause_moves_the_end_of_patience(tmp_path, aggregator):
 
     def meddle(request: Request, body: bytes):
         if request.path.startswith("/v1/federations"):
-            stage = "paused" if world.time < 2 * day else "running"
-            return json_of(dataclasses.replace(aggregator.current, stage=stage, **NO_ROUND))
+            aggregator.stage = "paused" if world.time < 2 * day else "running"
         if "/record" in request.path and world.time < 1.5 * day:
             world.time += 1800
             return Response(204)
@@ -144,7 +141,7 @@ def test_long_poll_that_does_not_wait_is_not_a_busy_loop(tmp_path, aggregator):
 
 def test_result_that_never_comes(tmp_path, aggregator):
     session = dataclasses.replace(session_for(tmp_path, PLAN), result_s=100.0)
-    aggregator.current = dataclasses.replace(aggregator.current, stage="running", **NO_ROUND)
+    aggregator.attempt = None
     world = World(aggregator, lambda request, body: Response(204) if "/record" in request.path else None)
     with pytest.raises(ProtocolError, match="expected a result by now") as caught:
         world.run(_flows.aggregate(session, OPEN, update_of()))
@@ -360,8 +357,6 @@ def test_resume_without_anything_stored(tmp_path, aggregator):
     session = session_for(tmp_path, PLAN)
     with pytest.raises(InputError, match="expected a stored submission"):
         World(aggregator).run(_flows.resume(session, OPEN))
-    with pytest.raises(ProtocolError, match="not in this spool"):
-        World(aggregator).run(_flows.resume(session, dataclasses.replace(OPEN, submitted=True)))
 
 
 def test_fetch_works_although_the_stored_manifest_is_damaged(tmp_path, aggregator):
@@ -376,21 +371,27 @@ def test_fetch_of_another_federation(tmp_path, aggregator):
         World(aggregator).run(_flows.fetch(session_for(tmp_path, PLAN), RoundId("other", 1, 1)))
 
 
-@pytest.mark.parametrize(
-    ("last", "reason"), [(None, Reason.SUM_NOT_READY), ("", Reason.BAD_ANSWER), ("../../etc.1.1", Reason.BAD_ANSWER)]
-)
-def test_fetch_of_the_latest_when_there_is_none(tmp_path, aggregator, last, reason):
-    aggregator.current = dataclasses.replace(aggregator.current, last_published=last)
-    with pytest.raises(ProtocolError) as caught:
+@pytest.mark.parametrize("failed", [0, 1, 2])
+def test_fetch_of_the_latest_when_there_is_none(tmp_path, aggregator, failed):
+    for attempt in range(1, failed + 1):
+        aggregator.open(RoundId("test", 1, attempt))
+        aggregator.fail()
+    with pytest.raises(ProtocolError, match="there is none yet") as caught:
         World(aggregator).run(_flows.fetch_latest(session_for(tmp_path, PLAN)))
-    assert caught.value.reason == reason
+    assert caught.value.reason == Reason.SUM_NOT_READY
 
 
-def test_fetch_of_the_latest(tmp_path, aggregator):
+@pytest.mark.parametrize("failed", [0, 1, 3])
+def test_fetch_of_the_latest(tmp_path, aggregator, failed):
+    """By the records, whatever failed since."""
     aggregator.close()
-    aggregator.current = dataclasses.replace(aggregator.current, last_published=str(ROUND))
-    mean = World(aggregator).run(_flows.fetch_latest(session_for(tmp_path, PLAN)))
+    for attempt in range(1, failed + 1):
+        aggregator.open(RoundId("test", 2, attempt))
+        aggregator.fail()
+    world = World(aggregator)
+    mean = world.run(_flows.fetch_latest(session_for(tmp_path, PLAN)))
     assert_mean_of(mean, PLAN, [update_of(1), update_of(2)])
+    assert sum("/records/" in path for path in world.paths("GET")) == 1 + failed + (2 if failed else 1)
 
 
 SHAPES = st.sampled_from(["submissions", "complete", "record", "manifests", "sum"])

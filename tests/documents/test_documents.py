@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from he_agg import canonical
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
+from he_agg.documents.state import FederationState
 from he_agg.errors import Reason, WireError
 from he_agg.protocol.messages import Receipt
 from he_agg.signing import SigningKey
 from tests.support.documents import EXAMPLES, KEYS, bodies, encoded
 
 KINDS = sorted(EXAMPLES)
+OF_AGGREGATORS = [RoundRecord, Receipt, FederationState]
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -146,10 +148,10 @@ def test_another_form_of_the_same_value_is_refused(kind):
             example.check(other)
 
 
-@pytest.mark.parametrize("kind", [RoundRecord, Receipt], ids=["record", "receipt"])
-@pytest.mark.parametrize("other", [RoundRecord, Receipt], ids=["record", "receipt"])
+@pytest.mark.parametrize("kind", OF_AGGREGATORS, ids=lambda kind: kind.KIND)
+@pytest.mark.parametrize("other", OF_AGGREGATORS, ids=lambda kind: kind.KIND)
 def test_a_signature_is_good_for_one_kind_only(kind, other):
-    """The aggregator signs both: its signature on the one is none on the other."""
+    """The aggregator signs them all: its signature on the one is none on the other."""
     document = EXAMPLES[kind.KIND].document
     moved = Signed(EXAMPLES[other.KIND].body, document.signatures)
     keys = {"aggregator": KEYS["aggregator"].public_key}

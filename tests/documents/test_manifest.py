@@ -18,7 +18,7 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.mac import tag_count
-from he_agg.protocol.messages import CurrentRound, SubmissionStatus, read
+from he_agg.protocol.messages import SubmissionStatus
 from tests.support.documents import KEYS, encoded, parsed
 from tests.support.federation import plan_of
 
@@ -222,11 +222,9 @@ def test_round_id_round_trip():
 
 def test_answers_are_read_tolerantly_but_typed():
     status = b'{"id":"x","round_id":"a.1.1","state":"open","parts":2,"missing":[0],"new_member":1}'
-    assert read(SubmissionStatus, status) == SubmissionStatus("x", "a.1.1", "open", 2, [0])
-    current = read(CurrentRound, b'{"federation":"a","stage":"ended","epoch":1,"key_id":"k","plan_id":"p"}')
-    assert (current.round_id, current.records, current.roster_version) == (None, 0, 1)
+    assert SubmissionStatus.parse(status) == SubmissionStatus("x", "a.1.1", "open", 2, [0])
     for body in (b"", b"[]", b"{}", b"\xff", status.replace(b'"x"', b"1")):
         with pytest.raises(ProtocolError):
-            read(SubmissionStatus, body)
+            SubmissionStatus.parse(body)
     with pytest.raises(ProtocolError):
-        read(SubmissionStatus, b'{"id":"x","round_id":"a","state":"open","parts":1,"missing":["0"]}')
+        SubmissionStatus.parse(b'{"id":"x","round_id":"a","state":"open","parts":1,"missing":["0"]}')

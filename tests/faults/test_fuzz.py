@@ -80,7 +80,7 @@ REAL: dict[str, list] = {
     "site": ["a", "b", "coordinator"],
 }
 OPERATIONS = [
-    ("GET", "/v1/federations/{federation}/rounds/current"),
+    ("GET", "/v1/federations/{federation}/state"),
     ("POST", "/v1/rounds/{round_id}/submissions"),
     ("GET", "/v1/rounds/{round_id}/record"),
     ("GET", "/v1/submissions/{submission_id}"),
@@ -316,7 +316,7 @@ def test_announced_parts_that_are_none(tmp_path):
     def ask(body) -> None:
         # A new attempt each time, since a site announces but once.
         world.inside.clock.now += 3602
-        current = world.a.current().json()["round_id"]
+        current = world.a.current()["round_id"]
         digests = (
             hashlib.sha256(world.first.parts[0]).hexdigest(),
             hashlib.sha256(body).hexdigest(),

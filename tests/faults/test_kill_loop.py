@@ -31,6 +31,7 @@ import pytest
 import service
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.signed import Signed
+from he_agg.documents.state import FederationState
 from he_agg.errors import ConfigError, TransportError
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register
@@ -206,10 +207,9 @@ def run_loop(tmp_path: Path, deaths: list[str], seed: int) -> Counter[str]:
         while True:
             last = killer.finished
             number += 1
-            round_id = ""
-            while not round_id:
-                current = sites[0].ask("current", wait=1).json()
-                round_id = current["round_id"] or ""
+            state = Signed.parse(FederationState, sites[0].ask("state").content).body
+            assert state.head == (hashlib.sha256(histories[-1][1]).hexdigest() if histories else NO_RECORD)
+            round_id = str(state.round_id)
             assert round_id == f"stroke.{number}.1", "an attempt failed"
             histories.append(play_round(sites, plan, round_id, number))
             assert_unchanged(sites, plan, random.Random(number).choice(histories))

@@ -266,12 +266,12 @@ class Life(RuleBasedStateMachine):
 
     @rule(site=sites)
     def where_are_we(self, site) -> None:
-        answer = self.inside.at(site).current().json()
+        answer = self.inside.at(site).current()
         self.model.tick(self.now)
         newest = self.model.newest
         if newest.phase == "open":
             assert answer["round_id"] == f"sim.{newest.number}.{newest.attempt}"
-            assert answer["submitted"] == (site in newest.complete)
+            assert answer["invited"] == list(SITES)
         else:
             assert (answer["stage"], answer["round_id"]) == ("running", None)
 

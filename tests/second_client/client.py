@@ -701,12 +701,30 @@ class Site:
         self.index, self.head, self.counted, self.due = 0, ZEROS, ZEROS, (1, 1)
 
     def open_round(self):
-        """PROTOCOL.md: GET /v1/federations/{federation}/rounds/current?wait=S&after=R."""
-        path = f"/v1/federations/{self.key.federation}/rounds/current"
+        """PROTOCOL.md: GET /v1/federations/{federation}/state?wait=S&after=D."""
+        path, query = f"/v1/federations/{self.key.federation}/state", "wait=30"
         while True:
-            current = json.loads(self.client.request("GET", path, "wait=30").content)
-            if current["round_id"] is not None:
-                return current["round_id"]
+            data, seen = self.client.request("GET", path, query).content, self.index
+            state = self.check_state(data, seen)
+            if state["open"] is not None:
+                need(self.identity.name in state["open"]["invited"], "state: invited")
+                return f"{state['federation']}.{state['open']['round']}.{state['open']['attempt']}"
+            query = f"wait=30&after={sha256(data)}"
+
+    def check_state(self, data, seen):
+        """FORMAT.md: Body of a state. Returns its body once rosters and records agree with it."""
+        document = parse(data)
+        self.follow_rosters()
+        roster = self.rosters.by_digest.get(document["body"]["roster"])
+        need(roster is not None and roster["version"] == document["body"]["roster_version"], "state: roster")
+        body, found = signers(document, "state", keys_of(roster, "aggregator"))
+        need(found, "state: signed by an aggregator")
+        need(body["federation"] == self.key.federation and body["index"] >= seen, "state: federation, index")
+        self.follow_chain()
+        need((body["index"], body["head"]) == (self.index, self.head), "state: head")
+        terms = [body[name] for name in ("stage", "plan_id", "epoch", "key_id")]
+        need(terms == ["running", self.plan.id, self.key.epoch, self.key.key_id], "state: running, plan, key")
+        return body
 
     def follow_rosters(self):
         """PROTOCOL.md: Rosters: GET and PUT /v1/federations/{federation}/rosters/{version}."""
@@ -861,8 +879,6 @@ def main():
     key = GroupKey.from_keystore(job["keystore"], job.get("passphrase"))
     need(rosters.newest["members"][identity.name]["signing_key"] == identity.public["signing_key"], "this site's key")
     site = Site(job["url"], identity, key, rosters)
-    site.follow_rosters()
-    site.follow_chain()
     round_id = site.open_round()
     with np.load(job["update"]) as update:
         own = site.submit(round_id, dict(update), job["weight"])

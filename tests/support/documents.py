@@ -14,6 +14,7 @@ from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster, check_signed
 from he_agg.documents.signed import Body, Signed
+from he_agg.documents.state import STAGES, FederationState, OpenAttempt
 from he_agg.documents.verdict import OPENED, REJECTED, Verdict
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
@@ -34,7 +35,8 @@ names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 epochs = st.integers(1, 10**9)
 times = st.integers(0, 2**40)
-round_ids = st.builds(RoundId, names, st.integers(1, 10**9 - 1), st.integers(1, 10**9 - 1))
+numbers = st.integers(1, 10**9 - 1)
+round_ids = st.builds(RoundId, names, numbers, numbers)
 
 
 def _receiving(suite: str) -> st.SearchStrategy[Receiving]:
@@ -91,6 +93,27 @@ def _records(draw: Callable[..., Any]) -> RoundRecord:
     )
 
 
+@st.composite
+def _states(draw: Callable[..., Any]) -> FederationState:
+    index, stage = draw(st.integers(0, 3) | st.integers(0, 2**53 - 1)), draw(st.sampled_from(STAGES))
+    opened = None
+    if stage == "running" and draw(st.booleans()):
+        invited = tuple(sorted(draw(st.sets(names, max_size=4))))
+        opened = OpenAttempt(draw(numbers), draw(numbers), draw(times), draw(times), invited)
+    return FederationState(
+        federation=draw(names),
+        stage=stage,
+        plan_id=draw(digests),
+        epoch=draw(epochs),
+        key_id=draw(digests),
+        roster=draw(digests),
+        roster_version=draw(epochs),
+        index=index,
+        head=draw(digests.filter(lambda digest: digest != NO_RECORD)) if index else NO_RECORD,
+        open=opened,
+    )
+
+
 _tags = st.lists(st.lists(st.integers(0, 10**20 - 1), max_size=3).map(tuple), max_size=3).map(tuple)
 bodies: Mapping[str, st.SearchStrategy[Any]] = {
     "roster": _rosters(),
@@ -121,6 +144,7 @@ bodies: Mapping[str, st.SearchStrategy[Any]] = {
         payload=st.binary(max_size=60),
         sealed=st.dictionaries(names, st.binary(max_size=40), min_size=1, max_size=3),
     ),
+    "state": _states(),
     "commitment": st.builds(Commitment, names, epochs, digests, names),
     "verdict": st.builds(Verdict, round_ids, digests, names, st.sampled_from([OPENED, REJECTED])),
 }
@@ -235,6 +259,18 @@ def _examples() -> dict[str, Example]:
         payload=bytes(range(40)),
         sealed={"hospital-a": b"sealed to a", "hospital-b": b"sealed to b"},
     )
+    state = FederationState(
+        federation="stroke",
+        stage="running",
+        plan_id=_hex("b"),
+        epoch=1,
+        key_id=_hex("a"),
+        roster=roster.body_digest,
+        roster_version=1,
+        index=6,
+        head=_hex("c"),
+        open=OpenAttempt(3, 1, 1_800_000_000, 1_800_003_600, ("hospital-a", "hospital-b")),
+    )
     commitment = Commitment("stroke", 1, _hex("a"), "hospital-a")
     signed_record = Signed.make(record, KEYS["aggregator"], "aggregator")
     verdict = Verdict(_ROUND, signed_record.digest, "hospital-a", OPENED)
@@ -247,6 +283,7 @@ def _examples() -> dict[str, Example]:
         Example(signed_manifest, site),
         Example(signed_record, aggregator),
         Example(Signed.make(receipt, *by_aggregator), aggregator),
+        Example(Signed.make(state, *by_aggregator), aggregator),
         Example(Signed.make(bundle, KEYS["coordinator"]), coordinators),
         Example(Signed.make(commitment, KEYS["hospital-a"]), site),
         Example(Signed.make(verdict, KEYS["hospital-a"]), site),

@@ -40,12 +40,13 @@ from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
+from he_agg.documents.state import FederationState, OpenAttempt
 from he_agg.documents.verdict import Verdict
 from he_agg.errors import Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.mac import RoundMac
 from he_agg.protocol.http_signatures import RequestHead, digest_field, manifest_field, parse_claim, verify_request
-from he_agg.protocol.messages import CurrentRound, Receipt, SubmissionStatus
+from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import encode_part, parse_part
 from he_agg.signing import SigningKey
 from keys import GroupKey
@@ -56,12 +57,14 @@ N_VALUES = 4200
 """Three ciphertexts, one to a part of the shortest length: 2 x 2048 values, and the rest."""
 
 ROUND = RoundId("test", 1, 1)
-OPEN = OpenRound(ROUND, submitted=False, closes_at=3600.0)
+OPEN = OpenRound(ROUND, closes_at=3600.0)
 
 
 SITES = ("a", "b", "c")
 AGGREGATOR_KEY = SigningKey.generate()
 CONSORTIUM = consortium("test", SITES, AGGREGATOR_KEY)
+NOW = CONSORTIUM.roster.body.issued_at + 60
+"""What a site's clock says, always."""
 
 
 class KilledError(BaseException):
@@ -117,28 +120,17 @@ class FakeAggregator:
             self.past.pop(str(round_id), None)
         self.round_id = round_id
         self.roster = self.rosters[-1].body_digest
-        self.previous = self.head
+        self.previous, self.before = self.head, len(self.chain)
         self.manifests: dict[str, Signed[Manifest]] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.complete: dict[str, str] = {}
         self.record: Signed[RoundRecord] | None = None
         self.sum: list[bytes] = []
         self.verdicts: dict[str, Signed[Verdict]] = {}
-        self.current = CurrentRound(
-            "test",
-            "running",
-            1,
-            self.key.key_id,
-            self.plan.plan_id,
-            str(round_id),
-            round_id.number,
-            round_id.attempt,
-            0,
-            0,
-            3600,
-            True,
-            records=len(self.chain),
-            roster_version=len(self.rosters),
+        self.lies: dict[str, Any] = {}
+        self.stage = "running"
+        self.attempt: OpenAttempt | None = OpenAttempt(
+            round_id.number, round_id.attempt, NOW, NOW + 3600, tuple(sorted(self.sites))
         )
 
     @property
@@ -155,7 +147,24 @@ class FakeAggregator:
     @property
     def opened(self) -> OpenRound:
         """The round as a site that asks now sees it."""
-        return dataclasses.replace(OPEN, id=self.round_id, records=self.current.records)
+        return dataclasses.replace(OPEN, id=self.round_id, records=self.before)
+
+    @property
+    def state(self) -> FederationState:
+        """Where it stands; `lies` are members that are not as they should be."""
+        honest = FederationState(
+            federation="test",
+            stage=self.stage,
+            plan_id=self.plan.plan_id,
+            epoch=1,
+            key_id=self.key.key_id,
+            roster=self.rosters[-1].body_digest,
+            roster_version=len(self.rosters),
+            index=len(self.chain),
+            head=self.head,
+            open=self.attempt if self.stage == "running" and self.record is None else None,
+        )
+        return dataclasses.replace(honest, **self.lies)
 
     def others_submit(self, sites: str = "bc", **changed: Any) -> None:
         """The other sites hand in: site number i (from 1) sets value i and weighs 1.
@@ -224,8 +233,8 @@ class FakeAggregator:
 
     def __call__(self, request: Request, body: bytes) -> Response:
         path = request.path.split("?")[0]
-        if path == "/v1/federations/test/rounds/current":
-            return json_of(self.current)
+        if path == "/v1/federations/test/state":
+            return signed_state(self.state)
         if match := re.fullmatch(r"/v1/federations/test/records/(\d+)", path):
             return _numbered(self.chain, int(match[1]), "unknown-round")
         if match := re.fullmatch(r"/v1/federations/test/rosters/(\d+)", path):
@@ -299,6 +308,11 @@ class FakeAggregator:
             return problem(409, "incomplete")
         self.complete[site] = own
         return Response(200, {}, receipt_of(Receipt(own, str(self.round_id), site, 1)))
+
+
+def signed_state(state: FederationState, name: str = AGGREGATOR, key: SigningKey = AGGREGATOR_KEY) -> Response:
+    """An answer with a state."""
+    return Response(200, {"content-type": "application/json"}, Signed.make(state, key, name).encode())
 
 
 def _numbered(documents: list, number: int, reason: str) -> Response:
@@ -460,6 +474,7 @@ def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) ->
         chain=Chain(spool.chain_path("test")),
         log=SecurityLog(tmp_path / f"{site}.security.log", time.time),
         spool=spool,
+        clock=lambda: NOW,
         retries=Retries(RetryPolicy(**policy), lambda: 0.5),
     )
 

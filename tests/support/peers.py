@@ -29,6 +29,7 @@ from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
+from he_agg.documents.state import FederationState
 from he_agg.documents.verdict import OPENED, Verdict
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, unpack
@@ -324,9 +325,22 @@ class Peer:
     def request(self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         return self.client.send(self.signed(method, path, headers, **more))
 
-    def current(self, **parameters: Any) -> httpx.Response:
-        path = f"/v1/federations/{self.federation}/rounds/current"
-        return self.request("GET", path, params=parameters, timeout=70)
+    def state(self, **parameters: Any) -> httpx.Response:
+        """The signed state, as it travels."""
+        return self.request("GET", f"/v1/federations/{self.federation}/state", params=parameters, timeout=70)
+
+    def current(self, wait: float = 0, after: str | None = None) -> dict[str, Any]:
+        """Where the federation stands: as soon as it has ended, or another round than `after` is open, or at last."""
+        end, known = time.monotonic() + wait, {}
+        while True:
+            left = max(0.0, end - time.monotonic())
+            answer = self.state(wait=f"{left:.3f}", **known)
+            assert answer.status_code == 200, answer.text
+            state = Signed.parse(FederationState, answer.content).body
+            round_id = None if state.round_id is None else str(state.round_id)
+            if left == 0 or state.stage == "ended" or round_id not in (None, after):
+                return state.to_json() | {"round_id": round_id} | ({} if state.open is None else state.open.to_json())
+            known = {"after": answer.headers["ETag"].strip('"')}
 
     def announce(self, round_id: str, manifest: bytes) -> httpx.Response:
         headers = {"Content-Type": "application/json"}

@@ -79,7 +79,7 @@ class RealFederation:
     @property
     def round_id(self) -> str:
         """The open round."""
-        answer = self.peer().current(wait=5).json()
+        answer = self.peer().current(wait=5)
         assert answer["round_id"], answer
         return answer["round_id"]
 

@@ -175,6 +175,33 @@ def record_body(x):
 BODIES["record"] = record_body
 
 
+def in_order(x):
+    return array(name, 10_000)(x) and x == sorted(set(x))
+
+
+def state_body(x):
+    opened = record_of(round=round_, attempt=attempt, opened_at=moment, deadline_at=moment, invited=in_order)
+    members = {
+        "v": number(1, 1),
+        "federation": name,
+        "stage": text("created|running|paused|ended"),
+        **under_key,
+        "roster": digest,
+        "roster_version": counter,
+        "index": number(0, 2**53 - 1),
+        "head": digest,
+        "open": lambda value: value is None or opened(value),
+    }
+    return (
+        record_of(**members)(x)
+        and (x["index"] == 0) == (x["head"] == "0" * 64)
+        and (x["open"] is None or x["stage"] == "running")
+    )
+
+
+BODIES["state"] = state_body
+
+
 # Signatures.
 
 
@@ -219,7 +246,7 @@ def check_signed(kind, body, signatures, keys):
         need(len(found) >= body["threshold"], "threshold")
         return found
     found = signers(kind, body, signatures, keys)
-    if kind in ("record", "receipt"):
+    if kind in ("record", "receipt", "state"):
         need("aggregator" in found, "aggregator")
     else:
         author = body["dealer" if kind == "epoch" else "site"]

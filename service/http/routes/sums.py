@@ -95,6 +95,6 @@ def _check_published(row: RoundRow) -> None:
         raise RefusedError(
             Reason.SUM_GONE,
             f"the sum of round {row.id} is not kept any longer",
-            "newer sums are: GET /v1/federations/{federation}/rounds/current names the newest",
+            "newer ones are: GET /v1/federations/{federation}/records/{index} says of which rounds",
             round_id=str(row.id),
         )

@@ -1,7 +1,6 @@
 """Sites that are late, rounds that fail, sums that are gone."""
 
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -54,7 +53,7 @@ def test_a_sum_that_is_gone_is_explained():
 
         site.fetch = fetch
         site.rounds = lambda: iter(())
-        site.status = lambda: SimpleNamespace(last_published=f"{site.federation}.3.1")
+        site.last_published = lambda: f"{site.federation}.3.1"
         with pytest.raises(ProtocolError, match="has missed it") as caught:
             train(site, model(), fit_for(i))
         assert "--keep-sums" in caught.value.hint

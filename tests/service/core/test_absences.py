@@ -108,10 +108,10 @@ def test_sites_are_told_of_a_pause(make_world):
     round_id, data_dir = world.round_id, str(world.server.data_dir)
     result = CliRunner().invoke(federation.federation_pause, [world.name, "--data-dir", data_dir, "--json"])
     assert json.loads(result.stdout)["stage"] == "paused"
-    current = world.peer().current(wait=1).json()
+    current = world.peer().current(wait=1)
     assert (current["stage"], current["round_id"]) == ("paused", None)
     assert CliRunner().invoke(federation.federation_resume, [world.name, "--data-dir", data_dir]).exit_code == 0
-    assert world.peer().current(wait=5).json()["round_id"] == round_id
+    assert world.peer().current(wait=5)["round_id"] == round_id
 
 
 def test_federations_side_by_side(make_world):

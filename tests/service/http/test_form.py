@@ -97,7 +97,7 @@ def test_unknown_and_doubled_parameters(routes):
             routes.assert_refused(method, good, operation, query=query)
         for declared in operation.get("parameters", ()):
             if declared["in"] == "query":
-                one = f"{declared['name']}={routes.world.round_id if declared['name'] == 'after' else 0}"
+                one = f"{declared['name']}={'0' * 64 if declared['name'] == 'after' else 0}"
                 assert routes.ask(method, good, operation, query=one)[1].get("reason") != "bad-request", (path, one)
                 for query in (f"{one}&{one}", f"{one}&", f"&{one}", f"{one};{one}", one + "%30", one + "+"):
                     routes.assert_refused(method, good, operation, query=query)

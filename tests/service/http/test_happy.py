@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from he_agg.protocol.messages import CurrentRound, SubmissionStatus, read
+from he_agg.protocol.messages import SubmissionStatus
 from tests.support.peers import expected_sum, prepare, read_receipt, read_record, read_sum
 
 
@@ -34,8 +34,8 @@ def test_three_sites_two_rounds_exact_sums(make_world):
             assert (receipt.id, receipt.round_id, receipt.site) == (submission.id, round_id, site)
         chain.append(assert_sum(world, round_id, prepared))
     assert not chain[0].excluded
-    current = read(CurrentRound, world.peer().current(wait=20).content)
-    assert (current.stage, current.round_id, current.last_published) == ("ended", None, f"{world.name}.2.1")
+    current = world.peer().current(wait=20)
+    assert (current["stage"], current["round_id"], current["index"]) == ("ended", None, 2)
 
 
 def test_a_one_hot_sum_has_no_two(world):
@@ -71,8 +71,8 @@ def test_every_request_may_be_repeated(world):
     last, peer = submissions[-1], world.peer("c")
     answer = peer.announce(round_id, last.manifest)
     assert answer.status_code == 200
-    assert read(SubmissionStatus, answer.content).state == "complete"
-    assert read(SubmissionStatus, peer.status(last.id).content).missing == []
+    assert SubmissionStatus.parse(answer.content).state == "complete"
+    assert SubmissionStatus.parse(peer.status(last.id).content).missing == []
     assert peer.put(last.id, 1, last.parts[1]).status_code == 204
     assert peer.complete(last).content == before
     assert peer.record(round_id).content == peer.record(round_id).content
@@ -80,19 +80,16 @@ def test_every_request_may_be_repeated(world):
 
 def test_parts_in_any_order_and_status_tells_what_is_missing(world):
     peer, submission = world.peer(), prepare(world.plan, world.round_id, "a", 7)
-    status = read(SubmissionStatus, peer.announce(world.round_id, submission.manifest).content)
+    status = SubmissionStatus.parse(peer.announce(world.round_id, submission.manifest).content)
     assert (status.id, status.state, status.parts, status.missing) == (submission.id, "open", 3, [0, 1, 2])
     assert peer.put(submission.id, 2, submission.parts[2]).status_code == 409
     assert peer.put(submission.id, 0, submission.parts[0]).status_code == 204
-    assert read(SubmissionStatus, peer.status(submission.id).content).missing == [1]
+    assert SubmissionStatus.parse(peer.status(submission.id).content).missing == [1]
     early = peer.complete(submission)
     assert (early.status_code, early.json()["reason"], early.json()["missing"]) == (409, "incomplete", [1])
     assert peer.put(submission.id, 1, submission.parts[1]).status_code == 204
     assert peer.complete(submission).status_code == 200
-    current = read(CurrentRound, peer.current().content)
-    assert current.submitted
-    assert current.invited
-    assert not read(CurrentRound, world.peer("b").current().content).submitted
+    assert peer.current()["invited"] == ["a", "b", "c"]
 
 
 def test_all_sites_at_once_and_every_part_on_two_connections(world):
@@ -137,7 +134,7 @@ def test_rounds_of_two_federations_do_not_mix(make_world):
         stranger.announce(round_id, prepare(second.plan, round_id, "a", 1).manifest),
     ):
         assert (answer.status_code, answer.json()["reason"]) == (404, "unknown-round")
-    path = f"/v1/federations/{second.name}/rounds/current"
+    path = f"/v1/federations/{second.name}/state"
     answer = stranger.request("GET", path)
     assert (answer.status_code, answer.json()["reason"]) == (404, "unknown-federation")
 

@@ -154,20 +154,20 @@ def test_too_slow_and_too_much_at_once(make_world, strict):
     for poll in polls[:2]:
         poll.start()
     time.sleep(0.3)
-    answer = world.peer("a").current()
+    answer = world.peer("a").state()
     assert (answer.status_code, answer.json()["reason"]) == (429, "too-many-requests")
     assert answer.headers["Retry-After"] == "1"
-    assert world.peer("b").current().status_code == 200
+    assert world.peer("b").state().status_code == 200
     polls[2].start()
     time.sleep(0.3)
-    answer = world.peer("b").current()
+    answer = world.peer("b").state()
     assert (answer.status_code, answer.json()["reason"]) == (503, "busy")
     # The last one is for who has none.
-    assert world.peer("c").current().status_code == 200
+    assert world.peer("c").state().status_code == 200
     assert world.client.get("/healthz").status_code == 200
     for poll in polls:
         poll.join()
-    assert world.peer("c").current().status_code == 200
+    assert world.peer("c").state().status_code == 200
 
 
 def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):

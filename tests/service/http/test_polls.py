@@ -1,11 +1,16 @@
 """Long polls: at once when there is news, in time when there is none, and never in the way of a shutdown."""
 
+import hashlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from he_agg.documents.roster import Role
+from he_agg.documents.signed import Signed
+from he_agg.documents.state import FederationState
 from service.operator import operations
-from tests.support.peers import operator, prepare
+from tests.support.peers import known, operator, prepare
+from tests.support.trust import AUDITOR, COORDINATOR
 
 
 def timed(call):
@@ -20,12 +25,12 @@ def act(world, operation):
 
 
 def test_answers_at_once_and_after_the_wait(world):
-    answer, seconds = timed(lambda: world.peer().current(wait=20).json())
+    answer, seconds = timed(lambda: world.peer().current(wait=20))
     assert (answer["stage"], answer["round_id"]) == ("running", world.round_id)
     assert seconds < 1
-    answer, seconds = timed(lambda: world.peer().current(wait=20, after=f"{world.name}.9.9").json())
+    answer, seconds = timed(lambda: world.peer().current(wait=20, after=f"{world.name}.9.9"))
     assert (answer["round_id"], seconds < 1) == (world.round_id, True)
-    answer, seconds = timed(lambda: world.peer().current(wait=0.7, after=world.round_id).json())
+    answer, seconds = timed(lambda: world.peer().current(wait=0.7, after=world.round_id))
     assert answer["round_id"] == world.round_id
     assert 0.6 < seconds < 2
     answer, seconds = timed(lambda: world.peer().record(world.round_id, wait=0.7))
@@ -33,17 +38,48 @@ def test_answers_at_once_and_after_the_wait(world):
     assert 0.6 < seconds < 2
 
 
+def test_the_state_is_signed_once_for_everybody(world, make_world):
+    """The same bytes for every member, as long as nothing changes; a digest that is not known is news at once."""
+    answers = [world.peers[name].state() for name in ("a", "b", COORDINATOR, AUDITOR) for _ in range(3)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    digest = answers[0].headers["ETag"].strip('"')
+    assert digest == hashlib.sha256(answers[0].content).hexdigest()
+    signed = Signed.parse(FederationState, answers[0].content)
+    signed.check_signed(known(world.name).roster.body.keys_of(Role.AGGREGATOR))
+    assert signed.body.open.invited == ("a", "b", "c")
+    answer, seconds = timed(lambda: world.peer().state(wait=20, after="0" * 64))
+    assert (answer.content, seconds < 1) == (answers[0].content, True)
+    answer, seconds = timed(lambda: world.peer().state(wait=0.7, after=digest))
+    assert (answer.content, 0.6 < seconds < 2) == (answers[0].content, True)
+    assert make_world().peer().state().content != answers[0].content
+
+
+def test_a_new_roster_is_news(world):
+    """Although no round opens or fails for it."""
+    digest = world.peer().state().headers["ETag"].strip('"')
+    members = known(world.name)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(timed, lambda: world.peer().state(wait=30, after=digest))
+        time.sleep(0.3)
+        following = members.next_roster(dict(members.roster.body.members))
+        assert world.peers[COORDINATOR].bring("rosters/2", following.encode()).status_code == 201
+        answer, seconds = waiting.result()
+    assert Signed.parse(FederationState, answer.content).body.roster == following.body_digest
+    assert seconds < 3
+
+
 def test_wakes_when_the_operator_starts_and_ends(make_world):
     world = make_world(start=False)
-    assert world.peer().current().json()["stage"] == "created"
+    assert world.peer().current()["stage"] == "created"
     with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(timed, lambda s=site: world.peer(s).current(wait=30).json()) for site in "abc"]
+        waiting = [pool.submit(timed, lambda s=site: world.peer(s).current(wait=30)) for site in "abc"]
         time.sleep(0.3)
         act(world, operations.start)
         for answer, seconds in (future.result() for future in waiting):
             assert (answer["stage"], answer["round_id"]) == ("running", f"{world.name}.1.1")
             assert seconds < 3
-        waiting = [pool.submit(timed, lambda: world.peer().current(wait=30, after=f"{world.name}.1.1").json())]
+        waiting = [pool.submit(timed, lambda: world.peer().current(wait=30, after=f"{world.name}.1.1"))]
         time.sleep(0.3)
         act(world, operations.end)
         answer, seconds = waiting[0].result()
@@ -55,7 +91,7 @@ def test_wakes_when_the_round_is_published_and_the_next_opens(world):
     round_id = world.round_id
     with ThreadPoolExecutor(2) as pool:
         record = pool.submit(timed, lambda: world.peer("a").record(round_id, wait=30))
-        current = pool.submit(timed, lambda: world.peer("b").current(wait=30, after=round_id).json())
+        current = pool.submit(timed, lambda: world.peer("b").current(wait=30, after=round_id))
         time.sleep(0.2)
         for i, site in enumerate("abc"):
             world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
@@ -66,12 +102,13 @@ def test_wakes_when_the_round_is_published_and_the_next_opens(world):
 
 def test_a_shutdown_does_not_wait_for_polls(own_server, make_world):
     world = make_world(server=own_server)
-    round_id, answers = world.round_id, []
-    poller = threading.Thread(target=lambda: answers.append(world.peer().current(wait=60, after=round_id)))
+    first, answers = world.peer().state(), []
+    known = first.headers["ETag"].strip('"')
+    poller = threading.Thread(target=lambda: answers.append(world.peer().state(wait=60, after=known)))
     poller.start()
     time.sleep(0.4)
     code, seconds = timed(own_server.stop)
     poller.join(10)
     assert code == 0
     assert seconds < 5
-    assert answers[0].json()["round_id"] == round_id
+    assert answers[0].content == first.content

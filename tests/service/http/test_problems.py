@@ -147,7 +147,7 @@ def test_openapi_tells_every_endpoint_with_its_problems(app):
         for method, operation in methods.items()
     }
     assert set(operations) == {
-        ("GET", "/v1/federations/{federation}/rounds/current"),
+        ("GET", "/v1/federations/{federation}/state"),
         ("POST", "/v1/rounds/{round_id}/submissions"),
         ("GET", "/v1/submissions/{submission_id}"),
         ("PUT", "/v1/submissions/{submission_id}"),

@@ -290,7 +290,7 @@ def test_a_sum_that_is_not_there(world):
 @pytest.mark.usefixtures("unchanged")
 def test_arguments(world):
     for parameters in ({"wait": "long"}, {"wait": -1}, {"wait": "nan"}, {"wait": "inf"}, {"after": "x"}):
-        assert_problem(world.peer().current(**parameters), 400, "bad-request")
+        assert_problem(world.peer().state(**parameters), 400, "bad-request")
     answer = world.client.get("/v1/nothing")
     assert (answer.status_code, answer.json()["reason"]) == (404, "bad-request")
     answer = world.client.delete("/healthz")

@@ -39,7 +39,7 @@ def played(watched):
     peer.status("0" * 64)
     world.client.get("/nowhere/at/all")
     world.client.request("BREW", "/healthz")
-    Peer(world.client, "counted", world.members["a"], clock=lambda: time.time() - 1000).current()
+    Peer(world.client, "counted", world.members["a"], clock=lambda: time.time() - 1000).state()
     until(lambda: watched.value("he_agg_folds_total", federation="counted", outcome="published"))
     yield world, before, watched.samples()
     world.close()
@@ -99,7 +99,7 @@ def test_more_requests_make_no_more_samples(played, watched):
     for number in range(20):
         world.client.get(f"/nothing/{number}")
         world.peer().status(f"{number:064x}")
-        Peer(world.client, f"unknown-{number}", world.members["a"]).current()
+        Peer(world.client, f"unknown-{number}", world.members["a"]).state()
     added = {name for name, _ in watched.samples().keys() - before}
     # A status or reason that was not seen before is one more of a closed set.
     assert len(watched.samples().keys() - before) <= 2 + 3 * 20, added

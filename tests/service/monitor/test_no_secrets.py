@@ -112,7 +112,7 @@ def shown(tmp_path_factory):
         with httpx.Client(base_url=watched.server.url) as stranger:
             secret = NAMES[0]
             stranger.get(f"/{secret}", headers={"Authorization": f"Bearer {secret}", "User-Agent": secret})
-            stranger.get("/v1/federations/secretive/rounds/current", params={"after": secret})
+            stranger.get("/v1/federations/secretive/state", params={"after": secret})
             stranger.put(f"/v1/submissions/{secret}?from={WEIGHTS[0]}", content=hospitals.key.mac_seed)
         assert client.get("/" + NAMES[0], headers={"Referer": NAMES[0]}).status_code == 404
         shown["events"] = "\n".join(snapshots).encode()

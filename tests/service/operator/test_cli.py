@@ -77,11 +77,11 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
         assert "was registered already" in run("federation", "create", document, "--roster", roster).stdout
         with httpx.Client(base_url=server.url) as client:
             peer, other = (Peer(client, "stroke", members.identities[site]) for site in SITES)
-            assert peer.current().json()["stage"] == "created"
+            assert peer.current()["stage"] == "created"
             started = json.loads(run("federation", "start", "stroke", "--json").stdout)
             assert started["round"]["id"] == "stroke.1.1"
             assert [site["site"] for site in started["round"]["sites"]] == ["hospital-a", "hospital-b"]
-            assert peer.current(wait=5).json()["round_id"] == "stroke.1.1"
+            assert peer.current(wait=5)["round_id"] == "stroke.1.1"
             bundle = tmp_path / "bundle.json"
             bundle.write_bytes(deal(members, 2).encode())
             refused(run("federation", "epoch", "stroke", bundle, check=False), 1, "epoch bundle, plan: expected")
@@ -89,17 +89,17 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
             assert "is in epoch 2" in run("federation", "epoch", "stroke", bundle).stdout
             assert "had this bundle already" in run("federation", "epoch", "stroke", bundle).stdout
             assert peer.document("epochs/newest").content == bundle.read_bytes()
-            assert (peer.current(wait=5).json()["round_id"], peer.current().json()["epoch"]) == ("stroke.1.2", 2)
+            assert (peer.current(wait=5)["round_id"], peer.current()["epoch"]) == ("stroke.1.2", 2)
             left = {name: one for name, one in members.roster.body.members.items() if name != "hospital-b"}
             following = tmp_path / "next.json"
             following.write_bytes(members.next_roster(left).encode())
-            assert other.current().status_code == 200
+            assert other.state().status_code == 200
             assert "version 2 of the roster" in run("federation", "roster", "stroke", following).stdout
             assert "had this roster already" in run("federation", "roster", "stroke", following).stdout
-            assert (peer.current().json()["roster_version"], other.current().status_code) == (2, 401)
+            assert (peer.current()["roster_version"], other.state().status_code) == (2, 401)
             assert "stroke.1.3 is open, 0 of 1 sites complete" in run("federation", "show", "stroke").stdout
             assert "has ended" in run("federation", "end", "stroke").stdout
-            assert peer.current(wait=5).json()["stage"] == "ended"
+            assert peer.current(wait=5)["stage"] == "ended"
             transcript = tmp_path / "transcript.jsonl"
             assert "3 record(s)" in run("federation", "export", "stroke", "--out", transcript).stdout
             auditor = Peer(client, "stroke", members.identities["auditor"])

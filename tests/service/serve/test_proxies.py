@@ -167,8 +167,8 @@ def test_another_rewriting_is_noticed(proxy):
     world = world_behind(proxy, "rewritten", "")
     try:
         peer = world.peer()
-        assert peer.current().status_code == 200
-        request = peer.signed("GET", f"/v1/federations/{world.name}/rounds/current")
+        assert peer.state().status_code == 200
+        request = peer.signed("GET", f"/v1/federations/{world.name}/state")
         request.url = request.url.copy_with(raw_path=request.url.raw_path + b"?wait=0")
         answer = world.client.send(request)
         assert (answer.status_code, answer.json()["reason"]) == (401, "bad-signature")
@@ -206,12 +206,12 @@ def test_the_longest_poll_gets_through(proxy):
 def test_without_a_certificate_nobody_gets_in(proxy):
     _, url, context, authority = proxy
     with httpx.Client(verify=context) as client:
-        answer = client.get(f"{url}/v1/federations/none/rounds/current")
+        answer = client.get(f"{url}/v1/federations/none/state")
         assert (answer.status_code, answer.json()["reason"]) == (401, "unauthenticated")
     stranger = ssl.create_default_context(cafile=str(authority.ca_file))
     with httpx.Client(verify=stranger) as client:
         try:
-            answer = client.get(f"{url}/v1/federations/none/rounds/current")
+            answer = client.get(f"{url}/v1/federations/none/state")
         except httpx.TransportError:
             return
         assert answer.status_code == 400  # nginx says so in words

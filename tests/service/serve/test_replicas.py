@@ -76,7 +76,7 @@ def test_a_round_through_both_replicas_while_they_die_in_turn(pair):
     for number in range(4):
         victim = number % 2
         other = 1 - victim
-        round_id = pair.peer("a", 0).current(wait=10).json()["round_id"]
+        round_id = pair.peer("a", 0).current(wait=10)["round_id"]
         prepared = {site: prepare(pair.plan, round_id, site, i, one_hot=i) for i, site in enumerate(SITES)}
         for site in SITES:
             assert pair.peer(site, victim).announce(round_id, prepared[site].manifest).status_code == 201
@@ -101,7 +101,7 @@ def test_a_round_through_both_replicas_while_they_die_in_turn(pair):
 
 
 def test_news_reaches_who_waits_at_the_other_replica(pair):
-    round_id = pair.peer("a", 0).current(wait=10).json()["round_id"]
+    round_id = pair.peer("a", 0).current(wait=10)["round_id"]
     answers = []
     waiting = threading.Thread(target=lambda: answers.append(pair.peer("a", 1).record(round_id, wait=20)))
     began = time.monotonic()
@@ -225,8 +225,8 @@ def test_a_database_that_was_restarted_is_met_with_patience(pair):
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
                 "pg_backend_pid()"
             )
-        answers += [pair.peer("a", replica).current().status_code for replica in (0, 1)]
+        answers += [pair.peer("a", replica).state().status_code for replica in (0, 1)]
         time.sleep(0.1)
     assert set(answers) <= {200, 503}
-    assert pair.peer("a", 0).current().status_code == 200
+    assert pair.peer("a", 0).state().status_code == 200
     assert all(server.url and httpx.get(server.url + "/readyz").status_code == 200 for server in pair.servers)

@@ -22,7 +22,7 @@ STEPS = 1 + len(SITES) * (PARTS + 2) + 2
 
 def steps(world, round_id, prepared):
     """Every request of a round, in order, each with the status codes that may answer it."""
-    yield lambda: world.peer().current(), {200}
+    yield lambda: world.peer().state(), {200}
     for site in SITES:
         peer, submission = world.peer(site), prepared[site]
         yield lambda p=peer, s=submission: p.announce(round_id, s.manifest), {200, 201}
@@ -34,7 +34,7 @@ def steps(world, round_id, prepared):
 
 
 def prepare_round(world):
-    round_id = world.peer().current(wait=20).json()["round_id"]
+    round_id = world.peer().current(wait=20)["round_id"]
     return round_id, {site: prepare(world.plan, round_id, site, i) for i, site in enumerate(SITES)}
 
 

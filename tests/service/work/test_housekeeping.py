@@ -146,7 +146,7 @@ def test_who_asks_for_an_old_sum_is_told(make_world):
     world = make_world("ab", rounds=8)
     rounds = []
     for number in range(7):  # the server keeps five
-        round_id = world.peer().current(wait=10).json()["round_id"]
+        round_id = world.peer().current(wait=10)["round_id"]
         for i, site in enumerate("ab"):
             world.peer(site).submit(round_id, prepare(world.plan, round_id, site, number * 2 + i))
         assert world.peer().record(round_id, wait=10).json()["body"]["outcome"] == "published"
