@@ -1,7 +1,7 @@
 """Define analyses, and run them: a step is a round, a round is one exact sum.
 
 An `Analysis` is a question that all sites have agreed on beforehand, without any data in it. It is written as pure
-functions of a public state, so every site that folds the same sums has the same state and the same answer, to the bit.
+functions of a public state, so every site that takes in the same sums has the same state and the same answer, to the bit.
 
 Every vector carries the question: a site with other bins cannot spoil a histogram unnoticed (question.py). Every step
 is about the same sites (course.py).
@@ -42,7 +42,7 @@ class Analysis(ABC, Generic[D, S, R]):
     """A question to all sites together. Subclasses are frozen dataclasses of public parameters: no data.
 
     D is a site's data as `prepared` checked it, S the public state between steps, R the result. The integers that are
-    summed are members of a `NamedTuple`: `fields` has each one's layout, a contribution a site's numbers, and `fold`
+    summed are members of a `NamedTuple`: `fields` has each one's layout, a contribution a site's numbers, and `advance`
     gets their sums.
     """
 
@@ -72,7 +72,7 @@ class Analysis(ABC, Generic[D, S, R]):
         """Return a site's integers for the step that comes next."""
 
     @abstractmethod
-    def fold(self, state: S, sums: Any, n_sites: int) -> S | Finished[R]:
+    def advance(self, state: S, sums: Any, n_sites: int) -> S | Finished[R]:
         """Return the state after the sums of a step are known, or the result."""
 
     @property
@@ -96,7 +96,7 @@ class OneRound(Analysis[Any, tuple[()], R]):
         """Return a site's integers."""
         return data
 
-    def fold(self, state: tuple[()], sums: Any, n_sites: int) -> Finished[R]:  # noqa: ARG002
+    def advance(self, state: tuple[()], sums: Any, n_sites: int) -> Finished[R]:  # noqa: ARG002
         """Return the finished answer."""
         return Finished(self.result(sums, n_sites))
 

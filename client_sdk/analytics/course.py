@@ -35,7 +35,7 @@ ABSENCES = 5
 
 @dataclass(frozen=True)
 class Finished(Generic[R]):
-    """What `Analysis.fold` returns instead of a state when there is nothing left to ask."""
+    """What `Analysis.advance` returns instead of a state when there is nothing left to ask."""
 
     result: R
 
@@ -97,7 +97,7 @@ class Course(Generic[D, S]):
             return None
         self._absences = 0
         integers = decode(fields, sums, self._magnitude, len(sites))
-        after = self._analysis.fold(self._state, integers, len(self.members))
+        after = self._analysis.advance(self._state, integers, len(self.members))
         if isinstance(after, Finished):
             return after
         self._state, self._step = after, self._step + 1

@@ -35,7 +35,7 @@ class KMeansState:
     """What is public between steps.
 
     Attributes:
-        step: how many rounds are folded.
+        step: how many rounds are taken in.
         centers: of every start; None before the seeds are drawn. Shape: (starts, clusters, columns)
     """
 
@@ -155,7 +155,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
         exact = [exact_dot(column, column) for column in np.ascontiguousarray(data.T)]
         return ClusterSums(counts, totals, np.array(exact, dtype=object).reshape(self.columns))
 
-    def fold(
+    def advance(
         self,
         state: KMeansState,
         sums: ClusterSums[NDArray[Any]],

@@ -56,7 +56,7 @@ class LogisticState:
     """What is public between steps.
 
     Attributes:
-        step: rounds folded.
+        step: rounds taken in.
         beta: coefficients that the next sums are for, the intercept first.
         before: coefficients of the best loss so far, from which `beta` is a Newton step.
         loss: penalised loss there.
@@ -185,7 +185,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
             loss=_whole(np.array(loss)),
         )
 
-    def fold(
+    def advance(
         self,
         state: LogisticState,
         sums: NewtonSums[NDArray[Any]],

@@ -117,7 +117,7 @@ class PowerState:
     """What is public between steps of the power iteration.
 
     Attributes:
-        step: rounds folded.
+        step: rounds taken in.
         n: rows of all sites.
         mean: of the columns, in grid numbers; None before the first round.
         total: sum of all columns' variances, in squared grid numbers.
@@ -211,7 +211,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
             products=np.array(whole, dtype=object).reshape(self.columns, self.kept),
         )
 
-    def fold(
+    def advance(
         self,
         state: PowerState,
         sums: PowerSums[NDArray[Any]],

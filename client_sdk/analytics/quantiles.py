@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
 
 class QuantileState(NamedTuple):
-    """What is public between steps: how many are folded, and an interval for each quantile."""
+    """What is public between steps: how many are taken in, and an interval for each quantile."""
 
     step: int
     intervals: tuple[Interval, ...]
@@ -132,7 +132,7 @@ class Quantiles(Analysis[NDArray[np.int64], QuantileState, QuantileResult]):
                 row[:] = np.diff(np.searchsorted(data, self._edges(interval), side="left"))
         return BinCounts(counts, np.array(data.size))
 
-    def fold(
+    def advance(
         self, state: QuantileState, sums: BinCounts[NDArray[Any]], n_sites: int
     ) -> QuantileState | Finished[QuantileResult]:
         """Return narrower intervals, or the quantiles."""
