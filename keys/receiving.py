@@ -27,7 +27,7 @@ from he_agg.errors import KeystoreError, Reason
 __all__ = ["DEFAULT_SUITE", "ReceivingKey", "seal"]
 
 DEFAULT_SUITE = "mlkem768-x25519"
-"""Safe as long as one of the two problems is hard: recorded bundles stay closed to a later quantum computer."""
+"""Safe as long as one of the two problems is hard: bundles that are kept stay closed to a later quantum computer."""
 
 _KEMS = {"x25519": KEM.X25519, "mlkem768-x25519": KEM.MLKEM768_X25519}
 _SEED_BYTES = 64

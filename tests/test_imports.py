@@ -33,7 +33,7 @@ ONLY_IN = {
     "flwr": ("client_sdk/flower/",),
     "matplotlib": ("examples/",),
     "dp_accounting": ("client_sdk/privacy/accountant.py",),
-    "opacus": ("client_sdk/privacy/records.py",),
+    "opacus": ("client_sdk/privacy/training.py",),
     "scipy": (),
 }
 

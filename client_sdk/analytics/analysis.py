@@ -1,7 +1,8 @@
 """Define analyses, and run them: a step is a round, a round is one exact sum.
 
 An `Analysis` is a question that all sites have agreed on beforehand, without any data in it. It is written as pure
-functions of a public state, so every site that takes in the same sums has the same state and the same answer, to the bit.
+functions of a public state, so every site that takes in the same sums has the same state and the same answer, to the
+bit.
 
 Every vector carries the question: a site with other bins cannot spoil a histogram unnoticed (question.py). Every step
 is about the same sites (course.py).

@@ -28,7 +28,7 @@ class Grid:
     """Values as multiples of a step within bounds: how measurements become integers.
 
     Rounding to the grid is the only thing that is not exact in these analyses; take the step at which the values were
-    recorded (0.1 mmol/L, 1 day) and nothing is rounded at all. The bounds are put on the grid like the values, to the
+    measured (0.1 mmol/L, 1 day) and nothing is rounded at all. The bounds are put on the grid like the values, to the
     nearest grid point: a value is within them if its grid point is.
 
     Attributes:

@@ -37,7 +37,7 @@ class Curve:
     """The Kaplan-Meier curve of one group: a step function that falls at `times`. Without patients there is none.
 
     What happened in (t - step, t] is counted at t. If nobody left without the event within a step (or if the step is
-    the one in which times were recorded), the curve at each grid point is that of the exact times; otherwise that one
+    the one in which times were noted), the curve at each grid point is that of the exact times; otherwise that one
     lies between `lowest` and `survival` there.
 
     Attributes:
@@ -174,7 +174,7 @@ class KaplanMeier(OneRound[SurvivalResult]):
     """Kaplan-Meier curves by group, and the log-rank test between groups.
 
     Times are put on a grid from 0 on that all sites share: what happens in (t - step, t] belongs to t. With the step in
-    which times were recorded (days) the curves are the pooled ones to the bit. With a coarser one they are exact at
+    which times were noted (days) the curves are the pooled ones to the bit. With a coarser one they are exact at
     grid points where nobody left without the event in between, and otherwise the result says how far they can be off
     (`Curve.lowest`); the log-rank test is that of the coarsened times.
 

@@ -18,8 +18,8 @@ from client_sdk.privacy.accountant import epsilon_of, gaussian_epsilon, gaussian
 from client_sdk.privacy.clipping import clip_update, l2_norm
 from client_sdk.privacy.ledger import BudgetSpentError, Charge, Ledger
 from client_sdk.privacy.mechanism import ORDERS, Mechanism, noisy_clip
-from client_sdk.privacy.records import PrivateTraining, private_training
 from client_sdk.privacy.sampling import discrete_gaussian, skellam
+from client_sdk.privacy.training import PrivateTraining, private_training
 from client_sdk.privacy.update import PrivateUpdates
 
 __all__ = [

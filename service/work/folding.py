@@ -113,7 +113,7 @@ def fold_round(
         if made is not None and part_store.is_whole(*made):
             part_store.move(made[0], key)
             failpoint("folding.moved")
-            return record(place.number, made[1])
+            return add_row(place.number, made[1])
         try:
             data = fold_part(part_store, plan, place, members)
         except CorruptPartError:
@@ -124,9 +124,9 @@ def fold_round(
                     on_damage(CorruptPartError(member))
             return False
         part_store.put_all([(key, data)])
-        return record(place.number, hashlib.sha256(data).hexdigest())
+        return add_row(place.number, hashlib.sha256(data).hexdigest())
 
-    def record(number: int, digest: str) -> bool:
+    def add_row(number: int, digest: str) -> bool:
         failpoint("folding.before_row")
         rows.run((number, digest))
         return True

@@ -33,7 +33,7 @@ class Server(ThreadingHTTPServer):
         self.seen: list[tuple] = []
 
 
-class Recorded(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     """One connection to a `Server`."""
 
     server: Server
@@ -59,7 +59,7 @@ class Recorded(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(script):
-    server = Server(("127.0.0.1", 0), Recorded)
+    server = Server(("127.0.0.1", 0), Handler)
     server.script = script
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

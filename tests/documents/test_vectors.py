@@ -1,4 +1,4 @@
-"""The recorded documents, against the package and against a reader that shares nothing with it."""
+"""The stored documents, against the package and against a reader that shares nothing with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cases(name):
 
 
 @pytest.mark.parametrize("name", make_documents.FILES)
-def test_the_package_still_makes_the_recorded_vectors(name):
+def test_the_package_still_makes_the_stored_vectors(name):
     assert (make_documents.FOLDER / name).read_text() == make_documents.make(name)
 
 
@@ -52,7 +52,7 @@ def test_requests():
     assert verified == [None, None, "a body where none was signed"]
 
 
-def test_the_audit_takes_the_recorded_transcript():
+def test_the_audit_takes_the_stored_transcript():
     result = audit(io.BytesIO((make_documents.FOLDER / "transcript.jsonl").read_bytes()))
     assert result.findings == []
     assert [row.outcome for row in result.rounds] == ["published", "failed", "published"]

@@ -1,4 +1,4 @@
-"""The recorded vectors, against the package and against a reader that shares nothing with it."""
+"""The stored vectors, against the package and against a reader that shares nothing with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.vectors import make_ring, second_reader
 
 
 @pytest.mark.parametrize("name", make_ring.FILES)
-def test_the_package_still_makes_the_recorded_vectors(name):
+def test_the_package_still_makes_the_stored_vectors(name):
     assert (make_ring.FOLDER / f"{name}.json").read_text() == make_ring.make(name)
 
 

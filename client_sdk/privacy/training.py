@@ -29,11 +29,11 @@ class PrivateTraining:
     """What `private_training` made: use these three in the training loop as usual.
 
     Attributes:
-        module: computes gradients per record. Its `_module` is the original one; use that one's `state_dict`.
-        optimizer: clips each record's gradient and adds noise.
+        module: computes gradients per example. Its `_module` is the original one; use that one's `state_dict`.
+        optimizer: clips each example's gradient and adds noise.
         loader: draws each batch at random (Poisson sampling).
         noise_multiplier: noise over clip norm.
-        sample_rate: chance of a record to be in a batch.
+        sample_rate: chance of an example to be in a batch.
     """
 
     module: Any
@@ -43,7 +43,7 @@ class PrivateTraining:
     sample_rate: float
 
     def rdp(self, steps: int) -> Any:
-        """Compute what so many optimizer steps cost each record, as Renyi divergence."""
+        """Compute what so many optimizer steps cost each example, as Renyi divergence."""
         rdp = _opacus().accountants.analysis.rdp.compute_rdp(
             q=self.sample_rate, noise_multiplier=self.noise_multiplier, steps=steps, orders=list(ORDERS)
         )
@@ -61,7 +61,7 @@ class PrivateTraining:
         """Pay for local training of so many steps, before it begins.
 
         Args:
-            ledger: of the data set. Record and hospital are different units: keep one ledger for each.
+            ledger: of the data set. Examples and hospitals are different units: keep one ledger for each.
             what: federation and round. Paying again for the same costs nothing, so a training that was interrupted may
                 be begun again, but only one result of it may ever be sent.
 
@@ -75,21 +75,21 @@ class PrivateTraining:
 def private_training(
     module: Any, optimizer: Any, loader: Any, *, noise_multiplier: float, clip_norm: float, secure: bool = False
 ) -> PrivateTraining:
-    """Make a PyTorch training loop differentially private for single records.
+    """Make a PyTorch training loop differentially private for single examples.
 
     Call it in every round anew, inside `fit`: what an earlier call made of the same module ends with that.
 
     Args:
-        module: without BatchNorm, whose statistics mix records; GroupNorm and LayerNorm do not.
+        module: without BatchNorm, whose statistics mix examples; GroupNorm and LayerNorm do not.
         optimizer: of the module's parameters.
-        loader: of the site's records.
+        loader: of the site's examples.
         noise_multiplier: noise over clip norm.
-        clip_norm: bound on each record's gradient.
+        clip_norm: bound on each example's gradient.
         secure: noise from a cryptographic generator (needs torchcsprng). Without it the noise is PyTorch's own float
             Gaussian: good against statistics, not against an attack on floating point.
 
     Raises:
-        ConfigError: Opacus is not installed, the module has layers that mix records, or it is in the hands of another
+        ConfigError: Opacus is not installed, the module has layers that mix examples, or it is in the hands of another
             `PrivacyEngine`.
     """
     opacus = _opacus()
@@ -106,7 +106,7 @@ def private_training(
     if problems:
         raise ConfigError(
             Reason.BAD_CONFIG,
-            f"expected a module whose layers keep records apart, got: {problems[0]}",
+            f"expected a module whose layers keep examples apart, got: {problems[0]}",
             "replace BatchNorm by GroupNorm, or let opacus.validators.ModuleValidator.fix(module) do it at all sites",
         )
     engine = opacus.PrivacyEngine(accountant="rdp", secure_mode=secure)

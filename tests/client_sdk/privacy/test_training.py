@@ -35,7 +35,7 @@ def loop(noise_multiplier=1.0, layers=None):
 def test_training_learns_and_costs_what_the_accountant_says(tmp_path):
     private, x, y = loop()
     assert private.sample_rate == pytest.approx(0.1)
-    ledger = privacy.Ledger(tmp_path / "records", epsilon=5.0, delta=1e-4)
+    ledger = privacy.Ledger(tmp_path / "examples", epsilon=5.0, delta=1e-4)
     assert private.charge(ledger, "fed.1", steps=30)
     assert not private.charge(ledger, "fed.1", steps=30)
     steps = 0
@@ -57,8 +57,8 @@ def test_training_learns_and_costs_what_the_accountant_says(tmp_path):
     assert np.all(private.rdp(30)[:5] < 30 * np.array(privacy.ORDERS[:5]) / 2)
 
 
-def test_layers_that_mix_records_are_refused():
-    with pytest.raises(ConfigError, match="keep records apart") as caught:
+def test_layers_that_mix_examples_are_refused():
+    with pytest.raises(ConfigError, match="keep examples apart") as caught:
         loop(layers=[torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)])
     assert "GroupNorm" in caught.value.hint
 
