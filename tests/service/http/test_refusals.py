@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import socket
 import time
 from typing import Any
@@ -113,6 +114,7 @@ def test_a_second_manifest_is_refused_and_the_first_stays(world, prepared):
     body = assert_problem(world.peer().announce(world.round_id, second.manifest), 409, "second-submission")
     assert body["submission_id"] == prepared.id
     assert body["round_id"] == world.round_id
+    assert body["manifest"] == json.loads(prepared.manifest)
     assert_problem(world.peer().put(second.id, 0, second.parts[0]), 404, "unknown-submission")
 
 
