@@ -151,9 +151,11 @@ def open_file(path, kind, passphrase=None):
     need((header["kind"], header["v"]) == (kind, 1), f"a file of the kind {kind}")
     if protection != {"kind": "none"}:
         need(protection["kind"] == "argon2id-chacha20poly1305", "protection")
-        cost = {"iterations": protection["iterations"], "lanes": protection["lanes"]}
+        cost = {"iterations": 3, "lanes": 4, "memory_kib": 65536}
+        need({name: protection[name] for name in cost} == cost, "cost of the protection")
         salt, nonce = bytes.fromhex(protection["salt"]), bytes.fromhex(protection["nonce"])
-        key = Argon2id(salt=salt, length=32, memory_cost=protection["memory_kib"], **cost).derive(passphrase.encode())
+        derivation = Argon2id(salt=salt, length=32, iterations=3, lanes=4, memory_cost=65536)
+        key = derivation.derive(passphrase.encode())
         content = ChaCha20Poly1305(key).decrypt(nonce, content, canonical({"header": header, "protection": protection}))
     return header, content
 
