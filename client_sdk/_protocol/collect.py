@@ -36,7 +36,7 @@ __all__ = ["Accepted", "accept", "await_record", "check_counted", "collect", "ta
 
 T = TypeVar("T")
 
-_GIVEN_UP = ("epoch-changed", "roster-changed")
+_GIVEN_UP = ("epoch-changed", "roster-changed", "round-disputed")
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
         Reason.SUM_REJECTED,
         f"round {entry.round_id}: its sum failed the checks of this site; nothing was released",
         "this accuses nobody: a member, the aggregator or this machine may be at fault. This site's security log says "
-        "what was wrong: tell the coordinators and the operator, who see which sites have rejected it",
+        "what was wrong: tell the coordinators and the operator, who see which sites have rejected it; `he-agg dispute` "
+        "has the round tried again",
     )
 
 

@@ -15,6 +15,7 @@ from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session
+from client_sdk._protocol.verdicts import check_one_set
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from he_agg.documents.manifest import NONCE_BYTES, Manifest
 from he_agg.documents.signed import Signed
@@ -57,6 +58,7 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
         ConfigError: the spool cannot be used, or the roster has expired.
     """
     session.rosters.check_valid(session.clock())
+    yield from check_one_set(session, opened.id)
     started = yield from now()
     total = session.plan.wire_bytes
     yield Report(PhaseStarted(str(opened.id), "encrypt", total))

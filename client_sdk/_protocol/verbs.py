@@ -14,7 +14,7 @@ from client_sdk._protocol.poll import OpenRound, last_published
 from client_sdk._protocol.prepare import Update, check_stored, prepare
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
-from client_sdk._protocol.verdicts import judge, judging
+from client_sdk._protocol.verdicts import check_one_set, judge, judging
 from client_sdk.federated import Outcome
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
@@ -161,6 +161,7 @@ def _opened(
     session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None, must_count: bool = False
 ) -> Flow[Mean]:
     own = None if stored is None else stored.submission_id
+    yield from check_one_set(session, entry.round_id)
     accepted = yield from judging(session, signed, accept(session, entry, signed, own))
     if must_count and own is not None:
         try:

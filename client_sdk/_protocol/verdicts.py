@@ -12,8 +12,9 @@ from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import REJECTED, Verdict
 from he_agg.errors import DecryptionError, HeAggError, ProtocolError, Reason
+from he_agg.ids import RoundId
 
-__all__ = ["deliver_verdicts", "judge", "judging"]
+__all__ = ["check_one_set", "deliver_verdicts", "judge", "judging"]
 
 T = TypeVar("T")
 
@@ -33,6 +34,38 @@ _PASSES = frozenset(
     }
 )
 """Refusals after which a verdict may be taken later: they are about the moment, not about it."""
+
+
+def check_one_set(session: Session, round_id: RoundId) -> Flow[None]:
+    """Refuse another set of a round of which this site has opened one: their difference is what a few sites sent.
+
+    Honest sites have all rejected a sum that is given up. If this one has not, somebody was shown something else.
+
+    Raises:
+        ProtocolError: it has.
+    """
+    opened = yield from compute(partial(session.verdicts.opened, round_id.number))
+    if opened in (None, round_id):
+        return
+    if opened is not None and opened.attempt > round_id.attempt:
+        raise ProtocolError(
+            Reason.ROUND_FAILED,
+            f"round {round_id}: its sum was given up, and this site has opened that of round {opened}",
+        )
+    noted = partial(
+        session.log.note,
+        "second-set-refused",
+        federation=session.federation,
+        site=session.site,
+        round=str(round_id),
+        opened=str(opened),
+    )
+    yield from compute(noted)
+    raise ProtocolError(
+        Reason.CHAIN_MISMATCH,
+        f"round {round_id}: this site has opened the sum of round {opened}, and takes part in no other attempt at it",
+        f"tell the coordinators: others say that they could not open that sum; see {session.log.path}",
+    )
 
 
 def judging(session: Session, signed: Signed[RoundRecord], flow: Flow[T]) -> Flow[T]:

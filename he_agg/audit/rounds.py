@@ -51,6 +51,10 @@ class RecordChain:
         self._last: RoundRecord | None = None
         self._said: dict[str, str] = {}
         self._counted = NO_RECORD
+        self._tried: dict[int, int] = {}
+        self._published: RoundRecord | None = None
+        self._published_digest = ""
+        self._said_of_published: dict[str, str] = {}
         self._keys_of_epochs: dict[int, str] = {}
 
     @property
@@ -121,6 +125,8 @@ class RecordChain:
             self._check_roster(signed, roster, what)
         self._last, self._counted = record, last_counted(record, self._counted)
         self._result.head = signed.digest
+        if record.outcome == "published":
+            self._published, self._published_digest, self._said_of_published = record, signed.digest, self._said
 
     def take_verdict(self, signed: Signed[Verdict]) -> None:
         """Check what a member says of the sum of the record before."""
@@ -153,13 +159,34 @@ class RecordChain:
             )
         number, attempt = record.round_id.number, record.round_id.attempt
         if last is None:
-            due = (1, 1)
+            due = 1
         elif last.outcome == "published":
-            due = (last.round_id.number + 1, 1)
+            due = last.round_id.number + 1
+        elif last.gives_up is not None and self._published is not None:
+            due = self._published.round_id.number
         else:
-            due = (last.round_id.number, last.round_id.attempt + 1)
-        if (number, attempt) != due:
-            self._find("round-order", f"{what}: expected round {due[0]}, attempt {due[1]}")
+            due = last.round_id.number
+        tried = self._tried.get(due, 0) + 1
+        self._tried[number] = max(attempt, self._tried.get(number, 0))
+        if (number, attempt) != (due, tried):
+            self._find("round-order", f"{what}: expected round {due}, attempt {tried}")
+        if record.gives_up is not None:
+            self._check_given_up(record, what)
+
+    def _check_given_up(self, record: RoundRecord, what: str) -> None:
+        """Check that the sum that is given up is the one before, and that its sites were not agreed on it."""
+        published, said = self._published, list(self._said_of_published.values())
+        if published is None or record.gives_up != self._published_digest:
+            self._find("given-up", f"{what} gives up a sum that is not the newest one")
+            return
+        roster = self._rosters.get(published.roster)
+        least = max(self._plan.min_sites, 1 if roster is None else roster.min_sites)
+        if "rejected" not in said or said.count("opened") >= least:
+            self._find(
+                "given-up",
+                f"{what} gives up the sum of round {published.round_id}, which {said.count('rejected')} site(s) have "
+                f"rejected and {said.count('opened')} opened",
+            )
 
     def _check_terms(self, record: RoundRecord, what: str) -> None:
         plan, last = self._plan, self._last

@@ -40,6 +40,8 @@ class RoundRecord:
         members: submission id by site, for every submission in the sum.
         excluded: reason by site, for every site that was invited and is not in the sum. No other site is named.
         sum_digests: SHA-256 of every part of the sum as it travels, in order; empty when failed.
+        gives_up: digest of the newest published record, if its sum is given up because sites have rejected it: the same
+            number is tried again. Only a failed record says so.
     """
 
     KIND: ClassVar[str] = "record"
@@ -57,6 +59,7 @@ class RoundRecord:
     members: dict[str, str]
     excluded: dict[str, str]
     sum_digests: tuple[str, ...]
+    gives_up: str | None = None
 
     @property
     def title(self) -> str:
@@ -85,6 +88,7 @@ class RoundRecord:
             "members": self.members,
             "excluded": self.excluded,
             "sum": list(self.sum_digests),
+            "gives_up": self.gives_up,
         }
 
     @classmethod
@@ -110,6 +114,7 @@ class RoundRecord:
             members=members,
             excluded=excluded,
             sum_digests=tuple(digests),
+            gives_up=fields.maybe("gives_up", lambda name: fields.hex(name, 32)),
         )
         fields.end()
         if (record.index == 1) != (record.previous == NO_RECORD):
@@ -129,4 +134,6 @@ class RoundRecord:
             canonical.check_hex(digest, 32, "record.sum")
         if (outcome == "failed") != (not digests):
             raise WireError(Reason.BAD_FIELD, "record.sum: expected digests of a published sum, and none otherwise")
+        if record.gives_up is not None and outcome != "failed":
+            raise WireError(Reason.BAD_FIELD, "record.gives_up: expected null of what has not failed")
         return record

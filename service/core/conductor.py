@@ -117,6 +117,8 @@ class Conductor:
             stage=row.stage,
             round=round_,
             paused_at=row.paused_at,
+            later=0 if newest is None else tx.attempts(row.name, newest.id.number + 1),
+            again=self._again(tx, newest),
             name=row.name,
             roster=roster.body_digest,
             counted=self._counted(tx, row.name) if draws else NO_RECORD,
@@ -131,11 +133,24 @@ class Conductor:
             return NO_RECORD
         return members_digest(Signed.parse(RoundRecord, row.record).body.members)
 
+    def _again(self, tx: Transaction, newest: RoundRow | None) -> tuple[int, int] | None:
+        """Return what opens after an attempt whose record has given up the sum before it."""
+        if newest is None or newest.phase is not Phase.FAILED or newest.record is None:
+            return None
+        record = Signed.parse(RoundRecord, newest.record).body
+        given_up = None if record.gives_up is None else tx.round_of_record(newest.id.federation, record.gives_up)
+        return None if given_up is None else (given_up.id.number, given_up.id.attempt + 1)
+
     def _persist(self, tx: Transaction, row: FederationRow, roster: Signed[Roster], action: Action, at: int) -> None:
         name = row.name
         if isinstance(action, events.StageChanged):
             tx.set_stage(name, action.stage)
             tx.set_paused(name, action.at)
+            return
+        if isinstance(action, events.GivenUp):
+            given_up = RoundId(name, action.number, action.attempt)
+            tx.set_phase(given_up, Phase.REJECTED)
+            tx.scrub_sum(given_up)
             return
         round_id = RoundId(name, action.round.number, action.round.attempt)
         match action:
@@ -209,6 +224,8 @@ class Conductor:
             members = {row.site: row.id for row in sent if row.state is submissions.State.COMPLETE}
             by_number = tx.sum_digests(round_id)
             digests = tuple(by_number[place.number] for place in row.parsed.plan.places)
+        given_up = outcome.gives_up if isinstance(outcome, events.Failed) else None
+        disputed = None if given_up is None else tx.round(RoundId(row.name, *given_up))
         record = RoundRecord(
             round_id=round_id,
             index=head.index + 1,
@@ -222,5 +239,6 @@ class Conductor:
             members=members,
             excluded=rounds.exclusions(outcome.round, {row.site for row in sent}, outcome),
             sum_digests=digests,
+            gives_up=None if disputed is None else disputed.record_digest,
         )
         return Signed.make(record, self.key.signing_key, name)

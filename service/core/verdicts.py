@@ -52,7 +52,7 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
     if before == data:
         return False
     if row.phase is not Phase.PUBLISHED or row.record is None:
-        reason = Reason.ROUND_FAILED if row.phase is Phase.FAILED else Reason.SUM_NOT_READY
+        reason = Reason.ROUND_FAILED if row.phase in (Phase.FAILED, Phase.REJECTED) else Reason.SUM_NOT_READY
         raise RefusedError(reason, f"round {row.id} is {row.phase}: it has no sum to judge", round_id=str(row.id))
     for what, reason, expected, got in (
         ("round", Reason.BAD_FIELD, str(row.id), str(verdict.round_id)),

@@ -23,6 +23,8 @@ __all__ = [
     "FoldBroke",
     "Folded",
     "Folding",
+    "GaveUp",
+    "GivenUp",
     "Opened",
     "Paused",
     "Phase",
@@ -47,6 +49,7 @@ class Phase(StrEnum):
     FOLDING = "folding"
     PUBLISHED = "published"
     FAILED = "failed"
+    REJECTED = "rejected"
 
 
 class Stage(StrEnum):
@@ -92,6 +95,8 @@ class Federation:
 
     `paused_at` is set while it is paused. `name`, `roster` (a digest), `counted` and, if the newest attempt is
     published in this step, `submitted` are what the next draw depends on: see `he_agg.documents.draw`.
+    `later` is how many attempts the number after the newest one's has had. `again` are number and attempt of what opens
+    after the newest attempt, if that is not what would follow it.
     """
 
     terms: Terms
@@ -103,6 +108,8 @@ class Federation:
     roster: str = ""
     counted: str = ""
     submitted: Mapping[str, str] = field(default_factory=dict)
+    later: int = 0
+    again: tuple[int, int] | None = None
 
 
 # What happens.
@@ -173,6 +180,14 @@ class EpochChanged:
 
 
 @dataclass(frozen=True)
+class GaveUp:
+    """The operator gives up a published sum that sites have rejected: its number is to be tried again."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
 class RosterChanged:
     """There is a new roster. `removed` are the sites that are not in it any more, or have another key in it."""
 
@@ -191,6 +206,7 @@ Event = (
     | FoldBroke
     | EpochChanged
     | RosterChanged
+    | GaveUp
 )
 
 # What to do about it.
@@ -249,11 +265,23 @@ class Published:
 
 @dataclass(frozen=True)
 class Failed:
-    """Write the record of a failure. `why` is the reason for sites whose submissions were complete."""
+    """Write the record of a failure. `why` is the reason for sites whose submissions were complete.
+
+    `gives_up` are number and attempt of a published sum that is given up by this record.
+    """
 
     round: Round
     why: str
     corrupt: str | None = None
+    gives_up: tuple[int, int] | None = None
 
 
-Action = StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Failed
+@dataclass(frozen=True)
+class GivenUp:
+    """The sum of this attempt, published before, is not one of the federation's any more."""
+
+    number: int
+    attempt: int
+
+
+Action = StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Failed | GivenUp

@@ -16,6 +16,9 @@
 A new group key and a new roster hold at once for rounds that open. An open round that they touch fails, and its next
 attempt opens under the new ones; a closed one is finished under those that it opened under.
 
+The operator may give up a published sum that its sites have rejected, as long as nobody has gone on from it: the open
+round after it fails, and another attempt at its own number opens.
+
 While a federation is paused its deadline stands still and no round opens; an open one goes on taking what is under way,
 and a closed one gets its sum. Resuming moves the deadline by the length of the pause, or opens the round that is due.
 
@@ -46,6 +49,8 @@ from service.domain.events import (
     FoldBroke,
     Folded,
     Folding,
+    GaveUp,
+    GivenUp,
     Opened,
     Paused,
     Phase,
@@ -143,6 +148,15 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
             and site in current.complete
         ):
             return _fail(state, current, "round-failed", now, corrupt=site)
+        case GaveUp(number, attempt) if (
+            current is not None
+            and current.phase is Phase.OPEN
+            and current.number == number + 1
+            and state.stage in (Stage.RUNNING, Stage.PAUSED)
+        ):
+            state = replace(state, again=(number, attempt + 1))
+            state, failed = _fail(state, current, "round-disputed", now, gives_up=(number, attempt))
+            return state, [GivenUp(number, attempt), *failed]
         case EpochChanged() if current is not None and current.phase is Phase.OPEN:
             return _fail(state, current, "epoch-changed", now)
         case RosterChanged(removed) if current is not None and current.phase is Phase.OPEN:
@@ -173,9 +187,9 @@ def _resume(state: Federation, now: float) -> tuple[Federation, list[Action]]:
             current = replace(current, deadline_at=current.deadline_at + rested)
             return replace(state, round=current), [*actions, Extended(current)]
         case Round(phase=Phase.PUBLISHED):
-            state, opened = _open(state, current.number + 1, 1, now)
+            state, opened = _open(state, current.number + 1, state.later + 1, now)
         case Round(phase=Phase.FAILED):
-            state, opened = _open(state, current.number, current.attempt + 1, now)
+            state, opened = _open(state, *_after_failed(state, current), now)
     return state, actions + opened
 
 
@@ -196,17 +210,27 @@ def _publish(state: Federation, current: Round, now: float) -> tuple[Federation,
         return replace(state, stage=Stage.ENDED), [*actions, StageChanged(Stage.ENDED)]
     if state.stage is Stage.PAUSED:
         return state, actions
-    state, opened = _open(state, current.number + 1, 1, now)
+    state, opened = _open(state, current.number + 1, state.later + 1, now)
     return state, actions + opened
 
 
 def _fail(
-    state: Federation, current: Round, why: str, now: float, corrupt: str | None = None
+    state: Federation,
+    current: Round,
+    why: str,
+    now: float,
+    corrupt: str | None = None,
+    gives_up: tuple[int, int] | None = None,
 ) -> tuple[Federation, list[Action]]:
     failed = replace(current, phase=Phase.FAILED)
     state = replace(state, round=failed)
-    actions: list[Action] = [Failed(failed, why, corrupt)]
+    actions: list[Action] = [Failed(failed, why, corrupt, gives_up)]
     if state.stage is not Stage.RUNNING:
         return state, actions
-    state, opened = _open(state, current.number, current.attempt + 1, now)
+    state, opened = _open(state, *_after_failed(state, current), now)
     return state, actions + opened
+
+
+def _after_failed(state: Federation, failed: Round) -> tuple[int, int]:
+    """Return number and attempt of what opens after a failed attempt."""
+    return state.again or (failed.number, failed.attempt + 1)

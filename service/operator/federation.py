@@ -20,6 +20,7 @@ from service.store.rows import Keeping
 from service.store.sql import Store
 
 __all__ = [
+    "dispute",
     "federation_create",
     "federation_end",
     "federation_epoch",
@@ -100,6 +101,12 @@ federation_pause = _stage_command(
 )
 federation_resume = _stage_command(
     operations.resume, "runs", "Let the paused federation NAME go on, with as much time as its round had left."
+)
+dispute = _stage_command(
+    operations.dispute,
+    "tries its disputed round again",
+    "Give up the newest sum of the federation NAME, which sites have rejected: the same round is tried again, by the "
+    "sites of the newest roster.",
 )
 federation_end = _stage_command(
     operations.end, "has ended", "End the federation NAME: an open round fails, a closed one still gets its sum."

@@ -17,8 +17,10 @@ from he_agg.errors import InputError, PlanError, Reason, WireError
 from service.core.conductor import Conductor
 from service.core.roster_cache import newest_roster
 from service.core.trust import accept_bundle, accept_roster, add_first_roster
+from service.core.verdicts import standing_of
 from service.domain import events
-from service.domain.events import Stage
+from service.domain.events import Phase, Stage
+from service.domain.verdicts import Standing
 from service.monitor.view import take_view
 from service.settings import Settings
 from service.store.parts.opening import open_parts
@@ -31,6 +33,7 @@ __all__ = [
     "bring_bundle",
     "bring_roster",
     "create_federation",
+    "dispute",
     "end",
     "pause",
     "read_bundle",
@@ -186,6 +189,41 @@ def resume(store: Store, conductor: Conductor, name: str) -> None:
         InputError: no such federation, or it has not begun or has ended.
     """
     _apply_begun(store, conductor, name, events.Resumed(), "is paused")
+
+
+def dispute(store: Store, conductor: Conductor, name: str) -> None:
+    """Give up the newest sum of a federation, which sites have rejected: the same round is tried again.
+
+    Raises:
+        InputError: no such federation, its sites are drawn, its newest sum is not disputed, or no round is open
+            after it.
+    """
+    with store.write() as tx:
+        plan = _known(tx, name).parsed.plan
+        if plan.sample_percent < 100:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"federation {name}: expected one that invites all sites to each round, this one draws "
+                f"{plan.sample_percent} % of them",
+                "another draw is another set, and the difference of two sets of one round shows what a few sites sent",
+            )
+        conductor.tick_in(tx, name)
+        last, newest = tx.last_published(name), tx.newest_round(name)
+        row = None if last is None else tx.round(last)
+        if row is None or standing_of(tx, row) is not Standing.DISPUTED:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"federation {name}: expected a sum that sites have rejected and too few have opened, "
+                f"{'there is no sum' if row is None else f'that of round {row.id} is not'}",
+                "`he-agg federation show` shows what sites have said",
+            )
+        if newest is None or newest.phase is not Phase.OPEN or newest.id.number != row.id.number + 1:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"federation {name}: expected an open round after round {row.id}, there is none",
+                "wait for it, or resume the federation; after its last round nothing can be tried again",
+            )
+        conductor.apply_in(tx, name, events.GaveUp(row.id.number, row.id.attempt))
 
 
 def end(store: Store, conductor: Conductor, name: str) -> None:

@@ -29,9 +29,13 @@ _ROUNDS = select(
     rounds.c.closed_at,
     rounds.c.ended_at,
 )
+_WITH_MEMBERS = [Phase.PUBLISHED.value, Phase.REJECTED.value]
 _OF_FEDERATION = rounds.c.federation == bindparam("federation")
 _ROUND = _ROUNDS.where(rounds.c.id == bindparam("id"))
-_NEWEST_ROUND = _ROUNDS.where(_OF_FEDERATION).order_by(rounds.c.number.desc(), rounds.c.attempt.desc()).limit(1)
+_NEWEST_ROUND = (
+    # The one that has not ended, or the one whose record is the newest: a number may be tried again later.
+    _ROUNDS.where(_OF_FEDERATION).order_by(rounds.c.chain_index.is_not(None), rounds.c.chain_index.desc()).limit(1)
+)
 _INVITED = select(invitations.c.site).where(invitations.c.round_id == bindparam("round_id"))
 _CHAIN_HEAD = (
     select(rounds.c.chain_index, rounds.c.record_digest)
@@ -68,6 +72,16 @@ class RoundRows(Queries):
 
         return self._once(("newest round", federation), find)
 
+    def round_of_record(self, federation: str, digest: str) -> RoundRow | None:
+        """Return the attempt whose record has this digest."""
+        these = (rounds.c.federation == federation) & (rounds.c.record_digest == digest)
+        return self._first(_round, _ROUNDS.where(these))
+
+    def attempts(self, federation: str, number: int) -> int:
+        """Return the newest attempt at a number; 0 if there was none."""
+        these = (rounds.c.federation == federation) & (rounds.c.number == number)
+        return int(self._run(select(func.coalesce(func.max(rounds.c.attempt), 0)).where(these)).scalar_one())
+
     def last_published(self, federation: str) -> RoundId | None:
         """Return the newest attempt with a sum."""
         of_it = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value)
@@ -85,7 +99,7 @@ class RoundRows(Queries):
             before: a sum that was published later has to be released. Units: seconds since 1970, UTC.
         """
         keeping = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
-        done = (rounds.c.phase == Phase.PUBLISHED.value) & rounds.c.federation.not_in(keeping)
+        done = rounds.c.phase.in_(_WITH_MEMBERS) & rounds.c.federation.not_in(keeping)
         done &= rounds.c.released | (rounds.c.ended_at < before)
         these = ~rounds.c.scrubbed & ((rounds.c.phase == Phase.FAILED.value) | done)
         return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.id))
@@ -203,7 +217,7 @@ class RoundRows(Queries):
 
     def unreleased(self, federation: str) -> list[RoundRow]:
         """Return published rounds whose single submissions stay until sites have opened the sum, oldest first."""
-        these = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value)
+        these = (rounds.c.federation == federation) & rounds.c.phase.in_(_WITH_MEMBERS)
         these &= ~rounds.c.released & ~rounds.c.scrubbed
         return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.chain_index))
 

@@ -35,6 +35,7 @@ def found(aggregator, tmp_path) -> Iterator:
     for world in worlds:
         for site in world.open_sites.values():
             site.close()
+        world.close()
         world.liar.__exit__()
 
 

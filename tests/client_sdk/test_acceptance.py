@@ -65,7 +65,8 @@ ZEROS = "00" * 32
 MESSAGE = "round test.1.1: its sum failed the checks of this site; nothing was released"
 HINT = (
     "this accuses nobody: a member, the aggregator or this machine may be at fault. This site's security log says "
-    "what was wrong: tell the coordinators and the operator, who see which sites have rejected it"
+    "what was wrong: tell the coordinators and the operator, who see which sites have rejected it; `he-agg dispute` "
+    "has the round tried again"
 )
 
 

@@ -35,6 +35,8 @@ class Attempt:
 
     verdicts: dict[str, str] = field(default_factory=dict)
     """What each site said of the sum."""
+    released: bool = False
+    """Whether the single submissions behind the sum are not needed any more."""
 
     def missing(self, site: str, parts: int) -> set[int]:
         return set(range(parts)) - self.stored[site]
@@ -131,17 +133,12 @@ class Model:
         if first is not None:
             return {409}
         attempt.verdicts[site] = found
+        attempt.released |= list(attempt.verdicts.values()).count("opened") >= self.min_sites
         return {201}
 
-    def kept(self) -> set[str]:
-        """Single submissions that stay behind their sums: nobody knows yet whether those are any good."""
-        published = [attempt for attempt in self.attempts if attempt.phase == "published"]
-        kept: set[str] = set()
-        for attempt in published:
-            said = list(attempt.verdicts.values())
-            if said.count("opened") < self.min_sites and ("rejected" in said or attempt is published[-1]):
-                kept |= {attempt.announced[site] for site in attempt.complete}
-        return kept
+    def kept(self) -> list[Attempt]:
+        """Attempts whose single submissions stay behind their sums: nobody knows yet whether those are any good."""
+        return [attempt for attempt in self.attempts if attempt.phase == "published" and not attempt.released]
 
     def new_key(self, now: float) -> None:
         """There is a new epoch: an open attempt is given up, a closed one is finished."""
@@ -175,6 +172,8 @@ class Model:
             for site, number in found:
                 newest.stored[site].discard(number)
             return
+        for attempt in self.kept():
+            attempt.released |= "rejected" not in attempt.verdicts.values()
         newest.phase = "published"
         self._open(newest.number + 1, 1, now)
 

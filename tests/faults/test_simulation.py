@@ -379,13 +379,15 @@ class Life(RuleBasedStateMachine):
             assert record["members"].keys() | record["excluded"].keys() == set(SITES)
         rests = [p for p in self.inside.settings.data_dir.glob("rounds/*/**/*.part") if p.parent.name != SUM]
         newest = self.model.newest
-        known, kept = {*newest.announced.values(), AHEAD}, self.model.kept()
+        held = self.model.kept()
+        known = {AHEAD, *(sent for attempt in (*held, newest) for sent in attempt.announced.values())}
         found = {p.parent.name for p in rests}
-        assert found <= known | kept, "an ended round was not scrubbed"
-        assert kept <= found, "evidence is gone before anybody has opened the sum"
+        assert found <= known, "an ended round was not scrubbed"
+        evidence = {attempt.announced[site] for attempt in held for site in attempt.complete}
+        assert evidence <= found, "evidence is gone before anybody has opened the sum"
         guesses = self.inside.settings.data_dir.glob("rounds/*/ahead/*.part")
-        held = {p.parent.parent.parent.name for p in rests if p.parent.name in kept} | {str(self.round_id())}
-        assert {p.parent.parent.name for p in guesses} <= held, "what was made ahead was not scrubbed"
+        rounds = {f"sim.{attempt.number}.{attempt.attempt}" for attempt in (*held, newest)}
+        assert {p.parent.parent.name for p in guesses} <= rounds, "what was made ahead was not scrubbed"
 
 
 def run(examples: int, steps: int) -> None:

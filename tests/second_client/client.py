@@ -701,6 +701,7 @@ class Site:
         self.identity, self.key, self.plan, self.rosters = identity, key, key.plan, rosters
         self.client = Client(url, identity, key.federation)
         self.index, self.head, self.counted, self.due = 0, ZEROS, ZEROS, (1, 1)
+        self.tried, self.published = {}, (0, ZEROS)
 
     def open_round(self):
         """PROTOCOL.md: GET /v1/federations/{federation}/state?wait=S&after=D."""
@@ -761,9 +762,14 @@ class Site:
         need(body["members"].keys() | body["excluded"].keys() == self.invited(roster, body), "record: invited sites")
         self.index, self.head = body["index"], sha256(data)
         published = body["outcome"] == "published"
+        self.tried[body["round"]] = body["attempt"]
         if published:
             self.counted = sha256(canonical(body["members"]))
-        self.due = (body["round"] + 1, 1) if published else (body["round"], body["attempt"] + 1)
+            self.published = body["round"], self.head
+        given_up = body["gives_up"]
+        need(given_up is None or (not published and given_up == self.published[1]), "record: gives_up")
+        number = self.published[0] if given_up else body["round"] + published
+        self.due = (number, self.tried.get(number, 0) + 1)
         return body
 
     def invited(self, roster, body):

@@ -89,6 +89,7 @@ def _records(draw: Callable[..., Any]) -> RoundRecord:
         outcome=outcome,
         members={site: draw(digests) for site in sites[:inside]},
         excluded={site: draw(st.text(max_size=63)) for site in sites[inside:]},
+        gives_up=draw(st.none() | digests) if outcome == "failed" else None,
         sum_digests=() if outcome == "failed" else tuple(draw(st.lists(digests, min_size=1, max_size=3))),
     )
 

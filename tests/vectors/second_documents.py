@@ -163,11 +163,13 @@ def record_body(x):
         "members": table(digest),
         "excluded": table(lambda reason: isinstance(reason, str) and len(reason) <= 63),
         "sum": array(digest),
+        "gives_up": lambda given: given is None or digest(given),
     }
     return (
         record_of(**members)(x)
         and (x["index"] == 1) == (x["previous"] == "0" * 64)
         and (x["outcome"] == "failed") == (x["sum"] == [])
+        and (x["outcome"] == "failed" or x["gives_up"] is None)
         and not x["members"].keys() & x["excluded"].keys()
     )
 

@@ -77,6 +77,13 @@ def _find(aggregator: Aggregator, caller: Caller, round_text: str, first: int) -
 
 
 def _check_published(row: RoundRow) -> None:
+    if row.phase is Phase.REJECTED:
+        raise RefusedError(
+            Reason.ROUND_FAILED,
+            f"the sum of round {row.id} was given up, since sites have rejected it",
+            "go on with the next attempt",
+            round_id=str(row.id),
+        )
     if row.phase is Phase.FAILED:
         raise RefusedError(
             Reason.ROUND_FAILED,

@@ -21,6 +21,8 @@ from service.domain.events import (
     FoldBroke,
     Folded,
     Folding,
+    GaveUp,
+    GivenUp,
     Opened,
     Paused,
     Phase,
@@ -57,6 +59,27 @@ EDGES: dict[str, tuple] = {
     "start with too few": (replace(NEW, sites=frozenset("a")), Started(), 1000, None, Stage.CREATED, []),
     "start again": (at(Phase.OPEN), Started(), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
     "start after the end": (replace(NEW, stage=Stage.ENDED), Started(), 1000, None, Stage.ENDED, []),
+    "a rejected sum is given up": (
+        at(Phase.OPEN, "a", number=2), GaveUp(1, 1), 1001, (1, 2, Phase.OPEN), Stage.RUNNING,
+        [GivenUp, Failed, Opened],
+    ),
+    "given up at rest": (
+        paused(Phase.OPEN, number=2), GaveUp(1, 1), 1060, (2, 1, Phase.FAILED), Stage.PAUSED, [GivenUp, Failed],
+    ),
+    "resumed after it was given up": (
+        replace(paused(Phase.FAILED, number=2), again=(1, 2)), Resumed(), 1060, (1, 2, Phase.OPEN), Stage.RUNNING,
+        [StageChanged, Opened],
+    ),
+    "given up while the next is being folded": (
+        at(Phase.CLOSED, "a", "b", number=2), GaveUp(1, 1), 1001, (2, 1, Phase.CLOSED), Stage.RUNNING, [],
+    ),
+    "given up when others have gone on": (
+        at(Phase.OPEN, number=2), GaveUp(2, 1), 1001, (2, 1, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "the next round after it was tried again": (
+        replace(at(Phase.FOLDING, "a", "b", attempt=2), later=1), Folded(1, 2), 1150, (2, 2, Phase.OPEN),
+        Stage.RUNNING, [Published, Opened],
+    ),
     "nothing happens": (at(Phase.OPEN, "a"), Tick(), 1099.9, (1, 1, Phase.OPEN), Stage.RUNNING, []),
     "first completes": (at(Phase.OPEN), Completed(1, 1, "a"), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, [Accepted]),
     "quorum is not all": (

@@ -52,7 +52,7 @@ export function worries(snapshot, now) {
     if (each.disputed) {
       const said = Object.entries(each.disputed.verdicts);
       const by = (word) => said.filter(([, verdict]) => verdict === word).map(([site]) => site);
-      found.push(["bad", `${name}: the sum of round ${each.disputed.id} is disputed: rejected by ${by("rejected").join(", ")}; opened by ${by("opened").join(", ") || "nobody"}. Tell the coordinators.`]);
+      found.push(["bad", `${name}: the sum of round ${each.disputed.id} is disputed: rejected by ${by("rejected").join(", ")}; opened by ${by("opened").join(", ") || "nobody"}. Tell the coordinators; then he-agg dispute ${name} has it tried again.`]);
     }
     const round = each.round;
     if (!round) continue;
