@@ -187,8 +187,8 @@ def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
         Reason.SUM_REJECTED,
         f"round {entry.round_id}: its sum failed the checks of this site; nothing was released",
         "this accuses nobody: a member, the aggregator or this machine may be at fault. This site's security log says "
-        "what was wrong: tell the coordinators and the operator, who see which sites have rejected it; `he-agg dispute` "
-        "has the round tried again",
+        "what was wrong: tell the coordinators and the operator, who see which sites have rejected it; "
+        "`he-agg dispute` has the round tried again",
     )
 
 
