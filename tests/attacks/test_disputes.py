@@ -7,11 +7,10 @@ import json
 
 import pytest
 
-from client_sdk import ProtocolError, Reason
 from client_sdk._protocol import prepare
 from he_agg.audit import audit
 from he_agg.documents.verdict import OPENED, REJECTED
-from he_agg.errors import InputError
+from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.mac import RoundMac
 from service.operator import operations
 from tests.support.peers import operator
