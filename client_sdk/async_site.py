@@ -12,7 +12,7 @@ from client_sdk._net.transport import AsyncTransport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
 from client_sdk._protocol.prepare import Update
-from client_sdk.federated import Outcome, ToIntegers
+from client_sdk.federated import Outcome, Sending
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
 from he_agg.ids import RoundId
@@ -44,7 +44,7 @@ class AsyncSite(SiteBase):
         after: str | None = None
         while (opened := await self._run(next_round(self._session, after))) is not None:
             after = str(opened.id)
-            await asyncio.to_thread(self._session.spool.prune, opened.id)
+            await asyncio.to_thread(self._session.spool.prune, opened.id, self._session.ledger)
             yield AsyncRound(self, opened)
 
     async def current(self) -> AsyncRound | None:
@@ -82,17 +82,17 @@ class AsyncRound(RoundBase):
     """
 
     async def take_part(
-        self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[ToIntegers]
+        self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]
     ) -> Outcome:
         """Encrypt, upload, wait, download, decrypt, and say how the round went; see `Round.take_part`."""
         made = None if update is None else Update(update, weight, **how)
         return await self._run(_flows.take_part(self._session, self._opened, made))
 
-    async def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[ToIntegers]) -> Mean:
+    async def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:
         """Encrypt, upload, wait, download, decrypt; see `Round.aggregate`."""
         return await self._run(_flows.aggregate(self._session, self._opened, Update(update, weight, **how)))
 
-    async def submit(self, update: Mapping[str, Any], weight: int, **how: Unpack[ToIntegers]) -> Receipt:
+    async def submit(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Receipt:
         """Encrypt and upload only; see `Round.submit`."""
         return await self._run(_flows.submit(self._session, self._opened, Update(update, weight, **how)))
 

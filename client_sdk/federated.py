@@ -14,7 +14,7 @@ from he_agg.errors import ProtocolError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.plan.plan import Plan
 
-__all__ = ["Federated", "FederatedRound", "Outcome", "ToIntegers", "fetch_missed"]
+__all__ = ["Federated", "FederatedRound", "Outcome", "Sending", "ToIntegers", "fetch_missed"]
 
 _LAST_ATTEMPT = 1000
 
@@ -29,6 +29,18 @@ class ToIntegers(TypedDict, total=False):
 
     rounding: Rounding
     on_overflow: OnOverflow
+
+
+class Sending(ToIntegers, total=False):
+    """How an update is sent.
+
+    Attributes:
+        may_repeat: whether it may be an update that is in an earlier sum already: two sums with the same update in
+            them, but not the same sites, differ by the others' updates alone. False if left out. An update that a
+            failed attempt did not count may be sent to the next one without it.
+    """
+
+    may_repeat: bool
 
 
 @dataclass(frozen=True)
@@ -70,10 +82,10 @@ class FederatedRound(Protocol):
     def submitted(self) -> bool:
         """Whether this site has submitted to it already."""
 
-    def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[ToIntegers]) -> Mean:
+    def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:
         """Return the mean of all sites' updates; raise if this one is not in it."""
 
-    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[ToIntegers]) -> Outcome:
+    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]) -> Outcome:
         """Return how the round went: its mean, with this update or without, or that it failed."""
 
 

@@ -11,7 +11,7 @@ from client_sdk._net.transport import Transport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
 from client_sdk._protocol.prepare import Update
-from client_sdk.federated import Outcome, ToIntegers
+from client_sdk.federated import Outcome, Sending
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
 from he_agg.ids import RoundId
@@ -54,7 +54,7 @@ class Site(SiteBase):
         after: str | None = None
         while (opened := self._run(next_round(self._session, after))) is not None:
             after = str(opened.id)
-            self._session.spool.prune(opened.id)
+            self._session.spool.prune(opened.id, self._session.ledger)
             yield Round(self, opened)
 
     def current(self) -> Round | None:
@@ -116,7 +116,7 @@ class Site(SiteBase):
 class Round(RoundBase):
     """One open round. Train, then `take_part`, or `aggregate` where a round without this site is an error."""
 
-    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[ToIntegers]) -> Outcome:
+    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]) -> Outcome:
         """Encrypt, upload, wait, download, decrypt; a round that failed or was missed is an outcome, not an error.
 
         What unattended sites want. A round that failed has no mean, and its next attempt comes by itself; one that
@@ -137,7 +137,7 @@ class Round(RoundBase):
         made = None if update is None else Update(update, weight, **how)
         return self._run(_flows.take_part(self._session, self._opened, made))
 
-    def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[ToIntegers]) -> Mean:
+    def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:
         """Encrypt, upload, wait, download, decrypt: the weighted mean of all sites' updates.
 
         Called again with the same update after an interruption or a crash, it sends only what is missing, from the
@@ -147,10 +147,13 @@ class Round(RoundBase):
             update: named arrays, exactly the plan's tensors.
             weight: this site's sample count, 1 to the plan's cap. It is encrypted like the rest.
             how: `rounding="nearest"`, or "stochastic", which is unbiased; `on_overflow="error"`, or "clip", for values
-                beyond the clip bound.
+                beyond the clip bound; `may_repeat=True` for an update that is in an earlier sum already, which is
+                refused otherwise. Two sums with the same update in them, but not the same sites, differ by the updates
+                of the others alone.
 
         Raises:
-            InputError: tensors or weight are not what the plan allows, or another update is stored for this round.
+            InputError: tensors or weight are not what the plan allows, another update is stored for this round, or this
+                one is in an earlier sum.
             TransportError: the aggregator was away for too long; the encrypted submission stays in the spool.
             ProtocolError: `ROUND_FAILED` (too few sites), `ROUND_CLOSED` (this site missed it; `fetch` gets the mean
                 of the others), or the aggregator tells a history of records that contradicts what it told before.
@@ -160,7 +163,7 @@ class Round(RoundBase):
         """
         return self._run(_flows.aggregate(self._session, self._opened, Update(update, weight, **how)))
 
-    def submit(self, update: Mapping[str, Any], weight: int, **how: Unpack[ToIntegers]) -> Receipt:
+    def submit(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Receipt:
         """Encrypt and upload only. `fetch` or `resume` gets the mean later.
 
         Returns:

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     ROSTER_MISMATCH = "roster-mismatch"
     CHAIN_MISMATCH = "chain-mismatch"
     RECEIPT_BROKEN = "receipt-broken"
+    REPEATED_UPDATE = "repeated-update"
     # opening a sum
     SUM_REJECTED = "sum-rejected"
     OFF_GRID = "off-grid"

@@ -9,19 +9,10 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
-import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, modes
-from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from numpy.typing import NDArray
 
 from he_agg import canonical
 from he_agg.codecs import new_key_material
@@ -36,10 +27,6 @@ __all__ = ["GroupKey", "public_facts"]
 KIND = "he-agg-group-key"
 VERSION = 1
 _SEED_BYTES = 32
-_SALT_BYTES, _NONCE_BYTES = 16, 12
-_FINGERPRINT = re.compile("[0-9a-f]{64}")
-_PIECE_BYTES = 2**24
-"""Hashed at a time: OpenSSL counts in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,7 @@ class GroupKey:
     Attributes:
         plan: what the federation agreed on; the key is for this plan and no other.
         key_material: what the plan's codec made for itself; opaque to everybody else. Secret.
-        mac_seed: 32 bytes that checks on sums and local fingerprints are derived from. Secret.
+        mac_seed: 32 bytes that checks on sums are derived from. Secret.
     """
 
     plan: Plan = field(repr=False)
@@ -89,31 +76,6 @@ class GroupKey:
     def federation_document(self) -> FederationDocument:
         """What the operator gets: the public half of the plan and the key's commitment."""
         return FederationDocument(self.plan.public, self.epoch, self.key_id)
-
-    def fingerprint_of(self, weight: int, arrays: Sequence[NDArray[Any]], like: str = "") -> str:
-        """Recognise the same update again without storing it.
-
-        Keyed, because a plain hash of a guessable update would be an oracle for it. AES-256-GMAC, which takes a tenth
-        of the time of SHA-256; it may use a key for one message only, so a salt makes a key for each update.
-
-        Args:
-            arrays: its tensors, in the order of the layout, contiguous.
-            like: another fingerprint, whose salt to use: with it the same update has the same fingerprint.
-
-        Returns:
-            64 hex digits: salt, then tag.
-        """
-        salt = bytes.fromhex(like[: 2 * _SALT_BYTES]) if _FINGERPRINT.fullmatch(like) else os.urandom(_SALT_BYTES)
-        key = hmac.digest(self.mac_seed, b"he-agg/update-fingerprint/v1" + salt, "sha256")
-        mac = Cipher(AES256(key), modes.GCM(bytes(_NONCE_BYTES))).encryptor()
-        shapes = [[array.dtype.str, array.size] for array in arrays]
-        mac.authenticate_additional_data(canonical.encode({"weight": weight, "arrays": shapes}))
-        for array in arrays:
-            data = array.reshape(-1).view(np.uint8)
-            for start in range(0, data.size, _PIECE_BYTES):
-                mac.authenticate_additional_data(data[start : start + _PIECE_BYTES].data)
-        mac.finalize()
-        return (salt + mac.tag).hex()
 
     def save(self, path: str | Path, passphrase: Passphrase = None) -> None:
         """Write the keystore file: mode 0600, atomic, never over an existing one.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from he_agg import canonical
 from he_agg.documents.roster import Member, Role
@@ -12,6 +15,7 @@ from he_agg.errors import KeystoreError, Reason, WireError
 from he_agg.ids import check_name
 from he_agg.signing import SigningKey
 from keys.receiving import DEFAULT_SUITE, ReceivingKey
+from keys.recognition import recognise
 from keys.sealed_box import Passphrase, close_box, header_of, open_box
 from keys.secret_file import read_secret, write_secret
 
@@ -47,6 +51,10 @@ class Identity:
     def fingerprint(self) -> str:
         """What two people compare over the phone: 32 hex digits in groups of four."""
         return self.member().fingerprint
+
+    def recognise(self, weight: int, arrays: Sequence[NDArray[Any]]) -> str:
+        """Compute a keyed fingerprint of an update, by which this member alone knows it again."""
+        return recognise(self.signing_key.to_bytes(), weight, arrays)
 
     def save(self, path: str | Path, passphrase: Passphrase = None) -> None:
         """Write the identity file: mode 0600, atomic, never over an existing one."""

@@ -6,23 +6,15 @@ another history later, or takes a record back, is found out. A last line that a 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from client_sdk._disk.files import explained
+from client_sdk._disk.lines import Lines
 from he_agg import canonical
 from he_agg.documents.record import NO_RECORD
-from he_agg.errors import ConfigError, Reason, WireError
-from he_agg.host.files import sync_directory
+from he_agg.errors import Reason, WireError
 
 __all__ = ["Chain", "Link"]
-
-_MAX_LINE = 1000
 
 
 @dataclass(frozen=True)
@@ -45,9 +37,9 @@ class Chain:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
         self._seen: list[Link] = []
-        self._whole = 0  # bytes of the file that were read: whole lines
+        lost = "if the aggregator has changed records that it had seen"
+        self._lines = Lines(path, self._take, lost, Reason.CHAIN_MISMATCH)
 
     def __repr__(self) -> str:
         return f"Chain({str(self._path)!r})"
@@ -84,52 +76,23 @@ class Chain:
         Raises:
             WireError: another record is noted at this index, or those before it are missing.
         """
-        with self._lock, explained(self._path), self._open() as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-            self._read(file)
+        with self._lines.adding() as add:
             if index <= len(self._seen):
                 known = self._seen[index - 1].digest
                 if known != link.digest:
                     raise WireError(Reason.CHAIN_MISMATCH, f"record {index}: expected {known}, got {link.digest}")
-                return
-            if index != len(self._seen) + 1:
+            elif index != len(self._seen) + 1:
                 raise WireError(Reason.CHAIN_MISMATCH, f"expected record {len(self._seen) + 1}, got record {index}")
-            file.truncate(self._whole)  # what a crash left of a line
-            file.seek(self._whole)
-            line = {"index": index, "digest": link.digest, "counted": link.counted, "roster": link.roster_version}
-            file.write(canonical.encode(line) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            if index == 1:
-                sync_directory(self._path.parent)
+            else:
+                add({"index": index, "digest": link.digest, "counted": link.counted, "roster": link.roster_version})
 
     def _links(self) -> list[Link]:
-        with self._lock, explained(self._path), contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
-            self._read(file)
+        self._lines.read()
         return self._seen
 
-    def _open(self) -> BinaryIO:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        return os.fdopen(descriptor, "r+b")
-
-    def _read(self, file: BinaryIO) -> None:
-        """Read what was added since the last time."""
-        file.seek(self._whole)
-        data = file.read()
-        end = data.rfind(b"\n") + 1
-        for line in data[:end].splitlines():
-            number = len(self._seen) + 1
-            try:
-                fields = canonical.Fields(canonical.parse(line, _MAX_LINE), "line")
-                fields.integer("index", number, number)
-                link = Link(fields.hex("digest", 32), fields.hex("counted", 32), fields.integer("roster", 0, 10**9))
-                fields.end()
-            except WireError as error:
-                raise ConfigError(
-                    Reason.CHAIN_MISMATCH,
-                    f"{self._path}, line {number}, is damaged: {error.message}",
-                    "restore the file from your backup; without it this site could not tell if the aggregator has "
-                    "changed records that it had seen",
-                ) from error
-            self._seen.append(link)
-            self._whole += len(line) + 1
+    def _take(self, fields: canonical.Fields) -> None:
+        number = len(self._seen) + 1
+        fields.integer("index", number, number)
+        link = Link(fields.hex("digest", 32), fields.hex("counted", 32), fields.integer("roster", 0, 10**9))
+        fields.end()
+        self._seen.append(link)

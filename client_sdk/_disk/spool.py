@@ -9,11 +9,12 @@
                                                   sum/part-00000   downloaded parts of the sum
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
     <spool>/<site>/<federation>.chain                              records that this site has verified
+    <spool>/<site>/<federation>.ledger                             what it ever sent, and what became of it
     <spool>/<site>/<federation>.evidence/<round>.<attempt>.json    receipts that a record has broken
     <spool>/<site>/<federation>.verdicts/                          what it found when it looked at their sums
 
 A directory with a manifest is a submission that may be sent again, byte for byte. It is removed when a verified record
-has ended its round, or when a later round has opened. One without is what a crash left:
+has ended its round, and for nothing else that an aggregator says. One without is what a crash left:
 nothing of it was ever announced, so it is removed and the update is encrypted afresh. Files are 0600, directories 0700.
 """
 
@@ -31,6 +32,7 @@ from functools import cached_property
 from pathlib import Path
 
 from client_sdk._disk.files import digest_of, explained
+from client_sdk._disk.ledger import Fate, Ledger
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
@@ -89,6 +91,10 @@ class Spool:
         """Return where the verified records are noted. No round's name looks like it."""
         return self._root / f"{federation}.chain"
 
+    def ledger_path(self, federation: str) -> Path:
+        """Return where it is noted what was sent. No round's name looks like it."""
+        return self._root / f"{federation}.ledger"
+
     def has_evidence(self, round_id: RoundId) -> bool:
         """Say whether the proof that a receipt of this attempt was broken is kept."""
         return self._evidence_of(round_id).exists()
@@ -125,14 +131,27 @@ class Spool:
                         found.append(round_id)
         return sorted(found)
 
-    def prune(self, opened: RoundId) -> None:
-        """Remove what belongs to rounds long over: the round before the open one is kept, its mean may be wanted."""
+    def prune(self, opened: RoundId, ledger: Ledger) -> None:
+        """Remove what is of no more use.
+
+        What was sent goes when a verified record has left it out, or, if it was counted, when one of a later round has
+        counted another: the newest mean may be wanted. What was never sent, and sums that were only downloaded, can be
+        made again: the aggregator's word for the open round is enough for those.
+        """
+        newest = ledger.newest_counted()
         with explained(self._root):
             names = [path.name for path in self._root.iterdir() if path.is_dir()]
         for name in names:
             with contextlib.suppress(WireError, InputError):  # another file, or somebody works on it
                 round_id = RoundId.parse(name)
-                if round_id.federation == opened.federation and round_id.number < opened.number - 1:
+                if round_id.federation != opened.federation:
+                    continue
+                sent = ledger.sent(round_id)
+                if sent is None:
+                    useless = round_id.number < opened.number - 1
+                else:
+                    useless = sent.fate is Fate.LEFT_OUT or (sent.fate is Fate.COUNTED and round_id.number < newest)
+                if useless:
                     with self.entry(round_id).locked():
                         self.entry(round_id).remove()
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from client_sdk._disk.chain import Link
+from client_sdk._disk.ledger import Fate
 from client_sdk._effects import Flow, Request, compute
 from client_sdk._protocol.accept import RejectedError, check_follows, check_invited, check_record_signature
 from client_sdk._protocol.exchange import exchange
@@ -199,6 +200,9 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
             Reason.ROSTER_MISMATCH, f"record {index}, roster", "one that this site trusts", record.roster
         )
     counted, version = last_counted(record, before.counted), 0 if roster is None else roster.version
+    # Before the chain has it: a record that it has is not looked at again.
+    fate = Fate.COUNTED if record.outcome == "published" and session.site in record.members else Fate.LEFT_OUT
+    yield from compute(partial(session.ledger.settle, record.round_id, fate))
     try:
         yield from compute(partial(session.chain.append, index, Link(signed.digest, counted, version)))
     except WireError as error:

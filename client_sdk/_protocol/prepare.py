@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from client_sdk._disk.ledger import Fate
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol.history import catch_up, refusing
@@ -41,19 +42,21 @@ class Update:
         weight: the site's sample count.
         rounding: "nearest" or "stochastic".
         on_overflow: what values beyond the clip bound get: "error" or "clip".
+        may_repeat: whether it may be in another sum already.
     """
 
     tensors: Mapping[str, Any] = field(repr=False)
     weight: int = field(repr=False)
     rounding: Rounding = "nearest"
     on_overflow: OnOverflow = "error"
+    may_repeat: bool = False
 
 
 def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Update) -> Flow[Stored]:
     """Have the update in the spool as a submission: the one stored there, or a newly encrypted one.
 
     Raises:
-        InputError: the update is not what the plan allows, or another one is stored for this round.
+        InputError: the update is not what the plan allows, is in another sum, or another one is stored for this round.
         WireError: the stored submission is damaged, or was made with another key.
         ConfigError: the spool cannot be used, or the roster has expired.
     """
@@ -64,8 +67,7 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
     yield Report(PhaseStarted(str(opened.id), "encrypt", total))
     values = yield from compute(partial(_quantizing, session, update))
     stored = yield from compute(entry.stored)
-    known = "" if stored is None else stored.fingerprint
-    fingerprint = yield from compute(partial(session.key.fingerprint_of, int(update.weight), values.arrays, known))
+    fingerprint = yield from compute(partial(session.identity.recognise, int(update.weight), values.arrays))
     if stored is not None:
         check_stored(session, entry, stored)
         if stored.fingerprint != fingerprint:
@@ -78,6 +80,7 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
             )
     else:
         yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
+        yield from compute(partial(_check_once, session, opened, fingerprint, update.may_repeat))
         previous = yield from compute(partial(session.chain.head, opened.records))
         stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous)
     yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
@@ -100,6 +103,36 @@ def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
         "made, or take part again in the next round",
         "if the other submission is complete, `he-agg fetch` waits for the mean; otherwise finish it where it was "
         "made, or take part again in the next round",
+    )
+
+
+def _check_once(session: Session, opened: OpenRound, fingerprint: str, may_repeat: bool) -> None:
+    """Refuse to encrypt twice for one attempt, and to have one update in two sums."""
+    before = session.ledger.sent(opened.id)
+    if before is not None:
+        raise InputError(
+            Reason.SECOND_SUBMISSION,
+            f"round {opened.id}: this site has sent submission {before.submission_id[:12]} to it, which is not in this "
+            "spool any more; nothing was encrypted again",
+            "round.fetch() waits for the mean; restore the spool to finish that submission, or take part in the next "
+            "round",
+            "`he-agg fetch` waits for the mean; restore the spool to finish that submission, or take part in the next "
+            "round",
+        )
+    other = session.ledger.in_another(opened.id, fingerprint)
+    if other is None or may_repeat:
+        return
+    if other.fate is Fate.COUNTED:
+        where = f"is in the sum of round {other.round_id}"
+    else:
+        where = f"was sent to round {other.round_id}, and no verified record says that it is in no sum"
+    raise InputError(
+        Reason.REPEATED_UPDATE,
+        f"round {opened.id}: this very update, with this weight, {where}; nothing was encrypted",
+        "two sums with the same update in them tell more than either: submit what is new, or say may_repeat=True if "
+        "the same numbers have come out again",
+        "two sums with the same update in them tell more than either: submit what is new, or say --may-repeat if the "
+        "same numbers have come out again",
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 from client_sdk._disk.chain import Chain
+from client_sdk._disk.ledger import Ledger
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
 from client_sdk._disk.spool import Spool
@@ -41,6 +42,7 @@ class Session:
     key: GroupKey
     rosters: Rosters
     chain: Chain
+    ledger: Ledger
     log: SecurityLog
     spool: Spool
     retries: Retries
@@ -120,6 +122,7 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
         key=key,
         rosters=rosters,
         chain=Chain(spool.chain_path(federation)),
+        ledger=Ledger(spool.ledger_path(federation)),
         log=SecurityLog(settings.security_log, time.time),
         spool=spool,
         retries=retries_of(settings),

@@ -57,6 +57,9 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
         ProtocolError: it refused: the round is closed, or it has another submission of this site; or its receipt is
             not one.
     """
+    # Before the first byte goes out: from here on it may be in a sum, whatever becomes of this process.
+    if not stored.elsewhere:
+        yield from compute(partial(session.ledger.enter, opened.id, stored.submission_id, stored.fingerprint))
     started = yield from now()
     sent = len(stored.encoded)
     yield Report(PhaseStarted(str(opened.id), "upload", session.plan.wire_bytes))

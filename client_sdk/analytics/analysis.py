@@ -145,7 +145,8 @@ def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
         finished = None if done is None else _taken_over(site, course, range(done + 1, round.number))
         if finished is None:
             vector = course.vector(site.name, own, size)
-            outcome = round.take_part({TENSOR: vector.astype(np.float64)}, weight=1)
+            # Counts repeat: those of a clustering at its end, or of the same question asked again.
+            outcome = round.take_part({TENSOR: vector.astype(np.float64)}, weight=1, may_repeat=True)
             if outcome.reason is Reason.SECOND_SUBMISSION:
                 # Not what was asked now: the answer could be about data that were corrected since.
                 raise InputError(

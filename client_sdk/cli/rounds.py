@@ -49,8 +49,15 @@ _config = click.option(
     help="How values meet the grid; stochastic is unbiased.",
 )
 @click.option("--clip", "clip", is_flag=True, help="Clip values beyond the plan's bound instead of refusing them.")
+@click.option(
+    "--may-repeat",
+    is_flag=True,
+    help="Submit an update that is in an earlier sum already; two such sums differ by the other sites' updates alone.",
+)
 @json_option
-def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, clip: bool, as_json: bool) -> None:
+def submit(
+    update: Path, weight: int, config: Path, wait: bool, rounding: str, clip: bool, may_repeat: bool, as_json: bool
+) -> None:
     """Encrypt the arrays of FILE.npz and upload them to the open round.
 
     If it was interrupted, run it again: it continues with the bytes it has stored.
@@ -64,6 +71,7 @@ def submit(update: Path, weight: int, config: Path, wait: bool, rounding: str, c
             weight,
             rounding="stochastic" if rounding == "stochastic" else "nearest",
             on_overflow="clip" if clip else "error",
+            may_repeat=may_repeat,
         )
         facts = {
             "round_id": round.id,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from client_sdk.federated import Federated, Outcome, ToIntegers
+from client_sdk.federated import Federated, Outcome, Sending
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean, dequantize, quantize
@@ -58,10 +58,12 @@ class _Round:
         self.federation = hub.plan.public.federation
         self.id = str(RoundId(self.federation, number, 1))
 
-    def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[ToIntegers]) -> Mean:
-        return self._hub.aggregate(self._site, quantize(self._hub.plan, update, weight, **how).values)
+    def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:
+        rounding, on_overflow = how.get("rounding", "nearest"), how.get("on_overflow", "error")
+        values = quantize(self._hub.plan, update, weight, rounding=rounding, on_overflow=on_overflow).values
+        return self._hub.aggregate(self._site, values)
 
-    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[ToIntegers]) -> Outcome:
+    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]) -> Outcome:
         return Outcome(self.id, self.aggregate(update or {}, weight, **how), counted=True)
 
 

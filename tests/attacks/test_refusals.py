@@ -11,7 +11,7 @@ import json
 
 import pytest
 
-from he_agg import HeAggError, ProtocolError, Reason
+from he_agg import HeAggError, InputError, ProtocolError, Reason
 from tests.attacks.malicious import Lies
 from tests.support.real import SITES
 
@@ -71,3 +71,19 @@ def test_record_that_breaks_a_receipt(world, excluded):
     (broken,) = world.open_sites[A].evidence()
     assert excluded in broken.check()
     assert broken.rosters == (world.consortium.roster,)
+
+
+def test_no_update_goes_into_two_sums(world):
+    """With one set of sites in the first and another in the second, their difference would show others' updates."""
+    first = world.submit(*SITES)
+    world.assert_honest(A, first)
+    opened = next(world.open(A).rounds())
+    assert opened.number == 2
+    for restart in (False, True):
+        opened = world.open(A).current() if restart else opened
+        with pytest.raises(InputError) as caught:
+            opened.take_part(world.one_hot(A, 1), weight=100)
+        assert caught.value.reason is Reason.REPEATED_UPDATE
+    assert [round_id for round_id, _ in world.liar.submissions[A]] == [first]
+    opened.submit(world.one_hot(A, 1), weight=100, may_repeat=True)
+    assert [round_id for round_id, _ in world.liar.submissions[A]] == [first, opened.id]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from client_sdk._disk.ledger import Fate, Ledger
 from client_sdk._disk.spool import Spool
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD
@@ -118,25 +119,47 @@ def test_one_worker_per_round(tmp_path):
     assert list((tmp_path / "spool" / "a").iterdir()) == []
 
 
-def test_old_rounds_are_removed_the_last_one_is_kept(tmp_path):
-    spool = Spool(tmp_path / "spool", "a")
-    rounds = [RoundId("test", 1, 1), RoundId("test", 2, 1), RoundId("test", 2, 2), RoundId("other", 1, 1)]
-    for round_id in rounds:
+def ledger_of(tmp_path):
+    return Ledger(tmp_path / "spool" / "a" / "test.ledger")
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Submissions to five attempts, and a ledger: two settled rounds, a failed attempt, one under way, one unsent."""
+    spool, ledger = Spool(tmp_path / "spool", "a"), ledger_of(tmp_path)
+    rounds = [RoundId("test", 1, 1), RoundId("test", 2, 1), RoundId("test", 2, 2), RoundId("test", 3, 1)]
+    fates = [Fate.COUNTED, Fate.LEFT_OUT, Fate.COUNTED, Fate.SENT]
+    for round_id, fate in zip(rounds, fates, strict=True):
+        ledger.enter(round_id, "ab" * 32, "cd" * 32)
+        if fate is not Fate.SENT:
+            ledger.settle(round_id, fate)
+    for round_id in [*rounds, RoundId("test", 3, 2), RoundId("other", 1, 1)]:
         entry = spool.entry(round_id)
         entry.begin(1)
         entry.seal(MANIFEST.encode(), "f" * 64)
+    return spool, ledger, rounds
+
+
+@pytest.mark.parametrize("number", [1, 3, 10**9 - 1])
+def test_what_was_sent_stays_until_a_record_has_settled_it(tmp_path, five, number):
+    """Whatever number the aggregator says is open: the newest mean may be wanted, and of round 3 nothing is known."""
+    spool, ledger, rounds = five
     (tmp_path / "spool" / "a" / "notes.txt").write_text("mine")
-    spool.prune(RoundId("test", 3, 1))
-    assert spool.pending("test") == rounds[1:3]
-    assert spool.pending("other") == rounds[3:]
+    spool.prune(RoundId("test", number, 1), ledger)
+    unsent = [RoundId("test", 3, 2)] if number < 5 else []
+    assert spool.pending("test") == [*rounds[2:], *unsent]
+    assert spool.pending("other") == [RoundId("other", 1, 1)]
     assert (tmp_path / "spool" / "a" / "notes.txt").exists()
+    ledger.settle(rounds[3], Fate.COUNTED)
+    spool.prune(RoundId("test", number, 1), ledger)
+    assert spool.pending("test") == [rounds[3], *unsent]
 
 
 def test_pruning_leaves_alone_what_somebody_works_on(tmp_path):
     entry, _ = filled(tmp_path)
     spool = Spool(tmp_path / "spool", "a")
     with entry.locked():
-        spool.prune(RoundId("test", 5, 1))
+        spool.prune(RoundId("test", 5, 1), ledger_of(tmp_path))
     assert spool.pending("test") == [ROUND]
 
 

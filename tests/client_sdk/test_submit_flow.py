@@ -563,6 +563,6 @@ def test_uploads_stop_being_tried_after_the_deadline(tmp_path, aggregator):
 def test_nothing_readable_lies_in_the_spool(tmp_path, aggregator):
     World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of(weight=7)))
     files = [path.read_bytes() for path in (tmp_path / "spool").rglob("*") if path.is_file()]
-    assert len(files) == PARTS + 3
+    assert len(files) == PARTS + 4  # fingerprint, manifest, receipt, ledger
     plain = np.asarray(update_of().tensors["w"])
     assert not any(plain[:8].tobytes() in content for content in files)

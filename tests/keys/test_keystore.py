@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 
-import numpy as np
 import pytest
 
 from he_agg.errors import HeAggError, KeystoreError, Reason
@@ -160,42 +159,6 @@ def test_nothing_secret_is_in_a_repr_or_an_error(tmp_path):
     with pytest.raises(KeystoreError) as caught:
         read_secret_text(tmp_path / "t")
     assert "secret" not in str(caught.value).replace(str(tmp_path), "")
-
-
-def test_update_fingerprints_are_keyed_and_salted():
-    arrays: list[np.ndarray] = [np.arange(5, dtype=np.float32), np.zeros(0), np.ones(1)]
-    first = KEY.fingerprint_of(3, arrays)
-    assert len(bytes.fromhex(first)) == 32
-    assert KEY.fingerprint_of(3, [array.copy() for array in arrays], first) == first
-    assert KEY.fingerprint_of(3, arrays) != first  # a key may be used for one message only
-    assert GroupKey.create(PLAN).fingerprint_of(3, arrays, first) != first
-
-
-@pytest.mark.parametrize(
-    ("weight", "arrays"),
-    [
-        (4, [np.arange(5, dtype=np.float32), np.zeros(2)]),
-        (3, [np.arange(5, dtype=np.float32) + np.float32(1e-6), np.zeros(2)]),
-        (3, [np.arange(5, dtype=np.float32), np.zeros(3)]),
-        (3, [np.arange(5, dtype=np.float32), np.zeros(1), np.zeros(1)]),
-        (3, [np.arange(5, dtype=np.float32), np.zeros(4, np.float32)]),
-    ],
-)
-def test_another_update_has_another_fingerprint(weight, arrays):
-    first = KEY.fingerprint_of(3, [np.arange(5, dtype=np.float32), np.zeros(2)])
-    assert KEY.fingerprint_of(weight, arrays, first) != first
-
-
-@pytest.mark.parametrize("like", ["", "f" * 63, "g" * 64, "F" * 64, "ab" * 33])
-def test_fingerprint_like_one_that_is_none(like):
-    assert KEY.fingerprint_of(1, [np.zeros(2)], like) != like
-
-
-def test_long_updates_are_hashed_in_pieces(monkeypatch):
-    array = np.arange(1000.0)
-    first = KEY.fingerprint_of(1, [array])
-    monkeypatch.setattr("keys.group_key._PIECE_BYTES", 48)
-    assert KEY.fingerprint_of(1, [array], first) == first
 
 
 def test_errors_survive_pickling():

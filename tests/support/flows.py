@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from client_sdk._disk.chain import Chain
 from client_sdk._disk.files import read_files
+from client_sdk._disk.ledger import Ledger
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
 from client_sdk._disk.spool import Spool
@@ -472,6 +473,7 @@ def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) ->
         key=key_of(plan),
         rosters=Rosters(pin, "test", identity),
         chain=Chain(spool.chain_path("test")),
+        ledger=Ledger(spool.ledger_path("test")),
         log=SecurityLog(tmp_path / f"{site}.security.log", time.time),
         spool=spool,
         clock=lambda: NOW,
@@ -481,7 +483,7 @@ def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) ->
 
 def spooled(tmp_path: Path, site: str = "a") -> list[str]:
     """Names of what is in a site's spool, beside what it always keeps."""
-    kept = {"test.chain", "test.rosters", "test.verdicts"}
+    kept = {"test.chain", "test.ledger", "test.rosters", "test.verdicts"}
     return sorted(path.name for path in (tmp_path / "spool" / site).iterdir() if path.name not in kept)
 
 
