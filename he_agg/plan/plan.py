@@ -28,6 +28,16 @@ MAX_SITES = 10_000
 MAX_VALUES = 2**37
 VERSION = 1
 
+_RANGES = {
+    "max_sites": (2, MAX_SITES),
+    "value_bits": (2, 24),
+    "rounds": (1, 10**6),
+    "deadline_s": (1, 366 * 86400),
+    "sample_percent": (1, 100),
+    "part_bytes": (2**16, MAX_PART_BYTES),
+}
+"""Least and largest of each number that a coordinator chooses; of `min_sites` it is 2 and `max_sites`."""
+
 
 @dataclass(frozen=True)
 class PublicPlan:
@@ -118,32 +128,22 @@ class PublicPlan:
         federation = check_name(fields.string("federation"), "plan.federation")
         codec = fields.string("codec")
         scheme = scheme_of(codec)
-        value_bits = fields.integer("value_bits", 2, 24)
-        max_sites = fields.integer("max_sites", 2, MAX_SITES)
-        min_sites = fields.integer("min_sites", 2, max_sites)
+        terms = {name: fields.integer(name, *span) for name, span in _RANGES.items()}
+        terms["min_sites"] = fields.integer("min_sites", 2, terms["max_sites"])
         values = fields.integer("values", 1, MAX_VALUES)
-        part_bytes = fields.integer("part_bytes", 2**16, MAX_PART_BYTES)
-        rounds = fields.integer("rounds", 1, 10**6)
-        deadline_s = fields.integer("deadline_s", 1, 366 * 86400)
-        sample_percent = fields.integer("sample_percent", 1, 100)
         fingerprint = fields.hex("layout", 32)
-        parameters = scheme.parameters.from_json(fields.object("parameters"), 2 ** (value_bits - 1) - 1, max_sites)
+        magnitude = 2 ** (terms["value_bits"] - 1) - 1
+        parameters = scheme.parameters.from_json(fields.object("parameters"), magnitude, terms["max_sites"])
         stated = fields.array("sections", 16)
         fields.end()
         plan = cls(
             federation=federation,
             codec=codec,
             parameters=parameters,
-            value_bits=value_bits,
             values=values,
-            part_bytes=part_bytes,
-            sections=parameters.sections(values, part_bytes),
-            min_sites=min_sites,
-            max_sites=max_sites,
-            rounds=rounds,
-            deadline_s=deadline_s,
-            sample_percent=sample_percent,
+            sections=parameters.sections(values, terms["part_bytes"]),
             layout_fingerprint=fingerprint,
+            **terms,
         )
         if plan.to_json()["sections"] != stated:
             raise PlanError(Reason.BAD_PLAN, "plan.sections: expected the ones that follow from the parameters")
@@ -219,17 +219,17 @@ class Plan:
             PlanError: a value out of its range, or no safe and exact parameters.
         """
         scheme = scheme_of(codec)
-        if min_sites is None:
-            min_sites = min(3, max_sites)
-        for name, got, low, high in (
-            ("max_sites", max_sites, 2, MAX_SITES),
-            ("min_sites", min_sites, 2, max_sites),
-            ("value_bits", value_bits, 2, 24),
-            ("rounds", rounds, 1, 10**6),
-            ("deadline_s", deadline_s, 1, 366 * 86400),
-            ("sample_percent", sample_percent, 1, 100),
-            ("part_bytes", part_bytes, 2**16, MAX_PART_BYTES),
-        ):
+        terms = {
+            "max_sites": max_sites,
+            "min_sites": min(3, max_sites) if min_sites is None else min_sites,
+            "value_bits": value_bits,
+            "rounds": rounds,
+            "deadline_s": deadline_s,
+            "sample_percent": sample_percent,
+            "part_bytes": part_bytes,
+        }
+        for name, got in terms.items():
+            low, high = _RANGES.get(name, (2, max_sites))
             if not low <= got <= high:
                 raise PlanError(Reason.BAD_PLAN, f"{name}: expected {low}..{high}, got {got}")
         values = plaintext_values(layout, value_bits)
@@ -238,16 +238,10 @@ class Plan:
             federation=check_name(federation, "federation"),
             codec=codec,
             parameters=parameters,
-            value_bits=value_bits,
             values=values,
-            part_bytes=part_bytes,
             sections=parameters.sections(values, part_bytes),
-            min_sites=min_sites,
-            max_sites=max_sites,
-            rounds=rounds,
-            deadline_s=deadline_s,
-            sample_percent=sample_percent,
             layout_fingerprint=layout.fingerprint,
+            **terms,
         )
         return cls(public, layout)
 
