@@ -1,4 +1,4 @@
-"""The life of an epoch: dealing a group key to the sites of a roster, accepting it, and saying so.
+"""The life of an epoch: dealing a group key to the sites of a roster, and accepting it.
 
 A dealt key travels once, encrypted under a random content key; that content key is sealed to every site by HPKE with
 all of the context in `info`. HPKE in base mode says nothing about the sender, so the dealer signs the bundle.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -19,15 +17,16 @@ from he_agg import canonical
 from he_agg.documents.epoch import Commitment, EpochBundle
 from he_agg.documents.roster import Role, Roster, check_signed
 from he_agg.documents.signed import Signed
-from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireError
+from he_agg.errors import InputError, KeystoreError, Reason, WireError
+from keys.commitments import commit
 from keys.group_key import GroupKey, public_facts
 from keys.identity import Identity
+from keys.pinning import check_self
 from keys.receiving import seal
-from keys.rosters import check_self
 from keys.sealed_box import Passphrase
 from keys.self_test import self_test
 
-__all__ = ["Agreement", "accept", "agreement", "commit", "deal", "install"]
+__all__ = ["accept", "deal", "install"]
 
 _LABEL = "he-agg/epoch-key/v1"
 _CONTENT_KEY_BYTES = 32
@@ -210,59 +209,6 @@ def install(key: GroupKey, keystore: Path, current: GroupKey | None, protect: Pa
         key.replace(keystore, None if have else kept, protect)
 
 
-def commit(key: GroupKey, identity: Identity) -> Signed[Commitment]:
-    """Make a site's signed statement that it holds this key."""
-    commitment = Commitment(key.plan.public.federation, key.epoch, key.key_id, identity.name)
-    return Signed.make(commitment, identity.signing_key)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Who holds the key of an epoch.
-
-    Attributes:
-        sites: whose commitments were seen, sorted.
-        missing: sites of the roster without one, sorted.
-    """
-
-    epoch: int
-    key_id: str
-    sites: tuple[str, ...]
-    missing: tuple[str, ...]
-
-
-def agreement(
-    commitments: Iterable[Signed[Commitment]], roster: Signed[Roster], epoch: int, key_id: str | None = None
-) -> Agreement:
-    """Check that all commitments are of sites of the roster, signed by them, and name one and the same key.
-
-    Raises:
-        WireError: of somebody else, not signed, or of another federation or epoch.
-        KeystoreError: two keys.
-    """
-    sites = roster.body.keys_of(Role.SITE)
-    seen: dict[str, str] = {}
-    for signed in commitments:
-        commitment = signed.body
-        if commitment.site not in sites:
-            raise WireError(Reason.UNKNOWN_SITE, f"commitment of {commitment.site}: no such site in the roster")
-        signed.check_signed(sites)
-        if (commitment.federation, commitment.epoch) != (roster.body.federation, epoch):
-            raise WireError(
-                Reason.BAD_FIELD,
-                f"commitment of {commitment.site}: expected epoch {epoch} of {roster.body.federation}, "
-                f"got epoch {commitment.epoch} of {commitment.federation}",
-            )
-        if seen.setdefault(commitment.site, commitment.key_id) != commitment.key_id:
-            raise _two_keys(epoch, {commitment.site: "two different ones"})
-    held = set(seen.values()) | ({key_id} if key_id is not None else set())
-    if len(held) > 1:
-        raise _two_keys(epoch, {site: held_id[:12] for site, held_id in seen.items()})
-    if not held:
-        raise InputError(Reason.BAD_ARGUMENT, f"epoch {epoch}: expected commitments, got none")
-    return Agreement(epoch, held.pop(), tuple(sorted(seen)), tuple(sorted(set(sites) - set(seen))))
-
-
 def kept_path(keystore: Path, epoch: int) -> Path:
     """Return where the keystore of an old epoch is kept."""
     return keystore.with_name(f"{keystore.name}.epoch-{epoch}")
@@ -340,12 +286,3 @@ def _check_plan(bundle: EpochBundle, expected: str | None) -> None:
 
 def _info(context: dict[str, canonical.Json], site: str) -> bytes:
     return canonical.encode({**context, "site": site})
-
-
-def _two_keys(epoch: int, held: dict[str, str]) -> HeAggError:
-    sites = ", ".join(f"{site}: {key_id}" for site, key_id in sorted(held.items()))
-    return KeystoreError(
-        Reason.KEY_MISMATCH,
-        f"epoch {epoch}: the sites do not hold one and the same key ({sites})",
-        "do not start a round; ask the dealer, and deal a new epoch: `he-agg epoch rotate`",
-    )

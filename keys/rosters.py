@@ -1,35 +1,18 @@
-"""Make, sign and accept rosters. A roster's own rules are in `he_agg.documents.roster`.
-
-A site pins one roster: it accepts the first after comparing fingerprints, and each later one only if enough
-coordinators of the one before have signed it.
-"""
+"""Make and sign rosters, as coordinators do. A roster's own rules are in `he_agg.documents.roster`."""
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed, majority
+from he_agg.documents.roster import Member, Role, Roster, majority
 from he_agg.documents.signed import Signed
-from he_agg.errors import ConfigError, InputError, Reason, WireError
-from keys.files import read_document, replace_file
+from he_agg.errors import InputError, Reason, WireError
+from keys.files import read_document
 from keys.identity import Identity
 
-__all__ = [
-    "archive_of",
-    "check_fingerprints",
-    "check_self",
-    "first_roster",
-    "follow",
-    "keep_old",
-    "new_roster",
-    "next_roster",
-    "read_pinned",
-    "read_roster",
-    "sign_roster",
-]
+__all__ = ["new_roster", "next_roster", "read_roster", "sign_roster"]
 
 DAY_S = 86400
 
@@ -37,50 +20,6 @@ DAY_S = 86400
 def read_roster(path: Path) -> Signed[Roster]:
     """Read a roster file. No signature is looked at."""
     return read_document(path, lambda data: Signed.parse(Roster, data.strip()), "a roster")
-
-
-def archive_of(pin: Path) -> Path:
-    """Return where a site keeps its older pins, which rounds under way and records still name."""
-    return pin.with_name(f"{pin.name}.versions")
-
-
-def keep_old(pin: Path, rosters: Iterable[Signed[Roster]]) -> None:
-    """Put versions into the archive of a pin, before a newer one takes its place."""
-    archive, rosters = archive_of(pin), list(rosters)
-    if not rosters:
-        return
-    try:
-        archive.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(Reason.BAD_CONFIG, f"{archive} cannot be made: {error.strerror}") from error
-    for signed in rosters:
-        replace_file(archive / f"{signed.body.version}.json", signed.encode())
-
-
-def read_pinned(path: Path) -> Signed[Roster]:
-    """Read the roster that this site has accepted.
-
-    Raises:
-        ConfigError: it cannot be read, or others may change it.
-        WireError: not a roster, or not signed by its own coordinators.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise ConfigError(
-            Reason.FILE_MISSING,
-            f"{path}: expected the accepted roster, got none",
-            f"accept one first: `he-agg roster accept FILE --out {path}`",
-        ) from error
-    if stat.S_IMODE(mode) & 0o022:
-        raise ConfigError(
-            Reason.UNSAFE_PERMISSIONS,
-            f"{path}: others may change this accepted roster (mode {stat.S_IMODE(mode):04o})",
-            f"see with `he-agg roster verify {path}` that it is still the right one, then: chmod 644 {path}",
-        )
-    roster = read_roster(path)
-    check_signed(roster)
-    return roster
 
 
 def new_roster(
@@ -131,6 +70,7 @@ def next_roster(
         min_sites: as before if left out, or as many as there must be now without `small_groups`.
         small_groups: whether `min_sites` may be fewer than half of the sites, or fewer than 3; said in every version.
 
+    Raises:
         InputError: no such member, or too few of a role are left.
         WireError: it does not make sense in itself, or nobody could sign it so that it follows.
     """
@@ -173,7 +113,9 @@ def sign_roster(roster: Signed[Roster], identity: Identity, previous: Signed[Ros
     Args:
         identity: who signs: a coordinator of it, or of the version before.
 
-        WireError: expired long ago, or the version before is not its previous one.
+    Raises:
+        InputError: not a coordinator, or one with another key.
+        WireError: the version before is not its previous one.
     """
     now, before = roster.body, None if previous is None else previous.body
     if before is not None and (before.federation, before.version + 1) != (now.federation, now.version):
@@ -199,118 +141,6 @@ def sign_roster(roster: Signed[Roster], identity: Identity, previous: Signed[Ros
             "do not have it signed by anybody; ask who made it for one with the right public file",
         )
     return roster.signed_by(identity.name, identity.signing_key)
-
-
-def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
-    """Check that members have the fingerprints that were heard over the phone.
-
-    Args:
-        fingerprints: by name; spaces, colons and capitals do not matter.
-    """
-    for name, text in fingerprints.items():
-        heard = text.replace(" ", "").replace(":", "").replace("-", "").lower()
-        if len(heard) != 32 or not set(heard) <= set("0123456789abcdef"):
-            raise InputError(Reason.BAD_ARGUMENT, f"fingerprint of {name}: expected 32 hex digits")
-        if name not in roster.members:
-            raise InputError(
-                Reason.UNKNOWN_SITE, f"the roster has no member {name}", f"it has {', '.join(sorted(roster.members))}"
-            )
-        shown = roster.members[name].fingerprint
-        if shown.replace(" ", "") != heard:
-            raise WireError(
-                Reason.BAD_SIGNATURE,
-                f"fingerprint of {name}: the roster has {shown}, which is not what was given",
-                "do not use this roster: somebody may have put a key of their own into it; call the coordinator",
-            )
-
-
-def first_roster(roster: Signed[Roster], fingerprints: Mapping[str, str], now: float) -> None:
-    """Check whether a site may pin this roster as its first.
-
-    Whose fingerprint was compared must also have signed: a roster that merely lists somebody is not that person's
-    word. Given fingerprints of two, two must have signed, whatever threshold the roster itself claims.
-
-    Args:
-        now: Units: seconds since 1970, UTC.
-    """
-    roster.body.check_valid(now)
-    check_signed(roster)
-    check_fingerprints(roster.body, fingerprints)
-    coordinators = roster.body.keys_of(Role.COORDINATOR)
-    compared = [name for name in fingerprints if name in coordinators]
-    unsigned = sorted(set(compared) - roster.signers(coordinators))
-    if unsigned:
-        raise WireError(
-            Reason.BAD_SIGNATURE,
-            f"the fingerprint of {', '.join(unsigned)} was compared, but {', '.join(unsigned)} has not signed",
-            "wait for that signature, or compare the fingerprints of those who signed: `he-agg roster verify`",
-        )
-    if len(compared) < roster.body.threshold:
-        raise InputError(
-            Reason.BAD_ARGUMENT,
-            f"expected fingerprints of {roster.body.threshold} coordinators, got {len(compared)}",
-            "call the coordinators on numbers that you know, and give what they read: "
-            '--fingerprint NAME="xxxx xxxx ..."',
-        )
-
-
-def follow(pinned: Signed[Roster], offered: Iterable[Signed[Roster]], now: float) -> Signed[Roster]:
-    """Go from the pinned roster to the newest one offered, version by version.
-
-    Args:
-        pinned: what the site trusts; it may have expired.
-        offered: newer versions, without gaps, in any order.
-
-    Raises:
-        WireError: an older version, another roster of the same version, a gap, too few signatures, or expired.
-    """
-    for roster in sorted(offered, key=lambda candidate: candidate.body.version):
-        before, after = pinned.body, roster.body
-        if (
-            after.federation == before.federation
-            and after.version == before.version
-            and roster.body_digest == pinned.body_digest
-        ):
-            continue
-        if after.federation == before.federation and after.version <= before.version:
-            what = "older than" if after.version < before.version else "another one than"
-            raise WireError(
-                Reason.ROSTER_MISMATCH,
-                f"version {after.version} of the roster of {after.federation} is {what} "
-                f"version {before.version}, which this site has accepted; the accepted one stays",
-                "ask the coordinators which roster is the right one"
-                if after.version < before.version
-                else "there are two rosters of one version: call the coordinators at once",
-            )
-        if after.federation == before.federation and after.version > before.version + 1:
-            raise WireError(
-                Reason.ROSTER_MISMATCH,
-                f"this site has accepted version {before.version}; version {after.version} follows only with those "
-                "between",
-                f"give all files from version {before.version + 1} on: `he-agg roster accept FILE FILE --out ROSTER`",
-            )
-        check_follows(roster, pinned)
-        pinned = roster
-    pinned.body.check_valid(now)
-    return pinned
-
-
-def check_self(roster: Roster, identity: Identity, role: Role) -> None:
-    """Check that a roster lists this very identity in a role."""
-    member = roster.members.get(identity.name)
-    if member is None or role not in member.roles:
-        raise InputError(
-            Reason.FORBIDDEN,
-            f"{identity.name} has no role {role} in version {roster.version} of the roster of {roster.federation}",
-            "ask a coordinator for a roster that has you: `he-agg roster next`",
-        )
-    if replace(member, roles=frozenset()) != identity.member():
-        raise InputError(
-            Reason.KEY_MISMATCH,
-            f"the roster has other keys for {identity.name}: fingerprint {member.fingerprint}, this identity has "
-            f"{identity.fingerprint}",
-            "read your fingerprint to the coordinator over the phone; one of the two files is not yours",
-        )
 
 
 def _put(members: dict[str, Member], member: Member, role: Role) -> None:

@@ -20,7 +20,7 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
 from keys import Identity
 from keys.files import replace_file
-from keys.rosters import archive_of, keep_old, read_pinned
+from keys.pinning import archive_of, keep_old, read_pinned
 
 __all__ = ["Rosters"]
 

@@ -25,12 +25,13 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, KeystoreError, ProtocolError, Reason, WireError
 from he_agg.host.commands import FILE, answer, json_option
 from keys import Identity
-from keys.ceremony import Agreement, accept, agreement
+from keys.ceremony import accept
 from keys.cli.options import PassphraseOptions, passphrase_options
+from keys.commitments import Agreement, agreement
 from keys.files import read_document, read_plan, replace_file
 from keys.group_key import GroupKey
 from keys.passphrase import Once
-from keys.rosters import read_pinned
+from keys.pinning import read_pinned
 
 __all__ = ["epoch_accept", "epoch_commitments", "epoch_publish"]
 

@@ -13,9 +13,10 @@ from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.host.commands import FILE, answer, json_option
-from keys.ceremony import commit, deal, install
+from keys.ceremony import deal, install
 from keys.cli.identity import refuse_existing
 from keys.cli.options import PassphraseOptions, passphrase_options
+from keys.commitments import commit
 from keys.files import read_plan, replace_file, write_new
 from keys.group_key import GroupKey
 from keys.identity import Identity

@@ -12,7 +12,6 @@ from he_agg.documents.roster import SUITE_BYTES, Member, check_signed
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option
-from keys.ceremony import agreement
 from keys.cli.options import (
     PassphraseOptions,
     ask_passphrase,
@@ -20,6 +19,7 @@ from keys.cli.options import (
     new_passphrase_options,
     passphrase_options,
 )
+from keys.commitments import agreement
 from keys.files import read_document, write_new
 from keys.group_key import GroupKey
 from keys.identity import Identity

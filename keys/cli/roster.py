@@ -19,18 +19,9 @@ from keys.cli.options import PassphraseOptions, passphrase_options
 from keys.cli.roster_view import day_of, roster_facts, roster_table, signers_of
 from keys.files import replace_file, write_new
 from keys.identity import Identity
+from keys.pinning import check_fingerprints, first_roster, follow, keep_old, read_pinned
 from keys.public_file import read_public
-from keys.rosters import (
-    check_fingerprints,
-    first_roster,
-    follow,
-    keep_old,
-    new_roster,
-    next_roster,
-    read_pinned,
-    read_roster,
-    sign_roster,
-)
+from keys.rosters import new_roster, next_roster, read_roster, sign_roster
 
 __all__ = ["roster_accept", "roster_new", "roster_next", "roster_sign", "roster_verify", "site_revoke"]
 

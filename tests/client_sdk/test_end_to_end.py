@@ -20,7 +20,7 @@ from he_agg.documents.roster import Role
 from he_agg.ids import RoundId
 from he_agg.plan.schemes import SCHEMES
 from keys import GroupKey, Identity
-from keys.rosters import archive_of
+from keys.pinning import archive_of
 from tests.support.flows import assert_mean_of
 from tests.support.real import SITES, in_threads
 from tests.support.server import QUICK, he_agg, start_server

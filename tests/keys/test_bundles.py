@@ -17,7 +17,8 @@ from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireErr
 from he_agg.mac import RoundMac
 from he_agg.signing import SigningKey
 from keys import GroupKey, Identity
-from keys.ceremony import agreement, commit, deal
+from keys.ceremony import deal
+from keys.commitments import agreement, commit
 from keys.self_test import self_test
 from tests.keys.dealing import SITES, after, first, reencoded, signed, site, world
 from tests.support.federation import plan_of
