@@ -28,6 +28,7 @@ _LONG = (
     "client_sdk/test_end_to_end.py",
     "second_client/test_second_client.py",
     "examples/test_analytics_examples.py",
+    "reference/test_reference.py",
     "service/serve/test_restarts.py",
     "client_sdk/training/test_absences.py",
 )

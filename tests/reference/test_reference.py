@@ -16,7 +16,7 @@ from tests.reference import scores, statistics
 from tests.reference.hospitals import RefusedError
 
 CASES = statistics.CASES | scores.CASES
-BUDGET_S = 20.0
+BUDGET_S = 15.0
 """For all kinds together, in `make test`."""
 
 
