@@ -704,17 +704,16 @@ class Site:
         self.tried, self.published = {}, (0, ZEROS)
 
     def open_round(self):
-        """PROTOCOL.md: GET /v1/federations/{federation}/state?wait=S&after=D."""
+        """PROTOCOL.md: GET /v1/federations/{federation}/state?wait=S&after=D. Waits for one of this site's."""
         path, query = f"/v1/federations/{self.key.federation}/state", "wait=30"
         while True:
-            data, seen = self.client.request("GET", path, query).content, self.index
-            state = self.check_state(data, seen)
-            if state["open"] is not None:
-                need(self.identity.name in state["open"]["invited"], "state: invited")
-                return f"{state['federation']}.{state['open']['round']}.{state['open']['attempt']}"
+            data = self.client.request("GET", path, query).content
+            attempt = self.check_state(data)["open"]
+            if attempt is not None and self.identity.name in attempt["invited"]:
+                return f"{self.key.federation}.{attempt['round']}.{attempt['attempt']}"
             query = f"wait=30&after={sha256(data)}"
 
-    def check_state(self, data, seen):
+    def check_state(self, data):
         """FORMAT.md: Body of a state. Returns its body once rosters and records agree with it."""
         document = parse(data)
         self.follow_rosters()
@@ -722,11 +721,18 @@ class Site:
         need(roster is not None and roster["version"] == document["body"]["roster_version"], "state: roster")
         body, found = signers(document, "state", keys_of(roster, "aggregator"))
         need(found, "state: signed by an aggregator")
-        need(body["federation"] == self.key.federation and body["index"] >= seen, "state: federation, index")
-        self.follow_chain()
-        need((body["index"], body["head"]) == (self.index, self.head), "state: head")
-        terms = [body[name] for name in ("stage", "plan_id", "epoch", "key_id")]
-        need(terms == ["running", self.plan.id, self.key.epoch, self.key.key_id], "state: running, plan, key")
+        terms = [body[name] for name in ("federation", "plan_id", "epoch", "key_id")]
+        need(terms == [self.key.federation, self.plan.id, self.key.epoch, self.key.key_id], "state: plan, key")
+        need(body["index"] >= self.index, "state: index")
+        while self.index < body["index"]:
+            self.next_record()
+        need(body["head"] == self.head, "state: head")
+        need(body["stage"] != "ended", "the federation has ended")
+        if body["open"] is not None and self.identity.name in body["open"]["invited"]:
+            attempt = {"federation": self.key.federation} | body["open"]
+            need((attempt["round"], attempt["attempt"]) == self.due, "state: number of the open attempt")
+            drawn = [self.invited(known, attempt | {"roster": at}) for at, known in self.rosters.by_digest.items()]
+            need(set(attempt["invited"]) in drawn, "state: invited sites")
         return body
 
     def follow_rosters(self):
@@ -739,22 +745,19 @@ class Site:
                 return
             self.rosters.follow(answer.content)
 
-    def follow_chain(self):
+    def next_record(self):
         """PROTOCOL.md: GET /v1/federations/{federation}/records/{index}."""
-        while True:
-            path = f"/v1/federations/{self.key.federation}/records/{self.index + 1}"
-            answer = self.client.request("GET", path, expect=(200, 404))
-            if answer.status_code == 404:
-                return
-            self.take(answer.content)
+        path = f"/v1/federations/{self.key.federation}/records/{self.index + 1}"
+        self.take(self.client.request("GET", path).content)
 
     def take(self, data):
         """FORMAT.md: Body of a record. Returns its body once it is the next of the chain."""
         document = parse(data)
         roster = self.rosters.by_digest.get(document["body"]["roster"])
         need(roster is not None, "record: roster")
-        body, found = signers(document, "record", keys_of(roster, "aggregator"))
-        need(found, "record: signed by an aggregator")
+        later = [one for one in self.rosters.by_digest.values() if one["version"] >= roster["version"]]
+        body = document["body"]
+        need(any(signers(document, "record", keys_of(one, "aggregator"))[1] for one in later), "record: signed")
         need((body["federation"], body["plan_id"]) == (self.key.federation, self.plan.id), "record: federation, plan")
         need((body["index"], body["previous"]) == (self.index + 1, self.head), "record: chain")
         need((body["round"], body["attempt"]) == self.due, "record: number")
