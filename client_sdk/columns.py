@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from he_agg.errors import InputError, Reason
 
-__all__ = ["Missing", "classes", "column", "flags", "labels", "position", "refuse", "table"]
+__all__ = ["Missing", "classes", "column", "expected", "flags", "labels", "position", "refuse", "table"]
 
 Missing = Literal["refuse", "skip"]
 
@@ -97,6 +97,16 @@ def labels(values: Any, name: str) -> list[Any]:
     gone = hidden | np.fromiter((_is_missing(label) for label in found), dtype=bool, count=len(found))
     _refuse_missing(gone, name, 'or make "missing" a category that all sites agree on')
     return [label.item() if isinstance(label, np.generic) else label for label in found]
+
+
+def expected(data: tuple[Any, ...], who: str, *names: str) -> tuple[Any, ...]:
+    """Return as many columns or tables as there are names for them."""
+    if len(data) != len(names):
+        raise refuse(
+            f"{who}: expected {len(names)} column(s) or table(s) of data ({', '.join(names)}), got {len(data)}",
+            f"hand them in after the question, in this order: {', '.join(names)}",
+        )
+    return data
 
 
 def refuse(message: str, hint: str = "") -> InputError:

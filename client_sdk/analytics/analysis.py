@@ -180,6 +180,8 @@ def dry_run(analysis: Analysis[D, S, R], shares: Iterable[Sequence[Any]], value_
     """
     magnitude = (1 << (value_bits - 1)) - 1
     owns = {f"site {i}": analysis.prepared(*share) for i, share in enumerate(shares)}
+    if not owns:
+        raise InputError(Reason.BAD_ARGUMENT, "dry_run: expected the data of at least one site, got none")
     size = vector_size(analysis, magnitude)
     course: Course[D, S] = Course(analysis, magnitude)
     while True:

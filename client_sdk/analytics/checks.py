@@ -65,7 +65,7 @@ class Grid:
 
     def integers(self, values: NDArray[np.float64], name: str = "values") -> NDArray[np.int64]:
         """Return the numbers of the nearest grid points, ties to even."""
-        numbers = np.rint(values / self.step).astype(np.int64)
+        numbers = np.rint(values / self.step)
         outside = (numbers < self.first) | (numbers > self.last)
         if outside.any():
             raise InputError(
@@ -74,7 +74,7 @@ class Grid:
                 f"first at position {position(outside)}",
                 "clip the values beforehand, or agree on a wider grid with the other sites",
             )
-        return numbers
+        return numbers.astype(np.int64)
 
 
 def steps_up(times: NDArray[np.float64], step: float) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from client_sdk.analytics.analysis import OneRound
 from client_sdk.analytics.checks import MAX_ROWS, check_rows
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
-from client_sdk.columns import column, labels, refuse
+from client_sdk.columns import column, expected, labels, refuse
 from he_agg.errors import InputError, Reason
 
 __all__ = ["CountResult", "Counts", "Histogram", "HistogramResult", "codes_of"]
@@ -83,8 +83,7 @@ class Counts(OneRound[CountResult]):
         Args:
             data: one sequence of labels per variable, all of the same length.
         """
-        if len(data) != len(self.categories):
-            raise refuse(f"Counts: expected {len(self.categories)} sequences of labels, got {len(data)}")
+        expected(data, "Counts", *(str(name) for name in self.categories))
         columns = [codes_of(own, known, name) for (name, known), own in zip(self.categories.items(), data)]  # noqa: B905
         if len({len(column) for column in columns}) != 1:
             raise refuse("Counts: expected sequences of the same length")
@@ -149,7 +148,7 @@ class Histogram(OneRound[HistogramResult]):
 
     def prepared(self, *data: Any) -> Cells[NDArray[np.int64]]:
         """Return the site's histogram."""
-        (values,) = data
+        (values,) = expected(data, "Histogram", "values")
         flat = column(values)
         check_rows(flat.size, self.max_rows)
         edges = np.asarray(self.edges)

@@ -14,7 +14,7 @@ from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import exact_dot, exact_sum
 from client_sdk.analytics.small_cells import SmallCells
-from client_sdk.columns import refuse, table
+from client_sdk.columns import expected, refuse, table
 
 __all__ = ["KMeans", "KMeansResult"]
 
@@ -77,6 +77,7 @@ class KMeansResult:
 @dataclass(frozen=True)
 class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
     """k-means of all sites' rows, the same centers as Lloyd's algorithm on the pooled, gridded rows from these seeds.
+    A row that is equally near to two centers belongs to the one that comes first by its coordinates.
 
     **Seeds.** k-means++ and its relatives take patients' rows as seeds, which would publish them. Here the first round
     sums counts, values and squares, and the seeds are drawn around the common mean with the common spread from a public
@@ -129,7 +130,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
         """Return grid numbers of the site's rows."""
-        (values,) = data
+        (values,) = expected(data, "KMeans", "values")
         rows = self.grid.integers(table(values, self.columns))
         check_rows(len(rows), self.max_rows)
         return rows
@@ -205,9 +206,13 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
 
 
 def _nearest(rows: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Find the nearest center; the first of equals. Each row's answer depends on no other row."""
+    """Find the nearest center; of equals the first by coordinates, in whatever order the centers come.
+
+    Each row's answer depends on no other row.
+    """
     distance = np.zeros((len(rows), len(centers)))
     for column in range(rows.shape[1]):
         distance += (rows[:, column, None] - centers[None, :, column]) ** 2
-    labels: NDArray[np.intp] = np.argmin(np.where(np.isnan(distance), np.inf, distance), axis=1)
-    return labels
+    order = np.lexsort(centers.T[::-1])
+    first: NDArray[np.intp] = np.argmin(np.where(np.isnan(distance), np.inf, distance)[:, order], axis=1)
+    return np.asarray(order[first])

@@ -13,7 +13,7 @@ from client_sdk.analytics.analysis import Analysis, Finished
 from client_sdk.analytics.checks import MAX_ROWS, check_rows
 from client_sdk.analytics.chi_square import normal_tail
 from client_sdk.analytics.integers import Field
-from client_sdk.columns import flags, refuse, table
+from client_sdk.columns import expected, flags, refuse, table
 from he_agg.errors import InputError, Reason
 
 __all__ = ["LogisticRegression", "LogisticResult"]
@@ -153,7 +153,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         Args:
             data: features, shape (rows, features), and outcomes 0 or 1, shape (rows,).
         """
-        features, outcomes = data
+        features, outcomes = expected(data, "LogisticRegression", "features", "outcomes")
         rows = table(features, self.features, "features")
         if rows.size and np.abs(rows).max() > self.feature_bound:
             raise InputError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client_sdk.analytics.analysis import OneRound
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
 from client_sdk.analytics.integers import Field
-from client_sdk.columns import Missing, refuse, table
+from client_sdk.columns import Missing, expected, refuse, table
 from he_agg.errors import InputError, Reason
 
 __all__ = ["MomentResult", "MomentSums", "Moments"]
@@ -99,7 +99,7 @@ class Moments(OneRound[MomentResult]):
         Args:
             data: one array of values. Shape: (rows, columns)
         """
-        (values,) = data
+        (values,) = expected(data, "Moments", "values")
         array = table(values, len(self.grids), missing=self.missing)
         check_rows(len(array), self.max_rows)
         d = len(self.grids)

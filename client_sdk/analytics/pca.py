@@ -14,7 +14,7 @@ from client_sdk.analytics.analysis import Analysis, Finished, OneRound
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import Moments, MomentSums, exact_dot, exact_sum
-from client_sdk.columns import refuse, table
+from client_sdk.columns import expected, refuse, table
 
 __all__ = ["PCA", "PCAResult", "PowerPCA"]
 
@@ -183,7 +183,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
         """Return grid numbers of the site's rows."""
-        (values,) = data
+        (values,) = expected(data, "PowerPCA", "values")
         rows = self.grid.integers(table(values, self.columns))
         check_rows(len(rows), self.max_rows)
         return rows

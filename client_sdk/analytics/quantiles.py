@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client_sdk.analytics.analysis import Analysis, Finished
 from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
 from client_sdk.analytics.integers import Field
-from client_sdk.columns import column, refuse
+from client_sdk.columns import column, expected, refuse
 
 __all__ = ["QuantileResult", "Quantiles"]
 
@@ -114,7 +114,7 @@ class Quantiles(Analysis[NDArray[np.int64], QuantileState, QuantileResult]):
 
     def prepared(self, *data: Any) -> NDArray[np.int64]:
         """Return grid numbers of the site's values, ascending."""
-        (values,) = data
+        (values,) = expected(data, "Quantiles", "values")
         flat = column(values)
         check_rows(flat.size, self.max_rows)
         return np.sort(self.grid.integers(flat))

@@ -16,7 +16,7 @@ from client_sdk.analytics.chi_square import chi_square_tail
 from client_sdk.analytics.counts import codes_of
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
-from client_sdk.columns import column, flags, position, refuse
+from client_sdk.columns import column, expected, flags, position, refuse
 from he_agg.errors import InputError, Reason
 
 __all__ = ["Curve", "KaplanMeier", "LogRank", "SurvivalResult"]
@@ -222,8 +222,7 @@ class KaplanMeier(OneRound[SurvivalResult]):
         Args:
             data: times, whether each ended with the event, and with several groups the group of each patient.
         """
-        if len(data) != (2 if len(self.groups) == 1 else 3):
-            raise refuse(f"KaplanMeier: expected times, events{', groups' * (len(self.groups) > 1)}; got {len(data)}")
+        expected(data, "KaplanMeier", "times", "events", *(["groups"] if len(self.groups) > 1 else []))
         times = column(data[0], "times")
         if (times < 0).any():
             raise InputError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client_sdk.agreed import settle
 from client_sdk.compression.base import Compression, Grid, Tensors, generator, uniform
 
 __all__ = ["Lossy"]
@@ -30,6 +31,10 @@ class Lossy(Compression):
 
     stochastic: bool = True
     error_feedback: bool = True
+
+    def __post_init__(self) -> None:
+        """Bring the settings into their one form."""
+        settle(self)
 
     def describe(self) -> str:
         """Describe all settings."""

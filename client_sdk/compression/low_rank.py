@@ -44,6 +44,7 @@ class LowRank(Lossy):
     phases = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rank < 1 or not self.factor_clip > 0:
             raise PlanError(Reason.BAD_ARGUMENT, "low rank: expected a rank of at least 1 and a bound above 0")
 

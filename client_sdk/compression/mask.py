@@ -36,6 +36,7 @@ class RandomMask(Lossy):
     seed: str = "he-agg"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share(self.fraction, "fraction")
 
     def layout(

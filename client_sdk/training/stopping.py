@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from client_sdk.agreed import settle
 from client_sdk.compression.base import Tensors
 from he_agg.errors import InputError, Reason
 
@@ -25,6 +26,10 @@ class Stopping(ABC):
     """A rule. Its memory is plain data, for checkpoints."""
 
     restore_best = False
+
+    def __post_init__(self) -> None:
+        """Bring the settings into their one form."""
+        settle(self)
 
     @abstractmethod
     def observe(self, memory: Memory, metrics: dict[str, Any], move: Tensors, model: Tensors) -> Verdict:

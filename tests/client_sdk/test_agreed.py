@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from client_sdk import analytics as typed
+from client_sdk import compression as typed_compression
+from client_sdk import training as typed_training
 from he_agg import InputError
 
+compression: Any = typed_compression
+training: Any = typed_training
 analytics: Any = typed  # other types than the declared ones are what this is about
 GRID = analytics.Grid(1, 0, 9)
 LOOSE = analytics.SmallCells(1)
@@ -46,6 +50,21 @@ SAME = [
 def test_one_question_however_its_numbers_are_written(one, other):
     assert one().question == other().question
     assert one() == other()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: training.FedAvg(lr=1), lambda: training.FedAvg(lr=1.0)),
+        (lambda: training.FedAdam(beta1=0), lambda: training.FedAdam(beta1=np.float32(0))),
+        (lambda: training.BinaryScores(64), lambda: training.BinaryScores(64.0)),
+        (lambda: training.ClassCounts(3), lambda: training.ClassCounts(np.int64(3))),
+        (lambda: compression.RandomMask(1), lambda: compression.RandomMask(np.float64(1.0))),
+        (lambda: compression.LowRank(2), lambda: compression.LowRank(2.0)),
+    ],
+)
+def test_settings_of_a_training_are_in_its_hash_in_one_form(one, other):
+    assert repr(one()) == repr(other())
 
 
 @pytest.mark.parametrize(

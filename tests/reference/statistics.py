@@ -133,8 +133,10 @@ def quantiles(rng):
 
 
 def lloyd(rows, centers, steps):
+    """Step from given centers, equals to the first by coordinates: centers, labels, steps, whether it stood still."""
     for step in range(1, steps + 1):
-        labels = np.argmin(((rows[:, None, :] - centers[None]) ** 2).sum(axis=2), axis=1)
+        order = np.array(sorted(range(len(centers)), key=lambda c: tuple(centers[c])))
+        labels = order[np.argmin(((rows[:, None, :] - centers[None, order]) ** 2).sum(axis=2), axis=1)]
         own = [labels == c for c in range(len(centers))]
         after = np.array([rows[mine].mean(axis=0) if mine.any() else c for mine, c in zip(own, centers, strict=True)])
         if np.array_equal(after, centers):
@@ -353,11 +355,16 @@ def separable(x, y):
 
 
 def logistic(rng):
-    n, d = int(rng.integers(0, 80)), int(rng.integers(1, 4))
+    n, d = int(rng.integers(0, 80 if rng.random() < 0.8 else 800)), int(rng.integers(1, 4))
     x = np.column_stack([awkward(rng, n, 0.01) for _ in range(d)]).reshape(n, d)
-    if rng.random() < 0.5:
-        x = rng.normal(0, float(rng.choice([0.1, 1, 3])), (n, d)).clip(-9.9, 9.9)
-    odds = (x @ rng.normal(0, float(rng.choice([0.5, 2, 8])), d)) + float(rng.choice([0, 0, -3]))
+    if rng.random() < 0.6:
+        x = rng.normal(0, float(rng.choice([0.01, 0.1, 1, 3])), (n, d)).clip(-9.9, 9.9)
+    if rng.random() < 0.2 and d > 1:
+        x[:, 1] = x[:, 0] + rng.normal(0, 10.0 ** -int(rng.integers(1, 8)), n)  # nearly dependent
+    if rng.random() < 0.2:
+        x[:, 0] += float(rng.choice([5, -5]))
+    x = x.clip(-9.9, 9.9)
+    odds = (x @ rng.normal(0, float(rng.choice([0.5, 2, 8])), d)) + float(rng.choice([0, 0, -3, -6]))
     y = (rng.random(n) < 1 / (1 + np.exp(-odds))).astype(int)
     l2 = float(rng.choice([0, 0, 0, 0.1, 1]))
     try:

@@ -17,6 +17,7 @@ from client_sdk import analytics
 from client_sdk.analytics.chi_square import chi_square_tail
 from he_agg.errors import InputError
 from tests.client_sdk.analytics.comparing import bits, split
+from tests.reference.statistics import lloyd
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -114,25 +115,12 @@ def test_quantiles_stop_before_few_values(rng):
         assert ((numbers >= low) & (numbers <= high)).sum() >= 20
 
 
-def lloyd(rows, centers, steps):
-    """The textbook's loop, on pooled rows."""
-    for _ in range(steps):
-        labels = np.argmin(((rows[:, None, :] - centers[None]) ** 2).sum(axis=2), axis=1)
-        after = np.array(
-            [rows[labels == c].mean(axis=0) if (labels == c).any() else centers[c] for c in range(len(centers))]
-        )
-        if np.array_equal(after, centers):
-            break
-        centers = after
-    return centers, labels
-
-
 def test_kmeans_from_given_centers_is_lloyd_on_the_pooled_rows(rng):
     rows = np.concatenate([rng.integers(-20, 20, (80, 2)) + c for c in ([0, 0], [60, 10], [-50, 40])])
     initial = ((1.0, 2.0), (30.0, 5.0), (-10.0, 10.0))
     question = analytics.KMeans(3, analytics.Grid(1, -200, 200), 2, initial=initial)
     result = analytics.dry_run(question, shares_of(rng, rows))
-    centers, labels = lloyd(rows.astype(float), np.array(initial), 100)
+    centers, labels, _, _ = lloyd(rows.astype(float), np.array(initial), 100)
     order = np.lexsort(centers.T[::-1])
     assert result.converged
     assert np.allclose(result.centers, centers[order], rtol=1e-14)
@@ -416,3 +404,13 @@ def test_inertia_far_from_zero_does_not_cancel():
     loose = analytics.SmallCells(1)
     question = analytics.KMeans(1, analytics.Grid(1, 0, 2**41), 1, initial=((0.0,),), small_cells=loose)
     assert analytics.dry_run(question, [(rows,)]).inertia == 1.0
+
+
+def test_rows_between_two_centers_are_counted_where_their_labels_are():
+    """In whatever order the centers came."""
+    rows = np.array([[0.0]] * 3 + [[5.0]] * 4 + [[10.0]] * 3)
+    grid, loose = analytics.Grid(1, 0, 10), analytics.SmallCells(1)
+    for first, second in ((0.0, 10.0), (10.0, 0.0)):
+        question = analytics.KMeans(2, grid, 1, initial=((first,), (second,)), small_cells=loose)
+        result = analytics.dry_run(question, [(rows,)])
+        assert result.counts.tolist() == np.bincount(result.labels(rows)).tolist() == [7, 3]

@@ -24,6 +24,11 @@ WRONG: dict[str, tuple[analytics.Analysis, tuple, tuple]] = {
     "event 2": (analytics.KaplanMeier(1, 10), ([3], [2]), ([3], [1])),
     "group missing": (analytics.KaplanMeier(1, 10, ["a", "b"]), ([3], [1]), ([3], [1], ["a"])),
     "outcome 777": (analytics.LogisticRegression(1, l2=1), ([[1.0]], [777]), ([[1.0], [2.0]], [1, 0])),
+    "beyond all grids": (analytics.Quantiles(GRID), ([1e300],), ([1.0],)),
+    "two tables": (analytics.Moments([GRID]), ([1], [2]), ([1],)),
+    "no events": (analytics.KaplanMeier(1, 10), ([3],), ([3], [1])),
+    "no outcomes": (analytics.LogisticRegression(1), ([3],), ([3], [1])),
+    "no data": (analytics.Histogram((0, 1)), (), ([1],)),
     "feature beyond": (analytics.LogisticRegression(1, l2=1), ([[777.25]], [1]), ([[7.0], [1.0]], [1, 0])),
 }
 
@@ -83,6 +88,8 @@ def test_small_cells_warn_or_are_masked():
 
 
 def test_missing_rows_are_asked_for():
+    with pytest.raises(InputError, match="at least one site"):
+        analytics.dry_run(analytics.Quantiles(GRID), [])
     with pytest.raises(InputError, match="have none"):
         analytics.dry_run(analytics.Quantiles(GRID), [([],), ([],)])
     with pytest.raises(InputError, match="at least 2 rows"):
