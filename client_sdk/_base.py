@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,13 +13,16 @@ from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Passphrase, Session, open_session
 from client_sdk.config import Overrides, Settings
-from client_sdk.progress import Event, Listener, Phase, PhaseFinished
+from client_sdk.progress import Event, Listener, Notice, Phase, PhaseFinished
 from he_agg.audit.evidence import BrokenReceipt, parse_evidence
 from he_agg.documents.roster import Roster
 from he_agg.plan.plan import Plan
 from keys.hardening import forbid_core_dumps
 
 __all__ = ["RoundBase", "SiteBase"]
+
+_log = logging.getLogger("client_sdk")
+_MOST_NOTICES = 10_000
 
 
 class SiteBase:
@@ -30,6 +34,7 @@ class SiteBase:
         self._session = session
         self._transport = transport
         self._listener = listener
+        self._notices: list[Notice] = []
 
     @classmethod
     def open(
@@ -95,10 +100,29 @@ class SiteBase:
         """Return what this site has kept of receipts that the aggregator broke."""
         return [one for data in self._session.spool.evidence(self.federation) for one in parse_evidence(data)]
 
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What people should know of the time since this site was opened: pauses, waits, rounds without it.
+
+        Of a wait that goes on, the newest. The logger `client_sdk` and the listener are told of each when it comes.
+        """
+        return tuple(self._notices)
+
+    def _keep(self, notice: Notice) -> None:
+        _log.warning("%s", notice.text)
+        last = self._notices[-1] if self._notices else notice
+        same = (last.topic, last.round_id) == (notice.topic, notice.round_id)
+        if same and last.waited_s < notice.waited_s:
+            self._notices.pop()
+        if len(self._notices) < _MOST_NOTICES:
+            self._notices.append(notice)
+
     def _heard(self, note: Listener | None) -> Listener:
         """Tell of a flow's progress the round, which keeps its books, and the user."""
 
         def listener(event: Event) -> None:
+            if isinstance(event, Notice):
+                self._keep(event)
             for each in (note, self._listener):
                 if each is not None:
                     each(event)

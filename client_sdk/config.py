@@ -38,6 +38,7 @@ class Settings:
         least_bytes_per_s: so much longer it may take for each byte: a slower transfer counts as broken.
         result_s: how long after a round's deadline its result is waited for. Units: seconds.
         pause_s: how long, at most, a pause or a moved deadline lengthens that. Units: seconds.
+        round_s: how long, at most, a round that this site is invited to is waited for. Units: seconds.
     """
 
     url: str
@@ -57,6 +58,7 @@ class Settings:
     least_bytes_per_s: int = 20_000
     result_s: float = 3600.0
     pause_s: float = 7 * 86400.0
+    round_s: float = 30 * 86400.0
 
     @classmethod
     def load(cls, config: str | Path | None, overrides: Mapping[str, Any]) -> Settings:
@@ -113,6 +115,7 @@ class Overrides(TypedDict, total=False):
     least_bytes_per_s: int
     result_s: float
     pause_s: float
+    round_s: float
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -131,7 +134,7 @@ _PATHS = frozenset(
     }
 )
 _MOST = {"min_sites": 10_000, "least_bytes_per_s": 10**9}
-_SECONDS = frozenset({"patience_s", "request_s", "result_s", "pause_s"})
+_SECONDS = frozenset({"patience_s", "request_s", "result_s", "pause_s", "round_s"})
 _MAX_FILE_BYTES = 2**16
 
 

@@ -6,10 +6,11 @@ either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, Unpack
 
+from client_sdk.progress import Notice
 from he_agg.errors import ProtocolError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.plan.plan import Plan
@@ -103,6 +104,10 @@ class Federated(Protocol):
     @property
     def plan(self) -> Plan:
         """What the federation agreed on."""
+
+    @property
+    def notices(self) -> Sequence[Notice]:
+        """What people should know of the time since it was opened: pauses, waits, rounds without this site."""
 
     def rounds(self) -> Iterator[FederatedRound]:
         """Yield every round that this site is invited to, as it opens."""

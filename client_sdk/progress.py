@@ -6,9 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Event", "Listener", "Phase", "PhaseFinished", "PhaseProgress", "PhaseStarted", "Retrying"]
+__all__ = [
+    "Event",
+    "Listener",
+    "Notice",
+    "Phase",
+    "PhaseFinished",
+    "PhaseProgress",
+    "PhaseStarted",
+    "Retrying",
+    "Topic",
+]
 
 Phase = Literal["encrypt", "upload", "wait", "download", "verify", "decrypt"]
+
+
+Topic = Literal["paused", "waiting", "not-invited", "missed", "left-out", "ended-early"]
+"""`waiting`: for a round to open, or for its record. `missed`: a round that this site sent nothing to. `left-out`: one
+that it did send something to, and whose sum is without that."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,24 @@ class Retrying:
     wait_s: float
 
 
-Event = PhaseStarted | PhaseProgress | PhaseFinished | Retrying
+@dataclass(frozen=True)
+class Notice:
+    """Something that people should know, although it is no error of a call.
+
+    Attributes:
+        topic: one of `Topic`.
+        text: one sentence.
+        round_id: which round, if it is about one.
+        waited_s: for how long already, if it is a wait. Units: seconds.
+    """
+
+    topic: Topic
+    text: str
+    round_id: str | None = None
+    waited_s: float = 0.0
+
+
+Event = PhaseStarted | PhaseProgress | PhaseFinished | Retrying | Notice
 
 Listener = Callable[[Event], None]
 """Called between two steps of a round, in the thread or event loop that drives it: be quick."""

@@ -22,6 +22,7 @@ from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
 from client_sdk._protocol.poll import POLL_S, closes_at, federation_state, unhurried
 from client_sdk._protocol.session import Session
+from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import PhaseFinished, PhaseStarted
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
@@ -71,13 +72,15 @@ def await_record(
         max_bytes=MAX_RECORD_BYTES,
         wait_s=POLL_S,
     )
+    waiting, paused = Waiting(), False
     while True:
         asked_at = yield from now()
         response = yield from exchange(session.retries, request)
         if response.status == 200:
             break
         if (yield from now()) > until:
-            until = min(at_last, (yield from _later(session, round_id)))
+            later, paused = yield from _later(session, round_id)
+            until = min(at_last, later)
         if (yield from now()) > until:
             raise ProtocolError(
                 Reason.SUM_NOT_READY,
@@ -86,6 +89,10 @@ def await_record(
                 f"get it later with `he-agg fetch --config site.toml --round {round_id} --out mean.npz`; if it never "
                 "comes, ask the operator",
             )
+        if paused:
+            yield from waiting.tell("paused", f"federation {session.federation} is paused: its operator lets it rest")
+        elif (yield from now()) > until - session.result_s:
+            yield from waiting.tell("waiting", f"round {round_id} is over, and has no record yet", str(round_id))
         if meanwhile is not None:
             yield from meanwhile()
         yield from unhurried(asked_at)
@@ -98,14 +105,14 @@ def await_record(
     return signed
 
 
-def _later(session: Session, round_id: RoundId) -> Flow[float]:
-    """Return until when to go on asking: the operator may have paused the federation, which moves deadlines."""
+def _later(session: Session, round_id: RoundId) -> Flow[tuple[float, bool]]:
+    """Return until when to go on asking, and whether the federation is paused, which moves deadlines."""
     state = (yield from federation_state(session)).body
     if state.stage == "paused":
-        return (yield from now()) + session.result_s
+        return (yield from now()) + session.result_s, True
     if state.open is not None and state.round_id == round_id:
-        return (yield from closes_at(session, state.open.deadline_at)) + session.result_s
-    return -math.inf
+        return (yield from closes_at(session, state.open.deadline_at)) + session.result_s, False
+    return -math.inf, False
 
 
 def take_failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:

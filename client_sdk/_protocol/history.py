@@ -8,14 +8,15 @@ from typing import TypeVar
 
 from client_sdk._disk.chain import Link
 from client_sdk._disk.ledger import Fate
-from client_sdk._effects import Flow, Request, compute
+from client_sdk._effects import Flow, Report, Request, compute
 from client_sdk._protocol.accept import RejectedError, check_follows, check_invited, check_record_signature
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
+from client_sdk.progress import Notice
 from he_agg.audit.evidence import BrokenReceipt, broken_by, encode_evidence
 from he_agg.documents.draw import last_counted
 from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
-from he_agg.documents.roster import MAX_ROSTER_BYTES, Roster
+from he_agg.documents.roster import MAX_ROSTER_BYTES, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
@@ -184,6 +185,7 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     """
     record, index = signed.body, signed.body.index
     yield from catch_up(session, index - 1)
+    known_before = yield from compute(partial(len, session.chain))
     before = yield from compute(partial(session.chain.link, index - 1))
     check_follows(index - 1, before.digest, signed)
     yield from know_roster(session, record)
@@ -208,6 +210,23 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     except WireError as error:
         known = (yield from compute(partial(session.chain.link, index))).digest
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest) from error
+    if index > known_before and roster is not None and session.site in roster.having(Role.SITE):
+        yield from _tell_of_absence(session.site, record)
+
+
+def _tell_of_absence(site: str, record: RoundRecord) -> Flow[None]:
+    """Tell of a sum that this site is not in."""
+    if record.outcome != "published" or site in record.members:
+        return
+    round_id, why = str(record.round_id), record.excluded.get(site)
+    has = f"round {round_id} has a sum"
+    if why is None:
+        yield Report(Notice("not-invited", f"{has}, and site {site} was not invited to it", round_id))
+    elif why == "absent":
+        yield Report(Notice("missed", f"{has}, and site {site} had sent nothing to it", round_id))
+    else:
+        word = "".join(c if c.isprintable() else " " for c in why)
+        yield Report(Notice("left-out", f"{has} without what site {site} had sent: {word}", round_id))
 
 
 def _record(session: Session, index: int) -> Flow[Signed[RoundRecord]]:

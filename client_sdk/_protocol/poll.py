@@ -9,16 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from client_sdk._effects import Flow, Request, Sleep, compute, now
+from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
 from client_sdk._protocol.accept import RejectedError, signers
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import catch_up, follow_rosters, record_at, refusing
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import deliver_verdicts
+from client_sdk._protocol.waiting import Waiting
+from client_sdk.progress import Notice
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
-from he_agg.errors import KeystoreError, PlanError, Reason, WireError
+from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 
 __all__ = [
@@ -118,11 +120,20 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
     """
     yield from deliver_verdicts(session)
     known: str | None = None
+    waiting, until = Waiting(), (yield from now()) + session.round_s
     while True:
         asked_at = yield from now()
+        if asked_at > until:
+            raise ProtocolError(
+                Reason.NOT_INVITED,
+                f"federation {session.federation}: site {session.site} was invited to no round within "
+                f"{session.round_s:.0f} s",
+                "ask the operator; the setting `round_s` says how long a site waits",
+            )
         signed = yield from federation_state(session, POLL_S, known)
         state, known = signed.body, signed.digest
         if state.stage == "ended":
+            yield from _tell_of_end(session, state)
             return None
         session.rosters.check_valid(session.clock())
         check_agreement(session, state)
@@ -130,13 +141,16 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
             opened = yield from _opened(session, state)
             if opened is not None:
                 return opened
+        yield from _tell_of_wait(session, state, after, waiting)
         yield from unhurried(asked_at)
 
 
 def last_published(session: Session) -> Flow[RoundId | None]:
     """Find the newest round with a sum, by this site's own verified records; None if there is none yet."""
-    signed = yield from federation_state(session)
-    index = signed.body.index
+    return (yield from _published_by(session, (yield from federation_state(session)).body.index))
+
+
+def _published_by(session: Session, index: int) -> Flow[RoundId | None]:
     while index > 0:
         record = (yield from refusing(session, "chain-rejected", None, record_at(session, index))).body
         if record.outcome == "published":
@@ -144,6 +158,24 @@ def last_published(session: Session) -> Flow[RoundId | None]:
         # Before the first attempt at a round comes what the round before it came to.
         index -= record.round_id.attempt
     return None
+
+
+def _tell_of_end(session: Session, state: FederationState) -> Flow[None]:
+    last, rounds = (yield from _published_by(session, state.index)), session.plan.rounds
+    done = 0 if last is None else last.number
+    if done < rounds:
+        text = f"federation {session.federation} has ended early, after {done} of the {rounds} rounds of its plan"
+        yield Report(Notice("ended-early", text))
+
+
+def _tell_of_wait(session: Session, state: FederationState, after: str | None, waiting: Waiting) -> Flow[None]:
+    name, round_id = f"federation {session.federation}", None if state.round_id is None else str(state.round_id)
+    if state.stage == "paused":
+        yield from waiting.tell("paused", f"{name} is paused: its operator lets it rest")
+    elif round_id not in (None, after):
+        yield from waiting.tell("not-invited", f"site {session.site} is not invited to round {round_id}", round_id)
+    else:
+        yield from waiting.tell("waiting", f"{name}: no round has opened for this site yet")
 
 
 def unhurried(asked_at: float) -> Flow[None]:

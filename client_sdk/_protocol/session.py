@@ -35,6 +35,7 @@ class Session:
         min_sites: fewest sites whose sum it opens, by its own settings.
         result_s: how long after a deadline a result is waited for. Units: seconds.
         pause_s: how long, at most, the aggregator's word lengthens that. Units: seconds.
+        round_s: how long, at most, a round that this site is invited to is waited for. Units: seconds.
         clock: the time by which rosters expire. Units: seconds since 1970, UTC.
     """
 
@@ -49,6 +50,7 @@ class Session:
     min_sites: int = 1
     result_s: float = 3600.0
     pause_s: float = 7 * 86400.0
+    round_s: float = 30 * 86400.0
     clock: Callable[[], float] = field(default=time.time, repr=False)
 
     @property
@@ -129,4 +131,5 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
         min_sites=settings.min_sites,
         result_s=settings.result_s,
         pause_s=settings.pause_s,
+        round_s=settings.round_s,
     )

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from client_sdk._disk.npz import check_free, write_npz
 from client_sdk.config import Settings
-from client_sdk.progress import Event, Listener, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
+from client_sdk.progress import Event, Listener, Notice, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
 from client_sdk.site import Round, Site
 from he_agg.errors import ProtocolError, Reason
 from he_agg.host.commands import FILE, answer, json_option, messages
@@ -226,6 +226,8 @@ def _progress() -> Iterator[Listener]:
                 task = bars.tasks[tasks[phase]]
                 bars.update(tasks[phase], completed=task.total or 1, total=task.total or 1)
                 bars.stop_task(tasks[phase])
+            case Notice(text=text):
+                messages.print(text, markup=False)
             case Retrying(why=why, wait_s=wait_s):
                 messages.print(f"{why}; trying again in {wait_s:.1f} s", markup=False)
 

@@ -148,7 +148,7 @@ class _Loop:
     hooks: tuple[Hook, ...]
 
     def run(self) -> Result:
-        training, state = self.training, self.training.state
+        training, state, told = self.training, self.training.state, len(self.site.notices)
         if state.done == "rounds" and (training.limit is None or state.round < training.limit):
             state.done = ""  # more were asked for this time
         if not state.done:
@@ -157,7 +157,8 @@ class _Loop:
         best = state.done == "early" and training.stopping is not None and training.stopping.restore_best
         tensors = state.best if best and state.best else state.model
         model = training.learner.load(tensors, state.local)
-        return Result(model, tensors, state.history, state.done, training.hash)
+        notes = tuple(notice.text for notice in self.site.notices[told:])
+        return Result(model, tensors, state.history, state.done, training.hash, notes)
 
     def _all_rounds(self) -> None:
         state = self.training.state
@@ -173,8 +174,7 @@ class _Loop:
         if published is not None:
             self._catch_up(int(published.split(".")[1]))
         if not state.done:
-            state.done = "ended"
-            self.file.save(state)
+            state.done = "ended"  # not kept: the next run asks the federation again
 
     def _take_part(self, round: FederatedRound) -> None:
         if round.submitted and not self.training.has_made(round.number):

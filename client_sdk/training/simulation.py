@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Unpack
 import numpy as np
 
 from client_sdk.federated import Federated, Outcome, Sending
+from client_sdk.progress import Notice
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean, dequantize, quantize
@@ -74,6 +75,10 @@ class _Site:
         self._hub, self.name = hub, name
         self.plan = hub.plan
         self.federation = hub.plan.public.federation
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        return ()
 
     def rounds(self) -> Iterator[_Round]:
         for number in range(1, self.plan.public.rounds + 1):

@@ -86,6 +86,8 @@ class Result:
         history: one dict per round: round, step, n_sites, total_weight, metrics, model_hash, took_part.
         stopped: "rounds" (as many as asked for), "early" (the stopping rule), or "ended" (the federation).
         model_hash: of the last global model.
+        notes: what people should know of this run, a sentence each: pauses, long waits, rounds that this site was not
+            invited to, missed or was left out of, and a federation that ended early.
     """
 
     model: Any = field(repr=False)
@@ -93,3 +95,4 @@ class Result:
     history: list[dict[str, Any]] = field(repr=False)
     stopped: str
     model_hash: str
+    notes: tuple[str, ...] = ()

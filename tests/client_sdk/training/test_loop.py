@@ -145,6 +145,24 @@ def test_training_ends_with_the_federation(running, name):
     assert [len(result.history) for result in results] == [2, 2, 2]
 
 
+def test_an_early_end_is_told_and_not_kept(running, name, tmp_path):
+    """What ended it may be undone, or a lie: the next run asks again."""
+    with running(plan_for(name, rounds=50)) as federation:
+
+        def work(site, i):
+            def hook(report):
+                if report.round == 2 and i == 0:
+                    federation.end()
+
+            return train(site, model(), fit_for(i), checkpoint=tmp_path / f"{i}.npz", hooks=[hook])
+
+        results = federation.everywhere(work) + federation.everywhere(work)
+    assert {result.stopped for result in results} == {"ended"}
+    for result in results:
+        assert any("has ended early, after 2 of the 50 rounds" in note for note in result.notes), result.notes
+    assert '"done": "ended"' not in str(np.load(tmp_path / "0.npz")["he-agg/meta"])
+
+
 def test_sites_that_start_from_other_weights_all_stop(running, name):
     errors = []
 
