@@ -2,10 +2,11 @@
 
 ::
 
-    {"id":"<64 hex>","round":"<federation>.<round>.<attempt>","state":"sent","update":"<64 hex>"}
+    {"id":"<64 hex>","record":null,"round":"<federation>.<round>.<attempt>","state":"sent","update":"<64 hex>"}
 
-A line when a submission is about to be sent for the first time; one more when a verified record has said what became of
-it, with the state `counted` or `left-out`. Nothing is ever changed. `update` is a keyed fingerprint
+A line when a submission is about to be sent for the first time; one more, with that record's digest, when a verified
+record has said what became of it: `counted`, or `left-out`; and one more, `given-up`, when a later record gives that
+sum up. Nothing is ever changed. `update` is a keyed fingerprint
 (`Identity.recognise`): to anybody without this site's identity it says nothing about the update, but whether two of its
 updates were the same. A last line that a crash cut short counts as not written; nothing was sent for it.
 """
@@ -36,15 +37,25 @@ class Fate(StrEnum):
     LEFT_OUT = "left-out"
     """Its attempt failed, or was published without it."""
 
+    GIVEN_UP = "given-up"
+    """It is in a sum that was given up: the same round is tried again, with the same updates."""
+
 
 @dataclass(frozen=True)
 class Sent:
-    """What this site sent to an attempt: the id of its first manifest, and the fingerprint of what was encrypted."""
+    """What this site sent to an attempt.
+
+    Attributes:
+        submission_id: of its first manifest.
+        update: keyed fingerprint of what was encrypted.
+        record: digest of the record that settled it; None as long as there is none.
+    """
 
     round_id: RoundId
     submission_id: str
     update: str
     fate: Fate = Fate.SENT
+    record: str | None = None
 
 
 class Ledger:
@@ -67,30 +78,50 @@ class Ledger:
                 if round_id not in self._sent:
                     add(_line(Sent(round_id, submission_id, update)))
 
-    def settle(self, round_id: RoundId, fate: Fate) -> None:
+    def settle(self, round_id: RoundId, fate: Fate, record: str) -> None:
         """Note what a verified record says of a submission; of one that was never sent nothing is noted."""
         if (sent := self.sent(round_id)) is not None and sent.fate is Fate.SENT:
-            with self._lines.adding() as add:
-                if self._sent[round_id].fate is Fate.SENT:
-                    add(_line(replace(sent, fate=fate)))
+            self._move(replace(sent, fate=fate, record=record), Fate.SENT)
+
+    def give_up(self, record: str) -> None:
+        """Note that a verified record gives up the sum of another one."""
+        self._lines.read()
+        for sent in list(self._sent.values()):
+            if sent.record == record and sent.fate is Fate.COUNTED:
+                self._move(replace(sent, fate=Fate.GIVEN_UP), Fate.COUNTED)
 
     def in_another(self, round_id: RoundId, update: str) -> Sent | None:
-        """Find another attempt whose sum has this update, or may have it; None if there is none."""
+        """Find another attempt whose sum has this update, or may have it; None if there is none.
+
+        A sum that was given up does not keep it from another attempt at its own round, but from every other round.
+        """
         self._lines.read()
         others = (self._sent[other] for other in self._rounds_of.get(update, []) if other != round_id)
-        return max((sent for sent in others if sent.fate is not Fate.LEFT_OUT), key=lambda s: s.round_id, default=None)
+        here = round_id.number
+        holding = (
+            sent
+            for sent in others
+            if sent.fate is not Fate.LEFT_OUT and (sent.fate is not Fate.GIVEN_UP or sent.round_id.number != here)
+        )
+        return max(holding, key=lambda sent: sent.round_id, default=None)
 
     def newest_counted(self) -> int:
         """Return the number of the newest round whose sum has an update of this site; 0 if there is none."""
         self._lines.read()
         return max((sent.round_id.number for sent in self._sent.values() if sent.fate is Fate.COUNTED), default=0)
 
+    def _move(self, after: Sent, before: Fate) -> None:
+        with self._lines.adding() as add:
+            if self._sent[after.round_id].fate is before:
+                add(_line(after))
+
     def _take(self, fields: canonical.Fields) -> None:
         round_id, submission_id = RoundId.parse(fields.string("round")), fields.hex("id", 32)
         update, state = fields.hex("update", 32), fields.string("state")
+        record = fields.maybe("record", lambda name: fields.hex(name, 32))
         fields.end()
         try:
-            sent = Sent(round_id, submission_id, update, Fate(state))
+            sent = Sent(round_id, submission_id, update, Fate(state), record)
         except ValueError as error:
             raise WireError(Reason.BAD_FIELD, f"line.state: expected one of {', '.join(Fate)}") from error
         if round_id not in self._sent:
@@ -99,4 +130,10 @@ class Ledger:
 
 
 def _line(sent: Sent) -> dict[str, canonical.Json]:
-    return {"round": str(sent.round_id), "id": sent.submission_id, "update": sent.update, "state": str(sent.fate)}
+    return {
+        "round": str(sent.round_id),
+        "id": sent.submission_id,
+        "update": sent.update,
+        "state": str(sent.fate),
+        "record": sent.record,
+    }

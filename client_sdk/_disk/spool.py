@@ -150,7 +150,8 @@ class Spool:
                 if sent is None:
                     useless = round_id.number < opened.number - 1
                 else:
-                    useless = sent.fate is Fate.LEFT_OUT or (sent.fate is Fate.COUNTED and round_id.number < newest)
+                    passed = sent.fate is Fate.COUNTED and round_id.number < newest
+                    useless = passed or sent.fate in (Fate.LEFT_OUT, Fate.GIVEN_UP)
                 if useless:
                     with self.entry(round_id).locked():
                         self.entry(round_id).remove()

@@ -204,7 +204,9 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     counted, version = last_counted(record, before.counted), 0 if roster is None else roster.version
     # Before the chain has it: a record that it has is not looked at again.
     fate = Fate.COUNTED if record.outcome == "published" and session.site in record.members else Fate.LEFT_OUT
-    yield from compute(partial(session.ledger.settle, record.round_id, fate))
+    yield from compute(partial(session.ledger.settle, record.round_id, fate, signed.digest))
+    if record.gives_up is not None:
+        yield from compute(partial(session.ledger.give_up, record.gives_up))
     try:
         yield from compute(partial(session.chain.append, index, Link(signed.digest, counted, version)))
     except WireError as error:

@@ -122,7 +122,7 @@ def _check_once(session: Session, opened: OpenRound, fingerprint: str, may_repea
     other = session.ledger.in_another(opened.id, fingerprint)
     if other is None or may_repeat:
         return
-    if other.fate is Fate.COUNTED:
+    if other.fate is not Fate.SENT:
         where = f"is in the sum of round {other.round_id}"
     else:
         where = f"was sent to round {other.round_id}, and no verified record says that it is in no sum"

@@ -50,7 +50,7 @@ def lines(session) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
-@pytest.mark.parametrize("later", [NEXT, AGAIN, RoundId("test", 7, 3)])
+@pytest.mark.parametrize("later", [NEXT, RoundId("test", 7, 3)])
 def test_update_of_a_published_round_is_not_sent_again(tmp_path, aggregator, later):
     session = session_for(tmp_path, PLAN)
     assert_mean_of(whole_round(session, aggregator, update_of()), PLAN, ALL)
@@ -68,6 +68,19 @@ def test_update_of_a_published_round_is_not_sent_again(tmp_path, aggregator, lat
     assert_mean_of(whole_round(session, aggregator, update_of(may_repeat=True)), PLAN, ALL)
     assert [line["state"] for line in lines(session)] == ["sent", "counted", "sent", "counted"]
     assert len({line["update"] for line in lines(session)}) == 1
+
+
+def test_update_of_a_published_attempt_is_not_sent_to_the_next_one(tmp_path, aggregator):
+    """This site has not opened that sum, so nothing but the ledger keeps it from another one of the same round."""
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
+    aggregator.others_submit()
+    aggregator.close()
+    World(aggregator).run(catch_up(session, 1))
+    aggregator.open(AGAIN)
+    with pytest.raises(InputError, match=r"is in the sum of round test\.1\.1") as caught:
+        World(aggregator).run(_flows.submit(session, aggregator.opened, update_of()))
+    assert caught.value.reason == Reason.REPEATED_UPDATE
 
 
 def test_another_update_is_sent(tmp_path, aggregator):
@@ -116,6 +129,23 @@ def test_update_whose_fate_no_record_tells_is_not_sent_again(tmp_path, aggregato
     assert_mean_of(World(aggregator).run(_flows.resume(session, OPEN)), PLAN, ALL)
 
 
+def test_given_up_sum_is_tried_again_with_the_same_update_in_its_own_round_only(tmp_path):
+    """Another set of another round would be a second sum for whoever could open the first: a member with the key."""
+    ledger = Ledger(tmp_path / "x.ledger")
+    ledger.enter(ROUND, "a" * 64, "1" * 64)
+    ledger.settle(ROUND, Fate.COUNTED, "9" * 64)
+    ledger.give_up("8" * 64)  # the record of a round that this site was not in
+    assert ledger.in_another(AGAIN, "1" * 64).round_id == ROUND
+    for _ in range(2):
+        ledger.give_up("9" * 64)
+        assert ledger.in_another(AGAIN, "1" * 64) is None
+        assert ledger.in_another(NEXT, "1" * 64).round_id == ROUND
+    assert len((tmp_path / "x.ledger").read_bytes().splitlines()) == 3
+    ledger.enter(AGAIN, "b" * 64, "1" * 64)
+    ledger.settle(AGAIN, Fate.COUNTED, "7" * 64)
+    assert ledger.in_another(RoundId("test", 1, 3), "1" * 64).round_id == AGAIN
+
+
 def test_lost_spool_is_not_encrypted_for_again(tmp_path, aggregator):
     session = session_for(tmp_path, PLAN)
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
@@ -135,7 +165,7 @@ def test_counted_elsewhere_counts(tmp_path, aggregator):
     """A record has something of this site in the sum: which machine had sent it does not matter."""
     session = session_for(tmp_path, PLAN)
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
-    session.ledger.settle(ROUND, Fate.COUNTED)
+    session.ledger.settle(ROUND, Fate.COUNTED, "9" * 64)
     assert session.ledger.in_another(NEXT, lines(session)[0]["update"]).round_id == ROUND
     assert session.ledger.in_another(ROUND, lines(session)[0]["update"]) is None
 
@@ -221,13 +251,13 @@ def test_line_that_a_power_cut_lost_was_sent_for_nothing(tmp_path, aggregator, l
 def test_settled_once_whatever_comes_later(tmp_path):
     path = tmp_path / "x.ledger"
     ledger, other = Ledger(path), Ledger(path)  # two processes
-    ledger.settle(ROUND, Fate.COUNTED)
+    ledger.settle(ROUND, Fate.COUNTED, "9" * 64)
     assert not path.exists()  # nothing was sent
     ledger.enter(ROUND, "a" * 64, "1" * 64)
     other.enter(ROUND, "b" * 64, "2" * 64)
     assert (other.sent(ROUND).submission_id, other.newest_counted()) == ("a" * 64, 0)
-    other.settle(ROUND, Fate.COUNTED)
-    ledger.settle(ROUND, Fate.LEFT_OUT)
+    other.settle(ROUND, Fate.COUNTED, "9" * 64)
+    ledger.settle(ROUND, Fate.LEFT_OUT, "8" * 64)
     assert ledger.sent(ROUND).fate is other.sent(ROUND).fate is Fate.COUNTED
     assert len(path.read_bytes().splitlines()) == 2
     assert path.stat().st_mode & 0o777 == 0o600

@@ -132,7 +132,7 @@ def five(tmp_path):
     for round_id, fate in zip(rounds, fates, strict=True):
         ledger.enter(round_id, "ab" * 32, "cd" * 32)
         if fate is not Fate.SENT:
-            ledger.settle(round_id, fate)
+            ledger.settle(round_id, fate, "9" * 64)
     for round_id in [*rounds, RoundId("test", 3, 2), RoundId("other", 1, 1)]:
         entry = spool.entry(round_id)
         entry.begin(1)
@@ -150,7 +150,7 @@ def test_what_was_sent_stays_until_a_record_has_settled_it(tmp_path, five, numbe
     assert spool.pending("test") == [*rounds[2:], *unsent]
     assert spool.pending("other") == [RoundId("other", 1, 1)]
     assert (tmp_path / "spool" / "a" / "notes.txt").exists()
-    ledger.settle(rounds[3], Fate.COUNTED)
+    ledger.settle(rounds[3], Fate.COUNTED, "9" * 64)
     spool.prune(RoundId("test", number, 1), ledger)
     assert spool.pending("test") == [rounds[3], *unsent]
 
