@@ -727,7 +727,7 @@ def test_fetch_checks_the_same(tmp_path, monkeypatch):
         if false_sum is None:
             assert_mean_of(World(server).run(flow), PLAN, [update_of(1), update_of(2)])
         else:
-            with pytest.raises(DecryptionError, match="refused"):
+            with pytest.raises(DecryptionError, match="failed the checks"):
                 World(server).run(flow)
             assert security_log(session)[0]["what"] == "sum, tags"
             assert spooled(root) == []
@@ -852,9 +852,9 @@ def test_refused_sum_stays_in_no_frame_of_the_error(tmp_path, monkeypatch, count
 
     seen = []
 
-    def dequantizing(plan, sums, n_sites):
+    def dequantizing(plan, sums, n_sites, sites):
         seen.append(weakref.ref(sums))
-        return dequantize(plan, sums, n_sites)
+        return dequantize(plan, sums, n_sites, sites)
 
     monkeypatch.setattr(_collect, "dequantize", dequantizing)
     values = values_of("c")

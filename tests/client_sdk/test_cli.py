@@ -173,7 +173,11 @@ def test_submit_that_was_killed_finishes_when_run_again(federate, capsys):
         (lambda t: t.pop("bias"), "tensor 'bias' (2 of 3): expected float64 (), got none", "he-agg plan show"),
         (lambda t: t.update(extra=np.zeros(3)), "got 1 more: first 'extra'", "leave it out"),
         (lambda t: t.update(bias=np.zeros(2)), "tensor 'bias': expected shape (), got (2,)", ""),
-        (lambda t: t.update(bias=np.float32(0)), "tensor 'bias': expected dtype float64, got float32", "astype"),
+        (
+            lambda t: t.update(bias=np.float32(0)),
+            "tensor 'bias': expected dtype float64, got float32",
+            "write it as float64",
+        ),
     ],
 )
 def test_wrong_update_is_named(shared, capsys, tmp_path, change, expected, hint):

@@ -197,7 +197,8 @@ def test_own_exclusion_is_told_with_its_reason(tmp_path, aggregator):
     ],
 )
 def test_failed_round(tmp_path, aggregator, why, text):
-    session, world = session_for(tmp_path, PLAN), World(aggregator, failing(aggregator, excluded={"a": why}))
+    excluded = {"a": why, "b": "absent", "c": "absent"}
+    session, world = session_for(tmp_path, PLAN), World(aggregator, failing(aggregator, excluded=excluded))
     with pytest.raises(ProtocolError) as caught:
         world.run(_flows.aggregate(session, OPEN, update_of()))
     assert caught.value.reason == Reason.ROUND_FAILED
