@@ -53,7 +53,7 @@ class Outcome:
         mean: the mean, bit-identical at every site; None if the round failed. Its next attempt comes by itself.
         counted: whether the update that was given is in the mean.
         reason: why it is not: `ROUND_FAILED`, `ROUND_CLOSED` (too late, or left out) or `SECOND_SUBMISSION` (what this
-            site had submitted to the round before counts instead); None if it is.
+            site had submitted to the round before counts instead); None if it is, or if its weight was 0.
         why: the same as a sentence; empty if it is.
     """
 

@@ -125,6 +125,8 @@ class Round(RoundBase):
 
         Args:
             update: as for `aggregate`; None to finish what this site has submitted to the round before.
+            weight: as for `aggregate`; 0 takes no part in the round, and waits for the mean of the others. They wait,
+                too: until the round's deadline.
             how: as for `aggregate`.
 
         Raises:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from client_sdk._disk.ledger import Fate
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, compute, now
@@ -50,6 +52,11 @@ class Update:
     rounding: Rounding = "nearest"
     on_overflow: OnOverflow = "error"
     may_repeat: bool = False
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is no sample behind it, so that the site takes no part."""
+        return isinstance(self.weight, int | np.integer) and not isinstance(self.weight, bool) and self.weight == 0
 
 
 def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Update) -> Flow[Stored]:

@@ -50,11 +50,14 @@ def take_part(session: Session, opened: OpenRound, update: Update | None) -> Flo
     """Aggregate; if the round failed, or counts without this update, say so instead of raising.
 
     Args:
-        update: what to submit; None to finish what was submitted before.
+        update: what to submit; None to finish what was submitted before. With the weight 0 nothing is submitted.
     """
     round_id, mean = str(opened.id), None
-    reason, why = Reason.SECOND_SUBMISSION, f"round {round_id}: what this site had submitted to it before counts"
-    if update is not None:
+    reason: Reason | None = Reason.SECOND_SUBMISSION
+    why = f"round {round_id}: what this site had submitted to it before counts"
+    if update is not None and update.is_nothing and not session.spool.entry(opened.id).is_stored:
+        reason, why = None, f"round {round_id}: this site has no samples in it"
+    elif update is not None and not update.is_nothing:
         try:
             return Outcome(round_id, (yield from aggregate(session, opened, update)), counted=True)
         except (InputError, ProtocolError) as error:
@@ -64,7 +67,7 @@ def take_part(session: Session, opened: OpenRound, update: Update | None) -> Flo
     try:
         if reason == Reason.SECOND_SUBMISSION:
             mean = yield from _resume_or_fetch(session, opened)
-        elif reason == Reason.ROUND_CLOSED:
+        elif reason in (Reason.ROUND_CLOSED, None):
             mean = yield from fetch(session, opened.id, opened.closes_at)
     except ProtocolError as error:
         if error.reason != Reason.ROUND_FAILED:

@@ -56,7 +56,7 @@ class Learner:
         return self.model
 
     def learn(self, tensors: Tensors, local: Tensors, step: int) -> Learned:
-        """Train from the global model."""
+        """Train from the global model. Where `fit` had no samples there is no update, whatever the model is now."""
         self.load(tensors, local)
         counts: Counts = {}
         if self.evaluation is not None and self.evaluate is not None:
@@ -80,6 +80,8 @@ class Learner:
                 f"fit: expected the number of samples, or (model, number); got {type(weight).__name__}",
                 "end `fit` with `return len(dataset)`",
             )
+        if weight == 0:
+            return Learned({}, 0, local, counts)
         update = self._update(start, task)
         return Learned(update, int(weight), self.adapter.local(self.model), counts)
 

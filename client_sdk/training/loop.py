@@ -183,7 +183,13 @@ class _Loop:
         else:
             made = self.training.contribution(round.number, round.id)
             self.file.save(self.training.state)
-            outcome = round.take_part(made.payload, made.weight, **self.how)
+            try:
+                outcome = round.take_part(made.payload, made.weight, **self.how)
+            except InputError:
+                # Refused before anything left: with it in the checkpoint a mended `fit` would never be called.
+                self.training.state.pending = None
+                self.file.save(self.training.state)
+                raise
         if outcome.mean is not None:
             self._apply(round.number, outcome.mean, took_part=outcome.counted)
 

@@ -34,10 +34,17 @@ class _Hub:
         self.barrier = threading.Barrier(n_sites, self._add)
 
     def _add(self) -> None:
+        sent = {site: values for site, values in self.values.items() if values is not None}
+        if len(sent) < self.plan.public.min_sites:
+            raise ProtocolError(
+                Reason.ROUND_FAILED,
+                f"expected samples at {self.plan.public.min_sites} sites at least, got some at {len(sent)}",
+                "a real federation tries such a round again until enough sites have samples",
+            )
         total = np.zeros(self.plan.public.values, dtype=np.int64)
-        for values in self.values.values():
+        for values in sent.values():
             total += values
-        self.mean = dequantize(self.plan, total, len(self.values), self.values)
+        self.mean = dequantize(self.plan, total, len(sent), sent)
         self.values = {}
 
     def aggregate(self, site: str, values: Any) -> Mean:
@@ -65,6 +72,9 @@ class _Round:
         return self._hub.aggregate(self._site, values)
 
     def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]) -> Outcome:
+        if weight == 0:
+            mean = self._hub.aggregate(self._site, None)
+            return Outcome(self.id, mean, counted=False, why=f"round {self.id}: this site has no samples in it")
         return Outcome(self.id, self.aggregate(update or {}, weight, **how), counted=True)
 
 

@@ -56,9 +56,11 @@ class Training:
         pending = state.pending
         if pending is None or (pending.round != number and phase == 0):
             learned = self.learner.learn(state.model, state.local, step)
-            target = compression.target(learned.update, state.residual)
+            target = compression.target(learned.update, state.residual) if learned.weight else {}
             pending = Pending(number, learned.weight, target=target, local=learned.local, counts=learned.counts)
-        if not pending.payload or pending.round != number:
+        if pending.weight == 0:
+            pending.round = number
+        elif not pending.payload or pending.round != number:
             grid = Grid(self.plan, pending.weight)
             payload = dict(compression.encode(pending.target, phase, step, state.common, state.residual, grid))
             payload[SIGNS] = signs_of(self.hash)

@@ -271,7 +271,10 @@ def _checked_weight(weight: int, cap: int) -> int:
         raise InputError(
             Reason.WEIGHT_OUT_OF_RANGE,
             f"weight: expected 1 to {cap} (the plan's weight cap), got a weight {'above' if weight > cap else 'below'}",
-            "the weight is the site's sample count; the cap is fixed in the plan for all sites",
+            "the weight is the site's sample count; the cap is fixed in the plan for all sites; without samples, "
+            "round.take_part(update, weight=0) takes no part and gets the mean of the others",
+            "the weight is the site's sample count; the cap is fixed in the plan for all sites; without samples, "
+            "submit nothing: `he-agg fetch` gets the mean of the others",
         )
     return int(weight)
 

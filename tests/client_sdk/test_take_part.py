@@ -117,3 +117,25 @@ def test_async_sites_have_the_same_outcomes(federate):
     for number, sites in ((1, SITES[:2]), (2, SITES)):
         for each in found:
             assert_mean_of(each[number - 1].mean, federation.plan, [federation.update(site, number) for site in sites])
+
+
+def test_without_samples_a_site_takes_no_part_and_has_the_mean(federate):
+    federation = federate(deadline_s=3)
+    mine = federation.update(SITES[2])
+    with Site.open(federation.config(SITES[2])) as site:
+        round = site.current()
+        aggregate_at(federation, SITES[:2])
+        outcome = round.take_part(mine.tensors, 0)
+        assert site.pending() == []
+    assert (outcome.counted, outcome.reason) == (False, None)
+    assert "no samples" in outcome.why
+    assert outcome.mean is not None
+    assert_mean_of(outcome.mean, federation.plan, [federation.update(site) for site in SITES[:2]])
+
+
+@pytest.mark.parametrize("weight", [-1, True, 0.0, None])
+def test_only_the_number_nought_means_no_samples(federate, weight):
+    federation = federate(deadline_s=3)
+    mine = federation.update(SITES[2])
+    with Site.open(federation.config(SITES[2])) as site, pytest.raises(InputError, match="weight"):
+        site.current().take_part(mine.tensors, weight)
