@@ -11,7 +11,7 @@ from client_sdk._effects import Flow
 from client_sdk._net.transport import AsyncTransport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
-from client_sdk._protocol.prepare import Update
+from client_sdk._protocol.prepare import Update, given
 from client_sdk.federated import Outcome, Sending
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
@@ -82,10 +82,10 @@ class AsyncRound(RoundBase):
     """
 
     async def take_part(
-        self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]
+        self, update: Mapping[str, Any] | None = None, weight: int | None = None, **how: Unpack[Sending]
     ) -> Outcome:
         """Encrypt, upload, wait, download, decrypt, and say how the round went; see `Round.take_part`."""
-        made = None if update is None else Update(update, weight, **how)
+        made = given(update, weight, **how)
         return await self._run(_flows.take_part(self._session, self._opened, made))
 
     async def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:

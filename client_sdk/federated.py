@@ -86,7 +86,9 @@ class FederatedRound(Protocol):
     def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:
         """Return the mean of all sites' updates; raise if this one is not in it."""
 
-    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]) -> Outcome:
+    def take_part(
+        self, update: Mapping[str, Any] | None = None, weight: int | None = None, **how: Unpack[Sending]
+    ) -> Outcome:
         """Return how the round went: its mean, with this update or without, or that it failed."""
 
 

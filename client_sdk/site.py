@@ -10,7 +10,7 @@ from client_sdk._effects import Flow
 from client_sdk._net.transport import Transport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
-from client_sdk._protocol.prepare import Update
+from client_sdk._protocol.prepare import Update, given
 from client_sdk.federated import Outcome, Sending
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
@@ -116,7 +116,9 @@ class Site(SiteBase):
 class Round(RoundBase):
     """One open round. Train, then `take_part`, or `aggregate` where a round without this site is an error."""
 
-    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]) -> Outcome:
+    def take_part(
+        self, update: Mapping[str, Any] | None = None, weight: int | None = None, **how: Unpack[Sending]
+    ) -> Outcome:
         """Encrypt, upload, wait, download, decrypt; a round that failed or was missed is an outcome, not an error.
 
         What unattended sites want. A round that failed has no mean, and its next attempt comes by itself; one that
@@ -136,7 +138,7 @@ class Round(RoundBase):
             ConfigError: as for `aggregate`.
             DecryptionError: as for `aggregate`.
         """
-        made = None if update is None else Update(update, weight, **how)
+        made = given(update, weight, **how)
         return self._run(_flows.take_part(self._session, self._opened, made))
 
     def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import check_one_set
+from client_sdk.federated import Sending
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from he_agg.documents.manifest import NONCE_BYTES, Manifest
 from he_agg.documents.signed import Signed
@@ -29,7 +30,7 @@ from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace
 from he_agg.protocol.wire import part_header
 
-__all__ = ["Update", "check_stored", "lost_spool", "prepare"]
+__all__ = ["Update", "check_stored", "given", "lost_spool", "prepare"]
 
 _WRITES = 3
 """Parts that are being written at a time; so many are held in memory."""
@@ -57,6 +58,24 @@ class Update:
     def is_nothing(self) -> bool:
         """Whether there is no sample behind it, so that the site takes no part."""
         return isinstance(self.weight, int | np.integer) and not isinstance(self.weight, bool) and self.weight == 0
+
+
+def given(update: Mapping[str, Any] | None, weight: int | None, **how: Unpack[Sending]) -> Update | None:
+    """Return what was handed to `take_part`; None if that is nothing.
+
+    Raises:
+        InputError: an update without a weight. Forgotten, it must not mean "no samples".
+    """
+    if update is None:
+        return None
+    if weight is None:
+        raise InputError(
+            Reason.WEIGHT_OUT_OF_RANGE,
+            "weight: expected this site's number of samples, got none",
+            "round.take_part(update, weight=len(dataset)); 0 takes no part and gets the mean of the others",
+            "give --weight with the number of samples",
+        )
+    return Update(update, weight, **how)
 
 
 def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Update) -> Flow[Stored]:

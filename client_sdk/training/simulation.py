@@ -71,11 +71,13 @@ class _Round:
         values = quantize(self._hub.plan, update, weight, rounding=rounding, on_overflow=on_overflow).values
         return self._hub.aggregate(self._site, values)
 
-    def take_part(self, update: Mapping[str, Any] | None = None, weight: int = 0, **how: Unpack[Sending]) -> Outcome:
+    def take_part(
+        self, update: Mapping[str, Any] | None = None, weight: int | None = None, **how: Unpack[Sending]
+    ) -> Outcome:
         if weight == 0:
             mean = self._hub.aggregate(self._site, None)
             return Outcome(self.id, mean, counted=False, why=f"round {self.id}: this site has no samples in it")
-        return Outcome(self.id, self.aggregate(update or {}, weight, **how), counted=True)
+        return Outcome(self.id, self.aggregate(update or {}, weight or 0, **how), counted=True)
 
 
 class _Site:
