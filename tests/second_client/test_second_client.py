@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from cryptography.exceptions import InvalidTag
 from client_sdk import Site
 from examples.demo.ceremony import found
 from he_agg import Layout, Plan
+from he_agg.documents.draw import draw, drawn_number
+from he_agg.ids import RoundId
 from keys import GroupKey
 from tests.keys import dealing
 from tests.second_client import client
@@ -122,6 +125,20 @@ def _take_part(url, directories, updates, federation, site):
         assert round is not None
         tensors, weight = updates[site]
         return round.aggregate(tensors, weight=weight)
+
+
+@pytest.mark.parametrize("percent", [1, 34, 60, 99, 100])
+def test_it_draws_the_same_sites(rng, percent):
+    sites, counted = [f"hospital-{i}" for i in range(17)], rng.bytes(32).hex()
+    roster = {"min_sites": 9, "members": {site: {"roles": ["site"], "signing_key": ""} for site in sites}}
+    asks: Any = SimpleNamespace(
+        plan=SimpleNamespace(public={"sample_percent": percent, "min_sites": 3}), counted=counted
+    )
+    for attempt in range(1, 30):
+        at = {"federation": "f", "round": 7, "attempt": attempt, "roster": rng.bytes(32).hex()}
+        theirs = client.Site.invited(asks, roster, at)
+        number = drawn_number(len(sites), percent, 9)
+        assert theirs == draw(set(sites), number, RoundId("f", 7, attempt), at["roster"], counted)
 
 
 def test_it_imports_nothing_of_ours():
