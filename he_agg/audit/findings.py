@@ -48,6 +48,7 @@ class RosterRow:
     issued_at: int
     expires_at: int
     sites: tuple[str, ...]
+    min_sites: int
     signed_by: tuple[str, ...]
 
 

@@ -47,6 +47,7 @@ class RosterChain:
                 roster.issued_at,
                 roster.expires_at,
                 tuple(roster.having(Role.SITE)),
+                roster.min_sites,
                 tuple(signers),
             )
         )

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from he_agg.audit import Audit, audit
+from he_agg.audit.suspects import Suspects, suspects
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.commands import EXIT_REFUSED, FILE, answer, json_option
 
@@ -77,6 +78,7 @@ def _json(result: Audit) -> dict[str, Any]:
         "rosters": [dataclasses.asdict(one) for one in result.rosters],
         "rounds": [dataclasses.asdict(one) for one in result.rounds],
         "participation": result.participation,
+        "suspects": None if (found := _suspects(result)) is None else dataclasses.asdict(found),
         "head": result.head,
         "findings": [dataclasses.asdict(one) for one in result.findings],
     }
@@ -118,6 +120,8 @@ def _text(result: Audit) -> str:
         for site, counts in result.participation.items()
     ]
     lines += _table("participation", ("site", "sums", "left out"), sites)
+    if (found := _suspects(result)) is not None:
+        lines += _rejected(found)
     lines += [f"last record: {len(result.rounds)}, {result.head}", "  compare it with what a site has seen", ""]
     if result.ok:
         lines.append(f"verdict: everything holds, over {len(result.rounds)} records")
@@ -130,6 +134,28 @@ def _text(result: Audit) -> str:
         lines.append("verdict: DOES NOT HOLD. The first violation of each kind:")
         lines += [f"  {_place(one.line)}{one.text} [{one.kind}]" for one in result.findings]
     return "\n".join(lines)
+
+
+def _suspects(result: Audit) -> Suspects | None:
+    if not result.rosters:
+        return None
+    newest = result.rosters[-1]
+    return suspects(result.rounds, frozenset(newest.sites), newest.min_sites)
+
+
+def _rejected(found: Suspects) -> list[str]:
+    lines = [f"sums that most members rejected: {', '.join(found.rejected) or 'none'}"]
+    lines += [f"  {site} has said other than most members of {', '.join(of)}" for site, of in found.against.items()]
+    if found.named is not None:
+        lines.append(f"  in all of them, and alone in that: {found.named}")
+    elif found.rejected:
+        lines.append(f"  in all of them: {', '.join(found.together) or 'nobody, so more than one site is at fault'}")
+    if found.next_set:
+        lines += [
+            f"  to find out more, rehearse with {', '.join(found.next_set)}",
+            "  with zeros only: who spoils a sum can open it, and of data two sums show what is in one of them only",
+        ]
+    return [*lines, ""]
 
 
 def _table(title: str, heads: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> list[str]:

@@ -7,7 +7,7 @@ Its tags and signatures are right, so nothing before decryption can notice it. W
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,56 +15,17 @@ import numpy as np
 import pytest
 
 from he_agg import Layout, Plan, ResolutionWarning, dequantize, quantize
-from he_agg.codecs import Codec, codec_for
-from he_agg.codecs.ckks_vectors import CkksVectors
+from he_agg.codecs import codec_for
 from he_agg.errors import DecryptionError
-from he_agg.kernels.bitpack import pack, unpack
 from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.hybrid_parameters import HybridParameters
-from he_agg.plan.sections import Part
+from tests.attacks.members import Member
 from tests.support.real import SITES
 
 A, B, C = SITES
 CAP, CLIP = 2000, 1.0
 HONEST = {A: (0.3, 101), B: (-0.1, 100)}
 """Value and weight of each honest site; the same value in all places."""
-
-
-class Member:
-    """A codec of a member that encrypts what it likes, with the real key: any integers, any noise on top of its own."""
-
-    def __init__(self, plan: Plan, codec: Codec, integers: np.ndarray, noise: np.ndarray) -> None:
-        self._plan, self._codec, self._integers, self._noise = plan.public, codec, integers, noise
-
-    def encrypt(self, values, key, round_id, **_) -> Iterator[Part]:
-        change = self._ckks if self._plan.codec == "ckks" else self._hybrid
-        nothing = np.zeros(self._plan.values, dtype=np.int32)
-        for part in self._codec.encrypt(nothing, key, round_id):
-            yield change(part, key)
-
-    def _hybrid(self, part: Part, key) -> Part:
-        """Add the step times its integers, and noise, to a ciphertext of zeros."""
-        place, parameters = self._plan.places[part.number], self._plan.parameters
-        if place.section_index == 0:
-            return part  # the one-time key
-        q, start = place.section.modulus, place.index * place.section.part_residues
-        here = slice(start, start + place.residues)
-        residues = unpack(part.packed, place.residues, place.section.modulus_bits).astype(np.int64)
-        assert isinstance(parameters, HybridParameters)
-        residues += parameters.delta % q * (self._integers[here] % q) + self._noise[here]
-        return Part(part.number, pack((residues % q).astype(np.uint32), place.section.modulus_bits).data)
-
-    def _ckks(self, part: Part, key) -> Part:
-        """Encrypt its integers, and noise as a part of a step, with TenSEAL."""
-        assert isinstance(self._plan.parameters, CkksParameters)
-        vectors, place = CkksVectors(self._plan.parameters, key), self._plan.places[part.number]
-        values = np.zeros(-(-self._plan.values // vectors.slots) * vectors.slots)
-        values[: self._plan.values] = self._integers + self._noise
-        first, count = place.index * place.section.part_residues, place.residues // vectors.residues
-        chunks = np.split(values, values.size // vectors.slots)[first // vectors.residues :][:count]
-        # TenSEAL encodes floats; `CkksVectors.encrypt` passes them on as they are.
-        residues = np.concatenate([vectors.encrypt(chunk) for chunk in chunks])
-        return Part(part.number, pack(residues, place.section.modulus_bits).data)
 
 
 @dataclass(frozen=True)

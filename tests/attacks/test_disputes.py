@@ -11,8 +11,8 @@ from client_sdk._protocol import prepare
 from he_agg.audit import audit
 from he_agg.documents.verdict import OPENED, REJECTED
 from he_agg.errors import InputError, ProtocolError, Reason
-from he_agg.mac import RoundMac
 from service.operator import operations
+from tests.attacks.members import WrongTags
 from tests.support.peers import operator
 from tests.support.real import SITES
 from tests.support.trust import AUDITOR
@@ -23,14 +23,6 @@ A, B, C = SITES
 @pytest.fixture
 def world(found):
     return found(codec="ckks", value_bits=16, rounds=3)
-
-
-class WrongTags(RoundMac):
-    """What a member that holds the group key may send: everything else is right."""
-
-    def tags(self, *arguments, **named):
-        sections = super().tags(*arguments, **named)
-        return ((sections[0][0] ^ 1, *sections[0][1:]), *sections[1:])
 
 
 def spoil(world, monkeypatch) -> str:

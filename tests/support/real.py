@@ -108,13 +108,21 @@ class RealFederation:
 
 
 class Hospitals(RealFederation):
-    """Three sites with a group key and files: one directory per site, with a `site.toml` in it."""
+    """Sites with a group key and files, three by default: one directory per site, with a `site.toml` in it."""
 
-    def __init__(self, server: AggregatorProcess, root: Path, plan: Plan, *, start: bool = True) -> None:
+    def __init__(
+        self,
+        server: AggregatorProcess,
+        root: Path,
+        plan: Plan,
+        *,
+        sites: Sequence[str] = SITES,
+        start: bool = True,
+    ) -> None:
         self.key = GroupKey.create(plan)
-        super().__init__(server, plan, SITES, start=start, document=self.key.federation_document)
+        super().__init__(server, plan, sites, start=start, document=self.key.federation_document)
         self.root = root / self.name
-        for site in SITES:
+        for site in sites:
             self._equip(site)
 
     def _equip(self, site: str) -> None:
