@@ -16,6 +16,7 @@ from statsmodels.duration.survfunc import SurvfuncRight, survdiff
 
 from client_sdk import analytics
 from client_sdk.columns import Missing
+from tests.client_sdk.analytics.comparing import lloyd
 from tests.reference.hospitals import NoAnswerError, asked, awkward, refused
 
 EPS = float(np.finfo(float).eps)
@@ -130,19 +131,6 @@ def quantiles(rng):
     assert ((inside >= stop) | ((low <= -1000) & (high >= 1000))).all()
     assert np.array_equal(result.values[low == high], exact[low == high] * step)
     assert np.isnan(result.values[low < high]).all()
-
-
-def lloyd(rows, centers, steps):
-    """Step from given centers, equals to the first by coordinates: centers, labels, steps, whether it stood still."""
-    for step in range(1, steps + 1):
-        order = np.array(sorted(range(len(centers)), key=lambda c: tuple(centers[c])))
-        labels = order[np.argmin(((rows[:, None, :] - centers[None, order]) ** 2).sum(axis=2), axis=1)]
-        own = [labels == c for c in range(len(centers))]
-        after = np.array([rows[mine].mean(axis=0) if mine.any() else c for mine, c in zip(own, centers, strict=True)])
-        if np.array_equal(after, centers):
-            return after, labels, step, True
-        centers = after
-    return centers, labels, steps, False
 
 
 def kmeans(rng):

@@ -51,3 +51,16 @@ def in_step(question, shares, absent=lambda number: (), most=400):
             assert len({repr(bits(done.result)) for done in finished}) == 1
             return finished[0].result, courses[names[0]].members
     raise AssertionError(f"no result after {most} sums")
+
+
+def lloyd(rows, centers, steps):
+    """Step from given centers, equals to the first by coordinates: centers, labels, steps, whether it stood still."""
+    for step in range(1, steps + 1):
+        order = np.array(sorted(range(len(centers)), key=lambda c: tuple(centers[c])))
+        labels = order[np.argmin(((rows[:, None, :] - centers[None, order]) ** 2).sum(axis=2), axis=1)]
+        own = [labels == c for c in range(len(centers))]
+        after = np.array([rows[mine].mean(axis=0) if mine.any() else c for mine, c in zip(own, centers, strict=True)])
+        if np.array_equal(after, centers):
+            return after, labels, step, True
+        centers = after
+    return centers, labels, steps, False

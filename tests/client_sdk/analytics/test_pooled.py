@@ -16,8 +16,7 @@ from sksurv.nonparametric import kaplan_meier_estimator
 from client_sdk import analytics
 from client_sdk.analytics.chi_square import chi_square_tail
 from he_agg.errors import InputError
-from tests.client_sdk.analytics.comparing import bits, split
-from tests.reference.statistics import lloyd
+from tests.client_sdk.analytics.comparing import bits, lloyd, split
 
 SEEDS = st.integers(0, 2**32 - 1)
 
