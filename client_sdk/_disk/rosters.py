@@ -64,6 +64,10 @@ class Rosters:
         signed = self._known.get(digest)
         return None if signed is None else signed.body
 
+    def since(self, version: int) -> list[Signed[Roster]]:
+        """Return the trusted rosters from a version on."""
+        return [signed for signed in self._known.values() if signed.body.version >= version]
+
     def listing(self, *documents: Signed[Any]) -> tuple[Signed[Roster], ...]:
         """Return the newest trusted rosters that list an aggregator which has signed each of these documents."""
         newest_first = sorted(self._known.values(), key=lambda signed: -signed.body.version)
@@ -86,8 +90,7 @@ class Rosters:
         """
         named = self.named(digest)
         least = 0 if named is None else named.version
-        known = [signed.body for signed in self._known.values()]
-        return [roster.keys_of(Role.AGGREGATOR) for roster in known if roster.version >= least]
+        return [signed.body.keys_of(Role.AGGREGATOR) for signed in self.since(least)]
 
     def check_valid(self, now: float) -> None:
         """Check that the pinned roster has not expired."""

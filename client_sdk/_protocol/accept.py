@@ -185,7 +185,7 @@ def check_invited(plan: PublicPlan, roster: Roster, record: RoundRecord, counted
         roster: the one that the record names.
         counted: what the draw depends on, see `he_agg.documents.draw`.
     """
-    invited = invited_sites(plan, roster, record, counted)
+    invited = invited_sites(plan, roster, record.roster, record.round_id, counted)
     named = record.members.keys() | record.excluded.keys()
     if named != invited:
         missing, added = " ".join(sorted(invited - named)), " ".join(sorted(named - invited))

@@ -17,6 +17,7 @@ from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import deliver_verdicts
 from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import Notice
+from he_agg.documents.draw import invited_sites
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
@@ -219,9 +220,27 @@ def closes_at(session: Session, deadline_at: int) -> Flow[float]:
 
 def _opened(session: Session, state: FederationState) -> Flow[OpenRound | None]:
     """Return the open round; None if this site is not invited."""
+    yield from refusing(session, "state-rejected", state.round_id, _check_invited(session, state))
     if state.open is None or state.round_id is None or session.site not in state.open.invited:
         return None
     return OpenRound(state.round_id, (yield from closes_at(session, state.open.deadline_at)), state.index)
+
+
+def _check_invited(session: Session, state: FederationState) -> Flow[None]:
+    """Check that an open attempt invites the sites that it has to, whether this one is among them or not.
+
+    It may have opened under an older roster than the newest, but under none before the last record's.
+    """
+    if state.open is None or state.round_id is None:
+        return
+    before = yield from compute(partial(session.chain.link, state.index))
+    for signed in session.rosters.since(before.roster_version):
+        drawn = invited_sites(session.plan, signed.body, signed.body_digest, state.round_id, before.counted)
+        if drawn == frozenset(state.open.invited):
+            return
+    raise RejectedError(
+        Reason.BAD_ANSWER, "state, invited sites", "those of a roster, or drawn of them", " ".join(state.open.invited)
+    )
 
 
 def _parsed(session: Session, body: bytes) -> Flow[Signed[FederationState]]:

@@ -276,7 +276,7 @@ class RecordChain:
     def _check_invited(self, record: RoundRecord, roster: Roster, what: str) -> None:
         """Check that every invited site is in the sum or named with a reason, and nobody else."""
         sites, named = set(roster.having(Role.SITE)), record.members.keys() | record.excluded.keys()
-        invited = invited_sites(self._plan, roster, record, self._counted)
+        invited = invited_sites(self._plan, roster, record.roster, record.round_id, self._counted)
         strangers = named - sites
         if strangers:
             self._find("not-a-member", f"{what} names {min(strangers)}, which is not a site of its roster")

@@ -51,16 +51,17 @@ def draw(sites: Set[str], number: int, round_id: RoundId, roster: str, counted: 
     return frozenset(order[:number])
 
 
-def invited_sites(plan: PublicPlan, roster: Roster, record: RoundRecord, counted: str) -> frozenset[str]:
-    """Return the sites that had to be invited to the attempt of a record.
+def invited_sites(plan: PublicPlan, roster: Roster, digest: str, round_id: RoundId, counted: str) -> frozenset[str]:
+    """Return the sites that have to be invited to an attempt.
 
     Args:
-        roster: the one that the record names.
+        roster: the one under which it opens.
+        digest: of that roster.
         counted: as for `draw`.
     """
     sites = frozenset(roster.having(Role.SITE))
     number = drawn_number(len(sites), plan.sample_percent, max(plan.min_sites, roster.min_sites))
-    return draw(sites, number, record.round_id, record.roster, counted)
+    return draw(sites, number, round_id, digest, counted)
 
 
 def members_digest(members: Mapping[str, str]) -> str:

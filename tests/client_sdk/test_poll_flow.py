@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 
 from client_sdk._effects import Request, Response
 from client_sdk._protocol.poll import federation_state, next_round, open_round
+from he_agg.documents.draw import draw
 from he_agg.documents.record import NO_RECORD
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
 from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason, TransportError
+from he_agg.ids import RoundId
 from he_agg.signing import SigningKey
 from tests.support.flows import (
     AGGREGATOR_KEY,
@@ -31,6 +34,7 @@ from tests.support.flows import (
 from tests.support.trust import AGGREGATOR, COORDINATOR, identity_of
 
 PLAN = small_plan()
+SAMPLED = small_plan(sample_percent=50)
 AGGREGATOR_HERE = FakeAggregator(PLAN)
 CURRENT = AGGREGATOR_HERE.state
 WAITING = dataclasses.replace(CURRENT, open=None)
@@ -43,7 +47,6 @@ def with_open(**changed: Any) -> FederationState:
     return dataclasses.replace(CURRENT, open=dataclasses.replace(CURRENT.open, **changed))
 
 
-NOT_INVITED = with_open(invited=("b", "c"))
 SECOND = with_open(number=2)
 
 
@@ -87,9 +90,32 @@ def test_round_seen_before_is_not_given_again(tmp_path):
     assert str(world.run(next_round(session_for(tmp_path, PLAN), "test.1.1")).id) == "test.2.1"
 
 
+def drawn(*, with_this_site: bool) -> FederationState:
+    """An open attempt of a plan that draws two of the three sites."""
+    state = FakeAggregator(SAMPLED).state
+    assert state.open is not None
+    for attempt in itertools.count(1):
+        invited = draw({"a", "b", "c"}, 2, RoundId("test", 1, attempt), state.roster, NO_RECORD)
+        if ("a" in invited) == with_this_site:
+            opened = dataclasses.replace(state.open, attempt=attempt, invited=tuple(sorted(invited)))
+            return dataclasses.replace(state, open=opened)
+    raise AssertionError
+
+
 def test_round_without_this_site_is_passed_over(tmp_path):
-    world = world_of(NOT_INVITED, SECOND)
-    assert str(world.run(next_round(session_for(tmp_path, PLAN), None)).id) == "test.2.1"
+    without, with_it = drawn(with_this_site=False), drawn(with_this_site=True)
+    session = session_for(tmp_path, SAMPLED)
+    assert world_of(without).run(open_round(session)) is None
+    assert world_of(without, with_it).run(next_round(session, None)).id == with_it.round_id
+
+
+@pytest.mark.parametrize("invited", [("b", "c"), ("a", "b"), ("a", "b", "c", "stranger"), ()])
+def test_attempt_that_invites_others_than_it_has_to_is_not_believed(tmp_path, invited):
+    session = session_for(tmp_path, PLAN)
+    with pytest.raises(ProtocolError) as caught:
+        world_of(with_open(invited=invited)).run(next_round(session, None))
+    assert caught.value.reason == Reason.BAD_ANSWER
+    assert security_log(session)[0]["what"] == "state, invited sites"
 
 
 def test_end_of_the_federation(tmp_path):
@@ -151,7 +177,7 @@ def test_a_state_of_another_federation(tmp_path):
     assert refused(tmp_path, answer, "state, federation") == Reason.BAD_ANSWER
 
 
-@pytest.mark.parametrize("state", [CURRENT, WAITING, PAUSED, ENDED, NOT_INVITED], ids=lambda state: state.stage)
+@pytest.mark.parametrize("state", [CURRENT, WAITING, PAUSED, ENDED], ids=lambda state: state.stage)
 @pytest.mark.parametrize(
     ("name", "key"),
     [
@@ -231,7 +257,7 @@ def test_refusals_end_the_polling(tmp_path, status, reason):
     assert len(world.sent) == 1
 
 
-@pytest.mark.parametrize("answer", [WAITING, PAUSED, ENDED, NOT_INVITED])
+@pytest.mark.parametrize("answer", [WAITING, PAUSED, ENDED])
 def test_no_open_round_now(tmp_path, answer):
     assert world_of(answer).run(open_round(session_for(tmp_path, PLAN))) is None
 

@@ -49,7 +49,7 @@ def test_a_round_of_drawn_sites(drawn):
             drawn.fold_one(str(round_id))
         record = drawn.record(str(round_id))
         assert record.members.keys() | record.excluded.keys() == invited
-        assert invited_sites(drawn.plan.public, roster.body, record, counted) == invited
+        assert invited_sites(drawn.plan.public, roster.body, record.roster, round_id, counted) == invited
         counted = last_counted(record, counted)
         assert (counted == NO_RECORD) == (record.outcome == "failed")
     (shown,) = operations.show(drawn.aggregator.store, drawn.aggregator.settings, "f")
