@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import threading
 import time
 import tracemalloc
@@ -54,9 +55,11 @@ def test_three_sites_average_over_rounds(federate, codec):
             assert total < bytes_up < total + 2000
             assert total < bytes_down < total + 8000  # the record, and three signed manifests
     for name in SITES:
-        left, verdicts = sorted((federation.directory(name) / "spool" / name).iterdir())
-        assert left.name == f"{federation.name}.chain"
-        assert len(left.read_bytes().splitlines()) == 3
+        chain, ledger, verdicts = sorted((federation.directory(name) / "spool" / name).iterdir())
+        assert chain.name == f"{federation.name}.chain"
+        assert len(chain.read_bytes().splitlines()) == 3
+        states = [json.loads(line)["state"] for line in ledger.read_bytes().splitlines()]
+        assert states == ["sent", "counted"] * 3
         assert sorted(path.name for path in verdicts.iterdir()) == ["1.1", "2.1", "3.1"]  # delivered
 
 
