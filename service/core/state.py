@@ -49,13 +49,15 @@ class States:
 def _body(tx: Transaction, row: FederationRow) -> FederationState:
     newest, epoch, head = tx.newest_round(row.name), tx.newest_epoch(row.name), tx.chain_head(row.name)
     roster = newest_roster(tx, row.name)
-    opened = None
+    opened, stage = None, row.stage
+    if stage is Stage.ENDED and newest is not None and newest.phase in (Phase.CLOSED, Phase.FOLDING):
+        stage = Stage.RUNNING  # ended for its operator; its sites still get a sum, and then hear it
     if row.stage is Stage.RUNNING and newest is not None and newest.phase is Phase.OPEN:
         invited = tuple(sorted(tx.invited(newest.id)))
         opened = OpenAttempt(newest.id.number, newest.id.attempt, newest.opened_at, newest.deadline_at, invited)
     return FederationState(
         federation=row.name,
-        stage=row.stage.value,
+        stage=stage.value,
         plan_id=row.parsed.plan.plan_id,
         epoch=epoch.number,
         key_id=epoch.key_id,

@@ -103,6 +103,23 @@ def test_what_has_not_begun_or_has_ended_is_not_paused(inside):
             act(inside.aggregator.store, inside.aggregator.conductor, "f")
 
 
+def test_sites_are_told_of_the_end_once_the_last_sum_is_there(inside):
+    """Else one that was away would stop before that."""
+
+    def told():
+        with inside.aggregator.store.read() as tx:
+            state = inside.aggregator.states.of(tx, tx.federation("f")).body
+        return state.stage, state.open, state.index
+
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.1")
+    assert told() == ("running", None, 0)
+    operations.end(inside.aggregator.store, inside.aggregator.conductor, "f")
+    assert (stage_of(inside), told()) == ("ended", ("running", None, 0))
+    inside.fold_one("f.1.1")
+    assert told() == ("ended", None, 1)
+
+
 def test_sites_are_told_of_a_pause(make_world):
     world = make_world()
     round_id, data_dir = world.round_id, str(world.server.data_dir)
