@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import random
 import secrets
@@ -23,6 +24,9 @@ from pathlib import Path
 
 import pytest
 
+from he_agg.documents.signed import Signed
+from he_agg.documents.verdict import OPENED, Verdict
+from he_agg.ids import RoundId
 from service.store.failures import StoreError
 from tests.faults.audit import Audit
 from tests.faults.disk import FailingCalls, LossyDisk
@@ -62,6 +66,8 @@ class Promises:
                 yield lambda p=peer, m=mine, n=number: self.put(p(), m, range(n, n + 1))
             yield lambda p=peer, m=mine: self.put(p(), m, range(PARTS, PARTS))
         yield self.inside_fold
+        for site in SITES:
+            yield lambda s=site: self.judge(s)
         yield self.inside_look
 
     def put(self, peer, mine, numbers):
@@ -71,6 +77,15 @@ class Promises:
         if answer.status_code == 200:
             self.audit.receipt(answer.content)
         return answer
+
+    def judge(self, site):
+        """Say that the sum was opened: with the last such word single submissions are removed."""
+        record = self.inside.at(site).record("disk.1.1")
+        if record.status_code != 200:
+            return record
+        verdict = Verdict(RoundId("disk", 1, 1), hashlib.sha256(record.content).hexdigest(), site, OPENED)
+        body = Signed.make(verdict, self.inside.members.identities[site].signing_key).encode()
+        return self.inside.at(site).put_verdict("disk.1.1", body)
 
     def inside_fold(self) -> None:
         self.inside.fold()
