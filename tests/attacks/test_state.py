@@ -62,25 +62,26 @@ def test_an_unsigned_state_decides_nothing(world, lie):
     world.assert_honest(A, world.submit(*SITES))
 
 
-SIGNED: dict[str, tuple[str, Callable[[FederationState], FederationState]]] = {
-    "paused": ("paused", lambda state: replace(state, stage="paused", open=None)),
-    "not invited": (
-        "not-invited",
-        lambda state: replace(state, open=state.open and replace(state.open, invited=(B, C))),
-    ),
-}
-
-
-@pytest.mark.parametrize("lie", SIGNED)
-def test_a_signed_state_that_keeps_a_site_away_is_told_of(world, lie):
+def test_a_pause_without_end_is_told_of(world):
     """The aggregator may refuse service; the site says so, and waits no longer than its own setting."""
-    topic, change = SIGNED[lie]
     site = world.open(A, round_s=1.5)
-    world.liar.lies = Lies(state=change)
+    world.liar.lies = Lies(state=lambda state: replace(state, stage="paused", open=None))
     with pytest.raises(HeAggError, match="was invited to no round within") as caught:
         next(site.rounds())
     assert caught.value.reason is Reason.NOT_INVITED
-    assert topic in [notice.topic for notice in site.notices]
+    assert "paused" in [notice.topic for notice in site.notices]
+    world.liar.lies = Lies()
+    world.assert_honest(A, world.submit(*SITES))
+
+
+@pytest.mark.parametrize("invited", [(B, C), (A, B)], ids=["without this site", "without another"])
+def test_an_invitation_of_other_sites_than_all_is_refused(world, invited):
+    """Where none are drawn, a state that leaves a site of the roster out is no state: every site sees it at once."""
+    site = world.open_sites[A]
+    world.liar.lies = Lies(state=lambda state: replace(state, open=state.open and replace(state.open, invited=invited)))
+    for ask in (site.current, lambda: next(site.rounds())):
+        with pytest.raises(HeAggError, match="invited sites: expected those of a roster"):
+            ask()
     world.liar.lies = Lies()
     world.assert_honest(A, world.submit(*SITES))
 
