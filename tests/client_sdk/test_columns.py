@@ -78,7 +78,7 @@ def test_whatever_holds_them_numbers_are_the_same(name):
 @pytest.mark.parametrize("name", MISSING)
 def test_missing_is_missing_however_it_is_written(name):
     for read in (column, lambda values: labels(values, "x")):
-        with pytest.raises(InputError, match=r"1 missing .* position 1$") as caught:
+        with pytest.raises(InputError, match=r"1 missing .* position 1\n") as caught:
             read(MISSING[name])
         assert "999" not in caught.value.message
     kept = table(MISSING[name], 1, missing="skip")[:, 0]

@@ -12,6 +12,9 @@ import pytest
 from client_sdk import Notice, Site
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import federation_state, next_round
+from he_agg.documents.draw import draw
+from he_agg.documents.record import NO_RECORD
+from he_agg.documents.state import OpenAttempt
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from tests.support.flows import OPEN, FakeAggregator, World, session_for, small_plan, update_of
@@ -26,7 +29,7 @@ def noticed(world: World) -> list[Notice]:
 
 def waits(tmp_path: Any, server: FakeAggregator, days: float = 1.0) -> list[Notice]:
     """A site that waits for a round for so long."""
-    session = dataclasses.replace(session_for(tmp_path, PLAN), round_s=days * DAY_S)
+    session = dataclasses.replace(session_for(tmp_path, server.plan), round_s=days * DAY_S)
     world = World(server)
     with pytest.raises(ProtocolError, match="was invited to no round within") as caught:
         world.run(next_round(session, None))
@@ -35,19 +38,31 @@ def waits(tmp_path: Any, server: FakeAggregator, days: float = 1.0) -> list[Noti
     return noticed(world)
 
 
+def without_a(server: FakeAggregator) -> OpenAttempt:
+    """The first attempt at the round for which this site is not drawn."""
+    assert server.attempt is not None
+    for attempt in itertools.count(1):
+        invited = draw({"a", "b", "c"}, 2, RoundId("test", 1, attempt), server.roster, NO_RECORD)
+        if "a" not in invited:
+            return dataclasses.replace(server.attempt, attempt=attempt, invited=tuple(sorted(invited)))
+    raise AssertionError
+
+
 @pytest.mark.parametrize("topic", ["paused", "waiting", "not-invited"])
 def test_a_long_wait_is_told_of_less_and_less_often(tmp_path, topic):
-    server = FakeAggregator(PLAN)
+    server = FakeAggregator(small_plan(sample_percent=50) if topic == "not-invited" else PLAN)
     assert server.attempt is not None
     if topic == "paused":
         server.stage = "paused"
     elif topic == "waiting":
         server.attempt = None
     else:
-        server.attempt = dataclasses.replace(server.attempt, invited=("b", "c"))
+        server.attempt = without_a(server)
     notices = waits(tmp_path, server)
     assert {notice.topic for notice in notices} == {topic}
-    assert {notice.round_id for notice in notices} == {"test.1.1" if topic == "not-invited" else None}
+    assert {notice.round_id for notice in notices} == {
+        None if topic != "not-invited" else f"test.1.{server.attempt.attempt}"
+    }
     told = [notice.waited_s for notice in notices]
     assert told[0] == (60 if topic == "waiting" else 0)
     gaps = [after - before for before, after in itertools.pairwise(told)]
