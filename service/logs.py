@@ -9,14 +9,16 @@ import sys
 import time
 import traceback
 from http import HTTPStatus
-from typing import Any
-
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing import TYPE_CHECKING, Any
 
 from he_agg.canonical import check_hex
 from he_agg.errors import WireError
 from he_agg.ids import RoundId, check_name
 from service.failpoints import failpoint
+
+if TYPE_CHECKING:
+    # Operators' commands log, too, and do without a web framework.
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["METHODS", "NOTES", "RequestLog", "configure", "ids_in", "log", "note"]
 

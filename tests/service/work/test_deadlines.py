@@ -104,11 +104,11 @@ def test_the_real_clock(make_world):
     assert record.json()["body"]["excluded"] == {"c": "absent"}
     assert time.monotonic() - began < 3
     following = world.peer().current(wait=10, after=round_id)
-    assert (following["number"], following["attempt"]) == (2, 1)
+    assert (following["round"], following["attempt"]) == (2, 1)
     failed = world.peer().record(following["round_id"], wait=10).json()["body"]
     assert failed["outcome"] == "failed"
     following = world.peer().current(wait=10, after=following["round_id"])
-    assert (following["number"], following["attempt"]) == (2, 2)
+    assert (following["round"], following["attempt"]) == (2, 2)
 
 
 def test_a_round_does_not_end_by_an_expired_roster(inside):
