@@ -39,7 +39,7 @@ def test_counted(federate):
 
 
 def test_too_late_has_the_mean_of_the_others(federate):
-    federation = federate(deadline_s=3)
+    federation = federate(deadline_s=6)
     late = federation.update(SITES[2])
     with Site.open(federation.config(SITES[2])) as site:
         round = site.current()
@@ -96,7 +96,7 @@ def test_what_is_wrong_is_still_an_error(federate):
 
 
 def test_async_sites_have_the_same_outcomes(federate):
-    federation = federate(deadline_s=3, rounds=2)
+    federation = federate(deadline_s=6, rounds=2)
 
     async def hospital(name):
         async with AsyncSite.open(federation.config(name)) as site:
@@ -104,7 +104,7 @@ def test_async_sites_have_the_same_outcomes(federate):
             async for round in site.rounds():
                 mine = federation.update(name, round.number)
                 if (name, round.number) == (SITES[2], 1):
-                    await asyncio.sleep(4)  # misses the deadline
+                    await asyncio.sleep(7.5)  # misses the deadline
                 outcomes.append(await round.take_part(mine.tensors, mine.weight))
             return outcomes
 
@@ -120,7 +120,7 @@ def test_async_sites_have_the_same_outcomes(federate):
 
 
 def test_without_samples_a_site_takes_no_part_and_has_the_mean(federate):
-    federation = federate(deadline_s=3)
+    federation = federate(deadline_s=6)
     mine = federation.update(SITES[2])
     with Site.open(federation.config(SITES[2])) as site:
         round = site.current()
@@ -135,7 +135,7 @@ def test_without_samples_a_site_takes_no_part_and_has_the_mean(federate):
 
 @pytest.mark.parametrize("weight", [-1, True, 0.0, None])
 def test_only_the_number_nought_means_no_samples(federate, weight):
-    federation = federate(deadline_s=3)
+    federation = federate(deadline_s=6)
     mine = federation.update(SITES[2])
     with Site.open(federation.config(SITES[2])) as site, pytest.raises(InputError, match="weight"):
         site.current().take_part(mine.tensors, weight)
