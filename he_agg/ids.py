@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from he_agg.canonical import Fields, Json
 from he_agg.errors import Reason, WireError
 
-__all__ = ["RoundId", "check_name"]
+__all__ = ["MAX_NUMBER", "RoundId", "check_name"]
+
+MAX_NUMBER = 10**9 - 1
+"""The largest number of a round, and of an attempt."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _ROUND = re.compile(r"([a-z0-9][a-z0-9-]{0,62})\.([1-9][0-9]{0,8})\.([1-9][0-9]{0,8})\Z")
@@ -45,3 +49,13 @@ class RoundId:
         if match is None:
             raise WireError(Reason.BAD_FIELD, "expected a round id like 'federation.3.1'")
         return cls(match[1], int(match[2]), int(match[3]))
+
+    def members(self) -> dict[str, Json]:
+        """Return the members that a document about it begins with."""
+        return {"federation": self.federation, "round": self.number, "attempt": self.attempt}
+
+    @classmethod
+    def of(cls, fields: Fields, what: str) -> RoundId:
+        """Read the members that `members` gives."""
+        federation = check_name(fields.string("federation"), f"{what}.federation")
+        return cls(federation, fields.integer("round", 1, MAX_NUMBER), fields.integer("attempt", 1, MAX_NUMBER))

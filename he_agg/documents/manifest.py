@@ -68,9 +68,7 @@ class Manifest:
         """Return the body as a JSON value."""
         return {
             "v": 1,
-            "federation": self.round_id.federation,
-            "round": self.round_id.number,
-            "attempt": self.round_id.attempt,
+            **self.round_id.members(),
             "epoch": self.epoch,
             "key_id": self.key_id,
             "plan_id": self.plan_id,
@@ -88,14 +86,12 @@ class Manifest:
         """Read a manifest."""
         fields = canonical.Fields(value, "manifest")
         fields.integer("v", 1, 1)
-        federation = check_name(fields.string("federation"), "manifest.federation")
-        number = fields.integer("round", 1, 10**9 - 1)
-        attempt = fields.integer("attempt", 1, 10**9 - 1)
+        round_id = RoundId.of(fields, "manifest")
         digests = fields.array("parts", MAX_PARTS)
         for digest in digests:
             canonical.check_hex(digest, 32, "manifest.parts")
         manifest = cls(
-            round_id=RoundId(federation, number, attempt),
+            round_id=round_id,
             epoch=fields.integer("epoch", 1, 10**9),
             key_id=fields.hex("key_id", 32),
             plan_id=fields.hex("plan_id", 32),

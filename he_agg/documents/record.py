@@ -74,9 +74,7 @@ class RoundRecord:
         """Return the body as a JSON value."""
         return {
             "v": 1,
-            "federation": self.round_id.federation,
-            "round": self.round_id.number,
-            "attempt": self.round_id.attempt,
+            **self.round_id.members(),
             "index": self.index,
             "previous": self.previous,
             "closed_at": self.closed_at,
@@ -96,8 +94,7 @@ class RoundRecord:
         """Read a record."""
         fields = canonical.Fields(value, "record")
         fields.integer("v", 1, 1)
-        federation = check_name(fields.string("federation"), "record.federation")
-        round_id = RoundId(federation, fields.integer("round", 1, 10**9 - 1), fields.integer("attempt", 1, 10**9 - 1))
+        round_id = RoundId.of(fields, "record")
         outcome = fields.string("outcome")
         members, excluded = fields.object("members"), fields.object("excluded")
         digests = fields.array("sum", MAX_PARTS)

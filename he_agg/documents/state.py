@@ -12,7 +12,7 @@ from typing import ClassVar
 from he_agg import canonical
 from he_agg.documents.record import MAX_INDEX, NO_RECORD
 from he_agg.errors import Reason, WireError
-from he_agg.ids import RoundId, check_name
+from he_agg.ids import MAX_NUMBER, RoundId, check_name
 
 __all__ = ["STAGES", "FederationState", "OpenAttempt"]
 
@@ -52,8 +52,8 @@ class OpenAttempt:
         """Read what `to_json` wrote."""
         fields = canonical.Fields(value, "state.open")
         opened = cls(
-            number=fields.integer("round", 1, 10**9 - 1),
-            attempt=fields.integer("attempt", 1, 10**9 - 1),
+            number=fields.integer("round", 1, MAX_NUMBER),
+            attempt=fields.integer("attempt", 1, MAX_NUMBER),
             opened_at=fields.integer("opened_at", 0, 2**40),
             deadline_at=fields.integer("deadline_at", 0, 2**40),
             invited=tuple(check_name(name, "state.open.invited") for name in fields.array("invited", _MAX_SITES)),
@@ -69,8 +69,7 @@ class FederationState:
     """Where a federation stands.
 
     Attributes:
-        stage: "created" (not started), "running", "paused" (by the operator: deadlines stand still) or "ended" (the
-            newest record says why).
+        stage: "created" (not started), "running", "paused" (by the operator: deadlines stand still) or "ended".
         epoch: number of the group key's epoch.
         key_id: commitment to the group key, 64 hex digits.
         roster: digest of the newest roster, 64 hex digits.

@@ -55,9 +55,7 @@ class Verdict:
         """Return the body as a JSON value."""
         return {
             "v": 1,
-            "federation": self.round_id.federation,
-            "round": self.round_id.number,
-            "attempt": self.round_id.attempt,
+            **self.round_id.members(),
             "record": self.record,
             "site": self.site,
             "verdict": self.verdict,
@@ -68,10 +66,8 @@ class Verdict:
         """Read a verdict."""
         fields = canonical.Fields(value, "verdict")
         fields.integer("v", 1, 1)
-        federation = check_name(fields.string("federation"), "verdict.federation")
-        number, attempt = fields.integer("round", 1, 10**9 - 1), fields.integer("attempt", 1, 10**9 - 1)
         verdict = cls(
-            round_id=RoundId(federation, number, attempt),
+            round_id=RoundId.of(fields, "verdict"),
             record=fields.hex("record", 32),
             site=check_name(fields.string("site"), "verdict.site"),
             verdict=fields.string("verdict"),
