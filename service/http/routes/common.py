@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +21,7 @@ from service.store.rows import FederationRow
 from service.store.transaction import Transaction
 
 __all__ = [
+    "DOCUMENT",
     "FederationPath",
     "Limited",
     "RoundPath",
@@ -28,14 +29,29 @@ __all__ = [
     "SendingSite",
     "SiteCaller",
     "Wait",
+    "body_of",
     "etag",
     "find_federation",
     "immutable",
     "poll",
     "read_document",
+    "take_document",
+    "taken",
 ]
 
 Answer = TypeVar("Answer")
+
+DOCUMENT = (
+    Reason.LENGTH_REQUIRED,
+    Reason.TOO_LARGE,
+    Reason.TRUNCATED,
+    Reason.BAD_FIELD,
+    Reason.NOT_CANONICAL,
+    Reason.BAD_SIGNATURE,
+    Reason.SECRET_REFUSED,
+    Reason.TOO_SLOW,
+)
+"""Why a signed document may be refused as such, whatever it says."""
 
 
 _AT_ONCE_BYTES = 2**16
@@ -137,3 +153,35 @@ async def read_document(request: Request, limits: Limits, at_most: int) -> bytes
     else:
         await run_in_threadpool(check_body, body, named)
     return body
+
+
+def taken(what: str) -> dict[int | str, dict[str, Any]]:
+    """Return, for OpenAPI, the answer to a document that is here already."""
+    return {200: {"description": f"The very same {what} was here before."}}
+
+
+def body_of(description: str) -> dict[str, Any]:
+    """Return, for OpenAPI, a body that is a signed document."""
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+async def take_document(
+    request: Request,
+    caller: Caller,
+    aggregator: Aggregator,
+    limits: Limits,
+    at_most: int,
+    accept: Callable[[Transaction, bytes], bool],
+) -> Response:
+    """Read a signed document, accept it in a transaction, and let the worker look; 201 if it is new, 200 if not."""
+    async with limits.body(caller.federation, caller.name):
+        document = await read_document(request, limits, at_most)
+
+        def take() -> bool:
+            with aggregator.store.write() as tx:
+                return accept(tx, document)
+
+        new = await run_in_threadpool(take)
+    aggregator.worker.poke()
+    return Response(status_code=201 if new else 200)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -13,21 +12,23 @@ from he_agg import canonical
 from he_agg.documents.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES
 from he_agg.documents.roster import MAX_ROSTER_BYTES, Role
 from he_agg.errors import Reason
-from service.aggregator import Aggregator
 from service.core.trust import accept_bundle, accept_commitment, accept_roster
 from service.http.auth import Caller, member_of
 from service.http.routes.common import (
+    DOCUMENT,
     FederationPath,
     Limited,
     Running,
     SendingSite,
+    body_of,
     find_federation,
     immutable,
-    read_document,
+    take_document,
+    taken,
 )
-from service.limits import Limits
 from service.problems import answers
 from service.refusal import RefusedError
+from service.store.transaction import Transaction
 
 __all__ = ["router"]
 
@@ -42,56 +43,12 @@ NumberOrNewest = Annotated[
     str, Path(pattern=r"^(newest|[1-9][0-9]{0,8})$", description="Version or number, or `newest`.", examples=["newest"])
 ]
 
-_DOCUMENT = (
-    Reason.LENGTH_REQUIRED,
-    Reason.TOO_LARGE,
-    Reason.TRUNCATED,
-    Reason.BAD_FIELD,
-    Reason.NOT_CANONICAL,
-    Reason.BAD_SIGNATURE,
-    Reason.SECRET_REFUSED,
-    Reason.TOO_SLOW,
-)
-
 
 def _given(description: str) -> dict[int | str, dict[str, Any]]:
     return {
         200: {"description": description, "content": {"application/json": {}}},
         304: {"description": "The caller has it already (If-None-Match)."},
     }
-
-
-def _taken(what: str) -> dict[int | str, dict[str, Any]]:
-    return {200: {"description": f"The very same {what} was here before."}}
-
-
-def _body(description: str) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"type": "object"}}}
-    return {"requestBody": {"required": True, "description": description, "content": content}}
-
-
-async def _take(
-    request: Request,
-    federation: str,
-    caller: Caller,
-    aggregator: Aggregator,
-    limits: Limits,
-    most: int,
-    accept: Callable[..., bool],
-    *expected: int | str,
-) -> Response:
-    """Read a document of at most so many bytes, accept it as what is expected, and let the worker look."""
-    async with limits.body(caller.federation, caller.name):
-        document = await read_document(request, limits, most)
-
-        def take() -> bool:
-            with aggregator.store.write() as tx:
-                row = find_federation(tx, caller, federation)
-                return accept(tx, aggregator.conductor, row, document, *expected)
-
-        new = await run_in_threadpool(take)
-    aggregator.worker.poke()
-    return Response(status_code=201 if new else 200)
 
 
 @router.get(
@@ -123,10 +80,10 @@ async def roster(
     status_code=201,
     response_class=Response,
     responses={
-        **_taken("roster"),
-        **answers((Reason.ROSTER_MISMATCH, 409), Reason.ROSTER_MISMATCH, Reason.NO_HEADROOM, *_DOCUMENT),
+        **taken("roster"),
+        **answers((Reason.ROSTER_MISMATCH, 409), Reason.ROSTER_MISMATCH, Reason.NO_HEADROOM, *DOCUMENT),
     },
-    openapi_extra=_body("The signed roster."),
+    openapi_extra=body_of("The signed roster."),
 )
 async def put_roster(
     request: Request,
@@ -137,7 +94,12 @@ async def put_roster(
     limits: Limited,
 ) -> Response:
     """Bring in a roster, signed by enough coordinators of the newest version and its own. It holds at once."""
-    return await _take(request, federation, caller, aggregator, limits, MAX_ROSTER_BYTES, accept_roster, version)
+
+    def accept(tx: Transaction, document: bytes) -> bool:
+        row = find_federation(tx, caller, federation)
+        return accept_roster(tx, aggregator.conductor, row, document, version)
+
+    return await take_document(request, caller, aggregator, limits, MAX_ROSTER_BYTES, accept)
 
 
 @router.get(
@@ -170,17 +132,17 @@ async def epoch(
     status_code=201,
     response_class=Response,
     responses={
-        **_taken("bundle"),
+        **taken("bundle"),
         **answers(
             Reason.FORBIDDEN,
             Reason.ALREADY_EXISTS,
             Reason.PLAN_MISMATCH,
             Reason.KEY_MISMATCH,
             Reason.ROSTER_MISMATCH,
-            *_DOCUMENT,
+            *DOCUMENT,
         ),
     },
-    openapi_extra=_body("The signed bundle, by the coordinator that dealt it."),
+    openapi_extra=body_of("The signed bundle, by the coordinator that dealt it."),
 )
 async def put_epoch(
     request: Request,
@@ -194,9 +156,12 @@ async def put_epoch(
 
     Where the federation began without a bundle, that of the current epoch may come here, too.
     """
-    return await _take(
-        request, federation, caller, aggregator, limits, MAX_BUNDLE_BYTES, accept_bundle, number, caller.name
-    )
+
+    def accept(tx: Transaction, document: bytes) -> bool:
+        row = find_federation(tx, caller, federation)
+        return accept_bundle(tx, aggregator.conductor, row, document, number, caller.name)
+
+    return await take_document(request, caller, aggregator, limits, MAX_BUNDLE_BYTES, accept)
 
 
 @router.put(
@@ -205,10 +170,10 @@ async def put_epoch(
     status_code=201,
     response_class=Response,
     responses={
-        **_taken("commitment"),
-        **answers(Reason.FORBIDDEN, Reason.UNKNOWN_EPOCH, Reason.ALREADY_EXISTS, Reason.KEY_MISMATCH, *_DOCUMENT),
+        **taken("commitment"),
+        **answers(Reason.FORBIDDEN, Reason.UNKNOWN_EPOCH, Reason.ALREADY_EXISTS, Reason.KEY_MISMATCH, *DOCUMENT),
     },
-    openapi_extra=_body("The signed commitment, by the site."),
+    openapi_extra=body_of("The signed commitment, by the site."),
 )
 async def put_commitment(
     request: Request,
@@ -222,9 +187,12 @@ async def put_commitment(
     """Store a site's signed word on its key, once for each epoch. Equal key ids mean equal keys."""
     if site != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot commit for another site")
-    return await _take(
-        request, federation, caller, aggregator, limits, MAX_COMMITMENT_BYTES, accept_commitment, number, site
-    )
+
+    def accept(tx: Transaction, document: bytes) -> bool:
+        row = find_federation(tx, caller, federation)
+        return accept_commitment(tx, aggregator.conductor, row, document, number, site)
+
+    return await take_document(request, caller, aggregator, limits, MAX_COMMITMENT_BYTES, accept)
 
 
 @router.get(

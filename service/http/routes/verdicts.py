@@ -13,9 +13,10 @@ from he_agg.errors import Reason
 from service.core.find import find_round
 from service.core.verdicts import accept_verdict
 from service.http.auth import Caller, member_of
-from service.http.routes.common import Limited, RoundPath, Running, SendingSite, read_document
+from service.http.routes.common import DOCUMENT, Limited, RoundPath, Running, SendingSite, body_of, take_document, taken
 from service.problems import answers
 from service.refusal import RefusedError
+from service.store.transaction import Transaction
 
 __all__ = ["router"]
 
@@ -30,29 +31,10 @@ Checking = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR, Role
     status_code=201,
     response_class=Response,
     responses={
-        200: {"description": "The very same verdict was here before."},
-        **answers(
-            Reason.UNKNOWN_ROUND,
-            Reason.SUM_NOT_READY,
-            Reason.ROUND_FAILED,
-            Reason.ALREADY_EXISTS,
-            Reason.LENGTH_REQUIRED,
-            Reason.TOO_LARGE,
-            Reason.TRUNCATED,
-            Reason.BAD_FIELD,
-            Reason.NOT_CANONICAL,
-            Reason.BAD_SIGNATURE,
-            Reason.SECRET_REFUSED,
-            Reason.TOO_SLOW,
-        ),
+        **taken("verdict"),
+        **answers(Reason.UNKNOWN_ROUND, Reason.SUM_NOT_READY, Reason.ROUND_FAILED, Reason.ALREADY_EXISTS, *DOCUMENT),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "description": "The signed verdict, by the site.",
-            "content": {"application/json": {"schema": {"type": "object"}}},
-        }
-    },
+    openapi_extra=body_of("The signed verdict, by the site."),
 )
 async def put_verdict(
     request: Request,
@@ -65,18 +47,12 @@ async def put_verdict(
     """Store a site's signed word on a sum that it is in, once for each round. It never changes."""
     if site != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot judge for another site")
-    async with limits.body(caller.federation, caller.name):
-        document = await read_document(request, limits, MAX_VERDICT_BYTES)
 
-        def take() -> bool:
-            with aggregator.store.write() as tx:
-                row = find_round(tx, caller.federation, round_id)
-                return accept_verdict(tx, row, document, site, int(aggregator.conductor.now()))
+    def accept(tx: Transaction, document: bytes) -> bool:
+        row = find_round(tx, caller.federation, round_id)
+        return accept_verdict(tx, row, document, site, int(aggregator.conductor.now()))
 
-        new = await run_in_threadpool(take)
-    if new:
-        aggregator.worker.poke()
-    return Response(status_code=201 if new else 200)
+    return await take_document(request, caller, aggregator, limits, MAX_VERDICT_BYTES, accept)
 
 
 @router.get(
