@@ -76,13 +76,20 @@ class Adapter(ABC, Generic[M]):
 
     def statistics(self, model: M) -> frozenset[str]:
         """Name shared tensors that no gradient moves; server-side optimizers leave them alone."""
-        told = (*(self._statistics or ()), *self._variances)
-        return frozenset(name for name in self.tensors(model) if _last(name) in _STATISTICS or _fits(name, told))
+        return self.statistics_in(model, self.tensors(model))
 
     def variances(self, model: M) -> frozenset[str]:
         """Name those statistics that are never negative; a mean of them is, by half a grid step or by noise."""
-        names = self.statistics(model)
-        return frozenset(name for name in names if is_variance(name) or _fits(name, self._variances))
+        return self._variances_in(model, self.tensors(model))
+
+    def statistics_in(self, model: M, names: Iterable[str]) -> frozenset[str]:  # noqa: ARG002 - for adapters that know
+        """Pick the statistics out of the names of a model's shared tensors."""
+        told = (*(self._statistics or ()), *self._variances)
+        return frozenset(name for name in names if _last(name) in _STATISTICS or _fits(name, told))
+
+    def _variances_in(self, model: M, names: Iterable[str]) -> frozenset[str]:
+        statistics = self.statistics_in(model, names)
+        return frozenset(name for name in statistics if is_variance(name) or _fits(name, self._variances))
 
     def check_statistics(self, model: M) -> None:
         """Refuse a model whose tensors have numbers for names, where nobody has said which of them are statistics."""
@@ -133,7 +140,7 @@ class Adapter(ABC, Generic[M]):
         mine = self.tensors(model)
         arrays = {name: np.asarray(value) for name, value in tensors.items()}
         same_layout(arrays, mine, "the tensors to load", "the model")
-        return self.write(model, floored(arrays, self.variances(model)))
+        return self.write(model, floored(arrays, self._variances_in(model, mine)))
 
     def load_local(self, model: M, tensors: Mapping[str, Any]) -> M:
         """Put back what `local` gave."""

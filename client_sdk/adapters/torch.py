@@ -13,7 +13,7 @@ FedBN is `TorchAdapter(exclude=["bn*", "*running_*"])`: those layers stay person
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,11 +65,10 @@ class TorchAdapter(Adapter[torch.nn.Module]):
                 own[name].copy_(_tensor(array))
         return model
 
-    def statistics(self, model: torch.nn.Module) -> frozenset[str]:
-        """Return the float buffers, and what was named."""
-        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        buffers = frozenset(name for name in self.tensors(model) if name not in parameters)
-        return buffers | super().statistics(model)
+    def statistics_in(self, model: torch.nn.Module, names: Iterable[str]) -> frozenset[str]:
+        """Pick the float buffers, and what was named."""
+        shared, parameters = frozenset(names), {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        return (shared - parameters) | super().statistics_in(model, shared)
 
     def _array(self, name: str, tensor: torch.Tensor) -> NDArray[Any]:
         check_tensor(name, tensor, self._copy)
@@ -112,8 +111,8 @@ class TorchGradients(TorchAdapter):
             parameter.grad = _tensor(array).to(dtype=parameter.dtype, device=parameter.device)
         return model
 
-    def statistics(self, model: torch.nn.Module) -> frozenset[str]:  # noqa: ARG002
-        """Return nothing: buffers have no gradients."""
+    def statistics_in(self, model: torch.nn.Module, names: Iterable[str]) -> frozenset[str]:  # noqa: ARG002
+        """Pick nothing: buffers have no gradients."""
         return frozenset()
 
 
