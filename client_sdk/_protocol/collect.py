@@ -20,7 +20,7 @@ from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
-from client_sdk._protocol.poll import POLL_S, federation_state, unhurried
+from client_sdk._protocol.poll import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import PhaseFinished, PhaseStarted
@@ -112,8 +112,7 @@ def _later(session: Session, round_id: RoundId) -> Flow[tuple[float, bool]]:
         return (yield from now()) + session.result_s, True
     if state.open is not None and state.round_id == round_id:
         # A deadline that has passed is no new one: counted from now, it would never come.
-        left = min(state.open.deadline_at - session.clock(), session.plan.deadline_s)
-        return (yield from now()) + left + session.result_s, False
+        return (yield from deadline(session, state.open.deadline_at)) + session.result_s, False
     return -math.inf, False
 
 

@@ -27,7 +27,7 @@ from he_agg.ids import RoundId
 __all__ = [
     "POLL_S",
     "OpenRound",
-    "closes_at",
+    "deadline",
     "federation_state",
     "last_published",
     "next_round",
@@ -212,9 +212,9 @@ def check_agreement(session: Session, state: FederationState) -> None:
         )
 
 
-def closes_at(session: Session, deadline_at: int) -> Flow[float]:
-    """Return a deadline on the driver's clock: never later than a whole round of the plan from now."""
-    left = min(max(0.0, deadline_at - session.clock()), session.plan.deadline_s)
+def deadline(session: Session, deadline_at: int) -> Flow[float]:
+    """Return a deadline on the driver's clock: never later than a whole round of the plan from now; it may be past."""
+    left = min(deadline_at - session.clock(), session.plan.deadline_s)
     return (yield from now()) + left
 
 
@@ -223,7 +223,8 @@ def _opened(session: Session, state: FederationState) -> Flow[OpenRound | None]:
     yield from refusing(session, "state-rejected", state.round_id, _check_invited(session, state))
     if state.open is None or state.round_id is None or session.site not in state.open.invited:
         return None
-    return OpenRound(state.round_id, (yield from closes_at(session, state.open.deadline_at)), state.index)
+    closes_at = max((yield from now()), (yield from deadline(session, state.open.deadline_at)))
+    return OpenRound(state.round_id, closes_at, state.index)
 
 
 def _check_invited(session: Session, state: FederationState) -> Flow[None]:
