@@ -11,8 +11,7 @@ from client_sdk._effects import Flow
 from client_sdk._net.transport import AsyncTransport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
-from client_sdk._protocol.prepare import Update, given
-from client_sdk.federated import Outcome, Sending
+from client_sdk.federated import Outcome, Sending, Update, given
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
 from he_agg.ids import RoundId

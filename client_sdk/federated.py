@@ -7,15 +7,17 @@ either.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict, Unpack
 
+import numpy as np
+
 from client_sdk.progress import Notice
-from he_agg.errors import ProtocolError, Reason
+from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.plan.plan import Plan
 
-__all__ = ["Federated", "FederatedRound", "Outcome", "Sending", "ToIntegers", "fetch_missed"]
+__all__ = ["Federated", "FederatedRound", "Outcome", "Sending", "ToIntegers", "Update", "fetch_missed", "given"]
 
 _LAST_ATTEMPT = 1000
 
@@ -42,6 +44,48 @@ class Sending(ToIntegers, total=False):
     """
 
     may_repeat: bool
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site wants averaged.
+
+    Attributes:
+        tensors: named arrays, exactly the plan's.
+        weight: the site's sample count.
+        rounding: "nearest" or "stochastic".
+        on_overflow: what values beyond the clip bound get: "error" or "clip".
+        may_repeat: whether it may be in another sum already.
+    """
+
+    tensors: Mapping[str, Any] = field(repr=False)
+    weight: int = field(repr=False)
+    rounding: Rounding = "nearest"
+    on_overflow: OnOverflow = "error"
+    may_repeat: bool = False
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is no sample behind it, so that the site takes no part."""
+        return isinstance(self.weight, int | np.integer) and not isinstance(self.weight, bool) and self.weight == 0
+
+
+def given(update: Mapping[str, Any] | None, weight: int | None, **how: Unpack[Sending]) -> Update | None:
+    """Return what was handed to `take_part`; None if that is nothing.
+
+    Raises:
+        InputError: an update without a weight. Forgotten, it must not mean "no samples".
+    """
+    if update is None:
+        return None
+    if weight is None:
+        raise InputError(
+            Reason.WEIGHT_OUT_OF_RANGE,
+            "weight: expected this site's number of samples, got none",
+            "round.take_part(update, weight=len(dataset)); 0 takes no part and gets the mean of the others",
+            "give --weight with the number of samples",
+        )
+    return Update(update, weight, **how)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Unpack
-
-import numpy as np
 
 from client_sdk._disk.ledger import Fate
 from client_sdk._disk.spool import SpoolEntry, Stored
@@ -19,63 +15,21 @@ from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import check_one_set
-from client_sdk.federated import Sending
+from client_sdk.federated import Update
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from he_agg.documents.manifest import NONCE_BYTES, Manifest
 from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.mac import RoundMac, TagTotal
-from he_agg.plan.fixedpoint import OnOverflow, Quantizing, Rounding
+from he_agg.plan.fixedpoint import Quantizing
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace
 from he_agg.protocol.wire import part_header
 
-__all__ = ["Update", "check_stored", "given", "lost_spool", "prepare"]
+__all__ = ["check_stored", "lost_spool", "prepare"]
 
 _WRITES = 3
 """Parts that are being written at a time; so many are held in memory."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a site wants averaged.
-
-    Attributes:
-        tensors: named arrays, exactly the plan's.
-        weight: the site's sample count.
-        rounding: "nearest" or "stochastic".
-        on_overflow: what values beyond the clip bound get: "error" or "clip".
-        may_repeat: whether it may be in another sum already.
-    """
-
-    tensors: Mapping[str, Any] = field(repr=False)
-    weight: int = field(repr=False)
-    rounding: Rounding = "nearest"
-    on_overflow: OnOverflow = "error"
-    may_repeat: bool = False
-
-    @property
-    def is_nothing(self) -> bool:
-        """Whether there is no sample behind it, so that the site takes no part."""
-        return isinstance(self.weight, int | np.integer) and not isinstance(self.weight, bool) and self.weight == 0
-
-
-def given(update: Mapping[str, Any] | None, weight: int | None, **how: Unpack[Sending]) -> Update | None:
-    """Return what was handed to `take_part`; None if that is nothing.
-
-    Raises:
-        InputError: an update without a weight. Forgotten, it must not mean "no samples".
-    """
-    if update is None:
-        return None
-    if weight is None:
-        raise InputError(
-            Reason.WEIGHT_OUT_OF_RANGE,
-            "weight: expected this site's number of samples, got none",
-            "round.take_part(update, weight=len(dataset)); 0 takes no part and gets the mean of the others",
-            "give --weight with the number of samples",
-        )
-    return Update(update, weight, **how)
 
 
 def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Update) -> Flow[Stored]:

@@ -11,11 +11,11 @@ from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, compute, now
 from client_sdk._protocol.collect import accept, await_record, check_counted, collect, take_failed, why_failed
 from client_sdk._protocol.poll import OpenRound, last_published
-from client_sdk._protocol.prepare import Update, check_stored, prepare
+from client_sdk._protocol.prepare import check_stored, prepare
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
 from client_sdk._protocol.verdicts import check_one_set, judge, judging
-from client_sdk.federated import Outcome
+from client_sdk.federated import Outcome, Update
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED

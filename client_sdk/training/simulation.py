@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from client_sdk.federated import Federated, Outcome, Sending
+from client_sdk.federated import Federated, Outcome, Sending, given
 from client_sdk.progress import Notice
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
@@ -74,7 +74,8 @@ class _Round:
     def take_part(
         self, update: Mapping[str, Any] | None = None, weight: int | None = None, **how: Unpack[Sending]
     ) -> Outcome:
-        if weight == 0:
+        made = given(update, weight, **how)
+        if made is not None and made.is_nothing:
             mean = self._hub.aggregate(self._site, None)
             return Outcome(self.id, mean, counted=False, why=f"round {self.id}: this site has no samples in it")
         return Outcome(self.id, self.aggregate(update or {}, weight or 0, **how), counted=True)

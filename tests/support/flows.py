@@ -31,9 +31,9 @@ from client_sdk._net.signing import Signer
 from client_sdk._net.transport import drive
 from client_sdk._protocol.exchange import Retries
 from client_sdk._protocol.poll import OpenRound
-from client_sdk._protocol.prepare import Update
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk._protocol.session import Session
+from client_sdk.federated import Update
 from client_sdk.progress import Event
 from he_agg import Mean, Plan, canonical, dequantize, quantize
 from he_agg.codecs import codec_for

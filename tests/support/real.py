@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
-from client_sdk._protocol.prepare import Update
+from client_sdk.federated import Update
 from he_agg import Layout, Plan
 from he_agg.documents.federation import FederationDocument
 from he_agg.host.processes import AggregatorProcess

@@ -96,3 +96,11 @@ def test_what_was_refused_is_not_kept(tmp_path, bad, reason):
     assert {name: array.tobytes() for name, array in results[0].tensors.items()} == {
         name: array.tobytes() for name, array in run(SITES, set(), None, 3)[0].tensors.items()
     }
+
+
+@pytest.mark.parametrize("weight", [False, None, 0.0])
+def test_a_simulated_round_takes_for_no_samples_what_a_real_one_does(weight):
+    """Only the number nought: `False` is an error at a real site, so it is here."""
+    plan = training_plan("x", model(), clip=2.0, weight_cap=8, max_sites=4, min_sites=2)
+    with pytest.raises(InputError, match="weight"):
+        simulate(plan, SITES, lambda site, i: next(iter(site.rounds())).take_part(model(), weight))
