@@ -36,10 +36,13 @@ _LONG = (
 
 
 def pytest_collection_modifyitems(config, items):
-    """With several workers (`make test`), hand out the long files first."""
+    """Let slow loops take their time; with several workers (`make test`), hand out the long files first."""
     place = {_TESTS / file: number for number, file in enumerate(_LONG)}
     if missing := [str(path) for path in place if not path.is_file()]:
         raise pytest.UsageError(f"tests/conftest.py: expected files that exist in _LONG, got {missing}")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.timeout(0))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: place.get(item.path, len(_LONG)))
 

@@ -20,7 +20,7 @@ from he_agg import Layout, Plan
 from he_agg.protocol.http_signatures import sign_request
 from service.core.aggregator_key import AggregatorKey
 from tests.service.monitor.watched import events_of, watched_server
-from tests.support.real import SITES, Hospitals, until
+from tests.support.real import SITES, Hospitals, in_threads, until
 from tests.support.server import he_agg
 
 WEIGHTS = (409_613, 526_397, 614_031)
@@ -95,18 +95,14 @@ def shown(tmp_path_factory):
                 if snapshot["federations"][0]["published"]:
                     return
 
-        def take_part(i):
-            with Site.open(hospitals.config(SITES[i])) as site:
-                round = site.current()
-                means.append(round.aggregate(updates[i], weight=WEIGHTS[i]))
+        def take_part(name):
+            i = SITES.index(name)
+            with Site.open(hospitals.config(name)) as site:
+                means.append(site.current().aggregate(updates[i], weight=WEIGHTS[i]))
 
         listener = threading.Thread(target=listen)
         listener.start()
-        threads = [threading.Thread(target=take_part, args=(i,)) for i in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(take_part)
         listener.join(30)
         # And requests that bring secrets to where they do not belong.
         with httpx.Client(base_url=watched.server.url) as stranger:
