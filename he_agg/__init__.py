@@ -29,9 +29,10 @@ from he_agg.errors import (
 )
 
 if TYPE_CHECKING:
-    from he_agg.plan.fixedpoint import Mean, ResolutionWarning, dequantize, quantize
+    from he_agg.plan.fixedpoint import Mean, dequantize, quantize
     from he_agg.plan.layout import Layout, TensorSpec
     from he_agg.plan.plan import Plan
+    from he_agg.plan.rounded import ResolutionWarning, Rounded
 
 __all__ = [
     "ConfigError",
@@ -46,6 +47,7 @@ __all__ = [
     "ProtocolError",
     "Reason",
     "ResolutionWarning",
+    "Rounded",
     "TensorSpec",
     "TransportError",
     "WireError",
@@ -57,7 +59,8 @@ _WHEN_ASKED_FOR = {
     "Layout": "layout",
     "Mean": "fixedpoint",
     "Plan": "plan",
-    "ResolutionWarning": "fixedpoint",
+    "ResolutionWarning": "rounded",
+    "Rounded": "rounded",
     "TensorSpec": "layout",
     "dequantize": "fixedpoint",
     "quantize": "fixedpoint",

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,20 +34,15 @@ from he_agg.kernels.buffers import Buffers
 from he_agg.kernels.jit import frozen, kernel
 from he_agg.plan.layout import TensorSpec
 from he_agg.plan.plan import Plan
+from he_agg.plan.rounded import Rounded, largest_of, look_at
 
-__all__ = ["Mean", "Quantized", "Quantizing", "ResolutionWarning", "dequantize", "quantize"]
+__all__ = ["Mean", "Quantized", "Quantizing", "dequantize", "quantize"]
 
 OnOverflow = Literal["error", "clip"]
 Rounding = Literal["nearest", "stochastic"]
 
 _CHUNK = 2**15
 """Values converted at a time: 256 KiB of float64 stay in the second-level cache."""
-
-_FEW_BITS = 8
-
-
-class ResolutionWarning(UserWarning):
-    """The mean's grid is coarse: fewer than 8 bits between zero and the clip bound."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +52,12 @@ class Quantized:
     Attributes:
         values: tensors, weight digits, count. Shape: (plan.values,).
         clipped: how many values of each tensor were beyond the clip bound; empty unless asked to clip.
+        rounded: what rounding did to each tensor.
     """
 
     values: NDArray[np.int32] = field(repr=False)
     clipped: Mapping[str, int]
+    rounded: tuple[Rounded, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,8 @@ class Mean:
         resolution: step of the mean's grid per tensor.
         narrow_sums: the exact integer sums the tensors were made from, as narrow as they came. Shape: (layout.size,).
         sites: the names of those sites, sorted, where a record tells them.
+        rounded: what rounding did to each tensor of this site's own update, where the call was given one. It is about
+            this site's data, and no other site has it.
     """
 
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
@@ -83,6 +81,7 @@ class Mean:
     resolution: Mapping[str, float] = field(repr=False)
     narrow_sums: NDArray[np.signedinteger] = field(repr=False)
     sites: tuple[str, ...] = ()
+    rounded: tuple[Rounded, ...] = field(default=(), repr=False)
 
     @cached_property
     def sums(self) -> NDArray[np.int64]:
@@ -110,7 +109,7 @@ def quantize(
         InputError: a tensor or the weight is not what the plan allows.
     """
     values = Quantizing(plan, tensors, weight, rounding=rounding, on_overflow=on_overflow)
-    return Quantized(values[:], values.clipped)
+    return Quantized(values[:], values.clipped, values.rounded)
 
 
 class Quantizing:
@@ -152,14 +151,17 @@ class Quantizing:
         self._magnitude, self._stochastic = plan.public.magnitude, rounding == "stochastic"
         self._share = weight / plan.layout.weight_cap
         self._limit = -(-self._magnitude * weight // plan.layout.weight_cap)
+        self._value_bits = plan.public.value_bits
         self._tensors: list[tuple[int, TensorSpec, NDArray[Any]]] = []
+        self._largest: list[float] = []
         self._buffers = Buffers()
         start = 0
         for spec, array in zip(plan.layout.tensors, plan.layout.arrays(tensors), strict=True):
             flat = np.ascontiguousarray(array).reshape(-1)
-            beyond = _check_values(spec, flat, on_overflow)
-            if beyond:
+            largest = largest_of(flat)
+            if not largest <= spec.clip and (beyond := _check_values(spec, flat, on_overflow)):
                 self.clipped[spec.name] = beyond
+            self._largest.append(largest)
             self._tensors.append((start, spec, flat))
             start += spec.size
         base = self._magnitude + 1
@@ -170,6 +172,14 @@ class Quantizing:
     def arrays(self) -> list[NDArray[Any]]:
         """The update's tensors in the layout's order, flat."""
         return [flat for _, _, flat in self._tensors]
+
+    @cached_property
+    def rounded(self) -> tuple[Rounded, ...]:
+        """What rounding does to each tensor; looked at when first asked for."""
+        return tuple(
+            look_at(spec, flat, largest, self._value_bits, self._share, self._stochastic)
+            for (_, spec, flat), largest in zip(self._tensors, self._largest, strict=True)
+        )
 
     def __getitem__(self, span: slice) -> NDArray[np.int32]:
         """Return the integers of a span, which must be contiguous and in order. Shape: (its length,)."""
@@ -244,14 +254,6 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int, sites:
         np.multiply(sums[start : start + spec.size], step, out=flat, dtype=np.float64, casting="unsafe")
         tensors[spec.name] = flat.reshape(spec.shape)
         start += spec.size
-    effective_bits = -math.log2(per_clip)
-    if effective_bits < _FEW_BITS:
-        warnings.warn(
-            f"the mean has {max(effective_bits, 0):.1f} effective bits; use more value bits, or a weight cap nearer to "
-            "the sites' real weights",
-            ResolutionWarning,
-            stacklevel=2,
-        )
     return Mean(tensors, total_weight, n_sites, resolution, sums[: layout.size], tuple(sorted(sites)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from he_agg import Layout, Plan
 from he_agg.errors import DecryptionError, InputError, Reason
-from he_agg.plan.fixedpoint import OnOverflow, Quantizing, ResolutionWarning, dequantize, quantize
+from he_agg.plan.fixedpoint import OnOverflow, Quantizing, dequantize, quantize
 
 DTYPES = [np.float16, np.float32, np.float64]
 
@@ -37,9 +36,7 @@ def plan_for(update, clip=1.0, weight_cap=1000, **options):
 def mean_of(plan, updates, weights, **options):
     quantized = [quantize(plan, update, weight, **options) for update, weight in zip(updates, weights, strict=True)]
     sums = np.sum([q.values for q in quantized], axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResolutionWarning)
-        return dequantize(plan, sums, len(updates))
+    return dequantize(plan, sums, len(updates))
 
 
 @given(st.data())
@@ -232,21 +229,10 @@ def test_the_largest_sum_is_what_sites_that_round_up_can_make(weights, cap):
     assert sum(-(-m * weight // cap) for weight in weights) <= largest
     for sign in (1, -1):
         sums[0] = sign * largest
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResolutionWarning)
-            assert dequantize(plan, sums, n).total_weight == total
+        assert dequantize(plan, sums, n).total_weight == total
         sums[0] = sign * (largest + 1)
         with pytest.raises(DecryptionError):
             dequantize(plan, sums, n)
-
-
-def test_a_wasteful_weight_cap_is_warned_about():
-    update = {"a": np.full(3, 0.5)}
-    plan = plan_for(update, weight_cap=10**6)
-    sums = quantize(plan, update, 100).values.astype(np.int64)
-    with pytest.warns(ResolutionWarning, match="1.7 effective bits"):
-        mean = dequantize(plan, sums, 1)
-    assert mean.resolution["a"] == pytest.approx(10**6 / 100 / plan.public.magnitude)
 
 
 def test_nothing_of_the_plaintext_is_in_a_repr():

@@ -12,7 +12,7 @@ from client_sdk.training import FedAvgM, simulate, train, training_plan
 from he_agg import Layout, Plan, dequantize, quantize
 from he_agg.errors import InputError, PlanError
 
-pytestmark = pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::he_agg.ResolutionWarning")
 
 TENSORS = {"m": np.zeros((20, 12), np.float32), "v": np.zeros(7, np.float32), "s": np.zeros((), np.float32)}
 CLIP = {"m": 1.0, "v": 0.5, "s": 2.0}

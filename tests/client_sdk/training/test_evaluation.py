@@ -21,7 +21,6 @@ def total(plan, sites):
     return dequantize(plan, np.sum(each, axis=0), len(sites))
 
 
-@pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")
 @given(st.data(), st.sampled_from([(8, 1), (8, 100), (12, 2047), (16, 1), (16, 2048), (16, 32767), (24, 10**6)]))
 def test_any_counts_at_any_weights_are_summed_exactly(data, sizes):
     bits, cap = sizes
@@ -174,7 +173,6 @@ def plan_of(bits=16, cap=2048):
     return training_plan("x", {"w": 1.0}, clip=1.0, weight_cap=cap, max_sites=6, value_bits=bits)
 
 
-@pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")
 @given(st.lists(st.integers(1, 2048), min_size=2, max_size=6), st.sampled_from([4, 8, 16, 24]), st.data())
 def test_agreement_is_never_denied_and_a_difference_that_can_show_is_seen_by_all(weights, bits, data):
     plan = plan_of(bits)

@@ -8,7 +8,7 @@ from client_sdk.flower import run_numpy_client
 from client_sdk.training import FedAdam, FedAvg, FedAvgM, simulate, train, training_plan
 from he_agg.errors import InputError, Reason
 
-pytestmark = pytest.mark.filterwarnings("ignore::he_agg.plan.fixedpoint.ResolutionWarning")  # a coarse grid on purpose
+pytestmark = pytest.mark.filterwarnings("ignore::he_agg.ResolutionWarning")  # a coarse grid on purpose
 
 SITES = ["hospital-a", "hospital-b", "hospital-c"]
 STEPPING = [FedAdam(lr=0.1), FedAvgM(lr=1.0), FedAvg(lr=0.5)]
