@@ -17,14 +17,13 @@ import pytest
 from cryptography.exceptions import InvalidTag
 
 from client_sdk import Site
-from examples.demo.ceremony import found
 from he_agg import Layout, Plan
 from he_agg.documents.draw import draw, drawn_number
 from he_agg.ids import RoundId
 from keys import GroupKey
 from tests.keys import dealing
 from tests.second_client import client
-from tests.support.real import SITES, in_threads
+from tests.support.real import SITES, Hospitals, in_threads
 from tests.support.server import QUICK, start_server
 
 CLIENT = Path(__file__).with_name("client.py")
@@ -67,13 +66,13 @@ def server(tmp_path_factory):
         yield running
 
 
-def second_client(directory, name, federation, url, update, weight):
+def second_client(directory, url, update, weight):
     """Run the client as a process of its own."""
     np.savez(directory / "update.npz", **update)
     job = {
         "url": url,
-        "identity": str(directory / f"{name}.identity"),
-        "keystore": str(directory / f"{federation}.keystore"),
+        "identity": str(directory / "identity"),
+        "keystore": str(directory / "keystore"),
         "roster": str(directory / "roster.json"),
         "update": str(directory / "update.npz"),
         "mean": str(directory / "mean.npz"),
@@ -92,15 +91,12 @@ def test_it_takes_part_beside_our_sites_and_opens_the_same_bits(server, tmp_path
     plan = plan_of(name)
     if plan.public.codec == "hybrid":
         assert len(plan.public.parameters.primes) == (2 if "two" in name else 1)
-    directories = {site: tmp_path / site for site in SITES}
-    for directory in directories.values():
-        directory.mkdir()
-    found(server, plan, directories)
+    hospitals = Hospitals(server, tmp_path, plan)
     *_, theirs = SITES
     # The second round has a chain to catch up with: the client is a new process each time.
     for number in (1, 2) if name == "hybrid-one-prime" else (1,):
         updates = {site: (update_of(rng), int(rng.integers(700, 2001))) for site in SITES}
-        take_part = partial(_take_part, server.url, directories, updates, name)
+        take_part = partial(_take_part, hospitals, updates)
         *means, (said, opened) = in_threads(take_part)
         for mean in means:
             assert said["total_weight"] == mean.total_weight == sum(weight for _, weight in updates.values())
@@ -110,17 +106,17 @@ def test_it_takes_part_beside_our_sites_and_opens_the_same_bits(server, tmp_path
                 assert opened[tensor].dtype == values.dtype
                 assert opened[tensor].shape == values.shape
                 assert opened[tensor].tobytes() == values.tobytes()
-        asking = client.Client(server.url, client.Identity(directories[theirs] / f"{theirs}.identity"), name)
+        asking = client.Client(server.url, client.Identity(hospitals.directory(theirs) / "identity"), name)
         with asking.http:
             answer = json.loads(asking.request("GET", f"/v1/rounds/{name}.{number}.1/verdicts").content)
         verdicts = [(v["body"]["site"], v["body"]["verdict"]) for v in answer["verdicts"]]
         assert verdicts == [(site, "opened") for site in SITES]
 
 
-def _take_part(url, directories, updates, federation, site):
+def _take_part(hospitals, updates, site):
     if site == SITES[-1]:
-        return second_client(directories[site], site, federation, url, *updates[site])
-    with Site.open(directories[site] / "site.toml") as opened:
+        return second_client(hospitals.directory(site), hospitals.server.url, *updates[site])
+    with Site.open(hospitals.config(site)) as opened:
         round = opened.current()
         assert round is not None
         tensors, weight = updates[site]
