@@ -320,10 +320,17 @@ _NO_DRAWS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
 def _round(
     x: NDArray[np.floating], scale: float, limit: int, draws: NDArray[np.uint32], out: NDArray[np.int32]
 ) -> None:
-    """Scale and round; `draws` empty means to nearest, ties to even. |x * scale| may be 3 ulps too large: clamped."""
+    """Scale and round; `draws` empty means to nearest, ties to even. |x * scale| may be 3 ulps too large: clamped.
+
+    At random too, what is on the grid up to such ulps stays what it is: counts travel as exact integers (evaluation).
+    """
     if draws.size:
         for i in range(x.size):
-            out[i] = np.int32(min(max(math.floor(np.float64(x[i]) * scale + draws[i] * 2.0**-32), -limit), limit))
+            exact = np.float64(x[i]) * scale
+            near = np.rint(exact)
+            if abs(exact - near) > abs(near) * 2.0**-49:
+                near = math.floor(exact + draws[i] * 2.0**-32)
+            out[i] = np.int32(min(max(near, -limit), limit))
     else:
         for i in range(x.size):
             out[i] = np.int32(min(max(np.rint(np.float64(x[i]) * scale), -limit), limit))

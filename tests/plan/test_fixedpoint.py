@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from he_agg import Layout, Plan
 from he_agg.errors import DecryptionError, InputError, Reason
+from he_agg.plan import fixedpoint
 from he_agg.plan.fixedpoint import OnOverflow, Quantizing, dequantize, quantize
 
 DTYPES = [np.float16, np.float32, np.float64]
@@ -102,6 +104,18 @@ def test_extreme_values_and_weights_are_exact():
     plan = plan_for(update, weight_cap=3, value_bits=2)
     integers = quantize(plan, update, 3).values
     assert integers.tolist() == [1, -1, 1, 1, 1]  # the two values, weight 3 = 11 in base 2, and the count
+
+
+@pytest.mark.parametrize("draw", [0, 2**32 - 1])
+def test_what_is_on_the_grid_stays_whatever_is_drawn(draw):
+    """An evaluation's counts: digit / weight, times (weight / cap) * M over the bound M / cap."""
+    for magnitude, cap in itertools.product((127, 2**15 - 1, 2**23 - 1), (1, 10, 100, 127)):
+        for weight in range(1, cap + 1):
+            digits = np.unique([*range(min(magnitude // cap + 1, 100)), magnitude // cap])
+            scale, out = magnitude * (weight / cap) / (magnitude / cap), np.empty(digits.size, np.int32)
+            draws = np.full(digits.size, draw, np.uint32)
+            fixedpoint._round(digits.astype(np.float64) / weight, scale, magnitude, draws, out)
+            assert np.array_equal(out, digits)
 
 
 def test_stochastic_rounding_is_unbiased_and_bounded():
