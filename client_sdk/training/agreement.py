@@ -2,10 +2,11 @@
 
 Each site adds 64 values, +1 or -1: the first bits of the SHA-256 of its global model, the strategy's state and the
 settings that must be equal. If all sites agree, every sum of the 64 is as large as it can be, ``M * W / w_max`` up to
-half a unit of rounding per site (``W`` total weight, fixedpoint.py); a site of weight ``w`` that disagrees takes
-``2 * M * w / w_max`` from about every second of them. So the decision is a function of the sums alone, the same at
-every site. Sites whose models differ pass with probability 2^-64, or if those on one side together weigh less than
-``(n + 1) * w_max / (2 * M)``: then they hardly move the mean either. The aggregator sees nothing of it.
+less than a unit of rounding per site (``W`` total weight, fixedpoint.py), and rounding never passes zero; a site of
+weight ``w`` that disagrees takes ``2 * M * w / w_max`` from about every second of them. So the decision is a function
+of the sums alone, the same at every site, however each of them rounds. Sites whose models differ pass with probability
+2^-64, or if those on one side together weigh less than ``(2 * n + 1) * w_max / (2 * M)``: then they hardly move the
+mean either. The aggregator sees nothing of it.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ def check_agreement(plan: Plan, mean: Mean, digest: str, round_number: int) -> N
     """
     sums = sums_of(plan, mean, SIGNS)
     full = plan.public.magnitude * mean.total_weight / plan.layout.weight_cap
-    # n/2 for rounding; a few ulps of float arithmetic cannot make a whole unit.
-    agreed = bool((np.abs(sums) > full - mean.n_sites / 2 - 1).all())
-    # A sum within rounding of zero says nothing about its sign (few bits, small weights).
-    own = not bool((sums * signs_of(digest) < -mean.n_sites / 2).any())
+    # A unit per site for rounding at random; a few ulps of float arithmetic cannot make another.
+    agreed = bool((np.abs(sums) > full - mean.n_sites - 1).all())
+    # Zero says nothing about its sign (few bits, small weights).
+    own = not bool((sums * signs_of(digest) < 0).any())
     if agreed and own:
         return
     who = "this site's model is not that of the others" if agreed else "the sites' models are not all the same"

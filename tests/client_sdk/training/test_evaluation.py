@@ -14,10 +14,10 @@ from he_agg.errors import InputError, PlanError, ProtocolError
 from tests.support.regression import evaluate_for, fit_for, model, plan_for
 
 
-def total(plan, sites):
+def total(plan, sites, rounding="nearest"):
     """The mean of what several sites would send: [(tensors, weight)]."""
     zeros = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in plan.layout.tensors}
-    each = [quantize(plan, zeros | t, w).values for t, w in sites]
+    each = [quantize(plan, zeros | t, w, rounding=rounding).values for t, w in sites]
     return dequantize(plan, np.sum(each, axis=0), len(sites))
 
 
@@ -173,14 +173,16 @@ def plan_of(bits=16, cap=2048):
     return training_plan("x", {"w": 1.0}, clip=1.0, weight_cap=cap, max_sites=6, value_bits=bits)
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @given(st.lists(st.integers(1, 2048), min_size=2, max_size=6), st.sampled_from([4, 8, 16, 24]), st.data())
-def test_agreement_is_never_denied_and_a_difference_that_can_show_is_seen_by_all(weights, bits, data):
+def test_agreement_is_never_denied_and_a_difference_that_can_show_is_seen_by_all(rounding, weights, bits, data):
     plan = plan_of(bits)
     here, there = model_hash({"w": np.zeros(1)}), model_hash({"w": np.ones(1)})
-    check_agreement(plan, total(plan, [({SIGNS: signs_of(here)}, w) for w in weights]), here, 1)
+    for _ in range(10):
+        check_agreement(plan, total(plan, [({SIGNS: signs_of(here)}, w) for w in weights], rounding), here, 1)
     odd = data.draw(st.integers(0, len(weights) - 1))
-    mean = total(plan, [({SIGNS: signs_of(there if i == odd else here)}, w) for i, w in enumerate(weights)])
-    if min(weights[odd], sum(weights) - weights[odd]) > (len(weights) + 1) * 2048 / (2 * plan.public.magnitude):
+    mean = total(plan, [({SIGNS: signs_of(there if i == odd else here)}, w) for i, w in enumerate(weights)], rounding)
+    if min(weights[odd], sum(weights) - weights[odd]) > (2 * len(weights) + 1) * 2048 / (2 * plan.public.magnitude):
         for digest in (here, there):
             with pytest.raises(ProtocolError, match="not"):
                 check_agreement(plan, mean, digest, 1)
