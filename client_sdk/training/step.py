@@ -91,11 +91,11 @@ class Training:
         if move is not None and self.stopping is not None:  # before anything moves: a score may be refused
             memory, best, stop = self.stopping.observe(memory, metrics, move, state.model)
         if move is not None:
+            before = state.model
+            state.model, state.strategy = recipe.strategy.step(before, move, state.strategy, self.plain, self.variances)
             if took_part and (sent := state.pending) is not None:
                 residual = recipe.compression.residual(sent.target, sent.payload, step, common, state.residual)
                 state.residual, state.local = residual, sent.local
-            before = state.model
-            state.model, state.strategy = recipe.strategy.step(before, move, state.strategy, self.plain, self.variances)
             if best and self.stopping is not None and self.stopping.restore_best:
                 state.best = before
             state.memory, state.done = memory, "early" if stop else state.done

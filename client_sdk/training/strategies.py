@@ -37,8 +37,13 @@ class FedAvg:
         settle(self)  # lr=1 and lr=1.0 are one strategy
         for name, value in vars(self).items():
             below = 1.0 if name.startswith(("beta", "momentum")) else 1e6
-            if not 0 <= value < below or (name == "lr" and value == 0):
-                raise InputError(Reason.BAD_ARGUMENT, f"{type(self).__name__}: {name} cannot be {value:g}")
+            if not 0 <= value < below or (name in ("lr", "tau") and value == 0):
+                least = "above 0" if name in ("lr", "tau") else "0 or more"
+                raise InputError(
+                    Reason.BAD_ARGUMENT,
+                    f"{type(self).__name__}: expected {name} {least} and below {below:g}, got {value:g}",
+                    f"leave {name} out for the usual value",
+                )
 
     def start(self, model: Mapping[str, NDArray[Any]]) -> Tensors:  # noqa: ARG002
         """Return the state before the first step."""
@@ -65,13 +70,23 @@ class FedAvg:
 
         Returns:
             New model, new state; nothing is changed in place.
+
+        Raises:
+            InputError: the model would hold a number that its dtype does not.
         """
         wide = {name: array.astype(np.float64) for name, array in mean.items()}
-        moves, state = self.moves({name: array for name, array in wide.items() if name not in plain}, state)
         moved = {}
-        for name, array in model.items():
-            new = array.astype(np.float64) + (wide[name] if name in plain else moves[name])
-            moved[name] = np.asarray(new.astype(array.dtype))  # the sum of 0-d arrays is no array
+        with np.errstate(over="ignore", invalid="ignore"):
+            moves, state = self.moves({name: array for name, array in wide.items() if name not in plain}, state)
+            for name, array in model.items():
+                new = array.astype(np.float64) + (wide[name] if name in plain else moves[name])
+                moved[name] = np.asarray(new.astype(array.dtype))  # the sum of 0-d arrays is no array
+                if not np.isfinite(moved[name]).all():
+                    raise InputError(
+                        Reason.NON_FINITE,
+                        f"tensor {name!r}: the global model's next step ends beyond the largest {array.dtype.name}",
+                        "lower the learning rates, or train in a wider dtype; a checkpoint keeps the model before it",
+                    )
         return floored(moved, variances), state
 
     def moves(self, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from client_sdk.training import FedAdam, FedAvg, FedAvgM, FedProx, Task
-from he_agg.errors import InputError
+from he_agg.errors import InputError, Reason
 
 MODEL = {"w": np.array([1.0, -2.0], np.float32), "stat": np.array([5.0], np.float32)}
 MEAN = {"w": np.array([0.5, 0.25], np.float32), "stat": np.array([1.0], np.float32)}
@@ -50,10 +50,22 @@ def test_adam_is_the_published_formula():
         assert abs(model["w"][0] - x) <= np.spacing(np.float32(x))
 
 
-@pytest.mark.parametrize("make", [lambda: FedAvg(lr=0), lambda: FedAvgM(momentum=1.0), lambda: FedProx(mu=-1)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: FedAvg(lr=0), lambda: FedAvgM(momentum=1.0), lambda: FedProx(mu=-1), lambda: FedAdam(tau=0)],
+)
 def test_settings_that_cannot_be_are_refused(make):
-    with pytest.raises(InputError, match="cannot be"):
+    with pytest.raises(InputError, match=r"expected \w+ (above 0|0 or more)") as caught:
         make()
+    assert "usual value" in caught.value.hint
+
+
+@pytest.mark.parametrize(("dtype", "start"), [(np.float16, 6e4), (np.float32, 3.4e38)])
+def test_a_model_never_becomes_infinite(dtype, start):
+    model = {"w": np.array([0, start], dtype)}
+    with pytest.raises(InputError, match=f"beyond the largest {model['w'].dtype}") as caught:
+        FedAvg(lr=1e5).step(model, {"w": np.array([0, start / 10], dtype)}, {})
+    assert (caught.value.reason, "lower" in caught.value.hint) == (Reason.NON_FINITE, True)
 
 
 def test_the_proximal_gradient_of_numpy_models():
