@@ -1,4 +1,4 @@
-"""No result is wrong without an error: awkward random cases of everything that is counted, against the pooled rows.
+"""No result is wrong without an error: awkward random cases of what is counted and trained, against other arithmetic.
 
 Each case has the seed that its failure prints: `HE_AGG_TEST_SEED=... HE_AGG_TEST_CASE=...` repeats it alone.
 """
@@ -12,10 +12,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.reference import scores, statistics
+from tests.reference import optimisers, scores, statistics
 from tests.reference.hospitals import RefusedError
 
-CASES = statistics.CASES | scores.CASES
+CASES = statistics.CASES | scores.CASES | optimisers.CASES
 BUDGET_S = 15.0
 """For all kinds together, in `make test`."""
 
