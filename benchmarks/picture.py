@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from examples.demo.picture import BLUE, DPI, FAINT, ORANGE, QUIET, STYLE
+from examples.pictures import BLUE, FAINT, ORANGE, drawn, titled
 from he_agg.plan.schemes import SCHEMES as CODECS
 
 LABELS = {
@@ -28,11 +28,12 @@ def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(report: dict[str, Any], path: Path) -> Path:
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    """Draw a point for each scheme in each panel: on a logarithmic axis a bar's length would mean nothing.
 
+    Args:
+        report: a result of `make bench`.
+        path: the picture.
+    """
     rows = chosen(report["rows"])
     names = [
         LABELS[row["scheme"]] + (f", {row['value_bits']} bit" if row["scheme"] == "hybrid" else "") for row in rows
@@ -40,52 +41,30 @@ def draw(report: dict[str, Any], path: Path) -> Path:
     colours = [
         BLUE if row["scheme"] in CODECS else ORANGE if row["scheme"] == "tenseal-stock" else FAINT for row in rows
     ]
+    speed = "million values/s, one core, log scale; right is better"
     panels = [
-        ("Bytes a value, up", "bytes_per_value_up", 1.0, "{:.2f}", False),
-        ("Encrypt and pack", "encrypt_values_per_s", 1e-6, "{:,.1f}", True),
-        ("Fold, per site", "fold_values_per_s", 1e-6, "{:,.0f}", True),
-        ("Open", "open_values_per_s", 1e-6, "{:,.1f}", True),
+        ("Bytes a value, up", "all included, log scale; left is better", "bytes_per_value_up", 1.0, "{:.2f}"),
+        ("Encrypt and pack", speed, "encrypt_values_per_s", 1e-6, "{:,.1f}"),
+        ("Fold, per site", speed, "fold_values_per_s", 1e-6, "{:,.0f}"),
+        ("Open", speed, "open_values_per_s", 1e-6, "{:,.1f}"),
     ]
-    with mpl.rc_context(STYLE):
-        layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12, wspace=0.02)
-        figure = Figure(figsize=(13.5, 4.6), dpi=DPI, facecolor="white", layout=layout)
-        FigureCanvasAgg(figure)
-        for axes, (title, key, unit, form, logarithmic) in zip(figure.subplots(1, 4), panels, strict=True):
-            figures = [row[key] * unit for row in rows]
-            axes.barh(range(len(rows)), figures, color=colours, height=0.62)
-            axes.invert_yaxis()
-            axes.set_yticks(range(len(rows)), names if key == "bytes_per_value_up" else [], fontsize=9.5)
-            axes.set_xticks([])
-            axes.spines["bottom"].set_visible(False)
-            if logarithmic:
-                axes.set_xscale("log")
-                axes.set_xlim(min(figures) / 3, max(figures) * 8)
-                axes.minorticks_off()
-                axes.set_xticks([])
-            else:
-                axes.set_xlim(0, max(figures) * 1.25)
-            for place, value in enumerate(figures):
-                axes.annotate(
-                    form.format(value), (value, place), (5, 0), textcoords="offset points", va="center", fontsize=9.5
-                )
-            axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=22)
-            below = "million values/s, one core, log scale" if logarithmic else "everything included"
+    figure, axes_of = drawn(len(panels), 15, 4.8, dpi=160)
+    for axes, (title, below, key, unit, form) in zip(axes_of, panels, strict=True):
+        figures = [row[key] * unit for row in rows]
+        axes.set_xscale("log")
+        axes.set_xlim(min(figures) / 2, max(figures) * 6)
+        axes.minorticks_off()
+        axes.grid(axis="x")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.scatter(figures, range(len(rows)), color=colours, s=70, zorder=3)
+        axes.invert_yaxis()
+        axes.set_yticks(range(len(rows)), names if axes is axes_of[0] else [], fontsize=9.5)
+        for place, value in enumerate(figures):
             axes.annotate(
-                below,
-                (0, 1),
-                (0, 8),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                fontsize=8.5,
-                color=QUIET,
+                form.format(value), (value, place), (7, 0), textcoords="offset points", va="center", fontsize=9.5
             )
-        figure.supxlabel(
-            f"{rows[0]['values']:,} values, up to 31 sites, {report['machine']['cpu']}, {report['date']};"
-            f" {report['command']}",
-            fontsize=9,
-            color=QUIET,
-            x=0.01,
-            ha="left",
-        )
-        figure.savefig(path)
+        titled(axes, title, below)
+    machine = f"{report['machine']['cpu']}, {report['date']}; {report['command']}"
+    figure.supxlabel(f"{rows[0]['values']:,} values, up to 31 sites, {machine}", fontsize=9, x=0.01, ha="left")
+    figure.savefig(path)
     return path

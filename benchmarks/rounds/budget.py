@@ -1,4 +1,4 @@
-"""Where a round's time goes, per link: seconds by phase, the largest cost, and the physical limit it runs into."""
+"""Where a round's time goes, per link: seconds by phase, and the limit that costs the round most."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ _LIMIT_NAMES = {
     "write_fsync": "write + fsync of the disk",
     "aes_keystream": "AES keystream on one core",
     "memory_copy": "memory bandwidth",
+    "processor": "the processors, all of them",
 }
-_PHASE_LIMIT = {"encrypt": "write_fsync", "upload": "link", "wait": "write_fsync", "download": "link"}
-"""What a phase cannot be faster than. Encryption ends when all of it is durable, and so does the sum."""
 
 
 def floors(row: Row, report: dict[str, Any]) -> Floor:
@@ -44,7 +43,7 @@ def floors(row: Row, report: dict[str, Any]) -> Floor:
 
 
 def budget(report: dict[str, Any], label: str = "hybrid-16") -> list[dict[str, Any]]:
-    """One entry for each link: phases, largest cost and its limit, for the largest model measured with fewest sites.
+    """Compute an entry for each link, for the largest model measured with fewest sites.
 
     Args:
         report: a result.
@@ -57,9 +56,8 @@ def budget(report: dict[str, Any], label: str = "hybrid-16") -> list[dict[str, A
         least = floors(row, report)
         phase = max(row["seconds"], key=lambda name: row["seconds"][name])
         cpu = (row["cpu_s_server"] + row["cpu_s_sites"]) / report["machine"]["cores"]
-        limit = _PHASE_LIMIT.get(phase, "memory_copy")
-        if phase == "upload" and least["write_fsync"] > least["link"]:
-            limit = "write_fsync"  # a part is answered when it is durable
+        limits = least | {"processor": cpu}
+        limit = max(limits, key=lambda name: limits[name])
         found.append(
             {
                 "link": link,

@@ -6,40 +6,50 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+
+from examples.pictures import BLUE, FAINT, GREEN, INK, ORANGE, PINK, SKY, YELLOW, drawn, titled
 
 __all__ = ["CHARTS", "fitted", "fitted_text", "png"]
 
 Row = dict[str, Any]
 
-COLOURS = {
-    "plaintext": "#6b7280",
-    "plaintext-durable": "#9ca3af",
-    "hybrid-8": "#0f766e",
-    "hybrid-16": "#0ea5a0",
-    "hybrid-24": "#5eead4",
-    "hybrid-16-of-31": "#8bb8b5",
-    "ckks": "#7c3aed",
-    "tenseal-stock": "#c2410c",
-    "flower-fedavg": "#ca8a04",
-    "flower-fedavg-stock": "#facc15",
-    "flower-secaggplus": "#be185d",
+_SCHEMES: dict[str, tuple[str, str, str]] = {
+    "plaintext": ("plaintext float32", FAINT, ""),
+    "plaintext-durable": ("plaintext, stored durably", FAINT, "///"),
+    "hybrid-8": ("hybrid, 8 bits", GREEN, ""),
+    "hybrid-16": ("hybrid, 16 bits", BLUE, ""),
+    "hybrid-24": ("hybrid, 24 bits", SKY, ""),
+    "hybrid-16-of-31": ("hybrid, 16 bits, room for 31 sites", BLUE, "///"),
+    "ckks": ("ckks", PINK, ""),
+    "tenseal-stock": ("stock TenSEAL", ORANGE, ""),
+    "flower-fedavg": ("Flower FedAvg", YELLOW, ""),
+    "flower-fedavg-stock": ("Flower FedAvg, as installed", YELLOW, "///"),
+    "flower-secaggplus": ("Flower SecAgg+", "#7B61A8", ""),
 }
+"""Each scheme of a result: its name in words, colour and hatching."""
+
 _PHASES = {
-    "encrypt": "#0ea5a0",
-    "upload": "#2563eb",
-    "wait": "#9ca3af",
-    "download": "#60a5fa",
-    "start": "#fbbf24",
-    "verify": "#a16207",
-    "decrypt": "#7c3aed",
+    "encrypt": GREEN,
+    "upload": BLUE,
+    "wait": FAINT,
+    "download": SKY,
+    "start": YELLOW,
+    "verify": ORANGE,
+    "decrypt": PINK,
 }
-_LINKS = ("loopback", "1gbit", "100mbit", "20mbit")
+_LINKS = {"loopback": "loopback", "1gbit": "1 Gbit/s", "100mbit": "100 Mbit/s", "20mbit": "20 Mbit/s"}
+
+
+def _named(label: str) -> str:
+    return _SCHEMES.get(label, (label, INK, ""))[0]
+
+
+def _look(label: str) -> dict[str, Any]:
+    """How the bars of a scheme look."""
+    _, colour, hatch = _SCHEMES.get(label, (label, INK, ""))
+    return {"facecolor": colour if not hatch else "none", "edgecolor": colour, "hatch": hatch}
 
 
 def measured(report: dict[str, Any]) -> list[Row]:
@@ -70,21 +80,21 @@ def expansion(rows: list[Row], axes: Axes) -> None:
         first.setdefault(row["label"], row)
     names = list(first)
     factors = [first[name]["bytes_ratio_to_plaintext"] for name in names]
-    axes.barh(names, factors, color=[COLOURS.get(name, "#444") for name in names])
-    axes.axvline(1, color="#111", lw=0.8, ls=":")
-    for at, factor in enumerate(factors):
-        axes.text(factor * 1.03, at, f"{factor:.2f} x", va="center", fontsize=9)
-    if max(factors) > 4:
-        axes.set_xscale("log")
-    axes.set_xlim(right=max(factors) * 1.5)
+    for at, (name, factor) in enumerate(zip(names, factors, strict=True)):
+        axes.barh(at, factor, height=0.7, **_look(name))
+        axes.text(factor, at, f"  {factor:.2f} x", va="center", fontsize=9)
+    axes.axvline(1, color=INK, lw=0.8, ls=":")
+    axes.set_yticks(range(len(names)), [_named(name) for name in names])
+    axes.set_xlim(0, max(factors) * 1.2)
     axes.invert_yaxis()
-    axes.set_title(f"Bytes up and down, by those of float32 ({_what(rows)})")
+    axes.set_xlabel("times the bytes of plaintext")
+    titled(axes, "Bytes up and down against plaintext float32", _what(rows))
 
 
 def phases(rows: list[Row], axes: Axes) -> None:
     """Seconds of each phase, stacked, mean over sites."""
     rows = [row for row in headline(rows) if row["label"] not in ("tenseal-stock", "ckks", "plaintext-durable")]
-    rows = sorted(rows, key=lambda row: _LINKS.index(row["link"]))
+    rows = sorted(rows, key=lambda row: list(_LINKS).index(row["link"]))
     places: list[float] = []
     at, link = 0.0, ""
     for row in rows:
@@ -96,42 +106,53 @@ def phases(rows: list[Row], axes: Axes) -> None:
     for phase, colour in _PHASES.items():
         widths = np.array([row["seconds"].get(phase, 0.0) for row in rows])
         if widths.any():
-            axes.barh(places, widths, left=left, color=colour, label=phase, height=0.8)
+            # A phase too short for the eye is in the legend with its time, so that nobody looks for it in vain.
+            unseen = widths.max() < 0.01 * max(row["round_s_median"] for row in rows)
+            label = f"{phase} (at most {widths.max() * 1e3:.0f} ms)" if unseen else phase
+            axes.barh(places, widths, left=left, color=colour, label=label, height=0.8)
             left += widths
-    axes.plot([row["round_s_median"] for row in rows], places, "|", color="#111", ms=12, label="whole round")
-    axes.set_yticks(places, [f"{row['label']}, {row['link']}" for row in rows])
+    axes.plot([row["round_s_median"] for row in rows], places, "|", color=INK, ms=12, label="whole round")
+    axes.set_yticks(places, [f"{_named(row['label'])}, {_LINKS[row['link']]}" for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("seconds, mean over sites; the round ends with the last site")
-    axes.legend(ncols=4, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.45, -0.16))
-    axes.set_title(f"Where a round's time goes ({_what(rows)})")
+    axes.set_xlabel("seconds")
+    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.35, -0.12))
+    titled(axes, "Where a round's time goes", f"{_what(rows)}; mean over sites, the round ends with the last one")
 
 
 def ratio(rows: list[Row], axes: Axes) -> None:
     """Round time by that of plaintext in the same repetition, per link."""
     rows = [row for row in headline(rows) if row["label"] != "plaintext"]
     links = [link for link in _LINKS if any(row["link"] == link for row in rows)]
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    width = 0.8 / len(labels)
-    for number, label in enumerate(labels):
-        for at, link in enumerate(links):
+    labels = [label for label in _SCHEMES if any(row["label"] == label for row in rows)]
+    named: set[str] = set()
+    at, places = 0.0, []
+    for link in links:
+        first = at
+        for label in labels:
             for row in rows:
                 if row["label"] == label and row["link"] == link:
-                    x, value = at + (number - (len(labels) - 1) / 2) * width, row["ratio_to_plaintext"]
+                    value = row["ratio_to_plaintext"]
                     error = [[value - row["ratio_min"]], [row["ratio_max"] - value]]
-                    axes.bar(x, value, width * 0.92, color=COLOURS.get(label, "#444"))
-                    axes.errorbar(x, value, yerr=error, color="#111", lw=0.8, capsize=2)
-                    axes.text(x, row["ratio_max"] * 1.05, f"{value:.2f}", ha="center", fontsize=8)
-    for label in labels:
-        axes.bar(0, 0, color=COLOURS.get(label, "#444"), label=label)
-    axes.axhline(1, color="#111", lw=0.8, ls=":")
-    axes.set_yscale("log")
-    ticks = [t for t in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if t < 1.6 * max(r["ratio_max"] for r in rows)]
-    axes.set_yticks(ticks, [f"{tick:g} x" for tick in ticks])
+                    axes.barh(at, value, height=0.86, label=None if label in named else _named(label), **_look(label))
+                    axes.errorbar(value, at, xerr=error, color=INK, lw=0.8, capsize=2)
+                    axes.text(row["ratio_max"], at, f"  {value:.2f}", va="center", fontsize=8.5)
+                    named.add(label)
+                    at += 1
+        places.append((first + at - 1) / 2)
+        at += 0.8
+    axes.axvline(1, color=INK, lw=0.9, ls=":")
+    axes.set_xscale("log")
+    ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if t < 1.6 * max(r["ratio_max"] for r in rows)]
+    axes.set_xticks(ticks, [f"{tick:g} x" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xticks(range(len(links)), links)
-    axes.set_ylim(top=2 * max(row["ratio_max"] for row in rows))
-    axes.legend(fontsize=8, frameon=False, ncols=3)
-    axes.set_title(f"Round time by plaintext float32 of the same repetition ({_what(rows)})")
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    axes.set_yticks(places, [_LINKS[link] for link in links])
+    axes.set_xlim(0.4, 1.6 * max(row["ratio_max"] for row in rows))
+    axes.invert_yaxis()
+    axes.set_xlabel("times the round of plaintext, log scale")
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.45, -0.12))
+    titled(axes, "Round time against plaintext float32", f"{_what(rows)}; median, least and most of the repetitions")
 
 
 def fitted(points: list[tuple[float, float]]) -> float | None:
@@ -161,13 +182,15 @@ def _scaling(rows: list[Row], axes: Axes, by: str, other: str, least: float) -> 
         points = sorted((row[by], row["round_s_median"]) for row in rows if row["label"] == label)
         text = fitted_text([point for point in points if point[0] >= least])
         x, y = zip(*points, strict=True)
-        axes.plot(x, y, "o-", color=COLOURS.get(label, "#444"), label=label + text, lw=1.4, ms=4)
+        # Models differ in more than their size: points only, no lines from one to another.
+        style = "o-" if by == "sites" else "o"
+        axes.plot(x, y, style, color=_SCHEMES.get(label, ("", INK))[1], label=_named(label) + text, lw=1.4, ms=5)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylabel("round time, seconds")
+    axes.grid()
     axes.set_xlabel(by)
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.set_title(f"Round time by {by} ({other} {fixed:,}, {rows[0]['link']})")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    titled(axes, f"Round time by {by}", f"seconds; {fixed:,} {other}, {_LINKS[rows[0]['link']]}")
 
 
 def scaling_sites(rows: list[Row], axes: Axes) -> None:
@@ -192,19 +215,20 @@ def memory(rows: list[Row], axes: Axes) -> None:
     names = list(first)
     places = np.arange(len(names))
     for shift, figure, colour, label in (
-        (-0.2, "server_rss", "#2563eb", "server"),
-        (0.2, "site_rss", "#0ea5a0", "site"),
+        (-0.2, "server_rss", BLUE, "aggregator"),
+        (0.2, "site_rss", GREEN, "site"),
     ):
         values = [first[name][figure] / 1e6 for name in names]
         axes.barh(places + shift, values, 0.38, color=colour, label=label)
         for at, value in zip(places + shift, values, strict=True):
             axes.text(value, at, f" {value:,.0f}", va="center", fontsize=8)
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, [_named(name) for name in names])
     axes.invert_yaxis()
-    axes.set_xlabel(f"MB at most, the update of {rows[0]['values'] * 4 / 1e6:,.0f} MB and all libraries included")
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_xlabel("MB")
+    axes.legend()
     axes.margins(x=0.12)
-    axes.set_title(f"Peak memory of a process ({_what(rows)})")
+    update = f"the update of {rows[0]['values'] * 4 / 1e6:,.0f} MB and all libraries included"
+    titled(axes, "Peak memory of a process", f"{_what(rows)}; {update}")
 
 
 CHARTS: dict[str, tuple[str, Callable[[list[Row], Axes], None]]] = {
@@ -224,16 +248,8 @@ def png(report: dict[str, Any], name: str) -> bytes:
         report: a result.
         name: out of `CHARTS`.
     """
-    rows = measured(report)
-    figure, axes = plt.subplots(figsize=(8.2, 4.4), dpi=130)
-    try:
-        CHARTS[name][1](rows, axes)
-        axes.title.set_fontsize(11)
-        axes.title.set_fontweight("bold")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        out = io.BytesIO()
-        figure.savefig(out, format="png", bbox_inches="tight")
-        return out.getvalue()
-    finally:
-        plt.close(figure)
+    figure, (axes,) = drawn(1, 9.2, 5.4)
+    CHARTS[name][1](measured(report), axes)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()

@@ -13,14 +13,17 @@ from benchmarks.rounds.charts import CHARTS, png
 __all__ = ["write_page"]
 
 _STYLE = """
-:root{color-scheme:light}body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1.5rem;
-color:#111}
+:root{color-scheme:light dark;--ink:#111;--page:#fff;--line:#ddd;--code:#f3f4f6;--small:#555;--no:#b42318;--yes:#067647}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--page:#0d1117;--line:#30363d;--code:#21262d;--small:#9da7b3;
+--no:#ff7b72;--yes:#3fb950}}
+body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1.5rem;color:var(--ink);
+background:var(--page)}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p{margin:.4rem 0}
 table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}
+th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{text-align:left}
-.wide{overflow-x:auto}img{max-width:100%;height:auto}code{background:#f3f4f6;padding:.1rem .3rem}
-.no{color:#b42318;font-weight:600}.yes{color:#067647;font-weight:600}.small{color:#555;font-size:.86rem}
+.wide{overflow-x:auto}img{max-width:100%;height:auto}code{background:var(--code);padding:.1rem .3rem}
+.no{color:var(--no);font-weight:600}.yes{color:var(--yes);font-weight:600}.small{color:var(--small);font-size:.86rem}
 """
 
 
@@ -121,13 +124,13 @@ def _budget(report: dict[str, Any]) -> list[str]:
         cells = [each["link"], each["model"], f"{each['round_s']:.2f}", largest, each["limit"]]
         cells += [f"{each['floors'][name]:.2f}" for name in floors.values()]
         rows.append([_(cell) for cell in [*cells, f"{each['cpu_s_per_core']:.2f}"]])
-    head = ["link", "model", "round s", "largest phase", "its limit", *floors, "processor s"]
+    head = ["link", "model", "round s", "largest phase", "nearest limit", *floors, "processor s"]
     return [
         "<h2>Budget: where the time goes, and what the machine allows</h2>",
         f'<p class="small">Limits of this machine, measured in the same run: {_(measured)}'
         f"{'; a plain socket through the link: ' + _(links) if links else ''}. "
         "The columns of seconds say how long a round of hybrid 16 would take at least if that limit were all there is; "
-        "processor time is of all processes, by the number of cores.</p>",
+        "processor time is of all processes, by the number of cores. The nearest limit is the largest of them.</p>",
         _table(head, rows),
     ]
 

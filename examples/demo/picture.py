@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from examples.demo.summary import PHASES, Summary
+from examples.pictures import BLUE, FAINT, GREEN, INK, ORANGE, drawn, titled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,30 +15,11 @@ if TYPE_CHECKING:
 INCHES = (13.5, 4.9)
 DPI = 200
 
-# Okabe and Ito's colours, told apart with any kind of colour vision. Source: jfly.uni-koeln.de/color.
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-INK, QUIET, FAINT = "#1A1A1A", "#6B6B6B", "#C8C8C8"
-
 FLOAT32_BYTES = 4.0
 # A whole vector with the parameters that TenSEAL's users copy, N = 8192 and primes of [60, 40, 40] bits,
 # as TenSEAL 0.3.18 serialises it. A reference that is cited, not measured in the run that is drawn.
 # Source: ts.ckks_vector and serialize, sized when the codecs were designed.
 STOCK_TENSEAL_BYTES = 57.6
-
-STYLE: Any = {  # matplotlib types the keys as one literal of all its settings
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": QUIET,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "svg.hashsalt": "he-agg",  # the same summary draws the same file
-}
 
 
 def spread(wanted: list[float], gap: float) -> list[float]:
@@ -67,19 +49,6 @@ def spread(wanted: list[float], gap: float) -> list[float]:
     return placed
 
 
-def _title(axes: Axes, title: str, subtitle: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=26)
-    axes.annotate(
-        subtitle,
-        (0, 1),
-        (0, 9),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=9,
-        color=QUIET,
-    )
-
-
 def _scores(axes: Axes, summary: Summary) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -99,7 +68,7 @@ def _scores(axes: Axes, summary: Summary) -> None:
         zorder=4,
     )
     for value in score["local"].values():
-        axes.axhline(value, color=QUIET, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
 
     everything = [*encrypted, *plaintext, *score["local"].values()]
     low, high = min(everything), max(everything)
@@ -112,7 +81,7 @@ def _scores(axes: Axes, summary: Summary) -> None:
     labels = [
         ("encrypted", encrypted[-1], BLUE, "bold"),
         ("plaintext", plaintext[-1], ORANGE, "bold"),
-        *((f"{name.replace('-', ' ')}, alone", value, QUIET, "normal") for name, value in score["local"].items()),
+        *((f"{name.replace('-', ' ')}, alone", value, INK, "normal") for name, value in score["local"].items()),
     ]
     # The pair at the top nearly coincides; the encrypted one goes first.
     wanted = [value + (1e-9 * room if name == "encrypted" else 0) for name, value, _, _ in labels]
@@ -130,7 +99,7 @@ def _scores(axes: Axes, summary: Summary) -> None:
         )
     together = score["encrypted"] > max(score["local"].values())
     title = "Better together than alone, encrypted or not" if together else "Score per round"
-    _title(axes, title, "AUC on the common test set, after each round")
+    titled(axes, title, "AUC on the common test set, after each round")
 
 
 def _bars(axes: Axes, bars: list[tuple[str, float, str]], form: str) -> None:
@@ -161,7 +130,7 @@ def _bytes(axes: Axes, summary: Summary) -> None:
         ".2f" if summary["bytes_per_value_up"] < 10 else ".1f",
     )
     axes.set_xlabel("* whole vector; not measured in this run", fontsize=8, loc="left")
-    _title(axes, "Bytes per value", f"{summary['values']:,} values an update")
+    titled(axes, "Bytes per value", f"{summary['values']:,} values an update")
 
 
 def _seconds(axes: Axes, summary: Summary) -> None:
@@ -170,7 +139,7 @@ def _seconds(axes: Axes, summary: Summary) -> None:
     _bars(axes, [(phase, summary["seconds"][phase], colours.get(phase, BLUE)) for phase in PHASES], ".2f")
     axes.get_yticklabels()[PHASES.index("fold")].set_color(GREEN)
     axes.set_xlabel("wait: for other hospitals and fold", fontsize=8, loc="left")
-    _title(axes, "Seconds, all rounds", "mean hospital; fold: aggregator")
+    titled(axes, "Seconds, all rounds", "mean hospital; fold: aggregator")
 
 
 def draw(summary: Summary, folder: Path) -> list[Path]:
@@ -183,31 +152,20 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     difference = summary["encrypted_vs_fixed_point_max_abs_diff"]
     folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        layout = ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.12, wspace=0.03)
-        # A bare Figure, not pyplot: no window system is looked for and nothing global is left behind.
-        figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white", layout=layout)
-        FigureCanvasAgg(figure)
-        left, middle, right = figure.subplots(1, 3, width_ratios=[2.1, 1, 1])
-        _scores(left, summary)
-        _bytes(middle, summary)
-        _seconds(right, summary)
-        figure.supxlabel(
-            f"{summary['sites']} hospitals, {summary['rounds']} rounds.  {summary['dataset']}.  "
-            f"Largest difference, encrypted from plaintext fixed-point average: {difference:g}.",
-            x=0.012,
-            ha="left",
-            fontsize=9,
-            color=QUIET,
-        )
-        paths = [folder / "demo.png", folder / "demo.svg"]
-        figure.savefig(paths[0])
-        figure.savefig(paths[1], metadata={"Date": None})
+    figure, (left, middle, right) = drawn(3, *INCHES, dpi=DPI, width_ratios=[2.1, 1, 1])
+    _scores(left, summary)
+    _bytes(middle, summary)
+    _seconds(right, summary)
+    figure.supxlabel(
+        f"{summary['sites']} hospitals, {summary['rounds']} rounds.  {summary['dataset']}.  "
+        f"Largest difference, encrypted from plaintext fixed-point average: {difference:g}.",
+        x=0.012,
+        ha="left",
+        fontsize=9,
+    )
+    paths = [folder / "demo.png", folder / "demo.svg"]
+    figure.savefig(paths[0])
+    figure.savefig(paths[1], metadata={"Date": None})
     return paths

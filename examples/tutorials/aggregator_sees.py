@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.local import local_federation, plan_for
-from examples.tutorials.pictures import BLUE, FAINT, ORANGE, drawn, saved, titled
+from examples.pictures import BLUE, FAINT, ORANGE, drawn, saved, titled
 from he_agg import quantize
 
 IMAGES, HIDDEN = 8, 400
@@ -161,15 +161,13 @@ def draw(images: Any, plain: Any, encrypted: Any, correlations: Any, facts: dict
         f"{facts['recovered_from_ciphertext']} from the ciphertext",
     )
     at = np.arange(facts["images"])
-    for values, colour, shift in zip(correlations, (ORANGE, BLUE, FAINT), (-0.28, 0.0, 0.28), strict=True):
-        right.bar(at + shift, values, width=0.27, color=colour)
+    read_from = (("in the clear", ORANGE), ("ciphertext", BLUE), ("random bytes", FAINT))
+    for values, (name, colour), shift in zip(correlations, read_from, (-0.28, 0.0, 0.28), strict=True):
+        right.bar(at + shift, values, width=0.27, color=colour, label=name)
     right.set_xticks(at, [str(i + 1) for i in at])
     right.set_xlabel("image")
-    right.set_ylim(0, 1.28)
-    for x, (name, colour) in zip(
-        (-0.4, 2.2, 5.2), (("in the clear", ORANGE), ("ciphertext", BLUE), ("random bytes", "#8b96a0")), strict=True
-    ):
-        right.annotate(name, (x, 1.12), color=colour, fontweight="bold", fontsize=9.5)
+    right.set_ylim(0, 1)
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1.2, handlelength=1.2)
     titled(right, "How alike", "best correlation of any candidate with each image")
     saved(figure, out)
 

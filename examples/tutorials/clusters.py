@@ -22,7 +22,7 @@ import numpy as np
 
 from client_sdk import analytics
 from client_sdk.local import local_federation, plan_for
-from examples.tutorials.pictures import BLUE, GREEN, ORANGE, QUIET, drawn, saved, titled
+from examples.pictures import BLUE, GREEN, INK, ORANGE, drawn, saved, titled
 
 CELLARS = ("north", "middle", "south")
 COLOURS = (BLUE, ORANGE, GREEN)
@@ -104,7 +104,7 @@ def draw(components: Any, clusters: Any, scaled: Any, where: Any, facts: dict[st
     left.legend(frameon=False, loc="lower left")
     for axes in (left, right):
         axes.set_xlabel(f"first component ({components.explained[0]:.0%} of the variance)")
-    left.set_ylabel(f"second component ({components.explained[1]:.0%})", color=QUIET)
+    left.set_ylabel(f"second component ({components.explained[1]:.0%})", color=INK)
     titled(left, "Who holds which wine", "each cellar sees only its own colour")
     titled(
         right,

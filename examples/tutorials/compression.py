@@ -21,6 +21,7 @@ from client_sdk.adapters import TorchAdapter
 from client_sdk.compression import Compression, FewBits, LowRank, RandomMask
 from client_sdk.training import simulate, train, training_plan
 from examples.demo.model import auc
+from examples.pictures import BLUE, ORANGE, SKY, drawn, saved, titled
 from examples.tutorials.fedavg_torch import LR, epochs, predict
 from examples.tutorials.hospitals import Hospital, load_hospitals
 from he_agg import ResolutionWarning
@@ -100,36 +101,28 @@ def row_of(row: dict[str, Any], first: dict[str, Any]) -> str:
 
 def draw(rows: list[dict[str, Any]], out: Path) -> None:
     """Bytes against score, one point per seed."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 0.42 * len(rows) + 1.3), sharey=True, layout="constrained", width_ratios=[1, 1.3]
-    )
+    height = 0.42 * len(rows) + 1.6
+    figure, (left, right) = drawn(2, width=12, height=height, sharey=True, width_ratios=[1, 1.2])
     places = np.arange(len(rows))[::-1]
-    left.barh(places, [row["bytes"] / 1e6 for row in rows], color="#9bb8d3", height=0.6)
+    left.barh(places, [row["bytes"] / 1e6 for row in rows], color=BLUE, height=0.6)
     for place, row in zip(places, rows, strict=True):
         left.text(row["bytes"] / 1e6, place, f" {rows[0]['bytes'] / row['bytes']:.1f} ×", va="center", fontsize=9)
     left.set_yticks(places, [row["recipe"] for row in rows])
     left.set_xlim(0, 1.18 * max(row["bytes"] for row in rows) / 1e6)
-    left.set_xlabel("MB up per hospital, whole training (and how much less)")
+    left.set_xlabel("MB")
+    titled(left, "Bytes", "up per hospital, whole training; × how much less")
     reference = rows[0]["scores"]
-    right.axvspan(min(reference), max(reference), color="#9bb8d3", alpha=0.35, linewidth=0, label="uncompressed, range")
+    right.axvspan(min(reference), max(reference), color=SKY, alpha=0.3, linewidth=0, label="uncompressed, range")
     low, high = min(reference) - 0.02, max(max(row["scores"]) for row in rows) + 0.002
     right.set_xlim(low, high)
     for place, row in zip(places, rows, strict=True):
-        right.plot(row["scores"], [place] * len(row["scores"]), "o", color="#c2410c", markersize=6, alpha=0.7)
+        right.plot(row["scores"], [place] * len(row["scores"]), "o", color=ORANGE, markersize=6, alpha=0.7)
         if (worst := min(row["scores"])) < low:
-            right.text(low, place, f" ← down to {worst:.2f}", va="center", fontsize=9, color="#c2410c")
-    right.set_xlabel("AUC of all test patients, one point per seed")
-    right.legend(frameon=False, fontsize=9, loc="lower left")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Compression before encryption: bytes and score", x=0.01, ha="left", fontsize=12)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+            right.text(low, place, f" ← down to {worst:.2f}", va="center", fontsize=9, color=ORANGE)
+    right.set_xlabel("AUC")
+    right.legend(loc="lower left")
+    titled(right, "Score", "all test patients, one point per seed")
+    saved(figure, out)
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
@@ -142,7 +135,6 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     options = parser.parse_args(arguments)
     rows = run(options.steps, options.seeds, options.limit)
     draw(rows, options.out)
-    print(f"Written: {options.out}")
     return rows
 
 

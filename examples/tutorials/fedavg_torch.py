@@ -26,6 +26,7 @@ from client_sdk.adapters import TorchAdapter
 from client_sdk.local import local_federation
 from client_sdk.training import BinaryScores, Result, Task, simulate, train, training_plan
 from examples.demo.model import auc
+from examples.pictures import BLUE, INK, ORANGE, SKY, drawn, saved, titled
 from examples.tutorials.hospitals import Hospital, load_hospitals
 
 EPOCHS, BATCH, LR = 2, 32, 0.02
@@ -181,28 +182,20 @@ def run(rounds: int = 15, seeds: int = 5, limit: int | None = None) -> dict[str,
 
 def draw(found: dict[str, Any], out: Path) -> None:
     """Left: the score of all test patients, round by round. Right: who scores how well where."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.2), width_ratios=[1, 1.15], layout="constrained")
+    figure, (left, right) = drawn(2, width=13, height=5.4, width_ratios=[1, 1.15])
     rounds = np.arange(1, len(found["encrypted"]) + 1)
     seeds = np.array([[scores[-1] for scores in run] for run in found["float"]])
-    left.fill_between(rounds, seeds.min(axis=0), seeds.max(axis=0), color="#9bb8d3", alpha=0.6, linewidth=0)
-    left.plot([], [], color="#9bb8d3", linewidth=8, alpha=0.6, label=f"plaintext float, {len(seeds)} seeds (range)")
-    left.plot(rounds, seeds[0], color="#1e4e79", linewidth=1.2, label="plaintext float, same initial weights")
-    left.plot(rounds, [s[-1] for s in found["encrypted"]], "o-", color="#c2410c", markersize=4, label="encrypted")
-    left.axhline(found["pooled"][-1], color="#333", linestyle="--", linewidth=1, label="pooled (forbidden)")
-    best = max(range(len(found["names"])), key=lambda i: found["local"][i][-1])
+    span = {"color": SKY, "alpha": 0.4, "linewidth": 0, "label": f"plaintext float, {len(seeds)} seeds (range)"}
+    left.fill_between(rounds, seeds.min(axis=0), seeds.max(axis=0), **span)
+    left.plot(rounds, seeds[0], color=BLUE, linewidth=1.2, label="plaintext float, same initial weights")
+    left.plot(rounds, [s[-1] for s in found["encrypted"]], "o-", color=ORANGE, markersize=4, label="encrypted")
+    left.axhline(found["pooled"][-1], color=INK, linestyle="--", linewidth=1, label="pooled (forbidden)")
     for i, row in enumerate(found["local"]):
-        label = "each hospital alone" if i == best else None
-        left.axhline(row[-1], color="#7a7a7a", linestyle=":", linewidth=1, label=label)
+        label = "each hospital alone" if i == 0 else None
+        left.axhline(row[-1], color=INK, linestyle=":", linewidth=1, label=label)
     left.set_xlabel("round")
-    left.set_ylabel("AUC, test patients of all hospitals")
-    left.set_title("Encrypted training follows plaintext training", loc="left", fontsize=11)
-    left.legend(frameon=False, fontsize=9, loc="lower right")
-    left.spines[["top", "right"]].set_visible(False)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)  # below: no line runs through it
+    titled(left, "Encrypted training follows plaintext training", "AUC, test patients of all hospitals")
 
     labels = [*(f"{name} alone ({n})" for name, n in zip(found["names"], found["patients"], strict=True)),
               "pooled", "plaintext federated", "encrypted federated"]  # fmt: skip
@@ -216,10 +209,9 @@ def draw(found: dict[str, Any], out: Path) -> None:
     right.set_yticks(range(len(labels)), labels, fontsize=9)
     right.axhline(len(found["names"]) - 0.5, color="k", linewidth=1)
     right.axvline(len(found["names"]) - 0.5, color="k", linewidth=1)
-    right.set_title("AUC: trained where (rows), tested where (columns)", loc="left", fontsize=11)
+    titled(right, "Who scores how well where", "AUC; rows: trained there, columns: tested there")
     figure.colorbar(image, ax=right, label="difference to encrypted federated", shrink=0.8)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+    saved(figure, out)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -239,7 +231,6 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     print(f"  {'pooled':28} {found['pooled'][-1]:.4f}")
     print(f"  {'plaintext federated':28} {min(floats):.4f} to {max(floats):.4f} over {len(floats)} seeds")
     print(f"  {'encrypted federated':28} {found['encrypted'][-1][-1]:.4f}, bit for bit its plaintext fixed-point run")
-    print(f"Written: {options.out}")
     return found
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from client_sdk import privacy
 from client_sdk.local import local_federation, plan_for
-from examples.tutorials.pictures import BLUE, ORANGE, drawn, saved, titled
+from examples.pictures import BLUE, INK, ORANGE, drawn, saved, titled
 
 HOSPITALS, ROUNDS, CENTERS = 5, 10, 5
 CLIP, DELTA = 1.0, 1e-5
@@ -126,19 +126,24 @@ def run(out: Path, knob: tuple[str | float, ...] = KNOB) -> dict[str | float, di
 def draw(knob: Any, maps: Any, facts: Any, out: Path) -> None:
     """A heat map per setting, with the true border."""
     from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.lines import Line2D
 
     colours = LinearSegmentedColormap.from_list("risk", [BLUE, "white", ORANGE])
-    figure, panels = drawn(len(knob), width=3.1 * len(knob), height=3.9)
+    figure, panels = drawn(len(knob), width=3.1 * len(knob) + 0.9, height=4.1)
+    image = None
     angle = np.linspace(0, 2 * np.pi, 200)
     for axes, setting, values in zip(panels, knob, maps, strict=True):
-        axes.imshow(values, origin="lower", extent=(-1, 1, -1, 1), cmap=colours, vmin=0, vmax=1)
-        axes.plot(0.1 + 0.6 * np.cos(angle), -0.1 + 0.6 * np.sin(angle), color="black", linewidth=1.2, linestyle="--")
+        image = axes.imshow(values, origin="lower", extent=(-1, 1, -1, 1), cmap=colours, vmin=0, vmax=1)
+        circle = 0.1 + 0.6 * np.cos(angle), -0.1 + 0.6 * np.sin(angle)
+        axes.plot(*circle, color="black", linewidth=1.2, linestyle="--")
         axes.set_xticks([])
         axes.set_yticks([])
         fact = facts[setting]
         title = setting if isinstance(setting, str) else f"noise z = {setting:g}"
         epsilon = f", epsilon {fact['epsilon']:,.0f}" if np.isfinite(fact["epsilon"]) else ", no guarantee"
         titled(axes, title.capitalize(), f"{fact['right']:.0%} right{epsilon}")
+    figure.colorbar(image, ax=panels, shrink=0.72, label="risk that the model predicts", ticks=[0, 0.5, 1])
+    figure.legend([Line2D([], [], color=INK, linestyle="--")], ["true border"], loc="outside lower left")
     saved(figure, out)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from client_sdk import analytics
 from client_sdk.local import local_federation, plan_for
-from examples.tutorials.pictures import BLUE, ORANGE, QUIET, drawn, saved, titled
+from examples.pictures import BLUE, INK, ORANGE, drawn, saved, titled
 
 NAMES = ("university", "city", "county", "veterans")
 SHARES = (0.45, 0.3, 0.15, 0.1)
@@ -111,7 +111,7 @@ def draw(result: analytics.SurvivalResult, sizes: list[int], everybody: dict[str
         left.plot(*pooled, "o", markersize=4.5, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=0.8)
         y = 0.93 if arm == ARMS[0] else 0.85
         left.annotate(f"{arm} treatment, median {curve.median:.0f} days", (260, y), color=colour, fontweight="bold")
-    left.annotate("circles: scikit-survival on the pooled patients", (260, 0.77), color=QUIET)
+    left.annotate("circles: scikit-survival on the pooled patients", (260, 0.77), color=INK)
     left.set_xlim(0, 600)
     left.set_ylim(0, 1.02)
     left.set_xlabel("days")
