@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CODEC  ?= hybrid
 WORKERS ?= auto
 
-.PHONY: demo test check fix soak bench bench-round lock clean help
+.PHONY: demo test check fix soak bench bench-round docs docs-serve lock clean help
 
 help:
 	@echo "make demo [CODEC=ckks]  hospitals average a model through an aggregator that cannot read it"
@@ -16,10 +16,13 @@ help:
 	@echo "make soak               the slow loops"
 	@echo "make bench [QUICK=1]    all codecs against stock TenSEAL, plaintext and the floor, side by side"
 	@echo "make bench-round [QUICK=1]  whole rounds against plaintext, over loopback, 1 Gbit/s and 100 Mbit/s"
+	@echo "make docs               the documentation as a site, in site/; a broken link is an error"
+	@echo "make docs-serve         the same on http://127.0.0.1:8000, made anew when a page changes"
 	@echo "make lock               pin today's versions for CI (constraints.txt)"
 
 # One stamp per set of packages, remade when one of them asks for something else.
 demo_PACKAGES  := --editable . --editable ./examples
+docs_PACKAGES  := --editable '.[docs]'
 bench_PACKAGES := $(demo_PACKAGES) --editable ./benchmarks
 dev_PACKAGES   := --editable '.[dev]' --editable ./examples --editable ./benchmarks
 $(VENV)/.stamp-%: pyproject.toml examples/pyproject.toml benchmarks/pyproject.toml
@@ -47,6 +50,14 @@ bench-round: $(VENV)/.stamp-bench
 	$(BIN)/he-agg bench round $(if $(QUICK),--quick)
 	$(BIN)/he-agg bench report
 
+# Never with --quiet, which silences --strict as well. The variable keeps an advertisement out of what is printed.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.stamp-docs
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(VENV)/.stamp-docs
+	$(BIN)/python -m mkdocs serve --strict
+
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,4 +71,4 @@ lock: $(VENV)/.stamp-dev
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info */*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report
+	rm -rf $(VENV) build dist site *.egg-info */*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report

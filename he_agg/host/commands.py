@@ -4,8 +4,7 @@ An entry point in the group `he_agg.commands` is named after its command, words 
 points at a Click command. Only the command that was asked for is loaded: `he-agg serve` never
 loads keys or an HE library, and an installation without the server extra has no `serve`.
 
-Exit codes, stable: 0 done; 1 refused, with a reason; 2 wrong usage; 3 the aggregator could not be reached;
-4 files or settings; 5 a sum did not verify or open; 130 interrupted.
+Exit codes are stable: `EXIT_CODES`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from rich.console import Console
 
 from he_agg.errors import ConfigError, DecryptionError, HeAggError, KeystoreError, Reason, TransportError
 
-__all__ = ["FILE", "GROUP", "Commands", "answer", "json_option", "main", "messages"]
+__all__ = ["EXIT_CODES", "FILE", "GROUP", "Commands", "answer", "exit_code", "json_option", "main", "messages"]
 
 GROUP = "he_agg.commands"
 
@@ -32,6 +31,15 @@ EXIT_UNREACHABLE = 3
 EXIT_FILES = 4
 EXIT_UNVERIFIED = 5
 EXIT_INTERRUPTED = 130
+EXIT_CODES = {
+    0: "done",
+    EXIT_REFUSED: "refused, with a reason",
+    2: "wrong usage",
+    EXIT_UNREACHABLE: "the aggregator could not be reached",
+    EXIT_FILES: "files or settings",
+    EXIT_UNVERIFIED: "a sum did not verify or open",
+    EXIT_INTERRUPTED: "interrupted",
+}
 
 _GROUP_HELP = {
     "aggregator": "The aggregator's own key (operator).",
@@ -155,10 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(error: HeAggError) -> NoReturn:
     _complain(f"{error.message} [{error.reason}]", error.shell)
-    sys.exit(_exit_code(error))
+    sys.exit(exit_code(error))
 
 
-def _exit_code(error: HeAggError) -> int:
+def exit_code(error: HeAggError) -> int:
+    """Return the code that a command ends with for an error."""
     if isinstance(error, TransportError):
         return EXIT_UNREACHABLE
     if isinstance(error, ConfigError | KeystoreError):

@@ -1,0 +1,127 @@
+"""Make the reference's pages from the code: commands, settings, errors, and the public names of each package."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import click
+
+from client_sdk.config import Settings as SiteSettings
+from he_agg import errors
+from he_agg.host.commands import EXIT_CODES, GROUP, Commands, exit_code
+from service.problems import PROBLEMS, RETRY_AFTER_S
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "client_sdk": "Sites",
+    "client_sdk.training": "Training",
+    "client_sdk.adapters": "Adapters",
+    "client_sdk.analytics": "Analytics",
+    "client_sdk.compression": "Compression",
+    "client_sdk.privacy": "Privacy",
+    "client_sdk.flower": "Flower",
+    "he_agg": "Plans, means and errors",
+    "he_agg.audit": "Audit",
+    "keys": "Keys",
+}
+"""What users import. Other packages with an `__all__` are for the code itself."""
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of each page."""
+    yield "reference/commands.md", "\n".join(_commands())
+    yield "reference/settings.md", "\n".join(_settings())
+    yield "reference/errors.md", "\n".join(_errors())
+    for package, title in PACKAGES.items():
+        yield f"reference/api/{package}.md", "\n".join(_api(package, title))
+
+
+def _commands() -> Iterator[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    points = [EntryPoint(name, value, GROUP) for name, value in project["entry-points"][GROUP].items()]
+    root = Commands("", points, name="he-agg")
+    yield "# Commands\n\nWhat `he-agg COMMAND --help` prints. A command that needs the extra `server` says so."
+    yield "\n## Exit codes\n\n| code | what it means |\n|---|---|"
+    yield from (f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    for name in root.list_commands(click.Context(root, info_name="he-agg")):
+        yield from _command(root, click.Context(root, info_name="he-agg"), name, points, 2)
+
+
+def _command(group: Commands, above: click.Context, name: str, points: list[EntryPoint], level: int) -> Iterator[str]:
+    command = group.get_command(above, name)
+    if command is None:
+        raise LookupError(name)
+    context = click.Context(command, parent=above, info_name=name)
+    yield f"\n{'#' * level} he-agg {context.command_path.removeprefix('he-agg ')}\n"
+    yield _text(command.help or "")
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        usage = context.get_usage().removeprefix("Usage: ")
+        yield f"\n```text\n{usage}\n```\n"
+        module = next(
+            point.value for point in points if f"he-agg {point.name.replace('.', ' ')}" == context.command_path
+        )
+        if module.startswith("service."):
+            yield "\nNeeds the extra `server`.\n"
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None and "--help" not in parameter.opts:
+            yield f"\n`{record[0]}`\n:   {_text(record[1]) or '(no more to say)'}"
+    if isinstance(command, Commands):
+        for inner in command.list_commands(context):
+            yield from _command(command, context, inner, points, level + 1)
+
+
+def _settings() -> Iterator[str]:
+    yield "# Settings\n\n## Of a site\n\nIn its TOML file, or as keyword arguments of `Site.open`. Paths in a file are"
+    yield "relative to the file's folder.\n"
+    told = dict(re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |\Z)", SiteSettings.__doc__ or "", re.S | re.M))
+    for field in dataclasses.fields(SiteSettings):
+        default = "" if field.default in (dataclasses.MISSING, None) else f" Default: `{field.default}`."
+        yield f"\n`{field.name}`\n:   {_text(' '.join(told[field.name].split()))}{default}"
+    yield "\n## Of an aggregator\n\nIn the environment. `he-agg serve --help` shows which have an option, too.\n"
+    for name, model_field in Settings.model_fields.items():
+        default = "" if model_field.is_required() or model_field.default_factory else model_field.default
+        shown = "" if default in ("", None) else f" Default: `{default}`."
+        yield f"\n`HE_AGG_{name.upper()}`\n:   {_text(model_field.description or '')}{shown}"
+
+
+def _errors() -> Iterator[str]:
+    yield "# Errors and problems\n\nEvery error names one reason of a closed set. In Python it is `error.reason`, at"
+    yield "the command line the word in brackets, in an answer of the aggregator `reason` of the problem document"
+    yield "(RFC 9457).\n\n## Kinds\n\n| error | what | exit code |\n|---|---|---|"
+    kinds = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
+    for kind in kinds:
+        if kind is not errors.HeAggError:
+            yield f"| `{kind.__name__}` | {_line(kind.__doc__)} | {exit_code(kind(errors.Reason.INTERNAL, ''))} |"
+    yield "\n## Reasons\n"
+    for reason in errors.Reason:
+        yield f"\n### `{reason}`\n"
+        if reason in PROBLEMS:
+            status, title = PROBLEMS[reason]
+            again = f"; `Retry-After: {RETRY_AFTER_S[reason]}`" if reason in RETRY_AFTER_S else ""
+            yield f"\nAn answer of the aggregator: {status}, *{title}*{again}."
+
+
+def _api(package: str, title: str) -> Iterator[str]:
+    yield f"# {title}: `{package}`\n"
+    hidden = "".join(f"      {option}: false\n" for option in ("show_root_heading", "show_root_toc_entry", "members"))
+    yield f"::: {package}\n    options:\n{hidden}"
+    for name in import_module(package).__all__:
+        yield f"\n::: {package}.{name}\n"
+
+
+def _line(text: Any) -> str:
+    return " ".join(str(text).split())
+
+
+def _text(text: str) -> str:
+    """Write a help text as Markdown: what looks like HTML is text."""
+    return text.replace("\b", "").replace("<", "&lt;").replace("*", "\\*").strip()
