@@ -132,7 +132,7 @@ function steps(round) {
   if (round.phase === "failed") return h("p", { class: "badge failed" }, "Failed");
   const at = STEPS.findIndex(([name]) => name === round.phase);
   return h("ol", { class: "steps", "aria-label": "Phase of the round" }, STEPS.map(([name, text], index) =>
-    h("li", { class: index < at ? "done" : index === at ? "now" : "next", "aria-current": index === at ? "step" : null }, text)));
+    h("li", { class: index < at ? "done" : index === at ? "now" : "next", "aria-current": index === at ? "step" : null }, h("span", {}, text))));
 }
 
 function figures(each, round, now) {
@@ -228,6 +228,7 @@ function chart(ended) {
   const received = rows.reduce((sum, one) => sum + one.bytes_up, 0);
   const label = `Length of the last ${plural(rows.length, "attempt")}: ${published} published, ${rows.length - published} failed, ${duration(mean)} on average, ${duration(longest)} at most.`;
   return h("figure", { class: "chart", "data-key": "chart" },
+    h("p", { class: "muted", "aria-hidden": "true" }, `Length of each attempt, oldest first; the longest took ${duration(longest)}`),
     h("svg", { role: "img", "aria-label": label, viewBox: `0 0 ${whole} ${height}`, width: whole, height },
       rows.map((one, index) => bar(one, index * (width + gap), width, height, longest))),
     h("figcaption", {},
