@@ -66,6 +66,7 @@ class Reason(StrEnum):
     SECRET_REFUSED = "secret-refused"  # noqa: S105 - a reason, no password
     # keys and identities
     KEY_MISMATCH = "key-mismatch"
+    NOT_MY_EPOCH = "not-my-epoch"
     UNSAFE_PERMISSIONS = "unsafe-permissions"
     KEYSTORE_CORRUPT = "keystore-corrupt"
     WRONG_PASSPHRASE = "wrong-passphrase"  # noqa: S105 - a reason, no passphrase
@@ -76,6 +77,8 @@ class Reason(StrEnum):
     CLOCK_SKEW = "clock-skew"
     ROSTER_EXPIRED = "roster-expired"
     ROSTER_MISMATCH = "roster-mismatch"
+    NOT_YET_MEMBER = "not-yet-member"
+    NO_LONGER_MEMBER = "no-longer-member"
     CHAIN_MISMATCH = "chain-mismatch"
     RECEIPT_BROKEN = "receipt-broken"
     REPEATED_UPDATE = "repeated-update"

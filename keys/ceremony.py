@@ -6,7 +6,6 @@ all of the context in `info`. HPKE in base mode says nothing about the sender, s
 
 from __future__ import annotations
 
-import re
 import secrets
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from he_agg.errors import InputError, KeystoreError, Reason, WireError
 from keys.commitments import commit
 from keys.group_key import GroupKey, public_facts
 from keys.identity import Identity
+from keys.keystores import kept_path, newest_kept
 from keys.pinning import check_self
 from keys.receiving import seal
 from keys.sealed_box import Passphrase
@@ -207,24 +207,6 @@ def install(key: GroupKey, keystore: Path, current: GroupKey | None, protect: Pa
         # A keystore that was restored from its kept copy has one already.
         have = kept.exists() and GroupKey.header(kept) == current.facts
         key.replace(keystore, None if have else kept, protect)
-
-
-def kept_path(keystore: Path, epoch: int) -> Path:
-    """Return where the keystore of an old epoch is kept."""
-    return keystore.with_name(f"{keystore.name}.epoch-{epoch}")
-
-
-def newest_kept(keystore: Path) -> int:
-    """Return the highest epoch whose old keystore is kept; 0 if none is.
-
-    It counts even where the keystore itself is gone: an epoch that was left is never entered again.
-    """
-    pattern = re.compile(re.escape(keystore.name) + r"\.epoch-([1-9][0-9]{0,9})")
-    try:
-        matches = [pattern.fullmatch(path.name) for path in keystore.parent.iterdir()]
-    except OSError:
-        return 0
-    return max((int(match[1]) for match in matches if match is not None), default=0)
 
 
 def _there(path: Path) -> bool:

@@ -19,11 +19,11 @@ _MAX_BYTES = 1024
 class Once:
     """A passphrase that is asked for when it is first needed, and then no more."""
 
-    def __init__(self, source: Callable[[], str]) -> None:
+    def __init__(self, source: Callable[[], str | None]) -> None:
         self._source = source
         self._answer: str | None = None
 
-    def __call__(self) -> str:
+    def __call__(self) -> str | None:
         """Return the passphrase."""
         if self._answer is None:
             self._answer = self._source()

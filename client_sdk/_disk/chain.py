@@ -25,11 +25,13 @@ class Link:
         digest: of the record.
         counted: what the draw after it depends on, see `he_agg.documents.draw`.
         roster_version: of the roster that it names; 0 if that is from before this site's first.
+        epoch: of the group key.
     """
 
     digest: str = NO_RECORD
     counted: str = NO_RECORD
     roster_version: int = 0
+    epoch: int = 1
 
 
 class Chain:
@@ -84,7 +86,15 @@ class Chain:
             elif index != len(self._seen) + 1:
                 raise WireError(Reason.CHAIN_MISMATCH, f"expected record {len(self._seen) + 1}, got record {index}")
             else:
-                add({"index": index, "digest": link.digest, "counted": link.counted, "roster": link.roster_version})
+                add(
+                    {
+                        "index": index,
+                        "digest": link.digest,
+                        "counted": link.counted,
+                        "roster": link.roster_version,
+                        "epoch": link.epoch,
+                    }
+                )
 
     def _links(self) -> list[Link]:
         self._lines.read()
@@ -93,6 +103,11 @@ class Chain:
     def _take(self, fields: canonical.Fields) -> None:
         number = len(self._seen) + 1
         fields.integer("index", number, number)
-        link = Link(fields.hex("digest", 32), fields.hex("counted", 32), fields.integer("roster", 0, 10**9))
+        link = Link(
+            digest=fields.hex("digest", 32),
+            counted=fields.hex("counted", 32),
+            roster_version=fields.integer("roster", 0, 10**9),
+            epoch=fields.integer("epoch", 1, 10**9),
+        )
         fields.end()
         self._seen.append(link)

@@ -59,6 +59,11 @@ class Rosters:
         """The pinned roster."""
         return self._newest
 
+    @property
+    def oldest(self) -> Signed[Roster]:
+        """The oldest roster that it knows: the first that it pinned, if it has kept all since."""
+        return min(self._known.values(), key=lambda signed: signed.body.version)
+
     def named(self, digest: str) -> Roster | None:
         """Find a trusted roster by its digest; None if this site does not know it."""
         signed = self._known.get(digest)

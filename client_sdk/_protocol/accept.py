@@ -7,9 +7,9 @@
        ... and every manifest by its site, and it is the one of the record  check_manifests
     5  this site is in the sum with what it sent, or the record says why    check_own
        not
-    6  the record follows the one that this site saw last, it names         check_follows, check_invited,
-       exactly the sites that had to be invited, and every member saw       check_same_history
-       the same
+    6  the record follows the one that this site saw last, its epoch does   check_follows, check_epoch,
+       not go back, it names exactly the sites that had to be invited, and  check_invited,
+       every member saw the same                                            check_same_history
     7  the parts of the sum are those of the record, and their tags are     check_parts, check_tags
        the sum of the manifests' tags
     8  decrypt, round, range-check                                          (codec)
@@ -37,6 +37,7 @@ from he_agg.plan.plan import PublicPlan
 __all__ = [
     "Expected",
     "RejectedError",
+    "check_epoch",
     "check_follows",
     "check_invited",
     "check_manifests",
@@ -73,6 +74,8 @@ class Expected:
     """What this site goes by, whatever the aggregator says.
 
     Attributes:
+        epoch: the one that it encrypted under; the record's, if it has sent nothing: that none follows a later one
+            step 6 sees to.
         min_sites: fewest sites whose sum it opens, by its own settings.
         own: id of its submission, if there is one in the spool.
     """
@@ -208,6 +211,12 @@ def check_follows(previous_index: int, previous: str, signed: Signed[RoundRecord
         raise RejectedError(Reason.CHAIN_MISMATCH, "record, index", previous_index + 1, record.index)
     if record.previous != previous:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {record.index}, previous", previous, record.previous)
+
+
+def check_epoch(before: int, what: str, got: int) -> None:
+    """Check that the epoch does not go back: whoever has left may hold the key of an old one."""
+    if got < before:
+        raise RejectedError(Reason.CHAIN_MISMATCH, f"{what}, epoch", f"at least {before}", got)
 
 
 def check_same_history(record: RoundRecord, manifests: Sequence[Signed[Manifest]]) -> None:

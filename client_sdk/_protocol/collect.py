@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from client_sdk._disk.spool import SpoolEntry
+from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._protocol import accept as _accept
 from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
+from client_sdk._protocol.membership import check_can_open, take_verified
 from client_sdk._protocol.poll import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.waiting import Waiting
@@ -32,6 +33,7 @@ from he_agg.ids import RoundId
 from he_agg.mac import RoundMac, tag_count
 from he_agg.plan.fixedpoint import Mean, dequantize
 from he_agg.plan.sections import Part
+from keys import GroupKey
 
 __all__ = ["Accepted", "accept", "await_record", "check_counted", "collect", "take_failed", "why_failed"]
 
@@ -45,10 +47,12 @@ class Accepted:
     """A published record that passed all checks but those on the sum itself.
 
     Attributes:
+        expected: what it was held against.
         manifests: its members', by site.
         received_bytes: how long the manifests were as they travelled. Units: bytes.
     """
 
+    expected: Expected
     record: RoundRecord
     manifests: tuple[Signed[Manifest], ...]
     received_bytes: int
@@ -122,16 +126,7 @@ def take_failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]
     Raises:
         ProtocolError: it must not be believed.
     """
-    yield from refusing(session, "record-rejected", round_id, _failed(session, round_id, signed))
-
-
-def _failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
-    record = signed.body
-    if record.round_id != round_id:
-        raise RejectedError(Reason.BAD_ANSWER, "record, round", round_id, record.round_id)
-    yield from know_roster(session, record)
-    yield from check_record(session, signed)
-    yield from take_record(session, signed)
+    yield from refusing(session, "record-rejected", round_id, take_verified(session, round_id, signed))
 
 
 def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> ProtocolError:
@@ -150,14 +145,17 @@ def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> Prot
     )
 
 
-def accept(session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], own: str | None) -> Flow[Accepted]:
+def accept(session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None) -> Flow[Accepted]:
     """Check that a published record is one whose sum this site may open: steps 1 to 6 of `accept.py`, in order.
 
     Raises:
+        KeystoreError: as `check_can_open`, like the next two: this site cannot open it, and nothing is wrong with it.
+        InputError: see there.
+        ConfigError: see there.
         DecryptionError: it is not.
     """
     session.rosters.check_valid(session.clock())
-    return (yield from _uniformly(session, entry, _accept_record(session, _expected(session, entry, own), signed)))
+    return (yield from _uniformly(session, entry, _accept_record(session, entry.round_id, stored, signed)))
 
 
 def collect(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mean]:
@@ -200,17 +198,25 @@ def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
     )
 
 
-def _expected(session: Session, entry: SpoolEntry, own: str | None) -> Expected:
-    key = session.key
-    return Expected(session.site, session.plan, key.epoch, key.key_id, entry.round_id, session.min_sites, own)
-
-
-def _accept_record(session: Session, expected: Expected, signed: Signed[RoundRecord]) -> Flow[Accepted]:
+def _accept_record(
+    session: Session, round_id: RoundId, stored: Stored | None, signed: Signed[RoundRecord]
+) -> Flow[Accepted]:
     record = signed.body
+    key = yield from compute(partial(session.keys.of, record.epoch))
+    expected = Expected(
+        site=session.site,
+        plan=session.plan,
+        epoch=record.epoch if stored is None else stored.manifest.epoch,
+        key_id=record.key_id if key is None else key.key_id,
+        round_id=round_id,
+        min_sites=session.min_sites,
+        own=None if stored is None else stored.submission_id,
+    )
     _accept.check_subject(expected, record)
     yield from know_roster(session, record)
     named, newest = session.rosters.named(record.roster), session.rosters.newest.body
     _accept.check_number(expected, [newest if named is None else named, newest], record)
+    yield from check_can_open(session, round_id, signed)
     roster = _accept.check_members(named, record)
     yield from check_record(session, signed)
     body, manifests = yield from _manifests(session, record)
@@ -218,7 +224,7 @@ def _accept_record(session: Session, expected: Expected, signed: Signed[RoundRec
     _accept.check_own(expected, record)
     yield from take_record(session, signed)
     _accept.check_same_history(record, manifests)
-    return Accepted(record, tuple(manifests), len(body))
+    return Accepted(expected, record, tuple(manifests), len(body))
 
 
 def _manifests(session: Session, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
@@ -233,11 +239,11 @@ def _manifests(session: Session, record: RoundRecord) -> Flow[tuple[bytes, list[
 
 def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mean]:
     record, round_id = accepted.record, str(entry.round_id)
-    _accept.check_parts(_expected(session, entry, None), record)
+    _accept.check_parts(accepted.expected, record)
     total = session.plan.wire_bytes
     started = yield from now()
     yield Report(PhaseStarted(round_id, "download", total))
-    key, plan = session.key, session.plan
+    key, plan = session.key_of(accepted.expected.epoch), session.plan
     mac = yield from compute(partial(RoundMac, key.mac_key, plan, key.epoch, entry.round_id))
     try:
         tags = mac.new_total()
@@ -252,12 +258,12 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flo
     verified = yield from now()
     yield Report(PhaseFinished(round_id, "verify", verified - finished))
     yield Report(PhaseStarted(round_id, "decrypt", total))
-    mean = yield from compute(partial(_open, session, entry, record))
+    mean = yield from compute(partial(_open, session, key, entry, record))
     yield Report(PhaseFinished(round_id, "decrypt", (yield from now()) - verified))
     return mean
 
 
-def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
+def _open(session: Session, key: GroupKey, entry: SpoolEntry, record: RoundRecord) -> Mean:
     """Take steps 8 and 9. Why a sum does not open goes to the log only, since it depends on the key."""
     n_sites = len(record.members)
 
@@ -265,9 +271,9 @@ def _open(session: Session, entry: SpoolEntry, record: RoundRecord) -> Mean:
         return part_of_sum(session.plan, session.plan.places[number], entry.read_sum_part(number))
 
     try:
-        sums = session.codec.decrypt(part, n_sites, session.key, record.round_id)
+        sums = session.codec.decrypt(part, n_sites, key, record.round_id)
         try:
-            return dequantize(session.key.plan, sums, n_sites, record.members)
+            return dequantize(key.plan, sums, n_sites, record.members)
         except DecryptionError:
             sums.fill(0)  # what was refused is not kept, and the codec uses its memory again
             raise

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from client_sdk._disk.chain import Link
 from client_sdk._disk.ledger import Fate
 from client_sdk._effects import Flow, Report, Request, compute
-from client_sdk._protocol.accept import RejectedError, check_follows, check_invited, check_record_signature
+from client_sdk._protocol.accept import RejectedError, check_epoch, check_follows, check_invited, check_record_signature
 from client_sdk._protocol.exchange import exchange
+from client_sdk._protocol.rosters import fetch_roster
 from client_sdk._protocol.session import Session
 from client_sdk.progress import Notice
 from he_agg.audit.evidence import BrokenReceipt, broken_by, encode_evidence
 from he_agg.documents.draw import last_counted
 from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
-from he_agg.documents.roster import MAX_ROSTER_BYTES, Role, Roster
+from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
@@ -67,37 +68,35 @@ def follow_rosters(session: Session, version: int | None = None) -> Flow[None]:
     """Fetch rosters newer than the pinned one, one after the other, and trust those that chain to it.
 
     Args:
-        version: the newest, if known; else until there are no more.
+        version: the newest, if known; else that is asked for.
 
     Raises:
         RejectedError: what the aggregator gave does not follow the pinned roster.
         KeystoreError: a new roster lists another key for this site.
         ConfigError: it does not list this site any more, or the pinned file cannot be replaced.
     """
-    while version is None or session.rosters.newest.body.version < version:
-        before = session.rosters.newest.body
-        wanted = before.version + 1
-        request = Request(
-            "GET",
-            f"/v1/federations/{session.federation}/rosters/{wanted}",
-            frozenset({200} if version is not None else {200, 404}),
-            max_bytes=MAX_ROSTER_BYTES,
-        )
-        response = yield from exchange(session.retries, request)
-        if response.status == 404:
-            return
-        try:
-            signed = yield from compute(partial(Signed.parse, Roster, response.body))
+    wanted: int | Literal["newest"] = "newest"
+    try:
+        if version is None:
+            version = (yield from fetch_roster(session.retries, session.federation, wanted)).body.version
+        while (before := session.rosters.newest.body).version < version:
+            wanted = before.version + 1
+            signed = yield from fetch_roster(session.retries, session.federation, wanted)
             yield from compute(partial(session.rosters.follow, signed))
-        except WireError as error:
-            raise RejectedError(
-                error.reason, f"version {wanted} of the roster", "one that follows the pinned one", error.message
-            ) from error
-        session.rosters.check_own(signed)
-        if signed.body.small_groups and not before.small_groups:
-            # Enough coordinators have signed it, but nobody at this site has seen it.
-            facts = {"federation": session.federation, "site": session.site, "what": signed.body.smallest_group}
-            yield from compute(partial(session.log.note, "small-groups-allowed", **facts))
+            yield from _see_change(session, before, signed)
+    except WireError as error:
+        raise RejectedError(
+            error.reason, f"version {wanted} of the roster", "one that follows the pinned one", error.message
+        ) from error
+
+
+def _see_change(session: Session, before: Roster, signed: Signed[Roster]) -> Flow[None]:
+    """Look at what a new version changes for this site."""
+    session.rosters.check_own(signed)
+    if signed.body.small_groups and not before.small_groups:
+        # Enough coordinators have signed it, but nobody at this site has seen it.
+        facts = {"federation": session.federation, "site": session.site, "what": signed.body.smallest_group}
+        yield from compute(partial(session.log.note, "small-groups-allowed", **facts))
 
 
 def know_roster(session: Session, record: RoundRecord) -> Flow[None]:
@@ -188,6 +187,7 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     known_before = yield from compute(partial(len, session.chain))
     before = yield from compute(partial(session.chain.link, index - 1))
     check_follows(index - 1, before.digest, signed)
+    check_epoch(before.epoch, f"record {index}", record.epoch)
     yield from know_roster(session, record)
     roster = session.rosters.named(record.roster)
     if roster is not None:
@@ -208,7 +208,7 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     if record.gives_up is not None:
         yield from compute(partial(session.ledger.give_up, record.gives_up))
     try:
-        yield from compute(partial(session.chain.append, index, Link(signed.digest, counted, version)))
+        yield from compute(partial(session.chain.append, index, Link(signed.digest, counted, version, record.epoch)))
     except WireError as error:
         known = (yield from compute(partial(session.chain.link, index))).digest
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
-from client_sdk._protocol.accept import RejectedError, signers
+from client_sdk._protocol.accept import RejectedError, check_epoch, signers
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import catch_up, follow_rosters, record_at, refusing
 from client_sdk._protocol.session import Session
@@ -49,11 +49,13 @@ class OpenRound:
     Attributes:
         closes_at: its deadline on the driver's clock. Units: seconds.
         records: how many records the chain has before its own. While it is open there are no more.
+        epoch: whose group key it is under.
     """
 
     id: RoundId
     closes_at: float
     records: int = 0
+    epoch: int = 1
 
 
 def federation_state(session: Session, wait_s: int = 0, after: str | None = None) -> Flow[Signed[FederationState]]:
@@ -100,7 +102,9 @@ def open_round(session: Session) -> Flow[OpenRound | None]:
     session.rosters.check_valid(session.clock())
     if state.open is None:
         return None
-    check_agreement(session, state)
+    apart = yield from compute(partial(epochs_apart, session, state))
+    if apart is not None:
+        raise apart
     return (yield from _opened(session, state))
 
 
@@ -121,23 +125,30 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
     """
     yield from deliver_verdicts(session)
     known: str | None = None
+    wait_s, apart = POLL_S, None
     waiting, until = Waiting(), (yield from now()) + session.round_s
     while True:
         asked_at = yield from now()
         if asked_at > until:
-            raise ProtocolError(
+            raise apart or ProtocolError(
                 Reason.NOT_INVITED,
                 f"federation {session.federation}: site {session.site} was invited to no round within "
                 f"{session.round_s:.0f} s",
                 "ask the operator; the setting `round_s` says how long a site waits",
             )
-        signed = yield from federation_state(session, POLL_S, known)
-        state, known = signed.body, signed.digest
+        signed = yield from federation_state(session, wait_s, known)
+        state, known, wait_s = signed.body, signed.digest, POLL_S
         if state.stage == "ended":
             yield from _tell_of_end(session, state)
             return None
         session.rosters.check_valid(session.clock())
-        check_agreement(session, state)
+        apart = yield from compute(partial(epochs_apart, session, state))
+        if apart is not None:
+            yield from waiting.tell("other-epoch", f"{apart.message}, and it waits: {apart.shell}")
+            if state.epoch > session.key.epoch:
+                known, wait_s = None, 0  # the waiting is done here
+                yield from _await_keystore(session, state.epoch)
+            continue
         if state.round_id is not None and str(state.round_id) != after:
             opened = yield from _opened(session, state)
             if opened is not None:
@@ -186,9 +197,24 @@ def unhurried(asked_at: float) -> Flow[None]:
         yield Sleep(left)
 
 
-def check_agreement(session: Session, state: FederationState) -> None:
-    """Check that the federation's plan, epoch and key are those of the keystore, before anything is encrypted."""
-    key = session.key
+def _await_keystore(session: Session, epoch: int) -> Flow[None]:
+    """Look for a while whether the keystore of an epoch has come: what it waits for is done on this machine."""
+    until = (yield from now()) + POLL_S
+    while (yield from now()) < until and (yield from compute(session.keys.look)).epoch < epoch:
+        yield Sleep(_LEAST_POLL_S)
+
+
+def epochs_apart(session: Session, state: FederationState) -> KeystoreError | None:
+    """Compare the federation's plan, epoch and key with those of the keystore, before anything is encrypted.
+
+    Returns:
+        What to say while one side has not entered the other's epoch yet; None where both are in one.
+
+    Raises:
+        PlanError: the federation follows another plan.
+        KeystoreError: it uses another key of the same epoch.
+    """
+    key = session.keys.look()
     if state.plan_id != key.plan_id:
         raise PlanError(
             Reason.PLAN_MISMATCH,
@@ -197,19 +223,23 @@ def check_agreement(session: Session, state: FederationState) -> None:
             "ask the coordinator for the keystore of the federation's plan; nothing was encrypted",
         )
     if state.epoch > key.epoch:
+        return session.not_my_epoch(state.epoch)
+    if state.epoch < key.epoch:
+        return KeystoreError(
+            Reason.NOT_MY_EPOCH,
+            f"federation {session.federation} is still in epoch {state.epoch}, and the keystore of site {session.site} "
+            f"is of epoch {key.epoch}: nothing is encrypted under an older key",
+            "the coordinator that dealt it has to send it: `he-agg epoch publish BUNDLE --config site.toml`; if that "
+            "was done, tell the coordinators",
+        )
+    if state.key_id != key.key_id:
         raise KeystoreError(
             Reason.KEY_MISMATCH,
             f"federation {session.federation} uses group key {state.key_id[:12]} of epoch {state.epoch}, "
-            f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
-            "run `he-agg epoch accept --config site.toml`; nothing was encrypted",
+            f"this site's keystore holds another of that epoch, {key.key_id[:12]}",
+            "tell the coordinators, not only the operator; nothing was encrypted",
         )
-    if (state.epoch, state.key_id) != (key.epoch, key.key_id):
-        raise KeystoreError(
-            Reason.KEY_MISMATCH,
-            f"federation {session.federation} uses group key {state.key_id[:12]} of epoch {state.epoch}, "
-            f"this site's keystore holds {key.key_id[:12]} of epoch {key.epoch}",
-            "tell the coordinator: the aggregator uses an older epoch, or another key; nothing was encrypted",
-        )
+    return None
 
 
 def deadline(session: Session, deadline_at: int) -> Flow[float]:
@@ -224,7 +254,7 @@ def _opened(session: Session, state: FederationState) -> Flow[OpenRound | None]:
     if state.open is None or state.round_id is None or session.site not in state.open.invited:
         return None
     closes_at = max((yield from now()), (yield from deadline(session, state.open.deadline_at)))
-    return OpenRound(state.round_id, closes_at, state.index)
+    return OpenRound(state.round_id, closes_at, state.index, state.epoch)
 
 
 def _check_invited(session: Session, state: FederationState) -> Flow[None]:
@@ -281,3 +311,4 @@ def _check_chain(session: Session, state: FederationState, seen: int) -> Flow[No
     head = yield from compute(partial(session.chain.head, state.index))
     if state.head != head:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"state, digest of record {state.index}", head, state.head)
+    check_epoch((yield from compute(partial(session.chain.link, state.index))).epoch, "state", state.epoch)

@@ -49,7 +49,7 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
     stored = yield from compute(entry.stored)
     fingerprint = yield from compute(partial(session.identity.recognise, int(update.weight), values.arrays))
     if stored is not None:
-        check_stored(session, entry, stored)
+        check_stored(session, opened, entry, stored)
         if stored.fingerprint != fingerprint:
             raise InputError(
                 Reason.SECOND_SUBMISSION,
@@ -67,9 +67,9 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
     return stored
 
 
-def check_stored(session: Session, entry: SpoolEntry, stored: Stored) -> None:
+def check_stored(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> None:
     """Refuse a stored submission that this site would not make as it is now configured."""
-    key, identity = session.key, session.identity
+    key, identity = session.key_of(opened.epoch), session.identity
     entry.check(stored, session.plan, key.epoch, key.key_id, identity.name, identity.signing_key.public_key)
 
 
@@ -130,7 +130,7 @@ def _encrypt(
     fingerprint: str,
     previous: str,
 ) -> Flow[Stored]:
-    plan, key = session.plan, session.key
+    plan, key = session.plan, session.key_of(opened.epoch)
     # Twice: the parts of the sum will lie beside them.
     yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
     parts: Generator[Part] | None = None

@@ -19,8 +19,10 @@ from client_sdk._protocol.exchange import Retries
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.config import Settings
 from he_agg.codecs import Codec, codec_for
+from he_agg.errors import KeystoreError, Reason
 from he_agg.plan.plan import PublicPlan
 from keys import GroupKey, Identity, read_secret_text
+from keys.keystores import Keystores
 from keys.passphrase import Once, from_keyring
 from keys.sealed_box import Passphrase
 
@@ -40,7 +42,7 @@ class Session:
     """
 
     identity: Identity
-    key: GroupKey
+    keys: Keystores
     rosters: Rosters
     chain: Chain
     ledger: Ledger
@@ -57,6 +59,39 @@ class Session:
     def site(self) -> str:
         """The site's name."""
         return self.identity.name
+
+    @property
+    def key(self) -> GroupKey:
+        """The group key of the newest epoch that this site has accepted."""
+        return self.keys.newest
+
+    def key_of(self, epoch: int) -> GroupKey:
+        """Return the group key of an epoch, of an old one too.
+
+        Raises:
+            KeystoreError: `NOT_MY_EPOCH`: this site has no keystore of it.
+        """
+        key = self.keys.of(epoch)
+        if key is None:
+            raise self.not_my_epoch(epoch)
+        return key
+
+    def not_my_epoch(self, epoch: int) -> KeystoreError:
+        """Return the error for an epoch that this site has no keystore of."""
+        newest, trouble = self.key.epoch, f" ({self.keys.trouble})" if self.keys.trouble else ""
+        if epoch > newest:
+            hint = "run `he-agg epoch accept --config site.toml`; a site that is running takes up the new key by itself"
+        else:
+            hint = (
+                f"run `he-agg epoch accept --config site.toml`, which gets the keys of epochs that this site missed; "
+                f"one that was lost comes from your backup, as {self.keys.path_of(epoch).name}"
+            )
+        return KeystoreError(
+            Reason.NOT_MY_EPOCH,
+            f"site {self.site} has no keystore of epoch {epoch} of federation {self.federation}, its newest is of "
+            f"epoch {newest}{trouble}",
+            hint,
+        )
 
     @property
     def plan(self) -> PublicPlan:
@@ -115,13 +150,13 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
     elif settings.passphrase_keyring is not None and not isinstance(passphrase, str):
         passphrase = Once(partial(from_keyring, settings.passphrase_keyring))
     identity = Identity.load(settings.identity, passphrase)
-    key = GroupKey.load(settings.keystore, passphrase)
+    keys = Keystores(settings.keystore, passphrase)
     spool = Spool(settings.spool, identity.name)
-    federation = key.plan.public.federation
+    federation = keys.newest.plan.public.federation
     rosters = Rosters(settings.roster, federation, identity)
     return Session(
         identity=identity,
-        key=key,
+        keys=keys,
         rosters=rosters,
         chain=Chain(spool.chain_path(federation)),
         ledger=Ledger(spool.ledger_path(federation)),

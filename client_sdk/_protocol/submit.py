@@ -100,7 +100,7 @@ def repair(
     Args:
         repaired: how often each part was sent again; three times is enough for an honest disk.
     """
-    opened = OpenRound(round_id, (yield from now()))
+    opened = OpenRound(round_id, (yield from now()), epoch=stored.manifest.epoch)
     try:
         status = yield from _ask_status(session, opened, stored)
         if stored.elsewhere or status.id != stored.submission_id or status.state != SubmissionState.COMPLETE:
@@ -169,7 +169,7 @@ def _announced(session: Session, opened: OpenRound, stored: Stored, response: Re
 def _first(session: Session, opened: OpenRound, stored: Stored, response: Response) -> Flow[Signed[Manifest]]:
     """Read the manifest that the aggregator says it had first: one that this site's own key has signed."""
     problem = problem_of(response) or {}
-    key = session.key
+    key = session.key_of(opened.epoch)
     try:
         first = Signed.from_json(Manifest, problem.get("manifest"))
         first.body.check(session.plan, opened.id, key.epoch, key.key_id, session.site)

@@ -98,7 +98,7 @@ def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
                 "round.aggregate(update, weight) makes one",
                 "`he-agg submit` makes one",
             )
-        check_stored(session, entry, stored)
+        check_stored(session, opened, entry, stored)
         return (yield from _finish(session, opened, entry, stored))
 
 
@@ -165,7 +165,7 @@ def _opened(
 ) -> Flow[Mean]:
     own = None if stored is None else stored.submission_id
     yield from check_one_set(session, entry.round_id)
-    accepted = yield from judging(session, signed, accept(session, entry, signed, own))
+    accepted = yield from judging(session, signed, accept(session, entry, signed, stored))
     if must_count and own is not None:
         try:
             check_counted(session, signed.body, own)

@@ -9,7 +9,7 @@ __all__ = ["Waiting"]
 
 _FIRST_S = 60.0
 _LONGEST_S = 3600.0
-_AT_ONCE = ("paused", "not-invited")
+_AT_ONCE = ("paused", "other-epoch", "not-invited")
 """What is no ordinary part of a round."""
 
 

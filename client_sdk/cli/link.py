@@ -11,15 +11,16 @@ from typing import TypeVar
 
 import click
 
-from client_sdk._effects import Flow, Request, Response, compute
+from client_sdk._effects import Flow, Request, Response
 from client_sdk._net.server import TlsFiles
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import Transport
 from client_sdk._protocol.exchange import Retries, exchange
+from client_sdk._protocol.rosters import fetch_roster
 from client_sdk._protocol.session import retries_of
 from client_sdk.config import Settings
 from client_sdk.progress import Event, Retrying
-from he_agg.documents.roster import MAX_ROSTER_BYTES, Roster, check_follows
+from he_agg.documents.roster import Roster, check_follows
 from he_agg.documents.signed import Signed
 from he_agg.host.commands import FILE, messages
 from keys import Identity, read_secret_text
@@ -47,9 +48,9 @@ class Link:
         """Run a flow, and tell of each retry."""
         return self.transport.run(flow, _listen)
 
-    def get(self, path: str, max_bytes: int, expect: frozenset[int] = frozenset({200})) -> Flow[Response]:
+    def get(self, path: str, max_bytes: int) -> Flow[Response]:
         """Get what is at a path below the federation's."""
-        request = Request("GET", f"/v1/federations/{self.federation}/{path}", expect, max_bytes=max_bytes)
+        request = Request("GET", f"/v1/federations/{self.federation}/{path}", frozenset({200}), max_bytes=max_bytes)
         return (yield from exchange(self.retries, request))
 
     def put(self, path: str, body: bytes) -> bool:
@@ -86,14 +87,12 @@ def read_settings(config: Path, passphrases: PassphraseOptions) -> tuple[Setting
 def newer_rosters(link: Link, pinned: Signed[Roster]) -> Flow[list[Signed[Roster]]]:
     """Return all rosters after the pinned one, each following the one before."""
     found = [pinned]
-    while True:
-        wanted = found[-1].body.version + 1
-        response = yield from link.get(f"rosters/{wanted}", MAX_ROSTER_BYTES, frozenset({200, 404}))
-        if response.status == 404:
-            return found[1:]
-        signed = yield from compute(partial(Signed.parse, Roster, response.body))
+    newest = yield from fetch_roster(link.retries, link.federation, "newest")
+    while (version := found[-1].body.version) < newest.body.version:
+        signed = yield from fetch_roster(link.retries, link.federation, version + 1)
         check_follows(signed, found[-1])
         found.append(signed)
+    return found[1:]
 
 
 def _listen(event: Event) -> None:

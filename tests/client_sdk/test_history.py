@@ -588,7 +588,7 @@ def test_manifests_answer_is_bounded(tmp_path):
 
 def test_lines_of_the_chain_are_canonical(tmp_path):
     chain = Chain(tmp_path / "x.chain")
-    chain.append(1, Link("a" * 64, "b" * 64, 7))
+    chain.append(1, Link("a" * 64, "b" * 64, 7, 3))
     line = (tmp_path / "x.chain").read_bytes()
-    assert json.loads(line) == {"index": 1, "digest": "a" * 64, "counted": "b" * 64, "roster": 7}
+    assert json.loads(line) == {"index": 1, "digest": "a" * 64, "counted": "b" * 64, "roster": 7, "epoch": 3}
     assert canonical.encode(json.loads(line)) + b"\n" == line

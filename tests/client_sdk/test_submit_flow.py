@@ -37,6 +37,7 @@ from tests.support.flows import (
     assert_mean_of,
     damage_file,
     json_of,
+    keystores_of,
     problem,
     receipt_of,
     security_log,
@@ -383,10 +384,10 @@ def test_parts_are_read_once_to_be_sent(tmp_path, aggregator, monkeypatch):
 def test_spool_of_another_key_is_refused(tmp_path, aggregator):
     World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
     other = dataclasses.replace(session_for(tmp_path, PLAN).key, epoch=2)
-    session = dataclasses.replace(session_for(tmp_path, PLAN), key=other)
+    session = dataclasses.replace(session_for(tmp_path, PLAN), keys=keystores_of(tmp_path / "other", other))
     world = World(aggregator)
     with pytest.raises(WireError, match="epoch: expected 2, got 1"):
-        world.run(_flows.resume(session, OPEN))
+        world.run(_flows.resume(session, dataclasses.replace(OPEN, epoch=2)))
     assert world.sent == []
 
 

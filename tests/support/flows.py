@@ -51,6 +51,7 @@ from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import encode_part, parse_part
 from he_agg.signing import SigningKey
 from keys import GroupKey
+from keys.keystores import Keystores
 from tests.support.federation import fold_all, key_of, plan_of
 from tests.support.trust import AGGREGATOR, consortium, identity_of
 
@@ -148,7 +149,7 @@ class FakeAggregator:
     @property
     def opened(self) -> OpenRound:
         """The round as a site that asks now sees it."""
-        return dataclasses.replace(OPEN, id=self.round_id, records=self.before)
+        return dataclasses.replace(OPEN, id=self.round_id, records=self.before, epoch=self.key.epoch)
 
     @property
     def state(self) -> FederationState:
@@ -157,7 +158,7 @@ class FakeAggregator:
             federation="test",
             stage=self.stage,
             plan_id=self.plan.plan_id,
-            epoch=1,
+            epoch=self.key.epoch,
             key_id=self.key.key_id,
             roster=self.rosters[-1].body_digest,
             roster_version=len(self.rosters),
@@ -176,7 +177,7 @@ class FakeAggregator:
         """
         for site in sites:
             update = update_of("abc".index(site))
-            fields = {"previous": self.previous, "roster": self.roster} | changed
+            fields: dict[str, Any] = {"previous": self.previous, "roster": self.roster, "key": self.key} | changed
             signed, wire = submission(self.plan, site, update, self.round_id, **fields)
             self.replace(site, signed, wire)
 
@@ -200,7 +201,7 @@ class FakeAggregator:
             previous=self.previous,
             closed_at=1,
             roster=self.roster,
-            epoch=1,
+            epoch=self.key.epoch,
             key_id=self.key.key_id,
             plan_id=plan_id,
             outcome="published",
@@ -238,8 +239,9 @@ class FakeAggregator:
             return signed_state(self.state)
         if match := re.fullmatch(r"/v1/federations/test/records/(\d+)", path):
             return _numbered(self.chain, int(match[1]), "unknown-round")
-        if match := re.fullmatch(r"/v1/federations/test/rosters/(\d+)", path):
-            return _numbered(self.rosters, int(match[1]), "roster-mismatch")
+        if match := re.fullmatch(r"/v1/federations/test/rosters/(\d+|newest)", path):
+            number = len(self.rosters) if match[1] == "newest" else int(match[1])
+            return _numbered(self.rosters, number, "roster-mismatch")
         if (match := re.match(r"/v1/rounds/([a-z0-9.-]+)/", path)) and match[1] in self.past:
             return self.past[match[1]](request, body)
         if path == f"/v1/rounds/{self.round_id}/submissions":
@@ -344,11 +346,12 @@ def submission(
     previous: str = NO_RECORD,
     roster: str = CONSORTIUM.roster.body_digest,
     nonce: str = "00" * 16,
+    key: GroupKey | None = None,
     **changed: Any,
 ) -> tuple[Signed[Manifest], list[bytes]]:
     """What an honest site would send: signed manifest and parts. Then `changed` members are replaced."""
-    values = quantize(plan, update.tensors, update.weight).values
-    return encrypted(plan, site, values, key_of(plan), round_id, previous, roster, nonce, **changed)
+    values, key = quantize(plan, update.tensors, update.weight).values, key or key_of(plan)
+    return encrypted(plan, site, values, key, round_id, previous, roster, nonce, key, **changed)
 
 
 def encrypted(
@@ -360,11 +363,12 @@ def encrypted(
     previous: str = NO_RECORD,
     roster: str = CONSORTIUM.roster.body_digest,
     nonce: str = "00" * 16,
+    key: GroupKey | None = None,
     **changed: Any,
 ) -> tuple[Signed[Manifest], list[bytes]]:
-    """A submission of any integers, encrypted with any key; its tags are right."""
-    key, places = key_of(plan), plan.public.places
-    mac = RoundMac(key.mac_key, plan.public, 1, round_id)
+    """A submission of any integers, encrypted with any key; its tags are right, of the epoch's own key."""
+    key, places = key or key_of(plan), plan.public.places
+    mac = RoundMac(key.mac_key, plan.public, key.epoch, round_id)
     total = mac.new_total()
     wire = {}
     for part in codec_for(plan.public).encrypt(values, encrypt_with, round_id):
@@ -373,7 +377,7 @@ def encrypted(
     parts = [wire[place.number] for place in places]
     tags = mac.tags(total, site, nonce)
     digests = digests_of(parts)
-    honest = Manifest(round_id, 1, key.key_id, plan.plan_id, site, nonce, digests, tags, roster, previous)
+    honest = Manifest(round_id, key.epoch, key.key_id, plan.plan_id, site, nonce, digests, tags, roster, previous)
     return Signed.make(dataclasses.replace(honest, **changed), identity_of(site).signing_key), parts
 
 
@@ -470,7 +474,7 @@ def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) ->
         pin.write_bytes(CONSORTIUM.roster.encode())
     return Session(
         identity=identity,
-        key=key_of(plan),
+        keys=keystores_of(tmp_path, key_of(plan), site),
         rosters=Rosters(pin, "test", identity),
         chain=Chain(spool.chain_path("test")),
         ledger=Ledger(spool.ledger_path("test")),
@@ -479,6 +483,15 @@ def session_for(tmp_path: Path, plan: Plan, site: str = "a", **policy: float) ->
         clock=lambda: NOW,
         retries=Retries(RetryPolicy(**policy), lambda: 0.5),
     )
+
+
+def keystores_of(tmp_path: Path, key: GroupKey, site: str = "a") -> Keystores:
+    """A site's keystore, on disk."""
+    tmp_path.mkdir(exist_ok=True)
+    path = tmp_path / f"{site}.keystore"
+    if not path.exists():
+        key.save(path)
+    return Keystores(path)
 
 
 def spooled(tmp_path: Path, site: str = "a") -> list[str]:
