@@ -65,6 +65,10 @@ def adapter_for(model: Any, include: Patterns = "*", exclude: Patterns = ()) -> 
         InputError: none of these.
     """
     # A model of a framework cannot exist before its framework was imported: nothing is loaded to find out.
+    # Keras first: on top of PyTorch its models are modules, too, whose tensors have lost their names.
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(model, keras.Layer):
+        return KerasAdapter(include, exclude)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
         return __getattr__("TorchAdapter")(include, exclude)  # type: ignore[no-any-return]

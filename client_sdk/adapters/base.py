@@ -10,7 +10,7 @@ optimizer may. Those among them that are *variances* are never negative.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +40,8 @@ _VARIANCES = frozenset({"running_var", "moving_variance", "moving_var", "var", "
 _STATISTICS = _VARIANCES | {"running_mean", "moving_mean", "moving_average", "mean"}
 _COLLECTION = "batch_stats"
 """What PyTorch, Keras, Flax and Haiku call them: the last word of a name, or Flax's collection."""
+_SMALL = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e4m3b11fnuz", "float8_e5m2", "float8_e5m2fnuz")
+"""Dtypes of ml_dtypes, as JAX uses them, that float32 holds exactly."""
 
 
 class Adapter(ABC, Generic[M]):
@@ -68,7 +70,10 @@ class Adapter(ABC, Generic[M]):
 
     @abstractmethod
     def state(self, model: M) -> Tensors:
-        """Return all state that can be written back, shared or local, by name, as copies."""
+        """Return all state that can be written back, shared or local, by name, as copies.
+
+        What cannot be read as numbers is an error, unless it is excluded: then it stays as it is in the model.
+        """
 
     @abstractmethod
     def write(self, model: M, tensors: Mapping[str, NDArray[Any]]) -> M:
@@ -108,6 +113,17 @@ class Adapter(ABC, Generic[M]):
 
     def _stays(self, name: str) -> bool:
         return not _fits(name, self._include) or _fits(name, self._exclude)
+
+    def _read(self, leaves: Iterable[tuple[str, Any]], read: Callable[[str, Any], NDArray[Any]]) -> Tensors:
+        """Read leaves as arrays, but for those that are excluded and cannot be."""
+        found: Tensors = {}
+        for name, leaf in leaves:
+            try:
+                found[name] = read(name, leaf)
+            except InputError:
+                if not self._stays(name):
+                    raise
+        return found
 
     def tensors(self, model: M) -> Tensors:
         """Return the shared tensors as copies: float16, float32 or float64 (bfloat16 as float32, exactly)."""
@@ -256,9 +272,15 @@ def numeric(name: str, value: Any) -> NDArray[Any]:
             f"tensor {name!r}: expected a dense array, got a sparse one ({type(value).__name__})",
             "make it dense (`.toarray()`, `.todense()`), or exclude it",
         )
+    if np.ma.is_masked(value):
+        raise InputError(
+            Reason.NON_FINITE,
+            f"tensor {name!r}: expected a value in every place, got {int(np.ma.getmaskarray(value).sum())} masked",
+            "fill them first (`.filled(0.0)`), or exclude it",
+        )
     array = np.asarray(value)
-    if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # ml_dtypes, as JAX uses them
-        return array.astype(np.float32)
+    if array.dtype.name in _SMALL:
+        array = array.astype(np.float32)
     if array.dtype.kind == "c":
         raise InputError(
             Reason.WRONG_DTYPE,

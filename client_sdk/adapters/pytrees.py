@@ -29,16 +29,16 @@ class PytreeAdapter(Adapter[Any]):
 
     def state(self, model: Any) -> Tensors:
         """Return every numeric leaf by its path, as a copy."""
-        found: Tensors = {}
+        leaves: dict[str, Any] = {}
         for name, leaf in _leaves(model, ""):
-            if name in found:
+            if name in leaves:
                 raise InputError(
                     Reason.BAD_ARGUMENT,
                     f"expected each path once, got {name!r} twice",
                     f"rename a key: keys must not contain {SEPARATOR!r} or be equal as text",
                 )
-            found[name] = numeric(name, leaf)
-        return found
+            leaves[name] = leaf
+        return self._read(leaves.items(), numeric)
 
     def write(self, model: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
         """Return a new tree with some leaves replaced."""
@@ -54,7 +54,7 @@ class KerasAdapter(PytreeAdapter):
     def state(self, model: Any) -> Tensors:
         """Return every weight by its variable's path."""
         weights = model.get_weights()
-        return {name: numeric(name, weight) for name, weight in zip(_paths(model, len(weights)), weights, strict=True)}
+        return self._read(zip(_paths(model, len(weights)), weights, strict=True), numeric)
 
     def write(self, model: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
         """Set some weights of the model."""

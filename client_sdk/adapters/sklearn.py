@@ -111,8 +111,7 @@ class SklearnAdapter(Adapter[BaseEstimator]):
                 f"{type(model).__name__}(average=...): expected plain SGD, got averaged SGD, which keeps hidden sums",
                 "set average=False: the federation averages",
             )
-        if not hasattr(model, "coefs_") and not all(hasattr(model, name) for name in _LINEAR):
-            raise _unsupported(model)
+        _check_coefficients(model)
         mine = getattr(model, "classes_", None)
         if self._classes is not None and mine is not None and not np.array_equal(mine, self._classes):
             raise InputError(
@@ -145,9 +144,10 @@ class SklearnAdapter(Adapter[BaseEstimator]):
                 model.partial_fit(X, y, classes=labels)
             else:
                 model.partial_fit(X, y.astype(np.float64))
+        _check_coefficients(model)
         if hasattr(model, "coefs_"):
             self._draw(model)
-        elif all(hasattr(model, name) for name in _LINEAR):
+        else:
             self.write(model, {name: np.zeros_like(np.asarray(self._get(model, name))) for name in self._names(model)})
         if hasattr(model, _COUNTER):
             model.t_ = type(model.t_)(0 if hasattr(model, "coefs_") else 1)
@@ -167,6 +167,19 @@ class SklearnAdapter(Adapter[BaseEstimator]):
             uniform = (bits.random_raw(coefs.size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
             coefs[...] = (bound * (2 * uniform - 1)).reshape(coefs.shape)
             intercepts[...] = 0
+
+
+def _check_coefficients(model: BaseEstimator) -> None:
+    """Check that a fitted estimator has coefficients, and that all predictions follow from them."""
+    if not hasattr(model, "coefs_") and not all(hasattr(model, name) for name in _LINEAR):
+        raise _unsupported(model)
+    if hasattr(model, "support_vectors_") or hasattr(model, "x_rotations_"):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"{type(model).__name__}: expected coefficients from which all predictions follow; its predictions follow "
+            "from support vectors or centered columns of the site's own rows",
+            "LinearSVC, SGDClassifier, LinearSVR or Ridge learn coefficients alone",
+        )
 
 
 def _unsupported(model: BaseEstimator) -> InputError:

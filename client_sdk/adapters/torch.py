@@ -6,7 +6,7 @@ What becomes of a module's `state_dict`:
 * integers and booleans (`num_batches_tracked`, masks) stay local; extra state is the module's own: it is not touched,
   nor kept in checkpoints;
 * a parameter that occurs under several names (tied weights) travels once, under the first;
-* bfloat16 travels as float32, which holds it exactly, and is rounded back when loaded.
+* bfloat16 and eight bits travel as float32, which holds them exactly, and are rounded back when loaded.
 
 FedBN is `TorchAdapter(exclude=["bn*", "*running_*"])`: those layers stay personal.
 """
@@ -48,14 +48,14 @@ class TorchAdapter(Adapter[torch.nn.Module]):
     def state(self, model: torch.nn.Module) -> Tensors:
         """Return every tensor of the `state_dict` that is there once."""
         own = _own(model)
-        for name, value in model.state_dict().items():
+        for name, value in model.state_dict(keep_vars=True).items():
             if not isinstance(value, torch.Tensor) and not _is_extra(name) and not self._stays(name):
                 raise InputError(
                     Reason.WRONG_DTYPE,
                     f"{name!r}: expected float tensors, got a {type(value).__name__}, as quantized layers pack them",
                     "federate the float model and quantize afterwards, or exclude it",
                 )
-        return {name: self._array(name, tensor) for name, tensor in own.items()}
+        return self._read(own.items(), self._array)
 
     def write(self, model: torch.nn.Module, tensors: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
         """Copy arrays into the module's tensors."""
@@ -73,7 +73,7 @@ class TorchAdapter(Adapter[torch.nn.Module]):
     def _array(self, name: str, tensor: torch.Tensor) -> NDArray[Any]:
         check_tensor(name, tensor, self._copy)
         tensor = tensor.detach()
-        if tensor.dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
             tensor = tensor.float()
         # clone: never a view of the model's memory.
         array: NDArray[Any] = tensor.cpu().clone(memory_format=torch.contiguous_format).numpy()
@@ -88,20 +88,18 @@ class TorchGradients(TorchAdapter):
 
     def state(self, model: torch.nn.Module) -> Tensors:
         """Return the gradient of every parameter that has one to have."""
-        found: Tensors = {}
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            check_tensor(name, parameter, self._copy)
-            if parameter.grad is None:
-                raise InputError(
-                    Reason.MISSING_TENSOR,
-                    f"parameter {name!r}: expected a gradient, it has none",
-                    "call loss.backward() first; exclude parameters that the loss does not reach, or freeze them "
-                    "(requires_grad_(False))",
-                )
-            found[name] = self._array(name, parameter.grad)
-        return found
+        return self._read(((n, p) for n, p in model.named_parameters() if p.requires_grad), self._gradient)
+
+    def _gradient(self, name: str, parameter: torch.Tensor) -> NDArray[Any]:
+        check_tensor(name, parameter, self._copy)
+        if parameter.grad is None:
+            raise InputError(
+                Reason.MISSING_TENSOR,
+                f"parameter {name!r}: expected a gradient, it has none",
+                "call loss.backward() first; exclude parameters that the loss does not reach, or freeze them "
+                "(requires_grad_(False))",
+            )
+        return self._array(name, parameter.grad)
 
     def write(self, model: torch.nn.Module, tensors: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
         """Set gradients."""
@@ -142,6 +140,12 @@ def check_tensor(name: str, tensor: Any, copy_from_device: bool) -> None:
             Reason.WRONG_DTYPE,
             f"tensor {name!r}: expected a dense tensor, got layout {tensor.layout}",
             "make it dense with .to_dense() (for gradients: nn.Embedding(sparse=False)), or exclude it",
+        )
+    if tensor.numel() and any(stride == 0 and n > 1 for stride, n in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"tensor {name!r}: expected memory for every value, got an expanded tensor, whose values share it",
+            "make it whole with .contiguous() before it becomes a parameter or a buffer, or exclude it",
         )
     if tensor.is_quantized:
         raise InputError(

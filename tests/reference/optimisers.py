@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from client_sdk.training import FedAdam, FedAvg, FedAvgM, FedProx, Report, train, training_plan
 from he_agg.errors import HeAggError, Reason
+from tests.reference.grids import EPS, check_mean, on_the_grid
 from tests.reference.hospitals import refused
 from tests.reference.trainings import Fate, trained
 
@@ -23,8 +23,6 @@ try:
     import torch
 except ImportError:  # then the formulas alone
     torch = None  # type: ignore[assignment]
-
-EPS = float(np.finfo(float).eps)
 
 
 def models(rng, scale):
@@ -138,7 +136,7 @@ def optimisers(rng):
         assert [r.round for r in reports] == list(range(1, steps + 1)), "every mean once, at every site"
         assert result.model_hash == results[0].model_hash
         assert all(np.array_equal(result.tensors[k], results[0].tensors[k]) for k in model)
-    follow(hub, model, strategy, [r.model for r in after[0]], learned, weights, clip, how)
+    follow(hub, model, strategy, [r.model for r in after[0]], learned, weights, how)
 
 
 def judged(error, made, clip, how, strategy):
@@ -153,7 +151,7 @@ def judged(error, made, clip, how, strategy):
     return error, far and "next step ends beyond" in str(error), "a number beyond the model's dtype"
 
 
-def follow(hub, model, strategy, found, learned, weights, clip, how):
+def follow(hub, model, strategy, found, learned, weights, how):
     """Follow a training by itself."""
     plain = {name for name in model if name.startswith("bn/")}
     followers = [make(strategy, {k: v for k, v in model.items() if k not in plain}) for make in FOLLOWERS]
@@ -169,8 +167,8 @@ def follow(hub, model, strategy, found, learned, weights, clip, how):
         for name, values in sent.items():
             i = hub.names.index(name)
             update = learned_there(start, learned[number - 1][i], strategy)
-            on_the_grid(hub.plan, values, update, own[i], how)
-        exact_mean(hub.plan, sent, mean)
+            on_the_grid(hub.plan, values, update, own[i], at_random=how["rounding"] == "stochastic")
+        check_mean(hub.plan, list(sent.values()), mean)
         wide = {k: mean.tensors[k].astype(np.float64) for k in model}
         moves = [follower({k: v for k, v in wide.items() if k not in plain}) for follower in followers]
         for name, was in start.items():
@@ -202,34 +200,6 @@ def learned_there(start, update, strategy):
             after = np.asarray(after - pull * array.dtype.type(0.1))
         got[name] = np.asarray(after - array)
     return got
-
-
-def on_the_grid(plan, values, update, weight, how):
-    """Each integer is the exact value, rounded: by at most a half, or by less than one at random."""
-    magnitude, layout, at = plan.public.magnitude, plan.layout, 0
-    most = Fraction(1, 2) if how["rounding"] == "nearest" else 1
-    for spec in layout.tensors:
-        if spec.name in update:
-            scale = Fraction(weight, layout.weight_cap) * magnitude / Fraction(spec.clip)
-            for k, x in zip(values[at : at + spec.size].tolist(), update[spec.name].reshape(-1).tolist(), strict=True):
-                exact = min(max(Fraction(x), -Fraction(spec.clip)), Fraction(spec.clip)) * scale
-                assert abs(k - exact) <= most + abs(exact) / 2**48, (spec.name, k, float(exact))
-        at += spec.size
-
-
-def exact_mean(plan, sent, mean):
-    """The mean is the sum of all integers times the step, rounded once, up to two units of a float64."""
-    total: Any = np.sum(list(sent.values()), axis=0, dtype=np.int64)
-    at = 0
-    for spec in plan.layout.tensors:
-        step = Fraction(spec.clip) * plan.layout.weight_cap / (plan.public.magnitude * mean.total_weight)
-        got = mean.tensors[spec.name]
-        assert (got.dtype.name, got.shape) == (spec.dtype, spec.shape)
-        for k, value in zip(total[at : at + spec.size].tolist(), got.reshape(-1), strict=True):
-            exact = float(k * step)
-            low, high = sorted(np.array([exact * (1 - 4 * EPS), exact * (1 + 4 * EPS)]).astype(spec.dtype))
-            assert low <= value <= high, (spec.name, value, exact)
-        at += spec.size
 
 
 def by_formula(strategy, model):

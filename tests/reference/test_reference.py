@@ -12,10 +12,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.reference import optimisers, scores, statistics
+from tests.reference import adapters, modules, optimisers, scores, statistics
 from tests.reference.hospitals import RefusedError
 
-CASES = statistics.CASES | scores.CASES | optimisers.CASES
+CASES = statistics.CASES | scores.CASES | optimisers.CASES | adapters.CASES | modules.CASES
 BUDGET_S = 15.0
 """For all kinds together, in `make test`."""
 

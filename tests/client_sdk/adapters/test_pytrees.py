@@ -122,6 +122,7 @@ class SparseLike:
         (SparseLike(), "sparse", "toarray"),
         (np.array(["a"]), "numbers", "float64"),
         (np.array([object()]), "numbers", "exclude"),
+        (np.ma.array([1.0, 777.0], mask=[False, True]), "1 masked", "filled"),
     ],
 )
 def test_what_cannot_be_averaged_is_refused_with_a_way_out(leaf, says, do):
@@ -129,6 +130,10 @@ def test_what_cannot_be_averaged_is_refused_with_a_way_out(leaf, says, do):
         PytreeAdapter().tensors({"w": np.ones(2), "bad": leaf})
     assert "'bad'" in caught.value.message
     assert do in caught.value.hint
+    excluding, model = PytreeAdapter(exclude="bad"), {"w": np.ones(2), "bad": leaf}
+    loaded = excluding.load_local(excluding.load(model, {"w": np.zeros(2)}), excluding.local(model))
+    assert loaded["w"].tolist() == [0, 0]
+    assert loaded["bad"] is leaf
 
 
 def test_the_first_tensor_that_differs_is_named():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
+from sklearn.cross_decomposition import PLSRegression
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import (
     LinearRegression,
@@ -14,6 +15,7 @@ from sklearn.linear_model import (
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from client_sdk.adapters import SklearnAdapter, adapter_for
 from he_agg.errors import InputError
@@ -146,6 +148,8 @@ def test_many_labels_have_a_short_name():
         (LogisticRegression(), "classes and number of features", "n_features"),
         (SGDClassifier(average=True), "averaged SGD", "average=False"),
         (GaussianNB(), "coef_", "analytics"),
+        (SVC(kernel="linear"), "support vectors", "LinearSVC"),
+        (PLSRegression(1), "centered columns", "Ridge"),
         (MLPClassifier((3,)), "random_state", "same random_state"),
     ],
     ids=lambda value: type(value).__name__,

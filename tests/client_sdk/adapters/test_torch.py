@@ -124,6 +124,26 @@ def refusal(model):
     return caught.value
 
 
+def test_memory_that_several_values_share_is_refused_or_excluded():
+    m = nn.Module()
+    m.w = nn.Parameter(torch.ones(2))
+    m.register_buffer("row", torch.zeros(1).expand(3))
+    assert "contiguous" in refusal(m).hint
+    adapter = TorchAdapter(exclude="row")
+    adapter.load_local(adapter.load(m, {"w": np.zeros(2, np.float32)}), adapter.local(m))
+    assert m.w.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"])
+def test_eight_bits_travel_as_float32(name):
+    m = nn.Module()
+    m.w = nn.Parameter(torch.tensor([0.5, -1.5]).to(getattr(torch, name)), requires_grad=False)
+    tensors = TorchAdapter().tensors(m)
+    assert (tensors["w"].dtype, tensors["w"].tolist()) == (np.float32, [0.5, -1.5])
+    TorchAdapter().load(m, {"w": np.array([0.25, 2], np.float32)})
+    assert m.w.float().tolist() == [0.25, 2]
+
+
 def test_a_module_without_values_is_refused():
     assert "to_empty" in refusal(nn.Linear(2, 2, device="meta")).hint
     assert "one batch" in refusal(nn.LazyLinear(2)).hint
@@ -150,6 +170,9 @@ class OnGpu:
 
     def is_inference(self):
         return False
+
+    def numel(self):
+        return 0
 
 
 def test_a_module_on_a_gpu_is_refused_unless_asked_for():
