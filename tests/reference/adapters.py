@@ -6,6 +6,8 @@ adapter.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import warnings
 from collections import namedtuple
 from dataclasses import dataclass
@@ -244,6 +246,8 @@ def jax_trees(rng):
 
 def keras_models(rng):
     """Keras: layers with statistics, frozen ones, seeds of dropout, half precision."""
+    if importlib.util.find_spec("torch") is not None:
+        os.environ.setdefault("KERAS_BACKEND", "torch")  # not the default, which is large
     keras = pytest.importorskip("keras", reason="Keras is not installed")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of its arrays, with torch under it
