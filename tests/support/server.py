@@ -66,4 +66,4 @@ def start_server(data_dir: Path, environment: dict[str, str] | None = None, *, f
 
 def he_agg(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run one `he-agg` command to its end."""
-    return run_he_agg(*arguments, environment=_STRICT, check=check)
+    return run_he_agg(*arguments, environment=_STRICT, check=check, spawn=server_zygote().spawn)
