@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import tomllib
 from collections.abc import Iterator
@@ -124,4 +125,4 @@ def _line(text: Any) -> str:
 
 def _text(text: str) -> str:
     """Write a help text as Markdown: what looks like HTML is text."""
-    return text.replace("\b", "").replace("<", "&lt;").replace("*", "\\*").strip()
+    return inspect.cleandoc(text).replace("\b", "").replace("<", "&lt;").replace("*", "\\*").strip()
