@@ -23,6 +23,7 @@ from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.mac import RoundMac, TagTotal
 from he_agg.plan.fixedpoint import Quantizing
 from he_agg.plan.plan import PublicPlan
+from he_agg.plan.rounded import Rounded
 from he_agg.plan.sections import Part, PartPlace
 from he_agg.protocol.wire import part_header
 
@@ -32,8 +33,13 @@ _WRITES = 3
 """Parts that are being written at a time; so many are held in memory."""
 
 
-def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Update) -> Flow[Stored]:
+def prepare(
+    session: Session, opened: OpenRound, entry: SpoolEntry, update: Update
+) -> Flow[tuple[Stored, tuple[Rounded, ...]]]:
     """Have the update in the spool as a submission: the one stored there, or a newly encrypted one.
+
+    Returns:
+        It, and what rounding did to the update: people are warned if that is much.
 
     Raises:
         InputError: the update is not what the plan allows, is in another sum, or another one is stored for this round.
@@ -64,7 +70,7 @@ def prepare(session: Session, opened: OpenRound, entry: SpoolEntry, update: Upda
         previous = yield from compute(partial(session.chain.head, opened.records))
         stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous)
     yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
-    return stored
+    return stored, values.rounded
 
 
 def check_stored(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> None:
@@ -117,9 +123,11 @@ def _check_once(session: Session, opened: OpenRound, fingerprint: str, may_repea
 
 
 def _quantizing(session: Session, update: Update) -> Quantizing:
-    return Quantizing(
+    values = Quantizing(
         session.key.plan, update.tensors, update.weight, rounding=update.rounding, on_overflow=update.on_overflow
     )
+    session.coarse.tell(f"site {session.site}", values.rounded)
+    return values
 
 
 def _encrypt(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
+from client_sdk._coarse import Coarse
 from client_sdk._disk.chain import Chain
 from client_sdk._disk.ledger import Ledger
 from client_sdk._disk.rosters import Rosters
@@ -38,6 +39,7 @@ class Session:
         result_s: how long after a deadline a result is waited for. Units: seconds.
         pause_s: how long, at most, the aggregator's word lengthens that. Units: seconds.
         round_s: how long, at most, a round that this site is invited to is waited for. Units: seconds.
+        coarse: what people were warned of already.
         clock: the time by which rosters expire. Units: seconds since 1970, UTC.
     """
 
@@ -53,6 +55,7 @@ class Session:
     result_s: float = 3600.0
     pause_s: float = 7 * 86400.0
     round_s: float = 30 * 86400.0
+    coarse: Coarse = field(default_factory=Coarse, repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections import Counter
 from functools import partial
@@ -34,7 +35,7 @@ def submit(session: Session, opened: OpenRound, update: Update) -> Flow[Receipt]
     """
     entry = session.spool.entry(opened.id)
     with entry.locked():
-        stored = yield from prepare(session, opened, entry, update)
+        stored, _ = yield from prepare(session, opened, entry, update)
         return (yield from deliver(session, opened, entry, stored))
 
 
@@ -42,8 +43,9 @@ def aggregate(session: Session, opened: OpenRound, update: Update) -> Flow[Mean]
     """Encrypt, upload, wait, download, decrypt."""
     entry = session.spool.entry(opened.id)
     with entry.locked():
-        stored = yield from prepare(session, opened, entry, update)
-        return (yield from _finish(session, opened, entry, stored))
+        stored, rounded = yield from prepare(session, opened, entry, update)
+        mean = yield from _finish(session, opened, entry, stored)
+        return dataclasses.replace(mean, rounded=rounded)
 
 
 def take_part(session: Session, opened: OpenRound, update: Update | None) -> Flow[Outcome]:

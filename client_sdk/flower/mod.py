@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from client_sdk._coarse import Coarse
 from client_sdk.adapters.base import floored, is_variance, missing_extra, same_layout
 from client_sdk.flower.records import RECORD, SUMS, read_record, update_record
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
@@ -54,6 +55,7 @@ class EncryptedUpdates:
         self, keystore: str | Path, passphrase: str | None = None, *, on_overflow: OnOverflow = "error"
     ) -> None:
         self._path, self._passphrase, self._on_overflow = Path(keystore), passphrase, on_overflow
+        self._coarse = Coarse()
 
     @cached_property
     def _key(self) -> GroupKey:
@@ -155,10 +157,11 @@ class EncryptedUpdates:
             )
         update = {name: after[name] - model[name] for name in names}
         update[SIGNS] = signs_of(self._digest(model, number))
-        values = quantize(plan, update, int(examples[0]), on_overflow=self._on_overflow).values
+        made = quantize(plan, update, int(examples[0]), on_overflow=self._on_overflow)
+        self._coarse.tell("this node", made.rounded)
         places = plan.public.places
         parts: dict[int, bytes] = {}
-        for part in self._codec.encrypt(values, self._key, self._round(number)):
+        for part in self._codec.encrypt(made.values, self._key, self._round(number)):
             parts[part.number] = encode_part(part, places[part.number], plan.plan_id)
         local = {name: array for name, array in after.items() if name not in names}
         return [parts[place.number] for place in places], local

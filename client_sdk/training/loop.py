@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from client_sdk.training.strategies import FedAvg
 from client_sdk.training.task import Report, Result
 from he_agg.errors import InputError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
+from he_agg.plan.rounded import Rounded, as_text, coarse
 
 __all__ = ["train"]
 
@@ -146,6 +147,7 @@ class _Loop:
     file: Checkpoint
     how: ToIntegers
     hooks: tuple[Hook, ...]
+    coarse: dict[str, Rounded] = field(default_factory=dict)
 
     def run(self) -> Result:
         training, state, told = self.training, self.training.state, len(self.site.notices)
@@ -157,8 +159,10 @@ class _Loop:
         best = state.done == "early" and training.stopping is not None and training.stopping.restore_best
         tensors = state.best if best and state.best else state.model
         model = training.learner.load(tensors, state.local)
-        notes = tuple(notice.text for notice in self.site.notices[told:])
-        return Result(model, tensors, state.history, state.done, training.hash, notes)
+        notes = [notice.text for notice in self.site.notices[told:]]
+        if self.coarse:
+            notes.append(as_text(self.coarse.values()))
+        return Result(model, tensors, state.history, state.done, training.hash, tuple(notes))
 
     def _all_rounds(self) -> None:
         state = self.training.state
@@ -205,5 +209,7 @@ class _Loop:
     def _apply(self, number: int, mean: Mean, *, took_part: bool) -> None:
         report = self.training.apply(number, mean, took_part=took_part)
         self.file.save(self.training.state)
+        for one in coarse(report.rounded):
+            self.coarse.setdefault(one.tensor, one)
         for hook in self.hooks:
             hook(report)

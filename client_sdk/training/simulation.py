@@ -5,6 +5,7 @@ The sites are threads; a round's mean comes from the same fixed point as the enc
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
+from client_sdk._coarse import Coarse
 from client_sdk.federated import Federated, Outcome, Sending, given
 from client_sdk.progress import Notice
 from he_agg.errors import ProtocolError, Reason
@@ -61,15 +63,16 @@ class _Round:
 
     submitted = False
 
-    def __init__(self, hub: _Hub, site: str, number: int) -> None:
-        self._hub, self._site, self.number = hub, site, number
+    def __init__(self, hub: _Hub, site: str, number: int, coarse: Coarse) -> None:
+        self._hub, self._site, self.number, self._coarse = hub, site, number, coarse
         self.federation = hub.plan.public.federation
         self.id = str(RoundId(self.federation, number, 1))
 
     def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:
         rounding, on_overflow = how.get("rounding", "nearest"), how.get("on_overflow", "error")
-        values = quantize(self._hub.plan, update, weight, rounding=rounding, on_overflow=on_overflow).values
-        return self._hub.aggregate(self._site, values)
+        made = quantize(self._hub.plan, update, weight, rounding=rounding, on_overflow=on_overflow)
+        self._coarse.tell(f"site {self._site}", made.rounded)
+        return dataclasses.replace(self._hub.aggregate(self._site, made.values), rounded=made.rounded)
 
     def take_part(
         self, update: Mapping[str, Any] | None = None, weight: int | None = None, **how: Unpack[Sending]
@@ -85,7 +88,7 @@ class _Site:
     """A site of a simulated federation. Nothing was ever missed, so there is nothing to fetch."""
 
     def __init__(self, hub: _Hub, name: str) -> None:
-        self._hub, self.name = hub, name
+        self._hub, self.name, self._coarse = hub, name, Coarse()
         self.plan = hub.plan
         self.federation = hub.plan.public.federation
 
@@ -95,7 +98,7 @@ class _Site:
 
     def rounds(self) -> Iterator[_Round]:
         for number in range(1, self.plan.public.rounds + 1):
-            yield _Round(self._hub, self.name, number)
+            yield _Round(self._hub, self.name, number, self._coarse)
 
     def last_published(self) -> str | None:
         return None

@@ -104,8 +104,9 @@ class Training:
         state.common, state.round = common, number
         if self.limit is not None and number >= self.limit:
             state.done = state.done or "rounds"
-        report = Report(number, step, mean.n_sites, mean.total_weight, metrics, digest, took_part, state.model)
-        state.history.append({key: value for key, value in vars(report).items() if key != "model"})
+        rounded = tuple(one for one in mean.rounded if not one.tensor.startswith("he-agg/"))
+        report = Report(number, step, mean.n_sites, mean.total_weight, metrics, digest, took_part, state.model, rounded)
+        state.history.append({key: value for key, value in vars(report).items() if key not in ("model", "rounded")})
         return report
 
     def _step(self, number: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from client_sdk.compression.base import Tensors
 from client_sdk.training.strategies import FedAvg, FedProx
+from he_agg.plan.rounded import Rounded
 
 __all__ = ["Report", "Result", "Task"]
 
@@ -64,6 +65,7 @@ class Report:
         model_hash: of that model.
         took_part: whether this site's update is in it.
         model: the shared tensors after the round; do not change them.
+        rounded: what rounding did to this site's update, by tensor: this site's alone, empty if it did not take part.
     """
 
     round: int
@@ -74,6 +76,7 @@ class Report:
     model_hash: str
     took_part: bool
     model: Tensors = field(repr=False)
+    rounded: tuple[Rounded, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class Result:
         stopped: "rounds" (as many as asked for), "early" (the stopping rule), or "ended" (the federation).
         model_hash: of the last global model.
         notes: what people should know of this run, a sentence each: pauses, long waits, rounds that this site was not
-            invited to, missed or was left out of, and a federation that ended early.
+            invited to, missed or was left out of, a federation that ended early, and tensors that rounding took much
+            from.
     """
 
     model: Any = field(repr=False)

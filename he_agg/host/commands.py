@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         no_args_is_help=True,
     )
     root = click.version_option(package_name="he-agg", prog_name="he-agg")(root)
+    warnings.showwarning = _show_warning
     try:
         code = root.main(args=arguments, prog_name="he-agg", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -175,6 +177,10 @@ def exit_code(error: HeAggError) -> int:
     if isinstance(error, DecryptionError):
         return EXIT_UNVERIFIED
     return EXIT_REFUSED
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"he-agg: warning: {message}", file=sys.stderr)
 
 
 def _complain(message: str, hint: str) -> None:

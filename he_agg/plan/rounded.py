@@ -22,16 +22,19 @@ from numpy.typing import NDArray
 
 from he_agg.plan.layout import Layout, TensorSpec
 
-__all__ = ["ResolutionWarning", "Rounded", "as_text", "cap_trouble", "look_at", "rounded"]
+__all__ = ["ResolutionWarning", "Rounded", "as_text", "cap_trouble", "coarse", "look_at", "rounded"]
 
-MOST_LOST = 0.1
-MOST_ERROR = 0.05
-"""Above either, a tensor is coarse. Values of a bell curve have both at about the same step, a sixth of their width."""
+MOST_LOST = 0.2
+MOST_ERROR = 0.1
+"""Above either, a tensor is coarse. Values of a bell curve lose a tenth at a step of a third of their width."""
 
 MARGIN = 2.0
 """How much larger than the largest entry a better clip bound is: other updates and other sites have larger ones."""
 
 MOST_BITS = 24
+
+FEWEST = 16
+"""A tensor with fewer entries that are not 0 says little by itself: a single bias may well be small for once."""
 
 _CHUNK = 2**15
 """Values looked at a time: they stay in the cache between the two looks."""
@@ -54,6 +57,7 @@ class Rounded:
 
     Attributes:
         tensor: its name.
+        entries: how many of its entries are not 0; of a large tensor about as many.
         lost: share of its entries that are not 0 and become 0.
         relative_error: norm of all rounding errors, divided by the norm of the tensor.
         clip: the plan's bound.
@@ -63,6 +67,7 @@ class Rounded:
     """
 
     tensor: str
+    entries: int
     lost: float
     relative_error: float
     clip: float
@@ -72,7 +77,7 @@ class Rounded:
 
     @property
     def is_coarse(self) -> bool:
-        """Whether so much is lost that people should know."""
+        """Whether much is lost."""
         return self.lost > MOST_LOST or self.relative_error > MOST_ERROR
 
     @property
@@ -150,11 +155,12 @@ def look_at(
         whole = np.floor(steps) if stochastic else np.rint(steps)
         off = steps - whole
         gone = np.maximum(0.0, 1.0 - steps).sum() if stochastic else steps.size - np.count_nonzero(whole)
-        lost = (float(gone) - (steps.size - there)) / there
+        lost = float(gone - (steps.size - there)) / there
         squares = off @ (1.0 - off) if stochastic else off @ off
         norm = float(steps @ steps)
         error = math.sqrt(float(squares) / norm) if norm > 0 else 1.0
-    return Rounded(spec.name, lost, error, spec.clip, value_bits, largest, weight_share)
+    entries = int(there) * flat.size // max(1, steps.size)
+    return Rounded(spec.name, entries, lost, error, spec.clip, value_bits, largest, weight_share)
 
 
 def _steps(flat: NDArray[Any], clip: float, bound: float) -> NDArray[np.float64]:
@@ -165,13 +171,21 @@ def _steps(flat: NDArray[Any], clip: float, bound: float) -> NDArray[np.float64]
     return np.minimum(steps, bound, out=steps)
 
 
+def coarse(found: Iterable[Rounded]) -> list[Rounded]:
+    """Return the tensors of an update that people should know of, worst first.
+
+    Those that are coarse and have more than a few entries; all that are coarse, if no tensor of the update is fine.
+    """
+    there = [one for one in found if one.entries]
+    bad = sorted((one for one in there if one.is_coarse), key=lambda one: one.relative_error, reverse=True)
+    return bad if len(bad) == len(there) else [one for one in bad if one.entries >= FEWEST]
+
+
 def as_text(found: Iterable[Rounded]) -> str:
-    """Say which tensors are coarse, worst first, and what would be better; empty if none is."""
-    coarse = sorted((one for one in found if one.is_coarse), key=lambda one: one.relative_error, reverse=True)
-    if not coarse:
-        return ""
-    more = f" ({len(coarse) - 3} more tensors are alike)" if len(coarse) > 3 else ""
-    return "; ".join(str(one) for one in coarse[:3]) + more
+    """Say in a sentence what is lost of coarse tensors, and what would be better; empty if none is coarse."""
+    bad = coarse(found)
+    more = f" ({len(bad) - 3} more tensors are alike)" if len(bad) > 3 else ""
+    return "; ".join(str(one) for one in bad[:3]) + more
 
 
 def cap_trouble(weight_cap: int, value_bits: int) -> str:

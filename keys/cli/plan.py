@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from he_agg.host.commands import FILE, answer, json_option
+from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
+from he_agg.plan.rounded import cap_trouble
 from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES, scheme_of
 from he_agg.plan.sections import part_places
 from keys.files import read_npz, read_plan, write_new
@@ -95,6 +96,8 @@ def plan_new(
     plan = Plan.create(federation, layout, **numbers)
     path = out or Path(f"{federation}.plan")
     write_new(path, plan.encode())
+    if trouble := cap_trouble(weight_cap, plan.public.value_bits):
+        messages.print(trouble, markup=False, soft_wrap=True)
     answer({"file": str(path), **plan.explain()}, as_json, lambda: f"plan: {path}\n{_explain(plan)}")
 
 

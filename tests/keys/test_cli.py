@@ -128,3 +128,11 @@ def test_nothing_is_overwritten(run, tmp_path):
         assert code == 4
         assert "file-exists" in err or "expected different files" in err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_weight_cap_that_leaves_nothing_gets_a_sentence(run):
+    code, _, error = run(PLAN_NEW.replace("--weight-cap 100", "--weight-cap 1000000000000"))
+    assert code == 0
+    assert error.startswith("weight cap 1000000000000: of a site with 10000 samples, 0 of 15 bits would be left")
+    assert "take the number of samples of the largest site" in error
+    assert run(PLAN_NEW.replace("demo", "other"))[2] == ""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from he_agg import Layout, Plan
 from he_agg.plan.fixedpoint import quantize
-from he_agg.plan.rounded import MOST_ERROR, Rounded, as_text, cap_trouble, rounded
+from he_agg.plan.rounded import MOST_ERROR, Rounded, as_text, cap_trouble, coarse, rounded
 
 
 def told(x: np.ndarray, clip: float = 1.0, weight_cap: int = 1, weight: int = 1, bits: int = 16) -> Rounded:
@@ -72,11 +72,11 @@ def test_updates_that_vanish_are_told_of():
 def test_where_the_clip_is_right_more_bits_or_another_cap_are_named():
     rng = np.random.default_rng(2)
     x = rng.uniform(-1, 1, 1000)
-    few = told(x, bits=4)
+    few = told(x, bits=3)
     assert few.better_clip is None
-    assert f"{few.better_bits} value bits instead of 4" in str(few)
+    assert f"{few.better_bits} value bits instead of 3" in str(few)
     assert not told(x, bits=few.better_bits).is_coarse
-    small = told(x, weight_cap=10**6, weight=20)
+    small = told(x, weight_cap=10**6, weight=5)
     assert "a weight cap nearer to the sites' real weights" in str(small)
 
 
@@ -108,12 +108,21 @@ def test_stochastic_rounding_is_told_as_expected():
 
 
 def test_the_worst_three_are_named():
-    spread = [Rounded(f"t{i}", 0.2, MOST_ERROR * i, 1.0, 16, 0.1, 1.0) for i in range(2, 8)]
+    spread = [Rounded(f"t{i}", 50, 0.2, MOST_ERROR * i, 1.0, 16, 0.1, 1.0) for i in range(2, 8)]
     text = as_text(spread)
     assert [text.index(f"'t{i}'") for i in (7, 6, 5)] == sorted(text.index(f"'t{i}'") for i in (7, 6, 5))
     assert "(3 more tensors are alike)" in text
-    assert as_text([Rounded("fine", 0.0, 0.0, 1.0, 16, 1.0, 1.0)]) == ""
     assert "largest" not in repr(spread[0])
+
+
+def test_a_bias_that_is_small_for_once_is_not_spoken_of():
+    """But all of an update that vanishes is, however small its tensors are."""
+    fine, bias = Rounded("w", 50, 0.0, 0.0, 1.0, 16, 1.0, 1.0), Rounded("b", 1, 1.0, 1.0, 1.0, 16, 0.1, 1.0)
+    empty = Rounded("e", 0, 0.0, 0.0, 1.0, 16, 0.0, 1.0)
+    assert coarse([fine, bias, empty]) == []
+    assert as_text([fine, bias, empty]) == ""
+    assert coarse([bias, empty]) == [bias]
+    assert coarse([fine, empty]) == coarse([]) == []
 
 
 @pytest.mark.parametrize(("cap", "bits", "said"), [(10**12, 16, "0 of 15 bits"), (10**5, 16, ""), (10**4, 4, "")])
