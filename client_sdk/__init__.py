@@ -16,7 +16,17 @@ Plans, means and errors are in `he_agg`.
 from client_sdk.async_site import AsyncRound, AsyncSite
 from client_sdk.config import Settings
 from client_sdk.federated import Federated, FederatedRound, Outcome
-from client_sdk.progress import Event, Listener, Notice, Phase, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
+from client_sdk.progress import (
+    Event,
+    Listener,
+    Notice,
+    Phase,
+    PhaseFinished,
+    PhaseProgress,
+    PhaseStarted,
+    Retrying,
+    Waits,
+)
 from client_sdk.site import Round, Site
 from he_agg.documents.state import FederationState
 from he_agg.protocol.messages import Receipt
@@ -40,4 +50,5 @@ __all__ = [
     "Round",
     "Settings",
     "Site",
+    "Waits",
 ]

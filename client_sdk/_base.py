@@ -13,6 +13,7 @@ from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Passphrase, Session, open_session
 from client_sdk.config import Overrides, Settings
+from client_sdk.lines import Lines, somebody_watches
 from client_sdk.progress import Event, Listener, Notice, Phase, PhaseFinished
 from he_agg.audit.evidence import BrokenReceipt, parse_evidence
 from he_agg.documents.roster import Roster
@@ -42,7 +43,7 @@ class SiteBase:
         config: str | Path | None = None,
         *,
         passphrase: Passphrase = None,
-        progress: Listener | None = None,
+        progress: Listener | bool | None = None,
         **settings: Unpack[Overrides],
     ) -> Self:
         """Load identity, group key and roster, and get ready to talk to the aggregator. Sends nothing yet.
@@ -53,8 +54,9 @@ class SiteBase:
         Args:
             config: the site's TOML file, with at least url, identity, keystore and roster.
             passphrase: opens keystore and identity, or asks for what does; used only if they have one.
-            progress: called with an `Event` whenever a phase begins, gets on or ends, and before each retry; of an
-                async site in the event loop.
+            progress: called with an `Event` whenever a phase begins, gets on or ends, before each retry, and of waits;
+                of an async site in the event loop. True prints lines on stderr, False nothing; None prints them in a
+                terminal and in notebooks.
             settings: settings by name, over those of the file.
 
         Raises:
@@ -67,7 +69,10 @@ class SiteBase:
         forbid_core_dumps()
         session = open_session(loaded, passphrase)
         tls = TlsFiles(loaded.ca_file, loaded.client_cert, loaded.client_key)
-        return cls(session, cls._connect(loaded.url, session.signer, tls), progress)
+        if progress is None:
+            progress = somebody_watches()
+        listener = Lines(session.site) if progress is True else progress or None
+        return cls(session, cls._connect(loaded.url, session.signer, tls), listener)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, federation={self.federation!r})"
@@ -107,6 +112,11 @@ class SiteBase:
         Of a wait that goes on, the newest. The logger `client_sdk` and the listener are told of each when it comes.
         """
         return tuple(self._notices)
+
+    def say(self, text: str) -> None:
+        """Print a line where this site's progress is printed, and nowhere else."""
+        if isinstance(self._listener, Lines):
+            self._listener.say(text)
 
     def _keep(self, notice: Notice) -> None:
         _log.warning("%s", notice.text)

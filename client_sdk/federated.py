@@ -155,6 +155,9 @@ class Federated(Protocol):
     def notices(self) -> Sequence[Notice]:
         """What people should know of the time since it was opened: pauses, waits, rounds without this site."""
 
+    def say(self, text: str) -> None:
+        """Print a line where this site's progress is printed."""
+
     def rounds(self) -> Iterator[FederatedRound]:
         """Yield every round that this site is invited to, as it opens."""
 

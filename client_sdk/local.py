@@ -83,6 +83,7 @@ def local_federation(
     *,
     aggregator: AggregatorProcess | None = None,
     options: Sequence[str] = (),
+    progress: bool = False,
 ) -> Iterator[LocalFederation]:
     """Found a federation and open its sites.
 
@@ -91,6 +92,7 @@ def local_federation(
         sites: their names, or how many.
         aggregator: one that runs already, on which the plan's name is free; one is started and stopped if None.
         options: of `he-agg federation create`, such as `--keep-sums`.
+        progress: whether each site prints what it does and waits for.
     """
     names = site_names(sites) if isinstance(sites, int) else list(sites)
     with contextlib.ExitStack() as stack:
@@ -100,7 +102,8 @@ def local_federation(
         directories = found(aggregator, plan, names, root, options)
         for directory in directories:
             settings_of(directory, aggregator.url, patience_s=60)
-        opened = tuple(stack.enter_context(Site.open(directory / "site.toml")) for directory in directories)
+        configs = [directory / "site.toml" for directory in directories]
+        opened = tuple(stack.enter_context(Site.open(config, progress=progress)) for config in configs)
         federation = LocalFederation(opened, plan, aggregator, root)
         try:
             yield federation

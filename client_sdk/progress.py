@@ -16,6 +16,7 @@ __all__ = [
     "PhaseStarted",
     "Retrying",
     "Topic",
+    "Waits",
 ]
 
 Phase = Literal["encrypt", "upload", "wait", "download", "verify", "decrypt"]
@@ -86,11 +87,13 @@ class Retrying:
         why: what happened, for people.
         failures: how many times in a row.
         wait_s: pause before the next try. Units: seconds.
+        left_s: how long it will be tried at most, from now on. Units: seconds.
     """
 
     why: str
     failures: int
     wait_s: float
+    left_s: float
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,22 @@ class Notice:
     waited_s: float = 0.0
 
 
-Event = PhaseStarted | PhaseProgress | PhaseFinished | Retrying | Notice
+@dataclass(frozen=True)
+class Waits:
+    """A wait that is an ordinary part of a federation: for a round to open, or for the sum of all sites.
+
+    Attributes:
+        text: a sentence without its full stop.
+        round_id: which round, if it is about one.
+        left_s: how long it will be at most, if that is known, else 0. Units: seconds.
+    """
+
+    text: str
+    round_id: str | None = None
+    left_s: float = 0.0
+
+
+Event = PhaseStarted | PhaseProgress | PhaseFinished | Retrying | Notice | Waits
 
 Listener = Callable[[Event], None]
 """Called between two steps of a round, in the thread or event loop that drives it: be quick."""

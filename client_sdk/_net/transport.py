@@ -8,10 +8,8 @@ neither kept nor sent, compressed answers not expanded: httpcore knows none of i
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,17 +28,16 @@ from client_sdk._effects import (
     Sleep,
 )
 from client_sdk._net.connections import AsyncBackend, Backend, Budget, within
-from client_sdk._net.proxies import refusal
+from client_sdk._net.faults import faults
 from client_sdk._net.server import Server, TlsFiles, options_for
 from client_sdk._net.signing import Signer
 from client_sdk.progress import Event, Listener
-from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
+from he_agg.errors import ProtocolError, Reason
 
 __all__ = ["AsyncTransport", "Transport", "drive"]
 
 T = TypeVar("T")
 
-_FAULTS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 _LEAST_ANSWER_BYTES = 2**16
 """Room for a problem document, however short the expected answer is."""
 
@@ -88,7 +85,7 @@ class Transport:
     def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None, listener: Listener) -> Response:
         signed_at, asked = self._server.asked(self._signer, request, content)
         budget = Budget(request.budget_s, request.least_bytes_per_s)
-        with _faults(self._server.name, request, self._proxy), within(budget), self._pool.stream(**asked) as answer:
+        with faults(self._server, request, self._proxy), within(budget), self._pool.stream(**asked) as answer:
             budget.heads, body = False, bytearray()
             take = _taker(request, answer, body)
             for chunk in answer.iter_stream():
@@ -152,7 +149,7 @@ class AsyncTransport:
     ) -> Response:
         signed_at, asked = self._server.asked(self._signer, request, content)
         budget = Budget(request.budget_s, request.least_bytes_per_s)
-        with _faults(self._server.name, request, self._proxy), within(budget):
+        with faults(self._server, request, self._proxy), within(budget):
             async with self._pool.stream(**asked) as answer:
                 budget.heads, body = False, bytearray()
                 take = _taker(request, answer, body)
@@ -251,36 +248,3 @@ def _bounded(body: bytearray, request: Request) -> None:
 def _response(answer: httpcore.Response, body: bytearray, signed_at: float) -> Response:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
     return Response(answer.status, headers, bytes(body), signed_at)
-
-
-@contextmanager
-def _faults(host: str, request: Request, proxy: httpcore.Proxy | None) -> Iterator[None]:
-    """Turn what httpcore raises into our errors. No header is ever part of a message."""
-    what = f"{request.method} {request.path.split('?')[0]}"
-    try:
-        yield
-    except httpcore.ProxyError as error:
-        if proxy is None:
-            raise
-        raise refusal(proxy, host, error) from error
-    except (*_FAULTS, ssl.SSLError) as error:  # on asyncio an alert of the peer comes through as it is
-        if _untrusted(error):
-            raise ConfigError(
-                Reason.BAD_CONFIG,
-                f"{host}: its certificate is not trusted: {error}",
-                "check the url; for a private certificate authority set ca_file",
-            ) from error
-        detail = str(error) or type(error).__name__
-        raise TransportError(
-            Reason.UNREACHABLE,
-            f"{host}: {what}: {detail}",
-            "check the url and that the aggregator runs; what was encrypted stays in the spool",
-        ) from error
-
-
-def _untrusted(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

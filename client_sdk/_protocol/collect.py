@@ -24,7 +24,7 @@ from client_sdk._protocol.membership import check_can_open, take_verified
 from client_sdk._protocol.poll import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.waiting import Waiting
-from client_sdk.progress import PhaseFinished, PhaseStarted
+from client_sdk.progress import PhaseFinished, PhaseStarted, Waits
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
 from he_agg.documents.signed import Signed
@@ -79,6 +79,9 @@ def await_record(
     waiting, paused = Waiting(), False
     while True:
         asked_at = yield from now()
+        left_s = until - session.result_s - asked_at
+        if left_s > 0:
+            yield Report(Waits(f"round {round_id}: waiting for the sum of all sites", str(round_id), left_s))
         response = yield from exchange(session.retries, request)
         if response.status == 200:
             break

@@ -108,7 +108,8 @@ def exchange(
         if wait_s is None:
             tries = f"gave up after {failures} {'tries' if failures > 1 else 'try'} in {time - first:.0f} s"
             raise type(fault)(fault.reason, f"{fault.message} ({tries})", fault.hint, fault.shell) from fault
-        yield Report(Retrying(fault.message, failures, wait_s))
+        left_s = min(policy.patience_s - (time - first), until - time)
+        yield Report(Retrying(fault.message, failures, wait_s, left_s))
         yield Sleep(wait_s)
         if again is not None:
             request = yield from again()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from client_sdk._coarse import Coarse
 from client_sdk._disk.chain import Chain
 from client_sdk._disk.ledger import Ledger
 from client_sdk._disk.rosters import Rosters
@@ -18,6 +17,7 @@ from client_sdk._disk.verdicts import Verdicts
 from client_sdk._net.signing import Signer
 from client_sdk._protocol.exchange import Retries
 from client_sdk._protocol.retry import RetryPolicy
+from client_sdk.coarse import Coarse
 from client_sdk.config import Settings
 from he_agg.codecs import Codec, codec_for
 from he_agg.errors import KeystoreError, Reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client_sdk._effects import Flow, Report, now
-from client_sdk.progress import Notice, Topic
+from client_sdk.progress import Notice, Topic, Waits
 
 __all__ = ["Waiting"]
 
@@ -26,7 +26,10 @@ class Waiting:
         time = yield from now()
         if self._about != (topic, round_id):
             self._about, self._since, self._gap_s = (topic, round_id), time, _FIRST_S
-            self._due = time if topic in _AT_ONCE else time + _FIRST_S
+            self._due = time
+            if topic not in _AT_ONCE:
+                self._due += _FIRST_S
+                yield Report(Waits(text, round_id))
         if time < self._due:
             return
         waited_s = time - self._since

@@ -19,10 +19,10 @@ from client_sdk._protocol.exchange import Retries, exchange
 from client_sdk._protocol.rosters import fetch_roster
 from client_sdk._protocol.session import retries_of
 from client_sdk.config import Settings
-from client_sdk.progress import Event, Retrying
+from client_sdk.lines import Lines
 from he_agg.documents.roster import Roster, check_follows
 from he_agg.documents.signed import Signed
-from he_agg.host.commands import FILE, messages
+from he_agg.host.commands import FILE
 from keys import Identity, read_secret_text
 from keys.cli.options import PassphraseOptions
 from keys.passphrase import Once
@@ -46,7 +46,7 @@ class Link:
 
     def run(self, flow: Flow[_T]) -> _T:
         """Run a flow, and tell of each retry."""
-        return self.transport.run(flow, _listen)
+        return self.transport.run(flow, Lines(only_retries=True))
 
     def get(self, path: str, max_bytes: int) -> Flow[Response]:
         """Get what is at a path below the federation's."""
@@ -93,8 +93,3 @@ def newer_rosters(link: Link, pinned: Signed[Roster]) -> Flow[list[Signed[Roster
         check_follows(signed, found[-1])
         found.append(signed)
     return found[1:]
-
-
-def _listen(event: Event) -> None:
-    if isinstance(event, Retrying):
-        messages.print(f"{event.why}; trying again in {event.wait_s:.1f} s", markup=False)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from client_sdk._disk.npz import check_free, write_npz
 from client_sdk.config import Settings
-from client_sdk.progress import Event, Listener, Notice, PhaseFinished, PhaseProgress, PhaseStarted, Retrying
+from client_sdk.lines import Lines, somebody_watches
 from client_sdk.site import Round, Site
 from he_agg.errors import ProtocolError, Reason
-from he_agg.host.commands import FILE, answer, json_option, messages
+from he_agg.host.commands import FILE, answer, json_option
 from he_agg.ids import RoundId
 from keys.cli.identity import ask_passphrase
 from keys.files import read_npz
@@ -26,7 +22,7 @@ from keys.hardening import harden_command
 
 __all__ = ["fetch", "status", "submit"]
 
-_STATUS_PATIENCE_S = 15.0
+_STATUS_PATIENCE_S = 10.0
 """Somebody sits and waits for it."""
 
 _config = click.option(
@@ -64,7 +60,7 @@ def submit(
     """
     harden_command()
     tensors = read_npz(update)
-    with _progress() as listener, Site.open(config, passphrase=ask_passphrase, progress=listener) as site:
+    with Site.open(config, passphrase=ask_passphrase, progress=_listener()) as site:
         round = _open_round(site, wait)
         receipt = round.submit(
             tensors,
@@ -103,7 +99,7 @@ def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: b
     check_free(out, force)
     if round_id is not None:
         RoundId.parse(round_id)  # before a passphrase is asked for
-    with _progress() as listener, Site.open(config, passphrase=ask_passphrase, progress=listener) as site:
+    with Site.open(config, passphrase=ask_passphrase, progress=_listener()) as site:
         pending = site.pending()
         chosen = round_id or (pending[-1] if pending else None) or _newest(site)
         mean = site.fetch(chosen)
@@ -130,12 +126,10 @@ def status(config: Path, as_json: bool) -> None:
     harden_command()
     settings = Settings.load(config, {})
     patience_s = min(settings.patience_s, _STATUS_PATIENCE_S)
-    with (
-        _progress() as listener,
-        Site.open(config, passphrase=ask_passphrase, progress=listener, patience_s=patience_s) as site,
-    ):
-        if messages.is_terminal:
-            messages.print(f"asking {settings.url}", markup=False)
+    listener = _listener()
+    with Site.open(config, passphrase=ask_passphrase, progress=listener, patience_s=patience_s) as site:
+        if somebody_watches():
+            listener.say(f"asking {settings.url}, for {patience_s:.0f} s at most")
         facts, sums = _facts(site), site.roster.smallest_group
     answer(facts, as_json, lambda: _describe(facts, sums))
 
@@ -203,35 +197,6 @@ def _describe(facts: dict[str, Any], sums: str) -> str:
     return "\n".join(lines)
 
 
-@contextmanager
-def _progress() -> Iterator[Listener]:
-    """Show bars on stderr if that is a terminal, and a line per retry in any case."""
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[size]}"),
-    )
-    bars = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
-    tasks: dict[str, TaskID] = {}
-
-    def listen(event: Event) -> None:
-        match event:
-            case PhaseStarted(phase=phase, total_bytes=total):
-                bars.start()  # not earlier: a passphrase may be asked for before the first phase
-                tasks[phase] = bars.add_task(phase, total=total or None, size="")
-            case PhaseProgress(phase=phase, done_bytes=done, total_bytes=total):
-                bars.update(tasks[phase], completed=done, size=f"{decimal(done)} of {decimal(total)}")
-            case PhaseFinished(phase=phase):
-                task = bars.tasks[tasks[phase]]
-                bars.update(tasks[phase], completed=task.total or 1, total=task.total or 1)
-                bars.stop_task(tasks[phase])
-            case Notice(text=text):
-                messages.print(text, markup=False)
-            case Retrying(why=why, wait_s=wait_s):
-                messages.print(f"{why}; trying again in {wait_s:.1f} s", markup=False)
-
-    try:
-        yield listen
-    finally:
-        bars.stop()
+def _listener() -> Lines:
+    """Print lines in a terminal, and in any case that nobody answers."""
+    return Lines(only_retries=not somebody_watches())

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from client_sdk._coarse import Coarse
 from client_sdk.adapters.base import floored, is_variance, missing_extra, same_layout
+from client_sdk.coarse import Coarse
 from client_sdk.flower.records import RECORD, SUMS, read_record, update_record
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
 from he_agg.codecs import codec_for

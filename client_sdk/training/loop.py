@@ -211,5 +211,6 @@ class _Loop:
         self.file.save(self.training.state)
         for one in coarse(report.rounded):
             self.coarse.setdefault(one.tensor, one)
+        self.site.say(str(report))
         for hook in self.hooks:
             hook(report)

@@ -13,8 +13,9 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from client_sdk._coarse import Coarse
+from client_sdk.coarse import Coarse
 from client_sdk.federated import Federated, Outcome, Sending, given
+from client_sdk.lines import Lines, somebody_watches
 from client_sdk.progress import Notice
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
@@ -87,14 +88,18 @@ class _Round:
 class _Site:
     """A site of a simulated federation. Nothing was ever missed, so there is nothing to fetch."""
 
-    def __init__(self, hub: _Hub, name: str) -> None:
-        self._hub, self.name, self._coarse = hub, name, Coarse()
+    def __init__(self, hub: _Hub, name: str, lines: Lines | None) -> None:
+        self._hub, self.name, self._coarse, self._lines = hub, name, Coarse(), lines
         self.plan = hub.plan
         self.federation = hub.plan.public.federation
 
     @property
     def notices(self) -> tuple[Notice, ...]:
         return ()
+
+    def say(self, text: str) -> None:
+        if self._lines is not None:
+            self._lines.say(text)
 
     def rounds(self) -> Iterator[_Round]:
         for number in range(1, self.plan.public.rounds + 1):
@@ -124,7 +129,8 @@ def simulate(plan: Plan, sites: Sequence[str], work: Callable[[Federated, int], 
 
     def guarded(name: str, index: int) -> T:
         try:
-            return work(_Site(hub, name), index)
+            lines = Lines(name) if index == 0 and somebody_watches() else None  # one speaks for all
+            return work(_Site(hub, name, lines), index)
         except BaseException:
             hub.barrier.abort()
             raise

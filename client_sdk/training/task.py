@@ -78,6 +78,11 @@ class Report:
     model: Tensors = field(repr=False)
     rounded: tuple[Rounded, ...] = field(default=(), repr=False)
 
+    def __str__(self) -> str:
+        scores = {name: value for name, value in self.metrics.items() if isinstance(value, int | float)}
+        told = "".join(f", {name} {value:.4g}" for name, value in scores.items())
+        return f"round {self.round}: {self.n_sites} sites, weight {self.total_weight}{told}"
+
 
 @dataclass(frozen=True)
 class Result:

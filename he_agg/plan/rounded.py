@@ -145,30 +145,41 @@ def look_at(
     stride = max(1, flat.size // _SAMPLE)
     while math.gcd(stride, flat.size) > 1 and stride > 1:
         stride += 1
-    steps = _steps(flat[::stride], spec.clip, bound)
-    there = np.count_nonzero(steps)
-    if stride > 1 and there < _FEW:
-        steps = _steps(flat, spec.clip, bound)
-        there = np.count_nonzero(steps)
-    lost = error = 0.0
-    if there:
-        whole = np.floor(steps) if stochastic else np.rint(steps)
-        off = steps - whole
-        gone = np.maximum(0.0, 1.0 - steps).sum() if stochastic else steps.size - np.count_nonzero(whole)
-        lost = float(gone - (steps.size - there)) / there
-        squares = off @ (1.0 - off) if stochastic else off @ off
-        norm = float(steps @ steps)
-        error = math.sqrt(float(squares) / norm) if norm > 0 else 1.0
-    entries = int(there) * flat.size // max(1, steps.size)
+    seen = _Seen(spec.clip, bound, stochastic)
+    seen.add(flat[::stride])
+    if stride > 1 and seen.entries < _FEW:
+        seen = _Seen(spec.clip, bound, stochastic)
+        for i in range(0, flat.size, _CHUNK):
+            seen.add(flat[i : i + _CHUNK])
+    lost = seen.lost / seen.entries if seen.entries else 0.0
+    error = math.sqrt(seen.errors / seen.norm) if seen.norm > 0 else float(seen.entries > 0)
+    entries = seen.entries * flat.size // max(1, seen.looked_at)
     return Rounded(spec.name, entries, lost, error, spec.clip, value_bits, largest, weight_share)
 
 
-def _steps(flat: NDArray[Any], clip: float, bound: float) -> NDArray[np.float64]:
-    """Return the absolute values in steps of the grid, as far as the clip bound lets them."""
-    steps = flat.astype(np.float64)
-    np.abs(steps, out=steps)
-    steps *= bound / clip
-    return np.minimum(steps, bound, out=steps)
+class _Seen:
+    """What was found in the values looked at so far: counts, and squares in steps of the grid."""
+
+    def __init__(self, clip: float, bound: float, stochastic: bool) -> None:
+        self._clip, self._bound, self._stochastic = clip, bound, stochastic
+        self.looked_at = self.entries = 0
+        self.lost = self.errors = self.norm = 0.0
+
+    def add(self, flat: NDArray[Any]) -> None:
+        """Look at some more, as far as the clip bound lets them."""
+        steps = flat.astype(np.float64)
+        np.abs(steps, out=steps)
+        steps *= self._bound / self._clip
+        np.minimum(steps, self._bound, out=steps)
+        entries = int(np.count_nonzero(steps))
+        whole = np.floor(steps) if self._stochastic else np.rint(steps)
+        off = steps - whole
+        gone = np.maximum(0.0, 1.0 - steps).sum() if self._stochastic else steps.size - np.count_nonzero(whole)
+        self.lost += float(gone) - (steps.size - entries)
+        self.errors += float(off @ (1.0 - off) if self._stochastic else off @ off)
+        self.norm += float(steps @ steps)
+        self.looked_at += steps.size
+        self.entries += entries
 
 
 def coarse(found: Iterable[Rounded]) -> list[Rounded]:

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from client_sdk import AsyncSite, PhaseFinished, PhaseProgress, PhaseStarted, Retrying, Site
+from client_sdk import AsyncSite, PhaseFinished, PhaseProgress, PhaseStarted, Retrying, Site, Waits
 from client_sdk._protocol.retry import RetryPolicy
 from he_agg import ConfigError, InputError, KeystoreError, PlanError, ProtocolError, Reason
 from he_agg.documents.roster import Role
@@ -141,6 +141,8 @@ class Assassin:
         with self.lock:
             if isinstance(event, Retrying):
                 self.retries += 1
+                return
+            if isinstance(event, Waits):
                 return
             number = RoundId.parse(event.round_id).number
             if self.moments.get(number) == (type(event), event.phase):

@@ -252,7 +252,7 @@ def test_nobody_listens(run):
     with socket.socket() as placeholder:
         placeholder.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{placeholder.getsockname()[1]}"
-        with pytest.raises(TransportError, match=r"GET /v1/thing: .*refused|attempts failed") as caught:
+        with pytest.raises(TransportError, match="nobody listens at that port") as caught:
             run(url, asking(GET))
     assert caught.value.reason == Reason.UNREACHABLE
     assert url in caught.value.message
@@ -489,7 +489,7 @@ def test_other_effects(run):
     def flow():
         start = yield Now()
         yield Sleep(0.05)
-        event = Retrying("why", 1, 0.5)
+        event = Retrying("why", 1, 0.5, 10.0)
         yield Report(event)
         thread = yield from compute(threading.get_ident)
         try:
@@ -502,7 +502,7 @@ def test_other_effects(run):
     assert 0.05 <= seconds < 5
     assert (thread == threading.get_ident()) == (run is run_sync)
     assert caught
-    assert told == [Retrying("why", 1, 0.5)]
+    assert told == [Retrying("why", 1, 0.5, 10.0)]
 
 
 def test_flow_is_closed_when_something_else_breaks(run):
