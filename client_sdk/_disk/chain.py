@@ -26,12 +26,16 @@ class Link:
         counted: what the draw after it depends on, see `he_agg.documents.draw`.
         roster_version: of the roster that it names; 0 if that is from before this site's first.
         epoch: of the group key.
+        published: index of the newest record whose sum was not given up, up to this one; 0 if there is none.
+        again: index of the record whose sum was given up and whose number is tried again; 0 if there is none.
     """
 
     digest: str = NO_RECORD
     counted: str = NO_RECORD
     roster_version: int = 0
     epoch: int = 1
+    published: int = 0
+    again: int = 0
 
 
 class Chain:
@@ -93,6 +97,8 @@ class Chain:
                         "counted": link.counted,
                         "roster": link.roster_version,
                         "epoch": link.epoch,
+                        "published": link.published,
+                        "again": link.again,
                     }
                 )
 
@@ -108,6 +114,8 @@ class Chain:
             counted=fields.hex("counted", 32),
             roster_version=fields.integer("roster", 0, 10**9),
             epoch=fields.integer("epoch", 1, 10**9),
+            published=fields.integer("published", 0, number),
+            again=fields.integer("again", 0, number),
         )
         fields.end()
         self._seen.append(link)

@@ -21,7 +21,7 @@ it, the caller gets one error that is the same for all of them (`_collect.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from he_agg import canonical
@@ -181,14 +181,17 @@ def check_own(expected: Expected, record: RoundRecord) -> None:
         raise RejectedError(Reason.BAD_ANSWER, "record, own submission", expected.own, counted)
 
 
-def check_invited(plan: PublicPlan, roster: Roster, record: RoundRecord, counted: str) -> None:
+def check_invited(plan: PublicPlan, roster: Roster, record: RoundRecord, counted: str, again: Set[str] | None) -> None:
     """Step 6, second part: members and excluded are the sites that had to be invited, all of them and no other.
+
+    After a sum was given up, all of them are members, or the attempt has failed.
 
     Args:
         roster: the one that the record names.
         counted: what the draw depends on, see `he_agg.documents.draw`.
+        again: members of the sum that was given up at this number, if there is one.
     """
-    invited = invited_sites(plan, roster, record.roster, record.round_id, counted)
+    invited = invited_sites(plan, roster, record.roster, record.round_id, counted, again)
     named = record.members.keys() | record.excluded.keys()
     if named != invited:
         missing, added = " ".join(sorted(invited - named)), " ".join(sorted(named - invited))
@@ -198,6 +201,9 @@ def check_invited(plan: PublicPlan, roster: Roster, record: RoundRecord, counted
             " ".join(sorted(invited)),
             f"without {missing or 'none'}, with {added or 'none'}",
         )
+    if again is not None and record.outcome == "published" and record.excluded:
+        what = f"record {record.index}, members after a sum was given up"
+        raise RejectedError(Reason.BAD_ANSWER, what, " ".join(sorted(invited)), " ".join(sorted(record.members)))
 
 
 def check_follows(previous_index: int, previous: str, signed: Signed[RoundRecord]) -> None:

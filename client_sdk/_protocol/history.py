@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -23,7 +24,16 @@ from he_agg.errors import ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
 
-__all__ = ["catch_up", "check_record", "follow_rosters", "know_roster", "record_at", "refusing", "take_record"]
+__all__ = [
+    "catch_up",
+    "check_record",
+    "follow_rosters",
+    "given_up",
+    "know_roster",
+    "record_at",
+    "refusing",
+    "take_record",
+]
 
 T = TypeVar("T")
 
@@ -195,25 +205,66 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
             raise RejectedError(
                 Reason.ROSTER_MISMATCH, f"record {index}, version of the roster", before.roster_version, roster.version
             )
-        check_invited(session.plan, roster, record, before.counted)
+        check_invited(
+            session.plan, roster, record, before.counted, (yield from given_up(session, before, record.round_id))
+        )
     elif before.roster_version or session.rosters.is_complete:
         # Only what was written before the first roster that this site knows may name one that it does not know.
         raise RejectedError(
             Reason.ROSTER_MISMATCH, f"record {index}, roster", "one that this site trusts", record.roster
         )
-    counted, version = last_counted(record, before.counted), 0 if roster is None else roster.version
+    link = yield from _link(session, signed, before, 0 if roster is None else roster.version)
     # Before the chain has it: a record that it has is not looked at again.
     fate = Fate.COUNTED if record.outcome == "published" and session.site in record.members else Fate.LEFT_OUT
     yield from compute(partial(session.ledger.settle, record.round_id, fate, signed.digest))
     if record.gives_up is not None:
         yield from compute(partial(session.ledger.give_up, record.gives_up))
     try:
-        yield from compute(partial(session.chain.append, index, Link(signed.digest, counted, version, record.epoch)))
+        yield from compute(partial(session.chain.append, index, link))
     except WireError as error:
         known = (yield from compute(partial(session.chain.link, index))).digest
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest) from error
     if index > known_before and roster is not None and session.site in roster.having(Role.SITE):
         yield from _tell_of_absence(session.site, record)
+
+
+def given_up(session: Session, before: Link, round_id: RoundId) -> Flow[frozenset[str] | None]:
+    """Return the members of the sum that was given up at an attempt's number; None if there is none.
+
+    Args:
+        before: what is kept of the record before the attempt's.
+
+    Raises:
+        RejectedError: the attempt is at another number than the one that is to be tried again.
+    """
+    if not before.again:
+        return None
+    record = (yield from record_at(session, before.again)).body
+    if record.round_id.number != round_id.number:
+        raise RejectedError(
+            Reason.BAD_ANSWER, "round after a sum was given up", record.round_id.number, round_id.number
+        )
+    return frozenset(record.members)
+
+
+def _link(session: Session, signed: Signed[RoundRecord], before: Link, roster_version: int) -> Flow[Link]:
+    """Return what is kept of a record that is the next of the chain.
+
+    Raises:
+        RejectedError: it gives up a sum that is not the newest one.
+    """
+    record = signed.body
+    link = replace(before, digest=signed.digest, roster_version=roster_version, epoch=record.epoch)
+    if record.outcome == "published":
+        return replace(link, counted=last_counted(record, before.counted), published=record.index, again=0)
+    if record.gives_up is None:
+        return link
+    newest = yield from compute(partial(session.chain.link, before.published))
+    if before.again or not before.published or record.gives_up != newest.digest:
+        what = f"record {record.index}, sum that it gives up"
+        raise RejectedError(Reason.CHAIN_MISMATCH, what, newest.digest, record.gives_up)
+    earlier = yield from compute(partial(session.chain.link, before.published - 1))
+    return replace(link, published=earlier.published, again=before.published)
 
 
 def _tell_of_absence(site: str, record: RoundRecord) -> Flow[None]:

@@ -12,7 +12,7 @@ from functools import partial
 from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
 from client_sdk._protocol.accept import RejectedError, check_epoch, signers
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import catch_up, follow_rosters, record_at, refusing
+from client_sdk._protocol.history import catch_up, follow_rosters, given_up, record_at, refusing
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import deliver_verdicts
 from client_sdk._protocol.waiting import Waiting
@@ -163,13 +163,10 @@ def last_published(session: Session) -> Flow[RoundId | None]:
 
 
 def _published_by(session: Session, index: int) -> Flow[RoundId | None]:
-    while index > 0:
-        record = (yield from refusing(session, "chain-rejected", None, record_at(session, index))).body
-        if record.outcome == "published":
-            return record.round_id
-        # Before the first attempt at a round comes what the round before it came to.
-        index -= record.round_id.attempt
-    return None
+    published = (yield from compute(partial(session.chain.link, index))).published
+    if not published:
+        return None
+    return (yield from refusing(session, "chain-rejected", None, record_at(session, published))).body.round_id
 
 
 def _tell_of_end(session: Session, state: FederationState) -> Flow[None]:
@@ -265,8 +262,9 @@ def _check_invited(session: Session, state: FederationState) -> Flow[None]:
     if state.open is None or state.round_id is None:
         return
     before = yield from compute(partial(session.chain.link, state.index))
+    again = yield from given_up(session, before, state.round_id)
     for signed in session.rosters.since(before.roster_version):
-        drawn = invited_sites(session.plan, signed.body, signed.body_digest, state.round_id, before.counted)
+        drawn = invited_sites(session.plan, signed.body, signed.body_digest, state.round_id, before.counted, again)
         if drawn == frozenset(state.open.invited):
             return
     raise RejectedError(

@@ -53,6 +53,8 @@ class RecordChain:
         self._counted = NO_RECORD
         self._tried: dict[int, int] = {}
         self._published: RoundRecord | None = None
+        self._again: frozenset[str] | None = None
+        """Members of the newest sum, if it was given up."""
         self._published_digest = ""
         self._said_of_published: dict[str, str] = {}
         self._keys_of_epochs: dict[int, str] = {}
@@ -127,6 +129,9 @@ class RecordChain:
         self._result.head = signed.digest
         if record.outcome == "published":
             self._published, self._published_digest, self._said_of_published = record, signed.digest, self._said
+            self._again = None
+        elif record.gives_up is not None and self._published is not None:
+            self._again = frozenset(self._published.members)
 
     def take_verdict(self, signed: Signed[Verdict]) -> None:
         """Check what a member says of the sum of the record before."""
@@ -176,8 +181,8 @@ class RecordChain:
     def _check_given_up(self, record: RoundRecord, what: str) -> None:
         """Check that the sum that is given up is the one before, and that its sites were not agreed on it."""
         published, said = self._published, list(self._said_of_published.values())
-        if published is None or record.gives_up != self._published_digest:
-            self._find("given-up", f"{what} gives up a sum that is not the newest one")
+        if published is None or record.gives_up != self._published_digest or self._again is not None:
+            self._find("given-up", f"{what} gives up a sum that is not the newest one, or was given up before")
             return
         roster = self._rosters.get(published.roster)
         least = max(self._plan.min_sites, 1 if roster is None else roster.min_sites)
@@ -276,7 +281,7 @@ class RecordChain:
     def _check_invited(self, record: RoundRecord, roster: Roster, what: str) -> None:
         """Check that every invited site is in the sum or named with a reason, and nobody else."""
         sites, named = set(roster.having(Role.SITE)), record.members.keys() | record.excluded.keys()
-        invited = invited_sites(self._plan, roster, record.roster, record.round_id, self._counted)
+        invited = invited_sites(self._plan, roster, record.roster, record.round_id, self._counted, self._again)
         strangers = named - sites
         if strangers:
             self._find("not-a-member", f"{what} names {min(strangers)}, which is not a site of its roster")
@@ -285,6 +290,8 @@ class RecordChain:
         left_out = invited - named
         if left_out:
             self._find("unnamed-exclusion", f"{what}: site {min(left_out)} was invited and is not accounted for")
+        if self._again is not None and record.outcome == "published" and record.excluded:
+            self._find("given-up", f"{what}: {min(record.excluded)} is not in it, but was in the sum that was given up")
         uninvited = named & sites - invited
         if uninvited:
             self._find("not-invited", f"{what} names site {min(uninvited)}, which the draw did not invite")

@@ -4,6 +4,10 @@ All sites of a roster are invited, or a percentage of them that the plan says. W
 by others than the aggregator: the plan, the roster under which the attempt opened, and who was counted with what in the
 last published sum. Those are digests of what sites have signed, with their random nonces in them. An aggregator that
 does not like a draw can only let the attempt fail, which leaves a record.
+
+Where a sum was given up, its number is tried again by all of its own members and nobody else: whoever spoilt it can
+open it, and would read off the difference what a site has sent that is in one of the two sums only. Who stays away is
+for people to decide, by a roster.
 """
 
 from __future__ import annotations
@@ -51,15 +55,20 @@ def draw(sites: Set[str], number: int, round_id: RoundId, roster: str, counted: 
     return frozenset(order[:number])
 
 
-def invited_sites(plan: PublicPlan, roster: Roster, digest: str, round_id: RoundId, counted: str) -> frozenset[str]:
+def invited_sites(
+    plan: PublicPlan, roster: Roster, digest: str, round_id: RoundId, counted: str, again: Set[str] | None = None
+) -> frozenset[str]:
     """Return the sites that have to be invited to an attempt.
 
     Args:
         roster: the one under which it opens.
         digest: of that roster.
         counted: as for `draw`.
+        again: members of the sum that was given up at this number; None if there is none.
     """
     sites = frozenset(roster.having(Role.SITE))
+    if again is not None:
+        return sites & again
     number = drawn_number(len(sites), plan.sample_percent, max(plan.min_sites, roster.min_sites))
     return draw(sites, number, round_id, digest, counted)
 

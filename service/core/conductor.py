@@ -96,18 +96,21 @@ class Conductor:
 
     def _load(self, tx: Transaction, row: FederationRow, roster: Signed[Roster]) -> Federation:
         plan = row.parsed.plan
-        newest = tx.newest_round(row.name)
+        newest, before = tx.newest_round(row.name), self._sum(tx, row.name)
         round_ = None
         if newest is not None:
+            invited = tx.invited(newest.id)
+            again = before is not None and before.given_up and before.number == newest.id.number
+            least = roster_of(tx, row.name, newest.basis.roster_version).body.min_sites
             round_ = Round(
                 newest.id.number,
                 newest.id.attempt,
                 newest.phase,
                 newest.opened_at,
                 newest.deadline_at,
-                tx.invited(newest.id),
+                invited,
                 tx.completed(newest.id),
-                roster_of(tx, row.name, newest.basis.roster_version).body.min_sites,
+                max(least, len(invited)) if again else least,
             )
         min_sites = max(plan.min_sites, roster.body.min_sites)
         draws = plan.sample_percent < 100
@@ -118,7 +121,7 @@ class Conductor:
             round=round_,
             paused_at=row.paused_at,
             later=0 if newest is None else tx.attempts(row.name, newest.id.number + 1),
-            again=self._again(tx, newest),
+            sum=before,
             name=row.name,
             roster=roster.body_digest,
             counted=self._counted(tx, row.name) if draws else NO_RECORD,
@@ -127,19 +130,16 @@ class Conductor:
 
     def _counted(self, tx: Transaction, federation: str) -> str:
         """Return what the next draw depends on."""
-        last = tx.last_published(federation)
-        row = None if last is None else tx.round(last)
+        row = tx.newest_sum(federation)
         if row is None or row.record is None:
             return NO_RECORD
         return members_digest(Signed.parse(RoundRecord, row.record).body.members)
 
-    def _again(self, tx: Transaction, newest: RoundRow | None) -> tuple[int, int] | None:
-        """Return what opens after an attempt whose record has given up the sum before it."""
-        if newest is None or newest.phase is not Phase.FAILED or newest.record is None:
+    def _sum(self, tx: Transaction, federation: str) -> events.Sum | None:
+        row = tx.newest_sum(federation)
+        if row is None:
             return None
-        record = Signed.parse(RoundRecord, newest.record).body
-        given_up = None if record.gives_up is None else tx.round_of_record(newest.id.federation, record.gives_up)
-        return None if given_up is None else (given_up.id.number, given_up.id.attempt + 1)
+        return events.Sum(row.id.number, row.id.attempt, tx.completed(row.id), row.phase is Phase.REJECTED)
 
     def _persist(self, tx: Transaction, row: FederationRow, roster: Signed[Roster], action: Action, at: int) -> None:
         name = row.name

@@ -36,6 +36,7 @@ __all__ = [
     "StageChanged",
     "Started",
     "Stopped",
+    "Sum",
     "Terms",
     "Tick",
 ]
@@ -75,8 +76,8 @@ class Terms:
 class Round:
     """One attempt at one round. Units: `opened_at`, `deadline_at` in seconds since 1970, UTC.
 
-    `min_sites` is what the roster that it opened under asks for: a later one may ask for more, and then more are
-    needed, but never for less.
+    `min_sites` is what the roster that it opened under asks for, or all of the invited where a sum of the number was
+    given up: a later roster may ask for more, and then more are needed, but never for less.
     """
 
     number: int
@@ -90,13 +91,22 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """The newest sum: the attempt, its members, and whether it was given up, so that they try its number again."""
+
+    number: int
+    attempt: int
+    members: frozenset[str]
+    given_up: bool = False
+
+
+@dataclass(frozen=True)
 class Federation:
     """A federation and its newest attempt, which is the only one that can still change.
 
     `paused_at` is set while it is paused. `name`, `roster` (a digest), `counted` and, if the newest attempt is
     published in this step, `submitted` are what the next draw depends on: see `he_agg.documents.draw`.
-    `later` is how many attempts the number after the newest one's has had. `again` are number and attempt of what opens
-    after the newest attempt, if that is not what would follow it.
+    `later` is how many attempts the number after the newest one's has had. `sum` is the newest sum, if there is one.
     """
 
     terms: Terms
@@ -109,7 +119,7 @@ class Federation:
     counted: str = ""
     submitted: Mapping[str, str] = field(default_factory=dict)
     later: int = 0
-    again: tuple[int, int] | None = None
+    sum: Sum | None = None
 
 
 # What happens.

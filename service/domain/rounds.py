@@ -17,7 +17,7 @@ A new group key and a new roster hold at once for rounds that open. An open roun
 attempt opens under the new ones; a closed one is finished under those that it opened under.
 
 The operator may give up a published sum that its sites have rejected, as long as nobody has gone on from it: the open
-round after it fails, and another attempt at its own number opens.
+round after it fails, and another attempt at its own number opens, for the members of that sum, all of them or none.
 
 While a federation is paused its deadline stands still and no round opens; an open one goes on taking what is under way,
 and a closed one gets its sum. Resuming moves the deadline by the length of the pause, or opens the round that is due.
@@ -62,6 +62,7 @@ from service.domain.events import (
     StageChanged,
     Started,
     Stopped,
+    Sum,
 )
 
 __all__ = ["exclusions", "step"]
@@ -153,8 +154,10 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
             and current.phase is Phase.OPEN
             and current.number == number + 1
             and state.stage in (Stage.RUNNING, Stage.PAUSED)
+            and state.sum is not None
+            and (state.sum.number, state.sum.attempt, state.sum.given_up) == (number, attempt, False)
         ):
-            state = replace(state, again=(number, attempt + 1))
+            state = replace(state, sum=replace(state.sum, given_up=True))
             state, failed = _fail(state, current, "round-disputed", now, gives_up=(number, attempt))
             return state, [GivenUp(number, attempt), *failed]
         case EpochChanged() if current is not None and current.phase is Phase.OPEN:
@@ -171,9 +174,14 @@ def _is(current: Round, number: int, attempt: int, *phases: Phase) -> bool:
 
 def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Federation, list[Action]]:
     deadline_at = math.ceil(now + state.terms.deadline_s)  # never earlier than promised
-    many = drawn_number(len(state.sites), state.terms.sample_percent, state.terms.min_sites)
-    invited = draw(state.sites, many, RoundId(state.name, number, attempt), state.roster, state.counted)
-    opened = Round(number, attempt, Phase.OPEN, int(now), deadline_at, invited, min_sites=state.terms.min_sites)
+    least = state.terms.min_sites
+    if state.sum is not None and state.sum.given_up and state.sum.number == number:
+        invited = state.sites & state.sum.members
+        least = max(least, len(invited))
+    else:
+        many = drawn_number(len(state.sites), state.terms.sample_percent, least)
+        invited = draw(state.sites, many, RoundId(state.name, number, attempt), state.roster, state.counted)
+    opened = Round(number, attempt, Phase.OPEN, int(now), deadline_at, invited, min_sites=least)
     return replace(state, round=opened), [Opened(opened)]
 
 
@@ -200,7 +208,7 @@ def _close(state: Federation, current: Round) -> tuple[Federation, list[Action]]
 
 def _publish(state: Federation, current: Round, now: float) -> tuple[Federation, list[Action]]:
     published = replace(current, phase=Phase.PUBLISHED)
-    state = replace(state, round=published)
+    state = replace(state, round=published, sum=Sum(current.number, current.attempt, current.complete))
     if state.terms.sample_percent < 100:
         state = replace(state, counted=members_digest({site: state.submitted[site] for site in current.complete}))
     actions: list[Action] = [Published(published)]
@@ -233,4 +241,7 @@ def _fail(
 
 def _after_failed(state: Federation, failed: Round) -> tuple[int, int]:
     """Return number and attempt of what opens after a failed attempt."""
-    return state.again or (failed.number, failed.attempt + 1)
+    before = state.sum
+    if before is not None and before.given_up and failed.number == before.number + 1:
+        return before.number, before.attempt + 1
+    return failed.number, failed.attempt + 1

@@ -192,30 +192,32 @@ def resume(store: Store, conductor: Conductor, name: str) -> None:
 
 
 def dispute(store: Store, conductor: Conductor, name: str) -> None:
-    """Give up the newest sum of a federation, which sites have rejected: the same round is tried again.
+    """Give up the newest sum of a federation, which sites have rejected: its members try the same round again.
 
     Raises:
-        InputError: no such federation, its sites are drawn, its newest sum is not disputed, or no round is open
-            after it.
+        InputError: no such federation, its newest sum is not disputed, too few of its members are left, or no round is
+            open after it.
     """
     with store.write() as tx:
         plan = _known(tx, name).parsed.plan
-        if plan.sample_percent < 100:
-            raise InputError(
-                Reason.BAD_ARGUMENT,
-                f"federation {name}: expected one that invites all sites to each round, this one draws "
-                f"{plan.sample_percent} % of them",
-                "another draw is another set, and the difference of two sets of one round shows what a few sites sent",
-            )
         conductor.tick_in(tx, name)
-        last, newest = tx.last_published(name), tx.newest_round(name)
-        row = None if last is None else tx.round(last)
-        if row is None or standing_of(tx, row) is not Standing.DISPUTED:
+        row, newest = tx.newest_sum(name), tx.newest_round(name)
+        if row is None or row.phase is not Phase.PUBLISHED or standing_of(tx, row) is not Standing.DISPUTED:
             raise InputError(
                 Reason.BAD_ARGUMENT,
                 f"federation {name}: expected a sum that sites have rejected and too few have opened, "
-                f"{'there is no sum' if row is None else f'that of round {row.id} is not'}",
+                f"{'there is no sum' if row is None else f'that of round {row.id} is not, or is given up already'}",
                 "`he-agg federation show` shows what sites have said",
+            )
+        roster = newest_roster(tx, name).body
+        members, least = tx.completed(row.id), max(plan.min_sites, roster.min_sites)
+        if len(left := members & set(roster.having(Role.SITE))) < least:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"federation {name}: round {row.id} is tried again by its own members only, of whom the roster has "
+                f"{len(left)}, and {least} must be in a sum",
+                "other sites cannot take their places: the difference of the two sums would show what they send. End "
+                "it (`he-agg federation end`), and found another federation that goes on from the last model",
             )
         if newest is None or newest.phase is not Phase.OPEN or newest.id.number != row.id.number + 1:
             raise InputError(

@@ -72,11 +72,6 @@ class RoundRows(Queries):
 
         return self._once(("newest round", federation), find)
 
-    def round_of_record(self, federation: str, digest: str) -> RoundRow | None:
-        """Return the attempt whose record has this digest."""
-        these = (rounds.c.federation == federation) & (rounds.c.record_digest == digest)
-        return self._first(_round, _ROUNDS.where(these))
-
     def attempts(self, federation: str, number: int) -> int:
         """Return the newest attempt at a number; 0 if there was none."""
         these = (rounds.c.federation == federation) & (rounds.c.number == number)
@@ -86,6 +81,11 @@ class RoundRows(Queries):
         """Return the newest attempt with a sum."""
         of_it = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value)
         return self._first(_id, select(rounds.c.id).where(of_it).order_by(rounds.c.number.desc()).limit(1))
+
+    def newest_sum(self, federation: str) -> RoundRow | None:
+        """Return the attempt that got a sum last, whether that was given up or not."""
+        these = (rounds.c.federation == federation) & rounds.c.phase.in_(_WITH_MEMBERS)
+        return self._first(_round, _ROUNDS.where(these).order_by(rounds.c.chain_index.desc()).limit(1))
 
     def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
         """Return all attempts in these phases."""

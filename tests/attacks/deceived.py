@@ -23,11 +23,20 @@ class Deceived(Hospitals):
     """All sites talk to the liar, who is honest until told otherwise."""
 
     def __init__(
-        self, server, root: Path, *, codec: str = "hybrid", value_bits: int = 24, weight_cap: int = 100, rounds: int = 2
+        self,
+        server,
+        root: Path,
+        *,
+        codec: str = "hybrid",
+        value_bits: int = 24,
+        weight_cap: int = 100,
+        rounds: int = 2,
+        sample_percent: int = 100,
     ) -> None:
         layout = Layout.of({"w": np.zeros(VALUES if codec == "hybrid" else 5000)}, clip=1.0, weight_cap=weight_cap)
         # The widest values: two limbs, so that there are three sections to attack.
         terms = {"max_sites": 5, "min_sites": 2, "value_bits": value_bits, "rounds": rounds, "part_bytes": 2**16}
+        terms["sample_percent"] = sample_percent
         plan = Plan.create(f"attack-{next(_numbers)}", layout, codec=codec, **terms)
         super().__init__(server, root, plan)
         key = AggregatorKey.load_or_create(server.data_dir).signing_key

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import time
+from dataclasses import replace
 
 import pytest
 
 from client_sdk._protocol import prepare
 from he_agg.audit import audit
+from he_agg.documents.roster import Role
 from he_agg.documents.verdict import OPENED, REJECTED
 from he_agg.errors import InputError, ProtocolError, Reason
 from service.operator import operations
 from tests.attacks.members import WrongTags
 from tests.support.peers import operator
-from tests.support.real import SITES
-from tests.support.trust import AUDITOR
+from tests.support.real import SITES, until
+from tests.support.trust import AUDITOR, identity_of
 
 A, B, C = SITES
 
@@ -37,6 +40,13 @@ def spoil(world, monkeypatch) -> str:
 def dispute(world) -> None:
     with operator(world.server.data_dir) as (store, conductor):
         operations.dispute(store, conductor, world.name)
+
+
+def pass_time(world) -> None:
+    """The deadline of the open round has come."""
+    with operator(world.server.data_dir) as (_, conductor):
+        conductor._clock = lambda: time.time() + 3601
+        conductor.tick_all()
 
 
 def findings(world):
@@ -69,6 +79,61 @@ def test_a_spoilt_round_is_tried_again(world, monkeypatch):
     assert said(world, again) == dict.fromkeys(SITES, OPENED)
 
 
+def test_sites_that_were_drawn_try_it_again_and_no_others(found, monkeypatch):
+    """Another draw would be another set: the spoiler, who can open both sums, would see what the change has sent."""
+    world = found(codec="ckks", value_bits=16, rounds=3, sample_percent=60)
+    first = f"{world.name}.1.1"
+    honest, bad = sorted(world.peers[A].current(wait=5)["invited"])
+    (other,) = set(SITES) - {honest, bad}
+    world.submit(honest)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "RoundMac", WrongTags)
+        world.submit(bad)
+    world.assert_rejected(honest, first)
+    for attempt in range(2, 5):  # as many draws of all three would have brought the other one in
+        dispute(world)
+        again = f"{world.name}.1.{attempt}"
+        assert world.open_sites[other].current() is None
+        assert world.submit(honest) == again
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare, "RoundMac", WrongTags)
+            assert world.submit(bad) == again
+        world.assert_rejected(honest, again)
+    dispute(world)
+    last = world.submit(honest, bad)
+    world.assert_honest(honest, last, members=(honest, bad))
+    with pytest.raises(InputError, match="is not"):
+        dispute(world)  # the second sum of the same number was opened, and those before are no sums any more
+    assert findings(world) == []
+
+
+def test_nobody_takes_the_place_of_a_member_that_was_removed(world, monkeypatch):
+    spoil(world, monkeypatch)
+    world.assert_rejected(A, f"{world.name}.1.1")
+    members = {name: one for name, one in world.consortium.roster.body.members.items() if name != C}
+    members["hospital-d"] = identity_of("hospital-d").member([Role.SITE])
+    roster = world.consortium.next_roster(members, min_sites=2)
+    with operator(world.server.data_dir) as (store, conductor):
+        operations.bring_roster(store, conductor, world.name, roster.encode())
+    dispute(world)
+    again = world.submit(A, B)
+    assert again == f"{world.name}.1.2"
+    world.assert_honest(A, again, members=(A, B))
+    later = {name: one for name, one in members.items() if name != B}
+    assert world.peers[A].current(wait=5)["invited"] == [A, B, "hospital-d"]
+    assert findings(world) == []
+    # Of a sum of two one is not enough.
+    spoilt = world.submit(A, B, number=2)
+    pass_time(world)
+    until(lambda: world.peers[A].record(spoilt).status_code == 200)
+    assert world.peers[A].judge(spoilt, REJECTED).status_code == 201
+    next_one = replace(world.consortium, roster=roster).next_roster(later, min_sites=2)
+    with operator(world.server.data_dir) as (store, conductor):
+        operations.bring_roster(store, conductor, world.name, next_one.encode())
+    with pytest.raises(InputError, match="of whom the roster has 1, and 2"):
+        dispute(world)
+
+
 def test_who_has_opened_a_sum_takes_part_in_no_other_set_of_the_round(world):
     """Two members say that a good sum is bad: the next set, without one more site, would show what that one sent."""
     round_id = world.submit(A, B, C)
@@ -81,6 +146,8 @@ def test_who_has_opened_a_sum_takes_part_in_no_other_set_of_the_round(world):
     assert caught.value.reason is Reason.CHAIN_MISMATCH
     again = world.submit(B, C)
     assert again == f"{world.name}.1.2"
+    pass_time(world)
+    assert world.peers[B].record(again).json()["body"]["outcome"] == "failed"  # without A there is no sum
     log = (world.directory(A) / "security.log").read_text().splitlines()
     assert {json.loads(line)["event"] for line in log} == {"second-set-refused"}
     assert findings(world) == []

@@ -160,6 +160,47 @@ def test_drawn_sites_can_be_drawn_again():
     assert last([one, two], {"stranger": "absent"}) == ["not-a-member"]
 
 
+def given_up(said, *later):
+    """A sum of the first two sites, what they say of it, a record that gives it up, and what comes after."""
+    history = History(PEOPLE, AGGREGATOR_KEY, PLAN)
+    history.round(1, 1, SITES[:2])
+    for site, found in zip(SITES, said, strict=False):
+        history.judge(site, found)
+    history.round(2, 1, [], gives_up=history.head, excluded=dict.fromkeys(SITES, "round-disputed"))
+    for number, attempt, members, changed in later:
+        history.round(number, attempt, members, **changed)
+    return kinds(check(history.encode()))
+
+
+REJECTED_BY_BOTH = ("rejected", "rejected")
+
+
+@pytest.mark.parametrize(
+    ("said", "later", "found"),
+    [
+        (REJECTED_BY_BOTH, [(1, 2, SITES[:2], {"excluded": {}}), (2, 2, SITES, {})], []),
+        (("rejected", "opened"), [(1, 2, [], {"excluded": dict.fromkeys(SITES[:2], "absent")})], []),
+        (("opened", "opened"), [], ["given-up"]),
+        (("opened",), [], ["given-up"]),
+        (REJECTED_BY_BOTH, [(2, 2, SITES, {})], ["round-order", "not-invited"]),
+        (REJECTED_BY_BOTH, [(1, 2, SITES, {})], ["not-invited"]),
+        (REJECTED_BY_BOTH, [(1, 2, SITES[1:], {"excluded": {SITES[0]: "absent"}})], ["given-up", "not-invited"]),
+        (REJECTED_BY_BOTH, [(1, 2, SITES[1:3], {"excluded": {}})], ["unnamed-exclusion", "not-invited"]),
+    ],
+)
+def test_a_sum_is_given_up_for_a_reason_and_tried_again_by_all_of_its_members(said, later, found):
+    assert given_up(said, *later) == found
+
+
+def test_a_sum_is_given_up_once():
+    history = History(PEOPLE, AGGREGATOR_KEY, PLAN)
+    disputed = history.round(1, 1, SITES).record.digest
+    history.judge(SITES[0], "rejected")
+    for number in (2, 1):
+        history.round(number, 3 - number, [], gives_up=disputed)
+    assert kinds(check(history.encode())) == ["given-up"]
+
+
 # What anybody on the way could do: no key is needed for it.
 
 

@@ -12,7 +12,7 @@ import pytest
 from client_sdk._disk.chain import Chain, Link
 from client_sdk._effects import Request, Response
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.poll import next_round, open_round
+from client_sdk._protocol.poll import last_published, next_round, open_round
 from he_agg import canonical
 from he_agg.documents.record import NO_RECORD
 from he_agg.documents.roster import Member, Role, Roster
@@ -264,6 +264,86 @@ def test_missed_record_that_is_not_to_be_believed(tmp_path, change, what):
     refuse_before_encrypting(session, server, what)
     server.chain[1] = honest
     assert_mean_of(take_part(session, server)[1], PLAN, ALL)
+
+
+def given_up(tmp_path):
+    """Round 1 has a sum of a and b, which the record of the failed round 2.1 gives up; 1.2 is open for the two."""
+    session, server = session_for(tmp_path, PLAN), FakeAggregator(PLAN)
+    World(server).run(_flows.submit(session, server.opened, update_of()))
+    server.others_submit("b")
+    server.close()
+    server.open(RoundId("test", 2, 1))
+    server.fail(gives_up=server.chain[0].digest)
+    server.open(RoundId("test", 1, 2))
+    opened = server.attempt
+    assert opened is not None
+    server.attempt = dataclasses.replace(opened, invited=("a", "b"))
+    return session, server
+
+
+def test_sum_that_was_given_up_is_tried_again_by_its_members(tmp_path):
+    session, server = given_up(tmp_path)
+    assert World(server).run(last_published(session)) is None
+    world = World(server)
+    world.run(_flows.submit(session, world.run(open_round(session)), update_of()))
+    server.others_submit("b")
+    server.close(excluded={})
+    assert_mean_of(world.run(_flows.fetch(session, RoundId("test", 1, 2))), PLAN, ALL[:2])
+    server.open(RoundId("test", 2, 2))
+    server.fail()
+    server.open(RoundId("test", 2, 3))
+    assert World(server).run(last_published(session)) == RoundId("test", 1, 2)
+    assert_mean_of(take_part(session, server)[1], PLAN, ALL)  # all three are in it again
+    assert security_log(session) == []
+
+
+@pytest.mark.parametrize(
+    ("attempt", "what"),
+    [
+        ({"invited": ("a", "b", "c")}, "state, invited sites"),
+        ({"invited": ("a", "c")}, "state, invited sites"),
+        ({"number": 2, "attempt": 2}, "round after a sum was given up"),
+    ],
+)
+def test_another_set_or_round_after_a_sum_that_was_given_up(tmp_path, attempt, what):
+    session, server = given_up(tmp_path)
+    server.attempt = dataclasses.replace(server.attempt, **attempt)
+    with pytest.raises(ProtocolError, match=what):
+        World(server).run(open_round(session))
+    assert [line["what"] for line in security_log(session)] == [what]
+
+
+@pytest.mark.parametrize(
+    ("members", "excluded", "what"),
+    [("bc", ["a"], "invited sites"), ("b", ["a"], "members after a sum was given up")],
+)
+def test_record_of_another_set_after_a_sum_that_was_given_up(tmp_path, members, excluded, what):
+    session, server = given_up(tmp_path)
+    server.others_submit(members)
+    server.close(excluded=dict.fromkeys(excluded, "absent"))
+    server.open(RoundId("test", 2, 2))
+    with pytest.raises(ProtocolError, match=f"record 3, {what}"):
+        World(server).run(open_round(session))
+    assert len(session.chain) == 2
+
+
+@pytest.mark.parametrize("which", ["none such", "an older one", "twice"])
+def test_record_that_gives_up_another_sum_than_the_newest(tmp_path, which):
+    session, server = session_for(tmp_path, PLAN), FakeAggregator(PLAN)
+    for number in (1, 2):
+        server.open(RoundId("test", number, 1))
+        without_us(server)
+    server.open(RoundId("test", 3, 1))
+    if which == "twice":
+        server.fail(gives_up=server.chain[1].digest)
+        server.open(RoundId("test", 2, 2))
+    other = {"none such": "ab" * 32, "an older one": server.chain[0].digest}.get(which, server.chain[1].digest)
+    server.fail(gives_up=other, excluded=dict.fromkeys("bc" if which == "twice" else "abc", "absent"))
+    server.open(RoundId("test", 2, 3))
+    index = len(server.chain)
+    with pytest.raises(ProtocolError, match=f"record {index}, sum that it gives up"):
+        World(server).run(open_round(session))
+    assert len(session.chain) == index - 1
 
 
 def signed_record(signed, **changed):
@@ -588,7 +668,15 @@ def test_manifests_answer_is_bounded(tmp_path):
 
 def test_lines_of_the_chain_are_canonical(tmp_path):
     chain = Chain(tmp_path / "x.chain")
-    chain.append(1, Link("a" * 64, "b" * 64, 7, 3))
+    chain.append(1, Link("a" * 64, "b" * 64, 7, 3, 1))
     line = (tmp_path / "x.chain").read_bytes()
-    assert json.loads(line) == {"index": 1, "digest": "a" * 64, "counted": "b" * 64, "roster": 7, "epoch": 3}
+    assert json.loads(line) == {
+        "index": 1,
+        "digest": "a" * 64,
+        "counted": "b" * 64,
+        "roster": 7,
+        "epoch": 3,
+        "published": 1,
+        "again": 0,
+    }
     assert canonical.encode(json.loads(line)) + b"\n" == line

@@ -701,7 +701,7 @@ class Site:
         self.identity, self.key, self.plan, self.rosters = identity, key, key.plan, rosters
         self.client = Client(url, identity, key.federation)
         self.index, self.head, self.counted, self.due = 0, ZEROS, ZEROS, (1, 1)
-        self.tried, self.published = {}, (0, ZEROS)
+        self.tried, self.published, self.again = {}, (0, ZEROS, ()), None
 
     def open_round(self):
         """PROTOCOL.md: GET /v1/federations/{federation}/state?wait=S&after=D. Waits for one of this site's."""
@@ -763,14 +763,18 @@ class Site:
         need((body["round"], body["attempt"]) == self.due, "record: number")
         need(not body["members"].keys() & body["excluded"].keys(), "record: members and excluded")
         need(body["members"].keys() | body["excluded"].keys() == self.invited(roster, body), "record: invited sites")
+        whole = self.again is None or not body["excluded"] or body["outcome"] == "failed"
+        need(whole, "record: all members of the sum that was given up")
         self.index, self.head = body["index"], sha256(data)
         published = body["outcome"] == "published"
         self.tried[body["round"]] = body["attempt"]
         if published:
             self.counted = sha256(canonical(body["members"]))
-            self.published = body["round"], self.head
+            self.published, self.again = (body["round"], self.head, body["members"]), None
         given_up = body["gives_up"]
-        need(given_up is None or (not published and given_up == self.published[1]), "record: gives_up")
+        if given_up is not None:
+            need(not published and given_up == self.published[1] and self.again is None, "record: gives_up")
+            self.again = set(self.published[2])
         number = self.published[0] if given_up else body["round"] + published
         self.due = (number, self.tried.get(number, 0) + 1)
         return body
@@ -778,6 +782,8 @@ class Site:
     def invited(self, roster, body):
         """FORMAT.md: Body of a record. Draws the sites that had to be invited."""
         sites, plan = keys_of(roster, "site"), self.plan.public
+        if self.again is not None:
+            return self.again & sites.keys()
         share = -(-plan["sample_percent"] * len(sites) // 100)
         seed = {name: body[name] for name in ("federation", "round", "attempt", "roster")}
         seed = sha256(canonical(seed | {"draw": 1, "counted": self.counted}))

@@ -114,7 +114,7 @@ def _base64(data):
 
 
 def transcript():
-    """Two rosters, a sum of two, a failure, a sum of three under the second roster and the second epoch."""
+    """Two rosters, a sum that is given up, the same set again, a draw under the second roster and the second epoch."""
 
     def member(name, role, suite="x25519"):
         receiving = None if suite is None else Receiving(suite, "5a" * SUITE_BYTES[suite])
@@ -137,9 +137,10 @@ def transcript():
     history.round(1, 1, sites[:2], roster=rosters[0])
     history.judge(sites[0], "opened")
     history.judge(sites[1], "rejected")
-    history.round(2, 1, [], roster=rosters[0])
+    history.round(2, 1, [], roster=rosters[0], gives_up=history.head)
     history.epoch = 2
-    counted = members_digest(history.entries[0].record.body.members)
+    history.round(1, 2, sites[:2], excluded={})
+    counted = members_digest(history.entries[2].record.body.members)
     drawn = draw(set(sites), 2, RoundId("test", 2, 2), rosters[1].body_digest, counted)
     history.round(2, 2, sorted(drawn), excluded={})
     return history.encode().decode()

@@ -303,9 +303,11 @@ def check_request(case, _):
     need(verifies(case["public_key"], raw, "\n".join(lines).encode()), "signature")
 
 
-def invited(plan, roster, body, counted):
-    """Draw the sites of a record's attempt."""
+def invited(plan, roster, body, counted, again):
+    """Draw the sites of a record's attempt, unless a sum of its number was given up."""
     sites = with_role(roster, "site")
+    if again is not None:
+        return again & sites.keys()
     share = -(-plan["sample_percent"] * len(sites) // 100)
     seed = {key: body[key] for key in ("federation", "round", "attempt", "roster")} | {"draw": 1, "counted": counted}
     text = sha256(canonical(seed)).hex()
@@ -323,6 +325,8 @@ def check_transcript(content):
     rosters, newest, previous, counted, index, waiting = {}, None, "0" * 64, "0" * 64, 0, {}
     last: dict = {}
     judges: list = []
+    summed: dict = {}
+    again = None
     for line in lines:
         kind = parse(line)["kind"]
         body, signatures = read(line, kind)
@@ -352,9 +356,15 @@ def check_transcript(content):
         index += 1
         need(body["index"] == index, "index")
         need(body["members"] == {site: id_ for site, (id_, _) in waiting.items()}, "members")
-        need(body["members"].keys() | body["excluded"].keys() == invited(first["plan"], keys, body, counted), "invited")
+        named = body["members"].keys() | body["excluded"].keys()
+        need(named == invited(first["plan"], keys, body, counted, again), "invited")
         if body["outcome"] == "published":
+            need(again is None or not body["excluded"], "all of the set")
             counted = sha256(canonical(body["members"])).hex()
+            summed, again = {"id": sha256(line.encode()).hex(), "members": set(body["members"])}, None
+        elif body["gives_up"] is not None:
+            need(body["gives_up"] == summed["id"] and again is None, "gives_up")
+            again = summed["members"]
         need(not body["members"] or len(body["members"]) >= keys["min_sites"], "number of sites")
         same = ("round", "attempt", "epoch", "key_id")
         need(all(m[key] == body[key] for _, m in waiting.values() for key in same), "round, epoch, key")

@@ -34,6 +34,7 @@ from service.domain.events import (
     StageChanged,
     Started,
     Stopped,
+    Sum,
     Terms,
     Tick,
 )
@@ -52,6 +53,10 @@ def paused(phase, *complete, **more):
     return replace(at(phase, *complete, stage=Stage.PAUSED, **more), paused_at=1050)
 
 
+def after_sum(state, given_up=False):
+    return replace(state, sum=Sum(1, 1, SITES, given_up))
+
+
 NEW = Federation(TERMS, SITES)
 # (state, event, now, phase and attempt afterwards, stage afterwards, kinds of actions)
 EDGES: dict[str, tuple] = {
@@ -60,21 +65,32 @@ EDGES: dict[str, tuple] = {
     "start again": (at(Phase.OPEN), Started(), 1001, (1, 1, Phase.OPEN), Stage.RUNNING, []),
     "start after the end": (replace(NEW, stage=Stage.ENDED), Started(), 1000, None, Stage.ENDED, []),
     "a rejected sum is given up": (
-        at(Phase.OPEN, "a", number=2), GaveUp(1, 1), 1001, (1, 2, Phase.OPEN), Stage.RUNNING,
+        after_sum(at(Phase.OPEN, "a", number=2)), GaveUp(1, 1), 1001, (1, 2, Phase.OPEN), Stage.RUNNING,
         [GivenUp, Failed, Opened],
     ),
     "given up at rest": (
-        paused(Phase.OPEN, number=2), GaveUp(1, 1), 1060, (2, 1, Phase.FAILED), Stage.PAUSED, [GivenUp, Failed],
+        after_sum(paused(Phase.OPEN, number=2)), GaveUp(1, 1), 1060, (2, 1, Phase.FAILED), Stage.PAUSED,
+        [GivenUp, Failed],
     ),
     "resumed after it was given up": (
-        replace(paused(Phase.FAILED, number=2), again=(1, 2)), Resumed(), 1060, (1, 2, Phase.OPEN), Stage.RUNNING,
+        after_sum(paused(Phase.FAILED, number=2), given_up=True), Resumed(), 1060, (1, 2, Phase.OPEN), Stage.RUNNING,
         [StageChanged, Opened],
     ),
+    "given up twice": (
+        after_sum(at(Phase.OPEN, attempt=2), given_up=True), GaveUp(1, 1), 1001, (1, 2, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "tried again without success": (
+        after_sum(at(Phase.OPEN, attempt=2), given_up=True), Tick(), 1100, (1, 3, Phase.OPEN), Stage.RUNNING,
+        [Failed, Opened],
+    ),
     "given up while the next is being folded": (
-        at(Phase.CLOSED, "a", "b", number=2), GaveUp(1, 1), 1001, (2, 1, Phase.CLOSED), Stage.RUNNING, [],
+        after_sum(at(Phase.CLOSED, "a", "b", number=2)), GaveUp(1, 1), 1001, (2, 1, Phase.CLOSED), Stage.RUNNING, [],
     ),
     "given up when others have gone on": (
-        at(Phase.OPEN, number=2), GaveUp(2, 1), 1001, (2, 1, Phase.OPEN), Stage.RUNNING, [],
+        after_sum(at(Phase.OPEN, number=2)), GaveUp(2, 1), 1001, (2, 1, Phase.OPEN), Stage.RUNNING, [],
+    ),
+    "another attempt than that of the sum is given up": (
+        after_sum(at(Phase.OPEN, number=2)), GaveUp(1, 2), 1001, (2, 1, Phase.OPEN), Stage.RUNNING, [],
     ),
     "the next round after it was tried again": (
         replace(at(Phase.FOLDING, "a", "b", attempt=2), later=1), Folded(1, 2), 1150, (2, 2, Phase.OPEN),
@@ -259,6 +275,29 @@ def test_a_percentage_of_the_sites_is_drawn_from_what_was_known_before():
     state, _ = step(replace(state, submitted={site: f"id of {site}" for site in sites}), Folded(1, 1), 1003)
     counted = members_digest({site: f"id of {site}" for site in invited})
     assert state.round.invited == draw(sites, 10, RoundId("f", 2, 1), "ab" * 32, counted)
+
+
+def test_who_was_in_a_sum_that_is_given_up_tries_it_again_and_nobody_else():
+    sites, terms = frozenset(f"site-{i}" for i in range(20)), replace(TERMS, sample_percent=50)
+    members = frozenset(f"site-{i}" for i in range(7))
+    state = Federation(terms, sites, name="f", roster="ab" * 32, counted=NO_RECORD)
+    opened = Round(2, 1, Phase.OPEN, 1000, 1100, sites)
+    state = replace(state, stage=Stage.RUNNING, round=opened, sum=Sum(1, 1, members))
+    state, _ = step(state, GaveUp(1, 1), 1001)
+    assert (state.round.number, state.round.attempt, state.round.invited) == (1, 2, members)
+    state, _ = step(replace(state, sites=sites - {"site-3"} | {"new"}), Tick(), 10**4)
+    assert (state.round.number, state.round.attempt, state.round.invited) == (1, 3, members - {"site-3"})
+    state, _ = step(state, Tick(), 10**5)
+    assert (state.round.attempt, state.round.invited) == (4, members - {"site-3"})
+    for site in sorted(state.round.invited)[1:]:
+        state, _ = step(state, Completed(1, 4, site), 10**5)
+    without_one, _ = step(state, Tick(), 10**6)
+    assert (without_one.round.number, without_one.round.attempt) == (1, 5)
+    state, _ = step(state, Completed(1, 4, min(state.round.invited)), 10**5)
+    state, _ = step(replace(state, submitted=dict.fromkeys(sites, "id")), FoldBegan(1, 4), 10**5)
+    state, _ = step(state, Folded(1, 4), 10**5)
+    assert (state.round.number, len(state.round.invited)) == (2, 10)
+    assert state.round.invited - members  # drawn of all again
 
 
 def test_a_draw_never_invites_too_few():
