@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from he_agg.documents.roster import Roster
+from he_agg.documents.roster import Member, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
-from service.core.roster_cache import newest_roster, signer_in
+from service.core.roster_cache import former_members, newest_roster, signer_in
 from service.core.state import States
 from service.core.submissions.announce import Announcements
 from service.core.submissions.capacity import Capacity
@@ -118,6 +118,11 @@ class Aggregator:
             if tx.federation(federation) is not None:
                 return newest_roster(tx, federation)
         raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {federation} here")
+
+    def former_member(self, federation: str, name: str) -> tuple[int, Member] | None:
+        """Return the last version of the roster that listed a name which the newest does not, and how; None if none."""
+        with self.store.read() as tx:
+            return former_members(tx, federation).get(name)
 
     def check_ready(self) -> None:
         """Write to both stores."""

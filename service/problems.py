@@ -36,6 +36,7 @@ PROBLEMS: Mapping[Reason, tuple[int, str]] = {
     Reason.UNAUTHENTICATED: (401, "The request does not say who sends it"),
     Reason.CLOCK_SKEW: (401, "The request was signed too long ago, or in the future"),
     Reason.ROSTER_EXPIRED: (401, "The roster is not valid any more"),
+    Reason.NO_LONGER_MEMBER: (403, "The caller is not a member of the federation any more"),
     Reason.FORBIDDEN: (403, "The caller is not allowed to do this"),
     Reason.NOT_INVITED: (403, "This site does not take part in the round"),
     # what is asked for
@@ -103,6 +104,7 @@ _ANYWHERE = (
     Reason.BAD_SIGNATURE,
     Reason.CLOCK_SKEW,
     Reason.ROSTER_EXPIRED,
+    Reason.NO_LONGER_MEMBER,
     Reason.FORBIDDEN,
     Reason.UNKNOWN_FEDERATION,
     Reason.TOO_MANY_REQUESTS,

@@ -113,12 +113,7 @@ class Rosters:
         roster, identity = signed.body, self._identity
         member = roster.members.get(identity.name)
         if member is None or Role.SITE not in member.roles:
-            raise ConfigError(
-                Reason.UNKNOWN_SITE,
-                f"site {identity.name} is not among the sites of version {roster.version} of the roster of "
-                f"{roster.federation}",
-                "ask the coordinator: it was removed, or not added yet",
-            )
+            raise self._not_listed(roster)
         if member.public_key != identity.signing_key.public_key:
             raise KeystoreError(
                 Reason.KEY_MISMATCH,
@@ -126,6 +121,20 @@ class Rosters:
                 f"with fingerprint {member.fingerprint}, this identity has {identity.fingerprint}",
                 "compare fingerprints with the coordinator: either the identity file or the roster is not yours",
             )
+
+    def _not_listed(self, roster: Roster) -> ConfigError:
+        name = self._identity.name
+        text = f"site {name} is not among the sites of version {roster.version} of the roster of {roster.federation}"
+        last = [r.body.version for r in self._known.values() if name in r.body.having(Role.SITE)]
+        if not last:
+            return ConfigError(
+                Reason.UNKNOWN_SITE, text, "ask the coordinator: it was not added yet, or goes by another name"
+            )
+        return ConfigError(
+            Reason.NO_LONGER_MEMBER,
+            f"{text}: version {max(last)} was the last that listed it, and it is no member any more",
+            "coordinators have signed that roster: ask one of them; what this site has opened so far stays",
+        )
 
     def follow(self, signed: Signed[Roster]) -> None:
         """Trust the next version from now on, and put it in the place of the pinned file.

@@ -71,7 +71,7 @@ def exchange(
     Raises:
         TransportError: the aggregator could not be reached for too long.
         ProtocolError: it refused, or answered what no aggregator should.
-        ConfigError: this machine's clock is wrong.
+        ConfigError: this machine's clock is wrong, or `NO_LONGER_MEMBER`.
     """
     failures = 0
     first = 0.0
@@ -123,7 +123,7 @@ def answer_error(response: Response, request: Request) -> HeAggError:
 
     Returns:
         The error to raise: a `ProtocolError`, a `TransportError` for a gateway that speaks for nobody, or a
-        `ConfigError` when this machine's clock is wrong.
+        `ConfigError` when this machine's clock is wrong or its site is not a member any more.
     """
     problem = problem_of(response)
     what = f"{request.method} {request.path.split('?')[0]}"
@@ -132,7 +132,9 @@ def answer_error(response: Response, request: Request) -> HeAggError:
     if problem is not None:
         reason = _reason(problem.get("reason")) or _BY_STATUS.get(response.status, Reason.BAD_REQUEST)
         text = _line(problem.get("detail")) or _line(problem.get("title")) or f"{what}: refused ({response.status})"
-        return ProtocolError(reason, text, _line(problem.get("hint")) or _HINTS.get(reason, ""))
+        # The same error as where this site's own roster says so.
+        error = ConfigError if reason == Reason.NO_LONGER_MEMBER else ProtocolError
+        return error(reason, text, _line(problem.get("hint")) or _HINTS.get(reason, ""))
     if response.status in RETRIED_STATUSES:
         return TransportError(Reason.UNREACHABLE, f"{what}: got status {response.status} instead of an answer")
     if 300 <= response.status < 400:

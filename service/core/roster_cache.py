@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from he_agg.documents.roster import Role, Roster
+from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
 from service.core.aggregator_key import AggregatorKey
 from service.store.rows import RosterRow
 from service.store.transaction import Transaction
 
-__all__ = ["newest_roster", "roster_of", "signer_in"]
+__all__ = ["former_members", "newest_roster", "roster_of", "signer_in"]
 
 _MOST = 64
 _parsed: dict[str, Signed[Roster]] = {}
+_former: dict[str, dict[str, tuple[int, Member]]] = {}
 
 
 def newest_roster(tx: Transaction, federation: str) -> Signed[Roster]:
     """Return the roster that a federation goes by now."""
     return _known(tx, tx.newest_roster(federation))
+
+
+def former_members(tx: Transaction, federation: str) -> dict[str, tuple[int, Member]]:
+    """Return who is in no roster any more, by name: the last version that listed it, and how.
+
+    Older versions are read once for each newest one: strangers, who have proved nothing, may make us look here.
+    """
+    row = tx.newest_roster(federation)
+    former = _former.get(row.digest)
+    if former is None:
+        former = {}
+        for version in tx.roster_versions(federation):
+            members = roster_of(tx, federation, version).body.members
+            former |= {name: (version, member) for name, member in members.items()}
+        former = {name: last for name, last in former.items() if last[0] < row.version}
+        if len(_former) >= _MOST:
+            _former.clear()
+        _former[row.digest] = former
+    return former
 
 
 def roster_of(tx: Transaction, federation: str, version: int) -> Signed[Roster]:

@@ -15,7 +15,7 @@ from fastapi import Request
 from fastapi.security import APIKeyHeader
 from starlette.concurrency import run_in_threadpool
 
-from he_agg.documents.roster import Member, Role, Roster
+from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
 from he_agg.ids import check_name
@@ -94,7 +94,9 @@ def _identify(aggregator: Aggregator, head: RequestHead, claim: Claim) -> Caller
             f"version {roster.body.version} of the roster of {head.federation} has expired",
             "the coordinator signs a new one, which the operator brings in: `he-agg federation roster`",
         )
-    member = _member(roster, claim)
+    member = roster.body.members.get(claim.name)
+    if member is None:
+        raise _stranger(aggregator, roster, head, claim, now)
     if not verify_request(head, claim, member.public_key):
         raise RefusedError(
             Reason.BAD_SIGNATURE,
@@ -141,12 +143,20 @@ def _read_head(request: Request) -> tuple[RequestHead, Claim]:
     return head, claim
 
 
-def _member(roster: Signed[Roster], claim: Claim) -> Member:
-    member = roster.body.members.get(claim.name)
-    if member is None:
-        raise RefusedError(
-            Reason.UNAUTHENTICATED,
-            f"{claim.name} is not a member in {roster.body.title}",
-            "ask the coordinator",
-        )
-    return member
+def _stranger(
+    aggregator: Aggregator, roster: Signed[Roster], head: RequestHead, claim: Claim, now: float
+) -> RefusedError:
+    """Return what somebody is told whom the newest roster does not list. That it was listed before, only itself."""
+    last = aggregator.former_member(head.federation, claim.name)
+    if last is not None and abs(now - claim.created) <= WINDOW_S:
+        version, member = last
+        if verify_request(head, claim, member.public_key):
+            return RefusedError(
+                Reason.NO_LONGER_MEMBER,
+                f"{claim.name} is not a member of federation {head.federation} any more: version {version} of the "
+                f"roster was the last that listed it, the newest is version {roster.body.version}",
+                "coordinators have signed that roster: ask one of them",
+            )
+    return RefusedError(
+        Reason.UNAUTHENTICATED, f"{claim.name} is not a member in {roster.body.title}", "ask the coordinator"
+    )

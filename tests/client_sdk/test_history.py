@@ -618,10 +618,14 @@ def test_roster_without_this_site(tmp_path):
     members = {name: member for name, member in MEMBERS.items() if name != "a"}
     server.rosters.append(roster_after(CONSORTIUM.roster, members))
     server.open(ROUND)
-    with pytest.raises(ConfigError, match="site a is not among the sites of version 2") as caught:
+    told = "site a is not among the sites of version 2 of the roster of test: version 1 was the last that listed it"
+    with pytest.raises(ConfigError, match=told) as caught:
         World(server).run(next_round(session, None))
-    assert caught.value.reason == Reason.UNKNOWN_SITE
-    assert "ask the coordinator" in caught.value.hint
+    assert caught.value.reason == Reason.NO_LONGER_MEMBER
+    # And so it is after a restart: the new roster is in its place.
+    with pytest.raises(ConfigError, match=told) as caught:
+        session_for(tmp_path, PLAN)
+    assert caught.value.reason == Reason.NO_LONGER_MEMBER
 
 
 def test_roster_with_another_key_for_this_site(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from he_agg.documents.federation import FederationDocument
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, WINDOW_S, RequestHead, manifest_field, sign_request
+from keys import Identity
 from service.operator import operations
 from tests.service.http.answers import assert_problem, raw_answer
 from tests.support.peers import KEY_ID, OCTETS, Peer, digest_header, known, make_plan, operator, prepare
@@ -275,13 +276,18 @@ def test_roles(world, prepared, what):
         assert world.snapshot() == before
 
 
-def test_a_removed_site_is_a_stranger_from_then_on(world, put):
+def test_a_removed_site_is_told_so_and_nothing_more(world, put):
     members = known(world.name)
     left = {name: one for name, one in members.roster.body.members.items() if name != "a"}
     assert put.send(put.fields()).status_code == 204
     assert world.peers[COORDINATOR].bring("rosters/2", members.next_roster(left).encode()).status_code == 201
-    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 401, "unauthenticated")
-    assert_problem(world.peer("a").state(), 401, "unauthenticated")
+    answer = check_untouched(world, lambda: put.send(put.fields()))
+    assert_problem(answer, 403, "no-longer-member")
+    assert "version 1 of the roster was the last that listed it" in answer.json()["detail"]
+    assert_problem(world.peer("a").state(), 403, "no-longer-member")
+    # Whoever cannot prove that it was that site learns nothing of former members.
+    stranger = Peer(world.client, world.name, Identity.create("a"))
+    assert_problem(stranger.state(), 401, "unauthenticated")
     assert world.peer("b").current()["roster_version"] == 2
 
 
