@@ -21,8 +21,9 @@ from client_sdk.agreed import settle
 from client_sdk.analytics.course import Course, Finished, vector_size
 from client_sdk.analytics.question import text_of
 from client_sdk.federated import Federated, fetch_missed
-from he_agg.errors import InputError, PlanError, ProtocolError, Reason
+from he_agg.errors import InputError, KeystoreError, PlanError, ProtocolError, Reason
 from he_agg.ids import RoundId
+from he_agg.plan.fixedpoint import Mean
 from he_agg.plan.layout import Layout, TensorSpec
 from he_agg.plan.plan import Plan
 
@@ -122,9 +123,9 @@ def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS)
 def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
     """Run an analysis as one site, together with all other sites that call this with the same analysis.
 
-    A round that failed is repeated. All steps are about the sites of the first sum: a site that was late for it takes
-    the others' sums over and is warned that the answer is not about its patients (`n_sites` shows it to everybody); a
-    step in which one of them was late is asked again.
+    A round that failed is repeated. All steps are about the sites of the first sum: a site that was late for it, or was
+    started when the others were at a later step, takes the others' sums over and is warned that the answer is not about
+    its patients (`n_sites` shows it to everybody); a step in which one of them was late is asked again.
 
     Args:
         site: an open site, or one of `training.simulate`, of a federation whose plan has the layout of `layout_for`.
@@ -142,6 +143,9 @@ def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
     course: Course[D, S] = Course(analysis, magnitude)
     done: int | None = None
     for round in site.rounds():
+        if done is None and round.number > 1 and not isinstance(analysis, OneRound):
+            joined = _under_way(site, Course(analysis, magnitude), round.number)
+            course, done = (course, None) if joined is None else (joined, round.number - 1)
         finished = None if done is None else _taken_over(site, course, range(done + 1, round.number))
         if finished is None:
             vector = course.vector(site.name, own, size)
@@ -191,6 +195,28 @@ def dry_run(analysis: Analysis[D, S, R], shares: Iterable[Sequence[Any]], value_
             return cast(R, finished.result)
 
 
+def _under_way(site: Federated, course: Course[D, S], before: int) -> Course[D, S] | None:
+    """Take over what the others have asked in the rounds before; None unless they are in the middle of it without us.
+
+    Only as far back as sums are kept. A site that was a member and starts again gets no way back in: nobody could see
+    whether its data are still the same.
+    """
+    means: list[Mean] = []
+    for number in range(before - 1, 0, -1):
+        try:
+            _, mean = fetch_missed(site, number, "")
+        except (ProtocolError, KeystoreError):  # kept no longer, or of an epoch that this site has no key of
+            return None
+        if not course.is_asked(mean.sums, mean.n_sites):
+            return None
+        means.append(mean)
+        if course.is_asked(mean.sums, mean.n_sites, first=True):
+            break
+    if not means or any(course.take(mean.sums, mean.sites) is not None for mean in reversed(means)):
+        return None
+    return None if site.name in course.members else course
+
+
 def _taken_over(site: Federated, course: Course[D, S], numbers: range) -> Finished[Any] | None:
     """Take over the sums of rounds that went by without this site."""
     for number in numbers:
@@ -204,7 +230,8 @@ def _taken_over(site: Federated, course: Course[D, S], numbers: range) -> Finish
 def _told(site: Federated, course: Course[Any, Any], finished: Finished[R]) -> R:
     if site.name not in course.members:
         warnings.warn(
-            f"{site.name} was late for the first sum: the answer is about the patients of {', '.join(course.members)}",
+            f"{site.name} was late for the first sum: the answer is about the patients of {', '.join(course.members)}, "
+            "not of its own; to have them in it, start the analysis again at all sites",
             AbsentWarning,
             stacklevel=3,
         )

@@ -4,7 +4,7 @@
 them and nobody else.
 
 * A site that was late for the first sum takes it over and adds nothing to the later ones, so it stays in step and gets
-  the same result, which is not about its patients.
+  the same result, which is not about its patients. So does one that was started when the others were at a later step.
 * A sum in which a member is missing is not used: the step is asked again. If the member stays away, the analysis ends
   with an error that names it.
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.integers import decode, encode, encoded_size
-from client_sdk.analytics.question import QUESTION_VALUES, check_same, question_values
+from client_sdk.analytics.question import QUESTION_VALUES, asked_by_all, check_same, question_values
 from he_agg.errors import ProtocolError, Reason
 
 __all__ = ["ABSENCES", "Course", "Finished", "vector_size"]
@@ -66,6 +66,14 @@ class Course(Generic[D, S]):
             vector[:end] = encode(self._analysis.fields, values, self._magnitude)
         vector[end : end + QUESTION_VALUES] = question_values(self._analysis.question, self._state)
         return vector
+
+    def is_asked(self, sums: NDArray[np.int64], n_sites: int, *, first: bool = False) -> bool:
+        """Tell whether a sum is about this analysis; with `first`, about its first step."""
+        end = encoded_size(self._analysis.fields, self._magnitude)
+        told, question = sums[end : end + QUESTION_VALUES], self._analysis.question
+        if first:
+            return np.array_equal(told, n_sites * question_values(question, self._analysis.start()))
+        return asked_by_all(question, told, n_sites)
 
     def take(self, sums: NDArray[np.int64], sites: tuple[str, ...]) -> Finished[Any] | None:
         """Go on with a sum, or ask the step again if members are missing in it.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from he_agg.errors import InputError, Reason
 
-__all__ = ["QUESTION_VALUES", "check_same", "question_values", "text_of"]
+__all__ = ["QUESTION_VALUES", "asked_by_all", "check_same", "question_values", "text_of"]
 
 _DIGEST_BITS = 22
 _DIGEST_VALUES = 2
@@ -46,6 +46,11 @@ def question_values(question: str, state: Any) -> NDArray[np.int64]:
     return np.concatenate([_digest(question), _digest(f"{question}\n{about}"), packed])
 
 
+def asked_by_all(question: str, sums: NDArray[np.int64], n_sites: int) -> bool:
+    """Tell whether all sites of a sum asked this question, at whatever state."""
+    return np.array_equal(sums[:_DIGEST_VALUES], n_sites * question_values(question, None)[:_DIGEST_VALUES])
+
+
 def check_same(question: str, state: Any, sums: NDArray[np.int64], n_sites: int) -> None:
     """Check that all sites of a sum asked this question at this state.
 
@@ -58,13 +63,14 @@ def check_same(question: str, state: Any, sums: NDArray[np.int64], n_sites: int)
     own = question_values(question, state)
     if np.array_equal(sums, n_sites * own):
         return
-    if np.array_equal(sums[:_DIGEST_VALUES], n_sites * own[:_DIGEST_VALUES]):
+    if asked_by_all(question, sums, n_sites):
         raise InputError(
             Reason.BAD_ARGUMENT,
             f"expected all {n_sites} sites at the same step of the same analysis, got unlike steps; no result was "
             "released",
-            "a site was started later, or again in the middle, or has another version of numpy: start the analysis "
-            "again at all sites",
+            "a site was started again in the middle, or so late that the first sums are kept no longer, or has another "
+            "version of numpy: start the analysis again at all sites; have the operator keep more sums (the option "
+            "--keep-sums of `he-agg federation create`)",
         )
     most = _TEXT_VALUES * _PER_VALUE
     here = question if len(question) < most else f"{question[:most]} ..."

@@ -79,6 +79,48 @@ def test_late_in_a_real_round(federate, rng, late_in):
     assert len(warned) == (late_in == 1)
 
 
+def test_a_hospital_that_starts_in_the_middle_is_left_out_and_the_others_go_on(federate, rng):
+    """It would be the end of the analysis for all if it sent what belongs to the first step."""
+    question = analytics.Quantiles(analytics.Grid(1, 0, 5000), bins=8)
+    shares = [(rng.integers(0, 5000, 30),) for _ in range(3)]
+
+    def hospital(site, i):
+        if i < 2:
+            return [analytics.run(site, question, *shares[i]) for _ in range(2)]
+        for round in site.rounds():
+            if round.number == 3:
+                break
+        with pytest.warns(analytics.AbsentWarning, match="hospital-a, hospital-b, not of its own"):
+            first = analytics.run(site, question, *shares[i])
+        return [first, analytics.run(site, question, *shares[i])]  # asked again by all: the last one is over
+
+    with federate(question, min_sites=2, deadline_s=4, rounds=40) as federation:
+        results = federation.everywhere(hospital)
+    expected = [analytics.dry_run(question, shares[:2]), analytics.dry_run(question, shares)]
+    assert [bits(result) for result in results[0]] == [bits(result) for result in expected]
+    assert [bits(each) for each in results] == [bits(results[0])] * 3
+
+
+def test_a_member_that_starts_again_in_the_middle_ends_the_analysis_for_all(federate, rng):
+    """Its data may be others by now, and no sum would show it."""
+    question = analytics.Quantiles(analytics.Grid(1, 0, 5000), bins=8)
+    shares = [(rng.integers(0, 5000, 30),) for _ in range(3)]
+
+    def hospital(site, i):
+        if i == 2:  # as if its process had ended after the first sum
+            rounds = site.rounds
+            site.rounds = lambda: iter([next(rounds())])
+            with pytest.raises(ProtocolError, match="ended before"):
+                analytics.run(site, question, *shares[i])
+            site.rounds = rounds
+        with pytest.raises(InputError, match="unlike steps") as caught:
+            analytics.run(site, question, *shares[i])
+        return caught.value.hint
+
+    with federate(question, rounds=40, deadline_s=60) as federation:
+        assert all("started again in the middle" in hint for hint in federation.everywhere(hospital))
+
+
 def test_unlike_questions_are_both_told():
     one, other = analytics.KaplanMeier(1, 100), analytics.KaplanMeier(1, 200, ["a", "b"])
     for mine, theirs, counts in ((one, other, (2, 3)), (other, one, (3, 2)), (one, other, (6, 1))):
