@@ -144,8 +144,9 @@ def run(site: Federated, analysis: Analysis[D, S, R], *data: Any) -> R:
     done: int | None = None
     for round in site.rounds():
         if done is None and round.number > 1 and not isinstance(analysis, OneRound):
-            joined = _under_way(site, Course(analysis, magnitude), round.number)
-            course, done = (course, None) if joined is None else (joined, round.number - 1)
+            others: Course[D, S] | None = _under_way(site, Course(analysis, magnitude), round.number)
+            if others is not None:
+                course, done = others, round.number - 1
         finished = None if done is None else _taken_over(site, course, range(done + 1, round.number))
         if finished is None:
             vector = course.vector(site.name, own, size)

@@ -48,8 +48,8 @@ class SmallCells:
     def applied(self, counts: NDArray[np.int64], what: str) -> NDArray[Any]:
         """Return the counts as they may be shown.
 
-        If exactly one cell would be hidden, the smallest other one that is not zero is hidden too: the hidden count
-        is otherwise the total minus the shown ones.
+        All cells together are known, and so is the sum of the hidden ones. If that would give them away, being of one
+        cell or small itself, the smallest other cells that are not zero are hidden too.
 
         Args:
             what: what is counted, for the warning.
@@ -67,9 +67,10 @@ class SmallCells:
                 stacklevel=2,
             )
             return counts
-        if small.sum() == 1:
-            others = np.where(small | (counts == 0), np.iinfo(np.int64).max, counts)
-            if others.min() < np.iinfo(np.int64).max:
-                small.reshape(-1)[int(others.argmin())] = True
+        flat, hidden = counts.reshape(-1), small.reshape(-1)
+        for place in np.argsort(flat, kind="stable"):
+            if hidden.sum() > 1 and flat[hidden].sum() >= self.below:
+                break
+            hidden[place] |= flat[place] > 0
         # Zeros under the mask: a masked array is easily saved with what it hides.
         return np.ma.MaskedArray(np.where(small, 0, counts), mask=small, fill_value=0)

@@ -40,6 +40,9 @@ class Curve:
     the one in which times were noted), the curve at each grid point is that of the exact times; otherwise that one
     lies between `lowest` and `survival` there.
 
+    Where small counts are suppressed, a curve that would show one however coarse it is is hidden as a whole: its counts
+    are masked, and its values NaN.
+
     Attributes:
         step: of the grid. Units: those of the times.
         horizon: the last grid point; nothing is known after it.
@@ -64,9 +67,15 @@ class Curve:
     variance: NDArray[np.float64]
 
     @property
-    def n(self) -> int:
-        """How many patients the group has."""
-        return int(self.at_risk[0]) if self.at_risk.size else 0
+    def n(self) -> Any:
+        """How many patients the group has; masked where that is suppressed."""
+        if not self.at_risk.size:
+            return 0
+        return np.ma.masked if np.ma.is_masked(self.at_risk) else int(self.at_risk[0])
+
+    @property
+    def _known(self) -> bool:
+        return bool(self.times.size) and not np.isnan(self.survival).any()
 
     def at(self, time: float) -> float:
         """Return the curve at the last grid point that is not after a time; NaN after the horizon or without patients.
@@ -75,15 +84,15 @@ class Curve:
         """
         last = int(steps_down(np.asarray(self.horizon), self.step))
         point = int(steps_down(np.asarray(float(time)), self.step))
-        if not self.n or point < 0 or steps_up(np.asarray(float(time)), self.step) > last:
+        if not self._known or point < 0 or steps_up(np.asarray(float(time)), self.step) > last:
             return math.nan
         index = int(np.searchsorted(steps_up(self.times, self.step), point, side="right"))
         return 1.0 if index == 0 else float(self.survival[index - 1])
 
     @property
     def median(self) -> float:
-        """First grid point at which at most half survive; infinite if there is none, NaN without patients."""
-        if not self.n:
+        """First grid point at which at most half survive; infinite if there is none, NaN where nothing is known."""
+        if not self._known:
             return math.nan
         reached = np.flatnonzero(self.survival <= 0.5)
         return float(self.times[reached[0]]) if reached.size else math.inf
@@ -103,24 +112,25 @@ class Curve:
         return np.where(inside, low, self.survival), np.where(inside, high, self.survival)
 
     def coarsened(self, below: int) -> Curve:
-        """Return the same curve shown at fewer times, so that at least `below` patients leave in each step.
+        """Return the same curve shown at fewer times: in each step no patients, or at least `below`, of either kind.
 
-        What is left over at the end joins the last step. The values at the times that stay are unchanged.
+        What is left over at the end joins the last steps. The values at the times that stay are unchanged; if there is
+        no such time, the curve is hidden.
         """
-        left = self.events + self.censored
-        if not left.size:
+        if not self.times.size:
             return self
-        ends: list[int] = []
-        run = 0
-        for i, count in enumerate(left.tolist()):
-            run += count
-            if run >= below:
+        left = np.stack([self.events, self.censored])
+        ends = [-1]
+        for i in range(left.shape[1]):
+            if not _small(left[:, ends[-1] + 1 : i + 1], below):
                 ends.append(i)
-                run = 0
-        if run and ends:
-            ends[-1] = len(left) - 1
-        keep = np.array(ends or [len(left) - 1], dtype=np.intp)
-        starts = np.concatenate([[0], keep[:-1] + 1])
+        while len(ends) > 1 and _small(left[:, ends[-2] + 1 :], below):
+            del ends[-1]  # what follows joins the step before
+        if len(ends) == 1:
+            return self.hidden(shows_n=True)
+        ends[-1] = left.shape[1] - 1
+        keep = np.array(ends[1:], dtype=np.intp)
+        starts = np.array(ends[:-1], dtype=np.intp) + 1
         return replace(
             self,
             times=self.times[keep],
@@ -132,6 +142,27 @@ class Curve:
             variance=self.variance[keep],
         )
 
+    def hidden(self, *, shows_n: bool) -> Curve:
+        """Return a curve of which nothing is shown, or only how many patients it is about."""
+        masked = np.ma.MaskedArray([0], mask=[True], fill_value=0)
+        nothing = np.array([np.nan])
+        return replace(
+            self,
+            times=np.array([self.horizon]),
+            events=masked,
+            censored=masked,
+            at_risk=self.at_risk[:1] if shows_n else masked,
+            survival=nothing,
+            lowest=nothing,
+            variance=nothing,
+        )
+
+
+def _small(left: NDArray[np.int64], below: int) -> bool:
+    """Tell whether a step shows a small count."""
+    each = left.sum(axis=1)
+    return bool(((each > 0) & (each < below)).any()) or not each.any()
+
 
 @dataclass(frozen=True)
 class LogRank:
@@ -141,8 +172,9 @@ class LogRank:
         statistic: chi-square distributed with `df` degrees of freedom if they have.
         df: one less than the groups that were at risk at some event; the others say nothing and are left out.
         p: the test's p value.
-        observed: events per group. Shape: (groups,)
-        expected: events per group if the hazards were equal; 0 for a group that is left out. Shape: (groups,)
+        observed: events per group; masked where suppressed. Shape: (groups,)
+        expected: events per group if the hazards were equal; 0 for a group that is left out, NaN where `observed` is
+            masked. Shape: (groups,)
     """
 
     statistic: float
@@ -187,7 +219,8 @@ class KaplanMeier(OneRound[SurvivalResult]):
         step: of the time grid. Units: those of the times, days for instance.
         horizon: longest time, put up to the grid. Longer ones are censored there.
         groups: names of the groups; one curve of everybody if there is only one name.
-        small_cells: with "suppress" curves are shown so coarse that each step has at least `below` patients.
+        small_cells: with "suppress" curves are shown so coarse that in each step no patients, or at least `below`, had
+            the event, and likewise left without; where that cannot be, they are hidden.
         max_rows: most patients of a site.
     """
 
@@ -251,13 +284,22 @@ class KaplanMeier(OneRound[SurvivalResult]):
         events, censored = sums
         at_risk = np.cumsum((events + censored)[:, ::-1], axis=1)[:, ::-1]
         times: NDArray[np.float64] = np.arange(events.shape[1], dtype=np.float64) * self.step
+        rule, sizes = self.small_cells, (events + censored).sum(axis=1)
+        unknown = np.ma.getmaskarray(rule.applied(sizes, "patients of a group"))
         curves = {}
         for i, group in enumerate(self.groups):
             curve = _curve(self, times, events[i], censored[i], at_risk[i])
-            if curve.times.size:
-                self.small_cells.applied(curve.events + curve.censored, f"patients leaving, group {group}")
-            curves[group] = curve.coarsened(self.small_cells.below) if self.small_cells.action == "suppress" else curve
-        return SurvivalResult(curves, _log_rank(events, at_risk), int((events + censored).sum()), n_sites)
+            if rule.action == "suppress":
+                curve = curve.hidden(shows_n=False) if unknown[i] else curve.coarsened(rule.below)
+            elif curve.times.size:
+                rule.applied(np.stack([curve.events, curve.censored]), f"patients leaving, group {group}")
+            curves[group] = curve
+        test = _log_rank(events, at_risk)
+        if test is not None and rule.action == "suppress":
+            small = rule.of(test.observed) | rule.of(sizes - test.observed) | unknown
+            shown = np.ma.MaskedArray(np.where(small, 0, test.observed), mask=small, fill_value=0)
+            test = replace(test, observed=shown, expected=np.where(small, np.nan, test.expected))
+        return SurvivalResult(curves, test, int(sizes.sum()), n_sites)
 
 
 def _curve(

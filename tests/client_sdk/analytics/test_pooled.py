@@ -219,10 +219,45 @@ def test_suppressed_curves_have_no_small_step(rng):
     shown = analytics.KaplanMeier(1, 200, small_cells=analytics.SmallCells(10, "suppress"))
     fine = analytics.dry_run(analytics.KaplanMeier(1, 200), [(days, died)]).curves["all"]
     curve = analytics.dry_run(shown, [(days, died)]).curves["all"]
-    assert ((curve.events + curve.censored) >= 10).all()
-    assert (curve.events + curve.censored).sum() == 300
+    assert len(curve.times) > 5
+    assert (curve.events.sum(), curve.censored.sum()) == (died.sum(), (~died).sum())
     for time, survival in zip(curve.times, curve.survival, strict=True):
         assert fine.at(time) == survival
+
+
+@pytest.mark.parametrize("rare", [0.02, 0.1, 0.5, 0.97])
+def test_no_number_of_a_suppressed_result_is_a_small_count(rng, rare):
+    """Nor is a difference of two of them: of those at risk, of a group and its events, of all groups and some."""
+    for _ in range(40):
+        n, below = int(rng.integers(1, 150)), int(rng.integers(2, 12))
+        days, died = rng.integers(0, 30, n), rng.random(n) < rare
+        arm = rng.choice(["a", "b", "c"], n, p=[0.6, 0.35, 0.05])
+        rule = analytics.SmallCells(below, "suppress")
+        result = analytics.dry_run(analytics.KaplanMeier(1, 30, ["a", "b", "c"], rule), [(days, died, arm)])
+        told: list[int] = []
+        sizes = {g: curve.n for g, curve in result.curves.items()}
+        known = [size for size in sizes.values() if size is not np.ma.masked]
+        told += [*known] if len(known) == 3 else [*known, n - sum(known)] if n >= below else []
+        for group, curve in result.curves.items():
+            if sizes[group] is np.ma.masked or np.ma.is_masked(curve.events):
+                assert np.ma.getmaskarray(curve.events).all()
+                assert np.isnan([*curve.survival, *curve.lowest, *curve.variance, curve.at(10), curve.median]).all()
+                assert curve.events.data.tolist() == [0]
+                continue
+            told += [*curve.events, *curve.censored, *curve.at_risk, *-np.diff(curve.at_risk)]
+        if (test := result.log_rank) is not None:
+            masks = np.ma.getmaskarray(test.observed)
+            assert np.array_equal(masks, np.isnan(test.expected))
+            for group, events, masked in zip(result.curves, test.observed, masks, strict=True):
+                told += [] if masked else [events, sizes[group] - events]
+        assert not [count for count in told if 0 < count < below]
+
+
+def test_the_sum_of_hidden_cells_is_not_small_either():
+    rule = analytics.SmallCells(5, "suppress")
+    question = analytics.Counts({"x": ["a", "b", "c", "d"]}, rule)
+    result = analytics.dry_run(question, [(["a"] * 9 + ["b"] + ["c"] + ["d"] * 20,)])
+    assert result.counts.tolist() == [None, None, None, 20]  # b and c alone would be two, so one each
 
 
 @pytest.mark.parametrize(("x", "df"), [(0.0, 1), (3.84, 1), (3.84, 2), (7.0, 3), (0.5, 4), (40.0, 7), (11.3, 10)])
