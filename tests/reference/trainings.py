@@ -101,6 +101,9 @@ class Site:
     def last_published(self):
         return next((i for i in reversed(self.hub.means) if self.hub.means[i] is not None), None)
 
+    def say(self, text):
+        pass
+
     def pending(self):
         return list(self.submitted)
 
