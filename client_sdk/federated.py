@@ -17,7 +17,17 @@ from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.plan.plan import Plan
 
-__all__ = ["Federated", "FederatedRound", "Outcome", "Sending", "ToIntegers", "Update", "fetch_missed", "given"]
+__all__ = [
+    "Federated",
+    "FederatedRound",
+    "Outcome",
+    "Sending",
+    "ToIntegers",
+    "Update",
+    "fetch_missed",
+    "given",
+    "repeated",
+]
 
 _LAST_ATTEMPT = 1000
 
@@ -68,6 +78,21 @@ class Update:
     def is_nothing(self) -> bool:
         """Whether there is no sample behind it, so that the site takes no part."""
         return isinstance(self.weight, int | np.integer) and not isinstance(self.weight, bool) and self.weight == 0
+
+
+def repeated(round_id: str, where: str) -> InputError:
+    """Return the error for an update that may be in another sum already.
+
+    Args:
+        where: it is.
+    """
+    tell = "two sums with the same update in them tell more than either: submit what is new, or say"
+    return InputError(
+        Reason.REPEATED_UPDATE,
+        f"round {round_id}: this very update, with this weight, {where}; nothing was encrypted",
+        f"{tell} may_repeat=True if the same numbers have come out again",
+        f"{tell} --may-repeat if the same numbers have come out again",
+    )
 
 
 def given(update: Mapping[str, Any] | None, weight: int | None, **how: Unpack[Sending]) -> Update | None:

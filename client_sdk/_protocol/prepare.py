@@ -15,7 +15,7 @@ from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import check_one_set
-from client_sdk.federated import Update
+from client_sdk.federated import Update, repeated
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from he_agg.documents.manifest import NONCE_BYTES, Manifest
 from he_agg.documents.signed import Signed
@@ -112,14 +112,7 @@ def _check_once(session: Session, opened: OpenRound, fingerprint: str, may_repea
         where = f"is in the sum of round {other.round_id}"
     else:
         where = f"was sent to round {other.round_id}, and no verified record says that it is in no sum"
-    raise InputError(
-        Reason.REPEATED_UPDATE,
-        f"round {opened.id}: this very update, with this weight, {where}; nothing was encrypted",
-        "two sums with the same update in them tell more than either: submit what is new, or say may_repeat=True if "
-        "the same numbers have come out again",
-        "two sums with the same update in them tell more than either: submit what is new, or say --may-repeat if the "
-        "same numbers have come out again",
-    )
+    raise repeated(str(opened.id), where)
 
 
 def _quantizing(session: Session, update: Update) -> Quantizing:

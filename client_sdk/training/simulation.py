@@ -6,6 +6,7 @@ The sites are threads; a round's mean comes from the same fixed point as the enc
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,14 @@ from typing import Any, TypeVar, Unpack
 import numpy as np
 
 from client_sdk.coarse import Coarse
-from client_sdk.federated import Federated, Outcome, Sending, given
+from client_sdk.federated import Federated, Outcome, Sending, given, repeated
 from client_sdk.lines import Lines, somebody_watches
 from client_sdk.progress import Notice
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Mean, dequantize, quantize
 from he_agg.plan.plan import Plan
+from keys.recognition import recognise
 
 __all__ = ["simulate"]
 
@@ -59,19 +61,36 @@ class _Hub:
         return self.mean
 
 
+class _Sent:
+    """What a site has sent, all of which is in a sum: as for a real one, the same update is not sent again."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._rounds: dict[str, str] = {}
+
+    def note(self, plan: Plan, round_id: str, update: Mapping[str, Any], weight: int, *, may_repeat: bool) -> None:
+        arrays = [np.ascontiguousarray(array) for array in plan.layout.arrays(update)]
+        fingerprint = recognise(self._secret, int(weight), arrays)
+        before = self._rounds.get(fingerprint)
+        if before is not None and not may_repeat:
+            raise repeated(round_id, f"is in the sum of round {before}")
+        self._rounds[fingerprint] = round_id
+
+
 class _Round:
     """A round of a simulated federation. Nobody is late, so it never fails."""
 
     submitted = False
 
-    def __init__(self, hub: _Hub, site: str, number: int, coarse: Coarse) -> None:
-        self._hub, self._site, self.number, self._coarse = hub, site, number, coarse
+    def __init__(self, hub: _Hub, site: str, number: int, coarse: Coarse, sent: _Sent) -> None:
+        self._hub, self._site, self.number, self._coarse, self._sent = hub, site, number, coarse, sent
         self.federation = hub.plan.public.federation
         self.id = str(RoundId(self.federation, number, 1))
 
     def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:
         rounding, on_overflow = how.get("rounding", "nearest"), how.get("on_overflow", "error")
         made = quantize(self._hub.plan, update, weight, rounding=rounding, on_overflow=on_overflow)
+        self._sent.note(self._hub.plan, self.id, update, weight, may_repeat=how.get("may_repeat", False))
         self._coarse.tell(f"site {self._site}", made.rounded)
         return dataclasses.replace(self._hub.aggregate(self._site, made.values), rounded=made.rounded)
 
@@ -90,6 +109,7 @@ class _Site:
 
     def __init__(self, hub: _Hub, name: str, lines: Lines | None) -> None:
         self._hub, self.name, self._coarse, self._lines = hub, name, Coarse(), lines
+        self._sent = _Sent()
         self.plan = hub.plan
         self.federation = hub.plan.public.federation
 
@@ -103,7 +123,7 @@ class _Site:
 
     def rounds(self) -> Iterator[_Round]:
         for number in range(1, self.plan.public.rounds + 1):
-            yield _Round(self._hub, self.name, number, self._coarse)
+            yield _Round(self._hub, self.name, number, self._coarse, self._sent)
 
     def last_published(self) -> str | None:
         return None

@@ -72,7 +72,7 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
         )
     tx.add_verdict(row.id, site, verdict.verdict, data, at)
     if verdict.verdict != OPENED:
-        log(logging.ERROR, "a site has rejected a sum", round_id=str(row.id), site=site)
+        log(logging.ERROR, "a site has rejected a sum", round_id=str(row.id), member=site)
     if verdict.verdict == OPENED and standing_of(tx, row) is Standing.OPENED:
         tx.release(row.id)
     tx.bump()

@@ -1,5 +1,7 @@
 """Rounds in which a site has nothing to say: no samples, or an update that is refused."""
 
+import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from client_sdk.compression import FewBits, LowRank
 from client_sdk.training import simulate, train, training_plan
+from he_agg import Layout, Plan
 from he_agg.errors import InputError, ProtocolError, Reason
 
 SITES = ["hospital-a", "hospital-b", "hospital-c", "hospital-d"]
@@ -104,3 +107,17 @@ def test_a_simulated_round_takes_for_no_samples_what_a_real_one_does(weight):
     plan = training_plan("x", model(), clip=2.0, weight_cap=8, max_sites=4, min_sites=2)
     with pytest.raises(InputError, match="weight"):
         simulate(plan, SITES, lambda site, i: next(iter(site.rounds())).take_part(model(), weight))
+
+
+def test_a_simulated_site_sends_no_update_into_two_sums_unless_it_says_so():
+    """As a real one: who tries a recipe first finds that out before the federation has begun."""
+    plan = Plan.create("x", Layout.of(model(), clip=2.0, weight_cap=8), max_sites=4, min_sites=2, rounds=2)
+
+    def twice(site, index, **how):
+        return [round.take_part(model(), 2, **how).counted for round in itertools.islice(site.rounds(), 2)]
+
+    assert simulate(plan, SITES, partial(twice, may_repeat=True)) == [[True, True]] * len(SITES)
+    with pytest.raises(
+        InputError, match=r"x\.2\.1: this very update, with this weight, is in the sum of round x\.1\.1"
+    ):
+        simulate(plan, SITES, twice)
