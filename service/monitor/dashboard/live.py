@@ -24,8 +24,11 @@ _EVERY_S = 1.0
 """Parts that come in ring no bell, so there is a look at least this often. Units: seconds."""
 
 _FRESH_S = 0.4
-_PULSE_S = 10.0
-"""Something is sent this often, so that a page notices when the aggregator is gone. Units: seconds."""
+_WHOLE_S = 10.0
+"""A snapshot is sent this often though nothing has changed but the time. Units: seconds."""
+
+_PULSE_S = 2.0
+"""Something is sent this often: a page that hears nothing for longer says that nobody answers. Units: seconds."""
 
 
 class Live:
@@ -54,17 +57,21 @@ class Live:
             return self._taken[1]
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Send events: a snapshot at once, one whenever something has changed, and one now and then."""
+        """Send events: a snapshot at once, whenever something has changed, and now and then; a pulse in between."""
         worker = self._aggregator.worker
         yield b"retry: 2000\n\n"
-        last, sent_at = b"", 0.0
+        last, sent_at, pulse_at = b"", 0.0, 0.0
         while not worker.stopping:
             heard = worker.bell.listen()
             snapshot = await self.snapshot()
             shown = _encode(_still(snapshot))
-            if shown != last or time.monotonic() - sent_at >= _PULSE_S:
+            if shown != last or time.monotonic() - sent_at >= _WHOLE_S:
                 last, sent_at = shown, time.monotonic()
+                pulse_at = sent_at
                 yield b"event: snapshot\ndata: " + _encode(snapshot) + b"\n\n"
+            elif time.monotonic() - pulse_at >= _PULSE_S:
+                pulse_at = time.monotonic()
+                yield b"event: pulse\ndata: 1\n\n"
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(heard.wait(), _EVERY_S)
                 await asyncio.sleep(_FRESH_S)  # a bell that rings often wakes us once

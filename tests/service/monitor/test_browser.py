@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
@@ -202,19 +204,40 @@ def test_without_a_session_it_asks_for_a_link(browser, watched):
     browser.find_element("id", "logout").click()
     until(lambda: "Log in" in text(browser, "#login"))
     assert text(browser, "#view") == ""
+    # A link that is opened in this very tab: the browser changes the fragment and loads nothing.
+    browser.execute_script("document.body.dataset.mark = 'here'")
+    browser.get(watched.new_link())
+    until(lambda: text(browser, "#connection-text") == "Live")
+    assert browser.execute_script("return document.body.dataset.mark") == "here"
+    assert browser.current_url == f"{watched.operator_url}/"
     browser.get_log("browser")
 
 
-def test_it_says_when_the_aggregator_is_gone_and_comes_back(browser, tmp_path):
+@pytest.mark.parametrize("how", ["stopped", "frozen"])
+def test_it_says_when_the_aggregator_does_not_answer_and_comes_back(browser, tmp_path, how):
+    """Within seconds, where "All is well" was: a process that hangs keeps its connections."""
     with watched_server(tmp_path / "data") as other:
         port = other.operator_url.rsplit(":", 1)[1]
         browser.get("about:blank")
         browser.get(other.link)
         until(lambda: text(browser, "#connection-text") == "Live")
         assert "No federations yet" in text(browser, "#view")
-        other.server.kill()
-        until(lambda: "Connection lost" in text(browser, "#connection-text"))
-        other.server.environment["HE_AGG_OPERATOR_PORT"] = port
-        other.server.start()
+        assert "All is well" in text(browser, ".headline")
+        if how == "stopped":
+            other.server.kill()
+        else:
+            os.kill(other.server.pid, signal.SIGSTOP)
+        until(lambda: "The aggregator does not answer" in text(browser, ".headline"), 30)
+        assert "All is well" not in text(browser, "#view")
+        assert text(browser, "#connection-text") == "No answer, trying again"
+        assert browser.title.startswith("No answer")
+        silent = browser.execute_script("return document.getElementById('announcer').textContent")
+        assert silent == "The aggregator does not answer."
+        if how == "stopped":
+            other.server.environment["HE_AGG_OPERATOR_PORT"] = port
+            other.server.start()
+        else:
+            os.kill(other.server.pid, signal.SIGCONT)
         until(lambda: text(browser, "#connection-text") == "Live", 30)
+        until(lambda: "All is well" in text(browser, ".headline"))
     browser.get_log("browser")

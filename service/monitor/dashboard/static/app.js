@@ -10,6 +10,9 @@ let snapshot = null;
 let ahead = 0; // of the aggregator's clock before this machine's, in seconds
 let events = null;
 let heardAt = 0;
+let silent = false;
+
+const SILENT_S = 5; // two pulses of the aggregator, and a bit
 
 function now() {
   return Date.now() / 1000 + ahead;
@@ -18,9 +21,15 @@ function now() {
 function draw() {
   if (!snapshot) return;
   const root = element("view");
-  morph(root, view(snapshot, now()));
+  const silent_s = (Date.now() - heardAt) / 1000;
+  if (silent !== silent_s > SILENT_S) {
+    silent = !silent;
+    element("announcer").textContent = silent ? "The aggregator does not answer." : "The aggregator answers again.";
+  }
+  if (silent) connection("lost", "No answer, trying again");
+  morph(root, view(snapshot, now(), silent ? silent_s : 0));
   const open = snapshot.federations.find((each) => each.round?.phase === "open");
-  document.title = open ? `${open.round.complete}/${open.round.sites.length} ${open.federation} · he-agg` : "he-agg aggregator";
+  document.title = silent ? "No answer · he-agg aggregator" : open ? `${open.round.complete}/${open.round.sites.length} ${open.federation} · he-agg` : "he-agg aggregator";
   element("about").textContent = snapshot.process ? `he-agg ${snapshot.process.version}` : "";
 }
 
@@ -64,6 +73,10 @@ function listen() {
   events?.close();
   events = new EventSource("events");
   events.addEventListener("snapshot", (event) => take(JSON.parse(event.data)));
+  events.addEventListener("pulse", () => {
+    heardAt = Date.now();
+    connection("live", "Live");
+  });
   events.addEventListener("error", lost);
 }
 
@@ -101,12 +114,17 @@ async function logIn(text) {
   return listen();
 }
 
-async function begin() {
+// A link that was opened, here or in the tab that asks for one: there only the fragment changes, and nothing is loaded.
+function linkInAddress() {
   const hash = location.hash;
-  if (TOKEN.test(hash)) {
-    history.replaceState(null, "", location.pathname); // it is of no more use, and need not stay in the address
-    return logIn(hash);
-  }
+  if (!TOKEN.test(hash)) return "";
+  history.replaceState(null, "", location.pathname); // it is of no more use, and need not stay in the address
+  return hash;
+}
+
+async function begin() {
+  const link = linkInAddress();
+  if (link) return logIn(link);
   const answer = await fetch("snapshot.json");
   if (answer.status === 401) return askToLogIn();
   take(await answer.json());
@@ -122,8 +140,9 @@ element("logout").addEventListener("click", async () => {
   await fetch("logout", { method: "POST" });
   askToLogIn();
 });
-setInterval(() => {
-  if (snapshot && Date.now() - heardAt > 25000) connection("lost", "No news from the aggregator");
-  draw();
-}, 1000);
+addEventListener("hashchange", () => {
+  const link = linkInAddress();
+  if (link) logIn(link);
+});
+setInterval(draw, 1000);
 begin().catch(() => connection("lost", "The aggregator does not answer"));

@@ -22,10 +22,10 @@ const WHY = {
 };
 const DAY = 86400;
 
-export function view(snapshot, now) {
+export function view(snapshot, now, silent_s = 0) {
   const federations = [...snapshot.federations].sort((a, b) => rank(a) - rank(b) || (a.federation < b.federation ? -1 : 1));
   return h("div", { id: "view" },
-    headline(snapshot, now),
+    silent_s ? noAnswer(silent_s) : headline(snapshot, now),
     federations.length > 1 && jump(federations),
     federations.map((each) => federation(each, now)),
     federations.length === 0 && nothing(),
@@ -70,6 +70,15 @@ export function worries(snapshot, now) {
     if (one.reason === "secret-refused" && now - one.at < DAY) found.push(["bad", `${one.member} sent something that looks like a key (${ago(one.at, now)}). It was not kept; tell the coordinator.`]);
   }
   return found;
+}
+
+// All that is below was true when the aggregator was last heard, and says nothing about now.
+function noAnswer(silent_s) {
+  return h("section", { class: "headline bad", "aria-labelledby": "headline", "data-key": "headline" },
+    h("span", { class: "sign", "aria-hidden": "true" }, "!"),
+    h("div", {},
+      h("h2", { id: "headline" }, "The aggregator does not answer"),
+      h("p", {}, `Nothing was heard from it for ${duration(silent_s)}: it was stopped, hangs, or cannot be reached from here. What is below was so then. Look at its process and its log; this page goes on trying.`)));
 }
 
 function headline(snapshot, now) {
