@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
-from he_agg.host.files import beside, create, sync_directory
+from he_agg.errors import ConfigError, HeAggError, Reason
+from he_agg.host.files import beside, create, file_trouble, sync_directory
 from he_agg.plan.plan import Plan
 
 __all__ = ["read_document", "read_npz", "read_plan", "replace_file", "write_new"]
@@ -23,19 +23,19 @@ def read_npz(path: Path) -> dict[str, Any]:
         # Opened here: numpy leaves its own file open when the archive in it is broken.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             if not all(name.endswith(".npy") for name in file.zip.namelist()):
-                raise InputError(
+                raise ConfigError(
                     Reason.BAD_ARGUMENT,
                     f"{path}: expected an NPZ file of plain arrays, got another archive, such as torch.save writes",
                     "write it with numpy.savez(path, **tensors); of a PyTorch model, "
                     "tensors = TorchAdapter().tensors(model)",
                 )
             return {name: file[name] for name in file.files}
-    except InputError:
+    except ConfigError:
         raise
     except FileNotFoundError as error:
-        raise InputError(Reason.FILE_MISSING, f"{path}: expected an NPZ file, got none") from error
+        raise ConfigError(Reason.FILE_MISSING, f"{path}: expected an NPZ file, got none") from error
     except Exception as error:  # numpy and zipfile raise half a dozen types for a broken archive
-        raise InputError(
+        raise ConfigError(
             Reason.BAD_ARGUMENT,
             f"{path}: expected an NPZ file of plain arrays, got something else",
             "write it with numpy.savez(path, **tensors)",
@@ -47,7 +47,7 @@ def read_plan(path: Path) -> Plan:
     try:
         return Plan.parse(path.read_bytes())
     except OSError as error:
-        raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be read: {error.strerror}") from error
+        raise file_trouble(error, f"{path} cannot be read") from error
     except HeAggError as error:
         raise ConfigError(
             error.reason,
@@ -65,11 +65,11 @@ def read_document(path: Path, parse: Callable[[bytes], T], what: str) -> T:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be read: {error.strerror}") from error
+        raise file_trouble(error, f"{path} cannot be read") from error
     try:
         return parse(content)
     except HeAggError as error:
-        raise WireError(
+        raise ConfigError(
             error.reason,
             f"{path} is not {what}: {error.message}",
             error.hint or "it may have been changed on its way: fetch it again, as a file, not as pasted text",
@@ -89,7 +89,7 @@ def replace_file(path: Path, content: bytes) -> None:
             temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+        raise file_trouble(error, f"{path} cannot be written") from error
 
 
 def write_new(path: Path, content: bytes) -> None:
@@ -101,4 +101,4 @@ def write_new(path: Path, content: bytes) -> None:
             Reason.FILE_EXISTS, f"{path} exists; it is never overwritten", "move it away first, or give --out"
         ) from error
     except OSError as error:
-        raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+        raise file_trouble(error, f"{path} cannot be written") from error

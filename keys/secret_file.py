@@ -1,8 +1,8 @@
 """Secret files on disk: who may read them, and how they are written so that a crash leaves the old one or the new.
 
 Written 0600 to a temporary name, fsynced, linked to the final name without overwriting, directory fsynced. Refused on
-load when group or others may touch it, when somebody else owns it, when it is a symbolic link, or when it
-has a second name.
+load when group or others may touch it, when somebody else owns it, or when it has a second name; a symbolic link is
+followed if it is this user's or root's, and a file of root may be readable to a group of this process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from he_agg.errors import KeystoreError, Reason
-from he_agg.host.files import beside, read_private, sync_directory
+from he_agg.host.files import beside, file_trouble, read_private, sync_directory
 
 __all__ = ["read_secret", "read_secret_text", "replace_secret", "write_secret", "write_secret_text"]
 
@@ -30,7 +30,7 @@ def write_secret(path: Path, content: bytes) -> None:
             Reason.FILE_EXISTS, f"{path} exists; it is never overwritten", "move it away first, or give another name"
         ) from error
     except OSError as error:
-        raise KeystoreError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+        raise file_trouble(error, f"{path} cannot be written", KeystoreError) from error
 
 
 def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
@@ -41,6 +41,11 @@ def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
     Args:
         keep: the old one's new name, in the same directory; None lets it go.
     """
+    if path.is_symlink():
+        # A file in the place of the link would leave the old secret behind it.
+        raise KeystoreError(
+            Reason.UNSAFE_PERMISSIONS, f"{path} is a symbolic link; nothing takes its place", "name the file itself"
+        )
     try:
         with beside(path, content) as temporary:
             if keep is not None:
@@ -54,7 +59,7 @@ def replace_secret(path: Path, content: bytes, keep: Path | None) -> None:
             f"move {keep} away first",
         ) from error
     except OSError as error:
-        raise KeystoreError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+        raise file_trouble(error, f"{path} cannot be written", KeystoreError) from error
 
 
 def _copy(path: Path, keep: Path) -> None:

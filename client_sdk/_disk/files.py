@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from client_sdk._effects import FileBody
-from he_agg.errors import ConfigError, Reason, WireError
+from he_agg.errors import Reason, WireError
+from he_agg.host.files import file_trouble
 
 __all__ = ["PIECE_BYTES", "check_files", "digest_of", "explained", "read_files"]
 
@@ -34,10 +34,7 @@ def explained(path: Path, setting: str = "spool") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = (
-            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"see that `{setting}` can be written"
-        )
-        raise ConfigError(Reason.BAD_CONFIG, f"{setting} {path}: {error.strerror}", hint) from error
+        raise file_trouble(error, f"{setting} {path}") from error
 
 
 def check_files(body: FileBody) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.errors import ConfigError, Reason
-from he_agg.host.files import beside
+from he_agg.host.files import beside, file_trouble
 
 __all__ = ["check_free", "write_npz"]
 
@@ -39,7 +39,7 @@ def write_npz(path: Path, tensors: Mapping[str, NDArray[Any]], force: bool) -> N
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError as error:
-        raise ConfigError(Reason.FILE_MISSING, f"{path} cannot be written: {error.strerror}") from error
+        raise file_trouble(error, f"{path} cannot be written") from error
 
 
 def _write(tensors: Mapping[str, NDArray[Any]], file: BinaryIO) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from client_sdk.compression.base import Tensors
 from he_agg.errors import ConfigError, Reason
-from he_agg.host.files import replace
+from he_agg.host.files import file_trouble, replace
 
 __all__ = ["Checkpoint", "Pending", "State"]
 
@@ -98,9 +98,7 @@ class Checkpoint:
         try:
             replace(self.path, lambda file: np.savez(file, allow_pickle=False, **members))
         except OSError as error:
-            raise ConfigError(
-                Reason.BAD_CONFIG, f"checkpoint {self.path}: {error.strerror}", "see that its directory can be written"
-            ) from error
+            raise file_trouble(error, f"checkpoint {self.path}") from error
 
     def load(self) -> State | None:
         """Read the file; None if there is none yet."""

@@ -13,8 +13,8 @@ import click
 
 from he_agg.audit import Audit, audit
 from he_agg.audit.suspects import Suspects, suspects
-from he_agg.errors import ConfigError, Reason
 from he_agg.host.commands import EXIT_REFUSED, FILE, answer, json_option
+from he_agg.host.files import file_trouble
 
 __all__ = ["audit_transcript"]
 
@@ -54,7 +54,7 @@ def audit_transcript(file: Path, fingerprints: Sequence[str], expected: Sequence
         with file.open("rb") as stream:
             result = audit(stream, given or None, tuple(expected))
     except OSError as error:
-        raise ConfigError(Reason.FILE_MISSING, f"{file} cannot be read: {error.strerror}") from error
+        raise file_trouble(error, f"{file} cannot be read") from error
     answer(_json(result), as_json, lambda: _text(result))
     if not result.ok:
         click.get_current_context().exit(EXIT_REFUSED)

@@ -9,7 +9,6 @@ Exit codes are stable: `EXIT_CODES`.
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 import warnings
@@ -22,6 +21,7 @@ import click
 from rich.console import Console
 
 from he_agg.errors import ConfigError, DecryptionError, HeAggError, KeystoreError, Reason, TransportError
+from he_agg.host.files import file_trouble
 
 __all__ = ["EXIT_CODES", "FILE", "GROUP", "Commands", "answer", "exit_code", "json_option", "main", "messages"]
 
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         _fail(_missing_module(error))
     except OSError as error:
-        _fail(_file_trouble(error))
+        _fail(file_trouble(error))
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -202,17 +202,3 @@ def _missing_module(error: ModuleNotFoundError) -> ConfigError:
         f"this command needs the module {name!r}, which is not installed",
         "" if extra is None else f"install it with: pip install 'he-agg[{extra}]'",
     )
-
-
-def _file_trouble(error: OSError) -> ConfigError:
-    """Explain what the file system refused and no command foresaw, such as a full disk."""
-    reason, hint = {
-        errno.ENOENT: (Reason.FILE_MISSING, ""),
-        errno.ENOSPC: (Reason.STORAGE_FULL, "make room and run it again"),
-        errno.EFBIG: (Reason.STORAGE_FULL, "make room and run it again"),
-        errno.EDQUOT: (Reason.STORAGE_FULL, "make room and run it again"),
-        errno.EROFS: (Reason.BAD_CONFIG, "name a directory that can be written to"),
-        errno.EACCES: (Reason.BAD_CONFIG, "change its permissions, or name another place"),
-    }.get(error.errno or 0, (Reason.BAD_CONFIG, ""))
-    where = "" if error.filename is None else f"{error.filename}: "
-    return ConfigError(reason, f"{where}{error.strerror or error}", hint)

@@ -1,12 +1,13 @@
 """Files that are whole after a crash, and files that nobody else may read: written and read in one way everywhere.
 
 What goes wrong is told as the file system says it, or, of a file that others may read, as a `KeystoreError`; what that
-means is for the caller to say.
+means is for the caller to say, with `file_trouble` if it knows no better.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -14,11 +15,20 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from he_agg.errors import KeystoreError, Reason
+from he_agg.errors import ConfigError, HeAggError, KeystoreError, Reason
 
-__all__ = ["Content", "beside", "create", "create_once", "read_private", "replace", "sync_directory"]
+__all__ = [
+    "Content",
+    "beside",
+    "create",
+    "create_once",
+    "file_trouble",
+    "read_private",
+    "replace",
+    "sync_directory",
+]
 
 _UNFINISHED_S = 60.0
 """A temporary file that is younger may be one that another process is writing."""
@@ -27,21 +37,53 @@ Content = bytes | memoryview | Callable[[BinaryIO], object]
 """All of a file; or what writes it, piece by piece."""
 
 
+E = TypeVar("E", bound=HeAggError)
+
+_MAKE_ROOM = (Reason.STORAGE_FULL, "make room and run it again")
+_REASONS = {
+    errno.ENOENT: (Reason.FILE_MISSING, "see that the file, or the directory that it is to be in, is there"),
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EFBIG: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EROFS: (Reason.BAD_CONFIG, "name a directory that can be written to"),
+    errno.EACCES: (Reason.BAD_CONFIG, "change its permissions, or name another place"),
+    errno.EPERM: (Reason.BAD_CONFIG, "change its permissions, or name another place"),
+}
+
+_MOST_LINKS = 8
+
+
+def file_trouble(error: OSError, what: str = "", kind: type[E] = ConfigError) -> E:  # type: ignore[assignment]
+    """Explain what the file system refused, such as a full disk.
+
+    Args:
+        what: what cannot be done, such as "PATH cannot be written"; the file that the error names if left out.
+    """
+    reason, hint = _REASONS.get(error.errno or 0, (Reason.BAD_CONFIG, ""))
+    what = what or ("" if error.filename is None else str(error.filename))
+    return kind(reason, f"{what}: {error.strerror or error}" if what else str(error.strerror or error), hint)
+
+
 def create(path: Path, content: Content, mode: int = 0o600, durable: bool = True) -> None:
-    """Write a file that does not exist yet. Never through a symbolic link.
+    """Write a file that does not exist yet, whole or, if that fails, not at all. Never through a symbolic link.
 
     Args:
         durable: whether it must survive a power cut from here on; its name does after `sync_directory`.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        if callable(content):
-            content(file)
-        else:
-            file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except BaseException:
+        # A full disk would leave an empty file, which is then taken for the real one.
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -108,14 +150,16 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
         remedy: what to do if others may have read it.
 
     Raises:
-        KeystoreError: missing, a symbolic link, too long, owned by somebody else, open to group or others, or known by
-            a second name.
+        KeystoreError: missing, too long, owned by somebody else, open to group or others, or known by a second name;
+            or a symbolic link of somebody else's. Root's links and files are nobody else's: where secrets are
+            mounted, as Kubernetes does it, there are links to files of root that a group of this process may read.
     """
+    named, path = path, _followed(path)
     try:
         # Without O_NONBLOCK, opening a pipe would wait for its other end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise KeystoreError(Reason.FILE_MISSING, f"{path}: expected a secret file, got none") from error
+        raise KeystoreError(Reason.FILE_MISSING, f"{named}: expected a secret file, got none") from error
     except OSError as error:
         raise KeystoreError(
             Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
@@ -127,12 +171,12 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
         os.close(descriptor)
         raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if state.st_uid != os.geteuid():
+        if state.st_uid not in (os.geteuid(), 0):
             raise KeystoreError(
                 Reason.UNSAFE_PERMISSIONS, f"{path}: expected it to belong to user {os.geteuid()}, got {state.st_uid}"
             )
         mode = stat.S_IMODE(state.st_mode)
-        if mode & 0o077:
+        if mode & (0o077 if state.st_uid == os.geteuid() else 0o037):
             raise KeystoreError(
                 Reason.UNSAFE_PERMISSIONS,
                 f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
@@ -148,3 +192,23 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
     if len(content) > max_bytes:
         raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{path}: expected at most {max_bytes} bytes, got more")
     return content
+
+
+def _followed(path: Path) -> Path:
+    """Return what a path leads to over symbolic links that nobody else can have made."""
+    named = path
+    for _ in range(_MOST_LINKS):
+        try:
+            state = path.lstat()
+        except OSError:
+            return path  # opening it says what is wrong
+        if not stat.S_ISLNK(state.st_mode):
+            return path
+        if state.st_uid not in (os.geteuid(), 0):
+            raise KeystoreError(
+                Reason.UNSAFE_PERMISSIONS,
+                f"{path}: expected a symbolic link of user {os.geteuid()} or root, got one of {state.st_uid}",
+                "name the file itself",
+            )
+        path = path.parent / path.readlink()
+    raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{named}: expected at most {_MOST_LINKS} symbolic links, got more")

@@ -15,7 +15,7 @@ from pathlib import Path
 from he_agg import canonical
 from he_agg.documents.roster import Member, Role
 from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
-from he_agg.host.files import create_once, read_private, sync_directory
+from he_agg.host.files import create, create_once, file_trouble, read_private, sync_directory
 from he_agg.ids import check_name
 from he_agg.signing import SigningKey
 
@@ -53,7 +53,7 @@ class AggregatorKey:
             # Whoever made it may have died before this, and a key that has signed must not be lost.
             sync_directory(data_dir)
         except OSError as error:
-            raise ConfigError(Reason.BAD_CONFIG, f"cannot use {path}: {error.strerror}") from error
+            raise file_trouble(error, f"{path} cannot be used") from error
         return key
 
     @property
@@ -74,11 +74,11 @@ class AggregatorKey:
         """Write the public file. A file that is there already must hold the very same."""
         content = self.public_file()
         try:
-            with contextlib.suppress(FileExistsError), path.open("xb") as file:
-                file.write(content)
+            with contextlib.suppress(FileExistsError):
+                create(path, content, 0o644)
             same = path.read_bytes() == content
         except OSError as error:
-            raise ConfigError(Reason.BAD_CONFIG, f"cannot write {path}: {error.strerror}") from error
+            raise file_trouble(error, f"{path} cannot be written") from error
         if not same:
             raise ConfigError(
                 Reason.FILE_EXISTS, f"{path} exists; it is never overwritten", "move it away first, or give --out"

@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from he_agg.errors import ConfigError, Reason
 from he_agg.host.commands import FILE, answer
-from he_agg.host.files import beside
+from he_agg.host.files import beside, file_trouble
 from service.core.conductor import Conductor
 from service.core.transcript import transcript
 from service.operator import operations
@@ -152,7 +151,7 @@ def federation_export(store: OpenStore, name: str, out: Path, as_json: bool) -> 
         with beside(out, lambda file: file.writelines(transcript(store.rows, name)), 0o644) as temporary:
             temporary.replace(out)
     except OSError as error:
-        raise ConfigError(Reason.BAD_CONFIG, f"cannot write {out}: {error.strerror}") from error
+        raise file_trouble(error, f"{out} cannot be written") from error
     answer(
         {"federation": name, "records": records, "out": str(out)},
         as_json,

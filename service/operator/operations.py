@@ -13,7 +13,8 @@ from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.federation import MAX_FEDERATION_BYTES, FederationDocument
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Body, Signed
-from he_agg.errors import InputError, PlanError, Reason, WireError
+from he_agg.errors import ConfigError, InputError, PlanError, Reason, WireError
+from he_agg.host.files import file_trouble
 from service.core.conductor import Conductor
 from service.core.roster_cache import newest_roster
 from service.core.trust import accept_bundle, accept_roster, add_first_roster
@@ -278,7 +279,7 @@ def _read_signed(path: Path, kind: type[Body], what: str, maker: str) -> bytes:
     try:
         Signed.parse(kind, data)
     except WireError as error:
-        raise WireError(
+        raise ConfigError(
             error.reason, f"{path} is not a {what}: {error.message}", f"`he-agg {maker}` makes one"
         ) from error
     return data
@@ -289,4 +290,4 @@ def _read(path: Path, at_most: int) -> bytes:
         with path.open("rb") as file:
             return file.read(at_most + 1)
     except OSError as error:
-        raise InputError(Reason.FILE_MISSING, f"cannot read {path}: {error.strerror}") from error
+        raise file_trouble(error, f"{path} cannot be read") from error

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
+from he_agg.host.files import file_trouble
 from service.settings import Settings
 
 __all__ = ["check_address", "tls_context"]
@@ -79,7 +80,7 @@ def _check_private(key: Path) -> None:
     try:
         mode = stat.S_IMODE(key.stat().st_mode)
     except OSError as error:
-        raise ConfigError(Reason.FILE_MISSING, f"cannot read {key}: {error.strerror}") from error
+        raise file_trouble(error, f"{key} cannot be read") from error
     if mode & 0o007:
         raise ConfigError(
             Reason.UNSAFE_PERMISSIONS,

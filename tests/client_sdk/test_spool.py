@@ -177,7 +177,7 @@ def test_full_disk_is_an_error_with_a_hint(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(ConfigError, match="No space left on device") as caught:
         entry.write_part(0, b"x")
-    assert caught.value.hint == "free some space"
+    assert (caught.value.reason, caught.value.hint) == (Reason.STORAGE_FULL, "make room and run it again")
 
 
 def test_spool_that_is_a_file(tmp_path):

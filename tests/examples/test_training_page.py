@@ -25,7 +25,7 @@ def test_ten_lines_of_each_framework_train_a_model(framework):
         sites.append(names)
     first = sites[0]
     evaluation = BinaryScores()
-    plan = training_plan("x", first["model"], clip=10.0, weight_cap=256, max_sites=3, adapter=first["adapter"],
+    plan = training_plan("x", first["model"], clip=0.5, weight_cap=256, max_sites=3, adapter=first["adapter"],
                          evaluation=evaluation)  # fmt: skip
 
     def work(site, i):

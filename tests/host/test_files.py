@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from he_agg.errors import KeystoreError, Reason
-from he_agg.host.files import beside, create_once, read_private, replace
+from he_agg.host.files import beside, create_once, file_trouble, read_private, replace
 
 
 def names(directory):
@@ -90,3 +95,92 @@ def test_a_second_name_is_refused(tmp_path):
     assert caught.value.reason == Reason.UNSAFE_PERMISSIONS
     (tmp_path / "copy").unlink()
     assert read_private(path, 100, "") == b"secret"
+
+
+def test_on_a_full_disk_nothing_stays_and_the_reason_is_its_own(tmp_path):
+    """A real limit of the system on files, in a process of its own, for each kind of file that commands write."""
+    code = """
+import resource, sys
+from pathlib import Path
+from he_agg.errors import HeAggError
+from keys.files import replace_file, write_new
+from keys.secret_file import replace_secret, write_secret
+from client_sdk._disk.npz import write_npz
+import numpy as np
+here = Path(sys.argv[1])
+write_secret(here / "old", b"old")
+(here / "public").write_bytes(b"old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+long = bytes(100_000)
+for write in (
+    lambda: write_new(here / "plan", long),
+    lambda: replace_file(here / "public", long),
+    lambda: write_secret(here / "identity", long),
+    lambda: replace_secret(here / "old", long, None),
+    lambda: write_npz(here / "mean.npz", {"w": np.zeros(10_000)}, False),
+):
+    try:
+        write()
+    except HeAggError as error:
+        print(error.reason, "|", error.hint, "|", error.message)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    told = done.stdout.splitlines()
+    assert len(told) == 5, done.stdout + done.stderr
+    assert all(line.startswith("storage-full | make room and run it again | ") for line in told)
+    assert all("cannot be written: File too large" in line for line in told)
+    assert names(tmp_path) == ["old", "public"]
+    assert [(tmp_path / name).read_bytes() for name in ("old", "public")] == [b"old", b"old"]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, Reason.STORAGE_FULL),
+        (errno.EDQUOT, Reason.STORAGE_FULL),
+        (errno.ENOENT, Reason.FILE_MISSING),
+        (errno.EACCES, Reason.BAD_CONFIG),
+        (errno.EROFS, Reason.BAD_CONFIG),
+        (errno.EIO, Reason.BAD_CONFIG),
+    ],
+)
+def test_each_trouble_has_its_reason(number, reason):
+    error = file_trouble(OSError(number, os.strerror(number), "x"))
+    assert error.reason == reason
+    assert error.message == f"x: {os.strerror(number)}"
+    assert isinstance(file_trouble(OSError(number, "no"), "y", KeystoreError), KeystoreError)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to have a file of root's")
+@pytest.mark.parametrize(("mode", "read"), [(0o440, True), (0o640, True), (0o444, False), (0o460, False)])
+def test_a_mounted_file_of_roots_may_be_its_groups(mode, read):
+    """Kubernetes mounts secrets as root's, readable to the group of the pod, behind links of root's."""
+    with tempfile.TemporaryDirectory(prefix="he-agg-test-") as place:
+        directory = Path(place)
+        directory.chmod(0o755)
+        (directory / "data").write_bytes(b"secret")
+        os.chown(directory / "data", 0, 65534)
+        (directory / "data").chmod(mode)
+        (directory / "link").symlink_to("data")
+        os.setegid(65534)
+        os.seteuid(65534)
+        try:
+            if read:
+                assert read_private(directory / "link", 100, "") == b"secret"
+            else:
+                with pytest.raises(KeystoreError, match="others may read or change it"):
+                    read_private(directory / "link", 100, "")
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a link away")
+def test_a_link_of_somebody_elses_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "secret").chmod(0o600)
+    (tmp_path / "link").symlink_to("secret")
+    assert read_private(tmp_path / "link", 100, "") == b"secret"
+    os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
+    with pytest.raises(KeystoreError, match="expected a symbolic link of user 0 or root, got one of 65534"):
+        read_private(tmp_path / "link", 100, "")

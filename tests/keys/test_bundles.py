@@ -269,7 +269,7 @@ def test_a_crash_while_the_keystore_is_replaced_leaves_the_old_or_the_new(path, 
                 raise OSError(28, "No space left on device")
 
             broken.setattr(step, fail)
-            assert refused_anyhow(bundle, path) == Reason.FILE_MISSING
+            assert refused_anyhow(bundle, path) == Reason.STORAGE_FULL
         assert GroupKey.load(path) == WORLD.key
         assert not [file for file in path.parent.iterdir() if file.name.startswith(".")], "no temporary file is left"
     assert WORLD.accept(bundle, path).epoch == 2

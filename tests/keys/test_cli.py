@@ -93,7 +93,7 @@ def test_plan_alone_shows_its_help_and_commands(run):
         ("plan new demo", 2, "Missing option", "he-agg plan new --help"),
         (PLAN_NEW.replace("0.5", "0"), 1, "clip bound", ""),
         (PLAN_NEW.replace("demo", "Demo"), 1, "a-z, 0-9", ""),
-        (PLAN_NEW.replace("model.npz", "none.npz"), 1, "got none [file-missing]", ""),
+        (PLAN_NEW.replace("model.npz", "none.npz"), 4, "got none [file-missing]", ""),
         ("plan show model.npz", 4, "not a usable plan file", "he-agg plan new"),
         ("epoch new --plan none.plan --roster r --identity i", 4, "cannot be read", ""),
         ("keys show model.npz", 4, "mode 0600", "chmod 600"),

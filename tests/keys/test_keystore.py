@@ -11,6 +11,7 @@ import pytest
 from he_agg.errors import HeAggError, KeystoreError, Reason
 from keys import GroupKey, Identity, read_secret_text, write_secret_text
 from tests.support.federation import key_of, plan_of
+from tests.support.owners import somebody_elses
 
 PLAN = plan_of(5)
 KEY = key_of(PLAN)
@@ -72,16 +73,29 @@ def test_looser_permissions_are_refused(file, mode):
     assert refused(load, path) == Reason.UNSAFE_PERMISSIONS
 
 
-def test_a_symbolic_link_is_refused(file):
+def test_a_symbolic_link_to_a_safe_file_is_followed(file):
+    """As Kubernetes mounts secrets: a link to a file over a link to a directory. What it leads to is what counts."""
     path, _, load = file
-    link = path.with_name("link")
-    link.symlink_to(path)
+    mount = path.parent / "mount"
+    (mount / "..2026_11_28").mkdir(parents=True)
+    target = path.rename(mount / "..2026_11_28" / "secret")
+    (mount / "..data").symlink_to("..2026_11_28")
+    link = mount / "secret"
+    link.symlink_to("..data/secret")
+    load(link)
+    target.chmod(0o640)
     assert refused(load, link) == Reason.UNSAFE_PERMISSIONS
+    link.unlink()
+    link.symlink_to("secret")
+    assert refused(load, link) == Reason.UNSAFE_PERMISSIONS  # round in a circle
+    link.unlink()
+    link.symlink_to("nowhere")
+    assert refused(load, link) == Reason.FILE_MISSING
 
 
 def test_another_owner_is_refused(file, monkeypatch):
     path, _, load = file
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    somebody_elses(path, monkeypatch)
     assert refused(load, path) == Reason.UNSAFE_PERMISSIONS
 
 

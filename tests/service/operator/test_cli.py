@@ -118,9 +118,9 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
 def test_rosters_that_do_not_fit(tmp_path, run, document, members):
     path = tmp_path / "a-roster.json"
     create = ("federation", "create", document, "--roster", path)
-    refused(run(*create, check=False), 1, "cannot read")
+    refused(run(*create, check=False), 4, "cannot be read")
     path.write_bytes(b"{}")
-    refused(run(*create, check=False), 1, "is not a roster")
+    refused(run(*create, check=False), 4, "is not a roster")
     path.write_bytes(Signed(members.roster.body).encode())
     refused(run(*create, check=False), 1, "expected the signatures of 1 coordinators", "bad-signature")
     stranger = AggregatorKey.load_or_create(tmp_path / "another").signing_key
@@ -155,7 +155,7 @@ def test_files_that_do_not_belong_here(tmp_path, run, document, plan, roster):
     for content, words in cases.items():
         other.write_bytes(content)
         refused(run("federation", "create", other, "--roster", roster, check=False), 1, *words)
-    refused(run("federation", "create", tmp_path / "none", "--roster", roster, check=False), 1, "cannot read")
+    refused(run("federation", "create", tmp_path / "none", "--roster", roster, check=False), 4, "cannot be read")
     assert run("federation", "show").stdout.startswith("no federations yet")
     run("federation", "create", document, "--roster", roster)
     changed = FederationDocument(plan.public, 2, KEY_ID)

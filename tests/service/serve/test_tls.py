@@ -266,7 +266,7 @@ class TestServe:
                 "--tls-cert", cert, "--tls-key", key
             )
         assert "without passphrase" in refused("--tls-cert", closed.cert, "--tls-key", closed.key)
-        assert f"cannot read {missing}" in refused("--tls-cert", one.cert, "--tls-key", missing)
+        assert f"{missing} cannot be read" in refused("--tls-cert", one.cert, "--tls-key", missing)
         for ca in (rubbish, missing):
             said = refused("--tls-cert", one.cert, "--tls-key", one.key, "--tls-client-ca", ca)
             assert f"{ca}: expected certificates in PEM form" in said
