@@ -328,9 +328,9 @@ def _round(
         for i in range(x.size):
             exact = np.float64(x[i]) * scale
             near = np.rint(exact)
-            if abs(exact - near) > abs(near) * 2.0**-49:
-                near = math.floor(exact + draws[i] * 2.0**-32)
-            out[i] = np.int32(min(max(near, -limit), limit))
+            off = np.float64(abs(exact - near) > abs(near) * 2.0**-49)  # 0 or 1: no branch by what is secret
+            rounded = near + off * (math.floor(exact + draws[i] * 2.0**-32) - near)
+            out[i] = np.int32(min(max(rounded, -limit), limit))
     else:
         for i in range(x.size):
             out[i] = np.int32(min(max(np.rint(np.float64(x[i]) * scale), -limit), limit))
