@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 import numpy as np
 
 from client_sdk.progress import Notice
-from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.errors import InputError, KeystoreError, ProtocolError, Reason
 from he_agg.plan.fixedpoint import Mean, OnOverflow, Rounding
 from he_agg.plan.plan import Plan
 
@@ -200,13 +200,16 @@ def fetch_missed(site: Federated, number: int, otherwise: str) -> tuple[str, Mea
     """Fetch the mean of a round that went by without this site, of whichever attempt made one.
 
     Args:
-        otherwise: what to do if the aggregator keeps it no longer.
+        otherwise: what to do if this site cannot have it: the aggregator keeps it no longer, or it is of an epoch that
+            this site has no key of.
 
     Returns:
         The id of the attempt, and its mean.
 
     Raises:
         ProtocolError: `SUM_GONE`, or the aggregator refused.
+        KeystoreError: `NOT_MY_EPOCH`.
+        InputError: `NOT_YET_MEMBER`.
     """
     for attempt in range(1, _LAST_ATTEMPT):
         round_id = f"{site.federation}.{number}.{attempt}"
@@ -222,4 +225,12 @@ def fetch_missed(site: Federated, number: int, otherwise: str) -> tuple[str, Mea
                 ) from error
             if error.reason != Reason.ROUND_FAILED:
                 raise
+        except (KeystoreError, InputError) as error:
+            hint = {
+                Reason.NOT_YET_MEMBER: otherwise,
+                Reason.NOT_MY_EPOCH: f"{error.hint}; or {otherwise}",
+            }.get(error.reason)
+            if hint is None:
+                raise
+            raise type(error)(error.reason, f"{error.message}; this site needs it to catch up", hint) from error
     raise ProtocolError(Reason.ROUND_FAILED, f"round {number} failed {_LAST_ATTEMPT} times")

@@ -26,7 +26,7 @@ from keys.receiving import seal
 from keys.sealed_box import Passphrase
 from keys.self_test import self_test
 
-__all__ = ["accept", "deal", "install"]
+__all__ = ["accept", "accept_missed", "deal", "install"]
 
 _LABEL = "he-agg/epoch-key/v1"
 _CONTENT_KEY_BYTES = 32
@@ -192,6 +192,29 @@ def accept(
     if key is not current:
         install(key, keystore, current, protect)
     return key, commit(key, identity)
+
+
+def accept_missed(
+    signed: Signed[EpochBundle],
+    roster: Signed[Roster],
+    identity: Identity,
+    keystore: Path,
+    current: GroupKey,
+    protect: Passphrase = None,
+) -> GroupKey:
+    """Store the key of an epoch that came and went while this site was away, as `<keystore>.epoch-N`: it only opens.
+
+    Args:
+        roster: the one that the bundle names, which this site trusts. It may have expired since.
+        current: the group key that this site has; it expects the same plan.
+        protect: protects the file.
+
+    Raises:
+        KeystoreError: as `accept`, or this epoch's key is there already.
+    """
+    key = open_bundle(signed, roster, identity, roster.body.issued_at, plan_id=current.plan_id)
+    key.save(kept_path(keystore, key.epoch), protect)
+    return key
 
 
 def install(key: GroupKey, keystore: Path, current: GroupKey | None, protect: Passphrase) -> None:

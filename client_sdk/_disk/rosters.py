@@ -69,6 +69,20 @@ class Rosters:
         signed = self._known.get(digest)
         return None if signed is None else signed.body
 
+    def signed_as(self, digest: str) -> Signed[Roster]:
+        """Return a trusted roster with its signatures.
+
+        Raises:
+            WireError: this site does not know it.
+        """
+        signed = self._known.get(digest)
+        if signed is None:
+            raise WireError(
+                Reason.ROSTER_MISMATCH,
+                f"roster {digest[:12]}: expected one that this site trusts, it knows none of that digest",
+            )
+        return signed
+
     def since(self, version: int) -> list[Signed[Roster]]:
         """Return the trusted rosters from a version on."""
         return [signed for signed in self._known.values() if signed.body.version >= version]

@@ -23,13 +23,14 @@ from he_agg.documents.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES, Commi
 from he_agg.documents.roster import MAX_MEMBERS, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, KeystoreError, ProtocolError, Reason, WireError
-from he_agg.host.commands import FILE, answer, json_option
+from he_agg.host.commands import FILE, answer, json_option, messages
 from keys import Identity
-from keys.ceremony import accept
+from keys.ceremony import accept, accept_missed
 from keys.cli.options import PassphraseOptions, passphrase_options
 from keys.commitments import Agreement, agreement
 from keys.files import read_document, read_plan, replace_file
 from keys.group_key import GroupKey
+from keys.keystores import kept_path, newest_kept
 from keys.passphrase import Once
 from keys.pinning import read_pinned
 
@@ -196,12 +197,36 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
                 plan_id,
             )
         link.put(f"epochs/{key.epoch}/commitments/{identity.name}", signed.encode())
-    facts = _accepted_facts(key, signed, settings.keystore) | {"roster_version": rosters.newest.body.version}
+        missed = _accept_missed(link, settings, identity, rosters, passphrase, key)
+    facts = _accepted_facts(key, signed, settings.keystore)
+    facts |= {"roster_version": rosters.newest.body.version, "missed": missed}
+    kept = "".join(f"\nepoch {n}, missed: its key is stored too, {kept_path(settings.keystore, n)}" for n in missed)
     answer(
         facts,
         as_json,
-        lambda: _accepted_text(key, settings.keystore, None) + "\nthe aggregator has this site's commitment",
+        lambda: _accepted_text(key, settings.keystore, None) + kept + "\nthe aggregator has this site's commitment",
     )
+
+
+def _accept_missed(
+    link: Link, settings: Settings, identity: Identity, rosters: Rosters, passphrase: Once, newest: GroupKey
+) -> list[int]:
+    """Get the keys of epochs that came and went while this site was away, so that it can open their sums.
+
+    They are those between the newest of before and the newest of now. One that cannot be had is told of.
+    """
+    missed: list[int] = []
+    left = newest_kept(settings.keystore)
+    for epoch in range(left + 1, newest.epoch) if left else ():
+        try:
+            signed = Signed.parse(EpochBundle, link.run(link.get(f"epochs/{epoch}", MAX_BUNDLE_BYTES)).body)
+            if identity.name in signed.body.sealed:
+                roster = rosters.signed_as(signed.body.roster)
+                accept_missed(signed, roster, identity, settings.keystore, newest, passphrase.answer)
+                missed.append(epoch)
+        except (WireError, KeystoreError, InputError, ProtocolError) as error:
+            messages.print(f"epoch {epoch}, missed: {error.message} [{error.reason}]", markup=False, soft_wrap=True)
+    return missed
 
 
 def _commitments(link: Link, roster: Signed[Roster], epoch: int | None) -> Flow[Agreement]:

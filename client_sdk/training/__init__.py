@@ -11,6 +11,7 @@
 """
 
 from client_sdk.training.agreement import model_hash
+from client_sdk.training.checkpoint import hand_over
 from client_sdk.training.evaluation import BinaryScores, ClassCounts, Evaluation, MeanLoss
 from client_sdk.training.loop import train
 from client_sdk.training.recipe import Recipe, training_plan
@@ -35,6 +36,7 @@ __all__ = [
     "Result",
     "Stopping",
     "Task",
+    "hand_over",
     "model_hash",
     "simulate",
     "train",

@@ -80,5 +80,5 @@ def check_agreement(plan: Plan, mean: Mean, digest: str, round_number: int) -> N
         Reason.BAD_DIGEST,
         f"round {round_number}: {who} (here {digest[:12]}); the mean was not applied",
         "compare initial weights (same seed, same file), strategy and settings at all sites; a site that was restored "
-        "from a backup needs the checkpoint of another site",
+        "from a backup takes over what another site has, by `hand_over`",
     )

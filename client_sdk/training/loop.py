@@ -14,7 +14,8 @@ One step::
     new global model
 
 A site that was not invited to some rounds, was too late, or was down, fetches the means it missed (as long as the
-aggregator keeps them) and applies them like everybody else.
+aggregator keeps them) and applies them like everybody else. One that cannot open them, because it joined later, begins
+with what another site hands over.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ from he_agg.plan.rounded import Rounded, as_text, coarse
 __all__ = ["train"]
 
 Hook = Callable[[Report], None]
+
+_TAKE_OVER = (
+    "ask a site that has trained through it, a coordinator's for example, for what "
+    '`client_sdk.training.hand_over("training.npz", "for-you.npz")` writes there, and give that file as `checkpoint`'
+)
 
 
 def train(
@@ -79,7 +85,8 @@ def train(
         adapter: how to read and write the model; found by its type if None.
         transform: `transform(update, task)` changes the update before it is compressed: clipping, noise.
         rounds: end after so many rounds of the federation.
-        checkpoint: a file to keep everything in, for restarts; nothing is kept if None.
+        checkpoint: a file to keep everything in, for restarts, or one that another site's `hand_over` wrote; nothing is
+            kept if None.
         rounding: "nearest", or "stochastic"; compressions round by themselves.
         on_overflow: what entries of an update beyond the clip bound get: an "error", or "clip".
 
@@ -89,6 +96,7 @@ def train(
         ProtocolError: sites hold different models, or the aggregator refused.
         ConfigError: the checkpoint is damaged or of something else.
         TransportError: the aggregator was away for too long.
+        KeystoreError: `NOT_MY_EPOCH`: rounds that this site missed are of an epoch that it has no key of.
     """
     if (evaluate is None) != (evaluation is None):
         raise InputError(
@@ -129,11 +137,12 @@ def _where_it_stands(site: Federated, recipe: Recipe, learner: Learner, file: Ch
     check_finite(tensors, "the model to start from", "load weights that a training has not spoiled")
     recipe.check_plan(site.plan, tensors)
     state = file.load()
-    if state is None:
+    if state is None or state.handed_over:
         clip = {spec.name: spec.clip for spec in site.plan.layout.tensors}
         common, residual = recipe.compression.start(tensors, secrets.randbits(63), clip)
-        state = State(tensors, strategy=recipe.strategy.start(tensors), common=common, residual=residual)
-        state.local = learner.adapter.local(learner.model)
+        if state is None:
+            state = State(tensors, strategy=recipe.strategy.start(tensors), common=common)
+        state.residual, state.local = residual, learner.adapter.local(learner.model)
     same_layout(state.model, tensors, "the checkpoint", "the model")
     return state
 
@@ -203,7 +212,7 @@ class _Loop:
         while state.round < last and not state.done:
             number = state.round + 1
             mine = [] if state.pending is None else [r for r in self.site.pending() if r in state.pending.round_ids]
-            round_id, mean = fetch_missed(self.site, number, "start from the model of another site's checkpoint")
+            round_id, mean = fetch_missed(self.site, number, _TAKE_OVER)
             self._apply(number, mean, took_part=round_id in mine)
 
     def _apply(self, number: int, mean: Mean, *, took_part: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from he_agg import Plan
 from he_agg.host.commands import main
 from keys import GroupKey
 from keys.public_file import encode_public
@@ -59,22 +60,35 @@ class Ceremony:
         return " ".join(f"--fingerprint {name}='{self.fingerprint(name)}'" for name in names)
 
 
-def found(ceremony: Ceremony, sites=SITES, aggregator: bytes | None = None, spread_bundle: bool = True) -> None:
+def found(
+    ceremony: Ceremony,
+    sites=SITES,
+    aggregator: bytes | None = None,
+    spread_bundle: bool = True,
+    plan: Plan | None = None,
+    roster_options: str = "",
+) -> None:
     """From nothing to a federation in epoch 1."""
     for name in sites:
         ceremony.run(name, f"site init {name}")
         ceremony.send(f"{name}.public.json", name, "hospital-a")
     at = ceremony.root / "hospital-a"
     (at / "aggregator.public.json").write_bytes(aggregator or encode_public(AGGREGATOR))
-    np.savez(at / "model.npz", w=np.zeros((3, 2)))
-    ceremony.run(
-        "hospital-a", "plan new demo --model model.npz --clip 1 --weight-cap 10 --max-sites 5 --codec ckks --bits 8"
-    )
+    if plan is None:
+        np.savez(at / "model.npz", w=np.zeros((3, 2)))
+        ceremony.run(
+            "hospital-a", "plan new demo --model model.npz --clip 1 --weight-cap 10 --max-sites 5 --codec ckks --bits 8"
+        )
+    else:
+        (at / "demo.plan").write_bytes(plan.encode())
     members = " ".join(
         [f"--site {name}.public.json" for name in sites]
         + [f"--coordinator {name}.public.json" for name in COORDINATORS]
     )
-    ceremony.run("hospital-a", f"roster new demo {members} --aggregator aggregator.public.json --out roster-1.json")
+    ceremony.run(
+        "hospital-a",
+        f"roster new demo {members} --aggregator aggregator.public.json --out roster-1.json {roster_options}",
+    )
     sign(ceremony, "roster-1.json")
     for name in sites:
         ceremony.send("roster-1.json", "hospital-a", name)
@@ -92,6 +106,14 @@ def sign(ceremony: Ceremony, file: str, options: str = "") -> None:
     ceremony.send(file, "hospital-a", "hospital-b")
     ceremony.run("hospital-b", f"roster sign {file} --identity hospital-b.identity")
     ceremony.send(file, "hospital-b", "hospital-a")
+
+
+def settings(ceremony: Ceremony, name: str, url: str, *more: str) -> Path:
+    """A site's settings file, as docs/ceremony.md shows it."""
+    lines = [f'url = "{url}"', f'identity = "{name}.identity"', 'keystore = "demo.keystore"', 'roster = "roster.json"']
+    path = ceremony.root / name / "site.toml"
+    path.write_text("\n".join([*lines, *more]) + "\n")
+    return path
 
 
 def spread(ceremony: Ceremony, epoch: int, sites) -> None:

@@ -11,17 +11,9 @@ import pytest
 from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.roster import Roster
 from he_agg.documents.signed import Signed
-from tests.keys.ceremony import found, sign
+from tests.keys.ceremony import found, settings, sign
 from tests.keys.dealing import COORDINATORS, SITES
 from tests.support.server import he_agg, start_server
-
-
-def settings(ceremony, name, url):
-    """A site's settings file, as docs/ceremony.md shows it."""
-    (ceremony.root / name / "site.toml").write_text(
-        f'url = "{url}"\nidentity = "{name}.identity"\nkeystore = "demo.keystore"\nroster = "roster.json"\n'
-    )
-
 
 ROTATE = "epoch rotate --keystore demo.keystore --roster {} --identity hospital-a.identity"
 
