@@ -28,6 +28,7 @@ class Link:
         epoch: of the group key.
         published: index of the newest record whose sum was not given up, up to this one; 0 if there is none.
         again: index of the record whose sum was given up and whose number is tried again; 0 if there is none.
+        ended: whether it is the federation's end, after which nothing comes.
     """
 
     digest: str = NO_RECORD
@@ -36,6 +37,7 @@ class Link:
     epoch: int = 1
     published: int = 0
     again: int = 0
+    ended: bool = False
 
 
 class Chain:
@@ -99,6 +101,7 @@ class Chain:
                         "epoch": link.epoch,
                         "published": link.published,
                         "again": link.again,
+                        "ended": link.ended,
                     }
                 )
 
@@ -116,6 +119,7 @@ class Chain:
             epoch=fields.integer("epoch", 1, 10**9),
             published=fields.integer("published", 0, number),
             again=fields.integer("again", 0, number),
+            ended=fields.boolean("ended"),
         )
         fields.end()
         self._seen.append(link)

@@ -7,9 +7,9 @@
        ... and every manifest by its site, and it is the one of the record  check_manifests
     5  this site is in the sum with what it sent, or the record says why    check_own
        not
-    6  the record follows the one that this site saw last, its epoch does   check_follows, check_epoch,
-       not go back, it names exactly the sites that had to be invited, and  check_invited,
-       every member saw the same                                            check_same_history
+    6  the record follows the one that this site saw last, which was no     check_follows, check_end,
+       end, its epoch does not go back, it names exactly the sites that     check_epoch, check_invited,
+       had to be invited, and every member saw the same                     check_same_history
     7  the parts of the sum are those of the record, and their tags are     check_parts, check_tags
        the sum of the manifests' tags
     8  decrypt, round, range-check                                          (codec)
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from he_agg import canonical
 from he_agg.documents.draw import invited_sites
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.record import RoundRecord
+from he_agg.documents.record import RoundRecord, reason_of_end
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import AnyBody, Signed
 from he_agg.errors import Reason, WireError
@@ -37,6 +37,7 @@ from he_agg.plan.plan import PublicPlan
 __all__ = [
     "Expected",
     "RejectedError",
+    "check_end",
     "check_epoch",
     "check_follows",
     "check_invited",
@@ -223,6 +224,20 @@ def check_epoch(before: int, what: str, got: int) -> None:
     """Check that the epoch does not go back: whoever has left may hold the key of an old one."""
     if got < before:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"{what}, epoch", f"at least {before}", got)
+
+
+def check_end(plan: PublicPlan, record: RoundRecord, newest: RoundId | None) -> None:
+    """Step 6, first part: an end comes right after the newest sum, and by the plan after that of its last round.
+
+    Args:
+        newest: the round of that sum.
+    """
+    due = 1 if newest is None else newest.number + 1
+    if record.round_id.number != due:
+        raise RejectedError(Reason.BAD_ANSWER, f"record {record.index}, round of the end", due, record.round_id.number)
+    reason = reason_of_end(due, plan.rounds)
+    if record.reason != reason:
+        raise RejectedError(Reason.BAD_ANSWER, f"record {record.index}, reason of the end", reason, record.reason)
 
 
 def check_same_history(record: RoundRecord, manifests: Sequence[Signed[Manifest]]) -> None:

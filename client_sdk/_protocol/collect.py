@@ -26,7 +26,7 @@ from client_sdk._protocol.session import Session
 from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import PhaseFinished, PhaseStarted, Waits
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
+from he_agg.documents.record import ENDED, MAX_RECORD_BYTES, RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
@@ -124,7 +124,7 @@ def _later(session: Session, round_id: RoundId) -> Flow[tuple[float, bool]]:
 
 
 def take_failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
-    """Verify a failed round's record and add it to the history, as any other record.
+    """Verify the record of a round without a sum and add it to the history, as any other record.
 
     Raises:
         ProtocolError: it must not be believed.
@@ -133,7 +133,14 @@ def take_failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]
 
 
 def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> ProtocolError:
-    """Return the error for a round whose record says that it has failed."""
+    """Return the error for a round whose record says that it has failed, or never opened."""
+    if record.outcome == ENDED:
+        return ProtocolError(
+            Reason.ROUND_FAILED,
+            f"round {round_id} never opened: the federation has ended",
+            "site.fetch() gets the last mean",
+            "`he-agg fetch` gets the last mean",
+        )
     why = record.excluded.get(session.site)
     if why in _GIVEN_UP:
         text = f"round {round_id} was given up: {why}"

@@ -10,14 +10,21 @@ from typing import Literal, TypeVar
 from client_sdk._disk.chain import Link
 from client_sdk._disk.ledger import Fate
 from client_sdk._effects import Flow, Report, Request, compute
-from client_sdk._protocol.accept import RejectedError, check_epoch, check_follows, check_invited, check_record_signature
+from client_sdk._protocol.accept import (
+    RejectedError,
+    check_end,
+    check_epoch,
+    check_follows,
+    check_invited,
+    check_record_signature,
+)
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.rosters import fetch_roster
 from client_sdk._protocol.session import Session
 from client_sdk.progress import Notice
 from he_agg.audit.evidence import BrokenReceipt, broken_by, encode_evidence
 from he_agg.documents.draw import last_counted
-from he_agg.documents.record import MAX_RECORD_BYTES, RoundRecord
+from he_agg.documents.record import ENDED, MAX_RECORD_BYTES, PUBLISHED, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError, Reason, WireError
@@ -30,6 +37,7 @@ __all__ = [
     "follow_rosters",
     "given_up",
     "know_roster",
+    "newest_sum",
     "record_at",
     "refusing",
     "take_record",
@@ -198,6 +206,11 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     before = yield from compute(partial(session.chain.link, index - 1))
     check_follows(index - 1, before.digest, signed)
     check_epoch(before.epoch, f"record {index}", record.epoch)
+    if before.ended:
+        got = f"{record.outcome} for round {record.round_id}"
+        raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}", "none after the federation's end", got)
+    if record.outcome == ENDED:
+        check_end(session.plan, record, (yield from newest_sum(session, before)))
     yield from know_roster(session, record)
     roster = session.rosters.named(record.roster)
     if roster is not None:
@@ -205,9 +218,9 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
             raise RejectedError(
                 Reason.ROSTER_MISMATCH, f"record {index}, version of the roster", before.roster_version, roster.version
             )
-        check_invited(
-            session.plan, roster, record, before.counted, (yield from given_up(session, before, record.round_id))
-        )
+        if record.outcome != ENDED:
+            again = yield from given_up(session, before, record.round_id)
+            check_invited(session.plan, roster, record, before.counted, again)
     elif before.roster_version or session.rosters.is_complete:
         # Only what was written before the first roster that this site knows may name one that it does not know.
         raise RejectedError(
@@ -215,7 +228,7 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
         )
     link = yield from _link(session, signed, before, 0 if roster is None else roster.version)
     # Before the chain has it: a record that it has is not looked at again.
-    fate = Fate.COUNTED if record.outcome == "published" and session.site in record.members else Fate.LEFT_OUT
+    fate = Fate.COUNTED if record.outcome == PUBLISHED and session.site in record.members else Fate.LEFT_OUT
     yield from compute(partial(session.ledger.settle, record.round_id, fate, signed.digest))
     if record.gives_up is not None:
         yield from compute(partial(session.ledger.give_up, record.gives_up))
@@ -226,6 +239,15 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest) from error
     if index > known_before and roster is not None and session.site in roster.having(Role.SITE):
         yield from _tell_of_absence(session.site, record)
+
+
+def newest_sum(session: Session, link: Link) -> Flow[RoundId | None]:
+    """Return the newest round as of a record whose sum was not given up; None if there is none.
+
+    Raises:
+        RejectedError: the aggregator has another record there now.
+    """
+    return (yield from record_at(session, link.published)).body.round_id if link.published else None
 
 
 def given_up(session: Session, before: Link, round_id: RoundId) -> Flow[frozenset[str] | None]:
@@ -255,7 +277,9 @@ def _link(session: Session, signed: Signed[RoundRecord], before: Link, roster_ve
     """
     record = signed.body
     link = replace(before, digest=signed.digest, roster_version=roster_version, epoch=record.epoch)
-    if record.outcome == "published":
+    if record.outcome == ENDED:
+        return replace(link, ended=True)
+    if record.outcome == PUBLISHED:
         return replace(link, counted=last_counted(record, before.counted), published=record.index, again=0)
     if record.gives_up is None:
         return link
@@ -269,7 +293,7 @@ def _link(session: Session, signed: Signed[RoundRecord], before: Link, roster_ve
 
 def _tell_of_absence(site: str, record: RoundRecord) -> Flow[None]:
     """Tell of a sum that this site is not in."""
-    if record.outcome != "published" or site in record.members:
+    if record.outcome != PUBLISHED or site in record.members:
         return
     round_id, why = str(record.round_id), record.excluded.get(site)
     has = f"round {round_id} has a sum"

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from client_sdk._disk.chain import Link
 from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
 from client_sdk._protocol.accept import RejectedError, check_epoch, signers
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import catch_up, follow_rosters, given_up, record_at, refusing
+from client_sdk._protocol.history import catch_up, follow_rosters, given_up, newest_sum, refusing
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import deliver_verdicts
 from client_sdk._protocol.waiting import Waiting
@@ -85,6 +86,9 @@ def federation_state(session: Session, wait_s: int = 0, after: str | None = None
     roster = yield from refusing(session, "roster-rejected", None, _roster_of(session, signed.body, pinned))
     yield from refusing(session, "state-rejected", None, _check_signed(signed, roster.keys_of(Role.AGGREGATOR)))
     yield from refusing(session, "chain-rejected", None, _check_chain(session, signed.body, seen))
+    newest = yield from compute(partial(session.chain.link, signed.body.index))
+    yield from refusing(session, "state-rejected", None, _check_by_records(session, signed.body, newest))
+    yield from _tell_of_dispute(session, signed.body)
     return signed
 
 
@@ -115,7 +119,7 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
         after: id of the round that it has dealt with.
 
     Returns:
-        The round; None when the federation has ended.
+        The round; None when the federation has ended, by a record that is the last of this site's verified chain.
 
     Raises:
         KeystoreError: the federation uses another group key.
@@ -163,10 +167,8 @@ def last_published(session: Session) -> Flow[RoundId | None]:
 
 
 def _published_by(session: Session, index: int) -> Flow[RoundId | None]:
-    published = (yield from compute(partial(session.chain.link, index))).published
-    if not published:
-        return None
-    return (yield from refusing(session, "chain-rejected", None, record_at(session, published))).body.round_id
+    link = yield from compute(partial(session.chain.link, index))
+    return (yield from refusing(session, "chain-rejected", None, newest_sum(session, link)))
 
 
 def _tell_of_end(session: Session, state: FederationState) -> Flow[None]:
@@ -174,7 +176,16 @@ def _tell_of_end(session: Session, state: FederationState) -> Flow[None]:
     done = 0 if last is None else last.number
     if done < rounds:
         text = f"federation {session.federation} has ended early, after {done} of the {rounds} rounds of its plan"
-        yield Report(Notice("ended-early", text))
+        yield Report(Notice("ended-early", f"{text}: its operator has ended it"))
+
+
+def _tell_of_dispute(session: Session, state: FederationState) -> Flow[None]:
+    """Tell, once for each, of a sum that a site has rejected before enough others had opened it."""
+    if state.disputed is None or state.disputed in session.disputes:
+        return
+    session.disputes.add(state.disputed)
+    text = f"round {state.disputed} is disputed: a site has rejected its sum, and too few have opened it so far"
+    yield Report(Notice("disputed", text, str(state.disputed)))
 
 
 def _tell_of_wait(session: Session, state: FederationState, after: str | None, waiting: Waiting) -> Flow[None]:
@@ -310,3 +321,15 @@ def _check_chain(session: Session, state: FederationState, seen: int) -> Flow[No
     if state.head != head:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"state, digest of record {state.index}", head, state.head)
     check_epoch((yield from compute(partial(session.chain.link, state.index))).epoch, "state", state.epoch)
+
+
+def _check_by_records(session: Session, state: FederationState, newest: Link) -> Flow[None]:
+    """Refuse an end that is no record, and a dispute of another sum than the newest."""
+    if (state.stage == "ended") != newest.ended:
+        wanted = "ended, as its last record says" if newest.ended else "not ended, since no record says so"
+        raise RejectedError(Reason.CHAIN_MISMATCH, "state, stage", wanted, state.stage)
+    if state.disputed is None:
+        return
+    disputable = yield from newest_sum(session, newest)
+    if state.disputed != disputable:
+        raise RejectedError(Reason.CHAIN_MISMATCH, "state, disputed", disputable or "none", state.disputed)

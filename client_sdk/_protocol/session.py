@@ -21,6 +21,7 @@ from client_sdk.coarse import Coarse
 from client_sdk.config import Settings
 from he_agg.codecs import Codec, codec_for
 from he_agg.errors import KeystoreError, Reason
+from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 from keys import GroupKey, Identity, read_secret_text
 from keys.keystores import Keystores
@@ -41,6 +42,7 @@ class Session:
         round_s: how long, at most, a round that this site is invited to is waited for. Units: seconds.
         coarse: what people were warned of already.
         clock: the time by which rosters expire. Units: seconds since 1970, UTC.
+        disputes: the rounds of whose dispute it has told.
     """
 
     identity: Identity
@@ -57,6 +59,7 @@ class Session:
     round_s: float = 30 * 86400.0
     coarse: Coarse = field(default_factory=Coarse, repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
+    disputes: set[RoundId] = field(default_factory=set, repr=False)
 
     @property
     def site(self) -> str:

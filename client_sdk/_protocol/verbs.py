@@ -17,7 +17,7 @@ from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
 from client_sdk._protocol.verdicts import check_one_set, judge, judging
 from client_sdk.federated import Outcome, Update
-from he_agg.documents.record import RoundRecord
+from he_agg.documents.record import PUBLISHED, RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED
 from he_agg.errors import InputError, ProtocolError, Reason, WireError
@@ -154,7 +154,7 @@ def _record(
 ) -> Flow[Signed[RoundRecord]]:
     meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored, Counter())
     signed = yield from await_record(session, round_id, since + session.result_s, meanwhile)
-    if signed.body.outcome == "failed":
+    if signed.body.outcome != PUBLISHED:
         yield from take_failed(session, round_id, signed)
         # The stored submission can never be used.
         yield from compute(entry.remove)

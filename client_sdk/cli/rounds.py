@@ -141,7 +141,8 @@ def _facts(site: Site) -> dict[str, Any]:
     facts |= {"records": facts.pop("index"), "site": site.name, "pending": pending}
     facts |= {"last_published": site.last_published(), "round": None, "invited": False, "submitted": False}
     facts |= {"min_sites": site.roster.min_sites, "small_groups": site.roster.small_groups}
-    opened = facts.pop("open")
+    disputed, opened = state.disputed, facts.pop("open")
+    facts["disputed"] = None if disputed is None else str(disputed)
     if opened is not None:
         invited = opened.pop("invited")
         remaining_s = max(0, int(opened["deadline_at"] - time.time()))
@@ -190,6 +191,8 @@ def _describe(facts: dict[str, Any], sums: str) -> str:
         part = "submitted" if facts["submitted"] else "invited" if facts["invited"] else "not invited"
         lines.append(f"round       {opened['id']}, closes in {opened['remaining_s']} s; this site: {part}")
     lines.append(f"last mean   {facts['last_published'] or 'none yet'}")
+    if facts["disputed"] is not None:
+        lines.append(f"disputed    {facts['disputed']}: a site has rejected its sum, and too few have opened it so far")
     lines.append(f"epoch       {facts['epoch']}, key {facts['key_id'][:12]}, plan {facts['plan_id'][:12]}")
     lines.append(f"sums        {sums}")
     if facts["pending"]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from he_agg import canonical
-from he_agg.documents.record import RoundRecord
+from he_agg.documents.record import ENDED, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
@@ -44,6 +44,8 @@ def broken_by(receipt: Receipt, record: RoundRecord) -> str | None:
         return f"calls {receipt.id[:12]} {excluded}"
     if record.outcome == "failed" and excluded is None:
         return f"does not name the site of {receipt.id[:12]}"
+    if record.outcome == ENDED:
+        return f"ends the federation as if the attempt that took {receipt.id[:12]} had never opened"
     return None
 
 

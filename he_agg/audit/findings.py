@@ -54,7 +54,10 @@ class RosterRow:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """What a record says, and its members of it. Units: `closed_at` in seconds since 1970, UTC."""
+    """What a record says, and its members of it. Units: `closed_at` in seconds since 1970, UTC.
+
+    `reason` is why the federation has ended, if the record is its end.
+    """
 
     index: int
     round: str
@@ -65,6 +68,7 @@ class RoundRow:
     members: tuple[str, ...]
     excluded: Mapping[str, str]
     verdicts: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
 
 
 @dataclass

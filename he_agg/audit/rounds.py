@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from he_agg.audit.findings import Notes, RoundRow
 from he_agg.documents.draw import invited_sites, last_counted
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.record import NO_RECORD, RoundRecord
+from he_agg.documents.record import ENDED, NO_RECORD, PUBLISHED, RoundRecord, reason_of_end
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import Verdict
@@ -116,6 +116,7 @@ class RecordChain:
                 tuple(sorted(record.members)),
                 dict(sorted(record.excluded.items())),
                 self._said,
+                record.reason,
             )
         )
         self._check_place(signed, what)
@@ -127,7 +128,7 @@ class RecordChain:
             self._check_roster(signed, roster, what)
         self._last, self._counted = record, last_counted(record, self._counted)
         self._result.head = signed.digest
-        if record.outcome == "published":
+        if record.outcome == PUBLISHED:
             self._published, self._published_digest, self._said_of_published = record, signed.digest, self._said
             self._again = None
         elif record.gives_up is not None and self._published is not None:
@@ -165,7 +166,10 @@ class RecordChain:
         number, attempt = record.round_id.number, record.round_id.attempt
         if last is None:
             due = 1
-        elif last.outcome == "published":
+        elif last.outcome == ENDED:
+            self._find("after-end", f"{what} comes after the federation's end")
+            return
+        elif last.outcome == PUBLISHED:
             due = last.round_id.number + 1
         elif last.gives_up is not None and self._published is not None:
             due = self._published.round_id.number
@@ -195,9 +199,14 @@ class RecordChain:
 
     def _check_terms(self, record: RoundRecord, what: str) -> None:
         plan, last = self._plan, self._last
-        if record.plan_id != plan.plan_id or record.round_id.number > plan.rounds:
+        if record.outcome == ENDED and record.reason != reason_of_end(record.round_id.number, plan.rounds):
+            self._find(
+                "end", f"{what} gives {record.reason} as the reason of the end, and the plan has {plan.rounds} rounds"
+            )
+        most = plan.rounds + (record.outcome == ENDED)
+        if record.plan_id != plan.plan_id or record.round_id.number > most:
             self._find("plan", f"{what} is not of plan {plan.plan_id[:12]}, or beyond its rounds")
-        if record.outcome == "published" and len(record.sum_digests) != len(plan.places):
+        if record.outcome == PUBLISHED and len(record.sum_digests) != len(plan.places):
             self._find("plan", f"{what}: expected {len(plan.places)} parts of the sum, got {len(record.sum_digests)}")
         if last is not None and record.epoch < last.epoch:
             self._find("epoch", f"{what}: epoch {record.epoch} comes after epoch {last.epoch}")
@@ -212,7 +221,7 @@ class RecordChain:
             self._find("missing-manifest", f"{what} names site {site}, whose manifest is not there")
         for site in sorted(found.keys() - record.members.keys()):
             self._find("extra-manifest", f"{what} does not name site {site}, whose manifest is there", found[site].line)
-        if record.outcome != "published" and record.members:
+        if record.outcome != PUBLISHED and record.members:
             self._find("failed-with-members", f"{what} has failed, and yet has members")
         for site, submission_id in sorted(record.members.items()):
             if site in found:
@@ -259,7 +268,7 @@ class RecordChain:
         before = None if self._last is None else self._rosters.get(self._last.roster)
         if before is not None and before.version > roster.version:
             self._find("roster-order", f"{what} uses version {roster.version} of the roster, after {before.version}")
-        if record.outcome == "published":
+        if record.outcome == PUBLISHED:
             self._check_expiry(record, roster, what)
             least = max(roster.min_sites, plan.min_sites)
             if not least <= len(record.members) <= plan.max_sites:
@@ -267,7 +276,8 @@ class RecordChain:
                     "number-of-sites",
                     f"{what}: expected {least} to {plan.max_sites} sites in a sum, got {len(record.members)}",
                 )
-        self._check_invited(record, roster, what)
+        if record.outcome != ENDED:
+            self._check_invited(record, roster, what)
 
     def _check_expiry(self, record: RoundRecord, roster: Roster, what: str) -> None:
         """Accept that a roster expires while a round is open, if the next one had come by then."""

@@ -1,7 +1,8 @@
 """Read and write a round record: the closed set of submissions behind a sum, and the sum's digests.
 
 It is written once, when the sum is durable (or the round has failed), signed by the aggregator, and never changes. Each
-record names the one before it, so whoever has seen one notices when another history is told later.
+record names the one before it, so whoever has seen one notices when another history is told later. The last of them is
+the federation's end: it has the id of the attempt that would have opened next.
 """
 
 from __future__ import annotations
@@ -14,20 +15,31 @@ from he_agg.documents.manifest import MAX_PARTS
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
 
-__all__ = ["MAX_INDEX", "MAX_RECORD_BYTES", "NO_RECORD", "RoundRecord"]
+__all__ = ["ENDED", "FAILED", "MAX_INDEX", "MAX_RECORD_BYTES", "NO_RECORD", "PUBLISHED", "RoundRecord", "reason_of_end"]
 
 MAX_RECORD_BYTES = 16 * 2**20
 NO_RECORD = "0" * 64
 """What the first record of a federation has as `previous`."""
 
 MAX_INDEX = 2**53 - 1
-OUTCOMES = ("published", "failed")
+PUBLISHED, FAILED, ENDED = OUTCOMES = ("published", "failed", "ended")
+BY_PLAN, BY_OPERATOR = REASONS = ("rounds", "operator")
 _MAX_MEMBERS = 10_000
+
+
+def reason_of_end(number: int, rounds: int) -> str:
+    """Tell why a federation has ended: for the rounds of its plan, or by its operator before them.
+
+    Args:
+        number: of the round that would have opened next.
+        rounds: of the plan.
+    """
+    return BY_PLAN if number > rounds else BY_OPERATOR
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What became of one attempt of one round.
+    """What became of one attempt of one round, or that there are no more.
 
     Attributes:
         round_id: federation, round and attempt.
@@ -36,12 +48,14 @@ class RoundRecord:
         closed_at: when the set became final. Units: seconds since 1970, UTC.
         roster: digest of the roster under which the attempt opened, 64 hex digits.
         key_id: commitment to the group key.
-        outcome: "published", or "failed" when too few sites submitted.
+        outcome: "published"; "failed" when too few sites submitted; or "ended": the attempt never opened, and nothing
+            comes after.
         members: submission id by site, for every submission in the sum.
         excluded: reason by site, for every site that was invited and is not in the sum. No other site is named.
         sum_digests: SHA-256 of every part of the sum as it travels, in order; empty when failed.
         gives_up: digest of the newest published record, if its sum is given up because sites have rejected it: the same
             number is tried again. Only a failed record says so.
+        reason: why the federation has ended: "rounds", those of its plan, or "operator". Only the end's record says so.
     """
 
     KIND: ClassVar[str] = "record"
@@ -60,6 +74,7 @@ class RoundRecord:
     excluded: dict[str, str]
     sum_digests: tuple[str, ...]
     gives_up: str | None = None
+    reason: str | None = None
 
     @property
     def title(self) -> str:
@@ -87,6 +102,7 @@ class RoundRecord:
             "excluded": self.excluded,
             "sum": list(self.sum_digests),
             "gives_up": self.gives_up,
+            "reason": self.reason,
         }
 
     @classmethod
@@ -112,6 +128,7 @@ class RoundRecord:
             excluded=excluded,
             sum_digests=tuple(digests),
             gives_up=fields.maybe("gives_up", lambda name: fields.hex(name, 32)),
+            reason=fields.maybe("reason", fields.string),
         )
         fields.end()
         if (record.index == 1) != (record.previous == NO_RECORD):
@@ -129,8 +146,12 @@ class RoundRecord:
                 raise WireError(Reason.BAD_FIELD, "record.excluded: expected a short reason")
         for digest in digests:
             canonical.check_hex(digest, 32, "record.sum")
-        if (outcome == "failed") != (not digests):
+        if (outcome == PUBLISHED) != bool(digests):
             raise WireError(Reason.BAD_FIELD, "record.sum: expected digests of a published sum, and none otherwise")
-        if record.gives_up is not None and outcome != "failed":
+        if record.gives_up is not None and outcome != FAILED:
             raise WireError(Reason.BAD_FIELD, "record.gives_up: expected null of what has not failed")
+        if (outcome == ENDED) != (record.reason in REASONS) or (outcome != ENDED and record.reason is not None):
+            raise WireError(Reason.BAD_FIELD, f"record.reason: expected one of {REASONS} of an end, and null otherwise")
+        if outcome == ENDED and (members or excluded):
+            raise WireError(Reason.BAD_FIELD, "record: expected no sites in the record of an end")
         return record

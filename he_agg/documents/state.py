@@ -1,7 +1,7 @@
 """Read and write a federation's state: where it stands, the same for every member, signed by an aggregator.
 
 It is made anew whenever something in it changes. What a site believes of it is what its chain of records, and the
-rosters that coordinators have signed, agree with.
+rosters that coordinators have signed, agree with: the end is a record, and the state only leads to it.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class FederationState:
         index: of the newest record; 0 while there is none.
         head: digest of the newest record; `NO_RECORD` while there is none.
         open: the attempt that takes submissions; None while there is none.
+        disputed: the attempt of the newest sum, if a site has rejected it before enough had opened it.
     """
 
     KIND: ClassVar[str] = "state"
@@ -91,6 +92,7 @@ class FederationState:
     index: int
     head: str
     open: OpenAttempt | None = None
+    disputed: RoundId | None = None
 
     @property
     def title(self) -> str:
@@ -120,6 +122,9 @@ class FederationState:
             "index": self.index,
             "head": self.head,
             "open": None if self.open is None else self.open.to_json(),
+            "disputed": None
+            if self.disputed is None
+            else {"round": self.disputed.number, "attempt": self.disputed.attempt},
         }
 
     @classmethod
@@ -127,8 +132,9 @@ class FederationState:
         """Read a state."""
         fields = canonical.Fields(value, "state")
         fields.integer("v", 1, 1)
+        federation = check_name(fields.string("federation"), "state.federation")
         state = cls(
-            federation=check_name(fields.string("federation"), "state.federation"),
+            federation=federation,
             stage=fields.string("stage"),
             plan_id=fields.hex("plan_id", 32),
             epoch=fields.integer("epoch", 1, 10**9),
@@ -138,6 +144,7 @@ class FederationState:
             index=fields.integer("index", 0, MAX_INDEX),
             head=fields.hex("head", 32),
             open=fields.maybe("open", lambda name: OpenAttempt.from_json(fields.object(name))),
+            disputed=fields.maybe("disputed", lambda name: _disputed(federation, fields.object(name))),
         )
         fields.end()
         if state.stage not in STAGES:
@@ -147,3 +154,10 @@ class FederationState:
         if state.open is not None and state.stage != "running":
             raise WireError(Reason.BAD_FIELD, "state.open: expected null of a federation that does not run")
         return state
+
+
+def _disputed(federation: str, value: canonical.Json) -> RoundId:
+    fields = canonical.Fields(value, "state.disputed")
+    number, attempt = fields.integer("round", 1, MAX_NUMBER), fields.integer("attempt", 1, MAX_NUMBER)
+    fields.end()
+    return RoundId(federation, number, attempt)

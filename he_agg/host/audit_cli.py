@@ -122,6 +122,7 @@ def _text(result: Audit) -> str:
     lines += _table("participation", ("site", "sums", "left out"), sites)
     if (found := _suspects(result)) is not None:
         lines += _rejected(found)
+    lines.append(_end(result))
     lines += [f"last record: {len(result.rounds)}, {result.head}", "  compare it with what a site has seen", ""]
     if result.ok:
         lines.append(f"verdict: everything holds, over {len(result.rounds)} records")
@@ -134,6 +135,12 @@ def _text(result: Audit) -> str:
         lines.append("verdict: DOES NOT HOLD. The first violation of each kind:")
         lines += [f"  {_place(one.line)}{one.text} [{one.kind}]" for one in result.findings]
     return "\n".join(lines)
+
+
+def _end(result: Audit) -> str:
+    reason = result.rounds[-1].reason if result.rounds else None
+    told = {None: "not by then", "rounds": "after the rounds of its plan", "operator": "by its operator"}
+    return f"the federation has ended: {told.get(reason, reason)}"
 
 
 def _suspects(result: Audit) -> Suspects | None:

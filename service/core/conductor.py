@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from he_agg.documents.draw import members_digest
-from he_agg.documents.record import NO_RECORD, RoundRecord
+from he_agg.documents.record import ENDED, NO_RECORD, RoundRecord, reason_of_end
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, Reason
@@ -147,6 +147,9 @@ class Conductor:
             tx.set_stage(name, action.stage)
             tx.set_paused(name, action.at)
             return
+        if isinstance(action, events.Ended):
+            self._end(tx, row, roster, RoundId(name, action.number, action.attempt), at)
+            return
         if isinstance(action, events.GivenUp):
             given_up = RoundId(name, action.number, action.attempt)
             tx.set_phase(given_up, Phase.REJECTED)
@@ -155,10 +158,7 @@ class Conductor:
         round_id = RoundId(name, action.round.number, action.round.attempt)
         match action:
             case events.Opened(round_):
-                epoch = tx.newest_epoch(name)
-                tx.open_round(
-                    round_id, round_, Basis(epoch.number, epoch.key_id, roster.body_digest, roster.body.version)
-                )
+                tx.open_round(round_id, round_, _basis(tx, name, roster))
             case events.Extended(round_):
                 tx.move_deadline(round_id, round_.deadline_at)
             case events.Accepted(_, site):
@@ -181,6 +181,27 @@ class Conductor:
                     release_undisputed(tx, name)
                 new_head = ChainHead(head.index + 1, record.digest)
                 tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
+
+    def _end(self, tx: Transaction, row: FederationRow, roster: Signed[Roster], round_id: RoundId, at: int) -> None:
+        """Write the record of a federation's end, which is the last of its chain."""
+        head, basis, plan = tx.chain_head(row.name), _basis(tx, row.name, roster), row.parsed.plan
+        record = RoundRecord(
+            round_id=round_id,
+            index=head.index + 1,
+            previous=head.digest,
+            closed_at=at,
+            roster=basis.roster,
+            epoch=basis.epoch,
+            key_id=basis.key_id,
+            plan_id=plan.plan_id,
+            outcome=ENDED,
+            members={},
+            excluded={},
+            sum_digests=(),
+            reason=reason_of_end(round_id.number, plan.rounds),
+        )
+        signed = Signed.make(record, self.key.signing_key, self.signer(tx, row.name, basis.roster_version))
+        tx.end_federation(round_id, basis, signed.encode(), ChainHead(record.index, signed.digest), at)
 
     def _move_all(self, tx: Transaction, round_id: RoundId, event: submissions.Event) -> None:
         for row in tx.submissions(round_id):
@@ -242,3 +263,9 @@ class Conductor:
             gives_up=None if disputed is None else disputed.record_digest,
         )
         return Signed.make(record, self.key.signing_key, name)
+
+
+def _basis(tx: Transaction, federation: str, roster: Signed[Roster]) -> Basis:
+    """Return what opens now opens under."""
+    epoch = tx.newest_epoch(federation)
+    return Basis(epoch.number, epoch.key_id, roster.body_digest, roster.body.version)

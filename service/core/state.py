@@ -8,6 +8,7 @@ from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState, OpenAttempt
 from service.core.conductor import Conductor
 from service.core.roster_cache import newest_roster
+from service.core.verdicts import disputed_round
 from service.domain.events import Phase, Stage
 from service.store.rows import FederationRow
 from service.store.transaction import Transaction
@@ -48,7 +49,7 @@ class States:
 
 def _body(tx: Transaction, row: FederationRow) -> FederationState:
     newest, epoch, head = tx.newest_round(row.name), tx.newest_epoch(row.name), tx.chain_head(row.name)
-    roster = newest_roster(tx, row.name)
+    roster, disputed = newest_roster(tx, row.name), disputed_round(tx, row.name)
     opened, stage = None, row.stage
     if stage is Stage.ENDED and newest is not None and newest.phase in (Phase.CLOSED, Phase.FOLDING):
         stage = Stage.RUNNING  # ended for its operator; its sites still get a sum, and then hear it
@@ -66,4 +67,5 @@ def _body(tx: Transaction, row: FederationRow) -> FederationState:
         index=head.index,
         head=head.digest,
         open=opened,
+        disputed=None if disputed is None else disputed.id,
     )

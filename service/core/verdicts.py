@@ -18,7 +18,7 @@ from service.refusal import RefusedError
 from service.store.rows import RoundRow
 from service.store.transaction import Transaction
 
-__all__ = ["accept_verdict", "quorum", "release_undisputed", "standing_of"]
+__all__ = ["accept_verdict", "disputed_round", "quorum", "release_undisputed", "standing_of"]
 
 
 def quorum(tx: Transaction, row: RoundRow) -> int:
@@ -30,6 +30,13 @@ def quorum(tx: Transaction, row: RoundRow) -> int:
 def standing_of(tx: Transaction, row: RoundRow) -> Standing:
     """Tell how a published sum stands with its members."""
     return standing(tx.verdicts(row.id), quorum(tx, row))
+
+
+def disputed_round(tx: Transaction, federation: str) -> RoundRow | None:
+    """Return the attempt behind a federation's newest sum, if a site has rejected it before enough had opened it."""
+    last = tx.last_published(federation)
+    row = None if last is None else tx.round(last)
+    return None if row is None or standing_of(tx, row) is not Standing.DISPUTED else row
 
 
 def release_undisputed(tx: Transaction, federation: str) -> None:
@@ -52,7 +59,8 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
     if before == data:
         return False
     if row.phase is not Phase.PUBLISHED or row.record is None:
-        reason = Reason.ROUND_FAILED if row.phase in (Phase.FAILED, Phase.REJECTED) else Reason.SUM_NOT_READY
+        over = row.phase in (Phase.FAILED, Phase.REJECTED, Phase.ENDED)
+        reason = Reason.ROUND_FAILED if over else Reason.SUM_NOT_READY
         raise RefusedError(reason, f"round {row.id} is {row.phase}: it has no sum to judge", round_id=str(row.id))
     for what, reason, expected, got in (
         ("round", Reason.BAD_FIELD, str(row.id), str(verdict.round_id)),

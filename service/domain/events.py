@@ -14,6 +14,7 @@ __all__ = [
     "Action",
     "Closed",
     "Completed",
+    "Ended",
     "EpochChanged",
     "Event",
     "Extended",
@@ -43,7 +44,7 @@ __all__ = [
 
 
 class Phase(StrEnum):
-    """Where one attempt at a round stands."""
+    """Where one attempt at a round stands. `ENDED` is the one that never opened, since the federation has ended."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -51,6 +52,7 @@ class Phase(StrEnum):
     PUBLISHED = "published"
     FAILED = "failed"
     REJECTED = "rejected"
+    ENDED = "ended"
 
 
 class Stage(StrEnum):
@@ -294,4 +296,12 @@ class GivenUp:
     attempt: int
 
 
-Action = StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Failed | GivenUp
+@dataclass(frozen=True)
+class Ended:
+    """Write the record of the federation's end, under number and attempt of what would have opened next."""
+
+    number: int
+    attempt: int
+
+
+Action = StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Failed | GivenUp | Ended

@@ -10,7 +10,7 @@
               new group key, or an │                     a stored part is not │                              │
               invited site removed ▼                     what was received    ▼                              ▼
                                  FAILED <─────────────────────────────────────┘          next number, attempt 1: OPEN
-                                   │                                                     after plan.rounds: ENDED
+                                   │                                                     after plan.rounds: the end
                                    └──> same number, next attempt: OPEN
 
 A new group key and a new roster hold at once for rounds that open. An open round that they touch fails, and its next
@@ -21,6 +21,10 @@ round after it fails, and another attempt at its own number opens, for the membe
 
 While a federation is paused its deadline stands still and no round opens; an open one goes on taking what is under way,
 and a closed one gets its sum. Resuming moves the deadline by the length of the pause, or opens the round that is due.
+
+The end is a record as well, the last one, under the id of what would have opened next. It comes with the last sum, or
+when the operator ends the federation; if a closed set still gets its sum, since its sites hold receipts and wait for
+it, it comes with that.
 
 Closing is the one moment that decides who is in: from CLOSED on, the set is immutable and the sum is a function of
 it. Time passes before anything else happens: an event that comes after the deadline finds the round closed, however
@@ -40,6 +44,7 @@ from service.domain.events import (
     Action,
     Closed,
     Completed,
+    Ended,
     EpochChanged,
     Event,
     Extended,
@@ -113,16 +118,16 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
     match event:
         case Started() if state.stage is Stage.CREATED and len(state.sites) >= state.terms.min_sites:
             state = replace(state, stage=Stage.RUNNING)
-            state, opened = _open(state, 1, 1, now)
+            state, opened = _open(state, *_next(state), now)
             return state, [StageChanged(Stage.RUNNING), *opened]
         case Stopped() if state.stage is not Stage.ENDED:
             state = replace(state, stage=Stage.ENDED)
-            actions: list[Action] = [StageChanged(Stage.ENDED)]
+            more: list[Action] = []
             if current is not None and current.phase is Phase.OPEN:
-                # A closed set still gets its sum: its sites hold receipts and wait for it.
-                state, failed = _fail(state, current, "federation-ended", now)
-                actions += failed
-            return state, actions
+                state, more = _fail(state, current, "federation-ended", now)
+            elif current is None or current.phase in (Phase.PUBLISHED, Phase.FAILED):
+                more = [_end(state)]
+            return state, [StageChanged(Stage.ENDED), *more]
         case Paused() if state.stage is Stage.RUNNING:
             state = replace(state, stage=Stage.PAUSED, paused_at=int(now))
             return state, [StageChanged(Stage.PAUSED, int(now))]
@@ -194,10 +199,8 @@ def _resume(state: Federation, now: float) -> tuple[Federation, list[Action]]:
         case Round(phase=Phase.OPEN):
             current = replace(current, deadline_at=current.deadline_at + rested)
             return replace(state, round=current), [*actions, Extended(current)]
-        case Round(phase=Phase.PUBLISHED):
-            state, opened = _open(state, current.number + 1, state.later + 1, now)
-        case Round(phase=Phase.FAILED):
-            state, opened = _open(state, *_after_failed(state, current), now)
+        case Round(phase=Phase.PUBLISHED | Phase.FAILED):
+            state, opened = _open(state, *_next(state), now)
     return state, actions + opened
 
 
@@ -212,14 +215,10 @@ def _publish(state: Federation, current: Round, now: float) -> tuple[Federation,
     if state.terms.sample_percent < 100:
         state = replace(state, counted=members_digest({site: state.submitted[site] for site in current.complete}))
     actions: list[Action] = [Published(published)]
-    if state.stage is Stage.ENDED:
-        return state, actions
-    if current.number >= state.terms.rounds:
-        return replace(state, stage=Stage.ENDED), [*actions, StageChanged(Stage.ENDED)]
-    if state.stage is Stage.PAUSED:
-        return state, actions
-    state, opened = _open(state, current.number + 1, state.later + 1, now)
-    return state, actions + opened
+    if current.number >= state.terms.rounds and state.stage is not Stage.ENDED:
+        state = replace(state, stage=Stage.ENDED)
+        actions.append(StageChanged(Stage.ENDED))
+    return _go_on(state, actions, now)
 
 
 def _fail(
@@ -233,15 +232,30 @@ def _fail(
     failed = replace(current, phase=Phase.FAILED)
     state = replace(state, round=failed)
     actions: list[Action] = [Failed(failed, why, corrupt, gives_up)]
-    if state.stage is not Stage.RUNNING:
+    return _go_on(state, actions, now)
+
+
+def _go_on(state: Federation, actions: list[Action], now: float) -> tuple[Federation, list[Action]]:
+    """Let follow what comes after an attempt that has its record."""
+    if state.stage is Stage.ENDED:
+        return state, [*actions, _end(state)]
+    if state.stage is Stage.PAUSED:
         return state, actions
-    state, opened = _open(state, *_after_failed(state, current), now)
+    state, opened = _open(state, *_next(state), now)
     return state, actions + opened
 
 
-def _after_failed(state: Federation, failed: Round) -> tuple[int, int]:
-    """Return number and attempt of what opens after a failed attempt."""
-    before = state.sum
-    if before is not None and before.given_up and failed.number == before.number + 1:
+def _next(state: Federation) -> tuple[int, int]:
+    """Return number and attempt of what opens next, while nothing is open, closed or being folded."""
+    current, before = state.round, state.sum
+    if current is None:
+        return 1, 1
+    if current.phase is Phase.PUBLISHED:
+        return current.number + 1, state.later + 1
+    if before is not None and before.given_up and current.number == before.number + 1:
         return before.number, before.attempt + 1
-    return failed.number, failed.attempt + 1
+    return current.number, current.attempt + 1
+
+
+def _end(state: Federation) -> Ended:
+    return Ended(*_next(state))

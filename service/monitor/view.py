@@ -18,13 +18,11 @@ from typing import Any
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
-from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 from service.core.roster_cache import newest_roster, roster_of
-from service.core.verdicts import quorum, standing_of
+from service.core.verdicts import disputed_round, quorum
 from service.domain.events import Phase, Stage
 from service.domain.submissions import State
-from service.domain.verdicts import Standing
 from service.settings import Settings
 from service.store.parts.base import PartStore
 from service.store.rows import FederationRow, RoundRow, SubmissionRow
@@ -54,7 +52,9 @@ def take_view(
         federations = [
             _federation(tx, row, now)
             | {
-                "attempts": {phase.value: rounds.get((row.name, phase), 0) for phase in Phase},
+                "attempts": {
+                    phase.value: rounds.get((row.name, phase), 0) for phase in Phase if phase is not Phase.ENDED
+                },
                 "submissions": {state.value: submissions.get((row.name, state), 0) for state in State},
             }
             for row in rows
@@ -86,6 +86,7 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "federation": row.name,
         "stage": row.stage.value,
         "paused_at": row.paused_at,
+        "end": _end(tx.end_of(row.name)),
         "sites": sorted(roster.body.having(Role.SITE)),
         "coordinators": {name: member.fingerprint for name, member in sorted(coordinators.items())},
         "min_sites": min_sites,
@@ -96,7 +97,7 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "deadline_s": plan.deadline_s,
         "published": 0 if last is None else last.number,
         "last_published": None if last is None else str(last),
-        "disputed": _disputed(tx, last),
+        "disputed": _disputed(tx, row.name),
         "plan_id": plan.plan_id,
         "codec": plan.codec,
         "values": plan.values,
@@ -114,6 +115,13 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "round": None if newest is None else _round(tx, row, newest, quorum, now),
         "history": [_ended(tx, each, plan, each.id in kept) for each in tx.recent_rounds(row.name, HISTORY)],
     }
+
+
+def _end(row: RoundRow | None) -> dict[str, Any] | None:
+    """Say how the record of its end says that it has ended."""
+    if row is None or row.record is None:
+        return None
+    return {"reason": _record(row.record).reason, "ended_at": row.ended_at}
 
 
 def _quorum(tx: Transaction, row: FederationRow, newest: RoundRow | None) -> int:
@@ -173,10 +181,10 @@ def _site(
     }
 
 
-def _disputed(tx: Transaction, last: RoundId | None) -> dict[str, Any] | None:
-    """Say what sites have said of the newest sum, if some rejected it before enough had opened it."""
-    row = None if last is None else tx.round(last)
-    if row is None or standing_of(tx, row) is not Standing.DISPUTED:
+def _disputed(tx: Transaction, federation: str) -> dict[str, Any] | None:
+    """Say what sites have said of the newest sum, if it is disputed."""
+    row = disputed_round(tx, federation)
+    if row is None:
         return None
     return {"id": str(row.id), "verdicts": tx.verdicts(row.id), "quorum": quorum(tx, row)}
 

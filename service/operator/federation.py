@@ -87,7 +87,7 @@ def _stage_command(act: Callable[[Store, Conductor, str], None], did: str, help_
     def command(store: OpenStore, name: str, as_json: bool) -> None:
         act(store.rows, store.conductor, name)
         shown = store.show(name)
-        answer(shown, as_json, lambda: f"federation {name} {did}: {_round(shown)}")
+        answer(shown, as_json, lambda: f"federation {name} {did}{_end(shown)}: {_round(shown)}")
 
     return command
 
@@ -180,6 +180,12 @@ def _round(shown: dict[str, Any]) -> str:
     return text
 
 
+def _end(shown: dict[str, Any]) -> str:
+    if shown["end"] is None:
+        return ""
+    return ", by its operator" if shown["end"]["reason"] == "operator" else ", after the rounds of its plan"
+
+
 def _dispute(disputed: dict[str, Any] | None) -> str:
     if disputed is None:
         return ""
@@ -199,7 +205,7 @@ def _table(federations: list[dict[str, Any]]) -> str:
     lines = []
     for shown in federations:
         lines += [
-            f"{shown['federation']}  {shown['stage']}",
+            f"{shown['federation']}  {shown['stage']}{_end(shown)}",
             f"  sites   {len(shown['sites'])} of {shown['min_sites']} to {shown['max_sites']}: "
             f"{', '.join(shown['sites']) or 'none'}" + ("; small groups are allowed" if shown["small_groups"] else ""),
             f"  plan    {shown['plan_id'][:12]}, {shown['codec']}, {shown['values']} values, "

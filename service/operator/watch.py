@@ -46,6 +46,7 @@ _STATES = {
     "complete": ("✓ complete", "green"),
     "excluded": ("× not in the sum", "red"),
 }
+_REASONS = {"rounds": "after the rounds of its plan", "operator": "by its operator"}
 _HISTORY = 6
 _PROBLEMS = 6
 
@@ -99,6 +100,7 @@ def _federation(one: dict[str, Any], now: float) -> RenderableType:
         "  ",
         (one["stage"], _STYLES[one["stage"]]),
         f"  {one['published']}/{one['rounds']}",
+        "" if one["end"] is None else f"  {_REASONS[one['end']['reason']]}",
     )
     round_ = one["round"]
     if round_ is None:

@@ -32,10 +32,14 @@ _ROUNDS = select(
 _WITH_MEMBERS = [Phase.PUBLISHED.value, Phase.REJECTED.value]
 _OF_FEDERATION = rounds.c.federation == bindparam("federation")
 _ROUND = _ROUNDS.where(rounds.c.id == bindparam("id"))
+_OPENED = rounds.c.phase != Phase.ENDED.value
 _NEWEST_ROUND = (
-    # The one that has not ended, or the one whose record is the newest: a number may be tried again later.
-    _ROUNDS.where(_OF_FEDERATION).order_by(rounds.c.chain_index.is_not(None), rounds.c.chain_index.desc()).limit(1)
+    # The one without a record, or the one whose record is the newest: a number may be tried again later.
+    _ROUNDS.where(_OF_FEDERATION, _OPENED)
+    .order_by(rounds.c.chain_index.is_not(None), rounds.c.chain_index.desc())
+    .limit(1)
 )
+_END = _ROUNDS.where(_OF_FEDERATION, ~_OPENED)
 _INVITED = select(invitations.c.site).where(invitations.c.round_id == bindparam("round_id"))
 _CHAIN_HEAD = (
     select(rounds.c.chain_index, rounds.c.record_digest)
@@ -64,7 +68,7 @@ class RoundRows(Queries):
         return self._once(("round", str(round_id)), lambda: self._first(_round, _ROUND, id=str(round_id)))
 
     def newest_round(self, federation: str) -> RoundRow | None:
-        """Return the newest attempt of a federation."""
+        """Return the newest attempt of a federation that has opened."""
 
         def find() -> RoundRow | None:
             row = self._run(_NEWEST_ROUND, {"federation": federation}).first()
@@ -153,6 +157,33 @@ class RoundRows(Queries):
         chained = {"record": record, "record_digest": head.digest, "chain_index": head.index}
         self._set(round_id, phase=phase.value, ended_at=at, **chained)
 
+    def end_federation(self, round_id: RoundId, basis: Basis, record: bytes, head: ChainHead, at: int) -> None:
+        """Write the record of a federation's end: an attempt that never opened, and has nothing to be removed."""
+        self._change(
+            insert(rounds).values(
+                id=str(round_id),
+                federation=round_id.federation,
+                number=round_id.number,
+                attempt=round_id.attempt,
+                phase=Phase.ENDED.value,
+                opened_at=at,
+                deadline_at=at,
+                closed_at=at,
+                ended_at=at,
+                record=record,
+                record_digest=head.digest,
+                chain_index=head.index,
+                released=True,
+                scrubbed=True,
+                sum_scrubbed=True,
+                **vars(basis),
+            )
+        )
+
+    def end_of(self, federation: str) -> RoundRow | None:
+        """Return the row of a federation's end; None if it has not ended."""
+        return self._first(_round, _END, federation=federation)
+
     def chain_head(self, federation: str) -> ChainHead:
         """Return the newest record of a federation."""
 
@@ -168,13 +199,13 @@ class RoundRows(Queries):
 
     def recent_rounds(self, federation: str, limit: int) -> list[RoundRow]:
         """Return the attempts of a federation that have ended last, newest first."""
-        these = (rounds.c.federation == federation) & rounds.c.chain_index.is_not(None)
+        these = (rounds.c.federation == federation) & rounds.c.chain_index.is_not(None) & _OPENED
         return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.chain_index.desc()).limit(limit))
 
     def count_rounds(self) -> dict[tuple[str, Phase], int]:
         """Return how many attempts are in which phase, by federation and phase."""
         columns = (rounds.c.federation, rounds.c.phase)
-        found = self._run(select(*columns, func.count().label("rounds")).group_by(*columns))
+        found = self._run(select(*columns, func.count().label("rounds")).where(_OPENED).group_by(*columns))
         return {(row.federation, Phase(row.phase)): row.rounds for row in found}
 
     def unsummed(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ class Deceived(Hospitals):
         weight_cap: int = 100,
         rounds: int = 2,
         sample_percent: int = 100,
+        plan_of: Callable[[str], Plan] | None = None,
     ) -> None:
+        name = f"attack-{next(_numbers)}"
         layout = Layout.of({"w": np.zeros(VALUES if codec == "hybrid" else 5000)}, clip=1.0, weight_cap=weight_cap)
         # The widest values: two limbs, so that there are three sections to attack.
         terms = {"max_sites": 5, "min_sites": 2, "value_bits": value_bits, "rounds": rounds, "part_bytes": 2**16}
         terms["sample_percent"] = sample_percent
-        plan = Plan.create(f"attack-{next(_numbers)}", layout, codec=codec, **terms)
+        plan = Plan.create(name, layout, codec=codec, **terms) if plan_of is None else plan_of(name)
         super().__init__(server, root, plan)
         key = AggregatorKey.load_or_create(server.data_dir).signing_key
         self.liar = MaliciousAggregator(server.url, key, plan.public)

@@ -86,15 +86,6 @@ def test_an_invitation_of_other_sites_than_all_is_refused(world, invited):
     world.assert_honest(A, world.submit(*SITES))
 
 
-def test_a_signed_end_is_told_of_and_nothing_is_kept(world):
-    site = world.open_sites[A]
-    world.liar.lies = Lies(state=lambda state: replace(state, stage="ended", open=None))
-    assert next(site.rounds(), None) is None
-    assert "ended early, after 0 of the 2 rounds" in site.notices[-1].text
-    world.liar.lies = Lies()
-    world.assert_honest(A, world.submit(*SITES))
-
-
 def test_no_deadline_is_longer_than_the_plans(world):
     def later(state: FederationState) -> FederationState:
         return replace(state, open=state.open and replace(state.open, deadline_at=2**40))

@@ -672,7 +672,7 @@ def test_manifests_answer_is_bounded(tmp_path):
 
 def test_lines_of_the_chain_are_canonical(tmp_path):
     chain = Chain(tmp_path / "x.chain")
-    chain.append(1, Link("a" * 64, "b" * 64, 7, 3, 1))
+    chain.append(1, Link("a" * 64, "b" * 64, 7, 3, 1, ended=True))
     line = (tmp_path / "x.chain").read_bytes()
     assert json.loads(line) == {
         "index": 1,
@@ -682,5 +682,6 @@ def test_lines_of_the_chain_are_canonical(tmp_path):
         "epoch": 3,
         "published": 1,
         "again": 0,
+        "ended": True,
     }
     assert canonical.encode(json.loads(line)) + b"\n" == line

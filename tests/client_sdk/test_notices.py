@@ -106,12 +106,50 @@ def test_an_early_end(tmp_path, done):
     if done:
         server.others_submit()
         server.close()
-    server.stage = "ended"
+        server.open(RoundId("test", 2, 1))
+    server.end()
     world = World(server)
     assert world.run(next_round(session, None)) is None
     notice = noticed(world)[-1]
     assert notice.topic == "ended-early"
     assert f"after {done} of the {PLAN.public.rounds} rounds" in notice.text
+
+
+def test_an_end_as_the_plan_has_it_is_nothing_to_tell(tmp_path):
+    plan = small_plan(rounds=1)
+    server, session = FakeAggregator(plan), session_for(tmp_path, plan)
+    server.others_submit()
+    server.close()
+    server.open(RoundId("test", 2, 1))
+    server.end()
+    world = World(server)
+    assert world.run(next_round(session, None)) is None
+    assert [notice.topic for notice in noticed(world)] == ["left-out"]
+
+
+def test_a_disputed_sum_is_told_of_once(tmp_path):
+    server, session = FakeAggregator(PLAN), session_for(tmp_path, PLAN)
+    server.others_submit()
+    server.close()
+    server.open(RoundId("test", 2, 1))
+    server.disputed = RoundId("test", 1, 1)
+    world = World(server)
+    for _ in range(3):
+        assert world.run(federation_state(session)).body.disputed == RoundId("test", 1, 1)
+    topics = [notice.topic for notice in noticed(world)]
+    assert topics.count("disputed") == 1
+    assert "too few have opened it" in noticed(world)[-1].text
+
+
+@pytest.mark.parametrize("disputed", [RoundId("test", 1, 2), RoundId("test", 2, 1)])
+def test_a_dispute_of_another_sum_than_the_newest_is_refused(tmp_path, disputed):
+    server, session = FakeAggregator(PLAN), session_for(tmp_path, PLAN)
+    server.others_submit()
+    server.close()
+    server.open(RoundId("test", 2, 1))
+    server.disputed = disputed
+    with pytest.raises(ProtocolError, match="state, disputed: expected test"):
+        World(server).run(federation_state(session))
 
 
 def test_what_a_site_keeps_and_logs(tmp_path, caplog):

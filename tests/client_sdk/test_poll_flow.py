@@ -119,7 +119,27 @@ def test_attempt_that_invites_others_than_it_has_to_is_not_believed(tmp_path, in
 
 
 def test_end_of_the_federation(tmp_path):
-    assert world_of(WAITING, ENDED).run(next_round(session_for(tmp_path, PLAN), None)) is None
+    """For a record, not for a word."""
+    server, session = FakeAggregator(PLAN), session_for(tmp_path, PLAN)
+    server.end()
+    world = World(server, lambda request, _: signed_state(WAITING) if request.path.endswith("/state?wait=30") else None)
+    assert world.run(next_round(session, None)) is None
+    assert session.chain.link(1).ended
+    assert World(server).run(open_round(session)) is None
+
+
+def test_an_end_without_a_record_ends_nothing(tmp_path):
+    assert refused(tmp_path, signed_state(ENDED), "state, stage") == Reason.CHAIN_MISMATCH
+
+
+@pytest.mark.parametrize("stage", ["created", "running", "paused"])
+def test_a_federation_that_has_ended_does_not_go_on(tmp_path, stage):
+    server, session = FakeAggregator(PLAN), session_for(tmp_path, PLAN)
+    server.end()
+    World(server).run(federation_state(session))
+    server.stage = stage
+    with pytest.raises(ProtocolError, match="state, stage: expected ended, as its last record says"):
+        World(server).run(federation_state(session))
 
 
 def test_restart_of_the_aggregator_does_not_end_it(tmp_path):
@@ -256,7 +276,7 @@ def test_refusals_end_the_polling(tmp_path, status, reason):
     assert len(world.sent) == 1
 
 
-@pytest.mark.parametrize("answer", [WAITING, PAUSED, ENDED])
+@pytest.mark.parametrize("answer", [WAITING, PAUSED])
 def test_no_open_round_now(tmp_path, answer):
     assert world_of(answer).run(open_round(session_for(tmp_path, PLAN))) is None
 

@@ -701,7 +701,8 @@ class Site:
         self.identity, self.key, self.plan, self.rosters = identity, key, key.plan, rosters
         self.client = Client(url, identity, key.federation)
         self.index, self.head, self.counted, self.due = 0, ZEROS, ZEROS, (1, 1)
-        self.tried, self.published, self.again = {}, (0, ZEROS, ()), None
+        self.tried, self.again, self.ended = {}, None, False
+        self.sums: list[Any] = [(None, ZEROS, ())]
 
     def open_round(self):
         """PROTOCOL.md: GET /v1/federations/{federation}/state?wait=S&after=D. Waits for one of this site's."""
@@ -709,6 +710,7 @@ class Site:
         while True:
             data = self.client.request("GET", path, query).content
             attempt = self.check_state(data)["open"]
+            need(not self.ended, "the federation has ended")
             if attempt is not None and self.identity.name in attempt["invited"]:
                 return f"{self.key.federation}.{attempt['round']}.{attempt['attempt']}"
             query = f"wait=30&after={sha256(data)}"
@@ -727,7 +729,8 @@ class Site:
         while self.index < body["index"]:
             self.next_record()
         need(body["head"] == self.head, "state: head")
-        need(body["stage"] != "ended", "the federation has ended")
+        need((body["stage"] == "ended") == self.ended, "state: an end is a record")
+        need(body["disputed"] in (None, self.sums[-1][0]), "state: disputed")
         if body["open"] is not None and self.identity.name in body["open"]["invited"]:
             attempt = {"federation": self.key.federation} | body["open"]
             need((attempt["round"], attempt["attempt"]) == self.due, "state: number of the open attempt")
@@ -761,8 +764,13 @@ class Site:
         need((body["federation"], body["plan_id"]) == (self.key.federation, self.plan.id), "record: federation, plan")
         need((body["index"], body["previous"]) == (self.index + 1, self.head), "record: chain")
         need((body["round"], body["attempt"]) == self.due, "record: number")
+        need(not self.ended, "record: after the end")
         need(not body["members"].keys() & body["excluded"].keys(), "record: members and excluded")
-        need(body["members"].keys() | body["excluded"].keys() == self.invited(roster, body), "record: invited sites")
+        self.ended = body["outcome"] == "ended"
+        reason = "rounds" if body["round"] > self.plan.public["rounds"] else "operator"
+        need(body["reason"] == (reason if self.ended else None), "record: reason")
+        invited = set() if self.ended else self.invited(roster, body)
+        need(body["members"].keys() | body["excluded"].keys() == invited, "record: invited sites")
         whole = self.again is None or not body["excluded"] or body["outcome"] == "failed"
         need(whole, "record: all members of the sum that was given up")
         self.index, self.head = body["index"], sha256(data)
@@ -770,12 +778,15 @@ class Site:
         self.tried[body["round"]] = body["attempt"]
         if published:
             self.counted = sha256(canonical(body["members"]))
-            self.published, self.again = (body["round"], self.head, body["members"]), None
-        given_up = body["gives_up"]
-        if given_up is not None:
-            need(not published and given_up == self.published[1] and self.again is None, "record: gives_up")
-            self.again = set(self.published[2])
-        number = self.published[0] if given_up else body["round"] + published
+            at = {"round": body["round"], "attempt": body["attempt"]}
+            self.sums.append((at, self.head, body["members"]))
+            self.again = None
+        if body["gives_up"] is not None:
+            need(body["outcome"] == "failed" and self.again is None, "record: gives_up")
+            _, given_up, members = self.sums.pop()
+            need(body["gives_up"] == given_up != ZEROS, "record: gives_up")
+            self.again = set(members)
+        number = 1 + (self.sums[-1][0] or {"round": 0})["round"]
         self.due = (number, self.tried.get(number, 0) + 1)
         return body
 

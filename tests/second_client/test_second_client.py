@@ -17,12 +17,17 @@ import pytest
 from cryptography.exceptions import InvalidTag
 
 from client_sdk import Site
+from client_sdk._effects import Request
+from client_sdk._protocol.poll import federation_state
 from he_agg import Layout, Plan
 from he_agg.documents.draw import draw, drawn_number
+from he_agg.errors import ProtocolError
 from he_agg.ids import RoundId
+from he_agg.signing import SigningKey
 from keys import GroupKey
 from tests.keys import dealing
 from tests.second_client import client
+from tests.support.flows import CONSORTIUM, FakeAggregator, World, session_for, small_plan
 from tests.support.real import SITES, Hospitals, in_threads
 from tests.support.server import QUICK, start_server
 
@@ -111,6 +116,84 @@ def test_it_takes_part_beside_our_sites_and_opens_the_same_bits(server, tmp_path
             answer = json.loads(asking.request("GET", f"/v1/rounds/{name}.{number}.1/verdicts").content)
         verdicts = [(v["body"]["site"], v["body"]["verdict"]) for v in answer["verdicts"]]
         assert verdicts == [(site, "opened") for site in SITES]
+    if name == "hybrid-one-prime":
+        directory = hospitals.directory(theirs)
+        identity, key = client.Identity(directory / "identity"), client.GroupKey.from_keystore(directory / "keystore")
+        site = client.Site(server.url, identity, key, client.Rosters((directory / "roster.json").read_bytes()))
+        with site.client.http:
+            body = site.check_state(site.client.request("GET", f"/v1/federations/{name}/state").content)
+        assert site.ended
+        assert (body["stage"], body["index"], body["disputed"]) == ("ended", 3, None)
+
+
+def disputes(*at):
+    """The state says that a sum is disputed."""
+    return lambda server: setattr(server, "disputed", RoundId("test", *at))
+
+
+def says(stage):
+    """The state says where the federation stands, whatever its records say."""
+    return lambda server: setattr(server, "stage", stage)
+
+
+def ends(server, **changed):
+    """A record ends the federation, after the one round that was published."""
+    server.end(**changed)
+
+
+def goes_on(server):
+    """After its end there is another record."""
+    server.end()
+    server.open(RoundId("test", 2, 2))
+    server.fail()
+    server.stage = "ended"
+
+
+CLAIMS: dict[str, tuple[Any, bool]] = {
+    "as it is": (says("running"), True),
+    "a dispute of the newest sum": (disputes(1, 1), True),
+    "a dispute of another attempt": (disputes(1, 2), False),
+    "a dispute of what has no sum": (disputes(2, 1), False),
+    "an end": (ends, True),
+    "an end in words": (says("ended"), False),
+    "an end, and going on in words": (lambda server: (ends(server), says("running")(server)), False),
+    "an end, and another record": (goes_on, False),
+    "an end that nobody has signed": (partial(ends, signer=("aggregator", SigningKey.generate())), False),
+    "an early end as if by the plan": (partial(ends, reason="rounds"), False),
+    "an end that skips a round": (partial(ends, round_id=RoundId("test", 3, 1)), False),
+    "an end that skips all rounds": (partial(ends, round_id=RoundId("test", 101, 1), reason="rounds"), False),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_it_believes_of_an_end_and_a_dispute_what_ours_believes(tmp_path, claim):
+    plan, (change, believed) = small_plan(), CLAIMS[claim]
+    server = FakeAggregator(plan)
+    server.others_submit()
+    server.close(excluded={"a": "absent"})
+    server.open(RoundId("test", 2, 1))
+    change(server)
+    key = SimpleNamespace(federation="test", epoch=1, key_id=server.key.key_id)
+    key.plan = SimpleNamespace(id=plan.plan_id, public=plan.public.to_json())
+    identity: Any = SimpleNamespace(name="a")
+    theirs = client.Site("http://test", identity, key, client.Rosters(CONSORTIUM.roster.encode()))
+
+    def request(method, path, query="", **_):
+        answer = server(Request(method, f"{path}?{query}", frozenset({200})), b"")
+        return SimpleNamespace(status_code=answer.status, content=answer.body)
+
+    theirs.client.request = request  # type: ignore[method-assign,assignment]
+    asks: list[tuple[Any, type[Exception]]] = [
+        (lambda: theirs.check_state(request("GET", "/v1/federations/test/state").content), client.RefusedError),
+        (lambda: World(server).run(federation_state(session_for(tmp_path, plan))), ProtocolError),
+    ]
+    for ask, refusal in asks:
+        if believed:
+            ask()
+        else:
+            with pytest.raises(refusal):
+                ask()
+    assert not believed or theirs.ended == (claim == "an end")
 
 
 def _take_part(hospitals, updates, site):

@@ -73,9 +73,9 @@ def _rosters(draw: Callable[..., Any]) -> Roster:
 
 @st.composite
 def _records(draw: Callable[..., Any]) -> RoundRecord:
-    sites = sorted(draw(st.sets(names, max_size=5)))
+    outcome = draw(st.sampled_from(["published", "failed", "ended"]))
+    sites = sorted(draw(st.sets(names, max_size=0 if outcome == "ended" else 5)))
     inside = draw(st.integers(0, len(sites)))
-    outcome = draw(st.sampled_from(["published", "failed"]))
     index = draw(st.integers(1, 2**53 - 1))
     return RoundRecord(
         round_id=draw(round_ids),
@@ -90,7 +90,8 @@ def _records(draw: Callable[..., Any]) -> RoundRecord:
         members={site: draw(digests) for site in sites[:inside]},
         excluded={site: draw(st.text(max_size=63)) for site in sites[inside:]},
         gives_up=draw(st.none() | digests) if outcome == "failed" else None,
-        sum_digests=() if outcome == "failed" else tuple(draw(st.lists(digests, min_size=1, max_size=3))),
+        sum_digests=tuple(draw(st.lists(digests, min_size=1, max_size=3))) if outcome == "published" else (),
+        reason=draw(st.sampled_from(["rounds", "operator"])) if outcome == "ended" else None,
     )
 
 
@@ -101,8 +102,9 @@ def _states(draw: Callable[..., Any]) -> FederationState:
     if stage == "running" and draw(st.booleans()):
         invited = tuple(sorted(draw(st.sets(names, max_size=4))))
         opened = OpenAttempt(draw(numbers), draw(numbers), draw(times), draw(times), invited)
+    name = draw(names)
     return FederationState(
-        federation=draw(names),
+        federation=name,
         stage=stage,
         plan_id=draw(digests),
         epoch=draw(epochs),
@@ -112,6 +114,7 @@ def _states(draw: Callable[..., Any]) -> FederationState:
         index=index,
         head=draw(digests.filter(lambda digest: digest != NO_RECORD)) if index else NO_RECORD,
         open=opened,
+        disputed=draw(st.none() | st.builds(RoundId, st.just(name), numbers, numbers)),
     )
 
 
@@ -271,6 +274,7 @@ def _examples() -> dict[str, Example]:
         index=6,
         head=_hex("c"),
         open=OpenAttempt(3, 1, 1_800_000_000, 1_800_003_600, ("hospital-a", "hospital-b")),
+        disputed=RoundId("stroke", 2, 1),
     )
     commitment = Commitment("stroke", 1, _hex("a"), "hospital-a")
     signed_record = Signed.make(record, KEYS["aggregator"], "aggregator")

@@ -131,6 +131,7 @@ class FakeAggregator:
         self.verdicts: dict[str, Signed[Verdict]] = {}
         self.lies: dict[str, Any] = {}
         self.stage = "running"
+        self.disputed: RoundId | None = None
         self.attempt: OpenAttempt | None = OpenAttempt(
             round_id.number, round_id.attempt, NOW, NOW + 3600, tuple(sorted(self.sites))
         )
@@ -165,6 +166,7 @@ class FakeAggregator:
             index=len(self.chain),
             head=self.head,
             open=self.attempt if self.stage == "running" and self.record is None else None,
+            disputed=self.disputed,
         )
         return dataclasses.replace(honest, **self.lies)
 
@@ -216,6 +218,19 @@ class FakeAggregator:
         excluded = dict.fromkeys(self.invited, "too-few-sites")
         failed: dict[str, Any] = {"outcome": "failed", "members": {}, "excluded": excluded, "sum_digests": ()}
         self.close(**failed | changed)
+
+    def end(self, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY), **changed: Any) -> None:
+        """The federation ends instead of this round."""
+        number = self.round_id.number
+        ended: dict[str, Any] = {
+            "outcome": "ended",
+            "members": {},
+            "excluded": {},
+            "sum_digests": (),
+            "reason": "rounds" if number > self.plan.public.rounds else "operator",
+        }
+        self.close(signer, **ended | changed)
+        self.stage = "ended"
 
     def write(self, record: RoundRecord, signer: tuple[str, SigningKey] = (AGGREGATOR, AGGREGATOR_KEY)) -> None:
         """Write this round's record."""

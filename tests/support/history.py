@@ -109,7 +109,7 @@ class History:
             key = (keys or {}).get(site) or self.people.identities[site].signing_key
             signed.append(Signed.make(replace(manifest, **(manifests or {}).get(site, {})), key))
         outcome = "published" if members else "failed"
-        absent = set(going_by.body.having(Role.SITE)) - set(members)
+        absent = set() if record.get("outcome") == "ended" else set(going_by.body.having(Role.SITE)) - set(members)
         body = RoundRecord(
             index=len(self.entries) + 1,
             closed_at=going_by.body.issued_at + 100 * (len(self.entries) + 1),
@@ -122,6 +122,10 @@ class History:
         made = Signed.make(replace(body, **record), signed_by or self.aggregator, AGGREGATOR)
         self.entries.append(Entry(tuple(signed), made))
         return self.entries[-1]
+
+    def end(self, number: int, attempt: int = 1, reason: str = "operator", **record: Any) -> Entry:
+        """Let the federation end. Arguments as for `round`."""
+        return self.round(number, attempt, [], **{"outcome": "ended", "reason": reason} | record)
 
     def judge(self, site: str, found: str, **changed: Any) -> None:
         """Let a member of the newest record say what it found."""

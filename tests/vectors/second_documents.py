@@ -159,16 +159,19 @@ def record_body(x):
         "previous": digest,
         "closed_at": moment,
         "roster": digest,
-        "outcome": text("published|failed"),
+        "outcome": text("published|failed|ended"),
         "members": table(digest),
         "excluded": table(lambda reason: isinstance(reason, str) and len(reason) <= 63),
         "sum": array(digest),
         "gives_up": lambda given: given is None or digest(given),
+        "reason": lambda reason: reason is None or text("rounds|operator")(reason),
     }
     return (
         record_of(**members)(x)
         and (x["index"] == 1) == (x["previous"] == "0" * 64)
-        and (x["outcome"] == "failed") == (x["sum"] == [])
+        and (x["outcome"] == "published") == (x["sum"] != [])
+        and (x["outcome"] == "ended") == (x["reason"] is not None)
+        and (x["outcome"] != "ended" or x["members"] == x["excluded"] == {})
         and (x["outcome"] == "failed" or x["gives_up"] is None)
         and not x["members"].keys() & x["excluded"].keys()
     )
@@ -193,6 +196,7 @@ def state_body(x):
         "index": number(0, 2**53 - 1),
         "head": digest,
         "open": lambda value: value is None or opened(value),
+        "disputed": lambda value: value is None or record_of(round=round_, attempt=attempt)(value),
     }
     return (
         record_of(**members)(x)

@@ -17,6 +17,7 @@ from service.core.find import federation_named, find_round
 from service.core.roster_cache import newest_roster
 from service.core.submissions.capacity import Capacity
 from service.core.submissions.shared import round_closed, status_of
+from service.domain.events import Phase
 from service.domain.submissions import State
 from service.refusal import RefusedError
 from service.store.batch import Batch
@@ -140,6 +141,8 @@ class Announcements:
 def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -> RoundRow:
     """Find the round that a site wants to submit to, if it may."""
     row = find_round(tx, federation, round_id)
+    if row.phase is Phase.ENDED:
+        raise round_closed(row)
     if site not in tx.invited(row.id):
         raise RefusedError(
             Reason.NOT_INVITED,

@@ -75,8 +75,10 @@ async def manifests(round_id: RoundPath, caller: Checking, aggregator: Running) 
 def _manifests(aggregator: Aggregator, caller: Caller, round_id: str) -> bytes:
     with aggregator.store.read() as tx:
         row = find_round(tx, caller.federation, round_id)
-        if row.phase is Phase.FAILED:
-            raise RefusedError(Reason.ROUND_FAILED, f"round {row.id} failed and has no members", round_id=str(row.id))
+        if row.phase in (Phase.FAILED, Phase.ENDED):
+            raise RefusedError(
+                Reason.ROUND_FAILED, f"round {row.id} has {row.phase}, without members", round_id=str(row.id)
+            )
         if row.phase not in (Phase.PUBLISHED, Phase.REJECTED):
             raise RefusedError(
                 Reason.SUM_NOT_READY, f"round {row.id} is {row.phase}; wait for its record", round_id=str(row.id)

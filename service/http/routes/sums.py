@@ -84,11 +84,12 @@ def _check_published(row: RoundRow) -> None:
             "go on with the next attempt",
             round_id=str(row.id),
         )
-    if row.phase is Phase.FAILED:
+    if row.phase in (Phase.FAILED, Phase.ENDED):
+        ended = row.phase is Phase.ENDED
         raise RefusedError(
             Reason.ROUND_FAILED,
-            f"round {row.id} failed and has no sum",
-            "go on with the next attempt",
+            f"round {row.id} {'never opened: the federation has ended' if ended else 'failed and has no sum'}",
+            "there are no more rounds" if ended else "go on with the next attempt",
             round_id=str(row.id),
         )
     if row.phase is not Phase.PUBLISHED:

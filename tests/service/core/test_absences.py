@@ -117,7 +117,9 @@ def test_sites_are_told_of_the_end_once_the_last_sum_is_there(inside):
     operations.end(inside.aggregator.store, inside.aggregator.conductor, "f")
     assert (stage_of(inside), told()) == ("ended", ("running", None, 0))
     inside.fold_one("f.1.1")
-    assert told() == ("ended", None, 1)
+    assert told() == ("ended", None, 2)  # the sum, and the end
+    operations.end(inside.aggregator.store, inside.aggregator.conductor, "f")
+    assert told() == ("ended", None, 2)
 
 
 def test_sites_are_told_of_a_pause(make_world):

@@ -13,6 +13,7 @@ from service.domain.events import (
     Accepted,
     Closed,
     Completed,
+    Ended,
     EpochChanged,
     Extended,
     Failed,
@@ -138,24 +139,31 @@ EDGES: dict[str, tuple] = {
     ),
     "folded last round": (
         at(Phase.FOLDING, "a", "b", number=2), Folded(2, 1), 1200, (2, 1, Phase.PUBLISHED), Stage.ENDED,
-        [Published, StageChanged],
+        [Published, StageChanged, Ended],
     ),
     "folded twice": (at(Phase.OPEN, number=2), Folded(1, 1), 1001, (2, 1, Phase.OPEN), Stage.RUNNING, []),
     "a part rotted": (
         at(Phase.FOLDING, "a", "b"), FoldBroke(1, 1, "b"), 1200, (1, 2, Phase.OPEN), Stage.RUNNING, [Failed, Opened],
     ),
     "stopped while open": (
-        at(Phase.OPEN, "a", "b"), Stopped(), 1001, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed],
+        at(Phase.OPEN, "a", "b"), Stopped(), 1001, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed, Ended],
     ),
     "stopped while closed": (
         at(Phase.CLOSED, "a", "b"), Stopped(), 1200, (1, 1, Phase.CLOSED), Stage.ENDED, [StageChanged],
     ),
     "folded after the stop": (
         at(Phase.FOLDING, "a", "b", stage=Stage.ENDED), Folded(1, 1), 1200, (1, 1, Phase.PUBLISHED), Stage.ENDED,
-        [Published],
+        [Published, Ended],
     ),
     "stopped twice": (at(Phase.FAILED, stage=Stage.ENDED), Stopped(), 1200, (1, 1, Phase.FAILED), Stage.ENDED, []),
-    "stopped before the start": (NEW, Stopped(), 1000, None, Stage.ENDED, [StageChanged]),
+    "stopped before the start": (NEW, Stopped(), 1000, None, Stage.ENDED, [StageChanged, Ended]),
+    "stopped between two rounds": (
+        paused(Phase.PUBLISHED, "a", "b"), Stopped(), 1500, (1, 1, Phase.PUBLISHED), Stage.ENDED, [StageChanged, Ended],
+    ),
+    "broken after the stop": (
+        at(Phase.FOLDING, "a", "b", stage=Stage.ENDED), FoldBroke(1, 1, "a"), 1200, (1, 1, Phase.FAILED), Stage.ENDED,
+        [Failed, Ended],
+    ),
     "paused": (at(Phase.OPEN, "a"), Paused(), 1001, (1, 1, Phase.OPEN), Stage.PAUSED, [StageChanged]),
     "paused twice": (paused(Phase.OPEN), Paused(), 1060, (1, 1, Phase.OPEN), Stage.PAUSED, []),
     "paused before the start": (NEW, Paused(), 1000, None, Stage.CREATED, []),
@@ -172,7 +180,7 @@ EDGES: dict[str, tuple] = {
     ),
     "the last one published in the pause": (
         paused(Phase.FOLDING, "a", "b", number=2), Folded(2, 1), 1500, (2, 1, Phase.PUBLISHED), Stage.ENDED,
-        [Published, StageChanged],
+        [Published, StageChanged, Ended],
     ),
     "resumed while open": (
         paused(Phase.OPEN, "a"), Resumed(), 1500, (1, 1, Phase.OPEN), Stage.RUNNING, [StageChanged, Extended],
@@ -214,7 +222,7 @@ EDGES: dict[str, tuple] = {
     ),
     "a site was removed before the start": (NEW, RosterChanged(frozenset("a")), 1001, None, Stage.CREATED, []),
     "stopped in the pause": (
-        paused(Phase.OPEN, "a", "b"), Stopped(), 1500, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed],
+        paused(Phase.OPEN, "a", "b"), Stopped(), 1500, (1, 1, Phase.FAILED), Stage.ENDED, [StageChanged, Failed, Ended],
     ),
 }  # fmt: skip
 
@@ -225,6 +233,21 @@ def test_edge(name):
     after, actions = step(state, event, now)
     got = None if after.round is None else (after.round.number, after.round.attempt, after.round.phase)
     assert (got, after.stage, [type(action) for action in actions]) == (expected_round, stage, kinds)
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "next_"),
+    [
+        (NEW, Stopped(), (1, 1)),
+        (at(Phase.OPEN, "a"), Stopped(), (1, 2)),
+        (at(Phase.FOLDING, "a", "b", number=2), Folded(2, 1), (3, 1)),
+        (replace(at(Phase.FOLDING, "a", "b", number=1, stage=Stage.ENDED), later=2), Folded(1, 1), (2, 3)),
+        (replace(paused(Phase.FAILED, number=2), sum=Sum(1, 1, SITES, given_up=True)), Stopped(), (1, 2)),
+    ],
+)
+def test_the_end_has_the_id_of_what_would_have_opened_next(state, event, next_):
+    *_, end = step(state, event, 1050)[1]
+    assert end == Ended(*next_)
 
 
 def test_the_next_round_invites_whoever_is_registered_then():
@@ -346,13 +369,17 @@ def test_promises_hold_whatever_happens(history):
     accepted: dict[tuple[int, int], set[str]] = {}
     ended: dict[tuple[int, int], Published | Failed] = {}
     opened: list[tuple[int, int]] = []
+    last: Ended | None = None
     for event, delay in history:
         now += delay
         before = state
         state, actions = step(state, event, now)
         assert step(before, event, now) == (state, actions)
         for action in actions:
-            if isinstance(action, StageChanged):
+            assert last is None, "something comes after the end"
+            if isinstance(action, Ended):
+                last = action
+            if isinstance(action, StageChanged | Ended):
                 continue
             key = (action.round.number, action.round.attempt)
             if isinstance(action, Opened):
@@ -365,6 +392,11 @@ def test_promises_hold_whatever_happens(history):
                 assert key not in ended
                 ended[key] = action
     assert opened == sorted(set(opened))
+    pending = state.round is not None and state.round.phase in (Phase.CLOSED, Phase.FOLDING)
+    assert (last is not None) == (state.stage is Stage.ENDED and not pending)
+    if last is not None:
+        assert (last.number, last.attempt) > max(opened, default=(0, 0))
+        assert last.number <= TERMS.rounds + 1
     assert len([key for key, end in ended.items() if isinstance(end, Published)]) <= TERMS.rounds
     for key, end in ended.items():
         # A receipt is in the set, or the set was given up as a whole.

@@ -35,7 +35,32 @@ def test_three_sites_two_rounds_exact_sums(make_world):
         chain.append(assert_sum(world, round_id, prepared))
     assert not chain[0].excluded
     current = world.peer().current(wait=20)
-    assert (current["stage"], current["round_id"], current["index"]) == ("ended", None, 2)
+    assert (current["stage"], current["round_id"], current["index"]) == ("ended", None, 3)
+    end = world.peer().record_at(3)
+    assert end.content == world.peer().record(f"{world.name}.3.1").content
+    body = read_record(end.content)
+    assert (body.outcome, body.reason, body.members, body.excluded) == ("ended", "rounds", {}, {})
+    assert world.peer().record_at(4).status_code == 404
+
+
+def test_what_never_opened_takes_nothing(make_world):
+    """Everything but the record is refused for an id that is the end's."""
+    world = make_world(rounds=1)
+    for i, site in enumerate("abc"):
+        world.peer(site).submit(world.round_id, prepare(world.plan, f"{world.name}.1.1", site, i))
+    assert world.peer().current(after=f"{world.name}.1.1", wait=20)["stage"] == "ended"
+    end, late = f"{world.name}.2.1", prepare(world.plan, f"{world.name}.2.1", "a", 9)
+    answers = [
+        world.peer().announce(end, late.manifest),
+        world.peer().sum_from(end),
+        world.peer().manifests(end),
+    ]
+    assert [(answer.status_code, answer.json()["reason"]) for answer in answers] == [
+        (409, "round-closed"),
+        (409, "round-failed"),
+        (409, "round-failed"),
+    ]
+    assert answers[0].json()["record"]["body"]["outcome"] == "ended"
 
 
 def test_a_one_hot_sum_has_no_two(world):

@@ -200,9 +200,9 @@ def test_fields_are_the_known_ones(shown):
     snapshot = json.loads(content["snapshot"])
     (federation,) = snapshot["federations"]
     assert federation.keys() == {
-        "federation", "stage", "paused_at", "sites", "coordinators", "min_sites", "small_groups", "max_sites", "quorum",
-        "rounds", "deadline_s", "published", "last_published", "plan_id", "codec", "values", "bytes_up", "epoch",
-        "key_id", "roster_version", "roster_expires_at", "records", "head", "held_bytes", "sample_percent",
+        "federation", "stage", "paused_at", "end", "sites", "coordinators", "min_sites", "small_groups", "max_sites",
+        "quorum", "rounds", "deadline_s", "published", "last_published", "plan_id", "codec", "values", "bytes_up",
+        "epoch", "key_id", "roster_version", "roster_expires_at", "records", "head", "held_bytes", "sample_percent",
         "keep_sums", "keep_submissions", "disputed", "round", "history", "attempts", "submissions",
     }  # fmt: skip
     assert {field for site in federation["round"]["sites"] for field in site} == {

@@ -98,20 +98,21 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
             assert "had this roster already" in run("federation", "roster", "stroke", following).stdout
             assert (peer.current()["roster_version"], other.state().status_code) == (2, 401)
             assert "stroke.1.3 is open, 0 of 1 sites complete" in run("federation", "show", "stroke").stdout
-            assert "has ended" in run("federation", "end", "stroke").stdout
+            assert "has ended, by its operator" in run("federation", "end", "stroke").stdout
             assert peer.current(wait=5)["stage"] == "ended"
             transcript = tmp_path / "transcript.jsonl"
-            assert "3 record(s)" in run("federation", "export", "stroke", "--out", transcript).stdout
+            assert "4 record(s)" in run("federation", "export", "stroke", "--out", transcript).stdout
             auditor = Peer(client, "stroke", members.identities["auditor"])
             assert auditor.document("transcript").content == transcript.read_bytes()
     shown = json.loads(run("federation", "show", "--json").stdout)
     assert [(s["federation"], s["stage"], s["round"]["phase"]) for s in shown] == [("stroke", "ended", "failed")]
-    assert (shown[0]["epoch"], shown[0]["roster_version"], shown[0]["records"]) == (2, 2, 3)
+    assert (shown[0]["epoch"], shown[0]["roster_version"], shown[0]["records"]) == (2, 2, 4)
+    assert shown[0]["end"]["reason"] == "operator"
     first, *rest = transcript.read_bytes().splitlines()
     assert json.loads(first).keys() == {"v", "kind", "federation", "plan"}
     assert rest[:2] == [members.roster.encode(), following.read_bytes()]
     reasons = [set(Signed.parse(RoundRecord, line).body.excluded.values()) for line in rest[2:]]
-    assert reasons == [{"absent"}] * 3
+    assert reasons == [*[{"absent"}] * 3, set()]
     refused(run("federation", "start", "stroke", check=False), 1, "has ended")
 
 

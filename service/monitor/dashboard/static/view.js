@@ -4,6 +4,7 @@ import { ago, bytes, clock, day, duration, iso, moment, number, plural } from ".
 import { h } from "./dom.js";
 
 const STAGES = { created: "Not started", running: "Running", paused: "Paused", ended: "Ended" };
+const REASONS = { rounds: "after the rounds of its plan", operator: "by its operator" };
 const STEPS = [["open", "Open"], ["closed", "Closed"], ["folding", "Adding up"], ["published", "Published"]];
 const STATES = {
   absent: ["Waiting", "–"],
@@ -113,7 +114,7 @@ function federation(each, now) {
     h("div", { class: "title" },
       h("h2", { id: `${id}-title` }, each.federation),
       h("span", { class: `badge ${each.stage}` }, STAGES[each.stage]),
-      h("p", { class: "muted" }, `${number(each.published)} of ${plural(each.rounds, "round")} published`)),
+      h("p", { class: "muted" }, `${number(each.published)} of ${plural(each.rounds, "round")} published`, each.end && ["; ended ", REASONS[each.end.reason], ", ", h("time", { datetime: iso(each.end.ended_at) }, moment(each.end.ended_at, now))])),
     each.round && each.stage !== "created" ? liveRound(each, each.round, now) : h("p", { class: "muted" }, "No round has opened yet."),
     history(each, id, now),
     facts(each, now));
