@@ -14,6 +14,7 @@ from pathlib import Path
 from he_agg.documents.roster import Role, Roster, check_follows, check_signed
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
+from he_agg.host.shell import quoted
 from keys.files import replace_file
 from keys.identity import Identity
 from keys.rosters import read_roster
@@ -42,13 +43,14 @@ def read_pinned(path: Path) -> Signed[Roster]:
         raise ConfigError(
             Reason.FILE_MISSING,
             f"{path}: expected the accepted roster, got none",
-            f"accept one first: `he-agg roster accept FILE --out {path}`",
+            f"accept one first: `he-agg roster accept FILE --out {quoted(path)}`",
         ) from error
     if stat.S_IMODE(mode) & 0o022:
         raise ConfigError(
             Reason.UNSAFE_PERMISSIONS,
             f"{path}: others may change this accepted roster (mode {stat.S_IMODE(mode):04o})",
-            f"see with `he-agg roster verify {path}` that it is still the right one, then: chmod 644 {path}",
+            f"see with `he-agg roster verify {quoted(path)}` that it is still the right one, then: "
+            f"chmod 644 {quoted(path)}",
         )
     roster = read_roster(path)
     check_signed(roster)

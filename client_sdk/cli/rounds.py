@@ -15,6 +15,7 @@ from client_sdk.lines import Lines, somebody_watches
 from client_sdk.site import Round, Site
 from he_agg.errors import ProtocolError, Reason
 from he_agg.host.commands import FILE, answer, json_option
+from he_agg.host.shell import quoted
 from he_agg.ids import RoundId
 from keys.cli.identity import ask_passphrase
 from keys.files import read_npz
@@ -82,7 +83,7 @@ def submit(
         as_json,
         lambda: (
             f"round {facts['round_id']}: submission {receipt.id[:12]} is complete\n"
-            f"the mean: `he-agg fetch --config {config} --round {facts['round_id']} --out mean.npz`"
+            f"the mean: `he-agg fetch --config {quoted(config)} --round {facts['round_id']} --out mean.npz`"
         ),
     )
 

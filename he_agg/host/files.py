@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from he_agg.errors import ConfigError, HeAggError, KeystoreError, Reason
+from he_agg.host.shell import quoted
 
 __all__ = [
     "Content",
@@ -180,13 +181,13 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
             raise KeystoreError(
                 Reason.UNSAFE_PERMISSIONS,
                 f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
-                f"chmod 600 {path}; if anybody may have read it, {remedy}",
+                f"chmod 600 {quoted(path)}; if anybody may have read it, {remedy}",
             )
         if state.st_nlink > 1:
             raise KeystoreError(
                 Reason.UNSAFE_PERMISSIONS,
                 f"{path}: expected a file of one name, got {state.st_nlink}: it stays readable where this one is gone",
-                f"find the others with `find DIR -samefile {path}` and rm them, or copy the file and rm this one",
+                f"find the others with `find DIR -samefile {quoted(path)}` and rm them, or copy the file and rm it",
             )
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:

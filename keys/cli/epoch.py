@@ -13,6 +13,7 @@ from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.host.commands import FILE, answer, json_option
+from he_agg.host.shell import quoted
 from keys.ceremony import deal, install
 from keys.cli.identity import refuse_existing
 from keys.cli.options import PassphraseOptions, passphrase_options
@@ -166,5 +167,5 @@ def _dealt(
         replace_file(path, commit(key, identity).encode())
         facts["commitment"] = str(path)
         rows.append(f"commitment of {identity.name} for the other sites, not secret: {path}")
-    rows.append(f"next: `he-agg epoch publish {paths.bundle} --config ...`, or send the file to every site")
+    rows.append(f"next: `he-agg epoch publish {quoted(paths.bundle)} --config ...`, or send the file to every site")
     answer(facts, as_json, lambda: "\n".join(rows))

@@ -14,6 +14,7 @@ from he_agg.documents.roster import Member, Role, Roster, check_follows, check_s
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option, messages
+from he_agg.host.shell import quoted
 from he_agg.ids import check_name
 from keys.cli.options import PassphraseOptions, passphrase_options
 from keys.cli.roster_view import day_of, roster_facts, roster_table, signers_of
@@ -155,11 +156,12 @@ def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool
     path = _write(roster, out)
     before = previous.body
     steps = [
-        f"{before.threshold} coordinator(s) sign it: `he-agg roster sign {path} --previous {old} --identity ...`",
-        f"publish it: `he-agg roster publish {path} --config ...` (or hand the file to the operator and to all sites); "
-        f"from then on the aggregator refuses {site}",
+        f"{before.threshold} coordinator(s) sign it: "
+        f"`he-agg roster sign {quoted(path)} --previous {quoted(old)} --identity ...`",
+        f"publish it: `he-agg roster publish {quoted(path)} --config ...` (or hand the file to the operator and to all "
+        f"sites); from then on the aggregator refuses {site}",
         "deal a new group key that it does not have: `he-agg epoch rotate --keystore ... "
-        f"--roster {path} --identity ...`, then `he-agg epoch publish`",
+        f"--roster {quoted(path)} --identity ...`, then `he-agg epoch publish`",
         "every other site accepts both: `he-agg roster accept`, `he-agg epoch accept`",
         f"what {site} keeps: the group keys of the epochs so far, and whatever those open",
     ]
@@ -332,8 +334,8 @@ def _written(roster: Signed[Roster], out: Path | None, as_json: bool, before: Si
         as_json,
         lambda: (
             f"{roster_table(roster, before)}\nnot signed yet: {path}\n"
-            f"next: compare every fingerprint with its member by phone, then `he-agg roster sign {path}{signer} "
-            "--identity ...`"
+            "next: compare every fingerprint with its member by phone, then "
+            f"`he-agg roster sign {quoted(path)}{signer} --identity ...`"
         ),
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.files import file_trouble
+from he_agg.host.shell import quoted
 from service.settings import Settings
 
 __all__ = ["check_address", "tls_context"]
@@ -85,5 +86,5 @@ def _check_private(key: Path) -> None:
         raise ConfigError(
             Reason.UNSAFE_PERMISSIONS,
             f"{key}: expected a key that only its owner and group may read, got mode {mode:04o}",
-            f"chmod o= {key}; if anybody may have read it, have a new certificate issued",
+            f"chmod o= {quoted(key)}; if anybody may have read it, have a new certificate issued",
         )

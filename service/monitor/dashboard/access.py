@@ -18,6 +18,7 @@ from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.files import create_once, read_private
+from he_agg.host.shell import quoted
 
 __all__ = ["LINK_S", "SESSION_S", "Access"]
 
@@ -59,7 +60,9 @@ class Access:
         key = read_private(path, _MAX_BYTES, "rm it: another one is made at the next start, and all sessions end")
         if len(key) != _KEY_BYTES:
             raise ConfigError(
-                Reason.BAD_CONFIG, f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}", f"rm {path}, then restart"
+                Reason.BAD_CONFIG,
+                f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}",
+                f"rm {quoted(path)}, then restart",
             )
         return cls(key, clock)
 
