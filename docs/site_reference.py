@@ -16,6 +16,7 @@ import click
 
 from client_sdk.config import Settings as SiteSettings
 from he_agg import errors
+from he_agg.explanations import EXPLANATIONS
 from he_agg.host.commands import EXIT_CODES, GROUP, Commands, exit_code
 from service.problems import PROBLEMS, RETRY_AFTER_S
 from service.settings import Settings
@@ -104,7 +105,8 @@ def _errors() -> Iterator[str]:
             yield f"| `{kind.__name__}` | {_line(kind.__doc__)} | {exit_code(kind(errors.Reason.INTERNAL, ''))} |"
     yield "\n## Reasons\n"
     for reason in errors.Reason:
-        yield f"\n### `{reason}`\n"
+        means, to_do = (_linked(text[0].upper() + text[1:]) for text in EXPLANATIONS[reason])
+        yield f"\n### `{reason}`\n\n{means}.\n\n**What to do:** {to_do[0].lower() + to_do[1:]}.\n"
         if reason in PROBLEMS:
             status, title = PROBLEMS[reason]
             again = f"; `Retry-After: {RETRY_AFTER_S[reason]}`" if reason in RETRY_AFTER_S else ""
@@ -117,6 +119,13 @@ def _api(package: str, title: str) -> Iterator[str]:
     yield f"::: {package}\n    options:\n{hidden}"
     for name in import_module(package).__all__:
         yield f"\n::: {package}.{name}\n"
+
+
+def _linked(text: str) -> str:
+    """Link the pages that a text names."""
+    return re.sub(r"(?<![\w`])((?:docs/)?[\w-]+\.md)", r"[\1](../\1)", text).replace(
+        "../PROTOCOL", "../service/PROTOCOL"
+    )
 
 
 def _line(text: Any) -> str:

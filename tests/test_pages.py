@@ -10,37 +10,18 @@ import ast
 import importlib.util
 import re
 import shlex
-import tomllib
-from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import click
 import pytest
 
-from he_agg.host.commands import GROUP, Commands
+from he_agg.host.commands import Commands
+from tests.support.written import PACKAGES, POINTS, ROOT, pages, sources
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("he_agg", "keys", "service", "client_sdk", "examples", "benchmarks")
 SHELL = ("", "sh", "bash", "console", "ini", "text", "Dockerfile", "yaml")
-# As the folders declare them, whatever of them is installed.
-POINTS = [
-    EntryPoint(name, value, GROUP)
-    for folder in (ROOT, ROOT / "examples", ROOT / "benchmarks")
-    for name, value in tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"][GROUP].items()
-]
 GROUPS = {point.name.split(".")[0] for point in POINTS if "." in point.name}
 ALONE = {point.name for point in POINTS if "." not in point.name} - GROUPS
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 ROOT_COMMAND = Commands("", POINTS, name="he-agg")
-
-
-def sources(pattern):
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob(pattern))]
-
-
-def pages():
-    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md"), *sources("*.md")]
-    return [path for path in found if path.name != "CHANGELOG.md"]
 
 
 def code_of_page(text):

@@ -22,7 +22,7 @@ import pytest
 from client_sdk.config import Settings as SiteSettings
 from he_agg.errors import Reason
 from he_agg.host.commands import EXIT_CODES, Commands
-from tests.test_pages import POINTS, ROOT, pages
+from tests.support.written import POINTS, ROOT, pages
 
 if any(find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings_handlers", "mike")):
     pytest.skip("needs he-agg[docs]", allow_module_level=True)

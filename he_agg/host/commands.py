@@ -134,11 +134,13 @@ def _both(command: click.Command, prefix: str, points: Sequence[EntryPoint]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `he-agg` and exit with a stable code. Errors are one `he-agg: error:` line and perhaps a `he-agg: hint:`."""
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
     root: click.Command = Commands(
         "",
         list(entry_points(group=GROUP)),
         name="he-agg",
         help="Hospitals average model updates through an aggregator that cannot read them.",
+        epilog=f"Exit codes: {codes}. An error ends with its reason in brackets: see `he-agg explain REASON`.",
         no_args_is_help=True,
     )
     root = click.version_option(package_name="he-agg", prog_name="he-agg")(root)

@@ -281,7 +281,7 @@ function problems(snapshot, now) {
     found.length === 0
       ? h("p", { class: "muted" }, "None since the aggregator started.")
       : [h("ul", { class: "problem-list" }, found.slice(0, 12).map((one) => problem(one, now))),
-        h("p", { class: "muted" }, "OPERATIONS.md says of each what to do; the id names the line in the log.")]);
+        h("p", { class: "muted" }, "`he-agg explain REASON` says what to do; the id names the line in the log.")]);
 }
 
 function problem(one, now) {
