@@ -13,6 +13,7 @@
 Plans, means and errors are in `he_agg`.
 """
 
+import client_sdk._own  # noqa: F401 - says which file hides a package of ours, before one is imported
 from client_sdk.async_site import AsyncRound, AsyncSite
 from client_sdk.config import Settings
 from client_sdk.federated import Federated, FederatedRound, Outcome

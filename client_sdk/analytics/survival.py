@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,17 +77,29 @@ class Curve:
     def _known(self) -> bool:
         return bool(self.times.size) and not np.isnan(self.survival).any()
 
-    def at(self, time: float) -> float:
+    @overload
+    def at(self, time: float) -> float: ...
+
+    @overload
+    def at(self, time: Sequence[float] | NDArray[Any]) -> NDArray[np.float64]: ...
+
+    def at(self, time: float | Sequence[float] | NDArray[Any]) -> float | NDArray[np.float64]:
         """Return the curve at the last grid point that is not after a time; NaN after the horizon or without patients.
 
         The curve of the exact times falls somewhere between two grid points: ask at grid points.
+
+        Args:
+            time: one, or as many as are wanted; the result has their shape.
         """
+        asked = np.asarray(time, np.float64)
+        known = np.isfinite(asked) & self._known
+        times = np.where(known, asked, 0.0)
         last = int(steps_down(np.asarray(self.horizon), self.step))
-        point = int(steps_down(np.asarray(float(time)), self.step))
-        if not self._known or point < 0 or steps_up(np.asarray(float(time)), self.step) > last:
-            return math.nan
-        index = int(np.searchsorted(steps_up(self.times, self.step), point, side="right"))
-        return 1.0 if index == 0 else float(self.survival[index - 1])
+        points = steps_down(times, self.step)
+        known &= (points >= 0) & (steps_up(times, self.step) <= last)
+        before = np.searchsorted(steps_up(self.times, self.step), points, side="right")
+        found: NDArray[np.float64] = np.where(known, np.append(1.0, self.survival)[before], math.nan)
+        return float(found) if found.ndim == 0 else found
 
     @property
     def median(self) -> float:

@@ -10,7 +10,9 @@ Exit codes are stable: `EXIT_CODES`.
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -22,6 +24,7 @@ from rich.console import Console
 
 from he_agg.errors import ConfigError, DecryptionError, HeAggError, KeystoreError, Reason, TransportError
 from he_agg.host.files import file_trouble
+from he_agg.siblings import check_siblings
 
 __all__ = ["EXIT_CODES", "FILE", "GROUP", "Commands", "answer", "exit_code", "json_option", "main", "messages"]
 
@@ -32,6 +35,7 @@ EXIT_UNREACHABLE = 3
 EXIT_FILES = 4
 EXIT_UNVERIFIED = 5
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 EXIT_CODES = {
     0: "done",
     EXIT_REFUSED: "refused, with a reason",
@@ -40,6 +44,7 @@ EXIT_CODES = {
     EXIT_FILES: "files or settings",
     EXIT_UNVERIFIED: "a sum did not verify or open",
     EXIT_INTERRUPTED: "interrupted",
+    EXIT_TERMINATED: "terminated",
 }
 
 _GROUP_HELP = {
@@ -97,8 +102,9 @@ class Commands(click.Group):
                 Commands(f"{full}.", points, name=cmd_name, help=help_text, no_args_is_help=True) if is_group else None
             )
         try:
+            check_siblings(self._points[full].module.split(".")[0])
             command: click.Command = self._points[full].load()
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             raise _missing_module(error) from error
         return _both(command, f"{full}.", points) if is_group else command
 
@@ -145,6 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     root = click.version_option(package_name="he-agg", prog_name="he-agg")(root)
     warnings.showwarning = _show_warning
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # As on Ctrl-C: what is temporary goes, processes that were started end.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
         code = root.main(args=arguments, prog_name="he-agg", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -158,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except HeAggError as error:
         _fail(error)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         _fail(_missing_module(error))
     except OSError as error:
         _fail(file_trouble(error))
@@ -196,8 +205,10 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"see `{context.command_path} --help`" if context is not None else ""
 
 
-def _missing_module(error: ModuleNotFoundError) -> ConfigError:
+def _missing_module(error: ImportError) -> ConfigError:
     name = (error.name or "").split(".")[0]
+    if not isinstance(error, ModuleNotFoundError):
+        return ConfigError(Reason.BAD_CONFIG, str(error))
     extra = next((extra for extra, modules in _EXTRAS.items() if name in modules), None)
     return ConfigError(
         Reason.BAD_CONFIG,

@@ -27,7 +27,8 @@ START_S = 120.0
 STOP_S = 30.0
 _COMMAND_S = 300.0
 _TAIL_LINES = 12
-_HE_AGG = (sys.executable, "-m", "he_agg")
+_HE_AGG = (sys.executable, "-P", "-m", "he_agg")
+"""With -P no file of the working directory hides a package."""
 
 
 class Spawned(Protocol):
@@ -99,7 +100,7 @@ class Process:
     @property
     def name(self) -> str:
         """What it is, for messages."""
-        return " ".join(word for word in self.command if not word.startswith(("/", "-m")))[:100]
+        return " ".join(word for word in self.command if not word.startswith(("/", "-m", "-P")))[:100]
 
     def say(self, what: dict[str, Any]) -> None:
         """Send one line of JSON."""

@@ -27,7 +27,7 @@ NAMES = A, B, C, D = site_names(4)
 
 def changed(command: Sequence[str], **how: Any) -> Any:
     """Start the aggregator of `careless.py` instead."""
-    return server_zygote().spawn([*command[:2], "tests.attacks.careless", *command[3:]], **how)
+    return server_zygote().spawn([*command[:3], "tests.attacks.careless", *command[4:]], **how)
 
 
 class Copies:

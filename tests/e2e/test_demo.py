@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from he_agg.plan.schemes import SCHEMES
+from tests.support.real import until
 
 
 @pytest.fixture(scope="module", params=sorted(SCHEMES))
@@ -52,6 +54,7 @@ def test_the_summary_has_what_it_promises(demo):
     assert summary["codec"] == codec
     assert summary["values"] > 9000
     assert summary["rounds"] == len(summary["score_per_round"]["encrypted"]) >= 5
+    assert len(summary["score_per_round"]["plaintext"]) == summary["rounds"]  # side by side in the picture, to the end
     assert set(summary["seconds"]) == {"train", "encrypt", "upload", "wait", "fold", "download", "verify", "decrypt"}
     assert all(seconds > 0 for seconds in summary["seconds"].values())
     sites, rounds = summary["sites"], summary["rounds"]
@@ -72,3 +75,18 @@ def test_table_and_picture_are_there(demo):
     assert max(map(len, printed.splitlines())) <= 80
     assert (folder / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "</svg>" in (folder / "demo.svg").read_text()
+
+
+def test_who_ends_it_finds_no_folders_left(tmp_path):
+    """SIGTERM, as of a container or a service manager, once there is something to leave behind."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "he_agg", "demo"],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        until(lambda: list(tmp_path.glob("he-agg-demo-*/*/share.npz")), 120)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert [path.name for path in tmp_path.iterdir() if path.name != "demo-report"] == []

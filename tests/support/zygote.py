@@ -1,7 +1,7 @@
 """Starts processes that are heavy to import, by the hundred: one that has everything imported forks for each start.
 
 A forked process is one of its own, with its own sockets, files and death; only the second of importing is saved.
-`Zygote.spawn` takes what `subprocess.Popen` takes, for commands `python -m MODULE ...`.
+`Zygote.spawn` takes what `subprocess.Popen` takes, for commands `python -P -m MODULE ...`.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Zygote:
         env: Mapping[str, str],
         cwd: Path | None = None,
     ) -> Forked:
-        """Fork, and run `python -m MODULE ...` there."""
-        assert list(command[:2]) == [sys.executable, "-m"], command
+        """Fork, and run `python -P -m MODULE ...` there."""
+        assert list(command[:3]) == [sys.executable, "-P", "-m"], command
         with Path(os.devnull).open() as nothing:
             files = [nothing if stdin == subprocess.DEVNULL else stdin, stdout, stderr]
             numbers = [file if isinstance(file, int) else file.fileno() for file in files]
-            what = {"command": list(command[2:]), "environment": dict(env), "directory": str(cwd or Path.cwd())}
+            what = {"command": list(command[3:]), "environment": dict(env), "directory": str(cwd or Path.cwd())}
             return Forked(self, self.ask(what, numbers)["pid"])
 
     def ask(self, question: dict[str, Any], files: Sequence[int] = ()) -> dict[str, Any]:

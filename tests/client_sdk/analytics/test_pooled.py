@@ -205,6 +205,10 @@ def test_greenwoods_variance_by_hand():
     assert curve.variance[0] == pytest.approx(0.8**2 * (1 / 20), rel=1e-15)
     assert curve.variance[2] == pytest.approx(s**2 * (1 / 20 + 1 / 6), rel=1e-15)
     assert (curve.at(0.5), curve.at(1), curve.at(2.9)) == (1.0, 0.8, 0.8)
+    assert curve.at([0.5, 1, 2.9]).tolist() == [1.0, 0.8, 0.8]
+    several = np.array([[0.5, 1.0], [-1.0, np.nan], [2.9, 1e9]])
+    assert np.array_equal(curve.at(several), [[curve.at(float(t)) for t in row] for row in several], equal_nan=True)
+    assert curve.at([]).shape == (0,)
     assert curve.median == np.inf
 
 

@@ -314,7 +314,9 @@ def test_killed_at_any_time_and_started_again_it_goes_on_bit_for_bit(when, runni
 
         def start(kill):
             words = ["tests.client_sdk.training.killed", str(config), str(tmp_path / "c.npz"), "2", kill]
-            process = Process([sys.executable, "-m", *words], tmp_path / f"{kill}.log", spawn=zygote.spawn).start()
+            process = Process(
+                [sys.executable, "-P", "-m", *words], tmp_path / f"{kill}.log", spawn=zygote.spawn
+            ).start()
             result = "".join(process.lines())
             return process.wait(), result, process.log
 
