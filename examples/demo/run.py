@@ -47,6 +47,8 @@ def run(codec: str, folder: Path, console: Console) -> Summary:
     Raises:
         HeAggError: a process failed, or the averages are not what they must be.
     """
+    import matplotlib  # noqa: F401 - the picture comes last; who lacks it is told first
+
     recipe = Recipe()
     with tempfile.TemporaryDirectory(prefix="he-agg-demo-") as scratch, _progress(console) as progress:
         task = progress.add_task("dealing out real patients to four hospitals", total=None)

@@ -41,8 +41,9 @@ def test_a_directory_that_is_read_only(capsys, tmp_path):
     told(err, "Permission denied")
 
 
-def test_a_data_directory_in_proc(capsys):
-    code, err = run(capsys, "aggregator", "show", "--data-dir", "/proc/he-agg")
+@pytest.mark.parametrize("command", [("aggregator", "show"), ("serve",)])
+def test_a_data_directory_that_cannot_be_written_to(capsys, command):
+    code, err = run(capsys, *command, "--data-dir", "/proc/he-agg")
     assert code == 4
     told(err, "/proc/he-agg")
 
@@ -59,6 +60,19 @@ def test_an_extra_that_is_not_installed(name):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 4
     told(done.stderr, "not installed", "pip install 'he-agg[server]'")
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [(["demo"], "matplotlib"), (["demo"], "sksurv"), (["bench", "report", "none.json"], "matplotlib")],
+)
+def test_a_library_of_a_demo_or_benchmark_that_is_not_installed(tmp_path, words, module):
+    (tmp_path / "none.json").write_text("{}")
+    program = f"import sys; sys.modules[{module!r}] = None\nfrom he_agg.host.commands import main; main({words!r})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"needs the module {module!r}, which is not installed" in done.stderr
 
 
 def test_a_module_that_is_missed_while_a_command_runs(tmp_path):
