@@ -30,6 +30,15 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="Only clients whose certificate comes from these authorities get in, PEM."
     )
+    self_signed: bool = Field(
+        False, description="Speak TLS with a certificate of the aggregator's own, made for the host of `url`."
+    )
+    url: str | None = Field(
+        None,
+        pattern=r"^https://[^/?#@\s]+(/[^?#\s]*)?$",
+        description="Where sites reach this aggregator: https://host[:port]. It goes to the coordinator with the "
+        "aggregator's public key, and to the sites in the start file.",
+    )
     behind_tls_proxy: bool = Field(False, description="A proxy in front does TLS: plain HTTP on any address.")
     operator_port: int | None = Field(
         None, ge=0, le=65535, description="Port of the operators' page and its metrics; none by default, 0 a free one."

@@ -26,7 +26,7 @@ ONLY_IN = {
     "fastapi": ("service/",),
     "starlette": ("service/",),
     "sqlalchemy": ("service/",),
-    "cryptography": ("keys/", "he_agg/ring/keystream.py", "he_agg/signing.py"),
+    "cryptography": ("keys/", "he_agg/ring/keystream.py", "he_agg/signing.py", "service/serve/self_signed.py"),
     "sksurv": ("examples/",),
     "sklearn": ("examples/", "client_sdk/adapters/sklearn.py"),
     "torch": ("client_sdk/adapters/torch.py", "client_sdk/training/proximal.py", "examples/"),

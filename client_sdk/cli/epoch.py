@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,15 @@ from keys.keystores import kept_path, newest_kept
 from keys.passphrase import Once
 from keys.pinning import read_pinned
 
-__all__ = ["epoch_accept", "epoch_commitments", "epoch_publish"]
+__all__ = [
+    "Accepted",
+    "accept_bundle",
+    "accept_newest",
+    "accepted_facts",
+    "epoch_accept",
+    "epoch_commitments",
+    "epoch_publish",
+]
 
 
 @click.command("accept")
@@ -77,10 +86,10 @@ def epoch_accept(
         raise click.UsageError("expected --config or --identity, --roster and --keystore, got both")
     if bundle is None or identity_file is None or roster_file is None or keystore is None:
         raise click.UsageError("expected --config, or BUNDLE with --identity, --roster and --keystore")
-    key, signed = _accept_files(_read_bundle(bundle), identity_file, roster_file, keystore, passphrase, plan_id)
+    key, signed = accept_bundle(_read_bundle(bundle), identity_file, roster_file, keystore, passphrase, plan_id)
     path = commitment or keystore.with_name(f"{signed.body.site}.epoch-{key.epoch}.commitment.json")
     replace_file(path, signed.encode())
-    facts = _accepted_facts(key, signed, keystore) | {"commitment": str(path)}
+    facts = accepted_facts(key, signed, keystore) | {"commitment": str(path)}
     answer(facts, as_json, lambda: _accepted_text(key, keystore, path))
 
 
@@ -132,7 +141,7 @@ def _read_bundle(path: Path) -> Signed[EpochBundle]:
     return read_document(path, lambda data: Signed.parse(EpochBundle, data), "the bundle of an epoch")
 
 
-def _accept_files(
+def accept_bundle(
     bundle: Signed[EpochBundle],
     identity_file: Path,
     roster_file: Path,
@@ -146,7 +155,8 @@ def _accept_files(
     return accept(bundle, roster, identity, keystore, now, plan_id=plan_id, passphrase=passphrase, protect=protect)
 
 
-def _accepted_facts(key: GroupKey, signed: Signed[Commitment], keystore: Path) -> dict[str, Any]:
+def accepted_facts(key: GroupKey, signed: Signed[Commitment], keystore: Path) -> dict[str, Any]:
+    """Return what was accepted, for scripts."""
     return {
         "federation": key.plan.public.federation,
         "site": signed.body.site,
@@ -170,6 +180,43 @@ def _accepted_text(key: GroupKey, keystore: Path, commitment: Path | None) -> st
 
 
 def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as_json: bool) -> None:
+    accepted = accept_newest(settings, passphrase, plan_id)
+    kept = "".join(
+        f"\nepoch {n}, missed: its key is stored too, {kept_path(settings.keystore, n)}" for n in accepted.missed
+    )
+    answer(
+        accepted_facts(accepted.key, accepted.commitment, settings.keystore) | accepted.facts,
+        as_json,
+        lambda: (
+            _accepted_text(accepted.key, settings.keystore, None) + kept + "\nthe aggregator has this site's commitment"
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a site has taken from the aggregator.
+
+    Attributes:
+        key: the group key of the newest epoch.
+        commitment: this site's word for it, which the aggregator has.
+        roster: the newest.
+        missed: epochs that came and went meanwhile, and whose keys are stored too.
+    """
+
+    key: GroupKey
+    commitment: Signed[Commitment]
+    roster: Signed[Roster]
+    missed: list[int]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is said for scripts beside the key."""
+        return {"roster_version": self.roster.body.version, "missed": self.missed}
+
+
+def accept_newest(settings: Settings, passphrase: Once, plan_id: str | None) -> Accepted:
+    """Follow newer rosters, accept the newest bundle, and send the commitment, all through the aggregator."""
     pinned, identity = read_pinned(settings.roster), Identity.load(settings.identity, passphrase)
     federation = pinned.body.federation
     log = SecurityLog(settings.security_log, time.time)
@@ -188,7 +235,7 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
                 error.reason, error.message, "a coordinator sends it there: `he-agg epoch publish BUNDLE --config ...`"
             ) from error
         with _noting(log, "bundle-rejected", identity, federation):
-            key, signed = _accept_files(
+            key, signed = accept_bundle(
                 Signed.parse(EpochBundle, body),
                 settings.identity,
                 settings.roster,
@@ -198,14 +245,7 @@ def _accept_online(settings: Settings, passphrase: Once, plan_id: str | None, as
             )
         link.put(f"epochs/{key.epoch}/commitments/{identity.name}", signed.encode())
         missed = _accept_missed(link, settings, identity, rosters, passphrase, key)
-    facts = _accepted_facts(key, signed, settings.keystore)
-    facts |= {"roster_version": rosters.newest.body.version, "missed": missed}
-    kept = "".join(f"\nepoch {n}, missed: its key is stored too, {kept_path(settings.keystore, n)}" for n in missed)
-    answer(
-        facts,
-        as_json,
-        lambda: _accepted_text(key, settings.keystore, None) + kept + "\nthe aggregator has this site's commitment",
-    )
+    return Accepted(key, signed, rosters.newest, missed)
 
 
 def _accept_missed(

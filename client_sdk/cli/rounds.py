@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from client_sdk._disk.npz import check_free, write_npz
+from client_sdk._protocol.session import Passphrase
 from client_sdk.config import Settings
 from client_sdk.lines import Lines, somebody_watches
 from client_sdk.site import Round, Site
@@ -21,7 +22,7 @@ from keys.cli.identity import ask_passphrase
 from keys.files import read_npz
 from keys.hardening import harden_command
 
-__all__ = ["fetch", "status", "submit"]
+__all__ = ["fetch", "status", "status_of", "submit"]
 
 _STATUS_PATIENCE_S = 10.0
 """Somebody sits and waits for it."""
@@ -125,14 +126,20 @@ def fetch(config: Path, out: Path, round_id: str | None, force: bool, as_json: b
 def status(config: Path, as_json: bool) -> None:
     """Show where the federation stands, and what this site still has in its spool."""
     harden_command()
+    facts, text = status_of(config, ask_passphrase)
+    answer(facts, as_json, lambda: text)
+
+
+def status_of(config: Path, passphrase: Passphrase) -> tuple[dict[str, Any], str]:
+    """Ask where the federation stands: for scripts, and for people."""
     settings = Settings.load(config, {})
     patience_s = min(settings.patience_s, _STATUS_PATIENCE_S)
     listener = _listener()
-    with Site.open(config, passphrase=ask_passphrase, progress=listener, patience_s=patience_s) as site:
+    with Site.open(config, passphrase=passphrase, progress=listener, patience_s=patience_s) as site:
         if somebody_watches():
             listener.say(f"asking {settings.url}, for {patience_s:.0f} s at most")
-        facts, sums = _facts(site), site.roster.smallest_group
-    answer(facts, as_json, lambda: _describe(facts, sums))
+        facts = _facts(site)
+        return facts, _describe(facts, site.roster.smallest_group)
 
 
 def _facts(site: Site) -> dict[str, Any]:

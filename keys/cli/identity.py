@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from he_agg.documents.epoch import Commitment
+from he_agg.documents.public_file import PublicFile
 from he_agg.documents.roster import SUITE_BYTES, Member, check_signed
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option
+from he_agg.ids import check_name
 from keys.cli.options import (
     PassphraseOptions,
     ask_passphrase,
@@ -23,12 +29,13 @@ from keys.commitments import agreement
 from keys.files import read_document, write_new
 from keys.group_key import GroupKey
 from keys.identity import Identity
-from keys.public_file import encode_public, read_public
+from keys.passphrase import Once
+from keys.public_file import read_public
 from keys.receiving import DEFAULT_SUITE
 from keys.rosters import read_roster
 from keys.secret_file import read_secret
 
-__all__ = ["ask_passphrase", "keys_check_commitments", "keys_show", "site_init"]
+__all__ = ["Own", "ask_passphrase", "keys_check_commitments", "keys_show", "own_identity", "site_init"]
 
 
 @click.command("init")
@@ -57,26 +64,86 @@ def site_init(
 
     Run it on the member's own machine: the identity file never leaves it.
     """
-    identity = Identity.create(name, suite)
     path, public_path = out or Path(f"{name}.identity"), public or Path(f"{name}.public.json")
-    refuse_existing(path, public_path)
-    identity.save(path, new_passphrase(protect, passphrases))
-    write_new(public_path, encode_public(identity.member()))
+    own = make_identity(name, path, public_path, partial(new_passphrase, protect, passphrases), suite)
     answer(
         {
             "name": name,
             "file": str(path),
             "public_file": str(public_path),
-            "fingerprint": identity.fingerprint,
+            "fingerprint": own.identity.fingerprint,
             "suite": suite,
         },
         as_json,
         lambda: (
             f"identity of {name}, secret: {path}\n"
             f"public file for the coordinator, not secret: {public_path}\n"
-            f"fingerprint, to read to the coordinator over the phone: {identity.fingerprint}"
+            f"fingerprint, to read to the coordinator over the phone: {own.identity.fingerprint}"
         ),
     )
+
+
+@dataclass(frozen=True)
+class Own:
+    """The identity of the member at whose machine a command is typed.
+
+    Attributes:
+        passphrase: what opens it; nothing to it if it has none.
+        is_new: whether the command has made it.
+    """
+
+    identity: Identity
+    path: Path
+    passphrase: Once
+    is_new: bool
+
+
+def make_identity(
+    name: str, path: Path, public_path: Path, passphrase: Callable[[], str | None], suite: str = DEFAULT_SUITE
+) -> Own:
+    """Make an identity, and write its two files.
+
+    Args:
+        passphrase: gets the passphrase of the new file, or None.
+    """
+    identity = Identity.create(name, suite)
+    refuse_existing(path, public_path)
+    secret = passphrase()
+    identity.save(path, secret)
+    write_new(public_path, PublicFile(identity.member()).encode())
+    once = Once(lambda: secret or ask_passphrase())
+    if secret is not None:
+        once()
+    return Own(identity, path, once, True)
+
+
+def own_identity(name: str | None, protect: bool | None, passphrases: PassphraseOptions) -> Own:
+    """Load the identity in this folder, or make one if there is none of that name.
+
+    Args:
+        name: whose; None: of the one identity file that is here.
+    """
+    if name is None:
+        here = sorted(Path().glob("*.identity"))
+        if len(here) > 1:
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"expected one identity in this folder, got {len(here)}: {', '.join(map(str, here))}",
+                "say which with --name",
+            )
+        name = here[0].stem if here else _ask_name()
+    path = Path(f"{check_name(name, 'site')}.identity")
+    if not (path.exists() or path.is_symlink()):
+        return make_identity(name, path, Path(f"{name}.public.json"), partial(new_passphrase, protect, passphrases))
+    passphrase = passphrases.source()
+    return Own(Identity.load(path, passphrase), path, passphrase, False)
+
+
+def _ask_name() -> str:
+    if not sys.stdin.isatty():
+        raise ConfigError(Reason.FILE_MISSING, "expected an identity in this folder, got none", "give --name NAME")
+    name: str = click.prompt("Name of this hospital, such as hospital-a", err=True)
+    return name
 
 
 @click.command("show")

@@ -4,53 +4,58 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed
+from he_agg.documents.roster import Member, Role, Roster, check_fingerprints, check_follows, check_signed, first_roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option, messages
+from he_agg.host.comparing import compare, fingerprint_option, heard_of
+from he_agg.host.roster_view import day_of, roster_facts, roster_table, signers_of
 from he_agg.host.shell import quoted
 from he_agg.ids import check_name
 from keys.cli.options import PassphraseOptions, passphrase_options
-from keys.cli.roster_view import day_of, roster_facts, roster_table, signers_of
 from keys.files import replace_file, write_new
 from keys.identity import Identity
-from keys.pinning import check_fingerprints, first_roster, follow, keep_old, read_pinned
+from keys.pinning import follow, keep_old, read_pinned
 from keys.public_file import read_public
 from keys.rosters import new_roster, next_roster, read_roster, sign_roster
 
-__all__ = ["roster_accept", "roster_new", "roster_next", "roster_sign", "roster_verify", "site_revoke"]
+__all__ = [
+    "accept_rosters",
+    "days_option",
+    "min_sites_option",
+    "roster_accept",
+    "roster_new",
+    "roster_next",
+    "roster_sign",
+    "roster_verify",
+    "site_revoke",
+    "small_groups_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _out = click.option("--out", type=FILE, help="Roster file to write. [default: FEDERATION.roster-VERSION.json]")
-_days = click.option(
+days_option = click.option(
     "--days", type=click.IntRange(1, 400), default=365, show_default=True, help="How long it is good for."
 )
 _threshold = click.option("--threshold", type=click.IntRange(1), help="How many coordinators have to sign.")
-_min_sites = click.option(
+min_sites_option = click.option(
     "--min-sites",
     type=click.IntRange(2),
     help="Sites open no sum of fewer sites. [default: more than half of them, at least 3; `next`: as before or more]",
 )
-_small_groups = click.option(
+small_groups_option = click.option(
     "--allow-small-groups",
     "small_groups",
     is_flag=True,
     help="Let --min-sites be fewer than that. The aggregator can then keep groups apart unnoticed, and in a pair each "
     "site reads the other's update by subtraction: all sites have to agree, and see it.",
-)
-_fingerprints = click.option(
-    "--fingerprint",
-    "fingerprints",
-    multiple=True,
-    metavar='NAME="xxxx xxxx ..."',
-    help="A fingerprint that was read over the phone. May be given several times.",
 )
 
 
@@ -68,9 +73,9 @@ def _files(option: str, what: str, required: bool = False) -> Callable[[F], F]:
 @_files("auditor", "Public file of an auditor.")
 @_files("operator", "Public file of an operator.")
 @_threshold
-@_min_sites
-@_small_groups
-@_days
+@min_sites_option
+@small_groups_option
+@days_option
 @_out
 @json_option
 def roster_new(
@@ -112,9 +117,9 @@ def roster_new(
 )
 @click.option("--remove", "removed", multiple=True, metavar="NAME", help="Remove a member. With --add: new keys.")
 @_threshold
-@_min_sites
-@_small_groups
-@_days
+@min_sites_option
+@small_groups_option
+@days_option
 @_out
 @json_option
 def roster_next(
@@ -146,7 +151,7 @@ def roster_next(
 @click.command("revoke")
 @click.argument("old", metavar="ROSTER", type=FILE)
 @click.argument("site")
-@_days
+@days_option
 @_out
 @json_option
 def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool) -> None:
@@ -212,14 +217,14 @@ def roster_sign(
 @click.command("verify")
 @click.argument("file", type=FILE)
 @click.option("--previous", type=FILE, help="The version before, which you trust: check that FILE follows it.")
-@_fingerprints
+@fingerprint_option
 @json_option
 def roster_verify(file: Path, previous: Path | None, fingerprints: tuple[str, ...], as_json: bool) -> None:
     """Show all members of a roster FILE with roles and fingerprints, who signed it, and whether it is valid."""
     roster, before = read_roster(file), None if previous is None else read_roster(previous)
     problem: HeAggError | None = None
     try:
-        check_fingerprints(roster.body, _heard(fingerprints))
+        check_fingerprints(roster.body, heard_of(fingerprints))
         if before is None:
             check_signed(roster)
         else:
@@ -240,33 +245,14 @@ def roster_verify(file: Path, previous: Path | None, fingerprints: tuple[str, ..
 @click.command("accept")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=FILE, required=True, help="Where this site keeps the roster that it has accepted.")
-@_fingerprints
+@fingerprint_option
 @json_option
 def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, ...], as_json: bool) -> None:
     """Accept a roster for this site: the first by comparing fingerprints, later ones by their signatures.
 
     Several versions may be given at once; each must follow the one before.
     """
-    offered = [read_roster(path) for path in files]
-    heard = _heard(fingerprints)
-    now = time.time()
-    pinned = read_pinned(out) if out.exists() or out.is_symlink() else None
-    if pinned is not None:
-        accepted = follow(pinned, offered, now)
-        check_fingerprints(accepted.body, heard)
-        changed = accepted.body_digest != pinned.body_digest
-    else:
-        first = min(offered, key=lambda roster: roster.body.version)
-        later = [roster for roster in offered if roster is not first]
-        if not heard:
-            heard = _compare(first, now)
-        # The newest must be valid; one that others follow may have expired.
-        first_roster(first, heard, first.body.issued_at if later else now)
-        accepted, changed = follow(first, later, now), True
-    if changed:
-        older = [pinned, *offered] if pinned is not None else offered
-        keep_old(out, [signed for signed in older if signed.body.version < accepted.body.version])
-        replace_file(out, accepted.encode())
+    accepted, changed = accept_rosters(out, [read_roster(path) for path in files], heard_of(fingerprints))
     answer(
         roster_facts(accepted) | {"file": str(out), "changed": changed},
         as_json,
@@ -277,25 +263,50 @@ def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, .
     )
 
 
-def _compare(roster: Signed[Roster], now: float) -> dict[str, str]:
-    """Have a person compare the fingerprints of the coordinators who signed."""
+def accept_rosters(
+    out: Path, offered: list[Signed[Roster]], heard: dict[str, str], own: Member | None = None
+) -> tuple[Signed[Roster], bool]:
+    """Accept rosters for this site: the first after fingerprints were compared, later ones by their signatures.
+
+    Args:
+        out: the pin.
+        offered: one version, or several that follow each other.
+        heard: fingerprints that were read on the phone, by name; nothing is asked if there are any.
+        own: this member, if it need not call itself.
+
+    Returns:
+        The roster that is pinned now, and whether it was not before.
+    """
+    now = time.time()
+    pinned = read_pinned(out) if out.exists() or out.is_symlink() else None
+    if pinned is not None:
+        accepted = follow(pinned, offered, now)
+        check_fingerprints(accepted.body, heard)
+        changed = accepted.body_digest != pinned.body_digest
+    else:
+        first = min(offered, key=lambda roster: roster.body.version)
+        later = [roster for roster in offered if roster is not first]
+        # The newest must be valid; one that others follow may have expired.
+        valid_at = first.body.issued_at if later else now
+        first_roster(first, _compare(first, heard, valid_at, own), valid_at)
+        accepted, changed = follow(first, later, now), True
+    if changed:
+        older = [pinned, *offered] if pinned is not None else offered
+        keep_old(out, [signed for signed in older if signed.body.version < accepted.body.version])
+        replace_file(out, accepted.encode())
+    return accepted, changed
+
+
+def _compare(roster: Signed[Roster], heard: dict[str, str], now: float, own: Member | None) -> dict[str, str]:
+    """Have a person compare the fingerprints of the coordinators who signed, but for this member's own."""
     roster.body.check_valid(now)
     check_signed(roster)
     signers = signers_of(roster)
-    if not sys.stdin.isatty():
-        raise InputError(
-            Reason.BAD_ARGUMENT,
-            f"the first roster of a site is accepted by comparing fingerprints of {roster.body.threshold} "
-            "coordinators, and there is no terminal to ask on",
-            "call the coordinators on numbers that you know, and give what they read: "
-            '--fingerprint NAME="xxxx xxxx ..."',
-        )
-    messages.print(roster_table(roster), markup=False, soft_wrap=True)
-    messages.print("Call these coordinators on numbers that you know, and have them read their fingerprints:")
-    for name in signers:
-        messages.print(f"  {name:<24} {roster.body.members[name].fingerprint}", markup=False, soft_wrap=True)
-    click.confirm("Did each of them read exactly this?", abort=True, err=True)
-    return {name: roster.body.members[name].fingerprint for name in signers}
+    known = {own.name: own.fingerprint} if own is not None and own.name in signers else {}
+    others = [name for name in signers if name not in known]
+    if not heard and others and sys.stdin.isatty():
+        messages.print(roster_table(roster), markup=False, soft_wrap=True)
+    return known | compare(roster.body, others, heard, "who signed the roster")
 
 
 def _signed(path: Path) -> Signed[Roster]:
@@ -314,16 +325,6 @@ def _addition(text: str) -> tuple[Role, Member]:
             "such as: --add site=hospital-e.public.json",
         )
     return Role(role), read_public(Path(file))
-
-
-def _heard(fingerprints: Sequence[str]) -> dict[str, str]:
-    heard: dict[str, str] = {}
-    for text in fingerprints:
-        name, equals, value = text.partition("=")
-        if not equals or name in heard:
-            raise InputError(Reason.BAD_ARGUMENT, '--fingerprint: expected NAME="xxxx xxxx ...", one for each name', "")
-        heard[name] = value
-    return heard
 
 
 def _written(roster: Signed[Roster], out: Path | None, as_json: bool, before: Signed[Roster] | None = None) -> None:

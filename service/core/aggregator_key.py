@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from he_agg import canonical
+from he_agg.documents.address import Address
+from he_agg.documents.public_file import PublicFile
 from he_agg.documents.roster import Member, Role
+from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
 from he_agg.host.files import create, create_once, file_trouble, read_private, sync_directory
 from he_agg.ids import check_name
@@ -65,10 +68,14 @@ class AggregatorKey:
         """Return the same key under another name, for a federation that calls its aggregator so."""
         return AggregatorKey(self.signing_key, check_name(name, "aggregator"))
 
-    def public_file(self) -> bytes:
-        """Return the public file, which a coordinator takes into the roster. Roles are the coordinator's to give."""
-        public = Member(self.name, self.member.signing_key).to_json()
-        return canonical.encode({"v": 1, "name": self.name, "public": public})
+    def public_file(self, address: Address | None = None) -> bytes:
+        """Return the public file, which a coordinator takes into the roster.
+
+        Args:
+            address: where sites reach this aggregator.
+        """
+        signed = None if address is None else Signed.make(address, self.signing_key, self.name)
+        return PublicFile(self.member, signed).encode()
 
     def save_public(self, path: Path) -> None:
         """Write the public file. A file that is there already must hold the very same."""

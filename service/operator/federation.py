@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import click
 
+from he_agg.documents.roster import Role, first_roster
 from he_agg.host.commands import FILE, answer
+from he_agg.host.comparing import compare, fingerprint_option, heard_of
 from he_agg.host.files import beside, file_trouble
+from he_agg.host.roster_view import signers_of
 from service.core.conductor import Conductor
 from service.core.transcript import transcript
 from service.operator import operations
@@ -29,15 +33,24 @@ __all__ = [
     "federation_roster",
     "federation_show",
     "federation_start",
+    "federation_take",
 ]
+
+
+keep_sums = click.option(
+    "--keep-sums", type=int, help="How many sums stay; older ones are removed, their records are not."
+)
+keep_submissions = click.option(
+    "--keep-submissions", is_flag=True, help="Keep the encrypted submissions of published rounds, for audit."
+)
 
 
 @click.command()
 @click.argument("file", type=FILE)
 @click.option("--roster", type=FILE, required=True, help="The signed roster: who belongs to the federation.")
 @click.option("--bundle", type=FILE, help="The signed bundle of the group key, for the sites to get from here.")
-@click.option("--keep-sums", type=int, help="How many sums stay; older ones are removed, their records are not.")
-@click.option("--keep-submissions", is_flag=True, help="Keep the encrypted submissions of published rounds, for audit.")
+@keep_sums
+@keep_submissions
 @on_store(create=True)
 def federation_create(
     store: OpenStore,
@@ -65,6 +78,51 @@ def federation_create(
         lambda: (
             f"federation {shown['federation']} {did}: plan {shown['plan_id'][:12]}, "
             f"key {shown['key_id'][:12]}, {shown['min_sites']} to {shown['max_sites']} sites\n{_roster(shown)}"
+        ),
+    )
+
+
+@click.command()
+@click.argument("file", metavar="START", type=FILE)
+@fingerprint_option
+@click.option("--yes", is_flag=True, help="The fingerprints have been compared: do not ask.")
+@keep_sums
+@keep_submissions
+@on_store(create=True)
+def federation_take(
+    store: OpenStore,
+    file: Path,
+    fingerprints: tuple[str, ...],
+    yes: bool,
+    keep_sums: int | None,
+    keep_submissions: bool,
+    as_json: bool,
+) -> None:
+    """Take in the federation of the START file, and start it. Running it again is fine.
+
+    Call the coordinators who signed it, and compare the fingerprints.
+    """
+    start = operations.read_start(file)
+    heard, roster = heard_of(fingerprints), start.roster.body
+    signers = signers_of(start.roster)
+    if not yes:
+        first_roster(start.roster, compare(roster, signers, heard, "who signed the roster"), time.time())
+    operations.create_federation(
+        store.rows,
+        store.conductor,
+        start.document,
+        start.roster.encode(),
+        start.bundle.encode(),
+        Keeping(keep_sums, keep_submissions),
+    )
+    operations.start(store.rows, store.conductor, start.federation)
+    shown = store.show(start.federation)
+    answer(
+        shown,
+        as_json,
+        lambda: (
+            f"federation {start.federation} runs, with {', '.join(roster.having(Role.SITE))}\n"
+            f"{_roster(shown)}\n{_round(shown)}"
         ),
     )
 

@@ -13,8 +13,10 @@ from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.federation import MAX_FEDERATION_BYTES, FederationDocument
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Body, Signed
+from he_agg.documents.start import MAX_START_BYTES, Start
 from he_agg.errors import ConfigError, InputError, PlanError, Reason, WireError
 from he_agg.host.files import file_trouble
+from he_agg.protocol.wire import refuse_secrets
 from service.core.conductor import Conductor
 from service.core.roster_cache import newest_roster
 from service.core.trust import accept_bundle, accept_roster, add_first_roster
@@ -40,6 +42,7 @@ __all__ = [
     "read_bundle",
     "read_document",
     "read_roster",
+    "read_start",
     "resume",
     "show",
     "start",
@@ -71,6 +74,20 @@ def read_document(path: Path) -> FederationDocument:
         raise WireError(error.reason, f"{path} is not a federation file: {error.message}", hint) from error
     except PlanError as error:
         raise PlanError(error.reason, f"{path}: {error.message}", error.hint, error.shell) from error
+
+
+def read_start(path: Path) -> Start:
+    """Read a start file, and check that what is in it belongs together."""
+    data = _read(path, MAX_START_BYTES)
+    try:
+        return Start.parse(data)
+    except (WireError, PlanError) as error:
+        refuse_secrets(data)
+        raise WireError(
+            error.reason,
+            f"{path} is not a usable start file: {error.message}",
+            error.hint or "the coordinator makes it with `he-agg found`; fetch it again, as a file",
+        ) from error
 
 
 def read_roster(path: Path) -> bytes:

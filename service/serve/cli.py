@@ -17,11 +17,25 @@ _DEFAULTS = Settings.model_fields
 
 
 @click.command()
-@click.option("--host", help=f"Address to listen on.  [default: {_DEFAULTS['host'].default}, or HE_AGG_HOST]")
+@click.option(
+    "--host",
+    help="Address to listen on: 0.0.0.0 for all of this machine, which needs TLS.  "
+    f"[default: {_DEFAULTS['host'].default}, which other machines do not reach; or HE_AGG_HOST]",
+)
 @click.option(
     "--port",
     type=int,
     help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
+)
+@click.option(
+    "--url",
+    help="Where sites reach this aggregator: https://HOST:PORT. It is put into aggregator.public.json in --data-dir.",
+)
+@click.option(
+    "--self-signed",
+    is_flag=True,
+    default=None,
+    help="Serve TLS with a certificate made here for the host of --url; sites get it in the start file.",
 )
 @click.option("--tls-cert", type=FILE, help="Serve TLS with this certificate and its chain, PEM.")
 @click.option("--tls-key", type=FILE, help="The certificate's key, PEM.")
@@ -46,8 +60,8 @@ _DEFAULTS = Settings.model_fields
 def serve(data_dir: Path, database_url: str | None, **options: Any) -> None:
     """Run the aggregator until SIGTERM or Ctrl-C.
 
-    The first line on stdout is `listening on http://HOST:PORT` (or https://), further ones say where the operators'
-    page and metrics are; the log goes to stderr, one JSON object per line.
+    The first line on stdout is `listening on http://HOST:PORT` (or https://), further ones say what the coordinator
+    gets, and where the operators' page and metrics are; the log goes to stderr, one JSON object per line.
     """
     # Only this command needs the web framework.
     from service.serve.server import run

@@ -16,6 +16,7 @@ from service.logs import configure
 from service.monitor.monitoring import Watching
 from service.serve.connections import Config
 from service.serve.listeners import Listeners, bind, url_of
+from service.serve.telling import told_to_coordinators
 from service.serve.tls import check_address, tls_context
 from service.settings import Settings
 
@@ -36,6 +37,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             print(f"listening on {self._address}", flush=True)
+            for line in told_to_coordinators(self._aggregator.settings, self._aggregator.key):
+                print(line, flush=True)
             for line in self._listeners.start(self._aggregator, self._watching):
                 print(line, flush=True)
 

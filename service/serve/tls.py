@@ -21,7 +21,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     Raises:
         ConfigError: half of the settings, or files that cannot be used.
     """
-    cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    cert, key, client_ca = _files(settings)
     if cert is None or key is None:
         if cert is not None or key is not None or client_ca is not None:
             raise ConfigError(
@@ -59,6 +59,23 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
+def _files(settings: Settings) -> tuple[Path | None, Path | None, Path | None]:
+    """Name certificate, key, and whom clients' certificates have to come from."""
+    if not settings.self_signed:
+        return settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    if settings.url is None or settings.tls_cert is not None or settings.tls_key is not None:
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            "expected --self-signed with --url and without a certificate of another authority, got "
+            + ("no --url" if settings.url is None else "--tls-cert or --tls-key"),
+            "say where sites reach this aggregator, such as --url https://aggregator.example.org:8470",
+        )
+    # Not every aggregator makes one.
+    from service.serve.self_signed import own_certificate
+
+    return *own_certificate(settings.data_dir, settings.url), settings.tls_client_ca
+
+
 def check_address(host: str, settings: Settings) -> None:
     """Refuse plain HTTP where others than this machine could listen in.
 
@@ -68,12 +85,13 @@ def check_address(host: str, settings: Settings) -> None:
     Raises:
         ConfigError: neither.
     """
-    if settings.tls_cert is None and not settings.behind_tls_proxy and not ipaddress.ip_address(host).is_loopback:
+    tls = settings.tls_cert is not None or settings.self_signed or settings.behind_tls_proxy
+    if not tls and not ipaddress.ip_address(host).is_loopback:
         raise ConfigError(
             Reason.BAD_CONFIG,
             f"refusing to serve plain HTTP on {host}, which is not this machine alone",
-            "give --tls-cert and --tls-key; or --behind-tls-proxy, if a proxy in front does TLS and nobody else "
-            "reaches this address",
+            "give --self-signed, or --tls-cert and --tls-key; or --behind-tls-proxy, if a proxy in front does TLS and "
+            "nobody else reaches this address",
         )
 
 

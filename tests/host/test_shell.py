@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from he_agg.documents.public_file import PublicFile
 from he_agg.host.commands import main
 from he_agg.host.shell import quoted
 from keys import Identity
-from keys.public_file import encode_public
 
 ROOT = Path(__file__).parents[2]
 AWKWARD = [
@@ -62,7 +62,7 @@ def test_the_printed_next_command_runs_as_it_is(tmp_path, monkeypatch, capsys, n
     for member in ("coordinator", "aggregator", "hospital-a", "hospital-b", "hospital-c"):
         identity = Identity.create(member)
         identity.save(folder / member)
-        (folder / f"{member}.json").write_bytes(encode_public(identity.member()))
+        (folder / f"{member}.json").write_bytes(PublicFile(identity.member()).encode())
     roster = Path(name) / "roster.json"
     out = f"./{roster}" if name.startswith("-") else str(roster)
     members = ["--coordinator", str(folder / "coordinator.json"), "--aggregator", str(folder / "aggregator.json")]

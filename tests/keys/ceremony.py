@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from he_agg import Plan
+from he_agg.documents.public_file import PublicFile
 from he_agg.host.commands import main
 from keys import GroupKey
-from keys.public_file import encode_public
 from tests.keys.dealing import AGGREGATOR, COORDINATORS, SITES
 
 
@@ -73,7 +73,7 @@ def found(
         ceremony.run(name, f"site init {name}")
         ceremony.send(f"{name}.public.json", name, "hospital-a")
     at = ceremony.root / "hospital-a"
-    (at / "aggregator.public.json").write_bytes(aggregator or encode_public(AGGREGATOR))
+    (at / "aggregator.public.json").write_bytes(aggregator or PublicFile(AGGREGATOR).encode())
     if plan is None:
         np.savez(at / "model.npz", w=np.zeros((3, 2)))
         ceremony.run(

@@ -96,7 +96,7 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
             assert other.state().status_code == 200
             assert "version 2 of the roster" in run("federation", "roster", "stroke", following).stdout
             assert "had this roster already" in run("federation", "roster", "stroke", following).stdout
-            assert (peer.current()["roster_version"], other.state().status_code) == (2, 401)
+            assert (peer.current()["roster_version"], other.state().status_code) == (2, 403)
             assert "stroke.1.3 is open, 0 of 1 sites complete" in run("federation", "show", "stroke").stdout
             assert "has ended, by its operator" in run("federation", "end", "stroke").stdout
             assert peer.current(wait=5)["stage"] == "ended"

@@ -223,7 +223,7 @@ class TestServe:
     def test_plain_http_for_everybody(self, refused, host):
         said = refused("--host", host)
         assert f"refusing to serve plain HTTP on {host}" in said
-        assert "hint: give --tls-cert and --tls-key; or --behind-tls-proxy" in said
+        assert "or --tls-cert and --tls-key; or --behind-tls-proxy" in said
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1"])
     def test_this_machine_alone(self, host):

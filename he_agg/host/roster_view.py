@@ -7,9 +7,10 @@ from typing import Any
 
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
-from keys.rosters import DAY_S
 
 __all__ = ["day_of", "roster_facts", "roster_table", "signers_of"]
+
+_DAY_S = 86400
 
 
 def signers_of(roster: Signed[Roster]) -> list[str]:
@@ -40,7 +41,7 @@ def roster_facts(roster: Signed[Roster]) -> dict[str, Any]:
 def roster_table(roster: Signed[Roster], before: Signed[Roster] | None = None) -> str:
     """Return what the roster says, for people, and what changed since the version before."""
     now = roster.body
-    days = (now.expires_at - now.issued_at) // DAY_S
+    days = (now.expires_at - now.issued_at) // _DAY_S
     rows = [
         f"roster of {now.federation}, version {now.version}",
         f"good from {day_of(now.issued_at)} to {day_of(now.expires_at)} ({days} days)",
