@@ -30,10 +30,14 @@ from service.work.ahead import Ahead
 from service.work.housekeeping import purge_leftovers
 from service.work.worker import Worker
 
-__all__ = ["Aggregator"]
+__all__ = ["Aggregator", "NotReadyError"]
 
 _OTHERS_MAY_WRITE_S = 3600.0
 """With replicas, a temporary file that is younger may be one that another replica is writing. Units: seconds."""
+
+
+class NotReadyError(Exception):
+    """What an aggregator needs and has not: its database, its store of parts, or disk space."""
 
 
 class Aggregator:
@@ -125,11 +129,21 @@ class Aggregator:
             return former_members(tx, federation).get(name)
 
     def check_ready(self) -> None:
-        """Write to both stores."""
+        """Write to both stores.
+
+        Raises:
+            NotReadyError: one of them cannot be written, or the disk has too little left.
+        """
+        checks = {"database": self._check_rows, "parts": self.part_store.check, "disk space": self.capacity.check_disk}
+        for what, check in checks.items():
+            try:
+                check()
+            except Exception as error:
+                raise NotReadyError(what) from error
+
+    def _check_rows(self) -> None:
         with self.store.write() as tx:
             tx.generation()
-        self.part_store.check()
-        self.capacity.check_disk()
 
     def make_ahead(self) -> Ahead:
         """Return what makes parts of sums while rounds are open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,8 +161,30 @@ class Settings(BaseSettings):
     graceful_s: int = Field(10, ge=1, description="How long running requests may go on after SIGTERM. Units: seconds.")
 
 
+_OTHER_VARIABLES = ("HE_AGG_CORE_DUMPS", "HE_AGG_FAILPOINT", "HE_AGG_TEST_")
+"""What else the environment may say: no settings of an aggregator."""
+
+
+def _check_environment() -> None:
+    """Refuse a misspelt setting: without it, the aggregator would run on a default that nobody wants."""
+    known = [f"HE_AGG_{name.upper()}" for name in Settings.model_fields]
+    for name in sorted(os.environ):
+        if name.upper().startswith("HE_AGG_") and name.upper() not in known and not name.startswith(_OTHER_VARIABLES):
+            near = get_close_matches(name.upper(), known, 1)
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"the environment has {name}, which is no setting" + (f": {near[0]} is one" if near else ""),
+                f"unset {name}" + (f", or set {near[0]}" if near else "; OPERATIONS.md lists the settings"),
+            )
+
+
 def load_settings(**given: Any) -> Settings:
-    """Load settings from the environment, overridden by what is given and not None."""
+    """Load settings from the environment, overridden by what is given and not None.
+
+    Raises:
+        ConfigError: a value that cannot be, or a variable that looks like a setting and is none.
+    """
+    _check_environment()
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

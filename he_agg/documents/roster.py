@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from he_agg import canonical
 from he_agg.documents.signed import Signed
-from he_agg.errors import InputError, Reason, WireError
+from he_agg.errors import Reason, WireError
 from he_agg.ids import check_name
 from he_agg.signing import PUBLIC_KEY_BYTES
 
@@ -27,11 +27,9 @@ __all__ = [
     "Receiving",
     "Role",
     "Roster",
-    "check_fingerprints",
     "check_follows",
     "check_signed",
     "fingerprint",
-    "first_roster",
     "majority",
 ]
 
@@ -296,56 +294,3 @@ def check_follows(signed: Signed[Roster], previous: Signed[Roster]) -> None:
         )
     check_signed(signed, before)
     check_signed(signed)
-
-
-def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
-    """Check that members have the fingerprints that were heard over the phone.
-
-    Args:
-        fingerprints: by name; spaces, colons and capitals do not matter.
-    """
-    for name, text in fingerprints.items():
-        heard = text.replace(" ", "").replace(":", "").replace("-", "").lower()
-        if len(heard) != 32 or not set(heard) <= set("0123456789abcdef"):
-            raise InputError(Reason.BAD_ARGUMENT, f"fingerprint of {name}: expected 32 hex digits")
-        if name not in roster.members:
-            raise InputError(
-                Reason.UNKNOWN_SITE, f"the roster has no member {name}", f"it has {', '.join(sorted(roster.members))}"
-            )
-        shown = roster.members[name].fingerprint
-        if shown.replace(" ", "") != heard:
-            raise WireError(
-                Reason.BAD_SIGNATURE,
-                f"fingerprint of {name}: the roster has {shown}, which is not what was given",
-                "do not use this roster: somebody may have put a key of their own into it; call the coordinator",
-            )
-
-
-def first_roster(roster: Signed[Roster], fingerprints: Mapping[str, str], now: float) -> None:
-    """Check whether a site may pin this roster as its first.
-
-    Whose fingerprint was compared must also have signed: a roster that merely lists somebody is not that person's
-    word. Given fingerprints of two, two must have signed, whatever threshold the roster itself claims.
-
-    Args:
-        now: Units: seconds since 1970, UTC.
-    """
-    roster.body.check_valid(now)
-    check_signed(roster)
-    check_fingerprints(roster.body, fingerprints)
-    coordinators = roster.body.keys_of(Role.COORDINATOR)
-    compared = [name for name in fingerprints if name in coordinators]
-    unsigned = sorted(set(compared) - roster.signers(coordinators))
-    if unsigned:
-        raise WireError(
-            Reason.BAD_SIGNATURE,
-            f"the fingerprint of {', '.join(unsigned)} was compared, but {', '.join(unsigned)} has not signed",
-            "wait for that signature, or compare the fingerprints of those who signed: `he-agg roster verify`",
-        )
-    if len(compared) < roster.body.threshold:
-        raise InputError(
-            Reason.BAD_ARGUMENT,
-            f"expected fingerprints of {roster.body.threshold} coordinators, got {len(compared)}",
-            "call the coordinators on numbers that you know, and give what they read: "
-            '--fingerprint NAME="xxxx xxxx ..."',
-        )

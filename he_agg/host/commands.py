@@ -15,6 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,6 +108,23 @@ class Commands(click.Group):
         except ImportError as error:
             raise _missing_module(error) from error
         return _both(command, f"{full}.", points) if is_group else command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is typed; of one that does not exist, name one that is like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            below = [name[len(self._prefix) :] for name in self._points if name.startswith(self._prefix)]
+            # What people mix up: the letters, the first word for the second, and a word for the whole command.
+            like = {part: name for name in sorted(below, reverse=True) for part in (name, name.split(".")[-1])}
+            like |= {name.split(".")[0]: name.split(".")[0] for name in below}
+            near = get_close_matches(".".join(args[:2]), like, 1, 0.7) or get_close_matches(args[0], like, 1, 0.6)
+            if near:
+                typed = f"{ctx.command_path} {like[near[0]].replace('.', ' ')}"
+                raise click.UsageError(f"{error.message} Did you mean `{typed}`?", ctx) from error
+            raise
 
     def _words(self) -> list[str]:
         after = (name[len(self._prefix) :] for name in self._points if name.startswith(self._prefix))

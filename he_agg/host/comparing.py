@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from he_agg.documents.roster import Roster, check_fingerprints
-from he_agg.errors import InputError, Reason
+from he_agg.documents.roster import Role, Roster, check_signed
+from he_agg.documents.signed import Signed
+from he_agg.errors import InputError, Reason, WireError
 from he_agg.host.commands import messages
 
-__all__ = ["compare", "fingerprint_option", "heard_of"]
+__all__ = ["check_fingerprints", "compare", "fingerprint_option", "first_roster", "heard_of"]
 
 fingerprint_option = click.option(
     "--fingerprint",
@@ -64,3 +65,56 @@ def compare(roster: Roster, names: Iterable[str], heard: dict[str, str], why: st
         messages.print(f"  {name:<24} {roster.members[name].fingerprint}", markup=False, soft_wrap=True)
     click.confirm("Did each of them read exactly this?", abort=True, err=True)
     return {name: roster.members[name].fingerprint for name in names}
+
+
+def check_fingerprints(roster: Roster, fingerprints: Mapping[str, str]) -> None:
+    """Check that members have the fingerprints that were heard over the phone.
+
+    Args:
+        fingerprints: by name; spaces, colons and capitals do not matter.
+    """
+    for name, text in fingerprints.items():
+        heard = text.replace(" ", "").replace(":", "").replace("-", "").lower()
+        if len(heard) != 32 or not set(heard) <= set("0123456789abcdef"):
+            raise InputError(Reason.BAD_ARGUMENT, f"fingerprint of {name}: expected 32 hex digits")
+        if name not in roster.members:
+            raise InputError(
+                Reason.UNKNOWN_SITE, f"the roster has no member {name}", f"it has {', '.join(sorted(roster.members))}"
+            )
+        shown = roster.members[name].fingerprint
+        if shown.replace(" ", "") != heard:
+            raise WireError(
+                Reason.BAD_SIGNATURE,
+                f"fingerprint of {name}: the roster has {shown}, which is not what was given",
+                "do not use this roster: somebody may have put a key of their own into it; call the coordinator",
+            )
+
+
+def first_roster(roster: Signed[Roster], fingerprints: Mapping[str, str], now: float) -> None:
+    """Check whether a site may pin this roster as its first.
+
+    Whose fingerprint was compared must also have signed: a roster that merely lists somebody is not that person's
+    word. Given fingerprints of two, two must have signed, whatever threshold the roster itself claims.
+
+    Args:
+        now: Units: seconds since 1970, UTC.
+    """
+    roster.body.check_valid(now)
+    check_signed(roster)
+    check_fingerprints(roster.body, fingerprints)
+    coordinators = roster.body.keys_of(Role.COORDINATOR)
+    compared = [name for name in fingerprints if name in coordinators]
+    unsigned = sorted(set(compared) - roster.signers(coordinators))
+    if unsigned:
+        raise WireError(
+            Reason.BAD_SIGNATURE,
+            f"the fingerprint of {', '.join(unsigned)} was compared, but {', '.join(unsigned)} has not signed",
+            "wait for that signature, or compare the fingerprints of those who signed: `he-agg roster verify`",
+        )
+    if len(compared) < roster.body.threshold:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"expected fingerprints of {roster.body.threshold} coordinators, got {len(compared)}",
+            "call the coordinators on numbers that you know, and give what they read: "
+            '--fingerprint NAME="xxxx xxxx ..."',
+        )

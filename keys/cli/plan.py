@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -117,6 +116,21 @@ def plan_show(file: Path, as_json: bool) -> None:
 
 def _explain(plan: Plan) -> str:
     facts = plan.explain()
-    facts["parameters"] = json.dumps(facts["parameters"])
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+    invited = "all sites" if facts["sample_percent"] == 100 else f"{facts['sample_percent']} of 100 sites"
+    failure = facts["failure_log2"]
+    rows = {
+        "federation": f"{facts['federation']}, plan {facts['plan_id'][:12]}",
+        "model": f"{facts['tensors']} tensors, {plan.layout.size:,} values of {facts['value_bits']} bits; "
+        f"weights up to {facts['weight_cap']:,}",
+        "sums": f"of {facts['min_sites']} to {facts['max_sites']} sites",
+        "rounds": f"{facts['rounds']} at most, each open for {facts['deadline_s']} s; {invited} are invited",
+        "codec": f"{facts['codec']}, {facts['profile']}",
+        "security": f"{facts['security_bits']} bits or more: ring degree {facts['ring_degree']}, "
+        f"{facts['modulus_bits']} modulus bits",
+        "failure": "none: no noise that can occur rounds a value wrongly"
+        if failure is None
+        else f"2^{failure} for one value of a full sum",
+        "submission": f"{facts['bytes_up']:,} bytes in {facts['parts']} parts, {facts['bytes_per_value']:g} a value "
+        "(float32: 4)",
+    }
+    return "\n".join(f"{name:<12}{text}" for name, text in rows.items())

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from he_agg.documents.roster import Member, Role, Roster, check_fingerprints, check_follows, check_signed, first_roster
+from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.host.commands import FILE, answer, json_option, messages
-from he_agg.host.comparing import compare, fingerprint_option, heard_of
+from he_agg.host.comparing import check_fingerprints, compare, fingerprint_option, first_roster, heard_of
 from he_agg.host.roster_view import day_of, roster_facts, roster_table, signers_of
 from he_agg.host.shell import quoted
 from he_agg.ids import check_name

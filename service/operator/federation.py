@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,9 +11,10 @@ from typing import Any
 
 import click
 
-from he_agg.documents.roster import Role, first_roster
+from he_agg.documents.roster import Role
+from he_agg.errors import ConfigError, Reason
 from he_agg.host.commands import FILE, answer
-from he_agg.host.comparing import compare, fingerprint_option, heard_of
+from he_agg.host.comparing import compare, fingerprint_option, first_roster, heard_of
 from he_agg.host.files import beside, file_trouble
 from he_agg.host.roster_view import signers_of
 from service.core.conductor import Conductor
@@ -201,9 +203,14 @@ def federation_epoch(store: OpenStore, name: str, file: Path, as_json: bool) -> 
 @click.command()
 @click.argument("name")
 @click.option("--out", type=FILE, required=True, help="Where to write it.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @on_store()
-def federation_export(store: OpenStore, name: str, out: Path, as_json: bool) -> None:
+def federation_export(store: OpenStore, name: str, out: Path, force: bool, as_json: bool) -> None:
     """Write the transcript of the federation NAME: everything signed, for `he-agg audit`."""
+    if os.path.lexists(out) and not force:
+        raise ConfigError(
+            Reason.FILE_EXISTS, f"{out} exists; nothing was written", "give another --out, or --force to replace it"
+        )
     records = store.show(name)["records"]
     try:
         with beside(out, lambda file: file.writelines(transcript(store.rows, name)), 0o644) as temporary:

@@ -74,5 +74,6 @@ def run(settings: Settings) -> None:
         gc.freeze()
         address = url_of(listener, "http" if context is None else "https")
         # uvicorn ends gracefully and then raises the signal again; having been asked to stop is no failure.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, lambda *_: sys.exit(0))
         _Server(config, aggregator, watching, listeners, address).run(sockets=[listener])

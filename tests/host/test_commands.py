@@ -92,3 +92,25 @@ def test_the_version(capsys):
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("he-agg")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["foun"], "he-agg found"),
+        (["roster", "sing"], "he-agg roster sign"),
+        (["verify"], "he-agg roster verify"),
+        (["init", "hospital-a"], "he-agg site init"),
+        (["federation", "crate"], "he-agg federation create"),
+    ],
+)
+def test_a_misspelt_command_is_answered_with_one_that_is_like_it(capsys, typed, meant):
+    code, err = run(capsys, *typed)
+    assert code == 2
+    told(err, f"Did you mean `{meant}`?")
+
+
+def test_a_command_that_is_like_none(capsys):
+    code, err = run(capsys, "xyzzy")
+    assert code == 2
+    assert "mean" not in err

@@ -17,7 +17,6 @@ REACHED = ("he_agg", "keys", "service", "client_sdk/_protocol", "client_sdk/_dis
 """What commands call. The rest of the SDK is reached from Python alone."""
 OWN_WORDS = {
     "keys/files.py": "numpy.savez",  # how to make the file that the command asks for
-    "he_agg/documents/roster.py": "--fingerprint NAME=",
     "he_agg/host/comparing.py": "--fingerprint NAME=",
     "client_sdk/cli/found.py": "--fingerprint NAME=",
     "keys/cli/roster.py": "--",

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from he_agg.documents.roster import Role, Roster, check_fingerprints, check_signed, first_roster
+from he_agg.documents.roster import Role, Roster, check_signed
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
+from he_agg.host.comparing import check_fingerprints, first_roster
 from keys import Identity
 from keys.pinning import follow, read_pinned
 from keys.rosters import new_roster, next_roster, sign_roster

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from service.aggregator import NotReadyError
 from service.http.routes.common import Running
 from service.logs import log
 
@@ -25,7 +26,7 @@ async def healthz() -> dict[str, str]:
 @router.get(
     "/readyz",
     summary="The store and the disk can be written",
-    responses={503: {"description": "They cannot; the log says why."}},
+    responses={503: {"description": "They cannot: `lacks` is `database`, `parts` or `disk space`; the log says more."}},
 )
 async def readyz(aggregator: Running) -> JSONResponse:
     """Check that the store's write lock can be taken and a small file written."""
@@ -33,7 +34,7 @@ async def readyz(aggregator: Running) -> JSONResponse:
         return JSONResponse({"status": "stopping"}, 503)
     try:
         await run_in_threadpool(aggregator.check_ready)
-    except Exception as error:
-        log(logging.ERROR, "not ready", error=error)
-        return JSONResponse({"status": "not ready"}, 503)
+    except NotReadyError as error:
+        log(logging.ERROR, "not ready", error=error.__cause__ or error)
+        return JSONResponse({"status": "not ready", "lacks": str(error)}, 503)
     return JSONResponse({"status": "ok"})

@@ -12,6 +12,7 @@ import pytest
 
 from he_agg.errors import ProtocolError, Reason
 from he_agg.protocol.http_signatures import manifest_field
+from service.aggregator import NotReadyError
 from service.limits import Limits, _Slots
 from service.settings import Settings
 from service.store.rows import Keeping
@@ -62,7 +63,8 @@ def test_new_submissions_are_refused_before_the_disk_is_full(make, disk):
     disk(RESERVE + 2 * SIZE - 1)
     refused(lambda: inside.submit("b", 2, "f.1.1"), Reason.STORAGE_FULL)
     disk(RESERVE - 1)
-    refused(inside.aggregator.check_ready, Reason.STORAGE_FULL)
+    with pytest.raises(NotReadyError, match="disk space"):
+        inside.aggregator.check_ready()
     # What was let in goes on to its end, whatever the disk says.
     disk(0)
     announcements = inside.aggregator.announcements

@@ -79,8 +79,9 @@ def ask(app, *paths, **spoilt):
 def test_health(app):
     alive, ready = ask(app, "/healthz", "/readyz")
     assert alive.json() == ready.json() == {"status": "ok"}
-    alive, ready = ask(app, "/healthz", "/readyz", check_ready=lambda: 1 / 0)
+    alive, ready = ask(app, "/healthz", "/readyz", _check_rows=lambda: 1 / 0)
     assert (alive.status_code, ready.status_code) == (200, 503)
+    assert ready.json() == {"status": "not ready", "lacks": "database"}
 
 
 def test_an_unexpected_failure_tells_nothing_and_logs_where(app, caplog):

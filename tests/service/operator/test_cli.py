@@ -1,6 +1,8 @@
 """The operator's commands, as a user types them."""
 
 import json
+import os
+import signal
 import socket
 from subprocess import CompletedProcess
 
@@ -173,3 +175,28 @@ def test_an_address_in_use(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused(run("serve", "--port", port, check=False), 4, f"port {port}", "another --port")
+
+
+def test_an_export_replaces_nothing_unless_it_is_told_to(tmp_path, run, document, roster):
+    run("federation", "create", document, "--roster", roster)
+    out = tmp_path / "transcript.jsonl"
+    run("federation", "export", "stroke", "--out", out)
+    out.write_text("of last year")
+    refused(run("federation", "export", "stroke", "--out", out, check=False), 4, "exists", "--force")
+    assert out.read_text() == "of last year"
+    run("federation", "export", "stroke", "--out", out, "--force")
+    assert out.read_text() != "of last year"
+
+
+@pytest.mark.parametrize(("name", "words"), [("HE_AGG_PROT", "set HE_AGG_PORT"), ("HE_AGG_FROBNICATE", "no setting")])
+def test_a_misspelt_setting_in_the_environment_is_refused(run, monkeypatch, name, words):
+    monkeypatch.setenv(name, "3")
+    refused(run("federation", "show", check=False), 4, name, words)
+
+
+def test_the_end_by_ctrl_c_is_no_error(tmp_path):
+    server = start_server(tmp_path / "data", fresh=True)
+    with server:
+        os.kill(server.pid, signal.SIGINT)
+        assert server.wait() == 0
+    assert "error" not in server.log
