@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CODEC  ?= hybrid
 WORKERS ?= auto
 
-.PHONY: demo test check fix soak bench bench-round docs docs-serve lock clean help
+.PHONY: demo test check fix soak bench bench-round docs docs-serve docs-release lock clean help
 
 help:
 	@echo "make demo [CODEC=ckks]  hospitals average a model through an aggregator that cannot read it"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-round [QUICK=1]  whole rounds against plaintext, over loopback, 1 Gbit/s and 100 Mbit/s"
 	@echo "make docs               the documentation as a site, in site/; a broken link is an error"
 	@echo "make docs-serve         the same on http://127.0.0.1:8000, made anew when a page changes"
+	@echo "make docs-release V=0.1 the same as one of the versions in the branch gh-pages"
 	@echo "make lock               pin today's versions for CI (constraints.txt)"
 
 # One stamp per set of packages, remade when one of them asks for something else.
@@ -51,12 +52,18 @@ bench-round: $(VENV)/.stamp-bench
 	$(BIN)/he-agg bench report
 
 # Never with --quiet, which silences --strict as well. The variable keeps an advertisement out of what is printed.
-docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs docs-serve docs-release: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.stamp-docs
 	$(BIN)/python -m mkdocs build --strict
 
 docs-serve: $(VENV)/.stamp-docs
 	$(BIN)/python -m mkdocs serve --strict
+
+# Adds the pages of a version to the branch gh-pages of this clone, and points `latest` at them.
+docs-release: $(VENV)/.stamp-docs
+	@test -n "$(V)" || { echo "which version? make docs-release V=0.1"; exit 2; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" mike deploy --update-aliases $(V) latest
+	PATH="$(CURDIR)/$(BIN):$$PATH" mike set-default latest
 
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

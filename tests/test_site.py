@@ -9,8 +9,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +25,8 @@ import pytest
 from client_sdk.config import Settings as SiteSettings
 from he_agg.errors import Reason
 from he_agg.host.commands import EXIT_CODES, Commands
+from tests.service.monitor import browser as window
+from tests.support.real import until
 from tests.support.written import POINTS, ROOT, pages
 
 if any(find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings_handlers", "mike")):
@@ -65,12 +70,18 @@ class Text(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The pages by their address, built as `make docs` builds them."""
+def folder(tmp_path_factory):
+    """The site, built as `make docs` builds it."""
     out = tmp_path_factory.mktemp("site")
     done = built(ROOT, out)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*.html")}
+    return out
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    """The pages by their address."""
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.html")}
 
 
 def place_of(page: Path) -> str:
@@ -156,6 +167,32 @@ def test_every_public_name_is_there(site):
                 missing = {f"{package}.{name}.{one}" for one in methods if not one.startswith("_")} - ids
                 assert missing == set()
     assert found > 100
+
+
+@pytest.fixture
+def address(folder):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_phone_shows_whole_pages_finds_words_and_asks_nobody_else(address, tmp_path):
+    with window.chromium(tmp_path / "profile") as browser:
+        window.size(browser, 390, 844, dark=True)
+        for page in ("index", "kubernetes", "OPERATIONS", "he_agg/FORMAT", "reference/commands", "reference/errors"):
+            browser.get(f"{address}/{page}.html")
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, page
+            assert browser.execute_script("return document.body.dataset.mdColorScheme") == "slate"
+        browser.execute_script("document.querySelector('[data-md-toggle=search]').click()")
+        browser.find_element("css selector", "input.md-search__input").send_keys("revoke")
+        until(lambda: "revoke" in window.text(browser, ".md-search-result__list"))
+        asked = {urlsplit(one).netloc for one in window.requests_of(browser) if one.startswith("http")}
+        assert asked == {urlsplit(address).netloc}
 
 
 def test_a_broken_link_or_anchor_ends_the_build(tmp_path):
