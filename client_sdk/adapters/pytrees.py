@@ -5,6 +5,7 @@ The name of a leaf is its path: ``{"dense": [w, b]}`` has ``dense/0`` and ``dens
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,7 +49,9 @@ class PytreeAdapter(Adapter[Any]):
 class KerasAdapter(PytreeAdapter):
     """For objects with `get_weights` and `set_weights`, such as Keras models. Writes in place.
 
-    Tensors are named by their variable's `path` where `model.weights` tells it, else by their number.
+    Tensors are named by their variable's `path` where `model.weights` tells it, else by their number. Keras numbers
+    layers without a name through the whole process, so that a model that is built again has other paths; here they are
+    numbered within the layer that they are in, and a model has the same names wherever it was built.
     """
 
     def state(self, model: Any) -> Tensors:
@@ -67,7 +70,40 @@ class KerasAdapter(PytreeAdapter):
 def _paths(model: Any, count: int) -> list[str]:
     variables = getattr(model, "weights", None)
     paths = [str(getattr(v, "path", i)) for i, v in enumerate(variables)] if isinstance(variables, list | tuple) else []
-    return paths if len(set(paths)) == count == len(paths) else [str(i) for i in range(count)]
+    for names in (_renumbered(paths, _unnamed(model)), paths):
+        if len(set(names)) == count == len(names):
+            return names
+    return [str(i) for i in range(count)]
+
+
+def _unnamed(model: Any) -> dict[str, str]:
+    """Return the names that Keras has made up for a model and its layers, with what they begin with: their class."""
+    found, left = {}, [model]
+    while left:
+        layer = left.pop()
+        kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
+        if re.fullmatch(rf"{kind}(_\d+)?", name := str(getattr(layer, "name", ""))):
+            found[name] = kind
+        layers = getattr(layer, "layers", None)
+        left += layers if isinstance(layers, list | tuple) else []
+    return found
+
+
+def _renumbered(paths: list[str], unnamed: Mapping[str, str]) -> list[str]:
+    """Number what Keras has named from 0 within what it is in, in the order of the weights; 0 is not written."""
+    numbers: dict[tuple[str, str], dict[str, int]] = {}
+    names = []
+    for path in paths:
+        name = ""
+        for word in path.split("/"):
+            if word in unnamed:
+                seen = numbers.setdefault((name, unnamed[word]), {})
+                number = seen.setdefault(word, len(seen))
+                word = f"{unnamed[word]}_{number}" if number else unnamed[word]
+            name = f"{name}/{word}" if name else word
+        names.append(name)
+    return names
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any]] | None:

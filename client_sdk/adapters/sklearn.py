@@ -103,6 +103,7 @@ class SklearnAdapter(Adapter[BaseEstimator]):
                 f"expected a scikit-learn estimator, got {type(model).__name__}",
                 "of a Pipeline, hand in its last step: `pipeline[-1]`",
             )
+        _check_plain(model)
         if not hasattr(model, "coef_") and not hasattr(model, "coefs_"):
             self._start(model)
         if getattr(model, "average", False):
@@ -167,6 +168,25 @@ class SklearnAdapter(Adapter[BaseEstimator]):
             uniform = (bits.random_raw(coefs.size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
             coefs[...] = (bound * (2 * uniform - 1)).reshape(coefs.shape)
             intercepts[...] = 0
+
+
+def _check_plain(model: BaseEstimator) -> None:
+    """Refuse what holds estimators instead of being one, and say which of them to hand in."""
+    kind = type(model).__name__
+    if hasattr(model, "steps"):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"expected an estimator with coefficients of its own, got a {kind} of {len(model.steps)} steps",
+            "hand in its last step, `pipeline[-1]`, and in `fit` transform the features first, "
+            "`pipeline[:-1].transform(x)`; every site must transform them in the same way, so fit scalers on numbers "
+            "that all sites have, such as client_sdk.analytics' Moments",
+        )
+    if hasattr(model, "best_estimator_") or hasattr(model, "param_grid") or hasattr(model, "param_distributions"):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"expected an estimator with coefficients of its own, got a {kind}, which searches for one",
+            "hand in the estimator with the settings that all sites have agreed on, such as `search.best_estimator_`",
+        )
 
 
 def _check_coefficients(model: BaseEstimator) -> None:

@@ -23,7 +23,8 @@ from client_sdk.coarse import Coarse
 from client_sdk.flower.records import RECORD, SUMS, read_record, update_record
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
 from he_agg.codecs import codec_for
-from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.errors import InputError, KeystoreError, ProtocolError, Reason
+from he_agg.host.files import create_once, file_trouble
 from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import OnOverflow, dequantize, quantize
 from he_agg.plan.sections import Part
@@ -74,6 +75,7 @@ class EncryptedUpdates:
         if message.metadata.message_type not in (MessageType.TRAIN, MessageType.EVALUATE):
             return call_next(message, context)
         control = read_record(message.content, RECORD, "message")
+        self._check_run(int(context.run_id))
         model = self._up_to_date(message.content, context, int(control["last_sum"]))
         message.content["arrays"] = _record(model)
         reply = call_next(message, context)
@@ -91,6 +93,24 @@ class EncryptedUpdates:
         if control["reveal"]:
             content |= dict(metrics)
         return Message(RecordDict(content), reply_to=message)
+
+    def _check_run(self, run: int) -> None:
+        """Keep a keystore to one run of Flower: rounds of every run begin at 1, and no round may have two sums.
+
+        The run is noted beside the keystore, before anything is encrypted for it.
+        """
+        note = self._path.with_name(f"{self._path.name}.flower-run")
+        try:
+            create_once(note, str(run).encode())
+            used = note.read_text().strip()
+        except OSError as error:
+            raise file_trouble(error, f"{note} cannot be written") from error
+        if used != str(run):
+            raise KeystoreError(
+                Reason.KEY_MISMATCH,
+                f"{self._path} is of Flower's run {used}, and this is run {run}; nothing was encrypted",
+                "make a new plan and keystore for each run: `he-agg epoch new`",
+            )
 
     def _up_to_date(self, content: Any, context: Any, last: int) -> dict[str, Any]:
         """Return the global model after all sums so far; it is kept in the node's state."""

@@ -29,14 +29,59 @@ __all__ = ["simulate"]
 T = TypeVar("T")
 
 
+class _Turns:
+    """Lets one site work at a time, in order, from one mean to the next.
+
+    Libraries have one source of random numbers for all threads: `torch.manual_seed(0)` before a model is made, or at
+    the beginning of `fit`, would be worth nothing if another thread drew meanwhile.
+    """
+
+    def __init__(self, sites: Sequence[str]) -> None:
+        self._changed = threading.Condition()
+        self._left = list(sites)
+        self._waiting = list(sites)
+        self._broken = False
+
+    def begin(self) -> None:
+        """Let all sites that are left work once more."""
+        with self._changed:
+            self._waiting = list(self._left)
+            self._changed.notify_all()
+
+    def take(self, site: str) -> None:
+        """Wait for a site's turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._broken or self._waiting[:1] == [site])
+            if self._broken:
+                raise threading.BrokenBarrierError
+
+    def hand_on(self, site: str) -> None:
+        """Let the next one work."""
+        with self._changed:
+            self._waiting = [other for other in self._waiting if other != site]
+            self._changed.notify_all()
+
+    def leave(self, site: str) -> None:
+        """Have no more turns."""
+        self._left = [other for other in self._left if other != site]
+        self.hand_on(site)
+
+    def abort(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._broken = True
+            self._changed.notify_all()
+
+
 class _Hub:
     """Adds integers of all sites, and hands everybody the mean."""
 
-    def __init__(self, plan: Plan, n_sites: int) -> None:
+    def __init__(self, plan: Plan, sites: Sequence[str]) -> None:
         self.plan = plan
         self.values: dict[str, Any] = {}
         self.mean: Mean | None = None
-        self.barrier = threading.Barrier(n_sites, self._add)
+        self.turns = _Turns(sites)
+        self.barrier = threading.Barrier(len(sites), self._add)
 
     def _add(self) -> None:
         sent = {site: values for site, values in self.values.items() if values is not None}
@@ -51,10 +96,13 @@ class _Hub:
             total += values
         self.mean = dequantize(self.plan, total, len(sent), sent)
         self.values = {}
+        self.turns.begin()
 
     def aggregate(self, site: str, values: Any) -> Mean:
         self.values[site] = values
+        self.turns.hand_on(site)
         self.barrier.wait()
+        self.turns.take(site)
         # The next round cannot begin before every site has come back for it.
         if self.mean is None:
             raise RuntimeError("the round has no mean")
@@ -136,7 +184,10 @@ class _Site:
 
 
 def simulate(plan: Plan, sites: Sequence[str], work: Callable[[Federated, int], T]) -> list[T]:
-    """Run `work(site, index)` for every site of a simulated federation, each in a thread of its own.
+    """Run `work(site, index)` for every site of a simulated federation, each in a thread of its own, one at a time.
+
+    From one mean to the next the sites work in their order, so that what draws from a library's random numbers draws
+    the same every time.
 
     Args:
         sites: names; seeds follow from them, so take the real ones to compare.
@@ -145,15 +196,19 @@ def simulate(plan: Plan, sites: Sequence[str], work: Callable[[Federated, int], 
     Raises:
         Exception: the first error of any site.
     """
-    hub = _Hub(plan, len(sites))
+    hub = _Hub(plan, sites)
 
     def guarded(name: str, index: int) -> T:
         try:
+            hub.turns.take(name)
             lines = Lines(name) if index == 0 and somebody_watches() else None  # one speaks for all
             return work(_Site(hub, name, lines), index)
         except BaseException:
             hub.barrier.abort()
+            hub.turns.abort()
             raise
+        finally:
+            hub.turns.leave(name)
 
     with ThreadPoolExecutor(len(sites)) as pool:
         futures = [pool.submit(guarded, name, index) for index, name in enumerate(sites)]

@@ -174,3 +174,23 @@ def test_binary_data_of_the_real_kind():
     model.partial_fit(features, died)
     after = SklearnAdapter().tensors(model)
     assert [array.shape for array in after.values()] == [array.shape for array in tensors.values()]
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("kind", ["pipeline", "search"])
+def test_who_hands_in_a_pipeline_or_a_search_is_told_what_to_hand_in(kind, fitted):
+    """Fitted or not, with the adapter that is found by itself."""
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    last = LogisticRegression()
+    model = make_pipeline(StandardScaler(), last) if kind == "pipeline" else GridSearchCV(last, {"C": [1.0, 2.0]})
+    if fitted:
+        model.fit(np.arange(40.0).reshape(20, 2), np.tile([0, 1], 10))
+    with pytest.raises(InputError, match=r"got a (Pipeline of 2 steps|GridSearchCV)") as caught:
+        adapter_for(model).tensors(model)
+    assert ("pipeline[-1]" if kind == "pipeline" else "best_estimator_") in caught.value.hint
+    if fitted:
+        inner = model[-1] if kind == "pipeline" else model.best_estimator_
+        assert adapter_for(inner).tensors(inner)

@@ -19,7 +19,7 @@ from client_sdk.flower import EncryptedFedAvg, EncryptedUpdates  # noqa: E402
 from client_sdk.training import training_plan  # noqa: E402
 from client_sdk.training.agreement import SIGNS  # noqa: E402
 from he_agg import dequantize, quantize  # noqa: E402
-from he_agg.errors import ProtocolError  # noqa: E402
+from he_agg.errors import KeystoreError, ProtocolError  # noqa: E402
 from keys import GroupKey  # noqa: E402
 from tests.support.regression import FEATURES, data, predict  # noqa: E402
 
@@ -67,10 +67,10 @@ def client_app(keystore, partition, seen):
 class LocalGrid(Grid):
     """Hands messages straight to client apps. `absent(round, node)` says who does not answer."""
 
-    def __init__(self, app, absent=lambda kind, number, node: False):
+    def __init__(self, app, absent=lambda kind, number, node: False, run_id=1):
         self.app, self.absent, self.wire = app, absent, []
         self.contexts = {
-            node: Context(1, node, {"partition": node - 1}, RecordDict(), {}) for node in range(1, SITES + 1)
+            node: Context(run_id, node, {"partition": node - 1}, RecordDict(), {}) for node in range(1, SITES + 1)
         }
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # as a ServerApp process has it
 
@@ -125,7 +125,7 @@ def plaintext(plan, rounds, members=lambda number: range(SITES)):
     return params
 
 
-def run(federation, rounds=3, absent=lambda kind, number, node: False, **options):
+def run(federation, rounds=3, absent=lambda kind, number, node: False, run_id=1, **options):
     _, directory = federation
     seen = {}
     app = client_app(
@@ -133,7 +133,7 @@ def run(federation, rounds=3, absent=lambda kind, number, node: False, **options
         lambda context: int(context.node_config["partition"]),
         lambda context, params: seen.setdefault(context.node_id, []).append(params),
     )
-    grid = LocalGrid(app, absent)
+    grid = LocalGrid(app, absent, run_id)
     result = EncryptedFedAvg(directory / "federation.json", **options).start(
         grid, initial_arrays=record_of(initial()), num_rounds=rounds
     )
@@ -177,6 +177,15 @@ def test_a_node_that_was_away_catches_up(federation):
     expected = plaintext(federation[0], 4, lambda number: [0, 1] if number == 2 else [0, 1, 2])
     for models in seen.values():
         assert all(models[-1][name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def test_a_keystore_is_for_one_run(federation):
+    """A second run would begin at round 1 again, and two sums of round 1 tell more than one."""
+    run(federation, rounds=1)
+    run(federation, rounds=1)  # the same one, a node that was started again
+    with pytest.raises(KeystoreError, match="is of Flower's run 1, and this is run 2; nothing was encrypted") as caught:
+        run(federation, rounds=1, run_id=2)
+    assert "a new plan and keystore for each run" in caught.value.hint
 
 
 def test_too_few_updates_are_not_summed(federation):

@@ -1,5 +1,7 @@
 """The same loop with PyTorch models, simulated; test_loop.py ties that to encrypted runs."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -94,3 +96,28 @@ def test_a_network_whose_loss_is_nan_says_so():
 
     with pytest.raises(ValueError, match=r"'0\.weight'.*NaN"):
         simulate(plan, SITES, lambda site, i: train(site, network(), fit, rounds=1))
+
+
+def test_a_seed_that_is_set_before_a_model_is_made_is_enough():
+    """Models of all sites draw from one source: in threads side by side they drew from each other's seeds."""
+    plan = training_plan("seeded", torch.nn.Linear(FEATURES, 4), clip=4.0, weight_cap=1, max_sites=3, rounds=1)
+    order = []
+
+    def fit(model, task):
+        order.append(task.site)
+        torch.manual_seed(task.seed)
+        time.sleep(0.01)  # where another thread would draw
+        with torch.no_grad():
+            for tensor in model.parameters():
+                tensor += torch.rand(tensor.shape)
+        return 1
+
+    def work(site, i):
+        torch.manual_seed(7)
+        time.sleep(0.01)
+        return train(site, torch.nn.Linear(FEATURES, 4), fit)
+
+    first, second = (simulate(plan, SITES, work) for _ in range(2))
+    assert {result.model_hash for result in first} == {result.model_hash for result in second}
+    assert len({result.model_hash for result in first}) == 1
+    assert order == [*SITES, *SITES]
