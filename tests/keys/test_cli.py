@@ -94,6 +94,8 @@ def test_plan_alone_shows_its_help_and_commands(run):
         (PLAN_NEW.replace("0.5", "0"), 1, "clip bound", ""),
         (PLAN_NEW.replace("demo", "Demo"), 1, "a-z, 0-9", ""),
         (PLAN_NEW.replace("model.npz", "none.npz"), 4, "got none [file-missing]", ""),
+        (PLAN_NEW.replace("model.npz", "text.npz"), 4, "expected an NPZ file of plain arrays", "numpy.savez"),
+        ("roster verify model.npz", 4, "model.npz is not a roster", "fetch it again"),
         ("plan show model.npz", 4, "not a usable plan file", "he-agg plan new"),
         ("epoch new --plan none.plan --roster r --identity i", 4, "cannot be read", ""),
         ("keys show model.npz", 4, "mode 0600", "chmod 600"),
@@ -102,6 +104,7 @@ def test_plan_alone_shows_its_help_and_commands(run):
     ],
 )
 def test_wrong_input_gets_one_line_a_hint_and_a_stable_code(run, tmp_path, line, code, error, hint):
+    (tmp_path / "text.npz").write_text("no archive")
     before = sorted(tmp_path.iterdir())
     got, out, err = run(line)
     assert got == code
