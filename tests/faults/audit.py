@@ -1,4 +1,4 @@
-"""The five invariants of the aggregator, checked from outside: raw SQL and files, none of its own code but signatures.
+"""The six invariants of the aggregator, checked from outside: raw SQL and files, none of its own code but signatures.
 
 * A receipt implies that its submission is in the sum, or that its attempt failed for another reason than its absence.
 * The sum is the sum of the parts of the closed set, added up again here, from what the sites sent.
@@ -6,6 +6,7 @@
 * The record and the sum of a round that has ended never change.
 * Records are a chain without gaps: indexes from 1 in the order in which rounds ended, each with the digest of the one
   before, each signed by the aggregator of the roster; and so is every receipt.
+* A federation has ended at most once, by the last record of its chain.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Audit:
         for round_id, record in records.items():
             assert self._records.setdefault(round_id, record) == record, f"the record of {round_id} has changed"
         assert records.keys() >= self._records.keys(), "a record is gone"
+        ends = [round_id for round_id, record in records.items() if json.loads(record)["outcome"] == "ended"]
+        assert ends in ([], [round_id for round_id, _ in signed][-1:]), "an end is not the last record, or not alone"
         for receipt in self.receipts.values():
             self._check_receipt(receipt, states)
         parsed = sorted((json.loads(record) for record in records.values()), key=lambda r: r["round"])

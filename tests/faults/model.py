@@ -61,6 +61,10 @@ class Model:
         self.times = times
         self.epoch = 1
         self.attempts: list[Attempt] = []
+        self.ending = False
+        """Whether the operator has ended the federation: nothing opens any more."""
+        self.end: tuple[int, int] | None = None
+        """What the record of the end is of: what would have opened."""
         self._open(1, 1, now)
 
     @property
@@ -149,6 +153,15 @@ class Model:
             newest.phase = "failed"
             self._open(newest.number, newest.attempt + 1, now)
 
+    def stop(self, now: float) -> None:
+        """The operator ends the federation: an open attempt fails, a closed one still gets its sum."""
+        self.tick(now)
+        self.ending = True
+        newest = self.newest
+        if newest.phase == "open":
+            newest.phase = "failed"
+            self._open(newest.number, newest.attempt + 1, now)
+
     def fold(self, now: float) -> None:
         """Fold, if that is due: publish, find what is damaged, or give up what was not sent again in time."""
         self.look(now)
@@ -196,4 +209,8 @@ class Model:
             attempt.ahead.clear()
 
     def _open(self, number: int, attempt: int, now: float) -> None:
+        if self.ending:
+            assert self.end is None
+            self.end = number, attempt
+            return
         self.attempts.append(Attempt(number, attempt, math.ceil(now + self.times.deadline_s), self.epoch))

@@ -7,7 +7,8 @@ Claims, checked over all deaths of one data directory:
 * each sum is exact, and as every site sends zeros and a single 1, nothing was counted twice: there is no 2;
 * a receipt is honoured: its submission is in the record, and asking again gives the same receipt, whoever died since;
 * what a site says of a sum is taken once, whoever died since, and stays: every verdict is there at the end;
-* the record and the sum of a published round never change, and the database is sound at the end.
+* the record and the sum of a published round never change, and the database is sound at the end;
+* with the last sum of a federation comes its end, once, the last record for all sites; the next one is founded then.
 
 `make test` dies 220 times, `make soak` 2,000 times.
 """
@@ -24,12 +25,14 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
 import service
+from he_agg import Plan
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
@@ -44,6 +47,8 @@ SITES = "abc"
 ONCE_A_ROUND = {
     name for name in FAILPOINTS if name.startswith(("removal", "scrubbing", "folding.began", "folding.done"))
 }
+ROUNDS = 3
+"""Of each federation: so that it often dies about the last."""
 PATIENCE_S = 60
 QUICK = {"HE_AGG_RECHECK_S": "0.02", "HE_AGG_KEEP_SUMS": "1000000"}
 
@@ -207,50 +212,76 @@ def assert_unchanged(sites: list[Site], plan, history) -> None:
         assert site.ask("put", submission_id, len(plan.public.places), b"").content == receipt
 
 
+def assert_ended(sites: list[Site], federation: str, records: list[bytes]) -> None:
+    """All sites have the same chain, and the end is the last of it."""
+    for site in sites:
+        chain = [site.ask("record_at", index).content for index in range(1, ROUNDS + 2)]
+        assert chain[:ROUNDS] == records, "a record has changed"
+        end = Signed.parse(RoundRecord, chain[-1])
+        assert (end.body.outcome, end.body.reason) == ("ended", "rounds")
+        assert (str(end.body.round_id), end.body.previous) == (
+            f"{federation}.{ROUNDS + 1}.1",
+            hashlib.sha256(records[-1]).hexdigest(),
+        )
+        state = Signed.parse(FederationState, site.ask("state").content).body
+        assert (state.stage, state.index, state.head, state.open) == ("ended", ROUNDS + 1, end.digest, None)
+        site.ask("record_at", ROUNDS + 2, accept=(404,))
+
+
 def run_loop(tmp_path: Path, deaths: list[str], seed: int) -> Counter[str]:
-    """Rounds, one after another, until all deaths have been died. Returns how often each was."""
-    plan = make_plan("stroke", values=3000, min_sites=len(SITES), rounds=10**6)
+    """Federations, one after another, until all deaths have been died. Returns how often each was."""
     data_dir = tmp_path / "data"
-    members = register(data_dir, plan, list(SITES))
+    register(data_dir, plan_of("stroke-0"), list(SITES))
     with ServerProcess(data_dir, QUICK) as server, contextlib.ExitStack() as stack:
         server.kill()  # it was started once, so that there is an address
-        sites = []
-        for name in SITES:
-            client = stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE_S))
-            sites.append(Site(server, Peer(client, "stroke", members[name]), name))
+        client = stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE_S))
         killer = stack.enter_context(Killer(server, deaths, random.Random(seed)))
-        histories: list = []
-        number = 0
-        while True:
+        lives: list[tuple[list[Site], Any, list]] = []
+        last = False
+        while not last:
             last = killer.finished
-            number += 1
-            state = Signed.parse(FederationState, sites[0].ask("state").content).body
-            assert state.head == (hashlib.sha256(histories[-1][1]).hexdigest() if histories else NO_RECORD)
-            round_id = str(state.round_id)
-            assert round_id == f"stroke.{number}.1", "an attempt failed"
-            histories.append(play_round(sites, plan, round_id, number))
-            assert_unchanged(sites, plan, random.Random(number).choice(histories))
-            assert not killer.unexpected, killer.unexpected
-            if last:
-                break
-        for history in histories[:20]:
-            assert_unchanged(sites, plan, history)
+            plan = plan_of(f"stroke-{len(lives) + 1}")
+            members = register(data_dir, plan, list(SITES))
+            sites = [Site(server, Peer(client, plan.public.federation, members[name]), name) for name in SITES]
+            histories: list = []
+            lives.append((sites, plan, histories))
+            for number in range(1, ROUNDS + 1):
+                state = Signed.parse(FederationState, sites[0].ask("state").content).body
+                assert state.head == (hashlib.sha256(histories[-1][1]).hexdigest() if histories else NO_RECORD)
+                round_id = str(state.round_id)
+                assert round_id == f"{plan.public.federation}.{number}.1", "an attempt failed"
+                histories.append(play_round(sites, plan, round_id, number))
+                earlier, its_plan, rounds = random.Random(round_id).choice(lives)
+                assert_unchanged(earlier, its_plan, random.Random(number).choice(rounds))
+                assert not killer.unexpected, killer.unexpected
+            assert_ended(sites, plan.public.federation, [record for _, record, *_ in histories])
+        for sites, plan, histories in lives[:7]:
+            for history in histories:
+                assert_unchanged(sites, plan, history)
+            assert_ended(sites, plan.public.federation, [record for _, record, *_ in histories])
         killer.done.set()
-        retries = sum(site.retries for site in sites)
-        print(f"{len(killer.died)} deaths in {number} rounds, {retries} requests got no answer")
+        retries = sum(site.retries for sites, *_ in lives for site in sites)
+        print(f"{len(killer.died)} deaths in {len(lives)} federations, {retries} requests got no answer")
     assert killer.died == deaths
     failures = [line for line in server.log_lines if line.get("level") in ("ERROR", "CRITICAL")]
     failures = [line for line in failures if line.get("message") != "a site has rejected a sum"]
     assert not failures, failures[:3]
-    previous = NO_RECORD
-    for index, (_, record, *_) in enumerate(histories, 1):
-        signed = Signed.parse(RoundRecord, record)
-        assert (signed.body.index, signed.body.previous) == (index, previous), "the chain has a gap"
-        previous = signed.digest
+    for *_, histories in lives:
+        previous = NO_RECORD
+        for index, (_, record, *_) in enumerate(histories, 1):
+            signed = Signed.parse(RoundRecord, record)
+            assert (signed.body.index, signed.body.previous) == (index, previous), "the chain has a gap"
+            previous = signed.digest
     with contextlib.closing(sqlite3.connect(data_dir / "aggregator.sqlite3")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        ends = db.execute("SELECT federation, COUNT(*) FROM rounds WHERE phase = 'ended' GROUP BY 1").fetchall()
+    assert dict(ends) == {plan.public.federation: 1 for _, plan, _ in lives}
     return Counter(death.partition(":")[0] for death in killer.died)
+
+
+def plan_of(federation: str) -> Plan:
+    return make_plan(federation, values=3000, min_sites=len(SITES), rounds=ROUNDS)
 
 
 def deaths_of(chance: random.Random, total: int) -> list[str]:

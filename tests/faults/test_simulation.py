@@ -4,8 +4,9 @@ Operations of several sites in any order: announce, announce something else, put
 complete early, late and twice. Each request may be lost before it is handled, or its answer afterwards, or come
 twice, or be cut short. In between time jumps, forwards and backwards, and the aggregator looks at its deadlines,
 scrubs, folds, folds a little and dies, gets a new group key, loses a bit of a stored part, is closed and opened again.
+Every life comes to an end, which is a record: some in the middle, so that whatever else may happen happens after it.
 
-What is a failure: an answer that the oracle does not expect, any 5xx, and whatever breaks one of the five invariants in
+What is a failure: an answer that the oracle does not expect, any 5xx, and whatever breaks one of the six invariants in
 `audit.py`, checked after every step. What is not: a request that the oracle says is refused. Sites send zeros and a
 single 1, so that a 2 is visible. Not covered here: real sockets, concurrency and kills (test_kill_loop.py), lost writes
 (test_lost_writes.py).
@@ -33,6 +34,7 @@ from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED, REJECTED, Verdict
 from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import manifest_field
+from service.operator import operations
 from service.store.parts.base import AHEAD, SUM, PartKey
 from service.store.parts.directory import DirectoryParts
 from tests.faults.audit import Audit
@@ -77,6 +79,9 @@ MUST_BE_SEEN = (
     "ahead",
     "opened",
     "rejected",
+    "ends",
+    "ended before",
+    "federation-ended",
 )
 
 
@@ -273,7 +278,7 @@ class Life(RuleBasedStateMachine):
             assert answer["round_id"] == f"sim.{newest.number}.{newest.attempt}"
             assert answer["invited"] == list(SITES)
         else:
-            assert (answer["stage"], answer["round_id"]) == ("running", None)
+            assert (answer["stage"], answer["round_id"]) == ("ended" if self.model.end else "running", None)
 
     # time, background work, accidents
 
@@ -297,6 +302,19 @@ class Life(RuleBasedStateMachine):
         assert answer.status_code == 201, answer.text
         self.model.new_key(self.now)
         self.seen["new keys"] += 1
+
+    @rule(dice=st.integers(0, 15))
+    def end(self, dice) -> None:
+        """The operator ends the federation, in some lives, and may do so again."""
+        if not dice:
+            self.stop()
+
+    def stop(self) -> None:
+        for _ in range(2):
+            operations.end(self.inside.aggregator.store, self.inside.aggregator.conductor, "sim")
+            if not self.model.ending:
+                self.model.stop(self.now)
+            self.model.tick(self.now)
 
     @rule()
     def background_pass(self) -> None:
@@ -342,7 +360,11 @@ class Life(RuleBasedStateMachine):
         part_store, round_id = self.inside.aggregator.part_store, self.round_id()
         assert isinstance(part_store, DirectoryParts)
         known = number in newest.stored.get(site, ()) and (site, number) not in newest.rotten
-        if not known or part_store.path(PartKey(round_id, SUM, number)).exists():
+        if (
+            newest.phase not in ("open", "closed")
+            or not known
+            or part_store.path(PartKey(round_id, SUM, number)).exists()
+        ):
             return
         path = part_store.path(PartKey(round_id, newest.announced[site], number))
         data = path.read_bytes()
@@ -365,10 +387,16 @@ class Life(RuleBasedStateMachine):
     def settle(self) -> None:
         """At the end everything comes to rest, and each round is as the oracle says."""
         self.fold()
+        self.seen["ended before"] += self.model.ending
+        self.announce("handled", "a", 0, 0)  # that the end comes when a site has a receipt for the open round
+        self.put("handled", "a", 0, 0, range(PARTS))
+        self.stop()
+        self.restart()
+        self.fold()
         self.background_pass()
         self.audit.check()
         peer = self.inside.at("a")
-        for attempt in self.model.attempts[:-1]:
+        for attempt in self.model.attempts if self.model.end else self.model.attempts[:-1]:
             round_id = f"sim.{attempt.number}.{attempt.attempt}"
             record = json.loads(peer.record(round_id).content)["body"]
             assert (record["outcome"], record["epoch"]) == (attempt.phase, attempt.epoch)
@@ -377,6 +405,7 @@ class Life(RuleBasedStateMachine):
             if attempt.phase == "published":
                 assert record["members"] == {site: attempt.announced[site] for site in attempt.complete}
             assert record["members"].keys() | record["excluded"].keys() == set(SITES)
+        self.check_end()
         rests = [p for p in self.inside.settings.data_dir.glob("rounds/*/**/*.part") if p.parent.name != SUM]
         newest = self.model.newest
         held = self.model.kept()
@@ -388,6 +417,24 @@ class Life(RuleBasedStateMachine):
         guesses = self.inside.settings.data_dir.glob("rounds/*/ahead/*.part")
         rounds = {f"sim.{attempt.number}.{attempt.attempt}" for attempt in (*held, newest)}
         assert {p.parent.parent.name for p in guesses} <= rounds, "what was made ahead was not scrubbed"
+
+    def check_end(self) -> None:
+        """The end is the last record, the same for every site; none while a closed attempt waits for damaged parts."""
+        peers = [self.inside.at(site) for site in SITES]
+        state = peers[0].current()
+        if self.model.end is None:
+            assert self.model.newest.damaged_at is not None
+            assert state["stage"] == "running"
+            return
+        number, attempt = self.model.end
+        ends = {peer.record_at(state["index"]).content for peer in peers}
+        ends |= {peer.record(f"sim.{number}.{attempt}").content for peer in peers}
+        (end,) = ends
+        body = json.loads(end)["body"]
+        assert (body["outcome"], body["reason"], body["members"]) == ("ended", "operator", {})
+        assert (state["stage"], state["head"]) == ("ended", hashlib.sha256(end).hexdigest())
+        assert peers[0].record_at(state["index"] + 1).status_code == 404
+        self.seen["ends"] += 1
 
 
 def run(examples: int, steps: int) -> None:
