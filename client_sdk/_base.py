@@ -93,6 +93,11 @@ class SiteBase:
         return self._session.key.plan
 
     @property
+    def epoch(self) -> int:
+        """Number of the newest epoch whose group key this site has."""
+        return self._session.keys.look().epoch
+
+    @property
     def roster(self) -> Roster:
         """The newest roster that this site trusts: who belongs to the federation, and how small a group may be."""
         return self._session.rosters.newest.body

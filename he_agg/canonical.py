@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from he_agg.errors import Reason, WireError
+from he_agg.errors import Reason, WireError, counted
 
 __all__ = ["Json", "decimal", "digest", "encode", "loads", "parse", "parse_decimal"]
 
@@ -191,7 +191,7 @@ class Fields:
     def end(self) -> None:
         """Refuse members nobody asked for."""
         if self._left:
-            raise WireError(Reason.BAD_FIELD, f"{self._what}: {len(self._left)} unknown member(s)")
+            raise WireError(Reason.BAD_FIELD, f"{self._what}: {counted(len(self._left), 'unknown member')}")
 
 
 def check_hex(value: Json, n_bytes: int, what: str) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "Reason",
     "TransportError",
     "WireError",
+    "counted",
 ]
 
 
@@ -116,6 +117,11 @@ class Reason(StrEnum):
     UNREACHABLE = "unreachable"
     BAD_CONFIG = "bad-config"
     INTERNAL = "internal"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, for people: "1 coordinator", "2 coordinators"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class HeAggError(Exception):

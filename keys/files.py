@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from he_agg.errors import ConfigError, HeAggError, Reason
+from he_agg.errors import ConfigError, HeAggError, Reason, WireError
 from he_agg.host.files import beside, create, file_trouble, sync_directory
 from he_agg.plan.plan import Plan
+from he_agg.protocol.wire import refuse_secrets
 
 __all__ = ["read_document", "read_npz", "read_plan", "replace_file", "write_new"]
 
@@ -69,11 +70,26 @@ def read_document(path: Path, parse: Callable[[bytes], T], what: str) -> T:
     try:
         return parse(content)
     except HeAggError as error:
+        _refuse_secret(path, content, what)
         raise ConfigError(
             error.reason,
             f"{path} is not {what}: {error.message}",
             error.hint or "it may have been changed on its way: fetch it again, as a file, not as pasted text",
         ) from error
+
+
+def _refuse_secret(path: Path, content: bytes, what: str) -> None:
+    """Say so if it is a secret that somebody took for something to hand out."""
+    try:
+        refuse_secrets(content)
+    except WireError as error:
+        public = path.with_suffix(".public.json").name if path.suffix == ".identity" else ""
+        raise ConfigError(
+            error.reason,
+            f"{path} is or holds a secret key, which never leaves its machine: expected {what}",
+            (f"its public half is in {public}; " if public else "")
+            + "if this one came from another machine, make a new identity there, or a new epoch",
+        ) from None
 
 
 def replace_file(path: Path, content: bytes) -> None:

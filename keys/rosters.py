@@ -8,7 +8,7 @@ from pathlib import Path
 
 from he_agg.documents.roster import Member, Role, Roster, majority
 from he_agg.documents.signed import Signed
-from he_agg.errors import InputError, Reason, WireError
+from he_agg.errors import InputError, Reason, WireError, counted
 from keys.files import read_document
 from keys.identity import Identity
 
@@ -101,7 +101,8 @@ def next_roster(
     if len(able) < before.threshold:
         raise InputError(
             Reason.BAD_ARGUMENT,
-            f"{before.threshold} coordinators of version {before.version} have to sign, and only {len(able)} could",
+            f"{counted(before.threshold, 'coordinator')} of version {before.version} must sign, and only {len(able)} "
+            "could",
             "give a coordinator with new keys a new name",
         )
     return _made(roster, small_groups)
@@ -184,6 +185,13 @@ def _made(roster: Roster, small_groups: bool) -> Signed[Roster]:
             f"{roster.min_sites}",
             "the aggregator could keep smaller groups apart unnoticed, and of two sites each reads the other's update "
             "by subtraction; if all sites agree to that, say so: --allow-small-groups",
+        )
+    if sites < 2:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"expected a roster of at least 3 sites, got one of {counted(sites, 'site')}",
+            "give --site once for each hospital to `he-agg roster new`; 2 are enough with --allow-small-groups only, "
+            "which every site sees",
         )
     if not 2 <= roster.min_sites <= sites:
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ def _facts(site: Site) -> dict[str, Any]:
     facts |= {"records": facts.pop("index"), "site": site.name, "pending": pending}
     facts |= {"last_published": site.last_published(), "round": None, "invited": False, "submitted": False}
     facts |= {"min_sites": site.roster.min_sites, "small_groups": site.roster.small_groups}
+    facts |= {"keystore_epoch": site.epoch, "roster_expires_at": site.roster.expires_at}
     disputed, opened = state.disputed, facts.pop("open")
     facts["disputed"] = None if disputed is None else str(disputed)
     if opened is not None:
@@ -201,11 +203,25 @@ def _describe(facts: dict[str, Any], sums: str) -> str:
     lines.append(f"last mean   {facts['last_published'] or 'none yet'}")
     if facts["disputed"] is not None:
         lines.append(f"disputed    {facts['disputed']}: a site has rejected its sum, and too few have opened it so far")
+    if facts["records"]:  # whole: `he-agg audit --expect-record` takes it
+        lines.append(f"last record {facts['records']}, {facts['head']}")
     lines.append(f"epoch       {facts['epoch']}, key {facts['key_id'][:12]}, plan {facts['plan_id'][:12]}")
+    if (mine := facts["keystore_epoch"]) != facts["epoch"]:
+        ahead = "`he-agg epoch publish`, where it was dealt"
+        what = "`he-agg epoch accept`" if mine < facts["epoch"] else ahead
+        lines.append(f"            THIS SITE'S KEYSTORE IS OF EPOCH {mine}: {what}")
+    lines.append(f"roster      version {facts['roster_version']}, {_good(facts['roster_expires_at'])}")
     lines.append(f"sums        {sums}")
     if facts["pending"]:
         lines.append(f"in spool    {', '.join(facts['pending'])}")
     return "\n".join(lines)
+
+
+def _good(expires_at: int) -> str:
+    day = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%d")
+    if time.time() < expires_at:
+        return f"good until {day}"
+    return f"EXPIRED on {day}: coordinators sign the next, `he-agg roster next`"
 
 
 def _listener() -> Lines:

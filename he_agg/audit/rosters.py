@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from he_agg.audit.findings import Coordinator, Notes, RosterRow
 from he_agg.documents.roster import Role, Roster, check_follows, check_signed
 from he_agg.documents.signed import Signed
-from he_agg.errors import Reason, WireError
+from he_agg.errors import Reason, WireError, counted
 
 __all__ = ["RosterChain"]
 
@@ -81,8 +81,8 @@ class RosterChain:
             if len(signers) < roster.threshold:
                 self._find(
                     "coordinator",
-                    f"expected the first roster to be signed by {roster.threshold} coordinators whose fingerprints are "
-                    f"given, got {len(signers)}",
+                    f"expected the first roster to be signed by {counted(roster.threshold, 'coordinator')} of given "
+                    f"fingerprints, got {len(signers)}",
                 )
 
 

@@ -12,7 +12,7 @@ from he_agg.documents.record import ENDED, NO_RECORD, PUBLISHED, RoundRecord, re
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import Verdict
-from he_agg.errors import WireError
+from he_agg.errors import WireError, counted
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 
@@ -193,8 +193,8 @@ class RecordChain:
         if "rejected" not in said or said.count("opened") >= least:
             self._find(
                 "given-up",
-                f"{what} gives up the sum of round {published.round_id}, which {said.count('rejected')} site(s) have "
-                f"rejected and {said.count('opened')} opened",
+                f"{what} gives up the sum of round {published.round_id}, rejected by "
+                f"{counted(said.count('rejected'), 'site')} and opened by {said.count('opened')}",
             )
 
     def _check_terms(self, record: RoundRecord, what: str) -> None:

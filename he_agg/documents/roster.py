@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from he_agg import canonical
 from he_agg.documents.signed import Signed
-from he_agg.errors import Reason, WireError
+from he_agg.errors import Reason, WireError, counted
 from he_agg.ids import check_name
 from he_agg.signing import PUBLIC_KEY_BYTES
 
@@ -249,7 +249,8 @@ class Roster:
         if len(self.having(Role.COORDINATOR)) < self.threshold:
             raise WireError(
                 Reason.BAD_FIELD,
-                f"roster: {self.threshold} coordinators have to sign, and it has {len(self.having(Role.COORDINATOR))}",
+                f"roster: its threshold is {self.threshold}, and it has "
+                f"{counted(len(self.having(Role.COORDINATOR)), 'coordinator')}",
             )
         for name, member in self.having(Role.SITE).items():
             if member.receiving is None:
@@ -273,7 +274,8 @@ def check_signed(signed: Signed[Roster], by: Roster | None = None) -> None:
     if len(signers) < by.threshold:
         raise WireError(
             Reason.BAD_SIGNATURE,
-            f"{signed.body.title}: expected the signatures of {by.threshold} coordinators of version {by.version}, "
+            f"{signed.body.title}: expected the signatures of {counted(by.threshold, 'coordinator')} of version "
+            f"{by.version}, "
             f"got {len(signers)}",
             "a coordinator signs with `he-agg roster sign`",
         )

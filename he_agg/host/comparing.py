@@ -9,7 +9,7 @@ import click
 
 from he_agg.documents.roster import Role, Roster, check_signed
 from he_agg.documents.signed import Signed
-from he_agg.errors import InputError, Reason, WireError
+from he_agg.errors import InputError, Reason, WireError, counted
 from he_agg.host.commands import messages
 
 __all__ = ["check_fingerprints", "compare", "fingerprint_option", "first_roster", "heard_of"]
@@ -114,7 +114,7 @@ def first_roster(roster: Signed[Roster], fingerprints: Mapping[str, str], now: f
     if len(compared) < roster.body.threshold:
         raise InputError(
             Reason.BAD_ARGUMENT,
-            f"expected fingerprints of {roster.body.threshold} coordinators, got {len(compared)}",
+            f"expected fingerprints of {counted(roster.body.threshold, 'coordinator')}, got {len(compared)}",
             "call the coordinators on numbers that you know, and give what they read: "
             '--fingerprint NAME="xxxx xxxx ..."',
         )

@@ -12,7 +12,7 @@ import click
 
 from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed
 from he_agg.documents.signed import Signed
-from he_agg.errors import HeAggError, InputError, Reason
+from he_agg.errors import HeAggError, InputError, Reason, counted
 from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.host.comparing import check_fingerprints, compare, fingerprint_option, first_roster, heard_of
 from he_agg.host.roster_view import day_of, roster_facts, roster_table, signers_of
@@ -161,7 +161,7 @@ def site_revoke(old: Path, site: str, days: int, out: Path | None, as_json: bool
     path = _write(roster, out)
     before = previous.body
     steps = [
-        f"{before.threshold} coordinator(s) sign it: "
+        f"signatures of {counted(before.threshold, 'coordinator')}: "
         f"`he-agg roster sign {quoted(path)} --previous {quoted(old)} --identity ...`",
         f"publish it: `he-agg roster publish {quoted(path)} --config ...` (or hand the file to the operator and to all "
         f"sites); from then on the aggregator refuses {site}",
@@ -245,14 +245,23 @@ def roster_verify(file: Path, previous: Path | None, fingerprints: tuple[str, ..
 @click.command("accept")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=FILE, required=True, help="Where this site keeps the roster that it has accepted.")
+@click.option(
+    "--identity",
+    "identity_file",
+    type=FILE,
+    help="Identity file of this site: its own line of the roster is compared with that, not over the phone.",
+)
 @fingerprint_option
 @json_option
-def roster_accept(files: tuple[Path, ...], out: Path, fingerprints: tuple[str, ...], as_json: bool) -> None:
+def roster_accept(
+    files: tuple[Path, ...], out: Path, identity_file: Path | None, fingerprints: tuple[str, ...], as_json: bool
+) -> None:
     """Accept a roster for this site: the first by comparing fingerprints, later ones by their signatures.
 
     Several versions may be given at once; each must follow the one before.
     """
-    accepted, changed = accept_rosters(out, [read_roster(path) for path in files], heard_of(fingerprints))
+    own = None if identity_file is None else Identity.public_half(identity_file)
+    accepted, changed = accept_rosters(out, [read_roster(path) for path in files], heard_of(fingerprints), own)
     answer(
         roster_facts(accepted) | {"file": str(out), "changed": changed},
         as_json,
@@ -272,22 +281,23 @@ def accept_rosters(
         out: the pin.
         offered: one version, or several that follow each other.
         heard: fingerprints that were read on the phone, by name; nothing is asked if there are any.
-        own: this member, if it need not call itself.
+        own: this member, whose line of the roster is compared here, so that it need not call itself.
 
     Returns:
         The roster that is pinned now, and whether it was not before.
     """
-    now = time.time()
+    now, mine = time.time(), {} if own is None else {own.name: own.fingerprint}
     pinned = read_pinned(out) if out.exists() or out.is_symlink() else None
     if pinned is not None:
         accepted = follow(pinned, offered, now)
-        check_fingerprints(accepted.body, heard)
+        check_fingerprints(accepted.body, heard | mine)
         changed = accepted.body_digest != pinned.body_digest
     else:
         first = min(offered, key=lambda roster: roster.body.version)
         later = [roster for roster in offered if roster is not first]
         # The newest must be valid; one that others follow may have expired.
         valid_at = first.body.issued_at if later else now
+        check_fingerprints(first.body, mine)
         first_roster(first, _compare(first, heard, valid_at, own), valid_at)
         accepted, changed = follow(first, later, now), True
     if changed:

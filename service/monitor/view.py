@@ -104,6 +104,7 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "bytes_up": plan.wire_bytes,
         "epoch": epoch.number,
         "key_id": epoch.key_id,
+        "committed": tx.committed(row.name, epoch.number),
         "roster_version": roster.body.version,
         "roster_expires_at": roster.body.expires_at,
         "records": head.index,

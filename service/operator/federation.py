@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from he_agg.documents.roster import Role
-from he_agg.errors import ConfigError, Reason
+from he_agg.errors import ConfigError, Reason, counted
 from he_agg.host.commands import FILE, answer
 from he_agg.host.comparing import compare, fingerprint_option, first_roster, heard_of
 from he_agg.host.files import beside, file_trouble
@@ -147,7 +147,7 @@ def _stage_command(act: Callable[[Store, Conductor, str], None], did: str, help_
     def command(store: OpenStore, name: str, as_json: bool) -> None:
         act(store.rows, store.conductor, name)
         shown = store.show(name)
-        answer(shown, as_json, lambda: f"federation {name} {did}{_end(shown)}: {_round(shown)}")
+        answer(shown, as_json, lambda: f"federation {name} {did}{_end(shown)}: {_round(shown)}{_keys(shown)}")
 
     return command
 
@@ -220,14 +220,17 @@ def federation_export(store: OpenStore, name: str, out: Path, force: bool, as_js
     answer(
         {"federation": name, "records": records, "out": str(out)},
         as_json,
-        lambda: f"transcript of {name} with {records} record(s) written to {out}",
+        lambda: f"transcript of {name} with {counted(records, 'record')} written to {out}",
     )
 
 
 def _roster(shown: dict[str, Any]) -> str:
-    expires = datetime.fromtimestamp(shown["roster_expires_at"], UTC).strftime("%Y-%m-%d")
+    day = datetime.fromtimestamp(shown["roster_expires_at"], UTC).strftime("%Y-%m-%d")
+    good = f"good until {day}"
+    if time.time() >= shown["roster_expires_at"]:
+        good = f"EXPIRED on {day}: nobody is let in until coordinators bring the next version"
     prints = "".join(f"\n          {name}  {print_}" for name, print_ in shown["coordinators"].items())
-    return f"version {shown['roster_version']} of the roster, good until {expires}, of the coordinators{prints}"
+    return f"version {shown['roster_version']} of the roster, {good}, of the coordinators{prints}"
 
 
 def _round(shown: dict[str, Any]) -> str:
@@ -249,6 +252,17 @@ def _end(shown: dict[str, Any]) -> str:
     if shown["end"] is None:
         return ""
     return ", by its operator" if shown["end"]["reason"] == "operator" else ", after the rounds of its plan"
+
+
+def _keys(shown: dict[str, Any]) -> str:
+    """Tell of a deadline that runs before sites can encrypt: before the first sum, if some have not said they can."""
+    without = [site for site in shown["sites"] if site not in shown["committed"]]
+    if shown["last_published"] or not without or shown["round"] is None:
+        return ""
+    return (
+        f"\nnot heard of yet that they hold the key of epoch {shown['epoch']}: {', '.join(without)}; the deadline runs "
+        "already (where bundles go by hand, nobody says so here)"
+    )
 
 
 def _dispute(disputed: dict[str, Any] | None) -> str:
@@ -281,6 +295,6 @@ def _table(federations: list[dict[str, Any]]) -> str:
             f"  rounds  {_options(shown)}",
             f"  now     {_round(shown)}",
             f"  latest  {shown['last_published'] or 'no sum yet'}{_dispute(shown['disputed'])}",
-            f"  chain   {shown['records']} record(s)",
+            f"  chain   {counted(shown['records'], 'record')}",
         ]
     return "\n".join(lines)

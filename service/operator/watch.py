@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,10 +102,14 @@ def _federation(one: dict[str, Any], now: float) -> RenderableType:
         f"  {one['published']}/{one['rounds']}",
         "" if one["end"] is None else f"  {_REASONS[one['end']['reason']]}",
     )
+    inside: list[RenderableType] = []
+    if one["stage"] != "ended" and now >= one["roster_expires_at"]:
+        day = datetime.fromtimestamp(one["roster_expires_at"], UTC).strftime("%Y-%m-%d")
+        inside.append(Text(f"the roster EXPIRED on {day}: nobody is let in until coordinators bring the next", "red"))
     round_ = one["round"]
     if round_ is None:
-        return Panel(Text("no round yet", "dim"), title=title, title_align="left")
-    inside: list[RenderableType] = [_headline(round_), _sites(round_, now)]
+        return Panel(Group(*inside, Text("no round yet", "dim")), title=title, title_align="left")
+    inside += [_headline(round_), _sites(round_, now)]
     if (disputed := one["disputed"]) is not None:
         rejected = ", ".join(site for site, said in disputed["verdicts"].items() if said == REJECTED)
         inside.insert(0, Text(f"round {disputed['id']} is disputed: its sum was rejected by {rejected}", "red"))

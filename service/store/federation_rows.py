@@ -107,6 +107,11 @@ class FederationRows(Queries):
         this = (commitments.c.federation == federation) & (commitments.c.epoch == epoch) & (commitments.c.site == site)
         return self._bytes(select(commitments.c.document).where(this))
 
+    def committed(self, federation: str, epoch: int) -> list[str]:
+        """Return which sites have said that they hold an epoch's key, sorted."""
+        these = (commitments.c.federation == federation) & (commitments.c.epoch == epoch)
+        return sorted(self._all(lambda row: str(row.site), select(commitments.c.site).where(these)))
+
     def commitments(self, federation: str, epoch: int) -> list[bytes]:
         """Return all commitments to an epoch's key, by site."""
         these = (commitments.c.federation == federation) & (commitments.c.epoch == epoch)

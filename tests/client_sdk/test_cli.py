@@ -17,8 +17,10 @@ import time
 import numpy as np
 import pytest
 
+from client_sdk import Site
 from client_sdk._disk.npz import write_npz
 from client_sdk.cli import rounds
+from client_sdk.cli.rounds import _describe
 from he_agg.errors import ConfigError
 from he_agg.host import commands
 from tests.support.peers import operator
@@ -103,6 +105,7 @@ def test_fetch_and_status_in_words(federate, capsys, tmp_path):
     assert code == 0
     assert "this site: submitted" in out
     assert f"in spool    {round_id}" in out
+    assert "roster      version 1, good until " in out
     # Again: the same submission, nothing is sent twice but the manifest.
     code, out, _ = run(capsys, "submit", path, "--weight", weight, "--config", config, "--json")
     assert json.loads(out)["bytes_up"] < 1000
@@ -115,6 +118,10 @@ def test_fetch_and_status_in_words(federate, capsys, tmp_path):
     assert json.loads(out)["round_id"] == round_id
     code, out, _ = run(capsys, "fetch", "--config", config, "--out", tmp_path / "again.npz", "--round", round_id)
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "mean.npz").read_bytes()
+    code, out, _ = run(capsys, "status", "--config", config)
+    with Site.open(config) as site:
+        # Whole, since the audit asks for it.
+        assert f"last record {site.status().index}, {site.status().head}" in out
     error, hint = refused(capsys, 1, "submit", path, "--weight", weight, "--config", config)
     assert "has ended" in error
     assert "he-agg fetch" in hint
@@ -215,14 +222,14 @@ def test_file_that_is_no_npz(shared, capsys, tmp_path, content):
         path.write_bytes(data[:-100] if content == "cut" else data[:300] + bytes([data[300] ^ 1]) + data[301:])
     else:
         path.write_bytes(content)
-    error, hint = refused(capsys, 1, "submit", path, "--weight", 5, "--config", shared.config(SITES[0]))
+    error, hint = refused(capsys, 4, "submit", path, "--weight", 5, "--config", shared.config(SITES[0]))
     assert "expected an NPZ file of plain arrays, got something else" in error
     assert "numpy.savez" in hint
 
 
 def test_files_that_are_missing(shared, capsys, tmp_path):
     config = shared.config(SITES[0])
-    error, _ = refused(capsys, 1, "submit", tmp_path / "no.npz", "--weight", 5, "--config", config)
+    error, _ = refused(capsys, 4, "submit", tmp_path / "no.npz", "--weight", 5, "--config", config)
     assert "expected an NPZ file, got none" in error
     error, _ = refused(capsys, 4, "status", "--config", tmp_path / "no.toml")
     assert "no.toml cannot be read" in error
@@ -353,3 +360,15 @@ def test_mean_file_is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="No space left"):
         write_npz(tmp_path / "mean.npz", {"w": np.zeros(3)}, force=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("mine", "what"), [(1, "`he-agg epoch accept`"), (3, "`he-agg epoch publish`"), (2, "")])
+def test_status_says_whether_keystore_and_federation_are_in_one_epoch(mine, what):
+    facts = {
+        "federation": "demo", "stage": "running", "site": "a", "round": None, "last_published": None, "epoch": 2,
+        "key_id": "0" * 64, "plan_id": "0" * 64, "pending": [], "records": 0, "head": "0" * 64, "keystore_epoch": mine,
+        "roster_version": 1, "roster_expires_at": 1000, "disputed": None,
+    }  # fmt: skip
+    out = _describe(facts, "of 3 sites")
+    assert (f"KEYSTORE IS OF EPOCH {mine}" in out, what in out) == (mine != 2, True)
+    assert "roster      version 1, EXPIRED on 1970-01-01" in out

@@ -67,7 +67,7 @@ class TestSense:
         assert "its own key" in refused(with_member(replace(A, signing_key=B.signing_key)))
 
     def test_enough_coordinators(self):
-        assert "3 coordinators have to sign, and it has 2" in refused(replace(ROSTER, threshold=3))
+        assert "its threshold is 3, and it has 2 coordinators" in refused(replace(ROSTER, threshold=3))
         replace(ROSTER, threshold=2).check()
         rest = {n: m for n, m in ROSTER.members.items() if Role.COORDINATOR not in m.roles}
         assert "it has 0" in refused(replace(ROSTER, members=rest, threshold=1))

@@ -139,3 +139,22 @@ def test_a_weight_cap_that_leaves_nothing_gets_a_sentence(run):
     assert error.startswith("weight cap 1000000000000: of a site with 10000 samples, 0 of 15 bits would be left")
     assert "take the number of samples of the largest site" in error
     assert run(PLAN_NEW.replace("demo", "other"))[2] == ""
+
+
+def test_a_secret_given_for_a_document_is_called_one(run):
+    for name in ("hospital-a", "hospital-b"):
+        run(f"site init {name}")
+    members = "--coordinator hospital-b.public.json --aggregator hospital-b.public.json"
+    code, _, err = run(f"roster new demo --site hospital-a.identity {members}")
+    assert (code, "hospital-a.identity is or holds a secret key" in err) == (4, True)
+    assert "its public half is in hospital-a.public.json" in err
+    code, _, err = run("roster verify hospital-a.identity")
+    assert (code, "secret-refused" in err) == (4, True)
+
+
+def test_a_roster_of_one_is_told_what_is_missing(run, tmp_path):
+    for name in ("hospital-a", "agg"):
+        run(f"site init {name}")
+    line = "roster new demo --site hospital-a.public.json --coordinator hospital-a.public.json"
+    code, _, err = run(f"{line} --aggregator agg.public.json")
+    assert (code, "expected a roster of at least 3 sites, got one of 1 site" in err) == (1, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from he_agg.documents.signed import Signed
-from he_agg.errors import Reason
+from he_agg.errors import Reason, counted
 from he_agg.protocol.messages import Receipt
 from service.core.conductor import Conductor
 from service.core.find import find_round
@@ -46,7 +46,7 @@ def complete(conductor: Conductor, tx: Transaction, announced: SubmissionRow) ->
         if missing and conductor.takes(tx, row):
             raise RefusedError(
                 Reason.INCOMPLETE,
-                f"submission {submission_id[:12]}: {len(missing)} part(s) are not here yet",
+                f"submission {submission_id[:12]}: {counted(len(missing), 'part')} missing",
                 "put the missing parts, then the end of the submission again",
                 round_id=str(row.id),
                 submission_id=submission_id,

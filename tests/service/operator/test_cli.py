@@ -1,5 +1,6 @@
 """The operator's commands, as a user types them."""
 
+import io
 import json
 import os
 import signal
@@ -8,12 +9,15 @@ from subprocess import CompletedProcess
 
 import httpx
 import pytest
+from rich.console import Console
 
 from he_agg.documents.federation import FederationDocument
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.host.commands import main
 from service.core.aggregator_key import AggregatorKey
+from service.operator.federation import _table
+from service.operator.watch import _draw
 from tests.support.peers import KEY_ID, Peer, deal, make_plan
 from tests.support.server import he_agg, start_server
 from tests.support.trust import consortium
@@ -80,6 +84,8 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
         with httpx.Client(base_url=server.url) as client:
             peer, other = (Peer(client, "stroke", members.identities[site]) for site in SITES)
             assert peer.current()["stage"] == "created"
+            said = run("federation", "start", "stroke").stdout
+            assert "not heard of yet that they hold the key of epoch 1: hospital-a, hospital-b" in said
             started = json.loads(run("federation", "start", "stroke", "--json").stdout)
             assert started["round"]["id"] == "stroke.1.1"
             assert [site["site"] for site in started["round"]["sites"]] == ["hospital-a", "hospital-b"]
@@ -103,13 +109,22 @@ def test_a_federation_from_beginning_to_end(tmp_path, run, document, roster, mem
             assert "has ended, by its operator" in run("federation", "end", "stroke").stdout
             assert peer.current(wait=5)["stage"] == "ended"
             transcript = tmp_path / "transcript.jsonl"
-            assert "4 record(s)" in run("federation", "export", "stroke", "--out", transcript).stdout
+            assert "4 records" in run("federation", "export", "stroke", "--out", transcript).stdout
             auditor = Peer(client, "stroke", members.identities["auditor"])
             assert auditor.document("transcript").content == transcript.read_bytes()
     shown = json.loads(run("federation", "show", "--json").stdout)
     assert [(s["federation"], s["stage"], s["round"]["phase"]) for s in shown] == [("stroke", "ended", "failed")]
     assert (shown[0]["epoch"], shown[0]["roster_version"], shown[0]["records"]) == (2, 2, 4)
     assert shown[0]["end"]["reason"] == "operator"
+    assert "EXPIRED" not in _table(shown)
+    expired = shown[0] | {"stage": "running", "end": None, "roster_expires_at": 86400}
+    assert "EXPIRED on 1970-01-02: nobody is let in" in _table([expired])
+    storage = {"free_bytes": None, "held_bytes": 0}
+    view = {"now": 10**9, "federations": [expired], "process": None, "storage": storage}
+    for one in (expired, expired | {"round": None}):
+        console = Console(record=True, width=160, file=io.StringIO())
+        console.print(_draw(view | {"federations": [one]}))
+        assert "EXPIRED on 1970-01-02: nobody is let in" in console.export_text()
     first, *rest = transcript.read_bytes().splitlines()
     assert json.loads(first).keys() == {"v", "kind", "federation", "plan"}
     assert rest[:2] == [members.roster.encode(), following.read_bytes()]
@@ -125,7 +140,7 @@ def test_rosters_that_do_not_fit(tmp_path, run, document, members):
     path.write_bytes(b"{}")
     refused(run(*create, check=False), 4, "is not a roster")
     path.write_bytes(Signed(members.roster.body).encode())
-    refused(run(*create, check=False), 1, "expected the signatures of 1 coordinators", "bad-signature")
+    refused(run(*create, check=False), 1, "expected the signatures of 1 coordinator of version 1", "bad-signature")
     stranger = AggregatorKey.load_or_create(tmp_path / "another").signing_key
     path.write_bytes(consortium("stroke", SITES, stranger).roster.encode())
     refused(run(*create, check=False), 1, "does not list this aggregator's key", "he-agg aggregator show")
