@@ -209,7 +209,7 @@ def fetch_missed(site: Federated, number: int, otherwise: str) -> tuple[str, Mea
     Raises:
         ProtocolError: `SUM_GONE`, or the aggregator refused.
         KeystoreError: `NOT_MY_EPOCH`.
-        InputError: `NOT_YET_MEMBER`.
+        InputError: `NOT_YET_MEMBER`, or a sum of fewer sites than the newest roster wants.
     """
     for attempt in range(1, _LAST_ATTEMPT):
         round_id = f"{site.federation}.{number}.{attempt}"
@@ -228,6 +228,7 @@ def fetch_missed(site: Federated, number: int, otherwise: str) -> tuple[str, Mea
         except (KeystoreError, InputError) as error:
             hint = {
                 Reason.NOT_YET_MEMBER: otherwise,
+                Reason.ROSTER_MISMATCH: otherwise,
                 Reason.NOT_MY_EPOCH: f"{error.hint}; or {otherwise}",
             }.get(error.reason)
             if hint is None:

@@ -20,7 +20,7 @@ from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
-from client_sdk._protocol.membership import check_can_open, take_verified
+from client_sdk._protocol.membership import check_can_open, check_group_of_then, take_verified
 from client_sdk._protocol.poll import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.waiting import Waiting
@@ -225,6 +225,9 @@ def _accept_record(
     _accept.check_subject(expected, record)
     yield from know_roster(session, record)
     named, newest = session.rosters.named(record.roster), session.rosters.newest.body
+    if named is not None:
+        least = max(session.min_sites, session.plan.min_sites, named.min_sites)
+        yield from check_group_of_then(session, least, signed)
     _accept.check_number(expected, [newest if named is None else named, newest], record)
     yield from check_can_open(session, round_id, signed)
     roster = _accept.check_members(named, record)

@@ -14,7 +14,7 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason
 from he_agg.ids import RoundId
 
-__all__ = ["check_can_open", "take_verified"]
+__all__ = ["check_can_open", "check_group_of_then", "take_verified"]
 
 
 def check_can_open(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
@@ -35,6 +35,32 @@ def check_can_open(session: Session, round_id: RoundId, signed: Signed[RoundReco
     if key is None or (unknown and not session.rosters.is_complete):
         yield from take_verified(session, round_id, signed)
         raise _why_not(session, record)
+
+
+def check_group_of_then(session: Session, least: int, signed: Signed[RoundRecord]) -> Flow[None]:
+    """Tell a sum of the past that was of enough sites then, and is of too few for the newest roster.
+
+    Only of a record that was in the history before: whoever goes on with small groups after a roster that forbids them
+    is refused as a liar.
+
+    Args:
+        least: how many it had to be of by the roster of its time, the plan and this site's settings.
+
+    Raises:
+        InputError: it is such a sum.
+    """
+    record, newest = signed.body, session.rosters.newest.body
+    if not least <= len(record.members) < newest.min_sites:
+        return
+    if record.index > (yield from compute(partial(len, session.chain))):
+        return
+    if signed.digest == (yield from compute(partial(session.chain.head, record.index))):
+        raise InputError(
+            Reason.ROSTER_MISMATCH,
+            f"round {record.round_id} is of {len(record.members)} sites, enough by the roster of its time; version "
+            f"{newest.version} wants sums of at least {newest.min_sites}, and site {session.site} opens no smaller one",
+            "what came of it a site has that opened it then, a coordinator's for example",
+        )
 
 
 def take_verified(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:

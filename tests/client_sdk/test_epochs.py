@@ -227,6 +227,24 @@ def test_who_joined_later_is_told_so(tmp_path, server, monkeypatch):
     assert (found.value.reason, security_log(session)) == (Reason.ROSTER_MISMATCH, [])
 
 
+def test_a_sum_of_too_few_for_a_later_roster_is_no_alarm(tmp_path, server):
+    """Removing a site may ask for larger groups; what was summed before was right then."""
+    session = session_for(tmp_path, PLAN)
+    round_of(server, "bc")
+    server.open(SECOND)
+    World(server).run(federation_state(session))
+    server.rosters.append(roster_after(CONSORTIUM.roster, min_sites=3))
+    World(server).run(open_round(session))
+    with pytest.raises(InputError, match="is of 2 sites, enough by the roster of its time; version 2 wants") as caught:
+        World(server).run(_flows.fetch(session, RoundId("test", 1, 1)))
+    assert (caught.value.reason, security_log(session)) == (Reason.ROSTER_MISMATCH, [])
+    # But nobody goes on with groups that the newest roster forbids.
+    round_of(server, "bc")
+    with pytest.raises(DecryptionError):
+        World(server).run(_flows.fetch(session, SECOND))
+    assert security_log(session)[0]["what"] == "record, fewest members"
+
+
 def test_the_passphrase_is_asked_for_once(tmp_path):
     path, asked = tmp_path / "k", []
     for epoch in (1, 2, 3):
