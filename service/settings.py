@@ -144,10 +144,11 @@ class Settings(BaseSettings):
         "Units: seconds.",
     )
     fold_threads: int = Field(
-        max(4, min(8, os.cpu_count() or 1)),
+        default_factory=lambda: max(4, min(8, os.cpu_count() or 1)),
         ge=1,
         le=64,
-        description="How many parts of a sum are computed at once: the disk's latencies overlap.",
+        description="How many parts of a sum are computed at once: the disk's latencies overlap. By default one for "
+        "each processor, but 4 to 8.",
     )
     fold_ahead: bool = Field(
         True,
