@@ -13,10 +13,12 @@ from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Passphrase, Session, open_session
 from client_sdk.config import Overrides, Settings
+from client_sdk.federated import Sending, Update, given
 from client_sdk.lines import Lines, somebody_watches
 from client_sdk.progress import Event, Listener, Notice, Phase, PhaseFinished
 from he_agg.audit.evidence import BrokenReceipt, parse_evidence
 from he_agg.documents.roster import Roster
+from he_agg.errors import InputError, Reason
 from he_agg.plan.plan import Plan
 from keys.hardening import forbid_core_dumps
 
@@ -36,6 +38,15 @@ class SiteBase:
         self._transport = transport
         self._listener = listener
         self._notices: list[Notice] = []
+        self._closed = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"site {self._session.site} was closed",
+                "open it again with Site.open(...), and use it inside its `with` block",
+            )
 
     @classmethod
     def open(
@@ -199,6 +210,16 @@ class RoundBase:
     def bytes_down(self) -> int:
         """Bodies received for this round, by this object: record, manifests and parts of the sum."""
         return self._bytes_down
+
+    def _given(self, update: Mapping[str, Any] | None, weight: int | None, **how: Unpack[Sending]) -> Update | None:
+        made = given(update, weight, **how)
+        if made is None and not self.submitted:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"round {self.id}: expected an update, or a submission to finish, got neither",
+                "round.take_part(update, weight=len(dataset)); with weight=0 it gets the mean of the others",
+            )
+        return made
 
     def _note(self, event: Event) -> None:
         if isinstance(event, PhaseFinished):

@@ -71,4 +71,4 @@ def _takes(kind: str, name: str) -> bool:
 
 
 def _refuse(where: str, expected: str, got: str) -> Any:
-    raise InputError(Reason.BAD_ARGUMENT, f"{where}: expected {expected}, got {got}")
+    raise InputError(Reason.BAD_ARGUMENT, f"{where}: expected {expected}, got {got}", "all sites must give the same")

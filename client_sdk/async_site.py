@@ -11,7 +11,7 @@ from client_sdk._effects import Flow
 from client_sdk._net.transport import AsyncTransport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
-from client_sdk.federated import Outcome, Sending, Update, given
+from client_sdk.federated import Outcome, Sending, Update
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
 from he_agg.ids import RoundId
@@ -68,9 +68,11 @@ class AsyncSite(SiteBase):
 
     async def close(self) -> None:
         """Close the connections to the aggregator."""
+        self._closed = True
         await self._transport.close()
 
     async def _run(self, flow: Flow[T], note: Listener | None = None) -> T:
+        self._check_open()
         return await self._transport.run(flow, self._heard(note))
 
 
@@ -84,7 +86,7 @@ class AsyncRound(RoundBase):
         self, update: Mapping[str, Any] | None = None, weight: int | None = None, **how: Unpack[Sending]
     ) -> Outcome:
         """Encrypt, upload, wait, download, decrypt, and say how the round went; see `Round.take_part`."""
-        made = given(update, weight, **how)
+        made = self._given(update, weight, **how)
         return await self._run(_flows.take_part(self._session, self._opened, made))
 
     async def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:

@@ -66,7 +66,7 @@ def flags(values: Any, name: str, rows: int) -> NDArray[np.bool_]:
         raise refuse(
             f"{name}: expected 0 or 1 in every row, got something else in {int(wrong.sum())}, the first at position "
             f"{position(wrong)}",
-            f"make them yes or no first, for instance `{name} == 2` where 2 means yes",
+            f"make them yes or no first, for instance `{name.split(': ')[-1]} == 2` where 2 means yes",
         )
     return np.asarray(numbers == 1)
 
@@ -109,7 +109,7 @@ def expected(data: tuple[Any, ...], who: str, *names: str) -> tuple[Any, ...]:
     return data
 
 
-def refuse(message: str, hint: str = "") -> InputError:
+def refuse(message: str, hint: str = "correct it in the question, the same way at all sites") -> InputError:
     """Return the error for arguments that make no sense."""
     return InputError(Reason.BAD_ARGUMENT, message, hint)
 
@@ -187,7 +187,8 @@ def _held(values: Any, name: str, dtype: np.dtype[Any] | None = None) -> tuple[N
         raise InputError(
             Reason.WRONG_DTYPE,
             f"{name}: expected numbers or labels in rows of one length, got a {type(values).__name__} that is no array",
-            "of a torch tensor hand in `tensor.detach().cpu().numpy()`",
+            "give all rows as many values, missing ones as NaN; of a torch tensor hand in "
+            "`tensor.detach().cpu().numpy()`",
         ) from error
     if array.ndim == 0:
         raise InputError(

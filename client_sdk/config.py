@@ -170,7 +170,9 @@ def _checked(values: Mapping[str, Any], base: Path, where: str) -> dict[str, Any
         if name in _SECONDS:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 366 * _DAY_S:
                 raise ConfigError(
-                    Reason.BAD_CONFIG, f"{where}: {name}: expected seconds from 0 to a year, got {value!r:.40}"
+                    Reason.BAD_CONFIG,
+                    f"{where}: {name}: expected seconds from 0 to a year, got {value!r:.40}",
+                    f"write a number without quotes, such as {name} = 60",
                 )
             checked[name] = float(value)
         elif name in _MOST:

@@ -10,7 +10,7 @@ from client_sdk._effects import Flow
 from client_sdk._net.transport import Transport
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
-from client_sdk.federated import Outcome, Sending, Update, given
+from client_sdk.federated import Outcome, Sending, Update
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
 from he_agg.ids import RoundId
@@ -106,9 +106,11 @@ class Site(SiteBase):
 
     def close(self) -> None:
         """Close the connections to the aggregator."""
+        self._closed = True
         self._transport.close()
 
     def _run(self, flow: Flow[T], note: Listener | None = None) -> T:
+        self._check_open()
         return self._transport.run(flow, self._heard(note))
 
 
@@ -137,7 +139,7 @@ class Round(RoundBase):
             ConfigError: as for `aggregate`.
             DecryptionError: as for `aggregate`.
         """
-        made = given(update, weight, **how)
+        made = self._given(update, weight, **how)
         return self._run(_flows.take_part(self._session, self._opened, made))
 
     def aggregate(self, update: Mapping[str, Any], weight: int, **how: Unpack[Sending]) -> Mean:

@@ -27,6 +27,7 @@ def check_name(name: str, what: str) -> str:
         raise WireError(
             Reason.BAD_FIELD,
             f"{what}: expected a name of 1 to 63 characters out of a-z, 0-9 and '-', not beginning with '-'",
+            "take one like hospital-a or heart-failure-2026",
         )
     return name
 
@@ -47,7 +48,9 @@ class RoundId:
         """Read the text form."""
         match = _ROUND.match(text)
         if match is None:
-            raise WireError(Reason.BAD_FIELD, "expected a round id like 'federation.3.1'")
+            raise WireError(
+                Reason.BAD_FIELD, "expected a round id like 'federation.3.1'", "`he-agg status` shows the open one"
+            )
         return cls(match[1], int(match[2]), int(match[3]))
 
     def members(self) -> dict[str, Json]:

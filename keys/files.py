@@ -34,7 +34,11 @@ def read_npz(path: Path) -> dict[str, Any]:
     except ConfigError:
         raise
     except FileNotFoundError as error:
-        raise ConfigError(Reason.FILE_MISSING, f"{path}: expected an NPZ file, got none") from error
+        raise ConfigError(
+            Reason.FILE_MISSING,
+            f"{path}: expected an NPZ file, got none",
+            "give the path of what numpy.savez(path, **tensors) wrote",
+        ) from error
     except Exception as error:  # numpy and zipfile raise half a dozen types for a broken archive
         raise ConfigError(
             Reason.BAD_ARGUMENT,

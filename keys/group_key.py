@@ -174,5 +174,7 @@ def public_facts(federation: str, epoch: int, plan_id: str, key_id: str) -> dict
 def _check_kind(header: canonical.Json, what: str) -> None:
     if header.get("kind") != KIND or header.get("v") != VERSION:
         raise KeystoreError(
-            Reason.KEYSTORE_CORRUPT, f"{what}: expected a group key of format version {VERSION}, got another file"
+            Reason.KEYSTORE_CORRUPT,
+            f"{what}: expected a group key of format version {VERSION}, got another file",
+            "name the keystore that `he-agg epoch accept` made; `he-agg keys show FILE` tells what a file is",
         )

@@ -105,5 +105,7 @@ class Identity:
 def _check_kind(header: canonical.Json, what: str) -> None:
     if header.get("kind") != KIND or header.get("v") != VERSION:
         raise KeystoreError(
-            Reason.KEYSTORE_CORRUPT, f"{what}: expected an identity of format version {VERSION}, got another file"
+            Reason.KEYSTORE_CORRUPT,
+            f"{what}: expected an identity of format version {VERSION}, got another file",
+            "name the file that `he-agg site init` made; `he-agg keys show FILE` tells what a file is",
         )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.files import beside, file_trouble
+from he_agg.host.shell import quoted
 
 __all__ = ["check_free", "write_npz"]
 
@@ -20,7 +21,11 @@ __all__ = ["check_free", "write_npz"]
 def check_free(path: Path, force: bool) -> None:
     """Refuse a name that is taken, or a directory that is not there, before hours are spent on what goes there."""
     if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(Reason.FILE_MISSING, f"{path}: expected a file name in a directory that exists")
+        raise ConfigError(
+            Reason.FILE_MISSING,
+            f"{path}: expected a file name in a directory that exists",
+            f"name a file, and make its directory first: mkdir -p {quoted(path.parent)}",
+        )
     if path.exists() and not force:
         raise _exists(path)
 

@@ -45,6 +45,7 @@ class Rosters:
                 Reason.ROSTER_MISMATCH,
                 f"roster {path}: expected that of federation {federation}, which the keystore is for, got that of "
                 f"{pinned.body.federation}",
+                "a federation has one site.toml of its own, with its keystore and its roster",
             )
         self._known = {signed.body_digest: signed for signed in self._archived()}
         self._newest = pinned

@@ -64,12 +64,15 @@ class Server:
             base.path.encode("ascii")
         except ValueError as error:
             raise ConfigError(
-                Reason.BAD_CONFIG, f"url: expected https://host..., got something else: {error}"
+                Reason.BAD_CONFIG,
+                f"url: expected https://host..., got something else: {error}",
+                'give one like "https://aggregator.example:8443", as the operator tells it',
             ) from error
         if base.scheme not in ("https", "http") or not _HOST.fullmatch(host) or not plain:
             raise ConfigError(
                 Reason.BAD_CONFIG,
                 "url: expected https://host[:port][/path] without user, query or fragment, got something else",
+                'give one like "https://aggregator.example:8443", as the operator tells it',
             )
         if base.scheme == "http" and not _is_this_machine(host):
             raise ConfigError(

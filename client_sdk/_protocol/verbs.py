@@ -112,7 +112,9 @@ def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -
     """
     if round_id.federation != session.federation:
         raise InputError(
-            Reason.BAD_ARGUMENT, f"round {round_id}: expected a round of federation {session.federation}, got another"
+            Reason.BAD_ARGUMENT,
+            f"round {round_id}: expected a round of federation {session.federation}, got another",
+            f"give one like {session.federation}.1.1; another federation has a site.toml of its own",
         )
     entry = session.spool.entry(round_id)
     with entry.locked():

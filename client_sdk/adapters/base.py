@@ -54,6 +54,9 @@ class Adapter(ABC, Generic[M]):
         variances: patterns of those statistics that are never negative, likewise.
     """
 
+    naming = ""
+    """How models of this kind come by other names for their tensors, for hints."""
+
     def __init__(
         self,
         include: Patterns = "*",

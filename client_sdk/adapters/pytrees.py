@@ -54,6 +54,11 @@ class KerasAdapter(PytreeAdapter):
     numbered within the layer that they are in, and a model has the same names wherever it was built.
     """
 
+    naming = (
+        "Keras counts layers of the same kind in one process (dense, dense_1): give layers and model names of their "
+        "own, or call keras.utils.clear_session() before the model is built"
+    )
+
     def state(self, model: Any) -> Tensors:
         """Return every weight by its variable's path."""
         weights = model.get_weights()

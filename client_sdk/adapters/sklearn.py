@@ -105,6 +105,8 @@ class SklearnAdapter(Adapter[BaseEstimator]):
             )
         _check_plain(model)
         if not hasattr(model, "coef_") and not hasattr(model, "coefs_"):
+            if hasattr(model, "n_features_in_"):  # fitted, and yet without
+                raise _unsupported(model)
             self._start(model)
         if getattr(model, "average", False):
             raise InputError(

@@ -173,7 +173,7 @@ def _own(model: Any) -> dict[str, torch.Tensor]:
         raise InputError(
             Reason.BAD_ARGUMENT,
             f"expected a torch.nn.Module, got {type(model).__name__}",
-            "for dicts of arrays use PytreeAdapter",
+            "hand in the module itself, not its state_dict; for dicts of arrays use PytreeAdapter",
         )
     seen: set[int] = set()
     own = {}

@@ -116,7 +116,11 @@ def layout_for(*analyses: Analysis[Any, Any, Any], value_bits: int = VALUE_BITS)
     magnitude = (1 << (value_bits - 1)) - 1
     size = max((vector_size(analysis, magnitude) for analysis in analyses), default=0)
     if size == 0:
-        raise PlanError(Reason.BAD_PLAN, "layout_for: expected at least one analysis, got none")
+        raise PlanError(
+            Reason.BAD_PLAN,
+            "layout_for: expected at least one analysis, got none",
+            "hand in the questions that will be asked",
+        )
     return Layout((TensorSpec(TENSOR, (size,), "float64", float(magnitude)),), 1)
 
 
@@ -186,7 +190,11 @@ def dry_run(analysis: Analysis[D, S, R], shares: Iterable[Sequence[Any]], value_
     magnitude = (1 << (value_bits - 1)) - 1
     owns = {f"site {i}": analysis.prepared(*share) for i, share in enumerate(shares)}
     if not owns:
-        raise InputError(Reason.BAD_ARGUMENT, "dry_run: expected the data of at least one site, got none")
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            "dry_run: expected the data of at least one site, got none",
+            "hand in a list of tuples, one for each site",
+        )
     size = vector_size(analysis, magnitude)
     course: Course[D, S] = Course(analysis, magnitude)
     while True:

@@ -14,9 +14,10 @@ from client_sdk.agreed import settle
 from client_sdk.columns import position, refuse
 from he_agg.errors import InputError, Reason
 
-__all__ = ["MAX_ROWS", "Grid", "check_rows", "steps_down", "steps_up"]
+__all__ = ["MAX_ROWS", "TOO_FEW", "Grid", "check_rows", "steps_down", "steps_up"]
 
 MAX_ROWS = 1_000_000
+TOO_FEW = "ask when the sites have more rows, and see that none of them sent an empty table"
 """The most rows a site may have unless an analysis is told otherwise."""
 
 _NEAR = 1e-6

@@ -86,7 +86,9 @@ class Counts(OneRound[CountResult]):
         expected(data, "Counts", *(str(name) for name in self.categories))
         columns = [codes_of(own, known, name) for (name, known), own in zip(self.categories.items(), data)]  # noqa: B905
         if len({len(column) for column in columns}) != 1:
-            raise refuse("Counts: expected sequences of the same length")
+            raise refuse(
+                "Counts: expected sequences of the same length", "hand in columns of the same rows, in the same order"
+            )
         check_rows(len(columns[0]), self.max_rows)
         table = np.zeros(self.fields.counts.shape, dtype=np.int64)
         np.add.at(table, tuple(columns), 1)

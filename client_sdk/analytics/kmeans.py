@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import Analysis, Finished
-from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
+from client_sdk.analytics.checks import MAX_ROWS, TOO_FEW, Grid, check_rows
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import exact_dot, exact_sum
 from client_sdk.analytics.small_cells import SmallCells
@@ -186,7 +186,7 @@ class KMeans(Analysis[NDArray[np.int64], KMeansState, KMeansResult]):
 
     def _seeds(self, n: int, totals: Any, squares: Any) -> NDArray[np.float64]:
         if n < self.clusters:
-            raise refuse(f"KMeans: expected at least {self.clusters} rows, all sites together have {n}")
+            raise refuse(f"KMeans: expected at least {self.clusters} rows, all sites together have {n}", TOO_FEW)
         mean = np.array([int(total) / n for total in totals])
         # In whole numbers: nothing cancels, however far the values are from 0.
         spreads = [(n * int(square) - int(total) ** 2) / n**2 for square, total in zip(squares, totals, strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import Analysis, Finished
-from client_sdk.analytics.checks import MAX_ROWS, check_rows
+from client_sdk.analytics.checks import MAX_ROWS, TOO_FEW, check_rows
 from client_sdk.analytics.chi_square import normal_tail
 from client_sdk.analytics.integers import Field
 from client_sdk.columns import expected, flags, refuse, table
@@ -194,7 +194,7 @@ class LogisticRegression(Analysis[LogisticData, LogisticState, LogisticResult]):
         """Take a Newton step, or half of the last one if the loss rose, or return the fit."""
         n, size = int(sums.n), self.features + 1
         if n == 0:
-            raise refuse("LogisticRegression: expected patients, the sites have none")
+            raise refuse("LogisticRegression: expected patients, the sites have none", TOO_FEW)
         penalty = np.full(size, self.l2)
         penalty[0] = 0.0
         raw_loss = float(_real(sums.loss))

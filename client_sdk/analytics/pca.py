@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import Analysis, Finished, OneRound
-from client_sdk.analytics.checks import MAX_ROWS, Grid, check_rows
+from client_sdk.analytics.checks import MAX_ROWS, TOO_FEW, Grid, check_rows
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import Moments, MomentSums, exact_dot, exact_sum
 from client_sdk.columns import expected, refuse, table
@@ -97,7 +97,7 @@ class PCA(OneRound[PCAResult]):
         moments = self._moments.result(sums, n_sites)
         n = int(moments.n[0])
         if moments.covariance is None or n < 2:
-            raise refuse(f"PCA: expected at least two rows, all sites together have {n}")
+            raise refuse(f"PCA: expected at least two rows, all sites together have {n}", TOO_FEW)
         values, vectors = np.linalg.eigh(moments.covariance)
         total = float(np.trace(moments.covariance))
         return _result(values, vectors, self.kept, total, moments.mean, n, 1, n_sites)
@@ -220,7 +220,7 @@ class PowerPCA(Analysis[NDArray[np.int64], PowerState, PCAResult]):
         """Return the next basis, or the components."""
         n = int(sums.n)
         if n < 2:
-            raise refuse(f"PowerPCA: expected at least two rows, all sites together have {n}")
+            raise refuse(f"PowerPCA: expected at least two rows, all sites together have {n}", TOO_FEW)
         if state.mean is None:
             mean = np.array([int(value) / n for value in sums.sums])
             pairs = zip(sums.squares, sums.sums, strict=True)

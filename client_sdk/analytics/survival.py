@@ -285,7 +285,9 @@ class KaplanMeier(OneRound[SurvivalResult]):
             codes_of(data[2], self.groups, "group") if len(self.groups) > 1 else np.zeros(times.size, dtype=np.int64)
         )
         if groups.shape != times.shape:
-            raise refuse("KaplanMeier: expected one group per time")
+            raise refuse(
+                "KaplanMeier: expected one group per time", "hand in columns of the same rows, in the same order"
+            )
         counts = Exits(*(np.zeros(field.shape, dtype=np.int64) for field in self.fields))
         np.add.at(counts.events, (groups[happened], index[happened]), 1)
         np.add.at(counts.censored, (groups[~happened], index[~happened]), 1)

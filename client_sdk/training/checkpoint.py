@@ -169,10 +169,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensors]] | None:
             version = meta["v"]
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise file_trouble(error, f"checkpoint {path}") from error
     except Exception as error:  # numpy, zipfile and json raise half a dozen types for a damaged file
         raise ConfigError(
             Reason.BAD_CONFIG,
-            f"checkpoint {path}: expected a training checkpoint, cannot read it: {error}",
+            f"checkpoint {path}: expected a training checkpoint, got a damaged one or something else",
             "take over what another site has, by `hand_over`, or remove the file to start at round 1",
         ) from error
     if version != VERSION:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class Learner:
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         task = Task(self.site, step, seed, start, self.strategy)
         answer = self.fit(self.model, task)
-        self.model, weight = answer if isinstance(answer, tuple) else (self.model, answer)
+        self.model, weight = answer if isinstance(answer, tuple) and len(answer) == 2 else (self.model, answer)
         if task.mu and not task.proximal_used:
             raise InputError(
                 Reason.BAD_ARGUMENT,
@@ -92,6 +92,12 @@ class Learner:
         update = {name: after[name] - start[name] for name in start}
         if self.transform is not None:
             update = self.transform(update, task)
+            if not isinstance(update, Mapping):
+                raise InputError(
+                    Reason.BAD_ARGUMENT,
+                    f"transform: expected the update by name, got {type(update).__name__}",
+                    "end `transform` with `return update`",
+                )
         check_finite(update, "the update", _DIVERGED)
         return update
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,13 @@ def train(
             "evaluate and evaluation: expected both or none, got one",
             "evaluate=lambda model: (y, probabilities), evaluation=BinaryScores()",
         )
+    if rounds is not None and rounds < 1:
+        raise InputError(
+            Reason.BAD_ARGUMENT, f"rounds: expected 1 or more, got {rounds}", "leave it out for all of the plan's"
+        )
+    _check_takes("fit", fit, "model", "task")
+    _check_takes("evaluate", evaluate, "model")
+    _check_takes("transform", transform, "update", "task")
     recipe = Recipe(strategy or FedAvg(), evaluation, compression or Compression())
     learner = Learner(
         site.name,
@@ -131,11 +139,27 @@ def train(
     return _Loop(site, training, file, {"rounding": rounding, "on_overflow": on_overflow}, tuple(hooks)).run()
 
 
+def _check_takes(name: str, function: Any, *arguments: str) -> None:
+    """Refuse a function that cannot be called as it will be, before a round is spent on it."""
+    if function is None:
+        return
+    try:
+        signature(function).bind(*arguments)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError):  # of something built in, which tells no signature
+            return
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"{name}: expected a function of ({', '.join(arguments)}), got another: {error}",
+            f"define it as `def {name}({', '.join(arguments)}):`",
+        ) from error
+
+
 def _where_it_stands(site: Federated, recipe: Recipe, learner: Learner, file: Checkpoint) -> State:
     """Read the checkpoint, or begin with the model as it is."""
     tensors = learner.adapter.tensors(learner.model)
     check_finite(tensors, "the model to start from", "load weights that a training has not spoiled")
-    recipe.check_plan(site.plan, tensors)
+    recipe.check_plan(site.plan, tensors, learner.adapter.naming)
     state = file.load()
     if state is None or state.handed_over:
         clip = {spec.name: spec.clip for spec in site.plan.layout.tensors}

@@ -52,11 +52,16 @@ class Recipe:
                 example[name], bound[name] = np.asarray(array), widest
         return Layout.of(example, clip=bound, weight_cap=weight_cap)
 
-    def check_plan(self, plan: Plan, tensors: Tensors) -> None:
-        """Check that a plan is for a model with these tensors and this recipe."""
+    def check_plan(self, plan: Plan, tensors: Tensors, naming: str = "") -> None:
+        """Check that a plan is for a model with these tensors and this recipe.
+
+        Args:
+            naming: how other names may have come about, for the hint.
+        """
         mine = {spec.name: spec for spec in plan.layout.tensors}
         full = self.layout(tensors, 1.0, plan.layout.weight_cap, plan.public.value_bits)
         hint = "make the plan with training_plan(...) and the same model, evaluation and compression as train(...)"
+        hint = f"{naming}; {hint}" if naming else hint
         for spec in full.tensors:
             got = mine.pop(spec.name, None)
             if got is None or (got.shape, got.dtype) != (spec.shape, spec.dtype):

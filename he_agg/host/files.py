@@ -46,6 +46,8 @@ _REASONS = {
     errno.ENOSPC: _MAKE_ROOM,
     errno.EFBIG: _MAKE_ROOM,
     errno.EDQUOT: _MAKE_ROOM,
+    errno.EISDIR: (Reason.BAD_CONFIG, "name a file in that directory"),
+    errno.ENOTDIR: (Reason.BAD_CONFIG, "see that what comes before the file's name is a directory"),
     errno.EROFS: (Reason.BAD_CONFIG, "name a directory that can be written to"),
     errno.EACCES: (Reason.BAD_CONFIG, "change its permissions, or name another place"),
     errno.EPERM: (Reason.BAD_CONFIG, "change its permissions, or name another place"),
@@ -160,7 +162,11 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
         # Without O_NONBLOCK, opening a pipe would wait for its other end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise KeystoreError(Reason.FILE_MISSING, f"{named}: expected a secret file, got none") from error
+        raise KeystoreError(
+            Reason.FILE_MISSING,
+            f"{named}: expected a secret file, got none",
+            "name where it is; `he-agg site init` makes an identity, `he-agg epoch accept` a keystore",
+        ) from error
     except OSError as error:
         raise KeystoreError(
             Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
@@ -170,7 +176,11 @@ def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
     state = os.fstat(descriptor)
     if not stat.S_ISREG(state.st_mode):
         os.close(descriptor)
-        raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{path}: expected a regular file")
+        raise KeystoreError(
+            Reason.UNSAFE_PERMISSIONS,
+            f"{path}: expected a regular file",
+            "name the file itself, not a folder or a device",
+        )
     with os.fdopen(descriptor, "rb") as file:
         if state.st_uid not in (os.geteuid(), 0):
             raise KeystoreError(

@@ -143,9 +143,17 @@ class Quantizing:
     ) -> None:
         weight = _checked_weight(weight, plan.layout.weight_cap)
         if rounding not in ("nearest", "stochastic"):
-            raise InputError(Reason.BAD_ARGUMENT, f"rounding: expected 'nearest' or 'stochastic', got {rounding!r}")
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"rounding: expected 'nearest' or 'stochastic', got {rounding!r}",
+                "leave it out for 'nearest'",
+            )
         if on_overflow not in ("error", "clip"):
-            raise InputError(Reason.BAD_ARGUMENT, f"on_overflow: expected 'error' or 'clip', got {on_overflow!r}")
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"on_overflow: expected 'error' or 'clip', got {on_overflow!r}",
+                "leave it out for 'error'",
+            )
         self.shape = (plan.public.values,)
         self.clipped: dict[str, int] = {}
         self._magnitude, self._stochastic = plan.public.magnitude, rounding == "stochastic"
@@ -268,6 +276,8 @@ def _checked_weight(weight: int, cap: int) -> int:
         raise InputError(
             Reason.WEIGHT_OUT_OF_RANGE,
             f"weight: expected an integer of 1 to {cap}, got {type(weight).__name__}",
+            "the weight is the site's sample count, such as len(dataset)",
+            "the weight is the site's sample count",
         )
     if not 1 <= weight <= cap:
         raise InputError(

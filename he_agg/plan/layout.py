@@ -63,11 +63,20 @@ class Layout:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.tensors) <= MAX_TENSORS:
-            raise PlanError(Reason.BAD_PLAN, f"expected 1 to {MAX_TENSORS} tensors, got {len(self.tensors)}")
+            raise PlanError(
+                Reason.BAD_PLAN,
+                f"expected 1 to {MAX_TENSORS} tensors, got {len(self.tensors)}",
+                "hand in the named arrays of the model, or of its update",
+            )
         if len({spec.name for spec in self.tensors}) != len(self.tensors):
             raise PlanError(Reason.BAD_PLAN, "expected each tensor name once, got one twice")
-        if not 1 <= self.weight_cap <= MAX_WEIGHT_CAP:
-            raise PlanError(Reason.BAD_PLAN, f"expected a weight cap of 1 to {MAX_WEIGHT_CAP}, got {self.weight_cap}")
+        whole = isinstance(self.weight_cap, int | np.integer) and not isinstance(self.weight_cap, bool)
+        if not whole or not 1 <= self.weight_cap <= MAX_WEIGHT_CAP:
+            raise PlanError(
+                Reason.BAD_PLAN,
+                f"expected a whole number of 1 to {MAX_WEIGHT_CAP} as weight cap, got {self.weight_cap}",
+                "the cap is the largest sample count of a site; 1 means the plain mean",
+            )
         for spec in self.tensors:
             _check_spec(spec)
         if self.size > MAX_VALUES:
@@ -102,14 +111,21 @@ class Layout:
             PlanError: no tensors, a name or dtype that cannot be, or a bound that is not positive and finite.
         """
         specs = []
-        for name, value in tensors.items():
+        for name, value in _named(tensors).items():
             array = np.asarray(value)
-            if isinstance(clip, Mapping):
-                if name not in clip:
-                    raise PlanError(Reason.BAD_PLAN, f"expected a clip bound for tensor {name!r}, got none")
-                bound = clip[name]
-            else:
-                bound = clip
+            if isinstance(clip, Mapping) and name not in clip:
+                raise PlanError(
+                    Reason.BAD_PLAN,
+                    f"expected a clip bound for tensor {name!r}, got none",
+                    "name every tensor, or give one bound for all",
+                )
+            bound = clip[name] if isinstance(clip, Mapping) else clip
+            if isinstance(bound, bool) or not isinstance(bound, int | float | np.integer | np.floating):
+                raise PlanError(
+                    Reason.BAD_PLAN,
+                    f"tensor {name!r}: expected a number as clip bound, got {type(bound).__name__}",
+                    "give the largest absolute value that an update may have",
+                )
             specs.append(TensorSpec(name, tuple(array.shape), array.dtype.name, float(bound)))
         return cls(tuple(specs), weight_cap)
 
@@ -120,6 +136,7 @@ class Layout:
             InputError: a tensor is missing, extra, misshapen or of another dtype. The first one is named.
         """
         found = []
+        tensors = _named(tensors)
         for position, spec in enumerate(self.tensors):
             if spec.name not in tensors:
                 raise InputError(
@@ -133,6 +150,7 @@ class Layout:
                 raise InputError(
                     Reason.WRONG_SHAPE,
                     f"tensor {spec.name!r}: expected shape {spec.shape}, got {array.shape}",
+                    "hand in arrays of the plan's shapes, the same at every site; `he-agg plan show` lists them",
                 )
             if array.dtype.name != spec.dtype:
                 raise InputError(
@@ -198,6 +216,18 @@ class Layout:
         return cls(tuple(specs), weight_cap)
 
 
+def _named(tensors: Any) -> Mapping[str, Any]:
+    """Refuse what has no names."""
+    if not hasattr(tensors, "keys"):
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"expected arrays by name, got {type(tensors).__name__}",
+            "hand in a dict of arrays, with the plan's names as keys; client_sdk.adapters makes one of a model",
+            "write an NPZ file of named arrays",
+        )
+    return tensors  # type: ignore[no-any-return]
+
+
 def _check_spec(spec: TensorSpec) -> None:
     if not isinstance(spec.name, str) or not 1 <= len(spec.name) <= 255:
         length = len(spec.name) if isinstance(spec.name, str) else type(spec.name).__name__
@@ -219,4 +249,5 @@ def _check_spec(spec: TensorSpec) -> None:
         raise PlanError(
             Reason.BAD_PLAN,
             f"tensor {spec.name!r}: expected a clip bound of 1e-30 to 1e30, got {spec.clip:g}",
+            "give the largest absolute value that an update may have",
         )

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from he_agg import canonical
-from he_agg.errors import PlanError, Reason
+from he_agg.errors import PlanError, Reason, WireError
 from he_agg.ids import check_name
 from he_agg.plan.layout import Layout
 from he_agg.plan.parameters import Parameters
@@ -230,8 +230,12 @@ class Plan:
         }
         for name, got in terms.items():
             low, high = _RANGES.get(name, (2, max_sites))
-            if not low <= got <= high:
-                raise PlanError(Reason.BAD_PLAN, f"{name}: expected {low}..{high}, got {got}")
+            if isinstance(got, bool) or not isinstance(got, int) or not low <= got <= high:
+                raise PlanError(
+                    Reason.BAD_PLAN,
+                    f"{name}: expected {low}..{high}, got {got}",
+                    "give a whole number of that range; `he-agg plan` shows what so many sites and bits get",
+                )
         values = plaintext_values(layout, value_bits)
         parameters = scheme.parameters.choose(2 ** (value_bits - 1) - 1, max_sites)
         public = PublicPlan(
@@ -294,10 +298,14 @@ class Plan:
     @classmethod
     def parse(cls, data: bytes) -> Plan:
         """Read a site's plan file and check all of it again."""
-        fields = canonical.Fields(canonical.parse(data, MAX_PLAN_BYTES), "plan file")
-        public = PublicPlan.from_json(fields.object("public"))
-        layout = Layout.from_json(fields.object("layout"))
-        fields.end()
+        try:
+            fields = canonical.Fields(canonical.parse(data, MAX_PLAN_BYTES), "plan file")
+            public = PublicPlan.from_json(fields.object("public"))
+            layout = Layout.from_json(fields.object("layout"))
+            fields.end()
+        except WireError as error:
+            hint = "`he-agg plan new` writes plan files; the coordinator has this federation's"
+            raise WireError(error.reason, error.message, error.hint or hint) from error
         return cls(public, layout)
 
 

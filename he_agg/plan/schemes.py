@@ -47,5 +47,9 @@ def scheme_of(codec: str) -> Scheme:
         PlanError: there is none.
     """
     if codec not in SCHEMES:
-        raise PlanError(Reason.BAD_PLAN, f"expected a codec out of {sorted(SCHEMES)}, got {codec!r}")
+        raise PlanError(
+            Reason.BAD_PLAN,
+            f"expected a codec out of {sorted(SCHEMES)}, got {codec!r}",
+            "leave it out for the usual one",
+        )
     return SCHEMES[codec]

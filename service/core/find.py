@@ -29,5 +29,9 @@ def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
         ) from None
     row = tx.round(round_id) if round_id.federation == federation else None
     if row is None:
-        raise RefusedError(Reason.UNKNOWN_ROUND, f"there is no round {round_id} in federation {federation}")
+        raise RefusedError(
+            Reason.UNKNOWN_ROUND,
+            f"there is no round {round_id} in federation {federation}",
+            "`he-agg status` shows the open one",
+        )
     return row
