@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from he_agg.errors import InputError, PlanError
+from he_agg.errors import ConfigError, PlanError
 from he_agg.plan.layout import Layout
 from keys.files import read_npz
 
@@ -26,7 +26,7 @@ def test_an_archive_of_something_else_is_refused_with_a_way_out(tmp_path):
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", b"not read")
         file.writestr("archive/data/0", b"\0" * 1728)
-    with pytest.raises(InputError, match=r"another archive, such as torch\.save writes") as caught:
+    with pytest.raises(ConfigError, match=r"another archive, such as torch\.save writes") as caught:
         read_npz(path)
     assert "numpy.savez" in caught.value.hint
 
