@@ -34,7 +34,7 @@ def test_an_archive_of_something_else_is_refused_with_a_way_out(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK", b"x" * 100])
 def test_no_archive_at_all(tmp_path, content):
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(InputError, match="something else"):
+    with pytest.raises(ConfigError, match="something else"):
         read_npz(tmp_path / "x.npz")
 
 
