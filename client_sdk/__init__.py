@@ -4,9 +4,9 @@
 
     from client_sdk import Site
 
-    with Site.open("hospital-a.toml") as site:
+    with Site.open("site.toml") as site:
         for round in site.rounds():
-            update, n = train(model, round)
+            update, n = your_training(model, round)
             mean = round.aggregate(update, weight=n)
             model.apply(mean.tensors)
 

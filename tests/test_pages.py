@@ -7,9 +7,11 @@ all that Click requires must be there. Placeholders such as `...` and FILE stand
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import re
 import shlex
+import textwrap
 
 import click
 import pytest
@@ -30,6 +32,8 @@ def code_of_page(text):
     for kind, block in re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", text, re.S | re.M):
         if kind in SHELL:
             lines += block.replace("\\\n", " ").splitlines()
+        else:
+            lines += re.findall(r"#.*?\b(he-agg .*)", block)  # in a comment of another language
     running = re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M)
     return lines, [" ".join(one.split()) for one in re.findall(r"`([^`]+)`", running)]
 
@@ -181,3 +185,37 @@ def test_modules_and_targets_exist():
             if target and target[1] not in TARGETS:
                 wrong.append(f"{path}: make {target[1]}")
     assert wrong == []
+
+
+OURS = (
+    "he_agg",
+    *(f"client_sdk{room}" for room in ("", ".training", ".analytics", ".privacy", ".compression", ".flower")),
+)
+EXPORTED = {name: module for module in OURS for name in importlib.import_module(module).__all__}
+KNOWN = EXPORTED | {"Path": "pathlib", "np": "numpy", "ThreadPoolExecutor": "concurrent.futures"}
+
+
+@pytest.mark.parametrize(
+    "page", [path for path in pages() if "```python" in path.read_text()], ids=lambda path: path.name
+)
+def test_python_on_a_page_has_its_imports(page):
+    """Whoever copies the blocks of a page in their order finds each name of ours imported."""
+    have: set[str] = set()
+    missing = []
+    for block in re.findall(r"^ *```python\n(.*?)^ *```", page.read_text(), re.S | re.M):
+        nodes = list(ast.walk(ast.parse(textwrap.dedent(block))))
+        for node in nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                have |= {alias.asname or alias.name for alias in node.names}
+                if isinstance(node, ast.ImportFrom) and node.module in OURS:
+                    module = importlib.import_module(node.module)
+                    missing += [f"{node.module}.{one.name}" for one in node.names if not is_there(module, one.name)]
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                have.add(node.id)
+        used = {node.id for node in nodes if isinstance(node, ast.Name)}
+        missing += [f"{name} of {KNOWN[name]}" for name in sorted(used & KNOWN.keys() - have)]
+    assert missing == []
+
+
+def is_there(module, name):
+    return name in module.__all__ or importlib.util.find_spec(f"{module.__name__}.{name}") is not None

@@ -5,7 +5,7 @@
     from client_sdk import Site, analytics
 
     question = analytics.KaplanMeier(step=1, horizon=1000, groups=["standard", "test"])
-    with Site.open("hospital-a.toml") as site:
+    with Site.open("site.toml") as site:
         result = analytics.run(site, question, days, died, treatment)
     print(result.log_rank.p)
 

@@ -4,7 +4,7 @@
 
     from client_sdk import Site, privacy
 
-    with Site.open("hospital-a.toml") as site:
+    with Site.open("site.toml") as site:
         mechanism = privacy.Mechanism.for_plan(site.plan, clip_norm=1.0, noise_multiplier=4.0, colluders=1)
         ledger = privacy.Ledger("cohort.budget", epsilon=10, delta=1e-5)
         private = privacy.PrivateUpdates(site, mechanism, ledger, "private-updates")

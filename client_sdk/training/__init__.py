@@ -5,7 +5,7 @@
     from client_sdk import Site
     from client_sdk.training import BinaryScores, EarlyStopping, FedAvgM, train
 
-    with Site.open("hospital-a.toml") as site:
+    with Site.open("site.toml") as site:
         result = train(site, model, fit, strategy=FedAvgM(), checkpoint="training.npz",
                        evaluate=predict, evaluation=BinaryScores(), stopping=EarlyStopping("auc"))
 """
