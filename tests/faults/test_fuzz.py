@@ -24,6 +24,7 @@ from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED, Verdict
 from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import EMPTY_DIGEST
+from service.operator import operations
 from tests.support.peers import deal, make_plan, prepare
 from tests.support.simulated import Clock, SimulatedFederation, snapshot
 
@@ -269,6 +270,33 @@ def test_mutated_verdicts(tmp_path):
     ask()
     assert refused, "nothing was ever changed"
     assert a.put_verdict("fuzz.1.1", original).status_code == 201
+    inside.end()
+
+
+def test_mutated_requests_about_an_end(tmp_path):
+    """What is signed for an attempt that never opened is refused, whatever it is, and the end stays as it is."""
+    inside = SimulatedFederation(tmp_path / "data", PLAN, clock=Clock(1_800_000_000.5))
+    operations.end(inside.aggregator.store, inside.aggregator.conductor, "fuzz")
+    a, end = inside.at("a"), "fuzz.1.2"
+    row = inside.row(end)
+    assert row is not None
+    verdict = Verdict(RoundId.parse(end), row.record_digest or "", "a", OPENED)
+    spoken = Signed.make(verdict, inside.members.identities["a"].signing_key).encode()
+    announced = prepare(PLAN, end, "a", 1).manifest
+
+    @bounded(150)
+    @given(which=st.booleans(), data=st.data())
+    def ask(which, data) -> None:
+        body = data.draw(st.just(spoken if which else announced) | mutations(spoken if which else announced))
+        before = snapshot(inside.settings.data_dir)
+        answer = a.put_verdict(end, body) if which else a.announce(end, body)
+        assert 400 <= answer.status_code < 500, answer.text
+        assert snapshot(inside.settings.data_dir) == before
+
+    ask()
+    assert (a.sum_from(end).status_code, a.manifests(end).status_code) == (409, 409)
+    assert a.record(end).content == row.record
+    assert a.current()["stage"] == "ended"
     inside.end()
 
 

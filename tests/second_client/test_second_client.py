@@ -211,7 +211,7 @@ def test_it_draws_the_same_sites(rng, percent):
     sites, counted = [f"hospital-{i}" for i in range(17)], rng.bytes(32).hex()
     roster = {"min_sites": 9, "members": {site: {"roles": ["site"], "signing_key": ""} for site in sites}}
     asks: Any = SimpleNamespace(
-        plan=SimpleNamespace(public={"sample_percent": percent, "min_sites": 3}), counted=counted
+        plan=SimpleNamespace(public={"sample_percent": percent, "min_sites": 3}), counted=counted, again=None
     )
     for attempt in range(1, 30):
         at = {"federation": "f", "round": 7, "attempt": attempt, "roster": rng.bytes(32).hex()}
