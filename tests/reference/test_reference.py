@@ -16,7 +16,7 @@ from tests.reference import adapters, modules, optimisers, scores, statistics
 from tests.reference.hospitals import RefusedError
 
 CASES = statistics.CASES | scores.CASES | optimisers.CASES | adapters.CASES | modules.CASES
-BUDGET_S = 15.0
+BUDGET_S = 10.0
 """For all kinds together, in `make test`."""
 
 
