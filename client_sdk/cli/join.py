@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from client_sdk.cli.epoch import accept_bundle, accept_newest, accepted_facts
+from client_sdk.cli.link import connect, newer_rosters
 from client_sdk.cli.rounds import status_of
 from client_sdk.config import Settings
 from he_agg.documents.roster import Role
 from he_agg.documents.start import Start
-from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError
+from he_agg.errors import ConfigError, HeAggError, InputError, ProtocolError, Reason, TransportError
 from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.host.comparing import fingerprint_option, heard_of
 from he_agg.host.files import create, file_trouble
@@ -59,7 +60,9 @@ def join(
     own = own_identity(name, protect, passphrases)
     settings = _settings(start, own, url)
     listed = _check_listed(start, own)
-    accept_rosters(ROSTER, [start.roster] if not ROSTER.exists() else [], heard, own.identity.member())
+    accept_rosters(
+        ROSTER, [start.roster] if not ROSTER.exists() else [], heard, own.identity.member() if listed else None
+    )
     _write(start, settings)
     messages.print(f"roster of {start.federation} accepted: {ROSTER}; settings: {SETTINGS}", markup=False)
     loaded = dataclasses.replace(Settings.load(SETTINGS, {}), patience_s=_PATIENCE_S)
@@ -67,12 +70,22 @@ def join(
         accept_bundle(start.bundle, loaded.identity, loaded.roster, loaded.keystore, own.passphrase)
         messages.print(f"group key, secret: {loaded.keystore}", markup=False)
     try:
+        if not listed:
+            _follow(loaded, own)
         accepted = accept_newest(loaded, own.passphrase, None)
-    except (ProtocolError, TransportError) as error:
+    except (ProtocolError, TransportError, InputError, ConfigError) as error:
         raise _not_there_yet(error, own, start_file, listed) from error
     facts, text = status_of(SETTINGS, own.passphrase)
     facts |= accepted_facts(accepted.key, accepted.commitment, loaded.keystore) | accepted.facts
     answer(facts | {"config": str(SETTINGS)}, as_json, lambda: text)
+
+
+def _follow(loaded: Settings, own: Own) -> None:
+    """Accept the rosters after the one of the start file, of which one may list this site."""
+    pinned = read_pinned(ROSTER)
+    with connect(loaded, own.identity, pinned.body.federation) as link:
+        newer = link.run(newer_rosters(link, pinned))
+    accept_rosters(ROSTER, newer or [pinned], {}, own.identity.member())
 
 
 def _check_folder(start: Start) -> None:
@@ -141,7 +154,7 @@ def _write(start: Start, settings: dict[str, Any]) -> None:
 def _not_there_yet(error: HeAggError, own: Own, start_file: Path, listed: bool) -> HeAggError:
     """Say what is done already, and what to do when the aggregator does not know this site or is not there."""
     again = f"then type the same again: `he-agg join {quoted(start_file)}`"
-    if not listed and error.reason == Reason.UNAUTHENTICATED:
+    if not listed and error.reason in (Reason.UNAUTHENTICATED, Reason.UNKNOWN_SITE, Reason.FORBIDDEN):
         text = (
             f"{own.identity.name} is not in the roster of the federation yet: send {own.identity.name}.public.json to "
             f"the coordinator, who takes it in (`he-agg roster next`) and calls you for {own.identity.fingerprint}; "

@@ -160,6 +160,15 @@ def test_join_at_a_machine_with_other_keys_of_that_name(front):
     assert "--name NAME" in front.type("elsewhere", "join", "demo.start.json", code=4)
 
 
+def test_a_newcomer_gets_an_identity_and_waits_for_a_roster_that_lists_it(front):
+    (coordinator,) = re.findall(r"over the phone: ([0-9a-f ]+)", front.found())
+    front.send_start("hospital-e")
+    said = ("--name", "hospital-e", "--fingerprint", f"hospital-a={coordinator}")
+    front.type("hospital-e", "join", "demo.start.json", *said, code=3)  # the roster after it is at the aggregator
+    assert front.files("hospital-e") >= {"hospital-e.identity", "hospital-e.public.json", "roster.json", "site.toml"}
+    assert "demo.keystore" not in front.files("hospital-e")
+
+
 @pytest.mark.parametrize(
     "change",
     [
