@@ -177,7 +177,7 @@ def test_roster_that_no_coordinator_has_signed(files):
     key = identity_of("b").signing_key
     for signatures in ({}, {"b": key.sign(b"x")}, {COORDINATOR: key.sign(b"x")}):
         files["roster"].write_bytes(Signed(document.body, signatures).encode())
-        refuse(files, "expected the signatures of 1 coordinators", Reason.BAD_SIGNATURE)
+        refuse(files, "expected the signatures of 1 coordinator of", Reason.BAD_SIGNATURE)
     files["roster"].write_bytes(CONSORTIUM.roster.encode())
     Site.open(**files).close()
 
