@@ -16,6 +16,9 @@ class Attempt:
     number: int
     attempt: int
     deadline: float
+    invited: set[str]
+    least: int
+    """How many must be complete."""
     epoch: int = 1
     phase: str = "open"
     announced: dict[str, str] = field(default_factory=dict)
@@ -52,7 +55,7 @@ class Times:
 
 
 class Model:
-    """A federation whose sites are all invited to every round."""
+    """A federation whose sites are all invited to every round, or to a number that is tried again those of its sum."""
 
     def __init__(self, sites: str, parts: int, min_sites: int, times: Times, now: float) -> None:
         self.sites = sites
@@ -75,7 +78,7 @@ class Model:
         """Time has passed, and somebody looked."""
         newest = self.newest
         if newest.phase == "open" and now >= newest.deadline:
-            if len(newest.complete) >= self.min_sites:
+            if len(newest.complete) >= newest.least:
                 newest.phase = "closed"
             else:
                 newest.phase = "failed"
@@ -95,6 +98,8 @@ class Model:
         first = attempt.announced.get(site)
         if first == submission_id:
             return {200}
+        if site not in attempt.invited:
+            return {403}
         if attempt.phase != "open" or first is not None:
             return {409}
         attempt.announced[site] = submission_id
@@ -120,7 +125,7 @@ class Model:
             if attempt.missing(site, self.parts):
                 return {409}
             attempt.complete.add(site)
-            if len(attempt.complete) == len(self.sites):
+            if attempt.complete == attempt.invited:
                 attempt.phase = "closed"
             self.tick(now)
         return {200}
@@ -140,9 +145,23 @@ class Model:
         attempt.released |= list(attempt.verdicts.values()).count("opened") >= self.min_sites
         return {201}
 
+    def dispute(self, now: float) -> bool:
+        """The operator gives up the newest sum. Returns whether that is possible."""
+        self.tick(now)
+        newest = self.newest
+        sums = [attempt for attempt in self.attempts if attempt.phase in ("published", "rejected")]
+        if not sums or newest.phase != "open" or newest.number != sums[-1].number + 1:
+            return False
+        last, said = sums[-1], list(sums[-1].verdicts.values())
+        if last.phase != "published" or "rejected" not in said or said.count("opened") >= self.min_sites:
+            return False
+        last.phase, newest.phase = "rejected", "failed"
+        self._open(last.number, last.attempt + 1, now)
+        return True
+
     def kept(self) -> list[Attempt]:
         """Attempts whose single submissions stay behind their sums: nobody knows yet whether those are any good."""
-        return [attempt for attempt in self.attempts if attempt.phase == "published" and not attempt.released]
+        return [each for each in self.attempts if each.phase in ("published", "rejected") and not each.released]
 
     def new_key(self, now: float) -> None:
         """There is a new epoch: an open attempt is given up, a closed one is finished."""
@@ -173,7 +192,7 @@ class Model:
                 newest.phase = "failed"
                 self._open(newest.number, newest.attempt + 1, now)
             return
-        if newest.complete == set(self.sites):
+        if newest.complete == newest.invited:
             # What was made ahead is the sum, and damage that came later is of no account.
             newest.rotten -= {(site, number) for site, number in newest.rotten if newest.ahead.get(number)}
         newest.arrived.clear()
@@ -188,7 +207,8 @@ class Model:
         for attempt in self.kept():
             attempt.released |= "rejected" not in attempt.verdicts.values()
         newest.phase = "published"
-        self._open(newest.number + 1, 1, now)
+        tried = [attempt.attempt for attempt in self.attempts if attempt.number == newest.number + 1]
+        self._open(newest.number + 1, 1 + max(tried, default=0), now)
 
     def _store(self, attempt: Attempt, site: str, number: int, now: float) -> None:
         attempt.stored[site].add(number)
@@ -198,8 +218,8 @@ class Model:
             attempt.damaged_at = None
         arrived = attempt.arrived.setdefault(number, set())
         arrived.add(site)
-        if len(arrived) == len(self.sites) and number not in attempt.ahead:
-            stored = all(number in attempt.stored[each] for each in self.sites)
+        if arrived == attempt.invited and number not in attempt.ahead:
+            stored = all(number in attempt.stored[each] for each in attempt.invited)
             attempt.ahead[number] = stored and not any(number == rotten for _, rotten in attempt.rotten)
 
     def restart(self) -> None:
@@ -213,4 +233,9 @@ class Model:
             assert self.end is None
             self.end = number, attempt
             return
-        self.attempts.append(Attempt(number, attempt, math.ceil(now + self.times.deadline_s), self.epoch))
+        deadline, invited, least = math.ceil(now + self.times.deadline_s), set(self.sites), self.min_sites
+        given_up = [each for each in self.attempts if each.number == number and each.phase == "rejected"]
+        if given_up:
+            invited = set(given_up[-1].complete)
+            least = len(invited)
+        self.attempts.append(Attempt(number, attempt, deadline, invited, least, self.epoch))

@@ -1,9 +1,10 @@
 """Random lives of an aggregator against an oracle of dictionaries.
 
 Operations of several sites in any order: announce, announce something else, put parts in any order, put damaged ones,
-complete early, late and twice. Each request may be lost before it is handled, or its answer afterwards, or come
-twice, or be cut short. In between time jumps, forwards and backwards, and the aggregator looks at its deadlines,
-scrubs, folds, folds a little and dies, gets a new group key, loses a bit of a stored part, is closed and opened again.
+complete early, late and twice, say what they found in a sum; the operator gives sums up that were rejected. Each
+request may be lost before it is handled, or its answer afterwards, or come twice, or be cut short. In between time
+jumps, forwards and backwards, and the aggregator looks at its deadlines, scrubs, folds, folds a little and dies, gets a
+new group key, loses a bit of a stored part, is closed and opened again.
 Every life comes to an end, which is a record: some in the middle, so that whatever else may happen happens after it.
 
 What is a failure: an answer that the oracle does not expect, any 5xx, and whatever breaks one of the six invariants in
@@ -32,6 +33,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED, REJECTED, Verdict
+from he_agg.errors import InputError
 from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import manifest_field
 from service.operator import operations
@@ -82,6 +84,8 @@ MUST_BE_SEEN = (
     "ends",
     "ended before",
     "federation-ended",
+    "given up",
+    "tried again",
 )
 
 
@@ -250,6 +254,29 @@ class Life(RuleBasedStateMachine):
         body = Signed.make(verdict, self.inside.members.identities[site].signing_key).encode()
         self.send(fate, site, "put_verdict", round_id, body, expect=expect)
 
+    @rule(quarrel=st.booleans(), rejecting=sites)
+    def dispute(self, quarrel, rejecting) -> None:
+        """The operator gives up the newest sum, if that may be; before, one of its members may have rejected it."""
+        if quarrel and len(self.model.attempts) > 1:
+            self.judge("handled", rejecting, 1, REJECTED)
+        store, conductor = self.inside.aggregator.store, self.inside.aggregator.conductor
+        if self.model.dispute(self.now):
+            operations.dispute(store, conductor, "sim")
+            self.seen["given up"] += 1
+        else:
+            with pytest.raises(InputError):
+                operations.dispute(store, conductor, "sim")
+
+    @rule(who=st.lists(sites, min_size=2, max_size=4, unique=True), again=st.booleans())
+    def spoilt_round(self, who, again) -> None:
+        """What sites and operator do where a sum does not open; the members may try again at once."""
+        self.whole_submissions(who, False, "handled", range(PARTS), True, "fold")
+        self.judge("handled", who[-1], 1, OPENED)  # one is too few
+        self.dispute(True, who[0])
+        if again:
+            members = sorted(self.model.newest.invited)
+            self.whole_submissions(members, False, "handled", range(PARTS), True, "fold")
+
     @rule(site=sites, age=ages)
     def look_at_it(self, site, age) -> None:
         attempt = self.attempt(age)
@@ -276,7 +303,7 @@ class Life(RuleBasedStateMachine):
         newest = self.model.newest
         if newest.phase == "open":
             assert answer["round_id"] == f"sim.{newest.number}.{newest.attempt}"
-            assert answer["invited"] == list(SITES)
+            assert answer["invited"] == sorted(newest.invited)
         else:
             assert (answer["stage"], answer["round_id"]) == ("ended" if self.model.end else "running", None)
 
@@ -324,7 +351,9 @@ class Life(RuleBasedStateMachine):
     @rule()
     def fold(self) -> None:
         newest = self.model.newest
-        self.seen["ahead"] += newest.phase == "closed" and newest.complete == set(SITES) and any(newest.ahead.values())
+        whole = newest.phase == "closed" and newest.complete == newest.invited
+        self.seen["ahead"] += whole and any(newest.ahead.values())
+        self.seen["tried again"] += newest.phase == "closed" and newest.least == len(newest.invited) < len(SITES)
         self.inside.fold()
         self.model.fold(self.now)
         newest = self.model.newest
@@ -399,12 +428,13 @@ class Life(RuleBasedStateMachine):
         for attempt in self.model.attempts if self.model.end else self.model.attempts[:-1]:
             round_id = f"sim.{attempt.number}.{attempt.attempt}"
             record = json.loads(peer.record(round_id).content)["body"]
-            assert (record["outcome"], record["epoch"]) == (attempt.phase, attempt.epoch)
-            self.seen[attempt.phase] += 1
+            outcome = "failed" if attempt.phase == "failed" else "published"
+            assert (record["outcome"], record["epoch"]) == (outcome, attempt.epoch)
+            self.seen[outcome] += 1
             self.seen.update(record["excluded"].values())
-            if attempt.phase == "published":
+            if outcome == "published":
                 assert record["members"] == {site: attempt.announced[site] for site in attempt.complete}
-            assert record["members"].keys() | record["excluded"].keys() == set(SITES)
+            assert record["members"].keys() | record["excluded"].keys() == attempt.invited
         self.check_end()
         rests = [p for p in self.inside.settings.data_dir.glob("rounds/*/**/*.part") if p.parent.name != SUM]
         newest = self.model.newest

@@ -162,10 +162,10 @@ def previous_of(round_id: RoundId) -> str:
         return NO_RECORD
     url = _known[round_id.federation][1]
     query = (
-        "SELECT record_digest FROM rounds WHERE federation = ? AND (number < ? OR (number = ? AND attempt < ?))"
-        " AND record IS NOT NULL ORDER BY number DESC, attempt DESC LIMIT 1"
+        "SELECT record_digest FROM rounds WHERE federation = ? AND record IS NOT NULL AND chain_index <"
+        " COALESCE((SELECT chain_index FROM rounds WHERE id = ?), 1000000000) ORDER BY chain_index DESC LIMIT 1"
     )
-    arguments = (round_id.federation, round_id.number, round_id.number, round_id.attempt)
+    arguments = (round_id.federation, str(round_id))
     if url.get_backend_name() == "postgresql":
         address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(address) as connection:
