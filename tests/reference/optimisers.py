@@ -35,7 +35,8 @@ def models(rng, scale):
         kind = rng.integers(0, 4)
         near, far = rng.normal(0, scale, shape), rng.normal(0, 100 * scale, shape)
         values = [np.zeros(shape), np.full(shape, scale), near, far]
-        model[name] = np.asarray(values[int(kind)]).clip(-6e4, 6e4).astype(dtype)
+        chosen = np.asarray(values[int(kind)]).clip(-6e4, 6e4)
+        model[name] = np.asarray(abs(chosen) if name.endswith("var") else chosen).astype(dtype)
     if not any(array.size for array in model.values()):
         model["w"] = np.zeros(2, np.float32)
     return model
