@@ -76,13 +76,13 @@ def _start(command: list[str], log: Path) -> int:
 
 def _program(root: Path, names: list[str], example: Path | None, weight: int) -> str:
     """Write a program that takes part in a round at every site; small numbers stand for what is trained."""
-    model = "a dict of your arrays" if example is None else str(example)
+    model = "{}  # your arrays, by name" if example is None else f"np.load({str(example)!r})"
     return f"""\
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from client_sdk import Site
 
-model = np.load({model!r})
+model = {model}
 
 def hospital(name):
     with Site.open(f"{root}/{{name}}/site.toml") as site:
