@@ -227,6 +227,10 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
             Reason.ROSTER_MISMATCH, f"record {index}, roster", "one that this site trusts", record.roster
         )
     link = yield from _link(session, signed, before, 0 if roster is None else roster.version)
+    if index <= known_before:  # before anything is settled by it: a second record of one place settles nothing
+        known = yield from compute(partial(session.chain.head, index))
+        if signed.digest != known:
+            raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest)
     # Before the chain has it: a record that it has is not looked at again.
     fate = Fate.COUNTED if record.outcome == PUBLISHED and session.site in record.members else Fate.LEFT_OUT
     yield from compute(partial(session.ledger.settle, record.round_id, fate, signed.digest))

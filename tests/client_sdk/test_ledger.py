@@ -14,7 +14,9 @@ import pytest
 
 from client_sdk._disk.ledger import Fate, Ledger
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.history import catch_up
+from client_sdk._protocol.accept import RejectedError
+from client_sdk._protocol.history import catch_up, take_record
+from he_agg.documents.record import NO_RECORD
 from he_agg.errors import ConfigError, InputError, ProtocolError, Reason
 from he_agg.ids import RoundId
 from tests.support.flows import (
@@ -144,6 +146,25 @@ def test_given_up_sum_is_tried_again_with_the_same_update_in_its_own_round_only(
     ledger.enter(AGAIN, "b" * 64, "1" * 64)
     ledger.settle(AGAIN, Fate.COUNTED, "7" * 64)
     assert ledger.in_another(RoundId("test", 1, 3), "1" * 64).round_id == AGAIN
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_second_record_of_one_place_settles_nothing(tmp_path, aggregator, gives_up):
+    """A lie that the chain refuses must not free an update for another sum either."""
+    session, update = session_for(tmp_path, PLAN), update_of(2)
+    assert_mean_of(whole_round(session, aggregator, update_of()), PLAN, ALL)
+    (first,) = aggregator.chain
+    aggregator.open(NEXT)
+    World(aggregator).run(_flows.submit(session, aggregator.opened, update))
+    aggregator.chain, aggregator.previous = [], NO_RECORD  # beside the first record
+    aggregator.fail(gives_up=first.digest if gives_up else None)
+    (lie,) = aggregator.chain
+    aggregator.chain = [first, lie]
+    before = lines(session)
+    with pytest.raises(RejectedError) as caught:
+        World(aggregator).run(take_record(session, lie))
+    assert caught.value.reason is Reason.CHAIN_MISMATCH
+    assert lines(session) == before
 
 
 def test_lost_spool_is_not_encrypted_for_again(tmp_path, aggregator):
