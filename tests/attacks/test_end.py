@@ -42,6 +42,8 @@ class FalseEnd:
     signer: SigningKey | None = None
     state: FederationState | None = None
     added: list[Signed[RoundRecord]] = field(default_factory=list)
+    _one_story: threading.Lock = field(default_factory=threading.Lock)
+    """Sites ask at once: no one is to see the state of an end whose records are not made yet."""
 
     def lies(self) -> Lies:
         return Lies(answer=self._answer)
@@ -50,9 +52,10 @@ class FalseEnd:
         at = _AT.search(exchange.path)
         if exchange.path.endswith("/state"):
             honest = Signed.parse(FederationState, body).body
-            if self.state is None:
-                self.state = honest
-                self._add(honest)
+            with self._one_story:
+                if self.state is None:
+                    self._add(honest)
+                    self.state = honest
             index = self.state.index + len(self.added)
             head = self.added[-1].digest if self.added else self.state.head
             false = replace(honest, stage=self.stage, index=index, head=head, open=None)

@@ -26,7 +26,7 @@ from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol.exchange import Retries, exchange
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.training.checkpoint import Checkpoint
-from he_agg import ConfigError, InputError, ProtocolError, TransportError
+from he_agg import ConfigError, ProtocolError, TransportError
 from he_agg.documents.state import FederationState
 from keys import GroupKey
 from keys.files import read_npz
@@ -348,7 +348,7 @@ def npz(path, head: bytes) -> None:
 )
 def test_arrays_that_are_too_much_are_refused_not_a_traceback(tmp_path, head):
     npz(tmp_path / "file.npz", head)
-    with pytest.raises(InputError, match="expected an NPZ file of plain arrays"):
+    with pytest.raises(ConfigError, match="expected an NPZ file of plain arrays"):
         read_npz(tmp_path / "file.npz")
     with pytest.raises(ConfigError, match="expected a training checkpoint"):
         Checkpoint(tmp_path / "file.npz", {}).load()
