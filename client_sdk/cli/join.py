@@ -13,9 +13,10 @@ from client_sdk.cli.epoch import accept_bundle, accept_newest, accepted_facts
 from client_sdk.cli.link import connect, newer_rosters
 from client_sdk.cli.rounds import status_of
 from client_sdk.config import Settings
+from he_agg.documents.address import check_address
 from he_agg.documents.roster import Role
 from he_agg.documents.start import Start
-from he_agg.errors import ConfigError, HeAggError, InputError, ProtocolError, Reason, TransportError
+from he_agg.errors import ConfigError, HeAggError, InputError, ProtocolError, Reason, TransportError, WireError
 from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.host.comparing import fingerprint_option, heard_of
 from he_agg.host.files import create, file_trouble
@@ -24,7 +25,7 @@ from keys.cli.identity import Own, own_identity
 from keys.cli.options import PassphraseOptions, new_passphrase_options
 from keys.cli.roster import accept_rosters
 from keys.files import read_document, replace_file
-from keys.pinning import check_self, read_pinned
+from keys.pinning import archive_of, check_self, read_pinned
 
 __all__ = ["join"]
 
@@ -59,7 +60,14 @@ def join(
     _check_folder(start)
     own = own_identity(name, protect, passphrases)
     settings = _settings(start, own, url)
-    listed = _check_listed(start, own)
+    try:
+        listed = _check_listed(start, own)
+        _check_settings(start, settings)
+    except HeAggError:
+        if own.is_new:
+            own.path.unlink()
+            Path(f"{own.identity.name}.public.json").unlink()
+        raise
     accept_rosters(
         ROSTER, [start.roster] if not ROSTER.exists() else [], heard, own.identity.member() if listed else None
     )
@@ -89,16 +97,39 @@ def _follow(loaded: Settings, own: Own) -> None:
 
 
 def _check_folder(start: Start) -> None:
-    """Refuse a folder that is another federation's."""
+    """Refuse a folder that is another federation's, and a start file of people whose fingerprints nobody compared.
+
+    The roster that was accepted here vouches for the rest of a start file; one that it came from does, too.
+    """
     if not ROSTER.exists():
         return
-    have = read_pinned(ROSTER).body.federation
+    pinned = read_pinned(ROSTER)
+    have = pinned.body.federation
     if have != start.federation:
         raise ConfigError(
             Reason.FILE_EXISTS,
             f"this folder is of federation {have}: {ROSTER}; the start file is of {start.federation}",
             "join each federation in a folder of its own: copy this site's identity file there",
         )
+    accepted = [pinned, *map(read_pinned, sorted(archive_of(ROSTER).glob("*.json")))]
+    if start.roster.body_digest not in {roster.body_digest for roster in accepted}:
+        raise ConfigError(
+            Reason.ROSTER_MISMATCH,
+            f"the start file has a roster of {start.federation} that was never accepted in this folder; "
+            "nothing was changed",
+            "call the coordinators: somebody may have made a start file of their own. Whoever has joined needs no "
+            f"other: newer rosters and keys come by `he-agg epoch accept --config {SETTINGS}`",
+        )
+    if not SETTINGS.exists() or (start.address.body.certificate and not CERTIFICATE.exists()):
+        # The address would be taken now, and whoever signed it may have been removed since.
+        try:
+            check_address(start.address, pinned.body)
+        except WireError as error:
+            raise ConfigError(
+                error.reason,
+                f"the address in the start file is signed by nobody whom the accepted roster lists: {error.message}",
+                f"ask the coordinator where the aggregator is now, and write it into {SETTINGS}",
+            ) from error
 
 
 def _check_listed(start: Start, own: Own) -> bool:
@@ -109,13 +140,7 @@ def _check_listed(start: Start, own: Own) -> bool:
     """
     if own.identity.name not in start.roster.body.members:
         return False
-    try:
-        check_self(start.roster.body, own.identity, Role.SITE)
-    except HeAggError:
-        if own.is_new:
-            own.path.unlink()
-            Path(f"{own.identity.name}.public.json").unlink()
-        raise
+    check_self(start.roster.body, own.identity, Role.SITE)
     return True
 
 
@@ -130,19 +155,34 @@ def _settings(start: Start, own: Own, url: str | None) -> dict[str, Any]:
     }
 
 
-def _write(start: Start, settings: dict[str, Any]) -> None:
-    """Write the settings and the certificate that they name. A file that says the same stays, with all else in it."""
-    if start.address.body.certificate:
-        replace_file(CERTIFICATE, start.address.body.certificate.encode())
+def _check_settings(start: Start, settings: dict[str, Any]) -> None:
+    """Refuse a start file that says other than what this folder has: another way to the aggregator was not accepted."""
+    certificate = start.address.body.certificate
     if SETTINGS.exists():
         have, wanted = Settings.load(SETTINGS, {}), Settings.load(None, settings)
-        other = sorted(name for name in settings if getattr(have, name) != getattr(wanted, name))
+        other = [name for name in settings if getattr(have, name) != getattr(wanted, name)]
+        if not certificate and have.ca_file == CERTIFICATE:
+            other.append("ca_file")
         if other:
             raise ConfigError(
                 Reason.FILE_EXISTS,
-                f"{SETTINGS} exists, with other values of {', '.join(other)}; it is never overwritten",
+                f"{SETTINGS} exists, with other values of {', '.join(sorted(other))}; it is never overwritten",
                 "move it away first, or correct it",
             )
+    known = read_document(CERTIFICATE, bytes, "a certificate") if CERTIFICATE.exists() else b""
+    if certificate and known not in (b"", certificate.encode()):
+        raise ConfigError(
+            Reason.FILE_EXISTS,
+            f"{CERTIFICATE} exists, with another certificate than the start file has; it is never overwritten",
+            "ask the operator which is the right one; if it is that of the start file, move the other away first",
+        )
+
+
+def _write(start: Start, settings: dict[str, Any]) -> None:
+    """Write the settings and the certificate that they name. What is there stays, with all else in it."""
+    if start.address.body.certificate and not CERTIFICATE.exists():
+        replace_file(CERTIFICATE, start.address.body.certificate.encode())
+    if SETTINGS.exists():
         return
     text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
     try:

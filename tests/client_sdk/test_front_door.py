@@ -23,6 +23,7 @@ from he_agg.documents.start import Start
 from he_agg.host.commands import main
 from he_agg.signing import SigningKey
 from keys import Identity
+from service.serve.self_signed import certificate_of, own_certificate
 
 NOBODY = "https://127.0.0.1:9"
 
@@ -31,6 +32,7 @@ class Front:
     """Folders of three hospitals, in which commands are typed without a terminal."""
 
     def __init__(self, root, capsys, monkeypatch):
+        root.mkdir(exist_ok=True)
         self.root, self._capsys, self._monkeypatch = root, capsys, monkeypatch
         self.key = SigningKey.generate()
         self.aggregator = Member("aggregator", self.key.public_key.hex())
@@ -195,6 +197,99 @@ def test_a_folder_is_of_one_federation(front):
     front.type("hospital-a", "found", "other", "--name", "hospital-a", *example, *prints)
     other = front.at("hospital-a") / "other.start.json"
     assert "folder is of federation demo" in front.type("hospital-b", "join", other, code=4)
+
+
+def at_address(key, url=NOBODY, certificate=""):
+    """What makes a start file say another address, signed with a key of the aggregator's name."""
+    return lambda start: replace(start, address=Signed.make(Address(url, certificate), key, "aggregator"))
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Two of one address."""
+    made = [own_certificate(tmp_path_factory.mktemp("data"), NOBODY)[0] for _ in range(2)]
+    return [certificate_of(path) for path in made]
+
+
+def joined(front, change):
+    """Hospital b with all that needs no aggregator."""
+    (coordinator,) = re.findall(r"over the phone: ([0-9a-f ]+)", front.found())
+    front.send_start("hospital-b", change=change)
+    said = ("--fingerprint", f"hospital-a={coordinator}")
+    front.type("hospital-b", "join", "demo.start.json", *said, code=3)
+    return front.at("hospital-b")
+
+
+def forged_start(front, change, capsys, monkeypatch):
+    """A start file of the same name by people of whom nobody has heard, who list hospital b with its own keys."""
+    evil = Front(front.root / "evil", capsys, monkeypatch)
+    public = (front.root / "hospital-b" / "hospital-b.public.json").read_bytes()
+    (evil.at("hospital-a") / "hospital-b.public.json").write_bytes(public)
+    evil.found(hospital_b=front.prints["hospital-b"])
+    evil.send_start("out", change=lambda start: change(evil)(start))
+    return (evil.root / "out" / "demo.start.json").read_bytes()
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_second_start_file_takes_nobody_elsewhere(front, certificates, cut_off, capsys, monkeypatch):
+    """Its people list the same site, sign an address of theirs, and nobody compared their fingerprints."""
+    ours, theirs = certificates
+    at = joined(front, at_address(front.key, certificate=ours))
+    assert (at / "aggregator.pem").read_text() == ours
+    forged = forged_start(front, lambda evil: at_address(evil.key, certificate=theirs), capsys, monkeypatch)
+    if cut_off:  # between the pin and the settings
+        (at / "aggregator.pem").unlink()
+        (at / "site.toml").unlink()
+    honest = (at / "demo.start.json").read_bytes()
+    (at / "demo.start.json").write_bytes(forged)
+    before = contents(at)
+    err = front.type("hospital-b", "join", "demo.start.json", code=4)
+    assert "never accepted in this folder; nothing was changed" in " ".join(err.split())
+    assert contents(at) == before
+    (at / "demo.start.json").write_bytes(honest)
+    front.type("hospital-b", "join", "demo.start.json", code=3)
+    assert (at / "aggregator.pem").read_text() == ours
+
+
+def test_a_certificate_that_was_accepted_is_not_replaced(front, certificates):
+    ours, other = certificates
+    at = joined(front, at_address(front.key, certificate=ours))
+    for change, word in (
+        (at_address(front.key, certificate=other), "another certificate"),
+        (at_address(front.key), "other values of ca_file"),
+        (at_address(front.key, "https://127.0.0.1:7", other), "other values of url"),
+    ):
+        front.send_start("hospital-b", change=change)
+        before = contents(at)
+        assert word in front.type("hospital-b", "join", "demo.start.json", code=4)
+        assert contents(at) == before
+
+
+def test_an_old_start_file_does_after_the_roster_went_on_but_not_with_an_address_of_who_has_left(front, monkeypatch):
+    """The aggregator got another key with version 2: the old key signs no address for anybody."""
+    at = joined(front, lambda start: start)
+    founder = front.at("hospital-a")
+    fresh = PublicFile(Member("aggregator", SigningKey.generate().public_key.hex())).encode()
+    (founder / "new.public.json").write_bytes(fresh)
+    change = ("--remove", "aggregator", "--add", "aggregator=new.public.json", "--out", "roster-2.json")
+    first = (at / "roster.json").read_bytes()
+    (founder / "roster-1.json").write_bytes(first)
+    front.type("hospital-a", "roster", "next", "roster-1.json", *change)
+    sign = ("--previous", "roster-1.json", "--identity", "hospital-a.identity")
+    front.type("hospital-a", "roster", "sign", "roster-2.json", *sign)
+    front.type("hospital-b", "roster", "accept", founder / "roster-2.json", "--out", "roster.json")
+    assert (at / "roster.json").read_bytes() != first
+    before = contents(at)
+    front.type("hospital-b", "join", "demo.start.json", code=3)
+    assert contents(at) == before
+    (at / "site.toml").unlink()
+    front.send_start("hospital-b", change=at_address(front.key, "https://127.0.0.1:7"))
+    assert "signed by nobody" in front.type("hospital-b", "join", "demo.start.json", code=4)
+    assert "site.toml" not in front.files("hospital-b")
 
 
 @pytest.mark.parametrize("file", ["hospital-b.identity", "hospital-b.public.json", "missing"])
