@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from dataclasses import replace
 
 import pytest
@@ -16,7 +15,7 @@ from he_agg.documents.verdict import OPENED, REJECTED
 from he_agg.errors import InputError, ProtocolError, Reason
 from service.operator import operations
 from tests.attacks.members import WrongTags
-from tests.support.peers import operator
+from tests.support.peers import operator, pass_time
 from tests.support.real import SITES, until
 from tests.support.trust import AUDITOR, identity_of
 
@@ -40,13 +39,6 @@ def spoil(world, monkeypatch) -> str:
 def dispute(world) -> None:
     with operator(world.server.data_dir) as (store, conductor):
         operations.dispute(store, conductor, world.name)
-
-
-def pass_time(world) -> None:
-    """The deadline of the open round has come."""
-    with operator(world.server.data_dir) as (_, conductor):
-        conductor._clock = lambda: time.time() + 3601
-        conductor.tick_all()
 
 
 def findings(world):
@@ -124,7 +116,7 @@ def test_nobody_takes_the_place_of_a_member_that_was_removed(world, monkeypatch)
     assert findings(world) == []
     # Of a sum of two one is not enough.
     spoilt = world.submit(A, B, number=2)
-    pass_time(world)
+    pass_time(world.server.data_dir, world.name)
     until(lambda: world.peers[A].record(spoilt).status_code == 200)
     assert world.peers[A].judge(spoilt, REJECTED).status_code == 201
     next_one = replace(world.consortium, roster=roster).next_roster(later, min_sites=2)
@@ -146,7 +138,7 @@ def test_who_has_opened_a_sum_takes_part_in_no_other_set_of_the_round(world):
     assert caught.value.reason is Reason.CHAIN_MISMATCH
     again = world.submit(B, C)
     assert again == f"{world.name}.1.2"
-    pass_time(world)
+    pass_time(world.server.data_dir, world.name)
     assert world.peers[B].record(again).json()["body"]["outcome"] == "failed"  # without A there is no sum
     log = (world.directory(A) / "security.log").read_text().splitlines()
     assert {json.loads(line)["event"] for line in log} == {"second-set-refused"}

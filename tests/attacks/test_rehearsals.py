@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import time
 from collections import Counter
 from typing import Any
 
@@ -21,7 +20,7 @@ from he_agg.documents.verdict import OPENED, REJECTED
 from he_agg.ids import RoundId
 from service.domain.events import Phase
 from tests.attacks.members import Member, WrongTags
-from tests.support.peers import operator
+from tests.support.peers import operator, pass_time
 from tests.support.real import Hospitals, until
 from tests.support.trust import AUDITOR
 from tests.vectors.second_documents import check_transcript, parse, sha256
@@ -94,9 +93,7 @@ class Rehearsal(Hospitals):
                     patch.setitem(vars(site._session), "codec", member)
                 round.submit({"w": np.zeros(50)}, weight=10, may_repeat=True)
         if len(members) < len(FIVE):
-            with operator(self.server.data_dir) as (_, conductor):  # its deadline has come
-                conductor._clock = lambda: time.time() + 3601
-                conductor.tick_all()
+            pass_time(self.server.data_dir, self.name)
         with operator(self.server.data_dir) as (store, _):
 
             def published() -> bool:

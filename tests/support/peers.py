@@ -285,6 +285,13 @@ def operator(data_dir: Path, database_url: str | None = None):
         store.close()
 
 
+def pass_time(data_dir: Path, federation: str) -> None:
+    """Let the deadline of a federation's open round come now, however far off it is."""
+    with operator(data_dir) as (_, conductor):
+        conductor._clock = lambda: time.time() + 3601
+        conductor.apply(federation, events.Tick())
+
+
 def take_parts(aggregator: Aggregator, federation: str, site: str, prepared: Prepared, numbers: range) -> Signed | None:
     """Consecutive parts of a submission, without HTTP. A receipt, if they reach its end."""
     run = aggregator.uploads.expect(federation, site, prepared.id, numbers.start)

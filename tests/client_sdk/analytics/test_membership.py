@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,8 +11,11 @@ from client_sdk import analytics
 from client_sdk.analytics.course import ABSENCES
 from client_sdk.analytics.question import check_same, question_values
 from he_agg import InputError, ProtocolError
+from he_agg.ids import RoundId
 from tests.client_sdk.analytics.comparing import bits, in_step, split
 from tests.client_sdk.analytics.questions import LOOSE, NAMES, questions
+from tests.support.peers import operator, pass_time
+from tests.support.real import until
 
 
 def shares_of(data, rng, rows=90):
@@ -48,9 +50,21 @@ def test_two_hospitals_that_are_late_in_turn(rng):
     assert bits(result) == bits(analytics.dry_run(question, shares))
 
 
+def let_pass(federation, round):
+    """Wait until two hospitals have submitted to a round, then let its deadline come."""
+    with operator(federation.aggregator.data_dir) as (store, _):
+
+        def both_sent():
+            with store.read() as tx:
+                return len(tx.completed(RoundId.parse(round.id))) == 2
+
+        until(both_sent, 120)
+    pass_time(federation.aggregator.data_dir, round.federation)
+
+
 @pytest.mark.parametrize("late_in", [1, 2])
 def test_late_in_a_real_round(federate, rng, late_in):
-    """The third hospital sleeps through a deadline: late for the first sum it follows the others, later they wait."""
+    """The third hospital misses a deadline: late for the first sum it follows the others, later they wait."""
     question = analytics.Quantiles(analytics.Grid(1, 0, 500), bins=8)
     shares = [(rng.integers(0, 500, 30),) for _ in range(3)]
     warned = []
@@ -61,7 +75,7 @@ def test_late_in_a_real_round(federate, rng, late_in):
         def sleepy():
             for round in rounds():
                 if i == 2 and round.number == late_in:
-                    time.sleep(6)
+                    let_pass(federation, round)
                 yield round
 
         site.rounds = sleepy
@@ -72,7 +86,7 @@ def test_late_in_a_real_round(federate, rng, late_in):
             return result
         return analytics.run(site, question, *shares[i])
 
-    with federate(question, min_sites=2, deadline_s=4, rounds=20) as federation:
+    with federate(question, min_sites=2, rounds=20) as federation:
         results = federation.everywhere(hospital)
     expected = analytics.dry_run(question, shares[:2] if late_in == 1 else shares)
     assert [bits(result) for result in results] == [bits(expected)] * 3
@@ -90,11 +104,12 @@ def test_a_hospital_that_starts_in_the_middle_is_left_out_and_the_others_go_on(f
         for round in site.rounds():
             if round.number == 3:
                 break
+            let_pass(federation, round)
         with pytest.warns(analytics.AbsentWarning, match="hospital-a, hospital-b, not of its own"):
             first = analytics.run(site, question, *shares[i])
         return [first, analytics.run(site, question, *shares[i])]  # asked again by all: the last one is over
 
-    with federate(question, min_sites=2, deadline_s=4, rounds=40) as federation:
+    with federate(question, min_sites=2, rounds=40) as federation:
         results = federation.everywhere(hospital)
     expected = [analytics.dry_run(question, shares[:2]), analytics.dry_run(question, shares)]
     assert [bits(result) for result in results[0]] == [bits(result) for result in expected]
