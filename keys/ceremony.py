@@ -20,7 +20,7 @@ from he_agg.errors import InputError, KeystoreError, Reason, WireError
 from keys.commitments import commit
 from keys.group_key import GroupKey, public_facts
 from keys.identity import Identity
-from keys.keystores import kept_path, newest_kept
+from keys.keystores import kept_epochs, kept_path
 from keys.pinning import check_self
 from keys.receiving import seal
 from keys.sealed_box import Passphrase
@@ -187,7 +187,7 @@ def accept(
         KeystoreError: an older epoch, another plan, a key that does not open or work, or files that cannot be used.
     """
     current = GroupKey.load(keystore, passphrase) if _there(keystore) else None
-    kept = newest_kept(keystore)
+    kept = max(kept_epochs(keystore), default=0)
     key = open_bundle(signed, roster, identity, now, current=current, newest_kept=kept, plan_id=plan_id)
     if key is not current:
         install(key, keystore, current, protect)
@@ -196,6 +196,7 @@ def accept(
 
 def accept_missed(
     signed: Signed[EpochBundle],
+    epoch: int,
     roster: Signed[Roster],
     identity: Identity,
     keystore: Path,
@@ -205,13 +206,21 @@ def accept_missed(
     """Store the key of an epoch that came and went while this site was away, as `<keystore>.epoch-N`: it only opens.
 
     Args:
+        epoch: the one that was missed. A bundle of another must not be stored: what is kept is never entered again.
         roster: the one that the bundle names, which this site trusts. It may have expired since.
         current: the group key that this site has; it expects the same plan.
         protect: protects the file.
 
     Raises:
         KeystoreError: as `accept`, or this epoch's key is there already.
+        WireError: as `accept`, or a bundle of another epoch.
     """
+    if signed.body.epoch != epoch:
+        raise WireError(
+            Reason.BAD_FIELD,
+            f"expected the bundle of epoch {epoch}, got that of epoch {signed.body.epoch}; its key was not stored",
+            "ask the operator what is wrong with the aggregator",
+        )
     key = open_bundle(signed, roster, identity, roster.body.issued_at, plan_id=current.plan_id)
     key.save(kept_path(keystore, key.epoch), protect)
     return key

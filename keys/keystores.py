@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from keys.group_key import GroupKey
 from keys.passphrase import Once
 from keys.sealed_box import Passphrase
 
-__all__ = ["Keystores", "kept_path", "newest_kept"]
+__all__ = ["Keystores", "kept_epochs", "kept_path"]
 
 
 def kept_path(keystore: Path, epoch: int) -> Path:
@@ -25,17 +26,18 @@ def kept_path(keystore: Path, epoch: int) -> Path:
     return keystore.with_name(f"{keystore.name}.epoch-{epoch}")
 
 
-def newest_kept(keystore: Path) -> int:
-    """Return the highest epoch whose old keystore is kept; 0 if none is.
+def kept_epochs(keystore: Path) -> set[int]:
+    """Return the epochs whose old keystores are kept, beside the keystore or beside what it is a link to.
 
-    It counts even where the keystore itself is gone: an epoch that was left is never entered again.
+    They count even where the keystore itself is gone: an epoch that was left is never entered again.
     """
-    pattern = re.compile(re.escape(keystore.name) + r"\.epoch-([1-9][0-9]{0,9})")
-    try:
-        matches = [pattern.fullmatch(path.name) for path in keystore.parent.iterdir()]
-    except OSError:
-        return 0
-    return max((int(match[1]) for match in matches if match is not None), default=0)
+    found: set[int] = set()
+    for path in _names_of(keystore):
+        pattern = re.compile(re.escape(path.name) + r"\.epoch-([1-9][0-9]{0,9})")
+        with contextlib.suppress(OSError):
+            matches = [pattern.fullmatch(entry.name) for entry in path.parent.iterdir()]
+            found.update(int(match[1]) for match in matches if match is not None)
+    return found
 
 
 class Keystores:
@@ -82,8 +84,13 @@ class Keystores:
             except KeystoreError as error:
                 self.trouble = error.message
             else:
-                self._known[key.epoch] = key
-                if key.epoch > self._newest.epoch:  # a restored backup leads nowhere
+                known = self._known.setdefault(key.epoch, key)
+                if known.key_id != key.key_id:
+                    self.trouble = (
+                        f"{self._path}: expected key {known.key_id[:12]} of epoch {key.epoch}, which was here before, "
+                        f"got key {key.key_id[:12]} of the same epoch"
+                    )
+                elif key.epoch > self._newest.epoch:  # a restored backup leads nowhere
                     self._newest = key
             return self._newest
 
@@ -96,8 +103,8 @@ class Keystores:
         if epoch not in self._known:
             self.look()
         with self._lock:
-            kept = kept_path(self._path, epoch)
-            if epoch not in self._known and (kept.exists() or kept.is_symlink()):
+            kept = self._kept(epoch)
+            if epoch not in self._known and kept is not None:
                 key = self._load(kept)
                 if key.epoch != epoch:
                     raise KeystoreError(
@@ -112,6 +119,10 @@ class Keystores:
         """Return where the keystore of an epoch that was left belongs."""
         return kept_path(self._path, epoch)
 
+    def _kept(self, epoch: int) -> Path | None:
+        paths = [kept_path(path, epoch) for path in _names_of(self._path)]
+        return next((path for path in paths if path.exists() or path.is_symlink()), None)
+
     def _load(self, path: Path) -> GroupKey:
         key = GroupKey.load(path, self._passphrase)
         have, got = self._newest.plan, key.plan
@@ -125,10 +136,18 @@ class Keystores:
         return key
 
 
+def _names_of(keystore: Path) -> list[Path]:
+    """Return the name of a keystore, and the one that it leads to if it is a link."""
+    try:
+        return [keystore, keystore.resolve()] if keystore.is_symlink() else [keystore]
+    except (OSError, RuntimeError):  # round in a circle: reading it says so
+        return [keystore]
+
+
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:
     """Return what changes when another file takes a path's place, or others may not read it any more."""
     try:
-        found = path.lstat()
+        found = path.stat()  # of what a link leads to: a mounted secret is replaced behind its link
     except OSError:
         return None
     return found.st_ino, found.st_ctime_ns, found.st_size

@@ -6,6 +6,7 @@ coordinators of the one before have signed it.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from dataclasses import replace
@@ -32,21 +33,29 @@ def read_pinned(path: Path) -> Signed[Roster]:
     """Read the roster that this site has accepted.
 
     Raises:
-        ConfigError: it cannot be read, or others may change it.
+        ConfigError: it cannot be read, or others may change it; only this user and root may own it.
         WireError: not a roster, or not signed by its own coordinators.
     """
     try:
-        mode = path.stat().st_mode
+        state = path.stat()
     except OSError as error:
         raise ConfigError(
             Reason.FILE_MISSING,
             f"{path}: expected the accepted roster, got none",
             f"accept one first: `he-agg roster accept FILE --out {quoted(path)}`",
         ) from error
-    if stat.S_IMODE(mode) & 0o022:
+    if state.st_uid not in (os.geteuid(), 0):
         raise ConfigError(
             Reason.UNSAFE_PERMISSIONS,
-            f"{path}: others may change this accepted roster (mode {stat.S_IMODE(mode):04o})",
+            f"{path}: expected an accepted roster of user {os.geteuid()} or root, got one of {state.st_uid}",
+            f"see with `he-agg roster verify {quoted(path)}` that it is still the right one, then: "
+            f"chown {os.geteuid()} {quoted(path)}",
+        )
+    mode = stat.S_IMODE(state.st_mode)
+    if mode & 0o022:
+        raise ConfigError(
+            Reason.UNSAFE_PERMISSIONS,
+            f"{path}: others may change this accepted roster (mode {mode:04o})",
             f"see with `he-agg roster verify {quoted(path)}` that it is still the right one, then: "
             f"chmod 644 {quoted(path)}",
         )

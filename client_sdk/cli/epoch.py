@@ -31,7 +31,7 @@ from keys.cli.options import PassphraseOptions, passphrase_options
 from keys.commitments import Agreement, agreement
 from keys.files import read_document, read_plan, replace_file
 from keys.group_key import GroupKey
-from keys.keystores import kept_path, newest_kept
+from keys.keystores import kept_epochs, kept_path
 from keys.passphrase import Once
 from keys.pinning import read_pinned
 
@@ -253,16 +253,17 @@ def _accept_missed(
 ) -> list[int]:
     """Get the keys of epochs that came and went while this site was away, so that it can open their sums.
 
-    They are those between the newest of before and the newest of now. One that cannot be had is told of.
+    They are those that have no file, from the oldest that has one on. One that cannot be had is told of, and asked for
+    again the next time.
     """
     missed: list[int] = []
-    left = newest_kept(settings.keystore)
-    for epoch in range(left + 1, newest.epoch) if left else ():
+    kept = kept_epochs(settings.keystore)
+    for epoch in sorted(set(range(min(kept, default=newest.epoch), newest.epoch)) - kept):
         try:
             signed = Signed.parse(EpochBundle, link.run(link.get(f"epochs/{epoch}", MAX_BUNDLE_BYTES)).body)
             if identity.name in signed.body.sealed:
                 roster = rosters.signed_as(signed.body.roster)
-                accept_missed(signed, roster, identity, settings.keystore, newest, passphrase.answer)
+                accept_missed(signed, epoch, roster, identity, settings.keystore, newest, passphrase.answer)
                 missed.append(epoch)
         except (WireError, KeystoreError, InputError, ProtocolError) as error:
             messages.print(f"epoch {epoch}, missed: {error.message} [{error.reason}]", markup=False, soft_wrap=True)

@@ -169,8 +169,8 @@ def _check_settings(start: Start, settings: dict[str, Any]) -> None:
                 f"{SETTINGS} exists, with other values of {', '.join(sorted(other))}; it is never overwritten",
                 "move it away first, or correct it",
             )
-    known = read_document(CERTIFICATE, bytes, "a certificate") if CERTIFICATE.exists() else b""
-    if certificate and known not in (b"", certificate.encode()):
+    known = read_document(CERTIFICATE, bytes, "a certificate") if CERTIFICATE.exists() else None
+    if certificate and known not in (None, certificate.encode()):
         raise ConfigError(
             Reason.FILE_EXISTS,
             f"{CERTIFICATE} exists, with another certificate than the start file has; it is never overwritten",

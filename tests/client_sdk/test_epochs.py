@@ -17,7 +17,7 @@ from he_agg.documents.roster import Role
 from he_agg.errors import ConfigError, DecryptionError, InputError, KeystoreError, ProtocolError, Reason
 from he_agg.ids import RoundId
 from keys import GroupKey
-from keys.keystores import Keystores, kept_path
+from keys.keystores import Keystores, kept_epochs, kept_path
 from keys.passphrase import Once
 from tests.support.flows import (
     CONSORTIUM,
@@ -266,3 +266,45 @@ def test_a_keystore_under_the_name_of_another_epoch_is_refused(tmp_path):
     GroupKey.create(PLAN, 1).save(keys.path_of(2))
     with pytest.raises(KeystoreError, match="expected the group key of epoch 2, got that of epoch 1"):
         keys.of(2)
+
+
+def test_another_key_of_the_same_epoch_is_not_taken_up(tmp_path):
+    keys = keystores_of(tmp_path, GroupKey.create(PLAN, 2))
+    first = keys.newest
+    GroupKey.create(PLAN, 2).save(tmp_path / "other")
+    (tmp_path / "other").replace(tmp_path / "a.keystore")
+    assert keys.look() is first
+    assert (keys.of(2), keys.newest) == (first, first)
+    assert "which was here before" in keys.trouble
+    later = GroupKey.create(PLAN, 3)
+    later.save(tmp_path / "later")
+    (tmp_path / "later").replace(tmp_path / "a.keystore")
+    assert (keys.look().key_id, keys.of(2), keys.trouble) == (later.key_id, first, "")
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_linked_keystore_is_taken_up_when_what_it_leads_to_is_replaced(tmp_path, mounted):
+    """As Kubernetes mounts secrets, whose folder is swapped; or a plain link to a file that is replaced."""
+    old, new = GroupKey.create(PLAN, 1), GroupKey.create(PLAN, 2)
+    data = tmp_path / "..data"
+    for folder in ("..one", "..two"):
+        (tmp_path / folder).mkdir()
+    if mounted:
+        data.symlink_to("..one")
+    else:
+        data.mkdir()
+    old.save(data / "demo.keystore")
+    link = tmp_path / "a.keystore"
+    link.symlink_to("..data/demo.keystore")
+    keys = Keystores(link)
+    assert (keys.look().epoch, kept_epochs(link)) == (1, set())
+    if mounted:
+        new.save(tmp_path / "..two" / "demo.keystore")
+        (tmp_path / "next").symlink_to("..two")
+        (tmp_path / "next").replace(data)
+    else:
+        new.save(data / "next")
+        (data / "next").replace(data / "demo.keystore")
+    assert keys.look().epoch == 2
+    old.save(kept_path(data / "demo.keystore", 1))
+    assert (Keystores(link).of(1).key_id, kept_epochs(link)) == (old.key_id, {1})

@@ -160,6 +160,32 @@ def test_what_a_lying_aggregator_offers_is_refused_and_noted(ceremony, liar):
     assert ceremony.key("hospital-d").epoch == 2
 
 
+def test_a_bundle_of_another_epoch_is_not_stored_and_a_hole_is_asked_for_again(ceremony, liar):
+    found(ceremony)
+    at, site = ceremony.root / "hospital-a", ceremony.root / "hospital-d"
+    settings(ceremony, "hospital-d", f"http://127.0.0.1:{liar.server_port}")
+    for _ in range(4):
+        ceremony.run("hospital-a", ROTATE.format("roster.json"))
+    bundles = {n: (at / f"demo.epoch-{n}.bundle.json").read_bytes() for n in range(1, 6)}
+    first = (at / "roster-1.json").read_bytes()
+    accept = "epoch accept --config site.toml"
+
+    def kept():
+        return {int(path.name.rpartition("-")[2]) for path in site.glob("demo.keystore.epoch-*")}
+
+    # Epoch 2 is told as 5, which is yet to come; 3 is what it is said to be.
+    liar.answers = {"/rosters/newest": first, "/epochs/newest": bundles[4]}
+    liar.answers |= {"/epochs/2": bundles[5], "/epochs/3": bundles[3]}
+    assert ceremony.json("hospital-d", accept)["missed"] == [3]
+    assert kept() == {1, 3}
+    liar.answers |= {"/epochs/newest": bundles[5], "/epochs/2": bundles[2]}
+    assert ceremony.json("hospital-d", accept)["missed"] == [2]
+    assert (kept(), ceremony.key("hospital-d").epoch) == ({1, 2, 3, 4}, 5)
+    for epoch in kept():
+        assert ceremony.key("hospital-d", f"demo.keystore.epoch-{epoch}").epoch == epoch
+    assert ceremony.json("hospital-d", accept)["missed"] == []
+
+
 def test_either_settings_or_files(ceremony):
     found(ceremony)
     settings(ceremony, "hospital-d", "http://127.0.0.1:1")

@@ -16,6 +16,7 @@ from keys import Identity
 from keys.pinning import follow, read_pinned
 from keys.rosters import new_roster, next_roster, sign_roster
 from tests.keys.dealing import AGGREGATOR, COORDINATORS, DAY_S, SITES, after, first, signed, site
+from tests.support.owners import somebody_elses
 
 NOW = int(time.time())
 FIRST = first()
@@ -255,6 +256,14 @@ def test_a_pin_that_others_may_change_is_refused(tmp_path):
     path.chmod(0o644)
     path.write_bytes(with_only(FIRST, "hospital-a").encode())
     assert reason_of(read_pinned, path) == Reason.BAD_SIGNATURE
+
+
+def test_a_pin_of_another_user_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "roster.json"
+    path.write_bytes(FIRST.encode())
+    assert read_pinned(path) == FIRST
+    somebody_elses(path, monkeypatch)
+    assert reason_of(read_pinned, path) == Reason.UNSAFE_PERMISSIONS
 
 
 def test_an_input_error_is_a_value_error():
