@@ -94,12 +94,13 @@ def kernel(function: F) -> F:
     Callers therefore pass arrays and NumPy scalars of exactly the documented types, or a second version is
     compiled.
     """
-    folder = cache_folder()
-    if folder is None:
-        return cast("F", numba.njit(nogil=True)(function))
     # One at a time: kernels for a width are made when they are first wanted, which may be in several threads at once,
-    # and one that resets the setting under another sends that one's cache into the working directory.
+    # and one that resets the setting under another sends that one's cache into the working directory. The folder is
+    # decided by the same setting, and so by one thread too.
     with _setting:
+        folder = cache_folder()
+        if folder is None:
+            return cast("F", numba.njit(nogil=True)(function))
         saved = config.CACHE_DIR
         config.CACHE_DIR = str(folder)  # read by Numba inside the next call only
         try:

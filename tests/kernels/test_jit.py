@@ -125,6 +125,12 @@ def slowly(py_file):  # between looking whether there is a folder and using it
     time.sleep(0.001)
     return subpath(py_file)
 Locator.get_suitable_cache_subpath = staticmethod(slowly)
+candidates, calls = _jit.candidates, []
+def late():  # asked again, it would find the setting of those who are further
+    calls.append(None)
+    time.sleep(0.02 * len(calls))
+    return candidates()
+_jit.candidates = late
 def make(bits):
     return packing_groups._pack_kernel.__wrapped__(bits)
 with ThreadPoolExecutor(8) as pool:
