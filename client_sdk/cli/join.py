@@ -118,7 +118,7 @@ def _check_folder(start: Start) -> None:
             f"the start file has a roster of {start.federation} that was never accepted in this folder; "
             "nothing was changed",
             "call the coordinators: somebody may have made a start file of their own. Whoever has joined needs no "
-            f"other: newer rosters and keys come by `he-agg epoch accept --config {SETTINGS}`",
+            f"other: newer rosters and keys come by `he-agg epoch accept --config {quoted(SETTINGS)}`",
         )
     if not SETTINGS.exists() or (start.address.body.certificate and not CERTIFICATE.exists()):
         # The address would be taken now, and whoever signed it may have been removed since.
