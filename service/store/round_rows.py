@@ -118,24 +118,30 @@ class RoundRows(Queries):
 
     def open_round(self, round_id: RoundId, state: Round, basis: Basis) -> None:
         """Write a new attempt and its invitations."""
+        self._insert(round_id, basis, state.phase, state.opened_at, state.deadline_at, has_files=True)
+        invited = [{"round_id": str(round_id), "site": site} for site in sorted(state.invited)]
+        if invited:
+            self._change(insert(invitations), invited)
+
+    def _insert(
+        self, round_id: RoundId, basis: Basis, phase: Phase, opened_at: int, deadline_at: int, *, has_files: bool
+    ) -> None:
+        done = not has_files
         self._change(
             insert(rounds).values(
                 id=str(round_id),
                 federation=round_id.federation,
                 number=round_id.number,
                 attempt=round_id.attempt,
-                phase=state.phase.value,
-                opened_at=state.opened_at,
-                deadline_at=state.deadline_at,
-                released=False,
-                scrubbed=False,
-                sum_scrubbed=False,
+                phase=phase.value,
+                opened_at=opened_at,
+                deadline_at=deadline_at,
+                released=done,
+                scrubbed=done,
+                sum_scrubbed=done,
                 **vars(basis),
             )
         )
-        invited = [{"round_id": str(round_id), "site": site} for site in sorted(state.invited)]
-        if invited:
-            self._change(insert(invitations), invited)
 
     def _set(self, round_id: RoundId, **values: Any) -> None:
         self._change(update(rounds).where(rounds.c.id == str(round_id)).values(**values))
@@ -159,26 +165,9 @@ class RoundRows(Queries):
 
     def end_federation(self, round_id: RoundId, basis: Basis, record: bytes, head: ChainHead, at: int) -> None:
         """Write the record of a federation's end: an attempt that never opened, and has nothing to be removed."""
-        self._change(
-            insert(rounds).values(
-                id=str(round_id),
-                federation=round_id.federation,
-                number=round_id.number,
-                attempt=round_id.attempt,
-                phase=Phase.ENDED.value,
-                opened_at=at,
-                deadline_at=at,
-                closed_at=at,
-                ended_at=at,
-                record=record,
-                record_digest=head.digest,
-                chain_index=head.index,
-                released=True,
-                scrubbed=True,
-                sum_scrubbed=True,
-                **vars(basis),
-            )
-        )
+        self._insert(round_id, basis, Phase.ENDED, at, at, has_files=False)
+        self._set(round_id, closed_at=at)
+        self.end_round(round_id, Phase.ENDED, record, head, at)
 
     def end_of(self, federation: str) -> RoundRow | None:
         """Return the row of a federation's end; None if it has not ended."""
