@@ -96,11 +96,11 @@ class Conductor:
 
     def _load(self, tx: Transaction, row: FederationRow, roster: Signed[Roster]) -> Federation:
         plan = row.parsed.plan
-        newest, before = tx.newest_round(row.name), self._sum(tx, row.name)
+        newest, summed = tx.newest_round(row.name), tx.newest_sum(row.name)
+        before = None if summed is None else _sum(tx, summed)
         round_ = None
         if newest is not None:
             invited = tx.invited(newest.id)
-            again = before is not None and before.given_up and before.number == newest.id.number
             least = roster_of(tx, row.name, newest.basis.roster_version).body.min_sites
             round_ = Round(
                 newest.id.number,
@@ -110,7 +110,7 @@ class Conductor:
                 newest.deadline_at,
                 invited,
                 tx.completed(newest.id),
-                max(least, len(invited)) if again else least,
+                least if before is None else before.least(newest.id.number, invited, least),
             )
         min_sites = max(plan.min_sites, roster.body.min_sites)
         draws = plan.sample_percent < 100
@@ -124,22 +124,9 @@ class Conductor:
             sum=before,
             name=row.name,
             roster=roster.body_digest,
-            counted=self._counted(tx, row.name) if draws else NO_RECORD,
+            counted=_counted(summed) if draws else NO_RECORD,
             submitted={each.site: each.id for each in tx.submissions(newest.id)} if draws and newest else {},
         )
-
-    def _counted(self, tx: Transaction, federation: str) -> str:
-        """Return what the next draw depends on."""
-        row = tx.newest_sum(federation)
-        if row is None or row.record is None:
-            return NO_RECORD
-        return members_digest(Signed.parse(RoundRecord, row.record).body.members)
-
-    def _sum(self, tx: Transaction, federation: str) -> events.Sum | None:
-        row = tx.newest_sum(federation)
-        if row is None:
-            return None
-        return events.Sum(row.id.number, row.id.attempt, tx.completed(row.id), row.phase is Phase.REJECTED)
 
     def _persist(self, tx: Transaction, row: FederationRow, roster: Signed[Roster], action: Action, at: int) -> None:
         name = row.name
@@ -269,3 +256,14 @@ def _basis(tx: Transaction, federation: str, roster: Signed[Roster]) -> Basis:
     """Return what opens now opens under."""
     epoch = tx.newest_epoch(federation)
     return Basis(epoch.number, epoch.key_id, roster.body_digest, roster.body.version)
+
+
+def _counted(summed: RoundRow | None) -> str:
+    """Return what the next draw depends on."""
+    if summed is None or summed.record is None:
+        return NO_RECORD
+    return members_digest(Signed.parse(RoundRecord, summed.record).body.members)
+
+
+def _sum(tx: Transaction, summed: RoundRow) -> events.Sum:
+    return events.Sum(summed.id.number, summed.id.attempt, tx.completed(summed.id), summed.phase is Phase.REJECTED)

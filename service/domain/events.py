@@ -5,7 +5,7 @@ The words of `rounds`, which says what follows from what.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -100,6 +100,14 @@ class Sum:
     attempt: int
     members: frozenset[str]
     given_up: bool = False
+
+    def least(self, number: int, invited: Collection[str], min_sites: int) -> int:
+        """Return how many sites an attempt at a number needs: all that are invited, where its sum was given up."""
+        return max(min_sites, len(invited)) if self.is_tried_again(number) else min_sites
+
+    def is_tried_again(self, number: int) -> bool:
+        """Tell whether attempts at a number are for the members of this sum, which was given up."""
+        return self.given_up and self.number == number
 
 
 @dataclass(frozen=True)

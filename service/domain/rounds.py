@@ -180,9 +180,9 @@ def _is(current: Round, number: int, attempt: int, *phases: Phase) -> bool:
 def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Federation, list[Action]]:
     deadline_at = math.ceil(now + state.terms.deadline_s)  # never earlier than promised
     least = state.terms.min_sites
-    if state.sum is not None and state.sum.given_up and state.sum.number == number:
+    if state.sum is not None and state.sum.is_tried_again(number):
         invited = state.sites & state.sum.members
-        least = max(least, len(invited))
+        least = state.sum.least(number, invited, least)
     else:
         many = drawn_number(len(state.sites), state.terms.sample_percent, least)
         invited = draw(state.sites, many, RoundId(state.name, number, attempt), state.roster, state.counted)
