@@ -186,10 +186,14 @@ def record_at(session: Session, index: int) -> Flow[Signed[RoundRecord]]:
         RejectedError: it is another one.
     """
     signed = yield from _record(session, index)
+    yield from _check_known(session, index, signed)
+    return signed
+
+
+def _check_known(session: Session, index: int, signed: Signed[RoundRecord]) -> Flow[None]:
     known = yield from compute(partial(session.chain.head, index))
     if signed.digest != known:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest)
-    return signed
 
 
 def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
@@ -228,9 +232,7 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
         )
     link = yield from _link(session, signed, before, 0 if roster is None else roster.version)
     if index <= known_before:  # before anything is settled by it: a second record of one place settles nothing
-        known = yield from compute(partial(session.chain.head, index))
-        if signed.digest != known:
-            raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest)
+        yield from _check_known(session, index, signed)
     # Before the chain has it: a record that it has is not looked at again.
     fate = Fate.COUNTED if record.outcome == PUBLISHED and session.site in record.members else Fate.LEFT_OUT
     yield from compute(partial(session.ledger.settle, record.round_id, fate, signed.digest))
