@@ -5,7 +5,6 @@ Over TLS or to this very machine, and to the configured host only.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from client_sdk._effects import Request
 from client_sdk._net.proxies import proxy_to
 from client_sdk._net.signing import Signer
 from he_agg.errors import ConfigError, Reason
+from he_agg.host.addresses import is_this_machine
 
 __all__ = ["Server", "TlsFiles", "options_for"]
 
@@ -74,7 +74,7 @@ class Server:
                 "url: expected https://host[:port][/path] without user, query or fragment, got something else",
                 'give one like "https://aggregator.example:8443", as the operator tells it',
             )
-        if base.scheme == "http" and not _is_this_machine(host):
+        if base.scheme == "http" and not is_this_machine(host):
             raise ConfigError(
                 Reason.BAD_CONFIG,
                 f"url: expected https:// for {host}, got http://, which would show who takes part, and when",
@@ -127,10 +127,3 @@ def _context(scheme: str, tls: TlsFiles) -> ssl.SSLContext:
                 f"certificate and its key in PEM form, without a passphrase: {error.strerror}",
             ) from error
     return context
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

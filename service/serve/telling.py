@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
 from he_agg.documents.address import Address
+from he_agg.host.addresses import is_this_machine
 from he_agg.host.files import file_trouble, replace
 from service.core.aggregator_key import AggregatorKey
 from service.settings import Settings
@@ -37,14 +37,7 @@ def told_to_coordinators(settings: Settings, key: AggregatorKey) -> list[str]:
         f"for the coordinator, not secret: {path}",
         f"fingerprint, to read to the coordinator over the phone: {key.member.fingerprint}",
     ]
-    if not settings.behind_tls_proxy and _is_loopback(settings.host) and not _is_loopback(settings.url):
+    away = not is_this_machine(urlsplit(settings.url).hostname or "")
+    if away and not settings.behind_tls_proxy and is_this_machine(settings.host.strip("[]")):
         lines.append(f"other machines do not reach {settings.host}; --host 0.0.0.0 is all addresses of this one")
     return lines
-
-
-def _is_loopback(where: str) -> bool:
-    host = urlsplit(where).hostname or where
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from he_agg.host.addresses import is_this_machine
 from service.aggregator import Aggregator
 from service.limits import KNOWN
 from service.monitor.dashboard.access import SESSION_S, Access
@@ -122,13 +122,13 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
         Route("/events", protected(events)),
         Route("/metrics", protected(_metrics(watching))),
     ]
-    return _application(routes, lambda name: name == outside or _is_loopback(name))
+    return _application(routes, lambda name: name == outside or is_this_machine(name))
 
 
 def make_metrics_app(settings: Settings, watching: Watching) -> Starlette:
     """Make the app of metrics and nothing else, for whoever reaches the address."""
-    local = _is_loopback(settings.metrics_host)
-    return _application([Route("/metrics", _metrics(watching))], lambda name: not local or _is_loopback(name))
+    local = is_this_machine(settings.metrics_host)
+    return _application([Route("/metrics", _metrics(watching))], lambda name: not local or is_this_machine(name))
 
 
 def _application(routes: list[Route], is_ours: Callable[[str], bool]) -> Starlette:
@@ -229,12 +229,3 @@ def _cookie(request: Request) -> str:
 
 def _refusal(status: int, detail: str) -> Response:
     return JSONResponse({"status": status, "detail": detail}, status)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
