@@ -6,6 +6,7 @@ all of the context in `info`. HPKE in base mode says nothing about the sender, s
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -186,7 +187,7 @@ def accept(
     Raises:
         KeystoreError: an older epoch, another plan, a key that does not open or work, or files that cannot be used.
     """
-    current = GroupKey.load(keystore, passphrase) if _there(keystore) else None
+    current = GroupKey.load(keystore, passphrase) if os.path.lexists(keystore) else None
     kept = max(kept_epochs(keystore), default=0)
     key = open_bundle(signed, roster, identity, now, current=current, newest_kept=kept, plan_id=plan_id)
     if key is not current:
@@ -239,11 +240,6 @@ def install(key: GroupKey, keystore: Path, current: GroupKey | None, protect: Pa
         # A keystore that was restored from its kept copy has one already.
         have = kept.exists() and GroupKey.header(kept) == current.facts
         key.replace(keystore, None if have else kept, protect)
-
-
-def _there(path: Path) -> bool:
-    """Tell whether anything is there, a dangling link included; reading it will say what it is."""
-    return path.exists() or path.is_symlink()
 
 
 def _check_roster(roster: Signed[Roster], now: float) -> None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 from pathlib import Path
@@ -103,8 +104,7 @@ class Keystores:
         if epoch not in self._known:
             self.look()
         with self._lock:
-            kept = self._kept(epoch)
-            if epoch not in self._known and kept is not None:
+            if epoch not in self._known and (kept := self._kept(epoch)) is not None:
                 key = self._load(kept)
                 if key.epoch != epoch:
                     raise KeystoreError(
@@ -121,7 +121,7 @@ class Keystores:
 
     def _kept(self, epoch: int) -> Path | None:
         paths = [kept_path(path, epoch) for path in _names_of(self._path)]
-        return next((path for path in paths if path.exists() or path.is_symlink()), None)
+        return next((path for path in paths if os.path.lexists(path)), None)
 
     def _load(self, path: Path) -> GroupKey:
         key = GroupKey.load(path, self._passphrase)

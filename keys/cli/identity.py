@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def own_identity(name: str | None, protect: bool | None, passphrases: Passphrase
             )
         name = here[0].stem if here else _ask_name()
     path = Path(f"{check_name(name, 'site')}.identity")
-    if not (path.exists() or path.is_symlink()):
+    if not os.path.lexists(path):
         return make_identity(name, path, Path(f"{name}.public.json"), partial(new_passphrase, protect, passphrases))
     passphrase = passphrases.source()
     return Own(Identity.load(path, passphrase), path, passphrase, False)
@@ -194,7 +195,7 @@ def keys_check_commitments(
 def refuse_existing(*paths: Path) -> None:
     """Refuse before anything is written, so that a refused command leaves nothing behind."""
     for path in paths:
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):
             raise ConfigError(
                 Reason.FILE_EXISTS,
                 f"{path} exists; it is never overwritten",

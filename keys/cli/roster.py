@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -287,7 +288,7 @@ def accept_rosters(
         The roster that is pinned now, and whether it was not before.
     """
     now, mine = time.time(), {} if own is None else {own.name: own.fingerprint}
-    pinned = read_pinned(out) if out.exists() or out.is_symlink() else None
+    pinned = read_pinned(out) if os.path.lexists(out) else None
     if pinned is not None:
         accepted = follow(pinned, offered, now)
         check_fingerprints(accepted.body, heard | mine)
