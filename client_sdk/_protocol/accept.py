@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from he_agg import canonical
 from he_agg.documents.draw import invited_sites
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.record import RoundRecord, reason_of_end
+from he_agg.documents.record import PUBLISHED, RoundRecord, reason_of_end
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import AnyBody, Signed
 from he_agg.errors import Reason, WireError
@@ -202,7 +202,7 @@ def check_invited(plan: PublicPlan, roster: Roster, record: RoundRecord, counted
             " ".join(sorted(invited)),
             f"without {missing or 'none'}, with {added or 'none'}",
         )
-    if again is not None and record.outcome == "published" and record.excluded:
+    if again is not None and record.outcome == PUBLISHED and record.excluded:
         what = f"record {record.index}, members after a sum was given up"
         raise RejectedError(Reason.BAD_ANSWER, what, " ".join(sorted(invited)), " ".join(sorted(record.members)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from client_sdk.lines import Lines, somebody_watches
 from client_sdk.site import Round, Site
 from he_agg.errors import ProtocolError, Reason
 from he_agg.host.commands import FILE, answer, json_option
+from he_agg.host.roster_view import day_of
 from he_agg.host.shell import quoted
 from he_agg.ids import RoundId
 from keys.cli.identity import ask_passphrase
@@ -218,7 +218,7 @@ def _describe(facts: dict[str, Any], sums: str) -> str:
 
 
 def _good(expires_at: int) -> str:
-    day = datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%d")
+    day = day_of(expires_at)
     if time.time() < expires_at:
         return f"good until {day}"
     return f"EXPIRED on {day}: coordinators sign the next, `he-agg roster next`"

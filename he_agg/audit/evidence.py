@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from he_agg import canonical
-from he_agg.documents.record import ENDED, RoundRecord
+from he_agg.documents.record import ENDED, FAILED, PUBLISHED, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
@@ -36,13 +36,13 @@ def broken_by(receipt: Receipt, record: RoundRecord) -> str | None:
     if receipt.round_id != str(record.round_id):
         return None
     counted, excluded = record.members.get(receipt.site), record.excluded.get(receipt.site)
-    if record.outcome == "published" and counted is not None and counted != receipt.id:
+    if record.outcome == PUBLISHED and counted is not None and counted != receipt.id:
         return f"counts submission {counted[:12]} instead of {receipt.id[:12]}"
-    if record.outcome == "published" and counted is None:
+    if record.outcome == PUBLISHED and counted is None:
         return f"leaves {receipt.id[:12]} out of the sum: {excluded or 'not even named'}"
-    if record.outcome == "failed" and excluded in _MISSING:
+    if record.outcome == FAILED and excluded in _MISSING:
         return f"calls {receipt.id[:12]} {excluded}"
-    if record.outcome == "failed" and excluded is None:
+    if record.outcome == FAILED and excluded is None:
         return f"does not name the site of {receipt.id[:12]}"
     if record.outcome == ENDED:
         return f"ends the federation as if the attempt that took {receipt.id[:12]} had never opened"

@@ -300,7 +300,7 @@ class RecordChain:
         left_out = invited - named
         if left_out:
             self._find("unnamed-exclusion", f"{what}: site {min(left_out)} was invited and is not accounted for")
-        if self._again is not None and record.outcome == "published" and record.excluded:
+        if self._again is not None and record.outcome == PUBLISHED and record.excluded:
             self._find("given-up", f"{what}: {min(record.excluded)} is not in it, but was in the sum that was given up")
         uninvited = named & sites - invited
         if uninvited:

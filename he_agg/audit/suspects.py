@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from he_agg.audit.findings import RoundRow
+from he_agg.documents.record import PUBLISHED
 from he_agg.documents.verdict import OPENED, REJECTED
 
 __all__ = ["Suspects", "next_set", "suspects"]
@@ -45,7 +46,7 @@ def suspects(rounds: Sequence[RoundRow], sites: Set[str], least: int) -> Suspect
         sites: of the newest roster: who can take part in what comes.
         least: how many must be in a sum.
     """
-    published = [row for row in rounds if row.outcome == "published"]
+    published = [row for row in rounds if row.outcome == PUBLISHED]
     if not any(REJECTED in row.verdicts.values() for row in published):
         return None
     judged = [(frozenset(row.members), said) for row in published if (said := _most(row)) is not None]

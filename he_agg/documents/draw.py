@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Mapping, Set
 
 from he_agg import canonical
-from he_agg.documents.record import RoundRecord
+from he_agg.documents.record import PUBLISHED, RoundRecord
 from he_agg.documents.roster import Role, Roster
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
@@ -80,4 +80,4 @@ def members_digest(members: Mapping[str, str]) -> str:
 
 def last_counted(record: RoundRecord, counted: str) -> str:
     """Return what the draws after a record depend on, given what the draw before it did."""
-    return members_digest(record.members) if record.outcome == "published" else counted
+    return members_digest(record.members) if record.outcome == PUBLISHED else counted

@@ -15,7 +15,17 @@ from he_agg.documents.manifest import MAX_PARTS
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
 
-__all__ = ["ENDED", "FAILED", "MAX_INDEX", "MAX_RECORD_BYTES", "NO_RECORD", "PUBLISHED", "RoundRecord", "reason_of_end"]
+__all__ = [
+    "ENDED",
+    "FAILED",
+    "HOW_IT_ENDED",
+    "MAX_INDEX",
+    "MAX_RECORD_BYTES",
+    "NO_RECORD",
+    "PUBLISHED",
+    "RoundRecord",
+    "reason_of_end",
+]
 
 MAX_RECORD_BYTES = 16 * 2**20
 NO_RECORD = "0" * 64
@@ -24,6 +34,9 @@ NO_RECORD = "0" * 64
 MAX_INDEX = 2**53 - 1
 PUBLISHED, FAILED, ENDED = OUTCOMES = ("published", "failed", "ended")
 BY_PLAN, BY_OPERATOR = REASONS = ("rounds", "operator")
+HOW_IT_ENDED = {BY_PLAN: "after the rounds of its plan", BY_OPERATOR: "by its operator"}
+"""Why a federation has ended, for people."""
+
 _MAX_MEMBERS = 10_000
 
 

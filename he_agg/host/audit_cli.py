@@ -13,6 +13,7 @@ import click
 
 from he_agg.audit import Audit, audit
 from he_agg.audit.suspects import Suspects, suspects
+from he_agg.documents.record import HOW_IT_ENDED
 from he_agg.host.commands import EXIT_REFUSED, FILE, answer, json_option
 from he_agg.host.files import file_trouble
 
@@ -139,8 +140,7 @@ def _text(result: Audit) -> str:
 
 def _end(result: Audit) -> str:
     reason = result.rounds[-1].reason if result.rounds else None
-    told = {None: "not by then", "rounds": "after the rounds of its plan", "operator": "by its operator"}
-    return f"the federation has ended: {told.get(reason, reason)}"
+    return f"the federation has ended: {'not by then' if reason is None else HOW_IT_ENDED[reason]}"
 
 
 def _suspects(result: Audit) -> Suspects | None:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,9 +23,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from he_agg.documents.record import HOW_IT_ENDED
 from he_agg.documents.verdict import REJECTED
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 from he_agg.host.commands import json_option
+from he_agg.host.roster_view import day_of
 from service.monitor.view import take_view
 from service.operator.operations import NONE_YET
 from service.operator.options import where
@@ -46,7 +48,6 @@ _STATES = {
     "complete": ("✓ complete", "green"),
     "excluded": ("× not in the sum", "red"),
 }
-_REASONS = {"rounds": "after the rounds of its plan", "operator": "by its operator"}
 _HISTORY = 6
 _PROBLEMS = 6
 
@@ -100,11 +101,11 @@ def _federation(one: dict[str, Any], now: float) -> RenderableType:
         "  ",
         (one["stage"], _STYLES[one["stage"]]),
         f"  {one['published']}/{one['rounds']}",
-        "" if one["end"] is None else f"  {_REASONS[one['end']['reason']]}",
+        "" if one["end"] is None else f"  {HOW_IT_ENDED[one['end']['reason']]}",
     )
     inside: list[RenderableType] = []
     if one["stage"] != "ended" and now >= one["roster_expires_at"]:
-        day = datetime.fromtimestamp(one["roster_expires_at"], UTC).strftime("%Y-%m-%d")
+        day = day_of(one["roster_expires_at"])
         inside.append(Text(f"the roster EXPIRED on {day}: nobody is let in until coordinators bring the next", "red"))
     round_ = one["round"]
     if round_ is None:
