@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from typing import Any
 
 import click
 
+from he_agg.documents.record import HOW_IT_ENDED
 from he_agg.documents.roster import Role
 from he_agg.errors import ConfigError, Reason, counted
 from he_agg.host.commands import FILE, answer
 from he_agg.host.comparing import compare, fingerprint_option, first_roster, heard_of
 from he_agg.host.files import beside, file_trouble
-from he_agg.host.roster_view import signers_of
+from he_agg.host.roster_view import day_of, signers_of
 from service.core.conductor import Conductor
 from service.core.transcript import transcript
 from service.operator import operations
@@ -39,28 +41,32 @@ __all__ = [
 ]
 
 
-keep_sums = click.option(
-    "--keep-sums", type=int, help="How many sums stay; older ones are removed, their records are not."
-)
-keep_submissions = click.option(
-    "--keep-submissions", is_flag=True, help="Keep the encrypted submissions of published rounds, for audit."
-)
+def _keeping(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what is kept; the command gets them as `keeping`."""
+
+    @click.option("--keep-sums", type=int, help="How many sums stay; older ones are removed, their records are not.")
+    @click.option(
+        "--keep-submissions", is_flag=True, help="Keep the encrypted submissions of published rounds, for audit."
+    )
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, keep_sums: int | None, keep_submissions: bool, **options: Any) -> None:
+        command(*arguments, keeping=Keeping(keep_sums, keep_submissions), **options)
+
+    return wrapped
 
 
 @click.command()
 @click.argument("file", type=FILE)
 @click.option("--roster", type=FILE, required=True, help="The signed roster: who belongs to the federation.")
 @click.option("--bundle", type=FILE, help="The signed bundle of the group key, for the sites to get from here.")
-@keep_sums
-@keep_submissions
+@_keeping
 @on_store(create=True)
 def federation_create(
     store: OpenStore,
     file: Path,
     roster: Path,
     bundle: Path | None,
-    keep_sums: int | None,
-    keep_submissions: bool,
+    keeping: Keeping,
     as_json: bool,
 ) -> None:
     """Register the federation that FILE describes: the federation file of its coordinator.
@@ -70,7 +76,6 @@ def federation_create(
     document = operations.read_document(file)
     signed = operations.read_roster(roster)
     dealt = None if bundle is None else operations.read_bundle(bundle)
-    keeping = Keeping(keep_sums, keep_submissions)
     new = operations.create_federation(store.rows, store.conductor, document, signed, dealt, keeping)
     shown = store.show(document.plan.federation)
     did = "registered" if new else "was registered already"
@@ -88,16 +93,14 @@ def federation_create(
 @click.argument("file", metavar="START", type=FILE)
 @fingerprint_option
 @click.option("--yes", is_flag=True, help="The fingerprints have been compared: do not ask.")
-@keep_sums
-@keep_submissions
+@_keeping
 @on_store(create=True)
 def federation_take(
     store: OpenStore,
     file: Path,
     fingerprints: tuple[str, ...],
     yes: bool,
-    keep_sums: int | None,
-    keep_submissions: bool,
+    keeping: Keeping,
     as_json: bool,
 ) -> None:
     """Take in the federation of the START file, and start it. Running it again is fine.
@@ -115,7 +118,7 @@ def federation_take(
         start.document,
         start.roster.encode(),
         start.bundle.encode(),
-        Keeping(keep_sums, keep_submissions),
+        keeping,
     )
     operations.start(store.rows, store.conductor, start.federation)
     shown = store.show(start.federation)
@@ -225,7 +228,7 @@ def federation_export(store: OpenStore, name: str, out: Path, force: bool, as_js
 
 
 def _roster(shown: dict[str, Any]) -> str:
-    day = datetime.fromtimestamp(shown["roster_expires_at"], UTC).strftime("%Y-%m-%d")
+    day = day_of(shown["roster_expires_at"])
     good = f"good until {day}"
     if time.time() >= shown["roster_expires_at"]:
         good = f"EXPIRED on {day}: nobody is let in until coordinators bring the next version"
@@ -249,9 +252,7 @@ def _round(shown: dict[str, Any]) -> str:
 
 
 def _end(shown: dict[str, Any]) -> str:
-    if shown["end"] is None:
-        return ""
-    return ", by its operator" if shown["end"]["reason"] == "operator" else ", after the rounds of its plan"
+    return "" if shown["end"] is None else f", {HOW_IT_ENDED[shown['end']['reason']]}"
 
 
 def _keys(shown: dict[str, Any]) -> str:
