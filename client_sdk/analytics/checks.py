@@ -17,8 +17,10 @@ from he_agg.errors import InputError, Reason
 __all__ = ["MAX_ROWS", "TOO_FEW", "Grid", "check_rows", "steps_down", "steps_up"]
 
 MAX_ROWS = 1_000_000
-TOO_FEW = "ask when the sites have more rows, and see that none of them sent an empty table"
 """The most rows a site may have unless an analysis is told otherwise."""
+
+TOO_FEW = "ask when the sites have more rows, and see that none of them sent an empty table"
+"""What to do where the rows of all sites together are too few for an answer."""
 
 _NEAR = 1e-6
 """A time that is this near to a grid point, in steps, is at it: 0.1 + 0.2 is not after 0.3."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from he_agg.errors import InputError, Reason
 from he_agg.plan.layout import Layout
-from he_agg.plan.rounded import Rounded, as_text, rounded
+from he_agg.plan.rounded import Rounded, as_text, round_number, rounded
 
 __all__ = ["Proposal", "propose"]
 
@@ -73,7 +73,7 @@ def propose(
         InputError: an entry that is not finite, or a weight below 1 or above the cap.
         PlanError: no tensors, or what a plan cannot have.
     """
-    cap = weight_cap or _round_number(2 * weight)
+    cap = weight_cap or int(round_number(max(1, 2 * weight)))
     if not 1 <= weight <= cap:
         raise InputError(Reason.WEIGHT_OUT_OF_RANGE, f"weight: expected 1 to the weight cap {cap}, got {weight}")
     layout = Layout.of(update, clip=clip or _fitting(update, weight, cap), weight_cap=cap)
@@ -97,8 +97,3 @@ def _fitting(update: Mapping[str, Any], weight: int, cap: int) -> dict[str, floa
     # A tensor that did not move in the example may move at another site, by as much as any.
     most = max((one.better_clip or 0.0 for one in found), default=0.0) or 1.0
     return {one.tensor: one.better_clip or most for one in found}
-
-
-def _round_number(least: int) -> int:
-    power: int = 10 ** (len(str(max(least, 1))) - 1)
-    return next(one * power for one in (1, 2, 5, 10) if one * power >= least)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from he_agg.plan.layout import Layout, TensorSpec
 
-__all__ = ["ResolutionWarning", "Rounded", "as_text", "cap_trouble", "coarse", "look_at", "rounded"]
+__all__ = ["ResolutionWarning", "Rounded", "as_text", "cap_trouble", "coarse", "look_at", "round_number", "rounded"]
 
 MOST_LOST = 0.2
 MOST_ERROR = 0.1
@@ -83,7 +83,7 @@ class Rounded:
     @property
     def better_clip(self) -> float | None:
         """A clip bound that holds such updates twice, as a round number; None if the plan's is no larger than that."""
-        better = _round_number(MARGIN * self.largest)
+        better = round_number(MARGIN * self.largest)
         return better if 0 < better < self.clip else None
 
     @property
@@ -210,7 +210,7 @@ def cap_trouble(weight_cap: int, value_bits: int) -> str:
     )
 
 
-def _round_number(value: float) -> float:
+def round_number(value: float) -> float:
     """Return the next of 1, 2, 5, 10, ... at or above."""
     if not 0 < value < math.inf:
         return value
