@@ -6,7 +6,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from typing import Any
 from client_sdk.local import found, settings_of, site_names
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.commands import answer
-from he_agg.host.processes import AggregatorProcess
+from he_agg.host.processes import HE_AGG, START_S, AggregatorProcess
 from he_agg.host.shell import quoted
 from he_agg.plan.plan import Plan
 
 __all__ = ["found_local"]
-
-_START_S = 120.0
 
 
 def found_local(plan: Plan, sites: int, example: Path | None, as_json: bool) -> None:
@@ -42,7 +39,7 @@ def found_local(plan: Plan, sites: int, example: Path | None, as_json: bool) -> 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = ["serve", "--data-dir", str(root / "aggregator"), "--port", str(port)]
-    pid = _start([sys.executable, "-m", "he_agg", *command], root / "aggregator.log")
+    pid = _start([*HE_AGG, *command], root / "aggregator.log")
     url = f"http://127.0.0.1:{port}"
     for directory in directories:
         settings_of(directory, url)
@@ -64,7 +61,7 @@ def _start(command: list[str], log: Path) -> int:
     """Start a server that outlives this command. Returns its number once it listens."""
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
-    end = time.monotonic() + _START_S
+    end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
         if "listening on " in log.read_text():
             return process.pid

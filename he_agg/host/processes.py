@@ -21,13 +21,13 @@ from typing import Any, Protocol, Self
 
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 
-__all__ = ["AggregatorProcess", "Process", "lines_of", "run_he_agg"]
+__all__ = ["HE_AGG", "START_S", "AggregatorProcess", "Process", "lines_of", "run_he_agg"]
 
 START_S = 120.0
 STOP_S = 30.0
 _COMMAND_S = 300.0
 _TAIL_LINES = 12
-_HE_AGG = (sys.executable, "-P", "-m", "he_agg")
+HE_AGG = (sys.executable, "-P", "-m", "he_agg")
 """With -P no file of the working directory hides a package."""
 
 
@@ -216,7 +216,7 @@ class AggregatorProcess(Process):
     ) -> None:
         self.data_dir = data_dir
         self.url = ""
-        command = [*prefix, *_HE_AGG, "serve", "--data-dir", str(data_dir), "--port", "0", *options]
+        command = [*prefix, *HE_AGG, "serve", "--data-dir", str(data_dir), "--port", "0", *options]
         super().__init__(command, data_dir.with_name(f"{data_dir.name}.log"), environment, spawn)
 
     def start(self) -> Self:
@@ -244,7 +244,7 @@ def run_he_agg(
     spawn: Spawn = subprocess.Popen,
 ) -> subprocess.CompletedProcess[str]:
     """Run one `he-agg` command to its end."""
-    command = [*_HE_AGG, *map(str, words)]
+    command = [*HE_AGG, *map(str, words)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = spawn(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=directory, env=_variables(environment or {})
