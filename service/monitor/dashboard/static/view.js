@@ -75,11 +75,14 @@ export function worries(snapshot, now) {
 
 // All that is below was true when the aggregator was last heard, and says nothing about now.
 function noAnswer(silent_s) {
-  return h("section", { class: "headline bad", "aria-labelledby": "headline", "data-key": "headline" },
-    h("span", { class: "sign", "aria-hidden": "true" }, "!"),
-    h("div", {},
-      h("h2", { id: "headline" }, "The aggregator does not answer"),
-      h("p", {}, `Nothing was heard from it for ${duration(silent_s)}: it was stopped, hangs, or cannot be reached from here. What is below was so then. Look at its process and its log; this page goes on trying.`)));
+  return banner("bad", "The aggregator does not answer",
+    h("p", {}, `Nothing was heard from it for ${duration(silent_s)}: it was stopped, hangs, or cannot be reached from here. What is below was so then. Look at its process and its log; this page goes on trying.`));
+}
+
+function banner(level, title, text) {
+  return h("section", { class: `headline ${level}`, "aria-labelledby": "headline", "data-key": "headline" },
+    h("span", { class: "sign", "aria-hidden": "true" }, level === "ok" ? "✓" : "!"),
+    h("div", {}, h("h2", { id: "headline" }, title), text));
 }
 
 function headline(snapshot, now) {
@@ -88,13 +91,10 @@ function headline(snapshot, now) {
   const open = running.filter((each) => each.round?.phase === "open");
   const level = found.some(([kind]) => kind === "bad") ? "bad" : found.length ? "warn" : "ok";
   const title = { ok: "All is well", warn: "Worth a look", bad: "Needs attention" }[level];
-  return h("section", { class: `headline ${level}`, "aria-labelledby": "headline", "data-key": "headline" },
-    h("span", { class: "sign", "aria-hidden": "true" }, { ok: "✓", warn: "!", bad: "!" }[level]),
-    h("div", {},
-      h("h2", { id: "headline" }, title),
-      found.length
-        ? h("ul", {}, found.map(([, text]) => h("li", {}, text)))
-        : h("p", {}, `${plural(running.length, "federation")} running, ${plural(open.length, "round")} open for submissions.`)));
+  return banner(level, title,
+    found.length
+      ? h("ul", {}, found.map(([, text]) => h("li", {}, text)))
+      : h("p", {}, `${plural(running.length, "federation")} running, ${plural(open.length, "round")} open for submissions.`));
 }
 
 function jump(federations) {
