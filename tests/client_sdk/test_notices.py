@@ -100,9 +100,8 @@ def test_a_round_that_counts_is_nothing_to_tell(tmp_path):
     assert noticed(world) == []
 
 
-@pytest.mark.parametrize("done", [0, 1])
-def test_an_early_end(tmp_path, done):
-    server, session = FakeAggregator(PLAN), session_for(tmp_path, PLAN)
+def at_the_end(server, session, done):
+    """What is told when a federation has ended, after so many rounds."""
     if done:
         server.others_submit()
         server.close()
@@ -110,21 +109,21 @@ def test_an_early_end(tmp_path, done):
     server.end()
     world = World(server)
     assert world.run(next_round(session, None)) is None
-    notice = noticed(world)[-1]
+    return noticed(world)
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_an_early_end(tmp_path, done):
+    server, session = FakeAggregator(PLAN), session_for(tmp_path, PLAN)
+    notice = at_the_end(server, session, done)[-1]
     assert notice.topic == "ended-early"
     assert f"after {done} of the {PLAN.public.rounds} rounds" in notice.text
 
 
 def test_an_end_as_the_plan_has_it_is_nothing_to_tell(tmp_path):
     plan = small_plan(rounds=1)
-    server, session = FakeAggregator(plan), session_for(tmp_path, plan)
-    server.others_submit()
-    server.close()
-    server.open(RoundId("test", 2, 1))
-    server.end()
-    world = World(server)
-    assert world.run(next_round(session, None)) is None
-    assert [notice.topic for notice in noticed(world)] == ["left-out"]
+    notices = at_the_end(FakeAggregator(plan), session_for(tmp_path, plan), 1)
+    assert [notice.topic for notice in notices] == ["left-out"]
 
 
 def test_a_disputed_sum_is_told_of_once(tmp_path):
