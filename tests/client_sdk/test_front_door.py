@@ -300,6 +300,7 @@ def test_another_file_in_place_of_the_start_file(front, file):
 
 def test_a_local_federation_runs_and_the_shown_program_with_it(tmp_path):
     np.savez(tmp_path / "update.npz", w=np.linspace(-0.1, 0.1, 30).astype(np.float32))
+    (tmp_path / "service.py").write_text("raise SystemExit('this is mine')\n")  # beside the user's own files
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HE_AGG_")}
 
     def run(*words):
@@ -307,7 +308,7 @@ def test_a_local_federation_runs_and_the_shown_program_with_it(tmp_path):
             [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    shown = run("-m", "he_agg", "found", "--local", "3", "--update", "update.npz", "--weight", "20")
+    shown = run("-P", "-m", "he_agg", "found", "--local", "3", "--update", "update.npz", "--weight", "20")
     (pid,) = map(int, re.findall(r"`kill (\d+)`", shown))
     try:
         (tmp_path / "program.py").write_text(shown[shown.index("from concurrent") :])
