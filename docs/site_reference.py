@@ -7,6 +7,7 @@ import inspect
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -37,8 +38,13 @@ PACKAGES = {
 """What users import. Other packages with an `__all__` are for the code itself."""
 
 
-def pages() -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of each page."""
+@cache
+def pages() -> tuple[tuple[str, str], ...]:
+    """Return the place and the text of each page: the code does not change while a site is built."""
+    return tuple(_pages())
+
+
+def _pages() -> Iterator[tuple[str, str]]:
     yield "reference/commands.md", "\n".join(_commands())
     yield "reference/settings.md", "\n".join(_settings())
     yield "reference/errors.md", "\n".join(_errors())
