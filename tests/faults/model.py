@@ -5,6 +5,7 @@ It holds no files and no bytes; it knows ids, and says which status each request
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 
@@ -146,7 +147,15 @@ class Model:
         return {201}
 
     def dispute(self, now: float) -> bool:
-        """The operator gives up the newest sum. Returns whether that is possible."""
+        """The operator gives up the newest sum. Returns whether that is possible; if not, nothing has happened at all,
+        not even what a look at a deadline would have brought."""
+        after = copy.deepcopy(self)
+        possible = after._give_up(now)
+        if possible:
+            self.__dict__.update(after.__dict__)
+        return possible
+
+    def _give_up(self, now: float) -> bool:
         self.tick(now)
         newest = self.newest
         sums = [attempt for attempt in self.attempts if attempt.phase in ("published", "rejected")]
