@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import random
-import secrets
 import shutil
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from tests.support.flows import (
     small_plan,
     update_of,
 )
+from tests.support.seeds import seed_of
 
 PLAN = small_plan()
 NEXT, AGAIN = RoundId("test", 2, 1), RoundId("test", 1, 2)
@@ -209,8 +209,7 @@ def test_line_is_durable_before_the_first_byte_is_sent(tmp_path, aggregator, mon
 
 def test_killed_anywhere_the_same_submission_is_finished_and_settled(tmp_path, aggregator):
     """At steps of two attempts: whatever the ledger has by then, it never blocks what is legitimate."""
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    seed = seed_of("killed anywhere")
     chance, number, over = random.Random(seed), 0, False
     while not over:
         number += chance.randint(1, 7)  # all of them would take minutes

@@ -19,6 +19,7 @@ from keys import GroupKey
 from keys.ceremony import deal
 from service.core.aggregator_key import AggregatorKey
 from tests.support.real import SITES, in_threads
+from tests.support.seeds import seed_of
 from tests.support.server import he_agg, start_server
 from tests.support.trust import COORDINATOR, consortium
 
@@ -40,7 +41,7 @@ def cells_of(path):
 def traces(request, tmp_path_factory):
     """Run two rounds and collect everything the aggregator has, and the secrets to look for."""
     root = tmp_path_factory.mktemp("federation")
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(seed_of("sees nothing"))
     updates = [
         {NAMES[0]: rng.uniform(-0.5, 0.5, (60, 50)), NAMES[1]: rng.uniform(-0.5, 0.5, 50).astype(np.float32)}
         for _ in SITES

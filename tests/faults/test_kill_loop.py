@@ -19,7 +19,6 @@ import contextlib
 import hashlib
 import random
 import re
-import secrets
 import sqlite3
 import threading
 import time
@@ -41,6 +40,7 @@ from he_agg.errors import ConfigError, TransportError
 from he_agg.ids import RoundId
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register
+from tests.support.seeds import seed_of
 from tests.support.server import ServerProcess
 
 SITES = "abc"
@@ -299,8 +299,7 @@ def deaths_of(chance: random.Random, total: int) -> list[str]:
     "total", [pytest.param(220, id="quick"), pytest.param(2000, id="soak", marks=pytest.mark.slow)]
 )
 def test_nothing_is_lost_or_counted_twice_however_often_it_dies(tmp_path, total):
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    seed = seed_of("kill loop")
     deaths = deaths_of(random.Random(seed), total)
     died = run_loop(tmp_path, deaths, seed)
     assert died.total() == total

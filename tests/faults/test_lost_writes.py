@@ -17,7 +17,6 @@ import errno
 import hashlib
 import os
 import random
-import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,6 +30,7 @@ from service.store.failures import StoreError
 from tests.faults.audit import Audit
 from tests.faults.disk import FailingCalls, LossyDisk
 from tests.support.peers import make_plan, prepare
+from tests.support.seeds import seed_of
 from tests.support.simulated import Clock, SimulatedFederation
 
 SITES = "ab"
@@ -137,8 +137,7 @@ class StopError(BaseException):
 @pytest.mark.parametrize("how", [pytest.param("all", marks=pytest.mark.slow), "none", "some", "torn"])
 def test_what_was_not_synced_is_lost(monkeypatch, how):
     """The power goes at every fsync of a round, just before and just after it, and after every answer."""
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    seed = seed_of("lost writes")
     chance = random.Random(seed)
     crashes = at = 0
     over = False

@@ -14,6 +14,7 @@ import pytest
 
 from tests.reference import adapters, modules, optimisers, scores, statistics
 from tests.reference.hospitals import RefusedError
+from tests.support.seeds import seed_of
 
 CASES = statistics.CASES | scores.CASES | optimisers.CASES | adapters.CASES | modules.CASES
 BUDGET_S = 10.0
@@ -44,8 +45,8 @@ def numbers(most):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_sample(name, rng):
-    seed = int(os.environ.get("HE_AGG_TEST_SEED", rng.integers(0, 2**63)))
+def test_a_sample(name):
+    seed = seed_of(name)
     outcomes = survey(name, seed, numbers(10_000), time.monotonic() + BUDGET_S / len(CASES))
     assert outcomes.total() > 0
     assert outcomes["answered"] > 0 or "HE_AGG_TEST_CASE" in os.environ, outcomes
@@ -53,8 +54,8 @@ def test_a_sample(name, rng):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_thousands(name, rng, capsys):
-    seed = int(os.environ.get("HE_AGG_TEST_SEED", rng.integers(0, 2**63)))
+def test_thousands(name, capsys):
+    seed = seed_of(name)
     outcomes = survey(name, seed, numbers(-(-10_000 // len(CASES))))
     with capsys.disabled():
         print(f"\n{name}: {outcomes.total()} cases, seed {seed}, none wrong: {dict(outcomes)}")

@@ -21,6 +21,7 @@ from he_agg.protocol.http_signatures import sign_request
 from service.core.aggregator_key import AggregatorKey
 from tests.service.monitor.watched import events_of, watched_server
 from tests.support.real import SITES, Hospitals, in_threads, until
+from tests.support.seeds import seed_of
 from tests.support.server import he_agg
 
 WEIGHTS = (409_613, 526_397, 614_031)
@@ -59,7 +60,7 @@ class Collector:
 def shown(tmp_path_factory):
     """Everything that monitoring has shown in a round, by where, and all secrets, by what."""
     root = tmp_path_factory.mktemp("secretive")
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(seed_of("no secrets"))
     updates = [
         {NAMES[0]: rng.uniform(-0.5, 0.5, (60, 50)), NAMES[1]: rng.uniform(-0.5, 0.5, 50).astype(np.float32)}
         for _ in SITES

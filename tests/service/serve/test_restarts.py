@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import secrets
 import sqlite3
 import threading
 import time
@@ -14,6 +13,7 @@ from he_agg.ids import RoundId
 from service.aggregator import Aggregator
 from service.settings import Settings
 from tests.support.peers import expected_sum, prepare, read_sum, take_parts
+from tests.support.seeds import seed_of
 
 SITES = "ab"
 PARTS = 2
@@ -77,8 +77,7 @@ def test_killed_between_any_two_requests(killed, own_server):
 
 
 def test_killed_within_requests(killed, own_server):
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    seed = seed_of("killed within requests")
     chance = random.Random(seed)
     for _ in range(2):
         round_id, prepared = prepare_round(killed)
