@@ -147,13 +147,11 @@ class Model:
         return {201}
 
     def dispute(self, now: float) -> bool:
-        """The operator gives up the newest sum. Returns whether that is possible; if not, nothing has happened at all,
-        not even what a look at a deadline would have brought."""
-        after = copy.deepcopy(self)
-        possible = after._give_up(now)
-        if possible:
-            self.__dict__.update(after.__dict__)
-        return possible
+        """The operator gives up the newest sum. Returns whether that is possible.
+
+        If not, nothing has happened at all, not even what a look at a deadline would have brought.
+        """
+        return copy.deepcopy(self)._give_up(now) and self._give_up(now)
 
     def _give_up(self, now: float) -> bool:
         self.tick(now)
