@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from base64 import b64encode
-from contextlib import closing, suppress
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from service.core.aggregator_key import AggregatorKey
 from tests.support.real import SITES, in_threads
 from tests.support.seeds import seed_of
 from tests.support.server import he_agg, start_server
+from tests.support.trees import contents_of
 from tests.support.trust import COORDINATOR, consortium
 
 WEIGHTS = (40_961, 52_639, 61_403)
@@ -67,9 +68,8 @@ def traces(request, tmp_path_factory):
     stored: dict[str, bytes] = {}
 
     def snapshot():
-        for path in data.rglob("*"):
-            with suppress(FileNotFoundError, IsADirectoryError):  # a file that its round has done with goes at any time
-                stored[f"{path}@{len(stored)}"] = path.read_bytes()
+        for path, content in contents_of(data):
+            stored[f"{path}@{len(stored)}"] = content
 
     with start_server(data, fresh=True) as server:
 

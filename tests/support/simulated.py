@@ -36,6 +36,7 @@ from service.store.rows import Keeping, RoundRow
 from service.work.ahead import Ahead
 from service.work.folding import fold_round
 from tests.support.peers import Peer, Prepared, enrol, prepare, read_record, take_parts
+from tests.support.trees import contents_of, living
 
 __all__ = ["Clock", "Inside", "SimulatedFederation", "snapshot"]
 
@@ -57,10 +58,8 @@ def snapshot(data_dir: Path) -> dict[str, Any]:
         names.remove("leases")
         tables = {name: sorted(db.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr) for name in names}
     root = data_dir / "rounds"
-    files = {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        for path in sorted(root.rglob("*"))
-    }
+    files: dict[str, str | None] = {str(path.relative_to(root)): None for path in living(root)}
+    files |= {str(path.relative_to(root)): hashlib.sha256(content).hexdigest() for path, content in contents_of(root)}
     return {"tables": tables, "files": files}
 
 

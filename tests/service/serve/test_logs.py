@@ -8,6 +8,7 @@ import pytest
 from tests.support.peers import KEY_ID, SECRET_TENSOR, make_plan, prepare
 from tests.support.real import RealFederation
 from tests.support.server import QUICK, start_server
+from tests.support.trees import contents_of
 
 SECRETS = (SECRET_TENSOR, "my-group-key-in-the-wrong-place", "Authorization", "Bearer", "keyid=", "ed25519", "sha-256=")
 
@@ -63,15 +64,13 @@ def test_no_line_holds_a_secret(talked, own_server):
 
 def test_no_file_holds_a_tensor_name_or_a_key_of_a_member(talked, own_server):
     world, *_ = talked
-    for path in own_server.data_dir.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            for secret in (SECRET_TENSOR, "my-group-key"):
-                assert secret.encode() not in content, path
-            for member in world.members.values():
-                private = member.signing_key.to_bytes()
-                assert private not in content, path
-                assert private.hex().encode() not in content, path
+    for path, content in contents_of(own_server.data_dir):
+        for secret in (SECRET_TENSOR, "my-group-key"):
+            assert secret.encode() not in content, path
+        for member in world.members.values():
+            private = member.signing_key.to_bytes()
+            assert private not in content, path
+            assert private.hex().encode() not in content, path
 
 
 def test_one_line_per_request(talked, own_server):

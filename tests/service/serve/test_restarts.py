@@ -14,6 +14,7 @@ from service.aggregator import Aggregator
 from service.settings import Settings
 from tests.support.peers import expected_sum, prepare, read_sum, take_parts
 from tests.support.seeds import seed_of
+from tests.support.trees import living
 
 SITES = "ab"
 PARTS = 2
@@ -51,7 +52,7 @@ def assert_sound(server):
     with contextlib.closing(sqlite3.connect(server.data_dir / "aggregator.sqlite3")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-    assert not list(server.data_dir.rglob("*.tmp"))
+    assert not [path for path in living(server.data_dir) if path.suffix == ".tmp"]
     assert not [line for line in server.log_lines if line["level"] in ("ERROR", "CRITICAL")]
 
 
