@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 from client_sdk._disk.chain import Link
 from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
@@ -140,7 +141,7 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
                 f"{session.round_s:.0f} s",
                 "ask the operator; the setting `round_s` says how long a site waits",
             )
-        signed = yield from federation_state(session, wait_s, known)
+        signed = yield from federation_state(session, min(wait_s, ceil(until - asked_at)), known)
         state, known, wait_s = signed.body, signed.digest, POLL_S
         if state.stage == "ended":
             yield from _tell_of_end(session, state)
