@@ -494,7 +494,7 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_random_lives():
-    run(examples=45, steps=50)
+    run(examples=30, steps=50)
 
 
 @pytest.mark.slow
