@@ -28,6 +28,9 @@ class Link:
         epoch: of the group key.
         published: index of the newest record whose sum was not given up, up to this one; 0 if there is none.
         again: index of the record whose sum was given up and whose number is tried again; 0 if there is none.
+        number: of the round that is due next, in the record after this one as in the state.
+        attempt: at that number.
+        later: how many attempts at the number after it are over, by sums that were given up meanwhile.
         ended: whether it is the federation's end, after which nothing comes.
     """
 
@@ -37,6 +40,9 @@ class Link:
     epoch: int = 1
     published: int = 0
     again: int = 0
+    number: int = 1
+    attempt: int = 1
+    later: int = 0
     ended: bool = False
 
 
@@ -101,6 +107,9 @@ class Chain:
                         "epoch": link.epoch,
                         "published": link.published,
                         "again": link.again,
+                        "number": link.number,
+                        "attempt": link.attempt,
+                        "later": link.later,
                         "ended": link.ended,
                     }
                 )
@@ -119,6 +128,9 @@ class Chain:
             epoch=fields.integer("epoch", 1, 10**9),
             published=fields.integer("published", 0, number),
             again=fields.integer("again", 0, number),
+            number=fields.integer("number", 1, 10**9),
+            attempt=fields.integer("attempt", 1, 10**9),
+            later=fields.integer("later", 0, 10**9),
             ended=fields.boolean("ended"),
         )
         fields.end()

@@ -7,9 +7,10 @@
        ... and every manifest by its site, and it is the one of the record  check_manifests
     5  this site is in the sum with what it sent, or the record says why    check_own
        not
-    6  the record follows the one that this site saw last, which was no     check_follows, check_end,
-       end, its epoch does not go back, it names exactly the sites that     check_epoch, check_invited,
-       had to be invited, and every member saw the same                     check_same_history
+    6  the record follows the one that this site saw last, which was no     check_follows, check_epoch,
+       end, its epoch does not go back, its round and attempt are the ones  check_due, check_end,
+       that were due, it names exactly the sites that had to be invited,    check_invited,
+       and every member saw the same                                        check_same_history
     7  the parts of the sum are those of the record, and their tags are     check_parts, check_tags
        the sum of the manifests' tags
     8  decrypt, round, range-check                                          (codec)
@@ -37,6 +38,7 @@ from he_agg.plan.plan import PublicPlan
 __all__ = [
     "Expected",
     "RejectedError",
+    "check_due",
     "check_end",
     "check_epoch",
     "check_follows",
@@ -226,16 +228,20 @@ def check_epoch(before: int, what: str, got: int) -> None:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"{what}, epoch", f"at least {before}", got)
 
 
-def check_end(plan: PublicPlan, record: RoundRecord, newest: RoundId | None) -> None:
-    """Step 6, first part: an end comes right after the newest sum, and by the plan after that of its last round.
+def check_due(what: str, due: tuple[int, int], got: RoundId) -> None:
+    """Step 6, first part: no number is left out and no attempt taken back, so that nothing is tried again unseen.
 
     Args:
-        newest: the round of that sum.
+        due: number and attempt.
     """
-    due = 1 if newest is None else newest.number + 1
-    if record.round_id.number != due:
-        raise RejectedError(Reason.BAD_ANSWER, f"record {record.index}, round of the end", due, record.round_id.number)
-    reason = reason_of_end(due, plan.rounds)
+    if (got.number, got.attempt) != due:
+        expected = RoundId(got.federation, *due)
+        raise RejectedError(Reason.CHAIN_MISMATCH, f"{what}, round and attempt", str(expected), str(got))
+
+
+def check_end(plan: PublicPlan, record: RoundRecord) -> None:
+    """Step 6, first part: an end gives as its reason what the plan says of the round that was due."""
+    reason = reason_of_end(record.round_id.number, plan.rounds)
     if record.reason != reason:
         raise RejectedError(Reason.BAD_ANSWER, f"record {record.index}, reason of the end", reason, record.reason)
 

@@ -12,6 +12,7 @@ from client_sdk._disk.ledger import Fate
 from client_sdk._effects import Flow, Report, Request, compute
 from client_sdk._protocol.accept import (
     RejectedError,
+    check_due,
     check_end,
     check_epoch,
     check_follows,
@@ -213,8 +214,9 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     if before.ended:
         got = f"{record.outcome} for round {record.round_id}"
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}", "none after the federation's end", got)
+    check_due(f"record {index}", (before.number, before.attempt), record.round_id)
     if record.outcome == ENDED:
-        check_end(session.plan, record, (yield from newest_sum(session, before)))
+        check_end(session.plan, record)
     yield from know_roster(session, record)
     roster = session.rosters.named(record.roster)
     if roster is not None:
@@ -223,7 +225,7 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
                 Reason.ROSTER_MISMATCH, f"record {index}, version of the roster", before.roster_version, roster.version
             )
         if record.outcome != ENDED:
-            again = yield from given_up(session, before, record.round_id)
+            again = yield from given_up(session, before)
             check_invited(session.plan, roster, record, before.counted, again)
     elif before.roster_version or session.rosters.is_complete:
         # Only what was written before the first roster that this site knows may name one that it does not know.
@@ -256,23 +258,16 @@ def newest_sum(session: Session, link: Link) -> Flow[RoundId | None]:
     return (yield from record_at(session, link.published)).body.round_id if link.published else None
 
 
-def given_up(session: Session, before: Link, round_id: RoundId) -> Flow[frozenset[str] | None]:
-    """Return the members of the sum that was given up at an attempt's number; None if there is none.
+def given_up(session: Session, before: Link) -> Flow[frozenset[str] | None]:
+    """Return the members of the sum that was given up at the number that is due; None if there is none.
 
     Args:
         before: what is kept of the record before the attempt's.
 
     Raises:
-        RejectedError: the attempt is at another number than the one that is to be tried again.
+        RejectedError: the aggregator has another record there now.
     """
-    if not before.again:
-        return None
-    record = (yield from record_at(session, before.again)).body
-    if record.round_id.number != round_id.number:
-        raise RejectedError(
-            Reason.BAD_ANSWER, "round after a sum was given up", record.round_id.number, round_id.number
-        )
-    return frozenset(record.members)
+    return frozenset((yield from record_at(session, before.again)).body.members) if before.again else None
 
 
 def _link(session: Session, signed: Signed[RoundRecord], before: Link, roster_version: int) -> Flow[Link]:
@@ -285,15 +280,19 @@ def _link(session: Session, signed: Signed[RoundRecord], before: Link, roster_ve
     link = replace(before, digest=signed.digest, roster_version=roster_version, epoch=record.epoch)
     if record.outcome == ENDED:
         return replace(link, ended=True)
+    number, attempt = record.round_id.number, record.round_id.attempt
     if record.outcome == PUBLISHED:
+        link = replace(link, number=number + 1, attempt=before.later + 1, later=0)
         return replace(link, counted=last_counted(record, before.counted), published=record.index, again=0)
     if record.gives_up is None:
-        return link
+        return replace(link, attempt=attempt + 1)
     newest = yield from compute(partial(session.chain.link, before.published))
     if before.again or not before.published or record.gives_up != newest.digest:
         what = f"record {record.index}, sum that it gives up"
         raise RejectedError(Reason.CHAIN_MISMATCH, what, newest.digest, record.gives_up)
     earlier = yield from compute(partial(session.chain.link, before.published - 1))
+    tried = (yield from record_at(session, before.published)).body.round_id
+    link = replace(link, number=tried.number, attempt=tried.attempt + 1, later=attempt)
     return replace(link, published=earlier.published, again=before.published)
 
 

@@ -12,7 +12,7 @@ from math import ceil
 
 from client_sdk._disk.chain import Link
 from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
-from client_sdk._protocol.accept import RejectedError, check_epoch, signers
+from client_sdk._protocol.accept import RejectedError, check_due, check_epoch, signers
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import catch_up, follow_rosters, given_up, newest_sum, refusing
 from client_sdk._protocol.session import Session
@@ -267,14 +267,15 @@ def _opened(session: Session, state: FederationState) -> Flow[OpenRound | None]:
 
 
 def _check_invited(session: Session, state: FederationState) -> Flow[None]:
-    """Check that an open attempt invites the sites that it has to, whether this one is among them or not.
+    """Check that an open attempt is the one that is due, and invites the sites that it has to, whether this one or not.
 
     It may have opened under an older roster than the newest, but under none before the last record's.
     """
     if state.open is None or state.round_id is None:
         return
     before = yield from compute(partial(session.chain.link, state.index))
-    again = yield from given_up(session, before, state.round_id)
+    check_due("state", (before.number, before.attempt), state.round_id)
+    again = yield from given_up(session, before)
     for signed in session.rosters.since(before.roster_version):
         drawn = invited_sites(session.plan, signed.body, signed.body_digest, state.round_id, before.counted, again)
         if drawn == frozenset(state.open.invited):

@@ -103,7 +103,9 @@ LIES: dict[str, tuple[dict[str, Any], Reason, str]] = {
     "an early end that calls itself regular": (
         {"changes": ({"reason": "rounds"},)}, Reason.BAD_ANSWER, "reason of the end: expected operator, got rounds",
     ),
-    "an end that skips rounds": ({"changes": ({"reason": "rounds"},)}, Reason.BAD_ANSWER, "of the end"),
+    "an end that skips rounds": (
+        {"changes": ({"reason": "rounds"},)}, Reason.CHAIN_MISMATCH, "round and attempt",
+    ),
     "a record of an end, and going on": (
         {"stage": "running"}, Reason.CHAIN_MISMATCH, "state, stage: expected ended, as its last record says",
     ),

@@ -11,7 +11,6 @@ import pytest
 
 from client_sdk._effects import Request, Response
 from client_sdk._protocol.poll import federation_state, next_round, open_round
-from he_agg.documents.draw import draw
 from he_agg.documents.record import NO_RECORD
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
@@ -45,9 +44,6 @@ ENDED = dataclasses.replace(WAITING, stage="ended")
 def with_open(**changed: Any) -> FederationState:
     assert CURRENT.open is not None
     return dataclasses.replace(CURRENT, open=dataclasses.replace(CURRENT.open, **changed))
-
-
-SECOND = with_open(number=2)
 
 
 def world_of(*answers, instant: bool = True):
@@ -86,27 +82,48 @@ def test_a_pause_is_waited_out(tmp_path):
 
 
 def test_round_seen_before_is_not_given_again(tmp_path):
-    world = world_of(CURRENT, SECOND)
+    server, states = FakeAggregator(PLAN), [CURRENT]
+    server.others_submit()
+    server.close()
+    server.open(RoundId("test", 2, 1))
+    world = World(server, lambda request, _: signed_state(states.pop()) if states else None)
     assert str(world.run(next_round(session_for(tmp_path, PLAN), "test.1.1")).id) == "test.2.1"
 
 
-def drawn(*, with_this_site: bool) -> FederationState:
-    """An open attempt of a plan that draws two of the three sites."""
-    state = FakeAggregator(SAMPLED).state
-    assert state.open is not None
-    for attempt in itertools.count(1):
-        invited = draw({"a", "b", "c"}, 2, RoundId("test", 1, attempt), state.roster, NO_RECORD)
-        if ("a" in invited) == with_this_site:
-            opened = dataclasses.replace(state.open, attempt=attempt, invited=tuple(sorted(invited)))
-            return dataclasses.replace(state, open=opened)
-    raise AssertionError
-
-
 def test_round_without_this_site_is_passed_over(tmp_path):
-    without, with_it = drawn(with_this_site=False), drawn(with_this_site=True)
-    session = session_for(tmp_path, SAMPLED)
-    assert world_of(without).run(open_round(session)) is None
-    assert world_of(without, with_it).run(next_round(session, None)).id == with_it.round_id
+    """A plan that draws two of the three sites: attempts fail until the third is drawn."""
+    server = FakeAggregator(SAMPLED)
+    for attempt in itertools.count(1):
+        server.open(RoundId("test", 1, attempt))
+        server.draw()
+        if attempt == 1:
+            (site,) = {"a", "b", "c"} - set(server.invited)
+            session = session_for(tmp_path, SAMPLED, site)
+            assert World(server).run(open_round(session)) is None
+        if site in server.invited:
+            break
+        passed_over = server.state
+        server.fail()
+    states = [passed_over]
+    world = World(server, lambda request, _: signed_state(states.pop()) if states else None)
+    assert world.run(next_round(session, None)).id == server.round_id
+    assert attempt > 1
+
+
+@pytest.mark.parametrize(
+    ("failed", "sent"), [(0, (1, 2)), (0, (2, 1)), (1, (1, 1)), (1, (1, 3)), (1, (2, 1)), (1, (2, 2))]
+)
+def test_an_attempt_that_is_not_due_is_not_believed(tmp_path, failed, sent):
+    """An attempt that nobody has seen fail could have drawn other sites; one that is over could open again."""
+    server, session = FakeAggregator(PLAN), session_for(tmp_path, PLAN)
+    if failed:
+        server.fail()
+    server.open(RoundId("test", *sent))
+    got = f"test.{sent[0]}.{sent[1]}"
+    with pytest.raises(ProtocolError, match=f"round and attempt: expected test.1.{1 + failed}, got {got}") as caught:
+        World(server).run(next_round(session, None))
+    assert caught.value.reason is Reason.CHAIN_MISMATCH
+    assert security_log(session)[0]["what"] == "state, round and attempt"
 
 
 @pytest.mark.parametrize("invited", [("b", "c"), ("a", "b"), ("a", "b", "c", "stranger"), ()])

@@ -37,6 +37,7 @@ from client_sdk.federated import Update
 from client_sdk.progress import Event
 from he_agg import Mean, Plan, canonical, dequantize, quantize
 from he_agg.codecs import codec_for
+from he_agg.documents.draw import draw
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Member, Role, Roster
@@ -132,15 +133,22 @@ class FakeAggregator:
         self.lies: dict[str, Any] = {}
         self.stage = "running"
         self.disputed: RoundId | None = None
+        self.drawn: frozenset[str] | None = None
         self.attempt: OpenAttempt | None = OpenAttempt(
             round_id.number, round_id.attempt, NOW, NOW + 3600, tuple(sorted(self.sites))
         )
 
     @property
     def invited(self) -> list[str]:
-        """All sites of the roster under which the round opened."""
+        """All sites of the roster under which the round opened, or those that were drawn."""
         (roster,) = [signed.body for signed in self.rosters if signed.body_digest == self.roster]
-        return list(roster.having(Role.SITE))
+        return list(roster.having(Role.SITE)) if self.drawn is None else sorted(self.drawn)
+
+    def draw(self) -> None:
+        """Invite two of the sites to this attempt, as a plan with `sample_percent` has it before the first sum."""
+        assert self.attempt is not None
+        self.drawn = draw({"a", "b", "c"}, 2, self.round_id, self.roster, NO_RECORD)
+        self.attempt = dataclasses.replace(self.attempt, invited=tuple(sorted(self.drawn)))
 
     @property
     def head(self) -> str:
