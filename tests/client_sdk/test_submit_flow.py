@@ -367,7 +367,7 @@ def test_damaged_part_is_told_also_when_nobody_answers(tmp_path, aggregator):
 
     def rot(request: Request, body: bytes):
         path = session.spool.entry(ROUND).part_path(1)
-        path.write_bytes(path.read_bytes()[:-1] + b"!")
+        damage_file(path, "changed")
         return unreachable() if request.path.endswith("?from=1") else None
 
     with pytest.raises(WireError, match="part-00001 is damaged"):

@@ -533,7 +533,8 @@ def damage_file(path: Path, damage: str) -> None:
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
-        path.write_bytes(content[:-1] + b"!" * (damage == "changed"))
+        other = bytes([(content[-1] + 1) % 256])  # never what was there, which is random
+        path.write_bytes(content[:-1] + other * (damage == "changed"))
 
 
 def unreachable() -> TransportError:

@@ -12,6 +12,7 @@ from client_sdk import privacy
 from client_sdk.local import local_federation, plan_for
 from he_agg import ConfigError, InputError, Layout, Plan, PlanError, quantize
 from tests.client_sdk.privacy.streams import stream
+from tests.support.flows import damage_file
 
 VALUES = 300
 Z = 2.0
@@ -123,7 +124,7 @@ def test_a_crash_between_storing_and_paying_is_paid_later(tmp_path, monkeypatch)
     after.prepare(FakeRound(), model(0.01))
     assert len(after.ledger.charges) == 1
     (stored,) = (tmp_path / "noisy").glob("*.noisy")
-    stored.write_bytes(stored.read_bytes()[:-1] + b"x")
+    damage_file(stored, "changed")
     with pytest.raises(ConfigError, match="damaged"):
         after.prepare(FakeRound(), model(0.01))
 
