@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["contents_of", "living"]
@@ -23,5 +22,8 @@ def living(root: Path) -> Iterator[Path]:
 def contents_of(root: Path) -> Iterator[tuple[Path, bytes]]:
     """Read every file below a directory, but those that go meanwhile."""
     for path in living(root):
-        with suppress(FileNotFoundError, IsADirectoryError):
-            yield path, path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        yield path, content

@@ -52,7 +52,7 @@ def assert_sound(server):
     with contextlib.closing(sqlite3.connect(server.data_dir / "aggregator.sqlite3")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-    assert not [path for path in living(server.data_dir) if path.suffix == ".tmp"]
+    assert not [path for path in living(server.data_dir) if path.name.endswith(".tmp")]
     assert not [line for line in server.log_lines if line["level"] in ("ERROR", "CRITICAL")]
 
 
