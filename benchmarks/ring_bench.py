@@ -28,7 +28,7 @@ from he_agg.ring.modulus import modulus, shoup_quotients
 from he_agg.ring.ntt_lanes import inverse_product
 from he_agg.ring.opener import Opener
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
+from he_agg.ring.primes import BATCH, N, ntt_primes
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
 from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
@@ -49,14 +49,14 @@ def pieces() -> None:
     """The steps of one batch, by themselves."""
     m, stream = modulus(ntt_primes(30)[0]), Keystream(bytes(32))
     x, planes = np.empty(STREAM_WORDS, dtype=np.uint32), np.empty(NOISE_BYTES, dtype=np.uint8)
-    noise, batch = np.empty(BATCH_VALUES, dtype=np.int8), x[:BATCH_VALUES]
+    noise, batch = np.empty(BATCH, dtype=np.int8), x[:BATCH]
     factor = np.ones(N, dtype=np.uint32)
     tables = (factor, shoup_quotients(factor, m.q), m.inverse, m.inverse_quotients, np.uint32(m.q), batch)
-    show("keystream for a", BATCH_VALUES, lambda: stream.fill(x.view(np.uint8), 0, 1))
-    show("rejection", BATCH_VALUES, lambda: replace_rejected(x, BATCH_VALUES, np.uint32(word_limit(m.q))))
-    show("keystream for noise", BATCH_VALUES, lambda: stream.fill(planes, 0, 1))
-    show("noise", BATCH_VALUES, lambda: centred_binomial(planes.view(np.uint64), noise.view(np.uint64)))
-    show("product, inverse NTT", BATCH_VALUES, lambda: inverse_product(batch, *tables))
+    show("keystream for a", BATCH, lambda: stream.fill(x.view(np.uint8), 0, 1))
+    show("rejection", BATCH, lambda: replace_rejected(x, BATCH, np.uint32(word_limit(m.q))))
+    show("keystream for noise", BATCH, lambda: stream.fill(planes, 0, 1))
+    show("noise", BATCH, lambda: centred_binomial(planes.view(np.uint64), noise.view(np.uint64)))
+    show("product, inverse NTT", BATCH, lambda: inverse_product(batch, *tables))
 
 
 def packing(count: int) -> None:
@@ -72,7 +72,7 @@ def packing(count: int) -> None:
 
 def parts(batches: int) -> None:
     """Whole parts, as a client sees them."""
-    count, a_key = batches * BATCH_VALUES, bytes(32)
+    count, a_key = batches * BATCH, bytes(32)
     pair = (ntt_primes(19)[0], ntt_primes(20)[0])
     for primes, bound, sites in (((ntt_primes(30)[0],), 32767, 31), (pair, (1 << 23) - 1, 31)):
         params, limbs = RingParams.widest(primes, bound, sites), len(primes)
@@ -91,15 +91,15 @@ def parts(batches: int) -> None:
 
 def mask(batches: int) -> None:
     """The floor: add a keystream word to each value mod 2**21, pack."""
-    stream, words = Keystream(bytes(32)), np.empty(BATCH_VALUES, dtype=np.uint32)
-    values = np.random.default_rng(1).integers(0, 1 << 16, batches * BATCH_VALUES).astype(np.uint32)
+    stream, words = Keystream(bytes(32)), np.empty(BATCH, dtype=np.uint32)
+    values = np.random.default_rng(1).integers(0, 1 << 16, batches * BATCH).astype(np.uint32)
     out = np.empty(packed_bytes(values.size, 21), dtype=np.uint8)
-    step = packed_bytes(BATCH_VALUES, 21)
+    step = packed_bytes(BATCH, 21)
 
     def run() -> None:
         for i in range(batches):
             stream.fill(words.view(np.uint8), 0, i)
-            np.add(words, values[i * BATCH_VALUES : (i + 1) * BATCH_VALUES], out=words)
+            np.add(words, values[i * BATCH : (i + 1) * BATCH], out=words)
             np.bitwise_and(words, (1 << 21) - 1, out=words)
             pack(words, 21, out[i * step : (i + 1) * step])
 
@@ -114,7 +114,7 @@ def main() -> None:
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {cores} core(s), {batches} batches, keystream {cipher}")
     pieces()
-    packing(batches * BATCH_VALUES)
+    packing(batches * BATCH)
     parts(batches)
     mask(batches)
 

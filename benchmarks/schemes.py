@@ -19,7 +19,7 @@ from he_agg.plan.schemes import SCHEMES as CODECS
 from he_agg.plan.sections import Part
 from he_agg.protocol.wire import encode_part
 from he_agg.ring.keystream import Keystream
-from he_agg.ring.primes import BATCH_VALUES
+from he_agg.ring.primes import BATCH
 from keys import GroupKey
 
 Piece = tuple[int, Any]
@@ -172,13 +172,13 @@ class Mask:
         self.bits = value_bits + (max_sites - 1).bit_length()
         self.n_values = n_values
         self.q = 1 << self.bits
-        self.words = np.empty(BATCH_VALUES, dtype=np.uint32)
+        self.words = np.empty(BATCH, dtype=np.uint32)
         self.stream = Keystream(bytes(32))
 
     def encrypt(self, values: Any) -> Iterator[Piece]:
         unsigned = values.view(np.uint32)
-        for number, start in enumerate(range(0, values.size, BATCH_VALUES)):
-            chunk = unsigned[start : start + BATCH_VALUES]
+        for number, start in enumerate(range(0, values.size, BATCH)):
+            chunk = unsigned[start : start + BATCH]
             words = self.words[: chunk.size]
             self.stream.fill(words.view(np.uint8), 0, number)
             np.add(words, chunk, out=words)
@@ -189,7 +189,7 @@ class Mask:
         return len(piece[1])
 
     def new_sum(self, piece: Piece) -> Any:
-        return np.zeros(min(BATCH_VALUES, self.n_values - piece[0] * BATCH_VALUES), dtype=np.uint32)
+        return np.zeros(min(BATCH, self.n_values - piece[0] * BATCH), dtype=np.uint32)
 
     def fold(self, total: Any, piece: Piece) -> Any:
         bitpack.fold(total, piece[1], self.bits, self.q)
@@ -201,8 +201,8 @@ class Mask:
     def open(self, source: Source, n_sites: int) -> Any:
         out = np.empty(self.n_values, dtype=np.int64)
         half = self.q >> 1
-        for number, start in enumerate(range(0, self.n_values, BATCH_VALUES)):
-            target = out[start : start + BATCH_VALUES]
+        for number, start in enumerate(range(0, self.n_values, BATCH)):
+            target = out[start : start + BATCH]
             words = bitpack.unpack(source(number), target.size, self.bits)
             pad = self.words[: target.size]
             for _ in range(n_sites):

@@ -1,13 +1,16 @@
 """The codec `hybrid`: the bulk under a one-time ring key, and that key in one CKKS vector under the group key.
 
-    block b   c_b  = a_b * s + e_b + D*k_b        a_b common to the round, s fresh for this call
+    pack      m_b  = k_0 + k_1*B + ... + k_(v-1)*B^(v-1)      v values a coefficient, B = 2*K*M + 1: sums do not carry
+    block b   c_b  = a_b * s + e_b + D*m_b mod q          a_b common to the round, s fresh for this call
+    send      h_b  = round(c_b * p/q) mod p               p < q, by its one or two primes
     key       E(s) = one CKKS vector of the coefficients of s
-    sum       C_b  = sum of c_b,   E(S) = sum of E(s)
-    open      S    = round(decrypt(E(S))),   k_b = round((C_b - a_b * S) / D)
+    sum       H_b  = sum of h_b mod p,   E(S) = sum of E(s)
+    open      S    = round(decrypt(E(S))),   m_b = round((H_b * q/p - a_b * S mod q) / D), whose digits are the sums
 
-Why this is sound: the bulk is RLWE under a secret that lives for one call, is never an argument and never stored; the
-group key only ever touches one small ciphertext, whose decryption is rounded to integers before anyone sees it. All a_b
-are common to the round, so opening costs the same for 3 sites and for 300, and the sum has the size of one submission.
+Why this is sound: the bulk is RLWE under a secret that lives for one call, is never an argument and never stored, with
+the law of the noise; rounding only forgets. The group key only ever touches one small ciphertext, whose decryption is
+rounded to integers before anyone sees it. All a_b are common to the round, so opening costs the same for 3 sites and
+for 300, and the sum has the size of one submission.
 
 Source: key-additive homomorphic encryption, Willow (eprint 2024/936).
 """
@@ -38,28 +41,26 @@ from he_agg.codecs.base import (
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey, new_secret_context
 from he_agg.errors import DecryptionError, PlanError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.kernels.bitpack import first_not_below, pack, packed_bytes, unpack
+from he_agg.kernels.bitpack import first_not_below, pack, unpack
 from he_agg.kernels.buffers import Buffers
 from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace, Section
+from he_agg.plan.security import NOISE_BOUND
 from he_agg.ring.encryptor import Encryptor, ValueBeyondError
 from he_agg.ring.keystream import a_key
 from he_agg.ring.opener import Opener, ResidueError
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, N
+from he_agg.ring.primes import BATCH, N
 
 __all__ = ["HybridCodec"]
-
-_OPENED_AT_ONCE = 2 * BATCH_VALUES
-"""Values opened at a time: half a megabyte of 64-bit integers stays in the second-level cache."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 class HybridCodec:
-    """Exact integers <-> one key section and one section for each limb.
+    """Exact integers <-> one key section and one section for each modulus.
 
     Raises:
         PlanError: a plan of another codec.
@@ -69,7 +70,9 @@ class HybridCodec:
         self._plan = plan
         self._parameters = _parameters(plan)
         self._ring = RingParams(
+            digits=self._parameters.packing,
             primes=self._parameters.primes,
+            moduli=self._parameters.moduli,
             delta=self._parameters.delta,
             max_abs_value=self._parameters.magnitude,
             max_sites=self._parameters.max_sites,
@@ -78,8 +81,8 @@ class HybridCodec:
         self._buffers = Buffers()
         self._sums = Buffers(most=1)
         self._key_place, *bulk = plan.places
-        # Parts of the same values, one of each limb, belong together.
-        per_limb = len(bulk) // len(self._parameters.primes)
+        # Parts of the same coefficients, one of each modulus, belong together.
+        per_limb = len(bulk) // len(self._parameters.moduli)
         self._groups = [tuple(bulk[i::per_limb]) for i in range(per_limb)]
 
     @classmethod
@@ -110,11 +113,11 @@ class HybridCodec:
             yield Part(self._key_place.number, pack(residues, self._key_place.section.modulus_bits).data)
 
             def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
-                span = _values_of(group)
+                span = self._values_of(group)
                 integers = values[span]
                 out = [self._buffers.take(place.packed_bytes) for place in group]
                 try:
-                    packed = encryptor.encrypt(span.start // BATCH_VALUES, integers, out)
+                    packed = encryptor.encrypt(_first_batch(group), integers, out)
                 except ValueBeyondError as error:
                     raise beyond_plan(self._plan) from error
                 return [Part(place.number, limb.data) for place, limb in zip(group, packed, strict=True)]
@@ -150,7 +153,7 @@ class HybridCodec:
             def open_group(group: tuple[PartPlace, ...]) -> tuple[int, int, int]:
                 packed = [np.frombuffer(packed_part(total, place), dtype=np.uint8) for place in group]
                 try:
-                    return _open_into(sums[_values_of(group)], _values_of(group).start, packed, opener)
+                    return opener.open(_first_batch(group), packed, sums[self._values_of(group)])
                 except ResidueError as error:
                     numbers = ", ".join(str(place.number) for place in group)
                     raise WireError(
@@ -159,7 +162,8 @@ class HybridCodec:
 
             distances, squares, largest = zip(*_in_threads(open_group, self._groups, threads), strict=True)
         too_far = max(distances) > self._parameters.largest_distance(n_sites)
-        if too_far or sum(squares) > self._parameters.largest_square_sum(n_sites, sums.size):
+        coefficients = self._groups[0][0].section.residues
+        if too_far or sum(squares) > self._parameters.largest_square_sum(n_sites, coefficients):
             raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
         check_sums(max(largest), n_sites, self._plan)
 
@@ -170,13 +174,20 @@ class HybridCodec:
         if (bad := first_not_below(residues, section.modulus)) >= 0:
             raise WireError(Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {place.number}: residue {bad} is not below q")
         key_sum = vectors.decrypt(residues, n_sites)[:N]
-        if int(np.abs(key_sum).max()) > n_sites:
+        if int(np.abs(key_sum).max()) > NOISE_BOUND * n_sites:
             raise DecryptionError(
                 Reason.SUM_OUT_OF_RANGE,
                 f"expected the sum of {n_sites} one-time keys, got something else",
                 _OFF_GRID_HINT,
             )
         return key_sum
+
+    def _values_of(self, group: tuple[PartPlace, ...]) -> slice:
+        """Return the values that a group of parts carries. Parts hold whole batches but for the last."""
+        place = group[0]
+        first = place.index * place.section.part_residues
+        packing = self._parameters.packing
+        return slice(first * packing, min((first + place.residues) * packing, self._plan.values))
 
     def _a_key(self, key: GroupKey, round_id: RoundId) -> bytes:
         plan_id = bytes.fromhex(self._plan.plan_id)
@@ -189,35 +200,8 @@ def _parameters(plan: PublicPlan) -> HybridParameters:
     return plan.parameters
 
 
-def _values_of(group: tuple[PartPlace, ...]) -> slice:
-    """Return the values that a group of parts, one of each limb, carries. Parts hold whole batches but for the last."""
-    place = group[0]
-    start = place.index * place.section.part_residues
-    return slice(start, start + place.residues)
-
-
-def _open_into(
-    sums: NDArray[np.signedinteger], first: int, packed: list[NDArray[np.uint8]], opener: Opener
-) -> tuple[int, int, int]:
-    """Open the parts of some values, a few batches at a time, so that the wide integers stay in the cache.
-
-    Returns:
-        The largest distance to the grid, the sum of their squares, and the largest absolute value.
-    """
-    wide = np.empty(min(_OPENED_AT_ONCE, sums.size), dtype=np.int64)
-    furthest = squares = largest = 0
-    for start in range(0, sums.size, _OPENED_AT_ONCE):
-        here = wide[: sums.size - start]
-        pieces = [
-            limb[packed_bytes(start, bits) : packed_bytes(start + here.size, bits)]
-            for limb, bits in zip(packed, opener.params.limb_bits, strict=True)
-        ]
-        _, distance, square_sum = opener.open((first + start) // BATCH_VALUES, here.size, pieces, here)
-        furthest = max(furthest, distance)
-        squares += square_sum
-        largest = max(largest, int(here.max()), -int(here.min()))
-        sums[start : start + here.size] = here
-    return furthest, squares, largest
+def _first_batch(group: tuple[PartPlace, ...]) -> int:
+    return group[0].index * group[0].section.part_residues // BATCH
 
 
 def _in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int | None) -> Iterator[Result]:

@@ -54,6 +54,7 @@ class CkksProfile:
 # 1 mod 8192. tests/plan/test_ckks_parameters.py asks SEAL for them again.
 PROFILES = (
     CkksProfile("ckks-n4096-q24", 4096, 16736257, 16760833),
+    CkksProfile("ckks-n4096-q27", 4096, 134111233, 134176769),
     CkksProfile("ckks-n4096-q30", 4096, 1073668097, 1073692673),
     CkksProfile("ckks-n4096-q40", 4096, 1099511390209, 1099511480321),
     CkksProfile("ckks-n4096-q50", 4096, 1125899906629633, 1125899906826241),

@@ -1,18 +1,33 @@
-"""Parameters of the codec `hybrid`: the smallest ring that is secure and exact, the step, and the sections.
+"""Parameters of the codec `hybrid`: the fewest bytes that are secure and exact, the step, and the sections.
 
 Arithmetic only: the aggregator checks a plan with it and loads no HE library for that.
 
-The bulk is RLWE in Z_q[X]/(X^2048 + 1) under a one-time ternary key, one key per submission; that key travels in one
-CKKS vector under the group key (he_agg/codecs/hybrid.py). Plaintext integers are multiples of the step D:
+The bulk is RLWE in Z_q[X]/(X^2048 + 1) under a one-time key, one key per submission; that key travels in one CKKS
+vector under the group key (he_agg/codecs/hybrid.py). A coefficient carries v values as the digits of one integer m, in
+base B; what is sent is rounded to a smaller modulus p:
 
-    D = floor((q - 1)/2 / (K*M + 1/2))          so that the largest sum and half a step more do not wrap
-    D >= 2 * 14.6 * sigma * sqrt(K)             failure below 2^-128 over 2^30 values, or
-    D >= 2 * 21 * K + 1                         no failure at all: the noise of one value never exceeds 21
+    B = 2*K*M + 1                       a digit of the sum has so many values, so that digits never carry
+    D = floor((q - 1) / B^v)            the step between plaintexts: half a step beyond the largest sum does not wrap
+    h = round(c * p/q) mod p            what is sent of c = a*s + e + D*m mod q
+
+A sum opens to the right m as long as what is added to D*m stays below half a step. Of K sites that is, in units of 1,
+with e centred binomial of 21 + 21 (|e| <= 21, variance 10.5) and each rounding off by r <= 1/2, and by what the product
+in float64 adds, f = 3p * 2^-54 (two roundings of relative 2^-53 each, of a product below p, and a third to be safe):
+
+    certain     21*K               + K * q/p * (1/2 + f)         + 2
+    mixed       14.6 * sqrt(10.5*K)  + K * q/p * (1/2 + f)       + 2
+    by chance   14.6 * sqrt((10.5 + (q/p)^2 / 12) * K) + K * q/p * f  + 2
+
+The least of the three counts. The last 2 are the product in float64 when the sum is opened: below 2^52, two roundings
+of relative 2^-53, and half for the rounding to an integer. Chance is below 2^-128 over 2^30 coefficients: the noise is
+sub-Gaussian with its own variance, being a sum of signs; and so is r, uniform on [-1/2, 1/2], because c is uniform mod
+q to whoever has no key (the sub-Gaussian variance of a uniform variable is its own, too).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -27,30 +42,58 @@ from he_agg.plan.security import (
     NOISE_VARIANCE,
     check_security,
     failure_log2,
+    key_law_security_bits,
     largest_square_sum,
-    security_bits,
 )
-from he_agg.ring.primes import BATCH_VALUES, MAX_PRIME_BITS, MIN_PRIME_BITS, N, ntt_primes
+from he_agg.ring.params import largest_delta
+from he_agg.ring.primes import (
+    BATCH,
+    MAX_PRIME_BITS,
+    MAX_SENT_BITS,
+    MIN_PRIME_BITS,
+    MIN_SENT_BITS,
+    N,
+    coefficients_of,
+    ntt_primes,
+    sent_primes,
+)
 
-__all__ = ["HybridParameters", "prime_sets"]
+__all__ = ["HybridParameters", "ring_primes", "sent_moduli"]
 
-MAX_TWO_LIMB_BITS = MAX_MODULUS_BITS[N]
-"""What the security table leaves."""
+MAX_RING_BITS = MAX_MODULUS_BITS[N]
+"""What the security table leaves, and what float64 holds."""
+
+MAX_ROUNDED_BITS = 50
+"""Of the product of the moduli that are sent: beyond, products in float64 would be off by more than the rounding."""
+
+MAX_DELTA = 2**31 - 1
+"""So that distances to the grid, and their squares, are 32-bit and 64-bit integers."""
+
+EQUAL = 1.025
+"""Bytes that are taken for equal: among those the faster parameters win."""
+
+_OPENING_ERROR = 2
+_FLOAT_ERROR = 3 * 2.0**-54
+"""Relative to the modulus that is sent."""
 
 
 @dataclass(frozen=True)
 class HybridParameters:
-    """Primes and step of the bulk ring, and the parameters of the key's CKKS vector; seen to be safe and exact.
+    """Packing, moduli and step of the bulk, and the parameters of the key's CKKS vector; seen to be safe and exact.
 
     Attributes:
-        primes: one or two primes; residues of each are a section of their own.
+        packing: v, the values in a coefficient.
+        primes: one or two primes, the ring's limbs.
+        moduli: one or two primes that residues are sent modulo; residues of each are a section of their own.
         delta: D, the step between plaintexts.
         magnitude: M, the largest absolute value of one site's integers.
         max_sites: K.
         key: parameters of the CKKS vector that carries the one-time key.
     """
 
+    packing: int
     primes: tuple[int, ...]
+    moduli: tuple[int, ...]
     delta: int
     magnitude: int
     max_sites: int
@@ -59,7 +102,7 @@ class HybridParameters:
     @property
     def name(self) -> str:
         """The profile's name; it carries its facts."""
-        return f"hybrid-n{N}-" + "-".join(f"q{prime.bit_length()}" for prime in self.primes)
+        return f"hybrid-n{N}-q{self.modulus.bit_length()}-p{sum(self._sent_bits)}-v{self.packing}"
 
     @property
     def ring_degree(self) -> int:
@@ -68,8 +111,12 @@ class HybridParameters:
 
     @cached_property
     def modulus(self) -> int:
-        """q: the product of the primes."""
+        """q: the product of the ring's primes."""
         return math.prod(self.primes)
+
+    @property
+    def _sent_bits(self) -> tuple[int, ...]:
+        return tuple(modulus.bit_length() for modulus in self.moduli)
 
     @property
     def security_modulus_bits(self) -> int:
@@ -78,127 +125,207 @@ class HybridParameters:
 
     @property
     def security_bits(self) -> int:
-        """Estimated security of the bulk ring; the key's CKKS vector is within the table's 128 bits."""
-        return security_bits(N, self.modulus.bit_length())
+        """Estimated security of the bulk; the key's CKKS vector is within the table's 128 bits."""
+        return key_law_security_bits(self.modulus.bit_length())
+
+    @property
+    def bits_per_value(self) -> float:
+        """What is sent for each value of a long update."""
+        return sum(self._sent_bits) / self.packing
+
+    @cached_property
+    def _ratio(self) -> float:
+        return self.modulus / math.prod(self.moduli)
 
     def largest_distance(self, n_sites: int) -> int:
-        """Bound how far an honest sum is from a multiple of the step: certain to 21 a site, or at 14.6 sigma."""
-        by_chance = math.floor(EXACTNESS_SIGMAS * math.sqrt(NOISE_VARIANCE * n_sites))
-        return min(NOISE_BOUND * n_sites, by_chance, (self.delta - 1) // 2)
+        """Bound how far an honest sum is from a multiple of the step."""
+        return min(_largest_noise(n_sites, self.primes, self.moduli), (self.delta - 1) // 2)
 
-    def largest_square_sum(self, n_sites: int, values: int) -> float:
-        """Bound the sum of the squares of those distances over so many values.
+    def largest_square_sum(self, n_sites: int, coefficients: int) -> float:
+        """Bound the sum of the squares of those distances over so many coefficients.
 
         With `max_sites` in it, half a step may be 14.6 sigma, and the largest distance then refuses nothing; under a
         wrong key the squares still are 71 times what they should be.
         """
-        return largest_square_sum(values, NOISE_VARIANCE * n_sites)
+        by_chance = math.sqrt(largest_square_sum(coefficients, self._variance(n_sites)))
+        of_floats = n_sites * self._ratio * _FLOAT_ERROR * math.prod(self.moduli) + _OPENING_ERROR
+        return (by_chance + math.sqrt(coefficients) * of_floats) ** 2
+
+    def _variance(self, n_sites: int) -> float:
+        return n_sites * (NOISE_VARIANCE + self._ratio**2 / 12)
 
     @property
     def failure_log2(self) -> float:
-        """log2 of the probability that one value of a full sum is rounded wrongly; minus infinity if none can be."""
-        if self.delta >= 2 * NOISE_BOUND * self.max_sites + 1:
+        """log2 of the probability that one coefficient of a full sum is rounded wrongly; minus infinity if none can."""
+        certain, of_floats, noise = _noise(self.max_sites, self.primes, self.moduli)
+        half = (self.delta - 1) / 2
+        if half >= certain:
             return -math.inf
-        return failure_log2(self.delta / 2 / math.sqrt(NOISE_VARIANCE * self.max_sites))
+        mixed = (half - of_floats - self.max_sites * self._ratio / 2) / math.sqrt(NOISE_VARIANCE * self.max_sites)
+        return failure_log2(max(mixed, (half - of_floats) / noise))
 
     @property
     def why(self) -> str:
         """Why these parameters, in a sentence."""
-        least = _least_step(self.max_sites)
+        least = 2 * _largest_noise(self.max_sites, self.primes, self.moduli) + 1
         return (
-            f"the fewest bits whose step between plaintexts ({self.delta}) is at least the {least} that the noise of "
-            f"{self.max_sites} sites asks for, within the {MAX_TWO_LIMB_BITS} bits that are secure at N = {N}"
+            f"of all that fit the {MAX_RING_BITS} bits that are secure at N = {N}, the fewest bytes whose step between "
+            f"plaintexts ({self.delta}) is at least the {least} that noise and rounding of {self.max_sites} sites ask "
+            "for; within 2.5 % of that, the fewest operations"
         )
+
+    @property
+    def costs(self) -> tuple[tuple[str, float], ...]:
+        """Say what the bits of a value are spent on: they add up to `bits_per_value`."""
+        of_sum = math.log2(2 * self.max_sites * self.magnitude + 1)
+        steps = min(
+            self.max_sites, EXACTNESS_SIGMAS * math.sqrt(self.max_sites / 3)
+        )  # of p, that roundings may reach over
+        rounding = math.log2(steps) / self.packing
+        both = 2 * _largest_noise(self.max_sites, self.primes, self.moduli) + 1
+        noise = math.log2(both / (self._ratio * steps)) / self.packing
+        whole = self.bits_per_value - of_sum - rounding - noise
+        return (("the sum itself", of_sum), ("rounding", rounding), ("noise", noise), ("whole bits", whole))
 
     @classmethod
     def choose(cls, magnitude: int, max_sites: int) -> HybridParameters:
-        """Choose the parameters with the fewest bytes a value.
+        """Choose the parameters with the fewest bytes a value, and of those that are as good as equal the fastest.
 
         Raises:
             PlanError: no ring within the security table holds sums of that size exactly.
         """
-        for primes in prime_sets():
-            delta = _largest_step(math.prod(primes), magnitude * max_sites)
-            if delta >= _least_step(max_sites):
-                return cls.of(primes, magnitude, max_sites)
-        raise PlanError(
-            Reason.NO_HEADROOM,
-            f"codec hybrid: no ring within the security table holds the sum of {max_sites} sites' values of up to "
-            f"{magnitude}",
-            "ask for fewer value bits or fewer sites",
-        )
+        found = list(_candidates(magnitude, max_sites))
+        if not found:
+            raise PlanError(
+                Reason.NO_HEADROOM,
+                f"codec hybrid: no ring within the security table holds the sum of {max_sites} sites' values of up to "
+                f"{magnitude}",
+                "ask for fewer value bits or fewer sites",
+            )
+        most = EQUAL * min(bits for bits, *_ in found)
+        _, _, packing, primes, moduli = min((one for one in found if one[0] <= most), key=_work)
+        return cls.of(packing, primes, moduli, magnitude, max_sites)
 
     @classmethod
-    def of(cls, primes: tuple[int, ...], magnitude: int, max_sites: int) -> HybridParameters:
+    def of(
+        cls, packing: int, primes: tuple[int, ...], moduli: tuple[int, ...], magnitude: int, max_sites: int
+    ) -> HybridParameters:
         """Check and return the parameters over given primes.
 
         Raises:
             PlanError: insecure, inexact, or primes that no plan of ours has.
         """
-        if primes not in prime_sets():
+        if primes not in ring_primes():
             raise PlanError(Reason.BAD_PLAN, "plan.parameters.primes: expected a set of primes that he-agg uses")
+        if moduli not in sent_moduli() or math.prod(moduli) >= math.prod(primes):
+            raise PlanError(
+                Reason.BAD_PLAN, "plan.parameters.moduli: expected primes that he-agg sends, below the ring's modulus"
+            )
         modulus = math.prod(primes)
         check_security(N, modulus.bit_length())
-        delta = _largest_step(modulus, magnitude * max_sites)
-        if delta < _least_step(max_sites):
+        least = 2 * _largest_noise(max_sites, primes, moduli) + 1
+        delta = largest_delta(modulus, 2 * max_sites * magnitude + 1, packing)
+        if not least <= delta <= MAX_DELTA:
             raise PlanError(
                 Reason.NO_HEADROOM,
-                f"codec hybrid: expected a step of at least {_least_step(max_sites)} between plaintexts, got {delta}",
+                f"codec hybrid: expected a step of {least} to {MAX_DELTA} between plaintexts, got {delta}",
                 "ask for fewer value bits or fewer sites",
             )
-        # The key's coefficients are -1, 0 or 1, one in each slot.
-        key = CkksParameters.choose(1, max_sites)
-        return cls(primes, delta, magnitude, max_sites, key)
+        # The key's coefficients have the law of the noise, one in each slot.
+        key = CkksParameters.choose(NOISE_BOUND, max_sites)
+        return cls(packing, primes, moduli, delta, magnitude, max_sites, key)
 
     def sections(self, values: int, part_bytes: int) -> tuple[Section, ...]:
-        """Return the one-time key's section, which is needed first to open a sum, then one for each limb."""
+        """Return the one-time key's section, which is needed first to open a sum, then one for each modulus."""
         (key,) = self.key.sections(N, part_bytes)
-        # Every limb is cut at the same values, so that one part of each belong together.
-        widest = max(self.primes)
-        part_residues = residues_per_part(part_bytes, BATCH_VALUES, widest)
+        # All are cut at the same coefficients, so that one part of each belong together.
+        part_residues = residues_per_part(part_bytes, BATCH, max(self.moduli))
+        count = coefficients_of(values, self.packing)
         return (
             Section("key", key.modulus, key.residues, key.part_residues),
-            *(Section(f"limb-{i}", prime, values, part_residues) for i, prime in enumerate(self.primes)),
+            *(Section(f"limb-{i}", modulus, count, part_residues) for i, modulus in enumerate(self.moduli)),
         )
 
     def to_json(self) -> canonical.Json:
         """Return the canonical document."""
-        return {"primes": list(self.primes), "delta": self.delta_text, "key": self.key.to_json()}
-
-    @property
-    def delta_text(self) -> str:
-        """The step as a decimal string: with two limbs it may exceed 53 bits."""
-        return str(self.delta)
+        return {
+            "packing": self.packing,
+            "primes": list(self.primes),
+            "moduli": list(self.moduli),
+            "delta": self.delta,
+            "key": self.key.to_json(),
+        }
 
     @classmethod
     def from_json(cls, value: canonical.Json, magnitude: int, max_sites: int) -> HybridParameters:
         """Read what `to_json` wrote and check it again."""
         fields = canonical.Fields(value, "plan.parameters")
-        primes = tuple(fields.array("primes", 2))
-        stated = (fields.string("delta"), fields.object("key"))
+        packing = fields.integer("packing", 1, MAX_RING_BITS)
+        primes, moduli = tuple(fields.array("primes", 2)), tuple(fields.array("moduli", 2))
+        stated = (fields.integer("delta", 1, MAX_DELTA), fields.object("key"))
         fields.end()
-        parameters = cls.of(primes, magnitude, max_sites)
-        if stated != (parameters.delta_text, parameters.key.to_json()):
+        parameters = cls.of(packing, primes, moduli, magnitude, max_sites)
+        if stated != (parameters.delta, parameters.key.to_json()):
             raise PlanError(Reason.BAD_PLAN, "plan.parameters: expected the ones that follow from the primes")
         return parameters
 
 
-def _largest_step(modulus: int, largest_sum: int) -> int:
-    return (modulus - 1) // (2 * largest_sum + 1)
+def _noise(sites: int, primes: tuple[int, ...], moduli: tuple[int, ...]) -> tuple[float, float, float]:
+    """Return what a sum's noise cannot exceed, what of it float64 adds, and the standard deviation of the rest."""
+    sent = math.prod(moduli)
+    ratio = math.prod(primes) / sent
+    of_floats = sites * ratio * _FLOAT_ERROR * sent + _OPENING_ERROR
+    certain = sites * (NOISE_BOUND + ratio / 2) + of_floats
+    return certain, of_floats, math.sqrt(sites * (NOISE_VARIANCE + ratio**2 / 12))
 
 
-def _least_step(max_sites: int) -> int:
-    by_chance = math.ceil(2 * EXACTNESS_SIGMAS * math.sqrt(NOISE_VARIANCE * max_sites))
-    return min(by_chance, 2 * NOISE_BOUND * max_sites + 1)
+def _largest_noise(sites: int, primes: tuple[int, ...], moduli: tuple[int, ...]) -> int:
+    """Bound what is added to D*m in a sum: the least of the three bounds above."""
+    certain, of_floats, sigma = _noise(sites, primes, moduli)
+    mixed = certain - NOISE_BOUND * sites + EXACTNESS_SIGMAS * math.sqrt(NOISE_VARIANCE * sites)
+    return math.floor(min(certain, mixed, EXACTNESS_SIGMAS * sigma + of_floats))
+
+
+_Candidate = tuple[float, int, int, tuple[int, ...], tuple[int, ...]]
+
+
+def _candidates(magnitude: int, max_sites: int) -> Iterator[_Candidate]:
+    """Yield what holds the sums: bits a value, bits of the ring, packing, primes, moduli; the fewest bits of each."""
+    base = 2 * max_sites * magnitude + 1
+    for packing in range(1, MAX_ROUNDED_BITS):
+        for primes in ring_primes():
+            modulus = math.prod(primes)
+            delta = largest_delta(modulus, base, packing)
+            for moduli in sent_moduli() if 1 <= delta <= MAX_DELTA else ():
+                if math.prod(moduli) >= modulus:
+                    break
+                if 2 * _largest_noise(max_sites, primes, moduli) + 1 <= delta:
+                    bits = sum(sent.bit_length() for sent in moduli)
+                    yield bits / packing, modulus.bit_length(), packing, primes, moduli
+                    break
+
+
+def _work(one: _Candidate) -> tuple[float, float, int]:
+    """Order candidates by transforms a value, by bits, and by bits of the ring, of which fewer are safer."""
+    bits, ring_bits, packing, primes, _ = one
+    return len(primes) / packing, bits, ring_bits
 
 
 @cache
-def prime_sets() -> tuple[tuple[int, ...], ...]:
-    """Return all sets of primes in use, one limb before two; within each the fewest bits first."""
+def ring_primes() -> tuple[tuple[int, ...], ...]:
+    """Return all sets of ring primes in use, one limb before two; within each the fewest bits first."""
     one = [(ntt_primes(bits)[0],) for bits in range(MIN_PRIME_BITS, MAX_PRIME_BITS + 1)]
-    two = []
-    for bits in range(2 * MIN_PRIME_BITS, MAX_TWO_LIMB_BITS + 1):
-        low, high = bits // 2, -(-bits // 2)
-        # The smaller prime first, which is what joining two limbs relies on.
-        two.append((ntt_primes(low)[1 if low == high else 0], ntt_primes(high)[0]))
-    return (*one, *two)
+    return (*one, *(_pair(ntt_primes, bits) for bits in range(2 * MIN_PRIME_BITS, MAX_RING_BITS + 1)))
+
+
+@cache
+def sent_moduli() -> tuple[tuple[int, ...], ...]:
+    """Return all sets of moduli that residues are sent modulo, the fewest bits first: one up to 31 bits, then two."""
+    one = [(sent_primes(bits)[0],) for bits in range(MIN_SENT_BITS, MAX_SENT_BITS + 1)]
+    return (*one, *(_pair(sent_primes, bits) for bits in range(MAX_SENT_BITS + 1, MAX_ROUNDED_BITS + 1)))
+
+
+def _pair(primes: Callable[[int], tuple[int, int]], bits: int) -> tuple[int, int]:
+    """Return two primes of together so many bits: the smaller first, which is what joining two limbs relies on."""
+    low, high = bits // 2, -(-bits // 2)
+    return primes(low)[1 if low == high else 0], primes(high)[0]

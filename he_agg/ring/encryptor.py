@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from types import TracebackType
 from typing import Any
 
@@ -15,12 +16,11 @@ from numpy.typing import NDArray
 from he_agg.kernels.bitpack import Bytes, pack, packed_bytes
 from he_agg.kernels.jit import frozen
 from he_agg.ring.keystream import KEY_BYTES, TAIL_BYTES, Keystream
-from he_agg.ring.limbs import LimbKey, batch_count, lift, limb_keys, packed_sizes, require_packed
-from he_agg.ring.modulus import Modulus
+from he_agg.ring.limbs import LimbKey, batch_count, join_arguments, limb_keys, packed_sizes, require_packed
 from he_agg.ring.params import RingParams
-from he_agg.ring.passes import add_message, key_product
-from he_agg.ring.primes import BATCH_VALUES
-from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_ternary
+from he_agg.ring.passes import add_and_round, key_product
+from he_agg.ring.primes import BATCH, coefficients_of
+from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_key
 from he_agg.ring.uniform import STREAM_WORDS
 
 
@@ -29,7 +29,7 @@ class ValueBeyondError(ValueError):
 
 
 class Encryptor:
-    """One submission's encryption: c = a*s + e + D*k, block by block, in any order, from any thread.
+    """One submission's encryption: c = a*s + e + D*m, rounded, block by block, in any order, from any thread.
 
     A class because the key must live exactly as long as the submission: it is made here from the operating
     system's generator, it is never an argument, and `wipe` ends it. Every batch can be encrypted once: two
@@ -48,7 +48,7 @@ class Encryptor:
         """
         self.params = params
         self._a = Keystream(a_key)
-        self._coefficients: NDArray[np.int8] | None = fresh_ternary()
+        self._coefficients: NDArray[np.int8] | None = fresh_key()
         self._keys = limb_keys(params, self._coefficients)
         self._noise = Keystream(os.urandom(KEY_BYTES))
         self._done: set[int] = set()
@@ -61,7 +61,7 @@ class Encryptor:
         Secret: fill it with zeros after use.
 
         Returns:
-            Coefficients in {-1, 0, 1}. Shape: (N,).
+            Coefficients in [-21, 21]. Shape: (N,).
         """
         if self._coefficients is None:
             raise ValueError("this one-time key was wiped")
@@ -73,13 +73,13 @@ class Encryptor:
         """Encrypt and pack a run of whole batches, or the submission's last ones.
 
         Args:
-            first_batch: Index of the first batch; values[0] is value first_batch * BATCH_VALUES.
+            first_batch: Index of the first batch; values[0] is value first_batch * BATCH * digits.
             values: Signed values within the plan. Only the last batch of a submission may be short.
                 Shape: (count,).
-            out: Where to write, one array for each limb. Shape: (packed_bytes(count, bits),) each.
+            out: Where to write, one array for each modulus that is sent. Shapes: `packed_sizes`.
 
         Returns:
-            The packed residues of every limb: `out` if given.
+            The packed residues: `out` if given.
 
         Raises:
             ValueBeyondError: If a value is out of bounds. The batches count as encrypted all the same, and
@@ -92,7 +92,7 @@ class Encryptor:
         if out is None:
             out = [np.empty(size, dtype=np.uint8) for size in packed_sizes(self.params, values.size)]
         require_packed(self.params, values.size, out)
-        with self._claimed(range(first_batch, first_batch + batch_count(values.size))):
+        with self._claimed(range(first_batch, first_batch + batch_count(self.params, values.size))):
             fine = _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out)
         if not fine:
             for o in out:
@@ -157,41 +157,44 @@ def _encrypt(
         Whether every value was within bounds.
     """
     # The noise's keystream is used up before that of a begins: in the same place both stay in the L2 cache.
-    room = np.empty(max(4 * STREAM_WORDS, NOISE_BYTES) + TAIL_BYTES, dtype=np.uint8)
-    stream, planes = room[: 4 * STREAM_WORDS + TAIL_BYTES], room[: NOISE_BYTES + TAIL_BYTES]
-    noise = np.empty(BATCH_VALUES, dtype=np.int8)
-    short = np.zeros(BATCH_VALUES, dtype=np.int32)
-    x = stream[:-TAIL_BYTES].view(np.uint32)
-    c = x[:BATCH_VALUES]
+    rooms = [np.empty(max(4 * STREAM_WORDS, NOISE_BYTES) + TAIL_BYTES, dtype=np.uint8) for _ in keys]
+    planes, noise = rooms[0][: NOISE_BYTES + TAIL_BYTES], np.empty(BATCH, dtype=np.int8)
     plane_words, noise_words = planes[:-TAIL_BYTES].view(np.uint64), noise.view(np.uint64)
+    streams = [room[: 4 * STREAM_WORDS + TAIL_BYTES] for room in rooms]
+    words = [stream[:-TAIL_BYTES].view(np.uint32) for stream in streams]
     # Made once, not once a batch: a call with many arguments costs microseconds.
-    limbs = [(k.product_arguments(), _message_arguments(params, k.tables)) for k in keys]
-    values, worst = frozen(values), 0
+    products, rounding = [key.product_arguments() for key in keys], _rounding_arguments(params)
+    values, worst, batch_values = frozen(values), 0, params.digits * BATCH
+    sent = tuple(zip(words, params.sent_bits, out, strict=False))
     try:
-        for i in range(batch_count(values.size)):
-            message = values[i * BATCH_VALUES : (i + 1) * BATCH_VALUES]
-            count = message.size
-            if count < BATCH_VALUES:
-                short[:count] = message
-                message = frozen(short)
+        for i in range(batch_count(params, values.size)):
+            message = values[i * batch_values : (i + 1) * batch_values]
+            count = coefficients_of(message.size, params.digits)
             noise_stream.fill_with_tail(planes, 0, first_batch + i)
             centred_binomial(plane_words, noise_words)
-            for limb, (product, plaintext) in enumerate(limbs):
-                a_stream.fill_with_tail(stream, limb, first_batch + i)
-                key_product(x, message.view(np.uint32), *product)
-                worst = max(worst, int(add_message(c, message, noise, *plaintext)))
-                bits = params.limb_bits[limb]
-                start = packed_bytes(i * BATCH_VALUES, bits)
+            for limb, product in enumerate(products):
+                a_stream.fill_with_tail(streams[limb], limb, first_batch + i)
+                key_product(words[limb], _soon(message, limb), *product)
+            worst = max(worst, int(add_and_round(message, count, noise, words[0], words[-1], *rounding)))
+            for residues, bits, packed in sent:
+                start = packed_bytes(i * BATCH, bits)
                 # Only the coefficients in use are sent.
-                pack(c[:count], bits, out[limb][start : start + packed_bytes(count, bits)])
+                pack(residues[:count], bits, packed[start : start + packed_bytes(count, bits)])
     finally:
-        for secret in (room, noise, short):
+        for secret in (*rooms, noise):
             secret.fill(0)
     return worst <= 2 * params.max_abs_value
 
 
-def _message_arguments(params: RingParams, m: Modulus) -> tuple[Any, ...]:
-    """Return the arguments of `add_message` after the noise, for one limb."""
-    delta, bound = params.delta % m.q, params.max_abs_value
-    numbers = (delta, m.quotient(delta), bound, lift(bound, m.q), m.q)
-    return tuple(np.uint32(n) for n in numbers)
+def _soon(message: NDArray[np.int32], limb: int) -> NDArray[np.uint32]:
+    """Return a batch of words to be fetched from memory while a limb is worked on, of the values that follow."""
+    piece = message[limb * BATCH : (limb + 1) * BATCH]
+    return (piece if piece.size == BATCH else frozen(np.empty(BATCH, dtype=np.int32))).view(np.uint32)
+
+
+def _rounding_arguments(params: RingParams) -> tuple[Any, ...]:
+    """Return the arguments of `add_and_round` after the residues."""
+    sent = prod(params.moduli)
+    r, s = (*params.moduli, 1)[:2]
+    message = (params.digits, float(params.base), np.uint32(params.max_abs_value), float(params.delta))
+    return (*message, *join_arguments(params.primes), sent / params.modulus, float(r), float(s))

@@ -13,7 +13,7 @@ from he_agg.kernels.bitpack import Bytes, packed_bytes
 from he_agg.ring.modulus import Modulus, modulus
 from he_agg.ring.ntt import transform_key
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES
+from he_agg.ring.primes import BATCH, coefficients_of
 from he_agg.ring.uniform import word_limit
 
 
@@ -56,9 +56,9 @@ def limb_keys(params: RingParams, coefficients: NDArray[np.signedinteger]) -> tu
     return tuple(keys)
 
 
-def batch_count(values: int) -> int:
+def batch_count(params: RingParams, values: int) -> int:
     """Return how many batches hold so many values."""
-    return -(-values // BATCH_VALUES)
+    return -(-values // (params.digits * BATCH))
 
 
 def lift(least: int, q: int) -> int:
@@ -66,14 +66,22 @@ def lift(least: int, q: int) -> int:
     return -(-least // q) * q
 
 
-def packed_sizes(params: RingParams, count: int) -> tuple[int, ...]:
-    """Return the packed bytes of `count` residues in every limb."""
-    return tuple(packed_bytes(count, bits) for bits in params.limb_bits)
+def join_arguments(primes: Sequence[int]) -> tuple[np.uint32, ...]:
+    """Return the arguments with which kernels join residues of one or two limbs: a second modulus of 1 is none."""
+    p, q = (*primes, 1)[:2]
+    inverse = pow(p, -1, q) if q > 1 else 0
+    return tuple(np.uint32(n) for n in (p, q, inverse, (inverse << 32) // q, lift(p, q)))
 
 
-def require_packed(params: RingParams, count: int, arrays: Sequence[Bytes]) -> None:
-    """Check the arrays that hold, or shall hold, `count` packed residues."""
-    sizes = packed_sizes(params, count)
+def packed_sizes(params: RingParams, values: int) -> tuple[int, ...]:
+    """Return the packed bytes of so many values for every modulus that residues are sent modulo."""
+    count = coefficients_of(values, params.digits)
+    return tuple(packed_bytes(count, bits) for bits in params.sent_bits)
+
+
+def require_packed(params: RingParams, values: int, arrays: Sequence[Bytes]) -> None:
+    """Check the arrays that hold, or shall hold, the packed residues of so many values."""
+    sizes = packed_sizes(params, values)
     fits = all(a.dtype == np.uint8 and a.ndim == 1 and a.flags.c_contiguous for a in arrays)
     if not fits or tuple(a.size for a in arrays) != sizes:
-        raise ValueError(f"{count} packed residues are contiguous arrays of {sizes} bytes")
+        raise ValueError(f"packed residues of {values} values are contiguous arrays of {sizes} bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from types import TracebackType
 from typing import Any
 
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from he_agg.kernels.bitpack import Bytes, packed_bytes, unpack
 from he_agg.kernels.jit import frozen
 from he_agg.ring.keystream import TAIL_BYTES, Keystream
-from he_agg.ring.limbs import batch_count, lift, limb_keys, require_packed
+from he_agg.ring.limbs import batch_count, join_arguments, limb_keys, require_packed
 from he_agg.ring.params import RingParams
-from he_agg.ring.passes import key_product, remove_product, round_one, round_two
-from he_agg.ring.primes import BATCH_VALUES, N
+from he_agg.ring.passes import key_product, open_and_split
+from he_agg.ring.primes import BATCH, N, coefficients_of
+from he_agg.ring.sampling import NOISE_BOUND
 from he_agg.ring.uniform import STREAM_WORDS
 
 
@@ -37,75 +39,62 @@ class Opener:
             key_sum: The rounded sum of the sites' `key_coefficients`. Shape: (N,).
 
         Raises:
-            ValueError: If the sum has the wrong shape or a coefficient beyond `sites`: then it is no sum of
-                so many ternary keys. (A decryption that went wrong; the caller turns this into its own
-                error.)
+            ValueError: If the sum has the wrong shape or a coefficient beyond 21 * `sites`: then it is no sum of
+                so many keys. (A decryption that went wrong; the caller turns this into its own error.)
         """
         if not 1 <= sites <= params.max_sites:
             raise ValueError(f"1 to {params.max_sites} sites can be opened, got {sites}")
         integers = np.issubdtype(key_sum.dtype, np.signedinteger)
-        if key_sum.shape != (N,) or not integers or np.abs(key_sum.astype(np.int64)).max() > sites:
-            raise ValueError(f"this is not the sum of {sites} ternary keys of {N} coefficients")
+        if key_sum.shape != (N,) or not integers or np.abs(key_sum.astype(np.int64)).max() > NOISE_BOUND * sites:
+            raise ValueError(f"this is not the sum of {sites} one-time keys of {N} coefficients")
         self.params = params
         self._a = Keystream(a_key)
         self._keys = limb_keys(params, key_sum)
+        self._products = [key.product_arguments() for key in self._keys]
+        self._opening = _opening_arguments(params)
 
-    def open(
-        self, first_batch: int, count: int, packed: Sequence[Bytes], out: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.int64], int, int]:
+    def open(self, first_batch: int, packed: Sequence[Bytes], out: NDArray[np.signedinteger]) -> tuple[int, int, int]:
         """Open a run of whole batches, or the last ones.
 
         Args:
             first_batch: Index of the first batch.
-            count: How many values. Only the last batch of a submission may be short.
-            packed: Summed residues, one array for each limb. Shape: (packed_bytes(count, bits),) each.
-            out: Where to write. Shape: (count,).
+            packed: Summed residues, one array for each modulus. Shapes: `packed_sizes` of so many values.
+            out: Where to write the exact sums, int32 or int64. Only the last batch of a submission may be short.
 
         Returns:
-            The exact sums, the largest distance of a value to the grid, and the sum of the squares of the
-            distances, which is right as long as none is beyond 2**23. An honest sum of n submissions stays
-            within 21 * n, always; with a wrong key the distance comes near half a step.
+            The largest distance of a coefficient to the grid; the sum of the squares of the distances; and the largest
+            magnitude of a value. What an honest sum stays within: plan/hybrid_parameters.py; with a wrong key the
+            distance comes near half a step.
 
         Raises:
-            ResidueError: If a residue is not below its prime.
+            ResidueError: If a residue is not below its modulus.
             ValueError: If shapes are not as described.
         """
-        require_packed(self.params, count, packed)
-        if out is None:
-            out = np.empty(count, dtype=np.int64)
-        if out.shape != (count,) or out.dtype != np.int64 or not out.flags.c_contiguous:
-            raise ValueError(f"opening {count} values needs as many int64, got {out.dtype} of {out.shape}")
+        if out.ndim != 1 or not np.issubdtype(out.dtype, np.signedinteger) or not out.flags.c_contiguous:
+            raise ValueError(f"opening needs one contiguous array of integers, got {out.dtype} of {out.shape}")
+        require_packed(self.params, out.size, packed)
         scratch = [np.empty(STREAM_WORDS + TAIL_BYTES // 4, dtype=np.uint32) for _ in self._keys]
-        total = np.zeros(BATCH_VALUES, dtype=np.uint32)
-        distance = squares = 0
-        for i in range(batch_count(count)):
-            sums = out[i * BATCH_VALUES : (i + 1) * BATCH_VALUES]
-            for limb, bits in enumerate(self.params.limb_bits):
-                start = packed_bytes(i * BATCH_VALUES, bits)
-                part = packed[limb][start : start + packed_bytes(sums.size, bits)]
-                unpack(part, sums.size, bits, total[: sums.size])
-                self._remove_key(scratch[limb], limb, first_batch + i, total[: sums.size])
-            furthest, square_sum = self._round([s[: sums.size] for s in scratch], sums)
-            distance, squares = max(distance, int(furthest)), squares + int(square_sum)
-        return out, distance, squares
-
-    def _remove_key(self, words: NDArray[np.uint32], limb: int, batch: int, total: NDArray[np.uint32]) -> None:
-        key = self._keys[limb]
-        self._a.fill_with_tail(words.view(np.uint8), limb, batch)
-        key_product(words[:STREAM_WORDS], frozen(total), *key.product_arguments())
-        q = key.tables.q
-        if int(remove_product(words[: total.size], total, np.uint32(q))) >= q:
-            raise ResidueError(f"batch {batch} of limb {limb} holds a residue that is not below its prime")
-
-    def _round(self, limbs: list[NDArray[np.uint32]], out: NDArray[np.int64]) -> tuple[np.signedinteger, np.int64]:
-        delta, primes = self.params.delta, self.params.primes
-        if len(primes) == 1:
-            return round_one(limbs[0], np.int32(delta), np.uint32(primes[0]), out)
-        p, q = primes
-        inverse = pow(p, -1, q)
-        numbers = (inverse, self._keys[1].tables.quotient(inverse), p, q, lift(p, q))
-        arguments: list[Any] = [*limbs, *(np.uint32(n) for n in numbers), np.int64(delta), out]
-        return round_two(*arguments)
+        totals = [np.empty(BATCH, dtype=np.uint32) for _ in packed]
+        furthest = squares = largest = 0
+        batch_values = self.params.digits * BATCH
+        for i in range(batch_count(self.params, out.size)):
+            sums = out[i * batch_values : (i + 1) * batch_values]
+            count = coefficients_of(sums.size, self.params.digits)
+            for total, bits, part in zip(totals, self.params.sent_bits, packed, strict=True):
+                start = packed_bytes(i * BATCH, bits)
+                unpack(part[start : start + packed_bytes(count, bits)], count, bits, total[:count])
+            for limb, (words, product) in enumerate(zip(scratch, self._products, strict=True)):
+                self._a.fill_with_tail(words.view(np.uint8), limb, first_batch + i)
+                key_product(words[:STREAM_WORDS], frozen(totals[0]), *product)
+            first, last = totals[0][:count], totals[-1][:count]
+            *residues, distance, square_sum, magnitude = open_and_split(
+                first, last, scratch[0], scratch[-1], *self._opening, sums
+            )
+            if any(int(residue) >= q for residue, q in zip(residues, self.params.moduli, strict=False)):
+                raise ResidueError(f"batch {first_batch + i} holds a residue that is not below its modulus")
+            furthest, squares = max(furthest, int(distance)), squares + int(square_sum)
+            largest = max(largest, int(magnitude))
+        return furthest, squares, largest
 
     def wipe(self) -> None:
         """Overwrite the sum of the keys."""
@@ -122,3 +111,10 @@ class Opener:
 
     def __repr__(self) -> str:
         return f"Opener({self.params}, <key>)"
+
+
+def _opening_arguments(params: RingParams) -> tuple[Any, ...]:
+    """Return the arguments of `open_and_split` after the residues."""
+    message = (params.digits, float(params.base), float(params.delta))
+    ratio = params.modulus / prod(params.moduli)
+    return (*message, *join_arguments(params.primes), *join_arguments(params.moduli), ratio)

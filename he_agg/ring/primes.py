@@ -8,19 +8,23 @@ from typing import Final
 N: Final = 2048
 """Degree of the ring. The 2024 guideline table allows at most 53 bits of modulus with it.
 
-Source: 2-scheme.md, Security table; the lattice estimator gives 234 bits of security for 30 bits, 173 for 40.
+Source: 2-scheme.md, Security table; estimates for the key law in use: plan/security.py.
 """
 
 LANES: Final = 16
 """Polynomials interleaved in one batch, so that every butterfly runs over a contiguous stretch."""
 
-BATCH_VALUES: Final = N * LANES
-"""Values in a batch; value index = coefficient * LANES + lane. The smallest unit that can be sought to."""
+BATCH: Final = N * LANES
+"""Coefficients in a batch, index = coefficient of the polynomial * LANES + lane: the smallest unit to be sought to."""
 
 MIN_PRIME_BITS: Final = 16
 MAX_PRIME_BITS: Final = 30
-"""Widths of the primes. Below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies); the planner takes as few
-bits as a plan needs, because bits of the prime are bits on the wire."""
+"""Widths of the primes. Of the ring: below 2**30 so that 4q fits 32 bits (Harvey's lazy butterflies); the planner takes
+as few bits as a plan needs, because fewer bits are safer."""
+
+MIN_SENT_BITS: Final = 16
+MAX_SENT_BITS: Final = 31
+"""Widths of the primes that residues are sent modulo: up to 31 bits the adder's sums stay in 32."""
 
 
 def is_prime(number: int) -> bool:
@@ -78,15 +82,37 @@ def ntt_primes(bits: int) -> tuple[int, int]:
     """
     if not MIN_PRIME_BITS <= bits <= MAX_PRIME_BITS:
         raise ValueError(f"primes have {MIN_PRIME_BITS} to {MAX_PRIME_BITS} bits, got {bits}")
-    found: list[int] = []
-    candidate = (1 << bits) - 2 * N + 1
-    while len(found) < 2:
-        if is_prime(candidate):
-            found.append(candidate)
-        candidate -= 2 * N
-    return found[0], found[1]
+    return _two_largest((1 << bits) - 2 * N + 1, 2 * N)
+
+
+@cache
+def sent_primes(bits: int) -> tuple[int, int]:
+    """Return the two largest primes of a width, whatever they are mod 2N.
+
+    Args:
+        bits: `MIN_SENT_BITS` to `MAX_SENT_BITS`.
+    """
+    if not MIN_SENT_BITS <= bits <= MAX_SENT_BITS:
+        raise ValueError(f"primes that are sent have {MIN_SENT_BITS} to {MAX_SENT_BITS} bits, got {bits}")
+    return _two_largest((1 << bits) - 1, 2)
+
+
+def _two_largest(first: int, step: int) -> tuple[int, int]:
+    primes = (candidate for candidate in range(first, 1, -step) if is_prime(candidate))
+    return next(primes), next(primes)
 
 
 def in_use(q: int) -> bool:
     """Tell whether a number is one of `ntt_primes`."""
     return MIN_PRIME_BITS <= q.bit_length() <= MAX_PRIME_BITS and q in ntt_primes(q.bit_length())
+
+
+def is_sent(q: int) -> bool:
+    """Tell whether a number is one of `sent_primes`."""
+    return MIN_SENT_BITS <= q.bit_length() <= MAX_SENT_BITS and q in sent_primes(q.bit_length())
+
+
+def coefficients_of(values: int, digits: int) -> int:
+    """Count the coefficients that carry so many values: whole batches, and what the last values need."""
+    batches, rest = divmod(values, digits * BATCH)
+    return batches * BATCH + -(-rest // digits)

@@ -1,4 +1,4 @@
-"""Secret randomness: ternary keys from the operating system, centred binomial noise from a keystream.
+"""Secret randomness, all of it centred binomial: keys from the operating system, noise from a keystream.
 
 Neither function has a branch, an index or a loop count that depends on what it samples.
 """
@@ -13,7 +13,7 @@ from numba import uint64
 from numpy.typing import NDArray
 
 from he_agg.kernels.jit import kernel
-from he_agg.ring.primes import BATCH_VALUES, N
+from he_agg.ring.primes import BATCH, N
 
 NOISE_BITS = 42
 """Coin flips per noise value, 21 for and 21 against, as in SEAL."""
@@ -24,42 +24,32 @@ NOISE_BOUND = NOISE_BITS // 2
 SIGMA = math.sqrt(NOISE_BITS) / 2
 """Standard deviation of the noise, 3.24."""
 
-NOISE_BYTES = BATCH_VALUES * NOISE_BITS // 8
+NOISE_BYTES = BATCH * NOISE_BITS // 8
 """Keystream bytes for the noise of a batch: 5.25 for each value, nothing discarded."""
 
-TERNARY_BYTES = 20
-"""Random bytes for each coefficient of a key."""
+KEY_BYTES_EACH = 8
+"""Random bytes for each coefficient of a key, of which 42 bits count."""
 
-_WORDS = BATCH_VALUES // 8
+_WORDS = BATCH // 8
 
 
-def ternary(entropy: bytes | bytearray) -> NDArray[np.int8]:
-    """Map random bytes to uniform coefficients in {-1, 0, 1}.
-
-    Each coefficient is floor(3u) - 1 for u = a fraction of 160 random bits, computed as the carry out of 3u
-    over five 32-bit digits. Fixed length and no rejection, so the timing says nothing. No fixed number of
-    bits is exactly uniform on three values; here each probability is within 2**-160 of 1/3 and a whole key
-    within statistical distance 2**-149 of uniform.
+def key_law(entropy: bytes | bytearray) -> NDArray[np.int8]:
+    """Map random bytes to coefficients with the distribution of the noise: heads of 42 flips, minus 21.
 
     Args:
-        entropy: N * TERNARY_BYTES random bytes; coefficient j takes 32-bit digit d, lowest first, from the
-            little-endian word at 4 * (d * N + j).
+        entropy: N * KEY_BYTES_EACH random bytes; coefficient j takes the lowest 42 bits of little-endian word j.
     """
-    digits = np.frombuffer(entropy, dtype="<u4").reshape(TERNARY_BYTES // 4, N)
-    carry = np.zeros(N, dtype=np.uint64)
-    for digit in digits:
-        carry += digit * np.uint64(3)
-        carry >>= np.uint64(32)
-    coefficients = carry.astype(np.int8) - np.int8(1)
-    carry.fill(0)
+    flips = np.frombuffer(entropy, dtype="<u8") & np.uint64((1 << NOISE_BITS) - 1)
+    coefficients = np.bitwise_count(flips).astype(np.int8) - np.int8(NOISE_BOUND)
+    flips.fill(0)
     return coefficients
 
 
-def fresh_ternary() -> NDArray[np.int8]:
-    """Return a fresh uniform ternary key from the operating system's generator. Shape: (N,)."""
-    entropy = bytearray(os.urandom(N * TERNARY_BYTES))
+def fresh_key() -> NDArray[np.int8]:
+    """Return a fresh one-time key from the operating system's generator. Shape: (N,)."""
+    entropy = bytearray(os.urandom(N * KEY_BYTES_EACH))
     try:
-        return ternary(entropy)
+        return key_law(entropy)
     finally:
         entropy[:] = bytes(len(entropy))
 
@@ -75,7 +65,7 @@ def centred_binomial(planes: NDArray[np.uint64], out: NDArray[np.uint64]) -> Non
 
     Args:
         planes: The keystream bytes, as words. Shape: (NOISE_BYTES / 8,).
-        out: Noise in [-21, 21], eight int8 to a word. Shape: (BATCH_VALUES / 8,).
+        out: Noise in [-21, 21], eight int8 to a word. Shape: (BATCH / 8,).
     """
     m1, m2 = uint64(0x5555555555555555), uint64(0x3333333333333333)
     m4 = uint64(0x0F0F0F0F0F0F0F0F)

@@ -22,12 +22,12 @@ from numba import uint32
 from numpy.typing import NDArray
 
 from he_agg.kernels.jit import kernel
-from he_agg.ring.primes import BATCH_VALUES
+from he_agg.ring.primes import BATCH
 
 RESERVE_WORDS = 256
 """Spare words behind each batch."""
 
-STREAM_WORDS = BATCH_VALUES + RESERVE_WORDS
+STREAM_WORDS = BATCH + RESERVE_WORDS
 """Words drawn for a batch and limb."""
 
 

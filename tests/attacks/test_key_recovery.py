@@ -20,7 +20,7 @@ from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import unpack
 from he_agg.plan import fixedpoint
 from he_agg.ring.keystream import a_key
-from he_agg.ring.primes import BATCH_VALUES, LANES, N
+from he_agg.ring.primes import BATCH, LANES, N
 from tests.attacks.recovery import Observed, Ring, ckks_key, real_slots, ring_key
 from tests.ring import reference
 from tests.support.federation import by_number, fold_all, key_of, source
@@ -185,11 +185,11 @@ def test_codec_ckks_releases_nothing_of_the_key(kind, dtype, unrounded):
 @pytest.mark.parametrize(("kind", "dtype"), EVERY_RELEASE)
 def test_codec_hybrid_releases_nothing_of_the_one_time_keys(kind, dtype):
     """The bulk: from the sum's residues and what is released to the sum of the one-time keys."""
-    made = Round("hybrid", kind, dtype, BATCH_VALUES + 100)
+    made = Round("hybrid", kind, dtype, BATCH + 100)
     parameters = made.public.parameters
     (q,), delta = parameters.primes, parameters.delta
     ring = cached_ring(N, q)
-    lane = made.residues(1)[:BATCH_VALUES:LANES]
+    lane = made.residues(1)[:BATCH:LANES]
     public = a_key("test", made.key.epoch, 1, 1, bytes.fromhex(made.plan.plan_id))
     a = reference.uniform(public, 0, 0, q)[:, 0]
 
@@ -199,14 +199,14 @@ def test_codec_hybrid_releases_nothing_of_the_one_time_keys(kind, dtype):
     noisy = (lane.astype(object) - product) % q
     noisy = np.where(noisy > q // 2, noisy - q, noisy).astype(np.float64)
     values = noisy / delta
-    assert np.abs(values - made.sums[:BATCH_VALUES:LANES]).max() < 0.5
+    assert np.abs(values - made.sums[:BATCH:LANES]).max() < 0.5
     assert np.array_equal(ring_key(ring, a, lane, np.rint(values * delta).astype(np.int64)), key)
     if kind == "zero":  # float32 keeps all digits of noise that has nothing to hide behind
         single = values.astype(np.float32).astype(np.float64)
         assert np.array_equal(ring_key(ring, a, lane, np.rint(single * delta).astype(np.int64)), key)
 
     for name, released in made.released.items():
-        found = ring_key(ring, a, lane, np.rint(released[:BATCH_VALUES:LANES] * delta).astype(np.int64))
+        found = ring_key(ring, a, lane, np.rint(released[:BATCH:LANES] * delta).astype(np.int64))
         assert np.mean(np.abs(found) <= SITES) < LITTLE, name
         assert np.mean(found == key) < LITTLE, name
 

@@ -8,7 +8,7 @@ from he_agg.ring.encryptor import _encrypt
 from he_agg.ring.keystream import Keystream
 from he_agg.ring.limbs import limb_keys
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES
+from he_agg.ring.primes import BATCH
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
 from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
@@ -22,17 +22,17 @@ def encrypt(params: RingParams, a_key, noise_key, coefficients, first_batch, val
 
 
 def common(a_key, limb, batch, q):
-    """Return the residues of a, in transform order. Shape: (BATCH_VALUES,)."""
+    """Return the residues of a, in transform order. Shape: (BATCH,)."""
     words = np.empty(STREAM_WORDS, dtype=np.uint32)
     Keystream(a_key).fill(words.view(np.uint8), limb, batch)
-    replace_rejected(words, BATCH_VALUES, np.uint32(word_limit(q)))
-    return words[:BATCH_VALUES] % q
+    replace_rejected(words, BATCH, np.uint32(word_limit(q)))
+    return words[:BATCH] % q
 
 
 def noise(noise_key, batch):
-    """Return the noise of a batch. Shape: (BATCH_VALUES,)."""
+    """Return the noise of a batch. Shape: (BATCH,)."""
     planes = np.empty(NOISE_BYTES, dtype=np.uint8)
     Keystream(noise_key).fill(planes, 0, batch)
-    out = np.empty(BATCH_VALUES, dtype=np.int8)
+    out = np.empty(BATCH, dtype=np.int8)
     centred_binomial(planes.view(np.uint64), out.view(np.uint64))
     return out

@@ -18,7 +18,7 @@ from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.limbs import packed_sizes
 from he_agg.ring.opener import Opener
 from he_agg.ring.params import RingParams, largest_delta
-from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
+from he_agg.ring.primes import BATCH, N, ntt_primes
 from he_agg.ring.sampling import NOISE_BOUND, fresh_ternary
 from tests.ring import deterministic, reference
 
@@ -45,7 +45,7 @@ def submit(params, key, submissions):
 @pytest.mark.parametrize("params", [ONE, TWO], ids=["one-limb", "two-limbs"])
 def test_ciphertexts_match_the_oracle(params, rng):
     a_key, noise_key, s = rng.bytes(32), rng.bytes(32), fresh_ternary()
-    values = rng.integers(-params.max_abs_value, params.max_abs_value + 1, BATCH_VALUES - 5).astype(np.int32)
+    values = rng.integers(-params.max_abs_value, params.max_abs_value + 1, BATCH - 5).astype(np.int32)
     parts = deterministic.encrypt(params, a_key, noise_key, s, 3, values)
     for limb, part in enumerate(parts):
         expected = reference.encrypt(limb, params.primes[limb], params.delta, a_key, noise_key, s, 3, values)
@@ -53,7 +53,7 @@ def test_ciphertexts_match_the_oracle(params, rng):
 
 
 @pytest.mark.parametrize("params", [ONE, TWO], ids=["one-limb", "two-limbs"])
-@pytest.mark.parametrize("count", [1, 2, 15, 17, BATCH_VALUES - 1, BATCH_VALUES, BATCH_VALUES + 1, 70_001])
+@pytest.mark.parametrize("count", [1, 2, 15, 17, BATCH - 1, BATCH, BATCH + 1, 70_001])
 @pytest.mark.parametrize("sites", [1, 3])
 def test_sums_are_exact_at_every_length(params, count, sites, rng):
     m = params.max_abs_value
@@ -65,7 +65,7 @@ def test_sums_are_exact_at_every_length(params, count, sites, rng):
     assert np.array_equal(sums, np.sum(submissions, axis=0, dtype=np.int64))
     assert distance <= NOISE_BOUND * sites
     assert distance**2 <= squares <= largest_square_sum(count, NOISE_VARIANCE * sites)
-    if count >= BATCH_VALUES - 1:  # 42 sigma of a mean over so many
+    if count >= BATCH - 1:  # 42 sigma of a mean over so many
         assert squares > 0.67 * NOISE_VARIANCE * sites * count
 
 
@@ -77,7 +77,7 @@ def test_sums_are_exact_at_every_length(params, count, sites, rng):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_all_sites_at_the_bound_everywhere(params, sign):
     """The sum is K*M, the last value before wrapping."""
-    values = np.full(BATCH_VALUES, sign * params.max_abs_value, dtype=np.int32)
+    values = np.full(BATCH, sign * params.max_abs_value, dtype=np.int32)
     key = secrets.token_bytes(32)
     packed, key_sum = submit(params, key, [values] * params.max_sites)
     with Opener(params, key, key_sum, params.max_sites) as opener:
@@ -90,26 +90,26 @@ def test_all_sites_at_the_bound_everywhere(params, sign):
 def test_no_failure_in_100_million_values_at_the_edge(rng):
     """19 sites of 16 bits, all at +-M in agreement, batch by batch: 3052 batches of sums."""
     sites, m, key = ONE.max_sites, ONE.max_abs_value, secrets.token_bytes(32)
-    batches = -(-(10**8) // BATCH_VALUES)
+    batches = -(-(10**8) // BATCH)
     encryptors = [Encryptor(ONE, key) for _ in range(sites)]
     key_sum = np.sum([e.key_coefficients() for e in encryptors], axis=0)
     opener, worst = Opener(ONE, key, key_sum, sites), 0
     for batch in range(batches):
-        values = np.where(rng.random(BATCH_VALUES) < 0.5, -m, m).astype(np.int32)
-        total = np.zeros(BATCH_VALUES, dtype=np.uint32)
+        values = np.where(rng.random(BATCH) < 0.5, -m, m).astype(np.int32)
+        total = np.zeros(BATCH, dtype=np.uint32)
         for e in encryptors:
             fold(total, e.encrypt(batch, values)[0], 30, Q)
-        sums, distance, _ = opener.open(batch, BATCH_VALUES, [pack(total, 30)])
+        sums, distance, _ = opener.open(batch, BATCH, [pack(total, 30)])
         assert np.array_equal(sums, sites * values.astype(np.int64)), batch
         worst = max(worst, distance)
     assert worst <= 14.6 * 3.2404 * sites**0.5
-    print(f"largest distance to the grid in {batches * BATCH_VALUES} sums: {worst} of {ONE.delta // 2}")
+    print(f"largest distance to the grid in {batches * BATCH} sums: {worst} of {ONE.delta // 2}")
 
 
 @pytest.mark.parametrize("params", [ONE, TWO], ids=["one-limb", "two-limbs"])
 def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
     """Eight threads encrypt parts of one to three batches in a shuffled order into one buffer."""
-    count = 20 * BATCH_VALUES + 777
+    count = 20 * BATCH + 777
     m = params.max_abs_value
     values = rng.integers(-m, m + 1, count).astype(np.int32)
     cuts = sorted({0, 21, *map(int, rng.integers(1, 21, 9))})
@@ -117,7 +117,7 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
     rng.shuffle(parts)
     sizes = packed_sizes(params, count)
     out = [np.zeros(size, dtype=np.uint8) for size in sizes]
-    key, steps = secrets.token_bytes(32), packed_sizes(params, BATCH_VALUES)
+    key, steps = secrets.token_bytes(32), packed_sizes(params, BATCH)
 
     def span(part, unit, end):
         first, last = part
@@ -127,7 +127,7 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
 
         def encrypt(part):
             targets = [o[span(part, step, o.size)] for o, step in zip(out, steps, strict=True)]
-            encryptor.encrypt(int(part[0]), values[span(part, BATCH_VALUES, count)], targets)
+            encryptor.encrypt(int(part[0]), values[span(part, BATCH, count)], targets)
 
         list(pool.map(encrypt, parts))
         s = encryptor.key_coefficients()
@@ -135,7 +135,7 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
     with Opener(params, key, s, 1) as opener, ThreadPoolExecutor(8) as pool:
 
         def unlock(part):
-            target = sums[span(part, BATCH_VALUES, count)]
+            target = sums[span(part, BATCH, count)]
             packed = [o[span(part, step, o.size)] for o, step in zip(out, steps, strict=True)]
             opener.open(int(part[0]), target.size, packed, target)
 
@@ -144,30 +144,30 @@ def test_any_order_any_parts_any_threads_give_the_same_sums(params, rng):
 
 
 def test_unaligned_and_read_only_buffers_are_fine(rng):
-    values = rng.integers(-9, 10, BATCH_VALUES).astype(np.int32)
+    values = rng.integers(-9, 10, BATCH).astype(np.int32)
     values.setflags(write=False)
-    size, key = packed_bytes(BATCH_VALUES, 30), secrets.token_bytes(32)
+    size, key = packed_bytes(BATCH, 30), secrets.token_bytes(32)
     buffer = np.zeros(size + 3, dtype=np.uint8)
     with Encryptor(ONE, key) as encryptor:
         encryptor.encrypt(0, values, [buffer[3:]])
         s = encryptor.key_coefficients()
     received = np.frombuffer(buffer[3:].tobytes(), dtype=np.uint8)
     for packed in (buffer[3:], received):
-        sums, _, _ = Opener(ONE, key, s, 1).open(0, BATCH_VALUES, [packed])
+        sums, _, _ = Opener(ONE, key, s, 1).open(0, BATCH, [packed])
         assert np.array_equal(sums, values)
 
 
 def test_a_wrong_key_shows_in_the_distance_to_the_grid(rng):
-    values = rng.integers(-9, 10, BATCH_VALUES).astype(np.int32)
+    values = rng.integers(-9, 10, BATCH).astype(np.int32)
     key = secrets.token_bytes(32)
     packed, key_sum = submit(ONE, key, [values])
     key_sum[5] += 1 if key_sum[5] < 1 else -1  # one coefficient of 2048
-    _, distance, _ = Opener(ONE, key, key_sum, 1).open(0, BATCH_VALUES, packed)
+    _, distance, _ = Opener(ONE, key, key_sum, 1).open(0, BATCH, packed)
     assert distance > 0.99 * ONE.delta / 2
 
 
 def test_a_batch_is_encrypted_once_only(rng):
-    values = rng.integers(-9, 10, 2 * BATCH_VALUES).astype(np.int32)
+    values = rng.integers(-9, 10, 2 * BATCH).astype(np.int32)
     encryptor = Encryptor(ONE, bytes(32))
     encryptor.encrypt(1, values)
     for first in (0, 1, 2):
@@ -178,9 +178,9 @@ def test_a_batch_is_encrypted_once_only(rng):
 
 
 @pytest.mark.parametrize("bad", [32768, -32768, 2**31 - 1, -(2**31)])
-@pytest.mark.parametrize("place", [0, 1000, BATCH_VALUES, BATCH_VALUES + 4])
+@pytest.mark.parametrize("place", [0, 1000, BATCH, BATCH + 4])
 def test_a_value_beyond_the_bound_is_refused_and_nothing_comes_out(bad, place):
-    values = np.zeros(BATCH_VALUES + 5, dtype=np.int32)
+    values = np.zeros(BATCH + 5, dtype=np.int32)
     values[place] = bad
     out = np.ones(packed_bytes(values.size, 30), dtype=np.uint8)
     encryptor = Encryptor(ONE, bytes(32))

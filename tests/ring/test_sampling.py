@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers import algorithms
 
 from he_agg.ring import keystream
 from he_agg.ring.keystream import Keystream, a_key
-from he_agg.ring.primes import BATCH_VALUES, LANES, N
+from he_agg.ring.primes import BATCH, LANES, N
 from he_agg.ring.sampling import NOISE_BOUND, SIGMA, TERNARY_BYTES, fresh_ternary, ternary
 from he_agg.ring.uniform import RESERVE_WORDS, STREAM_WORDS, replace_rejected, word_limit
 from tests.ring import deterministic, reference
@@ -48,7 +48,7 @@ def test_noise_has_the_centred_binomial_distribution():
 def test_noise_is_independent_between_neighbours_lanes_and_quarters():
     """The last two bits of four values share a byte; the others do not. Neither may show."""
     e = np.concatenate([deterministic.noise(SEED, b) for b in range(64)]).astype(np.float64)
-    for lag in (1, 2, 8, LANES, BATCH_VALUES // 4, BATCH_VALUES // 2, BATCH_VALUES):
+    for lag in (1, 2, 8, LANES, BATCH // 4, BATCH // 2, BATCH):
         assert abs((e[lag:] * e[:-lag]).mean()) < 5 * SIGMA**2 / math.sqrt(e.size - lag)
 
 
@@ -98,7 +98,7 @@ def test_the_reserve_is_far_larger_than_any_prime_needs():
     """Rejections of a batch are binomial; their mean and twelve deviations stay within the reserve."""
     for q in IN_USE:
         p = (2**32 % q) / 2**32
-        assert BATCH_VALUES * p + 12 * (BATCH_VALUES * p) ** 0.5 < RESERVE_WORDS
+        assert BATCH * p + 12 * (BATCH * p) ** 0.5 < RESERVE_WORDS
 
 
 @pytest.mark.parametrize("q", [IN_USE[0], IN_USE[len(IN_USE) // 2], IN_USE[-1]])
@@ -129,8 +129,8 @@ def test_rejected_words_are_replaced_in_order(q):
 def test_an_exhausted_reserve_stays_in_bounds():
     q = IN_USE[-1]
     words = np.full(STREAM_WORDS, 2**32 - 1, dtype=np.uint32)
-    assert replace_rejected(words, BATCH_VALUES, np.uint32(4 * q)) == BATCH_VALUES
-    assert words[:BATCH_VALUES].max() < 4 * q
+    assert replace_rejected(words, BATCH, np.uint32(4 * q)) == BATCH
+    assert words[:BATCH].max() < 4 * q
 
 
 def test_a_tail_changes_nothing_before_it(monkeypatch):

@@ -12,7 +12,7 @@ from he_agg.ring.encryptor import Encryptor
 from he_agg.ring.limbs import LimbKey
 from he_agg.ring.modulus import modulus, shoup_quotients
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, LANES, N, ntt_primes
+from he_agg.ring.primes import BATCH, LANES, N, ntt_primes
 from he_agg.ring.sampling import fresh_ternary
 from he_agg.ring.uniform import RESERVE_WORDS
 from tests.ring import deterministic, seal_bytes
@@ -95,7 +95,7 @@ def test_what_seal_encrypts_opens_here_to_the_same_polynomial(seal):
     words = np.append(x.ravel(), np.zeros(RESERVE_WORDS, dtype=np.uint32))
     key = LimbKey(m, *ntt.transform_key(s, m))
     kernels.key_product(words, words[:0], *key.product_arguments())
-    opened = words[:BATCH_VALUES]
+    opened = words[:BATCH]
     assert kernels.remove_product(opened, total.ravel(), np.uint32(m.q)) < m.q
     assert np.array_equal(opened.reshape(N, LANES), expected)
     assert len({c.tobytes() for c in expected.T}) == LANES  # fresh noise each time, so this is no fluke
@@ -105,12 +105,12 @@ def test_what_we_encrypt_decrypts_in_seal_to_the_message_plus_bounded_noise(seal
     m = seal.m
     bound = 32767 if m.q > 2**29 else 1
     params = RingParams.widest((m.q,), bound, 19)
-    values = rng.integers(-bound, bound + 1, BATCH_VALUES).astype(np.int32)
+    values = rng.integers(-bound, bound + 1, BATCH).astype(np.int32)
     values[:64] = bound
     values[-64:] = -bound
     a_key, batch = rng.bytes(32), 7
     with Encryptor(params, a_key) as encryptor:  # the real thing: its own key, its own noise
-        c = unpack(encryptor.encrypt(batch, values)[0], BATCH_VALUES, m.q.bit_length()).reshape(N, LANES)
+        c = unpack(encryptor.encrypt(batch, values)[0], BATCH, m.q.bit_length()).reshape(N, LANES)
         s = encryptor.key_coefficients()
     key = sealapi.SecretKey()
     seal_bytes.load_with(key, seal.context, seal.key, seal_bytes.KEY, there(s.astype(np.int64) % m.q, m))

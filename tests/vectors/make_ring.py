@@ -18,7 +18,7 @@ from he_agg.ring import ntt
 from he_agg.ring.keystream import Keystream, a_key
 from he_agg.ring.modulus import modulus
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH_VALUES, N, ntt_primes
+from he_agg.ring.primes import BATCH, N, ntt_primes
 from he_agg.ring.sampling import TERNARY_BYTES, ternary
 from tests.ring import deterministic
 
@@ -115,8 +115,8 @@ def packing():
 
 def encryption():
     small = (ntt_primes(22)[0],)
-    first = (("short", (LARGE,), 32767, 19, 0, 37), ("second batch short", small, 127, 31, 4, BATCH_VALUES + 3))
-    rest = (("two limbs", PAIR, (1 << 23) - 1, 300, 2, 40), ("whole batch", PAIR, 32767, 1000, 0, BATCH_VALUES))
+    first = (("short", (LARGE,), 32767, 19, 0, 37), ("second batch short", small, 127, 31, 4, BATCH + 3))
+    rest = (("two limbs", PAIR, (1 << 23) - 1, 300, 2, 40), ("whole batch", PAIR, 32767, 1000, 0, BATCH))
     for name, primes, bound, sites, batch, count in (*first, *rest):
         params = RingParams.widest(primes, bound, sites)
         values = ((np.arange(count, dtype=np.int64) * 2654435761 % (2 * bound + 1)) - bound).astype(np.int32)
