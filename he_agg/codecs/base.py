@@ -196,9 +196,12 @@ def check_sums(largest: int, n_sites: int, plan: PublicPlan) -> None:
         )
 
 
-def sum_type(n_sites: int, plan: PublicPlan) -> np.dtype[np.signedinteger]:
-    """Return the narrowest type that holds the sums of so many submissions; memory costs more than adding."""
-    return np.dtype(np.int32 if n_sites * plan.magnitude < 2**31 else np.int64)
+def sum_type(plan: PublicPlan) -> np.dtype[np.signedinteger]:
+    """Return the narrowest type that holds a plan's sums, and twice as much, so that what is beyond them is seen.
+
+    Memory costs more than adding.
+    """
+    return np.dtype(np.int32 if 2 * plan.max_sites * plan.magnitude < 2**31 else np.int64)
 
 
 def packed_part(total: PartSource, place: PartPlace) -> bytes | memoryview:

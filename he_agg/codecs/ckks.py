@@ -110,7 +110,7 @@ class CkksCodec:
                 position += slots
         sums = sums[: self._plan.values]
         check_sums(max(int(sums.max()), -int(sums.min())), n_sites, self._plan)
-        return sums.astype(sum_type(n_sites, self._plan))
+        return sums.astype(sum_type(self._plan))
 
 
 def _parameters(plan: PublicPlan) -> CkksParameters:

@@ -132,7 +132,7 @@ class HybridCodec:
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
         key_sum = self._open_key(total, n_sites, self._opened.vectors(key))
-        dtype = sum_type(n_sites, self._plan)
+        dtype = sum_type(self._plan)
         sums = self._sums.take(dtype.itemsize * self._plan.values).view(dtype)
         try:
             self._open_bulk(

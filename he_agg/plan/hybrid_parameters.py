@@ -12,7 +12,7 @@ base B; what is sent is rounded to a smaller modulus p:
 
 A sum opens to the right m as long as what is added to D*m stays below half a step. Of K sites that is, in units of 1,
 with e centred binomial of 21 + 21 (|e| <= 21, variance 10.5) and each rounding off by r <= 1/2, and by what the product
-in float64 adds, f = 3p * 2^-54 (two roundings of relative 2^-53 each, of a product below p, and a third to be safe):
+in float64 adds, f = 5p * 2^-54 (two roundings of relative 2^-53 each, of a product below p, and some to be safe):
 
     certain     21*K               + K * q/p * (1/2 + f)         + 2
     mixed       14.6 * sqrt(10.5*K)  + K * q/p * (1/2 + f)       + 2
@@ -73,7 +73,7 @@ EQUAL = 1.025
 """Bytes that are taken for equal: among those the faster parameters win."""
 
 _OPENING_ERROR = 2
-_FLOAT_ERROR = 3 * 2.0**-54
+_FLOAT_ERROR = 5 * 2.0**-54
 """Relative to the modulus that is sent."""
 
 

@@ -197,4 +197,4 @@ def _rounding_arguments(params: RingParams) -> tuple[Any, ...]:
     sent = prod(params.moduli)
     r, s = (*params.moduli, 1)[:2]
     message = (params.digits, float(params.base), np.uint32(params.max_abs_value), float(params.delta))
-    return (*message, *join_arguments(params.primes), sent / params.modulus, float(r), float(s))
+    return (*message, *join_arguments(params), sent / params.modulus, float(r), float(s))

@@ -44,7 +44,7 @@ class LimbKey:
 
 
 def limb_keys(params: RingParams, coefficients: NDArray[np.signedinteger]) -> tuple[LimbKey, ...]:
-    """Transform a key for every limb.
+    """Transform a key for every limb, times what joins the limbs: 1/q mod p, and 1/p mod q.
 
     Args:
         coefficients: Small signed coefficients. Shape: (N,).
@@ -52,7 +52,8 @@ def limb_keys(params: RingParams, coefficients: NDArray[np.signedinteger]) -> tu
     keys = []
     for q in params.primes:
         tables = modulus(q)
-        keys.append(LimbKey(tables, *transform_key(coefficients, tables)))
+        others = params.modulus // q
+        keys.append(LimbKey(tables, *transform_key(coefficients, tables, pow(others, -1, q))))
     return tuple(keys)
 
 
@@ -61,16 +62,10 @@ def batch_count(params: RingParams, values: int) -> int:
     return -(-values // (params.digits * BATCH))
 
 
-def lift(least: int, q: int) -> int:
-    """Return the smallest multiple of q that is at least `least`."""
-    return -(-least // q) * q
-
-
-def join_arguments(primes: Sequence[int]) -> tuple[np.uint32, ...]:
-    """Return the arguments with which kernels join residues of one or two limbs: a second modulus of 1 is none."""
-    p, q = (*primes, 1)[:2]
-    inverse = pow(p, -1, q) if q > 1 else 0
-    return tuple(np.uint32(n) for n in (p, q, inverse, (inverse << 32) // q, lift(p, q)))
+def join_arguments(params: RingParams) -> tuple[Any, ...]:
+    """Return the arguments with which the kernels join limbs: a second modulus of 1 is none."""
+    p, q = (*params.primes, 1)[:2]
+    return np.uint32(p), np.uint32(q), float(q), float(p if q > 1 else 0), float(params.modulus)
 
 
 def packed_sizes(params: RingParams, values: int) -> tuple[int, ...]:

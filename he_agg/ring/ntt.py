@@ -63,23 +63,25 @@ def scale(x: U32, w: np.uint32, quotient: np.uint32, q: np.uint32) -> None:
         x[i] = min(y, uint32(y - q))  # < q
 
 
-def transform_key(coefficients: NDArray[np.signedinteger], m: Modulus) -> tuple[U32, U32]:
+def transform_key(coefficients: NDArray[np.signedinteger], m: Modulus, times: int) -> tuple[U32, U32]:
     """Transform one small polynomial into the factor that the kernels multiply with.
 
-    The factor carries 1/N, so that the way back needs no scaling of its own. Without a branch or a division
-    on the coefficients, since they are a secret key.
+    The factor carries 1/N, so that the way back needs no scaling of its own, and what else the caller wants. Without a
+    branch or a division on the coefficients, since they are a secret key.
 
     Args:
         coefficients: Signed coefficients, each below q in magnitude. Shape: (N,).
+        times: A public factor, below q.
 
     Returns:
-        The transform times 1/N, < q, and its Shoup quotients. Shape: (N,) each.
+        The transform times 1/N and `times`, < q, and its Shoup quotients. Shape: (N,) each.
     """
     signed = coefficients.astype(np.int64)
     signed += (signed >> 63) & m.q  # < q
     x = signed.astype(np.uint32)
     q = np.uint32(m.q)
     forward(x, m.forward, m.forward_quotients, 1, q)
-    scale(x, np.uint32(m.n_inverse), np.uint32(m.quotient(m.n_inverse)), q)
+    factor = m.n_inverse * times % m.q
+    scale(x, np.uint32(factor), np.uint32(m.quotient(factor)), q)
     signed.fill(0)
     return x, shoup_quotients(x, m.q)

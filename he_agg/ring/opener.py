@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from types import TracebackType
 from typing import Any
 
@@ -87,9 +86,8 @@ class Opener:
                 self._a.fill_with_tail(words.view(np.uint8), limb, first_batch + i)
                 key_product(words[:STREAM_WORDS], frozen(totals[0]), *product)
             first, last = totals[0][:count], totals[-1][:count]
-            *residues, distance, square_sum, magnitude = open_and_split(
-                first, last, scratch[0], scratch[-1], *self._opening, sums
-            )
+            arguments = (first, last, scratch[0], scratch[-1], *self._opening, sums)
+            *residues, distance, square_sum, magnitude = open_and_split(*arguments)
             if any(int(residue) >= q for residue, q in zip(residues, self.params.moduli, strict=False)):
                 raise ResidueError(f"batch {first_batch + i} holds a residue that is not below its modulus")
             furthest, squares = max(furthest, int(distance)), squares + int(square_sum)
@@ -116,5 +114,7 @@ class Opener:
 def _opening_arguments(params: RingParams) -> tuple[Any, ...]:
     """Return the arguments of `open_and_split` after the residues."""
     message = (params.digits, float(params.base), float(params.delta))
-    ratio = params.modulus / prod(params.moduli)
-    return (*message, *join_arguments(params.primes), *join_arguments(params.moduli), ratio)
+    r, s = (*params.moduli, 1)[:2]
+    inverse = pow(r, -1, s) if s > 1 else 0
+    ratio = params.modulus / (r * s)
+    return (*message, *join_arguments(params), float(r), float(s), float(inverse), ratio)

@@ -19,7 +19,8 @@ def largest_delta(modulus: int, base: int, digits: int) -> int:
 
     Source: 2-scheme.md, Next.
     """
-    return (modulus - 1) // base**digits
+    most: int = base**digits
+    return (modulus - 1) // most
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from numba import float64, int32, int64, uint32
 from numpy.typing import NDArray
 
 from he_agg.kernels.jit import kernel
-from he_agg.ring.ntt import mul_lazy
+from he_agg.kernels.lanes import widest_vectors
 from he_agg.ring.ntt_lanes import inverse_product
 from he_agg.ring.primes import BATCH
 from he_agg.ring.uniform import replace_rejected
@@ -66,6 +66,7 @@ def _pack_digits(
     Returns:
         The largest value + bound; above 2 * bound if and only if some value is out of bounds.
     """
+    widest_vectors()
     worst = uint32(0)
     for i in range(m.size):
         m[i] = 0.0
@@ -79,37 +80,34 @@ def _pack_digits(
 
 
 @kernel
-def _join(
-    x: U32, y: U32, p: np.uint32, q: np.uint32, inverse: np.uint32, quotient: np.uint32, lift: np.uint32, z: F64
-) -> None:
-    """Join residues of two limbs (Garner): z = x mod p, = y mod q, |z| < pq/2.
+def _join(x: U32, y: U32, p: np.uint32, q: np.uint32, of_x: float, of_y: float, of_pq: float, z: F64) -> None:
+    """Join residues of two limbs whose key carried 1/q mod p and 1/p mod q: z = x*q + y*p mod pq, |z| <= pq/2.
 
     Args:
         x: Residues mod p, < 2p.
-        y: Residues mod q, < 2q. With q = 1 anything: it does not count.
-        inverse: 1/p mod q; 0 with q = 1.
-        quotient: Its Shoup quotient mod q.
-        lift: A multiple of q, p <= lift < 2**31.
+        y: Residues mod q, < 2q.
+        of_x, of_y: q and p; 1 and 0 where there is no second limb.
+        of_pq: The modulus, below 2**53.
     """
-    of_p, of_pq = float64(p), float64(p) * float64(q)
-    half = of_pq * 0.5
+    widest_vectors()
+    half_p, half_q, per_pq = p >> uint32(1), q >> uint32(1), 1.0 / of_pq
     for i in range(z.size):
-        low = min(x[i], uint32(x[i] - p))  # < p
-        high = mul_lazy(uint32(y[i] + lift - low), inverse, quotient, q)  # < 2q
-        high = min(high, uint32(high - q))  # < q
-        joined = float64(int32(low)) + of_p * float64(int32(high))
-        z[i] = joined - of_pq if joined > half else joined  # compiled to a select, not a jump
+        low, high = min(x[i], uint32(x[i] - p)), min(y[i], uint32(y[i] - q))  # < p, < q
+        low = uint32(low - p) if low > half_p else low  # compiled to a select, not a jump
+        high = uint32(high - q) if high > half_q else high
+        joined = float64(int32(low)) * of_x + float64(int32(high)) * of_y  # within pq
+        z[i] = joined - np.rint(joined * per_pq) * of_pq
 
 
 @kernel
 def _reduce(h: F64, p: float, out: U32) -> None:
     """Reduce integers of any sign, below 2**50 in magnitude, mod p."""
-    per_p = 1.0 / p
+    widest_vectors()
+    per_p, whole = (1.0 - 2.0**-50) / p, uint32(np.int32(p))
     for i in range(h.size):
-        rest = h[i] - np.floor(h[i] * per_p) * p  # exact; the quotient may be one off
-        rest = rest + p if rest < 0.0 else rest
-        rest = rest - p if rest >= p else rest
-        out[i] = uint32(int32(rest))
+        rest = h[i] - np.floor(h[i] * per_p) * p  # exact, and in [0, 2p): the quotient is right or one too small
+        low = uint32(int32(rest))
+        out[i] = min(low, uint32(low - whole))
 
 
 @kernel
@@ -125,9 +123,9 @@ def add_and_round(
     delta: float,
     p: np.uint32,
     q: np.uint32,
-    inverse: np.uint32,
-    quotient: np.uint32,
-    lift: np.uint32,
+    of_x: float,
+    of_y: float,
+    of_pq: float,
     ratio: float,
     r: float,
     s: float,
@@ -138,26 +136,27 @@ def add_and_round(
         values: Signed values of a batch, read-only. Shape: (n,), n <= digits * BATCH.
         count: Coefficients in use: ceil(n / digits).
         noise: Signed noise of the batch. Shape: (BATCH,).
-        x: In: residues of a*s mod p, < 2p. Out: what is sent mod r. Shape: (BATCH,).
-        y: In: mod q, < 2q. Out: mod s, if there is one.
+        x: In: residues of a*s mod p, as for `_join`. Out: what is sent mod r. Shape: (BATCH,).
+        y: In: mod q. Out: mod s, if there is one.
         digits: Values in a coefficient.
-        base: B, between whose multiples a sum's digit lies.
+        base: B, how many values a digit of a sum may have.
         bound: Largest magnitude allowed, below 2**24.
         delta: D, the step between plaintexts.
-        p, q, inverse, quotient, lift: As for `_join`.
+        p, q, of_x, of_y, of_pq: As for `_join`.
         ratio: r * s / (p * q).
         r, s: The moduli that are sent; s = 1 for none.
 
     Returns:
         The largest value + bound; above 2 * bound if and only if some value is out of bounds.
     """
+    widest_vectors()
     m, z = np.empty(CHUNK), np.empty(CHUNK)
     worst = uint32(0)
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
         here, product, errors = m[: stop - start], z[: stop - start], noise[start:stop]
         worst = max(worst, _pack_digits(values, start, count, digits, base, bound, here))
-        _join(x[start:stop], y[start:stop], p, q, inverse, quotient, lift, product)
+        _join(x[start:stop], y[start:stop], p, q, of_x, of_y, of_pq, product)
         for i in range(here.size):  # |D*m + e| < pq/2, and so is the product: their sum is exact, and need not wrap
             here[i] = np.rint((here[i] * delta + float64(errors[i]) + product[i]) * ratio)
         _reduce(here, r, x[start:stop])
@@ -166,6 +165,30 @@ def add_and_round(
     m.fill(0.0)
     z.fill(0.0)
     return worst
+
+
+@kernel
+def _join_sums(x: U32, y: U32, p: float, q: float, inverse: float, z: F64) -> np.uint32:
+    """Join sums mod p and mod q (Garner), with pq <= 2**50: |z| <= pq/2 + p.
+
+    Args:
+        x: Residues < p.
+        y: Residues < q. With q = 1 anything: it does not count.
+        inverse: 1/p mod q; 0 with q = 1.
+
+    Returns:
+        The largest residue of x: if it is >= p these are not residues, and the output is worthless.
+    """
+    widest_vectors()
+    largest = uint32(0)
+    half, per_q = p * 0.5, 1.0 / q
+    for i in range(z.size):
+        largest = max(largest, x[i])
+        low, high = float64(int32(x[i])), float64(int32(y[i]))
+        steps = (high - low) * inverse  # exact: below 2**26 * 2**25
+        steps -= np.rint(steps * per_q) * q
+        z[i] = (low - p if (low > half) & (q == 1.0) else low) + p * steps
+    return largest
 
 
 @kernel
@@ -183,49 +206,48 @@ def _round(y: F64, delta: float) -> tuple[np.int32, np.int64]:
     Returns:
         The largest distance to the grid; and the sum of the squares.
     """
+    widest_vectors()
+    widest_vectors()
     per_step = 1.0 / delta
     worst, squares = int32(0), int64(0)
     for i in range(y.size):
-        m = np.rint(y[i] * per_step)
-        rest = y[i] - m * delta  # exact; the quotient may be one off
-        up, down = rest > 0.5 * delta, rest < -0.5 * delta
-        m = m + 1.0 if up else (m - 1.0 if down else m)
-        rest = rest - delta if up else (rest + delta if down else rest)
-        distance = int32(rest)
+        m = np.rint(y[i] * per_step)  # may be one off where y is half-way between two multiples
+        rest = y[i] - m * delta
+        correction = np.rint(rest * per_step)
+        y[i] = m + correction
+        distance = int32(rest - correction * delta)
         worst = max(worst, int32(abs(distance)))
         squares += int64(distance) * int64(distance)
-        y[i] = m
     return worst, squares
 
 
 @kernel
-def _split_digits(m: F64, start: int, stride: int, digits: int, base: float, out: Signed) -> int:
+def _split_digits(m: F64, start: int, stride: int, digits: int, base: float, out: Signed) -> np.int64:
     """Split integers into balanced digits, in place; what is too large for them all goes into the last.
+
+    The quotients are right: base is odd, so m / base is at least 1 / (2 * base) away from half-way between two
+    integers, and the product in float64 is off by less, m being below 2**50.
 
     Returns:
         The largest magnitude of a digit.
     """
-    half = (base - 1.0) * 0.5
-    raised, per_base = 0.0, 1.0 / base
-    for _ in range(digits):
-        raised = raised * base + half
-    for i in range(m.size):
-        m[i] += raised  # now all digits are to be found in [0, B)
-    largest = int64(0)
+    widest_vectors()
+    per_base = 1.0 / base
+    largest = out.dtype.type(0)
     for digit in range(digits):
         first = min(digit * stride + start, out.size)
         plane = out[first : min(first + m.size, out.size)]
-        last = digit == digits - 1
+        if digit < digits - 1:
+            for i in range(plane.size):
+                higher = np.rint(m[i] * per_base)
+                plane[i] = m[i] - higher * base
+                m[i] = higher
+        else:
+            for i in range(plane.size):
+                plane[i] = m[i]
         for i in range(plane.size):
-            higher = np.floor(m[i] * per_base)
-            rest = m[i] - higher * base  # exact; the quotient may be one off
-            higher = higher - 1.0 if rest < 0.0 else (higher + 1.0 if rest >= base else higher)
-            rest = rest + base if rest < 0.0 else (rest - base if rest >= base else rest)
-            k = int64((m[i] if last else rest) - half)
-            largest = max(largest, abs(k))
-            m[i] = higher
-            plane[i] = k
-    return largest
+            largest = max(largest, out.dtype.type(abs(plane[i])))
+    return int64(largest)
 
 
 @kernel
@@ -239,14 +261,12 @@ def open_and_split(
     delta: float,
     p: np.uint32,
     q: np.uint32,
-    inverse: np.uint32,
-    quotient: np.uint32,
-    lift: np.uint32,
-    r: np.uint32,
-    s: np.uint32,
-    sent_inverse: np.uint32,
-    sent_quotient: np.uint32,
-    sent_lift: np.uint32,
+    of_x: float,
+    of_y: float,
+    of_pq: float,
+    r: float,
+    s: float,
+    inverse: float,
     ratio: float,
     out: Signed,
 ) -> tuple[np.uint32, np.uint32, np.int32, np.int64, np.int64]:
@@ -255,10 +275,11 @@ def open_and_split(
     Args:
         total: The sum mod r, < r. Shape: (count,).
         more: The sum mod s, < s; anything if there is none. Shape: (count,).
-        x: Residues of a*S mod p, < 2p. Shape: (BATCH,).
+        x: Residues of a*S mod p, as for `_join`. Shape: (BATCH,).
         y: The same mod q.
-        digits, base, delta, p, q, inverse, quotient, lift: As for `add_and_round`.
-        r, s, sent_inverse, sent_quotient, sent_lift: The same of the moduli that are sent.
+        digits, base, delta, p, q, of_x, of_y, of_pq: As for `add_and_round`.
+        r, s: The moduli that are sent; s = 1 for none.
+        inverse: 1/r mod s.
         ratio: p * q / (r * s).
         out: The sums of values, of the batch's length. Shape: (n,), count = ceil(n / digits).
 
@@ -266,22 +287,21 @@ def open_and_split(
         The largest residue of each sum: if one is >= its modulus these are not residues and the rest is worthless.
         Then the largest distance to the grid, the sum of their squares, and the largest magnitude of a value.
     """
+    widest_vectors()
     product, sums = np.empty(CHUNK), np.empty(CHUNK)
-    of_pq = float64(p) * float64(q)
-    half = of_pq * 0.5
-    worst, squares, largest = int32(0), int64(0), int64(0)
+    per_pq = 1.0 / of_pq
+    seen, worst, squares, largest = uint32(0), int32(0), int64(0), int64(0)
     for start in range(0, total.size, CHUNK):
         stop = min(start + CHUNK, total.size)
         z, h = product[: stop - start], sums[: stop - start]
-        _join(x[start:stop], y[start:stop], p, q, inverse, quotient, lift, z)
-        _join(total[start:stop], more[start:stop], r, s, sent_inverse, sent_quotient, sent_lift, h)
+        _join(x[start:stop], y[start:stop], p, q, of_x, of_y, of_pq, z)
+        seen = max(seen, _join_sums(total[start:stop], more[start:stop], r, s, inverse, h))
         for i in range(h.size):
-            rest = np.rint(h[i] * ratio) - z[i]  # within pq + 2, and exact
-            rest = rest - of_pq if rest > half else rest
-            h[i] = rest + of_pq if rest < -half else rest
+            rest = np.rint(h[i] * ratio) - z[i]  # within pq and a little, and exact
+            h[i] = rest - np.rint(rest * per_pq) * of_pq
         distance, square_sum = _round(h, delta)
         worst, squares = max(worst, distance), squares + square_sum
         largest = max(largest, _split_digits(h, start, total.size, digits, base, out))
     product.fill(0.0)
     sums.fill(0.0)
-    return _largest(total), _largest(more), worst, squares, largest
+    return seen, _largest(more), worst, squares, largest
