@@ -6,7 +6,7 @@ import numpy as np
 
 from he_agg.ring.encryptor import _encrypt
 from he_agg.ring.keystream import Keystream
-from he_agg.ring.limbs import limb_keys
+from he_agg.ring.limbs import limb_keys, packed_sizes
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
@@ -14,8 +14,8 @@ from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
 
 def encrypt(params: RingParams, a_key, noise_key, coefficients, first_batch, values):
-    """Return the packed residues of every limb."""
-    out = tuple(np.empty((values.size * bits + 7) // 8, dtype=np.uint8) for bits in params.limb_bits)
+    """Return the packed residues of every modulus."""
+    out = tuple(np.empty(size, dtype=np.uint8) for size in packed_sizes(params, values.size))
     keys = limb_keys(params, coefficients)
     assert _encrypt(params, Keystream(a_key), Keystream(noise_key), keys, first_batch, values, out)
     return out

@@ -1,7 +1,7 @@
-"""Every prime that a plan can have."""
+"""Every prime that a ring of ours can have."""
 
 from __future__ import annotations
 
-from he_agg.plan.hybrid_parameters import prime_sets
+from he_agg.plan.hybrid_parameters import ring_primes
 
-IN_USE = tuple(sorted({q for primes in prime_sets() for q in primes}))
+IN_USE = tuple(sorted({q for primes in ring_primes() for q in primes}))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -42,25 +45,28 @@ def powers(q: int) -> np.ndarray:
 def transform(poly: np.ndarray, q: int) -> np.ndarray:
     """Evaluate at every point, by definition."""
     table, j = powers(q), np.arange(N)
-    x = (np.asarray(poly).astype(np.int64) % q).astype(np.uint64)
-    points = [table[e * j % (2 * N)] * x % q for e in exponents()]
-    return np.array([int(p.sum()) % q for p in points], dtype=np.uint64)
+    return multiply(table[exponents()[:, None] * j % (2 * N)], np.asarray(poly).astype(np.int64) % q, q)
 
 
 def inverse(values: np.ndarray, q: int) -> np.ndarray:
-    """Interpolate, by definition."""
-    table, e = powers(q), exponents()
-    x = np.asarray(values).astype(np.uint64)
-    sums = [int((table[-e * j % (2 * N)] * x % q).sum()) for j in range(N)]
-    return np.array([s * pow(N, -1, q) % q for s in sums], dtype=np.uint64)
+    """Interpolate each column, by definition."""
+    table, j = powers(q), np.arange(N)
+    sums = multiply(table[-exponents() * j[:, None] % (2 * N)], values, q)
+    return sums * np.uint64(pow(N, -1, q)) % np.uint64(q)
 
 
 def product(a: np.ndarray, s: np.ndarray, q: int) -> np.ndarray:
-    """Multiply mod X**N + 1, term by term: X**N is -1."""
-    a, total = a.astype(np.int64), np.zeros(N, dtype=np.int64)
-    for j in range(N):
-        shifted = np.concatenate([-a[N - j :], a[: N - j]])
-        total = (total + int(s[j]) * shifted) % q
+    """Multiply each column mod X**N + 1, by definition: X**N is -1."""
+    s, i = np.asarray(s).astype(np.int64), np.arange(N)
+    return multiply(np.concatenate([s, -s])[(i[:, None] - i) % (2 * N)] % q, a, q).astype(np.int64)
+
+
+def multiply(matrix: np.ndarray, x: np.ndarray, q: int) -> np.ndarray:
+    """Multiply mod q: ten bits of x at a time, so that sums of 2048 products stay below 2**51, exact in float64."""
+    left, total = matrix.astype(np.float64), np.zeros(x.shape, dtype=np.uint64)
+    for shift in (20, 10, 0):
+        piece = (np.asarray(x).astype(np.int64) >> shift) & 1023
+        total = ((total << np.uint64(10)) + (left @ piece.astype(np.float64)).astype(np.uint64)) % np.uint64(q)
     return total
 
 
@@ -95,13 +101,62 @@ def pack(residues: list[int], bits: int) -> bytes:
     return long.to_bytes((len(residues) * bits + 7) // 8, "little")
 
 
-def encrypt(limb, q, delta, a_key, noise_key, s, batch, values) -> np.ndarray:
-    """Residues of one whole batch in one limb, value order."""
-    a, e = uniform(a_key, limb, batch, q), noise(noise_key, batch)
-    k = np.zeros(N * LANES, dtype=object)
-    k[: values.size] = values
-    out = np.empty((N, LANES), dtype=np.int64)
-    for lane in range(LANES):
-        message = np.array([int(v) * delta % q for v in k[lane::LANES]], dtype=np.int64)
-        out[:, lane] = (product(inverse(a[:, lane], q), s, q) + e[:, lane] + message) % q
-    return out.ravel()[: values.size]
+def pack_digits(values, digits: int, base: int) -> list[int]:
+    """Integers of a batch's coefficients in use: coefficient i carries values i, c + i, 2c + i, ..."""
+    count = -(-len(values) // digits)
+    return [sum(int(v) * base**j for j, v in enumerate(values[i::count])) for i in range(count)]
+
+
+def split_digits(m: int, digits: int, base: int) -> list[int]:
+    """Balanced digits, lowest first; what they cannot hold is left over."""
+    out = []
+    for _ in range(digits):
+        m, digit = divmod(m + base // 2, base)
+        out.append(digit - base // 2)
+    assert m == 0
+    return out
+
+
+def join(residues: list[list[int]], primes) -> list[int]:
+    """The numbers in [0, product) that have these residues: each prime's idempotent times its residue."""
+    product = math.prod(primes)
+    units = [product // p * pow(product // p, -1, p) for p in primes]
+    return [sum(int(x) * u for x, u in zip(xs, units, strict=True)) % product for xs in zip(*residues, strict=True)]
+
+
+def key_products(primes, a_key, s, batch) -> list[int]:
+    """The coefficients of a*s of a whole batch, in [0, q), value order."""
+    limbs = []
+    for limb, q in enumerate(primes):
+        limbs.append(product(inverse(uniform(a_key, limb, batch, q), q), s, q).ravel().tolist())
+    return join(limbs, primes)
+
+
+def ciphertext(params, a_key, noise_key, s, batch, values) -> list[int]:
+    """The coefficients in use of a*s + e + D*m of one batch, in [0, q): what is then rounded."""
+    m = pack_digits(values, params.digits, params.base)
+    products, e = key_products(params.primes, a_key, s, batch), noise(noise_key, batch).ravel().tolist()
+    return [(products[i] + e[i] + params.delta * x) % params.modulus for i, x in enumerate(m)]
+
+
+def rounded(c: int, p: int, q: int) -> int:
+    """The integer next to c*p/q, mod p. It is never in the middle between two: q is odd, 2*c*p even."""
+    return (2 * c * p + q) // (2 * q) % p
+
+
+HALF = Fraction(1, 2)
+
+
+def float_error(p: int) -> Fraction:
+    """What float64 adds to the error of a rounding: of the ratio 2^-53, of the product 2^-54, both of a number below p.
+
+    (The ratio may be just above a power of two; p is just below one. plan/hybrid_parameters.py counts the same,
+    tests/ring/test_bounds.py recounts it for all pairs of moduli.)
+    """
+    return Fraction(3 * p, 2**54)
+
+
+def remove_key(h: int, product: int, p: int, q: int) -> Fraction:
+    """h*q/p - a*S in [-q/2, q/2], exactly."""
+    z = (h * q - product * p) % (q * p)
+    return Fraction(z - q * p if 2 * z > q * p else z, p)

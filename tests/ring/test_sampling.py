@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import algorithms
 
-from he_agg.ring import keystream
+from he_agg.ring import keystream, sampling
 from he_agg.ring.keystream import Keystream, a_key
 from he_agg.ring.primes import BATCH, LANES, N
-from he_agg.ring.sampling import NOISE_BOUND, SIGMA, TERNARY_BYTES, fresh_ternary, ternary
+from he_agg.ring.sampling import KEY_BYTES_EACH, NOISE_BOUND, SIGMA, fresh_key, key_law
 from he_agg.ring.uniform import RESERVE_WORDS, STREAM_WORDS, replace_rejected, word_limit
 from tests.ring import deterministic, reference
 from tests.ring.primes import IN_USE
@@ -31,9 +31,8 @@ def test_noise_matches_the_reference():
         assert np.array_equal(deterministic.noise(SEED, batch), reference.noise(SEED, batch).ravel())
 
 
-def test_noise_has_the_centred_binomial_distribution():
-    """Chi-square over 4.2 million values of a fixed key."""
-    e = np.concatenate([deterministic.noise(SEED, b) for b in range(128)]).astype(np.int64)
+def require_centred_binomial(e):
+    """Chi-square, mean and deviation of the law of noise and keys."""
     counts = np.bincount(e + 21, minlength=43)
     expected = np.array([math.comb(42, i) / 2**42 for i in range(43)]) * e.size
     common = expected >= 10
@@ -43,6 +42,11 @@ def test_noise_has_the_centred_binomial_distribution():
     assert np.abs(e).max() <= NOISE_BOUND
     assert abs(e.mean()) < 5 * SIGMA / math.sqrt(e.size)
     assert abs(e.std() - SIGMA) < 5 * SIGMA / math.sqrt(2 * e.size)
+
+
+def test_noise_has_the_centred_binomial_distribution():
+    """Over 4.2 million values of a fixed key."""
+    require_centred_binomial(np.concatenate([deterministic.noise(SEED, b) for b in range(128)]).astype(np.int64))
 
 
 def test_noise_is_independent_between_neighbours_lanes_and_quarters():
@@ -60,30 +64,49 @@ def test_sums_of_noise_have_the_predicted_sigma(sites):
     assert np.abs(total).max() <= min(NOISE_BOUND * sites, 14.6 * predicted)
 
 
-def test_ternary_of_known_entropy():
-    """The carry of 3u is 0, 1, 2 for u below 1/3, 2/3, 1: exactly at the boundaries."""
-    third = (1 << 160) // 3
-    cases = [0, third, third + 1, 2 * third, 2 * third + 1, (1 << 160) - 1]
-    values = (cases * N)[:N]
-    digits = np.array([[v >> 32 * d & 0xFFFFFFFF for v in values] for d in range(5)], dtype="<u4")
-    expected = ([-1, -1, 0, 0, 1, 1] * N)[:N]
-    assert ternary(digits.tobytes()).tolist() == expected
+def test_key_law_counts_the_lowest_42_bits_of_a_word():
+    """Every count once, by the lowest bits, by the highest of those that count, and with all others set."""
+    ignored = (2**22 - 1) << 42
+    words = [
+        w | other for n in range(43) for w in ((1 << n) - 1, (1 << 42) - (1 << (42 - n))) for other in (0, ignored)
+    ]
+    expected = [w.bit_count() - (other.bit_count()) - 21 for w, other in zip(words, [0, ignored] * 86, strict=True)]
+    assert sorted(set(expected)) == list(range(-21, 22))
+    words, expected = (words * N)[:N], (expected * N)[:N]
+    assert key_law(b"".join(w.to_bytes(8, "little") for w in words)).tolist() == expected
 
 
-def test_ternary_is_uniform():
-    """Chi-square over 512 keys of a fixed generator."""
+def test_key_law_is_the_count_of_any_bytes(rng):
+    entropy = rng.bytes(N * KEY_BYTES_EACH)
+    words = [int.from_bytes(entropy[8 * j : 8 * j + 8], "little") % 2**42 for j in range(N)]
+    assert key_law(entropy).tolist() == [w.bit_count() - 21 for w in words]
+
+
+def test_keys_have_the_law_of_the_noise():
+    """Chi-square over 512 keys of a fixed generator, and the fourth moment."""
     random = np.random.default_rng(7)
-    s = np.concatenate([ternary(random.bytes(N * TERNARY_BYTES)) for _ in range(512)])
-    counts = np.bincount(s + 1, minlength=3)
-    assert ((counts - s.size / 3) ** 2 / (s.size / 3)).sum() < chi_square_limit(2)
+    s = np.concatenate([key_law(random.bytes(N * KEY_BYTES_EACH)) for _ in range(512)]).astype(np.int64)
+    require_centred_binomial(s)
+    # A sum of 42 signs has a kurtosis of 3 - 2/42; the eighth moment of a normal variable, 105, bounds its own.
+    assert abs((s**4).mean() / SIGMA**4 - (3 - 2 / 42)) < 5 * math.sqrt((105 - 9) / s.size)
+    by_key = s.reshape(512, N).astype(np.float64)
+    for lag in (1, 2, 8, N // 2):  # neighbours share nothing
+        assert abs((by_key[:, lag:] * by_key[:, :-lag]).mean()) < 5 * SIGMA**2 / math.sqrt(512 * (N - lag))
 
 
 def test_fresh_keys_differ_and_come_from_the_system(monkeypatch):
-    assert not np.array_equal(fresh_ternary(), fresh_ternary())
+    assert not np.array_equal(fresh_key(), fresh_key())
     asked = []
     monkeypatch.setattr(os, "urandom", lambda n: asked.append(n) or bytes(n))
-    assert (fresh_ternary() == -1).all()
-    assert asked == [N * TERNARY_BYTES]
+    assert (fresh_key() == -NOISE_BOUND).all()
+    assert asked == [N * KEY_BYTES_EACH]
+
+
+def test_entropy_of_a_key_is_wiped(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sampling, "key_law", lambda entropy: seen.append(entropy) or np.zeros(N, dtype=np.int8))
+    fresh_key()
+    assert [bytes(entropy) for entropy in seen] == [bytes(N * KEY_BYTES_EACH)]
 
 
 @pytest.mark.parametrize("q", IN_USE)
