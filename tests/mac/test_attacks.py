@@ -20,8 +20,8 @@ SITES = ["site-a", "site-b", "site-c"]
 PLANS = {
     "ckks": plan_of(5000, part_bytes=2**16, max_sites=31).public,  # 40 bits, 3 parts
     "ckks-short": plan_of(5, value_bits=2).public,  # the smallest ring
-    "hybrid": plan_of(70_000, codec="hybrid", part_bytes=2**17).public,  # the last row is short
-    "hybrid-two-limbs": plan_of(70_000, codec="hybrid", part_bytes=2**17, value_bits=24).public,
+    "hybrid": plan_of(70_000, codec="hybrid", part_bytes=2**17).public,  # two moduli; the last row is short
+    "hybrid-one-modulus": plan_of(70_000, codec="hybrid", part_bytes=2**17, value_bits=24).public,
 }
 
 
@@ -271,11 +271,11 @@ def test_another_plan():
 
 
 def test_sections_of_one_plan_share_nothing():
-    plan = PLANS["hybrid-two-limbs"]
+    plan = PLANS["hybrid"]
     mac = RoundMac(KEY, plan, 1, ROUND)
     keys = {mac._secret.coefficient_key(i) for i in range(len(plan.sections))}
     assert len(keys) == len(plan.sections) == 3
-    # The same residues at the same places of both limbs.
+    # The same residues at the same places of both moduli.
     ones = [pack(np.ones(p.residues, dtype=np.uint64), p.section.modulus_bits) for p in plan.places]
     first, second = (mac.part(p.number, ones[p.number]) for p in plan.places if p.index == 0 and p.section_index > 0)
     assert not set(first) & set(second)
@@ -283,7 +283,7 @@ def test_sections_of_one_plan_share_nothing():
 
 def test_rows_far_apart_in_one_part_swapped():
     """A long part takes its coefficients from several streams."""
-    plan = plan_of(1_200_000, codec="hybrid").public
+    plan = plan_of(2_200_000, codec="hybrid").public
     mac = RoundMac(KEY, plan, 1, ROUND)
     place = plan.places[1]
     streams = place.residues // (ROW * MAX_ROWS)
