@@ -51,10 +51,10 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
     originals.mkdir()
     digests, random, packed = [], np.random.default_rng(1), {}
     for place in plan.public.places:
-        if (size := place.residues) not in packed:
-            residues = random.integers(0, place.section.modulus, size, dtype=np.uint64)
-            packed[size] = pack(residues, place.section.modulus_bits).data
-        data = encode_part(Part(place.number, packed[size]), place, plan.plan_id)
+        if (kind := (place.section.modulus, place.residues)) not in packed:
+            residues = random.integers(0, place.section.modulus, place.residues, dtype=np.uint64)
+            packed[kind] = pack(residues, place.section.modulus_bits).data
+        data = encode_part(Part(place.number, packed[kind]), place, plan.plan_id)
         (originals / str(place.number)).write_bytes(data)
         digests.append(hashlib.sha256(data).hexdigest())
     for member in members:

@@ -1,8 +1,8 @@
-"""Values per second of each ring operation, on the core it is pinned to.
+"""Values, or coefficients, per second of each ring operation, on the core it is pinned to.
 
     taskset -c 1 python benchmarks/ring_bench.py [batches]
 
-Medians. 34 batches are a part of 4 MiB, packed, in one limb. The last row is the floor for any scheme with
+Medians. 34 batches of 30-bit residues are a part of 4 MiB. The last row is the floor for any scheme with
 a shared key: one keystream word a value, added, packed to 21 bits.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from he_agg.kernels.bitpack import fold, pack, packed_bytes, unpack
+from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.ring import keystream
 from he_agg.ring.encryptor import Encryptor, _encrypt
 from he_agg.ring.keystream import Keystream
@@ -32,9 +33,12 @@ from he_agg.ring.primes import BATCH, N, ntt_primes
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
 from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
 
+PLANS = ((16, 8), (8, 8), (24, 31), (16, 100))
+"""Bits of a value and sites: two, four and one value a coefficient, and one whose residues go modulo one prime."""
 
-def show(name: str, values: int, action: Callable[[], object]) -> None:
-    """Time an action for about half a second and print its median."""
+
+def show(name: str, count: int, action: Callable[[], object], of: str = "value") -> None:
+    """Time an action on so many values, or coefficients, for about half a second and print its median."""
     action()
     times: list[float] = []
     while sum(times) < 0.5 or len(times) < 9:
@@ -42,7 +46,7 @@ def show(name: str, values: int, action: Callable[[], object]) -> None:
         action()
         times.append(time.perf_counter() - begin)
     median = statistics.median(times)
-    print(f"{name:34s} {values / median / 1e6:9.1f} M values/s {median / values * 1e9:8.3f} ns/value")
+    print(f"{name:34s} {count / median / 1e6:9.1f} M/s {median / count * 1e9:8.3f} ns/{of}")
 
 
 def pieces() -> None:
@@ -52,40 +56,41 @@ def pieces() -> None:
     noise, batch = np.empty(BATCH, dtype=np.int8), x[:BATCH]
     factor = np.ones(N, dtype=np.uint32)
     tables = (factor, shoup_quotients(factor, m.q), m.inverse, m.inverse_quotients, np.uint32(m.q), batch)
-    show("keystream for a", BATCH, lambda: stream.fill(x.view(np.uint8), 0, 1))
-    show("rejection", BATCH, lambda: replace_rejected(x, BATCH, np.uint32(word_limit(m.q))))
-    show("keystream for noise", BATCH, lambda: stream.fill(planes, 0, 1))
-    show("noise", BATCH, lambda: centred_binomial(planes.view(np.uint64), noise.view(np.uint64)))
-    show("product, inverse NTT", BATCH, lambda: inverse_product(batch, *tables))
+    show("keystream for a", BATCH, lambda: stream.fill(x.view(np.uint8), 0, 1), "coefficient")
+    show("rejection", BATCH, lambda: replace_rejected(x, BATCH, np.uint32(word_limit(m.q))), "coefficient")
+    show("keystream for noise", BATCH, lambda: stream.fill(planes, 0, 1), "coefficient")
+    show("noise", BATCH, lambda: centred_binomial(planes.view(np.uint64), noise.view(np.uint64)), "coefficient")
+    show("product, inverse NTT", BATCH, lambda: inverse_product(batch, *tables), "coefficient")
 
 
 def packing(count: int) -> None:
     """Packing and folding at the hot widths and at one that is not."""
-    for bits in (14, 21, 30, 40):
+    for bits in (14, 21, 24, 30, 40):
         q = (1 << bits) - 35
         x: Any = np.random.default_rng(1).integers(0, q, count).astype(np.uint32 if bits <= 31 else np.uint64)
         packed, total = pack(x, bits), x.copy()
-        show(f"pack {bits}", count, partial(pack, x, bits, packed))
-        show(f"unpack {bits}", count, partial(unpack, packed, x.size, bits, x))
-        show(f"fold {bits}", count, partial(fold, total, packed, bits, q))
+        show(f"pack {bits}", count, partial(pack, x, bits, packed), "residue")
+        show(f"unpack {bits}", count, partial(unpack, packed, x.size, bits, x), "residue")
+        show(f"fold {bits}", count, partial(fold, total, packed, bits, q), "residue")
 
 
 def parts(batches: int) -> None:
-    """Whole parts, as a client sees them."""
-    count, a_key = batches * BATCH, bytes(32)
-    pair = (ntt_primes(19)[0], ntt_primes(20)[0])
-    for primes, bound, sites in (((ntt_primes(30)[0],), 32767, 31), (pair, (1 << 23) - 1, 31)):
-        params, limbs = RingParams.widest(primes, bound, sites), len(primes)
+    """Whole parts, as a client sees them, of plans with more or less packing."""
+    a_key = bytes(32)
+    for bits, sites in PLANS:
+        plan = HybridParameters.choose((1 << (bits - 1)) - 1, sites)
+        params = RingParams(plan.packing, plan.primes, plan.moduli, plan.delta, plan.magnitude, sites)
+        bound, count = plan.magnitude, batches * BATCH * params.digits
         values = np.random.default_rng(1).integers(-bound, bound + 1, count).astype(np.int32)
         out = [np.zeros(size, dtype=np.uint8) for size in packed_sizes(params, count)]
         e = Encryptor(params, a_key)  # the inner function, because the outer encrypts a batch once only
         show(
-            f"encrypt + pack, {limbs} limb(s)",
+            f"encrypt + pack, {bits} bits, {sites} sites",
             count,
             partial(_encrypt, params, e._a, e._noise, e._keys, 0, values, out),
         )
-        opener, sums = Opener(params, a_key, e.key_coefficients(), 1), np.empty(count, dtype=np.int64)
-        show(f"open, {limbs} limb(s)", count, partial(opener.open, 0, sums.size, out, sums))
+        opener, sums = Opener(params, a_key, e.key_coefficients(), 1), np.empty(count, dtype=np.int32)
+        show(f"open, {bits} bits, {sites} sites", count, partial(opener.open, 0, out, sums))
         assert np.array_equal(sums, values)
 
 

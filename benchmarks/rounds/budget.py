@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.rounds.schemes import SCHEMES
+from he_agg.plan.hybrid_parameters import HybridParameters
+from he_agg.ring.primes import BATCH
+from he_agg.ring.sampling import NOISE_BYTES
+
 __all__ = ["Floor", "budget", "floors"]
 
 Row = dict[str, Any]
@@ -23,7 +28,7 @@ def floors(row: Row, report: dict[str, Any]) -> Floor:
     """The least seconds that each limit allows for what a round of our own does; each alone, nothing else in its way.
 
     Args:
-        row: a row of hybrid or ckks.
+        row: a row of hybrid.
         report: the result that it is in, for the limits.
     """
     limits, sites, up, down = report["limits"], row["sites"], row["bytes_up"], row["bytes_down"]
@@ -36,10 +41,16 @@ def floors(row: Row, report: dict[str, Any]) -> Floor:
         "sha256": (3 * up * sites + down * (2 + sites)) / limits["sha256"] / cores,
         # In the spool of each site, in the aggregator's store, and the sum.
         "write_fsync": (2 * up * sites + down) / limits["write_fsync"],
-        # One word for each residue at the one-time key's mask, on the way in and out.
-        "aes_keystream": 2 * 4 * row["values"] * sites / limits["aes_keystream"] / cores,
+        "aes_keystream": _keystream_bytes(row) * sites / limits["aes_keystream"] / cores,
         "memory_copy": 12 * row["values"] * 8 * sites / limits["memory_copy"] / cores,
     }
+
+
+def _keystream_bytes(row: Row) -> float:
+    """Count what one site's update takes: a word for each coefficient and limb, in and out, and the noise once."""
+    magnitude = (1 << (row["value_bits"] - 1)) - 1
+    plan = HybridParameters.choose(magnitude, SCHEMES[row["label"]].room(row["sites"]))
+    return row["values"] / plan.packing * (2 * 4 * len(plan.primes) + NOISE_BYTES / BATCH)
 
 
 def budget(report: dict[str, Any], label: str = "hybrid-16") -> list[dict[str, Any]]:

@@ -12,9 +12,11 @@ PROMISES = (
     # scheme, link, figure, at most
     ("hybrid-16", "loopback", "ratio_to_plaintext", 1.6),
     ("hybrid-16", "1gbit", "ratio_to_plaintext", 1.10),
-    ("hybrid-16", "100mbit", "ratio_to_plaintext", 0.98),
-    ("hybrid-8", "100mbit", "ratio_to_plaintext", 0.75),
-    ("hybrid-16", "loopback", "bytes_ratio_to_plaintext", 0.96),
+    ("hybrid-16", "100mbit", "ratio_to_plaintext", 0.74),
+    ("hybrid-8", "100mbit", "ratio_to_plaintext", 0.46),
+    ("hybrid-16", "20mbit", "ratio_to_plaintext", 0.68),
+    ("hybrid-8", "20mbit", "ratio_to_plaintext", 0.40),
+    ("hybrid-16", "loopback", "bytes_ratio_to_plaintext", 0.64),
 )
 """For 10^7 values and 3 sites."""
 
