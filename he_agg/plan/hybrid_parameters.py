@@ -11,17 +11,22 @@ base B; what is sent is rounded to a smaller modulus p:
     h = round(c * p/q) mod p            what is sent of c = a*s + e + D*m mod q
 
 A sum opens to the right m as long as what is added to D*m stays below half a step. Of K sites that is, in units of 1,
-with e centred binomial of 21 + 21 (|e| <= 21, variance 10.5) and each rounding off by r <= 1/2, and by what the product
-in float64 adds, f = 5p * 2^-54 (two roundings of relative 2^-53 each, of a product below p, and some to be safe):
+with e centred binomial of 21 + 21 (|e| <= 21, variance 10.5) and each rounding off by r, |r| <= 1/2 and by what the
+product in float64 adds, f = p * 2^-52:
 
     certain     21*K               + K * q/p * (1/2 + f)         + 2
     mixed       14.6 * sqrt(10.5*K)  + K * q/p * (1/2 + f)       + 2
     by chance   14.6 * sqrt((10.5 + (q/p)^2 / 12) * K) + K * q/p * f  + 2
 
-The least of the three counts. The last 2 are the product in float64 when the sum is opened: below 2^52, two roundings
-of relative 2^-53, and half for the rounding to an integer. Chance is below 2^-128 over 2^30 coefficients: the noise is
-sub-Gaussian with its own variance, being a sum of signs; and so is r, uniform on [-1/2, 1/2], because c is uniform mod
-q to whoever has no key (the sub-Gaussian variance of a uniform variable is its own, too).
+The least of the three counts. Two roundings of a relative 2^-53 each make f, that of p/q and that of the product, which
+may be up to p; ours stays below 3p/4, since |a*s| is half of q at most, and D*m a quarter, being 1/K of the range. The
+last 2 are those of the sum when it is opened, where |H * q/p| is about 2^52 at most: 1/2 by q/p, 1/2 by the product,
+1/2 by rounding to an integer.
+
+By chance means 14.6 standard deviations: 2^-158 a coefficient for a normal distribution, and less for these sums. In
+each coefficient r is uniform and independent of e and of the other sites' r, because c is: a*s is uniform for all but
+a share of 2^-1000 and less of the a (leftover hash), whatever the values are, even if chosen by who knows a. More in
+docs/exactness.md; tests/plan/test_hybrid_parameters.py calculates the tails themselves.
 """
 
 from __future__ import annotations
@@ -66,14 +71,14 @@ MAX_RING_BITS = MAX_MODULUS_BITS[N]
 MAX_ROUNDED_BITS = 50
 """Of the product of the moduli that are sent: beyond, products in float64 would be off by more than the rounding."""
 
-MAX_DELTA = 2**31 - 1
-"""So that distances to the grid, and their squares, are 32-bit and 64-bit integers."""
+MAX_DELTA = 2**25
+"""So that the squares of a batch's distances to the grid add up within 64 bits: 2^15 * (2^24)^2."""
 
 EQUAL = 1.025
 """Bytes that are taken for equal: among those the faster parameters win."""
 
 _OPENING_ERROR = 2
-_FLOAT_ERROR = 5 * 2.0**-54
+_FLOAT_ERROR = 2.0**-52
 """Relative to the modulus that is sent."""
 
 
@@ -144,8 +149,9 @@ class HybridParameters:
     def largest_square_sum(self, n_sites: int, coefficients: int) -> float:
         """Bound the sum of the squares of those distances over so many coefficients.
 
-        With `max_sites` in it, half a step may be 14.6 sigma, and the largest distance then refuses nothing; under a
-        wrong key the squares still are 71 times what they should be.
+        With `max_sites` in it, the largest distance may be half a step and refuse nothing. Under a wrong key distances
+        are uniform and their squares 71 times what they should be, where half a step is 14.6 sigma; max_sites times
+        and more, where it is what cannot be exceeded. Twice as much shows from about 1,200 coefficients on.
         """
         by_chance = math.sqrt(largest_square_sum(coefficients, self._variance(n_sites)))
         of_floats = n_sites * self._ratio * _FLOAT_ERROR * math.prod(self.moduli) + _OPENING_ERROR
@@ -158,11 +164,11 @@ class HybridParameters:
     def failure_log2(self) -> float:
         """log2 of the probability that one coefficient of a full sum is rounded wrongly; minus infinity if none can."""
         certain, of_floats, noise = _noise(self.max_sites, self.primes, self.moduli)
-        half = (self.delta - 1) / 2
-        if half >= certain:
+        wrong = (self.delta + 1) // 2  # the least distance that may be rounded to another multiple; an integer, too
+        if wrong > certain:
             return -math.inf
-        mixed = (half - of_floats - self.max_sites * self._ratio / 2) / math.sqrt(NOISE_VARIANCE * self.max_sites)
-        return failure_log2(max(mixed, (half - of_floats) / noise))
+        mixed = (wrong - of_floats - self.max_sites * self._ratio / 2) / math.sqrt(NOISE_VARIANCE * self.max_sites)
+        return failure_log2(max(mixed, (wrong - of_floats) / noise))
 
     @property
     def why(self) -> str:

@@ -60,7 +60,7 @@ def test_chosen_parameters_are_exact_with_room_to_spare(value_bits, max_sites):
 
 
 def test_the_smallest_profile_that_fits_is_chosen():
-    chosen = [(1, 31), (1, 300), (2**15 - 1, 31), (2**23 - 1, 31), (2**23 - 1, 5000)]
+    chosen = [(1, 31), (21, 31), (1, 300), (2**15 - 1, 31), (2**23 - 1, 31), (2**23 - 1, 5000)]
     assert [CkksParameters.choose(*numbers).profile for numbers in chosen] == list(PROFILES)
 
 
