@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -261,18 +263,18 @@ def test_wrong_shapes_are_refused():
     encryptor = Encryptor(ONE, bytes(32))
     opener = Opener(ONE, bytes(32), np.zeros(N, dtype=np.int64), 1)
     right, three = packed_bytes(3, 26), np.zeros(3, dtype=np.int64)
-    for call in (
-        lambda: encryptor.encrypt(0, three),
-        lambda: encryptor.encrypt(0, np.zeros((3, 3), dtype=np.int32)),
-        lambda: encryptor.encrypt(0, np.zeros(6, dtype=np.int32)[::2]),
+    not_int32: list[Any] = [three, np.zeros((3, 3), dtype=np.int32), np.zeros(6, dtype=np.int32)[::2]]
+    no_sums: list[Any] = [np.zeros(3, dtype=np.uint32), np.zeros(3), np.zeros(6, dtype=np.int64)[::2], np.zeros((3, 1))]
+    packed = [np.zeros(right, dtype=np.uint8)]
+    calls: list[Callable[[], object]] = [
+        *(partial(encryptor.encrypt, 0, values) for values in not_int32),
         lambda: encryptor.encrypt(0, np.zeros(3, dtype=np.int32), [np.zeros(right - 1, dtype=np.uint8)]),
+        *(partial(opener.open, 0, packed, sums) for sums in no_sums),
         lambda: opener.open(0, [np.zeros(right + 1, dtype=np.uint8)], three),
         lambda: opener.open(0, [], three),
-        lambda: opener.open(0, [np.zeros(right, dtype=np.uint8)], np.zeros(4, dtype=np.int64)),
-        lambda: opener.open(0, [np.zeros(right, dtype=np.uint8)], np.zeros(3, dtype=np.uint32)),
-        lambda: opener.open(0, [np.zeros(right, dtype=np.uint8)], np.zeros(3)),
-        lambda: opener.open(0, [np.zeros(right, dtype=np.uint8)], np.zeros(6, dtype=np.int64)[::2]),
-    ):
+        lambda: opener.open(0, packed, np.zeros(4, dtype=np.int64)),
+    ]
+    for call in calls:
         with pytest.raises(ValueError, match=r"array"):
             call()
     encryptor.encrypt(0, np.zeros(3, dtype=np.int32))  # a refused call claimed nothing

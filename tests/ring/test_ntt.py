@@ -90,12 +90,12 @@ def test_round_trip_of_sixteen_lanes(q, highest, rng):
 @pytest.mark.parametrize("q", IN_USE)
 def test_product_with_a_transformed_key_is_the_negacyclic_product(q, rng):
     m = modulus(q)
-    s = rng.integers(-300, 301, N).astype(np.int64)
-    a = rng.integers(0, q, N)
-    factor, quotients = ntt.transform_key(s, m)
+    s = rng.integers(-651, 652, N).astype(np.int64)
+    a, times = rng.integers(0, q, N), int(rng.integers(1, q))
+    factor, quotients = ntt.transform_key(s, m, times)
     x = np.zeros(N * LANES, dtype=np.uint32)
     x[3::LANES] = a
     ntt.forward(x, m.forward, m.forward_quotients, LANES, np.uint32(q))
     inverse_product(x, factor, quotients, m.inverse, m.inverse_quotients, np.uint32(q), x)
-    assert np.array_equal(x[3::LANES] % q, reference.product(a, s, q))
+    assert np.array_equal(x[3::LANES] % q, reference.product(a, s, q) * times % q)
     assert not (x[4::LANES] % q).any()

@@ -113,7 +113,7 @@ def test_what_seal_encrypts_opens_here_to_the_same_polynomial(seal):
 def key_product(m, s, words):
     """a*s by the package's kernel, < q, of a's residues in transform order. Shape: (BATCH,)."""
     words = np.append(words, np.zeros(RESERVE_WORDS, dtype=np.uint32))
-    key = LimbKey(m, *ntt.transform_key(s, m))
+    key = LimbKey(m, *ntt.transform_key(s, m, 1))
     kernels.key_product(words, words[:0], *key.product_arguments())
     assert words[:BATCH].max() < 2 * m.q
     return words[:BATCH] % np.uint32(m.q)
