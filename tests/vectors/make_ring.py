@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from he_agg.kernels.bitpack import pack, residue_dtype
+from he_agg.kernels.bitpack import pack, residue_dtype, unpack
 from he_agg.ring import ntt
 from he_agg.ring.keystream import Keystream, a_key
 from he_agg.ring.modulus import modulus
 from he_agg.ring.params import RingParams
 from he_agg.ring.primes import BATCH, N, ntt_primes
-from he_agg.ring.sampling import TERNARY_BYTES, ternary
-from tests.ring import deterministic
+from he_agg.ring.sampling import KEY_BYTES_EACH, key_law
+from tests.ring import deterministic, sets
 
 LARGE, PAIR = ntt_primes(30)[0], (ntt_primes(26)[0], ntt_primes(27)[0])
 REJECTS = ntt_primes(24)[1]
@@ -81,14 +81,14 @@ def noise():
 
 
 def secrets():
-    """Entropy is SHA-256 in counter mode, to keep 40 KiB out of the file."""
+    """Entropy is SHA-256 in counter mode, to keep 16 KiB out of the file."""
     for name in ("one", "two"):
-        s = ternary(expand(seed(name)))
+        s = key_law(expand(seed(name)))
         yield {"expand": seed(name).hex(), "first": s[:24].tolist(), "sha256_i8": sha(s, "i1")}
 
 
 def expand(start):
-    blocks = (hashlib.sha256(start + i.to_bytes(4, "big")).digest() for i in range(N * TERNARY_BYTES // 32))
+    blocks = (hashlib.sha256(start + i.to_bytes(4, "big")).digest() for i in range(N * KEY_BYTES_EACH // 32))
     return b"".join(blocks)
 
 
@@ -113,20 +113,32 @@ def packing():
         yield {"bits": bits, "residues": x, "packed": packed.tobytes().hex()}
 
 
+def params_of(ring: RingParams):
+    return {
+        "digits": ring.digits,
+        "primes": list(ring.primes),
+        "moduli": list(ring.moduli),
+        "delta": ring.delta,
+        "bound": ring.max_abs_value,
+        "max_sites": ring.max_sites,
+    }
+
+
 def encryption():
-    small = (ntt_primes(22)[0],)
-    first = (("short", (LARGE,), 32767, 19, 0, 37), ("second batch short", small, 127, 31, 4, BATCH + 3))
-    rest = (("two limbs", PAIR, (1 << 23) - 1, 300, 2, 40), ("whole batch", PAIR, 32767, 1000, 0, BATCH))
-    for name, primes, bound, sites, batch, count in (*first, *rest):
-        params = RingParams.widest(primes, bound, sites)
+    for name, ring, batch, count in (
+        ("one of each", sets.ONE, 0, 37),
+        ("second batch short", sets.MANY, 4, 5 * BATCH + 8),
+        ("two of each", sets.TWO, 2, 41),
+        ("two primes, one modulus", sets.MIXED, 2**33, 40),
+        ("whole batch", sets.TWO, 0, 2 * BATCH),
+        ("widest", sets.WIDEST, 1, 3 * 21),
+    ):
+        bound = ring.max_abs_value
         values = ((np.arange(count, dtype=np.int64) * 2654435761 % (2 * bound + 1)) - bound).astype(np.int32)
-        key = ternary(expand(seed("one")))
-        parts = deterministic.encrypt(params, seed("a"), seed("noise"), key, batch, values)
+        parts = deterministic.encrypt(ring, seed("a"), seed("noise"), key_law(expand(seed("one"))), batch, values)
         yield {
             "name": name,
-            "primes": list(primes),
-            "delta": params.delta,
-            "bound": bound,
+            **params_of(ring),
             "a_key": seed("a").hex(),
             "noise_key": seed("noise").hex(),
             "expand": seed("one").hex(),
@@ -138,15 +150,54 @@ def encryption():
         }
 
 
+def sums():
+    """Sums of two submissions: any values, and all at the bound."""
+    for name, ring, batch, count in (
+        ("one of each", sets.ONE, 0, 37),
+        ("five values, a short coefficient", sets.MANY, 3, 33),
+        ("two of each, a short coefficient", sets.TWO, 2, 41),
+        ("two primes, one modulus", sets.MIXED, 2**33, 40),
+        ("widest", sets.WIDEST, 1, 3 * 21),
+    ):
+        bound = ring.max_abs_value
+        any_values = np.arange(count, dtype=np.int64) * 2654435761 % (2 * bound + 1) - bound
+        for kind, values in (
+            ("any", any_values),
+            ("highest", np.full(count, bound)),
+            ("lowest", np.full(count, -bound)),
+        ):
+            keys = [key_law(expand(seed(site))) for site in ("one", "two")]
+            submissions = [
+                deterministic.encrypt(ring, seed("a"), seed(f"noise of {i}"), keys[i], batch, values.astype(np.int32))
+                for i in range(2)
+            ]
+            used = -(-count // ring.digits)
+            total = [
+                pack(((unpack(x, used, bits).astype(np.int64) + unpack(y, used, bits)) % q).astype(np.uint32), bits)
+                for x, y, q, bits in zip(*submissions, ring.moduli, ring.sent_bits, strict=True)
+            ]
+            yield {
+                "name": f"{name}: {kind}",
+                **params_of(ring),
+                "a_key": seed("a").hex(),
+                "expand": [seed("one").hex(), seed("two").hex()],
+                "first_batch": batch,
+                "count": count,
+                "packed": [t.tobytes().hex() for t in total],
+                "sums": (2 * values).tolist(),
+            }
+
+
 FILES = {
     "a_key": keys,
     "keystream": keystreams,
     "uniform": uniform,
-    "ternary": secrets,
+    "key": secrets,
     "noise": noise,
     "ntt": transforms,
     "packing": packing,
     "encrypt": encryption,
+    "sum": sums,
 }
 
 

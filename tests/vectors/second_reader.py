@@ -2,13 +2,15 @@
 
     python tests/vectors/second_reader.py      exits with 1 and names the first disagreement
 
-Written from the format as documented (keystream.py, uniform.py, sampling.py, packing.py, 2-scheme.md).
+Written from the format as documented (he_agg/FORMAT.md).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 import struct
 import sys
 from pathlib import Path
@@ -42,15 +44,14 @@ def noise(key, batch):
 
 
 def expand(start):
-    return b"".join(hashlib.sha256(start + i.to_bytes(4, "big")).digest() for i in range(N * 20 // 32))
+    return b"".join(hashlib.sha256(start + i.to_bytes(4, "big")).digest() for i in range(N * 8 // 32))
 
 
-def ternary(entropy):
-    digits = struct.unpack(f"<{5 * N}I", entropy)
-    fractions = [sum(digits[d * N + j] << (32 * d) for d in range(5)) for j in range(N)]
-    return [(3 * u >> 160) - 1 for u in fractions]
+def key(entropy):
+    return [(word & (2**42 - 1)).bit_count() - 21 for word in struct.unpack(f"<{N}Q", entropy)]
 
 
+@functools.cache
 def smallest_root(q):
     return next(x for x in range(2, q) if pow(x, N, q) == q - 1)
 
@@ -109,24 +110,84 @@ def pack(residues, bits):
     return out
 
 
-def encrypt(limb, case):
-    q = case["primes"][limb]
-    s = transform(ternary(expand(bytes.fromhex(case["expand"]))), q)
-    bound, count = case["bound"], case["count"]
-    out = []
-    for first in range(0, count, BATCH):
-        batch = case["first_batch"] + first // BATCH
-        a, e = (
-            common(bytes.fromhex(case["a_key"]), limb, batch, q),
-            noise(bytes.fromhex(case["noise_key"]), batch),
-        )
-        c = [0] * BATCH
+def unpack(data, bits, count):
+    long = int.from_bytes(data, "little")
+    return [long >> (i * bits) & ((1 << bits) - 1) for i in range(count)]
+
+
+def join(residues, moduli):
+    """The number in [0, product) with these residues."""
+    product = math.prod(moduli)
+    return sum(x * (product // p) * pow(product // p, -1, p) for x, p in zip(residues, moduli, strict=True)) % product
+
+
+def centred(x, q):
+    """The number in (-q/2, q/2) that is x mod q, q being odd."""
+    return (x + q // 2) % q - q // 2
+
+
+@functools.cache
+def key_products(a_key, primes, s, batch):
+    """a*s of a batch in the order of its coefficients, in (-q/2, q/2)."""
+    limbs = []
+    for limb, q in enumerate(primes):
+        a, factor, limb_products = common(a_key, limb, batch, q), transform(s, q), [0] * BATCH
         for lane in range(LANES):
-            c[lane::LANES] = inverse([x * y % q for x, y in zip(a[lane::LANES], s, strict=True)], q)
-        for i in range(min(BATCH, count - first)):
-            k = (first + i) * 2654435761 % (2 * bound + 1) - bound
-            out.append((c[i] + e[i] + case["delta"] * k) % q)
-    return pack(out, q.bit_length())
+            products = [x * y % q for x, y in zip(a[lane::LANES], factor, strict=True)]
+            limb_products[lane::LANES] = inverse(products, q)
+        limbs.append(limb_products)
+    return [centred(join(residues, primes), math.prod(primes)) for residues in zip(*limbs, strict=True)]
+
+
+def rounded(x, p, q):
+    """x*p/q as float64 rounds it, which may be one from x*p/q rounded exactly where that is half-way, nearly."""
+    h = round(x * (p / q))
+    assert abs(h * q - x * p) * 2**54 <= q * (2**53 + 3 * p)
+    return h % p
+
+
+def encrypt(case):
+    """The packed residues of every modulus."""
+    v, delta, bound, count = (case[name] for name in ("digits", "delta", "bound", "count"))
+    p, q, base = math.prod(case["moduli"]), math.prod(case["primes"]), 2 * case["max_sites"] * bound + 1
+    assert delta == (q - 1) // base**v
+    a_key, primes = bytes.fromhex(case["a_key"]), tuple(case["primes"])
+    s, sent = tuple(key(expand(bytes.fromhex(case["expand"])))), []
+    for first in range(0, count, v * BATCH):
+        batch, n = case["first_batch"] + first // (v * BATCH), min(v * BATCH, count - first)
+        k = [(first + i) * 2654435761 % (2 * bound + 1) - bound for i in range(n)]
+        products, e = key_products(a_key, primes, s, batch), noise(bytes.fromhex(case["noise_key"]), batch)
+        used = -(-n // v)  # coefficients; i has the values i, used + i, 2 * used + i, ...
+        for i in range(used):
+            m = sum(value * base**j for j, value in enumerate(k[i::used]))
+            sent.append(rounded(products[i] + e[i] + delta * m, p, q))
+    return [pack([h % r for h in sent], r.bit_length()) for r in case["moduli"]]
+
+
+def open_sum(case):
+    """The sums of one batch or a part of it, in integers."""
+    v, delta, count, sites = case["digits"], case["delta"], case["count"], len(case["expand"])
+    p, q, base = math.prod(case["moduli"]), math.prod(case["primes"]), 2 * case["max_sites"] * case["bound"] + 1
+    keys = [key(expand(bytes.fromhex(start))) for start in case["expand"]]
+    s = tuple(sum(of_all) for of_all in zip(*keys, strict=True))
+    products = key_products(bytes.fromhex(case["a_key"]), tuple(case["primes"]), s, case["first_batch"])
+    used = -(-count // v)
+    packed = [bytes.fromhex(part) for part in case["packed"]]
+    parts = [unpack(part, r.bit_length(), used) for part, r in zip(packed, case["moduli"], strict=True)]
+    digits = [[0] * used for _ in range(v)]
+    for i, residues in enumerate(zip(*parts, strict=True)):
+        assert all(x < r for x, r in zip(residues, case["moduli"], strict=True))
+        z = centred(join(residues, case["moduli"]) * q - products[i] * p, q * p)  # in units of 1/p
+        m = (2 * z + delta * p) // (2 * delta * p)
+        noise_of_all = abs(z - m * delta * p)
+        assert 2 * noise_of_all <= sites * (42 * p + q + 1) + 4 * p
+        for j in range(v):
+            digits[j][i] = centred(m, base)
+            m = (m - digits[j][i]) // base
+        assert m == 0
+    sums = [k for plane in digits for k in plane]
+    assert not any(sums[count:])  # what is absent is zero
+    return sums[:count]
 
 
 def digest(code, values):
@@ -149,8 +210,8 @@ def check_uniform(c):
     return a[:8] == c["first"] and digest("I", a) == c["sha256_u32le"]
 
 
-def check_ternary(c):
-    s = ternary(expand(bytes.fromhex(c["expand"])))
+def check_key(c):
+    s = key(expand(bytes.fromhex(c["expand"])))
     return s[:24] == c["first"] and digest("b", s) == c["sha256_i8"]
 
 
@@ -169,9 +230,13 @@ def check_packing(c):
 
 
 def check_encrypt(c):
-    parts = [encrypt(limb, c) for limb in range(len(c["primes"]))]
+    parts = encrypt(c)
     hashes = [hashlib.sha256(p).hexdigest() for p in parts]
     return [p[:60].hex() for p in parts] == c["packed_first"] and hashes == c["sha256_packed"]
+
+
+def check_sum(c):
+    return open_sum(c) == c["sums"]
 
 
 def main(folder):
