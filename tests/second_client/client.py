@@ -232,6 +232,7 @@ class GroupKey:
 N, SLOTS, RING, LANES, BATCH = 4096, 2048, 2048, 16, 32768
 PROFILES = {
     "ckks-n4096-q24": (16736257, 16760833),
+    "ckks-n4096-q27": (134111233, 134176769),
     "ckks-n4096-q30": (1073668097, 1073692673),
     "ckks-n4096-q40": (1099511390209, 1099511480321),
     "ckks-n4096-q50": (1125899906629633, 1125899906826241),
@@ -253,15 +254,21 @@ class Plan:
         need(public["layout"] == sha256(canonical(layout)), "plan: layout")
         need(self.values == sum(self.sizes) + self.digits + 1, "plan: values")
         parameters = public["parameters"]
-        self.ckks, largest = (parameters, self.M) if self.codec == "ckks" else (parameters["key"], 1)
+        self.ckks, largest = (parameters, self.M) if self.codec == "ckks" else (parameters["key"], 21)
         need(self.ckks["scale_bits"] == scale_bits(self.K), "plan: scale")
         q = PROFILES[self.ckks["profile"]][0]
         need(4 * self.K * largest * 2 ** self.ckks["scale_bits"] < q, "plan: room in the profile")
         if self.codec == "hybrid":
-            self.primes, self.D = parameters["primes"], int(parameters["delta"])
-            need(self.primes == primes_of([p.bit_length() for p in self.primes]), "plan: primes")
-            need((math.prod(self.primes) - 1) // (2 * self.K * self.M + 1) == self.D, "plan: delta")
-            need(min(math.ceil(29.2 * math.sqrt(10.5 * self.K)), 42 * self.K + 1) <= self.D, "plan: step")
+            self.v, self.D = parameters["packing"], int(parameters["delta"])
+            self.primes, self.moduli = parameters["primes"], parameters["moduli"]
+            self.B, self.q, self.p = 2 * self.K * self.M + 1, math.prod(self.primes), math.prod(self.moduli)
+            need(self.primes == primes_of(self.primes, 4096, 16, (30, 26, 26)), "plan: primes")
+            need(self.moduli == primes_of(self.moduli, 2, 16, (31, 25, 24)), "plan: moduli")
+            need(self.p < self.q and 1 <= self.v <= 53, "plan: moduli, packing")
+            need((self.q - 1) // self.B**self.v == self.D, "plan: delta")
+            need(2 * math.floor(largest_noise(self, self.K)) + 1 <= self.D <= 2**25, "plan: step")
+            whole, rest = divmod(self.values, self.v * BATCH)
+            self.coefficients = whole * BATCH + -(-rest // self.v)
         need(self.sections == self.computed_sections(), "plan: sections")
         # number, section, index within it, residues in it
         self.parts = [
@@ -281,7 +288,8 @@ class Plan:
         q = PROFILES[self.ckks["profile"]][0]
         if self.codec == "ckks":
             return [section("ckks", q, 2 * N * -(-self.values // SLOTS), 2 * N)]
-        limbs = [section(f"limb-{i}", p, self.values, BATCH, max(self.primes)) for i, p in enumerate(self.primes)]
+        widest = max(self.moduli)
+        limbs = [section(f"limb-{i}", r, self.coefficients, BATCH, widest) for i, r in enumerate(self.moduli)]
         return [section("key", q, 2 * N, 2 * N), *limbs]
 
     def modulus(self, section):
@@ -294,16 +302,33 @@ def scale_bits(K):
     return math.ceil(math.log2(29.2 * math.sqrt(N / 2 * (10.5 * K + K * K / 6))))
 
 
-def primes_of(widths):
-    """FORMAT.md: Plans."""
+def primes_of(stated, step, least, most):
+    """FORMAT.md: Plans. The primes 1 mod `step` with the widths of those stated; `most` of one, twins, others."""
 
     def largest(bits, place):
-        found = (n for n in range(2**bits - 4095, 0, -4096) if all(n % d for d in range(3, math.isqrt(n) + 1, 2)))
+        candidates = range(2**bits - step + 1, 0, -step)
+        found = (n for n in candidates if all(n % d for d in (2, *range(3, math.isqrt(n) + 1, 2))))
         return [next(found) for _ in range(place + 1)][place]
 
-    b, *more = widths
-    need(more in ([], [b], [b + 1]) and 16 <= b <= (26 if more else 30), "plan: widths of the primes")
+    b, *more = [q.bit_length() for q in stated]
+    need(more in ([], [b], [b + 1]), "plan: widths of the primes")
+    need(least <= b <= most[0 if not more else 1 if more == [b] else 2], "plan: widths of the primes")
     return [largest(b, int(more == [b]))] + [largest(bits, 0) for bits in more]
+
+
+def float_noise(plan, n):
+    """FORMAT.md: Plans. F(n)."""
+    return 3 * n * plan.q * 2.0**-54 + 2
+
+
+def largest_noise(plan, n):
+    """FORMAT.md: Plans. L(n)."""
+    ratio, of_floats = plan.q / plan.p, float_noise(plan, n)
+    return min(
+        21 * n + n * ratio / 2 + of_floats,
+        14.6 * math.sqrt(10.5 * n) + n * ratio / 2 + of_floats,
+        14.6 * math.sqrt(n * (10.5 + ratio**2 / 12)) + of_floats,
+    )
 
 
 def packed_bytes(count, q):
@@ -390,11 +415,11 @@ def mean_of(plan, sums, n):
     return out, W
 
 
-def check_noise(distances, variance, most, each=0.0):
+def check_noise(distances, variance, most, each):
     """FORMAT.md: Plaintext integers. `each` is what float64 may add to a distance."""
     v, x = distances.size, 160 * math.log(2)
     largest = math.sqrt(variance * (v + 2 * math.sqrt(v * x) + 2 * x)) + each * math.sqrt(v)
-    need(float(np.abs(distances).max()) <= most + each, "noise: distance")
+    need(float(np.abs(distances).max()) <= most, "noise: distance")
     need(math.sqrt(float(np.square(distances).sum())) <= largest, "noise: squares")
 
 
@@ -536,7 +561,7 @@ class Ckks:
         opened = np.array(ts.ckks_vector_from(self.context, vector + b"\x19" + struct.pack("<d", scale)).decrypt())
         integers = np.rint(opened)
         sigma = math.sqrt(N / 2 * (10.5 * n + n * n / 6)) / scale
-        check_noise(opened - integers, sigma**2, 14.6 * sigma, each=2.0**-12)
+        check_noise(opened - integers, sigma**2, 14.6 * sigma + 2.0**-12, 2.0**-12)
         return integers.astype(np.int64)
 
 
@@ -613,12 +638,30 @@ def a_key(key, round_id):
     return hashlib.sha256(b"".join(len(f).to_bytes(4, "big") + f for f in fields)).digest()
 
 
-def products(key, round_id, limb, s):
-    """FORMAT.md: Codec `hybrid`. a*s for every integer of the plan, in one limb."""
-    q, values = key.plan.primes[limb], key.plan.values
-    factor, a = transform(s.reshape(RING, 1).astype(np.int64), q), a_key(key, round_id)
-    batches = [common(a, limb, batch, q) for batch in range(-(-values // BATCH))]
-    return np.concatenate([inverse(a * factor % q, q).reshape(-1) for a in batches])[:values]
+def products(key, round_id, s):
+    """FORMAT.md: Codec `hybrid`. a*s mod q for every coefficient of the plan."""
+    plan, a = key.plan, a_key(key, round_id)
+    z: Any = 0
+    q = 1
+    for limb, r in enumerate(plan.primes):
+        factor = transform(s.reshape(RING, 1).astype(np.int64), r)
+        batches = [common(a, limb, batch, r) * factor % r for batch in range(-(-plan.coefficients // BATCH))]
+        x = np.concatenate([inverse(batch, r).reshape(-1) for batch in batches])[: plan.coefficients]
+        z, q = z + q * ((x - z) % r * pow(q, -1, r) % r), q * r
+    return z
+
+
+def law(count):
+    """FORMAT.md: Codec `hybrid`. Coefficients of keys and noise."""
+    random = np.frombuffer(secrets.token_bytes(6 * count), np.uint8).reshape(count, 6)
+    return np.unpackbits(random, axis=1)[:, :42].sum(axis=1).astype(np.int64) - 21
+
+
+def spans(plan):
+    """FORMAT.md: Codec `hybrid`. Of each batch, where its integers and where its coefficients begin and end."""
+    for batch, start in enumerate(range(0, plan.values, plan.v * BATCH)):
+        end = min(start + plan.v * BATCH, plan.values)
+        yield start, end, batch * BATCH, batch * BATCH + -(-(end - start) // plan.v)
 
 
 def encrypt(key, round_id, integers):
@@ -627,13 +670,14 @@ def encrypt(key, round_id, integers):
     if plan.codec == "ckks":
         chunks = [integers[i : i + SLOTS] for i in range(0, plan.values, SLOTS)]
         return [np.concatenate([key.ckks.encrypt(chunk) for chunk in chunks])]
-    s = np.array([secrets.randbelow(3) - 1 for _ in range(RING)])
-    random = np.frombuffer(secrets.token_bytes(6 * plan.values), np.uint8).reshape(plan.values, 6)
-    e = np.unpackbits(random, axis=1)[:, :42].sum(axis=1).astype(np.int64) - 21
-    limbs = []
-    for limb, q in enumerate(plan.primes):
-        limbs.append(((products(key, round_id, limb, s) + e + plan.D % q * integers) % q).astype(np.uint64))
-    return [key.ckks.encrypt(s), *limbs]
+    s, m = law(RING), np.zeros(plan.coefficients, np.int64)
+    for start, end, first, last in spans(plan):
+        for j, place in enumerate(range(start, end, last - first)):
+            digit = integers[place : min(place + last - first, end)]
+            m[first : first + digit.size] += plan.B**j * digit
+    c = (products(key, round_id, s) + law(plan.coefficients) + plan.D * m) % plan.q
+    h = (2 * c.astype(object) * plan.p + plan.q) // (2 * plan.q)
+    return [key.ckks.encrypt(s), *((h % r).astype(np.uint64) for r in plan.moduli)]
 
 
 def decrypt(key, round_id, sections, n):
@@ -643,15 +687,25 @@ def decrypt(key, round_id, sections, n):
         chunks = sections[0].reshape(-1, 2 * N)
         return np.concatenate([key.ckks.decrypt(chunk, n) for chunk in chunks])[: plan.values]
     S = key.ckks.decrypt(sections[0], n)
-    need(int(np.abs(S).max()) <= n, "sum of the one-time keys")
-    z, q = np.zeros(plan.values, np.int64), 1
-    for limb, p in enumerate(plan.primes):
-        r = (sections[1 + limb].astype(np.int64) - products(key, round_id, limb, S)) % p
-        z, q = z + q * ((r - z) % p * pow(q, -1, p) % p), q * p
-    z = np.where(z > q // 2, z - q, z)
-    sums = (z + plan.D // 2) // plan.D
-    most = min(21 * n, math.floor(14.6 * math.sqrt(10.5 * n)), (plan.D - 1) // 2)
-    check_noise((z - plan.D * sums).astype(np.float64), 10.5 * n, most)
+    need(int(np.abs(S).max()) <= 21 * n, "sum of the one-time keys")
+    h, *more = (residues.astype(object) for residues in sections[1:])
+    for high in more:
+        r, s = plan.moduli
+        h = h + r * ((high - h) * pow(r, -1, s) % s)
+    z = ((2 * h * plan.q + plan.p) // (2 * plan.p) - products(key, round_id, S)) % plan.q
+    z = np.where(z > plan.q // 2, z - plan.q, z)
+    m = (2 * z + plan.D) // (2 * plan.D)
+    most = min(math.floor(largest_noise(plan, n)), (plan.D - 1) // 2)
+    variance = n * (10.5 + (plan.q / plan.p) ** 2 / 12)
+    check_noise((z - plan.D * m).astype(np.float64), variance, most, float_noise(plan, n))
+    m += (plan.B**plan.v - 1) // 2
+    sums = np.empty(plan.values, np.int64)
+    for start, end, first, last in spans(plan):
+        rest = m[first:last]
+        for j, place in enumerate(range(start, end, last - first)):
+            digit = rest if j == plan.v - 1 else rest % plan.B
+            rest, here = rest // plan.B, sums[place : min(place + last - first, end)]
+            here[:] = digit[: here.size] - plan.K * plan.M
     return sums
 
 

@@ -44,8 +44,9 @@ SHAPES = {
 }
 CLIPS = {"dense": 1.0, "bias": 0.5, "half": 2.5e-05, "none": 1.0}
 PLANS: dict[str, dict[str, Any]] = {
-    "hybrid-one-prime": {"codec": "hybrid", "value_bits": 10, "max_sites": 5},
-    "hybrid-two-primes": {"codec": "hybrid", "value_bits": 24, "max_sites": 40},
+    "hybrid-one-modulus": {"codec": "hybrid", "value_bits": 17, "max_sites": 31},
+    "hybrid-three-values": {"codec": "hybrid", "value_bits": 10, "max_sites": 5},
+    "hybrid-two-moduli": {"codec": "hybrid", "value_bits": 24, "max_sites": 40},
     "ckks": {"codec": "ckks", "value_bits": 16, "max_sites": 7},
 }
 
@@ -95,11 +96,13 @@ def second_client(directory, url, update, weight):
 def test_it_takes_part_beside_our_sites_and_opens_the_same_bits(server, tmp_path, rng, name):
     plan = plan_of(name)
     if plan.public.codec == "hybrid":
-        assert len(plan.public.parameters.primes) == (2 if "two" in name else 1)
+        parameters = plan.public.parameters
+        facts = {"one-modulus": (1, 1), "three-values": (3, 2), "two-moduli": (1, 2)}
+        assert (parameters.packing, len(parameters.moduli)) == facts[name.removeprefix("hybrid-")]
     hospitals = Hospitals(server, tmp_path, plan)
     *_, theirs = SITES
     # The second round has a chain to catch up with: the client is a new process each time.
-    for number in (1, 2) if name == "hybrid-one-prime" else (1,):
+    for number in (1, 2) if name == "hybrid-three-values" else (1,):
         updates = {site: (update_of(rng), int(rng.integers(700, 2001))) for site in SITES}
         take_part = partial(_take_part, hospitals, updates)
         *means, (said, opened) = in_threads(take_part)
@@ -116,7 +119,7 @@ def test_it_takes_part_beside_our_sites_and_opens_the_same_bits(server, tmp_path
             answer = json.loads(asking.request("GET", f"/v1/rounds/{name}.{number}.1/verdicts").content)
         verdicts = [(v["body"]["site"], v["body"]["verdict"]) for v in answer["verdicts"]]
         assert verdicts == [(site, "opened") for site in SITES]
-    if name == "hybrid-one-prime":
+    if name == "hybrid-three-values":
         directory = hospitals.directory(theirs)
         identity, key = client.Identity(directory / "identity"), client.GroupKey.from_keystore(directory / "keystore")
         site = client.Site(server.url, identity, key, client.Rosters((directory / "roster.json").read_bytes()))
