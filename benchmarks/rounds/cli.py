@@ -18,7 +18,7 @@ from benchmarks.rounds.links import RATES
 from benchmarks.rounds.models import MODELS
 from benchmarks.rounds.schemes import SCHEMES
 from he_agg.errors import ConfigError, Reason
-from he_agg.host.commands import answer, messages
+from he_agg.host.commands import Whole, answer, messages
 
 __all__ = ["bench_compare", "bench_report", "bench_round"]
 
@@ -58,7 +58,7 @@ def _results() -> Path:
 @click.option("--links", type=_Words(RATES), help=f"Out of {', '.join(RATES)}, with commas.")
 @click.option("--sites", type=_Words(), help="Numbers of sites, with commas.")
 @click.option("--schemes", type=_Words(SCHEMES), help=f"Out of {', '.join(SCHEMES)}, with commas.")
-@click.option("--repetitions", type=click.IntRange(1, 100), help="Of each scheme in each cell.  [default: 5, quick: 2]")
+@click.option("--repetitions", type=Whole(1, 100), help="Of each scheme in each cell.  [default: 5, quick: 2]")
 @click.option(
     "--shaping",
     type=click.Choice(["auto", "namespaces", "proxy"]),

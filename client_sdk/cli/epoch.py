@@ -24,7 +24,7 @@ from he_agg.documents.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES, Commi
 from he_agg.documents.roster import MAX_MEMBERS, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, KeystoreError, ProtocolError, Reason, WireError
-from he_agg.host.commands import FILE, answer, json_option, messages
+from he_agg.host.commands import FILE, Whole, answer, json_option, messages
 from keys import Identity
 from keys.ceremony import accept, accept_missed
 from keys.cli.options import PassphraseOptions, passphrase_options
@@ -117,7 +117,7 @@ def epoch_publish(passphrases: PassphraseOptions, bundle: Path, config: Path, as
 
 @click.command("commitments")
 @config_option
-@click.option("--epoch", type=click.IntRange(1, 10**9), help="Which epoch. [default: the newest]")
+@click.option("--epoch", type=Whole(1, 10**9), help="Which epoch. [default: the newest]")
 @passphrase_options
 @json_option
 def epoch_commitments(passphrases: PassphraseOptions, config: Path, epoch: int | None, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from he_agg.documents.address import Address
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason
-from he_agg.host.commands import FILE, answer, json_option, messages
+from he_agg.host.commands import FILE, Whole, answer, json_option, messages
 from he_agg.host.comparing import compare, fingerprint_option, heard_of
 from he_agg.host.roster_view import roster_table, signers_of
 from he_agg.host.shell import quoted
@@ -43,7 +43,7 @@ __all__ = ["found"]
 @click.option("--ca-file", type=FILE, help="What sites trust there instead of the system's authorities, PEM.")
 @fingerprint_option
 @click.option("--yes", is_flag=True, help="All fingerprints have been compared: do not ask.")
-@click.option("--local", type=click.IntRange(2, 26), metavar="N", help="Instead: N hospitals, all on this machine.")
+@click.option("--local", type=Whole(2, 26), metavar="N", help="Instead: N hospitals, all on this machine.")
 @new_passphrase_options
 @json_option
 def found(

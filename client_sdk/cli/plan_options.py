@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from he_agg.host.commands import FILE, messages
+from he_agg.host.commands import FILE, Whole, messages
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
 from he_agg.plan.proposal import propose
@@ -21,11 +21,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--update", type=FILE, help="NPZ file with one update, as your training makes it."),
-    click.option("--weight", type=click.IntRange(1), help="Sample count behind that update."),
+    click.option("--weight", type=Whole(1), help="Sample count behind that update."),
     click.option("--model", type=FILE, help="Instead of --update: names and shapes. Needs --clip and --weight-cap."),
     click.option("--clip", type=float, help="Bound on all entries. [default: one for each tensor, from the update]"),
-    click.option("--weight-cap", type=click.IntRange(1), help="Largest sample count. [default: from --weight]"),
-    click.option("--bits", type=click.IntRange(2, 24), help="Bits of one value. [default: what the update needs]"),
+    click.option("--weight-cap", type=Whole(1), help="Largest sample count. [default: from --weight]"),
+    click.option("--bits", type=Whole(2, 24), help="Bits of one value. [default: what the update needs]"),
     click.option("--max-sites", type=int, help="Most sites that can take part. [default: twice as many, at least 8]"),
     click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most."),
     click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds of a round."),

@@ -27,7 +27,7 @@ from he_agg.errors import ConfigError, DecryptionError, HeAggError, KeystoreErro
 from he_agg.host.files import file_trouble
 from he_agg.siblings import check_siblings
 
-__all__ = ["EXIT_CODES", "FILE", "GROUP", "Commands", "answer", "exit_code", "json_option", "main", "messages"]
+__all__ = ["EXIT_CODES", "FILE", "GROUP", "Commands", "Whole", "answer", "exit_code", "json_option", "main", "messages"]
 
 GROUP = "he_agg.commands"
 
@@ -68,6 +68,20 @@ _EXTRAS = {
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 """The type of an argument that names a file."""
+
+
+class Whole(click.IntRange):
+    """The type of an option that is a whole number, with a sentence for what is none or out of range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            most = "" if self.max is None else f" to {self.max:,}"
+            least = "" if self.min is None else f" from {self.min:,}" if most else f" of {self.min:,} at least"
+            self.fail(f"expected a whole number{least}{most}, got {value}", param, ctx)
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 

@@ -14,6 +14,7 @@ from he_agg.plan.sections import Section, residues_per_part
 from he_agg.plan.security import (
     EXACTNESS_SIGMAS,
     NOISE_VARIANCE,
+    TERNARY_SOURCE,
     check_security,
     failure_log2,
     largest_square_sum,
@@ -104,9 +105,37 @@ class CkksParameters:
         return sum(self.profile.chain_bits)
 
     @property
+    def security_source(self) -> str:
+        """Where the estimate comes from, and for which keys."""
+        return TERNARY_SOURCE
+
+    @property
     def ring_degree(self) -> int:
         """N."""
         return self.profile.ring_degree
+
+    @property
+    def bits_per_value(self) -> float:
+        """Four residues for each value: two polynomials of N coefficients for N/2 values."""
+        return 4.0 * self.profile.modulus.bit_length()
+
+    @property
+    def costs(self) -> tuple[tuple[str, float], ...]:
+        """Say what the bits of a value are spent on: they add up to `bits_per_value`."""
+        bits = self.profile.modulus.bit_length()
+        return (
+            ("the sum", float(bits - self.scale_bits)),
+            ("noise", float(self.scale_bits)),
+            ("ring", 3.0 * bits),
+        )
+
+    @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """Describe the parameters: rows of a name and a sentence."""
+        return (
+            ("ring", f"N = {self.ring_degree}, q = {self.profile.modulus}; 4 residues for each value"),
+            ("scale", f"2^{self.scale_bits}: half a step is {self.sigmas:.1f} standard deviations of the summed noise"),
+        )
 
     @property
     def why(self) -> str:

@@ -38,10 +38,12 @@ from functools import cache, cached_property
 
 from he_agg import canonical
 from he_agg.errors import PlanError, Reason
+from he_agg.plan import hybrid_explained
 from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.sections import Section, residues_per_part
 from he_agg.plan.security import (
     EXACTNESS_SIGMAS,
+    KEY_LAW_SOURCE,
     MAX_MODULUS_BITS,
     NOISE_BOUND,
     NOISE_VARIANCE,
@@ -171,27 +173,42 @@ class HybridParameters:
         return failure_log2(max(mixed, (wrong - of_floats) / noise))
 
     @property
+    def bounds(self) -> tuple[float, float, float]:
+        """What noise and roundings of `max_sites` sites add: with certainty, mixed, and by chance. See above."""
+        return _bounds(self.max_sites, self.primes, self.moduli)
+
+    @property
+    def least_delta(self) -> int:
+        """The least step that noise and roundings of `max_sites` sites leave exact."""
+        return 2 * _largest_noise(self.max_sites, self.primes, self.moduli) + 1
+
+    @property
+    def fewest_bits(self) -> dict[int, float]:
+        """The fewest bits a value with each number of values in a coefficient that fits."""
+        found: dict[int, float] = {}
+        for bits, _, packing, *_ in _candidates(self.magnitude, self.max_sites):
+            found[packing] = min(bits, found.get(packing, math.inf))
+        return found
+
+    @property
+    def security_source(self) -> str:
+        """Where the estimate comes from, and for which keys."""
+        return KEY_LAW_SOURCE
+
+    @property
     def why(self) -> str:
         """Why these parameters, in a sentence."""
-        least = 2 * _largest_noise(self.max_sites, self.primes, self.moduli) + 1
-        return (
-            f"of all that fit the {MAX_RING_BITS} bits that are secure at N = {N}, the fewest bytes whose step between "
-            f"plaintexts ({self.delta}) is at least the {least} that noise and rounding of {self.max_sites} sites ask "
-            "for; within 2.5 % of that, the fewest operations"
-        )
+        return hybrid_explained.why(self)
 
     @property
     def costs(self) -> tuple[tuple[str, float], ...]:
         """Say what the bits of a value are spent on: they add up to `bits_per_value`."""
-        of_sum = math.log2(2 * self.max_sites * self.magnitude + 1)
-        steps = min(
-            self.max_sites, EXACTNESS_SIGMAS * math.sqrt(self.max_sites / 3)
-        )  # of p, that roundings may reach over
-        rounding = math.log2(steps) / self.packing
-        both = 2 * _largest_noise(self.max_sites, self.primes, self.moduli) + 1
-        noise = math.log2(both / (self._ratio * steps)) / self.packing
-        whole = self.bits_per_value - of_sum - rounding - noise
-        return (("the sum itself", of_sum), ("rounding", rounding), ("noise", noise), ("whole bits", whole))
+        return hybrid_explained.costs(self)
+
+    @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """Describe the parameters: rows of a name and a sentence."""
+        return hybrid_explained.details(self)
 
     @classmethod
     def choose(cls, magnitude: int, max_sites: int) -> HybridParameters:
@@ -285,11 +302,15 @@ def _noise(sites: int, primes: tuple[int, ...], moduli: tuple[int, ...]) -> tupl
     return certain, of_floats, math.sqrt(sites * (NOISE_VARIANCE + ratio**2 / 12))
 
 
-def _largest_noise(sites: int, primes: tuple[int, ...], moduli: tuple[int, ...]) -> int:
-    """Bound what is added to D*m in a sum: the least of the three bounds above."""
+def _bounds(sites: int, primes: tuple[int, ...], moduli: tuple[int, ...]) -> tuple[float, float, float]:
+    """Bound what is added to D*m in a sum: the three bounds above."""
     certain, of_floats, sigma = _noise(sites, primes, moduli)
     mixed = certain - NOISE_BOUND * sites + EXACTNESS_SIGMAS * math.sqrt(NOISE_VARIANCE * sites)
-    return math.floor(min(certain, mixed, EXACTNESS_SIGMAS * sigma + of_floats))
+    return certain, mixed, EXACTNESS_SIGMAS * sigma + of_floats
+
+
+def _largest_noise(sites: int, primes: tuple[int, ...], moduli: tuple[int, ...]) -> int:
+    return math.floor(min(_bounds(sites, primes, moduli)))
 
 
 _Candidate = tuple[float, int, int, tuple[int, ...], tuple[int, ...]]

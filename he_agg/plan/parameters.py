@@ -34,6 +34,22 @@ class Parameters(Protocol):
         """log2 of the probability that one value of a full sum is rounded wrongly; minus infinity if none can be."""
 
     @property
+    def security_source(self) -> str:
+        """Where that estimate comes from, and for which keys."""
+
+    @property
+    def bits_per_value(self) -> float:
+        """What is sent for each value of a long update."""
+
+    @property
+    def costs(self) -> tuple[tuple[str, float], ...]:
+        """What these bits are spent on: they add up to `bits_per_value`."""
+
+    @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """The parameters as rows of a name and a sentence."""
+
+    @property
     def why(self) -> str:
         """Why these parameters, in a sentence."""
 

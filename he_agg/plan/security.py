@@ -8,9 +8,11 @@ from he_agg.errors import PlanError, Reason
 
 __all__ = [
     "EXACTNESS_SIGMAS",
+    "KEY_LAW_SOURCE",
     "MAX_MODULUS_BITS",
     "NOISE_BOUND",
     "NOISE_VARIANCE",
+    "TERNARY_SOURCE",
     "check_security",
     "failure_log2",
     "key_law_security_bits",
@@ -67,8 +69,11 @@ _ESTIMATES = {
 }
 """log2 of the cheapest known attack by log2 q, rounded down: ternary secret, sigma = 3.2, any number of samples.
 
-Source: lattice-estimator (malb/lattice-estimator, commit 27a581b), minimum of usvp, bdd and dual_hybrid under MATZOV.
+Source: `TERNARY_SOURCE`; minimum of usvp, bdd and dual_hybrid under the cost model MATZOV.
 """
+
+TERNARY_SOURCE = "lattice-estimator (commit 27a581b) for ternary keys"
+"""Where `security_bits` is from: malb/lattice-estimator."""
 
 
 def security_bits(ring_degree: int, modulus_bits: int) -> int:
@@ -90,9 +95,15 @@ _KEY_LAW_ESTIMATES = ((30, 249), (40, 180), (53, 131))
 """log2 of the cheapest known attack by log2 q at N = 2048, rounded down: keys and noise centred binomial of 21 + 21,
 and all sites but two give their keys and noise away (both widths then count for 1/sqrt(2) of what they are).
 
-Source: lattice-estimator as above; 5-split-keys.md, Hints. The guideline table is for ternary keys and says nothing of
-this law: it is kept to as well, because its 53 bits are what these estimates leave 128 bits at.
+Source: `KEY_LAW_SOURCE`; minimum of the same attacks under the same cost model. The guideline table is for ternary keys
+and says nothing of this law: it is kept to as well, because its 53 bits are what these estimates leave 128 bits at.
 """
+
+KEY_LAW_SOURCE = (
+    "lattice-estimator (commit 27a581b) for keys and noise centred binomial of 21 + 21, even if all sites but two give "
+    "theirs away"
+)
+"""Where `key_law_security_bits` is from: malb/lattice-estimator."""
 
 
 def key_law_security_bits(modulus_bits: int) -> int:

@@ -12,7 +12,7 @@ import click
 from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
-from he_agg.host.commands import FILE, answer, json_option
+from he_agg.host.commands import FILE, Whole, answer, json_option
 from he_agg.host.shell import quoted
 from keys.ceremony import deal, install
 from keys.cli.identity import refuse_existing
@@ -39,7 +39,7 @@ _out = click.option("--out", type=FILE, help="Bundle to write. [default: FEDERAT
 @click.option("--plan", "plan_file", type=FILE, required=True, help="Plan file of the federation.")
 @_roster
 @_identity
-@click.option("--epoch", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Number of the epoch.")
+@click.option("--epoch", type=Whole(1, 10**9), default=1, show_default=True, help="Number of the epoch.")
 @_out
 @click.option("--keystore", type=FILE, help="Keystore file to write, secret. [default: FEDERATION.keystore]")
 @click.option("--public", type=FILE, help="Document for the operator to write. [default: FEDERATION.federation.json]")

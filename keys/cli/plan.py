@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from he_agg.host.commands import FILE, answer, json_option, messages
+from he_agg.host.commands import FILE, Whole, answer, json_option, messages
 from he_agg.plan.layout import Layout
+from he_agg.plan.parameters import Parameters
 from he_agg.plan.plan import Plan
 from he_agg.plan.rounded import cap_trouble
 from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES, scheme_of
@@ -19,50 +23,87 @@ from keys.files import read_npz, read_plan, write_new
 __all__ = ["plan_choose", "plan_new", "plan_show"]
 
 
+_PART_BYTES = 4 * 2**20
+_WIDTH = 110
+
+
 @click.command("plan")
-@click.option("--sites", type=click.IntRange(2, 10_000), help="Most sites that can take part.")
-@click.option("--bits", type=click.IntRange(2, 24), default=16, show_default=True, help="Bits of one value.")
-@click.option("--values", type=click.IntRange(1, 2**36), default=10**7, show_default=True, help="Size of the model.")
+@click.option("--sites", type=Whole(2, 10_000), help="Most sites that can take part.")
+@click.option("--bits", type=Whole(2, 24), default=16, show_default=True, help="Bits of one value.")
+@click.option("--values", type=Whole(1, 2**36), default=10**7, show_default=True, help="Size of the model.")
 @click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
 @json_option
 @click.pass_context
 def plan_choose(ctx: click.Context, sites: int | None, bits: int, values: int, codec: str, as_json: bool) -> None:
     """Show the parameters for a number of sites and bits, and why; or make and show plans."""
     if sites is None:
-        click.echo((ctx.parent or ctx).get_help())
+        typed = ctx.parent or ctx  # `he-agg plan` is a group, too, and what is typed is the group's
+        if any(typed.get_parameter_source(name) == ParameterSource.COMMANDLINE for name in ("bits", "values", "codec")):
+            raise click.UsageError("say how many sites can take part at most: --sites", typed)
+        click.echo(typed.get_help())
         return
-    magnitude = 2 ** (bits - 1) - 1
-    parameters = scheme_of(codec).parameters.choose(magnitude, sites)
-    sections = parameters.sections(values, 4 * 2**20)
-    wire = sum(place.wire_bytes for place in part_places(sections))
+    parameters = scheme_of(codec).parameters.choose(2 ** (bits - 1) - 1, sites)
+    sections = parameters.sections(values, _PART_BYTES)
+    places = list(part_places(sections))
+    wire = sum(place.wire_bytes for place in places)
     failure = parameters.failure_log2
     facts = {
         "codec": codec,
+        "sites": sites,
+        "value_bits": bits,
         "profile": parameters.name,
+        "parameters": parameters.to_json(),
         "sections": [{"name": s.name, "modulus": s.modulus, "bits": s.modulus_bits} for s in sections],
+        "values": values,
+        "bytes_up": wire,
+        "parts": len(places),
         "bytes_per_value": round(wire / values, 3),
+        "costs": [{"what": what, "bits_per_value": round(bits, 3)} for what, bits in parameters.costs],
         "security_bits": parameters.security_bits,
+        "security_source": parameters.security_source,
         "modulus_bits": parameters.security_modulus_bits,
         "failure_log2": None if failure == -math.inf else round(failure, 1),
         "why": parameters.why,
     }
-    answer(facts, as_json, lambda: _choice(facts, values))
+    answer(facts, as_json, lambda: _choice(facts, parameters))
 
 
-def _choice(facts: dict[str, Any], values: int) -> str:
-    moduli = ", ".join(f"{s['name']}: {s['bits']} bits ({s['modulus']})" for s in facts["sections"])
-    failure = facts["failure_log2"]
-    rows = {
-        "parameters": facts["profile"],
-        "moduli": moduli,
-        "bytes a value": f"{facts['bytes_per_value']:.3f} at {values:,} values, everything included (float32: 4)",
-        "security": f"{facts['security_bits']} bits or more, {facts['modulus_bits']} modulus bits",
-        "failure": "none: no noise that can occur rounds a value wrongly"
-        if failure is None
-        else f"2^{failure} for one value of a full sum",
-        "why": facts["why"],
-    }
-    return "\n".join(f"{name:<14}{text}" for name, text in rows.items())
+def _choice(facts: dict[str, Any], parameters: Parameters) -> str:
+    rows = [
+        ("parameters", f"{facts['profile']} (codec {facts['codec']}), for sums of {facts['sites']} sites at most"),
+        *parameters.details,
+        ("failure", _failure(facts["failure_log2"])),
+        ("security", f"{_security(facts)}; {facts['security_source']}"),
+        ("why", facts["why"]),
+    ]
+    return "\n".join([*(_row(*row) for row in rows), "", *_costs(facts, parameters)])
+
+
+def _row(name: str, text: str) -> str:
+    return textwrap.fill(f"{name:<14}{text}", _WIDTH, subsequent_indent=" " * 14, break_on_hyphens=False)
+
+
+def _costs(facts: dict[str, Any], parameters: Parameters) -> Iterator[str]:
+    yield f"{'what a value costs':<26}{'bits':>8}{'bytes':>8}"
+    rows = [*parameters.costs, ("residues of a value", parameters.bits_per_value)]
+    yield from (f"  {what:<24}{bits:>8.3f}{bits / 8:>8.3f}" for what, bits in rows)
+    rest = facts["bytes_up"] - facts["values"] * parameters.bits_per_value / 8
+    yield f"  {'key, headers, last bits':<24}{8 * rest / facts['values']:>8.3f}{rest / facts['values']:>8.3f}"
+    yield (
+        f"  {'all of it':<24}{8 * facts['bytes_up'] / facts['values']:>8.3f}{facts['bytes_per_value']:>8.3f}   "
+        f"{facts['bytes_up']:,} bytes in {facts['parts']} parts for {facts['values']:,} values; as float32 "
+        f"{4 * facts['values']:,}"
+    )
+
+
+def _security(facts: dict[str, Any]) -> str:
+    return f"{facts['security_bits']} bits or more at {facts['modulus_bits']} modulus bits"
+
+
+def _failure(log2: float | None) -> str:
+    if log2 is None:
+        return "none: no noise that can occur rounds a value wrongly"
+    return f"2^{log2} for one value of a full sum"
 
 
 @click.command("new")
@@ -80,7 +121,7 @@ def _choice(facts: dict[str, Any], values: int) -> str:
 @click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds a round stays open.")
 @click.option(
     "--sample-percent",
-    type=click.IntRange(1, 100),
+    type=Whole(1, 100),
     default=100,
     show_default=True,
     help="Sites invited to a round, of 100, never fewer than a sum needs; drawn so that every site can check it.",
@@ -117,7 +158,6 @@ def plan_show(file: Path, as_json: bool) -> None:
 def _explain(plan: Plan) -> str:
     facts = plan.explain()
     invited = "all sites" if facts["sample_percent"] == 100 else f"{facts['sample_percent']} of 100 sites"
-    failure = facts["failure_log2"]
     rows = {
         "federation": f"{facts['federation']}, plan {facts['plan_id'][:12]}",
         "model": f"{facts['tensors']} tensors, {plan.layout.size:,} values of {facts['value_bits']} bits; "
@@ -125,11 +165,8 @@ def _explain(plan: Plan) -> str:
         "sums": f"of {facts['min_sites']} to {facts['max_sites']} sites",
         "rounds": f"{facts['rounds']} at most, each open for {facts['deadline_s']} s; {invited} are invited",
         "codec": f"{facts['codec']}, {facts['profile']}",
-        "security": f"{facts['security_bits']} bits or more: ring degree {facts['ring_degree']}, "
-        f"{facts['modulus_bits']} modulus bits",
-        "failure": "none: no noise that can occur rounds a value wrongly"
-        if failure is None
-        else f"2^{failure} for one value of a full sum",
+        "security": f"{_security(facts)}, ring degree {facts['ring_degree']}",
+        "failure": _failure(facts["failure_log2"]),
         "submission": f"{facts['bytes_up']:,} bytes in {facts['parts']} parts, {facts['bytes_per_value']:g} a value "
         "(float32: 4)",
     }

@@ -14,7 +14,7 @@ import click
 from he_agg.documents.roster import Member, Role, Roster, check_follows, check_signed
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, Reason, counted
-from he_agg.host.commands import FILE, answer, json_option, messages
+from he_agg.host.commands import FILE, Whole, answer, json_option, messages
 from he_agg.host.comparing import check_fingerprints, compare, fingerprint_option, first_roster, heard_of
 from he_agg.host.roster_view import day_of, roster_facts, roster_table, signers_of
 from he_agg.host.shell import quoted
@@ -43,12 +43,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _out = click.option("--out", type=FILE, help="Roster file to write. [default: FEDERATION.roster-VERSION.json]")
 days_option = click.option(
-    "--days", type=click.IntRange(1, 400), default=365, show_default=True, help="How long it is good for."
+    "--days", type=Whole(1, 400), default=365, show_default=True, help="How long it is good for."
 )
-_threshold = click.option("--threshold", type=click.IntRange(1), help="How many coordinators have to sign.")
+_threshold = click.option("--threshold", type=Whole(1), help="How many coordinators have to sign.")
 min_sites_option = click.option(
     "--min-sites",
-    type=click.IntRange(2),
+    type=Whole(2),
     help="Sites open no sum of fewer sites. [default: more than half of them, at least 3; `next`: as before or more]",
 )
 small_groups_option = click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -59,10 +60,10 @@ def test_an_identity_and_its_public_file_fit_together(run, tmp_path, suite):
 @pytest.mark.parametrize(
     ("line", "bits", "per_value", "security"),
     [
-        ("plan --sites 31 --bits 16", [24, 30], 3.753, 234),
-        ("plan --sites 40 --bits 16", [24, 16, 16], 4.003, 219),
-        ("plan --sites 8 --bits 8", [24, 20], 2.503, 234),
-        ("plan --sites 40 --bits 24", [24, 19, 20], 4.878, 173),
+        ("plan --sites 31 --bits 16", [27, 24, 24], 3.003, 131),
+        ("plan --sites 100 --bits 16", [40, 30], 3.754, 180),
+        ("plan --sites 8 --bits 8", [24, 24, 25], 1.534, 131),
+        ("plan --sites 40 --bits 24", [30, 17, 18], 4.378, 131),
         ("plan --sites 31 --bits 16 --codec ckks", [40], 20.001, 137),
     ],
 )
@@ -77,6 +78,12 @@ def test_plan_shows_what_it_would_choose(run, line, bits, per_value, security):
     text = run(line)[1]
     for figure in (str(per_value), str(security), facts["profile"], "why"):
         assert figure in text
+    for fact in ("why", "security_source"):
+        assert facts[fact] in " ".join(text.split())
+    for cost in facts["costs"]:
+        ((in_bits, in_bytes),) = re.findall(rf"{cost['what']} +([\d.]+) +([\d.]+)\n", text)
+        assert float(in_bits) == cost["bits_per_value"]
+        assert float(in_bytes) == pytest.approx(cost["bits_per_value"] / 8, abs=1e-3)
 
 
 def test_plan_alone_shows_its_help_and_commands(run):
@@ -89,7 +96,12 @@ def test_plan_alone_shows_its_help_and_commands(run):
 @pytest.mark.parametrize(
     ("line", "code", "error", "hint"),
     [
-        ("plan --sites 1", 2, "Invalid value for '--sites'", "he-agg plan --help"),
+        ("plan --sites 0", 2, "'--sites': expected a whole number from 2 to 10,000, got 0", "he-agg plan --help"),
+        ("plan --sites many", 2, "expected a whole number from 2 to 10,000, got many", "he-agg plan --help"),
+        ("plan --sites 3 --bits 40", 2, "'--bits': expected a whole number from 2 to 24, got 40", "he-agg plan --help"),
+        ("plan --bits 8", 2, "say how many sites can take part", "he-agg plan --help"),
+        ("plan --sites 9999 --bits 24 --codec ckks", 1, "no profile holds the sum", "fewer value bits"),
+        ("roster new demo a --threshold 0", 2, "expected a whole number of 1 at least, got 0", "he-agg roster new"),
         ("plan new demo", 2, "Missing option", "he-agg plan new --help"),
         (PLAN_NEW.replace("0.5", "0"), 1, "clip bound", ""),
         (PLAN_NEW.replace("demo", "Demo"), 1, "a-z, 0-9", ""),
