@@ -16,7 +16,7 @@ from service.core.aggregator_key import AggregatorKey
 from tests.attacks.malicious import Lies, MaliciousAggregator
 from tests.support.real import SITES, Hospitals, in_threads
 
-VALUES = 70_000  # two whole batches and a short one: three parts a limb
+VALUES = 140_000  # two to a coefficient: two whole batches and a short one, three parts a modulus
 _numbers = itertools.count(1)
 
 
@@ -29,7 +29,8 @@ class Deceived(Hospitals):
         root: Path,
         *,
         codec: str = "hybrid",
-        value_bits: int = 24,
+        value_bits: int = 16,
+        max_sites: int = 5,
         weight_cap: int = 100,
         rounds: int = 2,
         sample_percent: int = 100,
@@ -37,8 +38,14 @@ class Deceived(Hospitals):
     ) -> None:
         name = f"attack-{next(_numbers)}"
         layout = Layout.of({"w": np.zeros(VALUES if codec == "hybrid" else 5000)}, clip=1.0, weight_cap=weight_cap)
-        # The widest values: two limbs, so that there are three sections to attack.
-        terms = {"max_sites": 5, "min_sites": 2, "value_bits": value_bits, "rounds": rounds, "part_bytes": 2**16}
+        # Two moduli, so that there are three sections to attack.
+        terms = {
+            "max_sites": max_sites,
+            "min_sites": 2,
+            "value_bits": value_bits,
+            "rounds": rounds,
+            "part_bytes": 2**16,
+        }
         terms["sample_percent"] = sample_percent
         plan = Plan.create(name, layout, codec=codec, **terms) if plan_of is None else plan_of(name)
         super().__init__(server, root, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,10 @@ from he_agg.mac import RoundMac
 from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.sections import Part
+from he_agg.ring.keystream import a_key
+from he_agg.ring.primes import BATCH, N
+from tests.ring import deterministic, reference
+from tests.ring.sets import ring_of
 
 __all__ = ["Member", "WrongTags"]
 
@@ -27,28 +32,52 @@ class WrongTags(RoundMac):
 
 
 class Member:
-    """A codec of a member that encrypts what it likes, with the real key: any integers, any noise on top of its own."""
+    """A codec of a member that encrypts what it likes, with the real key: any integers, any noise.
 
-    def __init__(self, plan: Plan, codec: Codec, integers: np.ndarray, noise: np.ndarray) -> None:
+    Args:
+        plan: the federation's plan.
+        codec: the honest codec, which makes what this one leaves alone.
+        integers: instead of its values; of any size.
+        noise: for `hybrid` instead of e, in units of the ring, in every coefficient; for `ckks` on top of its own, as a
+            part of a step, in every value.
+    """
+
+    def __init__(self, plan: Plan, codec: Codec, integers: np.ndarray, noise: float = 0.0) -> None:
         self._plan, self._codec, self._integers, self._noise = plan.public, codec, integers, noise
 
     def encrypt(self, values, key, round_id, **_) -> Iterator[Part]:
-        change = self._ckks if self._plan.codec == "ckks" else self._hybrid
-        nothing = np.zeros(self._plan.values, dtype=np.int32)
-        for part in self._codec.encrypt(nothing, key, round_id):
-            yield change(part, key)
+        parts = self._codec.encrypt(np.zeros(self._plan.values, dtype=np.int32), key, round_id)
+        if isinstance(self._plan.parameters, HybridParameters):
+            carrier = next(parts)
+            yield carrier
+            yield from self._bulk(self._plan.parameters, self._one_time_key(carrier, key), key, round_id)
+        else:
+            yield from (self._ckks(part, key) for part in parts)
 
-    def _hybrid(self, part: Part, key) -> Part:
-        """Add the step times its integers, and noise, to a ciphertext of zeros."""
-        place, parameters = self._plan.places[part.number], self._plan.parameters
-        if place.section_index == 0:
-            return part  # the one-time key
-        q, start = place.section.modulus, place.index * place.section.part_residues
-        here = slice(start, start + place.residues)
-        residues = unpack(part.packed, place.residues, place.section.modulus_bits).astype(np.int64)
-        assert isinstance(parameters, HybridParameters)
-        residues += parameters.delta % q * (self._integers[here] % q) + self._noise[here]
-        return Part(part.number, pack((residues % q).astype(np.uint32), place.section.modulus_bits).data)
+    def _one_time_key(self, carrier: Part, key) -> np.ndarray:
+        """Read its own one-time key out of the vector that carries it."""
+        assert isinstance(self._plan.parameters, HybridParameters)
+        place = self._plan.places[carrier.number]
+        residues = unpack(carrier.packed, place.residues, place.section.modulus_bits)
+        return CkksVectors(self._plan.parameters.key, key).decrypt(residues, 1)[:N]
+
+    def _bulk(self, parameters: HybridParameters, s: np.ndarray, key, round_id) -> Iterator[Part]:
+        """Encrypt as an honest site does, a*s + e + D*m rounded, but for m and e, which are of any size."""
+        a = a_key(round_id.federation, key.epoch, round_id.number, round_id.attempt, bytes.fromhex(self._plan.plan_id))
+        ring, sent = ring_of(parameters), []
+        whole, p = ring.digits * BATCH, math.prod(ring.moduli)
+        for batch, start in enumerate(range(0, self._integers.size, whole)):
+            m = reference.pack_digits(self._integers[start : start + whole], ring.digits, ring.base)
+            limbs = [deterministic.common(a, limb, batch, q) for limb, q in enumerate(ring.primes)]
+            products = [deterministic.product(x, s, q).tolist() for x, q in zip(limbs, ring.primes, strict=True)]
+            added = [ring.delta * x + round(self._noise) for x in m]
+            exact = (x + y for x, y in zip(reference.join(products, ring.primes), added, strict=False))
+            sent += [reference.rounded(c % ring.modulus, p, ring.modulus) for c in exact]
+        for place in self._plan.places:
+            if place.section_index:
+                first, section = place.index * place.section.part_residues, place.section
+                residues = np.array([h % section.modulus for h in sent[first : first + place.residues]], np.uint32)
+                yield Part(place.number, pack(residues, section.modulus_bits).data)
 
     def _ckks(self, part: Part, key) -> Part:
         """Encrypt its integers, and noise as a part of a step, with TenSEAL."""

@@ -126,13 +126,13 @@ def ckks_key(ring: Ring, *observed: Observed) -> np.ndarray:
 
 
 def ring_key(ring: Ring, a, ciphertext, opened) -> np.ndarray:
-    """The one-time key s of c = a*s + e + D*k from e + D*k, if that is exact. Shape: (N,).
+    """The one-time key s of c = a*s + e + D*m from e + D*m, if that is exact. Shape: (N,).
 
     Args:
         ring: the ring.
         a: values at the roots, in SEAL's order.
         ciphertext: c, coefficients.
-        opened: what is taken for e + D*k.
+        opened: what is taken for e + D*m.
     """
     known = np.asarray(ciphertext).astype(object) - np.asarray(opened).astype(object)
     a = ring.from_seal(a)

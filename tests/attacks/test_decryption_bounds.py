@@ -6,6 +6,7 @@ Its tags and signatures are right, so nothing before decryption can notice it. W
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,12 @@ from he_agg.codecs import codec_for
 from he_agg.errors import DecryptionError
 from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.hybrid_parameters import HybridParameters
+from he_agg.plan.security import NOISE_BOUND
 from tests.attacks.members import Member
 from tests.support.real import SITES
 
 A, B, C = SITES
+Parameters = CkksParameters | HybridParameters
 CAP, CLIP = 2000, 1.0
 HONEST = {A: (0.3, 101), B: (-0.1, 100)}
 """Value and weight of each honest site; the same value in all places."""
@@ -56,6 +59,7 @@ ATTACKS = {
     "full scale with a weight below zero": Attack(value=1, weight=-198, moves=600),
     "zeros with a weight below zero": Attack(value=0, weight=-198, moves=6),
     "values beyond M": Attack(value=2, weight=100, moves=10),
+    "values that carry into the next digit": Attack(value=10 + 1 / 32767, weight=100, moves=60),
     "a weight above all caps": Attack(value=0, weight=3 * CAP, moves=0.09),
     "count 2": Attack(value=0, weight=100, count=2, moves=0),
     "noise far too large": Attack(noise=0.25),
@@ -67,17 +71,16 @@ def naive_mean(plan: Plan, sums: np.ndarray) -> np.ndarray:
     return sums[: plan.layout.size] * CLIP * CAP / (plan.public.magnitude * sums[plan.layout.size])
 
 
-def play(found: Callable, codec: str, attack: Attack, noise: Callable[[Plan], np.ndarray] | None = None):
+def play(
+    found: Callable, codec: str, attack: Attack, noise: Callable[[Parameters], float] | None = None, max_sites: int = 5
+):
     """Two honest sites and the member submit. Returns the world, the round's id, and the integer sums."""
-    world = found(codec=codec, value_bits=16, weight_cap=CAP)
+    world = found(codec=codec, value_bits=16, weight_cap=CAP, max_sites=max_sites)
     plan = world.plan
-    size = plan.public.values
     if noise is not None:
-        off = noise(plan)
-    elif codec == "ckks":
-        off = np.full(size, attack.noise)
+        off = noise(plan.public.parameters)
     else:
-        off = np.full(size, round(attack.noise * plan.public.parameters.delta))
+        off = attack.noise if codec == "ckks" else attack.noise * plan.public.parameters.delta
     session = world.open_sites[C]._session
     vars(session)["codec"] = Member(plan, codec_for(plan.public), attack.integers(plan), off)
     sums = attack.integers(plan)
@@ -120,15 +123,16 @@ def test_what_an_honest_site_could_have_sent_is_opened(found, codec):
 def test_noise_that_no_single_value_shows_is_refused(found, codec):
     """Each value near enough to the grid, all together too far: the mean square tells."""
 
-    def noise(plan: Plan) -> np.ndarray:
-        parameters = plan.public.parameters
+    def noise(parameters: Parameters) -> float:
         if isinstance(parameters, CkksParameters):
-            return np.full(plan.public.values, parameters.largest_distance(3) / 3)
-        assert isinstance(parameters, HybridParameters)
-        assert parameters.largest_distance(3) == 63
-        return np.full(plan.public.values, 20)  # and 42 that the honest ones have at most
+            return parameters.largest_distance(3) / 3
+        # No e of an honest site is larger: by what each coefficient shows, whatever the others' are, this could be one.
+        rounded = parameters.modulus / math.prod(parameters.moduli) / 2
+        assert parameters.largest_distance(3) >= 3 * (NOISE_BOUND + rounded)
+        return NOISE_BOUND
 
-    world, round_id, _ = play(found, codec, Attack(value=-0.05, weight=100), noise)
+    # With room for many sites noise counts for more than rounding does, which nobody can make larger than 1/2.
+    world, round_id, _ = play(found, codec, Attack(value=-0.05, weight=100), noise, max_sites=31)
     for name in (A, B):
         assert '"off-grid"' in world.assert_rejected(name, round_id)
 

@@ -89,7 +89,7 @@ class Rehearsal(Hospitals):
                 if name == self.bad and self.kind == "wrong tag":
                     patch.setattr(prepare, "RoundMac", WrongTags)
                 elif name == self.bad and self.spoilt is not None:
-                    member = Member(self.plan, codec_for(self.plan.public), self.spoilt, np.zeros(len(self.spoilt)))
+                    member = Member(self.plan, codec_for(self.plan.public), self.spoilt)
                     patch.setitem(vars(site._session), "codec", member)
                 round.submit({"w": np.zeros(50)}, weight=10, may_repeat=True)
         if len(members) < len(FIVE):

@@ -29,7 +29,7 @@ dispatchers = [x for m in (kernels, ntt, ntt_lanes, sampling, packing_lanes, uni
 dispatchers.append(packing_lanes.pack_kernel(30))
 at_import = sum(len(x.signatures) for x in dispatchers)
 begin = time.perf_counter()
-with Encryptor(RingParams.widest((1073692673,), 32767, 19), bytes(32)) as encryptor:
+with Encryptor(RingParams(1, (1073692673,), (67108859,), 1723, 32767, 9), bytes(32)) as encryptor:
     encryptor.encrypt(0, np.ones(40000, dtype=np.int32))
 first = time.perf_counter() - begin
 stats = [x.stats for x in dispatchers]

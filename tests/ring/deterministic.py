@@ -6,11 +6,14 @@ import numpy as np
 
 from he_agg.ring.encryptor import _encrypt
 from he_agg.ring.keystream import Keystream
-from he_agg.ring.limbs import limb_keys, packed_sizes
+from he_agg.ring.limbs import LimbKey, limb_keys, packed_sizes
+from he_agg.ring.modulus import modulus
+from he_agg.ring.ntt import transform_key
 from he_agg.ring.params import RingParams
+from he_agg.ring.passes import key_product
 from he_agg.ring.primes import BATCH
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial
-from he_agg.ring.uniform import STREAM_WORDS, replace_rejected, word_limit
+from he_agg.ring.uniform import RESERVE_WORDS, STREAM_WORDS, replace_rejected, word_limit
 
 
 def encrypt(params: RingParams, a_key, noise_key, coefficients, first_batch, values):
@@ -27,6 +30,15 @@ def common(a_key, limb, batch, q):
     Keystream(a_key).fill(words.view(np.uint8), limb, batch)
     replace_rejected(words, BATCH, np.uint32(word_limit(q)))
     return words[:BATCH] % q
+
+
+def product(a, s, q):
+    """Return the coefficients of a*s by the package's kernel, < q; a in transform order. Shape: (BATCH,)."""
+    words = np.append(a.astype(np.uint32), np.zeros(RESERVE_WORDS, dtype=np.uint32))
+    key = LimbKey(modulus(q), *transform_key(s, modulus(q), 1))
+    key_product(words, words[:0], *key.product_arguments())
+    assert words[:BATCH].max() < 2 * q
+    return words[:BATCH] % np.uint32(q)
 
 
 def noise(noise_key, batch):
