@@ -14,7 +14,7 @@ refusing would then depend on the secret key.
 
 What it does not protect from: the aggregator together with one site, which has the key; well-formed but poisoned input.
 
-Source: Agrawal and Boneh, "Homomorphic MACs: MAC-based integrity for network coding", ACNS 2009; 2-scheme.md.
+Source: Agrawal and Boneh, "Homomorphic MACs: MAC-based integrity for network coding", ACNS 2009.
 """
 
 from he_agg.mac.bound import tag_count

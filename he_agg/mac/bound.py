@@ -24,7 +24,7 @@ ask for a constant difference of tags instead of none, which manifests that are 
 line is left. Coefficients are new for every attempt at a round, so tries do not add up over the life of a key; n tries
 within one attempt pass with n * 2^-128. To this comes what tells AES-256-CTR and HMAC-SHA256 from random.
 
-Source: 2-scheme.md, Verification; reference/security.md 3.2.
+Why so: docs/decisions/0011-linear-mac.md.
 """
 
 from __future__ import annotations

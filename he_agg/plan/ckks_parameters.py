@@ -61,7 +61,7 @@ PROFILES = (
     CkksProfile("ckks-n4096-q50", 4096, 1125899906629633, 1125899906826241),
     CkksProfile("ckks-n4096-q60", 4096, 1152921504606830593, 70368743669761),
 )
-"""Smallest first. All within 106 bits at N = 4096: 48, 60, 80, 100 and 106."""
+"""Smallest first. All within 106 bits at N = 4096: 48, 54, 60, 80, 100 and 106."""
 
 _BY_NAME = {profile.name: profile for profile in PROFILES}
 

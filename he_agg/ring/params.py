@@ -17,7 +17,7 @@ def largest_delta(modulus: int, base: int, digits: int) -> int:
 
     D = floor((q - 1) / B^digits): half a step beyond the largest sum, (B^digits - 1)/2, must not wrap around.
 
-    Source: 2-scheme.md, Next.
+    Why: docs/exactness.md.
     """
     most: int = base**digits
     return (modulus - 1) // most

@@ -8,7 +8,7 @@ from typing import Final
 N: Final = 2048
 """Degree of the ring. The 2024 guideline table allows at most 53 bits of modulus with it.
 
-Source: 2-scheme.md, Security table; estimates for the key law in use: plan/security.py.
+Sources, and estimates for the key law in use: plan/security.py.
 """
 
 LANES: Final = 16
