@@ -42,10 +42,11 @@ def part(key: bytes, modulus: int, tags: int, index: int, residues: list[int]) -
         gamma = [w * min(modulus, 2**26) >> 64 for w in words(key, 0, t, ROW)]
         group, place = divmod(t, TAGS_PER_STREAM)
         width = min(TAGS_PER_STREAM, tags - group * TAGS_PER_STREAM)
-        for r in range(-(-len(residues) // ROW)):
-            block, j = divmod(r, ROWS_PER_STREAM)
-            beta = words(key, 1 + group, index * 2**32 + block, (j + 1) * width)[j * width + place]
-            beta = beta * min(modulus, 2**28) >> 64
-            row = residues[r * ROW : (r + 1) * ROW]
-            total[t] += beta * sum(g * x for g, x in zip(gamma, row, strict=False))
+        rows = [residues[i : i + ROW] for i in range(0, len(residues), ROW)]
+        for block in range(-(-len(rows) // ROWS_PER_STREAM)):
+            of_stream = rows[block * ROWS_PER_STREAM : (block + 1) * ROWS_PER_STREAM]
+            drawn = words(key, 1 + group, index * 2**32 + block, len(of_stream) * width)
+            for beta, row in zip(drawn[place::width], of_stream, strict=True):
+                inner = sum(g * x for g, x in zip(gamma, row, strict=False))
+                total[t] += (beta * min(modulus, 2**28) >> 64) * inner
     return [x % modulus for x in total]
