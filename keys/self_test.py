@@ -7,6 +7,7 @@ is broken. Better to learn it now than in the first round, with everybody waitin
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from he_agg.codecs import codec_for
 from he_agg.errors import HeAggError, KeystoreError, Reason
 from he_agg.ids import RoundId
 from he_agg.kernels import bitpack
-from he_agg.mac import RoundMac, TagTotal
+from he_agg.mac import RoundMac
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part
 from keys.group_key import GroupKey
@@ -64,23 +65,19 @@ def _works(key: GroupKey) -> bool:
     with RoundMac(key.mac_key, plan, key.epoch, round_id) as mac:
         submissions, tags = [], []
         for site, nonce, values in zip(_SITES, _NONCES, vectors, strict=True):
-            parts = {part.number: part for part in codec.encrypt(values, small, round_id, threads=1)}
-            submissions.append(parts)
-            tags.append((site, nonce, mac.tags(_total(mac, parts), site, nonce)))
+            total = mac.new_total()
+            encrypted = codec.encrypt(values, small, round_id, threads=1, watch=partial(mac.watch, total))
+            submissions.append({part.number: part for part in encrypted})
+            tags.append((site, nonce, mac.tags(total, site, nonce)))
         parts = {place.number: _fold(plan, place.number, submissions) for place in plan.places}
-        total = _total(mac, parts)
+        total = mac.new_total()
+        for number, part in parts.items():
+            total.add(number, mac.part(number, part.packed))
         # A check that passes whatever it is shown would be no check.
         if not mac.verify(total, tags) or mac.verify(total, tags[:1]):
             return False
     opened = codec.decrypt(lambda number: parts[number], len(_SITES), small, round_id, threads=1)
     return np.array_equal(opened, vectors[0].astype(np.int64) + vectors[1])
-
-
-def _total(mac: RoundMac, parts: dict[int, Part]) -> TagTotal:
-    total = mac.new_total()
-    for number, part in parts.items():
-        total.add(number, mac.part(number, part.packed))
-    return total
 
 
 def _fold(plan: PublicPlan, number: int, submissions: list[dict[int, Part]]) -> Part:

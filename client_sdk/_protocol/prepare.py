@@ -137,8 +137,10 @@ def _encrypt(
     parts: Generator[Part] | None = None
     work: _Work | None = None
     try:
-        parts = yield from compute(lambda: session.codec.encrypt(values, key, opened.id))
         work = yield from compute(partial(_Work, plan, entry, RoundMac(key.mac_key, plan, key.epoch, opened.id)))
+        # Every part is tagged by the thread that encrypts it, while its residues are in the processor's cache.
+        watch = partial(work.mac.watch, work.total)
+        parts = yield from compute(partial(session.codec.encrypt, values, key, opened.id, watch=watch))
         done = 0
         while (place := (yield from compute(partial(work.store_next, parts)))) is not None:
             done += place.wire_bytes
@@ -182,7 +184,6 @@ class _Work:
         self.total: TagTotal = mac.new_total()
         self.digests: dict[int, str] = {}
         self._plan, self._entry = plan, entry
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="he-agg-mac")
         self._disk = ThreadPoolExecutor(_WRITES, thread_name_prefix="he-agg-spool")
         self._writing: deque[tuple[int, Future[str]]] = deque()
 
@@ -197,13 +198,9 @@ class _Work:
         if part is None:
             return None
         place = self._plan.places[part.number]
-        contribution = self._thread.submit(self.mac.part, part.number, part.packed)
-        try:
-            # Header and residues apart: together they would be a copy of all of it.
-            pieces = part_header(place, self._plan.plan_id), part.packed
-            self._writing.append((place.number, self._disk.submit(self._entry.write_part, place.number, *pieces)))
-        finally:
-            self.total.add(part.number, contribution.result())
+        # Header and residues apart: together they would be a copy of all of it.
+        pieces = part_header(place, self._plan.plan_id), part.packed
+        self._writing.append((place.number, self._disk.submit(self._entry.write_part, place.number, *pieces)))
         return place
 
     def _settle(self, left: int) -> None:
@@ -216,7 +213,6 @@ class _Work:
         self._disk.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """Wait for the threads, and overwrite the secrets."""
+        """Wait for the disk, and overwrite the secrets. The codec has to be closed before."""
         self.stop_writing()
-        self._thread.shutdown()
         self.mac.wipe()

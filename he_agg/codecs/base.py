@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from he_agg.errors import DecryptionError, InputError, KeystoreError, Reason, WireError
 from he_agg.ids import RoundId
+from he_agg.kernels.bitpack import Bytes
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace, Section
 
@@ -19,6 +20,7 @@ __all__ = [
     "Integers",
     "PartSource",
     "Values",
+    "Watch",
     "beyond_plan",
     "check_key",
     "check_n_sites",
@@ -26,11 +28,23 @@ __all__ = [
     "check_sums",
     "packed_part",
     "sum_type",
+    "unwatched",
 ]
 
 PartSource = Callable[[int], Part]
 """Hands over one part of a sum by its number. A codec asks for each once, in an order of its own, so that a sum never
 has to be in memory whole."""
+
+
+Watch = Callable[[int], Callable[[Bytes], None]]
+"""Is asked before a part is made, by its number, who looks at it. That one is called with the part's packed residues,
+stretch by stretch, in order, in the thread that has just made them: while they are in its cache. All stretches but the
+last are whole batches. Several threads ask at a time, each for parts of its own."""
+
+
+def unwatched(_: int) -> Callable[[Bytes], None]:
+    """Have nobody look at a part. See `Watch`."""
+    return lambda _: None
 
 
 class Integers(Protocol):
@@ -101,7 +115,13 @@ class Codec(Protocol):
         """Moduli and residue counts: all that the aggregator ever needs."""
 
     def encrypt(
-        self, values: Values, key: GroupKey, round_id: RoundId, *, threads: int | None = None
+        self,
+        values: Values,
+        key: GroupKey,
+        round_id: RoundId,
+        *,
+        threads: int | None = None,
+        watch: Watch = unwatched,
     ) -> Generator[Part]:
         """Encrypt one vector under fresh randomness, part by part, each part once, in an order of the codec's own.
 
@@ -109,6 +129,7 @@ class Codec(Protocol):
             values: the integers. Shape: (plan.values,), each at most `plan.magnitude` in absolute value.
             round_id: the attempt that it is for; it opens in no other.
             threads: how many parts to work on at a time; all cores if left out.
+            watch: looks at residues as they are made; when a part is handed over it has seen all of it.
 
         Raises:
             InputError: another shape or dtype; while iterating, a value beyond the plan.

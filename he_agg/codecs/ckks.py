@@ -15,6 +15,7 @@ from he_agg.codecs.base import (
     GroupKey,
     PartSource,
     Values,
+    Watch,
     beyond_plan,
     check_key,
     check_n_sites,
@@ -22,6 +23,7 @@ from he_agg.codecs.base import (
     check_sums,
     packed_part,
     sum_type,
+    unwatched,
 )
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey, new_secret_context
 from he_agg.errors import PlanError, Reason, WireError
@@ -62,6 +64,7 @@ class CkksCodec:
         round_id: RoundId,
         *,
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
+        watch: Watch = unwatched,
     ) -> Generator[Part]:
         """See `Codec.encrypt`."""
         check_key(key, self._plan, round_id)
@@ -70,9 +73,9 @@ class CkksCodec:
         if int(integers.max()) > self._plan.magnitude or int(integers.min()) < -self._plan.magnitude:
             # TenSEAL corrupts the neighbours of a large value without a word.
             raise beyond_plan(self._plan)
-        return self._encrypt(integers, self._opened.vectors(key))
+        return self._encrypt(integers, self._opened.vectors(key), watch)
 
-    def _encrypt(self, values: NDArray[np.int32], vectors: CkksVectors) -> Generator[Part]:
+    def _encrypt(self, values: NDArray[np.int32], vectors: CkksVectors, watch: Watch) -> Generator[Part]:
         slots, unit = vectors.slots, vectors.residues
         (section,) = self.sections
         for place in self._plan.places:
@@ -81,7 +84,9 @@ class CkksCodec:
             for i in range(place.residues // unit):
                 chunk = values[(first + i) * slots : (first + i + 1) * slots]
                 residues[i * unit : (i + 1) * unit] = vectors.encrypt(chunk)
-            yield Part(place.number, pack(residues, section.modulus_bits).data)
+            packed = pack(residues, section.modulus_bits)
+            watch(place.number)(packed)
+            yield Part(place.number, packed.data)
 
     def decrypt(
         self,

@@ -30,6 +30,7 @@ from he_agg.codecs.base import (
     GroupKey,
     PartSource,
     Values,
+    Watch,
     beyond_plan,
     check_key,
     check_n_sites,
@@ -37,6 +38,7 @@ from he_agg.codecs.base import (
     check_sums,
     packed_part,
     sum_type,
+    unwatched,
 )
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey, new_secret_context
 from he_agg.errors import DecryptionError, PlanError, Reason, WireError
@@ -96,28 +98,39 @@ class HybridCodec:
         return self._plan.sections
 
     def encrypt(
-        self, values: Values, key: GroupKey, round_id: RoundId, *, threads: int | None = None
+        self,
+        values: Values,
+        key: GroupKey,
+        round_id: RoundId,
+        *,
+        threads: int | None = None,
+        watch: Watch = unwatched,
     ) -> Generator[Part]:
         """See `Codec.encrypt`. The one-time key comes first, then the limbs of the same values together."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)  # the kernels look at every value themselves
-        return self._encrypt(values, self._opened.vectors(key), self._a_key(key, round_id), threads)
+        return self._encrypt(values, self._opened.vectors(key), self._a_key(key, round_id), threads, watch)
 
-    def _encrypt(self, values: Values, vectors: CkksVectors, a: bytes, threads: int | None) -> Generator[Part]:
+    def _encrypt(
+        self, values: Values, vectors: CkksVectors, a: bytes, threads: int | None, watch: Watch
+    ) -> Generator[Part]:
         with Encryptor(self._ring, a) as encryptor:
             coefficients = encryptor.key_coefficients()
             try:
                 residues = vectors.encrypt(coefficients)
             finally:
                 coefficients.fill(0)
-            yield Part(self._key_place.number, pack(residues, self._key_place.section.modulus_bits).data)
+            packed_key = pack(residues, self._key_place.section.modulus_bits)
+            watch(self._key_place.number)(packed_key)
+            yield Part(self._key_place.number, packed_key.data)
 
             def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
                 span = self._values_of(group)
                 integers = values[span]
                 out = [self._buffers.take(place.packed_bytes) for place in group]
+                watching = [watch(place.number) for place in group]
                 try:
-                    packed = encryptor.encrypt(_first_batch(group), integers, out)
+                    packed = encryptor.encrypt(_first_batch(group), integers, out, watching)
                 except ValueBeyondError as error:
                     raise beyond_plan(self._plan) from error
                 return [Part(place.number, limb.data) for place, limb in zip(group, packed, strict=True)]

@@ -35,7 +35,7 @@ from he_agg.mac.bound import beta_range, gamma_range, tag_count
 from he_agg.plan.sections import Section
 from he_agg.ring.keystream import Keystream
 
-__all__ = ["SectionMac"]
+__all__ = ["PartTags", "SectionMac"]
 
 HALF_BITS = 31
 """The widest residues that the kernel takes as they are."""
@@ -69,27 +69,28 @@ class SectionMac:
             self._gammas.append((columns.shape[0], interleaved(columns.T)))
             columns.fill(0)
 
+    def begin(self, index: int) -> PartTags:
+        """Begin to compute what one part adds to the section's tags, as its residues are made."""
+        return PartTags(self, index)
+
     def contribution(self, index: int, packed: Packed) -> tuple[int, ...]:
         """Compute what one part adds to the section's tags, before pads.
 
         Args:
             packed: Its packed residues; bits after the last one count as zeros.
         """
-        count, bits = self.section.residues_in(index), self.section.modulus_bits
-        data = np.frombuffer(packed, dtype=np.uint8)
-        if data.size != packed_bytes(count, bits):
-            raise ValueError(f"{count} residues of {bits} bits take {packed_bytes(count, bits)} bytes, got {data.size}")
-        totals = [0] * self.tags
-        for block, start in enumerate(range(0, count, MAX_ROWS * ROW)):
-            here = min(count - start, MAX_ROWS * ROW)
-            piece = data[packed_bytes(start, bits) : packed_bytes(start + here, bits)]
-            for group, (width, gamma) in enumerate(self._gammas):
-                beta = np.empty(-(-here // ROW) * width, dtype=np.uint64)
-                self._draw(self._beta_limit, beta, 1 + group, (index << 32) + block)
-                for i, amount in enumerate(_Block(width, gamma, beta).sums(piece, here, bits)):
-                    totals[group * MAX_TAGS + i] += amount
-                beta.fill(0)
-        return tuple(total % self.section.modulus for total in totals)
+        part = self.begin(index)
+        part.add(packed)
+        return part.contribution()
+
+    def blocks(self, index: int, number: int, rows: int) -> list[_Block]:
+        """Draw the coefficients of so many rows of a part, from row `MAX_ROWS` * number on, for all tags."""
+        drawn = []
+        for group, (width, gamma) in enumerate(self._gammas):
+            beta = np.empty(rows * width, dtype=np.uint64)
+            self._draw(self._beta_limit, beta, 1 + group, (index << 32) + number)
+            drawn.append(_Block(width, gamma, beta, self.section.modulus_bits))
+        return drawn
 
     def wipe(self) -> None:
         """Overwrite the coefficients. Contributions that are being computed come out wrong, or not at all."""
@@ -107,40 +108,110 @@ class SectionMac:
         return f"SectionMac({self.section.name!r}, {self.tags} tags, <coefficients>)"
 
 
+class PartTags:
+    """What one part adds to the tags of its section, from residues that come stretch by stretch, in order.
+
+    So they can be looked at by the thread that makes them, while they are in its cache. A class because the
+    coefficients of up to `MAX_ROWS` rows are secret, drawn at once, and overwritten when those rows are done. Not for
+    two threads.
+    """
+
+    def __init__(self, mac: SectionMac, index: int) -> None:
+        self._mac, self._index, self._bits = mac, index, mac.section.modulus_bits
+        self._done, self._left = 0, mac.section.residues_in(index)
+        self._totals = [0] * mac.tags
+        self._blocks: list[_Block] = []
+
+    def add(self, packed: Packed) -> None:
+        """Add the residues that follow: whole rows of `ROW`, or the part's last ones."""
+        data = np.frombuffer(packed, dtype=np.uint8)
+        rows = data.size // packed_bytes(ROW, self._bits)
+        count = self._left if data.size == packed_bytes(self._left, self._bits) else rows * ROW
+        if not 0 < count <= self._left or data.size != packed_bytes(count, self._bits):
+            raise ValueError(
+                f"expected whole rows of {ROW} out of {self._left} residues of {self._bits} bits, got {data.size} bytes"
+            )
+        while count:
+            number, row = divmod(self._done // ROW, MAX_ROWS)
+            if row == 0:
+                self._drain()
+                self._blocks = self._mac.blocks(self._index, number, min(-(-self._left // ROW), MAX_ROWS))
+            here = min(count, (MAX_ROWS - row) * ROW)
+            size = packed_bytes(here, self._bits)
+            for block in self._blocks:
+                block.add(data[:size], here, row)
+            data, count = data[size:], count - here
+            self._done, self._left = self._done + here, self._left - here
+        if self.complete:
+            self._drain()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all residues were added."""
+        return not self._left
+
+    def contribution(self) -> tuple[int, ...]:
+        """Return what the whole part adds to the section's tags, before pads.
+
+        Raises:
+            ValueError: residues are missing.
+        """
+        if self._left:
+            raise ValueError(f"{self._left} of {self._done + self._left} residues are missing")
+        return tuple(total % self._mac.section.modulus for total in self._totals)
+
+    def _drain(self) -> None:
+        for group, block in enumerate(self._blocks):
+            for i, amount in enumerate(block.drained()):
+                self._totals[group * MAX_TAGS + i] += amount
+        self._blocks = []
+
+    def __repr__(self) -> str:
+        return f"PartTags({self._mac.section.name!r}, part {self._index}, <coefficients>)"
+
+
 class _Block:
-    """Sums over up to `MAX_ROWS` rows, for up to `MAX_TAGS` tags."""
+    """Sums over up to `MAX_ROWS` rows, for up to `MAX_TAGS` tags: integers, of packed residues times coefficients."""
 
-    def __init__(self, tags: int, gamma: Words, beta: Words) -> None:
-        self._tags, self._gamma, self._beta = tags, frozen(gamma), frozen(beta)
+    def __init__(self, tags: int, gamma: Words, beta: Words, bits: int) -> None:
+        self._tags, self._bits = tags, bits
+        self._gamma, self._beta, self._drawn = frozen(gamma), frozen(beta), beta
+        self._kernel = rows_kernel(bits if bits <= HALF_BITS else UNPACKED_BITS, tags)
+        self._out, self._high_out = new_out(tags), new_out(tags)
 
-    def sums(self, packed: Bytes, count: int, bits: int) -> list[int]:
-        """Return the exact sums of coefficients times packed residues, one integer for each tag."""
-        if bits > HALF_BITS:
-            return self._wide_sums(packed, count, bits)
-        out, (rows, rest) = new_out(self._tags), divmod(count, ROW)
-        self._add(packed, bits, 0, rows, out)
+    def add(self, packed: Bytes, count: int, first: int) -> None:
+        """Add so many residues, the first of which begins row `first`."""
+        if self._bits > HALF_BITS:
+            self._add_wide(packed, count, first)
+            return
+        rows, rest = divmod(count, ROW)
+        self._add_rows(packed, first, rows, self._out)
         if rest:
-            last = np.zeros(packed_bytes(ROW, bits), dtype=np.uint8)
-            size = packed_bytes(rest, bits)
-            last[:size] = packed[packed_bytes(rows * ROW, bits) :]
-            if used := rest * bits % 8:
+            last = np.zeros(packed_bytes(ROW, self._bits), dtype=np.uint8)
+            size = packed_bytes(rest, self._bits)
+            last[:size] = packed[packed_bytes(rows * ROW, self._bits) :]
+            if used := rest * self._bits % 8:
                 last[size - 1] &= (1 << used) - 1
-            self._add(last, bits, rows, 1, out)
-        return drained(out, self._tags)
+            self._add_rows(last, first + rows, 1, self._out)
 
-    def _wide_sums(self, packed: Bytes, count: int, bits: int) -> list[int]:
-        low_out, high_out = new_out(self._tags), new_out(self._tags)
+    def _add_wide(self, packed: Bytes, count: int, first: int) -> None:
         for start in range(0, count, WIDE_ROWS * ROW):
             here = min(count - start, WIDE_ROWS * ROW)
-            x = unpack(packed[packed_bytes(start, bits) : packed_bytes(start + here, bits)], here, bits)
+            piece = packed[packed_bytes(start, self._bits) : packed_bytes(start + here, self._bits)]
+            x = unpack(piece, here, self._bits)
             rows = -(-here // ROW)
             half = np.zeros(rows * ROW, dtype=np.uint32)
-            for out, values in ((low_out, x & np.uint64((1 << HALF_BITS) - 1)), (high_out, x >> np.uint64(HALF_BITS))):
+            halves = (x & np.uint64((1 << HALF_BITS) - 1), x >> np.uint64(HALF_BITS))
+            for out, values in zip((self._out, self._high_out), halves, strict=True):
                 half[:here] = values
-                self._add(half.view(np.uint8), UNPACKED_BITS, start // ROW, rows, out)
-        halves = zip(drained(low_out, self._tags), drained(high_out, self._tags), strict=True)
-        return [low + (high << HALF_BITS) for low, high in halves]
+                self._add_rows(half.view(np.uint8), first + start // ROW, rows, out)
 
-    def _add(self, packed: Bytes, bits: int, first: int, rows: int, out: Words) -> None:
+    def _add_rows(self, packed: Bytes, first: int, rows: int, out: Words) -> None:
         beta = self._beta[first * self._tags : (first + rows) * self._tags]
-        rows_kernel(bits, self._tags)(frozen(packed), self._gamma, beta, out, rows)
+        self._kernel(frozen(packed), self._gamma, beta, out, rows)
+
+    def drained(self) -> list[int]:
+        """Return the exact sums, one integer for each tag, and overwrite the coefficients of rows. The end of it."""
+        self._drawn.fill(0)
+        halves = zip(drained(self._out, self._tags), drained(self._high_out, self._tags), strict=True)
+        return [low + (high << HALF_BITS) for low, high in halves]

@@ -1,15 +1,16 @@
 """Tags and verification in one attempt at one round.
 
-A site that submits feeds every part it encrypts to `part` and a total, and puts `tags` of it into its manifest. A site
-that downloads a sum does the same with the parts of the sum and hands the total to `verify`, with site, nonce and tags
-out of the manifests of the record; only a sum that passes may be decrypted.
+A site that submits has its codec show every part to `watch` as it is encrypted, which adds what comes of it to a total,
+and puts `tags` of that into its manifest. A site that downloads a sum adds `part` of each of its parts to a total, and
+hands that to `verify`, with site, nonce and tags out of the manifests of the record; only a sum that passes may be
+decrypted.
 """
 
 from __future__ import annotations
 
 import hmac
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from he_agg.errors import InputError, Reason
@@ -46,6 +47,26 @@ class RoundMac:
         self._tagged: dict[tuple[str, str], Tags] = {}
         self._lock = threading.Lock()
 
+    def watch(self, total: TagTotal, number: int) -> Callable[[Packed], None]:
+        """Tag one part as it is made. With a total given it is a codec's `Watch`.
+
+        Args:
+            total: what the part contributes is added here as soon as its last residue was seen.
+
+        Returns:
+            A function to be called with the part's packed residues, stretch by stretch, in order: whole rows of `ROW`,
+            or the part's last ones.
+        """
+        section, index = self._section_of(number)
+        part = section.begin(index)
+
+        def look(packed: Packed) -> None:
+            part.add(packed)
+            if part.complete:
+                total.add(number, part.contribution())
+
+        return look
+
     def part(self, number: int, packed: Packed) -> tuple[int, ...]:
         """Compute what one part adds to its section's tags, before pads. Any thread may; kernels release the GIL.
 
@@ -57,10 +78,15 @@ class RoundMac:
         Returns:
             One number below q for each tag of the section. Secret.
         """
+        section, index = self._section_of(number)
+        return section.contribution(index, packed)
+
+    def _section_of(self, number: int) -> tuple[SectionMac, int]:
+        """Return whose part it is, and the how manieth of its section."""
         if not 0 <= number < len(self._plan.places):
             raise ValueError(f"expected one of {len(self._plan.places)} parts, got number {number}")
         place = self._plan.places[number]
-        return self._sections[place.section_index].contribution(place.index, packed)
+        return self._sections[place.section_index], place.index
 
     def new_total(self) -> TagTotal:
         """Start an empty total, to which the parts of one submission or of one sum are added."""

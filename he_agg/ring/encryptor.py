@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from types import TracebackType
@@ -22,6 +22,9 @@ from he_agg.ring.passes import add_and_round, key_product
 from he_agg.ring.primes import BATCH, coefficients_of
 from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_key
 from he_agg.ring.uniform import STREAM_WORDS
+
+Watching = Callable[[Bytes], None]
+"""Is called with packed residues."""
 
 
 class ValueBeyondError(ValueError):
@@ -68,7 +71,11 @@ class Encryptor:
         return self._coefficients.copy()
 
     def encrypt(
-        self, first_batch: int, values: NDArray[np.int32], out: Sequence[Bytes] | None = None
+        self,
+        first_batch: int,
+        values: NDArray[np.int32],
+        out: Sequence[Bytes] | None = None,
+        watching: Sequence[Watching] = (),
     ) -> tuple[Bytes, ...]:
         """Encrypt and pack a run of whole batches, or the submission's last ones.
 
@@ -77,6 +84,8 @@ class Encryptor:
             values: Signed values within the plan. Only the last batch of a submission may be short.
                 Shape: (count,).
             out: Where to write, one array for each modulus that is sent. Shapes: `packed_sizes`.
+            watching: Called with each batch's packed residues as soon as they are made, one for each modulus; nobody
+                if left out. What they see of a value out of bounds is a ciphertext like any other.
 
         Returns:
             The packed residues: `out` if given.
@@ -93,7 +102,7 @@ class Encryptor:
             out = [np.empty(size, dtype=np.uint8) for size in packed_sizes(self.params, values.size)]
         require_packed(self.params, values.size, out)
         with self._claimed(range(first_batch, first_batch + batch_count(self.params, values.size))):
-            fine = _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out)
+            fine = _encrypt(self.params, self._a, self._noise, self._keys, first_batch, values, out, watching)
         if not fine:
             for o in out:
                 o.fill(0)
@@ -150,6 +159,7 @@ def _encrypt(
     first_batch: int,
     values: NDArray[np.int32],
     out: Sequence[Bytes],
+    watching: Sequence[Watching] = (),
 ) -> bool:
     """Encrypt with given keys; the deterministic half, which only `Encryptor` and the tests may call.
 
@@ -165,7 +175,8 @@ def _encrypt(
     # Made once, not once a batch: a call with many arguments costs microseconds.
     products, rounding = [key.product_arguments() for key in keys], _rounding_arguments(params)
     values, worst, batch_values = frozen(values), 0, params.digits * BATCH
-    sent = tuple(zip(words, params.sent_bits, out, strict=False))
+    watching = watching or [_nobody] * len(out)
+    sent = tuple(zip(words[: len(out)], params.sent_bits, out, watching, strict=True))
     try:
         for i in range(batch_count(params, values.size)):
             message = values[i * batch_values : (i + 1) * batch_values]
@@ -176,14 +187,18 @@ def _encrypt(
                 a_stream.fill_with_tail(streams[limb], limb, first_batch + i)
                 key_product(words[limb], _soon(message, limb), *product)
             worst = max(worst, int(add_and_round(message, count, noise, words[0], words[-1], *rounding)))
-            for residues, bits, packed in sent:
+            for residues, bits, packed, watch in sent:
                 start = packed_bytes(i * BATCH, bits)
                 # Only the coefficients in use are sent.
-                pack(residues[:count], bits, packed[start : start + packed_bytes(count, bits)])
+                watch(pack(residues[:count], bits, packed[start : start + packed_bytes(count, bits)]))
     finally:
         for secret in (*rooms, noise):
             secret.fill(0)
     return worst <= 2 * params.max_abs_value
+
+
+def _nobody(_: Bytes) -> None:
+    """Look at nothing."""
 
 
 def _soon(message: NDArray[np.int32], limb: int) -> NDArray[np.uint32]:

@@ -45,7 +45,12 @@ class Member:
     def __init__(self, plan: Plan, codec: Codec, integers: np.ndarray, noise: float = 0.0) -> None:
         self._plan, self._codec, self._integers, self._noise = plan.public, codec, integers, noise
 
-    def encrypt(self, values, key, round_id, **_) -> Iterator[Part]:
+    def encrypt(self, values, key, round_id, *, watch, **_) -> Iterator[Part]:
+        for part in self._encrypt(key, round_id):
+            watch(part.number)(np.frombuffer(part.packed, np.uint8))
+            yield part
+
+    def _encrypt(self, key, round_id) -> Iterator[Part]:
         parts = self._codec.encrypt(np.zeros(self._plan.values, dtype=np.int32), key, round_id)
         if isinstance(self._plan.parameters, HybridParameters):
             carrier = next(parts)

@@ -513,21 +513,23 @@ def test_stored_submission_of_another_identity_is_refused(tmp_path, aggregator):
     assert World(aggregator).run(_flows.submit(session, OPEN, update_of())).site == "a"
 
 
-def test_no_second_part_is_held_for_the_tags(tmp_path, aggregator, monkeypatch):
-    """A part's contribution is computed before the codec makes the next one."""
+def test_tags_are_computed_as_parts_are_made(tmp_path, aggregator, monkeypatch):
+    """When the codec hands a part over nothing of it is left to look at; and no part is looked at twice."""
     log = []
     session = session_for(tmp_path, PLAN)
-    part, encrypt = RoundMac.part, session.codec.encrypt
+    look, encrypt = RoundMac.watch, session.codec.encrypt
 
-    def parts(*arguments, **options):
-        for made in encrypt(*arguments, **options):
+    def parts(*arguments, watch, **options):
+        for made in encrypt(*arguments, watch=watch, threads=1, **options):
             log.append(("made", made.number))
             yield made
 
-    monkeypatch.setattr(RoundMac, "part", lambda self, n, data: (part(self, n, data), log.append(("tagged", n)))[0])
+    monkeypatch.setattr(RoundMac, "watch", lambda self, t, n: (log.append(("looked at", n)), look(self, t, n))[1])
+    monkeypatch.setattr(RoundMac, "part", None)
     monkeypatch.setattr(type(session.codec), "encrypt", lambda self, *a, **k: parts(*a, **k))
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
-    assert log == [(what, n) for n in range(PARTS) for what in ("made", "tagged")]
+    assert sorted(log) == sorted((what, n) for n in range(PARTS) for what in ("made", "looked at"))
+    assert all(log.index(("looked at", n)) < log.index(("made", n)) for n in range(PARTS))
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,25 @@ def test_threads_change_nothing(threads):
     assert np.array_equal(coder.decrypt(source(by_number(parts)), 1, key, ROUND, threads=threads), values)
 
 
+@pytest.mark.parametrize("codec", SCHEMES)
+def test_who_watches_sees_every_part_as_it_is_handed_over(codec):
+    """In order, and all of it by the time that the part is there."""
+    plan = plan_of(300_000 if codec == "hybrid" else 6200, codec=codec, part_bytes=2**19)
+    seen: dict[int, list[bytes]] = {}
+
+    def watch(number):
+        assert number not in seen
+        return seen.setdefault(number, []).append
+
+    values = np.arange(plan.public.values, dtype=np.int32) % 7
+    count = 0
+    for part in codec_for(plan.public).encrypt(values, key_of(plan), ROUND, threads=2, watch=watch):
+        assert b"".join(map(bytes, seen[part.number])) == bytes(part.packed)
+        count += len(seen[part.number])
+    assert sorted(seen) == list(range(len(plan.public.places)))
+    assert count > len(seen) or codec != "hybrid"  # some part came in more than one stretch
+
+
 def test_an_abandoned_encryption_wipes_its_key(monkeypatch):
     wiped = []
     monkeypatch.setattr(Encryptor, "wipe", lambda self, wipe=Encryptor.wipe: (wipe(self), wiped.append(self)))

@@ -95,6 +95,59 @@ def test_largest_numbers_everywhere_do_not_overflow():
         assert mac_lanes.drained(out, tags) == [one] * tags
 
 
+@pytest.mark.parametrize("bits", [21, 25, 30, 40])
+def test_stretch_by_stretch(bits, rng):
+    """Whole rows at a time, across the end of a stream of coefficients, give what the part at once gives."""
+    q = prime_of(bits)
+    rows = mac_lanes.MAX_ROWS + 5
+    x = extreme(q, mac_lanes.ROW * rows + 77, bits)
+    mac = SectionMac(section_of(q, 3 * x.size, x.size - x.size % 64 + 64), KEY, tags=11)
+    count = mac.section.residues_in(1)
+    x = np.resize(x, count)
+    at_once = mac.contribution(1, pack(x, bits))
+    part, start = mac.begin(1), 0
+    for stop in [*sorted(rng.choice(np.arange(1, rows), 6, replace=False) * mac_lanes.ROW), count]:
+        part.add(pack(x[start:stop], bits))
+        start = stop
+    assert part.contribution() == at_once
+
+
+def test_stretches_that_do_not_fit_are_refused():
+    bits, q = 21, prime_of(21)
+    count = 2 * mac_lanes.ROW + 64
+    mac = SectionMac(section_of(q, count), KEY)
+    row = pack(np.ones(mac_lanes.ROW, dtype=np.uint32), bits)
+    last = pack(np.ones(64, dtype=np.uint32), bits)
+    for wrong in (row[:0], row[:-1], np.append(row, row[:8]), np.tile(row, 3), np.append(np.tile(row, 2), last[:-1])):
+        with pytest.raises(ValueError, match="whole rows"):
+            mac.begin(0).add(wrong)
+    part = mac.begin(0)
+    part.add(row)
+    with pytest.raises(ValueError, match=f"{mac_lanes.ROW + 64} of {count} residues are missing"):
+        part.contribution()
+    with pytest.raises(ValueError, match="whole rows"):
+        part.add(np.append(row, np.append(last, last[:1])))
+    part.add(np.append(row, last))
+    with pytest.raises(ValueError, match="whole rows"):
+        part.add(row)
+    assert "<coefficients>" in repr(part)
+
+
+def test_coefficients_of_rows_are_overwritten_when_they_are_done():
+    bits, q = 21, prime_of(21)
+    mac = SectionMac(section_of(q, (mac_lanes.MAX_ROWS + 1) * mac_lanes.ROW), KEY, tags=11)
+    part, blocks = mac.begin(0), []
+    for rows in (1000, 24, 1):
+        part.add(pack(np.ones(rows * mac_lanes.ROW, dtype=np.uint32), bits))
+        blocks.append(list(part._blocks))
+        assert all(block._beta.any() for block in part._blocks)
+    first, same, last = blocks
+    assert first == same
+    assert len(first) == 2
+    assert last == []
+    assert not any(block._beta.any() for block in first)
+
+
 def test_scaled_words():
     numbers = np.array([0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 2**32, 2**64 - 1], dtype=np.uint64)
     random = np.random.default_rng(1).integers(0, 2**64, 1000, dtype=np.uint64)

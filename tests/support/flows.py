@@ -14,6 +14,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -394,8 +395,7 @@ def encrypted(
     mac = RoundMac(key.mac_key, plan.public, key.epoch, round_id)
     total = mac.new_total()
     wire = {}
-    for part in codec_for(plan.public).encrypt(values, encrypt_with, round_id):
-        total.add(part.number, mac.part(part.number, part.packed))
+    for part in codec_for(plan.public).encrypt(values, encrypt_with, round_id, watch=partial(mac.watch, total)):
         wire[part.number] = encode_part(part, places[part.number], plan.plan_id)
     parts = [wire[place.number] for place in places]
     tags = mac.tags(total, site, nonce)
