@@ -25,7 +25,7 @@ SIGMA = math.sqrt(NOISE_BITS) / 2
 """Standard deviation of the noise, 3.24."""
 
 NOISE_BYTES = BATCH * NOISE_BITS // 8
-"""Keystream bytes for the noise of a batch: 5.25 for each value, nothing discarded."""
+"""Keystream bytes for the noise of a batch: 5.25 for each coefficient, nothing discarded."""
 
 KEY_BYTES_EACH = 8
 """Random bytes for each coefficient of a key, of which 42 bits count."""
