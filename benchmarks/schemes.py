@@ -13,6 +13,7 @@ import numpy as np
 
 from he_agg import Layout, Plan
 from he_agg.codecs import codec_for
+from he_agg.codecs.base import Watch, unwatched
 from he_agg.ids import RoundId
 from he_agg.kernels import bitpack
 from he_agg.plan.schemes import SCHEMES as CODECS
@@ -57,8 +58,8 @@ class Ours:
         self.plan, self.key, self.codec = plan, GroupKey.create(plan), codec_for(plan.public)
         self.round_id = RoundId("bench", 1, 1)
 
-    def encrypt(self, values: Any) -> Iterator[Piece]:
-        for part in self.codec.encrypt(values, self.key, self.round_id, threads=1):
+    def encrypt(self, values: Any, watch: Watch = unwatched) -> Iterator[Piece]:
+        for part in self.codec.encrypt(values, self.key, self.round_id, threads=1, watch=watch):
             yield part.number, part.packed
 
     def wire_bytes(self, piece: Piece) -> int:
