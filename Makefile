@@ -15,7 +15,7 @@ help:
 	@echo "make fix                let ruff mend what it can"
 	@echo "make soak               the slow loops"
 	@echo "make bench [QUICK=1]    all codecs against stock TenSEAL, plaintext and the floor, side by side"
-	@echo "make bench-round [QUICK=1]  whole rounds against plaintext, over loopback, 1 Gbit/s and 100 Mbit/s"
+	@echo "make bench-round [QUICK=1]  whole rounds against plaintext, over loopback, 1 Gbit/s, 100 and 20 Mbit/s"
 	@echo "make docs               the documentation as a site, in site/; a broken link is an error"
 	@echo "make docs-serve         the same on http://127.0.0.1:8000, made anew when a page changes"
 	@echo "make docs-release V=0.1 the same as one of the versions in the branch gh-pages"

@@ -99,7 +99,7 @@ def bench_round(
     todo = cells(
         models or (["logreg", "cnn"] if quick else list(MODELS)),
         sites or ([3] if quick else [3, 10, 30]),
-        links or (["loopback", "100mbit"] if quick else ["loopback", "1gbit", "100mbit"]),
+        links or (["loopback", "100mbit"] if quick else list(RATES)),
         every,
     )
     labels = schemes or (list(_QUICK_SCHEMES) if quick else list(SCHEMES))

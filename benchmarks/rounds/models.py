@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CHECKED", "MODELS", "WEIGHT_CAP", "expected_mean", "update_of", "weight_of"]
+__all__ = ["CHECKED", "MODELS", "PROMISED_MODEL", "WEIGHT_CAP", "expected_mean", "update_of", "weight_of"]
 
 MODELS = {
     "logreg": 10**2,
@@ -17,7 +17,10 @@ MODELS = {
     "resnet50": 25_557_032,
     "lora": 10**8,
 }
-"""Values by name. `ten-million` is what the promises are about."""
+"""Values by name."""
+
+PROMISED_MODEL = "ten-million"
+"""What the promises are about."""
 
 WEIGHT_CAP = 1000
 CHECKED = 4096

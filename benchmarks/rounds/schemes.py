@@ -68,7 +68,7 @@ SCHEMES = {
         Scheme("hybrid-8", "hybrid", 8),
         Scheme("hybrid-24", "hybrid", 24),
         Scheme("hybrid-16-of-31", "hybrid", 16, max_sites=31),
-        *(Scheme(codec, codec, 16, 3 * 10**7, 10.0) for codec in CODECS if codec != DEFAULT_CODEC),
+        *(Scheme(codec, codec, 16, 3 * 10**7, 20.0) for codec in CODECS if codec != DEFAULT_CODEC),
         Scheme("tenseal-stock", "tenseal-stock", 16, 12 * 10**6, _TENSEAL_BYTES_PER_VALUE),
         Scheme("flower-fedavg", "flower-fedavg", 32),
         Scheme("flower-fedavg-stock", "flower-fedavg", 32, as_shipped=True),

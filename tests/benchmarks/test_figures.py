@@ -6,8 +6,12 @@ import pytest
 
 from benchmarks.rounds.charts import fitted
 from benchmarks.rounds.compare import compare
+from benchmarks.rounds.links import RATES
 from benchmarks.rounds.measuring import summary
+from benchmarks.rounds.models import MODELS
+from benchmarks.rounds.promises import PROMISES
 from benchmarks.rounds.run import cells
+from benchmarks.rounds.schemes import SCHEMES, skip_reason
 
 
 def test_fitted_exponent_of_a_power_law():
@@ -69,3 +73,12 @@ def test_what_is_promised_is_measured_first():
     ]
     assert all(cell.sites == 3 for cell in todo if cell.values == 10**8)
     assert len(cells(["logreg", "lora"], [30, 3], ["loopback", "1gbit"], every=True)) == 8
+
+
+def test_every_promise_is_measured_by_default():
+    todo = {(cell.values, cell.sites, cell.link) for cell in cells(MODELS, [3, 10, 30], RATES, every=False)}
+    assert {link for _, link, _, _ in PROMISES} <= RATES.keys()
+    assert todo >= {(10**7, 3, link) for _, link, _, _ in PROMISES}
+    assert [cell for cell in todo if cell[2] == "20mbit"] == [(10**7, 3, "20mbit")]
+    for label, link, _, _ in PROMISES:
+        assert skip_reason(SCHEMES[label], 10**7, 3, RATES[link]) == ""
