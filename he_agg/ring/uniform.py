@@ -31,6 +31,10 @@ STREAM_WORDS = BATCH + RESERVE_WORDS
 """Words drawn for a batch and limb."""
 
 
+_LOOKED_AT = 128
+"""Words that are looked at together, in vectors; one by one only if one of them is rejected."""
+
+
 def word_limit(q: int) -> int:
     """Return the largest multiple of q below 2**32."""
     return (1 << 32) // q * q
@@ -47,17 +51,19 @@ def replace_rejected(words: NDArray[np.uint32], count: int, limit: np.uint32) ->
     Returns:
         How many of the first `count` words were rejected.
     """
-    largest = uint32(0)
-    for i in range(count):  # a maximum of 32-bit words vectorises better than a count
-        largest = max(largest, words[i])
-    rejected = 0
-    if largest >= limit:
-        spare = count
-        for i in range(count):
-            if words[i] >= limit:
+    rejected, spare = 0, count
+    for start in range(0, count, _LOOKED_AT):
+        some = words[start : min(start + _LOOKED_AT, count)]
+        largest = uint32(0)
+        for i in range(some.size):  # a maximum of 32-bit words vectorises better than a count
+            largest = max(largest, some[i])
+        if largest < limit:
+            continue
+        for i in range(some.size):
+            if some[i] >= limit:
                 rejected += 1
                 while spare < words.size and words[spare] >= limit:
                     spare += 1
-                words[i] = words[spare] if spare < words.size else words[i] >> uint32(1)
+                some[i] = words[spare] if spare < words.size else some[i] >> uint32(1)
                 spare += 1
     return rejected

@@ -149,6 +149,23 @@ def test_rejected_words_are_replaced_in_order(q):
     assert words[:count].max() < limit
 
 
+def test_rejected_words_are_replaced_in_order_wherever_they_are(rng):
+    """Words are looked at many at a time: their ends, whole runs, and a number that is no multiple."""
+    limit = word_limit(IN_USE[0])
+    for count in (127, 128, 129, 1000, 32_768):
+        words = rng.integers(0, limit, count + RESERVE_WORDS, dtype=np.uint32)
+        anywhere = {0, 126, 127, 128, 255, 256, *range(600, 700), count - 1, *rng.integers(0, count, 50).tolist()}
+        rejected = sorted(i for i in anywhere if i < count)
+        words[rejected] = rng.integers(limit, 2**32, len(rejected), dtype=np.uint32)
+        words[count + 7] = limit
+        expected = words[:count].tolist()
+        reserve = (word for word in words[count:].tolist() if word < limit)
+        for i in rejected:
+            expected[i] = next(reserve)
+        assert replace_rejected(words, count, np.uint32(limit)) == len(rejected)
+        assert words[:count].tolist() == expected
+
+
 def test_an_exhausted_reserve_stays_in_bounds():
     q = IN_USE[-1]
     words = np.full(STREAM_WORDS, 2**32 - 1, dtype=np.uint32)
