@@ -12,16 +12,22 @@ PAGE = mmap.PAGESIZE
 
 
 def guarded(size: int, at_end: bool) -> np.ndarray:
-    """Bytes that end where a forbidden page begins, or begin where one ends. Poisoned, at most one page."""
-    assert size <= PAGE
+    """Bytes that end where a forbidden page begins, or begin where one ends. Poisoned."""
+    whole = -(-size // PAGE) * PAGE or PAGE
     if sys.platform == "win32":
         return np.full(size, 0xAA, dtype=np.uint8)
-    pages = np.frombuffer(mmap.mmap(-1, 3 * PAGE), dtype=np.uint8)
+    pages = np.frombuffer(mmap.mmap(-1, whole + 2 * PAGE), dtype=np.uint8)
     protect = ctypes.CDLL(None, use_errno=True).mprotect
-    for page in (0, 2):
-        address = ctypes.c_void_p(pages.ctypes.data + page * PAGE)
-        if protect(address, ctypes.c_size_t(PAGE), 0):
+    for start in (0, PAGE + whole):
+        if protect(ctypes.c_void_p(pages.ctypes.data + start), ctypes.c_size_t(PAGE), 0):
             raise OSError(ctypes.get_errno(), "mprotect")
-    start = 2 * PAGE - size if at_end else PAGE
-    pages[PAGE : 2 * PAGE] = 0xAA
+    start = PAGE + whole - size if at_end else PAGE
+    pages[PAGE : PAGE + whole] = 0xAA
     return pages[start : start + size]
+
+
+def guarded_copy(of: np.ndarray, at_end: bool) -> np.ndarray:
+    """The same numbers in such bytes."""
+    copy = guarded(of.nbytes, at_end).view(of.dtype)
+    copy[:] = of
+    return copy

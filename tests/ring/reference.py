@@ -151,7 +151,7 @@ def float_error(p: int) -> Fraction:
     """What float64 adds to the error of a rounding: of the ratio 2^-53, of the product 2^-54, both of a number below p.
 
     (The ratio may be just above a power of two; p is just below one. plan/hybrid_parameters.py counts the same,
-    tests/ring/test_bounds.py recounts it for all pairs of moduli.)
+    tests/ring/test_passes.py recounts it for all pairs of moduli.)
     """
     return Fraction(3 * p, 2**54)
 
