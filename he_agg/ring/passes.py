@@ -19,7 +19,7 @@ import numpy as np
 from numba import float64, int32, int64, uint32
 from numpy.typing import NDArray
 
-from he_agg.kernels.jit import kernel
+from he_agg.kernels.jit import fused_kernel, kernel
 from he_agg.kernels.lanes import widest_vectors
 from he_agg.ring.ntt_lanes import inverse_product
 from he_agg.ring.primes import BATCH
@@ -57,7 +57,7 @@ def key_product(
     inverse_product(words[:BATCH], key, key_quotients, roots, quotients, q, soon)
 
 
-@kernel
+@fused_kernel
 def _pack_digits(
     values: Signed, start: int, stride: int, digits: int, base: float, bound: np.uint32, m: F64
 ) -> np.uint32:
@@ -79,7 +79,7 @@ def _pack_digits(
     return worst
 
 
-@kernel
+@fused_kernel
 def _join(x: U32, y: U32, p: np.uint32, q: np.uint32, of_x: float, of_y: float, of_pq: float, z: F64) -> None:
     """Join residues of two limbs whose key carried 1/q mod p and 1/p mod q: z = x*q + y*p mod pq, |z| <= pq/2.
 
@@ -99,7 +99,7 @@ def _join(x: U32, y: U32, p: np.uint32, q: np.uint32, of_x: float, of_y: float, 
         z[i] = joined - np.rint(joined * per_pq) * of_pq
 
 
-@kernel
+@fused_kernel
 def _reduce(h: F64, p: float, out: U32) -> None:
     """Reduce integers of any sign, below 2**50 in magnitude, mod p."""
     widest_vectors()
@@ -110,7 +110,7 @@ def _reduce(h: F64, p: float, out: U32) -> None:
         out[i] = min(low, uint32(low - whole))
 
 
-@kernel
+@fused_kernel
 def add_and_round(
     values: NDArray[np.int32],
     count: int,
@@ -167,7 +167,7 @@ def add_and_round(
     return worst
 
 
-@kernel
+@fused_kernel
 def _join_sums(x: U32, y: U32, p: float, q: float, inverse: float, z: F64) -> np.uint32:
     """Join sums mod p and mod q (Garner), with pq <= 2**50: |z| <= pq/2 + p.
 
@@ -199,14 +199,13 @@ def _largest(x: U32) -> np.uint32:
     return largest
 
 
-@kernel
+@fused_kernel
 def _round(y: F64, delta: float) -> tuple[np.int32, np.int64]:
     """Round integers to multiples of delta, in place.
 
     Returns:
         The largest distance to the grid; and the sum of the squares.
     """
-    widest_vectors()
     widest_vectors()
     per_step = 1.0 / delta
     worst, squares = int32(0), int64(0)
@@ -221,7 +220,7 @@ def _round(y: F64, delta: float) -> tuple[np.int32, np.int64]:
     return worst, squares
 
 
-@kernel
+@fused_kernel
 def _split_digits(m: F64, start: int, stride: int, digits: int, base: float, out: Signed) -> np.int64:
     """Split integers into balanced digits, in place; what is too large for them all goes into the last.
 
@@ -250,7 +249,7 @@ def _split_digits(m: F64, start: int, stride: int, digits: int, base: float, out
     return int64(largest)
 
 
-@kernel
+@fused_kernel
 def open_and_split(
     total: U32,
     more: U32,
