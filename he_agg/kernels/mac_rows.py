@@ -194,19 +194,18 @@ def rows_kernel(bits: int, tags: int) -> Callable[[Bytes, Words, Words, Words, i
 
 
 @kernel
-def scale(words: Words, limit: np.uint64, out: Words) -> None:
-    """Turn random 64-bit words into numbers below a limit: the high half of word * limit.
+def scale(words: Words, limit: np.uint64) -> None:
+    """Turn random 64-bit words into numbers below a limit, in place: the high half of word * limit.
 
     Every number comes with a probability below 1/limit + 2**-64, and exactly 1/limit for a power of two.
 
     Args:
         words: Shape: (n,).
         limit: Below 2**32.
-        out: Shape: (n,).
     """
     for i in range(words.size):
         high, low = words[i] >> np.uint64(32), words[i] & np.uint64(0xFFFFFFFF)
-        out[i] = (high * limit + ((low * limit) >> np.uint64(32))) >> np.uint64(32)
+        words[i] = (high * limit + ((low * limit) >> np.uint64(32))) >> np.uint64(32)
 
 
 def drained(out: Words, tags: int) -> list[int]:

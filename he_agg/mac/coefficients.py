@@ -33,7 +33,7 @@ from he_agg.kernels.mac_rows import (
 )
 from he_agg.mac.bound import beta_range, gamma_range, tag_count
 from he_agg.plan.sections import Section
-from he_agg.ring.keystream import Keystream
+from he_agg.ring.keystream import TAIL_BYTES, Keystream
 
 __all__ = ["PartTags", "SectionMac"]
 
@@ -65,7 +65,9 @@ class SectionMac:
         for first in range(0, self.tags, MAX_TAGS):
             columns = np.empty((min(MAX_TAGS, self.tags - first), ROW), dtype=np.uint64)
             for i, column in enumerate(columns):
-                self._draw(limit, column, 0, first + i)
+                drawn = self._draw(limit, ROW, 0, first + i)
+                column[:] = drawn
+                drawn.fill(0)
             self._gammas.append((columns.shape[0], interleaved(columns.T)))
             columns.fill(0)
 
@@ -87,8 +89,7 @@ class SectionMac:
         """Draw the coefficients of so many rows of a part, from row `MAX_ROWS` * number on, for all tags."""
         drawn = []
         for group, (width, gamma) in enumerate(self._gammas):
-            beta = np.empty(rows * width, dtype=np.uint64)
-            self._draw(self._beta_limit, beta, 1 + group, (index << 32) + number)
+            beta = self._draw(self._beta_limit, rows * width, 1 + group, (index << 32) + number)
             drawn.append(_Block(width, gamma, beta, self.section.modulus_bits))
         return drawn
 
@@ -98,11 +99,12 @@ class SectionMac:
         for _, gamma in self._gammas:
             gamma.fill(0)
 
-    def _draw(self, limit: np.uint64, out: Words, limb: int, batch: int) -> None:
-        words = np.empty(out.size, dtype=np.uint64)
-        self._stream.fill(words.view(np.uint8), limb, batch)
-        scale(words, limit, out)
-        words.fill(0)
+    def _draw(self, limit: np.uint64, count: int, limb: int, batch: int) -> Words:
+        words = np.empty(count + TAIL_BYTES // 8, dtype=np.uint64)
+        self._stream.fill_with_tail(words.view(np.uint8), limb, batch)
+        numbers = words[:count]
+        scale(numbers, limit)
+        return numbers
 
     def __repr__(self) -> str:
         return f"SectionMac({self.section.name!r}, {self.tags} tags, <coefficients>)"
@@ -177,7 +179,7 @@ class _Block:
         self._tags, self._bits = tags, bits
         self._gamma, self._beta, self._drawn = frozen(gamma), frozen(beta), beta
         self._kernel = rows_kernel(bits if bits <= HALF_BITS else UNPACKED_BITS, tags)
-        self._out, self._high_out = new_out(tags), new_out(tags)
+        self._outs = [new_out(tags) for _ in range(-(-bits // HALF_BITS))]
 
     def add(self, packed: Bytes, count: int, first: int) -> None:
         """Add so many residues, the first of which begins row `first`."""
@@ -185,14 +187,15 @@ class _Block:
             self._add_wide(packed, count, first)
             return
         rows, rest = divmod(count, ROW)
-        self._add_rows(packed, first, rows, self._out)
+        (out,) = self._outs
+        self._add_rows(packed, first, rows, out)
         if rest:
             last = np.zeros(packed_bytes(ROW, self._bits), dtype=np.uint8)
             size = packed_bytes(rest, self._bits)
             last[:size] = packed[packed_bytes(rows * ROW, self._bits) :]
             if used := rest * self._bits % 8:
                 last[size - 1] &= (1 << used) - 1
-            self._add_rows(last, first + rows, 1, self._out)
+            self._add_rows(last, first + rows, 1, out)
 
     def _add_wide(self, packed: Bytes, count: int, first: int) -> None:
         for start in range(0, count, WIDE_ROWS * ROW):
@@ -202,7 +205,7 @@ class _Block:
             rows = -(-here // ROW)
             half = np.zeros(rows * ROW, dtype=np.uint32)
             halves = (x & np.uint64((1 << HALF_BITS) - 1), x >> np.uint64(HALF_BITS))
-            for out, values in zip((self._out, self._high_out), halves, strict=True):
+            for out, values in zip(self._outs, halves, strict=True):
                 half[:here] = values
                 self._add_rows(half.view(np.uint8), first + start // ROW, rows, out)
 
@@ -213,5 +216,5 @@ class _Block:
     def drained(self) -> list[int]:
         """Return the exact sums, one integer for each tag, and overwrite the coefficients of rows. The end of it."""
         self._drawn.fill(0)
-        halves = zip(drained(self._out, self._tags), drained(self._high_out, self._tags), strict=True)
-        return [low + (high << HALF_BITS) for low, high in halves]
+        amounts = zip(*(drained(out, self._tags) for out in self._outs), strict=True)
+        return [sum(half << (i * HALF_BITS) for i, half in enumerate(of_tag)) for of_tag in amounts]
