@@ -89,3 +89,15 @@ def test_not_one_sum_at_the_edge_is_wrong(terms, total, rng, capsys):
                 f"{time.perf_counter() - begin:.0f} s; the largest distance to the grid was "
                 f"{max(distances)}, half a step is {plan.delta / 2}"
             )
+
+
+@pytest.mark.parametrize("bits", range(2, 25))
+def test_whatever_the_planner_takes_is_exact(bits, rng):
+    """Every width of values: a thousand coefficients at the edge, of the first batch and of a late one."""
+    for sites in (1, 3, 8, 31):
+        plan = chosen(bits, sites)
+        edge = Edge(plan, rng.bytes(32))
+        for batch, kind in ((0, 3), (2**20, 4)):
+            values = signs(kind, plan.packing, rng)[: 1000 * plan.packing + 1] * np.int32(plan.magnitude)
+            distance, _ = edge.play(batch, values)
+            assert distance <= plan.largest_distance(sites)
