@@ -13,8 +13,10 @@ import pytest
 from he_agg.plan.schemes import SCHEMES
 from tests.support.real import until
 
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(SCHEMES.keys() - {"hybrid"})]
 
-@pytest.fixture(scope="module", params=sorted(SCHEMES))
+
+@pytest.fixture(scope="module", params=["hybrid", *OTHERS])
 def demo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     run = subprocess.run(
