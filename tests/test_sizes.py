@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.schemes import SCHEMES, scheme_of
 from he_agg.plan.sections import part_places
+from he_agg.plan.security import NOISE_BOUND
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,8 +56,28 @@ def test_the_sizes_of_the_key_vector():
     assert [section.residues * section.modulus_bits // 8 for section in found] == sizes
     for sites, section in zip(most[:-1], found, strict=False):
         assert HybridParameters.choose(7, sites + 1).sections(1, 2**16)[0].modulus_bits > section.modulus_bits
-    assert "24.6 kB up to 12 sites, 27.6 kB up to 36, then 30.7 to 51 kB" in said("README.md")
-    assert [round(size / 1000, 1) for size in sizes] == [24.6, 27.6, 30.7, 41.0, 51.2]
+    kilobytes = [round(size / 1000, 1) for size in sizes]
+    assert kilobytes == [17.4, 19.5, 22.5, 24.6, 27.6, 30.7, 41.0]
+    assert "17.4 kB up to 11 sites, 19.5 kB up to 36, 22.5 kB up to 213, then 24.6 to 41 kB" in said("README.md")
+    assert "17.4 kB up to 11 sites and 19.5 kB up to 36" in said("docs/decisions/0028-packed-and-rounded.md")
+    listed = "17.4 kB up to 11 sites, 19.5 up to 36, 22.5 up to 213, 24.6 up to 455, 27.6 up to 1,912, 30.7 up to 7,743"
+    assert f"{listed}, 41.0 beyond" in said("CHANGELOG.md")
+
+
+def test_what_small_models_pay():
+    """Of 10,000 values: pages say what the key makes of it, and what the worst case would have made of it."""
+    of_eight, of_many = (per_value("hybrid", 16, sites, 10**4) for sites in (8, 31))
+    key, worst = (parameters.profile.modulus.bit_length() * 8192 / 8 for parameters in keys(31))
+    first, _ = keys(8)
+    share = first.profile.modulus.bit_length() * 8192 / 8 / 10**4
+    assert f"at 8 sites, {share:.2f} of {of_eight:.3f} bytes a value" in said("docs/exactness.md")
+    decision = said("docs/decisions/0028-packed-and-rounded.md")
+    assert f"would pay {of_many + (worst - key) / 10**4:.1f} bytes a value instead of {of_many:.2f}" in decision
+
+
+def keys(sites):
+    """Parameters for one-time keys, and for any values as large."""
+    return CkksParameters.for_keys(sites), CkksParameters.choose(NOISE_BOUND, sites)
 
 
 def test_the_table_of_plans():

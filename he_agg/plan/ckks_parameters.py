@@ -1,4 +1,18 @@
-"""Parameters of the codec `ckks`: named profiles, the scale that makes sums exact, and the sections.
+"""Parameters of CKKS vectors of integers: named profiles, the scale that makes sums exact, the room, the sections.
+
+The scale makes the noise small: half a step is 14.6 standard deviations of it. The room is what the modulus needs for
+the coefficients that a sum embeds to, and depends on what is summed:
+
+    values of the codec `ckks`      4 * K*M * 2^scale_bits < q
+    keys of the codec `hybrid`      2 * (14.6 * sqrt(10.5*K * (4^scale_bits/2048 + 1)) + K) < q
+
+Values are chosen by whoever sends them: all slots may be M at all sites, so that one coefficient is K*M at the scale.
+The modulus keeps a factor of two over that. Keys are drawn, each slot by itself, from the law of the noise. Coefficient
+k of the sum is 2^scale_bits/2048 times the sum of the slots times cos(k*t_j), fixed factors of 1 at most: of 2048*K
+independent centred binomials. So it is sub-Gaussian with its own variance, 4^scale_bits * 10.5*K/2048 for k = 0 and
+half of that for all others (for these the squares of the cosines add up to 1024; coefficient 2048 is always 0). The
+noise of encryption adds 10.5*K, and the K is for what the encoder rounds: half a unit a site, and float64's error, much
+less than another half. More in docs/exactness.md.
 
 Arithmetic only: the aggregator checks a plan with it and loads no HE library for that.
 """
@@ -6,6 +20,7 @@ Arithmetic only: the aggregator checks a plan with it and loads no HE library fo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from he_agg import canonical
@@ -13,6 +28,7 @@ from he_agg.errors import PlanError, Reason
 from he_agg.plan.sections import Section, residues_per_part
 from he_agg.plan.security import (
     EXACTNESS_SIGMAS,
+    NOISE_BOUND,
     NOISE_VARIANCE,
     TERNARY_SOURCE,
     check_security,
@@ -52,8 +68,12 @@ class CkksProfile:
 
 
 # The primes are the ones that SEAL's CoeffModulus.Create(4096, bits) returns, the largest of their length that are
-# 1 mod 8192. tests/plan/test_ckks_parameters.py asks SEAL for them again.
+# 1 mod 8192: the second largest where both have the same length. tests/plan/test_ckks_parameters.py asks SEAL for them
+# again.
 PROFILES = (
+    CkksProfile("ckks-n4096-q17", 4096, 114689, 188417),
+    CkksProfile("ckks-n4096-q19", 4096, 417793, 1032193),
+    CkksProfile("ckks-n4096-q22", 4096, 4169729, 8380417),
     CkksProfile("ckks-n4096-q24", 4096, 16736257, 16760833),
     CkksProfile("ckks-n4096-q27", 4096, 134111233, 134176769),
     CkksProfile("ckks-n4096-q30", 4096, 1073668097, 1073692673),
@@ -61,9 +81,12 @@ PROFILES = (
     CkksProfile("ckks-n4096-q50", 4096, 1125899906629633, 1125899906826241),
     CkksProfile("ckks-n4096-q60", 4096, 1152921504606830593, 70368743669761),
 )
-"""Smallest first. All within 106 bits at N = 4096: 48, 54, 60, 80, 100 and 106."""
+"""Smallest first. All within 106 bits at N = 4096: 35, 39, 45, 48, 54, 60, 80, 100 and 106."""
 
 _BY_NAME = {profile.name: profile for profile in PROFILES}
+
+_Room = Callable[[CkksProfile, int, int, int], float]
+"""What the modulus has to be larger than: by profile, magnitude, sites and `scale_bits`."""
 
 _FLOAT_BITS = 40
 _FLOAT_ERROR = 2.0**-12
@@ -147,7 +170,7 @@ class CkksParameters:
 
     @classmethod
     def choose(cls, magnitude: int, max_sites: int) -> CkksParameters:
-        """Choose the smallest profile that is safe and exact.
+        """Choose the smallest profile that is safe and exact for any values.
 
         Args:
             magnitude: M, the largest absolute value of one site's integers.
@@ -155,9 +178,25 @@ class CkksParameters:
         Raises:
             PlanError: no profile holds sums of that size.
         """
+        return cls._choose(magnitude, max_sites, _room_for_values)
+
+    @classmethod
+    def for_keys(cls, max_sites: int) -> CkksParameters:
+        """Choose the smallest profile that is safe and exact for one-time keys, a coefficient in each slot.
+
+        Only for what each site draws by itself from the law of the noise, since chosen values could wrap. A sum of
+        drawn ones does with a probability of 2^-152.
+
+        Raises:
+            PlanError: no profile holds so many.
+        """
+        return cls._choose(NOISE_BOUND, max_sites, _room_for_keys)
+
+    @classmethod
+    def _choose(cls, magnitude: int, max_sites: int, room: _Room) -> CkksParameters:
         for profile in PROFILES:
             try:
-                return cls.of(profile, magnitude, max_sites)
+                return cls._of(profile, magnitude, max_sites, room)
             except PlanError:
                 continue
         raise PlanError(
@@ -168,10 +207,10 @@ class CkksParameters:
 
     @classmethod
     def of(cls, profile: CkksProfile, magnitude: int, max_sites: int) -> CkksParameters:
-        """Check and return the parameters of one profile.
+        """Check and return the parameters of one profile for any values.
 
         The scale is the smallest power of two that keeps half a step 14.6 standard deviations of the noise of K
-        ciphertexts away. The modulus keeps a factor of two over the largest sum.
+        ciphertexts away.
 
         Raises:
             PlanError: insecure, or no room for the sum.
@@ -179,14 +218,18 @@ class CkksParameters:
         Source:
             shared analysis of exact CKKS sums; eprint 2024/853 for rounding as the cure of IND-CPA-D.
         """
+        return cls._of(profile, magnitude, max_sites, _room_for_values)
+
+    @classmethod
+    def _of(cls, profile: CkksProfile, magnitude: int, max_sites: int, room: _Room) -> CkksParameters:
         check_security(profile.ring_degree, sum(profile.chain_bits))
         sigma = math.sqrt(_slot_variance(profile, max_sites))
         scale_bits = math.ceil(math.log2(2 * EXACTNESS_SIGMAS * sigma))
-        largest = max_sites * magnitude
-        if largest >= 2**_FLOAT_BITS or 4 * largest * 2**scale_bits >= profile.modulus:
+        needed = room(profile, magnitude, max_sites, scale_bits)
+        if max_sites * magnitude >= 2**_FLOAT_BITS or needed >= profile.modulus:
             raise PlanError(
                 Reason.NO_HEADROOM,
-                f"{profile.name}: expected room for {max_sites} x {magnitude} at scale 2^{scale_bits}, "
+                f"{profile.name}: expected room for the sum of {max_sites} x {magnitude} at scale 2^{scale_bits}, "
                 f"got a modulus of {profile.modulus.bit_length()} bits",
                 "ask for fewer value bits or fewer sites",
             )
@@ -240,3 +283,14 @@ def _slot_variance(profile: CkksProfile, sites: int) -> float:
     And it is the same for the same integers: sites that send one and the same vector add it up in step.
     """
     return profile.ring_degree / 2 * (NOISE_VARIANCE * sites + sites**2 / 6)
+
+
+def _room_for_values(_profile: CkksProfile, magnitude: int, sites: int, scale_bits: int) -> float:
+    """Return twice the range of a sum whose slots are as large as they can be, all with the same sign."""
+    return math.ldexp(4 * sites * magnitude, scale_bits)
+
+
+def _room_for_keys(profile: CkksProfile, _magnitude: int, sites: int, scale_bits: int) -> float:
+    """Return the range that a sum of drawn keys leaves with a probability of 2^-152. See above."""
+    variance = NOISE_VARIANCE * sites * (4**scale_bits / profile.slots + 1)
+    return 2 * (EXACTNESS_SIGMAS * math.sqrt(variance) + sites)

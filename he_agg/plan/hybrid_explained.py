@@ -63,7 +63,8 @@ def details(parameters: HybridParameters) -> tuple[tuple[str, str], ...]:
         (
             "one-time key",
             f"coefficients to {NOISE_BOUND}, in the sum to {NOISE_BOUND * sites}: one CKKS ciphertext, {key.name} at "
-            f"scale 2^{key.scale_bits}, under the group key, {key.security_bits} bits of security or more",
+            f"scale 2^{key.scale_bits}, with room for all sums of drawn keys but one in 2^152, under the group key, "
+            f"{key.security_bits} bits of security or more",
         ),
         ("exactness", _exactness(parameters)),
     )

@@ -254,9 +254,7 @@ class HybridParameters:
                 f"codec hybrid: expected a step of {least} to {MAX_DELTA} between plaintexts, got {delta}",
                 "ask for fewer value bits or fewer sites",
             )
-        # The key's coefficients have the law of the noise, one in each slot.
-        key = CkksParameters.choose(NOISE_BOUND, max_sites)
-        return cls(packing, primes, moduli, delta, magnitude, max_sites, key)
+        return cls(packing, primes, moduli, delta, magnitude, max_sites, CkksParameters.for_keys(max_sites))
 
     def sections(self, values: int, part_bytes: int) -> tuple[Section, ...]:
         """Return the one-time key's section, which is needed first to open a sum, then one for each modulus."""

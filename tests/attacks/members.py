@@ -17,6 +17,7 @@ from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.sections import Part
 from he_agg.ring.keystream import a_key
 from he_agg.ring.primes import BATCH, N
+from tests.attacks.recovery import Ring, polynomial
 from tests.ring import deterministic, reference
 from tests.ring.sets import ring_of
 
@@ -40,10 +41,19 @@ class Member:
         integers: instead of its values; of any size.
         noise: for `hybrid` instead of e, in units of the ring, in every coefficient; for `ckks` on top of its own, as a
             part of a step, in every value.
+        one_time_key: for `hybrid` instead of one that is drawn; of any size.
     """
 
-    def __init__(self, plan: Plan, codec: Codec, integers: np.ndarray, noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        codec: Codec,
+        integers: np.ndarray,
+        noise: float = 0.0,
+        one_time_key: np.ndarray | None = None,
+    ) -> None:
         self._plan, self._codec, self._integers, self._noise = plan.public, codec, integers, noise
+        self._made_up = one_time_key
 
     def encrypt(self, values, key, round_id, *, watch, **_) -> Iterator[Part]:
         for part in self._encrypt(key, round_id):
@@ -53,9 +63,10 @@ class Member:
     def _encrypt(self, key, round_id) -> Iterator[Part]:
         parts = self._codec.encrypt(np.zeros(self._plan.values, dtype=np.int32), key, round_id)
         if isinstance(self._plan.parameters, HybridParameters):
-            carrier = next(parts)
-            yield carrier
-            yield from self._bulk(self._plan.parameters, self._one_time_key(carrier, key), key, round_id)
+            carrier, parameters = next(parts), self._plan.parameters
+            s = self._one_time_key(carrier, key) if self._made_up is None else self._made_up
+            yield carrier if self._made_up is None else self._carrying(s, parameters.key, key)
+            yield from self._bulk(parameters, s, key, round_id)
         else:
             yield from (self._ckks(part, key) for part in parts)
 
@@ -65,6 +76,15 @@ class Member:
         place = self._plan.places[carrier.number]
         residues = unpack(carrier.packed, place.residues, place.section.modulus_bits)
         return CkksVectors(self._plan.parameters.key, key).decrypt(residues, 1)[:N]
+
+    def _carrying(self, s: np.ndarray, parameters: CkksParameters, key) -> Part:
+        """Encrypt a key that SEAL's encoder may refuse: its polynomial modulo q, on top of an encryption of zeros."""
+        place, q = self._plan.places[0], parameters.profile.modulus
+        ring = Ring(parameters.profile.ring_degree, q)
+        encoded = np.rint(2**parameters.scale_bits * polynomial(s.astype(np.float64))).astype(np.int64)
+        residues = CkksVectors(parameters, key).encrypt(np.zeros(N)).astype(np.int64)
+        residues[: ring.n] += ring.to_seal(ring.evaluate(encoded)).astype(np.int64)
+        return Part(place.number, pack((residues % q).astype(np.uint64), place.section.modulus_bits).data)
 
     def _bulk(self, parameters: HybridParameters, s: np.ndarray, key, round_id) -> Iterator[Part]:
         """Encrypt as an honest site does, a*s + e + D*m rounded, but for m and e, which are of any size."""

@@ -41,6 +41,10 @@ class Ring:
         """SEAL keeps values at roots in bit-reversed order."""
         return np.asarray(residues).astype(object)[self.order]
 
+    def to_seal(self, values) -> np.ndarray:
+        """The other way: reversing bits twice changes nothing."""
+        return np.asarray(values)[self.order]
+
     def evaluate(self, coefficients) -> np.ndarray:
         x = np.asarray(coefficients).astype(object) * self.powers[: self.n] % self.q
         return self._transform(x, 2)
@@ -92,14 +96,19 @@ def real_slots(coefficients: np.ndarray) -> np.ndarray:
     return values.real[_places(n)]
 
 
-def symmetric_part(slots: np.ndarray) -> np.ndarray:
-    """Coefficients of m(X) + m(1/X), rounded, from the real parts of the slots of m. Shape: (N,)."""
+def polynomial(slots: np.ndarray) -> np.ndarray:
+    """Coefficients, not rounded, of the polynomial whose slots are these real numbers. Shape: (N,)."""
     n = 2 * slots.size
     real, places = np.empty(n), _places(n)
     real[places] = slots
     real[n - 1 - places] = slots  # the conjugate roots
     turned = np.fft.fft(real) * np.exp(-1j * np.pi * np.arange(n) / n)
-    return np.rint(2 / n * turned.real)
+    return turned.real / n
+
+
+def symmetric_part(slots: np.ndarray) -> np.ndarray:
+    """Coefficients of m(X) + m(1/X), rounded, from the real parts of the slots of m. Shape: (N,)."""
+    return np.rint(2 * polynomial(slots))
 
 
 def ckks_key(ring: Ring, *observed: Observed) -> np.ndarray:

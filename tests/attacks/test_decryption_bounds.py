@@ -20,7 +20,9 @@ from he_agg.errors import DecryptionError
 from he_agg.plan.ckks_parameters import CkksParameters
 from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.security import NOISE_BOUND
+from he_agg.ring.primes import N
 from tests.attacks.members import Member
+from tests.attacks.recovery import GENERATOR, polynomial
 from tests.support.real import SITES
 
 A, B, C = SITES
@@ -72,7 +74,12 @@ def naive_mean(plan: Plan, sums: np.ndarray) -> np.ndarray:
 
 
 def play(
-    found: Callable, codec: str, attack: Attack, noise: Callable[[Parameters], float] | None = None, max_sites: int = 5
+    found: Callable,
+    codec: str,
+    attack: Attack,
+    noise: Callable[[Parameters], float] | None = None,
+    max_sites: int = 5,
+    one_time_key: np.ndarray | None = None,
 ):
     """Two honest sites and the member submit. Returns the world, the round's id, and the integer sums."""
     world = found(codec=codec, value_bits=16, weight_cap=CAP, max_sites=max_sites)
@@ -82,7 +89,7 @@ def play(
     else:
         off = attack.noise if codec == "ckks" else attack.noise * plan.public.parameters.delta
     session = world.open_sites[C]._session
-    vars(session)["codec"] = Member(plan, codec_for(plan.public), attack.integers(plan), off)
+    vars(session)["codec"] = Member(plan, codec_for(plan.public), attack.integers(plan), off, one_time_key)
     sums = attack.integers(plan)
     ids = set()
     for name in SITES:
@@ -135,6 +142,41 @@ def test_noise_that_no_single_value_shows_is_refused(found, codec):
     world, round_id, _ = play(found, codec, Attack(value=-0.05, weight=100), noise, max_sites=31)
     for name in (A, B):
         assert '"off-grid"' in world.assert_rejected(name, round_id)
+
+
+TURNS = np.cos(np.array([pow(GENERATOR, j, 4 * N) for j in range(N)]) * np.pi / (2 * N))  # of coefficient 1
+OVERFLOWING = {
+    "the largest in all slots": np.full(N, NOISE_BOUND),
+    "just too large in all slots": np.full(N, 4),
+    "the largest with the signs in turn": np.resize([NOISE_BOUND, -NOISE_BOUND], N),
+    "the largest with the signs of one coefficient": np.where(TURNS > 0, NOISE_BOUND, -NOISE_BOUND),
+}
+"""One-time keys that nobody draws: each coefficient may be one of an honest key, the polynomial does not fit q."""
+
+
+@pytest.mark.parametrize("key", OVERFLOWING.values(), ids=OVERFLOWING.keys())
+def test_a_one_time_key_that_overflows_its_vector_is_refused(found, key):
+    """It opens as another key, or as none: with the uniform error, never as a wrong number."""
+    world, round_id, _ = play(found, "hybrid", Attack(value=-0.05, weight=100), one_time_key=key)
+    carrier = world.plan.public.parameters.key
+    longest = np.abs(polynomial(key.astype(np.float64))).max() * 2**carrier.scale_bits
+    assert longest > carrier.profile.modulus / 2
+    for name in (A, B):
+        assert '"off-grid"' in world.assert_rejected(name, round_id)
+
+
+FITTING = {
+    "2 in all slots": np.full(N, 2),
+    "the largest with signs at random": np.random.default_rng(1).choice([-NOISE_BOUND, NOISE_BOUND], N),
+}
+
+
+@pytest.mark.parametrize("key", FITTING.values(), ids=FITTING.keys())
+def test_a_one_time_key_that_fits_its_vector_is_opened(found, key):
+    """Made in the same way: what is refused above is not refused for how it was made."""
+    world, round_id, sums = play(found, "hybrid", Attack(value=-0.05, weight=100), one_time_key=key)
+    for name in (A, B):
+        assert np.array_equal(world.fetch(name, round_id).sums, sums[: world.plan.layout.size])
 
 
 # What is left. The codecs are exact, so that integers do for it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import tenseal.sealapi as seal
@@ -60,8 +61,28 @@ def test_chosen_parameters_are_exact_with_room_to_spare(value_bits, max_sites):
 
 
 def test_the_smallest_profile_that_fits_is_chosen():
-    chosen = [(1, 31), (21, 31), (1, 300), (2**15 - 1, 31), (2**23 - 1, 31), (2**23 - 1, 5000)]
+    chosen = [(1, 2), (1, 4), (1, 31), (1, 32), (21, 31), (1, 300), (2**15 - 1, 31), (2**23 - 1, 31), (2**23 - 1, 5000)]
     assert [CkksParameters.choose(*numbers).profile for numbers in chosen] == list(PROFILES)
+
+
+@pytest.mark.parametrize("max_sites", [2, 3, 8, 11, 12, 31, 36, 37, 100, 213, 214, 1000, 10_000])
+def test_the_room_for_keys_is_recomputed(max_sites):
+    """In fractions, with squares on both sides: the profile is the first that fits."""
+    chosen = CkksParameters.for_keys(max_sites)
+    # (14.6 * sqrt(10.5 * K * (scale^2/2048 + 1)))^2 is 146^2 * 105 * K * (scale^2 + 2048) / (2048 * 1000).
+    square = Fraction(146**2 * 105 * max_sites * (4**chosen.scale_bits + 2048), 2048 * 1000)
+    fits = [(profile.modulus - 2 * max_sites) ** 2 > 4 * square for profile in PROFILES]
+    assert chosen.profile == PROFILES[fits.index(True)]
+    assert chosen.scale_bits == CkksParameters.choose(1, max_sites).scale_bits, "noise is the same for values and keys"
+    assert chosen.sigmas == 2**chosen.scale_bits / 2 / math.sqrt(2048 * (10.5 * max_sites + max_sites**2 / 6))
+
+
+def test_a_carrier_of_keys_is_no_plan_for_values():
+    """What a document may name for values is what holds the worst of them."""
+    parameters = CkksParameters.for_keys(31)
+    with pytest.raises(PlanError) as caught:
+        CkksParameters.from_json(parameters.to_json(), 21, 31)
+    assert caught.value.reason == Reason.NO_HEADROOM
 
 
 @pytest.mark.parametrize("numbers", [(2**31, 10_000), (2**23 - 1, 10_000)])

@@ -90,7 +90,11 @@ def test_the_one_time_key_fits_its_vector(plan):
     (scale,) = map(int, re.findall(r"scale 2\^(\d+)", said["one-time key"]))
     sigma = math.sqrt(2048 * (10.5 * sites + sites**2 / 6))
     assert 2**scale >= 2 * 14.6 * sigma > 2 ** (scale - 1)
-    assert 4 * 21 * sites * 2**scale < parameters.key.profile.modulus
+    # In integers and squared: 2 * (14.6 * sqrt(10.5 * sites * (4^scale/2048 + 1)) + sites) is below q.
+    room = parameters.key.profile.modulus - 2 * sites
+    assert 1000 * 2048 * room**2 > 4 * 146**2 * 105 * sites * (4**scale + 2048)
+    assert "all sums of drawn keys but one in 2^152" in said["one-time key"]
+    assert 2 * math.exp(-(14.6**2) / 2) < 2**-152
 
 
 def test_other_packings_are_what_a_search_finds(plan):

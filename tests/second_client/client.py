@@ -231,6 +231,9 @@ class GroupKey:
 
 N, SLOTS, RING, LANES, BATCH = 4096, 2048, 2048, 16, 32768
 PROFILES = {
+    "ckks-n4096-q17": (114689, 188417),
+    "ckks-n4096-q19": (417793, 1032193),
+    "ckks-n4096-q22": (4169729, 8380417),
     "ckks-n4096-q24": (16736257, 16760833),
     "ckks-n4096-q27": (134111233, 134176769),
     "ckks-n4096-q30": (1073668097, 1073692673),
@@ -254,10 +257,11 @@ class Plan:
         need(public["layout"] == sha256(canonical(layout)), "plan: layout")
         need(self.values == sum(self.sizes) + self.digits + 1, "plan: values")
         parameters = public["parameters"]
-        self.ckks, largest = (parameters, self.M) if self.codec == "ckks" else (parameters["key"], 21)
+        self.ckks = parameters if self.codec == "ckks" else parameters["key"]
         need(self.ckks["scale_bits"] == scale_bits(self.K), "plan: scale")
+        values, keys = room(self.K, self.M, 2 ** self.ckks["scale_bits"])
         q = PROFILES[self.ckks["profile"]][0]
-        need(4 * self.K * largest * 2 ** self.ckks["scale_bits"] < q, "plan: room in the profile")
+        need((values if self.codec == "ckks" else keys) < q, "plan: room in the profile")
         if self.codec == "hybrid":
             self.v, self.D = parameters["packing"], int(parameters["delta"])
             self.primes, self.moduli = parameters["primes"], parameters["moduli"]
@@ -300,6 +304,11 @@ class Plan:
 def scale_bits(K):
     """FORMAT.md: Plans."""
     return math.ceil(math.log2(29.2 * math.sqrt(N / 2 * (10.5 * K + K * K / 6))))
+
+
+def room(K, M, scale):
+    """FORMAT.md: Plans. What q has to be larger than: for values, and for the keys of the codec `hybrid`."""
+    return 4 * K * M * scale, 29.2 * math.sqrt(10.5 * K * (scale**2 / 2048 + 1)) + 2 * K
 
 
 def primes_of(stated, step, least, most):
