@@ -169,10 +169,12 @@ def _encrypt(
             entry.remove()
         raise
     finally:
-        if parts is not None:
-            parts.close()  # now, not whenever it is collected: a one-time key lives in it
-        if work is not None:
-            work.close()
+        try:
+            if parts is not None:
+                parts.close()  # now, not whenever it is collected: a one-time key lives in it
+        finally:
+            if work is not None:
+                work.close()
     return Stored(signed, encoded, fingerprint)
 
 

@@ -19,9 +19,8 @@ product in float64 adds, f = p * 2^-52:
     by chance   14.6 * sqrt((10.5 + (q/p)^2 / 12) * K) + K * q/p * f  + 2
 
 The least of the three counts. Two roundings of a relative 2^-53 each make f, that of p/q and that of the product, which
-may be up to p; ours stays below 3p/4, since |a*s| is half of q at most, and D*m a quarter, being 1/K of the range. The
-last 2 are those of the sum when it is opened, where |H * q/p| is about 2^52 at most: 1/2 by q/p, 1/2 by the product,
-1/2 by rounding to an integer.
+may be up to p; ours stays below p/2, since c is taken between -q/2 and q/2. The last 2 are those of the sum when it is
+opened, where |H * q/p| is about 2^52 at most: 1/2 by q/p, 1/2 by the product, 1/2 by rounding to an integer.
 
 By chance means 14.6 standard deviations: 2^-158 a coefficient for a normal distribution, and less for these sums. In
 each coefficient r is uniform and independent of e and of the other sites' r, because c is: a*s is uniform for all but

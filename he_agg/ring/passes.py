@@ -101,7 +101,7 @@ def _join(x: U32, y: U32, p: np.uint32, q: np.uint32, of_x: float, of_y: float, 
 
 @fused_kernel
 def _reduce(h: F64, p: float, out: U32) -> None:
-    """Reduce integers of any sign, below 2**50 in magnitude, mod p."""
+    """Reduce integers of any sign, below 2**49 in magnitude, mod p."""
     widest_vectors()
     per_p, whole = (1.0 - 2.0**-50) / p, uint32(np.int32(p))
     for i in range(h.size):
@@ -151,14 +151,18 @@ def add_and_round(
     """
     widest_vectors()
     m, z = np.empty(CHUNK), np.empty(CHUNK)
-    worst = uint32(0)
+    worst, half = uint32(0), of_pq * 0.5
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
         here, product, errors = m[: stop - start], z[: stop - start], noise[start:stop]
         worst = max(worst, _pack_digits(values, start, count, digits, base, bound, here))
         _join(x[start:stop], y[start:stop], p, q, of_x, of_y, of_pq, product)
-        for i in range(here.size):  # |D*m + e| < pq/2, and so is the product: their sum is exact, and need not wrap
-            here[i] = np.rint((here[i] * delta + float64(errors[i]) + product[i]) * ratio)
+        for i in range(here.size):
+            # |D*m + e| < pq/2, and so is the product: c is exact. It is wrapped before it is rounded, for the error of
+            # the next product depends on c. Whether c or c + pq stands for its class depends on m: it must not show.
+            c = here[i] * delta + float64(errors[i]) + product[i]
+            c -= (float64(c > half) - float64(c < -half)) * of_pq
+            here[i] = np.rint(c * ratio)
         _reduce(here, r, x[start:stop])
         if s > 1.0:
             _reduce(here, s, y[start:stop])

@@ -40,7 +40,7 @@ def key_law(entropy: bytes | bytearray) -> NDArray[np.int8]:
         entropy: N * KEY_BYTES_EACH random bytes; coefficient j takes the lowest 42 bits of little-endian word j.
     """
     flips = np.frombuffer(entropy, dtype="<u8") & np.uint64((1 << NOISE_BITS) - 1)
-    coefficients: NDArray[np.int8] = np.bitwise_count(flips).astype(np.int8)
+    coefficients: NDArray[np.int8] = np.bitwise_count(flips).view(np.int8)  # no second copy
     coefficients -= np.int8(NOISE_BOUND)
     flips.fill(0)
     return coefficients

@@ -86,6 +86,34 @@ def test_any_number_of_values_is_packed_and_rounded(params, at_end, rng):
             assert abs(off) <= q * (reference.HALF + error), count
 
 
+@pytest.mark.parametrize("at_edge", [False, True], ids=["anywhere", "around-half"])
+@each
+def test_what_is_sent_depends_on_the_ciphertext_alone(params, at_edge, rng):
+    """The same c of other values, noise and product gives the same residues, to the last bit.
+
+    Where it does not, whoever has two guesses of an update can tell by the residues which one is likelier. The sums of
+    D*m + e and a*s lie within two periods of q; the values differ most, so that c comes from either.
+    """
+    rounding, q, coefficients = _rounding_arguments(params), params.modulus, 3 * CHUNK
+    low = q // 2 - coefficients // 2
+    wanted = [low + i for i in range(coefficients)] if at_edge else [int(c) for c in rng.integers(0, q, coefficients)]
+    m, sent = params.max_abs_value, []
+    for value, noise in ((m, 21), (-m, -21), (0, 0), (m, -21)):
+        values = np.full(coefficients * params.digits, value, dtype=np.int32)
+        message = reference.pack_digits(values, params.digits, params.base)
+        products = [(c - noise - params.delta * k) % q for c, k in zip(wanted, message, strict=True)]
+        limbs = [np.zeros(BATCH, dtype=np.uint32) for _ in (0, 1)]
+        for limb, prime in zip(limbs, params.primes, strict=False):
+            carried = pow(q // prime, -1, prime)
+            limb[:coefficients] = [z * carried % prime for z in products]
+        x, y = limbs if len(params.primes) > 1 else (limbs[0], limbs[0])
+        add_and_round(frozen(values), coefficients, np.full(BATCH, noise, dtype=np.int8), x, y, *rounding)
+        sent.append([z[:coefficients].copy() for z in (x, y)[: len(params.moduli)]])
+    for other in sent[1:]:
+        for residues, same in zip(other, sent[0], strict=True):
+            assert np.array_equal(residues, same)
+
+
 @each
 def test_a_value_out_of_bounds_is_seen_in_every_place(params, rng):
     """Of two chunks and a bit, each digit: every vector keeps a maximum of its own."""

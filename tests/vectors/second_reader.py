@@ -141,6 +141,7 @@ def key_products(a_key, primes, s, batch):
 
 def rounded(x, p, q):
     """x*p/q as float64 rounds it, which may be one from x*p/q rounded exactly where that is half-way, nearly."""
+    x = centred(x, q)
     h = round(x * (p / q))
     assert abs(h * q - x * p) * 2**54 <= q * (2**53 + 3 * p)
     return h % p
