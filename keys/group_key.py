@@ -73,6 +73,11 @@ class GroupKey:
         return hmac.digest(self.mac_seed, b"he-agg/mac-key/v1", "sha256")
 
     @property
+    def mask_key(self) -> bytes:
+        """What one-time keys are masked with before they are shared among holders. Secret. 32 bytes."""
+        return hmac.digest(self.mac_seed, b"he-agg/mask-key/v1", "sha256")
+
+    @property
     def federation_document(self) -> FederationDocument:
         """What the operator gets: the public half of the plan and the key's commitment."""
         return FederationDocument(self.plan.public, self.epoch, self.key_id)
