@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -187,3 +189,13 @@ def test_no_two_dealings_of_a_key_are_alike(rng):
 def test_nothing_secret_is_shown(dealing):
     for text in (repr(dealing), repr(dealing.excerpt("holder-1"))):
         assert repr(dealing.blobs[0])[2:30] not in text
+
+
+def test_sharing_loads_no_cipher_and_no_keys():
+    """So that the aggregator can read a dealing: what seals and opens is handed in."""
+    modules = ("dealer", "decoding", "masks", "shares", "thresholds")
+    code = f"import sys; from he_agg.sharing import {', '.join(modules)}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in run.stdout.split()}
+    assert "numpy" in loaded
+    assert loaded & {"cryptography", "tenseal", "keys", "numba"} == set()
