@@ -55,7 +55,12 @@ def open_share(excerpt: Excerpt, context: Context, open_sealed: Open) -> Element
 
     Returns:
         The share of the masked key, or what is wrong. Shape: (N,).
+
+    Raises:
+        ValueError: nothing was sealed to this holder, which is nobody's fault.
     """
+    if excerpt.holders.suites[excerpt.index - 1] is None:
+        raise ValueError(f"{excerpt.holder} has no sharing key in this epoch, and no share")
     info = context.sealing_info(excerpt.index, excerpt.holder)
     try:
         plaintext = open_sealed(excerpt.blob, info)

@@ -169,6 +169,13 @@ def test_blobs_moved_to_another_position(rng):
     assert faults(swapped) == dict.fromkeys((1, 2, 4, 5), Fault.SEALED)
 
 
+def test_a_holder_without_a_key_accuses_nobody(rng):
+    holders = holders_of(3, 2, without_key=(2,))
+    dealing = dealing_of(keys_of(rng, 1)[0], CONTEXT, holders, rng)
+    with pytest.raises(ValueError, match="holder-2 has no sharing key"):
+        check(dealing, 2)
+
+
 def test_answers(rng):
     shares = rng.integers(0, P, (4, N)).astype(np.uint16)
     data = answer(iter(shares))
