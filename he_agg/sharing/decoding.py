@@ -44,7 +44,8 @@ class Rebuilt:
 
     Attributes:
         total: Shape: (N,).
-        liars: their points, sorted.
+        liars: their points, sorted. Wrong answers that give the same sum as the right ones are named only where fewer
+            are wrong.
     """
 
     total: Elements = field(repr=False)
@@ -179,13 +180,15 @@ def _tried(points: tuple[int, ...], rows: NDArray[np.uint16], threshold: int, pl
             f"{counted(len(points), 'answer')} of holders, of which {threshold} would do, give no sum of keys: "
             f"too many are wrong, or a member shared another key",
         )
-    if len(found) > 1 and len(found[0].liars) == len(found[1].liars):
+    best = [sum_ for sum_ in found if len(sum_.liars) == len(found[0].liars)]
+    if any(not np.array_equal(sum_.total, best[0].total) for sum_ in best):
         raise DecryptionError(
             Reason.SUM_REJECTED,
             f"{len(points)} answers of holders give several sums of keys: wrong are those of "
-            + ", or of ".join(" and ".join(map(str, sum_.liars)) for sum_ in found[:2]),
+            + ", or of ".join(" and ".join(map(str, sum_.liars)) for sum_ in best),
         )
-    return found[0]
+    certain = set(best[0].liars).intersection(*(sum_.liars for sum_ in best))
+    return Rebuilt(best[0].total, tuple(sorted(certain)))
 
 
 def _trials(
