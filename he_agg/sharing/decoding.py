@@ -105,7 +105,7 @@ def _liars(points: tuple[int, ...], rows: NDArray[np.uint16], threshold: int, se
     looks = multiply(rows, elements(_LOOKS * width, _LOOK, seed).reshape(_LOOKS, width).T)
     for look in looks.T.tolist():
         places = _wrong_places(points, look, spare)
-        if places is None or not places:
+        if not places or 2 * len(places) > spare:
             continue
         left = [i for i in range(len(points)) if i not in places]
         if _agree(tuple(points[i] for i in left), rows[left], threshold):
@@ -119,8 +119,8 @@ def _agree(points: tuple[int, ...], rows: NDArray[np.uint16], threshold: int) ->
     return np.array_equal(multiply(weights, rows[:threshold]), rows[threshold:])
 
 
-def _wrong_places(points: tuple[int, ...], word: list[int], spare: int) -> list[int] | None:
-    """Return at which places one word of the code is wrong, if at spare/2 of them or fewer.
+def _wrong_places(points: tuple[int, ...], word: list[int], spare: int) -> list[int]:
+    """Return at which places one word of the code is wrong, if at spare/2 of them or fewer; else anything.
 
     A word times the dual weights is orthogonal to all powers of the points below `spare`. What is left of that in a
     wrong word, its syndromes, follows a recurrence whose characteristic roots are the points where it is wrong.
@@ -131,9 +131,6 @@ def _wrong_places(points: tuple[int, ...], word: list[int], spare: int) -> list[
         syndromes.append(sum(scaled) % P)
         scaled = [value * point % P for value, point in zip(scaled, points, strict=True)]
     locator = _locator(syndromes)
-    degree = len(locator) - 1
-    if 2 * degree > spare:
-        return None
     places = []
     for place, point in enumerate(points):
         value = 0
@@ -141,7 +138,7 @@ def _wrong_places(points: tuple[int, ...], word: list[int], spare: int) -> list[
             value = (value * point + coefficient) % P
         if value == 0:
             places.append(place)
-    return places if len(places) == degree else None
+    return places
 
 
 def _locator(syndromes: list[int]) -> list[int]:

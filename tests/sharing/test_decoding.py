@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from he_agg.errors import DecryptionError, Reason
 from he_agg.ring.primes import N
+from he_agg.sharing import decoding
 from he_agg.sharing.context import elements
-from he_agg.sharing.decoding import _LOOK, _LOOKS, _liars, _rebuild, rebuild
-from he_agg.sharing.field import P, lagrange, multiply
+from he_agg.sharing.decoding import _LOOK, _LOOKS, _liars, _rebuild, _wrong_places, rebuild
+from he_agg.sharing.field import P, dual_weights, inverse, lagrange, multiply
 from he_agg.sharing.masks import total_mask, unmasked
 from he_agg.sharing.shamir import share
 from tests.sharing.dealt import MASK_KEY, at_zero, context_of, keys_of
@@ -207,7 +208,7 @@ def test_answers_that_agree_on_no_sum_of_keys(rng):
     played = Round(rng, 4, 2)
     secret = rng.integers(0, P, N).astype(np.uint16)
     answers = dict(enumerate(share(secret, [rng.bytes(32)], 4), start=1))
-    with pytest.raises(DecryptionError, match="a member shared another key"):
+    with pytest.raises(DecryptionError, match="4 answers of holders agree, on what is no sum of keys"):
         rebuild(answers, 2, played.plausible)
     with pytest.raises(DecryptionError, match="a member shared another key"):
         rebuild({1: answers[1], 2: answers[2]}, 2, played.plausible)
@@ -226,6 +227,45 @@ def test_a_liar_that_a_look_does_not_show_is_seen_by_the_next(rng):
     got = _rebuild((1, 2, 3, 4), rows, 2, anything_goes, seed)
     assert got.liars == (2,)
     assert not got.total.any()
+
+
+def test_a_look_that_shows_one_of_two_liars_is_not_believed(rng):
+    seed = rng.bytes(32)
+    rows = share(np.zeros(WIDTH, dtype=np.uint16), [rng.bytes(32)], 6)
+    looks = elements(_LOOKS * WIDTH, _LOOK, seed).reshape(_LOOKS, WIDTH)
+    rows[1, 3] = (int(rows[1, 3]) + int(looks[0, 4])) % P
+    rows[1, 4] = (int(rows[1, 4]) - int(looks[0, 3])) % P
+    rows[4, 7] = (int(rows[4, 7]) + 1) % P
+    assert _wrong_places((1, 2, 3, 4, 5, 6), multiply(rows, looks[0]).tolist(), 4) == [4]
+    assert _liars((1, 2, 3, 4, 5, 6), rows, 2, seed) == (2, 5)
+
+
+def test_more_wrong_places_than_half_of_the_spare_ones_are_nobodys(rng, monkeypatch):
+    """Two errors, so chosen that the shortest recurrence has their points for roots, leave t answers that agree."""
+    points, column = (-1, 1, 2, 3), 5
+    word = multiply(lagrange((2, 3), points), rng.integers(0, P, 2).astype(np.uint16)).astype(int)
+    scale = dual_weights(points)
+    # The first syndrome is 0, the second 1: the locator is 1 - z^2.
+    half = inverse(2)
+    word[1] += half * inverse(scale[1])
+    word[0] -= half * inverse(scale[0])
+    assert _wrong_places(points, (word % P).tolist(), 2) == [0, 1]
+    rows = np.zeros((4, WIDTH), dtype=np.uint16)
+    rows[:, column] = word % P
+    monkeypatch.setattr(decoding, "elements", lambda count, *_: np.ones(count, dtype=np.uint16))
+    assert _liars(points, rows, 2, rng.bytes(32)) is None
+
+
+def test_groups_that_give_what_was_seen_are_not_judged_again(rng):
+    played, judged = Round(rng, 10, 4), []
+
+    def plausible(total):
+        judged.append(total)
+        return played.plausible(total)
+
+    wrong = told(rng, played.answers, (7, 8, 9, 10), "anything", 4)
+    assert rebuild(wrong, 4, plausible).liars == (7, 8, 9, 10)
+    assert len(judged) == 210 - 15 + 1
 
 
 def test_many_holders_are_not_tried_one_group_after_the_other(rng):
