@@ -16,6 +16,7 @@ from he_agg.plan.sections import Part, PartPlace, Section
 
 __all__ = [
     "Codec",
+    "Deal",
     "GroupKey",
     "Integers",
     "PartSource",
@@ -40,6 +41,11 @@ Watch = Callable[[int], Callable[[Bytes], None]]
 """Is asked before a part is made, by its number, who looks at it. That one is called with the part's packed residues,
 stretch by stretch, in order, in the thread that has just made them: while they are in its cache. All stretches but the
 last are whole batches. Several threads ask at a time, each for parts of its own."""
+
+
+Deal = Callable[[NDArray[np.int8]], None]
+"""Is handed the coefficients of a one-time key where a plan splits keys, before anything is encrypted under it. They
+are secret, and zeros after the call."""
 
 
 def unwatched(_: int) -> Callable[[Bytes], None]:
@@ -122,6 +128,7 @@ class Codec(Protocol):
         *,
         threads: int | None = None,
         watch: Watch = unwatched,
+        deal: Deal | None = None,
     ) -> Generator[Part]:
         """Encrypt one vector under fresh randomness, part by part, each part once, in an order of the codec's own.
 
@@ -130,6 +137,7 @@ class Codec(Protocol):
             round_id: the attempt that it is for; it opens in no other.
             threads: how many parts to work on at a time; all cores if left out.
             watch: looks at residues as they are made; when a part is handed over it has seen all of it.
+            deal: deals the one-time key, where the plan splits keys; there it must be given, and elsewhere not.
 
         Raises:
             InputError: another shape or dtype; while iterating, a value beyond the plan.
@@ -137,7 +145,14 @@ class Codec(Protocol):
         """
 
     def decrypt(
-        self, total: PartSource, n_sites: int, key: GroupKey, round_id: RoundId, *, threads: int | None = None
+        self,
+        total: PartSource,
+        n_sites: int,
+        key: GroupKey,
+        round_id: RoundId,
+        *,
+        threads: int | None = None,
+        key_sum: NDArray[np.int64] | None = None,
     ) -> NDArray[np.signedinteger]:
         """Open a sum, exactly.
 
@@ -145,6 +160,8 @@ class Codec(Protocol):
             n_sites: how many submissions were added.
             round_id: the attempt that it is the sum of.
             threads: how many parts to work on at a time; all cores if left out.
+            key_sum: the sum of the one-time keys, where the plan splits keys; there it must be given, and elsewhere
+                not. Secret; wiping it is the caller's business.
 
         Returns:
             The sums, int32 where all of them fit, else int64. Shape: (plan.values,).

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.codecs.base import (
+    Deal,
     GroupKey,
     PartSource,
     Values,
@@ -65,6 +66,7 @@ class CkksCodec:
         *,
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
         watch: Watch = unwatched,
+        deal: Deal | None = None,  # noqa: ARG002 - it has no one-time keys
     ) -> Generator[Part]:
         """See `Codec.encrypt`."""
         check_key(key, self._plan, round_id)
@@ -96,6 +98,7 @@ class CkksCodec:
         round_id: RoundId,
         *,
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
+        key_sum: NDArray[np.int64] | None = None,  # noqa: ARG002 - it has no one-time keys
     ) -> NDArray[np.signedinteger]:
         """See `Codec.decrypt`."""
         check_key(key, self._plan, round_id)

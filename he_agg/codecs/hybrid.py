@@ -3,9 +3,10 @@
     pack      m_b  = k_0 + k_1*B + ... + k_(v-1)*B^(v-1)      v values a coefficient, B = 2*K*M + 1: sums do not carry
     block b   c_b  = a_b * s + e_b + D*m_b mod q          a_b common to the round, s fresh for this call
     send      h_b  = round(c_b * p/q) mod p               p < q, by its one or two primes
-    key       E(s) = one CKKS vector of the coefficients of s
+    key       E(s) = one CKKS vector of the coefficients of s; where the plan splits keys: a dealing (he_agg/sharing)
     sum       H_b  = sum of h_b mod p,   E(S) = sum of E(s)
-    open      S    = round(decrypt(E(S))),   m_b = round((H_b * q/p - a_b * S mod q) / D), whose digits are the sums
+    open      S    = round(decrypt(E(S))), or what holders answer,
+              m_b  = round((H_b * q/p - a_b * S mod q) / D), whose digits are the sums
 
 Why this is sound: the bulk is RLWE under a secret that lives for one call, is never an argument and never stored, with
 the law of the noise; rounding only forgets. The group key only ever touches one small ciphertext, whose decryption is
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he_agg.codecs.base import (
+    Deal,
     GroupKey,
     PartSource,
     Values,
@@ -45,7 +47,7 @@ from he_agg.errors import DecryptionError, PlanError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, unpack
 from he_agg.kernels.buffers import Buffers
-from he_agg.plan.hybrid_parameters import HybridParameters
+from he_agg.plan.hybrid_parameters import KEY_SECTION, HybridParameters
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace, Section
 from he_agg.plan.security import NOISE_BOUND
@@ -82,15 +84,15 @@ class HybridCodec:
         self._opened = OpenedKey(self._parameters.key)
         self._buffers = Buffers()
         self._sums = Buffers(most=1)
-        self._key_place, *bulk = plan.places
+        bulk = [place for place in plan.places if place.section.name != KEY_SECTION]
         # Parts of the same coefficients, one of each modulus, belong together.
         per_limb = len(bulk) // len(self._parameters.moduli)
         self._groups = [tuple(bulk[i::per_limb]) for i in range(per_limb)]
 
     @classmethod
     def new_key_material(cls, plan: PublicPlan) -> bytes:
-        """Make a TenSEAL context with a fresh secret key. See `Codec.new_key_material`."""
-        return new_secret_context(_parameters(plan).key.profile)
+        """Make a TenSEAL context with a fresh secret key, or nothing where keys are split."""
+        return b"" if plan.splits_keys else new_secret_context(_parameters(plan).key.profile)
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -105,24 +107,36 @@ class HybridCodec:
         *,
         threads: int | None = None,
         watch: Watch = unwatched,
+        deal: Deal | None = None,
     ) -> Generator[Part]:
         """See `Codec.encrypt`. The one-time key comes first, then the limbs of the same values together."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)  # the kernels look at every value themselves
-        return self._encrypt(values, self._opened.vectors(key), self._a_key(key, round_id), threads, watch)
+        self._check_given("deal", deal)
+        vectors = None if self._plan.splits_keys else self._opened.vectors(key)
+        return self._encrypt(values, deal or vectors, self._a_key(key, round_id), threads, watch)
+
+    def _check_given(self, what: str, given: object) -> None:
+        if (given is None) == self._plan.splits_keys:
+            raise ValueError(f"{what} is given where, and only where, a plan splits keys; this one: {self._plan.keys}")
 
     def _encrypt(
-        self, values: Values, vectors: CkksVectors, a: bytes, threads: int | None, watch: Watch
+        self, values: Values, carrier: Deal | CkksVectors | None, a: bytes, threads: int | None, watch: Watch
     ) -> Generator[Part]:
         with Encryptor(self._ring, a) as encryptor:
             coefficients = encryptor.key_coefficients()
             try:
-                residues = vectors.encrypt(coefficients)
+                residues = None
+                if isinstance(carrier, CkksVectors):
+                    residues = carrier.encrypt(coefficients)
+                elif carrier is not None:
+                    carrier(coefficients)
             finally:
                 coefficients.fill(0)
-            packed_key = pack(residues, self._key_place.section.modulus_bits)
-            watch(self._key_place.number)(packed_key)
-            yield Part(self._key_place.number, packed_key.data)
+            if residues is not None:
+                packed_key = pack(residues, self._key_place.section.modulus_bits)
+                watch(self._key_place.number)(packed_key)
+                yield Part(self._key_place.number, packed_key.data)
 
             def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
                 span = self._values_of(group)
@@ -139,12 +153,20 @@ class HybridCodec:
                 yield from parts
 
     def decrypt(
-        self, total: PartSource, n_sites: int, key: GroupKey, round_id: RoundId, *, threads: int | None = None
+        self,
+        total: PartSource,
+        n_sites: int,
+        key: GroupKey,
+        round_id: RoundId,
+        *,
+        threads: int | None = None,
+        key_sum: NDArray[np.int64] | None = None,
     ) -> NDArray[np.signedinteger]:
         """See `Codec.decrypt`."""
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
-        key_sum = self._open_key(total, n_sites, self._opened.vectors(key))
+        self._check_given("key_sum", key_sum)
+        key_sum = self._open_key(total, n_sites, self._opened.vectors(key)) if key_sum is None else key_sum.copy()
         dtype = sum_type(self._plan)
         sums = self._sums.take(dtype.itemsize * self._plan.values).view(dtype)
         try:
@@ -179,6 +201,10 @@ class HybridCodec:
         if too_far or sum(squares) > self._parameters.largest_square_sum(n_sites, coefficients):
             raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
         check_sums(max(largest), n_sites, self._plan)
+
+    @property
+    def _key_place(self) -> PartPlace:
+        return self._plan.places[0]
 
     def _open_key(self, total: PartSource, n_sites: int, vectors: CkksVectors) -> NDArray[np.int64]:
         place = self._key_place

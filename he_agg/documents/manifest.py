@@ -38,6 +38,9 @@ class Manifest:
         tags: authentication of the residues, linear so that the sum can be checked by the sum of the tags.
         roster: digest of the roster that the site goes by, 64 hex digits.
         previous: digest of the record before this round's as the site knows it, 64 hex digits; zeros for the first.
+        holders: digest of the list of holders that its one-time key was dealt to, 64 hex digits; None where the plan's
+            keys are shared, as of the next one.
+        dealing: digest of the dealing that travels with it, 64 hex digits.
     """
 
     KIND: ClassVar[str] = "manifest"
@@ -53,6 +56,8 @@ class Manifest:
     tags: Tags
     roster: str
     previous: str
+    holders: str | None = None
+    dealing: str | None = None
 
     @property
     def title(self) -> str:
@@ -79,6 +84,8 @@ class Manifest:
             "tags": [[str(tag) for tag in section] for section in self.tags],
             "roster": self.roster,
             "previous": self.previous,
+            "holders": self.holders,
+            "dealing": self.dealing,
         }
 
     @classmethod
@@ -101,6 +108,8 @@ class Manifest:
             tags=tuple(_tags(section) for section in fields.array("tags", MAX_TAGS)),
             roster=fields.hex("roster", 32),
             previous=fields.hex("previous", 32),
+            holders=fields.maybe("holders", lambda name: fields.hex(name, 32)),
+            dealing=fields.maybe("dealing", lambda name: fields.hex(name, 32)),
         )
         fields.end()
         return manifest
@@ -122,6 +131,10 @@ class Manifest:
         ):
             if expected != got:
                 raise WireError(reason, f"manifest, {what}: expected {expected[:63]}, got {got[:63]}")
+        for what in ("holders", "dealing"):
+            if (getattr(self, what) is None) == plan.splits_keys:
+                wanted = "a digest, since the plan splits keys" if plan.splits_keys else "null, since keys are shared"
+                raise WireError(Reason.BAD_FIELD, f"manifest, {what}: expected {wanted}")
         for section, tags in zip(plan.sections, self.tags, strict=True):
             if len(tags) != tag_count(section):
                 raise WireError(

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
 
 from he_agg import canonical
 from he_agg.documents.signed import Signed
-from he_agg.errors import Reason, WireError, counted
+from he_agg.errors import PlanError, Reason, WireError, counted
 from he_agg.ids import check_name
+from he_agg.sharing.thresholds import MAX_HOLDERS, Thresholds
 from he_agg.signing import PUBLIC_KEY_BYTES
 
 __all__ = [
@@ -49,6 +50,7 @@ class Role(StrEnum):
     OPERATOR = "operator"  # reads how the aggregator is doing
     AUDITOR = "auditor"  # reads records and manifests
     AGGREGATOR = "aggregator"  # signs receipts and records
+    HOLDER = "holder"  # holds shares of one-time keys, where a plan splits them
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Receiving:
 
     suite: str
     key: str
+
+    def to_json(self) -> canonical.Json:
+        """Return the canonical document."""
+        return {"suite": self.suite, "key": self.key}
 
     @classmethod
     def from_json(cls, name: str, value: canonical.Json) -> Receiving:
@@ -105,7 +111,7 @@ class Member:
 
     def to_json(self) -> canonical.Json:
         """Return the canonical document, without the name."""
-        receiving = None if self.receiving is None else {"suite": self.receiving.suite, "key": self.receiving.key}
+        receiving = None if self.receiving is None else self.receiving.to_json()
         return {"signing_key": self.signing_key, "receiving": receiving, "roles": sorted(self.roles)}
 
     @classmethod
@@ -150,6 +156,7 @@ class Roster:
         min_sites: fewest sites whose sum any site opens.
         members: by name.
         small_groups: whether all agree that `min_sites` is below the `majority`; true exactly when it is.
+        holders: how many of the members with that role it takes; None where sites share one key.
     """
 
     KIND: ClassVar[str] = "roster"
@@ -163,6 +170,7 @@ class Roster:
     min_sites: int
     members: Mapping[str, Member]
     small_groups: bool = False
+    holders: Thresholds | None = None
 
     def having(self, role: Role) -> dict[str, Member]:
         """Return the members with a role, by name."""
@@ -205,6 +213,9 @@ class Roster:
             "threshold": self.threshold,
             "min_sites": self.min_sites,
             "small_groups": self.small_groups,
+            "holders": None
+            if self.holders is None
+            else {"quorum": self.holders.quorum, "threshold": self.holders.threshold},
             "members": {name: member.to_json() for name, member in self.members.items()},
         }
 
@@ -223,7 +234,10 @@ class Roster:
             small_groups=fields.boolean("small_groups"),
             members={name: Member.from_json(name, value) for name, value in fields.object("members").items()},
         )
+        stated = fields.maybe("holders", lambda name: _thresholds(fields.object(name)))
         fields.end()
+        if stated is not None:
+            roster = replace(roster, holders=thresholds_of(len(roster.having(Role.HOLDER)), *stated))
         roster.check()
         return roster
 
@@ -255,6 +269,13 @@ class Roster:
         for name, member in self.having(Role.SITE).items():
             if member.receiving is None:
                 raise WireError(Reason.BAD_FIELD, f"roster: site {name} has no key that a group key can be sealed to")
+        if (self.holders is None) != (not self.having(Role.HOLDER)):
+            raise WireError(
+                Reason.BAD_FIELD,
+                "roster.holders: expected how many holders it takes where members hold shares, and null otherwise",
+            )
+        if self.holders is not None:
+            require_claim(self.holders, self.min_sites)
         least = majority(len(self.having(Role.SITE)))
         if self.small_groups != (self.min_sites < least):
             raise WireError(
@@ -265,6 +286,37 @@ class Roster:
             )
         if not 0 < self.expires_at - self.issued_at <= MAX_VALID_S:
             raise WireError(Reason.BAD_FIELD, f"roster: expected it to be good for at most {MAX_VALID_S // 86400} days")
+
+
+def thresholds_of(holders: int, quorum: int, threshold: int) -> Thresholds:
+    """Return thresholds that a list of holders can have.
+
+    Raises:
+        WireError: it cannot have these.
+    """
+    try:
+        return Thresholds(holders, quorum, threshold)
+    except PlanError as error:
+        raise WireError(Reason.BAD_FIELD, f"roster.holders: {error.message}", error.hint) from error
+
+
+def require_claim(thresholds: Thresholds, min_sites: int) -> int:
+    """Return how many holders the aggregator may have on its side: at least one.
+
+    Raises:
+        WireError: it and one of them could read an update.
+    """
+    try:
+        return thresholds.require_claim(min_sites)
+    except PlanError as error:
+        raise WireError(Reason.BAD_FIELD, f"roster.holders: {error.message}", error.hint) from error
+
+
+def _thresholds(value: canonical.Json) -> tuple[int, int]:
+    fields = canonical.Fields(value, "roster.holders")
+    quorum, threshold = fields.integer("quorum", 1, MAX_HOLDERS), fields.integer("threshold", 1, MAX_HOLDERS)
+    fields.end()
+    return quorum, threshold
 
 
 def check_signed(signed: Signed[Roster], by: Roster | None = None) -> None:

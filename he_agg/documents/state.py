@@ -77,6 +77,7 @@ class FederationState:
         head: digest of the newest record; `NO_RECORD` while there is none.
         open: the attempt that takes submissions; None while there is none.
         disputed: the attempt of the newest sum, if a site has rejected it before enough had opened it.
+        awaited: the published attempt whose holders have not answered yet, where keys are split: nothing opens before.
     """
 
     KIND: ClassVar[str] = "state"
@@ -93,6 +94,7 @@ class FederationState:
     head: str
     open: OpenAttempt | None = None
     disputed: RoundId | None = None
+    awaited: RoundId | None = None
 
     @property
     def title(self) -> str:
@@ -122,9 +124,8 @@ class FederationState:
             "index": self.index,
             "head": self.head,
             "open": None if self.open is None else self.open.to_json(),
-            "disputed": None
-            if self.disputed is None
-            else {"round": self.disputed.number, "attempt": self.disputed.attempt},
+            "disputed": _attempt(self.disputed),
+            "awaited": _attempt(self.awaited),
         }
 
     @classmethod
@@ -144,7 +145,8 @@ class FederationState:
             index=fields.integer("index", 0, MAX_INDEX),
             head=fields.hex("head", 32),
             open=fields.maybe("open", lambda name: OpenAttempt.from_json(fields.object(name))),
-            disputed=fields.maybe("disputed", lambda name: _disputed(federation, fields.object(name))),
+            disputed=fields.maybe("disputed", lambda name: _round(federation, fields.object(name), name)),
+            awaited=fields.maybe("awaited", lambda name: _round(federation, fields.object(name), name)),
         )
         fields.end()
         if state.stage not in STAGES:
@@ -153,11 +155,17 @@ class FederationState:
             raise WireError(Reason.BAD_FIELD, "state.head: expected a digest, and zeros while there is no record only")
         if state.open is not None and state.stage != "running":
             raise WireError(Reason.BAD_FIELD, "state.open: expected null of a federation that does not run")
+        if state.awaited is not None and (state.open is not None or state.stage == "ended"):
+            raise WireError(Reason.BAD_FIELD, "state.awaited: expected null while a round is open, and after the end")
         return state
 
 
-def _disputed(federation: str, value: canonical.Json) -> RoundId:
-    fields = canonical.Fields(value, "state.disputed")
+def _attempt(round_id: RoundId | None) -> canonical.Json:
+    return None if round_id is None else {"round": round_id.number, "attempt": round_id.attempt}
+
+
+def _round(federation: str, value: canonical.Json, what: str) -> RoundId:
+    fields = canonical.Fields(value, f"state.{what}")
     number, attempt = fields.integer("round", 1, MAX_NUMBER), fields.integer("attempt", 1, MAX_NUMBER)
     fields.end()
     return RoundId(federation, number, attempt)

@@ -2,7 +2,7 @@
 
 ``k = round(w/w_max * x/clip * M)`` with ``M = 2^(value_bits-1) - 1``, so ``|k| <= M`` and a sum of K sites stays
 within ``K*M``: no honest submission can overflow. After the tensors come the weight's digits in base ``M + 1`` and the
-constant 1, whose sum must be the number of sites.
+constant 1, whose sum must be the number of sites; then, in a small update whose keys are split, zeros.
 
 **How far the mean is from the float mean.** Each site rounds once, by at most 1/2 (nearest). With ``W = sum(w)``
 the mean is ``sum(k) * step``, ``step = clip * w_max / (M * W)``, so n sites are off by at most ``n * step / 2``: half
@@ -174,7 +174,8 @@ class Quantizing:
             start += spec.size
         base = self._magnitude + 1
         digits = [weight // base**digit % base for digit in range(plan.weight_digits)]
-        self._tail = np.array([*digits, 1], dtype=np.int32)
+        self._tail = np.zeros(plan.public.values - start, dtype=np.int32)
+        self._tail[: len(digits) + 1] = [*digits, 1]
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
@@ -232,12 +233,15 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int, sites:
     layout, magnitude = plan.layout, plan.public.magnitude
     if sums.shape != (plan.public.values,):
         raise DecryptionError(Reason.BAD_FIELD, f"expected {plan.public.values} sums, got {sums.size}")
-    if sums[-1] != n_sites:
+    count = layout.size + plan.weight_digits
+    if sums[count] != n_sites:
         raise DecryptionError(
             Reason.COUNT_MISMATCH,
             f"expected a sum of {n_sites} submissions as the record says, got another number",
         )
-    digits = sums[layout.size : -1]
+    if sums[count + 1 :].any():
+        raise DecryptionError(Reason.SUM_OUT_OF_RANGE, "expected zeros where an update is filled up, got others")
+    digits = sums[layout.size : count]
     total_weight = sum(int(digit) * (magnitude + 1) ** i for i, digit in enumerate(digits))
     honest = int(digits.min()) >= 0 and int(digits.max()) <= n_sites * magnitude
     if not (honest and n_sites <= total_weight <= n_sites * layout.weight_cap):

@@ -64,7 +64,10 @@ from he_agg.ring.primes import (
     sent_primes,
 )
 
-__all__ = ["HybridParameters", "ring_primes", "sent_moduli"]
+__all__ = ["KEY_SECTION", "HybridParameters", "ring_primes", "sent_moduli"]
+
+KEY_SECTION = "key"
+"""Carries the one-time key, where keys are shared."""
 
 MAX_RING_BITS = MAX_MODULUS_BITS[N]
 """What the security table leaves, and what float64 holds."""
@@ -262,7 +265,7 @@ class HybridParameters:
         part_residues = residues_per_part(part_bytes, BATCH, max(self.moduli))
         count = coefficients_of(values, self.packing)
         return (
-            Section("key", key.modulus, key.residues, key.part_residues),
+            Section(KEY_SECTION, key.modulus, key.residues, key.part_residues),
             *(Section(f"limb-{i}", modulus, count, part_residues) for i, modulus in enumerate(self.moduli)),
         )
 

@@ -16,12 +16,14 @@ from typing import Any
 from he_agg import canonical
 from he_agg.errors import PlanError, Reason, WireError
 from he_agg.ids import check_name
+from he_agg.plan.hybrid_parameters import KEY_SECTION, HybridParameters
 from he_agg.plan.layout import Layout
 from he_agg.plan.parameters import Parameters
 from he_agg.plan.schemes import DEFAULT_CODEC, scheme_of
 from he_agg.plan.sections import MAX_PART_BYTES, PART_HEADER_BYTES, PartPlace, Section, part_places
+from he_agg.sharing.masks import MAX_SITES as MAX_SPLIT_SITES
 
-__all__ = ["Plan", "PublicPlan"]
+__all__ = ["KEYS", "SHARED", "SPLIT", "Plan", "PublicPlan"]
 
 MAX_PLAN_BYTES = 32 * 2**20
 MAX_SITES = 10_000
@@ -37,6 +39,13 @@ _RANGES = {
     "part_bytes": (2**16, MAX_PART_BYTES),
 }
 """Least and largest of each number that a coordinator chooses; of `min_sites` it is 2 and `max_sites`."""
+
+SHARED, SPLIT = KEYS = ("shared", "split")
+"""How one-time keys travel: to all sites under the group key, or in shares to holders, who give away only their sum."""
+
+LEAST_SPLIT_COEFFICIENTS = 128
+"""A sum of keys that answers give is not authenticated by a tag: that a wrong one opens to nothing shows from so many
+coefficients on, each of which lies near a multiple of the step by chance only."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class PublicPlan:
         deadline_s: how long a round stays open, in seconds.
         sample_percent: how many of the sites are invited to a round, of 100; `documents/draw.py` says which.
         layout_fingerprint: SHA-256 of the layout.
+        keys: how one-time keys travel: "shared", or "split" among holders.
     """
 
     federation: str
@@ -72,6 +82,12 @@ class PublicPlan:
     deadline_s: int
     sample_percent: int
     layout_fingerprint: str
+    keys: str = SHARED
+
+    @property
+    def splits_keys(self) -> bool:
+        """Whether one-time keys are split among holders."""
+        return self.keys == SPLIT
 
     @property
     def magnitude(self) -> int:
@@ -99,6 +115,7 @@ class PublicPlan:
             "v": VERSION,
             "federation": self.federation,
             "codec": self.codec,
+            "keys": self.keys,
             "parameters": self.parameters.to_json(),
             "value_bits": self.value_bits,
             "values": self.values,
@@ -127,7 +144,7 @@ class PublicPlan:
         fields.integer("v", VERSION, VERSION)
         federation = check_name(fields.string("federation"), "plan.federation")
         codec = fields.string("codec")
-        scheme = scheme_of(codec)
+        scheme, keys = scheme_of(codec), fields.string("keys", 63)
         terms = {name: fields.integer(name, *span) for name, span in _RANGES.items()}
         terms["min_sites"] = fields.integer("min_sites", 2, terms["max_sites"])
         values = fields.integer("values", 1, MAX_VALUES)
@@ -141,10 +158,12 @@ class PublicPlan:
             codec=codec,
             parameters=parameters,
             values=values,
-            sections=parameters.sections(values, terms["part_bytes"]),
+            sections=_sections(parameters, values, terms["part_bytes"], keys),
             layout_fingerprint=fingerprint,
+            keys=keys,
             **terms,
         )
+        _check_keys(plan)
         if plan.to_json()["sections"] != stated:
             raise PlanError(Reason.BAD_PLAN, "plan.sections: expected the ones that follow from the parameters")
         return plan
@@ -170,11 +189,11 @@ class Plan:
                 f"got {self.layout.fingerprint[:12]}",
                 "ask the coordinator for the plan file of this federation",
             )
-        if self.public.values != plaintext_values(self.layout, self.public.value_bits):
-            raise PlanError(
-                Reason.BAD_PLAN,
-                f"expected {plaintext_values(self.layout, self.public.value_bits)} values, got {self.public.values}",
-            )
+        values = _padded(
+            plaintext_values(self.layout, self.public.value_bits), self.public.parameters, self.public.keys
+        )
+        if self.public.values != values:
+            raise PlanError(Reason.BAD_PLAN, f"expected {values} values, got {self.public.values}")
 
     @property
     def plan_id(self) -> str:
@@ -200,6 +219,7 @@ class Plan:
         deadline_s: int = 3600,
         sample_percent: int = 100,
         part_bytes: int = 4 * 2**20,
+        keys: str = SHARED,
     ) -> Plan:
         """Choose the smallest parameters that are safe and exact, and make a plan of them.
 
@@ -214,6 +234,8 @@ class Plan:
             sample_percent: how many of the sites are invited to a round, of 100, rounded up; never fewer than a sum
                 needs. They are drawn, and every site checks the draw.
             part_bytes: longest part. Units: bytes, 64 KiB to 64 MiB.
+            keys: "split" deals each one-time key in shares to the roster's holders, so that no site and aggregator
+                together read another's update; "shared" sends it to all sites under the group key.
 
         Raises:
             PlanError: a value out of its range, or no safe and exact parameters.
@@ -236,17 +258,19 @@ class Plan:
                     f"{name}: expected {low}..{high}, got {got}",
                     "give a whole number of that range; `he-agg plan` shows what so many sites and bits get",
                 )
-        values = plaintext_values(layout, value_bits)
         parameters = scheme.parameters.choose(2 ** (value_bits - 1) - 1, max_sites)
+        values = _padded(plaintext_values(layout, value_bits), parameters, keys)
         public = PublicPlan(
             federation=check_name(federation, "federation"),
             codec=codec,
             parameters=parameters,
             values=values,
-            sections=parameters.sections(values, part_bytes),
+            sections=_sections(parameters, values, part_bytes, keys),
             layout_fingerprint=layout.fingerprint,
+            keys=keys,
             **terms,
         )
+        _check_keys(public)
         return cls(public, layout)
 
     def check_model(self, tensors: Mapping[str, Any]) -> None:
@@ -265,6 +289,7 @@ class Plan:
             "federation": public.federation,
             "plan_id": self.plan_id,
             "codec": public.codec,
+            "keys": public.keys,
             "profile": public.parameters.name,
             "parameters": public.parameters.to_json(),
             "values": public.values,
@@ -315,5 +340,45 @@ def weight_digits(weight_cap: int, value_bits: int) -> int:
 
 
 def plaintext_values(layout: Layout, value_bits: int) -> int:
-    """Count the integers that one submission encrypts: all tensors, the weight's digits, and the constant 1."""
+    """Count the integers that say something: all tensors, the weight's digits, and the constant 1."""
     return layout.size + weight_digits(layout.weight_cap, value_bits) + 1
+
+
+def _padded(values: int, parameters: Parameters, keys: str) -> int:
+    """Count the integers that one submission encrypts: where keys are split, zeros fill a small one up."""
+    if keys != SPLIT or not isinstance(parameters, HybridParameters):
+        return values
+    return max(values, LEAST_SPLIT_COEFFICIENTS * parameters.packing)
+
+
+def _sections(parameters: Parameters, values: int, part_bytes: int, keys: str) -> tuple[Section, ...]:
+    """Cut a submission into sections. A split key travels in a dealing, and is none."""
+    found = parameters.sections(values, part_bytes)
+    return tuple(section for section in found if keys != SPLIT or section.name != KEY_SECTION)
+
+
+def _check_keys(plan: PublicPlan) -> None:
+    """Check that keys can travel as a plan says.
+
+    Raises:
+        PlanError: no such way, a codec without one-time keys, or more sites than whose sum of keys can be told.
+    """
+    if plan.keys not in KEYS:
+        raise PlanError(
+            Reason.BAD_PLAN, f"keys: expected one of {', '.join(KEYS)}, got {plan.keys!r}", "leave it out for shared"
+        )
+    if not plan.splits_keys:
+        return
+    if not isinstance(plan.parameters, HybridParameters):
+        raise PlanError(
+            Reason.BAD_PLAN,
+            f"keys: the codec {plan.codec} has no one-time keys that could be split",
+            "take the codec hybrid, the usual one",
+        )
+    if plan.max_sites > MAX_SPLIT_SITES or plan.min_sites < 3:
+        raise PlanError(
+            Reason.INSECURE_PARAMETERS,
+            f"split keys: expected sums of 3 to {MAX_SPLIT_SITES} sites, got {plan.min_sites} to {plan.max_sites}",
+            "of two sites each reads the other's update by subtraction; with more than that the sum of keys could be "
+            "any number",
+        )

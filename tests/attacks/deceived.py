@@ -39,14 +39,14 @@ class Deceived(Hospitals):
         name = f"attack-{next(_numbers)}"
         layout = Layout.of({"w": np.zeros(VALUES if codec == "hybrid" else 5000)}, clip=1.0, weight_cap=weight_cap)
         # Two moduli, so that there are three sections to attack.
-        terms = {
+        terms: dict[str, Any] = {
             "max_sites": max_sites,
             "min_sites": 2,
             "value_bits": value_bits,
             "rounds": rounds,
             "part_bytes": 2**16,
+            "sample_percent": sample_percent,
         }
-        terms["sample_percent"] = sample_percent
         plan = Plan.create(name, layout, codec=codec, **terms) if plan_of is None else plan_of(name)
         super().__init__(server, root, plan)
         key = AggregatorKey.load_or_create(server.data_dir).signing_key
