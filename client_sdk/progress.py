@@ -22,10 +22,12 @@ __all__ = [
 Phase = Literal["encrypt", "upload", "wait", "download", "verify", "decrypt"]
 
 
-Topic = Literal["paused", "waiting", "other-epoch", "not-invited", "missed", "left-out", "disputed", "ended-early"]
+Topic = Literal[
+    "paused", "waiting", "other-epoch", "not-invited", "missed", "left-out", "disputed", "ended-early", "holding"
+]
 """`waiting`: for a round to open, or for its record. `other-epoch`: until keystore and federation are in one epoch.
 `missed`: a round that this site sent nothing to. `left-out`: one that it did send something to, and whose sum is
-without that. `disputed`: a sum that a site could not open."""
+without that. `disputed`: a sum that a site could not open. `holding`: this member did not answer as a holder."""
 
 
 @dataclass(frozen=True)

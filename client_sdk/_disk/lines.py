@@ -31,10 +31,14 @@ class Lines:
             for a line that cannot be.
         lost: what a site without this file could not tell; the error for a damaged one says it.
         reason: that error's.
+        hint: what to do about it, if not to restore a backup.
     """
 
-    def __init__(self, path: Path, take: Callable[[canonical.Fields], None], lost: str, reason: Reason) -> None:
-        self._path, self._take, self._lost, self._reason = path, take, lost, reason
+    def __init__(
+        self, path: Path, take: Callable[[canonical.Fields], None], lost: str, reason: Reason, hint: str = ""
+    ) -> None:
+        self._path, self._take, self._reason = path, take, reason
+        self._hint = hint or f"restore the file from your backup; without it this site could not tell {lost}"
         self._lock = threading.Lock()
         self._whole = 0  # bytes of the file that were read: whole lines
         self._count = 0
@@ -78,7 +82,7 @@ class Lines:
                 raise ConfigError(
                     self._reason,
                     f"{self._path}, line {self._count + 1}, is damaged: {error.message}",
-                    f"restore the file from your backup; without it this site could not tell {self._lost}",
+                    self._hint,
                 ) from error
             self._count += 1
             self._whole += len(line) + 1

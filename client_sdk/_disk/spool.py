@@ -12,6 +12,9 @@
     <spool>/<site>/<federation>.ledger                             what it ever sent, and what became of it
     <spool>/<site>/<federation>.evidence/<round>.<attempt>.json    receipts that a record has broken
     <spool>/<site>/<federation>.verdicts/                          what it found when it looked at their sums
+    <spool>/<site>/<federation>.promises                           the one record of each round that it answers
+    <spool>/<site>/<federation>.answers/                           what it answered for the newest of them
+    <spool>/<site>/<federation>.sharing-keys/                      secret: what its shares are sealed to
 
 A directory with a manifest is a submission that may be sent again, byte for byte. It is removed when a verified record
 has ended its round, and for nothing else that an aggregator says. One without is what a crash left:
@@ -119,6 +122,18 @@ class Spool:
     def verdicts_path(self, federation: str) -> Path:
         """Return where this site's verdicts on sums are. No round's name looks like it, either."""
         return self._root / f"{federation}.verdicts"
+
+    def promises_path(self, federation: str) -> Path:
+        """Return where it is noted which records this member has promised to answer, as a holder."""
+        return self._root / f"{federation}.promises"
+
+    def answers_path(self, federation: str) -> Path:
+        """Return where its answers are."""
+        return self._root / f"{federation}.answers"
+
+    def sharing_keys_path(self, federation: str) -> Path:
+        """Return where its sharing keys are, which belong in no backup."""
+        return self._root / f"{federation}.sharing-keys"
 
     def pending(self, federation: str) -> list[RoundId]:
         """List rounds with a stored submission whose mean was not fetched yet, oldest first."""

@@ -10,8 +10,10 @@ from functools import cached_property, partial
 
 from client_sdk._disk.chain import Chain
 from client_sdk._disk.ledger import Ledger
+from client_sdk._disk.promises import Promises
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
+from client_sdk._disk.sharing_keys import SharingKeys
 from client_sdk._disk.spool import Spool
 from client_sdk._disk.verdicts import Verdicts
 from client_sdk._net.signing import Signer
@@ -31,6 +33,21 @@ from keys.sealed_box import Passphrase
 __all__ = ["Passphrase", "Session", "open_session", "retries_of"]
 
 
+@dataclass
+class Holding:
+    """What this process has done and told as a holder. What has to outlive it is on disk.
+
+    Attributes:
+        answered: the rounds whose answer the aggregator has.
+        keyed: the epochs whose sharing key the aggregator has, or will not take.
+        told: what people were told already.
+    """
+
+    answered: set[RoundId] = field(default_factory=set)
+    keyed: set[int] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True)
 class Session:
     """One site in one federation.
@@ -43,6 +60,7 @@ class Session:
         coarse: what people were warned of already.
         clock: the time by which rosters expire. Units: seconds since 1970, UTC.
         disputes: the rounds of whose dispute it has told.
+        holding: what it has done as a holder.
     """
 
     identity: Identity
@@ -60,6 +78,7 @@ class Session:
     coarse: Coarse = field(default_factory=Coarse, repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
     disputes: set[RoundId] = field(default_factory=set, repr=False)
+    holding: Holding = field(default_factory=Holding, repr=False)
 
     @property
     def site(self) -> str:
@@ -113,6 +132,16 @@ class Session:
     def verdicts(self) -> Verdicts:
         """What it has found when it looked at sums."""
         return Verdicts(self.spool.verdicts_path(self.federation))
+
+    @cached_property
+    def promises(self) -> Promises:
+        """What it has promised as a holder."""
+        return Promises(self.spool.promises_path(self.federation), self.spool.answers_path(self.federation))
+
+    @cached_property
+    def sharing_keys(self) -> SharingKeys:
+        """What its shares are sealed to."""
+        return SharingKeys(self.spool.sharing_keys_path(self.federation), self.federation, self.identity)
 
     @property
     def signer(self) -> Signer:

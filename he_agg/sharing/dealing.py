@@ -206,13 +206,18 @@ class Excerpt(_Public):
         Raises:
             WireError: no excerpt for this holder, or its blob is not the one that the digest is of.
         """
-        index = holders.index(holder)
-        _require_length(data, holders.excerpt_bytes(index), "excerpt of a dealing")
-        middle, end = holders.public_bytes, holders.public_bytes + _DIGEST_BYTES * len(holders.names)
-        digests = tuple(data[i : i + _DIGEST_BYTES] for i in range(middle, end, _DIGEST_BYTES))
-        if hashlib.sha256(data[end:]).digest() != digests[index - 1]:
-            raise WireError(Reason.BAD_DIGEST, f"excerpt of a dealing: expected the blob of {holder}, got another")
-        return cls(holders, data[:middle], index, digests, data[end:])
+        public, digests, blob = _pieces(data, holders, holder)
+        return cls(holders, public, holders.index(holder), digests, blob)
+
+    @staticmethod
+    def digest_of(data: bytes, holders: Holders, holder: str) -> str:
+        """Return the digest of the dealing that an excerpt is of, even of one that nobody can read.
+
+        Raises:
+            WireError: another length, or its blob is not the one that the digest is of.
+        """
+        public, digests, _ = _pieces(data, holders, holder)
+        return _digest(public, digests)
 
     @property
     def holder(self) -> str:
@@ -223,6 +228,17 @@ class Excerpt(_Public):
     def digest(self) -> str:
         """Digest of the whole dealing, 64 hex digits."""
         return _digest(self.public, self.blob_digests)
+
+
+def _pieces(data: bytes, holders: Holders, holder: str) -> tuple[bytes, tuple[bytes, ...], bytes]:
+    """Cut an excerpt into the public part, the blobs' digests and the holder's own blob."""
+    index = holders.index(holder)
+    _require_length(data, holders.excerpt_bytes(index), "excerpt of a dealing")
+    middle, end = holders.public_bytes, holders.public_bytes + _DIGEST_BYTES * len(holders.names)
+    digests = tuple(data[i : i + _DIGEST_BYTES] for i in range(middle, end, _DIGEST_BYTES))
+    if hashlib.sha256(data[end:]).digest() != digests[index - 1]:
+        raise WireError(Reason.BAD_DIGEST, f"excerpt of a dealing: expected the blob of {holder}, got another")
+    return data[:middle], digests, data[end:]
 
 
 def _digest(public: bytes, blob_digests: Sequence[bytes]) -> str:

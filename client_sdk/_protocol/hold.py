@@ -1,0 +1,235 @@
+"""Flows of a holder: answer for a published record, after the checks of `holding.py`, in their order.
+
+A holder may be killed between any two steps: what it has promised is in its journal, what it has answered is kept, and
+it goes on with the same bytes. That it cannot answer is no error of whatever else this member does: it is noted, told,
+and tried again when it next looks at the round.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from client_sdk._effects import Flow, Report, Request, compute, now
+from client_sdk._protocol.accept import RejectedError
+from client_sdk._protocol.collect import Accepted
+from client_sdk._protocol.exchange import exchange
+from client_sdk._protocol.history import note
+from client_sdk._protocol.holding import (
+    MAX_ECHOES_BYTES,
+    check_dealing,
+    check_list,
+    check_published,
+    context_of,
+    own_key,
+    parse_echoes,
+    parse_list,
+    seen_by,
+    split_shares,
+)
+from client_sdk._protocol.poll import POLL_S, unhurried
+from client_sdk._protocol.session import Session
+from client_sdk.progress import Notice, Waits
+from he_agg.documents.holding import Answer, Complaint, Echo
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.roster import Role
+from he_agg.documents.sharing import MAX_HOLDER_LIST_BYTES, HolderList
+from he_agg.documents.signed import AnyBody, Signed
+from he_agg.errors import HeAggError, ProtocolError, Reason, WireError, counted
+from he_agg.ids import RoundId
+from he_agg.sharing.field import Elements
+from he_agg.sharing.shares import BadShare, answer, open_share
+from keys.receiving import ReceivingKey
+
+__all__ = ["hold", "round_holders"]
+
+
+def hold(session: Session, accepted: Accepted, until: float | None = None) -> Flow[bool]:
+    """Answer for an accepted record, if this member is one of its holders. Never fails: what goes wrong is told.
+
+    Args:
+        until: how long other holders are waited for, on the driver's clock; as long as for a result if None. Units:
+            seconds.
+
+    Returns:
+        Whether the aggregator has its answer.
+    """
+    round_id = accepted.record.round_id
+    if not session.plan.splits_keys:
+        return False
+    if round_id in session.holding.answered:
+        return True
+    if until is None:
+        until = (yield from now()) + session.result_s
+    try:
+        done = yield from _hold(session, accepted, until)
+    except RejectedError as refused:
+        yield from compute(partial(note, session, "not-answered", round_id, refused))
+        why = f"{refused.what}: expected {refused.expected}, got {refused.got}; see {session.log.path}"
+    except HeAggError as error:
+        why = error.message
+    else:
+        if done:
+            session.holding.answered.add(round_id)
+        return done
+    text = f"round {round_id}: {session.site} has not answered as a holder: {why}"
+    if text not in session.holding.told:
+        session.holding.told.add(text)
+        yield Report(Notice("holding", text, str(round_id)))
+    return False
+
+
+def round_holders(session: Session, record: RoundRecord) -> Flow[HolderList]:
+    """Fetch the list of holders that a round has gone by.
+
+    Raises:
+        RejectedError: it is not of the roster that the round opened under.
+    """
+    request = Request("GET", f"/v1/rounds/{record.round_id}/holders", frozenset({200}), max_bytes=MAX_HOLDER_LIST_BYTES)
+    response = yield from exchange(session.retries, request)
+    roster = session.rosters.signed_as(record.roster)
+    return (yield from compute(partial(parse_list, response.body, roster, record.epoch)))
+
+
+def _hold(session: Session, accepted: Accepted, until: float) -> Flow[bool]:
+    record = accepted.record
+    check_published(record)
+    roster = session.rosters.named(record.roster)
+    if roster is None or session.site not in roster.having(Role.HOLDER):
+        return False
+    digest = yield from compute(partial(session.chain.head, record.index))
+    if not (yield from compute(partial(_may_answer, session, record.round_id, digest))):
+        return False
+    kept = yield from compute(partial(session.promises.answer, record.round_id))
+    if kept is None:
+        key = yield from compute(partial(session.sharing_keys.of, record.epoch))
+        holders = yield from round_holders(session, record)
+        check_list(holders, accepted.manifests)
+        if key is None or not own_key(holders, session.site, key.public):
+            return False
+        shares = yield from _open_shares(session, accepted, holders, key, digest)
+        yield from compute(partial(_promise, session, record.round_id, digest))
+        yield from _put(session, record.round_id, f"echoes/{session.site}", Echo(record.round_id, digest, session.site))
+        yield from _await_echoes(session, holders, roster.keys_of(Role.HOLDER), record.round_id, digest, until)
+        total = yield from compute(partial(answer, shares))
+        made = Signed.make(Answer(record.round_id, digest, session.site, total), session.identity.signing_key)
+        kept = made.encode()
+        yield from compute(partial(session.promises.keep_answer, record.round_id, kept))
+    yield from _send(session, record.round_id, f"answers/{session.site}", kept)
+    return True
+
+
+def _may_answer(session: Session, round_id: RoundId, record: str) -> bool:
+    """Tell whether a record may be promised still, or is.
+
+    Raises:
+        RejectedError: another one is promised for its number: somebody shows this member a second one.
+    """
+    promises = session.promises
+    known = promises.of(round_id.number)
+    if known is None:
+        return promises.begun and round_id.number > promises.newest
+    if (known.attempt, known.record) != (round_id.attempt, record):
+        raise RejectedError(
+            Reason.CHAIN_MISMATCH,
+            f"record for number {round_id.number}, which this holder answers once",
+            f"{known.record} of attempt {known.attempt}",
+            f"{record} of attempt {round_id.attempt}",
+        )
+    return True
+
+
+def _promise(session: Session, round_id: RoundId, record: str) -> None:
+    try:
+        session.promises.make(round_id, record)
+    except WireError as error:
+        raise RejectedError(error.reason, "promise", "one record for a number", error.message) from error
+
+
+def _open_shares(
+    session: Session, accepted: Accepted, holders: HolderList, key: ReceivingKey, record: str
+) -> Flow[list[Elements]]:
+    """Fetch this member's shares of all members' one-time keys, and check every one of them.
+
+    Raises:
+        RejectedError: the aggregator gave others, or a member has dealt badly, of which it complains.
+    """
+    round_id, sites = accepted.record.round_id, sorted(accepted.record.members)
+    length = len(sites) * holders.holders.excerpt_bytes(holders.holders.index(session.site))
+    request = Request("GET", f"/v1/rounds/{round_id}/shares", frozenset({200}), max_bytes=length)
+    response = yield from exchange(session.retries, request)
+    opened = yield from compute(partial(_opened, session, accepted, holders, key, response.body))
+    bad = {site: share for site, share in opened.items() if isinstance(share, BadShare)}
+    for site, share in bad.items():
+        complaint = Complaint(round_id, record, session.site, site, share.fault, share.plaintext)
+        facts = {"federation": session.federation, "site": session.site, "round": str(round_id)}
+        yield from compute(partial(session.log.note, "bad-dealing", **facts, dealer=site, what=str(share.fault)))
+        yield from _put(session, round_id, f"complaints/{session.site}.{site}", complaint)
+    if bad:
+        what = f"dealings of {' '.join(bad)}"
+        raise RejectedError(Reason.SUM_REJECTED, what, "shares that open and are proven", "others; it has complained")
+    return [share for share in opened.values() if not isinstance(share, BadShare)]
+
+
+def _opened(
+    session: Session, accepted: Accepted, holders: HolderList, key: ReceivingKey, body: bytes
+) -> dict[str, Elements | BadShare]:
+    name, opened = session.site, {}
+    excerpts = split_shares(body, holders.holders, name, sorted(accepted.record.members))
+    for signed in accepted.manifests:
+        excerpt = check_dealing(excerpts[signed.body.site], holders.holders, name, signed.body)
+        if not isinstance(excerpt, BadShare):
+            opened[signed.body.site] = open_share(excerpt, context_of(holders, signed.body), key.open)
+        else:
+            opened[signed.body.site] = excerpt
+    return opened
+
+
+def _await_echoes(
+    session: Session, holders: HolderList, keys: dict[str, bytes], round_id: RoundId, record: str, until: float
+) -> Flow[None]:
+    """Wait until so many holders have seen this very record that no other one of its number can be answered.
+
+    Raises:
+        ProtocolError: too few have.
+    """
+    request = Request(
+        "GET",
+        f"/v1/rounds/{round_id}/echoes?wait={POLL_S}",
+        frozenset({200, 204}),
+        max_bytes=MAX_ECHOES_BYTES,
+        wait_s=POLL_S,
+    )
+    quorum = holders.thresholds.quorum
+    yield Report(Waits(f"round {round_id}: waiting for {counted(quorum, 'holder')} to see its record", str(round_id)))
+    seen: frozenset[str] = frozenset()
+    while True:
+        asked_at = yield from now()
+        response = yield from exchange(session.retries, request)
+        if response.status == 200:
+            echoes = yield from compute(partial(parse_echoes, response.body))
+            seen = yield from compute(partial(seen_by, holders, keys, round_id, record, echoes))
+            if len(seen) >= quorum:
+                return
+        if (yield from now()) > until:
+            raise ProtocolError(
+                Reason.SUM_NOT_READY,
+                f"expected {quorum} of {len(holders.names)} holders to have seen this record, got the word of "
+                f"{len(seen)}; nothing is lost",
+            )
+        yield from unhurried(asked_at)
+
+
+def _put(session: Session, round_id: RoundId, where: str, body: AnyBody) -> Flow[None]:
+    signed = yield from compute(partial(Signed.make, body, session.identity.signing_key))
+    yield from _send(session, round_id, where, signed.encode())
+
+
+def _send(session: Session, round_id: RoundId, where: str, encoded: bytes) -> Flow[None]:
+    request = Request(
+        "PUT",
+        f"/v1/rounds/{round_id}/{where}",
+        frozenset({200, 201}),
+        body=encoded,
+        headers={"Content-Type": "application/json"},
+    )
+    yield from exchange(session.retries, request)
