@@ -10,13 +10,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from he_agg.codecs import codec_for
+from he_agg.codecs.base import Deal
 from he_agg.errors import HeAggError, KeystoreError, Reason
 from he_agg.ids import RoundId
 from he_agg.kernels import bitpack
 from he_agg.mac import RoundMac
-from he_agg.plan.plan import PublicPlan
+from he_agg.plan.plan import PublicPlan, sections_of
 from he_agg.plan.sections import Part
 from keys.group_key import GroupKey
 
@@ -55,18 +57,20 @@ def self_test(key: GroupKey) -> None:
 
 def _works(key: GroupKey) -> bool:
     whole = key.plan.public
-    plan = replace(whole, values=_VALUES, sections=whole.parameters.sections(_VALUES, whole.part_bytes))
+    plan = replace(whole, values=_VALUES, sections=sections_of(whole.parameters, _VALUES, whole.part_bytes, whole.keys))
     small = _SmallKey(key.key_id, plan.plan_id, key.epoch, key.key_material)
     round_id = RoundId(plan.federation, 999_999_999, 999_999_999)
     codec = codec_for(plan)
     # The bounds and what is between: -M, ..., M.
     vector = np.linspace(-plan.magnitude, plan.magnitude, _VALUES).round().astype(np.int32)
     vectors = (vector, vector[::-1].copy())
+    dealt: list[NDArray[np.int64]] = []
+    deal: Deal | None = (lambda one_time: dealt.append(one_time.astype(np.int64))) if plan.splits_keys else None
     with RoundMac(key.mac_key, plan, key.epoch, round_id) as mac:
         submissions, tags = [], []
         for site, nonce, values in zip(_SITES, _NONCES, vectors, strict=True):
             total = mac.new_total()
-            encrypted = codec.encrypt(values, small, round_id, threads=1, watch=partial(mac.watch, total))
+            encrypted = codec.encrypt(values, small, round_id, threads=1, watch=partial(mac.watch, total), deal=deal)
             submissions.append({part.number: part for part in encrypted})
             tags.append((site, nonce, mac.tags(total, site, nonce)))
         parts = {place.number: _fold(plan, place.number, submissions) for place in plan.places}
@@ -76,7 +80,8 @@ def _works(key: GroupKey) -> bool:
         # A check that passes whatever it is shown would be no check.
         if not mac.verify(total, tags) or mac.verify(total, tags[:1]):
             return False
-    opened = codec.decrypt(lambda number: parts[number], len(_SITES), small, round_id, threads=1)
+    key_sum = dealt[0] + dealt[1] if plan.splits_keys else None
+    opened = codec.decrypt(lambda number: parts[number], len(_SITES), small, round_id, threads=1, key_sum=key_sum)
     return np.array_equal(opened, vectors[0].astype(np.int64) + vectors[1])
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Values",
     "Watch",
     "beyond_plan",
+    "check_given",
     "check_key",
     "check_n_sites",
     "check_shape",
@@ -190,6 +191,16 @@ def check_key(key: GroupKey, plan: PublicPlan, round_id: RoundId) -> None:
         raise InputError(
             Reason.PLAN_MISMATCH, f"expected a round of federation {plan.federation}, got {round_id.federation}"
         )
+
+
+def check_given(plan: PublicPlan, what: str, given: object) -> None:
+    """Check that what belongs to split keys is given where, and only where, a plan splits them.
+
+    Raises:
+        ValueError: it is not: a fault of the caller.
+    """
+    if (given is None) == plan.splits_keys:
+        raise ValueError(f"{what} is given where, and only where, a plan splits keys; this one: {plan.keys}")
 
 
 def check_shape(values: Values, plan: PublicPlan) -> None:

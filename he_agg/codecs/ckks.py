@@ -18,6 +18,7 @@ from he_agg.codecs.base import (
     Values,
     Watch,
     beyond_plan,
+    check_given,
     check_key,
     check_n_sites,
     check_shape,
@@ -66,11 +67,12 @@ class CkksCodec:
         *,
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
         watch: Watch = unwatched,
-        deal: Deal | None = None,  # noqa: ARG002 - it has no one-time keys
+        deal: Deal | None = None,
     ) -> Generator[Part]:
         """See `Codec.encrypt`."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)
+        check_given(self._plan, "deal", deal)
         integers = values[:]
         if int(integers.max()) > self._plan.magnitude or int(integers.min()) < -self._plan.magnitude:
             # TenSEAL corrupts the neighbours of a large value without a word.
@@ -98,11 +100,12 @@ class CkksCodec:
         round_id: RoundId,
         *,
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
-        key_sum: NDArray[np.int64] | None = None,  # noqa: ARG002 - it has no one-time keys
+        key_sum: NDArray[np.int64] | None = None,
     ) -> NDArray[np.signedinteger]:
         """See `Codec.decrypt`."""
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
+        check_given(self._plan, "key_sum", key_sum)
         vectors = self._opened.vectors(key)
         slots, unit = vectors.slots, vectors.residues
         (section,) = self.sections

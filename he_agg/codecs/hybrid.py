@@ -34,6 +34,7 @@ from he_agg.codecs.base import (
     Values,
     Watch,
     beyond_plan,
+    check_given,
     check_key,
     check_n_sites,
     check_shape,
@@ -112,13 +113,9 @@ class HybridCodec:
         """See `Codec.encrypt`. The one-time key comes first, then the limbs of the same values together."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)  # the kernels look at every value themselves
-        self._check_given("deal", deal)
+        check_given(self._plan, "deal", deal)
         vectors = None if self._plan.splits_keys else self._opened.vectors(key)
         return self._encrypt(values, deal or vectors, self._a_key(key, round_id), threads, watch)
-
-    def _check_given(self, what: str, given: object) -> None:
-        if (given is None) == self._plan.splits_keys:
-            raise ValueError(f"{what} is given where, and only where, a plan splits keys; this one: {self._plan.keys}")
 
     def _encrypt(
         self, values: Values, carrier: Deal | CkksVectors | None, a: bytes, threads: int | None, watch: Watch
@@ -165,7 +162,7 @@ class HybridCodec:
         """See `Codec.decrypt`."""
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
-        self._check_given("key_sum", key_sum)
+        check_given(self._plan, "key_sum", key_sum)
         key_sum = self._open_key(total, n_sites, self._opened.vectors(key)) if key_sum is None else key_sum.copy()
         dtype = sum_type(self._plan)
         sums = self._sums.take(dtype.itemsize * self._plan.values).view(dtype)

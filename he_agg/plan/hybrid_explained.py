@@ -22,7 +22,10 @@ from he_agg.plan.security import EXACTNESS_SIGMAS, MAX_MODULUS_BITS, NOISE_BOUND
 if TYPE_CHECKING:
     from he_agg.plan.hybrid_parameters import HybridParameters
 
-__all__ = ["costs", "details", "why"]
+__all__ = ["KEY_ROW", "costs", "details", "split_key", "why"]
+
+KEY_ROW = "one-time key"
+"""The row that says how one-time keys travel."""
 
 _SHOWN = 6
 """Numbers of values in a coefficient of which the bytes are shown: the fewest bytes, and those beside them."""
@@ -61,12 +64,20 @@ def details(parameters: HybridParameters) -> tuple[tuple[str, str], ...]:
         ),
         ("sent", f"rounded from q to p of {sent} bits: residues modulo {modulo}"),
         (
-            "one-time key",
+            KEY_ROW,
             f"coefficients to {NOISE_BOUND}, in the sum to {NOISE_BOUND * sites}: one CKKS ciphertext, {key.name} at "
             f"scale 2^{key.scale_bits}, with room for all sums of drawn keys but one in 2^152, under the group key, "
             f"{key.security_bits} bits of security or more",
         ),
         ("exactness", _exactness(parameters)),
+    )
+
+
+def split_key(parameters: HybridParameters) -> str:
+    """Describe how the one-time key travels where a plan splits keys: in the place of what `details` says of it."""
+    return (
+        f"coefficients to {NOISE_BOUND}, in the sum to {NOISE_BOUND * parameters.max_sites}: masked under the group "
+        "key, and dealt in shares to the roster's holders, who answer for one sum of a round"
     )
 
 

@@ -161,6 +161,21 @@ class HybridParameters:
         of_floats = n_sites * self._ratio * _FLOAT_ERROR * math.prod(self.moduli) + _OPENING_ERROR
         return (by_chance + math.sqrt(coefficients) * of_floats) ** 2
 
+    def unnoticed_log2(self, coefficients: int) -> float:
+        """Bound how likely a full sum opens under a wrong key to what looks like honest noise: log2.
+
+        Each distance to the grid is then uniform, within half a step. That all are within the largest distance is one
+        bound; that their squares add up to no more than those of noise may is another, by Chernoff: for u uniform
+        between -h and h, E exp(-t u^2 / h^2) = sqrt(pi/t) erf(sqrt(t)) / 2.
+        """
+        within = (2 * self.largest_distance(self.max_sites) + 1) / self.delta
+        squares = self.largest_square_sum(self.max_sites, coefficients) / (self.delta / 2) ** 2
+        by_squares = (
+            t * squares + coefficients * math.log(math.sqrt(math.pi / t) * math.erf(math.sqrt(t)) / 2)
+            for t in (2.0**k for k in range(-4, 20))
+        )
+        return min(coefficients * math.log2(min(1.0, within)), min(by_squares) / math.log(2))
+
     def _variance(self, n_sites: int) -> float:
         return n_sites * (NOISE_VARIANCE + self._ratio**2 / 12)
 

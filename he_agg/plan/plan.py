@@ -23,7 +23,7 @@ from he_agg.plan.schemes import DEFAULT_CODEC, scheme_of
 from he_agg.plan.sections import MAX_PART_BYTES, PART_HEADER_BYTES, PartPlace, Section, part_places
 from he_agg.sharing.masks import MAX_SITES as MAX_SPLIT_SITES
 
-__all__ = ["KEYS", "SHARED", "SPLIT", "Plan", "PublicPlan"]
+__all__ = ["KEYS", "SHARED", "SPLIT", "Plan", "PublicPlan", "check_keys", "sections_of"]
 
 MAX_PLAN_BYTES = 32 * 2**20
 MAX_SITES = 10_000
@@ -43,9 +43,12 @@ _RANGES = {
 SHARED, SPLIT = KEYS = ("shared", "split")
 """How one-time keys travel: to all sites under the group key, or in shares to holders, who give away only their sum."""
 
-LEAST_SPLIT_COEFFICIENTS = 128
-"""A sum of keys that answers give is not authenticated by a tag: that a wrong one opens to nothing shows from so many
-coefficients on, each of which lies near a multiple of the step by chance only."""
+LEAST_SPLIT_COEFFICIENTS = 1024
+"""Of a submission under split keys. A sum of keys that answers give is authenticated by no tag: that a wrong one opens
+to nothing shows from so many coefficients on. Sums of three sites need the most, 762."""
+
+UNNOTICED_LOG2 = -128
+"""How likely it may be that it does not show."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,12 @@ class PublicPlan:
             codec=codec,
             parameters=parameters,
             values=values,
-            sections=_sections(parameters, values, terms["part_bytes"], keys),
+            sections=sections_of(parameters, values, terms["part_bytes"], keys),
             layout_fingerprint=fingerprint,
             keys=keys,
             **terms,
         )
-        _check_keys(plan)
+        check_keys(keys, codec, parameters, plan.min_sites, plan.max_sites)
         if plan.to_json()["sections"] != stated:
             raise PlanError(Reason.BAD_PLAN, "plan.sections: expected the ones that follow from the parameters")
         return plan
@@ -265,12 +268,12 @@ class Plan:
             codec=codec,
             parameters=parameters,
             values=values,
-            sections=_sections(parameters, values, part_bytes, keys),
+            sections=sections_of(parameters, values, part_bytes, keys),
             layout_fingerprint=layout.fingerprint,
             keys=keys,
             **terms,
         )
-        _check_keys(public)
+        check_keys(keys, codec, public.parameters, public.min_sites, max_sites)
         return cls(public, layout)
 
     def check_model(self, tensors: Mapping[str, Any]) -> None:
@@ -308,6 +311,7 @@ class Plan:
             "ring_degree": public.parameters.ring_degree,
             "modulus_bits": public.parameters.security_modulus_bits,
             "security_bits": public.parameters.security_bits,
+            "security_source": public.parameters.security_source,
             # None: no noise that can occur rounds a value wrongly.
             "failure_log2": None if failure == -math.inf else round(failure, 1),
         }
@@ -351,34 +355,42 @@ def _padded(values: int, parameters: Parameters, keys: str) -> int:
     return max(values, LEAST_SPLIT_COEFFICIENTS * parameters.packing)
 
 
-def _sections(parameters: Parameters, values: int, part_bytes: int, keys: str) -> tuple[Section, ...]:
+def sections_of(parameters: Parameters, values: int, part_bytes: int, keys: str) -> tuple[Section, ...]:
     """Cut a submission into sections. A split key travels in a dealing, and is none."""
     found = parameters.sections(values, part_bytes)
     return tuple(section for section in found if keys != SPLIT or section.name != KEY_SECTION)
 
 
-def _check_keys(plan: PublicPlan) -> None:
-    """Check that keys can travel as a plan says.
+def check_keys(keys: str, codec: str, parameters: Parameters, min_sites: int, max_sites: int) -> None:
+    """Check that one-time keys can travel as a plan says.
 
     Raises:
-        PlanError: no such way, a codec without one-time keys, or more sites than whose sum of keys can be told.
+        PlanError: no such way, a codec without one-time keys, more sites than whose sum of keys can be told, or
+            parameters under which a wrong sum of keys need not show.
     """
-    if plan.keys not in KEYS:
+    if keys not in KEYS:
         raise PlanError(
-            Reason.BAD_PLAN, f"keys: expected one of {', '.join(KEYS)}, got {plan.keys!r}", "leave it out for shared"
+            Reason.BAD_PLAN, f"keys: expected one of {', '.join(KEYS)}, got {keys!r}", "leave it out for shared"
         )
-    if not plan.splits_keys:
+    if keys != SPLIT:
         return
-    if not isinstance(plan.parameters, HybridParameters):
+    if not isinstance(parameters, HybridParameters):
         raise PlanError(
             Reason.BAD_PLAN,
-            f"keys: the codec {plan.codec} has no one-time keys that could be split",
+            f"keys: the codec {codec} has no one-time keys that could be split",
             "take the codec hybrid, the usual one",
         )
-    if plan.max_sites > MAX_SPLIT_SITES or plan.min_sites < 3:
+    if max_sites > MAX_SPLIT_SITES or min_sites < 3:
         raise PlanError(
             Reason.INSECURE_PARAMETERS,
-            f"split keys: expected sums of 3 to {MAX_SPLIT_SITES} sites, got {plan.min_sites} to {plan.max_sites}",
+            f"split keys: expected sums of 3 to {MAX_SPLIT_SITES} sites, got {min_sites} to {max_sites}",
             "of two sites each reads the other's update by subtraction; with more than that the sum of keys could be "
             "any number",
+        )
+    if (unnoticed := parameters.unnoticed_log2(LEAST_SPLIT_COEFFICIENTS)) > UNNOTICED_LOG2:
+        raise PlanError(
+            Reason.INSECURE_PARAMETERS,
+            f"split keys: expected a wrong sum of keys to go unnoticed with a probability of 2^{UNNOTICED_LOG2} at "
+            f"most, got 2^{math.ceil(unnoticed)} with these parameters",
+            "ask for another number of value bits, or for fewer sites",
         )

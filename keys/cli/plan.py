@@ -12,9 +12,11 @@ import click
 from click.core import ParameterSource
 
 from he_agg.host.commands import FILE, Whole, answer, json_option, messages
+from he_agg.plan.hybrid_explained import KEY_ROW, split_key
+from he_agg.plan.hybrid_parameters import HybridParameters
 from he_agg.plan.layout import Layout
 from he_agg.plan.parameters import Parameters
-from he_agg.plan.plan import Plan
+from he_agg.plan.plan import KEYS, SHARED, SPLIT, Plan, check_keys, sections_of
 from he_agg.plan.rounded import cap_trouble
 from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES, scheme_of
 from he_agg.plan.sections import part_places
@@ -23,8 +25,22 @@ from keys.files import read_npz, read_plan, write_new
 __all__ = ["plan_choose", "plan_new", "plan_show"]
 
 
+_KEYS = {
+    "shared": "shared: every site has what opens any update, so the aggregator together with one of them reads all",
+    "split": "split: one-time keys are dealt in shares to the roster's holders, who answer for one sum of a round; the "
+    "aggregator with one site, or with few holders, reads no update",
+}
 _PART_BYTES = 4 * 2**20
 _WIDTH = 110
+
+
+keys_option = click.option(
+    "--keys",
+    type=click.Choice(KEYS),
+    default=SHARED,
+    show_default=True,
+    help="How one-time keys travel: to all sites under the group key, or split among holders; see the roster's.",
+)
 
 
 @click.command("plan")
@@ -32,23 +48,29 @@ _WIDTH = 110
 @click.option("--bits", type=Whole(2, 24), default=16, show_default=True, help="Bits of one value.")
 @click.option("--values", type=Whole(1, 2**36), default=10**7, show_default=True, help="Size of the model.")
 @click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
+@keys_option
 @json_option
 @click.pass_context
-def plan_choose(ctx: click.Context, sites: int | None, bits: int, values: int, codec: str, as_json: bool) -> None:
+def plan_choose(
+    ctx: click.Context, sites: int | None, bits: int, values: int, codec: str, keys: str, as_json: bool
+) -> None:
     """Show the parameters for a number of sites and bits, and why; or make and show plans."""
     if sites is None:
         typed = ctx.parent or ctx  # `he-agg plan` is a group, too, and what is typed is the group's
-        if any(typed.get_parameter_source(name) == ParameterSource.COMMANDLINE for name in ("bits", "values", "codec")):
+        chosen = ("bits", "values", "codec", "keys")
+        if any(typed.get_parameter_source(name) == ParameterSource.COMMANDLINE for name in chosen):
             raise click.UsageError("say how many sites can take part at most: --sites", typed)
         click.echo(typed.get_help())
         return
     parameters = scheme_of(codec).parameters.choose(2 ** (bits - 1) - 1, sites)
-    sections = parameters.sections(values, _PART_BYTES)
+    check_keys(keys, codec, parameters, min(3, sites), sites)
+    sections = sections_of(parameters, values, _PART_BYTES, keys)
     places = list(part_places(sections))
     wire = sum(place.wire_bytes for place in places)
     failure = parameters.failure_log2
     facts = {
         "codec": codec,
+        "keys": keys,
         "sites": sites,
         "value_bits": bits,
         "profile": parameters.name,
@@ -71,12 +93,20 @@ def plan_choose(ctx: click.Context, sites: int | None, bits: int, values: int, c
 def _choice(facts: dict[str, Any], parameters: Parameters) -> str:
     rows = [
         ("parameters", f"{facts['profile']} (codec {facts['codec']}), for sums of {facts['sites']} sites at most"),
-        *parameters.details,
+        *_details(parameters, facts["keys"]),
+        ("keys", _KEYS[facts["keys"]]),
         ("failure", _failure(facts["failure_log2"])),
         ("security", f"{_security(facts)}; {facts['security_source']}"),
         ("why", facts["why"]),
     ]
     return "\n".join([*(_row(*row) for row in rows), "", *_costs(facts, parameters)])
+
+
+def _details(parameters: Parameters, keys: str) -> list[tuple[str, str]]:
+    rows = dict(parameters.details)
+    if keys == SPLIT and isinstance(parameters, HybridParameters):
+        rows[KEY_ROW] = split_key(parameters)
+    return list(rows.items())
 
 
 def _row(name: str, text: str) -> str:
@@ -87,8 +117,9 @@ def _costs(facts: dict[str, Any], parameters: Parameters) -> Iterator[str]:
     yield f"{'what a value costs':<26}{'bits':>8}{'bytes':>8}"
     rows = [*parameters.costs, ("residues of a value", parameters.bits_per_value)]
     yield from (f"  {what:<24}{bits:>8.3f}{bits / 8:>8.3f}" for what, bits in rows)
+    rest_is = ("" if facts["keys"] == SPLIT else "key, ") + "headers, last bits"
     rest = facts["bytes_up"] - facts["values"] * parameters.bits_per_value / 8
-    yield f"  {'key, headers, last bits':<24}{8 * rest / facts['values']:>8.3f}{rest / facts['values']:>8.3f}"
+    yield f"  {rest_is:<24}{8 * rest / facts['values']:>8.3f}{rest / facts['values']:>8.3f}"
     yield (
         f"  {'all of it':<24}{8 * facts['bytes_up'] / facts['values']:>8.3f}{facts['bytes_per_value']:>8.3f}   "
         f"{facts['bytes_up']:,} bytes in {facts['parts']} parts for {facts['values']:,} values; as float32 "
@@ -117,6 +148,7 @@ def _failure(log2: float | None) -> str:
 )
 @click.option("--bits", "value_bits", type=int, default=16, show_default=True, help="Bits of one value, 2 to 24.")
 @click.option("--codec", type=click.Choice(sorted(SCHEMES)), default=DEFAULT_CODEC, show_default=True)
+@keys_option
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most.")
 @click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds a round stays open.")
 @click.option(
@@ -165,7 +197,8 @@ def _explain(plan: Plan) -> str:
         "sums": f"of {facts['min_sites']} to {facts['max_sites']} sites",
         "rounds": f"{facts['rounds']} at most, each open for {facts['deadline_s']} s; {invited} are invited",
         "codec": f"{facts['codec']}, {facts['profile']}",
-        "security": f"{_security(facts)}, ring degree {facts['ring_degree']}",
+        "keys": _KEYS[facts["keys"]],
+        "security": f"{_security(facts)}, ring degree {facts['ring_degree']}; {facts['security_source']}",
         "failure": _failure(facts["failure_log2"]),
         "submission": f"{facts['bytes_up']:,} bytes in {facts['parts']} parts, {facts['bytes_per_value']:g} a value "
         "(float32: 4)",

@@ -86,6 +86,21 @@ def test_plan_shows_what_it_would_choose(run, line, bits, per_value, security):
         assert float(in_bytes) == pytest.approx(cost["bits_per_value"] / 8, abs=1e-3)
 
 
+def test_plans_say_how_keys_travel_and_how_secure_that_is(run):
+    for keys, meant in (("split", "reads no update"), ("shared", "reads all")):
+        assert run(f"{PLAN_NEW} --keys {keys} --out {keys}.plan")[0] == 0
+        facts = json.loads(run(f"plan show {keys}.plan --json")[1])
+        assert facts["keys"] == keys
+        assert facts["security_bits"] >= 128
+        text = " ".join(run(f"plan show {keys}.plan")[1].split())
+        chosen = " ".join(run(f"plan --sites 5 --keys {keys}")[1].split())
+        for told in (text, chosen):
+            assert meant in told
+            assert "even if all sites but two give theirs away" in told
+        assert ("CKKS ciphertext" in chosen) == (keys == "shared")
+    assert "3 to 1559 sites" in run("plan --sites 2 --keys split")[2]
+
+
 def test_plan_alone_shows_its_help_and_commands(run):
     code, out, _ = run("plan")
     assert code == 0
