@@ -14,6 +14,7 @@ __all__ = [
     "Action",
     "Closed",
     "Completed",
+    "Concluded",
     "Ended",
     "EpochChanged",
     "Event",
@@ -30,9 +31,12 @@ __all__ = [
     "Paused",
     "Phase",
     "Published",
+    "Ready",
     "Resumed",
     "RosterChanged",
     "Round",
+    "Settled",
+    "Skipped",
     "Stage",
     "StageChanged",
     "Started",
@@ -66,12 +70,16 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Terms:
-    """What plan and roster say about rounds. Units: `deadline_s` in seconds."""
+    """What plan and roster say about rounds. `splits`: one-time keys are split among holders.
+
+    Units: `deadline_s` in seconds.
+    """
 
     min_sites: int
     rounds: int
     deadline_s: int
     sample_percent: int = 100
+    splits: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,10 @@ class Round:
 
     `min_sites` is what the roster that it opened under asks for, or all of the invited where a sum of the number was
     given up: a later roster may ask for more, and then more are needed, but never for less.
+
+    `settled`: it is published, and nothing more is awaited of its holders: so many have answered that the sum opens, or
+    the operator has skipped it. Where keys are shared it is as soon as it is published. `holders` are those of the
+    roster that it opened under.
     """
 
     number: int
@@ -90,6 +102,8 @@ class Round:
     invited: frozenset[str]
     complete: frozenset[str] = frozenset()
     min_sites: int = 0
+    settled: bool = False
+    holders: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,10 @@ class Federation:
     `paused_at` is set while it is paused. `name`, `roster` (a digest), `counted` and, if the newest attempt is
     published in this step, `submitted` are what the next draw depends on: see `he_agg.documents.draw`.
     `later` is how many attempts the number after the newest one's has had. `sum` is the newest sum, if there is one.
+
+    `ready`: an attempt may open. Where keys are split, so many holders have a sharing key of the epoch that it can end.
+    `burnt`: the newest roster has another list of holders than that of the newest attempt. A number's attempts are all
+    under one list, so if that one fails, or has failed, its number is not tried again.
     """
 
     terms: Terms
@@ -130,6 +148,8 @@ class Federation:
     submitted: Mapping[str, str] = field(default_factory=dict)
     later: int = 0
     sum: Sum | None = None
+    ready: bool = True
+    burnt: bool = False
 
 
 # What happens.
@@ -200,8 +220,32 @@ class EpochChanged:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A sharing key has come: perhaps what is due may open now."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """So many holders have answered that the sum opens."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The operator does not wait for the holders any longer, though the sum may never open."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
 class GaveUp:
-    """The operator gives up a published sum that sites have rejected: its number is to be tried again."""
+    """The operator gives up a published sum that sites have rejected: its number is to be tried again.
+
+    Not where keys are split: holders answer for one record of a number, ever.
+    """
 
     number: int
     attempt: int
@@ -209,7 +253,7 @@ class GaveUp:
 
 @dataclass(frozen=True)
 class RosterChanged:
-    """There is a new roster. `removed` are the sites that are not in it any more, or have another key in it."""
+    """There is a new roster. `removed` are sites and holders that are not in it any more, or have another key in it."""
 
     removed: frozenset[str]
 
@@ -227,6 +271,9 @@ Event = (
     | EpochChanged
     | RosterChanged
     | GaveUp
+    | Ready
+    | Settled
+    | Skipped
 )
 
 # What to do about it.
@@ -284,6 +331,13 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Concluded:
+    """Write down that nothing more is awaited of the holders of a published round."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
 class Failed:
     """Write the record of a failure. `why` is the reason for sites whose submissions were complete.
 
@@ -312,4 +366,6 @@ class Ended:
     attempt: int
 
 
-Action = StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Failed | GivenUp | Ended
+Action = (
+    StageChanged | Opened | Extended | Accepted | Closed | Folding | Published | Concluded | Failed | GivenUp | Ended
+)

@@ -9,22 +9,30 @@
               federation ended,    │                                     └────┬─────┘                        │
               new group key, or an │                     a stored part is not │                              │
               invited site removed ▼                     what was received    ▼                              ▼
-                                 FAILED <─────────────────────────────────────┘          next number, attempt 1: OPEN
-                                   │                                                     after plan.rounds: the end
-                                   └──> same number, next attempt: OPEN
+                                 FAILED <─────────────────────────────────────┘          once it is settled:
+                                   │                                                     next number, attempt 1: OPEN
+                                   └──> same number, next attempt: OPEN                  after plan.rounds: the end
+                                        its list of holders is another: next number
 
 A new group key and a new roster hold at once for rounds that open. An open round that they touch fails, and its next
 attempt opens under the new ones; a closed one is finished under those that it opened under.
 
+Where one-time keys are split among holders, a published round is *awaited* until it is *settled*: so many holders have
+answered that the sum opens, or the operator has skipped it. Nothing opens before, and the federation does not end. Nor
+does anything open while too few holders have a sharing key of the epoch; it does as soon as there are enough. Each
+number has one list of holders for all its attempts: if an attempt fails and the newest roster has another list, the
+number is burnt, and the next one opens.
+
 The operator may give up a published sum that its sites have rejected, as long as nobody has gone on from it: the open
 round after it fails, and another attempt at its own number opens, for the members of that sum, all of them or none.
+Where keys are split he cannot: holders answer for one record of a number, and never for another.
 
 While a federation is paused its deadline stands still and no round opens; an open one goes on taking what is under way,
 and a closed one gets its sum. Resuming moves the deadline by the length of the pause, or opens the round that is due.
 
 The end is a record as well, the last one, under the id of what would have opened next. It comes with the last sum, or
 when the operator ends the federation; if a closed set still gets its sum, since its sites hold receipts and wait for
-it, it comes with that.
+it, it comes with that, and if holders are still awaited, when they are not any more.
 
 Closing is the one moment that decides who is in: from CLOSED on, the set is immutable and the sum is a function of
 it. Time passes before anything else happens: an event that comes after the deadline finds the round closed, however
@@ -44,6 +52,7 @@ from service.domain.events import (
     Action,
     Closed,
     Completed,
+    Concluded,
     Ended,
     EpochChanged,
     Event,
@@ -60,9 +69,12 @@ from service.domain.events import (
     Paused,
     Phase,
     Published,
+    Ready,
     Resumed,
     RosterChanged,
     Round,
+    Settled,
+    Skipped,
     Stage,
     StageChanged,
     Started,
@@ -117,15 +129,13 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
     current = state.round
     match event:
         case Started() if state.stage is Stage.CREATED and len(state.sites) >= state.terms.min_sites:
-            state = replace(state, stage=Stage.RUNNING)
-            state, opened = _open(state, *_next(state), now)
-            return state, [StageChanged(Stage.RUNNING), *opened]
+            return _go_on(replace(state, stage=Stage.RUNNING), [StageChanged(Stage.RUNNING)], now)
         case Stopped() if state.stage is not Stage.ENDED:
             state = replace(state, stage=Stage.ENDED)
             more: list[Action] = []
             if current is not None and current.phase is Phase.OPEN:
                 state, more = _fail(state, current, "federation-ended", now)
-            elif current is None or current.phase in (Phase.PUBLISHED, Phase.FAILED):
+            elif _is_over(current):
                 more = [_end(state)]
             return state, [StageChanged(Stage.ENDED), *more]
         case Paused() if state.stage is Stage.RUNNING:
@@ -154,8 +164,16 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
             and site in current.complete
         ):
             return _fail(state, current, "round-failed", now, corrupt=site)
+        case Settled(number, attempt) | Skipped(number, attempt) if (
+            current is not None and _is(current, number, attempt, Phase.PUBLISHED) and not current.settled
+        ):
+            current = replace(current, settled=True)
+            return _go_on(replace(state, round=current), [Concluded(current)], now)
+        case Ready() if state.stage is Stage.RUNNING and _is_over(current):
+            return _go_on(state, [], now)
         case GaveUp(number, attempt) if (
-            current is not None
+            not state.terms.splits
+            and current is not None
             and current.phase is Phase.OPEN
             and current.number == number + 1
             and state.stage in (Stage.RUNNING, Stage.PAUSED)
@@ -168,7 +186,10 @@ def _happen(state: Federation, event: Event, now: float) -> tuple[Federation, li
         case EpochChanged() if current is not None and current.phase is Phase.OPEN:
             return _fail(state, current, "epoch-changed", now)
         case RosterChanged(removed) if current is not None and current.phase is Phase.OPEN:
-            return _fail(state, current, "roster-changed", now) if removed & current.invited else (state, [])
+            touched = removed & (current.invited | current.holders)
+            return _fail(state, current, "roster-changed", now) if touched else (state, [])
+        case RosterChanged() if state.stage is Stage.RUNNING and _is_over(current):
+            return _go_on(state, [], now)  # another list of holders may be one that enough sharing keys are there for
         case _:
             return state, []
 
@@ -187,21 +208,17 @@ def _open(state: Federation, number: int, attempt: int, now: float) -> tuple[Fed
         many = drawn_number(len(state.sites), state.terms.sample_percent, least)
         invited = draw(state.sites, many, RoundId(state.name, number, attempt), state.roster, state.counted)
     opened = Round(number, attempt, Phase.OPEN, int(now), deadline_at, invited, min_sites=least)
-    return replace(state, round=opened), [Opened(opened)]
+    return replace(state, round=opened, burnt=False), [Opened(opened)]
 
 
 def _resume(state: Federation, now: float) -> tuple[Federation, list[Action]]:
     current, rested = state.round, max(0, math.ceil(now - (state.paused_at or now)))
     state = replace(state, stage=Stage.RUNNING, paused_at=None)
     actions: list[Action] = [StageChanged(Stage.RUNNING)]
-    opened: list[Action] = []
-    match current:
-        case Round(phase=Phase.OPEN):
-            current = replace(current, deadline_at=current.deadline_at + rested)
-            return replace(state, round=current), [*actions, Extended(current)]
-        case Round(phase=Phase.PUBLISHED | Phase.FAILED):
-            state, opened = _open(state, *_next(state), now)
-    return state, actions + opened
+    if current is not None and current.phase is Phase.OPEN:
+        current = replace(current, deadline_at=current.deadline_at + rested)
+        return replace(state, round=current), [*actions, Extended(current)]
+    return _go_on(state, actions, now) if _is_over(current) else (state, actions)
 
 
 def _close(state: Federation, current: Round) -> tuple[Federation, list[Action]]:
@@ -210,15 +227,12 @@ def _close(state: Federation, current: Round) -> tuple[Federation, list[Action]]
 
 
 def _publish(state: Federation, current: Round, now: float) -> tuple[Federation, list[Action]]:
-    published = replace(current, phase=Phase.PUBLISHED)
+    published = replace(current, phase=Phase.PUBLISHED, settled=not state.terms.splits)
     state = replace(state, round=published, sum=Sum(current.number, current.attempt, current.complete))
     if state.terms.sample_percent < 100:
         state = replace(state, counted=members_digest({site: state.submitted[site] for site in current.complete}))
     actions: list[Action] = [Published(published)]
-    if current.number >= state.terms.rounds and state.stage is not Stage.ENDED:
-        state = replace(state, stage=Stage.ENDED)
-        actions.append(StageChanged(Stage.ENDED))
-    return _go_on(state, actions, now)
+    return _go_on(state, actions, now) if published.settled else (state, actions)
 
 
 def _fail(
@@ -235,22 +249,30 @@ def _fail(
     return _go_on(state, actions, now)
 
 
+def _is_over(current: Round | None) -> bool:
+    """Tell whether nothing is open, closed, being folded or awaited."""
+    return current is None or current.phase is Phase.FAILED or (current.phase is Phase.PUBLISHED and current.settled)
+
+
 def _go_on(state: Federation, actions: list[Action], now: float) -> tuple[Federation, list[Action]]:
-    """Let follow what comes after an attempt that has its record."""
+    """Let follow what comes next, where nothing is under way."""
+    number, attempt = _next(state)
+    if number > state.terms.rounds and state.stage is not Stage.ENDED:
+        state, actions = replace(state, stage=Stage.ENDED), [*actions, StageChanged(Stage.ENDED)]
     if state.stage is Stage.ENDED:
         return state, [*actions, _end(state)]
-    if state.stage is Stage.PAUSED:
+    if state.stage is Stage.PAUSED or not state.ready:
         return state, actions
-    state, opened = _open(state, *_next(state), now)
+    state, opened = _open(state, number, attempt, now)
     return state, actions + opened
 
 
 def _next(state: Federation) -> tuple[int, int]:
-    """Return number and attempt of what opens next, while nothing is open, closed or being folded."""
+    """Return number and attempt of what opens next, while nothing is under way."""
     current, before = state.round, state.sum
     if current is None:
         return 1, 1
-    if current.phase is Phase.PUBLISHED:
+    if current.phase is Phase.PUBLISHED or state.burnt:
         return current.number + 1, state.later + 1
     if before is not None and before.given_up and current.number == before.number + 1:
         return before.number, before.attempt + 1

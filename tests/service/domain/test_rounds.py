@@ -46,7 +46,8 @@ SITES = frozenset("abc")
 
 
 def at(phase, *complete, number=1, attempt=1, stage=Stage.RUNNING):
-    round_ = Round(number, attempt, phase, 1000, 1100, SITES, frozenset(complete))
+    settled = phase is Phase.PUBLISHED
+    round_ = Round(number, attempt, phase, 1000, 1100, SITES, frozenset(complete), settled=settled)
     return Federation(TERMS, SITES, stage, round_)
 
 
