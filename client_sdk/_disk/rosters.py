@@ -84,6 +84,10 @@ class Rosters:
             )
         return signed
 
+    def version(self, number: int) -> Roster | None:
+        """Find a trusted roster by its version; None if this site does not know it."""
+        return next((signed.body for signed in self._known.values() if signed.body.version == number), None)
+
     def since(self, version: int) -> list[Signed[Roster]]:
         """Return the trusted rosters from a version on."""
         return [signed for signed in self._known.values() if signed.body.version >= version]

@@ -35,6 +35,7 @@ from he_agg.protocol.messages import Receipt
 __all__ = [
     "catch_up",
     "check_record",
+    "due_after",
     "follow_rosters",
     "given_up",
     "know_roster",
@@ -214,11 +215,11 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
     if before.ended:
         got = f"{record.outcome} for round {record.round_id}"
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}", "none after the federation's end", got)
-    check_due(f"record {index}", (before.number, before.attempt), record.round_id)
-    if record.outcome == ENDED:
-        check_end(session.plan, record)
     yield from know_roster(session, record)
     roster = session.rosters.named(record.roster)
+    check_due(f"record {index}", due_after(session, before, roster), record.round_id)
+    if record.outcome == ENDED:
+        check_end(session.plan, record)
     if roster is not None:
         if roster.version < before.roster_version:
             raise RejectedError(
@@ -249,6 +250,24 @@ def take_record(session: Session, signed: Signed[RoundRecord]) -> Flow[None]:
         yield from _tell_of_absence(session.site, record)
 
 
+def due_after(session: Session, before: Link, roster: Roster | None) -> tuple[int, int]:
+    """Return number and attempt of what comes after a record.
+
+    Holders promise one record for each number. Where others hold by the roster of what comes, a number that has failed
+    is left: they know nothing of the promises that were made for it.
+
+    Args:
+        before: what is kept of the record before.
+        roster: the one that what comes is under; None if this site does not know it.
+    """
+    failed = before.attempt > 1 and not before.again
+    if session.plan.splits_keys and failed and roster is not None:
+        then = session.rosters.version(before.roster_version)
+        if then is not None and not roster.has_holders_of(then):
+            return before.number + 1, 1
+    return before.number, before.attempt
+
+
 def newest_sum(session: Session, link: Link) -> Flow[RoundId | None]:
     """Return the newest round as of a record whose sum was not given up; None if there is none.
 
@@ -277,10 +296,10 @@ def _link(session: Session, signed: Signed[RoundRecord], before: Link, roster_ve
         RejectedError: it gives up a sum that is not the newest one.
     """
     record = signed.body
-    link = replace(before, digest=signed.digest, roster_version=roster_version, epoch=record.epoch)
-    if record.outcome == ENDED:
-        return replace(link, ended=True)
     number, attempt = record.round_id.number, record.round_id.attempt
+    link = replace(before, digest=signed.digest, roster_version=roster_version, epoch=record.epoch, number=number)
+    if record.outcome == ENDED:
+        return replace(link, attempt=attempt, ended=True)
     if record.outcome == PUBLISHED:
         link = replace(link, number=number + 1, attempt=before.later + 1, later=0)
         return replace(link, counted=last_counted(record, before.counted), published=record.index, again=0)

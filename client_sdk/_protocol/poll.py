@@ -14,7 +14,7 @@ from client_sdk._disk.chain import Link
 from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
 from client_sdk._protocol.accept import RejectedError, check_due, check_epoch, signers
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import catch_up, follow_rosters, given_up, newest_sum, refusing
+from client_sdk._protocol.history import catch_up, due_after, follow_rosters, given_up, newest_sum, refusing
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import deliver_verdicts
 from client_sdk._protocol.waiting import Waiting
@@ -274,9 +274,13 @@ def _check_invited(session: Session, state: FederationState) -> Flow[None]:
     if state.open is None or state.round_id is None:
         return
     before = yield from compute(partial(session.chain.link, state.index))
-    check_due("state", (before.number, before.attempt), state.round_id)
     again = yield from given_up(session, before)
-    for signed in session.rosters.since(before.roster_version):
+    rosters = session.rosters.since(before.roster_version)
+    opened_as = state.round_id.number, state.round_id.attempt
+    possible = [signed for signed in rosters if due_after(session, before, signed.body) == opened_as]
+    if not possible:
+        check_due("state", due_after(session, before, session.rosters.newest.body), state.round_id)
+    for signed in possible:
         drawn = invited_sites(session.plan, signed.body, signed.body_digest, state.round_id, before.counted, again)
         if drawn == frozenset(state.open.invited):
             return

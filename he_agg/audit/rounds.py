@@ -173,6 +173,8 @@ class RecordChain:
             due = last.round_id.number + 1
         elif last.gives_up is not None and self._published is not None:
             due = self._published.round_id.number
+        elif self._has_other_holders(last, record):
+            due = last.round_id.number + 1
         else:
             due = last.round_id.number
         tried = self._tried.get(due, 0) + 1
@@ -181,6 +183,11 @@ class RecordChain:
             self._find("round-order", f"{what}: expected round {due}, attempt {tried}")
         if record.gives_up is not None:
             self._check_given_up(record, what)
+
+    def _has_other_holders(self, last: RoundRecord, record: RoundRecord) -> bool:
+        """Tell whether others hold shares by a record's roster than by that of the one before, which has failed."""
+        then, now = self._rosters.get(last.roster), self._rosters.get(record.roster)
+        return self._plan.splits_keys and then is not None and now is not None and not now.has_holders_of(then)
 
     def _check_given_up(self, record: RoundRecord, what: str) -> None:
         """Check that the sum that is given up is the one before, and that its sites were not agreed on it."""

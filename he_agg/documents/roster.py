@@ -180,6 +180,13 @@ class Roster:
         """Verification keys of the members with a role, by name."""
         return {name: member.public_key for name, member in self.having(role).items()}
 
+    def has_holders_of(self, other: Roster) -> bool:
+        """Tell whether shares go to the very same holders by another version of it, and it takes as many of them.
+
+        A holder with another signing key is another one: it knows nothing of what the first has promised.
+        """
+        return (self.holders, self.keys_of(Role.HOLDER)) == (other.holders, other.keys_of(Role.HOLDER))
+
     @property
     def smallest_group(self) -> str:
         """Say how few sites a sum may be of, and what it means if these are few."""

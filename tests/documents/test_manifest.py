@@ -78,6 +78,8 @@ def test_every_field_is_in_the_id():
         "tags": ((1,),),
         "roster": "00" * 32,
         "previous": "00" * 32,
+        "holders": "00" * 32,
+        "dealing": "00" * 32,
     }
     assert set(changes) == {field.name for field in fields(Manifest)}
     ids = {id_of(MANIFEST), *(id_of(replace(MANIFEST, **{name: value})) for name, value in changes.items())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -22,9 +23,17 @@ from he_agg.documents.roster import (
 )
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
+from he_agg.sharing.thresholds import Thresholds
 from tests.support.documents import EXAMPLES, KEYS, encoded, key_of, parsed
 
-ROSTER = EXAMPLES["roster"].body
+SPLIT = EXAMPLES["roster"].body
+ROSTER = replace(
+    SPLIT,
+    min_sites=2,
+    small_groups=True,
+    holders=None,
+    members={name: replace(one, roles=one.roles - {Role.HOLDER}) for name, one in SPLIT.members.items()},
+)
 A, B = ROSTER.members["hospital-a"], ROSTER.members["hospital-b"]
 
 
@@ -241,3 +250,33 @@ def test_bounds_of_numbers():
         with pytest.raises(WireError):
             parsed(Roster, canonical.encode(value | {name: bad}))
     assert parsed(Roster, canonical.encode(value)) == ROSTER
+
+
+class TestHolders:
+    def test_they_are_the_members_of_that_role_in_order(self):
+        assert list(SPLIT.keys_of(Role.HOLDER)) == ["coordinator", "hospital-a", "hospital-b", "second"]
+        assert SPLIT.holders == Thresholds(holders=4, quorum=3, threshold=2)
+        assert parsed(Roster, encoded(SPLIT)) == SPLIT
+
+    def test_their_number_and_the_thresholds_belong_together(self):
+        assert "expected how many holders it takes" in refused(replace(SPLIT, holders=None))
+        assert "expected how many holders it takes" in refused(replace(ROSTER, holders=Thresholds.choose(4)))
+
+    @pytest.mark.parametrize(("quorum", "threshold"), [(5, 2), (3, 4), (0, 1), (3, 0), (65, 2)])
+    def test_thresholds_that_cannot_be_are_refused(self, quorum, threshold):
+        body = json.loads(encoded(SPLIT))
+        body["holders"] = {"quorum": quorum, "threshold": threshold}
+        with pytest.raises(WireError):
+            parsed(Roster, canonical.encode(body))
+
+    @pytest.mark.parametrize(
+        ("thresholds", "min_sites", "why"),
+        [
+            (Thresholds(4, 3, 1), 3, "threshold of 1"),  # each holder alone has every key
+            (Thresholds(4, 2, 2), 3, "quorum of 2 of 4"),  # two quorums without an honest holder in common
+            (Thresholds(4, 3, 2), 2, "subtraction"),  # two sites
+        ],
+    )
+    def test_without_a_claim_no_roster(self, thresholds, min_sites, why):
+        small = min_sites < majority(len(SPLIT.having(Role.SITE)))
+        assert why in refused(replace(SPLIT, holders=thresholds, min_sites=min_sites, small_groups=small))

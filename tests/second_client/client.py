@@ -894,11 +894,13 @@ class Site:
             "tags": Tags(self.key, round_id).of(sections, self.identity.name, nonce),
             "roster": self.rosters.digest,
             "previous": self.head,
+            "holders": None,
+            "dealing": None,
         }
         return sign("manifest", body, self.identity.name, self.identity.signing), parts
 
     def check_receipt(self, data, id_, round_id):
-        """FORMAT.md: Bodies of a receipt, a verdict, a bundle and a commitment."""
+        """FORMAT.md: Bodies of a receipt, a verdict, a bundle, a commitment, and what holders sign."""
         body, found = signers(parse(data), "receipt", keys_of(self.rosters.newest, "aggregator"))
         expected = {"v": 1, "id": id_, "round_id": round_id, "site": self.identity.name}
         need(found and body == expected | {"accepted_at": body["accepted_at"]}, "receipt")

@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 
 from he_agg import canonical
 from he_agg.documents.epoch import Commitment, EpochBundle
+from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role, Roster, check_signed
+from he_agg.documents.sharing import SharingKey
 from he_agg.documents.signed import Body, Signed
 from he_agg.documents.state import STAGES, FederationState, OpenAttempt
 from he_agg.documents.verdict import OPENED, REJECTED, Verdict
 from he_agg.ids import RoundId
 from he_agg.protocol.messages import Receipt
+from he_agg.sharing.shares import ANSWER_BYTES, Fault
+from he_agg.sharing.thresholds import Thresholds
 from he_agg.signing import SigningKey
 from tests.support.trust import roster_of
 
@@ -50,8 +54,12 @@ receivings = st.sampled_from(sorted(SUITE_BYTES)).flatmap(_receiving)
 
 @st.composite
 def _rosters(draw: Callable[..., Any]) -> Roster:
-    roles = {name: draw(st.frozensets(st.sampled_from(Role))) for name in draw(st.sets(names, min_size=1, max_size=4))}
-    first = min(roles)
+    some = st.frozensets(st.sampled_from([role for role in Role if role is not Role.HOLDER]))
+    roles = {name: draw(some) for name in draw(st.sets(names, min_size=1, max_size=4))}
+    first, min_sites, holders = min(roles), draw(st.integers(2, 10_000)), None
+    if len(roles) >= 3 and min_sites >= 3 and draw(st.booleans()):
+        roles = {name: has | {Role.HOLDER} for name, has in roles.items()}
+        holders = Thresholds.choose(len(roles))
     roles[first] |= {Role.COORDINATOR}
     keys = draw(st.lists(digests, unique=True, min_size=len(roles), max_size=len(roles)))
     members = {}
@@ -66,8 +74,9 @@ def _rosters(draw: Callable[..., Any]) -> Roster:
         issued_at=issued_at,
         expires_at=issued_at + draw(st.integers(1, 400 * 86400)),
         threshold=draw(st.integers(1, coordinators)),
-        min_sites=draw(st.integers(2, 10_000)),
+        min_sites=min_sites,
         members=members,
+        holders=holders,
     )
 
 
@@ -103,6 +112,7 @@ def _states(draw: Callable[..., Any]) -> FederationState:
         invited = tuple(sorted(draw(st.sets(names, max_size=4))))
         opened = OpenAttempt(draw(numbers), draw(numbers), draw(times), draw(times), invited)
     name = draw(names)
+    awaits = opened is None and stage != "ended"
     return FederationState(
         federation=name,
         stage=stage,
@@ -115,9 +125,11 @@ def _states(draw: Callable[..., Any]) -> FederationState:
         head=draw(digests.filter(lambda digest: digest != NO_RECORD)) if index else NO_RECORD,
         open=opened,
         disputed=draw(st.none() | st.builds(RoundId, st.just(name), numbers, numbers)),
+        awaited=draw(st.none() | st.builds(RoundId, st.just(name), numbers, numbers)) if awaits else None,
     )
 
 
+_shares = st.binary(min_size=8, max_size=8).map(lambda seed: seed * (ANSWER_BYTES // 8))
 _tags = st.lists(st.lists(st.integers(0, 10**20 - 1), max_size=3).map(tuple), max_size=3).map(tuple)
 bodies: Mapping[str, st.SearchStrategy[Any]] = {
     "roster": _rosters(),
@@ -133,6 +145,8 @@ bodies: Mapping[str, st.SearchStrategy[Any]] = {
         tags=_tags,
         roster=digests,
         previous=digests,
+        holders=st.none() | digests,
+        dealing=st.none() | digests,
     ),
     "record": _records(),
     "receipt": st.builds(Receipt, digests, round_ids.map(str), names, times),
@@ -151,6 +165,11 @@ bodies: Mapping[str, st.SearchStrategy[Any]] = {
     "state": _states(),
     "commitment": st.builds(Commitment, names, epochs, digests, names),
     "verdict": st.builds(Verdict, round_ids, digests, names, st.sampled_from([OPENED, REJECTED])),
+    "sharing-key": st.builds(SharingKey, names, epochs, names, receivings),
+    "echo": st.builds(Echo, round_ids, digests, names),
+    "answer": st.builds(Answer, round_ids, digests, names, _shares),
+    "complaint": st.builds(Complaint, round_ids, digests, names, names, st.just(Fault.SEALED))
+    | st.builds(Complaint, round_ids, digests, names, names, st.just(Fault.OPENED), st.binary(max_size=80)),
 }
 
 
@@ -197,9 +216,9 @@ def _hex(digit: str) -> str:
 _PUBLIC = {name: key.public_key for name, key in KEYS.items()}
 
 
-def _member(name: str, role: Role, suite: str | None) -> Member:
+def _member(name: str, suite: str | None, *roles: Role) -> Member:
     receiving = None if suite is None else Receiving(suite, "5a" * SUITE_BYTES[suite])
-    return Member(name, _PUBLIC[name].hex(), frozenset({role}), receiving)
+    return Member(name, _PUBLIC[name].hex(), frozenset(roles), receiving)
 
 
 _ROUND = RoundId("stroke", 3, 1)
@@ -209,14 +228,15 @@ _ROSTER = roster_of(
     issued_at=1_800_000_000,
     expires_at=1_800_000_000 + 365 * 86400,
     threshold=2,
-    min_sites=2,
+    min_sites=3,
     members={
-        "hospital-a": _member("hospital-a", Role.SITE, "x25519"),
-        "hospital-b": _member("hospital-b", Role.SITE, "mlkem768-x25519"),
-        "coordinator": _member("coordinator", Role.COORDINATOR, "x25519"),
-        "second": _member("second", Role.COORDINATOR, None),
-        "aggregator": _member("aggregator", Role.AGGREGATOR, None),
+        "hospital-a": _member("hospital-a", "x25519", Role.SITE, Role.HOLDER),
+        "hospital-b": _member("hospital-b", "mlkem768-x25519", Role.SITE, Role.HOLDER),
+        "coordinator": _member("coordinator", "x25519", Role.COORDINATOR, Role.HOLDER),
+        "second": _member("second", None, Role.COORDINATOR, Role.HOLDER),
+        "aggregator": _member("aggregator", None, Role.AGGREGATOR),
     },
+    holders=Thresholds.choose(4),
 )
 _MANIFEST = Manifest(
     round_id=_ROUND,
@@ -229,6 +249,8 @@ _MANIFEST = Manifest(
     tags=((0, 1099511480320),),
     roster="",
     previous=_hex("c"),
+    holders=_hex("5"),
+    dealing=_hex("6"),
 )
 
 
@@ -279,6 +301,10 @@ def _examples() -> dict[str, Example]:
     commitment = Commitment("stroke", 1, _hex("a"), "hospital-a")
     signed_record = Signed.make(record, KEYS["aggregator"], "aggregator")
     verdict = Verdict(_ROUND, signed_record.digest, "hospital-a", OPENED)
+    sharing_key = SharingKey("stroke", 1, "hospital-a", Receiving("x25519", "5a" * SUITE_BYTES["x25519"]))
+    echo = Echo(_ROUND, signed_record.digest, "hospital-a")
+    answer = Answer(_ROUND, signed_record.digest, "hospital-a", bytes(range(256)) * (ANSWER_BYTES // 256))
+    complaint = Complaint(_ROUND, signed_record.digest, "hospital-a", "hospital-b", Fault.OPENED, bytes(range(80)))
 
     coordinators = {name: _PUBLIC[name] for name in ("coordinator", "second")}
     site, aggregator = {"hospital-a": _PUBLIC["hospital-a"]}, {"aggregator": _PUBLIC["aggregator"]}
@@ -292,8 +318,17 @@ def _examples() -> dict[str, Example]:
         Example(Signed.make(bundle, KEYS["coordinator"]), coordinators),
         Example(Signed.make(commitment, KEYS["hospital-a"]), site),
         Example(Signed.make(verdict, KEYS["hospital-a"]), site),
+        *(Example(Signed.make(body, KEYS["hospital-a"]), site) for body in (sharing_key, echo, answer, complaint)),
     )
     return {example.body.KIND: example for example in examples}
+
+
+AUTHORS = {
+    **dict.fromkeys(("manifest", "commitment", "verdict"), "site"),
+    **dict.fromkeys(("sharing-key", "echo", "answer", "complaint"), "holder"),
+    "epoch": "dealer",
+}
+"""The member that names whose one signature a document carries."""
 
 
 def encoded(body: Body) -> bytes:
@@ -304,7 +339,7 @@ def encoded(body: Body) -> bytes:
 def parsed(kind: type[Body], data: bytes) -> Any:
     """Read a body as a document holds it, signed by whoever it names."""
     body = canonical.parse(data, 2**24)
-    author = {"manifest": "site", "commitment": "site", "verdict": "site", "epoch": "dealer"}.get(kind.KIND)
+    author = AUTHORS.get(kind.KIND)
     name = body.get(author) if author and isinstance(body, dict) else "someone"
     signatures = {name: "00" * 64} if isinstance(name, str) else {}
     return Signed.from_json(kind, {"v": 1, "kind": kind.KIND, "body": body, "signatures": signatures}).body

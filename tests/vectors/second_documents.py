@@ -75,6 +75,10 @@ def record_of(**members):
     )
 
 
+def maybe(of):
+    return lambda x: x is None or of(x)
+
+
 def boolean(x):
     return isinstance(x, bool)
 
@@ -91,7 +95,7 @@ def receiving(x):
 
 
 def roles(x):
-    return array(text("site|coordinator|operator|auditor|aggregator"))(x) and x == sorted(set(x))
+    return array(text("site|coordinator|operator|auditor|aggregator|holder"))(x) and x == sorted(set(x))
 
 
 name = text("[a-z0-9][a-z0-9-]{0,62}")
@@ -111,6 +115,7 @@ BODIES = {
         threshold=number(1, 10_000),
         min_sites=number(2, 10_000),
         small_groups=boolean,
+        holders=maybe(record_of(quorum=number(1, 64), threshold=number(1, 64))),
         members=table(member),
     ),
     "manifest": record_of(
@@ -123,6 +128,8 @@ BODIES = {
         tags=array(array(text("0|[1-9][0-9]{0,19}"), 128), 128),
         roster=digest,
         previous=digest,
+        holders=maybe(digest),
+        dealing=maybe(digest),
     ),
     "receipt": record_of(
         v=number(1, 1), id=digest, round_id=text(r"[a-z0-9-]+\.\d+\.\d+"), site=name, accepted_at=moment
@@ -146,6 +153,29 @@ BODIES = {
         dealer=name,
         payload=in_base64,
         sealed=table(in_base64, least=1),
+    ),
+    "sharing-key": record_of(
+        v=number(1, 1), federation=name, epoch=counter, holder=name, key=lambda x: x is not None and receiving(x)
+    ),
+    "echo": record_of(v=number(1, 1), **of_round, record=digest, holder=name),
+    "answer": record_of(
+        v=number(1, 1),
+        **of_round,
+        record=digest,
+        holder=name,
+        shares=lambda x: in_base64(x) and len(base64.b64decode(x)) == 4096,
+    ),
+    "complaint": lambda x: (
+        record_of(
+            v=number(1, 1),
+            **of_round,
+            record=digest,
+            holder=name,
+            dealer=name,
+            fault=text("sealed|opened"),
+            plaintext=maybe(in_base64),
+        )(x)
+        and (x["fault"] == "opened") == (x["plaintext"] is not None)
     ),
 }
 
@@ -196,12 +226,14 @@ def state_body(x):
         "index": number(0, 2**53 - 1),
         "head": digest,
         "open": lambda value: value is None or opened(value),
-        "disputed": lambda value: value is None or record_of(round=round_, attempt=attempt)(value),
+        "disputed": maybe(record_of(round=round_, attempt=attempt)),
+        "awaited": maybe(record_of(round=round_, attempt=attempt)),
     }
     return (
         record_of(**members)(x)
         and (x["index"] == 0) == (x["head"] == "0" * 64)
         and (x["open"] is None or x["stage"] == "running")
+        and (x["awaited"] is None or (x["open"] is None and x["stage"] != "ended"))
     )
 
 
@@ -238,6 +270,19 @@ def with_role(roster, role):
     return {who: m["signing_key"] for who, m in roster["members"].items() if role in m["roles"]}
 
 
+AUTHORS = {"epoch": "dealer", **dict.fromkeys(("sharing-key", "echo", "answer", "complaint"), "holder")}
+
+
+def check_holders(roster):
+    """See that the aggregator and one holder together learn nothing, where there are holders."""
+    m, stated = len(with_role(roster, "holder")), roster["holders"]
+    need((stated is None) == (m == 0), "holders")
+    if stated is not None:
+        e, t = stated["quorum"], stated["threshold"]
+        need(t <= e <= m, "thresholds")
+        need(min(t - 1, 2 * e - m - 1, roster["min_sites"] - 2) >= 1, "claim")
+
+
 def check_signed(kind, body, signatures, keys):
     """See that whoever has to has signed it."""
     if kind == "roster":
@@ -247,6 +292,7 @@ def check_signed(kind, body, signatures, keys):
         need(body["small_groups"] == few, "small groups")
         need(0 < body["expires_at"] - body["issued_at"] <= 400 * 86400, "time")
         need(all(body["members"][who]["receiving"] for who in with_role(body, "site")), "receiving")
+        check_holders(body)
         need(len({m["signing_key"] for m in body["members"].values()}) == len(body["members"]), "each its own key")
         found = signers(kind, body, signatures, keys)
         need(len(found) >= body["threshold"], "threshold")
@@ -255,7 +301,7 @@ def check_signed(kind, body, signatures, keys):
     if kind in ("record", "receipt", "state"):
         need("aggregator" in found, "aggregator")
     else:
-        author = body["dealer" if kind == "epoch" else "site"]
+        author = body[AUTHORS.get(kind, "site")]
         need(author in found and list(signatures) == [author], "one signature, its author's")
     return found
 
