@@ -17,7 +17,7 @@ from he_agg.ids import RoundId, check_name
 __all__ = ["Receipt", "SubmissionState", "SubmissionStatus"]
 
 MAX_RECEIPT_BYTES = 2**14
-_TYPES = {"id": str, "round_id": str, "state": str, "parts": int, "missing": list}
+_TYPES = {"id": str, "round_id": str, "state": str, "parts": int, "missing": list, "dealing_missing": bool}
 
 
 class SubmissionState(StrEnum):
@@ -39,6 +39,7 @@ class SubmissionStatus:
         parts: how many parts it has.
         missing: numbers of the parts that are not stored; of a complete submission, those to be sent again because
             the aggregator's disk has damaged them.
+        dealing_missing: whether its dealing is not stored; never where keys are shared.
     """
 
     id: str
@@ -46,6 +47,7 @@ class SubmissionStatus:
     state: str
     parts: int
     missing: list[int]
+    dealing_missing: bool = False
 
     @classmethod
     def parse(cls, body: bytes) -> SubmissionStatus:
