@@ -10,7 +10,8 @@ from client_sdk._base import RoundBase, SiteBase
 from client_sdk._effects import Flow
 from client_sdk._net.transport import AsyncTransport
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.poll import federation_state, last_published, next_round, open_round
+from client_sdk._protocol.poll import last_published, next_round, open_round
+from client_sdk._protocol.state import federation_state
 from client_sdk.federated import Outcome, Sending, Update
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState

@@ -21,8 +21,8 @@ from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
 from client_sdk._protocol.membership import check_can_open, check_group_of_then, take_verified
-from client_sdk._protocol.poll import POLL_S, deadline, federation_state, unhurried
-from client_sdk._protocol.session import Session
+from client_sdk._protocol.session import Member, Session
+from client_sdk._protocol.state import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import PhaseFinished, PhaseStarted, Waits
 from he_agg.documents.manifest import Manifest
@@ -155,7 +155,7 @@ def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> Prot
     )
 
 
-def accept(session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None) -> Flow[Accepted]:
+def accept(session: Member, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None) -> Flow[Accepted]:
     """Check that a published record is one whose sum this site may open: steps 1 to 6 of `accept.py`, in order.
 
     Raises:
@@ -189,7 +189,7 @@ def check_counted(session: Session, record: RoundRecord, own: str) -> None:
         )
 
 
-def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
+def _uniformly(session: Member, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
     """Run steps of the acceptance; whatever fails there, the caller gets one and the same error."""
     try:
         return (yield from flow)
@@ -209,10 +209,10 @@ def _uniformly(session: Session, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
 
 
 def _accept_record(
-    session: Session, round_id: RoundId, stored: Stored | None, signed: Signed[RoundRecord]
+    session: Member, round_id: RoundId, stored: Stored | None, signed: Signed[RoundRecord]
 ) -> Flow[Accepted]:
     record = signed.body
-    key = yield from compute(partial(session.keys.of, record.epoch))
+    key = (yield from compute(partial(session.keys.of, record.epoch))) if isinstance(session, Session) else None
     expected = Expected(
         site=session.site,
         plan=session.plan,
@@ -229,7 +229,8 @@ def _accept_record(
         least = max(session.min_sites, session.plan.min_sites, named.min_sites)
         yield from check_group_of_then(session, least, signed)
     _accept.check_number(expected, [newest if named is None else named, newest], record)
-    yield from check_can_open(session, round_id, signed)
+    if isinstance(session, Session):
+        yield from check_can_open(session, round_id, signed)
     roster = _accept.check_members(named, record)
     yield from check_record(session, signed)
     body, manifests = yield from _manifests(session, record)
@@ -240,7 +241,7 @@ def _accept_record(
     return Accepted(expected, record, tuple(manifests), len(body))
 
 
-def _manifests(session: Session, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
+def _manifests(session: Member, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
     plan = session.plan
     # A digest of each part, the tags as decimal numbers, and the rest.
     one = 4096 + 70 * len(plan.places) + 24 * sum(tag_count(section) for section in plan.sections)

@@ -7,13 +7,14 @@ and tried again when it next looks at the round.
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 
 from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._protocol.accept import RejectedError
-from client_sdk._protocol.collect import Accepted
+from client_sdk._protocol.collect import Accepted, accept
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import note
+from client_sdk._protocol.history import note, record_at, refusing
 from client_sdk._protocol.holding import (
     MAX_ECHOES_BYTES,
     check_dealing,
@@ -26,24 +27,25 @@ from client_sdk._protocol.holding import (
     seen_by,
     split_shares,
 )
-from client_sdk._protocol.poll import POLL_S, unhurried
-from client_sdk._protocol.session import Session
+from client_sdk._protocol.session import Member
+from client_sdk._protocol.state import POLL_S, unhurried
 from client_sdk.progress import Notice, Waits
 from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.sharing import MAX_HOLDER_LIST_BYTES, HolderList
 from he_agg.documents.signed import AnyBody, Signed
+from he_agg.documents.state import FederationState
 from he_agg.errors import HeAggError, ProtocolError, Reason, WireError, counted
 from he_agg.ids import RoundId
 from he_agg.sharing.field import Elements
 from he_agg.sharing.shares import BadShare, answer, open_share
 from keys.receiving import ReceivingKey
 
-__all__ = ["hold", "round_holders"]
+__all__ = ["hold", "hold_awaited", "round_holders"]
 
 
-def hold(session: Session, accepted: Accepted, until: float | None = None) -> Flow[bool]:
+def hold(session: Member, accepted: Accepted, until: float | None = None) -> Flow[bool]:
     """Answer for an accepted record, if this member is one of its holders. Never fails: what goes wrong is told.
 
     Args:
@@ -65,20 +67,52 @@ def hold(session: Session, accepted: Accepted, until: float | None = None) -> Fl
     except RejectedError as refused:
         yield from compute(partial(note, session, "not-answered", round_id, refused))
         why = f"{refused.what}: expected {refused.expected}, got {refused.got}; see {session.log.path}"
+        yield from _tell(session, round_id, why)
     except HeAggError as error:
-        why = error.message
+        if error.reason == Reason.SUM_NOT_READY:  # others are awaited
+            yield Report(Waits(f"round {round_id}: {error.message}", str(round_id)))
+        else:
+            yield from _tell(session, round_id, error.message)
     else:
         if done:
             session.holding.answered.add(round_id)
         return done
+    return False
+
+
+def _tell(session: Member, round_id: RoundId, why: str) -> Flow[None]:
+    """Tell, once, that this member has not answered."""
     text = f"round {round_id}: {session.site} has not answered as a holder: {why}"
     if text not in session.holding.told:
         session.holding.told.add(text)
         yield Report(Notice("holding", text, str(round_id)))
-    return False
 
 
-def round_holders(session: Session, record: RoundRecord) -> Flow[HolderList]:
+def hold_awaited(session: Member, state: FederationState) -> Flow[bool]:
+    """Answer for the sum that awaits its holders, if this member is one of them and has not. Never fails, as `hold`.
+
+    Returns:
+        Whether to come back soon: it has promised, and other holders have not seen the record yet.
+    """
+    awaited = state.awaited
+    if awaited is None or not session.plan.splits_keys or awaited in session.holding.answered:
+        return False
+    try:
+        signed = yield from refusing(session, "chain-rejected", awaited, record_at(session, state.index))
+        if not (yield from compute(partial(_is_asked, session, signed.body))):
+            return False
+        entry, stored = session.spool.entry(awaited), None
+        with contextlib.suppress(WireError):  # as in a site's own rounds
+            stored = yield from compute(entry.stored)
+        accepted = yield from accept(session, entry, signed, stored)
+    except HeAggError as error:
+        yield from _tell(session, awaited, error.message)
+        return False
+    done = yield from hold(session, accepted, (yield from now()) + POLL_S)
+    return not done and session.promises.of(awaited.number) is not None
+
+
+def round_holders(session: Member, record: RoundRecord) -> Flow[HolderList]:
     """Fetch the list of holders that a round has gone by.
 
     Raises:
@@ -90,15 +124,15 @@ def round_holders(session: Session, record: RoundRecord) -> Flow[HolderList]:
     return (yield from compute(partial(parse_list, response.body, roster, record.epoch)))
 
 
-def _hold(session: Session, accepted: Accepted, until: float) -> Flow[bool]:
+def _hold(session: Member, accepted: Accepted, until: float) -> Flow[bool]:
     record = accepted.record
     check_published(record)
-    roster = session.rosters.named(record.roster)
-    if roster is None or session.site not in roster.having(Role.HOLDER):
+    if not (yield from compute(partial(_is_asked, session, record))):
         return False
     digest = yield from compute(partial(session.chain.head, record.index))
     if not (yield from compute(partial(_may_answer, session, record.round_id, digest))):
         return False
+    keys = session.rosters.signed_as(record.roster).body.keys_of(Role.HOLDER)
     kept = yield from compute(partial(session.promises.answer, record.round_id))
     if kept is None:
         key = yield from compute(partial(session.sharing_keys.of, record.epoch))
@@ -109,7 +143,7 @@ def _hold(session: Session, accepted: Accepted, until: float) -> Flow[bool]:
         shares = yield from _open_shares(session, accepted, holders, key, digest)
         yield from compute(partial(_promise, session, record.round_id, digest))
         yield from _put(session, record.round_id, f"echoes/{session.site}", Echo(record.round_id, digest, session.site))
-        yield from _await_echoes(session, holders, roster.keys_of(Role.HOLDER), record.round_id, digest, until)
+        yield from _await_echoes(session, holders, keys, record.round_id, digest, until)
         total = yield from compute(partial(answer, shares))
         made = Signed.make(Answer(record.round_id, digest, session.site, total), session.identity.signing_key)
         kept = made.encode()
@@ -118,7 +152,14 @@ def _hold(session: Session, accepted: Accepted, until: float) -> Flow[bool]:
     return True
 
 
-def _may_answer(session: Session, round_id: RoundId, record: str) -> bool:
+def _is_asked(session: Member, record: RoundRecord) -> bool:
+    """Tell whether this member was a holder when the round opened, and has the epoch's sharing key."""
+    roster = session.rosters.named(record.roster)
+    listed = roster is not None and session.site in roster.having(Role.HOLDER)
+    return listed and session.sharing_keys.of(record.epoch) is not None
+
+
+def _may_answer(session: Member, round_id: RoundId, record: str) -> bool:
     """Tell whether a record may be promised still, or is.
 
     Raises:
@@ -138,7 +179,7 @@ def _may_answer(session: Session, round_id: RoundId, record: str) -> bool:
     return True
 
 
-def _promise(session: Session, round_id: RoundId, record: str) -> None:
+def _promise(session: Member, round_id: RoundId, record: str) -> None:
     try:
         session.promises.make(round_id, record)
     except WireError as error:
@@ -146,7 +187,7 @@ def _promise(session: Session, round_id: RoundId, record: str) -> None:
 
 
 def _open_shares(
-    session: Session, accepted: Accepted, holders: HolderList, key: ReceivingKey, record: str
+    session: Member, accepted: Accepted, holders: HolderList, key: ReceivingKey, record: str
 ) -> Flow[list[Elements]]:
     """Fetch this member's shares of all members' one-time keys, and check every one of them.
 
@@ -171,7 +212,7 @@ def _open_shares(
 
 
 def _opened(
-    session: Session, accepted: Accepted, holders: HolderList, key: ReceivingKey, body: bytes
+    session: Member, accepted: Accepted, holders: HolderList, key: ReceivingKey, body: bytes
 ) -> dict[str, Elements | BadShare]:
     name, opened = session.site, {}
     excerpts = split_shares(body, holders.holders, name, sorted(accepted.record.members))
@@ -185,7 +226,7 @@ def _opened(
 
 
 def _await_echoes(
-    session: Session, holders: HolderList, keys: dict[str, bytes], round_id: RoundId, record: str, until: float
+    session: Member, holders: HolderList, keys: dict[str, bytes], round_id: RoundId, record: str, until: float
 ) -> Flow[None]:
     """Wait until so many holders have seen this very record that no other one of its number can be answered.
 
@@ -219,12 +260,12 @@ def _await_echoes(
         yield from unhurried(asked_at)
 
 
-def _put(session: Session, round_id: RoundId, where: str, body: AnyBody) -> Flow[None]:
+def _put(session: Member, round_id: RoundId, where: str, body: AnyBody) -> Flow[None]:
     signed = yield from compute(partial(Signed.make, body, session.identity.signing_key))
     yield from _send(session, round_id, where, signed.encode())
 
 
-def _send(session: Session, round_id: RoundId, where: str, encoded: bytes) -> Flow[None]:
+def _send(session: Member, round_id: RoundId, where: str, encoded: bytes) -> Flow[None]:
     request = Request(
         "PUT",
         f"/v1/rounds/{round_id}/{where}",

@@ -1,7 +1,7 @@
-"""Flows that ask where the federation stands, and whether both sides mean the same key and plan.
+"""Flows that find the round that is open for this site, and see that both sides mean the same key and plan.
 
-What a site acts on is signed by an aggregator of its roster and fits the records that it has verified. Everything else
-that an aggregator says can only make it ask again.
+Meanwhile the site does a holder's work, if it is one: a sharing key for the epoch, and an answer for a sum that awaits
+it, whether the site is in that sum or not.
 """
 
 from __future__ import annotations
@@ -10,38 +10,31 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 
-from client_sdk._disk.chain import Link
-from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
-from client_sdk._protocol.accept import RejectedError, check_due, check_epoch, signers
-from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import catch_up, due_after, follow_rosters, given_up, newest_sum, refusing
+from client_sdk._effects import Flow, Report, Sleep, compute, now
+from client_sdk._protocol.accept import RejectedError, check_due
+from client_sdk._protocol.history import due_after, given_up, newest_sum, refusing
+from client_sdk._protocol.hold import hold_awaited
 from client_sdk._protocol.session import Session
+from client_sdk._protocol.sharing_key import ensure_sharing_key
+from client_sdk._protocol.state import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.verdicts import deliver_verdicts
 from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import Notice
 from he_agg.documents.draw import invited_sites
-from he_agg.documents.roster import Role, Roster
-from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
-from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason, WireError
+from he_agg.errors import KeystoreError, PlanError, ProtocolError, Reason
 from he_agg.ids import RoundId
 
 __all__ = [
-    "POLL_S",
     "OpenRound",
-    "deadline",
-    "federation_state",
     "last_published",
     "next_round",
     "open_round",
-    "unhurried",
 ]
 
-POLL_S = 30
-"""Longest wait that a long poll asks for: proxies commonly cut idle connections after 60 s. Units: seconds."""
 
-_LEAST_POLL_S = 1.0
-"""An aggregator that answers every long poll at once, with nothing new, is asked once a second, not in a loop."""
+_LOOK_S = 1.0
+"""How often a site looks whether a keystore has come. Units: seconds."""
 
 
 @dataclass(frozen=True)
@@ -60,39 +53,6 @@ class OpenRound:
     epoch: int = 1
 
 
-def federation_state(session: Session, wait_s: int = 0, after: str | None = None) -> Flow[Signed[FederationState]]:
-    """Ask where the federation stands, and believe what rosters and records agree with.
-
-    Args:
-        after: digest of the state that is known: the aggregator waits for another one.
-
-    Raises:
-        ProtocolError: the state is not to be believed, or the aggregator went back on rosters or records.
-        KeystoreError: a newer roster lists another key for this site.
-        ConfigError: a newer roster does not list this site any more.
-    """
-    query = f"?wait={wait_s}" + (f"&after={after}" if after else "")
-    request = Request(
-        "GET",
-        f"/v1/federations/{session.federation}/state{query}",
-        frozenset({200}),
-        max_bytes=FederationState.MAX_BYTES,
-        wait_s=wait_s,
-    )
-    # Before asking: what another thread learns meanwhile, the answer need not know.
-    seen = yield from compute(partial(len, session.chain))
-    pinned = session.rosters.newest.body.version
-    response = yield from exchange(session.retries, request)
-    signed = yield from refusing(session, "state-rejected", None, _parsed(session, response.body))
-    roster = yield from refusing(session, "roster-rejected", None, _roster_of(session, signed.body, pinned))
-    yield from refusing(session, "state-rejected", None, _check_signed(signed, roster.keys_of(Role.AGGREGATOR)))
-    yield from refusing(session, "chain-rejected", None, _check_chain(session, signed.body, seen))
-    newest = yield from compute(partial(session.chain.link, signed.body.index))
-    yield from refusing(session, "state-rejected", None, _check_by_records(session, signed.body, newest))
-    yield from _tell_of_dispute(session, signed.body)
-    return signed
-
-
 def open_round(session: Session) -> Flow[OpenRound | None]:
     """Ask for the round that is open now for this site, without waiting; None if there is none.
 
@@ -105,6 +65,7 @@ def open_round(session: Session) -> Flow[OpenRound | None]:
     yield from deliver_verdicts(session)
     state = (yield from federation_state(session)).body
     session.rosters.check_valid(session.clock())
+    yield from ensure_sharing_key(session, state)
     if state.open is None:
         return None
     apart = yield from compute(partial(epochs_apart, session, state))
@@ -147,6 +108,9 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
             yield from _tell_of_end(session, state)
             return None
         session.rosters.check_valid(session.clock())
+        yield from ensure_sharing_key(session, state)
+        if (yield from hold_awaited(session, state)):
+            known, wait_s = None, 0  # the waiting is done there
         apart = yield from compute(partial(epochs_apart, session, state))
         if apart is not None:
             yield from waiting.tell("other-epoch", f"{apart.message}, and it waits: {apart.shell}")
@@ -180,15 +144,6 @@ def _tell_of_end(session: Session, state: FederationState) -> Flow[None]:
         yield Report(Notice("ended-early", f"{text}: its operator has ended it"))
 
 
-def _tell_of_dispute(session: Session, state: FederationState) -> Flow[None]:
-    """Tell, once for each, of a sum that a site has rejected before enough others had opened it."""
-    if state.disputed is None or state.disputed in session.disputes:
-        return
-    session.disputes.add(state.disputed)
-    text = f"round {state.disputed} is disputed: a site has rejected its sum, and too few have opened it so far"
-    yield Report(Notice("disputed", text, str(state.disputed)))
-
-
 def _tell_of_wait(session: Session, state: FederationState, after: str | None, waiting: Waiting) -> Flow[None]:
     name, round_id = f"federation {session.federation}", None if state.round_id is None else str(state.round_id)
     if state.stage == "paused":
@@ -199,18 +154,11 @@ def _tell_of_wait(session: Session, state: FederationState, after: str | None, w
         yield from waiting.tell("waiting", f"{name}: no round has opened for this site yet")
 
 
-def unhurried(asked_at: float) -> Flow[None]:
-    """Let at least a second pass since the last question."""
-    left = asked_at + _LEAST_POLL_S - (yield from now())
-    if left > 0:
-        yield Sleep(left)
-
-
 def _await_keystore(session: Session, epoch: int) -> Flow[None]:
     """Look for a while whether the keystore of an epoch has come: what it waits for is done on this machine."""
     until = (yield from now()) + POLL_S
     while (yield from now()) < until and (yield from compute(session.keys.look)).epoch < epoch:
-        yield Sleep(_LEAST_POLL_S)
+        yield Sleep(_LOOK_S)
 
 
 def epochs_apart(session: Session, state: FederationState) -> KeystoreError | None:
@@ -251,12 +199,6 @@ def epochs_apart(session: Session, state: FederationState) -> KeystoreError | No
     return None
 
 
-def deadline(session: Session, deadline_at: int) -> Flow[float]:
-    """Return a deadline on the driver's clock: never later than a whole round of the plan from now; it may be past."""
-    left = min(deadline_at - session.clock(), session.plan.deadline_s)
-    return (yield from now()) + left
-
-
 def _opened(session: Session, state: FederationState) -> Flow[OpenRound | None]:
     """Return the open round; None if this site is not invited."""
     yield from refusing(session, "state-rejected", state.round_id, _check_invited(session, state))
@@ -287,55 +229,3 @@ def _check_invited(session: Session, state: FederationState) -> Flow[None]:
     raise RejectedError(
         Reason.BAD_ANSWER, "state, invited sites", "those of a roster, or drawn of them", " ".join(state.open.invited)
     )
-
-
-def _parsed(session: Session, body: bytes) -> Flow[Signed[FederationState]]:
-    try:
-        signed = yield from compute(partial(Signed.parse, FederationState, body))
-    except WireError as error:
-        raise RejectedError(Reason.BAD_ANSWER, "state", "a signed state", error.message) from error
-    if signed.body.federation != session.federation:
-        raise RejectedError(Reason.BAD_ANSWER, "state, federation", session.federation, signed.body.federation)
-    return signed
-
-
-def _roster_of(session: Session, state: FederationState, pinned: int) -> Flow[Roster]:
-    """Follow newer rosters, which coordinators have signed; who goes back to an older one is not believed."""
-    if state.roster_version < pinned:
-        raise RejectedError(Reason.ROSTER_MISMATCH, "version of the roster", pinned, state.roster_version)
-    yield from follow_rosters(session, state.roster_version)
-    roster = session.rosters.named(state.roster)
-    if roster is None or roster.version != state.roster_version:
-        raise RejectedError(Reason.ROSTER_MISMATCH, "state, roster", "one that this site trusts", state.roster)
-    return roster
-
-
-def _check_signed(signed: Signed[FederationState], keys: dict[str, bytes]) -> Flow[None]:
-    try:
-        yield from compute(partial(signed.check_signed, keys))
-    except WireError as error:
-        expected = f"of {' or '.join(sorted(keys))}"
-        raise RejectedError(error.reason, "state, signature", expected, signers(signed)) from error
-
-
-def _check_chain(session: Session, state: FederationState, seen: int) -> Flow[None]:
-    """Refuse an aggregator that takes records back; catch up with the newest one, which must be the state's."""
-    if state.index < seen:
-        raise RejectedError(Reason.CHAIN_MISMATCH, "number of records", f"at least {seen}", state.index)
-    yield from catch_up(session, state.index)
-    head = yield from compute(partial(session.chain.head, state.index))
-    if state.head != head:
-        raise RejectedError(Reason.CHAIN_MISMATCH, f"state, digest of record {state.index}", head, state.head)
-    check_epoch((yield from compute(partial(session.chain.link, state.index))).epoch, "state", state.epoch)
-
-
-def _check_by_records(session: Session, state: FederationState, newest: Link) -> Flow[None]:
-    """Refuse an end that is no record, and a dispute of another sum than the newest."""
-    if (state.stage == "ended") != newest.ended:
-        wanted = "ended, as its last record says" if newest.ended else "not ended, since no record says so"
-        raise RejectedError(Reason.CHAIN_MISMATCH, "state, stage", wanted, state.stage)
-    if state.disputed is None:
-        return
-    disputable = yield from newest_sum(session, newest)
-    if state.disputed != disputable:
-        raise RejectedError(Reason.CHAIN_MISMATCH, "state, disputed", disputable or "none", state.disputed)

@@ -1,9 +1,10 @@
-"""Hold what every flow of one site knows: who it is, its key, its spool, its patience. No connection."""
+"""Hold what every flow of one member knows: who it is, its keys, its spool, its patience. No connection."""
 
 from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,7 +31,7 @@ from keys.keystores import Keystores
 from keys.passphrase import Once, from_keyring
 from keys.sealed_box import Passphrase
 
-__all__ = ["Passphrase", "Session", "open_session", "retries_of"]
+__all__ = ["Holding", "Member", "Passphrase", "Session", "Trustee", "open_session", "retries_of"]
 
 
 @dataclass
@@ -48,23 +49,21 @@ class Holding:
     told: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class Session:
-    """One site in one federation.
+@dataclass(frozen=True, kw_only=True)
+class Member(ABC):
+    """One member in one federation: what it needs to follow rosters and records, and to hold shares.
 
     Attributes:
-        min_sites: fewest sites whose sum it opens, by its own settings.
+        min_sites: fewest sites whose sum it opens or answers for, by its own settings.
         result_s: how long after a deadline a result is waited for. Units: seconds.
         pause_s: how long, at most, the aggregator's word lengthens that. Units: seconds.
         round_s: how long, at most, a round that this site is invited to is waited for. Units: seconds.
-        coarse: what people were warned of already.
         clock: the time by which rosters expire. Units: seconds since 1970, UTC.
         disputes: the rounds of whose dispute it has told.
         holding: what it has done as a holder.
     """
 
     identity: Identity
-    keys: Keystores
     rosters: Rosters
     chain: Chain
     ledger: Ledger
@@ -75,15 +74,75 @@ class Session:
     result_s: float = 3600.0
     pause_s: float = 7 * 86400.0
     round_s: float = 30 * 86400.0
-    coarse: Coarse = field(default_factory=Coarse, repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
     disputes: set[RoundId] = field(default_factory=set, repr=False)
     holding: Holding = field(default_factory=Holding, repr=False)
 
     @property
+    @abstractmethod
+    def plan(self) -> PublicPlan:
+        """The public half of the plan."""
+
+    @property
     def site(self) -> str:
-        """The site's name."""
+        """The member's name."""
         return self.identity.name
+
+    @property
+    def federation(self) -> str:
+        """Name of the federation: the one that the plan was made for."""
+        return self.plan.federation
+
+    @property
+    def signer(self) -> Signer:
+        """Signs what this member asks."""
+        return Signer(self.site, self.identity.signing_key, self.federation, self.clock)
+
+    @property
+    def patience_s(self) -> float:
+        """How long the aggregator may be unreachable. Units: seconds."""
+        return self.retries.policy.patience_s
+
+    @cached_property
+    def promises(self) -> Promises:
+        """What it has promised as a holder."""
+        return Promises(self.spool.promises_path(self.federation), self.spool.answers_path(self.federation))
+
+    @cached_property
+    def sharing_keys(self) -> SharingKeys:
+        """What its shares are sealed to."""
+        return SharingKeys(self.spool.sharing_keys_path(self.federation), self.federation, self.identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trustee(Member):
+    """A holder that is no site: it has no group key, and opens nothing.
+
+    That all members of a sum have one group key, it takes from their signed manifests.
+
+    Attributes:
+        plan: as it was pinned when the trustee joined.
+    """
+
+    plan: PublicPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(Member):
+    """One site in one federation.
+
+    Attributes:
+        keys: its keystores.
+        coarse: what people were warned of already.
+    """
+
+    keys: Keystores
+    coarse: Coarse = field(default_factory=Coarse, repr=False)
+
+    @property
+    def plan(self) -> PublicPlan:
+        """The public half of the plan."""
+        return self.key.plan.public
 
     @property
     def key(self) -> GroupKey:
@@ -118,40 +177,10 @@ class Session:
             hint,
         )
 
-    @property
-    def plan(self) -> PublicPlan:
-        """The public half of the plan."""
-        return self.key.plan.public
-
-    @property
-    def federation(self) -> str:
-        """Name of the federation: the one that the key was made for."""
-        return self.plan.federation
-
     @cached_property
     def verdicts(self) -> Verdicts:
         """What it has found when it looked at sums."""
         return Verdicts(self.spool.verdicts_path(self.federation))
-
-    @cached_property
-    def promises(self) -> Promises:
-        """What it has promised as a holder."""
-        return Promises(self.spool.promises_path(self.federation), self.spool.answers_path(self.federation))
-
-    @cached_property
-    def sharing_keys(self) -> SharingKeys:
-        """What its shares are sealed to."""
-        return SharingKeys(self.spool.sharing_keys_path(self.federation), self.federation, self.identity)
-
-    @property
-    def signer(self) -> Signer:
-        """Signs what this site asks."""
-        return Signer(self.site, self.identity.signing_key, self.federation, self.clock)
-
-    @property
-    def patience_s(self) -> float:
-        """How long the aggregator may be unreachable. Units: seconds."""
-        return self.retries.policy.patience_s
 
     @cached_property
     def codec(self) -> Codec:

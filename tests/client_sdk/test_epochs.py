@@ -11,7 +11,8 @@ import shutil
 import pytest
 
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.poll import federation_state, next_round, open_round
+from client_sdk._protocol.poll import next_round, open_round
+from client_sdk._protocol.state import federation_state
 from client_sdk.progress import Notice
 from he_agg.documents.roster import Role
 from he_agg.errors import ConfigError, DecryptionError, InputError, KeystoreError, ProtocolError, Reason

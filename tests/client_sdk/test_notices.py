@@ -11,7 +11,8 @@ import pytest
 
 from client_sdk import Notice, Site
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.poll import federation_state, next_round
+from client_sdk._protocol.poll import next_round
+from client_sdk._protocol.state import federation_state
 from he_agg.errors import ProtocolError, Reason
 from he_agg.ids import RoundId
 from tests.support.flows import OPEN, FakeAggregator, World, session_for, small_plan, update_of

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from client_sdk._effects import Request, Response
-from client_sdk._protocol.poll import federation_state, next_round, open_round
+from client_sdk._protocol.poll import next_round, open_round
+from client_sdk._protocol.state import federation_state
 from he_agg.documents.record import NO_RECORD
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 
 from client_sdk import Site
 from client_sdk._effects import Request
-from client_sdk._protocol.poll import federation_state
+from client_sdk._protocol.state import federation_state
 from he_agg import Layout, Plan
 from he_agg.documents.draw import draw, drawn_number
 from he_agg.errors import ProtocolError
