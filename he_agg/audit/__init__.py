@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from he_agg import canonical
 from he_agg.audit.findings import Audit, Coordinator, Finding, Notes, RosterRow, RoundRow
+from he_agg.audit.holding import KINDS, HoldingChecks
 from he_agg.audit.rosters import RosterChain
 from he_agg.audit.rounds import RecordChain
 from he_agg.documents.manifest import Manifest
@@ -42,6 +43,7 @@ class _Auditor:
         self._expected = dict.fromkeys(expected, False)
         self._notes = Notes()
         self._rosters = RosterChain(self._notes, fingerprints)
+        self._holding: HoldingChecks | None = None
         self._records: RecordChain | None = None
         """None without a plan: then there is nothing to hold anything against."""
 
@@ -59,6 +61,8 @@ class _Auditor:
             notes.find("truncated" if error.reason == Reason.TRUNCATED else "bad-line", error.message)
         if notes.line == 0:
             notes.find("truncated", "the file is empty")
+        if self._holding is not None:
+            self._holding.end()
         if self._records is not None:
             self._records.end()
             if not self._rosters.trusted:
@@ -77,6 +81,7 @@ class _Auditor:
             return
         self._notes.result.federation, self._notes.result.plan_id = plan.federation, plan.plan_id
         self._records = RecordChain(self._notes, plan, self._rosters.trusted)
+        self._holding = HoldingChecks(self._notes, plan.splits_keys, self._rosters.trusted)
 
     def _document(self, line: bytes, records: RecordChain) -> None:
         try:
@@ -94,10 +99,16 @@ class _Auditor:
                 records.take_verdict(Signed.parse(Verdict, line))
             elif kind == RoundRecord.KIND:
                 record = Signed.parse(RoundRecord, line)
-                records.take_record(record)
+                members = records.take_record(record)
+                if self._holding is not None:
+                    self._holding.begin(record, members)
                 if record.digest in self._expected:
                     self._expected[record.digest] = True
+            elif isinstance(kind, str) and kind in KINDS and self._holding is not None:
+                self._holding.take(kind, line)
             else:
-                raise WireError(Reason.BAD_FIELD, "expected a signed roster, manifest, record or verdict")
+                raise WireError(
+                    Reason.BAD_FIELD, "expected a signed roster, manifest, record, verdict, or what holders sign"
+                )
         except WireError as error:
             self._notes.find("not-canonical" if error.reason == Reason.NOT_CANONICAL else "bad-line", error.message)

@@ -56,7 +56,8 @@ class RosterRow:
 class RoundRow:
     """What a record says, and its members of it. Units: `closed_at` in seconds since 1970, UTC.
 
-    `reason` is why the federation has ended, if the record is its end.
+    `reason` is why the federation has ended, if the record is its end. `holders` says of each that has said anything
+    about the record whether it has `echoed` or `answered`.
     """
 
     index: int
@@ -69,6 +70,7 @@ class RoundRow:
     excluded: Mapping[str, str]
     verdicts: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
+    holders: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

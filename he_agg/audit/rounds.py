@@ -31,6 +31,7 @@ class _Submitted:
     round_id: RoundId
     roster: str
     previous: str
+    holders: str | None
     signed_with: frozenset[str]
 
 
@@ -95,12 +96,17 @@ class RecordChain:
                 round_id=manifest.round_id,
                 roster=manifest.roster,
                 previous=manifest.previous,
+                holders=manifest.holders,
                 signed_with=frozenset(key for key in keys if signed.signers({manifest.site: bytes.fromhex(key)})),
             )
         )
 
-    def take_record(self, signed: Signed[RoundRecord]) -> None:
-        """Check a record, against the manifests before it, the record before it and its roster."""
+    def take_record(self, signed: Signed[RoundRecord]) -> dict[str, str | None]:
+        """Check a record, against the manifests before it, the record before it and its roster.
+
+        Returns:
+            The digest of the list of holders that each member has dealt to, by its manifest.
+        """
         record, submitted = signed.body, self._waiting
         self._waiting = []
         what = f"record {record.index} of round {record.round_id}"
@@ -133,6 +139,7 @@ class RecordChain:
             self._again = None
         elif record.gives_up is not None and self._published is not None:
             self._again = frozenset(self._published.members)
+        return {one.site: one.holders for one in submitted if one.site in record.members}
 
     def take_verdict(self, signed: Signed[Verdict]) -> None:
         """Check what a member says of the sum of the record before."""

@@ -1,7 +1,8 @@
 """The transcript: everything that a federation's members have signed, in one file, for somebody who was not there.
 
 One canonical JSON document a line: a header, every roster by version, then for every record, in the order of the chain,
-the manifests of its members by site, the record itself, and its members' verdicts by site.
+the manifests of its members by site, the record itself, what holders have signed about it where keys are split
+(`he_agg.audit.holding`), and its members' verdicts by site.
 """
 
 from __future__ import annotations

@@ -61,6 +61,9 @@ def audit_transcript(file: Path, fingerprints: Sequence[str], expected: Sequence
         click.get_current_context().exit(EXIT_REFUSED)
 
 
+_ANSWERED, _ECHOED = ("answered",), ("answered", "echoed")
+
+
 def _fingerprint(text: str) -> tuple[str, str]:
     match = _FINGERPRINT.match(text)
     if match is None:
@@ -112,6 +115,13 @@ def _text(result: Audit) -> str:
     lines += _table(
         "rounds", ("record", "round", "outcome", "closed", "roster", "epoch", "members", "excluded"), rounds
     )
+    held = [
+        (row.round, *(", ".join(n for n, did in row.holders.items() if did in said) for said in (_ECHOED, _ANSWERED)))
+        for row in result.rounds
+        if row.holders
+    ]
+    if held:
+        lines += _table("holders", ("round", "have seen the record", "have answered"), held)
     sites = [
         (
             site,

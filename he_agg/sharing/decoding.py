@@ -24,7 +24,7 @@ from he_agg.errors import DecryptionError, Reason, counted
 from he_agg.sharing.context import elements
 from he_agg.sharing.field import Elements, P, dual_weights, inverse, lagrange, multiply
 
-__all__ = ["MAX_TRIALS", "Plausible", "Rebuilt", "rebuild"]
+__all__ = ["MAX_TRIALS", "Plausible", "Rebuilt", "liars", "rebuild"]
 
 MAX_TRIALS = 1_000
 """How many groups of t answers are tried at most, 60 microseconds each."""
@@ -72,6 +72,20 @@ def rebuild(answers: Mapping[int, Elements], threshold: int, plausible: Plausibl
     return _rebuild(points, rows, threshold, plausible, os.urandom(32))
 
 
+def liars(answers: Mapping[int, Elements], threshold: int) -> tuple[int, ...] | None:
+    """Name who has answered something else than the others, without knowing what the sum is.
+
+    Args:
+        answers: by the holder's point, t at least. Shape of each: (N,).
+        threshold: t.
+
+    Returns:
+        Their points, sorted; None if more are wrong than can be told from the right ones.
+    """
+    points = tuple(sorted(answers))
+    return _liars(points, np.stack([answers[point] for point in points]), threshold, os.urandom(32))
+
+
 def _rebuild(
     points: tuple[int, ...], rows: NDArray[np.uint16], threshold: int, plausible: Plausible, seed: bytes
 ) -> Rebuilt:
@@ -82,13 +96,13 @@ def _rebuild(
         rows: the answers. Shape: (len(points), N).
         seed: of the combinations of columns; no liar may know it before.
     """
-    liars = _liars(points, rows, threshold, seed)
-    if liars is not None:
-        honest = [i for i, point in enumerate(points) if point not in liars][:threshold]
+    wrong = _liars(points, rows, threshold, seed)
+    if wrong is not None:
+        honest = [i for i, point in enumerate(points) if point not in wrong][:threshold]
         total = _at_zero(points, rows, honest)
         if plausible(total):
-            return Rebuilt(total, liars)
-        if not liars and len(points) > threshold:  # whichever answers are tried, this comes out
+            return Rebuilt(total, wrong)
+        if not wrong and len(points) > threshold:  # whichever answers are tried, this comes out
             raise DecryptionError(
                 Reason.SUM_REJECTED,
                 f"{len(points)} answers of holders agree, on what is no sum of keys: a member shared another key",
