@@ -1,4 +1,4 @@
-"""What holders have signed, in a transcript: their list, echoes, answers and complaints, each held against its record.
+"""Check what holders have signed, in a transcript: list, echoes, answers and complaints, each against its record.
 
 After a published record whose plan splits keys come the sharing keys of the round's list, then echoes, answers and
 complaints, each sorted by holder.
