@@ -155,6 +155,7 @@ def found(
         Role.SITE: [identity.member() for identity in identities],
         Role.COORDINATOR: [coordinator.member()],
         Role.AGGREGATOR: [read_public(public)],
+        Role.HOLDER: [identity.member() for identity in identities] if plan.public.splits_keys else [],
     }
     # The plan's own number, however small: all these sites are on one machine, and have no secrets from each other.
     least, now = plan.public.min_sites, int(time.time()) - 60

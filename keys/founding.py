@@ -11,7 +11,7 @@ from he_agg.documents.public_file import PublicFile
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.start import Start
-from he_agg.errors import InputError, Reason
+from he_agg.errors import InputError, Reason, counted
 from he_agg.plan.plan import Plan
 from keys.ceremony import deal, install
 from keys.files import write_new
@@ -20,7 +20,10 @@ from keys.identity import Identity
 from keys.public_file import read_public_file
 from keys.sealed_box import Passphrase
 
-__all__ = ["Founders", "deal_start"]
+__all__ = ["MOST_HOLDING_SITES", "Founders", "deal_start"]
+
+MOST_HOLDING_SITES = 31
+"""Up to so many all sites are holders, if nobody says which."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,20 @@ class Founders:
     Attributes:
         sites: all hospitals, the coordinator's own included.
         aggregator: its public file, with its address if it says so.
+        trustees: holders that are no sites.
     """
 
     sites: Sequence[Member]
     aggregator: PublicFile
+    trustees: Sequence[Member] = ()
 
     @classmethod
-    def read(cls, files: Sequence[Path], own: Member) -> Founders:
-        """Read public files. Whoever nothing can be sealed to is the aggregator; all others are sites.
+    def read(cls, files: Sequence[Path], own: Member, trustees: Sequence[Path] = ()) -> Founders:
+        """Read public files. Whoever nothing can be sealed to is the aggregator; all others but trustees are sites.
 
         Args:
             own: the coordinator, whose file may be among them.
+            trustees: files of those, which may be among them as well.
 
         Raises:
             InputError: no aggregator or several, or another key under the coordinator's name.
@@ -53,10 +59,11 @@ class Founders:
                 f"expected the public file of one aggregator, got {len(aggregators)}",
                 "its operator sends aggregator.public.json, which `he-agg serve --url https://HOST:PORT` writes",
             )
+        outsiders = {member.name: member for member in (read_public_file(path).member for path in trustees)}
         sites = {own.name: own}
         for path, file in read.items():
             member = file.member
-            if member.receiving is None:
+            if member.receiving is None or outsiders.get(member.name) == member:
                 continue
             if sites.setdefault(member.name, member) != member:
                 raise InputError(
@@ -64,24 +71,47 @@ class Founders:
                     f"{path}: {member.name} comes twice, with different keys",
                     "give one public file for each member; this machine's own is not needed",
                 )
-        return cls([sites[name] for name in sorted(sites)], aggregators[0])
+        if both := sorted(outsiders.keys() & sites.keys()):
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"{', '.join(both)}: expected a trustee that is no site, got one that is",
+                "sites hold shares without --holder",
+            )
+        return cls(
+            [sites[name] for name in sorted(sites)], aggregators[0], [outsiders[name] for name in sorted(outsiders)]
+        )
 
-    def roles(self, coordinators: Sequence[str]) -> Mapping[Role, Sequence[Member]]:
+    def roles(
+        self, coordinators: Sequence[str], splits_keys: bool = False, committee: Sequence[str] = ()
+    ) -> Mapping[Role, Sequence[Member]]:
         """Say who has which role.
 
         Args:
             coordinators: names of the sites that sign rosters.
+            splits_keys: whether there are holders: the trustees, and with them all sites.
+            committee: names of the sites that are holders instead of all.
         """
         by_name = {member.name: member for member in self.sites}
-        unknown = sorted(set(coordinators) - set(by_name))
-        if unknown:
-            raise InputError(
-                Reason.UNKNOWN_SITE,
-                f"expected coordinators out of {', '.join(by_name)}, got {', '.join(unknown)}",
-                "give the public file of each",
-            )
+        for what, names in (("coordinators", coordinators), ("holders", committee)):
+            if unknown := sorted(set(names) - set(by_name)):
+                raise InputError(
+                    Reason.UNKNOWN_SITE,
+                    f"expected {what} out of {', '.join(by_name)}, got {', '.join(unknown)}",
+                    "give the public file of each",
+                )
         signing = [by_name[name] for name in dict.fromkeys(coordinators)]
-        return {Role.SITE: self.sites, Role.COORDINATOR: signing, Role.AGGREGATOR: [self.aggregator.member]}
+        roles = {Role.SITE: self.sites, Role.COORDINATOR: signing, Role.AGGREGATOR: [self.aggregator.member]}
+        if not splits_keys:
+            return roles
+        if not committee and len(self.sites) > MOST_HOLDING_SITES:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"expected at most {MOST_HOLDING_SITES} sites that are all holders, got "
+                f"{counted(len(self.sites), 'site')}",
+                "every holder works for every site: name 5 or 7 that do it for all, --holders NAME,NAME,...",
+            )
+        holding = [by_name[name] for name in dict.fromkeys(committee)] or list(self.sites)
+        return {**roles, Role.HOLDER: [*holding, *self.trustees]}
 
 
 def deal_start(

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from he_agg.documents.roster import Member, Role, Roster, majority
+from he_agg.documents.roster import Member, Role, Roster, majority, require_claim
 from he_agg.documents.signed import Signed
-from he_agg.errors import InputError, Reason, WireError, counted
+from he_agg.errors import InputError, PlanError, Reason, WireError, counted
+from he_agg.sharing.thresholds import Thresholds
 from keys.files import read_document
 from keys.identity import Identity
 
@@ -27,6 +28,7 @@ def new_roster(
     members: Mapping[Role, Sequence[Member]],
     *,
     threshold: int | None = None,
+    answers: int | None = None,
     min_sites: int | None = None,
     small_groups: bool = False,
     days: int = 365,
@@ -37,6 +39,7 @@ def new_roster(
     Args:
         members: who has which role; the same member may come under several.
         threshold: how many coordinators have to sign; more than half of them if left out.
+        answers: how many holders have to answer for a sum, if there are holders; see `Thresholds.choose`.
         min_sites: fewest sites whose sum any site opens; more than half of them, and at least 3, if left out.
         small_groups: whether `min_sites` may be fewer than that.
     """
@@ -47,7 +50,7 @@ def new_roster(
     coordinators = len(members.get(Role.COORDINATOR, ()))
     threshold, min_sites = threshold or coordinators // 2 + 1, min_sites or majority(_sites(merged))
     roster = Roster(federation, 1, now, now + days * DAY_S, threshold, min_sites, dict(merged))
-    return _made(roster, small_groups)
+    return _made(replace(roster, holders=_thresholds(roster, None, answers)), small_groups)
 
 
 def next_roster(
@@ -56,6 +59,7 @@ def next_roster(
     add: Iterable[tuple[Role, Member]] = (),
     remove: Iterable[str] = (),
     threshold: int | None = None,
+    answers: int | None = None,
     min_sites: int | None = None,
     small_groups: bool = False,
     days: int = 365,
@@ -67,6 +71,7 @@ def next_roster(
         add: new members, or further roles of present ones. Removed and added, a member has new keys.
         remove: names that are no members any more.
         threshold: as before if left out.
+        answers: as before if left out, unless there are more or fewer holders now.
         min_sites: as before if left out, or as many as there must be now without `small_groups`.
         small_groups: whether `min_sites` may be fewer than half of the sites, or fewer than 3; said in every version.
 
@@ -96,6 +101,7 @@ def next_roster(
         min_sites,
         members,
     )
+    roster = replace(roster, holders=_thresholds(roster, before.holders, answers))
     # A document has one signature per name, so a coordinator with new keys cannot sign for the old ones too.
     able = [name for name, key in before.keys_of(Role.COORDINATOR).items() if _same_key(members.get(name), key)]
     if len(able) < before.threshold:
@@ -169,6 +175,23 @@ def _sites(members: Mapping[str, Member]) -> int:
     return sum(Role.SITE in member.roles for member in members.values())
 
 
+def _thresholds(roster: Roster, before: Thresholds | None, answers: int | None) -> Thresholds | None:
+    """Return how many holders it takes, if there are any: as before, unless there are others or it is said."""
+    holders = len(roster.having(Role.HOLDER))
+    if not holders and answers is None:
+        return None
+    if before is not None and before.holders == holders and answers in (None, before.threshold):
+        return before
+    try:
+        return Thresholds.choose(holders, answers)
+    except PlanError as error:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"of {counted(holders, 'holder')} no {answers or 'number'} can be asked to answer: {error.message}",
+            "leave --answers out for what is usual, and name holders: --holder FILE, or --add holder=FILE",
+        ) from error
+
+
 def _made(roster: Roster, small_groups: bool) -> Signed[Roster]:
     sites = _sites(roster.members)
     least = majority(sites)
@@ -200,6 +223,16 @@ def _made(roster: Roster, small_groups: bool) -> Signed[Roster]:
             "give --min-sites to `he-agg roster new` or `he-agg roster next`"
             + ("" if sites >= 3 else "; fewer than 3 sites also need --allow-small-groups, which every site sees"),
         )
+    if roster.holders is not None:
+        try:
+            require_claim(roster.holders, roster.min_sites)
+        except WireError as error:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                error.message,
+                "ask a trustee, such as a data protection office, to be a holder too, who types `he-agg holder join`; "
+                "and open no sum of fewer than 3 sites",
+            ) from error
     roster = replace(roster, small_groups=roster.min_sites < least)
     # Parsed again: what comes out is what everybody else will be able to read.
     return Signed.parse(Roster, Signed(roster).encode())

@@ -21,7 +21,7 @@ from he_agg.host.shell import quoted
 from he_agg.ids import check_name
 from keys.cli.identity import Own, own_identity, refuse_existing
 from keys.cli.options import PassphraseOptions, new_passphrase_options
-from keys.cli.roster import days_option, min_sites_option, small_groups_option
+from keys.cli.roster import answers_option, days_option, min_sites_option, small_groups_option
 from keys.files import read_document, replace_file, write_new
 from keys.founding import Founders, deal_start
 from keys.rosters import new_roster, read_roster, sign_roster
@@ -35,6 +35,21 @@ __all__ = ["found"]
 @plan_options
 @click.option("--name", help="This hospital, which coordinates. [default: that of the one identity file here]")
 @click.option("--coordinator", "coordinators", multiple=True, metavar="NAME", help="Another site that has to sign.")
+@click.option(
+    "--holder",
+    "trustees",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="Public file of a trustee, with --keys split.",
+)
+@click.option(
+    "--holders",
+    "committee",
+    metavar="NAME,...",
+    help="With --keys split: sites that hold. [default: all]",
+)
+@answers_option
 @click.option("--roster", "roster_file", type=FILE, help="The roster of before, which other coordinators have signed.")
 @min_sites_option
 @small_groups_option
@@ -52,6 +67,9 @@ def found(
     files: tuple[Path, ...],
     name: str | None,
     coordinators: tuple[str, ...],
+    trustees: tuple[Path, ...],
+    committee: str | None,
+    answers: int | None,
     roster_file: Path | None,
     url: str | None,
     ca_file: Path | None,
@@ -71,7 +89,8 @@ def found(
     In a terminal it asks for what is not given. With --local, all is in a folder FEDERATION on this machine, and runs.
     """
     if local is not None:
-        if files or name or coordinators or roster_file or url or ca_file or fingerprints or protect:
+        others = (files, name, coordinators, trustees, committee, answers, roster_file, url, ca_file, fingerprints)
+        if any(others) or protect:
             raise click.UsageError("--local makes all members itself: leave out what is about others, or their keys")
         plan = plan_of(check_name(federation or "demo", "federation"), local, given | {"min_sites": min(3, local)})
         found_local(plan, local, given["update"] or given["model"], as_json)
@@ -83,13 +102,19 @@ def found(
         files = tuple(sorted(Path().glob("*.public.json")))
     heard = heard_of(fingerprints)
     own = own_identity(name, protect, passphrases)
-    founders = Founders.read(files, own.identity.member())
+    founders = Founders.read(files, own.identity.member(), trustees)
     address = _address(founders, own, url, ca_file)
     plan = plan_of(federation, len(founders.sites), given)
+    split = plan.public.splits_keys
+    if (trustees or committee or answers) and not split:
+        raise click.UsageError(
+            "shared keys have no holders: leave --holder, --holders and --answers out, or --keys split"
+        )
     if roster_file is None:
         roster = new_roster(
             federation,
-            founders.roles((own.identity.name, *coordinators)),
+            founders.roles((own.identity.name, *coordinators), split, committee.split(",") if committee else ()),
+            answers=answers,
             min_sites=given["min_sites"],
             small_groups=given["small_groups"],
             days=given["days"],
@@ -125,6 +150,9 @@ def found(
         f"next: the operator gets {start_file} and types `he-agg federation take {quoted(start_file)}`;",
         f"      every hospital gets it, and types, this one too, `he-agg join {quoted(start_file)}`",
     ]
+    if founders.trustees:
+        names = ", ".join(member.name for member in founders.trustees)
+        lines += [f"      {names} gets it, and types `he-agg holder join {quoted(start_file)}`"]
     answer(facts, as_json, lambda: "\n".join(lines))
 
 

@@ -13,6 +13,7 @@ from he_agg.host.commands import FILE, Whole, messages
 from he_agg.plan.layout import Layout
 from he_agg.plan.plan import Plan
 from he_agg.plan.proposal import propose
+from keys.cli.plan import keys_option
 from keys.files import read_npz, read_plan
 
 __all__ = ["ask", "plan_of", "plan_options"]
@@ -29,6 +30,7 @@ _OPTIONS = (
     click.option("--max-sites", type=int, help="Most sites that can take part. [default: twice as many, at least 8]"),
     click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most."),
     click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds of a round."),
+    keys_option,
     click.option("--plan", "plan_file", type=FILE, help="A plan file that was made before, instead of all these."),
 )
 
@@ -69,7 +71,7 @@ def plan_of(federation: str, sites: int, given: dict[str, Any]) -> Plan:
         if sys.stdin.isatty():
             click.confirm("Shall all agree on this? (To choose: --clip, --weight-cap, --bits)", abort=True, err=True)
     most = given["max_sites"] or max(8, 2 * sites)
-    terms = {name: given[name] for name in ("rounds", "deadline_s")}
+    terms = {name: given[name] for name in ("rounds", "deadline_s", "keys")}
     least = min(3, given["min_sites"] or 3)
     return Plan.create(federation, layout, max_sites=most, min_sites=least, value_bits=bits or 16, **terms)
 

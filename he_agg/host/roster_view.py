@@ -7,6 +7,7 @@ from typing import Any
 
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
+from he_agg.errors import counted
 
 __all__ = ["day_of", "roster_facts", "roster_table", "signers_of"]
 
@@ -30,6 +31,14 @@ def roster_facts(roster: Signed[Roster]) -> dict[str, Any]:
         "threshold": now.threshold,
         "min_sites": now.min_sites,
         "small_groups": now.small_groups,
+        "holders": None
+        if now.holders is None
+        else {
+            "names": sorted(now.having(Role.HOLDER)),
+            "quorum": now.holders.quorum,
+            "threshold": now.holders.threshold,
+            "claim": now.holders.claim(now.min_sites),
+        },
         "signed_by": signers_of(roster),
         "members": {
             name: {"roles": sorted(member.roles), "fingerprint": member.fingerprint}
@@ -46,6 +55,7 @@ def roster_table(roster: Signed[Roster], before: Signed[Roster] | None = None) -
         f"roster of {now.federation}, version {now.version}",
         f"good from {day_of(now.issued_at)} to {day_of(now.expires_at)} ({days} days)",
         now.smallest_group,
+        *_holders(now),
         f"signatures of coordinators: {', '.join(signers_of(roster)) or 'none'} ({now.threshold} needed)",
         "members:",
     ]
@@ -53,6 +63,20 @@ def roster_table(roster: Signed[Roster], before: Signed[Roster] | None = None) -
     if before is not None:
         rows += [f"changes since version {before.body.version}:", *_changes(before.body, now)]
     return "\n".join(rows)
+
+
+def _holders(roster: Roster) -> list[str]:
+    """Say who holds shares, how many it takes, and against whom that helps."""
+    thresholds = roster.holders
+    if thresholds is None:
+        return []
+    claim = thresholds.claim(roster.min_sites)
+    return [
+        f"holders of split keys: {', '.join(sorted(roster.having(Role.HOLDER)))}",
+        f"{thresholds.quorum} of {thresholds.holders} have to see the same record (quorum), and {thresholds.threshold} "
+        f"to answer for it (threshold); {thresholds.may_be_away} may be away",
+        f"the aggregator, with {counted(claim, 'holder')} on its side at most, reads no update (claim {claim})",
+    ]
 
 
 def _row(member: Member) -> str:
@@ -76,7 +100,16 @@ def _changes(before: Roster, now: Roster) -> list[str]:
         for name in ("threshold", "min_sites", "small_groups")
         if getattr(before, name) != getattr(now, name)
     ]
+    if before.holders != now.holders:
+        rows += [f"  holders: {_numbers(before)} -> {_numbers(now)}"]
     return rows or ["  none but its dates"]
+
+
+def _numbers(roster: Roster) -> str:
+    thresholds = roster.holders
+    if thresholds is None:
+        return "none"
+    return f"quorum {thresholds.quorum} of {thresholds.holders}, threshold {thresholds.threshold}"
 
 
 def day_of(seconds: int) -> str:

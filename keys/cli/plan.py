@@ -22,7 +22,7 @@ from he_agg.plan.schemes import DEFAULT_CODEC, SCHEMES, scheme_of
 from he_agg.plan.sections import part_places
 from keys.files import read_npz, read_plan, write_new
 
-__all__ = ["plan_choose", "plan_new", "plan_show"]
+__all__ = ["keys_option", "plan_choose", "plan_new", "plan_show"]
 
 
 _KEYS = {

@@ -28,6 +28,7 @@ from keys.rosters import new_roster, next_roster, read_roster, sign_roster
 
 __all__ = [
     "accept_rosters",
+    "answers_option",
     "days_option",
     "min_sites_option",
     "roster_accept",
@@ -51,6 +52,12 @@ min_sites_option = click.option(
     type=Whole(2),
     help="Sites open no sum of fewer sites. [default: more than half of them, at least 3; `next`: as before or more]",
 )
+answers_option = click.option(
+    "--answers",
+    type=Whole(1),
+    help="How many holders have to answer for a sum: more keep more from the aggregator, fewer may be away. [default: "
+    "of 4 holders 2, of 5 3, of 10 4]",
+)
 small_groups_option = click.option(
     "--allow-small-groups",
     "small_groups",
@@ -73,7 +80,9 @@ def _files(option: str, what: str, required: bool = False) -> Callable[[F], F]:
 @_files("aggregator", "Public file of the aggregator, from its operator.", required=True)
 @_files("auditor", "Public file of an auditor.")
 @_files("operator", "Public file of an operator.")
+@_files("holder", "Public file of a holder, where keys are split. It may be a site, too, or a trustee.")
 @_threshold
+@answers_option
 @min_sites_option
 @small_groups_option
 @days_option
@@ -82,6 +91,7 @@ def _files(option: str, what: str, required: bool = False) -> Callable[[F], F]:
 def roster_new(
     federation: str,
     threshold: int | None,
+    answers: int | None,
     min_sites: int | None,
     small_groups: bool,
     days: int,
@@ -99,6 +109,7 @@ def roster_new(
         federation,
         members,
         threshold=threshold,
+        answers=answers,
         min_sites=min_sites,
         small_groups=small_groups,
         days=days,
@@ -114,10 +125,11 @@ def roster_new(
     "added",
     multiple=True,
     metavar="ROLE=FILE",
-    help="Add a member by its public file, such as site=hospital-e.public.json.",
+    help="Add a member by its public file, such as site=hospital-e.public.json; once for each role.",
 )
 @click.option("--remove", "removed", multiple=True, metavar="NAME", help="Remove a member. With --add: new keys.")
 @_threshold
+@answers_option
 @min_sites_option
 @small_groups_option
 @days_option
@@ -128,6 +140,7 @@ def roster_next(
     added: tuple[str, ...],
     removed: tuple[str, ...],
     threshold: int | None,
+    answers: int | None,
     min_sites: int | None,
     small_groups: bool,
     days: int,
@@ -141,6 +154,7 @@ def roster_next(
         add=[_addition(text) for text in added],
         remove=removed,
         threshold=threshold,
+        answers=answers,
         min_sites=min_sites,
         small_groups=small_groups,
         days=days,
