@@ -1,37 +1,36 @@
-"""Settings of a site: a TOML file, keyword arguments, or both."""
+"""Settings of a site or a trustee: a TOML file, keyword arguments, or both."""
 
 from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, ClassVar, Self, TypedDict
 
 from he_agg.errors import ConfigError, Reason
 
-__all__ = ["Overrides", "Settings"]
+__all__ = ["MemberSettings", "Overrides", "Settings", "TrusteeSettings"]
 
 _DAY_S = 86400
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Where a site's things are, and how patient it is. Build it with `Settings.load`.
+@dataclass(frozen=True, kw_only=True)
+class MemberSettings:
+    """Where a member's things are, and how patient it is.
 
     Attributes:
         url: the aggregator, https://... (plain http only on this machine).
-        identity: the site's identity file.
-        keystore: the group key of the current epoch, with the plan.
-        roster: the roster that this site trusts: its pin. A newer one that chains to it takes its place by itself.
-        spool: directory for encrypted submissions that are on their way; beside the identity file if left out.
+        identity: the member's identity file.
+        roster: the roster that this member trusts: its pin. A newer one that chains to it takes its place by itself.
+        spool: directory for what it has to keep, encrypted submissions among it; beside the identity file if left out.
         security_log: where refused sums, records and rosters are noted; beside the identity file if left out.
-        min_sites: fewest sites whose sum this site opens; never fewer than roster and plan say.
+        min_sites: fewest sites whose sum it opens or answers for; never fewer than roster and plan say.
         ca_file: certificates to trust instead of the system's, PEM.
         client_cert: a certificate to show to a proxy that asks for one, PEM.
         client_key: its key, if it is not in the same file, PEM.
-        passphrase_file: what opens keystore and identity, if they have a passphrase. Mode 0600.
+        passphrase_file: what opens its secret files, if they have a passphrase. Mode 0600.
         passphrase_keyring: the same, as the name of an entry of service `he-agg` in the operating system's keyring.
         patience_s: how long the aggregator may be unreachable before a call gives up. Units: seconds.
         request_s: how long one request may take beside its bytes, whatever comes of an answer. Units: seconds.
@@ -41,9 +40,10 @@ class Settings:
         round_s: how long, at most, a round that this site is invited to is waited for. Units: seconds.
     """
 
+    REQUIRED: ClassVar[tuple[str, ...]] = ("url", "identity", "roster")
+
     url: str
     identity: Path
-    keystore: Path
     roster: Path
     spool: Path
     security_log: Path
@@ -61,7 +61,7 @@ class Settings:
     round_s: float = 30 * 86400.0
 
     @classmethod
-    def load(cls, config: str | Path | None, overrides: Mapping[str, Any]) -> Settings:
+    def load(cls, config: str | Path | None, overrides: Mapping[str, Any]) -> Self:
         """Read a file and lay keyword arguments over it.
 
         Args:
@@ -71,28 +71,56 @@ class Settings:
         Raises:
             ConfigError: the file cannot be read, or a setting is missing, unknown or of the wrong kind.
         """
+        known = list(dict.fromkeys((*cls.REQUIRED, *(field.name for field in dataclasses.fields(cls)))))
         values: dict[str, Any] = {}
         where = "keyword arguments"
         if config is not None:
             path = Path(config)
             where = str(path)
-            values = _checked(_read(path), path.parent, where)
-        values |= _checked({k: v for k, v in overrides.items() if v is not None}, Path(), "keyword arguments")
+            values = _checked(known, _read(path), path.parent, where)
+        given = {k: v for k, v in overrides.items() if v is not None}
+        values |= _checked(known, given, Path(), "keyword arguments")
         if "identity" in values:
             values.setdefault("spool", values["identity"].with_suffix(".spool"))
             values.setdefault("security_log", values["identity"].with_suffix(".security.log"))
-        missing = [name for name in _REQUIRED if name not in values]
+        missing = [name for name in cls.REQUIRED if name not in values]
         if missing:
             raise ConfigError(
                 Reason.BAD_CONFIG,
-                f"{where}: expected {', '.join(_REQUIRED)}; missing: {', '.join(missing)}",
-                "a site's file looks like: " + "; ".join(f'{name} = "..."' for name in _REQUIRED),
+                f"{where}: expected {', '.join(cls.REQUIRED)}; missing: {', '.join(missing)}",
+                "such a file looks like: " + "; ".join(f'{name} = "..."' for name in cls.REQUIRED),
             )
         if "passphrase_file" in values and "passphrase_keyring" in values:
             raise ConfigError(
                 Reason.BAD_CONFIG, f"{where}: expected passphrase_file or passphrase_keyring, got both", "remove one"
             )
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(MemberSettings):
+    """The settings of a site. Build it with `Settings.load`.
+
+    Attributes:
+        keystore: the group key of the current epoch, with the plan.
+    """
+
+    REQUIRED = ("url", "identity", "keystore", "roster")
+
+    keystore: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrusteeSettings(MemberSettings):
+    """The settings of a holder that is no site.
+
+    Attributes:
+        plan: the public half of the plan, as `he-agg holder join` has kept it.
+    """
+
+    REQUIRED = ("url", "identity", "plan", "roster")
+
+    plan: Path
 
 
 class Overrides(TypedDict, total=False):
@@ -118,12 +146,11 @@ class Overrides(TypedDict, total=False):
     round_s: float
 
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-_REQUIRED = ("url", "identity", "keystore", "roster")
 _PATHS = frozenset(
     {
         "identity",
         "keystore",
+        "plan",
         "roster",
         "spool",
         "security_log",
@@ -157,13 +184,13 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _checked(values: Mapping[str, Any], base: Path, where: str) -> dict[str, Any]:
-    unknown = sorted(set(values) - set(_FIELDS))
+def _checked(known: Sequence[str], values: Mapping[str, Any], base: Path, where: str) -> dict[str, Any]:
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(
             Reason.BAD_CONFIG,
             f"{where}: unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}",
-            f"known settings: {', '.join(_FIELDS)}",
+            f"known settings: {', '.join(known)}",
         )
     checked: dict[str, Any] = {}
     for name, value in values.items():

@@ -90,7 +90,10 @@ def _command(group: Commands, above: click.Context, name: str, points: list[Entr
 def _settings() -> Iterator[str]:
     yield "# Settings\n\n## Of a site\n\nIn its TOML file, or as keyword arguments of `Site.open`. Paths in a file are"
     yield "relative to the file's folder.\n"
-    told = dict(re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |\Z)", SiteSettings.__doc__ or "", re.S | re.M))
+    yield "A trustee's `holder.toml` has `plan`, the public half of the plan, instead of `keystore`.\n"
+    told: dict[str, str] = {}
+    for kind in SiteSettings.__mro__:
+        told |= re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |\Z)", kind.__doc__ or "", re.S | re.M)
     for field in dataclasses.fields(SiteSettings):
         default = "" if field.default in (dataclasses.MISSING, None) else f" Default: `{field.default}`."
         yield f"\n`{field.name}`\n:   {_text(' '.join(told[field.name].split()))}{default}"

@@ -1,4 +1,4 @@
-"""The rosters that a site trusts: the pinned one, those it followed from there, and those it came from.
+"""The rosters that a member trusts: the pinned one, those it followed from there, and those it came from.
 
 ::
 
@@ -26,26 +26,28 @@ __all__ = ["Rosters"]
 
 
 class Rosters:
-    """What one site trusts in one federation.
+    """What one member trusts in one federation.
 
     Args:
         federation: whose roster it must be.
+        role: the member's: a site, or a holder that is none.
 
     Raises:
         ConfigError: the file is missing, not a signed roster of this federation, or writable by everybody.
         KeystoreError: the roster lists another key for this site.
     """
 
-    def __init__(self, path: Path, federation: str, identity: Identity) -> None:
-        self._path = path
+    def __init__(self, path: Path, federation: str, identity: Identity, role: Role = Role.SITE) -> None:
+        self._path, self._role = path, role
         self._federation, self._identity = federation, identity
         pinned = _read(path)
         if pinned.body.federation != federation:
+            what = "keystore" if role is Role.SITE else "plan"
             raise ConfigError(
                 Reason.ROSTER_MISMATCH,
-                f"roster {path}: expected that of federation {federation}, which the keystore is for, got that of "
+                f"roster {path}: expected that of federation {federation}, which the {what} is for, got that of "
                 f"{pinned.body.federation}",
-                "a federation has one site.toml of its own, with its keystore and its roster",
+                "a federation has one settings file of its own, with its keystore or plan, and its roster",
             )
         self._known = {signed.body_digest: signed for signed in self._archived()}
         self._newest = pinned
@@ -128,23 +130,24 @@ class Rosters:
             ) from error
 
     def check_own(self, signed: Signed[Roster]) -> None:
-        """Check that a roster has this site in it, with its own key."""
+        """Check that a roster has this member in it, with its own key."""
         roster, identity = signed.body, self._identity
         member = roster.members.get(identity.name)
-        if member is None or Role.SITE not in member.roles:
+        if member is None or self._role not in member.roles:
             raise self._not_listed(roster)
         if member.public_key != identity.signing_key.public_key:
             raise KeystoreError(
                 Reason.KEY_MISMATCH,
-                f"site {identity.name}: version {roster.version} of the roster of {roster.federation} lists the key "
-                f"with fingerprint {member.fingerprint}, this identity has {identity.fingerprint}",
+                f"{self._role} {identity.name}: version {roster.version} of the roster of {roster.federation} lists "
+                f"the key with fingerprint {member.fingerprint}, this identity has {identity.fingerprint}",
                 "compare fingerprints with the coordinator: either the identity file or the roster is not yours",
             )
 
     def _not_listed(self, roster: Roster) -> ConfigError:
         name = self._identity.name
-        text = f"site {name} is not among the sites of version {roster.version} of the roster of {roster.federation}"
-        last = [r.body.version for r in self._known.values() if name in r.body.having(Role.SITE)]
+        of = f"version {roster.version} of the roster of {roster.federation}"
+        text = f"{self._role} {name} is not among the {self._role}s of {of}"
+        last = [r.body.version for r in self._known.values() if name in r.body.having(self._role)]
         if not last:
             return ConfigError(
                 Reason.UNKNOWN_SITE, text, "ask the coordinator: it was not added yet, or goes by another name"
@@ -152,7 +155,7 @@ class Rosters:
         return ConfigError(
             Reason.NO_LONGER_MEMBER,
             f"{text}: version {max(last)} was the last that listed it, and it is no member any more",
-            "coordinators have signed that roster: ask one of them; what this site has opened so far stays",
+            "coordinators have signed that roster: ask one of them; what it has so far stays",
         )
 
     def follow(self, signed: Signed[Roster]) -> None:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import TypedDict
 
 from client_sdk._disk.chain import Chain
 from client_sdk._disk.ledger import Ledger
@@ -21,17 +22,28 @@ from client_sdk._net.signing import Signer
 from client_sdk._protocol.exchange import Retries
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.coarse import Coarse
-from client_sdk.config import Settings
+from client_sdk.config import MemberSettings, Settings, TrusteeSettings
 from he_agg.codecs import Codec, codec_for
+from he_agg.documents.federation import FederationDocument
+from he_agg.documents.roster import Role
 from he_agg.errors import KeystoreError, Reason
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 from keys import GroupKey, Identity, read_secret_text
+from keys.files import read_document
 from keys.keystores import Keystores
 from keys.passphrase import Once, from_keyring
 from keys.sealed_box import Passphrase
 
-__all__ = ["Holding", "Member", "Passphrase", "Session", "Trustee", "open_session", "retries_of"]
+__all__ = ["Holding", "Member", "Passphrase", "Session", "Trustee", "open_session", "open_trustee", "retries_of"]
+
+
+class _Patience(TypedDict):
+    retries: Retries
+    min_sites: int
+    result_s: float
+    pause_s: float
+    round_s: float
 
 
 @dataclass
@@ -188,8 +200,8 @@ class Session(Member):
         return codec_for(self.plan)
 
 
-def retries_of(settings: Settings) -> Retries:
-    """Return how a site with these settings meets failures."""
+def retries_of(settings: MemberSettings) -> Retries:
+    """Return how a member with these settings meets failures."""
     policy = RetryPolicy(
         patience_s=settings.patience_s,
         request_s=settings.request_s,
@@ -209,10 +221,7 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
         KeystoreError: a secret file that must not be used, or an identity that is not the one of the roster.
         ConfigError: spool, security log or roster cannot be used, or the roster does not list this site.
     """
-    if settings.passphrase_file is not None and not isinstance(passphrase, str):
-        passphrase = read_secret_text(settings.passphrase_file)
-    elif settings.passphrase_keyring is not None and not isinstance(passphrase, str):
-        passphrase = Once(partial(from_keyring, settings.passphrase_keyring))
+    passphrase = _passphrase_of(settings, passphrase)
     identity = Identity.load(settings.identity, passphrase)
     keys = Keystores(settings.keystore, passphrase)
     spool = Spool(settings.spool, identity.name)
@@ -226,9 +235,48 @@ def open_session(settings: Settings, passphrase: Passphrase = None) -> Session:
         ledger=Ledger(spool.ledger_path(federation)),
         log=SecurityLog(settings.security_log, time.time),
         spool=spool,
-        retries=retries_of(settings),
-        min_sites=settings.min_sites,
-        result_s=settings.result_s,
-        pause_s=settings.pause_s,
-        round_s=settings.round_s,
+        **_patience(settings),
     )
+
+
+def open_trustee(settings: TrusteeSettings, passphrase: Passphrase = None) -> Trustee:
+    """Load what the settings of a trustee name.
+
+    Args:
+        passphrase: opens its identity, or asks for what does; used only if it has one.
+
+    Raises:
+        KeystoreError: a secret file that must not be used, or an identity that is not the one of the roster.
+        ConfigError: plan, spool, security log or roster cannot be used, or the roster does not list this holder.
+    """
+    identity = Identity.load(settings.identity, _passphrase_of(settings, passphrase))
+    plan = read_document(settings.plan, FederationDocument.parse, "the public half of a plan").plan
+    spool = Spool(settings.spool, identity.name)
+    return Trustee(
+        identity=identity,
+        plan=plan,
+        rosters=Rosters(settings.roster, plan.federation, identity, Role.HOLDER),
+        chain=Chain(spool.chain_path(plan.federation)),
+        ledger=Ledger(spool.ledger_path(plan.federation)),
+        log=SecurityLog(settings.security_log, time.time),
+        spool=spool,
+        **_patience(settings),
+    )
+
+
+def _passphrase_of(settings: MemberSettings, passphrase: Passphrase) -> Passphrase:
+    if settings.passphrase_file is not None and not isinstance(passphrase, str):
+        return read_secret_text(settings.passphrase_file)
+    if settings.passphrase_keyring is not None and not isinstance(passphrase, str):
+        return Once(partial(from_keyring, settings.passphrase_keyring))
+    return passphrase
+
+
+def _patience(settings: MemberSettings) -> _Patience:
+    return {
+        "retries": retries_of(settings),
+        "min_sites": settings.min_sites,
+        "result_s": settings.result_s,
+        "pause_s": settings.pause_s,
+        "round_s": settings.round_s,
+    }

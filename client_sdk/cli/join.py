@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from client_sdk.cli.epoch import accept_bundle, accept_newest, accepted_facts
-from client_sdk.cli.link import connect, newer_rosters
+from client_sdk.cli.folder import (
+    CERTIFICATE,
+    ROSTER,
+    check_folder,
+    check_settings,
+    follow_from,
+    write_settings,
+)
 from client_sdk.cli.rounds import status_of
 from client_sdk.config import Settings
-from he_agg.documents.address import check_address
 from he_agg.documents.roster import Role
 from he_agg.documents.start import Start
-from he_agg.errors import ConfigError, HeAggError, InputError, ProtocolError, Reason, TransportError, WireError
+from he_agg.errors import ConfigError, HeAggError, InputError, ProtocolError, Reason, TransportError
 from he_agg.host.commands import FILE, answer, json_option, messages
 from he_agg.host.comparing import fingerprint_option, heard_of
-from he_agg.host.files import create, file_trouble
 from he_agg.host.shell import quoted
 from keys.cli.identity import Own, own_identity
 from keys.cli.options import PassphraseOptions, new_passphrase_options
 from keys.cli.roster import accept_rosters
-from keys.files import read_document, replace_file
-from keys.pinning import archive_of, check_self, read_pinned
+from keys.files import read_document
+from keys.pinning import check_self
 
 __all__ = ["join"]
 
-SETTINGS, ROSTER, CERTIFICATE = Path("site.toml"), Path("roster.json"), Path("aggregator.pem")
+SETTINGS = Path("site.toml")
 _PATIENCE_S = 15.0
 """Somebody sits and waits for it."""
 
@@ -57,12 +61,12 @@ def join(
     """
     start = read_document(start_file, Start.parse, "a usable start file")
     heard = heard_of(fingerprints)
-    _check_folder(start)
+    check_folder(start, SETTINGS)
     own = own_identity(name, protect, passphrases)
     settings = _settings(start, own, url)
     try:
         listed = _check_listed(start, own)
-        _check_settings(start, settings)
+        check_settings(start, settings, SETTINGS, Settings)
     except HeAggError:
         if own.is_new:
             own.path.unlink()
@@ -71,7 +75,7 @@ def join(
     accept_rosters(
         ROSTER, [start.roster] if not ROSTER.exists() else [], heard, own.identity.member() if listed else None
     )
-    _write(start, settings)
+    write_settings(start, settings, SETTINGS)
     messages.print(f"roster of {start.federation} accepted: {ROSTER}; settings: {SETTINGS}", markup=False)
     loaded = dataclasses.replace(Settings.load(SETTINGS, {}), patience_s=_PATIENCE_S)
     if listed and not loaded.keystore.exists():
@@ -79,57 +83,13 @@ def join(
         messages.print(f"group key, secret: {loaded.keystore}", markup=False)
     try:
         if not listed:
-            _follow(loaded, own)
+            follow_from(loaded, own)
         accepted = accept_newest(loaded, own.passphrase, None)
     except (ProtocolError, TransportError, InputError, ConfigError) as error:
         raise _not_there_yet(error, own, start_file, listed) from error
     facts, text = status_of(SETTINGS, own.passphrase)
     facts |= accepted_facts(accepted.key, accepted.commitment, loaded.keystore) | accepted.facts
     answer(facts | {"config": str(SETTINGS)}, as_json, lambda: text)
-
-
-def _follow(loaded: Settings, own: Own) -> None:
-    """Accept the rosters after the one of the start file, of which one may list this site."""
-    pinned = read_pinned(ROSTER)
-    with connect(loaded, own.identity, pinned.body.federation) as link:
-        newer = link.run(newer_rosters(link, pinned))
-    accept_rosters(ROSTER, newer or [pinned], {}, own.identity.member())
-
-
-def _check_folder(start: Start) -> None:
-    """Refuse a folder that is another federation's, and a start file of people whose fingerprints nobody compared.
-
-    The roster that was accepted here vouches for the rest of a start file; one that it came from does, too.
-    """
-    if not ROSTER.exists():
-        return
-    pinned = read_pinned(ROSTER)
-    have = pinned.body.federation
-    if have != start.federation:
-        raise ConfigError(
-            Reason.FILE_EXISTS,
-            f"this folder is of federation {have}: {ROSTER}; the start file is of {start.federation}",
-            "join each federation in a folder of its own: copy this site's identity file there",
-        )
-    accepted = [pinned, *map(read_pinned, sorted(archive_of(ROSTER).glob("*.json")))]
-    if start.roster.body_digest not in {roster.body_digest for roster in accepted}:
-        raise ConfigError(
-            Reason.ROSTER_MISMATCH,
-            f"the start file has a roster of {start.federation} that was never accepted in this folder; "
-            "nothing was changed",
-            "call the coordinators: somebody may have made a start file of their own. Whoever has joined needs no "
-            f"other: newer rosters and keys come by `he-agg epoch accept --config {quoted(SETTINGS)}`",
-        )
-    if not SETTINGS.exists() or (start.address.body.certificate and not CERTIFICATE.exists()):
-        # The address would be taken now, and whoever signed it may have been removed since.
-        try:
-            check_address(start.address, pinned.body)
-        except WireError as error:
-            raise ConfigError(
-                error.reason,
-                f"the address in the start file is signed by nobody whom the accepted roster lists: {error.message}",
-                f"ask the coordinator where the aggregator is now, and write it into {SETTINGS}",
-            ) from error
 
 
 def _check_listed(start: Start, own: Own) -> bool:
@@ -153,42 +113,6 @@ def _settings(start: Start, own: Own, url: str | None) -> dict[str, Any]:
         "roster": str(ROSTER),
         **where,
     }
-
-
-def _check_settings(start: Start, settings: dict[str, Any]) -> None:
-    """Refuse a start file that says other than what this folder has: another way to the aggregator was not accepted."""
-    certificate = start.address.body.certificate
-    if SETTINGS.exists():
-        have, wanted = Settings.load(SETTINGS, {}), Settings.load(None, settings)
-        other = [name for name in settings if getattr(have, name) != getattr(wanted, name)]
-        if not certificate and have.ca_file == CERTIFICATE:
-            other.append("ca_file")
-        if other:
-            raise ConfigError(
-                Reason.FILE_EXISTS,
-                f"{SETTINGS} exists, with other values of {', '.join(sorted(other))}; it is never overwritten",
-                "move it away first, or correct it",
-            )
-    known = read_document(CERTIFICATE, bytes, "a certificate") if CERTIFICATE.exists() else None
-    if certificate and known not in (None, certificate.encode()):
-        raise ConfigError(
-            Reason.FILE_EXISTS,
-            f"{CERTIFICATE} exists, with another certificate than the start file has; it is never overwritten",
-            "ask the operator which is the right one; if it is that of the start file, move the other away first",
-        )
-
-
-def _write(start: Start, settings: dict[str, Any]) -> None:
-    """Write the settings and the certificate that they name. What is there stays, with all else in it."""
-    if start.address.body.certificate and not CERTIFICATE.exists():
-        replace_file(CERTIFICATE, start.address.body.certificate.encode())
-    if SETTINGS.exists():
-        return
-    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
-    try:
-        create(SETTINGS, text.encode(), 0o644)
-    except OSError as error:
-        raise file_trouble(error, f"{SETTINGS} cannot be written") from error
 
 
 def _not_there_yet(error: HeAggError, own: Own, start_file: Path, listed: bool) -> HeAggError:

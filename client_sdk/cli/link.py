@@ -18,7 +18,7 @@ from client_sdk._net.transport import Transport
 from client_sdk._protocol.exchange import Retries, exchange
 from client_sdk._protocol.rosters import fetch_roster
 from client_sdk._protocol.session import retries_of
-from client_sdk.config import Settings
+from client_sdk.config import MemberSettings, Settings
 from client_sdk.lines import Lines
 from he_agg.documents.roster import Roster, check_follows
 from he_agg.documents.signed import Signed
@@ -63,7 +63,7 @@ class Link:
 
 
 @contextmanager
-def connect(settings: Settings, identity: Identity, federation: str) -> Iterator[Link]:
+def connect(settings: MemberSettings, identity: Identity, federation: str) -> Iterator[Link]:
     """Connect to the aggregator that the settings name, as the member that the identity is of."""
     signer = Signer(identity.name, identity.signing_key, federation)
     transport = Transport(settings.url, signer, TlsFiles(settings.ca_file, settings.client_cert, settings.client_key))

@@ -53,6 +53,7 @@ _GROUP_HELP = {
     "operator": "The operators' page (operator).",
     "federation": "Create, start and look at federations (operator).",
     "site": "Sites: making an identity, revoking one.",
+    "holder": "Trustees: holding shares of split keys without being a site.",
     "roster": "Rosters: who belongs to a federation, with which keys.",
     "epoch": "Epochs: dealing and accepting group keys.",
     "keys": "Keystores and what sites hold.",

@@ -12,6 +12,7 @@ from he_agg.documents.roster import Role, Roster, check_signed
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
 from he_agg.host.comparing import check_fingerprints, first_roster
+from he_agg.sharing.thresholds import Thresholds
 from keys import Identity
 from keys.pinning import follow, read_pinned
 from keys.rosters import new_roster, next_roster, sign_roster
@@ -229,16 +230,48 @@ def test_only_a_coordinator_with_its_own_key_signs():
 
 
 def test_every_field_of_a_roster_is_signed():
-    body = FIRST.body.to_json()
+    members = [(Role.HOLDER, site(name).member()) for name in SITES]
+    first = sign_roster(sign_roster(next_roster(FIRST, add=members, now=NOW), site("hospital-a")), site("hospital-b"))
+    body = first.body.to_json()
     for name, value in body.items():
         if name == "v":
             continue
         other = value + 1 if isinstance(value, int) else "other" if isinstance(value, str) else {**value}
-        if isinstance(other, dict):
+        if name == "holders":
+            other = {"quorum": 4, "threshold": 2}
+        elif isinstance(other, dict):
             other["hospital-a"] = {**other["hospital-a"], "roles": ["auditor"] + other["hospital-a"]["roles"]}
         with pytest.raises(WireError):
-            check_signed(Signed(Roster.from_json(body | {name: other}), FIRST.signatures))
-    check_signed(FIRST)
+            check_signed(Signed(Roster.from_json(body | {name: other}), first.signatures))
+    check_signed(first)
+
+
+def holding(*names):
+    return [(Role.HOLDER, (site(name) if name in SITES else Identity.create(name)).member()) for name in names]
+
+
+def test_quorum_and_threshold_follow_from_the_number_of_holders():
+    four = next_roster(FIRST, add=holding(*SITES), now=NOW)
+    assert four.body.holders == Thresholds(4, 3, 2)
+    same = next_roster(four, now=NOW)
+    assert same.body.has_holders_of(four.body)
+    # More of them than is usual stay, as long as there are as many holders.
+    more = next_roster(four, answers=3, now=NOW)
+    assert more.body.holders == Thresholds(4, 3, 3) == next_roster(more, now=NOW).body.holders
+    assert next_roster(more, add=holding("trustee"), now=NOW).body.holders == Thresholds(5, 4, 3)
+    none = next_roster(FIRST, add=[], now=NOW)
+    assert none.body.holders is None
+
+
+def test_holders_who_would_keep_nothing_from_the_aggregator_are_refused():
+    for names, answers in ((SITES[:1], None), (SITES, 1), (SITES, 4)):
+        with pytest.raises(InputError) as caught:
+            next_roster(FIRST, add=holding(*names), answers=answers, now=NOW)
+        assert caught.value.reason == Reason.BAD_ARGUMENT
+    with pytest.raises(InputError) as caught:
+        next_roster(FIRST, add=holding(*SITES[:1]), now=NOW)
+    assert "trustee" in caught.value.hint
+    assert reason_of(next_roster, FIRST, answers=2, now=NOW) == Reason.BAD_ARGUMENT  # of no holders
 
 
 def test_a_pin_that_others_may_change_is_refused(tmp_path):
