@@ -71,7 +71,7 @@ def hold(session: Member, accepted: Accepted, until: float | None = None) -> Flo
     except HeAggError as error:
         if error.reason == Reason.SUM_NOT_READY:  # others are awaited
             yield Report(Waits(f"round {round_id}: {error.message}", str(round_id)))
-        else:
+        elif error.reason != Reason.SUM_GONE:  # that was settled without this holder, a while ago
             yield from _tell(session, round_id, error.message)
     else:
         if done:
