@@ -17,6 +17,7 @@ from service.core.roster_cache import former_members, newest_roster, signer_in
 from service.core.state import States
 from service.core.submissions.announce import Announcements
 from service.core.submissions.capacity import Capacity
+from service.core.submissions.dealings import Dealings
 from service.core.submissions.receive import Uploads
 from service.logs import log
 from service.refusal import RefusedError
@@ -63,6 +64,7 @@ class Aggregator:
         self.announcements = Announcements(store, self.conductor, self.capacity)
         on_stored = {} if self._ahead is None else {"on_stored": self._ahead.stored}
         self.uploads = Uploads(store, part_store, self.conductor, **on_stored)
+        self.dealings = Dealings(store, self.conductor)
         self.worker = Worker(settings, store, part_store, self.conductor, self._ahead)
         self._lock = lock
 

@@ -49,6 +49,8 @@ Failpoint = Literal[
     "folding.before_row",
     "folding.done",
     "scrubbing.files_gone",
+    # a signed document is durable, and its sender has not heard yet: http/routes/common.py
+    "document.stored",
     # an answer is given: logs.py, which sees every one
     "answer.before_head",
     "answer.head_sent",

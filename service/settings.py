@@ -90,6 +90,12 @@ class Settings(BaseSettings):
         description="How long the single submissions behind a sum stay while fewer than `min_sites` of its sites have "
         "said that they opened it and no later sum is there. They go earlier when the disk is full. Units: seconds.",
     )
+    keep_dealings_s: float = Field(
+        3600.0,
+        ge=0,
+        description="How long the dealings of a round stay after it was settled, for holders that come late, where "
+        "one-time keys are split. Units: seconds.",
+    )
     reserve_bytes: int = Field(
         256 * 2**20,
         ge=0,

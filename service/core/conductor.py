@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from he_agg.documents.draw import members_digest
 from he_agg.documents.record import ENDED, NO_RECORD, RoundRecord, reason_of_end
@@ -13,6 +14,7 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from service.core.aggregator_key import AggregatorKey
+from service.core.holder_lists import is_ready, next_list
 from service.core.roster_cache import newest_roster, roster_of, signer_in
 from service.core.verdicts import release_undisputed
 from service.domain import events, rounds, submissions
@@ -98,10 +100,12 @@ class Conductor:
         plan = row.parsed.plan
         newest, summed = tx.newest_round(row.name), tx.newest_sum(row.name)
         before = None if summed is None else _sum(tx, summed)
-        round_ = None
+        round_, burnt = None, False
         if newest is not None:
             invited = tx.invited(newest.id)
-            least = roster_of(tx, row.name, newest.basis.roster_version).body.min_sites
+            opened_under = roster_of(tx, row.name, newest.basis.roster_version).body
+            least = opened_under.min_sites
+            burnt = not roster.body.has_holders_of(opened_under)
             round_ = Round(
                 newest.id.number,
                 newest.id.attempt,
@@ -111,17 +115,21 @@ class Conductor:
                 invited,
                 tx.completed(newest.id),
                 least if before is None else before.least(newest.id.number, invited, least),
+                newest.settled_at is not None,
+                frozenset(opened_under.having(Role.HOLDER)),
             )
         min_sites = max(plan.min_sites, roster.body.min_sites)
         draws = plan.sample_percent < 100
         return Federation(
-            terms=events.Terms(min_sites, plan.rounds, plan.deadline_s, plan.sample_percent),
+            terms=events.Terms(min_sites, plan.rounds, plan.deadline_s, plan.sample_percent, plan.splits_keys),
             sites=frozenset(roster.body.having(Role.SITE)),
             stage=row.stage,
             round=round_,
             paused_at=row.paused_at,
             later=0 if newest is None else tx.attempts(row.name, newest.id.number + 1),
             sum=before,
+            ready=is_ready(tx, roster.body),
+            burnt=burnt,
             name=row.name,
             roster=roster.body_digest,
             counted=_counted(summed) if draws else NO_RECORD,
@@ -145,7 +153,11 @@ class Conductor:
         round_id = RoundId(name, action.round.number, action.round.attempt)
         match action:
             case events.Opened(round_):
-                tx.open_round(round_id, round_, _basis(tx, name, roster))
+                basis, holders = _basis(tx, name, roster), next_list(tx, roster)
+                if holders is None:
+                    tx.open_round(round_id, round_, basis)
+                else:
+                    tx.open_round(round_id, round_, replace(basis, holders=holders.digest), holders.encode())
             case events.Extended(round_):
                 tx.move_deadline(round_id, round_.deadline_at)
             case events.Accepted(_, site):
@@ -168,6 +180,10 @@ class Conductor:
                     release_undisputed(tx, name)
                 new_head = ChainHead(head.index + 1, record.digest)
                 tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
+                if action.round.settled:
+                    tx.settle_round(round_id, at)
+            case events.Concluded():
+                tx.settle_round(round_id, at)
 
     def _end(self, tx: Transaction, row: FederationRow, roster: Signed[Roster], round_id: RoundId, at: int) -> None:
         """Write the record of a federation's end, which is the last of its chain."""

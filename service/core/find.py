@@ -1,14 +1,17 @@
-"""Find what an address names, if it is the caller's: federations and rounds."""
+"""Find what an address names, if it is the caller's: federations, rounds, and what has become of these."""
 
 from __future__ import annotations
 
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId
+from service.domain.events import Phase
 from service.refusal import RefusedError
 from service.store.rows import FederationRow, RoundRow
 from service.store.transaction import Transaction
 
-__all__ = ["federation_named", "find_round"]
+__all__ = ["federation_named", "find_round", "require_sum"]
 
 
 def federation_named(tx: Transaction, name: str) -> FederationRow:
@@ -35,3 +38,34 @@ def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
             "`he-agg status` shows the open one",
         )
     return row
+
+
+def require_sum(row: RoundRow) -> Signed[RoundRecord]:
+    """Return the record of a round that has a sum.
+
+    Raises:
+        RefusedError: it has none, or none yet.
+    """
+    if row.phase is Phase.REJECTED:
+        raise RefusedError(
+            Reason.ROUND_FAILED,
+            f"the sum of round {row.id} was given up, since sites have rejected it",
+            "go on with the next attempt",
+            round_id=str(row.id),
+        )
+    if row.phase in (Phase.FAILED, Phase.ENDED):
+        ended = row.phase is Phase.ENDED
+        raise RefusedError(
+            Reason.ROUND_FAILED,
+            f"round {row.id} {'never opened: the federation has ended' if ended else 'failed and has no sum'}",
+            "there are no more rounds" if ended else "go on with the next attempt",
+            round_id=str(row.id),
+        )
+    if row.phase is not Phase.PUBLISHED or row.record is None:
+        raise RefusedError(
+            Reason.SUM_NOT_READY,
+            f"round {row.id} is {row.phase}; its sum is not there yet",
+            "wait for the record: GET /v1/rounds/{round}/record?wait=30",
+            round_id=str(row.id),
+        )
+    return Signed.parse(RoundRecord, row.record)

@@ -51,7 +51,8 @@ def _body(tx: Transaction, row: FederationRow) -> FederationState:
     newest, epoch, head = tx.newest_round(row.name), tx.newest_epoch(row.name), tx.chain_head(row.name)
     roster, disputed = newest_roster(tx, row.name), disputed_round(tx, row.name)
     opened, stage = None, row.stage
-    if stage is Stage.ENDED and newest is not None and newest.phase in (Phase.CLOSED, Phase.FOLDING):
+    awaited = newest is not None and newest.is_awaited
+    if stage is Stage.ENDED and newest is not None and (awaited or newest.phase in (Phase.CLOSED, Phase.FOLDING)):
         stage = Stage.RUNNING  # ended for its operator; its sites still get a sum, and then hear it
     if row.stage is Stage.RUNNING and newest is not None and newest.phase is Phase.OPEN:
         invited = tuple(sorted(tx.invited(newest.id)))
@@ -68,4 +69,5 @@ def _body(tx: Transaction, row: FederationRow) -> FederationState:
         head=head.digest,
         open=opened,
         disputed=None if disputed is None else disputed.id,
+        awaited=newest.id if newest is not None and awaited else None,
     )

@@ -1,4 +1,4 @@
-"""Bring in the next roster of a federation, or a new group key.
+"""Bring in the next roster of a federation, a new group key, or what sites and holders say of keys of their own.
 
 The rules are the same whether a coordinator sends a document or the operator brings it as a file. What is taken holds
 from the end of the transaction on: a removed site's next request is refused, an open round that is touched fails.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from he_agg.documents.epoch import Commitment, EpochBundle
 from he_agg.documents.roster import Role, Roster, check_follows, check_signed
+from he_agg.documents.sharing import SharingKey
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
@@ -18,7 +19,7 @@ from service.refusal import RefusedError
 from service.store.rows import EpochRow, FederationRow, RosterRow
 from service.store.transaction import Transaction
 
-__all__ = ["accept_bundle", "accept_commitment", "accept_roster", "add_first_roster"]
+__all__ = ["accept_bundle", "accept_commitment", "accept_roster", "accept_sharing_key", "add_first_roster"]
 
 
 def _check_roster(signed: Signed[Roster], row: FederationRow, key: AggregatorKey, now: float) -> None:
@@ -34,6 +35,16 @@ def _check_roster(signed: Signed[Roster], row: FederationRow, key: AggregatorKey
             Reason.ROSTER_MISMATCH,
             f"version {roster.version} of the roster of {row.name} does not list this aggregator's key",
             "the coordinator takes it from `he-agg aggregator show --out aggregator.public.json`",
+        )
+    if plan.splits_keys != (roster.holders is not None):
+        raise RefusedError(
+            Reason.ROSTER_MISMATCH,
+            f"federation {row.name}: its plan splits one-time keys among holders, and version {roster.version} of the "
+            "roster has none"
+            if plan.splits_keys
+            else f"federation {row.name}: the sites of its plan share one-time keys, and version {roster.version} of "
+            "the roster has holders",
+            "another way to keep keys needs another plan, and so a new federation",
         )
     sites = len(roster.having(Role.SITE))
     if sites > plan.max_sites:
@@ -79,6 +90,8 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
     check_follows(signed, Signed.parse(Roster, tx.roster_document(row.name, newest.body.version)))
     tx.add_roster(RosterRow(row.name, version, signed.body_digest), data, int(conductor.now()))
     removed = _removed(newest.body, signed.body, conductor.key)
+    # Whoever has another key signs another sharing key. That of a round that is under way is in its list.
+    tx.drop_sharing_keys(row.name, tx.newest_epoch(row.name).number, _gone(newest.body, signed.body, Role.HOLDER))
     conductor.apply_in(tx, row.name, events.RosterChanged(removed))
     tx.bump()  # the state names it, whatever became of rounds
     return True
@@ -175,9 +188,50 @@ def accept_commitment(
     return True
 
 
+def accept_sharing_key(
+    tx: Transaction, conductor: Conductor, row: FederationRow, data: bytes, number: int, holder: str
+) -> bool:
+    """Take what shares of an epoch are sealed to for a holder. Repeating it is fine.
+
+    Raises:
+        WireError: not a sharing key, or not signed by its holder.
+        RefusedError: no such epoch, keys are shared, or the holder has another one in this epoch.
+    """
+    signed = Signed.parse(SharingKey, data)
+    key, roster = signed.body, newest_roster(tx, row.name)
+    if tx.epoch(row.name, number) is None:
+        raise RefusedError(Reason.UNKNOWN_EPOCH, f"federation {row.name} has no epoch {number}")
+    before = tx.sharing_key(row.name, number, holder)
+    if before == data:
+        return False
+    for what, reason, expected, got in (
+        ("federation", Reason.BAD_FIELD, row.name, key.federation),
+        ("epoch", Reason.BAD_FIELD, str(number), str(key.epoch)),
+        ("holder", Reason.FORBIDDEN, holder, key.holder),
+    ):
+        if expected != got:
+            raise RefusedError(reason, f"sharing key, {what}: expected {expected[:63]}, got {got[:63]}")
+    signed.check_signed(roster.body.keys_of(Role.HOLDER))
+    if before is not None:
+        raise RefusedError(
+            Reason.ALREADY_EXISTS,
+            f"holder {holder} has another sharing key in epoch {number}, which rounds may have been dealt to",
+            "if that one is lost, this holder is out until the next epoch: `he-agg epoch rotate`",
+        )
+    tx.add_sharing_key(row.name, number, holder, data, int(conductor.now()))
+    conductor.apply_in(tx, row.name, events.Ready())
+    tx.bump()
+    return True
+
+
 def _removed(before: Roster, now: Roster, key: AggregatorKey) -> frozenset[str]:
-    """Name the sites whose signatures no longer hold; all of them if the aggregator's does not."""
-    sites, after = before.keys_of(Role.SITE), now.keys_of(Role.SITE)
+    """Name the sites and holders whose signatures no longer hold; all of them if the aggregator's does not."""
     if signer_in(before, key) is None:
-        return frozenset(sites)
-    return frozenset(site for site, public in sites.items() if after.get(site) != public)
+        return frozenset(before.having(Role.SITE)) | frozenset(before.having(Role.HOLDER))
+    return _gone(before, now, Role.SITE) | _gone(before, now, Role.HOLDER)
+
+
+def _gone(before: Roster, now: Roster, role: Role) -> frozenset[str]:
+    """Name those who had a role and do not have it any more with the same key."""
+    after = now.keys_of(role)
+    return frozenset(name for name, public in before.keys_of(role).items() if after.get(name) != public)

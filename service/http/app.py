@@ -15,7 +15,7 @@ from service.aggregator import Aggregator
 from service.http.auth import DOCUMENTED
 from service.http.bodies import Linger
 from service.http.form import check_form
-from service.http.routes import health, records, state, submissions, sums, trust, verdicts
+from service.http.routes import health, holding, records, sharing, state, submissions, sums, trust, verdicts
 from service.limits import Limits
 from service.logs import RequestLog
 from service.monitor.monitoring import Watching
@@ -75,7 +75,7 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None, watchin
         separate_input_output_schemas=False,
     )
     app.state.limits = limits
-    modules = (state, submissions, sums, records, verdicts, trust)
+    modules = (state, submissions, sums, records, verdicts, sharing, holding, trust)
     problems.install(app, [route for module in (*modules, health) for route in module.router.routes])
     # The last one added is the outermost: the log sees every answer, lingering included.
     app.add_middleware(Linger, seconds=settings.linger_s)

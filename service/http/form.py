@@ -17,7 +17,7 @@ from service.refusal import RefusedError
 
 __all__ = ["check_form"]
 
-_QUERY = re.compile(r"[a-z]+=[A-Za-z0-9._-]+(&[a-z]+=[A-Za-z0-9._-]+)*\Z")
+_QUERY = re.compile(r"[a-z_]+=[A-Za-z0-9._-]+(&[a-z_]+=[A-Za-z0-9._-]+)*\Z")
 _FORMS = {
     int: (re.compile(r"(0|[1-9][0-9]{0,17})\Z"), "a whole number in decimal digits"),
     float: (re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?\Z"), "a number in decimal digits"),

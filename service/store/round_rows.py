@@ -28,6 +28,7 @@ _ROUNDS = select(
     rounds.c.sum_scrubbed,
     rounds.c.closed_at,
     rounds.c.ended_at,
+    rounds.c.settled_at,
 )
 _WITH_MEMBERS = [Phase.PUBLISHED.value, Phase.REJECTED.value]
 _OF_FEDERATION = rounds.c.federation == bindparam("federation")
@@ -116,9 +117,11 @@ class RoundRows(Queries):
 
         return self._once(("invited", str(round_id)), find)
 
-    def open_round(self, round_id: RoundId, state: Round, basis: Basis) -> None:
-        """Write a new attempt and its invitations."""
+    def open_round(self, round_id: RoundId, state: Round, basis: Basis, holder_list: bytes | None = None) -> None:
+        """Write a new attempt and its invitations, and whom its members deal to."""
         self._insert(round_id, basis, state.phase, state.opened_at, state.deadline_at, has_files=True)
+        if holder_list is not None:
+            self._set(round_id, holder_list=holder_list)
         invited = [{"round_id": str(round_id), "site": site} for site in sorted(state.invited)]
         if invited:
             self._change(insert(invitations), invited)
@@ -162,6 +165,10 @@ class RoundRows(Queries):
         """Write the record, which is the new head of the chain."""
         chained = {"record": record, "record_digest": head.digest, "chain_index": head.index}
         self._set(round_id, phase=phase.value, ended_at=at, **chained)
+
+    def settle_round(self, round_id: RoundId, at: int) -> None:
+        """Note that nothing is awaited of the holders of a published round."""
+        self._set(round_id, settled_at=at)
 
     def end_federation(self, round_id: RoundId, basis: Basis, record: bytes, head: ChainHead, at: int) -> None:
         """Write the record of a federation's end: an attempt that never opened, and has nothing to be removed."""
@@ -280,11 +287,12 @@ def _round(row: Row[Any]) -> RoundRow:
         Phase(row.phase),
         row.opened_at,
         row.deadline_at,
-        Basis(row.epoch, row.key_id, row.roster, row.roster_version),
+        Basis(row.epoch, row.key_id, row.roster, row.roster_version, row.holders),
         None if row.record is None else bytes(row.record),
         row.record_digest,
         row.scrubbed,
         row.sum_scrubbed,
         row.closed_at,
         row.ended_at,
+        row.settled_at,
     )

@@ -81,12 +81,13 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a round opened under."""
+    """What a round opened under. `holders` is the digest of its list of holders; None where keys are shared."""
 
     epoch: int
     key_id: str
     roster: str
     roster_version: int
+    holders: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,10 @@ class ChainHead:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One attempt at one round. `record` is the canonical bytes of its `Signed[RoundRecord]`, once it has ended."""
+    """One attempt at one round. `record` is the canonical bytes of its `Signed[RoundRecord]`, once it has ended.
+
+    `settled_at` is set once it is published and nothing is awaited of holders.
+    """
 
     id: RoundId
     phase: Phase
@@ -112,17 +116,24 @@ class RoundRow:
     sum_scrubbed: bool = False
     closed_at: int | None = None
     ended_at: int | None = None
+    settled_at: int | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is published, and its holders have not answered yet."""
+        return self.phase is Phase.PUBLISHED and self.settled_at is None
 
 
 @dataclass(frozen=True)
 class SubmissionRow:
-    """One submission. `accepted_at` is set once it is complete."""
+    """One submission. `accepted_at` is set once it is complete. `dealing` is the digest of what was dealt with it."""
 
     id: str
     round_id: RoundId
     site: str
     state: State
     accepted_at: int | None
+    dealing: str | None = None
 
 
 @dataclass(frozen=True)

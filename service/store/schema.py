@@ -5,6 +5,8 @@ Times have 64 bits, since an `Integer` of PostgreSQL ends in 2038.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -29,7 +31,11 @@ from he_agg.errors import ConfigError, Reason
 
 __all__ = [
     "SCHEMA_VERSION",
+    "answers",
     "commitments",
+    "complaints",
+    "dealings",
+    "echoes",
     "epochs",
     "federations",
     "invitations",
@@ -40,6 +46,7 @@ __all__ = [
     "prepare",
     "rosters",
     "rounds",
+    "sharing_keys",
     "submissions",
     "sum_parts",
     "verdicts",
@@ -100,6 +107,17 @@ commitments = Table(
     ForeignKeyConstraint(["federation", "epoch"], ["epochs.federation", "epochs.number"]),
 )
 
+sharing_keys = Table(
+    "sharing_keys",
+    metadata,
+    Column("federation", String(63), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("holder", String(63), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
+    ForeignKeyConstraint(["federation", "epoch"], ["epochs.federation", "epochs.number"]),
+)
+
 rounds = Table(
     "rounds",
     metadata,
@@ -121,7 +139,10 @@ rounds = Table(
     Column("key_id", String(64), nullable=False),
     Column("roster", String(64), nullable=False),
     Column("roster_version", Integer, nullable=False),
+    Column("holders", String(64)),
+    Column("holder_list", LargeBinary),
     Column("closed_at", BigInteger),
+    Column("settled_at", BigInteger),
     Column("chain_index", Integer),
     UniqueConstraint("federation", "number", "attempt"),
 )
@@ -146,6 +167,7 @@ submissions = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("accepted_at", BigInteger),
     Column("active_at", BigInteger),
+    Column("dealing", String(64)),
     # Rule 4: each site at most once in each attempt, whatever the code above the store does.
     UniqueConstraint("round_id", "site"),
     ForeignKeyConstraint(["round_id", "site"], ["invitations.round_id", "invitations.site"]),
@@ -159,6 +181,33 @@ parts = Table(
     Column("digest", String(64), nullable=False),
     Column("stored", Boolean, nullable=False),
     Column("damaged_at", BigInteger),
+)
+
+dealings = Table(
+    "dealings",
+    metadata,
+    Column("submission_id", String(64), ForeignKey("submissions.id"), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+
+def _by_holders(name: str, *more: Column[Any]) -> Table:
+    """Return a table of what holders have said about a round, once for each of them."""
+    return Table(
+        name,
+        metadata,
+        Column("round_id", String(128), ForeignKey("rounds.id"), primary_key=True),
+        Column("holder", String(63), primary_key=True),
+        *more,
+        Column("document", LargeBinary, nullable=False),
+        Column("stored_at", BigInteger, nullable=False),
+    )
+
+
+echoes = _by_holders("echoes")
+answers = _by_holders("answers")
+complaints = _by_holders(
+    "complaints", Column("dealer", String(63), primary_key=True), Column("fault", String(16), nullable=False)
 )
 
 verdicts = Table(

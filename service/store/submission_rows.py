@@ -197,4 +197,4 @@ class SubmissionRows(Queries):
 
 
 def _submission(row: Row[Any]) -> SubmissionRow:
-    return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, State(row.state), row.accepted_at)
+    return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, State(row.state), row.accepted_at, row.dealing)

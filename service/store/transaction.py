@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, insert, select, update
 
 from service.store.federation_rows import FederationRows
+from service.store.holding_rows import HoldingRows
 from service.store.queries import as_row, columns_of
 from service.store.round_rows import RoundRows
 from service.store.rows import LeaseRow
@@ -17,7 +18,7 @@ _GENERATION = select(meta.c.number).where(meta.c.name == "generation")
 _BUMP = update(meta).where(meta.c.name == "generation").values(number=meta.c.number + 1)
 
 
-class Transaction(FederationRows, RoundRows, SubmissionRows):
+class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
     """Reads and writes within one transaction."""
 
     def lease(self, name: str) -> LeaseRow | None:

@@ -1,4 +1,4 @@
-"""Remove what must not stay: submissions of ended rounds, old sums, and uploads that nobody goes on with.
+"""Remove what must not stay: submissions and dealings of ended rounds, old sums, and uploads that were abandoned.
 
 The single submissions behind a sum stay until enough of its sites have said that they opened it (`core/verdicts.py`):
 they are the only evidence if it turns out to be wrong.
@@ -57,6 +57,7 @@ class Housekeeper:
         return bool(
             tx.unscrubbed(self._kept_since())
             or tx.sums_to_remove()
+            or tx.dealings_to_remove(self._dealt_since())
             or self._too_many(tx)
             or tx.expiring()
             or tx.idle(self._expired())
@@ -73,6 +74,7 @@ class Housekeeper:
         for row in unscrubbed:
             self._scrub(row, hold)
         self._scrub_sums(hold)
+        self._remove_dealings(hold)
         with self._store.read() as tx:
             idle = [*tx.expiring(), *tx.idle(self._expired())]
         for submission in idle:
@@ -113,6 +115,15 @@ class Housekeeper:
                 hold(tx)
                 tx.forget_sum(round_id)
 
+    def _remove_dealings(self, hold: Callable[[Transaction], None]) -> None:
+        # Whoever keeps shares longer than they are needed keeps what opens updates: this asks no option of audits.
+        with self._store.read() as tx:
+            done = tx.dealings_to_remove(self._dealt_since())
+        for round_id in done:
+            with self._store.write() as tx:
+                hold(tx)
+                tx.remove_dealings(round_id)
+
     def _expire(self, submission: SubmissionRow, hold: Callable[[Transaction], None]) -> None:
         """Remove the parts of an upload that nobody goes on with. Its manifest stays, the site's one for the round."""
         with self._store.write() as tx:
@@ -138,6 +149,9 @@ class Housekeeper:
 
     def _kept_since(self) -> int:
         return int(self._clock() - self._settings.keep_unopened_s)
+
+    def _dealt_since(self) -> int:
+        return int(self._clock() - self._settings.keep_dealings_s)
 
     def _expired(self) -> int:
         return int(self._clock() - self._settings.upload_expiry_s)

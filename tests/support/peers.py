@@ -71,6 +71,7 @@ def make_plan(
     deadline_s: int = 3600,
     value_bits: int = 16,
     sample_percent: int = 100,
+    split: bool = False,
 ) -> Plan:
     """A plan with parts as short as can be: 5000 values make 3 parts of 41 kB."""
     layout = Layout((TensorSpec(SECRET_TENSOR, (values,), "float32", 1.0),), 1000)
@@ -83,7 +84,8 @@ def make_plan(
         rounds=rounds,
         deadline_s=deadline_s,
         sample_percent=sample_percent,
-        codec="ckks",  # its parts are small
+        codec="hybrid" if split else "ckks",  # whose parts are small
+        keys="split" if split else "shared",
         part_bytes=2**16,
     )
 
@@ -222,13 +224,16 @@ def enrol(
     *,
     keeping: Keeping | None = None,
     document: FederationDocument | None = None,
+    holders: Sequence[str] = (),
 ) -> Consortium:
     """Register a federation of these sites, with a coordinator and an auditor. Returns all private keys.
 
     Without a document the federation has no group key, only the name of one.
     """
     name = plan.public.federation
-    members = consortium(name, sites, conductor.key.signing_key, min_sites=plan.public.min_sites, valid_s=VALID_S)
+    members = consortium(
+        name, sites, conductor.key.signing_key, min_sites=plan.public.min_sites, valid_s=VALID_S, holders=holders
+    )
     document = document or FederationDocument(plan.public, 1, KEY_ID)
     operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
     _known[name] = (members, store._engine.url)
@@ -266,10 +271,11 @@ def register(
     start: bool = True,
     database_url: str | None = None,
     document: FederationDocument | None = None,
+    holders: Sequence[str] = (),
 ) -> dict[str, Identity]:
     """Register a federation and its sites directly in the store. Returns all members' identities."""
     with operator(data_dir, database_url) as (store, conductor):
-        members = enrol(store, conductor, plan, sites, document=document)
+        members = enrol(store, conductor, plan, sites, document=document, holders=holders)
         if start:
             conductor.apply(plan.public.federation, events.Started())
     return members.identities

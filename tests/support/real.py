@@ -79,12 +79,13 @@ class RealFederation:
         *,
         start: bool = True,
         document: FederationDocument | None = None,
+        holders: Sequence[str] = (),
     ) -> None:
         self.server = server
         self.plan = plan
         self.name = plan.public.federation
         self.sites = list(sites)
-        self.members = register(server.data_dir, plan, self.sites, start=start, document=document)
+        self.members = register(server.data_dir, plan, self.sites, start=start, document=document, holders=holders)
         self.consortium = known(self.name)
         self.client = httpx.Client(base_url=server.url, timeout=30)
         self.peers = {name: Peer(self.client, self.name, member) for name, member in self.members.items()}

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
@@ -173,11 +173,14 @@ class SimulatedFederation(Inside):
         keeping: Keeping | None = None,
         clock: Clock | None = None,
         part_store: PartStore | None = None,
+        holders: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         super().__init__(data_dir, clock or Clock(), part_store, **settings)
         self.plan, self.name = plan, plan.public.federation
-        self.members = enrol(self.aggregator.store, self.aggregator.conductor, plan, list(sites), keeping=keeping)
+        self.members = enrol(
+            self.aggregator.store, self.aggregator.conductor, plan, list(sites), keeping=keeping, holders=holders
+        )
         self.aggregator.conductor.apply(self.name, events.Started())
 
     def at(self, member: str) -> Peer:

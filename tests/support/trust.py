@@ -10,6 +10,7 @@ from typing import Any
 
 from he_agg.documents.roster import Member, Role, Roster, majority
 from he_agg.documents.signed import Signed
+from he_agg.sharing.thresholds import Thresholds
 from he_agg.signing import SigningKey
 from keys import Identity
 
@@ -40,10 +41,17 @@ class Consortium:
     identities: dict[str, Identity]
     roster: Signed[Roster]
 
-    def next_roster(self, members: dict[str, Member], **changes: int) -> Signed[Roster]:
+    def next_roster(self, members: dict[str, Member], **changes: Any) -> Signed[Roster]:
         """The next version, signed by the coordinator."""
         now = self.roster.body
-        fields = {"issued_at": now.issued_at, "expires_at": now.expires_at, "threshold": 1, "min_sites": now.min_sites}
+        holders = sum(Role.HOLDER in member.roles for member in members.values())
+        fields = {
+            "issued_at": now.issued_at,
+            "expires_at": now.expires_at,
+            "threshold": 1,
+            "min_sites": now.min_sites,
+            "holders": Thresholds.choose(holders) if holders else None,
+        }
         return self.signed(roster_of(self.federation, now.version + 1, members=members, **(fields | changes)))
 
     def signed(self, roster: Roster) -> Signed[Roster]:
@@ -57,17 +65,31 @@ def roster_of(*fields: Any, **named: Any) -> Roster:
     return replace(roster, small_groups=roster.min_sites < majority(len(roster.having(Role.SITE))))
 
 
+def _roles(sites: Sequence[str], holders: Sequence[str]) -> list[tuple[Role, Sequence[str]]]:
+    return [(Role.SITE, sites), (Role.HOLDER, holders)]
+
+
 def consortium(
-    federation: str, sites: Sequence[str], aggregator: SigningKey | Member, *, min_sites: int = 2, valid_s: int = 86400
+    federation: str,
+    sites: Sequence[str],
+    aggregator: SigningKey | Member,
+    *,
+    min_sites: int = 2,
+    valid_s: int = 86400,
+    holders: Sequence[str] = (),
 ) -> Consortium:
-    """A federation of these sites, one coordinator, one auditor and one aggregator."""
+    """A federation of these sites, one coordinator, one auditor and one aggregator, and of holders of shares."""
     public = aggregator.signing_key if isinstance(aggregator, Member) else aggregator.public_key.hex()
-    identities = {name: identity_of(name) for name in (*sites, COORDINATOR, AUDITOR)}
-    members = {site: identities[site].member([Role.SITE]) for site in sites}
+    identities = {name: identity_of(name) for name in (*dict.fromkeys((*sites, *holders)), COORDINATOR, AUDITOR)}
+    members = {
+        name: identities[name].member([role for role, those in _roles(sites, holders) if name in those])
+        for name in (*sites, *holders)
+    }
     members[COORDINATOR] = identities[COORDINATOR].member([Role.COORDINATOR])
     members[AUDITOR] = identities[AUDITOR].member([Role.AUDITOR])
     members[AGGREGATOR] = Member(AGGREGATOR, public, frozenset({Role.AGGREGATOR}))
     now = int(time.time())
-    roster = roster_of(federation, 1, now - 60, now + valid_s, 1, min_sites, members)
+    thresholds = Thresholds.choose(len(holders)) if holders else None
+    roster = roster_of(federation, 1, now - 60, now + valid_s, 1, min_sites, members, holders=thresholds)
     unsigned = Consortium(federation, identities, Signed(roster))
     return Consortium(federation, identities, unsigned.signed(roster))

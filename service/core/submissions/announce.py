@@ -77,7 +77,7 @@ class Announcements:
         plan, roster = federation_named(tx, row.id.federation).parsed.plan, newest_roster(tx, row.id.federation)
         signed.body.check(plan, row.id, row.basis.epoch, row.basis.key_id, site)
         signed.check_signed(roster.body.keys_of(Role.SITE))
-        submission = SubmissionRow(signed.digest, row.id, site, State.OPEN, None)
+        submission = SubmissionRow(signed.digest, row.id, site, State.OPEN, None, signed.body.dealing)
         return _Announcement(submission, plan, signed.body, body)
 
     def _decide(self, tx: Transaction, new: _Announcement) -> tuple[SubmissionStatus, bool] | RefusedError:
@@ -115,6 +115,13 @@ class Announcements:
                 manifest=json.loads(tx.manifest(existing.id)),
             )
         self._check_history(tx, row, new.manifest)
+        if new.manifest.holders != row.basis.holders:
+            raise RefusedError(
+                Reason.ROSTER_MISMATCH,
+                f"manifest, holders: expected {str(row.basis.holders)[:12]}, got {str(new.manifest.holders)[:12]}",
+                "deal to the holders that the round opened with: GET /v1/rounds/{round}/holders",
+                round_id=str(row.id),
+            )
         return None
 
     def _check_history(self, tx: Transaction, row: RoundRow, manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from he_agg.errors import Reason, counted
 from he_agg.protocol.messages import Receipt
 from service.core.conductor import Conductor
 from service.core.find import find_round
-from service.core.submissions.shared import own_submission, round_closed
+from service.core.submissions.shared import lacks_dealing, own_submission, round_closed
 from service.domain import events
 from service.domain.submissions import AWAITED
 from service.failpoints import failpoint
@@ -32,7 +32,7 @@ def complete(conductor: Conductor, tx: Transaction, announced: SubmissionRow) ->
     """Decide whether a submission is in.
 
     Raises:
-        RefusedError: parts are missing.
+        RefusedError: parts or the dealing are missing.
         InputError: nothing can be signed for this federation; nothing was written.
     """
     federation, site, submission_id = announced.round_id.federation, announced.site, announced.id
@@ -42,17 +42,19 @@ def complete(conductor: Conductor, tx: Transaction, announced: SubmissionRow) ->
     submission = own_submission(tx, federation, site, submission_id)
     if submission.state in AWAITED:
         row = find_round(tx, federation, str(submission.round_id))
-        missing = tx.missing(submission_id)
-        if missing and conductor.takes(tx, row):
+        missing, undealt = tx.missing(submission_id), lacks_dealing(tx, submission)
+        if (missing or undealt) and conductor.takes(tx, row):
+            lacking = [counted(len(missing), "part")] if missing else []
+            lacking += ["the dealing"] if undealt else []
             raise RefusedError(
                 Reason.INCOMPLETE,
-                f"submission {submission_id[:12]}: {counted(len(missing), 'part')} missing",
-                "put the missing parts, then the end of the submission again",
+                f"submission {submission_id[:12]}: {' and '.join(lacking)} missing",
+                "put what is missing, then the end of the submission again",
                 round_id=str(row.id),
                 submission_id=submission_id,
                 missing=missing,
             )
-        if not missing:
+        if not missing and not undealt:
             failpoint("completion.before_row")
             conductor.apply_in(tx, federation, events.Completed(row.id.number, row.id.attempt, site))
             submission = own_submission(tx, federation, site, submission_id)

@@ -15,7 +15,7 @@ from service.refusal import RefusedError
 from service.store.rows import RoundRow, SubmissionRow
 from service.store.transaction import Transaction
 
-__all__ = ["expiring", "own_submission", "round_closed", "status_of"]
+__all__ = ["expiring", "lacks_dealing", "own_submission", "round_closed", "status_of"]
 
 
 def own_submission(tx: Transaction, federation: str, site: str, submission_id: str) -> SubmissionRow:
@@ -38,8 +38,18 @@ def status_of(tx: Transaction, row: SubmissionRow, plan: PublicPlan) -> Submissi
     """Say how far a submission has come, as its site is told."""
     # Of a complete one nothing is missing but what the disk has damaged.
     return SubmissionStatus(
-        row.id, str(row.round_id), submissions.told(row.state), len(plan.places), tx.missing(row.id)
+        row.id,
+        str(row.round_id),
+        submissions.told(row.state),
+        len(plan.places),
+        tx.missing(row.id),
+        row.state in submissions.AWAITED and lacks_dealing(tx, row),
     )
+
+
+def lacks_dealing(tx: Transaction, row: SubmissionRow) -> bool:
+    """Tell whether a dealing belongs to a submission and is not here."""
+    return row.dealing is not None and not tx.has_dealing(row.id)
 
 
 def expiring(row: SubmissionRow) -> RefusedError:

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from he_agg.documents.roster import Role
 from he_agg.errors import Reason
 from service.aggregator import Aggregator
+from service.failpoints import failpoint
 from service.http.auth import Caller, member_of
 from service.http.bodies import announced_length, check_body, content_digest, read_body
 from service.limits import Limits
@@ -23,11 +24,16 @@ from service.store.transaction import Transaction
 __all__ = [
     "DOCUMENT",
     "FederationPath",
+    "HolderCaller",
+    "HolderPath",
     "Limited",
+    "NumberPath",
     "RoundPath",
     "Running",
+    "SendingHolder",
     "SendingSite",
     "SiteCaller",
+    "SubmissionPath",
     "Wait",
     "body_of",
     "etag",
@@ -35,6 +41,7 @@ __all__ = [
     "immutable",
     "poll",
     "read_document",
+    "take_body",
     "take_document",
     "taken",
 ]
@@ -83,7 +90,19 @@ SiteCaller = Annotated[Caller, Depends(member_of(Role.SITE))]
 SendingSite = Annotated[Caller, Depends(member_of(Role.SITE, body=True))]
 """The same of a request with a body."""
 
+HolderCaller = Annotated[Caller, Depends(member_of(Role.HOLDER))]
+"""Type of a route's parameter: the holder that calls it, without a body."""
+
+SendingHolder = Annotated[Caller, Depends(member_of(Role.HOLDER, body=True))]
+"""The same of a request with a body."""
+
 FederationPath = Annotated[str, Path(description="Name of the federation.", examples=["stroke"])]
+
+HolderPath = Annotated[str, Path(description="Name of the calling holder.", examples=["trustee"])]
+
+NumberPath = Annotated[int, Path(ge=1, le=10**9, description="Version or number, from 1.", examples=[1])]
+
+SubmissionPath = Annotated[str, Path(description="Submission id: SHA-256 of the signed manifest, in hex.")]
 
 RoundPath = Annotated[str, Path(description="Round id: `federation.number.attempt`.", examples=["stroke.3.1"])]
 
@@ -140,7 +159,7 @@ def find_federation(tx: Transaction, caller: Caller, name: str) -> FederationRow
 
 
 async def read_document(request: Request, limits: Limits, at_most: int) -> bytes:
-    """Read a JSON document of a length that is announced, and of the digest that was signed.
+    """Read a body of a length that is announced, and of the digest that was signed.
 
     Raises:
         RefusedError: another length or digest, or too slow.
@@ -175,13 +194,26 @@ async def take_document(
     accept: Callable[[Transaction, bytes], bool],
 ) -> Response:
     """Read a signed document, accept it in a transaction, and let the worker look; 201 if it is new, 200 if not."""
+
+    def take(document: bytes) -> bool:
+        with aggregator.store.write() as tx:
+            return accept(tx, document)
+
+    return await take_body(request, caller, aggregator, limits, at_most, take)
+
+
+async def take_body(
+    request: Request,
+    caller: Caller,
+    aggregator: Aggregator,
+    limits: Limits,
+    at_most: int,
+    take: Callable[[bytes], bool],
+) -> Response:
+    """Read a body, make it durable, and let the worker look; 201 if it is new, 200 if not."""
     async with limits.body(caller.federation, caller.name):
-        document = await read_document(request, limits, at_most)
-
-        def take() -> bool:
-            with aggregator.store.write() as tx:
-                return accept(tx, document)
-
-        new = await run_in_threadpool(take)
+        body = await read_document(request, limits, at_most)
+        new = await run_in_threadpool(take, body)
+    failpoint("document.stored")
     aggregator.worker.poke()
     return Response(status_code=201 if new else 200)

@@ -24,8 +24,8 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["records"])
 
-Reading = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR, Role.AUDITOR, Role.OPERATOR))]
-Checking = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR, Role.AUDITOR))]
+Reading = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR, Role.OPERATOR))]
+Checking = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR))]
 Auditing = Annotated[Caller, Depends(member_of(Role.AUDITOR, Role.OPERATOR))]
 IndexPath = Annotated[int, Path(ge=1, le=10**9, description="Position in the chain, from 1.", examples=[1])]
 

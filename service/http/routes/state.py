@@ -16,7 +16,7 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["state"])
 
-Watching = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR, Role.AUDITOR, Role.OPERATOR))]
+Watching = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR, Role.OPERATOR))]
 
 
 @router.get(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES
@@ -12,15 +12,21 @@ from he_agg.errors import Reason
 from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.messages import SubmissionStatus
 from service.http.bodies import BodyReader, announced_length, check_names_manifest
-from service.http.routes.common import Limited, RoundPath, Running, SendingSite, SiteCaller, read_document
+from service.http.routes.common import (
+    Limited,
+    RoundPath,
+    Running,
+    SendingSite,
+    SiteCaller,
+    SubmissionPath,
+    read_document,
+)
 from service.logs import note
 from service.problems import answers
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["submissions"])
-
-SubmissionPath = Annotated[str, Path(description="Submission id: SHA-256 of the signed manifest, in hex.")]
 
 _CONTENT = (
     Reason.LENGTH_REQUIRED,

@@ -11,14 +11,12 @@ from starlette.concurrency import run_in_threadpool
 
 from he_agg.errors import Reason
 from service.aggregator import Aggregator
-from service.core.find import federation_named, find_round
-from service.domain.events import Phase
+from service.core.find import federation_named, find_round, require_sum
 from service.http.auth import Caller
 from service.http.routes.common import RoundPath, Running, SiteCaller
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.parts.base import SUM, PartKey, PartStore
-from service.store.rows import RoundRow
 
 __all__ = ["router"]
 
@@ -72,37 +70,12 @@ def _find(aggregator: Aggregator, caller: Caller, round_text: str, first: int) -
                 Reason.UNKNOWN_PART,
                 f"expected a part number from 0 to {len(plan.places) - 1}, got {first}",
             )
-        _check_published(row)
+        require_sum(row)
+        if row.sum_scrubbed:
+            raise RefusedError(
+                Reason.SUM_GONE,
+                f"the sum of round {row.id} is not kept any longer",
+                "newer ones are: GET /v1/federations/{federation}/records/{index} says of which rounds",
+                round_id=str(row.id),
+            )
     return [(PartKey(row.id, SUM, place.number), place.wire_bytes) for place in places]
-
-
-def _check_published(row: RoundRow) -> None:
-    if row.phase is Phase.REJECTED:
-        raise RefusedError(
-            Reason.ROUND_FAILED,
-            f"the sum of round {row.id} was given up, since sites have rejected it",
-            "go on with the next attempt",
-            round_id=str(row.id),
-        )
-    if row.phase in (Phase.FAILED, Phase.ENDED):
-        ended = row.phase is Phase.ENDED
-        raise RefusedError(
-            Reason.ROUND_FAILED,
-            f"round {row.id} {'never opened: the federation has ended' if ended else 'failed and has no sum'}",
-            "there are no more rounds" if ended else "go on with the next attempt",
-            round_id=str(row.id),
-        )
-    if row.phase is not Phase.PUBLISHED:
-        raise RefusedError(
-            Reason.SUM_NOT_READY,
-            f"round {row.id} is {row.phase}; its sum is not there yet",
-            "wait for the record: GET /v1/rounds/{round}/record?wait=30",
-            round_id=str(row.id),
-        )
-    if row.sum_scrubbed:
-        raise RefusedError(
-            Reason.SUM_GONE,
-            f"the sum of round {row.id} is not kept any longer",
-            "newer ones are: GET /v1/federations/{federation}/records/{index} says of which rounds",
-            round_id=str(row.id),
-        )

@@ -18,6 +18,7 @@ from service.http.routes.common import (
     DOCUMENT,
     FederationPath,
     Limited,
+    NumberPath,
     Running,
     SendingSite,
     body_of,
@@ -35,10 +36,9 @@ __all__ = ["router"]
 router = APIRouter(tags=["trust"])
 
 Coordinating = Annotated[Caller, Depends(member_of(Role.COORDINATOR, body=True))]
-Trusting = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR, Role.AUDITOR))]
+Trusting = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR))]
 Opening = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR))]
 Counting = Annotated[Caller, Depends(member_of(Role.COORDINATOR, Role.AUDITOR))]
-Number = Annotated[int, Path(ge=1, le=10**9, description="Version or number, from 1.", examples=[1])]
 NumberOrNewest = Annotated[
     str, Path(pattern=r"^(newest|[1-9][0-9]{0,8})$", description="Version or number, or `newest`.", examples=["newest"])
 ]
@@ -88,7 +88,7 @@ async def roster(
 async def put_roster(
     request: Request,
     federation: FederationPath,
-    version: Number,
+    version: NumberPath,
     caller: Coordinating,
     aggregator: Running,
     limits: Limited,
@@ -147,7 +147,7 @@ async def epoch(
 async def put_epoch(
     request: Request,
     federation: FederationPath,
-    number: Number,
+    number: NumberPath,
     caller: Coordinating,
     aggregator: Running,
     limits: Limited,
@@ -178,7 +178,7 @@ async def put_epoch(
 async def put_commitment(
     request: Request,
     federation: FederationPath,
-    number: Number,
+    number: NumberPath,
     site: Annotated[str, Path(description="Name of the calling site.", examples=["hospital-a"])],
     caller: SendingSite,
     aggregator: Running,
@@ -204,7 +204,9 @@ async def put_commitment(
         **answers(Reason.UNKNOWN_EPOCH),
     },
 )
-async def commitments(federation: FederationPath, number: Number, caller: Counting, aggregator: Running) -> Response:
+async def commitments(
+    federation: FederationPath, number: NumberPath, caller: Counting, aggregator: Running
+) -> Response:
     """Return the commitments, for coordinators and auditors."""
 
     def look() -> bytes:

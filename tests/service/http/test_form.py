@@ -9,11 +9,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, manifest_field
-from tests.support.peers import make_plan, prepare
+from tests.support.holding import deal_to, holders_of, put_sharing_key
+from tests.support.peers import make_plan
 from tests.support.real import RealFederation
 from tests.support.trust import AUDITOR, COORDINATOR
 
 NOT_NUMBERS = ["+1", "-1", "-0", "01", "00", "1_0", "1.", ".5", "%31", "1e0", "0x1", "1" * 19, "nan", "inf", "one"]
+HOLDERS = ["a", "b", "c", "trustee"]
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 
 
@@ -22,16 +24,19 @@ class Routes:
 
     def __init__(self, world):
         self.world = world
-        prepared = prepare(world.plan, world.round_id, "a", 1)
-        assert world.peer("a").announce(world.round_id, prepared.manifest).status_code == 201
+        assert {put_sharing_key(world.peers[name]).status_code for name in HOLDERS} == {201}
+        dealt = deal_to(world.plan, holders_of(world.peer("a"), world.round_id), world.round_id, "a", 1)
+        assert world.peer("a").announce(world.round_id, dealt.prepared.manifest).status_code == 201
         self.names = {
             "federation": world.name,
             "round_id": world.round_id,
-            "submission_id": prepared.id,
+            "submission_id": dealt.id,
             "site": "a",
             "index": "1",
             "version": "1",
             "number": "1",
+            "holder": "a",
+            "dealer": "b",
         }
         self.host = world.server.url.removeprefix("http://")
         document = world.client.get("/openapi.json").json()
@@ -49,11 +54,12 @@ class Routes:
         declared = list(operation.get("requestBody", {}).get("content", {}))
         kinds = declared if content_type == "declared" else [] if content_type is None else [content_type]
         digest = EMPTY_DIGEST
-        if declared == ["application/octet-stream"]:
+        if declared == ["application/octet-stream"] and not path.endswith("dealing"):
             digest = manifest_field(self.names["submission_id"])
         sender = "a"
         if "rosters" in path or "epochs" in path:
-            sender = COORDINATOR if "commitments" not in path else "a" if method == "PUT" else AUDITOR
+            own = "commitments" in path or "sharing-keys" in path
+            sender = COORDINATOR if not own else "a" if method == "PUT" else AUDITOR
         elif "transcript" in path:
             sender = AUDITOR
         connection = http.client.HTTPConnection(self.host, timeout=20)
@@ -79,7 +85,8 @@ class Routes:
 
 @pytest.fixture(scope="module")
 def routes(shared_server):
-    world = RealFederation(shared_server, make_plan("forms"), ["a", "b", "c"])
+    plan = make_plan("forms", split=True, min_sites=3)
+    world = RealFederation(shared_server, plan, ["a", "b", "c"], holders=HOLDERS)
     yield Routes(world)
     world.close()
     world.end()

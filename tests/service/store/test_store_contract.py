@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -109,6 +110,67 @@ def test_epochs_and_commitments(filled):
         assert tx.newest_epoch("e") == EpochRow("e", 1, "6e" * 32)
         assert tx.commitments("f", 10) == [b"a", b"b-a", b"ba"]  # by site, whatever the database's language
         assert (tx.commitment("f", 10, "ba"), tx.commitment("f", 3, "ba")) == (b"ba", None)
+
+
+def test_what_holders_send(filled):
+    with filled.write() as tx:
+        for holder in ("b-a", "ba", "a"):
+            tx.add_sharing_key("f", 3, holder, holder.encode(), LATE)
+        tx.add_sharing_key("e", 1, "a", b"of another federation", LATE)
+        state = Round(1, 1, Phase.OPEN, LATE, LATE + 60, frozenset(SITES))
+        tx.open_round(ONE, state, replace(BASIS, holders="88" * 32), b"list \0")
+        open_round(tx, TWO)
+        for holder in ("b-a", "ba", "a"):
+            tx.add_echo(ONE, holder, b"echo " + holder.encode(), LATE)
+        tx.add_answer(ONE, "ba", b"answer", LATE)
+        tx.add_complaint(ONE, "ba", "c", "sealed", b"one", LATE)
+        tx.add_complaint(ONE, "b-a", "d", "opened", b"two", LATE)
+        tx.add_complaint(ONE, "b-a", "c", "opened", b"three", LATE)
+    with filled.read() as tx:
+        assert list(tx.sharing_keys("f", 3).items()) == [("a", b"a"), ("b-a", b"b-a"), ("ba", b"ba")]
+        assert (tx.holders_with_keys("f", 3), tx.holders_with_keys("f", 4)) == (["a", "b-a", "ba"], [])
+        assert (tx.sharing_key("f", 3, "ba"), tx.sharing_key("f", 3, "c")) == (b"ba", None)
+        assert (tx.round(ONE).basis.holders, tx.holder_list(ONE)) == ("88" * 32, b"list \0")
+        assert (tx.round(TWO).basis.holders, tx.holder_list(TWO)) == (None, None)
+        assert (tx.echo(ONE, "ba"), tx.echo(ONE, "c"), tx.echo(TWO, "ba")) == (b"echo ba", None, None)
+        assert (tx.echoes(ONE), tx.echoed(ONE)) == ([b"echo a", b"echo b-a", b"echo ba"], ["a", "b-a", "ba"])
+        assert (tx.answer(ONE, "ba"), tx.answers(ONE), tx.answered(ONE)) == (b"answer", [b"answer"], ["ba"])
+        assert tx.complained(ONE) == [("b-a", "c", "opened"), ("b-a", "d", "opened"), ("ba", "c", "sealed")]
+        assert (tx.complaints(ONE), tx.complaint(ONE, "b-a", "d")) == ([b"three", b"two", b"one"], b"two")
+        assert tx.complained(TWO) == tx.answers(TWO) == []
+    with filled.write() as tx:
+        tx.drop_sharing_keys("f", 3, {"a", "ba"})
+        assert (tx.holders_with_keys("f", 3), tx.holders_with_keys("e", 1)) == (["b-a"], ["a"])
+    for said in (
+        lambda tx: tx.add_echo(ONE, "a", b"another", LATE),
+        lambda tx: tx.add_answer(ONE, "ba", b"another", LATE),
+        lambda tx: tx.add_complaint(ONE, "ba", "c", "sealed", b"another", LATE),
+        lambda tx: tx.add_sharing_key("f", 3, "b-a", b"another", LATE),
+    ):
+        with pytest.raises(IntegrityError), filled.write() as tx:
+            said(tx)
+
+
+def test_dealings_go_when_their_round_is_settled_or_has_failed(filled):
+    with filled.write() as tx:
+        open_round(tx, ONE)
+        open_round(tx, TWO)
+        rows = [submit(tx, site, each, State.COMPLETE) for each in (ONE, TWO) for site in "ba"]
+        for row in rows:
+            assert not tx.has_dealing(row.id)
+            tx.add_dealing(row.id, f"dealing \0 of {row.site}".encode())
+        assert tx.has_dealing(rows[0].id)
+        assert list(tx.dealings(ONE).items()) == [("a", b"dealing \0 of a"), ("b", b"dealing \0 of b")]
+        assert tx.dealings_to_remove(LATE * 2) == []
+        tx.end_round(ONE, Phase.FAILED, b"record", ChainHead(1, "01" * 32), LATE)
+        tx.end_round(TWO, Phase.PUBLISHED, b"record", ChainHead(2, "02" * 32), LATE)
+        assert (tx.round(TWO).is_awaited, tx.round(ONE).is_awaited) == (True, False)
+        assert tx.dealings_to_remove(LATE * 2) == [ONE]
+        tx.settle_round(TWO, LATE + 5)
+        assert (tx.round(TWO).is_awaited, tx.round(TWO).settled_at) == (False, LATE + 5)
+        assert (tx.dealings_to_remove(LATE + 5), tx.dealings_to_remove(LATE + 6)) == ([ONE], [ONE, TWO])
+        tx.remove_dealings(TWO)
+        assert (tx.dealings(TWO), tx.dealings_to_remove(LATE * 2)) == ({}, [ONE])
 
 
 def test_the_chain(filled):
