@@ -86,7 +86,10 @@ def repeated(round_id: str, where: str) -> InputError:
     Args:
         where: it is.
     """
-    tell = "two sums with the same update in them tell more than either: submit what is new, or say"
+    tell = (
+        "the difference of two sums with the same update in them is what the sites in one of them alone have sent, "
+        "which may be a single one: submit what is new, or say"
+    )
     return InputError(
         Reason.REPEATED_UPDATE,
         f"round {round_id}: this very update, with this weight, {where}; nothing was encrypted",

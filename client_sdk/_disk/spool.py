@@ -4,12 +4,14 @@
 
     <spool>/<site>/<federation>.<round>.<attempt>/part-00000 ...   parts, byte for byte as they travel
                                                   update           keyed fingerprint of what was encrypted
+                                                  dealing          its one-time key in shares, where keys are split
                                                   manifest.json    signed, written last
                                                   receipt.json     the aggregator's signed promise
                                                   sum/part-00000   downloaded parts of the sum
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
     <spool>/<site>/<federation>.chain                              records that this site has verified
     <spool>/<site>/<federation>.ledger                             what it ever sent, and what became of it
+    <spool>/<site>/<federation>.dealt                              to which holders it has dealt for each round
     <spool>/<site>/<federation>.evidence/<round>.<attempt>.json    receipts that a record has broken
     <spool>/<site>/<federation>.verdicts/                          what it found when it looked at their sums
     <spool>/<site>/<federation>.promises                           the one record of each round that it answers
@@ -48,6 +50,7 @@ __all__ = ["Spool", "SpoolEntry", "Stored"]
 _MANIFEST = "manifest.json"
 _RECEIPT = "receipt.json"
 _UPDATE = "update"
+_DEALING = "dealing"
 
 ELSEWHERE = "elsewhere"
 """Instead of a fingerprint: this site's key signed the manifest on another machine, or before the spool was lost."""
@@ -97,6 +100,10 @@ class Spool:
     def ledger_path(self, federation: str) -> Path:
         """Return where it is noted what was sent. No round's name looks like it."""
         return self._root / f"{federation}.ledger"
+
+    def dealt_path(self, federation: str) -> Path:
+        """Return where it is noted to which holders was dealt. No round's name looks like it."""
+        return self._root / f"{federation}.dealt"
 
     def has_evidence(self, round_id: RoundId) -> bool:
         """Say whether the proof that a receipt of this attempt was broken is kept."""
@@ -257,6 +264,27 @@ class SpoolEntry:
             digest.update(piece)
         return digest.hexdigest()
 
+    def write_dealing(self, dealing: bytes) -> None:
+        """Store the submission's dealing, durably."""
+        with explained(self.path):
+            create(self.path / _DEALING, dealing)
+
+    def dealing(self) -> bytes:
+        """Read the dealing.
+
+        Raises:
+            WireError: it is gone.
+        """
+        with explained(self.path):
+            try:
+                return (self.path / _DEALING).read_bytes()
+            except FileNotFoundError as error:
+                raise self.damaged_dealing("it is gone") from error
+
+    def damaged_dealing(self, why: str) -> WireError:
+        """Return the error for a dealing that is not the one which the manifest names."""
+        return _damaged(self.path / _DEALING, why)
+
     def seal(self, encoded: bytes, fingerprint: str) -> None:
         """Make what was written a submission: after this it is sent again, never encrypted again."""
         with explained(self.path):
@@ -280,8 +308,8 @@ class SpoolEntry:
         with explained(self.path):
             replace(self.path / _UPDATE, ELSEWHERE.encode("ascii"))
             replace(self.path / _MANIFEST, encoded)
-            for path in self.path.glob("part-*"):
-                path.unlink()
+            for path in (*self.path.glob("part-*"), self.path / _DEALING):
+                path.unlink(missing_ok=True)
 
     def check_part(self, number: int, length: int, digest: str) -> None:
         """Check that a stored part is still what the manifest says."""

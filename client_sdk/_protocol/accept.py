@@ -4,7 +4,8 @@
     2  so many sites that no single update shows                            check_number
     3  every member is a site of a roster that this site trusts, once       check_members
     4  the record is signed by an aggregator of that roster ...             check_record_signature
-       ... and every manifest by its site, and it is the one of the record  check_manifests
+       ... and every manifest by its site, and it is the one of the         check_manifests,
+       record; where keys are split, all have dealt to the round's holders  check_holders
     5  this site is in the sum with what it sent, or the record says why    check_own
        not
     6  the record follows the one that this site saw last, which was no     check_follows, check_epoch,
@@ -13,7 +14,10 @@
        and every member saw the same                                        check_same_history
     7  the parts of the sum are those of the record, and their tags are     check_parts, check_tags
        the sum of the manifests' tags
-    8  decrypt, round, range-check                                          (codec)
+    8  where keys are split: so many holders have seen this very record     (answers.py)
+       that no other one of its number can be answered, and the sum of
+       keys that their answers give is one of so many keys;
+       decrypt, round, range-check                                          (codec)
     9  the hidden count is the number of members                            (fixedpoint)
 
 Each raises `RejectedError`, which says precisely what was wrong and never leaves this package: the security log gets
@@ -22,7 +26,7 @@ it, the caller gets one error that is the same for all of them (`_collect.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from he_agg import canonical
@@ -30,6 +34,7 @@ from he_agg.documents.draw import invited_sites
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import PUBLISHED, RoundRecord, reason_of_end
 from he_agg.documents.roster import Role, Roster
+from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import AnyBody, Signed
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId
@@ -42,6 +47,7 @@ __all__ = [
     "check_end",
     "check_epoch",
     "check_follows",
+    "check_holders",
     "check_invited",
     "check_manifests",
     "check_members",
@@ -170,6 +176,14 @@ def check_manifests(
             signed.body.check(expected.plan, expected.round_id, expected.epoch, expected.key_id, site)
         except WireError as error:
             raise RejectedError(error.reason, f"manifest of {site}", None, error.message) from error
+
+
+def check_holders(holders: HolderList, manifests: Iterable[Signed[Manifest]]) -> None:
+    """Step 4, third part: every member has dealt to the very list that the round has."""
+    for signed in manifests:
+        if signed.body.holders != holders.digest:
+            what = f"manifest of {signed.body.site}, holders"
+            raise RejectedError(Reason.BAD_DIGEST, what, holders.digest, signed.body.holders)
 
 
 def check_own(expected: Expected, record: RoundRecord) -> None:

@@ -13,13 +13,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._protocol import accept as _accept
 from client_sdk._protocol.accept import Expected, RejectedError
+from client_sdk._protocol.answers import open_with_answers
 from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
+from client_sdk._protocol.lists import round_holders
 from client_sdk._protocol.membership import check_can_open, check_group_of_then, take_verified
 from client_sdk._protocol.session import Member, Session
 from client_sdk._protocol.state import POLL_S, deadline, federation_state, unhurried
@@ -27,6 +32,7 @@ from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import PhaseFinished, PhaseStarted, Waits
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import ENDED, MAX_RECORD_BYTES, RoundRecord
+from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
@@ -50,12 +56,14 @@ class Accepted:
         expected: what it was held against.
         manifests: its members', by site.
         received_bytes: how long the manifests were as they travelled. Units: bytes.
+        holders: whom all of them have dealt to, where the plan splits keys.
     """
 
     expected: Expected
     record: RoundRecord
     manifests: tuple[Signed[Manifest], ...]
     received_bytes: int
+    holders: HolderList | None = None
 
 
 def await_record(
@@ -168,13 +176,17 @@ def accept(session: Member, entry: SpoolEntry, signed: Signed[RoundRecord], stor
     return (yield from _uniformly(session, entry, _accept_record(session, entry.round_id, stored, signed)))
 
 
-def collect(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mean]:
+def collect(session: Session, entry: SpoolEntry, accepted: Accepted, until: float) -> Flow[Mean]:
     """Download the sum of an accepted record, part by part into the spool, verify it and open it: steps 7 to 9.
+
+    Args:
+        until: how long holders' answers are waited for, where keys are split, on the driver's clock. Units: seconds.
 
     Raises:
         DecryptionError: the sum is not what the members submitted, or did not open to what it must be.
+        ProtocolError: `SUM_NOT_READY`: too few holders have answered; what was downloaded stays.
     """
-    return (yield from _uniformly(session, entry, _collect_sum(session, entry, accepted)))
+    return (yield from _uniformly(session, entry, _collect_sum(session, entry, accepted, until)))
 
 
 def check_counted(session: Session, record: RoundRecord, own: str) -> None:
@@ -235,10 +247,14 @@ def _accept_record(
     yield from check_record(session, signed)
     body, manifests = yield from _manifests(session, record)
     yield from compute(partial(_accept.check_manifests, expected, roster, record, manifests))
+    holders = None
+    if session.plan.splits_keys:
+        holders = yield from round_holders(session, record)
+        yield from compute(partial(_accept.check_holders, holders, manifests))
     _accept.check_own(expected, record)
     yield from take_record(session, signed)
     _accept.check_same_history(record, manifests)
-    return Accepted(expected, record, tuple(manifests), len(body))
+    return Accepted(expected, record, tuple(manifests), len(body), holders)
 
 
 def _manifests(session: Member, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
@@ -251,7 +267,7 @@ def _manifests(session: Member, record: RoundRecord) -> Flow[tuple[bytes, list[S
     return response.body, (yield from compute(partial(_accept.parse_manifests, response.body, limit)))
 
 
-def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flow[Mean]:
+def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted, until: float) -> Flow[Mean]:
     record, round_id = accepted.record, str(entry.round_id)
     _accept.check_parts(accepted.expected, record)
     total = session.plan.wire_bytes
@@ -272,12 +288,22 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted) -> Flo
     verified = yield from now()
     yield Report(PhaseFinished(round_id, "verify", verified - finished))
     yield Report(PhaseStarted(round_id, "decrypt", total))
-    mean = yield from compute(partial(_open, session, key, entry, record))
+    open_sum = partial(_open, session, key, entry, record)
+    if accepted.holders is None:
+        mean = yield from compute(open_sum)
+    else:
+        mean = yield from open_with_answers(session, key, accepted.holders, record, accepted.manifests, open_sum, until)
     yield Report(PhaseFinished(round_id, "decrypt", (yield from now()) - verified))
     return mean
 
 
-def _open(session: Session, key: GroupKey, entry: SpoolEntry, record: RoundRecord) -> Mean:
+def _open(
+    session: Session,
+    key: GroupKey,
+    entry: SpoolEntry,
+    record: RoundRecord,
+    key_sum: NDArray[np.int64] | None = None,
+) -> Mean:
     """Take steps 8 and 9. Why a sum does not open goes to the log only, since it depends on the key."""
     n_sites = len(record.members)
 
@@ -285,7 +311,7 @@ def _open(session: Session, key: GroupKey, entry: SpoolEntry, record: RoundRecor
         return part_of_sum(session.plan, session.plan.places[number], entry.read_sum_part(number))
 
     try:
-        sums = session.codec.decrypt(part, n_sites, key, record.round_id)
+        sums = session.codec.decrypt(part, n_sites, key, record.round_id, key_sum=key_sum)
         try:
             return dequantize(key.plan, sums, n_sites, record.members)
         except DecryptionError:

@@ -18,12 +18,10 @@ from client_sdk._protocol.history import note, record_at, refusing
 from client_sdk._protocol.holding import (
     MAX_ECHOES_BYTES,
     check_dealing,
-    check_list,
     check_published,
     context_of,
     own_key,
     parse_echoes,
-    parse_list,
     seen_by,
     split_shares,
 )
@@ -33,7 +31,7 @@ from client_sdk.progress import Notice, Waits
 from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
-from he_agg.documents.sharing import MAX_HOLDER_LIST_BYTES, HolderList
+from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import AnyBody, Signed
 from he_agg.documents.state import FederationState
 from he_agg.errors import HeAggError, ProtocolError, Reason, WireError, counted
@@ -42,7 +40,7 @@ from he_agg.sharing.field import Elements
 from he_agg.sharing.shares import BadShare, answer, open_share
 from keys.receiving import ReceivingKey
 
-__all__ = ["hold", "hold_awaited", "round_holders"]
+__all__ = ["hold", "hold_awaited"]
 
 
 def hold(session: Member, accepted: Accepted, until: float | None = None) -> Flow[bool]:
@@ -112,20 +110,8 @@ def hold_awaited(session: Member, state: FederationState) -> Flow[bool]:
     return not done and session.promises.of(awaited.number) is not None
 
 
-def round_holders(session: Member, record: RoundRecord) -> Flow[HolderList]:
-    """Fetch the list of holders that a round has gone by.
-
-    Raises:
-        RejectedError: it is not of the roster that the round opened under.
-    """
-    request = Request("GET", f"/v1/rounds/{record.round_id}/holders", frozenset({200}), max_bytes=MAX_HOLDER_LIST_BYTES)
-    response = yield from exchange(session.retries, request)
-    roster = session.rosters.signed_as(record.roster)
-    return (yield from compute(partial(parse_list, response.body, roster, record.epoch)))
-
-
 def _hold(session: Member, accepted: Accepted, until: float) -> Flow[bool]:
-    record = accepted.record
+    record, holders = accepted.record, accepted.holders
     check_published(record)
     if not (yield from compute(partial(_is_asked, session, record))):
         return False
@@ -136,9 +122,7 @@ def _hold(session: Member, accepted: Accepted, until: float) -> Flow[bool]:
     kept = yield from compute(partial(session.promises.answer, record.round_id))
     if kept is None:
         key = yield from compute(partial(session.sharing_keys.of, record.epoch))
-        holders = yield from round_holders(session, record)
-        check_list(holders, accepted.manifests)
-        if key is None or not own_key(holders, session.site, key.public):
+        if key is None or holders is None or not own_key(holders, session.site, key.public):
             return False
         shares = yield from _open_shares(session, accepted, holders, key, digest)
         yield from compute(partial(_promise, session, record.round_id, digest))

@@ -2,10 +2,10 @@
 
     1   it is about the expected round, under the plan, and has a sum           accept.py, check_subject
     2   of so many sites that no single update shows                            accept.py, check_number
-    3   all members are sites of a roster that this member trusts, and the      accept.py, check_members; parse_list
+    3   all members are sites of a roster that this member trusts, and the      accept.py, check_members; lists.py
         list of holders is of that very roster
-    4   an aggregator has signed the record, its site every manifest, and       accept.py, check_manifests; check_list
-        each of them names this list
+    4   an aggregator has signed the record, its site every manifest, and       accept.py, check_manifests,
+        each of them names this list                                            check_holders
     5   what this site had sent itself is in it                                 accept.py, check_own
     6   it follows the record before it, and goes into the chain                accept.py, check_follows and others
     7   this member's share of every one-time key opens, is what its dealer     own_key, split_shares, check_dealing;
@@ -29,7 +29,7 @@ from he_agg import canonical
 from he_agg.documents.holding import MAX_ECHO_BYTES, Echo
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import PUBLISHED, RoundRecord
-from he_agg.documents.roster import Receiving, Roster
+from he_agg.documents.roster import Receiving
 from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError
@@ -42,12 +42,10 @@ from he_agg.sharing.thresholds import MAX_HOLDERS
 __all__ = [
     "MAX_ECHOES_BYTES",
     "check_dealing",
-    "check_list",
     "check_published",
     "context_of",
     "own_key",
     "parse_echoes",
-    "parse_list",
     "seen_by",
     "split_shares",
 ]
@@ -59,24 +57,6 @@ def check_published(record: RoundRecord) -> None:
     """Step 1, second half: the record has a sum."""
     if record.outcome != PUBLISHED:
         raise RejectedError(Reason.BAD_ANSWER, "record, outcome", PUBLISHED, record.outcome)
-
-
-def parse_list(body: bytes, roster: Signed[Roster], epoch: int) -> HolderList:
-    """Step 3, second half: the list of holders is of the roster that the round opened under."""
-    try:
-        return HolderList.parse(body, roster, epoch)
-    except WireError as error:
-        raise RejectedError(
-            error.reason, "holders of the round", f"those of version {roster.body.version}", error.message
-        ) from error
-
-
-def check_list(holders: HolderList, manifests: Iterable[Signed[Manifest]]) -> None:
-    """Step 4, third part: every member has dealt to the very same list."""
-    for signed in manifests:
-        if signed.body.holders != holders.digest:
-            what = f"manifest of {signed.body.site}, holders"
-            raise RejectedError(Reason.BAD_DIGEST, what, holders.digest, signed.body.holders)
 
 
 def own_key(holders: HolderList, name: str, key: Receiving) -> bool:

@@ -11,13 +11,16 @@ from functools import partial
 from client_sdk._disk.ledger import Fate
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, compute, now
+from client_sdk._protocol.dealing import Dealer
 from client_sdk._protocol.history import catch_up, refusing
+from client_sdk._protocol.lists import list_to_deal_to
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import check_one_set
 from client_sdk.federated import Update, repeated
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from he_agg.documents.manifest import NONCE_BYTES, Manifest
+from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.mac import RoundMac, TagTotal
@@ -43,6 +46,7 @@ def prepare(
 
     Raises:
         InputError: the update is not what the plan allows, is in another sum, or another one is stored for this round.
+        ProtocolError: nothing may be dealt to the holders that the aggregator names.
         WireError: the stored submission is damaged, or was made with another key.
         ConfigError: the spool cannot be used, or the roster has expired.
     """
@@ -68,7 +72,11 @@ def prepare(
         yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
         yield from compute(partial(_check_once, session, opened, fingerprint, update.may_repeat))
         previous = yield from compute(partial(session.chain.head, opened.records))
-        stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous)
+        holders = None
+        if session.plan.splits_keys:
+            listed = list_to_deal_to(session, opened.id, opened.epoch, opened.records)
+            holders = yield from refusing(session, "holders-rejected", opened.id, listed)
+        stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous, holders)
     yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
     return stored, values.rounded
 
@@ -110,6 +118,8 @@ def _check_once(session: Session, opened: OpenRound, fingerprint: str, may_repea
         return
     if other.fate is not Fate.SENT:
         where = f"is in the sum of round {other.round_id}"
+        if session.verdicts.opened(other.round_id.number) != other.round_id:
+            where += ", which this site has not opened"
     else:
         where = f"was sent to round {other.round_id}, and no verified record says that it is in no sum"
     raise repeated(str(opened.id), where)
@@ -130,8 +140,10 @@ def _encrypt(
     values: Quantizing,
     fingerprint: str,
     previous: str,
+    holders: HolderList | None,
 ) -> Flow[Stored]:
-    plan, key = session.plan, session.key_of(opened.epoch)
+    plan, key, nonce = session.plan, session.key_of(opened.epoch), secrets.token_hex(NONCE_BYTES)
+    deal = None if holders is None else Dealer(entry, key, opened.id, session.site, nonce, holders)
     # Twice: the parts of the sum will lie beside them.
     yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
     parts: Generator[Part] | None = None
@@ -140,12 +152,11 @@ def _encrypt(
         work = yield from compute(partial(_Work, plan, entry, RoundMac(key.mac_key, plan, key.epoch, opened.id)))
         # Every part is tagged by the thread that encrypts it, while its residues are in the processor's cache.
         watch = partial(work.mac.watch, work.total)
-        parts = yield from compute(partial(session.codec.encrypt, values, key, opened.id, watch=watch))
+        parts = yield from compute(partial(session.codec.encrypt, values, key, opened.id, watch=watch, deal=deal))
         done = 0
         while (place := (yield from compute(partial(work.store_next, parts)))) is not None:
             done += place.wire_bytes
             yield Report(PhaseProgress(str(opened.id), "encrypt", done, plan.wire_bytes))
-        nonce = secrets.token_hex(NONCE_BYTES)
         manifest = Manifest(
             round_id=opened.id,
             epoch=key.epoch,
@@ -157,6 +168,8 @@ def _encrypt(
             tags=work.mac.tags(work.total, session.site, nonce),
             roster=session.rosters.newest.body_digest,
             previous=previous,
+            holders=None if holders is None else holders.digest,
+            dealing=None if deal is None else deal.digest,
         )
         signed = Signed.make(manifest, session.identity.signing_key)
         encoded = signed.encode()

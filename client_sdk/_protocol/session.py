@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from typing import TypedDict
 
 from client_sdk._disk.chain import Chain
+from client_sdk._disk.dealt import Dealt
 from client_sdk._disk.ledger import Ledger
 from client_sdk._disk.promises import Promises
 from client_sdk._disk.rosters import Rosters
@@ -193,6 +194,11 @@ class Session(Member):
     def verdicts(self) -> Verdicts:
         """What it has found when it looked at sums."""
         return Verdicts(self.spool.verdicts_path(self.federation))
+
+    @cached_property
+    def dealt(self) -> Dealt:
+        """To which holders it has dealt."""
+        return Dealt(self.spool.dealt_path(self.federation))
 
     @cached_property
     def codec(self) -> Codec:

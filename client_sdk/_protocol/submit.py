@@ -14,6 +14,7 @@ from functools import partial
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import FileBody, Flow, Report, Request, Response, compute, now
 from client_sdk._protocol.accept import RejectedError, signers
+from client_sdk._protocol.dealing import DAMAGED_ON_THE_WAY, TRIES, send_dealing
 from client_sdk._protocol.exchange import answer_error, exchange, problem_of
 from client_sdk._protocol.history import catch_up, follow_rosters, refusing
 from client_sdk._protocol.poll import OpenRound
@@ -34,8 +35,6 @@ __all__ = ["deliver", "repair"]
 _PASSES = 5
 """How often an aggregator may lose what it had stored (a restore from backup, bit rot) within one delivery."""
 
-_PART_TRIES = 3
-"""How often one part may arrive changed before the path to the aggregator is called broken, or be lost afterwards."""
 
 _RUN_BYTES = MAX_PART_BYTES
 """Parts that go in one request, together: what any proxy on the way lets through, for one part may be as long."""
@@ -43,15 +42,17 @@ _RUN_BYTES = MAX_PART_BYTES
 _ANNOUNCEMENTS = 4
 """How many manifests of one encryption are announced: more rosters do not come while a round is open."""
 
+_DEALING = -1
+"""In the place of a part's number."""
+
 _NO_CONTENT = 204
 
-_DAMAGED_ON_THE_WAY = (Reason.BAD_DIGEST, Reason.TRUNCATED)
 _OUTDATED = (Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH)
 _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 
 
 def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Receipt]:
-    """Announce a stored submission, send the parts that are missing, complete it.
+    """Announce a stored submission, send its dealing and the parts that are missing, complete it.
 
     Raises:
         ProtocolError: it refused: the round is closed, or it has another submission of this site; or its receipt is
@@ -67,9 +68,12 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
     while True:
         passes += 1
         try:
-            stored, missing = yield from _announce(session, opened, entry, stored)
-            if missing and stored.elsewhere:
+            stored, status = yield from _announce(session, opened, entry, stored)
+            missing = _missing(session, status)
+            if stored.elsewhere and (missing or status.dealing_missing):
                 raise lost_spool(session, opened)
+            if status.dealing_missing:
+                sent += yield from send_dealing(session, opened, entry, stored, _until(session, opened))
             upload = _Upload(session, opened, entry, stored, missing)
             try:
                 answer = yield from upload.send_all()
@@ -95,7 +99,7 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
 def repair(
     session: Session, round_id: RoundId, entry: SpoolEntry, stored: Stored, repaired: Counter[int]
 ) -> Flow[None]:
-    """Send the parts again that the aggregator's disk has damaged after the round closed; usually there are none.
+    """Send again what the aggregator's disk has damaged after the round closed; usually that is nothing.
 
     Args:
         repaired: how often each part was sent again; three times is enough for an honest disk.
@@ -105,8 +109,11 @@ def repair(
         status = yield from _ask_status(session, opened, stored)
         if stored.elsewhere or status.id != stored.submission_id or status.state != SubmissionState.COMPLETE:
             return
-        again = [place for place in _missing(session, status) if repaired[place.number] < _PART_TRIES]
+        again = [place for place in _missing(session, status) if repaired[place.number] < TRIES]
         repaired.update(place.number for place in again)
+        if status.dealing_missing and repaired[_DEALING] < TRIES:
+            repaired[_DEALING] += 1
+            yield from send_dealing(session, opened, entry, stored, _until(session, opened))
         yield from _Upload(session, opened, entry, stored, again).send_missing()
     except ProtocolError as error:
         # The round has ended in the meantime: its record says how.
@@ -121,8 +128,8 @@ def _until(session: Session, opened: OpenRound) -> float:
 
 def _announce(
     session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored
-) -> Flow[tuple[Stored, list[PartPlace]]]:
-    """Send the manifest, or another one of the same parts; the answer says which are missing."""
+) -> Flow[tuple[Stored, SubmissionStatus]]:
+    """Send the manifest, or another one of the same parts; the answer says what is missing."""
     for _ in range(_ANNOUNCEMENTS):
         request = Request(
             "POST",
@@ -135,7 +142,7 @@ def _announce(
         )
         response = yield from exchange(session.retries, request, _until(session, opened))
         if response.status in (200, 201):
-            return stored, _missing(session, _announced(session, opened, stored, response))
+            return stored, _announced(session, opened, stored, response)
         refusal = answer_error(response, request)
         if refusal.reason == Reason.SECOND_SUBMISSION:
             shown = _first(session, opened, stored, response)
@@ -157,6 +164,7 @@ def _announced(session: Session, opened: OpenRound, stored: Stored, response: Re
         or status.parts != len(places)
         or len(status.missing) > len(places)
         or not all(0 <= number < len(places) for number in status.missing)
+        or (status.dealing_missing and not session.plan.splits_keys)
     ):
         raise ProtocolError(
             Reason.BAD_ANSWER,
@@ -267,7 +275,7 @@ class _Upload:
             except HeAggError as error:
                 # After a failure only, for the aggregator takes nothing damaged: the fault may be this site's own disk.
                 yield from self._check()
-                if error.reason not in _DAMAGED_ON_THE_WAY or tries == _PART_TRIES:
+                if error.reason not in DAMAGED_ON_THE_WAY or tries == TRIES:
                     raise
                 yield from self._ask()
             else:

@@ -11,6 +11,7 @@ from functools import partial
 from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, compute, now
 from client_sdk._protocol.collect import accept, await_record, check_counted, collect, take_failed, why_failed
+from client_sdk._protocol.hold import hold
 from client_sdk._protocol.poll import OpenRound, last_published
 from client_sdk._protocol.prepare import check_stored, prepare
 from client_sdk._protocol.session import Session
@@ -170,13 +171,15 @@ def _opened(
     own = None if stored is None else stored.submission_id
     yield from check_one_set(session, entry.round_id)
     accepted = yield from judging(session, signed, accept(session, entry, signed, stored))
+    until = (yield from now()) + session.result_s
+    yield from hold(session, accepted, until)
     if must_count and own is not None:
         try:
             check_counted(session, signed.body, own)
         except ProtocolError:
             yield from compute(entry.remove)
             raise
-    mean = yield from judging(session, signed, collect(session, entry, accepted))
+    mean = yield from judging(session, signed, collect(session, entry, accepted, until))
     yield from judge(session, signed, OPENED)
     yield from compute(entry.remove)
     return mean

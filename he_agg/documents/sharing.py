@@ -147,6 +147,15 @@ class HolderList:
             )
         return cls.of(roster, epoch, [Signed.from_json(SharingKey, document) for document in documents])
 
+    @staticmethod
+    def roster_of(data: bytes) -> str:
+        """Return the digest of the roster that an encoded list is of. Nothing else is looked at: see `parse`.
+
+        Raises:
+            WireError: it names none.
+        """
+        return canonical.Fields(canonical.parse(data, MAX_HOLDER_LIST_BYTES), "holders").hex("roster", 32)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of who they are, how many it takes, and what is sealed to whom, 64 hex digits."""

@@ -109,9 +109,9 @@ class FakeAggregator:
 
     round_id: RoundId
 
-    def __init__(self, plan: Plan, sites: tuple[str, ...] = SITES) -> None:
+    def __init__(self, plan: Plan, sites: tuple[str, ...] = SITES, roster: Signed[Roster] = CONSORTIUM.roster) -> None:
         self.plan, self.key, self.sites = plan, key_of(plan), sites
-        self.rosters: list[Signed[Roster]] = [CONSORTIUM.roster]
+        self.rosters: list[Signed[Roster]] = [roster]
         self.chain: list[Signed[RoundRecord]] = []
         self.past: dict[str, FakeAggregator] = {}
         self.open(ROUND)
@@ -519,7 +519,7 @@ def keystores_of(tmp_path: Path, key: GroupKey, site: str = "a") -> Keystores:
 
 def spooled(tmp_path: Path, site: str = "a") -> list[str]:
     """Names of what is in a site's spool, beside what it always keeps."""
-    kept = {"test.chain", "test.ledger", "test.rosters", "test.verdicts"}
+    kept = {"test.chain", "test.dealt", "test.ledger", "test.rosters", "test.verdicts"}
     return sorted(path.name for path in (tmp_path / "spool" / site).iterdir() if path.name not in kept)
 
 

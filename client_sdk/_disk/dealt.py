@@ -1,0 +1,57 @@
+"""Remember to which holders this site has dealt for a round's number: to one list, in all attempts at it.
+
+::
+
+    {"holders":"<64 hex>","round":4}
+
+Holders answer for one record of a number. Who deals to one list in one attempt and to another in the next can be made
+to appear in two records, each with a list that has seen one of them only. `holders` is a digest of who they are and how
+many it takes; their keys may be others in another attempt. A line is added before anything is dealt, and nothing is
+ever changed. A last line that a crash cut short counts as not written; nothing was dealt for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client_sdk._disk.lines import Lines
+from he_agg import canonical
+from he_agg.documents.sharing import HolderList
+from he_agg.errors import Reason
+from he_agg.ids import MAX_NUMBER
+
+__all__ = ["Dealt"]
+
+
+class Dealt:
+    """The lists that one site has dealt to in one federation. Several processes of it may use the file at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._lists: dict[int, str] = {}
+        self._lines = Lines(path, self._take, "to which holders it has dealt before", Reason.BAD_CONFIG)
+
+    def pin(self, number: int, holders: HolderList) -> bool:
+        """Note the list that is dealt to for a number, if none is noted yet.
+
+        Returns:
+            Whether it is the one that is noted: to another nothing may be dealt.
+        """
+        wanted = _digest(holders)
+        self._lines.read()
+        if number not in self._lists:
+            with self._lines.adding() as add:
+                if number not in self._lists:
+                    add({"round": number, "holders": wanted})
+        return self._lists[number] == wanted
+
+    def _take(self, fields: canonical.Fields) -> None:
+        number, holders = fields.integer("round", 1, MAX_NUMBER), fields.hex("holders", 32)
+        fields.end()
+        self._lists.setdefault(number, holders)
+
+
+def _digest(holders: HolderList) -> str:
+    thresholds = holders.thresholds
+    return canonical.digest(
+        {"names": list(holders.names), "quorum": thresholds.quorum, "threshold": thresholds.threshold}
+    )
