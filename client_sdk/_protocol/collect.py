@@ -26,7 +26,7 @@ from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
 from client_sdk._protocol.lists import round_holders
 from client_sdk._protocol.membership import check_can_open, check_group_of_then, take_verified
-from client_sdk._protocol.session import Member, Session
+from client_sdk._protocol.session import MemberSession, Session
 from client_sdk._protocol.state import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import PhaseFinished, PhaseStarted, Waits
@@ -163,7 +163,9 @@ def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> Prot
     )
 
 
-def accept(session: Member, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None) -> Flow[Accepted]:
+def accept(
+    session: MemberSession, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None
+) -> Flow[Accepted]:
     """Check that a published record is one whose sum this site may open: steps 1 to 6 of `accept.py`, in order.
 
     Raises:
@@ -201,7 +203,7 @@ def check_counted(session: Session, record: RoundRecord, own: str) -> None:
         )
 
 
-def _uniformly(session: Member, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
+def _uniformly(session: MemberSession, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
     """Run steps of the acceptance; whatever fails there, the caller gets one and the same error."""
     try:
         return (yield from flow)
@@ -221,7 +223,7 @@ def _uniformly(session: Member, entry: SpoolEntry, flow: Flow[T]) -> Flow[T]:
 
 
 def _accept_record(
-    session: Member, round_id: RoundId, stored: Stored | None, signed: Signed[RoundRecord]
+    session: MemberSession, round_id: RoundId, stored: Stored | None, signed: Signed[RoundRecord]
 ) -> Flow[Accepted]:
     record = signed.body
     key = (yield from compute(partial(session.keys.of, record.epoch))) if isinstance(session, Session) else None
@@ -257,7 +259,7 @@ def _accept_record(
     return Accepted(expected, record, tuple(manifests), len(body), holders)
 
 
-def _manifests(session: Member, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
+def _manifests(session: MemberSession, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
     plan = session.plan
     # A digest of each part, the tags as decimal numbers, and the rest.
     one = 4096 + 70 * len(plan.places) + 24 * sum(tag_count(section) for section in plan.sections)

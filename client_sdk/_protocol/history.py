@@ -21,7 +21,7 @@ from client_sdk._protocol.accept import (
 )
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.rosters import fetch_roster
-from client_sdk._protocol.session import Member
+from client_sdk._protocol.session import MemberSession
 from client_sdk.progress import Notice
 from he_agg.audit.evidence import BrokenReceipt, broken_by, encode_evidence
 from he_agg.documents.draw import last_counted
@@ -48,7 +48,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-def refusing(session: Member, event: str, round_id: RoundId | None, flow: Flow[T]) -> Flow[T]:
+def refusing(session: MemberSession, event: str, round_id: RoundId | None, flow: Flow[T]) -> Flow[T]:
     """Run a flow; what it must not believe goes into the security log and becomes an error for the caller.
 
     This is for documents, which anybody may see. What a sum was refused for nobody is told (`_collect.py`).
@@ -70,7 +70,7 @@ def refusing(session: Member, event: str, round_id: RoundId | None, flow: Flow[T
         ) from refused
 
 
-def note(session: Member, event: str, round_id: RoundId | None, refused: RejectedError) -> None:
+def note(session: MemberSession, event: str, round_id: RoundId | None, refused: RejectedError) -> None:
     """Write what was refused to the security log."""
     session.log.note(
         event,
@@ -84,7 +84,7 @@ def note(session: Member, event: str, round_id: RoundId | None, refused: Rejecte
     )
 
 
-def follow_rosters(session: Member, version: int | None = None) -> Flow[None]:
+def follow_rosters(session: MemberSession, version: int | None = None) -> Flow[None]:
     """Fetch rosters newer than the pinned one, one after the other, and trust those that chain to it.
 
     Args:
@@ -110,7 +110,7 @@ def follow_rosters(session: Member, version: int | None = None) -> Flow[None]:
         ) from error
 
 
-def _see_change(session: Member, before: Roster, signed: Signed[Roster]) -> Flow[None]:
+def _see_change(session: MemberSession, before: Roster, signed: Signed[Roster]) -> Flow[None]:
     """Look at what a new version changes for this site."""
     session.rosters.check_own(signed)
     if signed.body.small_groups and not before.small_groups:
@@ -119,13 +119,13 @@ def _see_change(session: Member, before: Roster, signed: Signed[Roster]) -> Flow
         yield from compute(partial(session.log.note, "small-groups-allowed", **facts))
 
 
-def know_roster(session: Member, record: RoundRecord) -> Flow[None]:
+def know_roster(session: MemberSession, record: RoundRecord) -> Flow[None]:
     """Look for a newer roster if the record names one that this site does not know."""
     if session.rosters.named(record.roster) is None:
         yield from follow_rosters(session)
 
 
-def catch_up(session: Member, until: int) -> Flow[None]:
+def catch_up(session: MemberSession, until: int) -> Flow[None]:
     """Fetch and verify the records that this site has not seen yet.
 
     Raises:
@@ -146,7 +146,7 @@ def catch_up(session: Member, until: int) -> Flow[None]:
         yield from take_record(session, signed)
 
 
-def check_record(session: Member, signed: Signed[RoundRecord]) -> Flow[None]:
+def check_record(session: MemberSession, signed: Signed[RoundRecord]) -> Flow[None]:
     """Check that an aggregator has signed a record, and that the record keeps what a receipt has promised this site.
 
     The alarm is raised once: its evidence stays, and whether to go on with this aggregator is for people to say.
@@ -181,7 +181,7 @@ def check_record(session: Member, signed: Signed[RoundRecord]) -> Flow[None]:
     )
 
 
-def record_at(session: Member, index: int) -> Flow[Signed[RoundRecord]]:
+def record_at(session: MemberSession, index: int) -> Flow[Signed[RoundRecord]]:
     """Fetch a record that this site has verified before: it remembers the digest.
 
     Raises:
@@ -192,13 +192,13 @@ def record_at(session: Member, index: int) -> Flow[Signed[RoundRecord]]:
     return signed
 
 
-def _check_known(session: Member, index: int, signed: Signed[RoundRecord]) -> Flow[None]:
+def _check_known(session: MemberSession, index: int, signed: Signed[RoundRecord]) -> Flow[None]:
     known = yield from compute(partial(session.chain.head, index))
     if signed.digest != known:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest)
 
 
-def take_record(session: Member, signed: Signed[RoundRecord]) -> Flow[None]:
+def take_record(session: MemberSession, signed: Signed[RoundRecord]) -> Flow[None]:
     """Check that a record, whose signature was verified, belongs to the history that this site knows; remember it.
 
     Records between the last known one and this one are fetched and verified first.
@@ -250,7 +250,7 @@ def take_record(session: Member, signed: Signed[RoundRecord]) -> Flow[None]:
         yield from _tell_of_absence(session.site, record)
 
 
-def due_after(session: Member, before: Link, roster: Roster | None) -> tuple[int, int]:
+def due_after(session: MemberSession, before: Link, roster: Roster | None) -> tuple[int, int]:
     """Return number and attempt of what comes after a record.
 
     Holders promise one record for each number. Where others hold by the roster of what comes, a number that has failed
@@ -268,7 +268,7 @@ def due_after(session: Member, before: Link, roster: Roster | None) -> tuple[int
     return before.number, before.attempt
 
 
-def newest_sum(session: Member, link: Link) -> Flow[RoundId | None]:
+def newest_sum(session: MemberSession, link: Link) -> Flow[RoundId | None]:
     """Return the newest round as of a record whose sum was not given up; None if there is none.
 
     Raises:
@@ -277,7 +277,7 @@ def newest_sum(session: Member, link: Link) -> Flow[RoundId | None]:
     return (yield from record_at(session, link.published)).body.round_id if link.published else None
 
 
-def given_up(session: Member, before: Link) -> Flow[frozenset[str] | None]:
+def given_up(session: MemberSession, before: Link) -> Flow[frozenset[str] | None]:
     """Return the members of the sum that was given up at the number that is due; None if there is none.
 
     Args:
@@ -289,7 +289,7 @@ def given_up(session: Member, before: Link) -> Flow[frozenset[str] | None]:
     return frozenset((yield from record_at(session, before.again)).body.members) if before.again else None
 
 
-def _link(session: Member, signed: Signed[RoundRecord], before: Link, roster_version: int) -> Flow[Link]:
+def _link(session: MemberSession, signed: Signed[RoundRecord], before: Link, roster_version: int) -> Flow[Link]:
     """Return what is kept of a record that is the next of the chain.
 
     Raises:
@@ -330,7 +330,7 @@ def _tell_of_absence(site: str, record: RoundRecord) -> Flow[None]:
         yield Report(Notice("left-out", f"{has} without what site {site} had sent: {word}", round_id))
 
 
-def _record(session: Member, index: int) -> Flow[Signed[RoundRecord]]:
+def _record(session: MemberSession, index: int) -> Flow[Signed[RoundRecord]]:
     path = f"/v1/federations/{session.federation}/records/{index}"
     request = Request("GET", path, frozenset({200}), max_bytes=MAX_RECORD_BYTES)
     response = yield from exchange(session.retries, request)

@@ -25,7 +25,7 @@ from client_sdk._protocol.holding import (
     seen_by,
     split_shares,
 )
-from client_sdk._protocol.session import Member
+from client_sdk._protocol.session import MemberSession
 from client_sdk._protocol.state import POLL_S, unhurried
 from client_sdk.progress import Notice, Waits
 from he_agg.documents.holding import Answer, Complaint, Echo
@@ -43,7 +43,7 @@ from keys.receiving import ReceivingKey
 __all__ = ["hold", "hold_awaited"]
 
 
-def hold(session: Member, accepted: Accepted, until: float | None = None) -> Flow[bool]:
+def hold(session: MemberSession, accepted: Accepted, until: float | None = None) -> Flow[bool]:
     """Answer for an accepted record, if this member is one of its holders. Never fails: what goes wrong is told.
 
     Args:
@@ -78,7 +78,7 @@ def hold(session: Member, accepted: Accepted, until: float | None = None) -> Flo
     return False
 
 
-def _tell(session: Member, round_id: RoundId, why: str) -> Flow[None]:
+def _tell(session: MemberSession, round_id: RoundId, why: str) -> Flow[None]:
     """Tell, once, that this member has not answered."""
     text = f"round {round_id}: {session.site} has not answered as a holder: {why}"
     if text not in session.holding.told:
@@ -86,7 +86,7 @@ def _tell(session: Member, round_id: RoundId, why: str) -> Flow[None]:
         yield Report(Notice("holding", text, str(round_id)))
 
 
-def hold_awaited(session: Member, state: FederationState) -> Flow[bool]:
+def hold_awaited(session: MemberSession, state: FederationState) -> Flow[bool]:
     """Answer for the sum that awaits its holders, if this member is one of them and has not. Never fails, as `hold`.
 
     Returns:
@@ -110,7 +110,7 @@ def hold_awaited(session: Member, state: FederationState) -> Flow[bool]:
     return not done and session.promises.of(awaited.number) is not None
 
 
-def _hold(session: Member, accepted: Accepted, until: float) -> Flow[bool]:
+def _hold(session: MemberSession, accepted: Accepted, until: float) -> Flow[bool]:
     record, holders = accepted.record, accepted.holders
     check_published(record)
     if not (yield from compute(partial(_is_asked, session, record))):
@@ -136,14 +136,14 @@ def _hold(session: Member, accepted: Accepted, until: float) -> Flow[bool]:
     return True
 
 
-def _is_asked(session: Member, record: RoundRecord) -> bool:
+def _is_asked(session: MemberSession, record: RoundRecord) -> bool:
     """Tell whether this member was a holder when the round opened, and has the epoch's sharing key."""
     roster = session.rosters.named(record.roster)
     listed = roster is not None and session.site in roster.having(Role.HOLDER)
     return listed and session.sharing_keys.of(record.epoch) is not None
 
 
-def _may_answer(session: Member, round_id: RoundId, record: str) -> bool:
+def _may_answer(session: MemberSession, round_id: RoundId, record: str) -> bool:
     """Tell whether a record may be promised still, or is.
 
     Raises:
@@ -163,7 +163,7 @@ def _may_answer(session: Member, round_id: RoundId, record: str) -> bool:
     return True
 
 
-def _promise(session: Member, round_id: RoundId, record: str) -> None:
+def _promise(session: MemberSession, round_id: RoundId, record: str) -> None:
     try:
         session.promises.make(round_id, record)
     except WireError as error:
@@ -171,7 +171,7 @@ def _promise(session: Member, round_id: RoundId, record: str) -> None:
 
 
 def _open_shares(
-    session: Member, accepted: Accepted, holders: HolderList, key: ReceivingKey, record: str
+    session: MemberSession, accepted: Accepted, holders: HolderList, key: ReceivingKey, record: str
 ) -> Flow[list[Elements]]:
     """Fetch this member's shares of all members' one-time keys, and check every one of them.
 
@@ -196,7 +196,7 @@ def _open_shares(
 
 
 def _opened(
-    session: Member, accepted: Accepted, holders: HolderList, key: ReceivingKey, body: bytes
+    session: MemberSession, accepted: Accepted, holders: HolderList, key: ReceivingKey, body: bytes
 ) -> dict[str, Elements | BadShare]:
     name, opened = session.site, {}
     excerpts = split_shares(body, holders.holders, name, sorted(accepted.record.members))
@@ -210,7 +210,7 @@ def _opened(
 
 
 def _await_echoes(
-    session: Member, holders: HolderList, keys: dict[str, bytes], round_id: RoundId, record: str, until: float
+    session: MemberSession, holders: HolderList, keys: dict[str, bytes], round_id: RoundId, record: str, until: float
 ) -> Flow[None]:
     """Wait until so many holders have seen this very record that no other one of its number can be answered.
 
@@ -244,12 +244,12 @@ def _await_echoes(
         yield from unhurried(asked_at)
 
 
-def _put(session: Member, round_id: RoundId, where: str, body: AnyBody) -> Flow[None]:
+def _put(session: MemberSession, round_id: RoundId, where: str, body: AnyBody) -> Flow[None]:
     signed = yield from compute(partial(Signed.make, body, session.identity.signing_key))
     yield from _send(session, round_id, where, signed.encode())
 
 
-def _send(session: Member, round_id: RoundId, where: str, encoded: bytes) -> Flow[None]:
+def _send(session: MemberSession, round_id: RoundId, where: str, encoded: bytes) -> Flow[None]:
     request = Request(
         "PUT",
         f"/v1/rounds/{round_id}/{where}",

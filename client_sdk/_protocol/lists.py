@@ -8,7 +8,7 @@ from client_sdk._effects import Flow, Request, compute
 from client_sdk._protocol.accept import RejectedError
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import follow_rosters
-from client_sdk._protocol.session import Member, Session
+from client_sdk._protocol.session import MemberSession, Session
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Roster
 from he_agg.documents.sharing import MAX_HOLDER_LIST_BYTES, HolderList
@@ -19,7 +19,7 @@ from he_agg.ids import RoundId
 __all__ = ["list_to_deal_to", "round_holders"]
 
 
-def round_holders(session: Member, record: RoundRecord) -> Flow[HolderList]:
+def round_holders(session: MemberSession, record: RoundRecord) -> Flow[HolderList]:
     """Fetch the list of holders that a round has gone by.
 
     Raises:
@@ -69,7 +69,7 @@ def list_to_deal_to(session: Session, round_id: RoundId, epoch: int, records: in
     return holders
 
 
-def _fetch(session: Member, round_id: RoundId) -> Flow[bytes]:
+def _fetch(session: MemberSession, round_id: RoundId) -> Flow[bytes]:
     request = Request("GET", f"/v1/rounds/{round_id}/holders", frozenset({200}), max_bytes=MAX_HOLDER_LIST_BYTES)
     return (yield from exchange(session.retries, request)).body
 

@@ -7,7 +7,7 @@ from functools import partial
 from client_sdk._effects import Flow, compute
 from client_sdk._protocol.accept import RejectedError
 from client_sdk._protocol.history import check_record, know_roster, take_record
-from client_sdk._protocol.session import Member, Session
+from client_sdk._protocol.session import MemberSession, Session
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
@@ -37,7 +37,7 @@ def check_can_open(session: Session, round_id: RoundId, signed: Signed[RoundReco
         raise _why_not(session, record)
 
 
-def check_group_of_then(session: Member, least: int, signed: Signed[RoundRecord]) -> Flow[None]:
+def check_group_of_then(session: MemberSession, least: int, signed: Signed[RoundRecord]) -> Flow[None]:
     """Tell a sum of the past that was of enough sites then, and is of too few for the newest roster.
 
     Only of a record that was in the history before: whoever goes on with small groups after a roster that forbids them
@@ -63,7 +63,7 @@ def check_group_of_then(session: Member, least: int, signed: Signed[RoundRecord]
         )
 
 
-def take_verified(session: Member, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
+def take_verified(session: MemberSession, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
     """Verify a record as part of the history, and remember it.
 
     Raises:

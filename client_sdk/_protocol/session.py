@@ -36,7 +36,7 @@ from keys.keystores import Keystores
 from keys.passphrase import Once, from_keyring
 from keys.sealed_box import Passphrase
 
-__all__ = ["Holding", "Member", "Passphrase", "Session", "Trustee", "open_session", "open_trustee", "retries_of"]
+__all__ = ["Holding", "MemberSession", "Passphrase", "Session", "Trustee", "open_session", "open_trustee", "retries_of"]
 
 
 class _Patience(TypedDict):
@@ -63,7 +63,7 @@ class Holding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member(ABC):
+class MemberSession(ABC):
     """One member in one federation: what it needs to follow rosters and records, and to hold shares.
 
     Attributes:
@@ -128,20 +128,25 @@ class Member(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trustee(Member):
+class Trustee(MemberSession):
     """A holder that is no site: it has no group key, and opens nothing.
 
     That all members of a sum have one group key, it takes from their signed manifests.
 
     Attributes:
-        plan: as it was pinned when the trustee joined.
+        public: the public half of the plan, as it was kept when the trustee joined.
     """
 
-    plan: PublicPlan
+    public: PublicPlan
+
+    @property
+    def plan(self) -> PublicPlan:
+        """The public half of the plan."""
+        return self.public
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session(Member):
+class Session(MemberSession):
     """One site in one federation.
 
     Attributes:
@@ -260,7 +265,7 @@ def open_trustee(settings: TrusteeSettings, passphrase: Passphrase = None) -> Tr
     spool = Spool(settings.spool, identity.name)
     return Trustee(
         identity=identity,
-        plan=plan,
+        public=plan,
         rosters=Rosters(settings.roster, plan.federation, identity, Role.HOLDER),
         chain=Chain(spool.chain_path(plan.federation)),
         ledger=Ledger(spool.ledger_path(plan.federation)),

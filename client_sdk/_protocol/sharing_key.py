@@ -6,7 +6,7 @@ from functools import partial
 
 from client_sdk._effects import Flow, Report, Request, compute
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.session import Member
+from client_sdk._protocol.session import MemberSession
 from client_sdk.progress import Notice
 from he_agg.documents.roster import Role
 from he_agg.documents.sharing import SharingKey
@@ -17,7 +17,7 @@ from he_agg.errors import HeAggError, Reason
 __all__ = ["ensure_sharing_key"]
 
 
-def ensure_sharing_key(session: Member, state: FederationState) -> Flow[None]:
+def ensure_sharing_key(session: MemberSession, state: FederationState) -> Flow[None]:
     """Make this member's sharing key of the federation's epoch, if it is a holder; let the keys of old epochs go.
 
     Never fails: what goes wrong is told, and tried again with the next state.
@@ -46,7 +46,7 @@ def ensure_sharing_key(session: Member, state: FederationState) -> Flow[None]:
             yield Report(Notice("holding", text))
 
 
-def _make(session: Member, state: FederationState) -> Flow[None]:
+def _make(session: MemberSession, state: FederationState) -> Flow[None]:
     epoch = state.epoch
     # In this order: a holder without a journal has no key, and nobody seals to a key that is not on disk.
     yield from compute(partial(session.promises.begin, _sits_out(session, state)))
@@ -64,7 +64,7 @@ def _make(session: Member, state: FederationState) -> Flow[None]:
     session.holding.keyed.add(epoch)
 
 
-def _sits_out(session: Member, state: FederationState) -> int:
+def _sits_out(session: MemberSession, state: FederationState) -> int:
     """Return the newest number that may have been promised before, if this member's journal was lost."""
     before = session.chain.link(state.index)
     if state.awaited is not None:
@@ -74,7 +74,7 @@ def _sits_out(session: Member, state: FederationState) -> int:
     return before.number if before.attempt > 1 else before.number - 1
 
 
-def _forget(session: Member, state: FederationState) -> None:
+def _forget(session: MemberSession, state: FederationState) -> None:
     """Delete the keys of epochs of which no sum can come any more."""
     newest = session.chain.link(state.index).epoch
     session.sharing_keys.forget_before(newest if state.open is None else state.epoch)

@@ -13,7 +13,7 @@ from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
 from client_sdk._protocol.accept import RejectedError, check_epoch, signers
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import catch_up, follow_rosters, newest_sum, record_at, refusing
-from client_sdk._protocol.session import Member
+from client_sdk._protocol.session import MemberSession
 from client_sdk.progress import Notice
 from he_agg.documents.record import PUBLISHED
 from he_agg.documents.roster import Role, Roster
@@ -30,7 +30,9 @@ _LEAST_POLL_S = 1.0
 """An aggregator that answers every long poll at once, with nothing new, is asked once a second, not in a loop."""
 
 
-def federation_state(session: Member, wait_s: int = 0, after: str | None = None) -> Flow[Signed[FederationState]]:
+def federation_state(
+    session: MemberSession, wait_s: int = 0, after: str | None = None
+) -> Flow[Signed[FederationState]]:
     """Ask where the federation stands, and believe what rosters and records agree with.
 
     Args:
@@ -63,7 +65,7 @@ def federation_state(session: Member, wait_s: int = 0, after: str | None = None)
     return signed
 
 
-def deadline(session: Member, deadline_at: int) -> Flow[float]:
+def deadline(session: MemberSession, deadline_at: int) -> Flow[float]:
     """Return a deadline on the driver's clock: never later than a whole round of the plan from now; it may be past."""
     left = min(deadline_at - session.clock(), session.plan.deadline_s)
     return (yield from now()) + left
@@ -76,7 +78,7 @@ def unhurried(asked_at: float) -> Flow[None]:
         yield Sleep(left)
 
 
-def _tell_of_dispute(session: Member, state: FederationState) -> Flow[None]:
+def _tell_of_dispute(session: MemberSession, state: FederationState) -> Flow[None]:
     """Tell, once for each, of a sum that a site has rejected before enough others had opened it."""
     if state.disputed is None or state.disputed in session.disputes:
         return
@@ -85,7 +87,7 @@ def _tell_of_dispute(session: Member, state: FederationState) -> Flow[None]:
     yield Report(Notice("disputed", text, str(state.disputed)))
 
 
-def _parsed(session: Member, body: bytes) -> Flow[Signed[FederationState]]:
+def _parsed(session: MemberSession, body: bytes) -> Flow[Signed[FederationState]]:
     try:
         signed = yield from compute(partial(Signed.parse, FederationState, body))
     except WireError as error:
@@ -95,7 +97,7 @@ def _parsed(session: Member, body: bytes) -> Flow[Signed[FederationState]]:
     return signed
 
 
-def _roster_of(session: Member, state: FederationState, pinned: int) -> Flow[Roster]:
+def _roster_of(session: MemberSession, state: FederationState, pinned: int) -> Flow[Roster]:
     """Follow newer rosters, which coordinators have signed; who goes back to an older one is not believed."""
     if state.roster_version < pinned:
         raise RejectedError(Reason.ROSTER_MISMATCH, "version of the roster", pinned, state.roster_version)
@@ -114,7 +116,7 @@ def _check_signed(signed: Signed[FederationState], keys: dict[str, bytes]) -> Fl
         raise RejectedError(error.reason, "state, signature", expected, signers(signed)) from error
 
 
-def _check_chain(session: Member, state: FederationState, seen: int) -> Flow[None]:
+def _check_chain(session: MemberSession, state: FederationState, seen: int) -> Flow[None]:
     """Refuse an aggregator that takes records back; catch up with the newest one, which must be the state's."""
     if state.index < seen:
         raise RejectedError(Reason.CHAIN_MISMATCH, "number of records", f"at least {seen}", state.index)
@@ -125,7 +127,7 @@ def _check_chain(session: Member, state: FederationState, seen: int) -> Flow[Non
     check_epoch((yield from compute(partial(session.chain.link, state.index))).epoch, "state", state.epoch)
 
 
-def _check_by_records(session: Member, state: FederationState, newest: Link) -> Flow[None]:
+def _check_by_records(session: MemberSession, state: FederationState, newest: Link) -> Flow[None]:
     """Refuse an end that is no record, and other sums as awaited or disputed than the newest."""
     if (state.stage == "ended") != newest.ended:
         wanted = "ended, as its last record says" if newest.ended else "not ended, since no record says so"

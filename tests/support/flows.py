@@ -33,7 +33,7 @@ from client_sdk._net.transport import drive
 from client_sdk._protocol.exchange import Retries
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.retry import RetryPolicy
-from client_sdk._protocol.session import Session
+from client_sdk._protocol.session import MemberSession, Session
 from client_sdk.federated import Update
 from client_sdk.progress import Event
 from he_agg import Mean, Plan, canonical, dequantize, quantize
@@ -523,7 +523,7 @@ def spooled(tmp_path: Path, site: str = "a") -> list[str]:
     return sorted(path.name for path in (tmp_path / "spool" / site).iterdir() if path.name not in kept)
 
 
-def security_log(session: Session) -> list[dict]:
+def security_log(session: MemberSession) -> list[dict]:
     """The lines of a site's security log."""
     return [json.loads(line) for line in session.log.path.read_text().splitlines()]
 
