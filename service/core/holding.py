@@ -126,9 +126,11 @@ def accept_complaint(
     tx.add_complaint(row.id, holder, dealer, complaint.fault, data, int(conductor.now()))
     log(
         logging.ERROR,
-        f"holder {holder} complains of a dealing: it is not what it should be ({complaint.fault})",
+        "a holder complains of a dealing",
         round_id=str(row.id),
+        member=holder,
         site=dealer,
+        reason=complaint.fault.value,
     )
     tx.bump()
     return True

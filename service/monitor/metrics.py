@@ -171,6 +171,14 @@ _PER_FEDERATION = {
     "he_agg_sites": "Sites in the newest roster.",
     "he_agg_roster_expires_timestamp_seconds": "When the newest roster expires; then all requests are refused.",
     "he_agg_disputed": "1 while sites have rejected the newest sum and too few have opened it.",
+    "he_agg_holders": "Holders in the newest roster, where one-time keys are split.",
+    "he_agg_holders_with_key": "Of these, how many have a sharing key of the epoch.",
+    "he_agg_holders_quorum": "How many have to have one, and to echo a record.",
+    "he_agg_awaited": "1 while a published round waits for its holders.",
+    "he_agg_awaited_since_timestamp_seconds": "When that round was published.",
+    "he_agg_awaited_echoes": "How many of its holders have echoed its record.",
+    "he_agg_awaited_answers": "How many of them have answered.",
+    "he_agg_awaited_complaints": "How many dealings they complain of.",
     "he_agg_records": "Length of the chain of records.",
     "he_agg_held_bytes": "Submissions and sums that the disk holds or has promised to hold.",
     "he_agg_round_invited_sites": "Sites that the newest round has invited.",
@@ -190,6 +198,17 @@ def _of_federation(one: dict[str, Any]) -> dict[str, Any]:
         "he_agg_held_bytes": one["held_bytes"],
         "he_agg_round_quorum_sites": one["quorum"],
     }
+    if (holding := one["holding"]) is not None:
+        awaited = holding["awaited"]
+        values["he_agg_holders"] = len(holding["holders"])
+        values["he_agg_holders_with_key"] = sum(each["has_key"] for each in holding["holders"])
+        values["he_agg_holders_quorum"] = holding["quorum"]
+        values["he_agg_awaited"] = int(awaited is not None)
+        if awaited is not None:
+            values["he_agg_awaited_since_timestamp_seconds"] = awaited["since"]
+            values["he_agg_awaited_echoes"] = sum(each["echoed"] for each in awaited["holders"])
+            values["he_agg_awaited_answers"] = sum(each["answered"] for each in awaited["holders"])
+            values["he_agg_awaited_complaints"] = len(awaited["complaints"])
     if (newest := one["round"]) is not None:
         values["he_agg_round_invited_sites"] = len(newest["sites"])
         values["he_agg_round_complete_sites"] = newest["complete"]

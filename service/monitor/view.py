@@ -23,6 +23,7 @@ from service.core.roster_cache import newest_roster, roster_of
 from service.core.verdicts import disputed_round, quorum
 from service.domain.events import Phase, Stage
 from service.domain.submissions import State
+from service.monitor.holding import holding
 from service.settings import Settings
 from service.store.parts.base import PartStore
 from service.store.rows import FederationRow, RoundRow, SubmissionRow
@@ -98,6 +99,7 @@ def _federation(tx: Transaction, row: FederationRow, now: float) -> dict[str, An
         "published": 0 if last is None else last.number,
         "last_published": None if last is None else str(last),
         "disputed": _disputed(tx, row.name),
+        "holding": holding(tx, row, newest),
         "plan_id": plan.plan_id,
         "codec": plan.codec,
         "values": plan.values,
@@ -208,6 +210,8 @@ def _ended(tx: Transaction, row: RoundRow, plan: PublicPlan, kept: bool) -> dict
         "bytes_sum": plan.wire_bytes if published else 0,
         "sum_kept": published and kept,
         "verdicts": tx.verdicts(row.id),
+        "answered": [] if row.basis.holders is None else tx.answered(row.id),
+        "settled_at": row.settled_at,
     }
 
 

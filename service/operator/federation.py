@@ -22,6 +22,7 @@ from he_agg.host.roster_view import day_of, signers_of
 from service.core.conductor import Conductor
 from service.core.transcript import transcript
 from service.operator import operations
+from service.operator.holding import awaited_line, complaint_lines, keys_line
 from service.operator.options import OpenStore, on_store
 from service.store.rows import Keeping
 from service.store.sql import Store
@@ -36,6 +37,7 @@ __all__ = [
     "federation_resume",
     "federation_roster",
     "federation_show",
+    "federation_skip",
     "federation_start",
     "federation_take",
 ]
@@ -170,6 +172,12 @@ dispute = _stage_command(
     "Give up the newest sum of the federation NAME, which sites have rejected: the same round is tried again, by the "
     "sites of the newest roster.",
 )
+federation_skip = _stage_command(
+    operations.skip,
+    "waits for no holders any longer",
+    "Wait no longer for the holders of the newest sum of the federation NAME: the next round opens, and that sum stays "
+    "unopened unless enough of them answer soon.",
+)
 federation_end = _stage_command(
     operations.end, "has ended", "End the federation NAME: an open round fails, a closed one still gets its sum."
 )
@@ -239,7 +247,7 @@ def _roster(shown: dict[str, Any]) -> str:
 def _round(shown: dict[str, Any]) -> str:
     current = shown["round"]
     if current is None:
-        return "no round yet"
+        return "no round yet" + ("" if _is_ready(shown) else "; holders: " + keys_line(shown))
     deadline = datetime.fromtimestamp(current["deadline_at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     done = f"{current['complete']} of {len(current['sites'])} sites complete"
     text = f"round {current['id']} is {current['phase']}, {done}, deadline {deadline}"
@@ -249,6 +257,10 @@ def _round(shown: dict[str, Any]) -> str:
     if asked:
         text += f"; waiting for parts that the disk has damaged: {asked}"
     return text
+
+
+def _is_ready(shown: dict[str, Any]) -> bool:
+    return shown["holding"] is None or shown["holding"]["ready"] is True
 
 
 def _end(shown: dict[str, Any]) -> str:
@@ -271,6 +283,18 @@ def _dispute(disputed: dict[str, Any] | None) -> str:
         return ""
     said = ", ".join(f"{site} {verdict}" for site, verdict in disputed["verdicts"].items())
     return f", DISPUTED: {said}; {disputed['quorum']} must open it"
+
+
+def _holding(shown: dict[str, Any]) -> list[str]:
+    """Say which holders can take part, and whom a published round waits for."""
+    if (holding := shown["holding"]) is None:
+        return []
+    lines = [f"  holders {keys_line(shown)}"]
+    if (awaited := holding["awaited"]) is not None:
+        lines.append(f"  awaited {awaited_line(awaited)}")
+        lines.append(f"          without them: `he-agg federation skip {shown['federation']}`")
+        lines += [f"          {line}" for line in complaint_lines(awaited)]
+    return lines
 
 
 def _options(shown: dict[str, Any]) -> str:
@@ -296,6 +320,7 @@ def _table(federations: list[dict[str, Any]]) -> str:
             f"  rounds  {_options(shown)}",
             f"  now     {_round(shown)}",
             f"  latest  {shown['last_published'] or 'no sum yet'}{_dispute(shown['disputed'])}",
+            *_holding(shown),
             f"  chain   {counted(shown['records'], 'record')}",
         ]
     return "\n".join(lines)

@@ -45,6 +45,7 @@ __all__ = [
     "read_start",
     "resume",
     "show",
+    "skip",
     "start",
 ]
 
@@ -213,11 +214,19 @@ def dispute(store: Store, conductor: Conductor, name: str) -> None:
     """Give up the newest sum of a federation, which sites have rejected: its members try the same round again.
 
     Raises:
-        InputError: no such federation, its newest sum is not disputed, too few of its members are left, or no round is
-            open after it.
+        InputError: no such federation, its keys are split, its newest sum is not disputed, too few of its members are
+            left, or no round is open after it.
     """
     with store.write() as tx:
         plan = _known(tx, name).parsed.plan
+        if plan.splits_keys:
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"federation {name}: no round is tried again where keys are split, as holders answer for one record of "
+                "its number and never for another: two sums of a number would show what a site sends",
+                "coordinators remove who spoils sums (`he-agg roster next`), and the training goes on with the next "
+                "round",
+            )
         conductor.tick_in(tx, name)
         row, newest = tx.newest_sum(name), tx.newest_round(name)
         if row is None or row.phase is not Phase.PUBLISHED or standing_of(tx, row) is not Standing.DISPUTED:
@@ -244,6 +253,26 @@ def dispute(store: Store, conductor: Conductor, name: str) -> None:
                 "wait for it, or resume the federation; after its last round nothing can be tried again",
             )
         conductor.apply_in(tx, name, events.GaveUp(row.id.number, row.id.attempt))
+
+
+def skip(store: Store, conductor: Conductor, name: str) -> None:
+    """Wait no longer for the holders of a published round: what comes after it opens, or the federation ends.
+
+    Its sum opens all the same if they answer while its dealings are kept.
+
+    Raises:
+        InputError: no such federation, or no holders are awaited.
+    """
+    with store.write() as tx:
+        row, newest = _known(tx, name), tx.newest_round(name)
+        if newest is None or not newest.is_awaited:
+            why = "its sites share one-time keys" if not row.parsed.plan.splits_keys else "there is none"
+            raise InputError(
+                Reason.BAD_ARGUMENT,
+                f"federation {name}: expected a round whose holders are awaited, {why}",
+                "`he-agg federation show` shows what it waits for",
+            )
+        conductor.apply_in(tx, name, events.Skipped(newest.id.number, newest.id.attempt))
 
 
 def end(store: Store, conductor: Conductor, name: str) -> None:

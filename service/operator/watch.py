@@ -29,6 +29,7 @@ from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError
 from he_agg.host.commands import json_option
 from he_agg.host.roster_view import day_of
 from service.monitor.view import take_view
+from service.operator.holding import awaited_line, complaint_lines, keys_line
 from service.operator.operations import NONE_YET
 from service.operator.options import where
 from service.settings import load_settings
@@ -107,6 +108,7 @@ def _federation(one: dict[str, Any], now: float) -> RenderableType:
     if one["stage"] != "ended" and now >= one["roster_expires_at"]:
         day = day_of(one["roster_expires_at"])
         inside.append(Text(f"the roster EXPIRED on {day}: nobody is let in until coordinators bring the next", "red"))
+    inside += _holding(one)
     round_ = one["round"]
     if round_ is None:
         return Panel(Group(*inside, Text("no round yet", "dim")), title=title, title_align="left")
@@ -117,6 +119,17 @@ def _federation(one: dict[str, Any], now: float) -> RenderableType:
     if one["history"]:
         inside.append(_history(one["history"][:_HISTORY]))
     return Panel(Group(*inside), title=title, title_align="left")
+
+
+def _holding(one: dict[str, Any]) -> list[RenderableType]:
+    """What to see to about holders; nothing if there is nothing."""
+    if (holding := one["holding"]) is None:
+        return []
+    lines = [] if holding["ready"] or one["end"] is not None else [Text(f"holders: {keys_line(one)}", "red")]
+    if (awaited := holding["awaited"]) is not None:
+        lines.append(Text(awaited_line(awaited), "yellow"))
+        lines += [Text(line, "red") for line in complaint_lines(awaited)]
+    return list(lines)
 
 
 def _headline(round_: dict[str, Any]) -> Text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from he_agg import Plan, canonical
+from he_agg import Plan
 from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import RoundRecord
@@ -26,7 +27,17 @@ from keys import Identity
 from tests.sharing.dealt import dealing_of, keys_of, stand_in_open
 from tests.support.peers import KEY_ID, OCTETS, Peer, Prepared, prepare
 
-__all__ = ["JSON", "Dealt", "Held", "deal_to", "holders_of", "put_dealing", "put_sharing_key", "sharing_key"]
+__all__ = [
+    "JSON",
+    "Dealt",
+    "Held",
+    "deal_to",
+    "holders_of",
+    "put_dealing",
+    "put_sharing_key",
+    "sharing_key",
+    "submit_all",
+]
 
 JSON = {"Content-Type": "application/json"}
 
@@ -45,15 +56,14 @@ def put_sharing_key(peer: Peer, epoch: int = 1, document: bytes | None = None) -
     return peer.bring(f"epochs/{epoch}/sharing-keys/{peer.member.name}", body)
 
 
-def holders_of(peer: Peer, round_id: str | RoundId, epoch: int = 1) -> HolderList:
+def holders_of(peer: Peer, round_id: str | RoundId) -> HolderList:
     """Whom the members of a round deal to, as a site finds out."""
     found = peer.request("GET", f"/v1/rounds/{round_id}/holders")
     assert found.status_code == 200, found.text
-    named = canonical.loads(found.content)["roster"]  # type: ignore[call-overload, index]
-    version = 1
-    while (roster := Signed.parse(Roster, peer.document(f"rosters/{version}").content)).body_digest != named:
+    named, version = found.json(), 1
+    while (roster := Signed.parse(Roster, peer.document(f"rosters/{version}").content)).body_digest != named["roster"]:
         version += 1
-    return HolderList.parse(found.content, roster, epoch)
+    return HolderList.parse(found.content, roster, named["epoch"])
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,18 @@ def deal_to(plan: Plan, listed: HolderList, round_id: str, site: str, seed: int,
 def put_dealing(peer: Peer, submission_id: str, data: bytes) -> httpx.Response:
     """A dealing, sent."""
     return peer.request("PUT", f"/v1/submissions/{submission_id}/dealing", OCTETS, content=data)
+
+
+def submit_all(plan: Plan, peer: Callable[[str], Peer], round_id: str, sites: str = "abc") -> list[Dealt]:
+    """All of a round's submissions with their dealings, over HTTP."""
+    listed, submitted = holders_of(peer(sites[0]), round_id), []
+    for seed, site in enumerate(sites):
+        dealt = deal_to(plan, listed, round_id, site, seed)
+        assert peer(site).announce(round_id, dealt.prepared.manifest).status_code == 201
+        assert put_dealing(peer(site), dealt.id, dealt.dealing.to_bytes()).status_code == 201
+        assert peer(site).put(dealt.id, 0, dealt.prepared.whole).status_code == 200
+        submitted.append(dealt)
+    return submitted
 
 
 @dataclass
@@ -125,7 +147,7 @@ class Held:
         """Its own part of the members' dealings, in the order of their names."""
         found = self.get("shares")
         assert found.status_code == 200, found.text
-        holders = holders_of(self.peer, self.round_id, self.record.body.epoch)
+        holders = holders_of(self.peer, self.round_id)
         size = holders.holders.excerpt_bytes(holders.holders.index(self.name))
         assert len(found.content) == size * len(self.record.body.members)
         pieces = [found.content[at : at + size] for at in range(0, len(found.content), size)]

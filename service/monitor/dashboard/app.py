@@ -32,6 +32,7 @@ _FILES = {
     "/style.css": ("style.css", "text/css"),
     "/app.js": ("app.js", "text/javascript"),
     "/view.js": ("view.js", "text/javascript"),
+    "/holders.js": ("holders.js", "text/javascript"),
     "/dom.js": ("dom.js", "text/javascript"),
     "/format.js": ("format.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

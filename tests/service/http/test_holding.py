@@ -22,7 +22,7 @@ from he_agg.sharing.shares import ANSWER_BYTES, Fault, read_answer
 from service.domain import events
 from service.refusal import RefusedError
 from tests.sharing.dealt import MASK_KEY
-from tests.support.holding import Held, deal_to, holders_of, put_dealing, put_sharing_key, sharing_key
+from tests.support.holding import Held, deal_to, holders_of, put_dealing, put_sharing_key, sharing_key, submit_all
 from tests.support.peers import adopt, deal, enrol, make_plan, operator
 from tests.support.simulated import SimulatedFederation
 from tests.support.trust import Consortium, identity_of
@@ -54,17 +54,10 @@ def published(opened):
     return opened
 
 
-def publish(inside, round_id, sites="abc"):
-    holders = holders_of(inside.at("a"), round_id, inside.row(round_id).basis.epoch)
-    submitted = []
-    for i, site in enumerate(sites):
-        dealt = deal_to(inside.plan, holders, round_id, site, i)
-        assert inside.at(site).announce(round_id, dealt.prepared.manifest).status_code == 201
-        assert put_dealing(inside.at(site), dealt.id, dealt.dealing.to_bytes()).status_code == 201
-        assert inside.at(site).put(dealt.id, 0, dealt.prepared.whole).status_code == 200
-        submitted.append(dealt)
+def publish(inside, round_id):
+    dealt = submit_all(inside.plan, inside.at, round_id)
     inside.fold()
-    return submitted
+    return dealt
 
 
 def held(inside, *names, round_id="f.1.1"):
@@ -359,7 +352,7 @@ def test_a_new_epoch_needs_new_sharing_keys(opened):
     for name in "abc":
         assert put_sharing_key(opened.at(name), 2).status_code == 201
     assert (state(opened).open.number, state(opened).open.attempt) == (1, 2)
-    assert holders_of(opened.at("a"), "f.1.2", 2).epoch == 2
+    assert holders_of(opened.at("a"), "f.1.2").epoch == 2
 
 
 def test_the_end_waits_for_the_holders(published):

@@ -24,8 +24,9 @@ def world_on() -> Iterator[Callable[..., RealFederation]]:
     """Makes federations on a watched server."""
     worlds: list[RealFederation] = []
 
-    def make(watched: Watched, name: str, sites=("a", "b", "c"), **options: Any) -> RealFederation:
-        worlds.append(RealFederation(watched.server, make_plan(name, **options), sites))
+    def make(watched: Watched, name: str, sites=("a", "b", "c"), holders=(), **options: Any) -> RealFederation:
+        plan = make_plan(name, split=bool(holders), **options)
+        worlds.append(RealFederation(watched.server, plan, sites, holders=holders))
         return worlds[-1]
 
     yield make

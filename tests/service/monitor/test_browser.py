@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+from service.operator import operations
 from tests.service.monitor.browser import CONTRAST, PROBLEMS, chromium, requests_of, size, text
 from tests.service.monitor.watched import watched_server
-from tests.support.peers import prepare
+from tests.support.holding import Held, put_sharing_key, submit_all
+from tests.support.peers import operator, prepare
 from tests.support.real import until
 
 EVIL = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>"
@@ -80,6 +82,34 @@ def test_a_round_from_open_to_published(page, watched, world_on):
     assert "live, round 1: published." in said
     assert page.execute_script("return document.body.dataset.mark") == "here"
     assert "he-agg" in page.title
+
+
+def test_holders_that_a_round_waits_for(page, watched, world_on):
+    world = world_on(watched, "split", holders=["a", "b", "c", "trustee"], min_sites=3, rounds=2)
+    mine = "#federation-split"
+    until(lambda: "split: no round opens before 3 holders have a sharing key" in text(page, ".headline"))
+    for name in ("a", "b", "trustee"):
+        assert put_sharing_key(world.peers[name]).status_code == 201
+    until(lambda: "Round 1" in text(page, mine))
+    assert "no round opens" not in text(page, ".headline")
+    assert "Not yet" in text(page, f'{mine} .holders [data-key="c"]')
+    submit_all(world.plan, world.peer, "split.1.1")
+    until(lambda: "Round split.1.1 waits for them" in text(page, f"{mine} .holders"))
+    held = [Held(world.peers[name], "split.1.1") for name in ("a", "b", "trustee")]
+    assert [one.echo().status_code for one in held] == [201] * 3
+    assert held[0].complain("b").status_code == 201
+    assert held[2].answer().status_code == 201
+    until(lambda: text(page, f'{mine} .holders [data-key="trustee"]').count("Here") == 3)
+    assert text(page, f'{mine} .holders [data-key="c"]').count("Not yet") == 3
+    until(lambda: "split: a complains of the dealing of b in round split.1.1 (sealed)" in text(page, ".headline"))
+    for width in (1280, 360):
+        size(page, width)
+        assert page.execute_script(PROBLEMS) == []
+        assert page.execute_script(CONTRAST) == []
+    with operator(watched.server.data_dir) as (store, conductor):
+        operations.skip(store, conductor, "split")
+    until(lambda: "Round 2" in text(page, f"{mine} .round h3"))
+    assert "waits for them" not in text(page, f"{mine} .holders")
 
 
 def test_the_link_leaves_the_address_and_the_script_gets_no_session(page, watched):

@@ -193,7 +193,7 @@ def test_a_round_as_the_page_sees_it(watched, world_on, client):
     world.peer("c").submit("seen.1.1", prepared["c"])
     federation = seen(lambda each: each["published"] == 1)
     (ended,) = federation["history"]
-    assert ended | {"opened_at": 0, "closed_at": 0, "ended_at": 0} == {
+    assert ended | {"opened_at": 0, "closed_at": 0, "ended_at": 0, "settled_at": 0} == {
         "id": "seen.1.1",
         "number": 1,
         "attempt": 1,
@@ -207,6 +207,8 @@ def test_a_round_as_the_page_sees_it(watched, world_on, client):
         "bytes_sum": size,
         "sum_kept": True,
         "verdicts": {},
+        "answered": [],
+        "settled_at": 0,
     }
     assert ended["opened_at"] <= ended["closed_at"] <= ended["ended_at"]
     assert federation["round"]["id"] == "seen.2.1"

@@ -204,7 +204,8 @@ def test_fields_are_the_known_ones(shown):
         "federation", "stage", "paused_at", "end", "sites", "coordinators", "min_sites", "small_groups", "max_sites",
         "quorum", "rounds", "deadline_s", "published", "last_published", "plan_id", "codec", "values", "bytes_up",
         "epoch", "key_id", "committed", "roster_version", "roster_expires_at", "records", "head", "held_bytes",
-        "sample_percent", "keep_sums", "keep_submissions", "disputed", "round", "history", "attempts", "submissions",
+        "sample_percent", "keep_sums", "keep_submissions", "disputed", "holding", "round", "history", "attempts",
+        "submissions",
     }  # fmt: skip
     assert {field for site in federation["round"]["sites"] for field in site} == {
         "site", "state", "bytes", "bytes_total", "accepted_at", "asked_again",

@@ -2,6 +2,7 @@
 
 import { ago, bytes, clock, day, duration, iso, moment, number, plural } from "./format.js";
 import { h } from "./dom.js";
+import { holders, holderWorries } from "./holders.js";
 
 const STAGES = { created: "Not started", running: "Running", paused: "Paused", ended: "Ended" };
 const REASONS = { rounds: "after the rounds of its plan", operator: "by its operator" };
@@ -45,6 +46,7 @@ export function worries(snapshot, now) {
   if (free !== null && free < reserve) found.push(["bad", "The disk is full up to its reserve: new submissions are refused."]);
   else if (free !== null && free < reserve + 0.05 * size) found.push(["warn", `The disk is filling up: ${bytes(free - reserve)} above the reserve are left.`]);
   for (const each of snapshot.federations) {
+    found.push(...holderWorries(each, now));
     if (each.stage === "ended") continue;
     const name = each.federation;
     const left = each.roster_expires_at - now;
@@ -53,7 +55,7 @@ export function worries(snapshot, now) {
     if (each.disputed) {
       const said = Object.entries(each.disputed.verdicts);
       const by = (word) => said.filter(([, verdict]) => verdict === word).map(([site]) => site);
-      found.push(["bad", `${name}: the sum of round ${each.disputed.id} is disputed: rejected by ${by("rejected").join(", ")}; opened by ${by("opened").join(", ") || "nobody"}. Tell the coordinators; then he-agg dispute ${name} has it tried again.`]);
+      found.push(["bad", `${name}: the sum of round ${each.disputed.id} is disputed: rejected by ${by("rejected").join(", ")}; opened by ${by("opened").join(", ") || "nobody"}. Tell the coordinators${each.holding ? "" : `; then he-agg dispute ${name} has it tried again`}.`]);
     }
     const round = each.round;
     if (!round) continue;
@@ -116,6 +118,7 @@ function federation(each, now) {
       h("span", { class: `badge ${each.stage}` }, STAGES[each.stage]),
       h("p", { class: "muted" }, `${number(each.published)} of ${plural(each.rounds, "round")} published`, each.end && ["; ended ", REASONS[each.end.reason], ", ", h("time", { datetime: iso(each.end.ended_at) }, moment(each.end.ended_at, now))])),
     each.round && each.stage !== "created" ? liveRound(each, each.round, now) : h("p", { class: "muted" }, "No round has opened yet."),
+    each.holding && holders(each),
     history(each, id, now),
     facts(each, now));
 }
