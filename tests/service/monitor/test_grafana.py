@@ -21,7 +21,7 @@ WORDS = {
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
-    """Names of all samples, and their labels, of an aggregator with one federation that has done everything."""
+    """Names of all samples, and their labels, of aggregators whose federations have done everything."""
     from service.aggregator import Aggregator
     from service.domain import events
     from service.limits import Limits
@@ -47,6 +47,7 @@ def known(tmp_path_factory):
     metrics.folded(Fold(RoundId("stroke", 1, 1), 0.0, 1.0, "published"))
     text = metrics.render().decode()
     aggregator.close()
+    text += metrics_while_awaited(tmp_path_factory.mktemp("split"))
     found: dict[str, set[str]] = {}
     for line in text.splitlines():
         if line.startswith("#"):
@@ -54,6 +55,24 @@ def known(tmp_path_factory):
         name, labels = re.match(r"([a-z_0-9]+)(?:\{(.*)\})? ", line).groups()
         found.setdefault(name, set()).update(re.findall(r'([a-z_]+)="', labels or ""))
     return found
+
+
+def metrics_while_awaited(data_dir):
+    from service.limits import Limits
+    from tests.support.holding import put_sharing_key, submit_all
+    from tests.support.peers import make_plan
+    from tests.support.simulated import SimulatedFederation
+
+    inside = SimulatedFederation(data_dir, make_plan("f", split=True, min_sites=3), holders="abcd")
+    for name in "abcd":
+        put_sharing_key(inside.at(name))
+    submit_all(inside.plan, inside.at, "f.1.1")
+    inside.fold()
+    metrics = Metrics()
+    metrics.bind(inside.aggregator, Limits(inside.settings))
+    text = metrics.render().decode()
+    inside.end()
+    return text
 
 
 def check(query, known):
