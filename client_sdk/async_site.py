@@ -10,8 +10,7 @@ from client_sdk._base import RoundBase, SiteBase
 from client_sdk._effects import Flow
 from client_sdk._net.transport import AsyncTransport
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.poll import last_published, next_round, open_round
-from client_sdk._protocol.state import federation_state
+from client_sdk._protocol.poll import last_published, next_round, open_round, status
 from client_sdk.federated import Outcome, Sending, Update
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
@@ -54,7 +53,7 @@ class AsyncSite(SiteBase):
 
     async def status(self) -> FederationState:
         """Tell where the federation stands; see `Site.status`."""
-        return (await self._run(federation_state(self._session))).body
+        return await self._run(status(self._session))
 
     async def last_published(self) -> str | None:
         """Return the id of the newest round with a mean; see `Site.last_published`."""

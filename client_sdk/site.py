@@ -9,8 +9,7 @@ from client_sdk._base import RoundBase, SiteBase
 from client_sdk._effects import Flow
 from client_sdk._net.transport import Transport
 from client_sdk._protocol import verbs as _flows
-from client_sdk._protocol.poll import last_published, next_round, open_round
-from client_sdk._protocol.state import federation_state
+from client_sdk._protocol.poll import last_published, next_round, open_round, status
 from client_sdk.federated import Outcome, Sending, Update
 from client_sdk.progress import Listener
 from he_agg.documents.state import FederationState
@@ -76,7 +75,7 @@ class Site(SiteBase):
             TransportError: the aggregator was away for too long.
             ProtocolError: it refused.
         """
-        return self._run(federation_state(self._session)).body
+        return self._run(status(self._session))
 
     def last_published(self) -> str | None:
         """Return the id of the newest round with a mean, by the records that this site has verified; None if none.

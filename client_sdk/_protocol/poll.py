@@ -30,6 +30,7 @@ __all__ = [
     "last_published",
     "next_round",
     "open_round",
+    "status",
 ]
 
 
@@ -51,6 +52,19 @@ class OpenRound:
     closes_at: float
     records: int = 0
     epoch: int = 1
+
+
+def status(session: Session) -> Flow[FederationState]:
+    """Ask where the federation stands, and have a sharing key there if this site is a holder.
+
+    Raises:
+        ProtocolError: see `federation_state`, as for the next two.
+        KeystoreError: see there.
+        ConfigError: see there.
+    """
+    state = (yield from federation_state(session)).body
+    yield from ensure_sharing_key(session, state)
+    return state
 
 
 def open_round(session: Session) -> Flow[OpenRound | None]:
