@@ -20,7 +20,7 @@ from client_sdk._protocol.accept import RejectedError
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.holding import context_of, seen_by
 from client_sdk._protocol.session import Session
-from client_sdk._protocol.state import POLL_S, unhurried
+from client_sdk._protocol.state import poll_s, unhurried
 from client_sdk.progress import Waits
 from he_agg import canonical
 from he_agg.documents.holding import MAX_ANSWER_BYTES, MAX_ECHO_BYTES, Answer, Echo
@@ -99,17 +99,18 @@ def _ask(session: Session, told: Told, until: float) -> Flow[bool]:
         Whether there are; not if the time is over.
     """
     round_id, thresholds = told.record.round_id, told.holders.thresholds
-    request = Request(
-        "GET",
-        f"/v1/rounds/{round_id}/answers?wait={POLL_S}&more_than={told.served}",
-        frozenset({200, 204}),
-        max_bytes=_MAX_BYTES,
-        wait_s=POLL_S,
-    )
     text = f"round {round_id}: waiting for {counted(thresholds.threshold, 'holder')} to answer for its sum"
     while True:
         asked_at = yield from now()
         yield Report(Waits(text, str(round_id), max(until - asked_at, 0.0)))
+        wait_s = poll_s(until - asked_at)
+        request = Request(
+            "GET",
+            f"/v1/rounds/{round_id}/answers?wait={wait_s}&more_than={told.served}",
+            frozenset({200, 204}),
+            max_bytes=_MAX_BYTES,
+            wait_s=wait_s,
+        )
         response = yield from exchange(session.retries, request)
         if response.status == 200:
             yield from compute(partial(told.take, response.body))

@@ -26,7 +26,7 @@ from client_sdk._protocol.holding import (
     split_shares,
 )
 from client_sdk._protocol.session import MemberSession
-from client_sdk._protocol.state import POLL_S, unhurried
+from client_sdk._protocol.state import POLL_S, poll_s, unhurried
 from client_sdk.progress import Notice, Waits
 from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.record import RoundRecord
@@ -217,18 +217,19 @@ def _await_echoes(
     Raises:
         ProtocolError: too few have.
     """
-    request = Request(
-        "GET",
-        f"/v1/rounds/{round_id}/echoes?wait={POLL_S}",
-        frozenset({200, 204}),
-        max_bytes=MAX_ECHOES_BYTES,
-        wait_s=POLL_S,
-    )
     quorum = holders.thresholds.quorum
     yield Report(Waits(f"round {round_id}: waiting for {counted(quorum, 'holder')} to see its record", str(round_id)))
     seen: frozenset[str] = frozenset()
     while True:
         asked_at = yield from now()
+        wait_s = poll_s(until - asked_at)
+        request = Request(
+            "GET",
+            f"/v1/rounds/{round_id}/echoes?wait={wait_s}",
+            frozenset({200, 204}),
+            max_bytes=MAX_ECHOES_BYTES,
+            wait_s=wait_s,
+        )
         response = yield from exchange(session.retries, request)
         if response.status == 200:
             echoes = yield from compute(partial(parse_echoes, response.body))

@@ -7,6 +7,7 @@ else that an aggregator says can only make it ask again.
 from __future__ import annotations
 
 from functools import partial
+from math import ceil
 
 from client_sdk._disk.chain import Link
 from client_sdk._effects import Flow, Report, Request, Sleep, compute, now
@@ -21,13 +22,18 @@ from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
 from he_agg.errors import Reason, WireError
 
-__all__ = ["POLL_S", "deadline", "federation_state", "unhurried"]
+__all__ = ["POLL_S", "deadline", "federation_state", "poll_s", "unhurried"]
 
 POLL_S = 30
 """Longest wait that a long poll asks for: proxies commonly cut idle connections after 60 s. Units: seconds."""
 
 _LEAST_POLL_S = 1.0
 """An aggregator that answers every long poll at once, with nothing new, is asked once a second, not in a loop."""
+
+
+def poll_s(left_s: float) -> int:
+    """Return how long a long poll may wait where so much time is left. Units: seconds."""
+    return max(0, min(POLL_S, ceil(left_s)))
 
 
 def federation_state(

@@ -24,9 +24,9 @@ def aggregator(tmp_path_factory):
 def hospitals(aggregator):
     """Founds federations of sites with keys and files, on the shared aggregator or another."""
 
-    def found(root, server=None, *, start=True, **options) -> Hospitals:
+    def found(root, server=None, *, start=True, holders=(), **options) -> Hospitals:
         plan = Hospitals.plan_of(f"sdk-{next(_numbers)}", **options)
-        return Hospitals(server or aggregator, root, plan, start=start)
+        return Hospitals(server or aggregator, root, plan, start=start, holders=holders)
 
     return found
 

@@ -271,10 +271,10 @@ def test_it_asks_no_faster_than_once_a_second(tmp_path, aggregator):
     world = World(aggregator)
 
     def meddle(request: Request, body: bytes):
-        if "/answers" in request.path:
-            world.time -= 30.0
-            return Response(204)
-        return None
+        if "/answers" not in request.path:
+            return None
+        world.time -= 30.0 if "wait=30" in request.path else 0.0
+        return Response(204)
 
     world.meddle = meddle
     with pytest.raises(ProtocolError):

@@ -6,19 +6,30 @@ for the SDK. The process itself is in server.py; everything in one process, with
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 
+from client_sdk import Site
+from client_sdk._effects import Flow
+from client_sdk._net.transport import Transport
+from client_sdk._protocol.hold import hold_awaited
+from client_sdk._protocol.session import Trustee, open_trustee
+from client_sdk._protocol.sharing_key import ensure_sharing_key
+from client_sdk._protocol.state import federation_state
+from client_sdk._protocol.trustee import hold_until_end
+from client_sdk.config import TrusteeSettings
 from client_sdk.federated import Update
 from he_agg import Layout, Plan
 from he_agg.documents.federation import FederationDocument
+from he_agg.documents.roster import Role
 from he_agg.host.processes import AggregatorProcess
 from keys import GroupKey
 from service.domain.events import Phase
@@ -135,12 +146,66 @@ class Hospitals(RealFederation):
         *,
         sites: Sequence[str] = SITES,
         start: bool = True,
+        holders: Sequence[str] = (),
     ) -> None:
         self.key = GroupKey.create(plan)
-        super().__init__(server, plan, sites, start=start, document=self.key.federation_document)
+        document = self.key.federation_document
+        super().__init__(server, plan, sites, start=start, document=document, holders=holders)
         self.root = root / self.name
         for site in sites:
             self._equip(site)
+        for trustee in set(holders) - set(sites):
+            self._equip_trustee(trustee)
+
+    def _equip_trustee(self, name: str) -> None:
+        directory = self.directory(name)
+        directory.mkdir(parents=True)
+        self.members[name].save(directory / "identity")
+        (directory / "plan.json").write_bytes(self.key.federation_document.encode())
+        (directory / "roster.json").write_bytes(self.consortium.roster.encode())
+        (directory / "holder.toml").write_text(
+            f'url = "{self.server.url}"\nidentity = "identity"\nplan = "plan.json"\nroster = "roster.json"\n'
+            'spool = "spool"\npatience_s = 60\n'
+        )
+
+    def start_with_all_keys(self) -> None:
+        """Start once every holder has a sharing key: a round opens with fewer, and then can do without fewer."""
+        for site in self.sites:
+            with Site.open(self.config(site)) as opened:
+                assert opened.current() is None
+        holders = self.consortium.roster.body.having(Role.HOLDER)
+        with operator(self.server.data_dir) as (store, conductor):
+
+            def keys() -> bool:
+                with store.read() as tx:
+                    return tx.sharing_keys(self.name, 1).keys() == holders.keys()
+
+            until(keys)
+            operations.start(store, conductor, self.name)
+
+    def trustee_looks(self, name: str) -> None:
+        """Have a trustee look once where the federation stands, and do what is to be done."""
+
+        def look(session: Trustee) -> Flow[None]:
+            state = (yield from federation_state(session)).body
+            yield from ensure_sharing_key(session, state)
+            yield from hold_awaited(session, state)
+
+        self._as_trustee(name, look)
+
+    @contextlib.contextmanager
+    def trustee(self, name: str) -> Iterator[None]:
+        """Have a trustee hold as `he-agg holder run` does, in a thread of that name; the block ends the federation."""
+        with ThreadPoolExecutor(1, thread_name_prefix=name) as thread:
+            done = thread.submit(self._as_trustee, name, hold_until_end)
+            yield
+            done.result(30)
+
+    def _as_trustee(self, name: str, flow: Callable[[Trustee], Flow[None]]) -> None:
+        settings = TrusteeSettings.load(self.directory(name) / "holder.toml", {})
+        session = open_trustee(settings)
+        with contextlib.closing(Transport(settings.url, session.signer)) as transport:
+            transport.run(flow(session), lambda event: None)
 
     def _equip(self, site: str) -> None:
         directory = self.directory(site)
