@@ -34,7 +34,7 @@ from he_agg.documents.roster import Role
 from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import AnyBody, Signed
 from he_agg.documents.state import FederationState
-from he_agg.errors import HeAggError, ProtocolError, Reason, WireError, counted
+from he_agg.errors import DecryptionError, HeAggError, ProtocolError, Reason, WireError, counted
 from he_agg.ids import RoundId
 from he_agg.sharing.field import Elements
 from he_agg.sharing.shares import BadShare, answer, open_share
@@ -63,9 +63,9 @@ def hold(session: MemberSession, accepted: Accepted, until: float | None = None)
     try:
         done = yield from _hold(session, accepted, until)
     except RejectedError as refused:
-        yield from compute(partial(note, session, "not-answered", round_id, refused))
         why = f"{refused.what}: expected {refused.expected}, got {refused.got}; see {session.log.path}"
-        yield from _tell(session, round_id, why)
+        if (yield from _tell(session, round_id, why)):
+            yield from compute(partial(note, session, "not-answered", round_id, refused))
     except HeAggError as error:
         if error.reason == Reason.SUM_NOT_READY:  # others are awaited
             yield Report(Waits(f"round {round_id}: {error.message}", str(round_id)))
@@ -78,12 +78,14 @@ def hold(session: MemberSession, accepted: Accepted, until: float | None = None)
     return False
 
 
-def _tell(session: MemberSession, round_id: RoundId, why: str) -> Flow[None]:
-    """Tell, once, that this member has not answered."""
+def _tell(session: MemberSession, round_id: RoundId, why: str) -> Flow[bool]:
+    """Tell that this member has not answered; whether it is news."""
     text = f"round {round_id}: {session.site} has not answered as a holder: {why}"
-    if text not in session.holding.told:
-        session.holding.told.add(text)
-        yield Report(Notice("holding", text, str(round_id)))
+    if text in session.holding.told:
+        return False
+    session.holding.told.add(text)
+    yield Report(Notice("holding", text, str(round_id)))
+    return True
 
 
 def hold_awaited(session: MemberSession, state: FederationState) -> Flow[bool]:
@@ -97,12 +99,17 @@ def hold_awaited(session: MemberSession, state: FederationState) -> Flow[bool]:
         return False
     try:
         signed = yield from refusing(session, "chain-rejected", awaited, record_at(session, state.index))
-        if not (yield from compute(partial(_is_asked, session, signed.body))):
+        asked = yield from compute(partial(_is_asked, session, signed.body))
+        if not asked or signed.digest in session.holding.refused:
             return False
         entry, stored = session.spool.entry(awaited), None
         with contextlib.suppress(WireError):  # as in a site's own rounds
             stored = yield from compute(entry.stored)
         accepted = yield from accept(session, entry, signed, stored)
+    except DecryptionError as error:  # it will not be another record, however often this member looks
+        session.holding.refused.add(signed.digest)
+        yield from _tell(session, awaited, error.message)
+        return False
     except HeAggError as error:
         yield from _tell(session, awaited, error.message)
         return False
@@ -119,7 +126,7 @@ def _hold(session: MemberSession, accepted: Accepted, until: float) -> Flow[bool
     if not (yield from compute(partial(_may_answer, session, record.round_id, digest))):
         return False
     keys = session.rosters.signed_as(record.roster).body.keys_of(Role.HOLDER)
-    kept = yield from compute(partial(session.promises.answer, record.round_id))
+    kept = yield from compute(partial(_kept, session, record.round_id, digest))
     if kept is None:
         key = yield from compute(partial(session.sharing_keys.of, record.epoch))
         if key is None or holders is None or not own_key(holders, session.site, key.public):
@@ -163,6 +170,17 @@ def _may_answer(session: MemberSession, round_id: RoundId, record: str) -> bool:
     return True
 
 
+def _kept(session: MemberSession, round_id: RoundId, record: str) -> bytes | None:
+    """Return the answer that was made for a promised record, if it was made."""
+    kept = session.promises.answer(round_id)
+    if kept is None or session.promises.of(round_id.number) is None:
+        return None
+    try:
+        return kept if Signed.parse(Answer, kept).body.record == record else None
+    except WireError:  # a damaged file: what was in it can be made again
+        return None
+
+
 def _promise(session: MemberSession, round_id: RoundId, record: str) -> None:
     try:
         session.promises.make(round_id, record)
@@ -186,13 +204,20 @@ def _open_shares(
     bad = {site: share for site, share in opened.items() if isinstance(share, BadShare)}
     for site, share in bad.items():
         complaint = Complaint(round_id, record, session.site, site, share.fault, share.plaintext)
-        facts = {"federation": session.federation, "site": session.site, "round": str(round_id)}
-        yield from compute(partial(session.log.note, "bad-dealing", **facts, dealer=site, what=str(share.fault)))
+        yield from compute(partial(_note_bad, session, round_id, site, share))
         yield from _put(session, round_id, f"complaints/{session.site}.{site}", complaint)
     if bad:
         what = f"dealings of {' '.join(bad)}"
         raise RejectedError(Reason.SUM_REJECTED, what, "shares that open and are proven", "others; it has complained")
     return [share for share in opened.values() if not isinstance(share, BadShare)]
+
+
+def _note_bad(session: MemberSession, round_id: RoundId, dealer: str, share: BadShare) -> None:
+    noted = f"round {round_id}: dealing of {dealer}"
+    if noted not in session.holding.told:
+        session.holding.told.add(noted)
+        facts = {"federation": session.federation, "site": session.site, "round": str(round_id)}
+        session.log.note("bad-dealing", **facts, dealer=dealer, what=str(share.fault))
 
 
 def _opened(

@@ -54,11 +54,13 @@ class Holding:
     Attributes:
         answered: the rounds whose answer the aggregator has.
         keyed: the epochs whose sharing key the aggregator has, or will not take.
+        refused: digests of the records that it would not open, and answers never.
         told: what people were told already.
     """
 
     answered: set[RoundId] = field(default_factory=set)
     keyed: set[int] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
 
 

@@ -10,9 +10,12 @@ import pytest
 
 from client_sdk._effects import Response
 from client_sdk._protocol.hold import hold_awaited
+from client_sdk._protocol.poll import next_round
+from client_sdk._protocol.session import Session
 from he_agg import canonical
 from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.signed import Signed
+from he_agg.errors import ProtocolError
 from he_agg.ids import RoundId
 from he_agg.ring.primes import N
 from he_agg.sharing.dealing import Excerpt
@@ -447,6 +450,63 @@ def test_what_keeps_a_holder_from_answering_fails_nothing_else(tmp_path, rng, ag
     world.meddle = lambda *_: None
     assert look(holders["b"], aggregator, world)
     assert sorted(aggregator.of("echoes")) == ["b"]
+
+
+def test_a_record_that_is_refused_is_not_looked_at_again(tmp_path, rng, aggregator):
+    holders = published(aggregator, rng, tmp_path)
+    aggregator.manifests["b"] = aggregator.manifests["c"]
+    world = HolderWorld(aggregator, site="a")
+    for _ in range(3):
+        assert not look(holders["a"], aggregator, world)
+    assert aggregator.said == {}
+    assert holders["a"].promises.of(1) is None
+    assert [line["event"] for line in security_log(holders["a"])] == ["sum-rejected"]
+    assert len(notices(world)) == 1
+
+
+def test_a_site_that_waits_for_a_round_holds_meanwhile(tmp_path, rng, aggregator):
+    """Also one that was not in the sum: it is a holder all the same."""
+    holders = begin(aggregator, tmp_path)
+    for site in SITES:
+        aggregator.deal(rng, site)
+    aggregator.publish()
+    look(holders["b"], aggregator)
+    look(holders["trustee"], aggregator)
+    session, polls = holders["a"], []
+    assert isinstance(session, Session)
+
+    def meddle(request, _):
+        if "/state" in request.path:
+            polls.append(request.path)
+            if len(polls) == 2:
+                assert sorted(aggregator.of("answers")) == ["a"]
+                look(holders["b"], aggregator)
+                aggregator.open(round_after(aggregator.round_id))
+
+    opened = HolderWorld(aggregator, meddle, site="a").run(next_round(session, "test.1.1"))
+    assert opened is not None
+    assert str(opened.id) == "test.2.1"
+    assert len(polls) == 2
+
+
+@pytest.mark.parametrize("awaited", [RoundId("test", 1, 2), RoundId("test", 2, 1)])
+def test_an_awaited_round_that_is_not_the_newest_sum_is_not_believed(tmp_path, rng, aggregator, awaited):
+    holders = published(aggregator, rng, tmp_path)
+    aggregator.lies = {"awaited": awaited}
+    with pytest.raises(ProtocolError, match="state, awaited"):
+        look(holders["a"], aggregator)
+    aggregator.open(round_after(aggregator.round_id))
+    aggregator.lies = {"awaited": RoundId("test", 1, 1), "open": None}  # of the newest sum: the aggregator may say so
+    assert look(holders["a"], aggregator)
+
+
+def test_what_is_kept_of_another_record_is_not_sent(tmp_path, rng, aggregator):
+    holders = published(aggregator, rng, tmp_path)
+    other = Signed.make(Answer(aggregator.round_id, "00" * 32, "a", bytes(4096)), identity_of("a").signing_key)
+    for stale in (other.encode(), b"damaged"):
+        holders["a"].promises.keep_answer(aggregator.round_id, stale)
+        assert look(holders["a"], aggregator)
+        assert aggregator.of("answers") == {}
 
 
 # Journals and sharing keys, for as long as a federation lasts.
