@@ -6,8 +6,8 @@
 
 Holders answer for one record of a number. Who deals to one list in one attempt and to another in the next can be made
 to appear in two records, each with a list that has seen one of them only. `holders` is a digest of who they are and how
-many it takes; their keys may be others in another attempt. A line is added before anything is dealt, and nothing is
-ever changed. A last line that a crash cut short counts as not written; nothing was dealt for it.
+many it takes; what is sealed to them may change with the epoch. A line is added before anything is dealt; nothing is
+ever changed. A last line that a crash cut short counts as not written: nothing was dealt for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client_sdk._disk.lines import Lines
 from he_agg import canonical
-from he_agg.documents.sharing import HolderList
+from he_agg.documents.roster import Role, Roster
 from he_agg.errors import Reason
 from he_agg.ids import MAX_NUMBER
 
@@ -30,13 +30,16 @@ class Dealt:
         self._lists: dict[int, str] = {}
         self._lines = Lines(path, self._take, "to which holders it has dealt before", Reason.BAD_CONFIG)
 
-    def pin(self, number: int, holders: HolderList) -> bool:
-        """Note the list that is dealt to for a number, if none is noted yet.
+    def pin(self, number: int, roster: Roster) -> bool:
+        """Note the holders that are dealt to for a number, if none are noted yet.
+
+        Args:
+            roster: that the attempt opened under.
 
         Returns:
-            Whether it is the one that is noted: to another nothing may be dealt.
+            Whether they are those that are noted: to others nothing may be dealt.
         """
-        wanted = _digest(holders)
+        wanted = _digest(roster)
         self._lines.read()
         if number not in self._lists:
             with self._lines.adding() as add:
@@ -50,8 +53,8 @@ class Dealt:
         self._lists.setdefault(number, holders)
 
 
-def _digest(holders: HolderList) -> str:
-    thresholds = holders.thresholds
-    return canonical.digest(
-        {"names": list(holders.names), "quorum": thresholds.quorum, "threshold": thresholds.threshold}
-    )
+def _digest(roster: Roster) -> str:
+    if roster.holders is None:
+        raise ValueError("expected a roster with holders")
+    keys = {name: key.hex() for name, key in roster.keys_of(Role.HOLDER).items()}
+    return canonical.digest({"keys": keys, "quorum": roster.holders.quorum, "threshold": roster.holders.threshold})

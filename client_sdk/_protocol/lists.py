@@ -58,7 +58,7 @@ def list_to_deal_to(session: Session, round_id: RoundId, epoch: int, records: in
     if not holders.is_ready:
         wanted = f"of {counted(holders.thresholds.quorum, 'holder')} at least"
         raise RejectedError(Reason.BAD_ANSWER, "holders, sharing keys", wanted, f"of {len(holders.keys)}")
-    if not (yield from compute(partial(session.dealt.pin, round_id.number, holders))):
+    if not (yield from compute(partial(session.dealt.pin, round_id.number, roster.body))):
         what = f"holders of round number {round_id.number}"
         raise RejectedError(
             Reason.ROSTER_MISMATCH,

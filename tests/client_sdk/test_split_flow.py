@@ -326,12 +326,16 @@ def test_within_a_number_keys_of_the_same_holders_may_be_others(tmp_path, aggreg
 
 
 def test_lists_are_pinned_by_number(tmp_path):
-    lists = [list_of(split_roster()), list_of(split_roster(FIVE)), list_of(split_roster(), without=["a"])]
+    lists = [split_roster().body, split_roster(FIVE).body, split_roster(version=2).body]
+    members = dict(lists[0].members)
+    members["b"] = dataclasses.replace(members["b"], signing_key="00" * 32)
+    other_key = dataclasses.replace(lists[0], members=members)
     path = tmp_path / "test.dealt"
     dealt = Dealt(path)
     assert dealt.pin(1, lists[0])
     assert dealt.pin(1, lists[2])
     assert not dealt.pin(1, lists[1])
+    assert not dealt.pin(1, other_key)
     assert dealt.pin(2, lists[1])
     again = Dealt(path)
     assert again.pin(2, lists[1])
