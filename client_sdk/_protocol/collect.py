@@ -45,6 +45,7 @@ __all__ = ["Accepted", "accept", "await_record", "check_counted", "collect", "ta
 
 T = TypeVar("T")
 
+_DISPUTE = "`he-agg dispute` has the round tried again"
 _GIVEN_UP = ("epoch-changed", "roster-changed", "round-disputed")
 
 
@@ -212,13 +213,13 @@ def _uniformly(session: MemberSession, entry: SpoolEntry, flow: Flow[T]) -> Flow
         refused = RejectedError(error.reason, error.what, error.expected, error.got)
     yield from compute(partial(note, session, "sum-rejected", entry.round_id, refused))
     yield from compute(entry.remove_sum)
+    again = "no round is tried again where keys are split" if session.plan.splits_keys else _DISPUTE
     # Without the cause: its text must not reach the caller by way of a traceback either.
     raise DecryptionError(
         Reason.SUM_REJECTED,
         f"round {entry.round_id}: its sum failed the checks of this site; nothing was released",
         "this accuses nobody: a member, the aggregator or this machine may be at fault. This site's security log says "
-        "what was wrong: tell the coordinators and the operator, who see which sites have rejected it; "
-        "`he-agg dispute` has the round tried again",
+        f"what was wrong: tell the coordinators and the operator, who see which sites have rejected it; {again}",
     )
 
 

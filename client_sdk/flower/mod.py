@@ -20,7 +20,7 @@ import numpy as np
 
 from client_sdk.adapters.base import floored, is_variance, missing_extra, same_layout
 from client_sdk.coarse import Coarse
-from client_sdk.flower.records import RECORD, SUMS, read_record, update_record
+from client_sdk.flower.records import RECORD, SUMS, check_shared, read_record, update_record
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
 from he_agg.codecs import codec_for
 from he_agg.errors import InputError, KeystoreError, ProtocolError, Reason
@@ -60,7 +60,9 @@ class EncryptedUpdates:
 
     @cached_property
     def _key(self) -> GroupKey:
-        return GroupKey.load(self._path, self._passphrase)
+        key = GroupKey.load(self._path, self._passphrase)
+        check_shared(key.plan.public)
+        return key
 
     @cached_property
     def _codec(self) -> Any:

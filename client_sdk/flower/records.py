@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from client_sdk.adapters.base import missing_extra
-from he_agg.errors import ProtocolError, Reason
+from he_agg.errors import PlanError, ProtocolError, Reason
+from he_agg.plan.plan import PublicPlan
 
 try:
     from flwr.app import ConfigRecord, RecordDict
 except ImportError as error:
     raise missing_extra("flwr", "flower") from error
 
-__all__ = ["RECORD", "read_record", "sum_record", "update_record"]
+__all__ = ["RECORD", "check_shared", "read_record", "sum_record", "update_record"]
 
 RECORD = "he-agg"
 SUMS = "he-agg-sum-"
@@ -26,6 +27,21 @@ def update_record(number: int, parts: list[bytes]) -> Any:
 def sum_record(n_sites: int, parts: list[bytes]) -> Any:
     """Return the encrypted sum of a round."""
     return ConfigRecord({"n_sites": n_sites, "parts": parts})
+
+
+def check_shared(plan: PublicPlan) -> None:
+    """Refuse a plan that splits keys.
+
+    Raises:
+        PlanError: it does: nobody in a run of Flower holds shares.
+    """
+    if plan.splits_keys:
+        raise PlanError(
+            Reason.BAD_PLAN,
+            "keys: in a run of Flower there are no holders, so expected a plan that shares keys, got one that splits "
+            "them",
+            "make a plan with `he-agg plan new --keys shared`, or run an he-agg aggregator",
+        )
 
 
 def read_record(content: Any, name: str, who: str) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from client_sdk.adapters.base import missing_extra
-from client_sdk.flower.records import RECORD, SUMS, read_record, sum_record
+from client_sdk.flower.records import RECORD, SUMS, check_shared, read_record, sum_record
 from he_agg.documents.federation import FederationDocument
 from he_agg.errors import HeAggError, ProtocolError, Reason
 from he_agg.kernels import bitpack
@@ -64,6 +64,7 @@ class EncryptedFedAvg(Strategy):  # type: ignore[misc,unused-ignore]
             self._plan = federation
         else:
             self._plan = FederationDocument.parse(Path(federation).read_bytes()).plan
+        check_shared(self._plan)
         self._min_nodes = self._plan.min_sites if min_nodes is None else min_nodes
         self._keep, self._reveal = keep_sums, reveal_metrics
         self._sums: dict[int, Any] = {}

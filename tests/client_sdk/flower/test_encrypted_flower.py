@@ -18,8 +18,8 @@ import client_sdk.flower.strategy  # noqa: E402
 from client_sdk.flower import EncryptedFedAvg, EncryptedUpdates  # noqa: E402
 from client_sdk.training import training_plan  # noqa: E402
 from client_sdk.training.agreement import SIGNS  # noqa: E402
-from he_agg import dequantize, quantize  # noqa: E402
-from he_agg.errors import KeystoreError, ProtocolError  # noqa: E402
+from he_agg import Layout, Plan, dequantize, quantize  # noqa: E402
+from he_agg.errors import KeystoreError, PlanError, ProtocolError  # noqa: E402
 from keys import GroupKey  # noqa: E402
 from tests.support.regression import FEATURES, data, predict  # noqa: E402
 
@@ -186,6 +186,17 @@ def test_a_keystore_is_for_one_run(federation):
     with pytest.raises(KeystoreError, match="is of Flower's run 1, and this is run 2; nothing was encrypted") as caught:
         run(federation, rounds=1, run_id=2)
     assert "a new plan and keystore for each run" in caught.value.hint
+
+
+def test_a_plan_that_splits_keys_is_refused_on_both_sides(tmp_path):
+    """Flower's server has no holders. Nothing is encrypted, and the server does not start."""
+    layout = Layout.of({"w": np.zeros(4)}, clip=1.0, weight_cap=10)
+    plan = Plan.create("flower", layout, max_sites=3, keys="split")
+    with pytest.raises(PlanError, match="no holders"):
+        EncryptedFedAvg(plan.public)
+    GroupKey.create(plan).save(tmp_path / "keystore")
+    with pytest.raises(PlanError, match="no holders"):
+        _ = EncryptedUpdates(tmp_path / "keystore")._key
 
 
 def test_too_few_updates_are_not_summed(federation):
