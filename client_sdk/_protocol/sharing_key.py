@@ -12,7 +12,7 @@ from he_agg.documents.roster import Role
 from he_agg.documents.sharing import SharingKey
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
-from he_agg.errors import HeAggError, Reason
+from he_agg.errors import HeAggError, KeystoreError, Reason
 
 __all__ = ["ensure_sharing_key"]
 
@@ -49,7 +49,7 @@ def ensure_sharing_key(session: MemberSession, state: FederationState) -> Flow[N
 def _make(session: MemberSession, state: FederationState) -> Flow[None]:
     epoch = state.epoch
     # In this order: a holder without a journal has no key, and nobody seals to a key that is not on disk.
-    yield from compute(partial(session.promises.begin, _sits_out(session, state)))
+    yield from compute(partial(_begin_journal, session, state))
     key = yield from compute(partial(session.sharing_keys.make, epoch))
     body = SharingKey(session.federation, epoch, session.site, key.public)
     signed = yield from compute(partial(Signed.make, body, session.identity.signing_key))
@@ -62,6 +62,27 @@ def _make(session: MemberSession, state: FederationState) -> Flow[None]:
     )
     yield from exchange(session.retries, request)
     session.holding.keyed.add(epoch)
+
+
+def _begin_journal(session: MemberSession, state: FederationState) -> None:
+    """Begin the journal of a holder that has none: with its first sharing key, or the first after it was lost.
+
+    What was sealed to older keys may have been promised, and nobody knows for which record: these go.
+
+    Raises:
+        KeystoreError: there is a key of this epoch, so there was a journal, which is lost.
+    """
+    keys, promises = session.sharing_keys, session.promises
+    if promises.begun:
+        return
+    if keys.of(state.epoch) is not None and not promises.begun:
+        raise KeystoreError(
+            Reason.FILE_MISSING,
+            f"the journal of what it has promised is gone: {session.spool.promises_path(session.federation)}",
+            "never restore an older one; this holder begins anew with the next epoch",
+        )
+    keys.forget_before(state.epoch)
+    promises.begin(_sits_out(session, state))
 
 
 def _sits_out(session: MemberSession, state: FederationState) -> int:

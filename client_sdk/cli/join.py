@@ -100,6 +100,13 @@ def _check_listed(start: Start, own: Own) -> bool:
     """
     if own.identity.name not in start.roster.body.members:
         return False
+    roles = start.roster.body.members[own.identity.name].roles
+    if Role.HOLDER in roles and Role.SITE not in roles:
+        raise InputError(
+            Reason.BAD_ARGUMENT,
+            f"{own.identity.name} is a trustee of {start.federation}, and no site",
+            f"a trustee joins with `he-agg holder join {quoted(start.federation)}.start.json`",
+        )
     check_self(start.roster.body, own.identity, Role.SITE)
     return True
 

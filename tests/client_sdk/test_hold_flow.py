@@ -513,11 +513,21 @@ def test_what_is_kept_of_another_record_is_not_sent(tmp_path, rng, aggregator):
 
 
 def test_a_holder_whose_journal_is_gone_answers_nothing_until_it_has_a_new_key(tmp_path, rng, aggregator):
+    """Its key still opens what it may have answered before, for another record."""
     holders = published(aggregator, rng, tmp_path)
     path = holders["a"].spool.promises_path("test")
     path.unlink()
-    session = holder_in(tmp_path, PLAN, "a")
-    assert not look(session, aggregator)
+    for _ in range(2):
+        session, world = holder_in(tmp_path, PLAN, "a"), HolderWorld(aggregator, site="a")
+        assert not look(session, aggregator, world)
+        assert not session.promises.begun
+        assert "journal" in notices(world)[0]
+    assert aggregator.said == {}
+    aggregator.lies = {"epoch": 2, "open": None}
+    look(session, aggregator, world)
+    assert session.promises.newest == 1
+    assert session.sharing_keys.of(1) is None
+    assert session.sharing_keys.of(2) is not None
     assert aggregator.said == {}
 
 

@@ -13,9 +13,11 @@ import pytest
 
 from client_sdk import Site
 from he_agg.documents.public_file import PublicFile
+from he_agg.documents.roster import Member
 from he_agg.documents.start import Start
 from he_agg.host.commands import main
 from he_agg.host.processes import HE_AGG, AggregatorProcess
+from he_agg.signing import SigningKey
 from keys import Identity
 from tests.support.real import in_threads, until
 
@@ -49,10 +51,16 @@ class People:
         assert ended.value.code == code, printed.out + printed.err
         return printed.out if code == 0 else printed.err
 
-    def found(self, aggregator, *more, code=0):
-        aggregator.operate("aggregator", "show", "--out", str(self.at("hospital-a") / "aggregator.public.json"))
+    def found(self, *more, aggregator=None, code=0):
+        """By default with an aggregator that is never asked."""
+        public, url = self.at("hospital-a") / "aggregator.public.json", "https://127.0.0.1:9"
+        if aggregator is None:
+            public.write_bytes(PublicFile(Member("aggregator", SigningKey.generate().public_key.hex())).encode())
+        else:
+            url = aggregator.url
+            aggregator.operate("aggregator", "show", "--out", str(public))
         example = ("--update", "update.npz", "--weight", "20", "--max-sites", "3", "--deadline", "60")
-        words = ("found", "demo", "--name", "hospital-a", "--url", aggregator.url, "--yes", *example, *more)
+        words = ("found", "demo", "--name", "hospital-a", "--url", url, "--yes", *example, *more)
         said = self.type("hospital-a", *words, code=code)
         for name in (*HOSPITALS[1:], TRUSTEE) if code == 0 else ():
             start = (self.at("hospital-a") / "demo.start.json").read_bytes()
@@ -102,7 +110,7 @@ def trustee_of(people):
 
 
 def test_a_trustee_holds_until_the_federation_ends(people, aggregator):
-    said = people.found(aggregator, "--keys", "split", "--holder", "trustee.public.json")
+    said = people.found("--keys", "split", "--holder", "trustee.public.json", aggregator=aggregator)
     assert "trustee gets it, and types `he-agg holder join demo.start.json`" in said
     assert "is a site" not in said
     people.take(aggregator)
@@ -139,7 +147,7 @@ def test_a_trustee_holds_until_the_federation_ends(people, aggregator):
 
 
 def test_a_trustee_ends_cleanly_when_it_is_told_to(people, aggregator):
-    people.found(aggregator, "--keys", "split", "--holder", "trustee.public.json")
+    people.found("--keys", "split", "--holder", "trustee.public.json", aggregator=aggregator)
     people.join(TRUSTEE, "holder", "join")
     people.take(aggregator)
     with trustee_of(people) as (process, lines):
@@ -149,22 +157,22 @@ def test_a_trustee_ends_cleanly_when_it_is_told_to(people, aggregator):
         until(lambda: lines[-1].startswith("stopped;"))
 
 
-def test_who_cannot_join_as_a_trustee_is_told_why(people, aggregator):
-    people.found(aggregator, "--keys", "split", "--holder", "trustee.public.json")
-    assert "no role site" in people.join(TRUSTEE, "join", code=1)
+def test_who_cannot_join_as_a_trustee_is_told_why(people):
+    people.found("--keys", "split", "--holder", "trustee.public.json")
+    assert "he-agg holder join" in people.join(TRUSTEE, "join", code=1)
     assert "is a site of demo" in people.join("hospital-b", "holder", "join", code=1)
     assert not (people.at("hospital-b") / "holder.toml").exists()
     for name in ("demo.start.json", "demo.keystore", "demo.plan"):
         (people.at("hospital-a") / name).unlink()
-    assert "no holders" in people.found(aggregator, "--holder", "trustee.public.json", code=2)
+    assert "no holders" in people.found("--holder", "trustee.public.json", code=2)
     (people.at("hospital-a") / "trustee.public.json").unlink()
-    people.found(aggregator)
+    people.found()
     assert "has no holders" in people.join(TRUSTEE, "holder", "join", code=1)
 
 
-def test_three_hospitals_and_no_trustee_hold_by_themselves(people, aggregator):
+def test_three_hospitals_and_no_trustee_hold_by_themselves(people):
     (people.at("hospital-a") / "trustee.public.json").unlink()
-    people.found(aggregator, "--keys", "split")
+    people.found("--keys", "split")
     table = people.type("hospital-a", "roster", "verify", _roster_of(people))
     assert "3 of 3 have to see the same record (quorum), and 3 to answer for it (threshold); 0 may be away" in table
     assert "with 1 holder on its side at most, reads no update (claim 1)" in table
