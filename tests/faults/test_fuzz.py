@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+from typing import Any
 
 import httpx
 import hypothesis
@@ -21,22 +22,36 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from he_agg import canonical
+from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED, Verdict
 from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import EMPTY_DIGEST
+from he_agg.sharing.shares import ANSWER_BYTES, Fault
 from service.operator import operations
+from tests.support.holding import Held, put_sharing_key, sharing_key, submit_all
 from tests.support.peers import deal, make_plan, prepare
 from tests.support.seeds import seed_of
 from tests.support.simulated import Clock, SimulatedFederation, snapshot
 
 PLAN = make_plan("fuzz", values=3000, rounds=10**6)
+SPLIT = make_plan("fuzz", split=True, min_sites=3, rounds=10**6)
 LIVING = ("leases",)
 """Tables that background work changes by itself."""
 _numbers = itertools.count()
 
 
-class OpenRound:
+class _Kept:
+    """All that an aggregator keeps."""
+
+    inside: SimulatedFederation
+
+    def store(self):
+        found = snapshot(self.inside.settings.data_dir)
+        return {"files": found["files"], "tables": {k: v for k, v in found["tables"].items() if k not in LIVING}}
+
+
+class OpenRound(_Kept):
     """An open round in which site a has announced, put one part, and b has everything but the receipt."""
 
     def __init__(self, data_dir) -> None:
@@ -46,9 +61,27 @@ class OpenRound:
         assert self.a.announce("fuzz.1.1", self.first.manifest).status_code == 201
         assert self.a.put(self.first.id, 0, self.first.parts[0]).status_code == 204
 
-    def store(self):
-        found = snapshot(self.inside.settings.data_dir)
-        return {"files": found["files"], "tables": {k: v for k, v in found["tables"].items() if k not in LIVING}}
+
+class AwaitedRound(_Kept):
+    """A published round whose holders are awaited: all but b have echoed its record, and a has answered."""
+
+    def __init__(self, data_dir) -> None:
+        clock = Clock(1_800_000_000.5)
+        self.inside = SimulatedFederation(data_dir, SPLIT, clock=clock, holders="abct")
+        for name in "abct":
+            assert put_sharing_key(self.inside.at(name)).status_code == 201
+        self.first, *_ = submit_all(SPLIT, self.inside.at, "fuzz.1.1")
+        self.inside.fold()
+        self.a, self.b, self.c, self.t = (Held(self.inside.at(name), "fuzz.1.1") for name in "abct")
+        assert {one.echo().status_code for one in (self.a, self.c, self.t)} == {201}
+        assert self.a.answer().status_code == 201
+
+
+@pytest.fixture(scope="module")
+def awaited(tmp_path_factory):
+    made = AwaitedRound(tmp_path_factory.mktemp("fuzz") / "data")
+    yield made
+    made.inside.end()
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +114,8 @@ REAL: dict[str, list] = {
     "version": ["newest", 1, 2, 10**9, 10**30],
     "number": ["newest", 1, 2, 10**9, 10**30],
     "site": ["a", "b", "coordinator"],
+    "holder": ["a", "b", "t"],
+    "dealer": ["b", "t"],
 }
 OPERATIONS = [
     ("GET", "/v1/federations/{federation}/state"),
@@ -102,13 +137,28 @@ OPERATIONS = [
     ("GET", "/v1/federations/{federation}/epochs/{number}/commitments"),
     ("GET", "/healthz"),
 ]
+HOLDING = [
+    ("PUT", "/v1/federations/{federation}/epochs/{number}/sharing-keys/{holder}"),
+    ("GET", "/v1/federations/{federation}/epochs/{number}/sharing-keys"),
+    ("PUT", "/v1/submissions/{submission_id}/dealing"),
+    ("GET", "/v1/rounds/{round_id}/holders"),
+    ("GET", "/v1/rounds/{round_id}/shares"),
+    ("PUT", "/v1/rounds/{round_id}/echoes/{holder}"),
+    ("GET", "/v1/rounds/{round_id}/echoes"),
+    ("PUT", "/v1/rounds/{round_id}/answers/{holder}"),
+    ("GET", "/v1/rounds/{round_id}/answers"),
+    ("PUT", "/v1/rounds/{round_id}/complaints/{holder}.{dealer}"),
+    ("GET", "/v1/rounds/{round_id}/complaints"),
+]
+"""What only split keys need. Asked of a federation whose holders are awaited."""
 SENDERS = {"rosters/{version}": "coordinator", "epochs/{number}": "coordinator", "commitments": "auditor"}
 SIGNATURE = ("content-digest", "he-agg-federation", "signature-input", "signature")
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_requests_out_of_the_openapi_document(world, method, path, signed):
+@pytest.mark.parametrize(("method", "path"), [*OPERATIONS, *HOLDING])
+def test_requests_out_of_the_openapi_document(request, method, path, signed):
+    world = request.getfixturevalue("awaited" if (method, path) in HOLDING else "world")
     sender = next((name for end, name in SENDERS.items() if path.endswith(end)), "a")
     sender = "auditor" if path.endswith("transcript") else sender
     peer = world.inside.at(sender)
@@ -214,7 +264,7 @@ def test_every_operation_of_the_document_is_asked(world):
     paths = world.inside.app.openapi()["paths"]
     documented = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     # /readyz writes and removes a file: tests/service asks it.
-    assert documented - {("GET", "/readyz")} == set(OPERATIONS)
+    assert documented - {("GET", "/readyz")} == {*OPERATIONS, *HOLDING}
 
 
 def test_mutated_rosters_and_bundles(world):
@@ -273,6 +323,40 @@ def test_mutated_verdicts(tmp_path):
     assert refused, "nothing was ever changed"
     assert a.put_verdict("fuzz.1.1", original).status_code == 201
     inside.end()
+
+
+def test_mutated_documents_of_holders(awaited):
+    """And changed dealings. What a holder may say, and has not yet, is said at last."""
+    b, rounds = awaited.b, "/v1/rounds/fuzz.1.1"
+    said: dict[str, Any] = {
+        f"{rounds}/echoes/b": Echo(**b.about()),
+        f"{rounds}/answers/b": Answer(**b.about(), shares=bytes(ANSWER_BYTES)),
+        f"{rounds}/complaints/b.a": Complaint(**b.about(), dealer="a", fault=Fault.OPENED, plaintext=b"plain"),
+    }
+    sent = {path: Signed.make(body, b.peer.member.signing_key).encode() for path, body in said.items()}
+    submission = f"/v1/submissions/{awaited.first.id}/dealing"
+    sent[submission] = awaited.first.dealing.to_bytes()
+    key = "/v1/federations/fuzz/epochs/1/sharing-keys/b"
+    sent[key] = sharing_key("fuzz", 1, b.peer.member)
+    refused: set[str] = set()
+
+    @bounded(300)
+    @given(path=st.sampled_from(sorted(sent)), data=st.data())
+    def ask(path, data) -> None:
+        body = data.draw(mutations(sent[path]))
+        if body == sent[path]:
+            return
+        before = awaited.store()
+        kind = "octet-stream" if path == submission else "json"
+        sender = awaited.a.peer if path == submission else b.peer
+        answer = sender.request("PUT", path, {"Content-Type": f"application/{kind}"}, content=body)
+        assert 400 <= answer.status_code < 500, "something else than what was signed was taken"
+        refused.add(answer.json()["reason"])
+        judge(awaited, before, answer, may_change=False)
+
+    ask()
+    assert refused >= {"bad-field", "not-canonical"}, refused
+    assert (b.echo().status_code, b.answer().status_code) == (201, 201)
 
 
 def test_mutated_requests_about_an_end(tmp_path):
