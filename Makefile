@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CODEC  ?= hybrid
+KEYS   ?= shared
 WORKERS ?= auto
 
 .PHONY: demo test check fix soak bench bench-round docs docs-serve docs-release lock clean help
 
 help:
-	@echo "make demo [CODEC=ckks]  hospitals average a model through an aggregator that cannot read it"
+	@echo "make demo [CODEC=ckks] [KEYS=split]  hospitals average a model through an aggregator that cannot read it"
 	@echo "make test [T=tests/ring] [WORKERS=0] [DURATIONS=50]"
 	@echo "                        every test, or those of one place, on all cores unless told otherwise"
 	@echo "make check              lint, format and types, as CI runs them"
@@ -34,7 +35,7 @@ $(VENV)/.stamp-%: pyproject.toml examples/pyproject.toml benchmarks/pyproject.to
 	@touch $@
 
 demo: $(VENV)/.stamp-demo
-	$(BIN)/he-agg demo --codec $(CODEC)
+	$(BIN)/he-agg demo --codec $(CODEC) --keys $(KEYS)
 
 test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \

@@ -92,6 +92,22 @@ def _verified(summary: Summary) -> list[Table]:
     return [table]
 
 
+def _read_together(summary: Summary) -> list[Table]:
+    if not summary.get("read_together"):
+        return []
+    table = Table(
+        box=SIMPLE_HEAD,
+        title="Read of one hospital's update by the aggregator and another hospital",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("under")
+    table.add_column("")
+    for keys, read in summary["read_together"].items():
+        table.add_row(f"{keys} keys", read)
+    return [table]
+
+
 def _costs(summary: Summary) -> Table:
     # One row a figure: eighty columns are not enough for one column a phase.
     table = Table(box=SIMPLE_HEAD, title="Cost", title_justify="left", title_style="bold")
@@ -117,9 +133,10 @@ def report_table(summary: Summary) -> Group:
     """
     head = Text.assemble(
         (f"{summary['sites']} hospitals, {summary['rounds']} rounds, {summary['values']:,} values", "bold"),
-        f"   codec {summary['codec']}\n{summary['dataset']}\n",
+        f"   codec {summary['codec']}, {summary.get('keys', 'shared')} keys\n{summary['dataset']}\n",
     )
-    return Group(head, _scores(summary), _exactness(summary), *_verified(summary), _costs(summary))
+    tables = (_scores(summary), _exactness(summary), *_verified(summary), *_read_together(summary), _costs(summary))
+    return Group(head, *tables)
 
 
 def print_report(summary: Summary, console: Console) -> None:

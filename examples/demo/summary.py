@@ -32,11 +32,12 @@ class ScorePerRound(TypedDict):
 class Summary(TypedDict):
     """One demonstration.
 
-    `seconds`: keys of `PHASES`, over all rounds; `fold` is the aggregator's, every other phase the mean
-    over the hospitals. `wait` is what a hospital spent on others: it contains `fold`.
-    `encrypted_vs_float_max_abs_diff`: largest entry, over all rounds, of the decrypted mean minus the
-    float64 mean of the same updates; `encrypted_vs_float_bound` is what rounding to the grid permits.
-    `verified`: how many signed records, signed manifests and tagged sums the hospitals verified, in all.
+    `seconds`: keys of `PHASES`, over all rounds; `fold` is the aggregator's, every other phase the mean over the
+    hospitals. `wait` is what a hospital spent on others: it contains `fold`. `encrypted_vs_float_max_abs_diff`: largest
+    entry, over all rounds, of the decrypted mean minus the float64 mean of the same updates; `encrypted_vs_float_bound`
+    is what rounding to the grid permits. `read_together`: how many values of one hospital's update the aggregator and
+    another hospital read together, under shared keys and under split ones, where that was tried. `verified`: how many
+    signed records, signed manifests and tagged sums the hospitals verified, in all.
     """
 
     codec: str
@@ -52,6 +53,8 @@ class Summary(TypedDict):
     seconds: dict[str, float]
     score: Score
     score_per_round: ScorePerRound
+    keys: NotRequired[str]
+    read_together: NotRequired[dict[str, str]]
     verified: NotRequired[dict[str, int]]
     weights: NotRequired[dict[str, int]]
     versions: NotRequired[dict[str, str]]
