@@ -195,6 +195,7 @@ def _train_with_trustee(directories: list[Path], trustee: Path, watch: _Watch) -
     command = [*HE_AGG, "holder", "run", "--config", str(trustee / TRUSTEE_SETTINGS)]
     with contextlib.ExitStack() as stack:
         holder = stack.enter_context(Process(command, trustee / "stderr.log"))
+        holder.line()  # it says that it holds, or why it cannot
         others = [stack.enter_context(_hospital(directory)) for directory in directories[:-1]]
         dying = stack.enter_context(_hospital(directories[-1], str(DIES_IN)))
         for line in dying.lines():
