@@ -88,7 +88,7 @@ def try_to_read(disk: Path, spy: Path, name: str, federation: str, number: int, 
             "SELECT id, manifest FROM submissions WHERE round_id = ? AND site = ?", (round_id, victim)
         ).fetchone()
         dealt = store.execute(
-            "SELECT data, holders FROM dealings, rounds WHERE submission_id = ? AND rounds.id = ?",
+            "SELECT data, holder_list FROM dealings, rounds WHERE submission_id = ? AND rounds.id = ?",
             (submission, round_id),
         ).fetchone()
     manifest = Signed.parse(Manifest, document).body
