@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from he_agg.audit.findings import Notes
+from he_agg.audit.findings import Notes, RoundRow
 from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.record import PUBLISHED, RoundRecord
 from he_agg.documents.roster import Role, Roster
@@ -43,6 +43,7 @@ class HoldingChecks:
         self._record: Signed[RoundRecord] | None = None
         self._members: Mapping[str, str | None] = {}
         self._line = 0
+        self._row: RoundRow | None = None
         self._keys: list[Signed[SharingKey]] = []
         self._said: dict[str, dict[tuple[str, str], Said]] = {}
         self._place = ("", "", "")
@@ -56,6 +57,7 @@ class HoldingChecks:
         """
         self.end()
         self._record, self._members, self._line = signed, members, self._notes.line
+        self._row = self._notes.result.rounds[-1]
         self._keys, self._said, self._place = [], {kind: {} for kind in KINDS}, ("", "", "")
 
     def take(self, kind: str, line: bytes) -> None:
@@ -83,8 +85,8 @@ class HoldingChecks:
 
     def end(self) -> None:
         """Check what is there of a record once all of it has come."""
-        signed, self._record = self._record, None
-        if signed is None or not self._splits or signed.body.outcome != PUBLISHED:
+        signed, self._record, row = self._record, None, self._row
+        if signed is None or row is None or not self._splits or signed.body.outcome != PUBLISHED:
             return
         record, roster = signed.body, self._rosters.get(signed.body.roster)
         what = f"record {record.index} of round {record.round_id}"
@@ -98,7 +100,7 @@ class HoldingChecks:
         given = [one.body for one in self._said[Answer.KIND].values()]
         answers = {body.holder: body for body in given if isinstance(body, Answer)}
         did = {name: "answered" if name in answers else "echoed" for name in sorted(echoed | set(answers))}
-        self._notes.result.rounds[-1].holders.update(did)
+        row.holders.update(did)
         if len(echoed) >= listed.thresholds.quorum:
             other = self._certified.setdefault(record.round_id.number, signed.digest)
             if other != signed.digest:

@@ -20,7 +20,7 @@ from he_agg.ids import check_name
 from he_agg.sharing.dealing import Holders
 from he_agg.sharing.thresholds import MAX_HOLDERS, Thresholds
 
-__all__ = ["MAX_HOLDER_LIST_BYTES", "MAX_SHARING_KEY_BYTES", "HolderList", "SharingKey"]
+__all__ = ["MAX_HOLDER_LIST_BYTES", "MAX_SHARING_KEY_BYTES", "HolderList", "SharingKey", "key_documents"]
 
 MAX_SHARING_KEY_BYTES = 2**14
 MAX_HOLDER_LIST_BYTES = 1024 + MAX_HOLDERS * MAX_SHARING_KEY_BYTES
@@ -187,3 +187,9 @@ class HolderList:
         """The list as the bytes of a dealing follow from it."""
         suites = tuple(self.keys[name].body.key.suite if name in self.keys else None for name in self.names)
         return Holders(self.names, suites, self.thresholds.threshold)
+
+
+def key_documents(data: bytes) -> list[bytes]:
+    """Return the signed sharing keys of a list that was checked before, as documents of their own."""
+    found = canonical.parse(data, MAX_HOLDER_LIST_BYTES)["keys"]
+    return [canonical.encode(document) for document in found]

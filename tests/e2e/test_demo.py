@@ -13,14 +13,15 @@ import pytest
 from he_agg.plan.schemes import SCHEMES
 from tests.support.real import until
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(SCHEMES.keys() - {"hybrid"})]
+OTHERS = [pytest.param((name, "shared"), marks=pytest.mark.slow) for name in sorted(SCHEMES.keys() - {"hybrid"})]
+SPLIT = pytest.param(("hybrid", "split"), marks=pytest.mark.slow)
 
 
-@pytest.fixture(scope="module", params=["hybrid", *OTHERS])
+@pytest.fixture(scope="module", params=[("hybrid", "shared"), SPLIT, *OTHERS], ids="-".join)
 def demo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     run = subprocess.run(
-        [sys.executable, "-m", "he_agg", "demo", "--codec", request.param],
+        [sys.executable, "-m", "he_agg", "demo", "--codec", request.param[0], "--keys", request.param[1]],
         cwd=folder,
         env={**os.environ, "COLUMNS": "80"},
         capture_output=True,
@@ -29,7 +30,7 @@ def demo(request, tmp_path_factory):
     )
     assert run.returncode == 0, run.stderr
     return (
-        request.param,
+        request.param[0],
         run.stdout,
         folder / "demo-report",
         json.loads((folder / "demo-report/summary.json").read_text()),
@@ -60,13 +61,22 @@ def test_the_summary_has_what_it_promises(demo):
     assert set(summary["seconds"]) == {"train", "encrypt", "upload", "wait", "fold", "download", "verify", "decrypt"}
     assert all(seconds > 0 for seconds in summary["seconds"].values())
     sites, rounds = summary["sites"], summary["rounds"]
-    assert summary["verified"] == {
-        "records": sites * rounds,
-        "manifests": sites * sites * rounds,
-        "sums": sites * rounds,
-    }
+    # A hospital that was killed in round 2 counts from then on.
+    sums = sites * rounds - (1 if summary["keys"] == "split" else 0)
+    assert summary["verified"] == {"records": sums, "manifests": sites * sums, "sums": sums}
     assert 0 < summary["bytes_per_value_up"] < 25
     assert 0 < summary["bytes_per_value_down"] < 25
+
+
+def test_what_two_read_together_depends_on_the_keys(demo):
+    _, printed, _, summary = demo
+    values = f"{summary['values']:,}"
+    if summary["keys"] == "shared":
+        assert summary["read_together"] == {}
+        return
+    assert summary["read_together"]["shared"] == f"{values} of {values} values"
+    assert summary["read_together"]["split"].startswith(f"0 of {values} values: 1 share of the 3")
+    assert "is killed, after its upload to round 2" in " ".join(printed.split())
 
 
 def test_table_and_picture_are_there(demo):
