@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 
+import numpy as np
 import pytest
 
-from client_sdk import Site
+from client_sdk import AsyncSite, Site
 from client_sdk._protocol import hold
+from client_sdk.federated import Update
+from client_sdk.local import local_federation, plan_for
 from he_agg import ProtocolError, Reason
 from he_agg.sharing.field import P, read, write
 from he_agg.sharing.shares import ANSWER_BYTES
@@ -141,3 +145,37 @@ def test_a_round_that_too_few_holders_have_answered_is_fetched_later(federate):
     federation.trustee_looks(TRUSTEE)
     for mean in in_threads(fetch):
         assert_right(mean, federation)
+
+
+def test_async_sites_deal_hold_and_open_on_one_event_loop(federate):
+    """Three hospitals are holders enough if all of them are there: none may wait for another with the loop in hand."""
+    federation = federate(rounds=2, **SPLIT | {"holders": SITES, "start": True})
+
+    async def hospital(name):
+        async with AsyncSite.open(federation.config(name)) as site:
+            means = []
+            async for round in site.rounds():
+                update = federation.update(name, round.number)
+                means.append(await round.aggregate(update.tensors, update.weight))
+            return means
+
+    async def all_of_them():
+        return await asyncio.gather(*(hospital(name) for name in SITES))
+
+    for means in asyncio.run(all_of_them()):
+        assert len(means) == 2
+        for number, mean in enumerate(means, 1):
+            assert_right(mean, federation, number)
+
+
+def test_sites_on_one_machine_are_each_others_holders(aggregator, name):
+    plan = plan_for({"w": np.zeros(50)}, 4, name, keys="split", rounds=1)
+    with local_federation(plan, 4, aggregator=aggregator) as federation:
+
+        def work(site, i):
+            return next(iter(site.rounds())).aggregate({"w": np.full(50, i / 4)}, weight=1 + i)
+
+        means = federation.everywhere(work)
+    updates = [Update({"w": np.full(50, i / 4)}, 1 + i) for i in range(4)]
+    for mean in means:
+        assert_mean_of(mean, plan, updates)
