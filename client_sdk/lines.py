@@ -20,6 +20,7 @@ _LONGEST_S = 300.0
 _DOING: dict[Phase, str] = {
     "encrypt": "encrypting",
     "upload": "sending",
+    "hold": "answering as a holder",
     "download": "receiving",
     "verify": "verifying",
     "decrypt": "decrypting",

@@ -9,7 +9,7 @@ from collections import Counter
 from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry, Stored
-from client_sdk._effects import Flow, compute, now
+from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol.collect import accept, await_record, check_counted, collect, take_failed, why_failed
 from client_sdk._protocol.hold import hold
 from client_sdk._protocol.poll import OpenRound, last_published
@@ -18,6 +18,7 @@ from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
 from client_sdk._protocol.verdicts import check_one_set, judge, judging
 from client_sdk.federated import Outcome, Update
+from client_sdk.progress import PhaseFinished, PhaseStarted
 from he_agg.documents.record import PUBLISHED, RoundRecord
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED
@@ -171,8 +172,12 @@ def _opened(
     own = None if stored is None else stored.submission_id
     yield from check_one_set(session, entry.round_id)
     accepted = yield from judging(session, signed, accept(session, entry, signed, stored))
-    until = (yield from now()) + session.result_s
-    yield from hold(session, accepted, until)
+    started = yield from now()
+    until = started + session.result_s
+    if accepted.holders is not None:
+        yield Report(PhaseStarted(str(entry.round_id), "hold", 0))
+        yield from hold(session, accepted, until)
+        yield Report(PhaseFinished(str(entry.round_id), "hold", (yield from now()) - started))
     if must_count and own is not None:
         try:
             check_counted(session, signed.body, own)
