@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -233,6 +234,35 @@ def test_two_halves_that_are_shown_two_records_answer_neither(tmp_path, rng, agg
         "rounds/test.1.2/echoes/c",
         "rounds/test.1.2/echoes/trustee",
     ]
+
+
+@pytest.mark.parametrize("division", ["".join(which) for which in itertools.product("AB", repeat=3)])
+def test_no_division_of_honest_holders_gives_answers_for_two_records(tmp_path, rng, division):
+    """One holder of four lies and sees both records; the aggregator shows each honest one what it likes, twice."""
+    shown = {"A": HeldFederation(PLAN), "B": HeldFederation(PLAN)}
+    begin(shown["A"], tmp_path)
+    shown["B"].sharing = shown["A"].sharing
+    for aggregator in shown.values():
+        for site in SITES:
+            aggregator.deal(rng, site)
+        aggregator.publish()
+        liar = Echo(aggregator.round_id, aggregator.record.digest, "trustee")
+        path = f"rounds/{aggregator.round_id}/echoes/trustee"
+        aggregator.said[path] = Signed.make(liar, identity_of("trustee").signing_key).encode()
+    assert shown["A"].record.digest != shown["B"].record.digest
+    holders = {name: restored(tmp_path, tmp_path / f"again-{name}", name) for name in SITES}
+    for _ in range(2):
+        for name, which in zip(SITES, division, strict=True):
+            look(holders[name], shown[which])
+    # Then the other record, to machines whose chain was set back; the journal was not.
+    for name, which in zip(SITES, division, strict=True):
+        holders[name].spool.chain_path("test").unlink()
+        holders[name] = holder_in(tmp_path / f"again-{name}", PLAN, name)
+        look(holders[name], shown["B" if which == "A" else "A"])
+    answered = {which for which, aggregator in shown.items() if aggregator.of("answers")}
+    two_alike = max(division, key=division.count)
+    assert answered == {two_alike}
+    assert not set(shown["A"].of("answers")) & set(shown["B"].of("answers"))
 
 
 # What dealers and the aggregator can do to dealings.
