@@ -104,7 +104,7 @@ def found(
     own = own_identity(name, protect, passphrases)
     founders = Founders.read(files, own.identity.member(), trustees)
     address = _address(founders, own, url, ca_file)
-    plan = plan_of(federation, len(founders.sites), given)
+    plan = plan_of(federation, len(founders.sites), given, len(founders.trustees))
     split = plan.public.splits_keys
     if (trustees or committee or answers) and not split:
         raise click.UsageError(

@@ -11,14 +11,17 @@ import click
 
 from he_agg.host.commands import FILE, Whole, messages
 from he_agg.plan.layout import Layout
-from he_agg.plan.plan import Plan
+from he_agg.plan.plan import KEYS, SHARED, SPLIT, Plan
 from he_agg.plan.proposal import propose
-from keys.cli.plan import keys_option
 from keys.files import read_npz, read_plan
+from keys.founding import MOST_HOLDING_SITES
 
 __all__ = ["ask", "plan_of", "plan_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+FEWEST_HOLDERS = 4
+"""Of three none may be away, so three sites share a key unless they ask a trustee, or for it."""
 
 _OPTIONS = (
     click.option("--update", type=FILE, help="NPZ file with one update, as your training makes it."),
@@ -30,7 +33,12 @@ _OPTIONS = (
     click.option("--max-sites", type=int, help="Most sites that can take part. [default: twice as many, at least 8]"),
     click.option("--rounds", type=int, default=100, show_default=True, help="Rounds at most."),
     click.option("--deadline", "deadline_s", type=int, default=3600, show_default=True, help="Seconds of a round."),
-    keys_option,
+    click.option(
+        "--keys",
+        type=click.Choice(KEYS),
+        help="How one-time keys travel: to all sites under the group key, or split among holders, so that one site and "
+        f"the aggregator together read nothing. [default: split for {FEWEST_HOLDERS} to {MOST_HOLDING_SITES} holders]",
+    ),
     click.option("--plan", "plan_file", type=FILE, help="A plan file that was made before, instead of all these."),
 )
 
@@ -42,12 +50,13 @@ def plan_options(command: F) -> F:
     return command
 
 
-def plan_of(federation: str, sites: int, given: dict[str, Any]) -> Plan:
+def plan_of(federation: str, sites: int, given: dict[str, Any], trustees: int = 0) -> Plan:
     """Make the plan that the options ask for, or read it; a person sees what is proposed, and agrees.
 
     Args:
         sites: how many there are now.
         given: the values of `plan_options`.
+        trustees: how many holders there are who are no sites.
     """
     if given["plan_file"] is not None:
         return read_plan(given["plan_file"])
@@ -71,9 +80,15 @@ def plan_of(federation: str, sites: int, given: dict[str, Any]) -> Plan:
         if sys.stdin.isatty():
             click.confirm("Shall all agree on this? (To choose: --clip, --weight-cap, --bits)", abort=True, err=True)
     most = given["max_sites"] or max(8, 2 * sites)
-    terms = {name: given[name] for name in ("rounds", "deadline_s", "keys")}
+    terms = {name: given[name] for name in ("rounds", "deadline_s")}
     least = min(3, given["min_sites"] or 3)
-    return Plan.create(federation, layout, max_sites=most, min_sites=least, value_bits=bits or 16, **terms)
+    keys = given["keys"] or _usual_keys(sites + trustees, least)
+    return Plan.create(federation, layout, max_sites=most, min_sites=least, value_bits=bits or 16, keys=keys, **terms)
+
+
+def _usual_keys(holders: int, min_sites: int) -> str:
+    """Return how keys travel unless somebody says otherwise: split where one holder may be away."""
+    return SPLIT if FEWEST_HOLDERS <= holders <= MOST_HOLDING_SITES and min_sites >= 3 else SHARED
 
 
 def ask(question: str, missing: str) -> str:
