@@ -47,6 +47,11 @@ class Dealt:
                     add({"round": number, "holders": wanted})
         return self._lists[number] == wanted
 
+    def alike(self, number: int, other: int) -> bool:
+        """Tell whether the same holders are noted for two numbers."""
+        self._lines.read()
+        return self._lists.get(number) is not None and self._lists.get(number) == self._lists.get(other)
+
     def _take(self, fields: canonical.Fields) -> None:
         number, holders = fields.integer("round", 1, MAX_NUMBER), fields.hex("holders", 32)
         fields.end()

@@ -105,6 +105,12 @@ class Ledger:
         )
         return max(holding, key=lambda sent: sent.round_id, default=None)
 
+    def left_out(self, update: str) -> list[RoundId]:
+        """Name the attempts that an update was sent to whose sum, as a verified record says, is without it."""
+        self._lines.read()
+        rounds = self._rounds_of.get(update, [])
+        return [round_id for round_id in rounds if self._sent[round_id].fate is Fate.LEFT_OUT]
+
     def newest_counted(self) -> int:
         """Return the number of the newest round whose sum has an update of this site; 0 if there is none."""
         self._lines.read()

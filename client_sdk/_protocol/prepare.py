@@ -76,6 +76,7 @@ def prepare(
         if session.plan.splits_keys:
             listed = list_to_deal_to(session, opened.id, opened.epoch, opened.records)
             holders = yield from refusing(session, "holders-rejected", opened.id, listed)
+            yield from compute(partial(_check_holders_once, session, opened, fingerprint, update.may_repeat))
         stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous, holders)
     yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
     return stored, values.rounded
@@ -123,6 +124,20 @@ def _check_once(session: Session, opened: OpenRound, fingerprint: str, may_repea
     else:
         where = f"was sent to round {other.round_id}, and no verified record says that it is in no sum"
     raise repeated(str(opened.id), where)
+
+
+def _check_holders_once(session: Session, opened: OpenRound, fingerprint: str, may_repeat: bool) -> None:
+    """Refuse to deal an update to other holders under another number, even if it was left out of the sum there.
+
+    Some may have been shown a record with it, and have answered. The same holders would notice: so many answer each
+    number that one of them, at least, would have to go by two histories. Others know nothing of the first.
+    """
+    if may_repeat:
+        return
+    for before in session.ledger.left_out(fingerprint):
+        if before.number != opened.id.number and not session.dealt.alike(before.number, opened.id.number):
+            where = f"was dealt to other holders in round {before}, of whom some may have answered for a sum with it"
+            raise repeated(str(opened.id), where)
 
 
 def _quantizing(session: Session, update: Update) -> Quantizing:

@@ -309,8 +309,8 @@ def test_within_a_number_nothing_is_dealt_to_another_list(tmp_path, aggregator, 
     assert world.paths("POST") == world.paths("PUT") == []
     assert not session.spool.entry(AGAIN).is_stored
     assert [line["event"] for line in security_log(session)] == ["holders-rejected"]
-    aggregator.open(NEXT)  # the number is burnt
-    World(aggregator).run(_flows.submit(session, aggregator.opened, update_of()))
+    aggregator.open(NEXT)  # the number is burnt; the update that was dealt under it goes to nobody else
+    World(aggregator).run(_flows.submit(session, aggregator.opened, update_of(1)))
     assert aggregator.manifests["a"].body.holders == aggregator.holders.digest
 
 

@@ -1,0 +1,179 @@
+"""An aggregator that shows holders different records of one number, and sites different histories.
+
+Real flows of real holders and sites, with their journals on disk, against an aggregator in memory that says what it
+likes and signs it. That without echoes it reads keys so, tests/sharing/test_mixing.py computes.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from client_sdk._protocol import verbs
+from he_agg.documents.holding import Echo
+from he_agg.documents.signed import Signed
+from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.ids import RoundId
+from he_agg.sharing.thresholds import Thresholds
+from tests.support.flows import KilledError, World, problem, security_log, update_of
+from tests.support.holders import HOLDERS, SITES, HeldFederation, HolderWorld, begin, holder_in, look
+from tests.support.holders import split_plan as held_plan
+from tests.support.split import SplitAggregator, session_of, split_plan, split_roster
+from tests.support.trust import identity_of
+
+PLAN, HELD = split_plan(), held_plan()
+FIRST, AGAIN, NEXT = RoundId("test", 1, 1), RoundId("test", 1, 2), RoundId("test", 2, 1)
+NUMBERS = Thresholds.choose(len(HOLDERS))
+FAILED = {"outcome": "failed", "members": {}, "excluded": dict.fromkeys(SITES, "too-few-sites"), "sum_digests": ()}
+
+
+class Views:
+    """Two histories of one federation, of which the aggregator shows each holder one, or one after the other.
+
+    Attributes:
+        kept: the histories: in the first, all is as the sites have it; in the second, number 1 has another record.
+    """
+
+    def __init__(self, root, rng, other, corrupt):
+        self.root, self.corrupt = root, corrupt
+        first, second = HeldFederation(HELD), HeldFederation(HELD)
+        self.sessions = begin(first, root, without=corrupt)
+        # The corrupt holder has a sharing key as well: the list is one and the same.
+        look(holder_in(root / "corrupt", HELD, corrupt), first)
+        second.sharing = dict(first.sharing)
+        for history in (first, second):
+            if history is second and other == "attempt":
+                history.publish(**FAILED)
+                history.open(AGAIN)
+            for site in SITES:
+                history.deal(rng, site)
+            history.publish()
+        self.kept = (first, second)
+        for history in self.kept:
+            self._corrupt_echo(history)
+
+    def _corrupt_echo(self, history):
+        """Have the corrupt holder say that it has seen this record, whatever it has said of others."""
+        echo = Echo(history.round_id, history.record.digest, self.corrupt)
+        path = f"rounds/{history.round_id}/echoes/{self.corrupt}"
+        history.said[path] = Signed.make(echo, identity_of(self.corrupt).signing_key).encode()
+
+    def show(self, holder, which):
+        return look(self.sessions[holder], self.kept[which])
+
+    def forget_records(self, holder):
+        """Have a holder forget which records it has seen: what it has promised is in its journal alone."""
+        self.sessions[holder].spool.chain_path("test").unlink()
+        self.sessions[holder] = holder_in(self.root, HELD, holder)
+
+    def answered(self):
+        """Which holders have answered which of the two records."""
+        return [set(history.of("answers")) for history in self.kept]
+
+
+@pytest.mark.parametrize(("other", "corrupt"), [("set", "c"), ("attempt", "trustee")])
+def test_however_the_holders_are_divided_one_record_is_answered(tmp_path, rng, other, corrupt):
+    """Each honest holder is shown one of the two, the other, or nothing; the corrupt one says yes to both."""
+    honest = [holder for holder in HOLDERS if holder != corrupt]
+    certified = set()
+    for number, division in enumerate(product((0, 1, None), repeat=len(honest))):
+        if division.count(None) > 1:
+            continue
+        views = Views(tmp_path / str(number), rng, other, corrupt)
+        shown = [(holder, which) for holder, which in zip(honest, division, strict=True) if which is not None]
+        for holder, which in [*shown, *shown]:  # twice: the first has to see the last one's echo
+            views.show(holder, which)
+        for holder, which in shown:  # and now the other one
+            with pytest.raises(ProtocolError):
+                views.show(holder, 1 - which)
+            views.forget_records(holder)
+            views.show(holder, 1 - which)
+        answered = views.answered()
+        assert not (answered[0] and answered[1]), division
+        for which in (0, 1):
+            enough = division.count(which) + 1 >= NUMBERS.quorum
+            assert answered[which] <= {holder for holder, at in shown if at == which}, division
+            assert len(answered[which]) == (NUMBERS.threshold if enough else 0), division  # then it is settled
+            certified |= {which} if enough else set()
+    assert certified == {0, 1}, "either can be the one"
+
+
+@pytest.mark.parametrize("other", ["set", "attempt"])
+def test_a_holder_that_is_killed_between_journal_and_echo_answers_no_other_record(tmp_path, rng, other):
+    """What it has promised is in its journal alone: nobody has heard of it."""
+    views = Views(tmp_path, rng, other, "trustee")
+    first, second = views.kept
+
+    def killed(request, body):
+        if request.method == "PUT" and "/echoes/" in request.path:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        look(views.sessions["a"], first, HolderWorld(first, killed, site="a"))
+    assert "a" not in first.of("echoes")
+    views.forget_records("a")
+    for holder in "bca":
+        views.show(holder, 1)
+    assert "a" not in second.of("echoes") | second.of("answers")
+    (refused,) = [line for line in security_log(views.sessions["a"]) if line["event"] == "not-answered"]
+    assert "answers once" in refused["what"]
+    views.forget_records("a")
+    assert views.show("a", 0)
+    assert sorted(first.of("echoes")) == ["a", "trustee"]
+
+
+# Sums of the same updates over different sets: what no threshold of holders stops.
+
+UNCLE = ("a", "b", "c", "trustee", "uncle")
+
+
+@pytest.mark.parametrize("told", ["failed", "published without it"])
+def test_an_update_goes_to_no_other_holders_under_a_later_number(tmp_path, told):
+    """Holders who have been replaced may have answered for it; the new ones cannot know.
+
+    Number 1 is published with this site to the old holders, and they answer. This site, and the holders that are new,
+    are told another history, in which it was left out. It would send the same update again, now dealt to the new
+    holders, of whom a quorum knows that history alone; and the two sums differ by one update.
+    """
+    aggregator = SplitAggregator(PLAN)
+    session = session_of(tmp_path, PLAN)
+    leave_out(session, aggregator, tmp_path, told)
+    aggregator.rosters.append(split_roster(UNCLE, version=2))
+    aggregator.open(NEXT)
+    for again in (session, session_of(tmp_path, PLAN)):
+        world = World(aggregator)
+        with pytest.raises(InputError, match="to other holders") as caught:
+            world.run(verbs.submit(again, aggregator.opened, update_of()))
+        assert caught.value.reason == Reason.REPEATED_UPDATE
+        assert world.paths("POST") == world.paths("PUT") == []
+    World(aggregator).run(verbs.submit(session, aggregator.opened, update_of(may_repeat=True)))
+    assert list(aggregator.complete) == ["a"]
+
+
+def test_an_update_that_was_left_out_may_go_to_the_same_holders(tmp_path):
+    """A quorum of them has one history, and in that it is in no other sum."""
+    aggregator = SplitAggregator(PLAN)
+    session = session_of(tmp_path, PLAN)
+    leave_out(session, aggregator, tmp_path, "published without it")
+    aggregator.rosters.append(split_roster(version=2))
+    aggregator.open(NEXT)
+    World(aggregator).run(verbs.submit(session, aggregator.opened, update_of()))
+    assert list(aggregator.complete) == ["a"]
+
+
+def leave_out(session, aggregator, root, told):
+    """Take all of a site's submission, give it no receipt, and tell it that the submission is in no sum."""
+
+    def withheld(request, body):
+        sent = request.method == "PUT" and not request.path.endswith("/dealing")
+        return problem(409, "round-closed") if sent else None
+
+    with pytest.raises(ProtocolError):
+        World(aggregator, withheld).run(verbs.submit(session, aggregator.opened, update_of()))
+    if told == "failed":
+        aggregator.fail()
+    else:
+        aggregator.others_deal(root / "others")
+        aggregator.close()
+    assert "a" not in aggregator.complete
