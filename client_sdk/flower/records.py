@@ -40,7 +40,7 @@ def check_shared(plan: PublicPlan) -> None:
             Reason.BAD_PLAN,
             "keys: in a run of Flower there are no holders, so expected a plan that shares keys, got one that splits "
             "them",
-            "make a plan with `he-agg plan new --keys shared`, or run an he-agg aggregator",
+            "make a plan with `he-agg plan new` and `--keys shared`, or run an he-agg aggregator",
         )
 
 
