@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.proc import cpu_s
 from benchmarks.report import RESULTS, machine, versions, write
 from client_sdk.local import LocalFederation, local_federation, plan_for
 from he_agg.ids import RoundId
@@ -83,15 +84,19 @@ def round_seconds(rounds: int) -> Row:
     rng = np.random.default_rng(1)
     update = {"w": rng.uniform(-0.1, 0.1, VALUES).astype(np.float32)}
     seconds: dict[str, list[float]] = {SHARED: [], SPLIT: []}
+    busy: dict[str, list[tuple[float, float]]] = {SHARED: [], SPLIT: []}
     with contextlib.ExitStack() as stack:
         running: dict[str, LocalFederation] = {
             keys: stack.enter_context(local_federation(_plan(update, keys, rounds + 2), SITES)) for keys in seconds
         }
         for number in range(rounds + 2):
             for keys, federation in running.items():
+                before = _busy(federation)
                 spent = _round(federation, update, number)
+                after = _busy(federation)
                 if number >= 2:  # the first ones compile
                     seconds[keys].append(spent)
+                    busy[keys].append((after[0] - before[0], after[1] - before[1]))
     medians = {keys: statistics.median(found) for keys, found in seconds.items()}
     differences = sorted(split - shared for split, shared in zip(seconds[SPLIT], seconds[SHARED], strict=True))
     return judged(
@@ -102,7 +107,21 @@ def round_seconds(rounds: int) -> Row:
         shared_s=round(medians[SHARED], 4),
         split_s=round(medians[SPLIT], 4),
         rounds=rounds,
+        processor_s={
+            keys: {
+                who: round(statistics.median(each), 4) for who, each in zip(_WHO, zip(*found, strict=True), strict=True)
+            }
+            for keys, found in busy.items()
+        },
     )
+
+
+_WHO = ("aggregator", "sites")
+
+
+def _busy(federation: LocalFederation) -> tuple[float, float]:
+    """Return what the aggregator's process, and this one with all sites in it, have used of the processor so far."""
+    return cpu_s(federation.aggregator.pid), time.process_time()
 
 
 def _plan(update: dict[str, Any], keys: str, rounds: int) -> Plan:
