@@ -27,6 +27,7 @@ from client_sdk.config import MemberSettings, Settings, TrusteeSettings
 from he_agg.codecs import Codec, codec_for
 from he_agg.documents.federation import FederationDocument
 from he_agg.documents.roster import Role
+from he_agg.documents.sharing import HolderList
 from he_agg.errors import KeystoreError, Reason
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
@@ -56,12 +57,14 @@ class Holding:
         keyed: the epochs whose sharing key the aggregator has, or will not take.
         refused: digests of the records that it would not open, and answers never.
         told: what people were told already.
+        lists: the list of holders of the round that this site has dealt to last.
     """
 
     answered: set[RoundId] = field(default_factory=set)
     keyed: set[int] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
+    lists: dict[RoundId, HolderList] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -185,6 +185,10 @@ def body_of(description: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": description, "content": content}}
 
 
+def _always(_: Transaction) -> bool:
+    return True
+
+
 async def take_document(
     request: Request,
     caller: Caller,
@@ -192,14 +196,24 @@ async def take_document(
     limits: Limits,
     at_most: int,
     accept: Callable[[Transaction, bytes], bool],
+    awaited: Callable[[Transaction], bool] = _always,
 ) -> Response:
-    """Read a signed document, accept it in a transaction, and let the worker look; 201 if it is new, 200 if not."""
+    """Read a signed document, accept it in a transaction, and let the worker look; 201 if it is new, 200 if not.
+
+    Args:
+        awaited: asked in the transaction after a new document, whether anybody waits for what is there now: if not,
+            nobody is woken.
+    """
+    woken = True
 
     def take(document: bytes) -> bool:
+        nonlocal woken
         with aggregator.store.write() as tx:
-            return accept(tx, document)
+            new = accept(tx, document)
+            woken = new and awaited(tx)
+            return new
 
-    return await take_body(request, caller, aggregator, limits, at_most, take)
+    return await take_body(request, caller, aggregator, limits, at_most, take, lambda: woken)
 
 
 async def take_body(
@@ -209,11 +223,13 @@ async def take_body(
     limits: Limits,
     at_most: int,
     take: Callable[[bytes], bool],
+    awaited: Callable[[], bool] = lambda: True,
 ) -> Response:
-    """Read a body, make it durable, and let the worker look; 201 if it is new, 200 if not."""
+    """Read a body, make it durable, and let the worker look if anybody waits for it; 201 if it is new, 200 if not."""
     async with limits.body(caller.federation, caller.name):
         body = await read_document(request, limits, at_most)
         new = await run_in_threadpool(take, body)
     failpoint("document.stored")
-    aggregator.worker.poke()
+    if awaited():
+        aggregator.worker.poke()
     return Response(status_code=201 if new else 200)

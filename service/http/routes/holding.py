@@ -72,7 +72,11 @@ async def put_echo(
     def accept(tx: Transaction, document: bytes) -> bool:
         return accept_echo(tx, aggregator.conductor, caller.federation, round_id, document, holder)
 
-    return await take_document(request, caller, aggregator, limits, MAX_ECHO_BYTES, accept)
+    def enough(tx: Transaction) -> bool:
+        row, holders = find_held(tx, caller.federation, round_id)
+        return len(tx.echoed(row.id)) == holders.thresholds.quorum  # further ones are no news to anybody who waits
+
+    return await take_document(request, caller, aggregator, limits, MAX_ECHO_BYTES, accept, enough)
 
 
 @router.get(
@@ -123,7 +127,11 @@ async def put_answer(
     def accept(tx: Transaction, document: bytes) -> bool:
         return accept_answer(tx, aggregator.conductor, caller.federation, round_id, document, holder)
 
-    return await take_document(request, caller, aggregator, limits, MAX_ANSWER_BYTES, accept)
+    def enough(tx: Transaction) -> bool:
+        row, holders = find_held(tx, caller.federation, round_id)
+        return len(tx.answered(row.id)) >= holders.thresholds.threshold
+
+    return await take_document(request, caller, aggregator, limits, MAX_ANSWER_BYTES, accept, enough)
 
 
 @router.get(

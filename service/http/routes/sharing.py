@@ -167,7 +167,7 @@ async def put_dealing(
     def take(body: bytes) -> bool:
         return dealings.take(expected, body)
 
-    return await take_body(request, caller, aggregator, limits, expected.wire_bytes, take)
+    return await take_body(request, caller, aggregator, limits, expected.wire_bytes, take, lambda: False)
 
 
 @router.get(
