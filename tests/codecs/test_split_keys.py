@@ -112,6 +112,29 @@ def test_a_wrong_sum_of_keys_opens_to_nothing(sites, wrong, rng):
     assert opened(plan, key, submissions, right) is not None
 
 
+@pytest.mark.parametrize("sites", [3, 5])
+@pytest.mark.parametrize("altered", ["dropped", "doubled", "replaced", "repeated"])
+def test_another_sum_than_the_keys_are_of_opens_to_nothing(sites, altered, rng):
+    """Somebody with the group key makes tags that hold for it: whether it opens is then all that keeps it out."""
+    plan = split_plan(FEW, max_sites=sites)
+    key = key_of(plan)
+    submissions, dealt = encrypted(plan, key, vectors_of(plan, rng, sites))
+    key_sum = np.asarray(np.sum(dealt, axis=0, dtype=np.int64))
+    first, second, *rest = submissions
+    (other,), _ = encrypted(plan, key, vectors_of(plan, rng, 1))
+    summed = {
+        "dropped": [second, *rest],
+        "doubled": [first, first, *submissions[1:]],
+        "replaced": [other, second, *rest],
+        "repeated": [second, second, *rest],
+    }[altered]
+    coder, total = codec_for(plan.public), fold_all(plan.public, summed)
+    with pytest.raises(DecryptionError) as caught:
+        coder.decrypt(source(total), sites, key, ROUND, key_sum=key_sum.copy())
+    assert caught.value.reason == Reason.OFF_GRID
+    assert opened(plan, key, submissions, key_sum) is not None
+
+
 def test_the_mean_is_that_of_shared_keys(rng):
     """Bit for bit: how a key travels does not change what is summed."""
     tensors, means = [{"w": rng.uniform(-1, 1, FEW)} for _ in range(3)], []
