@@ -18,7 +18,7 @@ import httpx
 import hypothesis
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from he_agg import canonical
@@ -29,6 +29,7 @@ from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import EMPTY_DIGEST
 from he_agg.sharing.shares import ANSWER_BYTES, Fault
 from service.operator import operations
+from tests.faults.fuzzing import bounded, kept, mutations
 from tests.support.holding import Held, put_sharing_key, sharing_key, submit_all
 from tests.support.peers import deal, make_plan, prepare
 from tests.support.seeds import seed_of
@@ -36,22 +37,10 @@ from tests.support.simulated import Clock, SimulatedFederation, snapshot
 
 PLAN = make_plan("fuzz", values=3000, rounds=10**6)
 SPLIT = make_plan("fuzz", split=True, min_sites=3, rounds=10**6)
-LIVING = ("leases",)
-"""Tables that background work changes by itself."""
 _numbers = itertools.count()
 
 
-class _Kept:
-    """All that an aggregator keeps."""
-
-    inside: SimulatedFederation
-
-    def store(self):
-        found = snapshot(self.inside.settings.data_dir)
-        return {"files": found["files"], "tables": {k: v for k, v in found["tables"].items() if k not in LIVING}}
-
-
-class OpenRound(_Kept):
+class OpenRound:
     """An open round in which site a has announced, put one part, and b has everything but the receipt."""
 
     def __init__(self, data_dir) -> None:
@@ -62,7 +51,7 @@ class OpenRound(_Kept):
         assert self.a.put(self.first.id, 0, self.first.parts[0]).status_code == 204
 
 
-class AwaitedRound(_Kept):
+class AwaitedRound:
     """A published round whose holders are awaited: all but b have echoed its record, and a has answered."""
 
     def __init__(self, data_dir) -> None:
@@ -91,20 +80,12 @@ def world(tmp_path_factory):
     made.inside.end()
 
 
-def bounded(examples: int):
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-
-
 def judge(world, before, answer, *, may_change: bool) -> None:
     assert answer.status_code < 500, f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
     if answer.status_code >= 400 or not may_change:
-        assert world.store() == before, f"changed by {answer.status_code}: {answer.request.method} {answer.request.url}"
+        assert kept(world.inside) == before, (
+            f"changed by {answer.status_code}: {answer.request.method} {answer.request.url}"
+        )
 
 
 REAL: dict[str, list] = {
@@ -183,7 +164,7 @@ def test_requests_out_of_the_openapi_document(request, method, path, signed):
             with contextlib.suppress(ValueError, TypeError):
                 # Nothing is going to happen, so there is nothing to wait for.
                 parameters["wait"] = min(float(parameters["wait"]), 0.001)
-        before = world.store()
+        before = kept(world.inside)
         try:
             build = peer.signed if signed else world.inside.client.build_request
             request = build(
@@ -207,31 +188,6 @@ def test_requests_out_of_the_openapi_document(request, method, path, signed):
 
 
 @st.composite
-def mutations(draw, data: bytes) -> bytes:
-    """Bytes changed, cut out, put in, repeated, or taken from elsewhere."""
-    out = bytearray(data)
-    for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.integers(0, max(0, len(out) - 1)) | st.integers(0, min(len(out), 120)))
-        size = draw(st.sampled_from([0, 1, 1, 2, 8, 64, len(out)]))
-        match draw(st.sampled_from(["flip", "set", "cut", "insert", "repeat", "end"])):
-            case "flip" if out:
-                out[min(at, len(out) - 1)] ^= 1 << draw(st.integers(0, 7))
-            case "set":
-                out[at : at + size] = draw(st.binary(min_size=min(size, 64), max_size=min(size, 64)))
-            case "cut":
-                del out[at : at + size]
-            case "insert":
-                out[at:at] = draw(
-                    st.sampled_from([b"\0", b"}", b'"', b"\xff\xfe", b'{"a":1}', b"1e999", b"-", b"[" * 2000])
-                )
-            case "repeat":
-                out[at:at] = out[at : at + size]
-            case "end":
-                del out[at:]
-    return bytes(out)
-
-
-@st.composite
 def spoilt(draw, fields: dict[str, str]) -> dict[str, str | None]:
     """Signature fields of which one is missing, twice, or has changed bytes."""
     name = draw(st.sampled_from(sorted(fields)))
@@ -249,7 +205,7 @@ def test_mutated_signatures(world):
     def ask(changed) -> None:
         if changed == fields:
             return
-        before = world.store()
+        before = kept(world.inside)
         headers = [(name, value.encode("latin-1")) for name, value in changed.items() if value is not None]
         answer = world.inside.client.get(path, headers=headers)
         # Another federation may be named, which is not there; spaces around a value are no part of it.
@@ -280,7 +236,7 @@ def test_mutated_rosters_and_bundles(world):
         body = data.draw(mutations(original))
         if body == original:
             return
-        before = world.store()
+        before = kept(world.inside)
         answer = world.coordinator.bring(what, body)
         assert answer.status_code >= 400, "something else than what was signed was taken"
         refused.add(answer.json()["reason"])
@@ -346,7 +302,7 @@ def test_mutated_documents_of_holders(awaited):
         body = data.draw(mutations(sent[path]))
         if body == sent[path]:
             return
-        before = awaited.store()
+        before = kept(awaited.inside)
         kind = "octet-stream" if path == submission else "json"
         sender = awaited.a.peer if path == submission else b.peer
         answer = sender.request("PUT", path, {"Content-Type": f"application/{kind}"}, content=body)
@@ -393,7 +349,7 @@ def test_mutated_manifests(world):
     @bounded(300)
     @given(body=mutations(original))
     def ask(body) -> None:
-        before = world.store()
+        before = kept(world.inside)
         answer = peer.announce("fuzz.1.1", body)
         # A changed nonce, digest or number of spare digits is a manifest like any other. The first of them is taken.
         judge(world, before, answer, may_change=answer.status_code == 201)
@@ -411,7 +367,7 @@ def test_mutated_parts(world, first):
     def ask(body) -> None:
         if body == honest:
             return
-        before = world.store()
+        before = kept(world.inside)
         answer = world.a.put(world.first.id, first, body)
         assert answer.status_code >= 400, "something else than the announced parts was taken"
         judge(world, before, answer, may_change=False)
@@ -443,7 +399,7 @@ def test_announced_parts_that_are_none(tmp_path, turn):
         other = prepare(PLAN, current, "b", next(_numbers) + 10, part_digests=digests, nonce="ab" * 16)
         assert world.b.announce(current, other.manifest).status_code == 201
         assert world.b.put(other.id, 0, world.first.parts[0]).status_code == 204
-        before = world.store()
+        before = kept(world.inside)
         answer = world.b.put(other.id, 1, body)
         if answer.status_code == 200:
             # Residues of other values are a part like any other.

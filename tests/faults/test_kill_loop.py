@@ -8,7 +8,9 @@ Claims, checked over all deaths of one data directory:
 * a receipt is honoured: its submission is in the record, and asking again gives the same receipt, whoever died since;
 * what a site says of a sum is taken once, whoever died since, and stays: every verdict is there at the end;
 * the record and the sum of a published round never change, and the database is sound at the end;
-* with the last sum of a federation comes its end, once, the last record for all sites; the next one is founded then.
+* with the last sum of a federation comes its end, once, the last record for all sites; the next one is founded then;
+* every other federation splits its keys: each dealing, echo and answer is stored once, and there is no second record of
+  a number; nothing opens before the sum is settled, and answers give the sum of the keys that were dealt.
 
 `make test` dies 220 times, `make soak` 2,000 times.
 """
@@ -38,7 +40,12 @@ from he_agg.documents.state import FederationState
 from he_agg.documents.verdict import OPENED, REJECTED
 from he_agg.errors import ConfigError, TransportError
 from he_agg.ids import RoundId
+from he_agg.sharing.decoding import rebuild
+from he_agg.sharing.masks import total_mask, unmasked
+from he_agg.sharing.shares import read_answer
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
+from tests.sharing.dealt import MASK_KEY
+from tests.support.holding import Held, deal_to, holders_of, put_dealing, put_sharing_key
 from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register
 from tests.support.seeds import seed_of
 from tests.support.server import ServerProcess
@@ -110,33 +117,47 @@ class Killer:
         self._thread.join()
 
 
+class PatientPeer(Peer):
+    """Asks again what gets no answer."""
+
+    retries = 0
+
+    def request(self, *arguments: Any, **more: Any) -> httpx.Response:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return super().request(*arguments, **more)
+            except httpx.TransportError:
+                assert time.monotonic() < end, f"{arguments}: no answer for {PATIENCE_S} s"
+                self.retries += 1
+                time.sleep(0.01)
+
+
 class Site:
     """A site that never gives up: what gets no answer is asked again, and an upload goes on where it was."""
 
-    def __init__(self, server: ServerProcess, peer: Peer, name: str) -> None:
+    def __init__(self, peer: PatientPeer, name: str) -> None:
         self.name = name
-        self._server = server
-        self._peer = peer
-        self._client = peer.client
-        self.retries = 0
+        self.peer = peer
+
+    @property
+    def retries(self) -> int:
+        return self.peer.retries
 
     def ask(self, method: str, *arguments, accept=(200,), **more) -> httpx.Response:
         end = time.monotonic() + PATIENCE_S
         while True:
-            try:
-                answer = getattr(self._peer, method)(*arguments, **more)
-            except httpx.TransportError:
-                assert time.monotonic() < end, f"{method}: no answer for {PATIENCE_S} s"
-                self.retries += 1
-                time.sleep(0.01)
-                continue
+            answer = getattr(self.peer, method)(*arguments, **more)
             if answer.status_code in accept:
                 return answer
             assert answer.status_code == 204, f"{method} {answer.status_code}: {answer.text}"  # a poll without news
             assert time.monotonic() < end, f"{method}: no news for {PATIENCE_S} s"
 
-    def submit(self, round_id: str, prepared, in_one: bool) -> bytes:
+    def submit(self, round_id: str, prepared, in_one: bool, dealing: bytes | None = None) -> bytes:
         self.ask("announce", round_id, prepared.manifest, accept=(200, 201))
+        if dealing is not None:
+            taken = put_dealing(self.peer, prepared.id, dealing)
+            assert taken.status_code in (200, 201), taken.text
         if in_one:
             return self.ask("put", prepared.id, 0, prepared.whole).content
         while missing := self.ask("status", prepared.id).json()["missing"]:
@@ -163,38 +184,92 @@ def assert_verdicts(site: Site, round_id: str, number: int) -> None:
     assert said == {name: verdict_of(name, number) for name in SITES}
 
 
-def play_round(sites: list[Site], plan, round_id: str, number: int):
-    """All sites at once. Returns what must never change again."""
-    places = plan.public.places
-    size = sum(place.residues for place in places)
-    hot = [(7919 * number + i * size // len(sites)) % size for i in range(len(sites))]
-    prepared = {
-        site.name: prepare(plan, round_id, site.name, number, one_hot=position)
-        for site, position in zip(sites, hot, strict=True)
-    }
-    receipts: dict[str, bytes] = {}
+def at_once(sites: list[Site], work) -> dict[str, Any]:
+    """What each site has got from its work; the first failure, if there is one."""
+    done: dict[str, Any] = {}
     failures: list[BaseException] = []
 
-    def work(site: Site) -> None:
-        in_one = (number + SITES.index(site.name)) % 2 == 0
+    def worked(site: Site) -> None:
         try:
-            receipts[site.name] = site.submit(round_id, prepared[site.name], in_one)
+            done[site.name] = work(site)
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=work, args=(site,)) for site in sites]
+    threads = [threading.Thread(target=worked, args=(site,)) for site in sites]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if failures:
         raise failures[0]
+    return done
+
+
+def hold(sites: list[Site], round_id: str, keys: np.ndarray) -> None:
+    """All three see the same record, and two or more answer for it: the sum of keys is that of its members."""
+    held = {site.name: Held(site.peer, round_id) for site in sites}
+    state = Signed.parse(FederationState, sites[0].ask("state").content).body
+    assert (str(state.awaited), state.open) == (round_id, None), "something has opened before the sum was settled"
+
+    def echo(site: Site) -> None:
+        answer = held[site.name].echo()
+        assert answer.status_code in (200, 201), answer.text
+
+    def answer(site: Site) -> bytes:
+        shares = held[site.name].shares()
+        for _ in range(2):
+            answer = held[site.name].answer(shares)
+            assert answer.status_code in (200, 201), answer.text
+        return shares
+
+    at_once(sites, echo)
+    shares = at_once(sites, answer)
+    a = held[SITES[0]]
+    found = a.get("answers").json()
+    for what in ("echoes", "answers"):
+        assert [one["body"]["holder"] for one in found[what]] == list(SITES)
+        assert {one["body"]["record"] for one in found[what]} == {a.record.digest}, "two records were answered"
+    masks = total_mask(MASK_KEY, a.contexts())
+    answers = {SITES.index(name) + 1: read_answer(row) for name, row in shares.items()}
+    rebuilt = rebuild(answers, len(SITES), lambda total: unmasked(total, masks, len(sites)) is not None)
+    total = unmasked(rebuilt.total, masks, len(sites))
+    assert total is not None
+    assert np.array_equal(total, keys.sum(axis=0)), "the sum of keys is wrong"
+
+
+def play_round(sites: list[Site], plan, round_id: str, number: int):
+    """All sites at once. Returns what must never change again."""
+    places = plan.public.places
+    size = sum(place.residues for place in places)
+    hot = [(7919 * number + i * size // len(sites)) % size for i in range(len(sites))]
+    dealt = {}
+    if plan.public.splits_keys:
+        listed = holders_of(sites[0].peer, round_id)
+        dealt = {
+            site.name: deal_to(plan, listed, round_id, site.name, number, one_hot=position)
+            for site, position in zip(sites, hot, strict=True)
+        }
+        prepared = {name: one.prepared for name, one in dealt.items()}
+    else:
+        prepared = {
+            site.name: prepare(plan, round_id, site.name, number, one_hot=position)
+            for site, position in zip(sites, hot, strict=True)
+        }
+
+    def submit(site: Site) -> bytes:
+        in_one = (number + SITES.index(site.name)) % 2 == 0
+        dealing = dealt[site.name].dealing.to_bytes() if dealt else None
+        return site.submit(round_id, prepared[site.name], in_one, dealing)
+
+    receipts = at_once(sites, submit)
     record = sites[0].ask("record", round_id, wait=1).content
     parsed = read_record(record)
     assert parsed.outcome == "published"
     assert parsed.members == {name: p.id for name, p in prepared.items()}, "a receipt was not honoured"
     parts = sites[number % len(sites)].sum(plan, round_id)
     assert tuple(hashlib.sha256(part).hexdigest() for part in parts) == parsed.sum_digests
+    if dealt:
+        hold(sites, round_id, np.stack([one.key for one in dealt.values()]).astype(np.int32))
     for site in sites:
         site.ask("judge", round_id, verdict_of(site.name, number), accept=(200, 201))
     total = np.concatenate([read_part(plan, n, part) for n, part in enumerate(parts)])
@@ -240,9 +315,11 @@ def run_loop(tmp_path: Path, deaths: list[str], seed: int) -> Counter[str]:
         last = False
         while not last:
             last = killer.finished
-            plan = plan_of(f"stroke-{len(lives) + 1}")
-            members = register(data_dir, plan, list(SITES))
-            sites = [Site(server, Peer(client, plan.public.federation, members[name]), name) for name in SITES]
+            plan = plan_of(f"stroke-{len(lives) + 1}", split=len(lives) % 2 == 1)
+            members = register(data_dir, plan, list(SITES), holders=SITES if plan.public.splits_keys else ())
+            sites = [Site(PatientPeer(client, plan.public.federation, members[name]), name) for name in SITES]
+            if plan.public.splits_keys:
+                assert {put_sharing_key(site.peer).status_code for site in sites} <= {200, 201}
             histories: list = []
             lives.append((sites, plan, histories))
             for number in range(1, ROUNDS + 1):
@@ -276,12 +353,14 @@ def run_loop(tmp_path: Path, deaths: list[str], seed: int) -> Counter[str]:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         ends = db.execute("SELECT federation, COUNT(*) FROM rounds WHERE phase = 'ended' GROUP BY 1").fetchall()
+        told = {db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("echoes", "answers")}
     assert dict(ends) == {plan.public.federation: 1 for _, plan, _ in lives}
+    assert told == {len(SITES) * ROUNDS * (len(lives) // 2)}, "a holder has said something twice, or not at all"
     return Counter(death.partition(":")[0] for death in killer.died)
 
 
-def plan_of(federation: str) -> Plan:
-    return make_plan(federation, values=3000, min_sites=len(SITES), rounds=ROUNDS)
+def plan_of(federation: str, split: bool = False) -> Plan:
+    return make_plan(federation, values=3000, min_sites=len(SITES), rounds=ROUNDS, split=split)
 
 
 def deaths_of(chance: random.Random, total: int) -> list[str]:
