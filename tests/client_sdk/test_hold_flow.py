@@ -10,31 +10,25 @@ import numpy as np
 import pytest
 
 from client_sdk._effects import Response
-from client_sdk._protocol.hold import hold_awaited
 from client_sdk._protocol.poll import next_round
 from client_sdk._protocol.session import Session
 from he_agg import canonical
-from he_agg.documents.holding import Answer, Complaint, Echo
+from he_agg.documents.holding import Answer, Echo
 from he_agg.documents.signed import Signed
 from he_agg.errors import ProtocolError
 from he_agg.ids import RoundId
-from he_agg.ring.primes import N
-from he_agg.sharing.dealing import Excerpt
-from he_agg.sharing.field import P, read, write
 from he_agg.sharing.masks import total_mask, unmasked
-from he_agg.sharing.proof import ROW_WIDTH, combinations, commit, prove
-from he_agg.sharing.shamir import expand, rebuild
-from he_agg.sharing.shares import Fault, convicts, read_answer
+from he_agg.sharing.shamir import rebuild
+from he_agg.sharing.shares import read_answer
 from tests.support.flows import KilledError, problem, security_log, unreachable
 from tests.support.holders import (
-    HOLDERS,
     SITES,
     HeldFederation,
     HolderWorld,
     begin,
-    held_roster,
     holder_in,
     look,
+    notices,
     published,
     round_after,
     split_plan,
@@ -47,10 +41,6 @@ PLAN = split_plan()
 @pytest.fixture
 def aggregator():
     return HeldFederation(PLAN)
-
-
-def notices(world):
-    return [event.text for event in world.events if hasattr(event, "topic")]
 
 
 def test_enough_answers_give_the_sum_of_keys(tmp_path, rng, aggregator):
@@ -265,193 +255,6 @@ def test_no_division_of_honest_holders_gives_answers_for_two_records(tmp_path, r
     assert not set(shown["A"].of("answers")) & set(shown["B"].of("answers"))
 
 
-# What dealers and the aggregator can do to dealings.
-
-
-def proven_again(context, holders, plaintexts):
-    """The public part that a cheating dealer makes of any plaintexts: all as it should be but for the rows."""
-    commitments = [commit(context, index, plaintext) for index, plaintext in enumerate(plaintexts, start=1)]
-    rows = np.stack([expand(plaintexts[0][32:], ROW_WIDTH), read(plaintexts[1][32:], ROW_WIDTH, "row")])
-    return b"".join(
-        (holders.header, *commitments, write(prove(combinations(context, holders.header, commitments), rows)))
-    )
-
-
-def one_bad_row(context, holders):
-    def cheat(halves):
-        plaintexts = list(halves[1])
-        row = read(plaintexts[3][32:], ROW_WIDTH, "row").copy()
-        row[5] = (int(row[5]) + 1) % P
-        plaintexts[3] = plaintexts[3][:32] + write(row)
-        return proven_again(context, holders, plaintexts), plaintexts
-
-    return cheat
-
-
-def higher_degree(context, holders):
-    def cheat(halves):
-        plaintexts = list(halves[1])
-        for index in (2, 3):
-            row = read(plaintexts[index][32:], ROW_WIDTH, "row").astype(np.int64)
-            plaintexts[index] = plaintexts[index][:32] + write(((row + (index + 1) ** 2 * 7) % P).astype(np.uint16))
-        return proven_again(context, holders, plaintexts), plaintexts
-
-    return cheat
-
-
-def wrong_plaintext(context, holders):
-    return lambda halves: (halves[0], [*halves[1][:3], bytes([halves[1][3][0] ^ 1]) + halves[1][3][1:]])
-
-
-def wrong_proof(context, holders):
-    return lambda halves: (halves[0][:-1] + bytes([halves[0][-1] ^ 1]), halves[1])
-
-
-def unreadable(at, value):
-    return lambda context, holders: lambda halves: (halves[0][:at] + value + halves[0][at + len(value) :], halves[1])
-
-
-SEALED, OPENED = Fault.SEALED, Fault.OPENED
-CHEATS = {
-    "one bad row": (one_bad_row, {"trustee": OPENED}),
-    "higher degree": (higher_degree, {"c": OPENED, "trustee": OPENED}),
-    "wrong plaintext": (wrong_plaintext, {"trustee": SEALED}),
-    "wrong proof": (wrong_proof, dict.fromkeys(HOLDERS[1:], OPENED)),  # it is given at points, the first is right
-}
-
-
-@pytest.mark.parametrize("what", CHEATS)
-def test_a_bad_dealing_is_complained_of_and_the_record_not_promised(tmp_path, rng, aggregator, what):
-    cheat, faults = CHEATS[what]
-    holders = begin(aggregator, tmp_path)
-    context, listed = aggregator.context("b"), aggregator.listed.holders
-    aggregator.deal(rng, "a"), aggregator.deal(rng, "b", cheat(context, listed)), aggregator.deal(rng, "c")
-    aggregator.publish()
-    for name, session in holders.items():
-        world = HolderWorld(aggregator, site=name)
-        came_back = look(session, aggregator, world)
-        if name not in faults:
-            assert came_back or name in aggregator.of("answers")
-            continue
-        assert session.promises.of(1) is None
-        assert name not in aggregator.of("echoes")
-        complaint = Signed.parse(Complaint, aggregator.of("complaints")[f"{name}.b"]).body
-        assert (complaint.dealer, complaint.fault) == ("b", faults[name])
-        convicted = complaint.plaintext is not None and convicts(
-            aggregator.dealings["test.1.1", "b"], context, listed.index(name), complaint.plaintext
-        )
-        assert convicted == (faults[name] is OPENED)
-        assert [line["dealer"] for line in security_log(session) if line["event"] == "bad-dealing"] == ["b"]
-        (told,) = notices(world)
-        assert "complained" in told
-        look(session, aggregator, world)  # again: the same complaint, and nobody is told twice
-        assert len(notices(world)) == 1
-    assert {path.split(".")[0] for path in aggregator.of("complaints")} == set(faults)
-
-
-class Bare:
-    """What a dealer signs that nobody can read, cut for a holder without a look at it."""
-
-    def __init__(self, dealing, at, value):
-        self.dealing, self.at, self.value = dealing, at, value
-
-    def excerpt(self, name):
-        whole = self.dealing.excerpt(name).to_bytes()
-        changed = whole[: self.at] + self.value + whole[self.at + len(self.value) :]
-        return type("Cut", (), {"to_bytes": lambda _: changed})()
-
-    @property
-    def digest(self):
-        name = HOLDERS[0]
-        return Excerpt.digest_of(self.excerpt(name).to_bytes(), self.dealing.holders, name)
-
-
-@pytest.mark.parametrize(
-    ("at", "value"),
-    [
-        (0, b"HEKX"),
-        (4, b"\x02"),
-        (5, b"\x0b"),
-        (6, b"\x01\x08"),
-        (8, b"\x05\x00"),
-        (10, b"\x03\x00"),
-        (140, b"\xff\xff"),
-    ],
-    ids=["magic", "version", "R", "width", "m", "t", "no element"],
-)
-def test_a_dealing_that_nobody_can_read_is_complained_of(tmp_path, rng, aggregator, at, value):
-    holders = published(aggregator, rng, tmp_path, resealed=lambda dealing: Bare(dealing, at, value))
-    look(holders["c"], aggregator)
-    complaint = Signed.parse(Complaint, aggregator.of("complaints")["c.b"]).body
-    assert (complaint.fault, complaint.plaintext) == (SEALED, None)
-    assert aggregator.of("echoes") == {}
-
-
-def garbage(dealing):
-    return dataclasses.replace(dealing, blobs=tuple(bytes(len(blob)) for blob in dealing.blobs))
-
-
-def moved(dealing):
-    """Shares of equal length in each other's places: of the holders 3 and 4."""
-    first, second, third, fourth = dealing.blobs
-    return dataclasses.replace(dealing, blobs=(first, second, fourth, third))
-
-
-@pytest.mark.parametrize("resealed", [garbage, moved])
-def test_shares_that_do_not_open_accuse_their_dealer(tmp_path, rng, aggregator, resealed):
-    holders = published(aggregator, rng, tmp_path, resealed=resealed)
-    look(holders["trustee"], aggregator)
-    assert Signed.parse(Complaint, aggregator.of("complaints")["trustee.b"]).body.fault is SEALED
-    assert holders["trustee"].promises.of(1) is None
-
-
-@pytest.mark.parametrize(
-    "facts",
-    [
-        {"dealer": "a"},
-        {"round_id": RoundId("test", 2, 1)},
-        {"round_id": RoundId("test", 1, 2)},
-        {"epoch": 2},
-        {"holders": "00" * 32},
-        {"roster": "00" * 32},
-        {"nonce": "77" * 16},
-        {"key_id": "00" * 32},
-        {"plan_id": "00" * 32},
-    ],
-    ids=lambda facts: next(iter(facts)),
-)
-def test_a_dealing_that_was_made_for_something_else_opens_nowhere(tmp_path, rng, aggregator, facts):
-    """Such as another's that was copied, or one of an earlier round."""
-    holders = published(aggregator, rng, tmp_path, **facts)
-    look(holders["c"], aggregator)
-    assert Signed.parse(Complaint, aggregator.of("complaints")["c.b"]).body.fault is SEALED
-    assert aggregator.of("echoes") == {}
-
-
-@pytest.mark.parametrize("lie", ["swapped", "another dealing", "short", "long", "gone"])
-def test_an_aggregator_that_serves_other_shares_accuses_nobody(tmp_path, rng, aggregator, lie):
-    holders = published(aggregator, rng, tmp_path)
-    own = [aggregator.dealings["test.1.1", site].excerpt("a").to_bytes() for site in SITES]
-    if lie == "another dealing":
-        kept = dict(aggregator.manifests), dict(aggregator.complete)
-        aggregator.deal(rng, "b")
-        aggregator.manifests, aggregator.complete = kept
-        own[1] = aggregator.dealings["test.1.1", "b"].excerpt("a").to_bytes()
-    shown = {
-        "swapped": own[1] + own[0] + own[2],
-        "another dealing": b"".join(own),
-        "short": b"".join(own)[:-1],
-        "long": b"".join(own) + b"\x00",
-        "gone": b"",
-    }
-    aggregator.shown["/shares"] = Response(200, {}, shown[lie])
-    world = HolderWorld(aggregator, site="a")
-    assert not look(holders["a"], aggregator, world)
-    assert aggregator.said == {}
-    assert holders["a"].promises.of(1) is None
-    assert len(notices(world)) == 1
-
-
 def test_a_list_with_another_key_of_this_holder_is_refused(tmp_path, rng, aggregator):
     thief = holder_in(tmp_path / "thief", PLAN, "a")  # a copy of the identity, on another machine
     look(thief, aggregator)
@@ -537,75 +340,3 @@ def test_what_is_kept_of_another_record_is_not_sent(tmp_path, rng, aggregator):
         holders["a"].promises.keep_answer(aggregator.round_id, stale)
         assert look(holders["a"], aggregator)
         assert aggregator.of("answers") == {}
-
-
-# Journals and sharing keys, for as long as a federation lasts.
-
-
-def test_a_holder_whose_journal_is_gone_answers_nothing_until_it_has_a_new_key(tmp_path, rng, aggregator):
-    """Its key still opens what it may have answered before, for another record."""
-    holders = published(aggregator, rng, tmp_path)
-    path = holders["a"].spool.promises_path("test")
-    path.unlink()
-    for _ in range(2):
-        session, world = holder_in(tmp_path, PLAN, "a"), HolderWorld(aggregator, site="a")
-        assert not look(session, aggregator, world)
-        assert not session.promises.begun
-        assert "journal" in notices(world)[0]
-    assert aggregator.said == {}
-    aggregator.lies = {"epoch": 2, "open": None}
-    look(session, aggregator, world)
-    assert session.promises.newest == 1
-    assert session.sharing_keys.of(1) is None
-    assert session.sharing_keys.of(2) is not None
-    assert aggregator.said == {}
-
-
-def test_a_first_holder_sits_nothing_out_and_a_late_one_what_is_open(tmp_path, aggregator):
-    aggregator.stage = "created"
-    first = holder_in(tmp_path, PLAN, "a")
-    look(first, aggregator)
-    assert first.promises.newest == 0
-    aggregator.stage = "running"
-    late = holder_in(tmp_path, PLAN, "b")
-    look(late, aggregator)
-    assert late.promises.newest == 1
-
-
-def test_a_new_epoch_has_a_new_key_and_the_old_one_goes(tmp_path, aggregator):
-    session = holder_in(tmp_path, PLAN, "trustee")
-    look(session, aggregator)
-    kept = session.sharing_keys.of(1)
-    aggregator.lies = {"epoch": 2, "open": None}
-    look(session, aggregator)
-    assert session.sharing_keys.of(1).to_bytes() == kept.to_bytes()  # a sum of that epoch may come yet
-    assert sorted(epoch for epoch, _ in aggregator.sharing) == [1, 2]
-    aggregator.lies = {"epoch": 2}
-    look(session, aggregator)
-    assert session.sharing_keys.of(1) is None
-    assert session.sharing_keys.of(2) is not None
-    requests = len(aggregator.sharing)
-    world = HolderWorld(aggregator, site="trustee")
-    look(session, aggregator, world)
-    assert world.paths("PUT") == []  # the aggregator has it
-    assert len(aggregator.sharing) == requests
-
-
-def test_a_member_that_is_no_holder_makes_no_key(tmp_path, aggregator):
-    session = holder_in(tmp_path, PLAN, "c")
-    without = held_roster(2, ("a", "b", "trustee"))
-    aggregator.rosters.append(without)
-    aggregator.roster = without.body_digest
-    world = HolderWorld(aggregator, site="c")
-    look(session, aggregator, world)
-    assert aggregator.sharing == {}
-    assert not session.promises.begun
-    assert world.run(hold_awaited(session, aggregator.state)) is False
-
-
-def test_the_answer_is_as_long_as_it_must_be(tmp_path, rng, aggregator):
-    holders = published(aggregator, rng, tmp_path)
-    for name in ("a", "b", "c"):
-        look(holders[name], aggregator)
-    (body,) = aggregator.of("answers").values()
-    assert read_answer(Signed.parse(Answer, body).body.shares).shape == (N,)

@@ -164,7 +164,7 @@ def test_who_cannot_join_as_a_trustee_is_told_why(people):
     assert not (people.at("hospital-b") / "holder.toml").exists()
     for name in ("demo.start.json", "demo.keystore", "demo.plan"):
         (people.at("hospital-a") / name).unlink()
-    assert "no holders" in people.found("--holder", "trustee.public.json", code=2)
+    assert "no holders" in people.found("--keys", "shared", "--holder", "trustee.public.json", code=2)
     (people.at("hospital-a") / "trustee.public.json").unlink()
     people.found()
     assert "has no holders" in people.join(TRUSTEE, "holder", "join", code=1)

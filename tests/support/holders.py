@@ -28,6 +28,7 @@ from client_sdk._protocol.retry import RetryPolicy
 from client_sdk._protocol.session import MemberSession, Session, Trustee
 from client_sdk._protocol.sharing_key import ensure_sharing_key
 from client_sdk._protocol.state import federation_state
+from client_sdk.progress import Notice
 from he_agg import Plan, canonical
 from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.documents.manifest import Manifest
@@ -57,6 +58,7 @@ __all__ = [
     "held_roster",
     "holder_in",
     "look",
+    "notices",
     "split_plan",
 ]
 
@@ -312,3 +314,8 @@ def published(
 def round_after(round_id: RoundId) -> RoundId:
     """The next number's first attempt."""
     return RoundId(round_id.federation, round_id.number + 1, 1)
+
+
+def notices(world: World) -> list[str]:
+    """What people were told."""
+    return [event.text for event in world.events if isinstance(event, Notice)]
