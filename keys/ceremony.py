@@ -66,6 +66,13 @@ def deal(key: GroupKey, roster: Signed[Roster], dealer: Identity, now: float) ->
             f"the plan is for {public.min_sites} to {public.max_sites} sites, and the roster has {len(sites)}",
             "a plan for other numbers is a new federation: `he-agg plan new`",
         )
+    if public.splits_keys != (members.holders is not None):
+        wrong = "splits keys, and the roster names no holders" if public.splits_keys else "has no holders"
+        raise InputError(
+            Reason.PLAN_MISMATCH,
+            f"the plan {wrong}",
+            "holders come with `he-agg roster new` or `roster next`, and go with plans made with --keys split only",
+        )
     context = {
         "label": _LABEL,
         "federation": members.federation,

@@ -51,6 +51,16 @@ def test_every_site_gets_the_same_key_whichever_suite_it_has(path, name):
     assert {site(name).receiving_key.suite for name in SITES} == {"x25519", "mlkem768-x25519"}
 
 
+def test_a_plan_with_holders_goes_with_a_roster_that_names_them():
+    split = GroupKey.create(plan_of(codec="hybrid", keys="split", min_sites=3))
+    holding = after(WORLD.roster, add=[(Role.HOLDER, site(name).member()) for name in SITES])
+    assert deal(split, holding, site("hospital-a"), time.time()).body.roster == holding.body_digest
+    for key, roster in ((split, WORLD.roster), (WORLD.key, holding)):
+        with pytest.raises(InputError) as caught:
+            deal(key, roster, site("hospital-a"), time.time())
+        assert caught.value.reason == Reason.PLAN_MISMATCH
+
+
 def test_again_gives_the_same_and_writes_nothing(path):
     WORLD.accept(WORLD.bundle, path)
     before = path.stat()
