@@ -67,10 +67,10 @@ def deal(key: GroupKey, roster: Signed[Roster], dealer: Identity, now: float) ->
             "a plan for other numbers is a new federation: `he-agg plan new`",
         )
     if public.splits_keys != (members.holders is not None):
-        wrong = "splits keys, and the roster names no holders" if public.splits_keys else "has no holders"
+        has = "splits keys, and the roster names no" if public.splits_keys else "shares keys, and the roster names"
         raise InputError(
             Reason.PLAN_MISMATCH,
-            f"the plan {wrong}",
+            f"the plan {has} holders",
             "holders come with `he-agg roster new` or `roster next`, and go with plans made with --keys split only",
         )
     context = {
