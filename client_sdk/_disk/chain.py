@@ -62,6 +62,10 @@ class Chain:
         """Count the verified records."""
         return len(self._links())
 
+    def __contains__(self, digest: str) -> bool:
+        """Tell whether a record with this digest was verified."""
+        return any(link.digest == digest for link in self._links())
+
     def head(self, index: int | None = None) -> str:
         """Return the digest of a record.
 

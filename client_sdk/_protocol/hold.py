@@ -154,20 +154,26 @@ def _may_answer(session: MemberSession, round_id: RoundId, record: str) -> bool:
     """Tell whether a record may be promised still, or is.
 
     Raises:
-        RejectedError: another one is promised for its number: somebody shows this member a second one.
+        RejectedError: another one is promised for its number, or one that this history has not: somebody shows this
+            member a second one.
     """
     promises = session.promises
-    known = promises.of(round_id.number)
-    if known is None:
-        return promises.begun and round_id.number > promises.newest
-    if (known.attempt, known.record) != (round_id.attempt, record):
-        raise RejectedError(
-            Reason.CHAIN_MISMATCH,
-            f"record for number {round_id.number}, which this holder answers once",
-            f"{known.record} of attempt {known.attempt}",
-            f"{record} of attempt {round_id.attempt}",
-        )
-    return True
+    known, last = promises.of(round_id.number), promises.of(promises.newest)
+    if known is not None:
+        if (known.attempt, known.record) != (round_id.attempt, record):
+            raise RejectedError(
+                Reason.CHAIN_MISMATCH,
+                f"record for number {round_id.number}, which this holder answers once",
+                f"{known.record} of attempt {known.attempt}",
+                f"{record} of attempt {round_id.attempt}",
+            )
+        return True
+    if last is not None and last.record not in session.chain:
+        # Its records were lost since, and it is shown others. A quorum must not answer in two histories: an update that
+        # is in no sum of one may be in a sum of the other.
+        what = f"history, record that this holder has promised for number {promises.newest}"
+        raise RejectedError(Reason.CHAIN_MISMATCH, what, last.record, f"none of its {len(session.chain)} records")
+    return promises.begun and round_id.number > promises.newest
 
 
 def _kept(session: MemberSession, round_id: RoundId, record: str) -> bytes | None:

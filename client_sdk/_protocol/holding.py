@@ -11,8 +11,9 @@
     7   this member's share of every one-time key opens, is what its dealer     own_key, split_shares, check_dealing;
         committed to, and lies on the polynomials that the dealer proves; if    he_agg/sharing/shares.py
         not: a complaint, and no promise
-    8   the promise: this record for this number and no other, none of an       _disk/promises.py
-        older number; durable before anybody hears of it
+    8   the promise: this record for this number and no other, none of an       _disk/promises.py;
+        older number, none in a history without the record promised last;       (hold.py)
+        durable before anybody hears of it
     9   the echo: this member's word that it has seen this record               (hold.py)
     10  only if so many other holders have seen the very same one: the answer,  seen_by
         whose bytes are kept before they are sent

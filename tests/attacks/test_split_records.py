@@ -119,6 +119,33 @@ def test_a_holder_that_is_killed_between_journal_and_echo_answers_no_other_recor
     assert sorted(first.of("echoes")) == ["a", "trustee"]
 
 
+@pytest.mark.parametrize("other", ["set", "attempt"])
+def test_a_holder_answers_in_no_history_without_the_record_that_it_has_promised(tmp_path, rng, other):
+    """Nor for a later number: the same updates may be in both, and a holder of both would open the way to two sums."""
+    views = Views(tmp_path, rng, other, "trustee")
+    second = views.kept[1]
+    for holder in "ab":
+        views.show(holder, 0)
+    second.open(NEXT)
+    for site in SITES:
+        second.deal(rng, site)
+    second.publish()
+    views.forget_records("a")
+    assert not views.show("a", 1)
+    assert not second.of("echoes")
+    assert views.sessions["a"].promises.newest == 1
+    (refused,) = [line for line in security_log(views.sessions["a"]) if line["event"] == "not-answered"]
+    assert "promised" in refused["what"]
+    views.forget_records("a")  # with the history that it knows it goes on
+    first = views.kept[0]
+    first.open(NEXT)
+    for site in SITES:
+        first.deal(rng, site)
+    first.publish()
+    assert views.show("a", 0)
+    assert sorted(first.of("echoes")) == ["a"]
+
+
 # Sums of the same updates over different sets: what no threshold of holders stops.
 
 UNCLE = ("a", "b", "c", "trustee", "uncle")
