@@ -233,8 +233,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "client and aggregator have different plans",
     ),
     Reason.ALREADY_EXISTS: Explanation(
-        "the name is taken by something else",
-        "choose another name",
+        "it is there already, with other contents",
+        "choose another name; what members sign once, verdicts and echoes for instance, stays as it came first",
     ),
     Reason.NOT_INVITED: Explanation(
         "registered after the round opened, or not drawn",
@@ -253,11 +253,11 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "the site lost its spool: it takes part again in the next round",
     ),
     Reason.INCOMPLETE: Explanation(
-        "completed before all parts were sent",
+        "completed before all parts, or the dealing, were sent",
         "the client sends what is missing by itself",
     ),
     Reason.SUM_NOT_READY: Explanation(
-        "the round is not published yet",
+        "the round is not published yet, or too few of its holders have seen its record",
         "wait; if folding fails, the log says why",
     ),
     Reason.SUM_GONE: Explanation(

@@ -256,6 +256,8 @@ def _round(shown: dict[str, Any]) -> str:
     asked = ", ".join(f"{one['site']} for part {part}" for one in current["sites"] for part in one["asked_again"])
     if asked:
         text += f"; waiting for parts that the disk has damaged: {asked}"
+    if shown["holding"] is not None and shown["holding"]["awaited"] is not None:
+        text += "; its holders are awaited"
     return text
 
 

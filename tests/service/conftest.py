@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 
@@ -28,11 +29,16 @@ def make_world(request):
     worlds: list[tuple[RealFederation, bool]] = []
 
     def make(
-        sites=("a", "b", "c"), *, server: ServerProcess | None = None, start: bool = True, **options
+        sites=("a", "b", "c"),
+        *,
+        server: ServerProcess | None = None,
+        start: bool = True,
+        holders: Sequence[str] = (),
+        **options,
     ) -> RealFederation:
         target = server if server is not None else request.getfixturevalue("shared_server")
-        plan = make_plan(f"federation-{next(_numbers)}", **options)
-        world = RealFederation(target, plan, sites, start=start)
+        plan = make_plan(f"federation-{next(_numbers)}", split=bool(holders), **options)
+        world = RealFederation(target, plan, sites, start=start, holders=holders)
         worlds.append((world, server is None))
         return world
 

@@ -9,6 +9,7 @@ from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState
 from service.operator import operations
+from tests.support.holding import Held, put_sharing_key, submit_all
 from tests.support.peers import known, operator, prepare
 from tests.support.trust import AUDITOR, COORDINATOR
 
@@ -112,3 +113,37 @@ def test_a_shutdown_does_not_wait_for_polls(own_server, make_world):
     assert code == 0
     assert seconds < 5
     assert answers[0].content == first.content
+
+
+def test_whoever_waits_for_holders_hears_at_once(make_world):
+    """A holder for the quorum of echoes, a site for enough answers, and everybody for what comes then."""
+    world = make_world(holders=("a", "b", "c", "t"), min_sites=3)
+    for name in "abct":
+        assert put_sharing_key(world.peers[name]).status_code == 201
+    round_id = world.round_id
+    submit_all(world.plan, world.peer, round_id)
+    assert world.peer().record(round_id, wait=20).status_code == 200
+    held = {name: Held(world.peers[name], round_id) for name in "abct"}
+    for what in ("echoes", "answers"):
+        answer, seconds = timed(lambda asked=what: held["a"].get(asked, wait=0.7))
+        assert (answer.status_code, 0.6 < seconds < 2) == (204, True)
+    shares = {name: held[name].shares() for name in "abc"}
+    with ThreadPoolExecutor() as pool:
+        echoes = [pool.submit(timed, lambda one=one: one.get("echoes", wait=20)) for one in held.values()]
+        answers = pool.submit(timed, lambda: held["t"].get("answers", wait=20))
+        next_ = pool.submit(timed, lambda: world.peer().current(wait=20, after=round_id))
+        time.sleep(0.3)
+        assert {held[name].echo().status_code for name in "abc"} == {201}
+        for future in echoes:
+            answer, seconds = future.result()
+            assert (len(answer.json()["echoes"]), seconds < 5) == (3, True)
+        assert not answers.done()
+        assert {held[name].answer(shares[name]).status_code for name in "ab"} == {201}
+        answer, seconds = answers.result()
+        assert (len(answer.json()["answers"]), seconds < 5) == (2, True)
+        assert next_.result()[0]["round_id"] == f"{world.name}.2.1"
+        more = pool.submit(timed, lambda: held["t"].get("answers", wait=20, more_than=2))
+        time.sleep(0.3)
+        assert held["c"].answer(shares["c"]).status_code == 201
+        answer, seconds = more.result()
+        assert (len(answer.json()["answers"]), seconds < 5) == (3, True)

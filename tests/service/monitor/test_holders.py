@@ -94,6 +94,8 @@ def test_who_is_awaited_is_shown_and_can_be_skipped(inside):
     assert b.answer().status_code == 201
     line = "round f.1.1 waits for its holders: 3 of 3 echoes (a, b, c), 1 of 2 answers (b); not yet a, c"
     complaint = "a complains of the dealing of b in round f.1.1 (opened)"
+    assert "round f.1.1 is published, 3 of 3 sites complete" in table(inside)
+    assert "; its holders are awaited" in table(inside)
     for text in (line, complaint, "without them: `he-agg federation skip f`"):
         assert text in table(inside)
     assert line in watched(inside)
