@@ -23,6 +23,7 @@ from he_agg.documents.manifest import NONCE_BYTES, Manifest
 from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, ProtocolError, Reason
+from he_agg.ids import RoundId
 from he_agg.mac import RoundMac, TagTotal
 from he_agg.plan.fixedpoint import Quantizing
 from he_agg.plan.plan import PublicPlan
@@ -76,7 +77,8 @@ def prepare(
         if session.plan.splits_keys:
             listed = list_to_deal_to(session, opened.id, opened.epoch, opened.records)
             holders = yield from refusing(session, "holders-rejected", opened.id, listed)
-            yield from compute(partial(_check_holders_once, session, opened, fingerprint, update.may_repeat))
+            if not update.may_repeat:
+                yield from compute(partial(_check_holders_once, session, opened.id, holders, fingerprint))
         stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous, holders)
     yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
     return stored, values.rounded
@@ -126,18 +128,19 @@ def _check_once(session: Session, opened: OpenRound, fingerprint: str, may_repea
     raise repeated(str(opened.id), where)
 
 
-def _check_holders_once(session: Session, opened: OpenRound, fingerprint: str, may_repeat: bool) -> None:
+def _check_holders_once(session: Session, round_id: RoundId, listed: HolderList, fingerprint: str) -> None:
     """Refuse to deal an update to other holders under another number, even if it was left out of the sum there.
 
-    Some may have been shown a record with it, and have answered. The same holders would notice: so many answer each
-    number that one of them, at least, would have to go by two histories. Others know nothing of the first.
+    Some may have been shown a record with it, and have answered. Of the same holders, or nearly the same, an honest one
+    would have to go by two histories for another number to be answered in the other one; others know nothing of it.
     """
-    if may_repeat:
-        return
+    roster = session.rosters.signed_as(listed.roster).body
     for before in session.ledger.left_out(fingerprint):
-        if before.number != opened.id.number and not session.dealt.alike(before.number, opened.id.number):
+        version = session.dealt.version(before.number)
+        then = None if version is None else session.rosters.version(version)
+        if before.number != round_id.number and (then is None or not roster.quorums_meet(then)):
             where = f"was dealt to other holders in round {before}, of whom some may have answered for a sum with it"
-            raise repeated(str(opened.id), where)
+            raise repeated(str(round_id), where)
 
 
 def _quantizing(session: Session, update: Update) -> Quantizing:

@@ -187,6 +187,18 @@ class Roster:
         """
         return (self.holders, self.keys_of(Role.HOLDER)) == (other.holders, other.keys_of(Role.HOLDER))
 
+    def quorums_meet(self, other: Roster) -> bool:
+        """Tell whether a quorum of holders by this version, and one by another, have an honest holder in common.
+
+        That one goes by one history: what a quorum has answered by the one version, no other history of it is answered
+        by the other version. So many holders may be corrupt as both versions are made for.
+        """
+        if self.holders is None or other.holders is None:
+            return False
+        either = self.keys_of(Role.HOLDER).items() | other.keys_of(Role.HOLDER).items()
+        common = self.holders.quorum + other.holders.quorum - len(either)
+        return common > min(roster.claim(roster.holders + 2) for roster in (self.holders, other.holders))
+
     @property
     def smallest_group(self) -> str:
         """Say how few sites a sum may be of, and what it means if these are few."""

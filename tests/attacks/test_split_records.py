@@ -6,7 +6,7 @@ likes and signs it. That without echoes it reads keys so, tests/sharing/test_mix
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import pytest
 
@@ -24,6 +24,7 @@ from tests.support.trust import identity_of
 
 PLAN, HELD = split_plan(), held_plan()
 FIRST, AGAIN, NEXT = RoundId("test", 1, 1), RoundId("test", 1, 2), RoundId("test", 2, 1)
+MANY = 100  # sites, so that they are no limit
 NUMBERS = Thresholds.choose(len(HOLDERS))
 FAILED = {"outcome": "failed", "members": {}, "excluded": dict.fromkeys(SITES, "too-few-sites"), "sum_digests": ()}
 
@@ -148,7 +149,7 @@ def test_a_holder_answers_in_no_history_without_the_record_that_it_has_promised(
 
 # Sums of the same updates over different sets: what no threshold of holders stops.
 
-UNCLE = ("a", "b", "c", "trustee", "uncle")
+REPLACED = ("a", "c", "trustee", "uncle")
 
 
 @pytest.mark.parametrize("told", ["failed", "published without it"])
@@ -162,7 +163,7 @@ def test_an_update_goes_to_no_other_holders_under_a_later_number(tmp_path, told)
     aggregator = SplitAggregator(PLAN)
     session = session_of(tmp_path, PLAN)
     leave_out(session, aggregator, tmp_path, told)
-    aggregator.rosters.append(split_roster(UNCLE, version=2))
+    aggregator.rosters.append(split_roster(REPLACED, version=2))
     aggregator.open(NEXT)
     for again in (session, session_of(tmp_path, PLAN)):
         world = World(aggregator)
@@ -174,15 +175,29 @@ def test_an_update_goes_to_no_other_holders_under_a_later_number(tmp_path, told)
     assert list(aggregator.complete) == ["a"]
 
 
-def test_an_update_that_was_left_out_may_go_to_the_same_holders(tmp_path):
-    """A quorum of them has one history, and in that it is in no other sum."""
+@pytest.mark.parametrize("holders", [HOLDERS, HOLDERS[:3], (*HOLDERS, "uncle")], ids=["same", "one less", "one more"])
+def test_an_update_that_was_left_out_may_go_to_nearly_the_same_holders(tmp_path, holders):
+    """A quorum of the one and of the other have an honest holder in common, who has one history."""
     aggregator = SplitAggregator(PLAN)
     session = session_of(tmp_path, PLAN)
     leave_out(session, aggregator, tmp_path, "published without it")
-    aggregator.rosters.append(split_roster(version=2))
+    aggregator.rosters.append(split_roster(holders, version=2))
     aggregator.open(NEXT)
     World(aggregator).run(verbs.submit(session, aggregator.opened, update_of()))
     assert list(aggregator.complete) == ["a"]
+
+
+def test_which_lists_have_an_honest_holder_in_common():
+    """Counted: all quorums of all lists of three to five out of six."""
+    lists = [names for size in (3, 4, 5) for names in combinations(["a", "b", "c", "d", "e", "f"], size)]
+    rosters = {names: split_roster(names).body for names in lists}
+    first = {size: lists[[len(names) for names in lists].index(size)] for size in (3, 4, 5)}
+    for one, other in product(first.values(), lists):
+        numbers = [Thresholds.choose(len(names)) for names in (one, other)]
+        quorums = [combinations(names, of.quorum) for names, of in zip((one, other), numbers, strict=True)]
+        fewest = min(len(set(these) & set(those)) for these, those in product(*quorums))
+        corrupt = min(of.claim(MANY) for of in numbers)
+        assert rosters[one].quorums_meet(rosters[other]) == (fewest > corrupt), (one, other)
 
 
 def leave_out(session, aggregator, root, told):

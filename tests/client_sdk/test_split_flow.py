@@ -309,8 +309,8 @@ def test_within_a_number_nothing_is_dealt_to_another_list(tmp_path, aggregator, 
     assert world.paths("POST") == world.paths("PUT") == []
     assert not session.spool.entry(AGAIN).is_stored
     assert [line["event"] for line in security_log(session)] == ["holders-rejected"]
-    aggregator.open(NEXT)  # the number is burnt; the update that was dealt under it goes to nobody else
-    World(aggregator).run(_flows.submit(session, aggregator.opened, update_of(1)))
+    aggregator.open(NEXT)  # the number is burnt
+    World(aggregator).run(_flows.submit(session, aggregator.opened, update_of()))
     assert aggregator.manifests["a"].body.holders == aggregator.holders.digest
 
 
@@ -345,7 +345,8 @@ def test_lists_are_pinned_by_number(tmp_path):
     path.write_bytes(path.read_bytes() + b'{"holders":"')  # what a crash left
     assert Dealt(path).pin(3, lists[0])
     assert [line.count(b"{") for line in path.read_bytes().splitlines()] == [1, 1, 1]
-    path.write_bytes(b'{"holders":"00","round":1}\n')
+    assert (dealt.version(1), Dealt(path).version(2), dealt.version(4)) == (1, 1, None)
+    path.write_bytes(b'{"holders":"00","roster":1,"round":1}\n')
     with pytest.raises(ConfigError, match="to which holders it has dealt"):
         Dealt(path).pin(1, lists[0])
 
