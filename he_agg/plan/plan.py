@@ -21,7 +21,7 @@ from he_agg.plan.layout import Layout
 from he_agg.plan.parameters import Parameters
 from he_agg.plan.schemes import DEFAULT_CODEC, scheme_of
 from he_agg.plan.sections import MAX_PART_BYTES, PART_HEADER_BYTES, PartPlace, Section, part_places
-from he_agg.sharing.masks import MAX_SITES as MAX_SPLIT_SITES
+from he_agg.sharing.field import MAX_SITES as MAX_SPLIT_SITES
 
 __all__ = ["KEYS", "SHARED", "SPLIT", "Plan", "PublicPlan", "check_keys", "sections_of"]
 

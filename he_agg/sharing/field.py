@@ -19,12 +19,31 @@ from numpy.typing import NDArray
 
 from he_agg.errors import Reason, WireError
 
-__all__ = ["ELEMENT_BYTES", "Elements", "P", "Weights", "add", "inverse", "lagrange", "multiply", "read", "write"]
+__all__ = [
+    "ELEMENT_BYTES",
+    "KEY_BOUND",
+    "MAX_SITES",
+    "Elements",
+    "P",
+    "Weights",
+    "add",
+    "inverse",
+    "lagrange",
+    "multiply",
+    "read",
+    "write",
+]
 
 P = 65521
 """The largest prime below 2^16: an element travels in two bytes."""
 
 ELEMENT_BYTES = 2
+
+KEY_BOUND = 21
+"""No coefficient of a one-time key exceeds this in magnitude: the law of he_agg/ring/sampling.py."""
+
+MAX_SITES = 1559
+"""21 * 1,560 is (P-1)/2: with one site more the sum of keys could be any element, and a wrong one is never noticed."""
 
 MAX_INNER = 1 << 19
 """The longest sum of products that is exact."""

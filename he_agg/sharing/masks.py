@@ -13,17 +13,11 @@ from numpy.typing import NDArray
 
 from he_agg.ring.primes import N
 from he_agg.sharing.context import Context, elements
-from he_agg.sharing.field import Elements, P, add
+from he_agg.sharing.field import KEY_BOUND, MAX_SITES, Elements, P, add
 
-__all__ = ["MASK_KEY_BYTES", "MAX_SITES", "mask", "masked", "total_mask", "unmasked"]
+__all__ = ["MASK_KEY_BYTES", "mask", "masked", "total_mask", "unmasked"]
 
 MASK_KEY_BYTES = 32
-
-KEY_BOUND = 21
-"""No coefficient of a one-time key exceeds this in magnitude: the law of he_agg/ring/sampling.py."""
-
-MAX_SITES = 1559
-"""21 * 1,560 is (P-1)/2: with one site more the sum of keys could be any element, and a wrong one is never noticed."""
 
 _MASK = b"he-agg/dealing/mask/v1"
 

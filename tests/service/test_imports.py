@@ -13,6 +13,8 @@ FORBIDDEN = (
     "httpx",
     "he_agg.codecs.ckks",
     "he_agg.codecs.seal_format",
+    "he_agg.sharing.dealer",
+    "he_agg.sharing.masks",
     "sklearn",
     "torch",
 )

@@ -7,9 +7,8 @@ import pytest
 
 from he_agg.ring.primes import N
 from he_agg.ring.sampling import NOISE_BOUND, fresh_key
-from he_agg.sharing import masks
-from he_agg.sharing.field import P, add
-from he_agg.sharing.masks import MAX_SITES, mask, masked, total_mask, unmasked
+from he_agg.sharing.field import KEY_BOUND, MAX_SITES, P, add
+from he_agg.sharing.masks import mask, masked, total_mask, unmasked
 from tests.sharing.dealt import MASK_KEY, context_of, keys_of
 
 
@@ -47,8 +46,8 @@ def test_one_site_more_and_no_sum_is_noticed():
 
 
 def test_the_bound_is_that_of_the_law_of_keys():
-    assert masks.KEY_BOUND == NOISE_BOUND
-    assert np.abs(fresh_key()).max() <= masks.KEY_BOUND
+    assert KEY_BOUND == NOISE_BOUND
+    assert np.abs(fresh_key()).max() <= KEY_BOUND
 
 
 def test_only_a_key_is_masked():
