@@ -84,6 +84,7 @@ def accept_answer(tx: Transaction, conductor: Conductor, federation: str, text: 
         return False
     signed = Signed.parse(Answer, data)
     _check(tx, row, holders, signed, holder)
+    _require_share(row, holders, holder)
     read_answer(signed.body.shares)
     _refuse_second("answer", row, holder, before)
     if not has_quorum(tx, row, holders):
@@ -120,8 +121,7 @@ def accept_complaint(
         raise RefusedError(Reason.BAD_FIELD, f"complaint, dealer: expected {dealer}, got {complaint.dealer}")
     if dealer not in record.members:
         raise RefusedError(Reason.BAD_FIELD, f"complaint, dealer: expected a member of round {row.id}, got {dealer}")
-    if holder not in holders.keys:
-        raise RefusedError(Reason.FORBIDDEN, f"holder {holder} has no sharing key in round {row.id}, and no share")
+    _require_share(row, holders, holder)
     _refuse_second(f"complaint of {dealer}", row, holder, before)
     tx.add_complaint(row.id, holder, dealer, complaint.fault, data, int(conductor.now()))
     log(
@@ -181,6 +181,11 @@ def _check(tx: Transaction, row: RoundRow, holders: HolderList, signed: Signed[S
             raise RefusedError(reason, f"{what}, {part}: expected {expected[:63]}, got {got[:63]}")
     signed.check_signed(roster_of(tx, row.id.federation, row.basis.roster_version).body.keys_of(Role.HOLDER))
     return record.body
+
+
+def _require_share(row: RoundRow, holders: HolderList, holder: str) -> None:
+    if holder not in holders.keys:
+        raise RefusedError(Reason.FORBIDDEN, f"holder {holder} has no sharing key in round {row.id}, and no share")
 
 
 def _refuse_second(what: str, row: RoundRow, holder: str, before: bytes | None) -> None:

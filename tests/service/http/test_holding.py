@@ -160,6 +160,7 @@ def test_holders_answer_and_the_next_round_opens(published):
     assert trustee.echo().status_code == 201  # it has no key, and so no share, but it has seen the record
     seen = [Signed.from_json(Echo, one).body for one in c.get("echoes").json()["echoes"]]
     assert [(echo.holder, echo.record) for echo in seen] == [(name, a.record.digest) for name in ("a", "b", "trustee")]
+    refused(trustee.answer(bytes(ANSWER_BYTES)), 403, "forbidden")
     assert [a.answer().status_code for _ in range(2)] == [201, 200]
     assert (state(published).awaited, a.get("answers").status_code) == (RoundId("f", 1, 1), 204)
     assert b.answer().status_code == 201
