@@ -21,7 +21,7 @@ from client_sdk._disk.files import explained
 from client_sdk._disk.lines import Lines
 from he_agg import canonical
 from he_agg.errors import Reason, WireError
-from he_agg.host.files import beside, sync_directory
+from he_agg.host.files import beside, make_directory, sync_directory
 from he_agg.ids import MAX_NUMBER, RoundId
 
 __all__ = ["Promise", "Promises"]
@@ -119,9 +119,7 @@ class Promises:
         """Keep an answer before it is sent, and let older numbers' go, which were settled before this one opened."""
         path = self._answer_path(round_id)
         with explained(path):
-            if not self._answers.is_dir():
-                self._answers.mkdir(mode=0o700, exist_ok=True)
-                sync_directory(self._answers.parent)
+            make_directory(self._answers)
             with beside(path, encoded) as temporary:
                 temporary.replace(path)
             sync_directory(self._answers)

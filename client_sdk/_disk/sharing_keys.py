@@ -16,7 +16,7 @@ from pathlib import Path
 from client_sdk._disk.files import explained
 from he_agg import canonical
 from he_agg.errors import KeystoreError, Reason, WireError
-from he_agg.host.files import sync_directory
+from he_agg.host.files import make_directory, sync_directory
 from he_agg.sharing.context import joined
 from keys import Identity
 from keys.receiving import ReceivingKey, seal
@@ -64,9 +64,7 @@ class SharingKeys:
     def make(self, epoch: int) -> ReceivingKey:
         """Return the key of an epoch, made and durable if there was none."""
         with explained(self._folder):
-            if not self._folder.is_dir():
-                self._folder.mkdir(mode=0o700, exist_ok=True)
-                sync_directory(self._folder.parent)
+            make_directory(self._folder)
         if (known := self.of(epoch)) is not None:
             return known
         key = ReceivingKey.generate(self._identity.receiving_key.suite)

@@ -41,7 +41,7 @@ from client_sdk._disk.ledger import Fate, Ledger
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
-from he_agg.host.files import create, replace, sync_directory
+from he_agg.host.files import create, make_directory, replace, sync_directory
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 
@@ -86,8 +86,8 @@ class Spool:
     def __init__(self, root: Path, site: str) -> None:
         self._root = root / site
         with explained(self._root):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._root.mkdir(mode=0o700, exist_ok=True)
+            for folder in (root, self._root):  # what is synced in a folder is lost with it if the folder is not
+                make_directory(folder)
 
     def entry(self, round_id: RoundId) -> SpoolEntry:
         """Return the place of one attempt at one round; nothing is made yet."""

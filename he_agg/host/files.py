@@ -26,6 +26,7 @@ __all__ = [
     "create",
     "create_once",
     "file_trouble",
+    "make_directory",
     "read_private",
     "replace",
     "sync_directory",
@@ -143,6 +144,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Make a private directory that is not there yet, and those above it; their names are on disk afterwards."""
+    missing = [above for above in (path, *path.parents) if not above.is_dir()]
+    for directory in reversed(missing):
+        directory.mkdir(mode=0o700 if directory == path else 0o777, exist_ok=True)
+        sync_directory(directory.parent)
 
 
 def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:

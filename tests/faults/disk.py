@@ -1,5 +1,7 @@
 """A disk that may lose what was not synced, and calls that may fail: put under `service.store.parts.directory`.
 
+Or under what writes a member's files.
+
 `LossyDisk` keeps, beside the real files, what is certain to be on the disk: contents as of the last fsync of each
 file, names as of the last fsync of each directory. `crash` makes the real files what a power cut could have left.
 SQLite's files are not covered: with synchronous=FULL, which the store reads back, its commits are SQLite's own to
@@ -13,8 +15,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from service.store.parts import directory as on_disk
@@ -35,8 +38,11 @@ class _Os:
 class LossyDisk:
     """Watches one directory."""
 
-    def __init__(self, root: Path, monkeypatch) -> None:
+    def __init__(
+        self, root: Path, monkeypatch, modules: Sequence[ModuleType] = (on_disk,), garbage: bool = True
+    ) -> None:
         self._root = root
+        self._garbage = garbage
         self._contents: dict[int, bytes] = {}
         """What is certain of each file, by inode."""
         self._names: dict[Path, dict[str, int]] = {}
@@ -48,12 +54,15 @@ class LossyDisk:
                 if path.is_file():
                     self._contents[path.stat().st_ino] = path.read_bytes()
         self.os: Any = _Os(fsync=self._fsync)
-        monkeypatch.setattr(on_disk, "os", self.os)
+        for module in modules:
+            monkeypatch.setattr(module, "os", self.os)
 
     def _fsync(self, descriptor: int) -> None:
         self.syncs += 1
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         os.fsync(descriptor)
+        if not path.is_relative_to(self._root):
+            return
         if path.is_dir():
             self._sync_names(path)
         else:
@@ -95,6 +104,7 @@ class LossyDisk:
                 self._rebuild(directory / name, inodes, real, how, chance)
             else:
                 (directory / name).write_bytes(self._content(ino, source, how, chance))
+                (directory / name).chmod(0o600)
 
     def _content(self, ino: int, source: Path | None, how: str, chance: random.Random) -> bytes:
         certain = self._contents.get(ino)
@@ -104,7 +114,10 @@ class LossyDisk:
         if how == "none" or (how == "some" and chance.random() < 0.5):
             return certain or b""
         kept = chance.randrange(0, len(latest) // BLOCK + 1) * BLOCK
-        return latest[:kept] + chance.choice([b"", bytes(len(latest) - kept), chance.randbytes(len(latest) - kept)])
+        if certain and latest.startswith(certain):
+            kept = max(kept, len(certain))  # adding to a file changes nothing of what was in it
+        size = len(latest) - kept
+        return latest[:kept] + chance.choice([b"", bytes(size), *([chance.randbytes(size)] if self._garbage else [])])
 
 
 class FailingCalls:
