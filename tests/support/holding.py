@@ -83,8 +83,9 @@ def deal_to(plan: Plan, listed: HolderList, round_id: str, site: str, seed: int,
     """A submission of random residues, and the dealing of a random key."""
     rng = np.random.default_rng(seed)
     nonce, number = rng.bytes(16).hex(), RoundId.parse(round_id)
+    key_id = changed.get("key_id", KEY_ID)
     context = Context(
-        number, listed.epoch, plan.plan_id, KEY_ID, listed.roster, listed.digest, dealer=site, nonce=nonce
+        number, listed.epoch, plan.plan_id, key_id, listed.roster, listed.digest, dealer=site, nonce=nonce
     )
     key = keys_of(rng, 1)[0]
     dealing = dealing_of(key, context, listed.holders, rng)
