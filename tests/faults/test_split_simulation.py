@@ -438,4 +438,4 @@ def test_random_lives_of_holders():
 
 @pytest.mark.slow
 def test_many_random_lives_of_holders():
-    run(examples=500, steps=60)
+    run(examples=200, steps=60)
