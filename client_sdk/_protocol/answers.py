@@ -121,13 +121,13 @@ def _ask(session: Session, told: Told, until: float) -> Flow[bool]:
 
 
 def _not_ready(record: RoundRecord, holders: HolderList) -> ProtocolError:
-    threshold = holders.thresholds.threshold
+    threshold, round_id = holders.thresholds.threshold, record.round_id
     return ProtocolError(
         Reason.SUM_NOT_READY,
-        f"round {record.round_id}: the sum is there, and fewer than {threshold} of {len(holders.names)} holders have "
+        f"round {round_id}: the sum is there, and fewer than {threshold} of {len(holders.names)} holders have "
         f"answered for it; nothing is lost",
         "round.fetch() gets it later; ask the operator which holders are awaited",
-        f"`he-agg fetch --config site.toml --round {record.round_id} --out mean.npz` gets it later; ask the operator "
+        f"`he-agg fetch --config site.toml --round {round_id} --out mean.npz` gets it later; ask the operator "
         "which holders are awaited",
     )
 

@@ -294,7 +294,8 @@ def _holding(shown: dict[str, Any]) -> list[str]:
     lines = [f"  holders {keys_line(shown)}"]
     if (awaited := holding["awaited"]) is not None:
         lines.append(f"  awaited {awaited_line(awaited)}")
-        lines.append(f"          without them: `he-agg federation skip {shown['federation']}`")
+        federation = shown["federation"]
+        lines.append(f"          without them: `he-agg federation skip {federation}`")
         lines += [f"          {line}" for line in complaint_lines(awaited)]
     return lines
 

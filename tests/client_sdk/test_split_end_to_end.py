@@ -18,7 +18,7 @@ from he_agg.sharing.field import P, read, write
 from he_agg.sharing.shares import ANSWER_BYTES
 from he_agg.sharing.shares import answer as answer_of
 from tests.support.flows import assert_mean_of
-from tests.support.real import SITES, in_threads
+from tests.support.real import SITES, in_threads, until
 
 TRUSTEE = "trustee"
 SPLIT = {"codec": "hybrid", "keys": "split", "min_sites": 3, "holders": (*SITES, TRUSTEE), "start": False}
@@ -137,6 +137,13 @@ def test_a_round_that_too_few_holders_have_answered_is_fetched_later(federate):
         with Site.open(federation.config(name), result_s=1.0) as site:
             return site.fetch()
 
+    def is_published():
+        """The last receipt comes before the sum is made."""
+        with pytest.raises(ProtocolError) as early:
+            fetch(SITES[0])
+        return "expected a published round" not in early.value.message
+
+    until(is_published)
     for _ in range(2):
         with pytest.raises(ProtocolError, match="fewer than 2 of 4 holders have answered") as caught:
             fetch(SITES[0])

@@ -20,6 +20,9 @@ OWN_WORDS = {
     "he_agg/host/comparing.py": "--fingerprint NAME=",
     "client_sdk/cli/found.py": "--fingerprint NAME=",
     "keys/cli/roster.py": "--",
+    "keys/rosters.py": "--",
+    "service/core/find.py": "GET /v1/",
+    "service/core/holding.py": "GET /v1/",
     "service/http/routes/sums.py": "GET /v1/",
 }
 """What looks like Python and is an option, a request, or what the user has to write in Python anyhow."""

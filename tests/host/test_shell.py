@@ -32,7 +32,7 @@ AWKWARD = [
     "`x`",
 ]
 COMMAND = re.compile(r"`[^`]*`|\b(?:chmod|rm|mv|cp) [^;`]*")
-NO_PATHS = {"name", "round_id", "facts['round_id']", "site", "maker", "typed", "signer"}
+NO_PATHS = {"name", "round_id", "facts['round_id']", "site", "maker", "typed", "signer", "federation"}
 """What a command may have in it as it is: names whose letters are restricted, and words."""
 
 
