@@ -7,6 +7,8 @@ string that reads back to the same float64.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 import math
@@ -198,6 +200,14 @@ def check_hex(value: Json, n_bytes: int, what: str) -> None:
     """Refuse anything but `n_bytes` bytes in lower-case hex."""
     if not isinstance(value, str) or len(value) != 2 * n_bytes or not set(value) <= set("0123456789abcdef"):
         raise WireError(Reason.BAD_FIELD, f"{what}: expected {2 * n_bytes} lower-case hex digits")
+
+
+def from_base64(text: str, what: str) -> bytes:
+    """Read Base64 with its padding, and nothing beside it."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise WireError(Reason.BAD_FIELD, f"{what}: expected Base64") from error
 
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)

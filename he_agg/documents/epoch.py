@@ -6,7 +6,6 @@ The aggregator stores and hands out bundles. What it can read of one is below; w
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -147,7 +146,4 @@ def _base64(text: canonical.Json, what: str) -> bytes:
     limit = _MAX_SEALED if what == "sealed" else _MAX_PAYLOAD
     if not isinstance(text, str) or len(text) > limit:
         raise WireError(Reason.BAD_FIELD, f"epoch bundle.{what}: expected at most {limit} characters of Base64")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise WireError(Reason.BAD_FIELD, f"epoch bundle.{what}: expected Base64") from error
+    return canonical.from_base64(text, f"epoch bundle.{what}")

@@ -8,7 +8,6 @@ record. A *complaint* says that a member's dealing was bad: the holder then neit
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -104,7 +103,7 @@ class Answer:
         """Read an answer. Whether its numbers are any is seen when it is used."""
         fields = canonical.Fields(value, "answer")
         about = _about(fields, "answer")
-        shares = _base64(fields.string("shares", MAX_ANSWER_BYTES), "answer.shares")
+        shares = canonical.from_base64(fields.string("shares", MAX_ANSWER_BYTES), "answer.shares")
         fields.end()
         if len(shares) != ANSWER_BYTES:
             raise WireError(Reason.BAD_FIELD, f"answer.shares: expected {ANSWER_BYTES} bytes, got {len(shares)}")
@@ -161,7 +160,8 @@ class Complaint:
         about = _about(fields, "complaint")
         dealer, fault = check_name(fields.string("dealer"), "complaint.dealer"), fields.string("fault", 63)
         plaintext = fields.maybe(
-            "plaintext", lambda name: _base64(fields.string(name, MAX_COMPLAINT_BYTES), "complaint.plaintext")
+            "plaintext",
+            lambda name: canonical.from_base64(fields.string(name, MAX_COMPLAINT_BYTES), "complaint.plaintext"),
         )
         fields.end()
         if fault not in tuple(Fault):
@@ -175,10 +175,3 @@ def _about(fields: canonical.Fields, what: str) -> tuple[RoundId, str, str]:
     fields.integer("v", 1, 1)
     round_id, record = RoundId.of(fields, what), fields.hex("record", 32)
     return round_id, record, check_name(fields.string("holder"), f"{what}.holder")
-
-
-def _base64(text: str, what: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise WireError(Reason.BAD_FIELD, f"{what}: expected Base64") from error
