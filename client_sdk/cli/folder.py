@@ -18,9 +18,11 @@ from keys.cli.roster import accept_rosters
 from keys.files import read_document, replace_file
 from keys.pinning import archive_of, read_pinned
 
-__all__ = ["CERTIFICATE", "ROSTER", "check_folder", "check_settings", "follow_from", "write_settings"]
+__all__ = ["CERTIFICATE", "PATIENCE_S", "ROSTER", "check_folder", "check_settings", "follow_from", "write_settings"]
 
 ROSTER, CERTIFICATE = Path("roster.json"), Path("aggregator.pem")
+PATIENCE_S = 15.0
+"""How long the aggregator may be unreachable for whoever joins: somebody sits and waits for it."""
 
 
 def follow_from(loaded: MemberSettings, own: Own) -> None:

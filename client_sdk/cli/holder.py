@@ -12,7 +12,15 @@ from client_sdk._net.server import TlsFiles
 from client_sdk._net.transport import Transport
 from client_sdk._protocol.session import Trustee, open_trustee
 from client_sdk._protocol.trustee import hold_until_end
-from client_sdk.cli.folder import CERTIFICATE, ROSTER, check_folder, check_settings, follow_from, write_settings
+from client_sdk.cli.folder import (
+    CERTIFICATE,
+    PATIENCE_S,
+    ROSTER,
+    check_folder,
+    check_settings,
+    follow_from,
+    write_settings,
+)
 from client_sdk.config import TrusteeSettings
 from client_sdk.lines import Lines
 from client_sdk.progress import Event, Notice, Waits
@@ -32,8 +40,6 @@ from keys.pinning import check_self, read_pinned
 __all__ = ["holder_join", "holder_run"]
 
 SETTINGS = Path("holder.toml")
-_PATIENCE_S = 15.0
-"""Somebody sits and waits for it."""
 
 
 @click.command("join")
@@ -108,7 +114,7 @@ def _follow(own: Own, start_file: Path) -> None:
     """Accept the rosters after the one of the start file, of which one may list this trustee."""
     name, loaded = own.identity.name, TrusteeSettings.load(SETTINGS, {})
     try:
-        follow_from(dataclasses.replace(loaded, patience_s=_PATIENCE_S), own)
+        follow_from(dataclasses.replace(loaded, patience_s=PATIENCE_S), own)
     except ProtocolError as error:
         if error.reason not in (Reason.UNAUTHENTICATED, Reason.UNKNOWN_SITE, Reason.FORBIDDEN):
             raise

@@ -11,6 +11,7 @@ import click
 from client_sdk.cli.epoch import accept_bundle, accept_newest, accepted_facts
 from client_sdk.cli.folder import (
     CERTIFICATE,
+    PATIENCE_S,
     ROSTER,
     check_folder,
     check_settings,
@@ -34,8 +35,6 @@ from keys.pinning import check_self
 __all__ = ["join"]
 
 SETTINGS = Path("site.toml")
-_PATIENCE_S = 15.0
-"""Somebody sits and waits for it."""
 
 
 @click.command("join")
@@ -77,7 +76,7 @@ def join(
     )
     write_settings(start, settings, SETTINGS)
     messages.print(f"roster of {start.federation} accepted: {ROSTER}; settings: {SETTINGS}", markup=False)
-    loaded = dataclasses.replace(Settings.load(SETTINGS, {}), patience_s=_PATIENCE_S)
+    loaded = dataclasses.replace(Settings.load(SETTINGS, {}), patience_s=PATIENCE_S)
     if listed and not loaded.keystore.exists():
         accept_bundle(start.bundle, loaded.identity, loaded.roster, loaded.keystore, own.passphrase)
         messages.print(f"group key, secret: {loaded.keystore}", markup=False)

@@ -77,7 +77,7 @@ class Front:
 
 @pytest.fixture
 def front(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(join, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(join, "PATIENCE_S", 0.0)
     return Front(tmp_path, capsys, monkeypatch)
 
 
