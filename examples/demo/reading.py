@@ -16,6 +16,7 @@ import numpy as np
 
 from client_sdk._disk.sharing_keys import SharingKeys
 from client_sdk._disk.spool import Spool
+from client_sdk._protocol.holding import context_of
 from he_agg import DecryptionError, dequantize, quantize
 from he_agg.codecs import codec_for
 from he_agg.documents.manifest import Manifest
@@ -24,7 +25,6 @@ from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
 from he_agg.ring.primes import N
-from he_agg.sharing.context import Context
 from he_agg.sharing.dealing import Dealing
 from he_agg.sharing.decoding import rebuild
 from he_agg.sharing.field import P
@@ -127,16 +127,7 @@ def _own_share(
     """Open the share that was dealt to the hospital that helps; return it, the holders, and the submission's mask."""
     roster = Signed.parse(Roster, (spy / ROSTER).read_bytes().strip())
     listed = HolderList.parse(holders, roster, manifest.epoch)
-    context = Context(
-        round_id=manifest.round_id,
-        epoch=manifest.epoch,
-        plan_id=manifest.plan_id,
-        key_id=manifest.key_id,
-        roster=listed.roster,
-        holders=listed.digest,
-        dealer=manifest.site,
-        nonce=manifest.nonce,
-    )
+    context = context_of(listed, manifest)
     identity = Identity.load(spy / f"{name}.identity")
     folder = Spool(spy / f"{name}.spool", name).sharing_keys_path(manifest.round_id.federation)
     sharing_key = SharingKeys(folder, manifest.round_id.federation, identity).of(manifest.epoch)

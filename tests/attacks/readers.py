@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from client_sdk._disk.sharing_keys import SharingKeys
 from client_sdk._disk.spool import Spool
+from client_sdk._protocol.holding import context_of
 from he_agg.codecs import codec_for
 from he_agg.documents.holding import Answer
 from he_agg.documents.manifest import Manifest
@@ -21,7 +22,6 @@ from he_agg.documents.roster import Roster
 from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
-from he_agg.sharing.context import Context
 from he_agg.sharing.dealing import Dealing
 from he_agg.sharing.field import Elements
 from he_agg.sharing.masks import total_mask, unmasked
@@ -106,16 +106,11 @@ class Member:
         folder = Spool(self.folder / "spool", self.name).sharing_keys_path(federation)
         key = SharingKeys(folder, federation, Identity.load(self.folder / "identity")).of(manifest.epoch)
         assert key is not None
-        share = open_share(disk.dealing(site, holders).excerpt(self.name), context_of(disk, site, holders), key.open)
+        share = open_share(
+            disk.dealing(site, holders).excerpt(self.name), context_of(holders, disk.manifest(site).body), key.open
+        )
         assert not isinstance(share, BadShare)
         return holders.holders.index(self.name), share
-
-
-def context_of(disk: Disk, site: str, holders: HolderList) -> Context:
-    one = disk.manifest(site).body
-    return Context(
-        one.round_id, one.epoch, one.plan_id, one.key_id, holders.roster, holders.digest, dealer=site, nonce=one.nonce
-    )
 
 
 def key_sum(
@@ -123,6 +118,6 @@ def key_sum(
 ) -> NDArray[np.int64] | None:
     """Rebuild the sum of keys of some sites from shares of it; None if it is no sum of so many keys."""
     holders = disk.listed(roster, key.epoch)
-    masks = total_mask(key.mask_key, [context_of(disk, site, holders) for site in sites])
+    masks = total_mask(key.mask_key, [context_of(holders, disk.manifest(site).body) for site in sites])
     found = unmasked(rebuild(shares), masks, len(sites))
     return None if found is None else found.astype(np.int64)
