@@ -78,14 +78,17 @@ def fold_round(
     round_id: RoundId,
     stopping: Callable[[], bool] = lambda: False,
     *,
+    places: Sequence[PartPlace] | None = None,
     threads: int = 1,
     hold: Callable[[Transaction], None] = lambda _: None,
     on_damage: Callable[[CorruptPartError], None] | None = None,
     ahead: Callable[[int, Sequence[Member]], tuple[PartKey, str] | None] = lambda *_: None,
 ) -> bool:
-    """Make every part of a round's sum durable. Goes on where an earlier run was interrupted.
+    """Make parts of a round's sum durable. Goes on where an earlier run was interrupted.
 
+    Args:
         stopping: asked between parts; True makes it return early.
+        places: which parts of the sum to make; others may be making the rest. None for all.
         threads: how many parts to work on at once.
         hold: called within every transaction that writes; raises to give up.
         on_damage: told of each stored part that is not what its site sent; folding goes on with the other parts of
@@ -94,7 +97,7 @@ def fold_round(
             the round closed.
 
     Returns:
-        Whether the whole sum is durable.
+        Whether all of these are durable.
     """
     with store.read() as tx:
         durable = tx.sum_digests(round_id)
@@ -136,7 +139,7 @@ def fold_round(
         tx.add_sum_part(round_id, *row)
 
     rows = Batch(store, note)
-    return _in_threads(make, plan.places, threads, stopping)
+    return _in_threads(make, plan.places if places is None else places, threads, stopping)
 
 
 def _in_threads(

@@ -55,6 +55,15 @@ def test_goes_on_where_it_was_interrupted(inside, members):
         assert (got == expected).all()
 
 
+def test_makes_the_parts_that_it_is_told_and_no_others(inside, members):
+    store, part_store, plan = inside.aggregator.store, inside.aggregator.part_store, inside.plan.public
+    assert fold_round(store, part_store, plan, ROUND, places=plan.places[1:2])
+    assert [number for number in range(3) if part_store.path(PartKey(ROUND, SUM, number)).exists()] == [1]
+    assert fold_round(store, part_store, plan, ROUND, places=[plan.places[0], plan.places[2]], threads=2)
+    for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
+        assert (got == expected).all()
+
+
 @pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"x")])
 def test_a_part_of_the_sum_that_is_not_whole_is_made_again(inside, members, spoil):
     assert fold(inside)
