@@ -10,10 +10,12 @@ __all__ = ["PROMISES", "promises"]
 
 PROMISES = (
     # scheme, link, figure, at most
-    ("hybrid-16", "loopback", "ratio_to_plaintext", 1.6),
-    ("hybrid-16", "1gbit", "ratio_to_plaintext", 1.10),
-    ("hybrid-16", "100mbit", "ratio_to_plaintext", 0.74),
-    ("hybrid-8", "100mbit", "ratio_to_plaintext", 0.46),
+    ("hybrid-16", "loopback", "ratio_to_plaintext", 3.0),
+    ("hybrid-16", "1gbit", "ratio_to_plaintext", 1.12),
+    ("hybrid-16", "100mbit", "ratio_to_plaintext", 0.70),
+    ("hybrid-8", "loopback", "ratio_to_plaintext", 2.2),
+    ("hybrid-8", "1gbit", "ratio_to_plaintext", 0.90),
+    ("hybrid-8", "100mbit", "ratio_to_plaintext", 0.44),
     ("hybrid-16", "20mbit", "ratio_to_plaintext", 0.68),
     ("hybrid-8", "20mbit", "ratio_to_plaintext", 0.40),
     ("hybrid-16", "loopback", "bytes_ratio_to_plaintext", 0.64),
