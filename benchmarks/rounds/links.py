@@ -24,7 +24,7 @@ import trustme
 
 from he_agg.host.processes import Process
 
-__all__ = ["ENVIRONMENT", "RATES", "Network", "namespaces_work", "network"]
+__all__ = ["ENVIRONMENT", "RATES", "Network", "certificates", "namespaces_work", "network"]
 
 ENVIRONMENT = {"NUMPY_MADVISE_HUGEPAGE": "0"}
 """For every process of every scheme. NumPy asks for huge pages, and on virtual machines with `defrag` at `madvise` the
@@ -100,6 +100,18 @@ def namespaces_work() -> bool:
     return True
 
 
+def certificates(folder: Path, address: str) -> tuple[Path, Path, Path]:
+    """Make a server's certificate and its key, and the authority that clients trust, as files."""
+    cert, key, ca_file = (folder / name for name in ("server.pem", "server.key", "ca.pem"))
+    authority = trustme.CA()
+    made = authority.issue_cert(address)
+    authority.cert_pem.write_to_path(ca_file)
+    made.cert_chain_pems[0].write_to_path(cert)
+    key.touch(0o600)
+    made.private_key_pem.write_to_path(key, append=True)
+    return cert, key, ca_file
+
+
 @contextlib.contextmanager
 def network(link: str, sites: int, shaping: str, folder: Path) -> Iterator[Network]:
     """A network for one row.
@@ -117,15 +129,8 @@ def network(link: str, sites: int, shaping: str, folder: Path) -> Iterator[Netwo
         yield Network(link, folder, "proxy", rate=rate)
     else:
         with _namespaces(sites, rate) as names:
-            cert, key, ca_file = (folder / name for name in ("server.pem", "server.key", "ca.pem"))
-            authority = trustme.CA()
-            made = authority.issue_cert(_ADDRESS)
-            authority.cert_pem.write_to_path(ca_file)
-            made.cert_chain_pems[0].write_to_path(cert)
-            key.touch(0o600)
-            made.private_key_pem.write_to_path(key, append=True)
+            files = certificates(folder, _ADDRESS)
             prefixes = [("ip", "netns", "exec", name) for name in names]
-            files = (cert, key, ca_file)
             yield Network(
                 link, folder, "namespaces", "0.0.0.0", *files, rate, _ADDRESS, prefixes[0], tuple(prefixes[1:])
             )

@@ -18,7 +18,7 @@ from benchmarks.rounds.links import RATES, network
 from benchmarks.rounds.models import MODELS
 from benchmarks.rounds.schemes import BASELINE, SCHEMES, Running, Scheme, skip_reason, started
 
-__all__ = ["Cell", "measure", "summary"]
+__all__ = ["Cell", "measure", "one_round", "summary"]
 
 Row = dict[str, Any]
 _WARM_ROUNDS = 2
@@ -96,11 +96,11 @@ def measure(
         for _ in range(_WARM_ROUNDS):
             for each in running:
                 note(f"{cell}: warming up {each.scheme.label}")
-                _round(each)
+                one_round(each)
         for repetition in range(repetitions):
             for each in _turns(running, repetition):
                 note(f"{cell}: repetition {repetition + 1} of {repetitions}, {each.scheme.label}")
-                found[each.scheme.label].append(_round(each))
+                found[each.scheme.label].append(one_round(each))
         peaks = {each.scheme.label: tree.largest_rss_bytes(each.server.pid) for each in running}
     rows = []
     for scheme in wanted:
@@ -117,7 +117,8 @@ def _turns(running: Sequence[Running], repetition: int) -> list[Running]:
     return random.Random(repetition).sample(running, len(running))
 
 
-def _round(running: Running) -> Row:
+def one_round(running: Running) -> Row:
+    """Run one round. Returns what it took, in all and of each phase."""
     for site in running.sites:
         site.say({"do": "prepare"})
     for site in running.sites:
