@@ -16,6 +16,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from benchmarks.rounds.serving import config_of
+
 
 def create_app(directory: Path) -> FastAPI:
     """The application.
@@ -44,10 +46,7 @@ def main() -> None:
     """Serve until killed."""
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(
-        create_app(Path(sys.argv[1])), http="h11", ws="none", loop="asyncio", log_config=None, access_log=False
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.Server(config_of(create_app(Path(sys.argv[1])))).run(sockets=[listener])
 
 
 if __name__ == "__main__":

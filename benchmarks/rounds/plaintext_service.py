@@ -1,7 +1,7 @@
 """The opponent: plaintext float32 FedAvg over FastAPI, as fast as this stack lets it be.
 
 What makes it fast: one loop, no thread hops; a body is added onto the sum while it arrives, in pieces that stay in the
-cache, and is never held or stored; the mean is sent from memory without a copy; uvloop and httptools where installed.
+cache, and is never held or stored; the mean is sent from memory without a copy; uvicorn is set as he-agg sets it.
 
 What it does not do, and he-agg does: it stores nothing, so a restart loses the round; it knows nobody, so anybody may
 send; a body that breaks off spoils the round, which then fails (it was added already); no digests, no record of who

@@ -1,16 +1,17 @@
-"""uvicorn for the services that are measured against: as he-agg sets it, with faster parts if installed."""
+"""uvicorn for the services that are measured against: with the parser, event loop and memory that he-agg has."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import socket
 import ssl
 from typing import Any
 
 import uvicorn
 
-__all__ = ["add_server_options", "listen", "serve"]
+from service.serve.memory import keep_memory
+
+__all__ = ["add_server_options", "config_of", "listen", "serve"]
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
@@ -32,18 +33,17 @@ def listen(host: str) -> socket.socket:
     return listener
 
 
+def config_of(app: Any, **more: Any) -> uvicorn.Config:
+    """Set uvicorn as he-agg does: the same parser, event loop and memory."""
+    keep_memory()
+    return uvicorn.Config(app, http="httptools", loop="auto", ws="none", log_config=None, access_log=False, **more)
+
+
 def serve(app: Any, arguments: argparse.Namespace) -> None:
     """Listen on a free port, say where on stdout, serve until killed."""
+    # Sites rest between rounds, and connect outside of what is measured.
+    config = config_of(app, timeout_keep_alive=3600)
     listener = listen(arguments.host)
-    config = uvicorn.Config(
-        app,
-        http="httptools" if importlib.util.find_spec("httptools") else "h11",
-        loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        timeout_keep_alive=3600,  # sites rest between rounds, and connect outside of what is measured
-    )
     config.load()
     scheme = "http"
     if arguments.tls_cert:

@@ -4,6 +4,9 @@ uvicorn waits for ever for the head of a request, if now and then a byte of it c
 of its answer; asyncio waits a minute for a TLS handshake. All of that costs a file, of which a process has a limited
 number, and needs no key. So each step has its time here, and where there are too many strangers, the oldest goes:
 whoever is honest says who it is in the first request, within milliseconds, and is none from then on.
+
+The parser, llhttp, takes a head of any length, versions of HTTP that uvicorn does not speak, and requests for no host.
+That has its end here as well.
 """
 
 from __future__ import annotations
@@ -14,10 +17,9 @@ import json
 import ssl
 from typing import Any
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from he_agg.errors import Reason
@@ -29,6 +31,9 @@ __all__ = ["Config"]
 
 _STALLED_S = 60.0
 """How long a peer may take no byte of an answer: sites read on when they have worked on what they have."""
+
+_HEAD_BYTES = 2**16
+"""How much of one message may be something else than its body: the head, and what is between chunks and behind them."""
 
 _ADDRESSES = 8
 """All strangers together are as many as so many addresses may have."""
@@ -46,7 +51,7 @@ class Config(uvicorn.Config):
             app,
             http=_Connection,
             ws="none",
-            loop="asyncio",
+            loop="auto",  # uvloop where it is installed
             log_config=None,
             access_log=False,
             server_header=False,
@@ -84,7 +89,7 @@ class _Strangers:
                 del self._by_address[address]
 
 
-class _Connection(H11Protocol):
+class _Connection(HttpToolsProtocol):
     config: Config
 
     def __init__(
@@ -100,8 +105,10 @@ class _Connection(H11Protocol):
         self._answering = False
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = 0
-        self._early: bytes | None = None  # what came before the handshake's end was heard of
+        self._early: bytes | None = None  # what came before the handshake began, or before its end was heard of
         self._handshake: asyncio.Task[None] | None = None
+        self._in_head = False
+        self._framing = 0  # bytes of this message that are not its body
 
     # asyncio's side
 
@@ -124,7 +131,7 @@ class _Connection(H11Protocol):
         if self._early is not None:
             self._early += data
         else:
-            super().data_received(data)
+            self._feed(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -136,10 +143,15 @@ class _Connection(H11Protocol):
             self._disarm()
 
     async def _shake_hands(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        handshake = self.loop.create_task(
+            self.loop.start_tls(transport, self, tls, server_side=True, ssl_handshake_timeout=self.config.head_s)
+        )
+        await asyncio.sleep(0)  # from here on, what comes is the handshake's
+        if self._early:  # uvloop reads before any task has run
+            self.loop.call_soon(_feed_tls, transport.get_protocol(), self._early)
+            self._early = b""
         try:
-            secured = await self.loop.start_tls(
-                transport, self, tls, server_side=True, ssl_handshake_timeout=self.config.head_s
-            )
+            secured = await handshake
         except OSError:
             secured = None
         if secured is None or secured.is_closing():  # it failed, or the peer has gone away since
@@ -148,13 +160,42 @@ class _Connection(H11Protocol):
         early, self._early = self._early, None
         self._begin(secured)
         if early:
-            super().data_received(early)
+            self._feed(early)
 
     def _begin(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._arm(self.config.head_s)
 
     # one request after another
+
+    def _feed(self, data: bytes) -> None:
+        self._framing += len(data)
+        super().data_received(data)
+        if self._framing > _HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # what comes behind the body is no header of a request that is being answered
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        version, hosts = self.parser.get_http_version(), sum(name == b"host" for name, _ in self.headers)
+        if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise ValueError("expected HTTP/1.1 and one host")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._framing -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._framing = 0
+        super().on_message_complete()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._answering = True
@@ -178,14 +219,16 @@ class _Connection(H11Protocol):
             "reason": Reason.BAD_REQUEST.value,
         }
         body = json.dumps(document).encode()
-        headers = [
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event))
+        head = (
+            "HTTP/1.1 400 Bad Request",
+            f"content-type: {MEDIA_TYPE}",
+            f"content-length: {len(body)}",
+            "connection: close",
+            "",
+            "",
+        )
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write("\r\n".join(head).encode() + body)
         self.transport.close()
 
     def _prove(self) -> None:
@@ -213,6 +256,16 @@ class _Connection(H11Protocol):
             self._arm(seconds)  # the peer is slow, and takes its answer
         else:
             self.hang_up()
+
+
+def _feed_tls(protocol: Any, data: bytes) -> None:
+    """Give bytes to what does the handshake, as a transport does."""
+    while data and hasattr(protocol, "get_buffer"):
+        room = protocol.get_buffer(len(data))
+        taken = min(len(room), len(data))
+        room[:taken] = data[:taken]
+        protocol.buffer_updated(taken)
+        data = data[taken:]
 
 
 def _address(transport: asyncio.Transport) -> str:

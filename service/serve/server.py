@@ -16,6 +16,7 @@ from service.logs import configure
 from service.monitor.monitoring import Watching
 from service.serve.connections import Config
 from service.serve.listeners import Listeners, bind, url_of
+from service.serve.memory import keep_memory
 from service.serve.telling import told_to_coordinators
 from service.serve.tls import check_address, tls_context
 from service.settings import Settings
@@ -55,6 +56,7 @@ def run(settings: Settings) -> None:
     Raises:
         ConfigError: the data directory or the address cannot be used.
     """
+    keep_memory()
     configure(settings.log_level)
     context = tls_context(settings)
     watching = Watching(settings)

@@ -173,6 +173,13 @@ def test_what_is_not_http_gets_a_problem_document(server):
         b"\r\n\r\nnonsense\r\n\r\n",
         b"GET / HTTP/9\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 80000,
+        b"GET /" + b"x" * 80000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     ):
         with connect(server) as connection:
             connection.sendall(rubbish)
@@ -183,3 +190,14 @@ def test_what_is_not_http_gets_a_problem_document(server):
         assert head.startswith(b"HTTP/1.1 400"), rubbish
         assert b"application/problem+json" in head
         assert json.loads(body)["reason"] == "bad-request"
+
+
+def test_what_comes_between_chunks_has_its_end(server):
+    """Trailers are headers of no request, and nobody sends more than a few of them."""
+    with connect(server) as connection:
+        connection.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 2**24:
+                sent += connection.send(b"x-" + b"y" * 2**16)
+        assert sent < 2**24
