@@ -67,7 +67,7 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
                 path = part_store.path(PartKey(ROUND, manifest.digest, number))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.hardlink_to(originals / str(number))
-                tx.mark_stored(manifest.digest, number, 0)
+                tx.mark_stored(manifest.digest, [number], 0)
         end = aggregator.uploads.expect("bench", name, manifest.digest, len(plan.public.places))
         aggregator.uploads.take(end, memoryview(b""))
     aggregator.close()

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from he_agg.documents.roster import Member, Roster
 from he_agg.documents.signed import Signed
@@ -19,6 +18,7 @@ from service.core.submissions.announce import Announcements
 from service.core.submissions.capacity import Capacity
 from service.core.submissions.dealings import Dealings
 from service.core.submissions.receive import Uploads
+from service.core.submissions.running_sums import RunningSums
 from service.logs import log
 from service.refusal import RefusedError
 from service.settings import Settings
@@ -27,7 +27,6 @@ from service.store.lock import DirectoryLock, match_directory
 from service.store.parts.base import PartStore
 from service.store.parts.opening import open_parts
 from service.store.sql import Store, is_shared, make_data_dir, open_store
-from service.work.ahead import Ahead
 from service.work.housekeeping import purge_leftovers
 from service.work.worker import Worker
 
@@ -60,12 +59,11 @@ class Aggregator:
         self.conductor = Conductor(store, key, clock)
         self.states = States(self.conductor)
         self.capacity = Capacity(settings, part_store)
-        self._ahead = self.make_ahead() if settings.fold_ahead else None
+        sums = RunningSums(settings.running_sum_bytes)
         self.announcements = Announcements(store, self.conductor, self.capacity)
-        on_stored = {} if self._ahead is None else {"on_stored": self._ahead.stored}
-        self.uploads = Uploads(store, part_store, self.conductor, **on_stored)
+        self.uploads = Uploads(store, part_store, self.conductor, sums)
         self.dealings = Dealings(store, self.conductor)
-        self.worker = Worker(settings, store, part_store, self.conductor, self._ahead)
+        self.worker = Worker(settings, store, part_store, self.conductor, sums)
         self._lock = lock
 
     @classmethod
@@ -147,15 +145,8 @@ class Aggregator:
         with self.store.write() as tx:
             tx.generation()
 
-    def make_ahead(self) -> Ahead:
-        """Return what makes parts of sums while rounds are open."""
-        # Two threads: whoever uploads needs the processor as well.
-        return Ahead(self.store, self.part_store, ThreadPoolExecutor(min(2, self.settings.fold_threads), "ahead"))
-
     def close(self) -> None:
         """Let go of everything."""
-        if self._ahead is not None:
-            self._ahead.close()
         self.store.close()
         if self._lock is not None:
             self._lock.release()

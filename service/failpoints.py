@@ -42,9 +42,7 @@ Failpoint = Literal[
     "part.checked",
     "part.before_row",
     "completion.before_row",
-    # a sum is made: ahead.py, folding.py, worker.py
-    "ahead.made",
-    "folding.moved",
+    # a sum is made: folding.py, worker.py
     "folding.began",
     "folding.before_row",
     "folding.done",

@@ -103,6 +103,10 @@ class Limits:
         with self._requests.one(member):
             yield
 
+    def has_room(self, federation: str, name: str) -> bool:
+        """Tell whether one more body of a member would not have to wait."""
+        return self._bodies.may_take((federation, name))
+
     @contextlib.asynccontextmanager
     async def body(self, federation: str, name: str) -> AsyncIterator[None]:
         """Admit a member's body in memory, from its first byte until it is on the disk.

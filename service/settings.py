@@ -156,10 +156,11 @@ class Settings(BaseSettings):
         description="How many parts of a sum are computed at once: the disk's latencies overlap. By default one for "
         "each processor, but 4 to 8.",
     )
-    fold_ahead: bool = Field(
-        True,
-        description="Make a part of the sum as soon as all invited sites have sent it, while the round is open. Takes "
-        "the disk space of one more submission until the round is over.",
+    running_sum_bytes: int = Field(
+        2**29,
+        ge=0,
+        description="Memory for the sums of open rounds, to which parts are added as they arrive: 4 bytes for each "
+        "value of a round. What does not fit is read again when the round closes; 0 keeps none. Units: bytes.",
     )
     linger_s: float = Field(
         5.0, ge=0, le=60, description="How long the rest of a refused body is taken off the wire. Units: seconds."

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import re
 
+import numpy as np
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -113,7 +114,7 @@ class BodyReader:
         self._stream = request.stream()
         self._rest = memoryview(b"")
 
-    async def read(self, length: int, within_s: float | None = None, *, last: bool = True) -> bytearray:
+    async def read(self, length: int, within_s: float | None = None, *, last: bool = True) -> memoryview:
         """Read the next piece.
 
         Args:
@@ -125,7 +126,8 @@ class BodyReader:
             RefusedError: another length than announced, or too slow.
             ClientDisconnect: the peer went away before the end.
         """
-        body, filled = bytearray(length), 0
+        # Not a bytearray, which is cleared first.
+        body, filled = np.empty(length, np.uint8).data, 0
         try:
             async with asyncio.timeout(within_s):
                 while True:
@@ -152,7 +154,7 @@ class BodyReader:
         return body
 
 
-async def read_body(request: Request, length: int, within_s: float | None = None) -> bytearray:
+async def read_body(request: Request, length: int, within_s: float | None = None) -> memoryview:
     """Read a whole body. See `BodyReader`."""
     return await BodyReader(request).read(length, within_s)
 

@@ -174,9 +174,9 @@ class SubmissionRows(Queries):
         )
         return self._all(lambda row: (row.id, row.site, row.digest), query)
 
-    def mark_stored(self, submission_id: str, number: int, at: int) -> None:
-        """Note that a part's file is durable."""
-        self._run(_MARK_STORED, {"this_submission": submission_id, "this_number": number})
+    def mark_stored(self, submission_id: str, numbers: Iterable[int], at: int) -> None:
+        """Note that the files of parts are durable."""
+        self._run(_MARK_STORED, [{"this_submission": submission_id, "this_number": number} for number in numbers])
         self._run(_TOUCH, {"this_id": submission_id, "at": at})
 
     def mark_damaged(self, submission_id: str, number: int, at: int) -> None:

@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
-from he_agg.kernels.bitpack import fold, new_sum, pack
+from he_agg.kernels.bitpack import Residues, fold, new_sum, pack
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace
 from he_agg.protocol.wire import encode_part, parse_part
+from service.core.submissions.running_sums import RunningSum
 from service.failpoints import failpoint
-from service.store.batch import Batch
 from service.store.parts.base import SUM, PartKey, PartLostError, PartStore
 from service.store.sql import Store
 from service.store.transaction import Transaction
 
 __all__ = ["CorruptPartError", "Member", "fold_part", "fold_round", "warm_up"]
+
+_ROWS_EVERY_S = 1.0
+"""Made parts of a sum are noted at least so often. Units: seconds."""
 
 
 class Member(NamedTuple):
@@ -47,14 +51,24 @@ class CorruptPartError(Exception):
         self.number = member.key.number
 
 
-def fold_part(part_store: PartStore, plan: PublicPlan, place: PartPlace, members: Iterable[Member]) -> bytes:
+def fold_part(
+    part_store: PartStore,
+    plan: PublicPlan,
+    place: PartPlace,
+    members: Iterable[Member],
+    total: Residues | None = None,
+) -> bytes:
     """Compute one part of the sum, as it travels.
+
+    Args:
+        total: what to add them to: the sum of further members, which is spoilt afterwards. None for nothing.
 
     Raises:
         CorruptPartError: a part is missing, or is not what the manifest names.
     """
     section = place.section
-    total = new_sum(place.residues, section.modulus_bits)
+    if total is None:
+        total = new_sum(place.residues, section.modulus_bits)
     for member in members:
         try:
             data = part_store.read(member.key)
@@ -82,7 +96,7 @@ def fold_round(
     threads: int = 1,
     hold: Callable[[Transaction], None] = lambda _: None,
     on_damage: Callable[[CorruptPartError], None] | None = None,
-    ahead: Callable[[int, Sequence[Member]], tuple[PartKey, str] | None] = lambda *_: None,
+    running: Callable[[int], RunningSum | None] = lambda _: None,
 ) -> bool:
     """Make parts of a round's sum durable. Goes on where an earlier run was interrupted.
 
@@ -93,8 +107,7 @@ def fold_round(
         hold: called within every transaction that writes; raises to give up.
         on_damage: told of each stored part that is not what its site sent; folding goes on with the other parts of
             the sum. None makes the first one an error.
-        ahead: finds what this part of the sum of these members was kept under, and its SHA-256, if it was made before
-            the round closed.
+        running: takes the running sum of parts of one number, if there is one. What it holds is not read again.
 
     Returns:
         Whether all of these are durable.
@@ -112,13 +125,13 @@ def fold_round(
             Member(site, PartKey(round_id, submission_id, place.number), digest)
             for submission_id, site, digest in announced
         ]
-        made = ahead(place.number, members)
-        if made is not None and part_store.is_whole(*made):
-            part_store.move(made[0], key)
-            failpoint("folding.moved")
-            return add_row(place.number, made[1])
+        total = None
+        if (so_far := running(place.number)) is not None:
+            rest = [member for member in members if so_far.added.get(member.key.owner) != member.digest]
+            if len(rest) + len(so_far.added) == len(members):  # all that is in it closed the set
+                members, total = rest, so_far.total
         try:
-            data = fold_part(part_store, plan, place, members)
+            data = fold_part(part_store, plan, place, members, total)
         except CorruptPartError:
             if on_damage is None:
                 raise
@@ -127,19 +140,43 @@ def fold_round(
                     on_damage(CorruptPartError(member))
             return False
         part_store.put_all([(key, data)])
-        return add_row(place.number, hashlib.sha256(data).hexdigest())
-
-    def add_row(number: int, digest: str) -> bool:
-        failpoint("folding.before_row")
-        rows.run((number, digest))
+        rows.add(place.number, hashlib.sha256(data).hexdigest())
         return True
 
-    def note(tx: Transaction, row: tuple[int, str]) -> None:
-        hold(tx)
-        tx.add_sum_part(round_id, *row)
+    def write(made: Sequence[tuple[int, str]]) -> None:
+        failpoint("folding.before_row")
+        with store.write() as tx:
+            hold(tx)
+            for number, digest in made:
+                tx.add_sum_part(round_id, number, digest)
 
-    rows = Batch(store, note)
-    return _in_threads(make, plan.places if places is None else places, threads, stopping)
+    rows = _Rows(write)
+    done = _in_threads(make, plan.places if places is None else places, threads, stopping)
+    rows.flush()
+    return done
+
+
+class _Rows:
+    """Rows of parts that are durable, written together: every second, which keeps the lease, and at the end."""
+
+    def __init__(self, write: Callable[[Sequence[tuple[int, str]]], None]) -> None:
+        self._write = write
+        self._lock = threading.Lock()
+        self._made: list[tuple[int, str]] = []
+        self._written_at = time.monotonic()
+
+    def add(self, number: int, digest: str) -> None:
+        with self._lock:
+            self._made.append((number, digest))
+            due = time.monotonic() - self._written_at > _ROWS_EVERY_S
+        if due:
+            self.flush()
+
+    def flush(self) -> None:
+        with self._lock:
+            made, self._made, self._written_at = self._made, [], time.monotonic()
+        if made:
+            self._write(made)
 
 
 def _in_threads(

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from he_agg.ids import RoundId
 from service.core.conductor import Conductor
+from service.core.submissions.running_sums import RunningSums
 from service.domain import events
 from service.domain.events import Phase
 from service.failpoints import failpoint
@@ -29,7 +30,6 @@ from service.store.parts.base import PartStore
 from service.store.rows import RoundRow
 from service.store.sql import Store
 from service.store.transaction import Transaction
-from service.work.ahead import Ahead
 from service.work.folding import CorruptPartError, fold_round, warm_up
 from service.work.housekeeping import Housekeeper
 from service.work.leases import Lease, LeaseLostError, Leases
@@ -66,13 +66,13 @@ class Worker:
         store: Store,
         part_store: PartStore,
         conductor: Conductor,
-        ahead: Ahead | None = None,
+        sums: RunningSums,
     ) -> None:
         self._settings = settings
         self._store = store
         self._part_store = part_store
         self._conductor = conductor
-        self._ahead = ahead
+        self._sums = sums
         self._leases = Leases(store, conductor.now, settings.lease_s)
         self._housekeeper = Housekeeper(settings, store, part_store, conductor.now)
         self._swept: tuple[int, float] | None = None
@@ -219,7 +219,7 @@ class Worker:
             threads=self._settings.fold_threads,
             hold=hold,
             on_damage=partial(self._ask_again, round_id, hold),
-            ahead=self._ahead.take(round_id) if self._ahead else lambda *_: None,
+            running=partial(self._sums.take, round_id),
         )
         if done:
             failpoint("folding.done")

@@ -32,10 +32,10 @@ class Attempt:
     """Stored parts that are not what they were, and nobody has noticed."""
     damaged_at: int | None = None
     """When somebody did. They count as missing from then on."""
-    arrived: dict[int, set[str]] = field(default_factory=dict)
-    """Whose parts came since the last start, by number."""
-    ahead: dict[int, bool] = field(default_factory=dict)
-    """Of which parts the sum was made when the last site's came; false if one of them was damaged or gone by then."""
+    added: dict[int, set[str]] = field(default_factory=dict)
+    """Whose parts are in the running sum, by number: what came since the last start."""
+    taken: bool = False
+    """Whether folding has taken the running sum, since the last start: nothing is added any more."""
 
     verdicts: dict[str, str] = field(default_factory=dict)
     """What each site said of the sum."""
@@ -199,12 +199,17 @@ class Model:
                 newest.phase = "failed"
                 self._open(newest.number, newest.attempt + 1, now)
             return
-        if newest.complete == newest.invited:
-            # What was made ahead is the sum, and damage that came later is of no account.
-            newest.rotten -= {(site, number) for site, number in newest.rotten if newest.ahead.get(number)}
-        newest.arrived.clear()
-        newest.ahead.clear()
-        found = {(site, number) for site, number in newest.rotten if site in newest.complete}
+        found: set[tuple[str, int]] = set()
+        for number in range(self.parts):
+            summed = newest.added.get(number, set())
+            summed = summed if summed <= newest.complete else set()
+            rotten = {(site, number) for site in newest.complete} & newest.rotten
+            read = {(site, n) for site, n in rotten if site not in summed}
+            found |= read
+            if not read:  # what is in the running sum is not read, and damage to it is of no account
+                newest.rotten -= rotten
+        newest.added.clear()
+        newest.taken = True
         if found:
             newest.rotten -= found
             newest.damaged_at = int(now)
@@ -223,17 +228,14 @@ class Model:
         attempt.rotten.discard((site, number))
         if all(len(attempt.stored[member]) == self.parts for member in attempt.complete):
             attempt.damaged_at = None
-        arrived = attempt.arrived.setdefault(number, set())
-        arrived.add(site)
-        if arrived == attempt.invited and number not in attempt.ahead:
-            stored = all(number in attempt.stored[each] for each in attempt.invited)
-            attempt.ahead[number] = stored and not any(number == rotten for _, rotten in attempt.rotten)
+        if not attempt.taken:
+            attempt.added.setdefault(number, set()).add(site)
 
     def restart(self) -> None:
-        """What was made ahead is forgotten."""
+        """What was in memory is forgotten."""
         for attempt in self.attempts:
-            attempt.arrived.clear()
-            attempt.ahead.clear()
+            attempt.added.clear()
+            attempt.taken = False
 
     def _open(self, number: int, attempt: int, now: float) -> None:
         if self.ending:

@@ -13,7 +13,6 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from service.http.app import create_app
 from service.settings import Settings
 from service.store.parts.base import PartStore
 from service.store.rows import Keeping, RoundRow
-from service.work.ahead import Ahead
 from service.work.folding import fold_round
 from tests.support.peers import Peer, Prepared, enrol, prepare, read_record, take_parts
 from tests.support.trees import contents_of, living
@@ -79,25 +77,6 @@ class AppTransport(httpx.BaseTransport):
         return self._runner.run(ask())
 
 
-class _Here(Executor):
-    """Does what it is given before it returns."""
-
-    def submit(self, work, /, *arguments, **named) -> Future:
-        future: Future = Future()
-        try:
-            future.set_result(work(*arguments, **named))
-        except Exception as error:  # the power going is none: it ends the test's process, as it were
-            future.set_exception(error)
-        return future
-
-
-class _AtOnce(Aggregator):
-    """Makes parts of sums ahead when they can be made, and not some time later in a thread."""
-
-    def make_ahead(self) -> Ahead:
-        return Ahead(self.store, self.part_store, _Here())
-
-
 class Inside:
     """One aggregator; `close` and `open` are a restart."""
 
@@ -112,7 +91,7 @@ class Inside:
         self.open()
 
     def open(self) -> None:
-        self.aggregator = _AtOnce.open(self.settings, self.clock, self._part_store)
+        self.aggregator = Aggregator.open(self.settings, self.clock, self._part_store)
         self.app = create_app(self.settings, self.aggregator)
         self.app.state.aggregator = self.aggregator  # the lifespan, which would start the worker, does not run
         self.client = httpx.Client(transport=AppTransport(self.app, self._runner), base_url="http://inside")

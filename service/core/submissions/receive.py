@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from he_agg.documents.manifest import Manifest
@@ -15,6 +15,7 @@ from he_agg.protocol.wire import parse_part, refuse_secrets
 from service.core.conductor import Conductor
 from service.core.find import federation_named, find_round
 from service.core.submissions.complete import Completion, complete, receipt
+from service.core.submissions.running_sums import RunningSums
 from service.core.submissions.runs import ExpectedPart, Run, key_of
 from service.core.submissions.shared import expiring, own_submission, round_closed, status_of
 from service.domain.events import Phase
@@ -33,16 +34,10 @@ __all__ = ["Uploads"]
 class Uploads:
     """Takes parts in, and completes submissions with their last ones."""
 
-    def __init__(
-        self,
-        store: Store,
-        part_store: PartStore,
-        conductor: Conductor,
-        on_stored: Callable[[Run], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, store: Store, part_store: PartStore, conductor: Conductor, sums: RunningSums) -> None:
         self._part_store = part_store
         self._conductor = conductor
-        self._on_stored = on_stored
+        self._sums = sums
         self._decisions = Batch(store, self._decide)
 
     def status(self, federation: str, site: str, submission_id: str) -> SubmissionStatus:
@@ -64,10 +59,31 @@ class Uploads:
                 )
             return Run(submission, plan, self._expect(tx, submission, plan.places[first:], tx.parts(submission.id)))
 
-    def take(self, run: Run, body: memoryview) -> Signed[Receipt] | None:
+    def keep(self, run: Run, body: memoryview) -> tuple[ExpectedPart, ...]:
+        """Check parts, one after another in a body, and make them durable. No row says so yet: `take` or `mark` will.
+
+        Returns:
+            Those that were not stored before.
+
+        Raises:
+            WireError: not the parts that the plan puts there; nothing of them was kept.
+            RefusedError: not the parts that the manifest names; the same.
+        """
+        new = _split(run, body)
+        for part, data in new:
+            self._check(run, part, data)
+        if new:
+            failpoint("part.checked")
+            self._part_store.put_all([(key_of(run, part), data) for part, data in new])
+        return tuple(part for part, _ in new)
+
+    def take(self, run: Run, body: memoryview, kept: Sequence[ExpectedPart] = ()) -> Signed[Receipt] | None:
         """Take parts of a submission, one after another in a body. The end of a submission completes it.
 
         One transaction decides that the parts are stored, and whether the submission is in.
+
+        Args:
+            kept: parts before these that `keep` has kept.
 
         Returns:
             The receipt, if they reach the submission's end.
@@ -77,22 +93,31 @@ class Uploads:
             RefusedError: not the parts that the manifest names, the round closed before, or parts before these are
                 missing.
         """
-        new, data = _split(run, body)
-        if not new.parts and not run.reaches_end:
+        return self._note(replace(run, parts=(*kept, *self.keep(run, body))), at_end=run.reaches_end)
+
+    def mark(self, run: Run, kept: Sequence[ExpectedPart]) -> None:
+        """Note which parts were kept of a run that broke off, so that it goes on behind them.
+
+        Raises:
+            RefusedError: the round closed before.
+        """
+        self._note(replace(run, parts=tuple(kept)), at_end=False)
+
+    def _note(self, run: Run, *, at_end: bool) -> Signed[Receipt] | None:
+        if not run.parts and not at_end:
             return None
-        if new.parts:
-            self._write(new, data)
-        refusals, completion = self._decisions.run((new, run.reaches_end))
-        self._settle(new, refusals)
+        refusals, completion = self._decisions.run((run, at_end))
+        self._settle(run, refusals)
         if isinstance(completion, HeAggError):
             raise completion
         return None if completion is None else receipt(self._conductor, completion)
 
-    def _write(self, run: Run, data: Sequence[memoryview]) -> None:
-        for part, body in zip(run.parts, data, strict=True):
-            parse_part(body, part.place, run.plan.plan_id)
-        failpoint("part.checked")
-        self._part_store.put_all([(key_of(run, part), body) for part, body in zip(run.parts, data, strict=True)])
+    def _check(self, run: Run, part: ExpectedPart, data: memoryview) -> None:
+        """See that a part is one of the plan. Adding it to a running sum looks at its residues as well."""
+        place, submission = part.place, run.submission
+        parsed = parse_part(data, place, run.plan.plan_id, check_residues=False)
+        if not self._sums.add(submission.round_id, place, submission.id, part.digest, parsed.packed):
+            parse_part(data, place, run.plan.plan_id)
 
     def _decide(
         self, tx: Transaction, what: tuple[Run, bool]
@@ -104,7 +129,7 @@ class Uploads:
         """
         run, at_end = what
         round_, current = _now(tx, run.submission)
-        refusals = [self._mark(tx, round_, current, run, part) for part in run.parts]
+        refusals = self._mark(tx, round_, current, run)
         refused = next((refusal for refusal in refusals if refusal is not None), None)
         if refused is not None or not at_end:
             return refusals, refused
@@ -119,9 +144,6 @@ class Uploads:
             if refusal is not None and refusal.reason is Reason.ROUND_CLOSED:
                 # No row names it, and none ever will: nobody wants it any more.
                 self._part_store.delete(key_of(run, part))
-        stored = tuple(part for part, refusal in zip(run.parts, refusals, strict=True) if refusal is None)
-        if stored:
-            self._on_stored(replace(run, parts=stored))
 
     def _expect(
         self,
@@ -147,22 +169,29 @@ class Uploads:
             expected.append(ExpectedPart(place, digest, stored))
         return tuple(expected)
 
-    def _mark(
-        self, tx: Transaction, round_: RoundRow, current: SubmissionRow, run: Run, part: ExpectedPart
-    ) -> RefusedError | None:
-        number = part.place.number
-        row = tx.part(current.id, number)
-        if row is not None and row.stored:
-            return None  # another connection was faster, with the same bytes
-        if row is None or not self._wants(tx, round_, current, row):
-            return round_closed(round_)
-        # Between our putting it and now the upload may have expired, and our part been removed with the others.
-        # It is left alone here: by the time it were removed, it could be that of a later request.
-        if current.state is State.EXPIRING or self._part_store.size(key_of(run, part)) != part.place.wire_bytes:
-            return expiring(current)
-        failpoint("part.before_row")
-        tx.mark_stored(current.id, number, int(self._conductor.now()))
-        return None
+    def _mark(self, tx: Transaction, round_: RoundRow, current: SubmissionRow, run: Run) -> list[RefusedError | None]:
+        rows = {row.number: row for row in tx.parts(current.id)} if run.parts else {}
+        refusals: list[RefusedError | None] = []
+        stored = []
+        for part in run.parts:
+            row = rows.get(part.place.number)
+            refusal = None
+            if row is None or not row.stored:  # else another connection was faster, with the same bytes
+                if row is None or not self._wants(tx, round_, current, row):
+                    refusal = round_closed(round_)
+                # Between our putting it and now the upload may have expired, and our part been removed with the others.
+                # It is left alone here: by the time it were removed, it could be that of a later request.
+                elif (
+                    current.state is State.EXPIRING or self._part_store.size(key_of(run, part)) != part.place.wire_bytes
+                ):
+                    refusal = expiring(current)
+                else:
+                    stored.append(part.place.number)
+            refusals.append(refusal)
+        if stored:
+            failpoint("part.before_row")
+            tx.mark_stored(current.id, stored, int(self._conductor.now()))
+        return refusals
 
     def _wants(self, tx: Transaction, row: RoundRow, submission: SubmissionRow, part: PartRow | None) -> bool:
         """Tell whether a missing part may come now: in an open round, or because the store has damaged it."""
@@ -177,9 +206,9 @@ def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, Submissi
     return round_, tx.submission(submission.id) or submission
 
 
-def _split(run: Run, body: memoryview) -> tuple[Run, list[memoryview]]:
+def _split(run: Run, body: memoryview) -> list[tuple[ExpectedPart, memoryview]]:
     """Find the parts that are not stored yet, and their bytes. Those that are have to be the announced ones as well."""
-    new, bodies, begin = [], [], 0
+    new, begin = [], 0
     for part in run.parts:
         data = body[begin : begin + part.place.wire_bytes]
         begin += part.place.wire_bytes
@@ -191,6 +220,5 @@ def _split(run: Run, body: memoryview) -> tuple[Run, list[memoryview]]:
                 "send the bytes that the manifest was made of",
             )
         if not part.stored:
-            new.append(part)
-            bodies.append(data)
-    return replace(run, parts=tuple(new)), bodies
+            new.append((part, data))
+    return new

@@ -11,7 +11,8 @@ from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.errors import Reason
 from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.messages import SubmissionStatus
-from service.http.bodies import BodyReader, announced_length, check_names_manifest
+from service.http.bodies import announced_length, check_names_manifest
+from service.http.intake import take_run
 from service.http.routes.common import (
     Limited,
     RoundPath,
@@ -144,8 +145,8 @@ async def put(
 ) -> Response:
     """Put these parts. A body that reaches the submission's end completes it; it is empty if all parts are here.
 
-    Each part is stored as soon as it is here, and the request may be repeated. After an interruption `GET` says what is
-    missing.
+    Each part is stored while the next one comes, and the request may be repeated. After an interruption `GET` says what
+    is missing.
 
     A receipt is a promise: this submission is in the sum of its round, or the record says why it is not. Asked again,
     the same receipt is given again.
@@ -154,12 +155,7 @@ async def put(
     note(request.scope, round_id=str(rest.submission.round_id))
     run = rest.cut(announced_length(request, at_most=rest.wire_bytes))
     check_names_manifest(request, rest.submission.id)
-    reader, groups, receipt = BodyReader(request), run.groups(), None
-    for group in groups:
-        # Turn by turn: a long submission on a slow link keeps nobody else waiting longer than a part does.
-        async with limits.body(caller.federation, caller.name):
-            body = await reader.read(group.wire_bytes, limits.time_for(group.wire_bytes), last=group is groups[-1])
-            receipt = await run_in_threadpool(aggregator.uploads.take, group, memoryview(body))
+    receipt = await take_run(request, run, aggregator.uploads, limits, caller)
     if receipt is None:
         return Response(status_code=204)
     aggregator.worker.poke()

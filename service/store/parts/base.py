@@ -15,13 +15,10 @@ from he_agg.errors import Reason
 from he_agg.ids import RoundId
 from service.store.failures import StoreError
 
-__all__ = ["AHEAD", "SUM", "PartKey", "PartLostError", "PartStore", "Space"]
+__all__ = ["SUM", "PartKey", "PartLostError", "PartStore", "Space"]
 
 SUM = "sum"
 """Owner of the parts of a round's sum."""
-
-AHEAD = "ahead"
-"""Owner of parts of a sum that are guessed while the round is open. Only the process that put one knows of it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class PartKey:
     """What a part is kept under. Whoever makes one has checked what it is made of.
 
     Attributes:
-        owner: id of a submission, or `SUM`, or `AHEAD`.
+        owner: id of a submission, or `SUM`.
     """
 
     round_id: RoundId
@@ -95,14 +92,6 @@ class PartStore(ABC):
             return False
 
     @abstractmethod
-    def move(self, source: PartKey, target: PartKey) -> None:
-        """Give a part another key, durably. Until then it has one of the two.
-
-        Raises:
-            PartLostError: it is not there.
-        """
-
-    @abstractmethod
     def delete(self, key: PartKey) -> None:
         """Remove a part that no row names, if it is there."""
 
@@ -112,7 +101,7 @@ class PartStore(ABC):
 
     @abstractmethod
     def purge_submissions(self, round_id: RoundId) -> None:
-        """Remove the parts of all submissions of a round, and what was made ahead of them. The sum stays."""
+        """Remove the parts of all submissions of a round. The sum stays."""
 
     @abstractmethod
     def purge_sum(self, round_id: RoundId) -> None:
@@ -124,7 +113,7 @@ class PartStore(ABC):
 
     @abstractmethod
     def purge_leftovers(self, older_than_s: float = 0.0) -> int:
-        """Remove what a killed process was writing, or had made ahead.
+        """Remove what a killed process was writing.
 
         Call it only while nobody writes, or with an age that says so.
 

@@ -4,7 +4,6 @@
 
     <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.part
     <data_dir>/rounds/<round id>/sum/<number>.part
-    <data_dir>/rounds/<round id>/ahead/<number>.part      parts of the sum made ahead; removed at start
     <data_dir>/rounds/.../.<number>.<random>.tmp          only while being written; removed at start
 """
 
@@ -26,7 +25,7 @@ from he_agg.errors import WireError
 from he_agg.ids import RoundId
 from service.failpoints import failpoint
 from service.store.failures import StoreBusyError, StoreFullError, die
-from service.store.parts.base import AHEAD, SUM, PartKey, PartLostError, PartStore, Space
+from service.store.parts.base import SUM, PartKey, PartLostError, PartStore, Space
 
 __all__ = ["DirectoryParts"]
 
@@ -84,14 +83,6 @@ class DirectoryParts(PartStore):
         except PartLostError:
             return None
 
-    def move(self, source: PartKey, target: PartKey) -> None:
-        path = self.path(target)
-        with _translated(source):
-            self._in_directory(path.parent, partial(self.path(source).replace, path))
-            failpoint("file.renamed")
-            _sync_directory(path.parent)
-            failpoint("file.directory_synced")
-
     def delete(self, key: PartKey) -> None:
         path = self.path(key)
         with _translated():
@@ -108,7 +99,6 @@ class DirectoryParts(PartStore):
                 _sync_directory(directory)
 
     def purge_submissions(self, round_id: RoundId) -> None:
-        self._remove(self._directory(round_id, AHEAD))
         self._remove(self._root / str(round_id) / "submissions")
 
     def purge_sum(self, round_id: RoundId) -> None:
@@ -121,7 +111,7 @@ class DirectoryParts(PartStore):
 
     def purge_leftovers(self, older_than_s: float = 0.0) -> int:
         removed = 0
-        for path in [*self._root.rglob(".*.tmp"), *self._root.glob(f"*/{AHEAD}/*.part")]:
+        for path in self._root.rglob(".*.tmp"):
             with contextlib.suppress(FileNotFoundError):  # another replica starts, too
                 if not older_than_s or time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
@@ -148,7 +138,7 @@ class DirectoryParts(PartStore):
 
     def _directory(self, round_id: RoundId, owner: str) -> Path:
         directory = self._root / str(round_id)
-        return directory / owner if owner in (SUM, AHEAD) else directory / "submissions" / owner
+        return directory / owner if owner == SUM else directory / "submissions" / owner
 
     def _in_directory(self, directory: Path, act: Callable[[], object]) -> None:
         try:

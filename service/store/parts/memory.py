@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from he_agg.ids import RoundId
 from service.store.failures import StoreFullError
-from service.store.parts.base import AHEAD, SUM, PartKey, PartLostError, PartStore, Space
+from service.store.parts.base import SUM, PartKey, PartLostError, PartStore, Space
 
 __all__ = ["MemoryParts"]
 
@@ -23,7 +22,6 @@ class MemoryParts(PartStore):
     def __init__(self, limit_bytes: int | None = None) -> None:
         self.parts: dict[PartKey, bytes] = {}
         self.limit_bytes = limit_bytes
-        self._put_at: dict[PartKey, float] = {}
         self._lock = threading.Lock()
 
     def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:
@@ -33,7 +31,6 @@ class MemoryParts(PartStore):
                 if self.limit_bytes is not None and self._held() + growth > self.limit_bytes:
                     raise StoreFullError
                 self.parts[key] = bytes(data)
-                self._put_at[key] = time.time()
 
     def read(self, key: PartKey) -> bytes:
         try:
@@ -52,17 +49,9 @@ class MemoryParts(PartStore):
         data = self.parts.get(key)
         return None if data is None else len(data)
 
-    def move(self, source: PartKey, target: PartKey) -> None:
-        with self._lock:
-            if source not in self.parts:
-                raise PartLostError(source)
-            self.parts[target] = self.parts.pop(source)
-            self._put_at[target] = self._put_at.pop(source)
-
     def delete(self, key: PartKey) -> None:
         with self._lock:
             self.parts.pop(key, None)
-            self._put_at.pop(key, None)
 
     def purge_submission(self, round_id: RoundId, submission_id: str) -> None:
         self._purge(lambda key: (key.round_id, key.owner) == (round_id, submission_id))
@@ -76,9 +65,8 @@ class MemoryParts(PartStore):
     def purge_round(self, round_id: RoundId) -> None:
         self._purge(lambda key: key.round_id == round_id)
 
-    def purge_leftovers(self, older_than_s: float = 0.0) -> int:
-        latest = time.time() - older_than_s
-        return self._purge(lambda key: key.owner == AHEAD and self._put_at[key] <= latest)
+    def purge_leftovers(self, older_than_s: float = 0.0) -> int:  # noqa: ARG002
+        return 0  # a part is put whole
 
     def rounds(self) -> Iterator[RoundId]:
         yield from {key.round_id for key in list(self.parts)}
@@ -91,12 +79,10 @@ class MemoryParts(PartStore):
         if self.limit_bytes is not None and self._held() >= self.limit_bytes:
             raise StoreFullError
 
-    def _purge(self, is_meant: Callable[[PartKey], bool]) -> int:
+    def _purge(self, is_meant: Callable[[PartKey], bool]) -> None:
         with self._lock:
-            meant = [key for key in self.parts if is_meant(key)]
-            for key in meant:
-                del self.parts[key], self._put_at[key]
-        return len(meant)
+            for key in [key for key in self.parts if is_meant(key)]:
+                del self.parts[key]
 
     def _held(self) -> int:
         return sum(map(len, self.parts.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -151,7 +152,9 @@ def test_each_group_is_stored_before_the_next_is_read(make_world):
     with socket.create_connection((url.host, url.port)) as connection:
         connection.sendall(f"PUT /v1/submissions/{mine.id} HTTP/1.1\r\n{head}\r\n".encode() + mine.whole[:-1])
         first = run_of(world.plan).groups()[-1].parts[0].place.number
-        until(lambda: peer.status(mine.id).json()["missing"][0] == first)
+        stored = Path(world.server.data_dir, "rounds", world.round_id, "submissions", mine.id, f"{first - 1}.part")
+        until(stored.exists)
+    until(lambda: peer.status(mine.id).json()["missing"][0] == first)
     assert peer.status(mine.id).json()["missing"] == list(range(first, len(mine.parts)))
     assert peer.put(mine.id, first, b"".join(mine.parts[first:])).status_code == 200
 

@@ -244,8 +244,8 @@ def test_submissions_and_parts(filled):
         )
         for row in (a, b):
             for number in (0, 1):
-                tx.mark_stored(row.id, number, LATE)
-        tx.mark_stored(c.id, 1, LATE + 7)
+                tx.mark_stored(row.id, [number], LATE)
+        tx.mark_stored(c.id, [1], LATE + 7)
     with filled.write() as tx:
         assert tx.submission(a.id).accepted_at == LATE + 1
         assert tx.submission_of(ONE, "c") == c
@@ -259,7 +259,7 @@ def test_submissions_and_parts(filled):
         assert (tx.counted_submissions("f"), tx.counted_submissions("f", "a")) == (3, 1)
         tx.mark_damaged(b.id, 1, LATE + 8)
         assert tx.damaged(ONE) == [DamagedPart(b.id, "b", 1, LATE + 8)]
-        tx.mark_stored(b.id, 1, LATE + 9)
+        tx.mark_stored(b.id, [1], LATE + 9)
         assert tx.damaged(ONE) == []
         tx.move_submission(a.id, State.EXCLUDED)
         assert [row.state for row in tx.submissions(ONE)] == [State.EXCLUDED, State.COMPLETE, State.OPEN]
@@ -271,7 +271,7 @@ def test_an_idle_submission_expires_and_opens_again(filled):
         open_round(tx, ONE)
         a, b = submit(tx, "a"), submit(tx, "b")
         submit(tx, "c", state=State.COMPLETE)
-        tx.mark_stored(a.id, 0, LATE + 7)
+        tx.mark_stored(a.id, [0], LATE + 7)
     with filled.write() as tx:
         assert tx.idle(LATE + 7) == []
         assert tx.idle(LATE + 8) == [a]  # b holds nothing

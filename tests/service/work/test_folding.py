@@ -20,7 +20,7 @@ ROUND = RoundId("f", 1, 1)
 
 @pytest.fixture
 def inside(tmp_path):
-    opened = SimulatedFederation(tmp_path / "data", make_plan("f"), fold_ahead=False)
+    opened = SimulatedFederation(tmp_path / "data", make_plan("f"), running_sum_bytes=0)
     yield opened
     opened.end()
 

@@ -8,7 +8,7 @@ from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.ids import RoundId
 from service.domain.submissions import State
 from service.operator import operations
-from service.store.parts.base import AHEAD, SUM, PartKey, Space
+from service.store.parts.base import SUM, PartKey, Space
 from service.store.rows import Keeping
 from service.work.housekeeping import purge_leftovers
 from tests.support.peers import KEY_ID, expected_sum, make_plan, prepare, read_part, read_receipt, take_end, take_parts
@@ -47,7 +47,7 @@ def judge(inside, round_id, sites="abc", found=OPENED):
 
 def files(inside, round_id):
     root = inside.aggregator.part_store._root / str(round_id)
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*.part") if path.parent.name != AHEAD)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*.part"))
 
 
 SUM_FILES = [f"sum/{n}.part" for n in range(3)]
@@ -264,9 +264,8 @@ def test_what_came_after_a_round_was_scrubbed_goes_at_the_next_start(make, keep)
     inside.submit("a", 1, "f.2.1", complete=False)
     inside.aggregator.worker._look()
     part_store, late = inside.aggregator.part_store, PartKey(ONE, "ab" * 32, 0)
-    part_store.put_all([(late, b"too late"), (PartKey(ONE, AHEAD, 0), b"a guess")])
+    part_store.put_all([(late, b"too late")])
     before = files(inside, ONE) + files(inside, TWO)
     purge_leftovers(inside.aggregator.store, part_store)
-    assert part_store.size(PartKey(ONE, AHEAD, 0)) is None
     lost = set(before) - {*files(inside, ONE), *files(inside, TWO)}
     assert lost == (set() if keep else {f"submissions/{late.owner}/0.part"})

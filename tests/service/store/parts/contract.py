@@ -11,7 +11,7 @@ import pytest
 
 from he_agg.ids import RoundId
 from service.store.failures import StoreFullError
-from service.store.parts.base import AHEAD, SUM, PartKey, PartLostError, PartStore
+from service.store.parts.base import SUM, PartKey, PartLostError, PartStore
 
 ONE, TEN = RoundId("f", 1, 1), RoundId("f", 1, 10)
 MINE, OTHER = "ab" * 32, "ab" * 31 + "ac"
@@ -131,7 +131,7 @@ class PartStoreContract(ABC):
         keys = [
             PartKey(round_id, owner, number)
             for round_id in (ONE, TEN, RoundId("f", 11, 1), RoundId("f-1", 1, 1), RoundId("ff", 1, 1))
-            for owner in (MINE, OTHER, MINE[:-1] + "0", SUM, AHEAD)
+            for owner in (MINE, OTHER, MINE[:-1] + "0", SUM)
             for number in (0, 1, 10, 11)
         ]
         contents = {key: repr(key).encode() for key in keys}
@@ -158,24 +158,8 @@ class PartStoreContract(ABC):
             key: data for key, data in contents.items() if not is_gone(key)
         }
 
-    def test_moving(self, store):
-        made, key = PartKey(ONE, AHEAD, 1), PartKey(ONE, SUM, 1)
-        store.put_all([(made, b"made ahead"), (PartKey(ONE, AHEAD, 2), b"stays")])
-        store.move(made, key)
-        assert (store.read(key), store.size(made)) == (b"made ahead", None)
-        store.put_all([(made, b"made again")])
-        store.move(made, key)
-        assert (store.read(key), store.read(PartKey(ONE, AHEAD, 2))) == (b"made again", b"stays")
-
-    def test_moving_what_is_missing(self, store):
-        key = PartKey(ONE, SUM, 1)
-        store.put_all([(key, b"the sum")])
-        with pytest.raises(PartLostError):
-            store.move(PartKey(ONE, AHEAD, 1), key)
-        assert store.read(key) == b"the sum"
-
     def test_purging_is_repeated_without_harm_and_parts_may_come_after_it(self, store):
-        made, key = PartKey(ONE, AHEAD, 1), PartKey(ONE, SUM, 1)
+        key = PartKey(ONE, SUM, 1)
         for purge in (
             lambda: store.purge_submission(ONE, MINE),
             lambda: store.purge_submissions(ONE),
@@ -184,21 +168,17 @@ class PartStoreContract(ABC):
             lambda: store.delete(KEY),
         ):
             purge()
-            store.put_all([(KEY, b"part"), (key, b"sum"), (made, b"guess")])
+            store.put_all([(KEY, b"part"), (key, b"sum")])
             purge()
             purge()
-            store.put_all([(KEY, b"part"), (made, b"guess")])
-            store.move(made, key)
-            assert (store.read(KEY), store.read(key)) == (b"part", b"guess")
+            store.put_all([(KEY, b"part"), (key, b"sum")])
+            assert (store.read(KEY), store.read(key)) == (b"part", b"sum")
 
-    def test_only_guesses_are_left_over(self, store):
-        store.put_all([(PartKey(ONE, owner, 1), b"x") for owner in (MINE, SUM, AHEAD)])
-        assert store.purge_leftovers(older_than_s=3600) == 0
-        assert store.size(PartKey(ONE, AHEAD, 1)) == 1
+    def test_nothing_that_was_put_is_left_over(self, store):
+        store.put_all([(PartKey(ONE, owner, 1), b"x") for owner in (MINE, SUM)])
         again = self.opened_again(store)
-        assert again.purge_leftovers() == 1
-        assert [again.size(PartKey(ONE, owner, 1)) for owner in (MINE, SUM, AHEAD)] == [1, 1, None]
         assert again.purge_leftovers() == 0
+        assert [again.size(PartKey(ONE, owner, 1)) for owner in (MINE, SUM)] == [1, 1]
 
     def test_an_empty_one(self, store):
         store.check()

@@ -18,15 +18,15 @@ def part_store(request, tmp_path):
     return MemoryParts() if request.param == "memory" else DirectoryParts(tmp_path / "parts")
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_a_round(part_store, ahead, tmp_path):
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_round(part_store, in_memory, tmp_path):
     plan = make_plan("f", rounds=5)
     inside = SimulatedFederation(
         tmp_path / "data",
         plan,
         clock=Clock(1_800_000_000.5),
         part_store=part_store,
-        fold_ahead=ahead,
+        running_sum_bytes=2**20 if in_memory else 0,
         keep_sums=1,
     )
     peers = {site: inside.at(site) for site in "abc"}
@@ -39,7 +39,7 @@ def test_a_round(part_store, ahead, tmp_path):
         return sent
 
     sent = submit(str(ONE))
-    if not ahead:
+    if not in_memory:
         part_store.put_all([(PartKey(ONE, sent[1].id, 1), b"rotten")])
         part_store.delete(PartKey(ONE, sent[2].id, 0))
         inside.fold()

@@ -119,13 +119,6 @@ def test_directories_that_are_gone_are_made_again(store, events, tmp_path, owner
             assert f"sync {directory.parent.name}" in events[events.index(f"make {directory.name}") :]
 
 
-def test_a_name_that_was_moved_is_synced(store, events):
-    store.put_all([(KEY, b"part")])
-    events.clear()
-    store.move(KEY, PartKey(ONE, SUM, 3))
-    assert events == ["make sum", "sync f.1.1", "rename to 3.part", "sync sum"]
-
-
 def test_nothing_is_made_before_something_is_put(store, tmp_path):
     assert store.space().free_bytes > 0
     assert list(store.rounds()) == []
