@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from he_agg.errors import HeAggError, Reason
 
-__all__ = ["StoreBusyError", "StoreError", "StoreFullError", "die"]
+__all__ = ["StoreBusyError", "StoreError", "StoreFullError", "die", "end_if_disk_failed"]
 
 EXIT_DISK_FAILED = 74
 """EX_IOERR of sysexits.h: a supervisor that restarts the process does the right thing."""
@@ -50,3 +50,13 @@ def die(what: str) -> NoReturn:
     with contextlib.suppress(OSError):
         os.write(sys.stderr.fileno(), f'{{"level": "CRITICAL", "message": "{what}; the process ends"}}\n'.encode())
     os._exit(EXIT_DISK_FAILED)
+
+
+def end_if_disk_failed(error: BaseException) -> None:
+    """End the process if SQLite says that the disk has failed.
+
+    After a failed write or sync nobody knows what is on the disk. Only a new process, which reads it, does.
+    """
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith("SQLITE_IOERR"):
+        die(f"the database failed: {name}")

@@ -10,6 +10,7 @@ from service.domain.events import Stage
 from service.store.queries import Queries, as_row, columns_of
 from service.store.rows import EpochRow, FederationRow, Keeping, RosterRow
 from service.store.schema import commitments, epochs, federations, rosters
+from service.store.statements import Prepared
 
 __all__ = ["FederationRows"]
 
@@ -21,12 +22,14 @@ _FEDERATIONS = select(
     federations.c.paused_at,
     *columns_of(federations, Keeping),
 )
-_FEDERATION = _FEDERATIONS.where(federations.c.name == bindparam("name"))
+_FEDERATION = Prepared(_FEDERATIONS.where(federations.c.name == bindparam("name")))
+_BY_NAME = Prepared(_FEDERATIONS.order_by(federations.c.name))
 _ROSTERS = select(*columns_of(rosters, RosterRow)).where(rosters.c.federation == bindparam("federation"))
-_ROSTER = _ROSTERS.where(rosters.c.version == bindparam("version"))
-_NEWEST_ROSTER = _ROSTERS.order_by(rosters.c.version.desc()).limit(1)
+_ROSTER = Prepared(_ROSTERS.where(rosters.c.version == bindparam("version")))
+_NEWEST_ROSTER = Prepared(_ROSTERS.order_by(rosters.c.version.desc()).limit(1))
 _EPOCHS = select(*columns_of(epochs, EpochRow)).where(epochs.c.federation == bindparam("federation"))
-_NEWEST_EPOCH = _EPOCHS.order_by(epochs.c.number.desc()).limit(1)
+_NEWEST_EPOCH = Prepared(_EPOCHS.order_by(epochs.c.number.desc()).limit(1))
+_EPOCH = Prepared(_EPOCHS.where(epochs.c.number == bindparam("number")))
 
 
 class FederationRows(Queries):
@@ -38,7 +41,7 @@ class FederationRows(Queries):
 
     def federations(self) -> list[FederationRow]:
         """Return all federations, by name."""
-        return self._all(_federation, _FEDERATIONS.order_by(federations.c.name))
+        return self._all(_federation, _BY_NAME)
 
     def add_federation(self, row: FederationRow) -> None:
         """Register a federation."""
@@ -87,7 +90,7 @@ class FederationRows(Queries):
 
     def epoch(self, federation: str, number: int) -> EpochRow | None:
         """Return one epoch."""
-        return self._first(as_row(EpochRow), _EPOCHS.where(epochs.c.number == number), federation=federation)
+        return self._first(as_row(EpochRow), _EPOCH, federation=federation, number=number)
 
     def bundle(self, federation: str, number: int) -> bytes | None:
         """Return the canonical bytes of an epoch's bundle; None if there is none here."""

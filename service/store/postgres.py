@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from he_agg.errors import ConfigError, Reason
+from service.store.statements import run_text
 
 __all__ = ["open_engine"]
 
@@ -44,9 +45,9 @@ def open_engine(url: URL, *, busy_timeout_s: float, write_option: str) -> Engine
 
     def on_begin(connection: Connection) -> None:
         if connection.get_execution_options().get(write_option, False):
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            run_text(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
         else:
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            run_text(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)

@@ -1,9 +1,8 @@
 """One connection between BEGIN and COMMIT, and what a transaction knows already.
 
 Of what it has read of federations, rosters and rounds it asks once, until it changes one of them itself: nobody else
-can while it lasts. Statements that every request runs are constants of the modules beside this one, since putting one
-together costs more than running it. Their parameters are named as in schema.py; those of conditions beside values to
-set begin with `this_`.
+can while it lasts. Statements that every round runs are constants of the modules beside this one (statements.py says
+why). Their parameters are named as in schema.py; those of conditions beside values to set begin with `this_`.
 """
 
 from __future__ import annotations
@@ -12,11 +11,14 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Connection, CursorResult, Executable, Row, Select, Table
+from sqlalchemy import Column, Connection, CursorResult, Executable, Row, Table
+
+from service.store.statements import Answer, Prepared
 
 __all__ = ["Queries", "as_row", "columns_of"]
 
 Found = TypeVar("Found")
+Statement = Executable | Prepared
 
 
 def columns_of(table: Table, kind: type[Any]) -> list[Column[Any]]:
@@ -36,23 +38,25 @@ class Queries:
         self._connection = connection
         self._found: dict[tuple[str, ...], Any] = {}
 
-    def _run(self, statement: Executable, values: Any = None) -> CursorResult[Any]:
+    def _run(self, statement: Statement, values: Any = None) -> Answer | CursorResult[Any]:
+        if isinstance(statement, Prepared):
+            return statement.run(self._connection, values)
         return self._connection.execute(statement, values)
 
-    def _change(self, statement: Executable, values: Any = None) -> CursorResult[Any]:
+    def _change(self, statement: Statement, values: Any = None) -> Answer | CursorResult[Any]:
         """Write to federations, rosters or rounds."""
         self._found.clear()
-        return self._connection.execute(statement, values)
+        return self._run(statement, values)
 
-    def _first(self, make: Callable[[Row[Any]], Found], query: Select[Any], **values: Any) -> Found | None:
-        row = self._connection.execute(query, values).first()
+    def _first(self, make: Callable[[Row[Any]], Found], query: Statement, **values: Any) -> Found | None:
+        row = self._run(query, values).first()
         return None if row is None else make(row)
 
-    def _all(self, make: Callable[[Row[Any]], Found], query: Select[Any], **values: Any) -> list[Found]:
-        return [make(row) for row in self._connection.execute(query, values).all()]
+    def _all(self, make: Callable[[Row[Any]], Found], query: Statement, **values: Any) -> list[Found]:
+        return [make(row) for row in self._run(query, values).all()]
 
-    def _bytes(self, query: Select[Any]) -> bytes | None:
-        found = self._connection.execute(query).scalar()
+    def _bytes(self, query: Statement, **values: Any) -> bytes | None:
+        found = self._run(query, values).scalar()
         return None if found is None else bytes(found)
 
     def _once(self, key: tuple[str, ...], find: Callable[[], Found]) -> Found:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Row, bindparam, delete, func, select, update
 
 from he_agg.documents.record import NO_RECORD
 from he_agg.ids import RoundId
@@ -13,6 +14,7 @@ from service.domain.events import Phase, Round
 from service.store.queries import Queries, as_row, columns_of
 from service.store.rows import Basis, ChainHead, RoundRow
 from service.store.schema import federations, invitations, parts, rounds, submissions, sum_parts, verdicts
+from service.store.statements import Prepared, adding
 
 __all__ = ["RoundRows"]
 
@@ -32,33 +34,97 @@ _ROUNDS = select(
 )
 _WITH_MEMBERS = [Phase.PUBLISHED.value, Phase.REJECTED.value]
 _OF_FEDERATION = rounds.c.federation == bindparam("federation")
-_ROUND = _ROUNDS.where(rounds.c.id == bindparam("id"))
+_ROUND = Prepared(_ROUNDS.where(rounds.c.id == bindparam("id")))
 _OPENED = rounds.c.phase != Phase.ENDED.value
-_NEWEST_ROUND = (
+_NEWEST_ROUND = Prepared(
     # The one without a record, or the one whose record is the newest: a number may be tried again later.
     _ROUNDS.where(_OF_FEDERATION, _OPENED)
     .order_by(rounds.c.chain_index.is_not(None), rounds.c.chain_index.desc())
     .limit(1)
 )
-_END = _ROUNDS.where(_OF_FEDERATION, ~_OPENED)
-_INVITED = select(invitations.c.site).where(invitations.c.round_id == bindparam("round_id"))
-_CHAIN_HEAD = (
+_END = Prepared(_ROUNDS.where(_OF_FEDERATION, ~_OPENED))
+_ATTEMPTS = Prepared(
+    select(func.coalesce(func.max(rounds.c.attempt), 0)).where(_OF_FEDERATION, rounds.c.number == bindparam("number"))
+)
+_LAST_PUBLISHED = Prepared(
+    select(rounds.c.id)
+    .where(_OF_FEDERATION, rounds.c.phase == Phase.PUBLISHED.value)
+    .order_by(rounds.c.number.desc())
+    .limit(1)
+)
+_SUMMED = _ROUNDS.where(_OF_FEDERATION, rounds.c.phase.in_(_WITH_MEMBERS))
+_NEWEST_SUM = Prepared(_SUMMED.order_by(rounds.c.chain_index.desc()).limit(1))
+_UNRELEASED = Prepared(_SUMMED.where(~rounds.c.released, ~rounds.c.scrubbed).order_by(rounds.c.chain_index))
+_KEEPING = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
+_UNSCRUBBED = Prepared(
+    _ROUNDS.where(
+        ~rounds.c.scrubbed,
+        (rounds.c.phase == Phase.FAILED.value)
+        | (
+            rounds.c.phase.in_(_WITH_MEMBERS)
+            & rounds.c.federation.not_in(_KEEPING)
+            & (rounds.c.released | (rounds.c.ended_at < bindparam("before")))
+        ),
+    ).order_by(rounds.c.id)
+)
+_INVITED = Prepared(select(invitations.c.site).where(invitations.c.round_id == bindparam("round_id")))
+_INVITE = adding(invitations, "round_id", "site")
+_CHAIN_HEAD = Prepared(
     select(rounds.c.chain_index, rounds.c.record_digest)
     .where(_OF_FEDERATION, rounds.c.chain_index.is_not(None))
     .order_by(rounds.c.chain_index.desc())
     .limit(1)
 )
-_KEPT_SUMS = _ROUNDS.where(_OF_FEDERATION, rounds.c.phase == Phase.PUBLISHED.value, ~rounds.c.sum_scrubbed).order_by(
-    rounds.c.number.desc()
+_KEPT_SUMS = Prepared(
+    _ROUNDS.where(_OF_FEDERATION, rounds.c.phase == Phase.PUBLISHED.value, ~rounds.c.sum_scrubbed).order_by(
+        rounds.c.number.desc()
+    )
 )
-_UNSUMMED = select(rounds.c.federation).where(
-    rounds.c.phase.in_([phase.value for phase in (Phase.OPEN, Phase.CLOSED, Phase.FOLDING)])
+_RECORD_AT = Prepared(_ROUNDS.where(_OF_FEDERATION, rounds.c.chain_index == bindparam("index")))
+_UNSUMMED = Prepared(
+    select(rounds.c.federation).where(
+        rounds.c.phase.in_([phase.value for phase in (Phase.OPEN, Phase.CLOSED, Phase.FOLDING)])
+    )
 )
-_SUM_DIGESTS = (
-    select(sum_parts.c.number, sum_parts.c.digest)
-    .where(sum_parts.c.round_id == bindparam("round_id"))
-    .order_by(sum_parts.c.number)
+_OF_ROUND = sum_parts.c.round_id == bindparam("round_id")
+_SUM_DIGESTS = Prepared(select(sum_parts.c.number, sum_parts.c.digest).where(_OF_ROUND).order_by(sum_parts.c.number))
+_ADD_SUM_PART = adding(sum_parts, "round_id", "number", "digest")
+_RENEW_SUM_PART = Prepared(
+    update(sum_parts)
+    .where(sum_parts.c.round_id == bindparam("this_round"), sum_parts.c.number == bindparam("this_number"))
+    .values(digest=bindparam("digest"))
 )
+_NAMED = select(sum_parts.c.round_id).scalar_subquery()
+_SUMS_TO_REMOVE = Prepared(
+    select(rounds.c.id).where(rounds.c.sum_scrubbed, rounds.c.id.in_(_NAMED)).order_by(rounds.c.id)
+)
+_FORGET_SUM = Prepared(delete(sum_parts).where(_OF_ROUND))
+_OF_VERDICTS = verdicts.c.round_id == bindparam("round_id")
+_VERDICT = Prepared(select(verdicts.c.document).where(_OF_VERDICTS, verdicts.c.site == bindparam("site")))
+_VERDICTS = Prepared(select(verdicts.c.site, verdicts.c.verdict).where(_OF_VERDICTS))
+_VERDICT_DOCUMENTS = Prepared(select(verdicts.c.site, verdicts.c.document).where(_OF_VERDICTS))
+_ADD_VERDICT = adding(verdicts, "round_id", "site", "verdict", "document", "stored_at")
+_SUBMITTED = select(submissions.c.id).where(submissions.c.round_id == bindparam("round_id")).scalar_subquery()
+_FORGET_PARTS = Prepared(delete(parts).where(parts.c.submission_id.in_(_SUBMITTED)))
+_FAILED = select(rounds.c.id).where(rounds.c.id == bindparam("round_id"), rounds.c.phase == Phase.FAILED.value)
+_FORGET_FAILED_SUM = Prepared(delete(sum_parts).where(sum_parts.c.round_id.in_(_FAILED.scalar_subquery())))
+
+
+@cache
+def _setting(*columns: str) -> Prepared:
+    changed = update(rounds).where(rounds.c.id == bindparam("this_id"))
+    return Prepared(changed.values({name: bindparam(name) for name in columns}))
+
+
+@cache
+def _adding(*columns: str) -> Prepared:
+    return adding(rounds, *columns)
+
+
+@cache
+def _in_phases(*phases: Phase) -> Prepared:
+    these = rounds.c.phase.in_([phase.value for phase in phases])
+    return Prepared(_ROUNDS.where(these).order_by(rounds.c.id))
 
 
 class RoundRows(Queries):
@@ -79,23 +145,19 @@ class RoundRows(Queries):
 
     def attempts(self, federation: str, number: int) -> int:
         """Return the newest attempt at a number; 0 if there was none."""
-        these = (rounds.c.federation == federation) & (rounds.c.number == number)
-        return int(self._run(select(func.coalesce(func.max(rounds.c.attempt), 0)).where(these)).scalar_one())
+        return int(self._run(_ATTEMPTS, {"federation": federation, "number": number}).scalar_one())
 
     def last_published(self, federation: str) -> RoundId | None:
         """Return the newest attempt with a sum."""
-        of_it = (rounds.c.federation == federation) & (rounds.c.phase == Phase.PUBLISHED.value)
-        return self._first(_id, select(rounds.c.id).where(of_it).order_by(rounds.c.number.desc()).limit(1))
+        return self._first(_id, _LAST_PUBLISHED, federation=federation)
 
     def newest_sum(self, federation: str) -> RoundRow | None:
         """Return the attempt that got a sum last, whether that was given up or not."""
-        these = (rounds.c.federation == federation) & rounds.c.phase.in_(_WITH_MEMBERS)
-        return self._first(_round, _ROUNDS.where(these).order_by(rounds.c.chain_index.desc()).limit(1))
+        return self._first(_round, _NEWEST_SUM, federation=federation)
 
     def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
         """Return all attempts in these phases."""
-        these = rounds.c.phase.in_([phase.value for phase in phases])
-        return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.id))
+        return self._all(_round, _in_phases(*phases))
 
     def unscrubbed(self, before: int) -> list[RoundRow]:
         """Return ended attempts whose single submissions are still to be deleted and not to be kept.
@@ -103,11 +165,7 @@ class RoundRows(Queries):
         Args:
             before: a sum that was published later has to be released. Units: seconds since 1970, UTC.
         """
-        keeping = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
-        done = rounds.c.phase.in_(_WITH_MEMBERS) & rounds.c.federation.not_in(keeping)
-        done &= rounds.c.released | (rounds.c.ended_at < before)
-        these = ~rounds.c.scrubbed & ((rounds.c.phase == Phase.FAILED.value) | done)
-        return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.id))
+        return self._all(_round, _UNSCRUBBED, before=before)
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
         """Return the sites that were invited."""
@@ -124,30 +182,29 @@ class RoundRows(Queries):
             self._set(round_id, holder_list=holder_list)
         invited = [{"round_id": str(round_id), "site": site} for site in sorted(state.invited)]
         if invited:
-            self._change(insert(invitations), invited)
+            self._change(_INVITE, invited)
 
     def _insert(
         self, round_id: RoundId, basis: Basis, phase: Phase, opened_at: int, deadline_at: int, *, has_files: bool
     ) -> None:
         done = not has_files
-        self._change(
-            insert(rounds).values(
-                id=str(round_id),
-                federation=round_id.federation,
-                number=round_id.number,
-                attempt=round_id.attempt,
-                phase=phase.value,
-                opened_at=opened_at,
-                deadline_at=deadline_at,
-                released=done,
-                scrubbed=done,
-                sum_scrubbed=done,
-                **vars(basis),
-            )
-        )
+        values = {
+            "id": str(round_id),
+            "federation": round_id.federation,
+            "number": round_id.number,
+            "attempt": round_id.attempt,
+            "phase": phase.value,
+            "opened_at": opened_at,
+            "deadline_at": deadline_at,
+            "released": done,
+            "scrubbed": done,
+            "sum_scrubbed": done,
+            **vars(basis),
+        }
+        self._change(_adding(*values), values)
 
     def _set(self, round_id: RoundId, **values: Any) -> None:
-        self._change(update(rounds).where(rounds.c.id == str(round_id)).values(**values))
+        self._change(_setting(*values), {"this_id": str(round_id), **values})
 
     def close_round(self, round_id: RoundId, at: int) -> None:
         """Note that an attempt's set is final."""
@@ -191,7 +248,7 @@ class RoundRows(Queries):
 
     def record_at(self, federation: str, index: int) -> RoundRow | None:
         """Return the attempt whose record is at a position of the chain."""
-        return self._first(_round, _ROUNDS.where(rounds.c.federation == federation, rounds.c.chain_index == index))
+        return self._first(_round, _RECORD_AT, federation=federation, index=index)
 
     def recent_rounds(self, federation: str, limit: int) -> list[RoundRow]:
         """Return the attempts of a federation that have ended last, newest first."""
@@ -218,10 +275,10 @@ class RoundRows(Queries):
 
     def add_sum_part(self, round_id: RoundId, number: int, digest: str) -> None:
         """Note that a part of the sum is durable, or replace what was noted."""
-        this = (sum_parts.c.round_id == str(round_id)) & (sum_parts.c.number == number)
+        this = {"this_round": str(round_id), "this_number": number}
         # Alone among all writers, so nobody inserts in between.
-        if not self._run(update(sum_parts).where(this).values(digest=digest)).rowcount:
-            self._run(insert(sum_parts).values(round_id=str(round_id), number=number, digest=digest))
+        if not self._run(_RENEW_SUM_PART, {**this, "digest": digest}).rowcount:
+            self._run(_ADD_SUM_PART, {"round_id": str(round_id), "number": number, "digest": digest})
 
     def scrub_sum(self, round_id: RoundId) -> None:
         """Note that the files of a sum are going to be removed. The record stays."""
@@ -229,14 +286,11 @@ class RoundRows(Queries):
 
     def sums_to_remove(self) -> list[RoundId]:
         """Return rounds whose sum is scrubbed while rows still name its parts."""
-        named = select(sum_parts.c.round_id).scalar_subquery()
-        return self._all(
-            _id, select(rounds.c.id).where(rounds.c.sum_scrubbed, rounds.c.id.in_(named)).order_by(rounds.c.id)
-        )
+        return self._all(_id, _SUMS_TO_REMOVE)
 
     def forget_sum(self, round_id: RoundId) -> None:
         """Forget the parts of a sum whose files are gone."""
-        self._run(delete(sum_parts).where(sum_parts.c.round_id == str(round_id)))
+        self._run(_FORGET_SUM, {"round_id": str(round_id)})
 
     def release(self, round_id: RoundId) -> None:
         """Note that the single submissions of a published round need not be kept for the sake of its sum."""
@@ -244,36 +298,31 @@ class RoundRows(Queries):
 
     def unreleased(self, federation: str) -> list[RoundRow]:
         """Return published rounds whose single submissions stay until sites have opened the sum, oldest first."""
-        these = (rounds.c.federation == federation) & rounds.c.phase.in_(_WITH_MEMBERS)
-        these &= ~rounds.c.released & ~rounds.c.scrubbed
-        return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.chain_index))
+        return self._all(_round, _UNRELEASED, federation=federation)
 
     def verdict(self, round_id: RoundId, site: str) -> bytes | None:
         """Return the canonical bytes of a site's verdict on a round."""
-        this = (verdicts.c.round_id == str(round_id)) & (verdicts.c.site == site)
-        return self._bytes(select(verdicts.c.document).where(this))
+        return self._bytes(_VERDICT, round_id=str(round_id), site=site)
 
     def verdicts(self, round_id: RoundId) -> dict[str, str]:
         """Return what sites have said about a round's sum, by site."""
-        query = select(verdicts.c.site, verdicts.c.verdict).where(verdicts.c.round_id == str(round_id))
-        return {row.site: row.verdict for row in sorted(self._run(query), key=lambda row: row.site)}
+        found = self._run(_VERDICTS, {"round_id": str(round_id)})
+        return {row.site: row.verdict for row in sorted(found, key=lambda row: row.site)}
 
     def verdict_documents(self, round_id: RoundId) -> list[bytes]:
         """Return the canonical bytes of all verdicts on a round, by site."""
-        query = select(verdicts.c.site, verdicts.c.document).where(verdicts.c.round_id == str(round_id))
-        return [bytes(row.document) for row in sorted(self._run(query), key=lambda row: row.site)]
+        found = self._run(_VERDICT_DOCUMENTS, {"round_id": str(round_id)})
+        return [bytes(row.document) for row in sorted(found, key=lambda row: row.site)]
 
     def add_verdict(self, round_id: RoundId, site: str, verdict: str, document: bytes, at: int) -> None:
         """Write a site's verdict."""
         values = {"round_id": str(round_id), "site": site, "verdict": verdict}
-        self._run(insert(verdicts).values(**values, document=document, stored_at=at))
+        self._run(_ADD_VERDICT, {**values, "document": document, "stored_at": at})
 
     def scrub(self, round_id: RoundId) -> None:
         """Forget the single parts, and those of a sum that was never published, once their files are gone."""
-        mine = select(submissions.c.id).where(submissions.c.round_id == str(round_id)).scalar_subquery()
-        self._run(delete(parts).where(parts.c.submission_id.in_(mine)))
-        failed = select(rounds.c.id).where(rounds.c.id == str(round_id), rounds.c.phase == Phase.FAILED.value)
-        self._run(delete(sum_parts).where(sum_parts.c.round_id.in_(failed.scalar_subquery())))
+        self._run(_FORGET_PARTS, {"round_id": str(round_id)})
+        self._run(_FORGET_FAILED_SUM, {"round_id": str(round_id)})
         self._set(round_id, scrubbed=True)
 
 

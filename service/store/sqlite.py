@@ -11,7 +11,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from he_agg.errors import ConfigError, Reason
-from service.store.failures import die
+from service.store.failures import end_if_disk_failed
+from service.store.statements import run_text
 
 __all__ = ["open_engine"]
 
@@ -44,7 +45,7 @@ def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: 
 
     def on_begin(connection: Connection) -> None:
         write = connection.get_execution_options().get(write_option, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        run_text(connection, "BEGIN IMMEDIATE" if write else "BEGIN")
 
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", on_begin)
@@ -86,7 +87,4 @@ def _on_connect(connection: Any, _record: Any) -> None:
 
 
 def _on_error(context: ExceptionContext) -> None:
-    # After a failed write or sync nobody knows what is on the disk. Only a new process, which reads it, does.
-    name = getattr(context.original_exception, "sqlite_errorname", "")
-    if name.startswith("SQLITE_IOERR"):
-        die(f"the database failed: {name}")
+    end_if_disk_failed(context.original_exception)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, insert, select, update
+from sqlalchemy import Row, bindparam, func, select, update
 
 from he_agg.ids import RoundId
 from service.domain.events import Phase
@@ -13,36 +13,60 @@ from service.domain.submissions import AWAITED, State
 from service.store.queries import Queries, as_row, columns_of
 from service.store.rows import DamagedPart, PartRow, SubmissionRow
 from service.store.schema import federations, parts, rounds, submissions
+from service.store.statements import Prepared, adding
 
 __all__ = ["SubmissionRows"]
 
 _SUBMISSIONS = select(*columns_of(submissions, SubmissionRow))
-_SUBMISSION = _SUBMISSIONS.where(submissions.c.id == bindparam("id"))
+_SUBMISSION = Prepared(_SUBMISSIONS.where(submissions.c.id == bindparam("id")))
 _OF_ROUND = submissions.c.round_id == bindparam("round_id")
-_SUBMISSION_OF = _SUBMISSIONS.where(_OF_ROUND, submissions.c.site == bindparam("site"))
-_COMPLETED = select(submissions.c.site).where(_OF_ROUND, submissions.c.state == State.COMPLETE.value)
-_STORED = (
+_SUBMISSION_OF = Prepared(_SUBMISSIONS.where(_OF_ROUND, submissions.c.site == bindparam("site")))
+_SUBMISSIONS_TO = Prepared(_SUBMISSIONS.where(_OF_ROUND).order_by(submissions.c.id))
+_EXPIRING = Prepared(_SUBMISSIONS.where(submissions.c.state == State.EXPIRING.value))
+_COMPLETE = _OF_ROUND & (submissions.c.state == State.COMPLETE.value)
+_COMPLETED = Prepared(select(submissions.c.site).where(_COMPLETE))
+_MANIFEST = Prepared(select(submissions.c.manifest).where(submissions.c.id == bindparam("id")))
+_MANIFESTS = Prepared(select(submissions.c.site, submissions.c.manifest).where(_COMPLETE))
+_HOLDING = select(parts.c.submission_id).where(parts.c.stored).scalar_subquery()
+_OPEN_ROUNDS = select(rounds.c.id).where(rounds.c.phase == Phase.OPEN.value).scalar_subquery()
+_IDLE = Prepared(
+    _SUBMISSIONS.where(submissions.c.state == State.OPEN.value, submissions.c.active_at < bindparam("before"))
+    .where(submissions.c.round_id.in_(_OPEN_ROUNDS), submissions.c.id.in_(_HOLDING))
+    .order_by(submissions.c.id)
+)
+_IN_THE_STORE = (
     select(func.count())
     .select_from(submissions.join(rounds, rounds.c.id == submissions.c.round_id))
     .where(rounds.c.federation == bindparam("federation"), ~rounds.c.scrubbed)
 )
 _KEPT_FOR_AUDIT = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
 _BEHIND_A_SUM = rounds.c.phase.in_([Phase.PUBLISHED.value, Phase.REJECTED.value])
-_COUNTED = _STORED.where(~_BEHIND_A_SUM | rounds.c.federation.in_(_KEPT_FOR_AUDIT))
-_COUNTED_OF_SITE = _COUNTED.where(submissions.c.site == bindparam("site"))
-_ADD_SUBMISSION = insert(submissions)
-_MOVE_SUBMISSION = update(submissions).where(submissions.c.id == bindparam("this_id")).values(state=bindparam("state"))
-_ACCEPT_SUBMISSION = _MOVE_SUBMISSION.values(accepted_at=bindparam("at"))
-_TOUCH = update(submissions).where(submissions.c.id == bindparam("this_id")).values(active_at=bindparam("at"))
+_STORED = Prepared(_IN_THE_STORE)
+_COUNTING = _IN_THE_STORE.where(~_BEHIND_A_SUM | rounds.c.federation.in_(_KEPT_FOR_AUDIT))
+_COUNTED = Prepared(_COUNTING)
+_COUNTED_OF_SITE = Prepared(_COUNTING.where(submissions.c.site == bindparam("site")))
+_ADD_SUBMISSION = adding(
+    submissions,
+    *(column.name for column in columns_of(submissions, SubmissionRow)),
+    "manifest",
+    "created_at",
+    "active_at",
+)
+_OF_ID = submissions.c.id == bindparam("this_id")
+_MOVING = update(submissions).where(_OF_ID).values(state=bindparam("state"))
+_MOVE_SUBMISSION = Prepared(_MOVING)
+_ACCEPT_SUBMISSION = Prepared(_MOVING.values(accepted_at=bindparam("at")))
+_TOUCH = Prepared(update(submissions).where(_OF_ID).values(active_at=bindparam("at")))
 
-_PARTS = select(*columns_of(parts, PartRow)).where(parts.c.submission_id == bindparam("submission_id"))
-_PART = _PARTS.where(parts.c.number == bindparam("number"))
-_MISSING = (
+_OF_SUBMISSION = select(*columns_of(parts, PartRow)).where(parts.c.submission_id == bindparam("submission_id"))
+_PARTS = Prepared(_OF_SUBMISSION)
+_PART = Prepared(_OF_SUBMISSION.where(parts.c.number == bindparam("number")))
+_MISSING = Prepared(
     select(parts.c.number)
     .where(parts.c.submission_id == bindparam("submission_id"), ~parts.c.stored)
     .order_by(parts.c.number)
 )
-_AWAITED = (
+_AWAITED = Prepared(
     select(rounds.c.federation, func.count().label("parts"))
     .select_from(
         parts.join(submissions, submissions.c.id == parts.c.submission_id).join(
@@ -52,11 +76,23 @@ _AWAITED = (
     .where(submissions.c.state.in_([state.value for state in AWAITED]), ~parts.c.stored)
     .group_by(rounds.c.federation)
 )
-_ADD_PART = insert(parts)
-_MARK_STORED = (
+_ADD_PART = adding(parts, "submission_id", "number", "digest", "stored")
+_MARK_STORED = Prepared(
     update(parts)
     .where(parts.c.submission_id == bindparam("this_submission"), parts.c.number == bindparam("this_number"))
     .values(stored=True, damaged_at=None)
+)
+_DIGESTS_OF_PART = Prepared(
+    select(submissions.c.id, submissions.c.site, parts.c.digest)
+    .join(parts, parts.c.submission_id == submissions.c.id)
+    .where(_COMPLETE, parts.c.number == bindparam("number"))
+    .order_by(submissions.c.id)
+)
+_DAMAGED = Prepared(
+    select(submissions.c.id, submissions.c.site, parts.c.number, parts.c.damaged_at)
+    .join(parts, parts.c.submission_id == submissions.c.id)
+    .where(_COMPLETE, parts.c.damaged_at.is_not(None))
+    .order_by(parts.c.damaged_at, submissions.c.id, parts.c.number)
 )
 
 
@@ -73,8 +109,7 @@ class SubmissionRows(Queries):
 
     def submissions(self, round_id: RoundId) -> list[SubmissionRow]:
         """Return all submissions to one attempt, by id."""
-        query = _SUBMISSIONS.where(submissions.c.round_id == str(round_id)).order_by(submissions.c.id)
-        return self._all(_submission, query)
+        return self._all(_submission, _SUBMISSIONS_TO, round_id=str(round_id))
 
     def completed(self, round_id: RoundId) -> frozenset[str]:
         """Return the sites whose submission to one attempt is complete."""
@@ -82,13 +117,11 @@ class SubmissionRows(Queries):
 
     def manifest(self, submission_id: str) -> bytes:
         """Return the signed manifest's bytes."""
-        query = select(submissions.c.manifest).where(submissions.c.id == submission_id)
-        return bytes(self._run(query).scalar_one())
+        return bytes(self._run(_MANIFEST, {"id": submission_id}).scalar_one())
 
     def manifests(self, round_id: RoundId) -> list[bytes]:
         """Return the signed manifests of all complete submissions, by site."""
-        these = (submissions.c.round_id == str(round_id)) & (submissions.c.state == State.COMPLETE.value)
-        found = self._run(select(submissions.c.site, submissions.c.manifest).where(these)).all()
+        found = self._run(_MANIFESTS, {"round_id": str(round_id)}).all()
         return [bytes(row.manifest) for row in sorted(found, key=lambda row: row.site)]
 
     def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
@@ -115,15 +148,11 @@ class SubmissionRows(Queries):
 
     def expiring(self) -> list[SubmissionRow]:
         """Return submissions whose parts are being removed."""
-        return self._all(_submission, _SUBMISSIONS.where(submissions.c.state == State.EXPIRING.value))
+        return self._all(_submission, _EXPIRING)
 
     def idle(self, before: int) -> list[SubmissionRow]:
         """Return open submissions of open rounds that hold parts and have not got one since `before`."""
-        open_rounds = select(rounds.c.id).where(rounds.c.phase == Phase.OPEN.value).scalar_subquery()
-        holding = select(parts.c.submission_id).where(parts.c.stored).scalar_subquery()
-        these = (submissions.c.state == State.OPEN.value) & (submissions.c.active_at < before)
-        query = _SUBMISSIONS.where(these, submissions.c.round_id.in_(open_rounds), submissions.c.id.in_(holding))
-        return self._all(_submission, query.order_by(submissions.c.id))
+        return self._all(_submission, _IDLE, before=before)
 
     def stored_submissions(self, federation: str) -> int:
         """Return how many submissions the disk holds or has to hold parts of."""
@@ -165,14 +194,8 @@ class SubmissionRows(Queries):
 
     def digests_of_part(self, round_id: RoundId, number: int) -> list[tuple[str, str, str]]:
         """Return (submission id, site, digest) of part `number` of every complete submission, by submission id."""
-        query = (
-            select(submissions.c.id, submissions.c.site, parts.c.digest)
-            .join(parts, parts.c.submission_id == submissions.c.id)
-            .where(submissions.c.round_id == str(round_id), submissions.c.state == State.COMPLETE.value)
-            .where(parts.c.number == number)
-            .order_by(submissions.c.id)
-        )
-        return self._all(lambda row: (row.id, row.site, row.digest), query)
+        found = self._run(_DIGESTS_OF_PART, {"round_id": str(round_id), "number": number})
+        return [(row.id, row.site, row.digest) for row in found]
 
     def mark_stored(self, submission_id: str, numbers: Iterable[int], at: int) -> None:
         """Note that the files of parts are durable."""
@@ -186,14 +209,7 @@ class SubmissionRows(Queries):
 
     def damaged(self, round_id: RoundId) -> list[DamagedPart]:
         """Return parts of the closed set that are missing again."""
-        query = (
-            select(submissions.c.id, submissions.c.site, parts.c.number, parts.c.damaged_at)
-            .join(parts, parts.c.submission_id == submissions.c.id)
-            .where(submissions.c.round_id == str(round_id), submissions.c.state == State.COMPLETE.value)
-            .where(parts.c.damaged_at.is_not(None))
-            .order_by(parts.c.damaged_at, submissions.c.id, parts.c.number)
-        )
-        return self._all(as_row(DamagedPart), query)
+        return self._all(as_row(DamagedPart), _DAMAGED, round_id=str(round_id))
 
 
 def _submission(row: Row[Any]) -> SubmissionRow:

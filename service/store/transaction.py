@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from service.store.federation_rows import FederationRows
 from service.store.holding_rows import HoldingRows
@@ -10,12 +10,17 @@ from service.store.queries import as_row, columns_of
 from service.store.round_rows import RoundRows
 from service.store.rows import LeaseRow
 from service.store.schema import leases, meta
+from service.store.statements import Prepared, adding
 from service.store.submission_rows import SubmissionRows
 
 __all__ = ["Transaction"]
 
-_GENERATION = select(meta.c.number).where(meta.c.name == "generation")
-_BUMP = update(meta).where(meta.c.name == "generation").values(number=meta.c.number + 1)
+_LEASE_COLUMNS = columns_of(leases, LeaseRow)
+_LEASE = Prepared(select(*_LEASE_COLUMNS).where(leases.c.name == bindparam("name")))
+_ADD_LEASE = adding(leases, *(column.name for column in _LEASE_COLUMNS))
+_DROP_LEASE = Prepared(delete(leases).where(leases.c.name == bindparam("name")))
+_GENERATION = Prepared(select(meta.c.number).where(meta.c.name == "generation"))
+_BUMP = Prepared(update(meta).where(meta.c.name == "generation").values(number=meta.c.number + 1))
 
 
 class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
@@ -23,17 +28,16 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
 
     def lease(self, name: str) -> LeaseRow | None:
         """Return who has the lease, or had it."""
-        query = select(*columns_of(leases, LeaseRow)).where(leases.c.name == name)
-        return self._first(as_row(LeaseRow), query)
+        return self._first(as_row(LeaseRow), _LEASE, name=name)
 
     def put_lease(self, row: LeaseRow) -> None:
         """Write it, whoever had it."""
         self.drop_lease(row.name)
-        self._run(insert(leases).values(**vars(row)))
+        self._run(_ADD_LEASE, vars(row))
 
     def drop_lease(self, name: str) -> None:
         """Drop a lease, whoever has it."""
-        self._run(delete(leases).where(leases.c.name == name))
+        self._run(_DROP_LEASE, {"name": name})
 
     def drop_leases(self) -> None:
         """Drop all leases."""

@@ -6,6 +6,7 @@ import stat
 
 import psycopg
 import pytest
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -102,11 +103,18 @@ def test_a_database_that_cannot_write_ends_the_process(store, monkeypatch):
     broken = sqlite3.OperationalError("disk I/O error")
     broken.sqlite_errorname = "SQLITE_IOERR_FSYNC"
 
-    def execute(*_, **__):
-        raise broken
+    class Broken:
+        def execute(self, *_):
+            raise broken
+
+        def cursor(self):
+            return self
+
+        def close(self):
+            pass
 
     with store.read() as tx:
-        monkeypatch.setattr(store._engine.dialect, "do_execute", execute)
+        monkeypatch.setattr(Connection, "connection", Broken())  # a statement that is always the same
         with pytest.raises(EndedError):
             tx.generation()
         monkeypatch.undo()
