@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,11 @@ from service.store.rows import Basis, ChainHead, FederationRow, RoundRow
 from service.store.sql import Store
 from service.store.transaction import Transaction
 
-__all__ = ["Conductor"]
+__all__ = ["Conductor", "OverdueError"]
+
+
+class OverdueError(Exception):
+    """A deadline has passed, and what follows has to be written."""
 
 
 class Conductor:
@@ -53,7 +58,8 @@ class Conductor:
         _, actions = rounds.step(state, event, now)
         for action in actions:
             self._persist(tx, row, roster, action, int(now))
-        if actions:
+        # That a site is in changes nothing that anybody waits for, until it closes the round.
+        if any(not isinstance(action, events.Accepted) for action in actions):
             tx.bump()
         return actions
 
@@ -65,12 +71,18 @@ class Conductor:
 
     @contextmanager
     def reading(self, federation: str) -> Iterator[Transaction]:
-        """Open a reading transaction in which no deadline of a federation is overdue."""
+        """Open a reading transaction in which no deadline of a federation is overdue.
+
+        Raises:
+            OverdueError: one is, and this is the event loop's thread, which waits for no disk.
+        """
         with self._store.read() as tx:
             row, newest = tx.federation(federation), tx.newest_round(federation)
             if row is None or newest is None or not self._due(tx, row, newest):
                 yield tx
                 return
+        if _on_event_loop():
+            raise OverdueError
         self.apply(federation, events.Tick())
         with self._store.read() as tx:
             yield tx
@@ -266,6 +278,14 @@ class Conductor:
             gives_up=None if disputed is None else disputed.record_digest,
         )
         return Signed.make(record, self.key.signing_key, name)
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _basis(tx: Transaction, federation: str, roster: Signed[Roster]) -> Basis:

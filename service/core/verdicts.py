@@ -78,10 +78,13 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
             f"site {site} has said on round {row.id} already that it {tx.verdicts(row.id)[site]} the sum",
             "the first verdict stays; `he-agg audit` shows it",
         )
+    stood = standing_of(tx, row)
     tx.add_verdict(row.id, site, verdict.verdict, data, at)
     if verdict.verdict != OPENED:
         log(logging.ERROR, "a site has rejected a sum", round_id=str(row.id), member=site)
-    if verdict.verdict == OPENED and standing_of(tx, row) is Standing.OPENED:
-        tx.release(row.id)
-    tx.bump()
+    stands = standing_of(tx, row)
+    if stands is not stood:  # otherwise nobody waits for it
+        if stands is Standing.OPENED:
+            tx.release(row.id)
+        tx.bump()
     return True

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from fastapi.security import APIKeyHeader
 from starlette.concurrency import run_in_threadpool
 
-from he_agg.documents.roster import Role, Roster
-from he_agg.documents.signed import Signed
+from he_agg.documents.roster import Role
 from he_agg.errors import Reason, WireError
 from he_agg.ids import check_name
 from he_agg.protocol.http_signatures import FEDERATION_HEADER, WINDOW_S, Claim, RequestHead, parse_claim, verify_request
 from service.aggregator import Aggregator
 from service.http.bodies import refuse_body
 from service.http.form import check_form
+from service.http.reading import run_reading
 from service.limits import KNOWN, Limits
 from service.logs import note
 from service.refusal import RefusedError
@@ -78,14 +79,19 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
 
 async def _authenticate(request: Request) -> Caller:
     head, claim = _read_head(request)
-    caller = await run_in_threadpool(_identify, request.app.state.aggregator, head, claim)
+    aggregator: Aggregator = request.app.state.aggregator
+    caller = await run_reading(aggregator, partial(_identify, aggregator, head, claim))
+    if caller is None:
+        # Who has proved nothing may not have older rosters read on the event loop.
+        raise await run_in_threadpool(_stranger, aggregator, head, claim)
     if KNOWN in request.scope:
         request.scope[KNOWN]()
     note(request.scope, federation=caller.federation, member=caller.name)
     return caller
 
 
-def _identify(aggregator: Aggregator, head: RequestHead, claim: Claim) -> Caller:
+def _identify(aggregator: Aggregator, head: RequestHead, claim: Claim) -> Caller | None:
+    """Return who has signed a request; None if the newest roster does not list the name."""
     roster = aggregator.newest_roster(head.federation)
     now = aggregator.conductor.now()
     if now >= roster.body.expires_at:
@@ -96,7 +102,7 @@ def _identify(aggregator: Aggregator, head: RequestHead, claim: Claim) -> Caller
         )
     member = roster.body.members.get(claim.name)
     if member is None:
-        raise _stranger(aggregator, roster, head, claim, now)
+        return None
     if not verify_request(head, claim, member.public_key):
         raise RefusedError(
             Reason.BAD_SIGNATURE,
@@ -143,10 +149,9 @@ def _read_head(request: Request) -> tuple[RequestHead, Claim]:
     return head, claim
 
 
-def _stranger(
-    aggregator: Aggregator, roster: Signed[Roster], head: RequestHead, claim: Claim, now: float
-) -> RefusedError:
+def _stranger(aggregator: Aggregator, head: RequestHead, claim: Claim) -> RefusedError:
     """Return what somebody is told whom the newest roster does not list. That it was listed before, only itself."""
+    roster, now = aggregator.newest_roster(head.federation), aggregator.conductor.now()
     last = aggregator.former_member(head.federation, claim.name)
     if last is not None and abs(now - claim.created) <= WINDOW_S:
         version, member = last

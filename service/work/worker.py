@@ -92,8 +92,12 @@ class Worker:
         self._task = asyncio.create_task(self._run(), name="worker")
 
     def poke(self) -> None:
-        """Look now: something has changed in this process."""
+        """Look now, and wake whoever waits: something has changed in this process."""
         self.bell.ring()
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Look now. Whoever waits is woken if rounds have changed."""
         self._poked.set()
 
     def release_waiters(self) -> None:

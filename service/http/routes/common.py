@@ -16,6 +16,7 @@ from service.aggregator import Aggregator
 from service.failpoints import failpoint
 from service.http.auth import Caller, member_of
 from service.http.bodies import announced_length, check_body, content_digest, read_body
+from service.http.reading import run_reading
 from service.limits import Limits
 from service.refusal import RefusedError
 from service.store.rows import FederationRow
@@ -123,7 +124,7 @@ async def poll(
     end = loop.time() + min(wait, aggregator.settings.max_wait_s)
     while True:
         heard = aggregator.worker.bell.listen()  # before looking, so that nothing is missed in between
-        answer = await run_in_threadpool(look)
+        answer = await run_reading(aggregator, look)
         left = end - loop.time()
         if enough(answer) or left <= 0 or aggregator.worker.stopping:
             return answer

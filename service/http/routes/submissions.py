@@ -158,7 +158,7 @@ async def put(
     receipt = await take_run(request, run, aggregator.uploads, limits, caller)
     if receipt is None:
         return Response(status_code=204)
-    aggregator.worker.poke()
+    aggregator.worker.nudge()
     return Response(receipt.encode(), media_type="application/json")
 
 
