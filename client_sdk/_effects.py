@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from client_sdk.progress import Event
 
@@ -23,6 +23,7 @@ __all__ = [
     "Report",
     "Request",
     "Response",
+    "Sink",
     "Sleep",
     "compute",
     "now",
@@ -47,6 +48,16 @@ class FileBody:
         return sum(length for _, length in self.files)
 
 
+class Sink(Protocol):
+    """Takes an answer, and says where it goes: bytes are put into their place, not handed over."""
+
+    def room(self) -> memoryview:
+        """Return where the next bytes go. It is never empty."""
+
+    def took(self, count: int) -> Event | None:
+        """Take note that so many bytes were put there. May say what to report."""
+
+
 @dataclass(frozen=True)
 class Request:
     """Send one HTTP request; the result is a `Response` of any status, or a `TransportError` is thrown in.
@@ -56,8 +67,7 @@ class Request:
         body: bytes, or files to stream.
         content_digest: the field of that name, if it is known already; otherwise the body's SHA-256 is computed.
         progress: what to report when so many bytes of files are on their way.
-        into: takes the body of an expected answer, piece by piece, which is then not in the `Response`. May say what to
-            report. Runs like `Compute`.
+        into: takes the body of an expected answer, which is then not in the `Response`. Runs like `Compute`.
         max_bytes: the longest answer that is read. Units: bytes.
         wait_s: how long the aggregator may wait before it answers, as the path asks. Units: seconds.
         budget_s: how long the whole may take beside its bytes, and any silence in it; `exchange` says. Units: seconds.
@@ -70,7 +80,7 @@ class Request:
     body: bytes | FileBody | None = None
     content_digest: str | None = None
     progress: Callable[[int], Event] | None = None
-    into: Callable[[bytes], Event | None] | None = None
+    into: Sink | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     max_bytes: int = _SMALL_ANSWER_BYTES
     wait_s: float = 0.0

@@ -24,7 +24,7 @@ __all__ = ["Report", "cells", "run"]
 
 Report = dict[str, Any]
 
-_PACKAGES = (*PACKAGES, "httpcore", "fastapi", "uvicorn", "starlette", "h11", "uvloop", "httptools")
+_PACKAGES = (*PACKAGES, "fastapi", "uvicorn", "starlette", "h11", "uvloop", "httptools")
 
 
 def cells(models: Iterable[str], sites: Iterable[int], links: Iterable[str], every: bool) -> list[Cell]:

@@ -15,7 +15,7 @@ from he_agg.host.files import file_trouble
 __all__ = ["PIECE_BYTES", "check_files", "digest_of", "explained", "read_files"]
 
 PIECE_BYTES = 2**20
-"""How much of a file is sent at a time, and how much of an answer is taken at a time on asyncio."""
+"""How much of a file is sent at a time."""
 
 _READ_BYTES = 2**18
 
@@ -49,14 +49,15 @@ def _check_length(path: Path, length: int, got: int) -> None:
         raise WireError(Reason.TRUNCATED, f"{path}: expected {length} bytes, got {got}")
 
 
-def read_files(body: FileBody) -> Iterator[bytes]:
-    """Read the promised number of bytes: h11's own error for too few of them would pass untranslated."""
+def read_files(body: FileBody) -> Iterator[memoryview]:
+    """Read the promised number of bytes, piece by piece, each into the memory of the one before it."""
+    room = memoryview(bytearray(min(PIECE_BYTES, len(body))))
     for path, length in body.files:
         left = length
-        with explained(path), path.open("rb") as file:
+        with explained(path), path.open("rb", buffering=0) as file:
             while left:
-                chunk = file.read(min(PIECE_BYTES, left))
-                if not chunk:
+                count = file.readinto(room[:left])
+                if not count:
                     _check_length(path, length, length - left)
-                left -= len(chunk)
-                yield chunk
+                left -= count
+                yield room[:count]

@@ -1,183 +1,142 @@
-"""Connections that keep to what the request under way may take: so much time, and so many bytes of heads.
-
-HTTP libraries bound the silence between two bytes, so that a byte now and then holds them for ever: in the head of an
-answer, in interim answers (1xx) without end, in a body, in the fields after its last chunk. Here every step on the
-socket gets what is left of the request's whole time, which grows only with the bytes that get through.
-"""
+"""Connections to an aggregator: directly or through a proxy, with TLS or without, used again while they last."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
 
-import httpcore
+from client_sdk._net.budget import BadAnswerError, Budget, ClosedError, ProxyError
+from client_sdk._net.http import Exchange
+from client_sdk._net.lines import Line, TcpLine, TlsLine
+from client_sdk._net.proxies import Proxy
+from client_sdk._net.server import Server
 
-__all__ = ["AsyncBackend", "Backend", "Budget", "within"]
+__all__ = ["Connections", "Hold"]
 
-_MAX_HEAD_BYTES = 2**16
-_WRITE_BYTES = 2**14
-"""As much as one record of TLS takes, so that a step is one call of the system."""
-
-
-@dataclass
-class Budget:
-    """What one request may take.
-
-    Attributes:
-        step_s: how long the other side may do nothing, and how long the whole may take beside its bytes.
-        bytes_per_s: the least rate: so much longer it may take for each byte.
-        until: when it ends, on the monotonic clock.
-        heads: whether the head of the answer is still to come.
-    """
-
-    step_s: float
-    bytes_per_s: float
-    until: float = field(init=False)
-    heads: bool = True
-    _head_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self.until = time.monotonic() + self.step_s
-
-    def left(self, most_s: float | None = None) -> float:
-        """Return how long the next step may take."""
-        left = self.until - time.monotonic()
-        if left <= 0:
-            raise httpcore.ReadTimeout(
-                f"timed out: expected an answer within {self.step_s:.0f} s "
-                f"and at {self.bytes_per_s:.0f} bytes a second or more"
-            )
-        return min(left, self.step_s if most_s is None else most_s)
-
-    def moved(self, n_bytes: int) -> None:
-        """Count what got through, either way."""
-        self.until += n_bytes / self.bytes_per_s
-
-    def received(self, data: bytes) -> bytes:
-        """Count what came in."""
-        if self.heads:
-            if self._head_bytes > _MAX_HEAD_BYTES:
-                raise httpcore.RemoteProtocolError(f"expected at most {_MAX_HEAD_BYTES} bytes before the answer")
-            self._head_bytes += len(data)
-        else:
-            self.moved(len(data))
-        return data
+_KEEP_S = 5.0
 
 
-_current: ContextVar[Budget] = ContextVar("he_agg_budget")
+class Hold:
+    """Lets another thread break off what is under way."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._line: Line | None = None
+        self._broken = False
 
-@contextlib.contextmanager
-def within(budget: Budget) -> Iterator[None]:
-    """Hold this thread's or task's connections to a budget."""
-    token = _current.set(budget)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    def take(self, line: Line) -> None:
+        """Hold the line that will carry the request.
 
-
-class _Stream(httpcore.NetworkStream):
-    """A connection each of whose steps is held to the budget."""
-
-    def __init__(self, inner: httpcore.NetworkStream) -> None:
-        self._inner = inner
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the budget decides
-        budget = _current.get()
-        return budget.received(self._inner.read(max_bytes, budget.left()))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        budget = _current.get()
-        for piece in _pieces(buffer):
-            self._inner.write(piece, budget.left())
-            budget.moved(len(piece))
+        Raises:
+            ClosedError: it was broken off before.
+        """
+        with self._lock:
+            if self._broken:
+                line.close()
+                raise ClosedError("broken off")
+            self._line = line
 
     def close(self) -> None:
-        self._inner.close()
+        """Close the line that is held."""
+        with self._lock:
+            if self._line is not None:
+                self._line.close()
+                self._line = None
 
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, _current.get().left(timeout)))
+    def release(self) -> None:
+        """Let go of the line, which is whole."""
+        with self._lock:
+            self._line = None
 
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+    def break_off(self) -> bool:
+        """End the line. Any thread may.
+
+        Returns:
+            Whether there is one; if not, nothing was done for the request and nothing will be.
+        """
+        with self._lock:
+            self._broken = True
+            if self._line is not None:
+                self._line.shut()
+            return self._line is not None
 
 
-class Backend(httpcore.SyncBackend):
-    """Opens connections that are held to the budget of the thread that uses them."""
+class Connections:
+    """Opens connections, and keeps those that may be used again. Any thread may.
 
-    def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, *args: Any, **options: Any
-    ) -> httpcore.NetworkStream:
-        """Connect to the first address that answers; all of them share the budget, whatever their number."""
-        budget = _current.get()
-        fault: Exception = httpcore.ConnectError(f"{host} has no address")
+    Args:
+        context: what is trusted, and shown, where the aggregator's url says https.
+    """
+
+    def __init__(self, server: Server, context: ssl.SSLContext | None, proxy: Proxy | None) -> None:
+        self._server, self._context, self._proxy = server, context, proxy
+        self._idle: list[tuple[Line, float]] = []
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def exchange(self, budget: Budget, hold: Hold) -> Iterator[Exchange]:
+        """Lend a connection for one request; it is closed if it cannot carry another one afterwards."""
+        line = self._kept(budget)
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore.ConnectError(str(error)) from error
-        for *_, address in found:
-            try:
-                return _Stream(super().connect_tcp(str(address[0]), port, budget.left(timeout), *args, **options))
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                fault = error
-        raise fault
+            if line is None:
+                line = self._opened(budget, hold)
+            else:
+                hold.take(line)
+            exchange = Exchange(line)
+            yield exchange
+        except BaseException:
+            hold.close()
+            raise
+        if exchange.leaves_line:
+            hold.release()
+            with self._lock:
+                self._idle.append((line, time.monotonic()))
+        else:
+            hold.close()
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        with self._lock:
+            for line, _ in self._idle:
+                line.close()
+            self._idle.clear()
+
+    def _kept(self, budget: Budget) -> Line | None:
+        """Return a connection from before, if there is one that is still good."""
+        with self._lock:
+            while self._idle:
+                line, since = self._idle.pop()
+                if time.monotonic() - since < _KEEP_S and line.is_quiet:
+                    line.budget = budget
+                    return line
+                line.close()
+        return None
+
+    def _opened(self, budget: Budget, hold: Hold) -> Line:
+        server, proxy = self._server, self._proxy
+        line: Line = TcpLine(*((server.host, server.port) if proxy is None else (proxy.host, proxy.port)), budget)
+        hold.take(line)
+        if proxy is not None:
+            if proxy.is_tls:
+                line = TlsLine(line, ssl.create_default_context(), proxy.host)
+            _tunnel(line, f"{server.bracketed}:{server.port}", proxy)
+        return line if self._context is None else TlsLine(line, self._context, server.host)
 
 
-class _AsyncStream(httpcore.AsyncNetworkStream):
-    """The same on asyncio."""
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        budget = _current.get()
-        return budget.received(await self._inner.read(max_bytes, budget.left()))
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        budget = _current.get()
-        for piece in _pieces(buffer):
-            await self._inner.write(piece, budget.left())
-            budget.moved(len(piece))
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        left = _current.get().left(timeout)
-        return _AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, left))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
-
-
-class AsyncBackend(httpcore.AnyIOBackend):
-    """Opens connections that are held to the budget of the task that uses them."""
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        *args: Any,
-        **options: Any,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address that answers, all of them within one time."""
-        return _AsyncStream(await super().connect_tcp(host, port, _current.get().left(timeout), *args, **options))
-
-
-def _pieces(buffer: bytes) -> Iterator[bytes]:
-    return (buffer[start : start + _WRITE_BYTES] for start in range(0, len(buffer), _WRITE_BYTES))
+def _tunnel(line: Line, to: str, proxy: Proxy) -> None:
+    exchange = Exchange(line)
+    headers = {"Host": to, "Accept": "*/*"}
+    if proxy.login is not None:
+        login = base64.b64encode(":".join(proxy.login).encode()).decode("ascii")
+        headers["Proxy-Authorization"] = f"Basic {login}"
+    exchange.ask("CONNECT", to, headers)
+    status = exchange.head().status
+    if not 200 <= status < 300:
+        raise ProxyError(status)
+    if exchange.has_rest:
+        raise BadAnswerError("expected nothing from the proxy after its answer, got bytes")
+    line.budget.heads = True

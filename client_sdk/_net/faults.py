@@ -1,4 +1,4 @@
-"""Say of a request that got no answer what was wrong, and what to look at: in words, whatever library said it."""
+"""Say of a request that got no answer what was wrong, and what to look at: in words."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpcore
-
 from client_sdk._effects import Request
-from client_sdk._net.proxies import refusal
+from client_sdk._net.budget import BadAnswerError, ClosedError, LineError, NoConnectionError, ProxyError
+from client_sdk._net.proxies import Proxy, refusal
 from client_sdk._net.server import Server
 from he_agg.errors import ConfigError, Reason, TransportError
 
 __all__ = ["faults"]
 
-_FAULTS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
-
 
 @contextmanager
-def faults(server: Server, request: Request, proxy: httpcore.Proxy | None) -> Iterator[None]:
-    """Turn what httpcore raises into our errors. No header is ever part of a message."""
+def faults(server: Server, request: Request, proxy: Proxy | None) -> Iterator[None]:
+    """Turn what is told of lines into errors of a site. No header is ever part of a message."""
     try:
         yield
-    except httpcore.ProxyError as error:
-        if proxy is None:
-            raise
-        raise refusal(proxy, server.name, error) from error
-    except (*_FAULTS, ssl.SSLError) as error:  # on asyncio an alert of the peer comes through as it is
+    except LineError as error:
+        if isinstance(error, ProxyError) and proxy is not None:
+            raise refusal(proxy, server.name, error.status) from error
         causes = list(_causes(error))
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
             raise ConfigError(
@@ -43,9 +38,9 @@ def faults(server: Server, request: Request, proxy: httpcore.Proxy | None) -> It
 
 
 def _explain(
-    server: Server, request: Request, proxy: httpcore.Proxy | None, error: Exception, causes: list[BaseException]
+    server: Server, request: Request, proxy: Proxy | None, error: Exception, causes: list[BaseException]
 ) -> tuple[str, str]:
-    by = None if proxy is None else f"the proxy {proxy.url.host.decode('ascii')}"
+    by = None if proxy is None else f"the proxy {proxy.host}"
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return (
             f"no address is known of {by or server.host}",
@@ -56,7 +51,7 @@ def _explain(
             f"nobody listens at the port of {by}" if by else "nobody listens at that port",
             f"check the port in {'HTTPS_PROXY' if by else 'the url'}, and that the aggregator runs",
         )
-    if isinstance(error, httpcore.ConnectTimeout):
+    if isinstance(error, NoConnectionError) and len(causes) == 1:
         return (
             "no connection came about",
             "check the host and port in the url, and whether a firewall is on the way: its packets get no answer",
@@ -85,15 +80,10 @@ def _is_no_tls(cause: BaseException) -> bool:
 
 def _hung_up(error: Exception) -> bool:
     """Whether it is what a TLS server does to plain http, among others: it hangs up, with an alert in bytes or not."""
-    if isinstance(error, httpcore.RemoteProtocolError):
-        return "without sending a response" in str(error) or "illegal status line" in str(error)
-    return isinstance(error, httpcore.ReadError | httpcore.WriteError)
+    return isinstance(error, ClosedError) or (isinstance(error, BadAnswerError) and "illegal" in str(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        if isinstance(error, BaseExceptionGroup):
-            for one in error.exceptions:
-                yield from _causes(one)
         error = error.__cause__ or error.__context__

@@ -9,13 +9,12 @@ from __future__ import annotations
 import ipaddress
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-
-import httpcore
 
 from he_agg.errors import ConfigError, HeAggError, Reason, TransportError
 
-__all__ = ["proxy_to", "refusal"]
+__all__ = ["Proxy", "proxy_to", "refusal"]
 
 _ASKED = 407
 _FORM = "expected http://host:port or http://user:password@host:port in the environment"
@@ -25,32 +24,47 @@ _HINT = (
 )
 
 
-def proxy_to(host: str) -> httpcore.Proxy | None:
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy on the way.
+
+    Attributes:
+        host: its name or address, in ASCII.
+        is_tls: whether it is spoken to over TLS itself.
+        login: user and password.
+    """
+
+    host: str
+    port: int
+    is_tls: bool
+    login: tuple[str, str] | None = field(repr=False)
+
+
+def proxy_to(host: str) -> Proxy | None:
     """Find the proxy for a host in the environment, or on other systems in their settings.
 
     Raises:
         ConfigError: what is set there is no HTTP proxy.
     """
     proxies = urllib.request.getproxies()
-    name = "https" if proxies.get("https") else "all"
-    url = proxies.get(name)
+    setting = "https" if proxies.get("https") else "all"
+    url = proxies.get(setting)
     if not url or urllib.request.proxy_bypass(host) or _is_excepted(host, proxies):
         return None
-    where = f"{name.upper()}_PROXY"
+    where = f"{setting.upper()}_PROXY"
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         whole = not (parts.query or parts.fragment) and parts.path in ("", "/") and parts.port != 0
         known = parts.scheme in ("http", "https") and parts.hostname and whole
-        address = httpcore.URL(
-            scheme=parts.scheme, host=(parts.hostname or "").encode("idna"), port=parts.port, target="/"
-        )
+        name = (parts.hostname or "").encode("idna").decode("ascii")
     except ValueError:
         known = False
     if not known:
         # Without the cause: urllib's messages quote what they could not read.
         raise ConfigError(Reason.BAD_CONFIG, f"{where}: {_FORM}, got something else", _HINT) from None
     login = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
-    return httpcore.Proxy(address, auth=login)
+    is_tls = parts.scheme == "https"
+    return Proxy(name, parts.port or (443 if is_tls else 80), is_tls, login)
 
 
 def _is_excepted(host: str, proxies: Mapping[str, str]) -> bool:
@@ -68,28 +82,26 @@ def _is_excepted(host: str, proxies: Mapping[str, str]) -> bool:
     return False
 
 
-def refusal(proxy: httpcore.Proxy, server: str, error: httpcore.ProxyError) -> HeAggError:
+def refusal(proxy: Proxy, server: str, status: int) -> HeAggError:
     """Say what a proxy answered instead of letting a connection through.
 
     What waiting cannot mend is an error of the settings; anything else may pass.
     """
-    by = f"the proxy {proxy.url.host.decode('ascii')}:{proxy.url.port or proxy.url.origin.port}"
-    status = str(error).split(" ")[0]
-    if status == str(_ASKED):
+    by = f"the proxy {proxy.host}:{proxy.port}"
+    if status == _ASKED:
         return ConfigError(
             Reason.BAD_CONFIG,
             f"{by} asks for a user and a password, or takes not these ({status})",
             "set HTTPS_PROXY to http://user:password@host:port",
         )
-    if status.startswith("4"):
+    if 400 <= status < 500:
         return ConfigError(
             Reason.BAD_CONFIG,
             f"{by} does not let this site connect to {server} ({status})",
             "ask whoever runs the proxy to allow it, or name the aggregator's host in NO_PROXY if it needs no proxy",
         )
-    detail = f" ({status})" if status.isdecimal() else ""
     return TransportError(
         Reason.UNREACHABLE,
-        f"{by} cannot reach {server}{detail}",
+        f"{by} cannot reach {server} ({status})",
         "check the url and that the aggregator runs; what was encrypted stays in the spool",
     )

@@ -9,21 +9,13 @@ import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-import httpcore
-
-from client_sdk._effects import Request
-from client_sdk._net.proxies import proxy_to
-from client_sdk._net.signing import Signer
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.addresses import is_this_machine
 
-__all__ = ["Server", "TlsFiles", "options_for"]
+__all__ = ["Server", "TlsFiles", "context_for"]
 
-_CONNECT_S = 10.0
-_KEEP_S = 5.0
 _HOST = re.compile(r"[a-z0-9._:-]+")
 
 
@@ -54,6 +46,26 @@ class Server:
         """Scheme, host and port, as messages name it."""
         return f"{self.url.scheme}://{self.url.netloc}"
 
+    @property
+    def port(self) -> int:
+        """Its port, named in the url or not."""
+        return self.url.port or (443 if self.url.scheme == "https" else 80)
+
+    @property
+    def bracketed(self) -> str:
+        """The host as requests name it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def target(self, path: str) -> str:
+        """Return what a request asks for: a proxy may put a prefix in front, which the aggregator never sees."""
+        return self.url.path.rstrip("/") + path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Header fields of every request."""
+        host = self.bracketed if self.url.port is None else f"{self.bracketed}:{self.url.port}"
+        return {"Host": host, "Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "he-agg-site"}
+
     @classmethod
     def of(cls, url: str) -> Server:
         """Check the url of an aggregator."""
@@ -82,33 +94,17 @@ class Server:
             )
         return cls(base, host)
 
-    def asked(self, signer: Signer, request: Request, content: Any) -> tuple[float, dict[str, Any]]:
-        """Sign a request; return when, and all that httpcore wants to know."""
-        signed_at, headers = signer.sign(request)
-        own = {"Host": self.url.netloc, "Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "he-agg-site"}
-        target = self.url.path.rstrip("/") + request.path
-        return signed_at, {
-            "method": request.method,
-            "url": httpcore.URL(scheme=self.url.scheme, host=self.host, port=self.url.port, target=target),
-            "headers": [*(own | headers).items()],
-            "content": content,
-            "extensions": {"timeout": {"connect": _CONNECT_S, "pool": _CONNECT_S}},
-        }
 
+def context_for(server: Server, tls: TlsFiles) -> ssl.SSLContext | None:
+    """Choose what is trusted and shown; nothing where the url says http.
 
-def options_for(server: Server, tls: TlsFiles) -> dict[str, Any]:
-    """Choose everything that both pools have in common."""
-    return {
-        "ssl_context": _context(server.url.scheme, tls),
-        "proxy": proxy_to(server.host) if server.url.scheme == "https" else None,
-        "keepalive_expiry": _KEEP_S,
-    }
-
-
-def _context(scheme: str, tls: TlsFiles) -> ssl.SSLContext:
+    Raises:
+        ConfigError: a file that cannot be used, or that nobody would be shown.
+    """
+    https = server.url.scheme == "https"
     if tls.client_cert is None and tls.client_key is not None:
         raise ConfigError(Reason.BAD_CONFIG, "client_key: expected client_cert beside it, got none")
-    if tls.client_cert is not None and scheme != "https":
+    if tls.client_cert is not None and not https:
         raise ConfigError(Reason.BAD_CONFIG, "client_cert: expected an https:// url to show it to, got http://")
     try:
         context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(tls.ca_file))
@@ -126,4 +122,5 @@ def _context(scheme: str, tls: TlsFiles) -> ssl.SSLContext:
                 f"client_cert {tls.client_cert}, client_key {tls.client_key or 'in the same file'}: expected a "
                 f"certificate and its key in PEM form, without a passphrase: {error.strerror}",
             ) from error
-    return context
+    context.set_alpn_protocols(["http/1.1"])
+    return context if https else None

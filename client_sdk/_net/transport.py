@@ -1,35 +1,31 @@
 """Carries out effects, blocking or on asyncio.
 
 What it guarantees to every request: it is signed anew each time it is sent, and goes where `server.py` lets it; it ends
-in time, whatever drips (`connections.py`); no answer is read beyond its bound; redirects are not followed, cookies
-neither kept nor sent, compressed answers not expanded: httpcore knows none of it.
+in time, whatever drips (`budget.py`); no answer is read beyond its bound; redirects are not followed, cookies neither
+kept nor sent, compressed answers not expanded (`http.py`).
+
+There is one way to send a request, and it blocks. On asyncio it runs in a thread; a task that is cancelled breaks its
+connection off, and waits until the thread has let go of what the flow cleans up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-import httpcore
-
-from client_sdk._disk.files import PIECE_BYTES, check_files, read_files
-from client_sdk._effects import (
-    Compute,
-    Effect,
-    FileBody,
-    Flow,
-    Now,
-    Report,
-    Request,
-    Response,
-    Sleep,
-)
-from client_sdk._net.connections import AsyncBackend, Backend, Budget, within
+from client_sdk._disk.files import check_files, read_files
+from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep
+from client_sdk._net.budget import Budget
+from client_sdk._net.connections import Connections, Hold
 from client_sdk._net.faults import faults
-from client_sdk._net.server import Server, TlsFiles, options_for
+from client_sdk._net.http import Exchange
+from client_sdk._net.proxies import proxy_to
+from client_sdk._net.server import Server, TlsFiles, context_for
 from client_sdk._net.signing import Signer
 from client_sdk.progress import Event, Listener
 from he_agg.errors import ProtocolError, Reason
@@ -41,18 +37,87 @@ T = TypeVar("T")
 _LEAST_ANSWER_BYTES = 2**16
 """Room for a problem document, however short the expected answer is."""
 
+_ROOM_BYTES = 2**16
+_AT_ONCE = 16
+"""How many requests of one site are under way at a time, on asyncio."""
+
+_log = logging.getLogger("client_sdk")
 
 _NO_FILES = TlsFiles()
+
+
+class _Sender:
+    """Sends requests, blocking. Any thread may."""
+
+    def __init__(self, url: str, signer: Signer, tls: TlsFiles) -> None:
+        self._signer, self._server = signer, Server.of(url)
+        context = context_for(self._server, tls)
+        self._proxy = None if context is None else proxy_to(self._server.host)
+        self._connections = Connections(self._server, context, self._proxy)
+
+    def send(self, request: Request, listener: Listener, hold: Hold) -> Response:
+        """Send one request and take its answer."""
+        body = request.body
+        if isinstance(body, FileBody):
+            check_files(body)
+        signed_at, signed = self._signer.sign(request)
+        budget = Budget(request.budget_s, request.least_bytes_per_s)
+        target, headers = self._server.target(request.path), self._server.headers | signed
+        with faults(self._server, request, self._proxy), self._connections.exchange(budget, hold) as exchange:
+            exchange.ask(request.method, target, headers, body if isinstance(body, bytes) else b"")
+            if isinstance(body, FileBody):
+                _send_pieces(exchange, read_files(body), request, listener)
+            head = exchange.head()
+            _log.debug("%s %s%s: %d", request.method, self._server.name, request.path, head.status)
+            kept = _Kept(request)
+            wanted = request.into is not None and head.status in request.expect
+            for event in exchange.body(request.into if request.into is not None and wanted else kept):
+                listener(event)
+            return Response(head.status, head.headers, bytes(kept.content), signed_at)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._connections.close()
+
+
+def _send_pieces(
+    exchange: Exchange, pieces: Iterable[bytes | memoryview], request: Request, listener: Listener
+) -> None:
+    sent = 0
+    for piece in pieces:
+        exchange.send(piece)
+        if not exchange.wants_more:
+            return
+        sent += len(piece)
+        if request.progress is not None:
+            listener(request.progress(sent))
+
+
+class _Kept:
+    """Keeps an answer, up to what the request allows."""
+
+    def __init__(self, request: Request) -> None:
+        self.content = bytearray()
+        self._request, self._room = request, memoryview(bytearray(_ROOM_BYTES))
+
+    def room(self) -> memoryview:
+        """See `Sink.room`."""
+        return self._room
+
+    def took(self, count: int) -> None:
+        """See `Sink.took`."""
+        self.content += self._room[:count]
+        limit = max(self._request.max_bytes, _LEAST_ANSWER_BYTES)
+        if len(self.content) > limit:
+            asked = f"{self._request.method} {self._request.path.split('?')[0]}"
+            raise ProtocolError(Reason.TOO_LARGE, f"{asked}: expected at most {limit} bytes of answer, got more")
 
 
 class Transport:
     """Drives flows, blocking."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
-        self._signer, self._server = signer, Server.of(url)
-        options = options_for(self._server, tls)
-        self._proxy: httpcore.Proxy | None = options["proxy"]
-        self._pool = httpcore.ConnectionPool(network_backend=Backend(), **options)
+        self._sender = _Sender(url, signer, tls)
 
     def run(self, flow: Flow[T], listener: Listener) -> T:
         """Drive a flow to its end."""
@@ -60,7 +125,7 @@ class Transport:
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.close()
+        self._sender.close()
 
     def _perform(self, effect: Effect, listener: Listener) -> Any:
         match effect:
@@ -77,30 +142,16 @@ class Transport:
         return None
 
     def _send(self, request: Request, listener: Listener) -> Response:
-        if isinstance(request.body, FileBody):
-            check_files(request.body)
-            return self._exchange(request, _chunks(request.body, _reporting(request, listener)), listener)
-        return self._exchange(request, request.body, listener)
-
-    def _exchange(self, request: Request, content: bytes | Iterator[bytes] | None, listener: Listener) -> Response:
-        signed_at, asked = self._server.asked(self._signer, request, content)
-        budget = Budget(request.budget_s, request.least_bytes_per_s)
-        with faults(self._server, request, self._proxy), within(budget), self._pool.stream(**asked) as answer:
-            budget.heads, body = False, bytearray()
-            take = _taker(request, answer, body)
-            for chunk in answer.iter_stream():
-                _report(take(chunk), listener)
-            return _response(answer, body, signed_at)
+        return self._sender.send(request, listener, Hold())
 
 
 class AsyncTransport:
-    """Drives flows on asyncio; `Compute` runs in a thread."""
+    """Drives flows on asyncio; `Request` and `Compute` run in threads, listeners in the loop."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
-        self._signer, self._server = signer, Server.of(url)
-        options = options_for(self._server, tls)
-        self._proxy: httpcore.Proxy | None = options["proxy"]
-        self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **options)
+        self._sender = _Sender(url, signer, tls)
+        # Threads of its own: those of the loop are few, and a site may wait in one for half a minute.
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="he-agg-site")
 
     async def run(self, flow: Flow[T], listener: Listener) -> T:
         """Drive a flow to its end."""
@@ -121,14 +172,15 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._pool.aclose()
+        self._sender.close()
+        self._threads.shutdown(wait=False)
 
     async def _perform(self, effect: Effect, listener: Listener) -> Any:
         match effect:
             case Request():
                 return await self._send(effect, listener)
             case Compute(work):
-                return await _in_thread(work)
+                return await _finished(asyncio.to_thread(work))
             case Sleep(seconds):
                 await asyncio.sleep(seconds)
             case Now():
@@ -138,46 +190,37 @@ class AsyncTransport:
         return None
 
     async def _send(self, request: Request, listener: Listener) -> Response:
-        if isinstance(request.body, FileBody):
-            await asyncio.to_thread(check_files, request.body)
-            chunks = _chunks_in_thread(request.body, _reporting(request, listener))
-            return await self._exchange(request, chunks, listener)
-        return await self._exchange(request, request.body, listener)
-
-    async def _exchange(
-        self, request: Request, content: bytes | AsyncIterator[bytes] | None, listener: Listener
-    ) -> Response:
-        signed_at, asked = self._server.asked(self._signer, request, content)
-        budget = Budget(request.budget_s, request.least_bytes_per_s)
-        with faults(self._server, request, self._proxy), within(budget):
-            async with self._pool.stream(**asked) as answer:
-                budget.heads, body = False, bytearray()
-                take = _taker(request, answer, body)
-                async for chunk in _in_pieces(answer.aiter_stream()):
-                    _report(await _in_thread(partial(take, chunk)), listener)
-                return _response(answer, body, signed_at)
+        loop, hold = asyncio.get_running_loop(), Hold()
+        send = partial(self._sender.send, request, partial(_tell, loop, listener), hold)
+        answer: Response = await _finished(loop.run_in_executor(self._threads, send), hold.break_off)
+        return answer
 
 
-async def _in_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Gather chunks, so that a thread is asked for once a piece."""
-    piece = bytearray()
-    async for chunk in chunks:
-        piece += chunk
-        if len(piece) >= PIECE_BYTES:
-            yield bytes(piece)
-            piece.clear()
-    if piece:
-        yield bytes(piece)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    # A cancelled task waits for the step under way: the flow's clean-up must not race with it.
-    step = asyncio.ensure_future(asyncio.to_thread(work))
+async def _finished(work: Any, break_off: Callable[[], bool] = lambda: True) -> Any:
+    """Wait for work in a thread; a cancelled task, too, if there is something that must not race with its clean-up."""
+    step = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(step)
     except asyncio.CancelledError:
-        await asyncio.wait([step])
+        step.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks for it any more
+        if break_off():
+            await asyncio.wait([step])
         raise
+
+
+def _tell(loop: asyncio.AbstractEventLoop, listener: Listener, event: Event) -> None:
+    """Tell the listener in its own thread, and wait: what it raises ends the request, as it does elsewhere."""
+    told: Future[None] = Future()
+
+    def tell() -> None:
+        try:
+            listener(event)
+            told.set_result(None)
+        except BaseException as error:  # it is raised in the other thread
+            told.set_exception(error)
+
+    loop.call_soon_threadsafe(tell)
+    told.result()
 
 
 def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
@@ -196,55 +239,3 @@ def drive(flow: Generator[Effect, Any, T], perform: Any) -> T:
         return value
     finally:
         flow.close()
-
-
-def _chunks(body: FileBody, report: Callable[[int], None]) -> Iterator[bytes]:
-    sent = 0
-    for chunk in read_files(body):
-        yield chunk
-        sent += len(chunk)
-        report(sent)
-
-
-async def _chunks_in_thread(body: FileBody, report: Callable[[int], None]) -> AsyncIterator[bytes]:
-    chunks, sent = read_files(body), 0
-    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-        yield chunk
-        sent += len(chunk)
-        report(sent)
-
-
-def _reporting(request: Request, listener: Listener) -> Callable[[int], None]:
-    progress = request.progress
-    return (lambda _: None) if progress is None else (lambda sent: listener(progress(sent)))
-
-
-def _taker(request: Request, answer: httpcore.Response, body: bytearray) -> Callable[[bytes], Event | None]:
-    """Choose where an answer goes: an expected one where the request says, any other into a body."""
-    if request.into is not None and answer.status in request.expect:
-        return request.into
-
-    def keep(chunk: bytes) -> None:
-        body.extend(chunk)
-        _bounded(body, request)
-
-    return keep
-
-
-def _report(event: Event | None, listener: Listener) -> None:
-    if event is not None:
-        listener(event)
-
-
-def _bounded(body: bytearray, request: Request) -> None:
-    limit = max(request.max_bytes, _LEAST_ANSWER_BYTES)
-    if len(body) > limit:
-        raise ProtocolError(
-            Reason.TOO_LARGE,
-            f"{request.method} {request.path.split('?')[0]}: expected at most {limit} bytes of answer, got more",
-        )
-
-
-def _response(answer: httpcore.Response, body: bytearray, signed_at: float) -> Response:
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
-    return Response(answer.status, headers, bytes(body), signed_at)

@@ -109,7 +109,7 @@ class _Arriving:
             "GET",
             f"/v1/rounds/{self._record.round_id}/sum?from={self._coming[0].number}",
             frozenset({200}),
-            into=self.take,
+            into=self,
         )
 
     def again(self) -> Flow[Request]:
@@ -119,25 +119,27 @@ class _Arriving:
             raise _WholeError
         return self.request()
 
-    def take(self, chunk: bytes) -> PhaseProgress | None:
-        """Take a piece of the answer, and every part that becomes whole with it."""
-        rest, news = memoryview(chunk), None
-        self.received_bytes += len(rest)
-        while rest:
-            if not self._coming:
-                raise ProtocolError(Reason.TOO_LARGE, "sum: expected the parts of the plan, got more bytes than that")
-            place = self._coming[0]
-            piece = rest[: place.wire_bytes - self._filled]
-            self._buffer[self._filled : self._filled + len(piece)] = piece
-            self._filled += len(piece)
-            rest = rest[len(piece) :]
-            if self._filled == place.wire_bytes:
-                self._filled = 0
-                self._coming.popleft()
-                if place.number in self.missing:
-                    self._accept(place, self._buffer[: place.wire_bytes])
-                    news = self.progress()
-        return news
+    def room(self) -> memoryview:
+        """Return where the next bytes belong. See `Sink`."""
+        if not self._coming:
+            return self._buffer[:1]  # for what is too much
+        return self._buffer[self._filled : self._coming[0].wire_bytes]
+
+    def took(self, count: int) -> PhaseProgress | None:
+        """Take note of bytes that came, and take the part that becomes whole with them."""
+        if not self._coming:
+            raise ProtocolError(Reason.TOO_LARGE, "sum: expected the parts of the plan, got more bytes than that")
+        self.received_bytes += count
+        self._filled += count
+        place = self._coming[0]
+        if self._filled < place.wire_bytes:
+            return None
+        self._filled = 0
+        self._coming.popleft()
+        if place.number not in self.missing:
+            return None
+        self._accept(place, self._buffer[: place.wire_bytes])
+        return self.progress()
 
     def check_end(self) -> None:
         """Check, at the end of an answer, that it was the whole one."""

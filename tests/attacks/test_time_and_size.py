@@ -31,6 +31,7 @@ from he_agg.documents.state import FederationState
 from keys import GroupKey
 from keys.files import read_npz
 from tests.attacks.malicious import Exchange, Lies
+from tests.client_sdk.driving import Pieces
 from tests.support.flows import CONSORTIUM, small_plan
 from tests.support.real import SITES
 from tests.support.trust import identity_of
@@ -166,8 +167,7 @@ def test_whatever_drips_a_request_ends(run, script):
 
 @pytest.mark.parametrize("script", [body, chunks], ids=lambda script: script.__name__)
 def test_whatever_drips_a_sum_ends(run, script):
-    taken = []
-    request = replace(GET, into=lambda piece: taken.append(piece))
+    request = replace(GET, into=Pieces())
     with lying(script) as (url, _), at_most(4.0), pytest.raises(TransportError, match="gave up after"):
         run(url, patiently(request))
 

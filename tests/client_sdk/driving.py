@@ -33,5 +33,20 @@ def run_async(url, flow, listener=lambda event: None, **options):
     return asyncio.run(main())
 
 
+class Pieces:
+    """A sink that keeps what it takes, piece by piece."""
+
+    def __init__(self, then=lambda pieces: None, room_bytes=2**20) -> None:
+        self.pieces: list[bytes] = []
+        self._then, self._room = then, memoryview(bytearray(room_bytes))
+
+    def room(self):
+        return self._room
+
+    def took(self, count):
+        self.pieces.append(bytes(self._room[:count]))
+        return self._then(self.pieces)
+
+
 def asking(request):
     return (yield request)

@@ -343,11 +343,11 @@ def test_wrong_clock_is_told_with_the_difference(federate):
     federation = federate()
     with Site.open(federation.config(SITES[0])) as site:
         signer = dataclasses.replace(site._session.signer, clock=lambda: time.time() + 1000)
-        transport, site._transport._signer = site._transport._signer, signer
+        transport, site._transport._sender._signer = site._transport._sender._signer, signer
         with pytest.raises(ConfigError, match=r"this machine's is (999|100[01]) s ahead") as caught:
             site.status()
         assert caught.value.reason == Reason.CLOCK_SKEW
-        site._transport._signer = transport
+        site._transport._sender._signer = transport
         assert site.status().round_id is not None
 
 

@@ -82,6 +82,16 @@ def proxy():
     server.server_close()
 
 
+def speak_tls(server, directory, name):
+    """Let a server speak TLS; return whom to trust."""
+    authority = Authority(directory)
+    issued = authority.issue("server", name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.cert, issued.key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return authority.ca_file
+
+
 class _Hello(socketserver.StreamRequestHandler):
     def handle(self):
         head = b""
@@ -93,15 +103,11 @@ class _Hello(socketserver.StreamRequestHandler):
 @pytest.fixture
 def aggregator(tmp_path):
     """A TLS server of the name aggregator.example, which no resolver knows."""
-    authority = Authority(tmp_path / "ca")
-    issued = authority.issue("aggregator", "aggregator.example")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.cert, issued.key)
     server = _Server(("127.0.0.1", 0), _Hello)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    ca_file = speak_tls(server, tmp_path / "ca", "aggregator.example")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield server.server_address, authority.ca_file
+    yield server.server_address, ca_file
     server.shutdown()
     thread.join()
     server.server_close()
@@ -119,6 +125,19 @@ def test_tls_goes_through_it(run, proxy, aggregator, environment, name):
     assert proxy.heads[0].startswith("CONNECT aggregator.example:443 HTTP/1.1\r\n")
     assert "\r\nProxy-Authorization: Basic dXNlcjpwI0Av\r\n" in proxy.heads[0]
     assert "Signature" not in proxy.heads[0]
+
+
+def test_tls_goes_through_a_proxy_that_speaks_tls_itself(run, proxy, aggregator, environment, tmp_path):
+    """TLS within TLS. The proxy's certificate is the system's to trust, whatever `ca_file` says of the aggregator."""
+    proxy.to, ca_file = aggregator
+    environment.setenv("SSL_CERT_FILE", str(speak_tls(proxy, tmp_path / "proxy", "127.0.0.1")))
+    environment.setenv("HTTPS_PROXY", at(proxy, "user:word@").replace("http:", "https:"))
+    assert run("https://aggregator.example", asking(GET), ca_file=ca_file).body == b"hello"
+    assert "\r\nProxy-Authorization: Basic dXNlcjp3b3Jk\r\n" in proxy.heads[0]
+    environment.delenv("SSL_CERT_FILE")
+    proxy.handle_error = lambda *_: None  # the handshake that the site breaks off
+    with pytest.raises(ConfigError, match="certificate is not trusted"):
+        run("https://aggregator.example", asking(GET), ca_file=ca_file)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from client_sdk._disk.ledger import Ledger
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
 from client_sdk._disk.spool import Spool
-from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sleep
+from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sink, Sleep
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import drive
 from client_sdk._protocol.exchange import Retries
@@ -35,7 +35,6 @@ from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk._protocol.session import MemberSession, Session
 from client_sdk.federated import Update
-from client_sdk.progress import Event
 from he_agg import Mean, Plan, canonical, dequantize, quantize
 from he_agg.codecs import codec_for
 from he_agg.documents.draw import draw
@@ -448,7 +447,7 @@ class World:
     def _answer(self, request: Request) -> Response:
         body = request.body
         if isinstance(body, FileBody):
-            body = b"".join(read_files(body))
+            body = b"".join(map(bytes, read_files(body)))  # each piece is in the memory of the one before
         body = body or b""
         signed_at, headers = self.signer.sign(request)
         self.headers.append(headers)
@@ -468,9 +467,12 @@ class World:
             answer = dataclasses.replace(answer, body=b"")
         return dataclasses.replace(answer, signed_at=signed_at)
 
-    def _hand_over(self, into: Callable[[bytes], Event | None], body: bytes) -> None:
-        for begin in range(0, len(body), self.piece_bytes):
-            event = into(body[begin : begin + self.piece_bytes])
+    def _hand_over(self, into: Sink, body: bytes) -> None:
+        while body:
+            room = into.room()
+            count = min(len(room), len(body), self.piece_bytes)
+            room[:count], body = body[:count], body[count:]
+            event = into.took(count)
             if event is not None:
                 self.events.append(event)
 
