@@ -13,6 +13,7 @@ import binascii
 import contextlib
 import hashlib
 import re
+from collections.abc import Callable
 
 import numpy as np
 from fastapi import Request
@@ -24,6 +25,7 @@ from he_agg.protocol.wire import refuse_secrets
 from service.refusal import RefusedError
 
 __all__ = [
+    "WANT",
     "BodyReader",
     "Linger",
     "announced_length",
@@ -33,6 +35,9 @@ __all__ = [
     "read_body",
     "refuse_body",
 ]
+
+WANT = "he_agg.want"
+"""Where in a request's scope there is what to tell how many bytes of the body are needed next, if anybody listens."""
 
 _SHA256 = re.compile(r"\s*sha-256\s*=\s*:([A-Za-z0-9+/]{43}=):\s*\Z")
 _NOTHING = hashlib.sha256(b"").hexdigest()
@@ -112,6 +117,7 @@ class BodyReader:
 
     def __init__(self, request: Request) -> None:
         self._stream = request.stream()
+        self._want: Callable[[int], None] | None = request.scope.get(WANT)
         self._rest = memoryview(b"")
 
     async def read(self, length: int, within_s: float | None = None, *, last: bool = True) -> memoryview:
@@ -139,6 +145,8 @@ class BodyReader:
                         return body
                     if self._rest:
                         raise RefusedError(Reason.TOO_LARGE, f"expected {length} bytes as announced, got more")
+                    if self._want is not None:
+                        self._want(length - filled)
                     chunk = await anext(self._stream, None)
                     if chunk is None:
                         break

@@ -15,14 +15,18 @@ import asyncio
 import ipaddress
 import json
 import ssl
+from collections import deque
+from functools import partial
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from he_agg.errors import Reason
+from service.http.bodies import WANT
 from service.limits import KNOWN
 from service.problems import MEDIA_TYPE
 from service.settings import Settings
@@ -34,6 +38,9 @@ _STALLED_S = 60.0
 
 _HEAD_BYTES = 2**16
 """How much of one message may be something else than its body: the head, and what is between chunks and behind them."""
+
+_WAKES_BYTES = 2**20
+"""So much of a body is handed on together: whoever reads a part is not woken for every few KiB of it."""
 
 _ADDRESSES = 8
 """All strangers together are as many as so many addresses may have."""
@@ -89,6 +96,41 @@ class _Strangers:
                 del self._by_address[address]
 
 
+class _Body:
+    """What has come of a request's body, in the pieces that it came in: uvicorn copies each of them twice.
+
+    Attributes:
+        waiting: how much of it nobody has taken yet. Units: bytes.
+        wanted: how much somebody needs before there is anything to do. Units: bytes.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._pieces: deque[bytes] = deque()
+        self.waiting = 0
+        self.wanted = 1
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self.waiting += len(piece)
+        if self.waiting >= self.wanted:
+            self._cycle.message_event.set()
+
+    def want(self, length: int) -> None:
+        self.wanted = max(1, min(length, _WAKES_BYTES))
+
+    async def receive(self, wait: Receive) -> Message:
+        message: Message = {"type": "http.request", "body": b"", "more_body": True}
+        if not self._pieces:
+            message = await wait()
+        if self._pieces:
+            piece = self._pieces.popleft()
+            self.waiting -= len(piece)
+            more = bool(self._pieces) or self._cycle.more_body
+            message = {"type": "http.request", "body": piece, "more_body": more}
+        return message
+
+
 class _Connection(HttpToolsProtocol):
     config: Config
 
@@ -107,6 +149,7 @@ class _Connection(HttpToolsProtocol):
         self._unsent = 0
         self._early: bytes | None = None  # what came before the handshake began, or before its end was heard of
         self._handshake: asyncio.Task[None] | None = None
+        self._bodies: deque[_Body] = deque()  # of requests that nobody answers yet
         self._in_head = False
         self._framing = 0  # bytes of this message that are not its body
 
@@ -188,10 +231,16 @@ class _Connection(HttpToolsProtocol):
         if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
             raise ValueError("expected HTTP/1.1 and one host")
         super().on_headers_complete()
+        self._body = _Body(self.cycle)
+        self._bodies.append(self._body)
 
     def on_body(self, body: bytes) -> None:
         self._framing -= len(body)
-        super().on_body(body)
+        if self.cycle.response_complete:
+            return
+        self._body.add(body)
+        if self._body.waiting > max(HIGH_WATER_LIMIT, self._body.wanted):
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         self._framing = 0
@@ -201,7 +250,9 @@ class _Connection(HttpToolsProtocol):
         self._answering = True
         self._disarm()
         scope[KNOWN] = self._prove
-        await self._inner(scope, receive, send)
+        body = self._bodies.popleft()
+        scope[WANT] = body.want
+        await self._inner(scope, partial(body.receive, receive), send)
 
     def on_response_complete(self) -> None:
         self._answering = False
