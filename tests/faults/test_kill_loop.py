@@ -51,9 +51,7 @@ from tests.support.seeds import seed_of
 from tests.support.server import ServerProcess
 
 SITES = "abc"
-ONCE_A_ROUND = {
-    name for name in FAILPOINTS if name.startswith(("removal", "scrubbing", "folding.began", "folding.done"))
-}
+ONCE_A_ROUND = {name for name in FAILPOINTS if name.startswith(("removal", "scrubbing", "folding"))}
 ROUNDS = 3
 """Of each federation: so that it often dies about the last."""
 PATIENCE_S = 60
