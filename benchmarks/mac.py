@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.measure import seconds
 from benchmarks.schemes import Ours
 from he_agg.kernels.bitpack import fold, new_sum, pack
-from he_agg.mac import RoundMac, Tags, TagTotal, tag_count
+from he_agg.mac import Claim, RoundMac, tag_count
 from he_agg.plan.schemes import DEFAULT_CODEC
 from he_agg.plan.sections import Part
 
@@ -39,7 +39,7 @@ class Case:
         largest = self.plan.magnitude
         self.values = np.random.default_rng(1).integers(-largest, largest, self.plan.values, dtype=np.int32)
         sums = [new_sum(place.residues, place.section.modulus_bits) for place in self.plan.places]
-        self.submissions: list[tuple[str, str, Tags]] = []
+        self.submissions: list[Claim] = []
         for site in range(SITES):
             total, nonce = self.mac.new_total(), f"{site:032x}"
             for number, packed in self.ours.encrypt(self.values, partial(self.mac.watch, total)):
@@ -56,7 +56,7 @@ class Case:
         last = self.parts[-1]
         changed = bytearray(last.packed)
         changed[0] ^= 1
-        if self.mac.verify(self._total_of([*self.parts[:-1], Part(last.number, bytes(changed))]), self.submissions):
+        if self.mac.check(self.submissions).holds(last.number, changed):
             raise SystemExit("a sum with a flipped bit was accepted")
         if not self.verify():
             raise SystemExit("an honest sum was refused")
@@ -77,17 +77,12 @@ class Case:
 
     def verify(self) -> bool:
         """Verify the sum."""
-        return self.mac.verify(self._total_of(self.parts), self.submissions)
+        check = self.mac.check(self.submissions)
+        return [check.holds(part.number, part.packed) for part in self.parts] == [True] * len(self.parts)
 
     def open(self) -> Any:
         """Open the sum."""
         return self.ours.open(lambda number: self.parts[number].packed, SITES)
-
-    def _total_of(self, parts: list[Part]) -> TagTotal:
-        total = self.mac.new_total()
-        for part in parts:
-            total.add(part.number, self.mac.part(part.number, part.packed))
-        return total
 
 
 def measure(values: int, value_bits: int, max_sites: int, repetitions: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def sign_manifest(
 ) -> Signed[Manifest]:
     """What a site announces. The tags prove nothing: no sum is opened here."""
     name, key = member
-    tags = tuple((0,) * tag_count(section) for section in plan.public.sections)
+    tags = tuple((0,) * tag_count(place.section) for place in plan.public.places)
     nonce = secrets.token_hex(16)
     manifest = Manifest(round_id, 1, KEY_ID, plan.plan_id, name, nonce, tuple(digests), tags, roster, previous)
     return Signed.make(manifest, key)

@@ -198,7 +198,7 @@ class RoundBase:
 
     @property
     def seconds(self) -> Mapping[Phase, float]:
-        """How long each phase took so far: encrypt, upload, wait, download, verify, decrypt. Units: seconds."""
+        """How long each phase took so far: encrypt, upload, wait, download, decrypt. Units: seconds."""
         return MappingProxyType(self._seconds)
 
     @property

@@ -22,7 +22,6 @@ _DOING: dict[Phase, str] = {
     "upload": "sending",
     "hold": "answering as a holder",
     "download": "receiving",
-    "verify": "verifying",
     "decrypt": "decrypting",
 }
 

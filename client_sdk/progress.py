@@ -19,7 +19,7 @@ __all__ = [
     "Waits",
 ]
 
-Phase = Literal["encrypt", "upload", "wait", "hold", "download", "verify", "decrypt"]
+Phase = Literal["encrypt", "upload", "wait", "hold", "download", "decrypt"]
 """`hold`: where keys are split, this site's part as a holder. Waiting for answers is part of `decrypt`."""
 
 

@@ -36,7 +36,6 @@ _PHASES = {
     "wait": FAINT,
     "download": SKY,
     "start": YELLOW,
-    "verify": ORANGE,
     "decrypt": PINK,
 }
 _LINKS = {"loopback": "loopback", "1gbit": "1 Gbit/s", "100mbit": "100 Mbit/s", "20mbit": "20 Mbit/s"}

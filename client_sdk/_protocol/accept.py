@@ -12,8 +12,8 @@
        end, its epoch does not go back, its round and attempt are the ones  check_due, check_end,
        that were due, it names exactly the sites that had to be invited,    check_invited,
        and every member saw the same                                        check_same_history
-    7  the parts of the sum are those of the record, and their tags are     check_parts, check_tags
-       the sum of the manifests' tags
+    7  the parts of the sum are those of the record, and the tags of each   check_parts, check_tags
+       are the sum of the manifests' tags; each is decrypted after its own
     8  where keys are split: so many holders have seen this very record     (answers.py)
        that no other one of its number can be answered, and the sum of
        keys that their answers give is one of so many keys;
@@ -58,6 +58,7 @@ __all__ = [
     "check_same_history",
     "check_subject",
     "check_tags",
+    "check_whole",
     "parse_manifests",
     "signers",
 ]
@@ -280,10 +281,17 @@ def check_parts(expected: Expected, record: RoundRecord) -> None:
         )
 
 
-def check_tags(holds: bool) -> None:
-    """Step 7, at its end: the tags of the sum are the sum of the manifests' tags."""
+def check_tags(number: int, holds: bool) -> None:
+    """Step 7, as each part comes: its tags are the sum of the manifests' tags."""
     if not holds:
-        raise RejectedError(Reason.SUM_REJECTED, "sum, tags", "the sum of the manifests' tags", "others")
+        what = f"sum, part {number}, tags"
+        raise RejectedError(Reason.SUM_REJECTED, what, "the sum of the manifests' tags", "others")
+
+
+def check_whole(whole: bool) -> None:
+    """Step 7, at its end: so it was for all parts. Nothing is released before."""
+    if not whole:
+        raise RejectedError(Reason.SUM_REJECTED, "sum, tags", "of all parts", "of some")
 
 
 def signers(document: Signed[AnyBody]) -> str:

@@ -1,12 +1,13 @@
 """Flows that wait for a round's record, accept it or refuse it, fetch the sum, verify it and open it.
 
 What `_accept.py` refuses becomes, here, the one error of a refused sum: always the same words, whatever the cause. The
-precise cause is in the security log, nothing was decrypted before the tags were verified, no plaintext is released, and
+precise cause is in the security log, no part was decrypted before its tags were verified, no plaintext is released, and
 the downloaded parts are removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from client_sdk._protocol.session import MemberSession, Session
 from client_sdk._protocol.state import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import PhaseFinished, PhaseStarted, Waits
+from he_agg.codecs import PartSource
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import ENDED, MAX_RECORD_BYTES, RoundRecord
 from he_agg.documents.sharing import HolderList
@@ -180,7 +182,7 @@ def accept(
 
 
 def collect(session: Session, entry: SpoolEntry, accepted: Accepted, until: float) -> Flow[Mean]:
-    """Download the sum of an accepted record, part by part into the spool, verify it and open it: steps 7 to 9.
+    """Download the sum of an accepted record, part by part into the spool, each verified and opened: steps 7 to 9.
 
     Args:
         until: how long holders' answers are waited for, where keys are split, on the driver's clock. Units: seconds.
@@ -277,44 +279,46 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted, until:
     started = yield from now()
     yield Report(PhaseStarted(round_id, "download", total))
     key, plan = session.key_of(accepted.expected.epoch), session.plan
+    n_sites, shared = len(record.members), accepted.holders is None
+
+    def part(number: int) -> Part:
+        return part_of_sum(plan, plan.places[number], entry.read_sum_part(number))
+
     mac = yield from compute(partial(RoundMac, key.mac_key, plan, key.epoch, entry.round_id))
-    try:
-        tags = mac.new_total()
-        received = accepted.received_bytes + (yield from download(session, entry, record, mac, tags))
+    with contextlib.ExitStack() as secrets:
+        secrets.callback(mac.wipe)
+        opening = None
+        if shared:
+            made = yield from compute(partial(session.codec.opening, part, n_sites, key, record.round_id))
+            opening = secrets.enter_context(made)
+        check = mac.check((m.body.site, m.body.nonce, m.body.tags) for m in accepted.manifests)
+        received = accepted.received_bytes + (yield from download(session, entry, record, check, opening))
+        _accept.check_whole(check.whole)
         finished = yield from now()
         yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))
-        yield Report(PhaseStarted(round_id, "verify", total))
-        members = [(m.body.site, m.body.nonce, m.body.tags) for m in accepted.manifests]
-        _accept.check_tags((yield from compute(partial(mac.verify, tags, members))))
-    finally:
-        mac.wipe()
-    verified = yield from now()
-    yield Report(PhaseFinished(round_id, "verify", verified - finished))
-    yield Report(PhaseStarted(round_id, "decrypt", total))
-    open_sum = partial(_open, session, key, entry, record)
-    if accepted.holders is None:
-        mean = yield from compute(open_sum)
-    else:
-        mean = yield from open_with_answers(session, key, accepted.holders, record, accepted.manifests, open_sum, until)
-    yield Report(PhaseFinished(round_id, "decrypt", (yield from now()) - verified))
+        yield Report(PhaseStarted(round_id, "decrypt", total))
+        if opening is not None:
+            mean = yield from compute(partial(_released, key, record, opening.sums))
+        elif accepted.holders is not None:
+            open_sum = partial(_open, session, key, record, part)
+            mean = yield from open_with_answers(
+                session, key, accepted.holders, record, accepted.manifests, open_sum, until
+            )
+    yield Report(PhaseFinished(round_id, "decrypt", (yield from now()) - finished))
     return mean
 
 
-def _open(
-    session: Session,
-    key: GroupKey,
-    entry: SpoolEntry,
-    record: RoundRecord,
-    key_sum: NDArray[np.int64] | None = None,
-) -> Mean:
+def _open(session: Session, key: GroupKey, record: RoundRecord, part: PartSource, key_sum: NDArray[np.int64]) -> Mean:
+    """Take steps 8 and 9 where keys are split, out of the spool."""
+    opened = partial(session.codec.decrypt, part, len(record.members), key, record.round_id, key_sum=key_sum)
+    return _released(key, record, opened)
+
+
+def _released(key: GroupKey, record: RoundRecord, sums_of: Callable[[], NDArray[np.signedinteger]]) -> Mean:
     """Take steps 8 and 9. Why a sum does not open goes to the log only, since it depends on the key."""
     n_sites = len(record.members)
-
-    def part(number: int) -> Part:
-        return part_of_sum(session.plan, session.plan.places[number], entry.read_sum_part(number))
-
     try:
-        sums = session.codec.decrypt(part, n_sites, key, record.round_id, key_sum=key_sum)
+        sums = sums_of()
         try:
             return dequantize(key.plan, sums, n_sites, record.members)
         except DecryptionError:

@@ -1,4 +1,8 @@
-"""The sum on its way: one answer holds all parts from one on, each is looked at and stored as soon as it is whole."""
+"""The sum on its way: one answer holds all parts from one on, each is verified, stored and opened when it is whole.
+
+Nothing is decrypted before its own tags were found right; nothing of it leaves before all of them were, and what a part
+opens to, or whether it does, changes nothing until then.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,14 @@ from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._effects import Flow, Report, Request, compute, now
-from client_sdk._protocol.accept import RejectedError
+from client_sdk._protocol.accept import RejectedError, check_tags
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseProgress
+from he_agg.codecs import Opening
 from he_agg.documents.record import RoundRecord
 from he_agg.errors import ProtocolError, Reason, TransportError, WireError
-from he_agg.mac import RoundMac, TagTotal
+from he_agg.mac import SumCheck
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace
 from he_agg.protocol.wire import parse_part
@@ -34,17 +39,22 @@ class _ChangedError(Exception):
         self.got = got
 
 
-def download(session: Session, entry: SpoolEntry, record: RoundRecord, mac: RoundMac, tags: TagTotal) -> Flow[int]:
-    """Have all parts of a sum in the spool, and what each contributes to the tags.
+def download(
+    session: Session, entry: SpoolEntry, record: RoundRecord, check: SumCheck, opening: Opening | None
+) -> Flow[int]:
+    """Have all parts of a sum in the spool, verified, and opened as far as they can be.
 
     Args:
         entry: the round's place in the spool, locked. What an interrupted download left there is not fetched again.
         record: the round's, with the digests of the parts.
+        check: made from the manifests of the record.
+        opening: takes each part that was verified; None where the sum of keys is still to come.
 
     Raises:
-        RejectedError: a part is not the record's, however often it is fetched, or not one of the plan.
+        RejectedError: a part is not the record's, however often it is fetched, or not one of the plan, or its tags are
+            not the sum of the manifests' tags.
     """
-    arriving = _Arriving(session, entry, record, mac, tags)
+    arriving = _Arriving(session, entry, record, check, opening)
     for place in session.plan.places:
         if (yield from compute(partial(arriving.find, place))):
             yield Report(arriving.progress())
@@ -80,11 +90,13 @@ class _WholeError(Exception):
 class _Arriving:
     """Cuts parts out of a stream of bytes, which comes in pieces and may break off in any of them."""
 
-    def __init__(self, session: Session, entry: SpoolEntry, record: RoundRecord, mac: RoundMac, tags: TagTotal) -> None:
+    def __init__(
+        self, session: Session, entry: SpoolEntry, record: RoundRecord, check: SumCheck, opening: Opening | None
+    ) -> None:
         self.missing = {place.number: place for place in session.plan.places}
         self.received_bytes = 0
         self._plan, self._entry, self._record = session.plan, entry, record
-        self._mac, self._tags = mac, tags
+        self._check, self._opening = check, opening
         self._coming: deque[PartPlace] = deque()
         self._buffer = memoryview(bytearray(max(place.wire_bytes for place in session.plan.places)))
         self._filled = self._done = 0
@@ -98,7 +110,7 @@ class _Arriving:
         """Look whether an interrupted download has left a part."""
         data = self._entry.sum_part(place.number, place.wire_bytes, self._record.sum_digests[place.number])
         if data is not None:
-            self._add(place, data)
+            self._open(place, self._verified(place, data))
         return data is not None
 
     def request(self) -> Request:
@@ -154,12 +166,20 @@ class _Arriving:
         digest = hashlib.sha256(data).hexdigest()
         if digest != self._record.sum_digests[place.number]:
             raise _ChangedError(place.number, digest)
-        self._add(place, data)
+        part = self._verified(place, data)
         self._entry.write_sum_part(place.number, data)
+        self._open(place, part)
 
-    def _add(self, place: PartPlace, data: bytes | memoryview) -> None:
-        """Add what a part contributes to the tags while it is in memory anyway."""
-        self._tags.add(place.number, self._mac.part(place.number, part_of_sum(self._plan, place, data).packed))
+    def _verified(self, place: PartPlace, data: bytes | memoryview) -> Part:
+        """Verify a part while it is in memory anyway."""
+        part = part_of_sum(self._plan, place, data)
+        check_tags(place.number, self._check.holds(place.number, part.packed))
+        return part
+
+    def _open(self, place: PartPlace, part: Part) -> None:
+        """Open a part that was verified, while the next one fills the buffers of the kernel."""
+        if self._opening is not None:
+            self._opening.take(part)
         del self.missing[place.number]
         self._done += place.wire_bytes
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-PHASES = ("train", "encrypt", "upload", "wait", "fold", "download", "verify", "decrypt")
+PHASES = ("train", "encrypt", "upload", "wait", "fold", "download", "decrypt")
 VERIFIED = ("records", "manifests", "sums")
 """What every hospital verified, each time before it decrypted anything."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from he_agg.codecs.base import Codec, GroupKey
+from he_agg.codecs.base import Codec, GroupKey, Opening, PartSource
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.schemes import scheme_of
 
-__all__ = ["Codec", "GroupKey", "codec_for", "new_key_material"]
+__all__ = ["Codec", "GroupKey", "Opening", "PartSource", "codec_for", "new_key_material"]
 
 
 def codec_for(plan: PublicPlan) -> Codec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -15,10 +16,12 @@ from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace, Section
 
 __all__ = [
+    "OFF_GRID_HINT",
     "Codec",
     "Deal",
     "GroupKey",
     "Integers",
+    "Opening",
     "PartSource",
     "Values",
     "Watch",
@@ -69,6 +72,10 @@ class Integers(Protocol):
         """Return a span of them, contiguous and in order; from any thread."""
 
 
+OFF_GRID_HINT = "most likely a site used another group key; compare key ids with `he-agg keys show`"
+"""What to say of a sum that does not open to integers."""
+
+
 Values = NDArray[np.int32] | Integers
 """What a codec encrypts. It asks for each span once."""
 
@@ -91,6 +98,30 @@ class GroupKey(Protocol):
     @property
     def key_material(self) -> bytes:
         """What `Codec.new_key_material` made for the plan; only that codec can read it. Secret."""
+
+
+class Opening(Protocol):
+    """A sum that is opened as its parts come. Use it as a context manager: what is not handed out is wiped at the end.
+
+    Until `sums`, nothing that a caller could notice depends on what parts open to, but for time that it may take.
+    """
+
+    def take(self, part: Part) -> None:
+        """Open what can be opened now that one more part is there. In any order; any thread may.
+
+        Args:
+            part: one of the sum, which was verified. Nothing of it is kept after the call; what it takes several parts
+                to open is asked of the source again.
+        """
+
+    def sums(self) -> NDArray[np.signedinteger]:
+        """Hand over the sums, when all parts were taken. See `Codec.decrypt` for what it returns and raises."""
+
+    def __enter__(self) -> Opening: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class Codec(Protocol):
@@ -171,6 +202,21 @@ class Codec(Protocol):
             DecryptionError: the sum did not open to integers within `n_sites * plan.magnitude`; nothing is released.
             KeystoreError: a key made for another plan, or whose material is not this codec's.
             WireError: a part of another number or length, or with a residue out of range.
+        """
+
+    def opening(
+        self,
+        total: PartSource,
+        n_sites: int,
+        key: GroupKey,
+        round_id: RoundId,
+        *,
+        key_sum: NDArray[np.int64] | None = None,
+    ) -> Opening:
+        """Open a sum as its parts come. For arguments and what is raised see `decrypt`.
+
+        Args:
+            total: is asked again for parts that were taken.
         """
 
 

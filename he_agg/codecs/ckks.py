@@ -7,6 +7,7 @@ codec: slow and large beside `hybrid`, and nothing in it is ours but the roundin
 from __future__ import annotations
 
 from collections.abc import Generator
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from he_agg.codecs.base import (
     unwatched,
 )
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey, new_secret_context
-from he_agg.errors import PlanError, Reason, WireError
+from he_agg.errors import HeAggError, PlanError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import first_not_below, pack, unpack
 from he_agg.plan.ckks_parameters import CkksParameters
@@ -103,25 +104,76 @@ class CkksCodec:
         key_sum: NDArray[np.int64] | None = None,
     ) -> NDArray[np.signedinteger]:
         """See `Codec.decrypt`."""
+        with self.opening(total, n_sites, key, round_id, key_sum=key_sum) as opening:
+            for place in self._plan.places:
+                opening.take(Part(place.number, packed_part(total, place)))
+                opening.check()
+            return opening.sums()
+
+    def opening(
+        self,
+        total: PartSource,  # noqa: ARG002 - a part opens by itself
+        n_sites: int,
+        key: GroupKey,
+        round_id: RoundId,
+        *,
+        key_sum: NDArray[np.int64] | None = None,
+    ) -> CkksOpening:
+        """See `Codec.opening`."""
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
         check_given(self._plan, "key_sum", key_sum)
-        vectors = self._opened.vectors(key)
-        slots, unit = vectors.slots, vectors.residues
-        (section,) = self.sections
-        sums = np.empty(section.residues // unit * slots, dtype=np.int64)
-        position = 0
-        for place in self._plan.places:
-            packed = packed_part(total, place)
-            residues = unpack(packed, place.residues, section.modulus_bits)
+        return CkksOpening(self._plan, self._opened.vectors(key), n_sites)
+
+
+class CkksOpening:
+    """A sum that is opened part by part. See `Opening`. A class because what was opened is wiped unless handed out."""
+
+    def __init__(self, plan: PublicPlan, vectors: CkksVectors, n_sites: int) -> None:
+        self._plan, self._vectors, self._n_sites = plan, vectors, n_sites
+        (section,) = plan.sections
+        self._sums = np.zeros(section.residues // vectors.residues * vectors.slots, dtype=np.int64)
+        self._missing = {place.number for place in plan.places}
+        self._fault: HeAggError | None = None
+
+    def take(self, part: Part) -> None:
+        """See `Opening.take`."""
+        self._missing.remove(part.number)
+        place, vectors = self._plan.places[part.number], self._vectors
+        section, unit, slots = place.section, vectors.residues, vectors.slots
+        position = place.index * section.part_residues // unit * slots
+        try:
+            residues = unpack(packed_part(lambda _: part, place), place.residues, section.modulus_bits)
             if (bad := first_not_below(residues, section.modulus)) >= 0:
                 raise WireError(Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {place.number}: residue {bad} is not below q")
             for start in range(0, place.residues, unit):
-                sums[position : position + slots] = vectors.decrypt(residues[start : start + unit], n_sites)
+                sums = vectors.decrypt(residues[start : start + unit], self._n_sites)
+                self._sums[position : position + slots] = sums
                 position += slots
-        sums = sums[: self._plan.values]
-        check_sums(max(int(sums.max()), -int(sums.min())), n_sites, self._plan)
+        except HeAggError as error:
+            self._fault = self._fault or error
+
+    def check(self) -> None:
+        """Raise what was wrong with a part, if anything was."""
+        if self._fault is not None:
+            raise self._fault
+
+    def sums(self) -> NDArray[np.signedinteger]:
+        """See `Opening.sums`."""
+        if self._missing:
+            raise ValueError(f"{len(self._missing)} parts were not taken")
+        self.check()
+        sums = self._sums[: self._plan.values]
+        check_sums(max(int(sums.max()), -int(sums.min())), self._n_sites, self._plan)
         return sums.astype(sum_type(self._plan))
+
+    def __enter__(self) -> CkksOpening:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sums.fill(0)
 
 
 def _parameters(plan: PublicPlan) -> CkksParameters:

@@ -15,7 +15,7 @@ import numpy as np
 import tenseal as ts
 from numpy.typing import NDArray
 
-from he_agg.codecs.base import GroupKey
+from he_agg.codecs.base import OFF_GRID_HINT, GroupKey
 from he_agg.codecs.seal_format import SealCiphertext, read_vector, write_vector
 from he_agg.errors import DecryptionError, KeystoreError, Reason
 from he_agg.plan.ckks_parameters import CkksParameters, CkksProfile
@@ -23,8 +23,6 @@ from he_agg.plan.ckks_parameters import CkksParameters, CkksProfile
 __all__ = ["CkksVectors", "OpenedKey", "new_secret_context"]
 
 POLYNOMIALS = 2
-
-_OFF_GRID_HINT = "most likely a site used another group key; compare key ids with `he-agg keys show`"
 
 
 def new_secret_context(profile: CkksProfile) -> bytes:
@@ -149,12 +147,12 @@ def _open_context(key: GroupKey) -> Any:
 
 def _to_integers(opened: NDArray[np.float64], parameters: CkksParameters, n_sites: int) -> NDArray[np.int64]:
     if not np.isfinite(opened).all():
-        raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
+        raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", OFF_GRID_HINT)
     integers = np.rint(opened)
     noise = opened - integers
     too_far = np.abs(noise).max() > parameters.largest_distance(n_sites)
     if too_far or np.square(noise).sum() > parameters.largest_square_sum(n_sites):
-        raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
+        raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", OFF_GRID_HINT)
     if np.abs(integers).max() >= 2**62:
-        raise DecryptionError(Reason.SUM_OUT_OF_RANGE, "the sum opened to numbers no plan allows", _OFF_GRID_HINT)
+        raise DecryptionError(Reason.SUM_OUT_OF_RANGE, "the sum opened to numbers no plan allows", OFF_GRID_HINT)
     return integers.astype(np.int64)

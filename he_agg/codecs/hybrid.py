@@ -38,25 +38,23 @@ from he_agg.codecs.base import (
     check_key,
     check_n_sites,
     check_shape,
-    check_sums,
     packed_part,
     sum_type,
     unwatched,
 )
 from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey, new_secret_context
-from he_agg.errors import DecryptionError, PlanError, Reason, WireError
+from he_agg.codecs.hybrid_opening import HybridOpening, first_batch
+from he_agg.errors import PlanError, Reason
 from he_agg.ids import RoundId
-from he_agg.kernels.bitpack import first_not_below, pack, unpack
+from he_agg.kernels.bitpack import pack
 from he_agg.kernels.buffers import Buffers
 from he_agg.plan.hybrid_parameters import KEY_SECTION, HybridParameters
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace, Section
-from he_agg.plan.security import NOISE_BOUND
 from he_agg.ring.encryptor import Encryptor, ValueBeyondError
 from he_agg.ring.keystream import a_key
-from he_agg.ring.opener import Opener, ResidueError
+from he_agg.ring.opener import Opener
 from he_agg.ring.params import RingParams
-from he_agg.ring.primes import BATCH, N
 
 __all__ = ["HybridCodec"]
 
@@ -141,7 +139,7 @@ class HybridCodec:
                 out = [self._buffers.take(place.packed_bytes) for place in group]
                 watching = [watch(place.number) for place in group]
                 try:
-                    packed = encryptor.encrypt(_first_batch(group), integers, out, watching)
+                    packed = encryptor.encrypt(first_batch(group), integers, out, watching)
                 except ValueBeyondError as error:
                     raise beyond_plan(self._plan) from error
                 return [Part(place.number, limb.data) for place, limb in zip(group, packed, strict=True)]
@@ -160,63 +158,43 @@ class HybridCodec:
         key_sum: NDArray[np.int64] | None = None,
     ) -> NDArray[np.signedinteger]:
         """See `Codec.decrypt`."""
+        with self.opening(total, n_sites, key, round_id, key_sum=key_sum) as opening:
+            if not self._plan.splits_keys:
+                opening.take(Part(self._key_place.number, packed_part(total, self._key_place)))
+                opening.check()
+            for _ in _in_threads(opening.open_group, self._groups, threads):
+                pass
+            return opening.sums()
+
+    def opening(
+        self,
+        total: PartSource,
+        n_sites: int,
+        key: GroupKey,
+        round_id: RoundId,
+        *,
+        key_sum: NDArray[np.int64] | None = None,
+    ) -> HybridOpening:
+        """See `Codec.opening`. The one-time keys' sum comes first in a sum, and may come last."""
         check_key(key, self._plan, round_id)
         check_n_sites(n_sites, self._plan)
         check_given(self._plan, "key_sum", key_sum)
-        key_sum = self._open_key(total, n_sites, self._opened.vectors(key)) if key_sum is None else key_sum.copy()
-        dtype = sum_type(self._plan)
-        sums = self._sums.take(dtype.itemsize * self._plan.values).view(dtype)
-        try:
-            self._open_bulk(
-                total, n_sites, Opener(self._ring, self._a_key(key, round_id), key_sum, n_sites), sums, threads
-            )
-        except BaseException:
-            sums.fill(0)  # its memory is used again
-            raise
-        finally:
-            key_sum.fill(0)
-        return sums
-
-    def _open_bulk(
-        self, total: PartSource, n_sites: int, opener: Opener, sums: NDArray[np.signedinteger], threads: int | None
-    ) -> None:
-        with opener:
-
-            def open_group(group: tuple[PartPlace, ...]) -> tuple[int, int, int]:
-                packed = [np.frombuffer(packed_part(total, place), dtype=np.uint8) for place in group]
-                try:
-                    return opener.open(_first_batch(group), packed, sums[self._values_of(group)])
-                except ResidueError as error:
-                    numbers = ", ".join(str(place.number) for place in group)
-                    raise WireError(
-                        Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {numbers}: a residue is not below its modulus"
-                    ) from error
-
-            distances, squares, largest = zip(*_in_threads(open_group, self._groups, threads), strict=True)
-        too_far = max(distances) > self._parameters.largest_distance(n_sites)
-        coefficients = self._groups[0][0].section.residues
-        if too_far or sum(squares) > self._parameters.largest_square_sum(n_sites, coefficients):
-            raise DecryptionError(Reason.OFF_GRID, "the sum did not open to integers", _OFF_GRID_HINT)
-        check_sums(max(largest), n_sites, self._plan)
+        dtype, a = sum_type(self._plan), self._a_key(key, round_id)
+        return HybridOpening(
+            self._plan,
+            self._parameters,
+            self._groups,
+            total,
+            n_sites,
+            key=self._opened.vectors(key) if key_sum is None else key_sum.copy(),
+            make_opener=lambda sum_of_keys: Opener(self._ring, a, sum_of_keys, n_sites),
+            sums=self._sums.take(dtype.itemsize * self._plan.values).view(dtype),
+            values_of=self._values_of,
+        )
 
     @property
     def _key_place(self) -> PartPlace:
         return self._plan.places[0]
-
-    def _open_key(self, total: PartSource, n_sites: int, vectors: CkksVectors) -> NDArray[np.int64]:
-        place = self._key_place
-        section = place.section
-        residues = unpack(packed_part(total, place), place.residues, section.modulus_bits)
-        if (bad := first_not_below(residues, section.modulus)) >= 0:
-            raise WireError(Reason.RESIDUE_OUT_OF_RANGE, f"sum, part {place.number}: residue {bad} is not below q")
-        key_sum = vectors.decrypt(residues, n_sites)[:N]
-        if int(np.abs(key_sum).max()) > NOISE_BOUND * n_sites:
-            raise DecryptionError(
-                Reason.SUM_OUT_OF_RANGE,
-                f"expected the sum of {n_sites} one-time keys, got something else",
-                _OFF_GRID_HINT,
-            )
-        return key_sum
 
     def _values_of(self, group: tuple[PartPlace, ...]) -> slice:
         """Return the values that a group of parts carries. Parts hold whole batches but for the last."""
@@ -234,10 +212,6 @@ def _parameters(plan: PublicPlan) -> HybridParameters:
     if not isinstance(plan.parameters, HybridParameters):
         raise PlanError(Reason.BAD_PLAN, f"expected a plan of the codec hybrid, got {plan.codec}")
     return plan.parameters
-
-
-def _first_batch(group: tuple[PartPlace, ...]) -> int:
-    return group[0].index * group[0].section.part_residues // BATCH
 
 
 def _in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int | None) -> Iterator[Result]:
@@ -258,6 +232,3 @@ def _in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: 
         finally:
             for future in waiting:
                 future.cancel()
-
-
-_OFF_GRID_HINT = "most likely a site used another group key; compare key ids with `he-agg keys show`"

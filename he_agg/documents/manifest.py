@@ -22,7 +22,7 @@ MAX_TAGS = 128
 NONCE_BYTES = 16
 
 Tags = tuple[tuple[int, ...], ...]
-"""What proves a sum: for each section of the plan some numbers below its modulus."""
+"""What proves a sum: for each part some numbers below its section's modulus."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Manifest:
         plan_id: the plan, 64 hex digits.
         nonce: 16 random bytes per encryption, in hex: two encryptions never share a manifest.
         part_digests: SHA-256 of every part as it travels, in order, in hex.
-        tags: authentication of the residues, linear so that the sum can be checked by the sum of the tags.
+        tags: authentication of each part's residues, linear so that the sum can be checked by the sum of the tags.
         roster: digest of the roster that the site goes by, 64 hex digits.
         previous: digest of the record before this round's as the site knows it, 64 hex digits; zeros for the first.
         holders: digest of the list of holders that its one-time key was dealt to, 64 hex digits; None where the plan's
@@ -81,7 +81,7 @@ class Manifest:
             "nonce": self.nonce,
             "parts": list(self.part_digests),
             # Decimal strings: residues of the codec ckks do not fit the 53 bits of JSON's integers.
-            "tags": [[str(tag) for tag in section] for section in self.tags],
+            "tags": [[str(tag) for tag in part] for part in self.tags],
             "roster": self.roster,
             "previous": self.previous,
             "holders": self.holders,
@@ -105,7 +105,7 @@ class Manifest:
             site=check_name(fields.string("site"), "manifest.site"),
             nonce=fields.hex("nonce", NONCE_BYTES),
             part_digests=tuple(digests),
-            tags=tuple(_tags(section) for section in fields.array("tags", MAX_TAGS)),
+            tags=tuple(_tags(part) for part in fields.array("tags", MAX_PARTS)),
             roster=fields.hex("roster", 32),
             previous=fields.hex("previous", 32),
             holders=fields.maybe("holders", lambda name: fields.hex(name, 32)),
@@ -127,7 +127,7 @@ class Manifest:
             ("group key", Reason.KEY_MISMATCH, key_id, self.key_id),
             ("site", Reason.FORBIDDEN, site, self.site),
             ("number of parts", Reason.BAD_FIELD, str(len(plan.places)), str(len(self.part_digests))),
-            ("sections with tags", Reason.BAD_FIELD, str(len(plan.sections)), str(len(self.tags))),
+            ("number of parts with tags", Reason.BAD_FIELD, str(len(plan.places)), str(len(self.tags))),
         ):
             if expected != got:
                 raise WireError(reason, f"manifest, {what}: expected {expected[:63]}, got {got[:63]}")
@@ -135,20 +135,19 @@ class Manifest:
             if (getattr(self, what) is None) == plan.splits_keys:
                 wanted = "a digest, since the plan splits keys" if plan.splits_keys else "null, since keys are shared"
                 raise WireError(Reason.BAD_FIELD, f"manifest, {what}: expected {wanted}")
-        for section, tags in zip(plan.sections, self.tags, strict=True):
-            if len(tags) != tag_count(section):
-                raise WireError(
-                    Reason.BAD_FIELD,
-                    f"manifest, tags of section {section.name}: expected {tag_count(section)}, got {len(tags)}",
-                )
-            if not all(0 <= tag < section.modulus for tag in tags):
-                raise WireError(Reason.BAD_FIELD, f"manifest, tags of section {section.name}: one is not below q")
+        counts = [tag_count(section) for section in plan.sections]
+        for place, tags in zip(plan.places, self.tags, strict=True):
+            name, count = f"manifest, tags of part {place.number}", counts[place.section_index]
+            if len(tags) != count:
+                raise WireError(Reason.BAD_FIELD, f"{name}: expected {count}, got {len(tags)}")
+            if not all(0 <= tag < place.section.modulus for tag in tags):
+                raise WireError(Reason.BAD_FIELD, f"{name}: one is not below q")
 
 
-def _tags(section: canonical.Json) -> tuple[int, ...]:
-    if not isinstance(section, list) or len(section) > MAX_TAGS:
-        raise WireError(Reason.BAD_FIELD, f"manifest.tags: expected at most {MAX_TAGS} tags a section")
-    for text in section:
+def _tags(part: canonical.Json) -> tuple[int, ...]:
+    if not isinstance(part, list) or len(part) > MAX_TAGS:
+        raise WireError(Reason.BAD_FIELD, f"manifest.tags: expected at most {MAX_TAGS} tags a part")
+    for text in part:
         if not isinstance(text, str) or not 1 <= len(text) <= 20 or not text.isascii() or not text.isdigit():
             raise WireError(Reason.BAD_FIELD, "manifest.tags: expected decimal numbers")
-    return tuple(map(int, section))
+    return tuple(map(int, part))

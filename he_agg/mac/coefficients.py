@@ -1,4 +1,4 @@
-"""The linear function of one section, and what the residues of one part contribute to its tags.
+"""The linear function of one section, and what it makes of the residues of one part: its tags, before pads.
 
 Rows are `ROW` = 512 residues wide. Every part begins a new row, whatever its length, and its last row is as if padded
 with zeros; so the rows of a part depend on nothing but its index, and parts can be worked on in any order.
@@ -72,11 +72,11 @@ class SectionMac:
             columns.fill(0)
 
     def begin(self, index: int) -> PartTags:
-        """Begin to compute what one part adds to the section's tags, as its residues are made."""
+        """Begin to compute the tags of one part, before pads, as its residues are made."""
         return PartTags(self, index)
 
     def contribution(self, index: int, packed: Packed) -> tuple[int, ...]:
-        """Compute what one part adds to the section's tags, before pads.
+        """Compute the tags of one part, before pads.
 
         Args:
             packed: Its packed residues; bits after the last one count as zeros.
@@ -111,7 +111,7 @@ class SectionMac:
 
 
 class PartTags:
-    """What one part adds to the tags of its section, from residues that come stretch by stretch, in order.
+    """The tags of one part, before pads, from residues that come stretch by stretch, in order.
 
     So they can be looked at by the thread that makes them, while they are in its cache. A class because the
     coefficients of up to `MAX_ROWS` rows are secret, drawn at once, and overwritten when those rows are done. Not for
@@ -153,7 +153,7 @@ class PartTags:
         return not self._left
 
     def contribution(self) -> tuple[int, ...]:
-        """Return what the whole part adds to the section's tags, before pads.
+        """Return the tags of the whole part, before pads.
 
         Raises:
             ValueError: residues are missing.

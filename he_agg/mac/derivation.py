@@ -1,11 +1,12 @@
 """Derive everything secret of the MAC from the epoch's MAC key.
 
     key of section i's keystreams  HMAC(mac_key, "he-agg/mac/coefficients/v1" | context | be32(i))
-    pad of section i, tag t        HMAC(mac_key, "he-agg/mac/pad/v1" | context | be32(i) | be32(t) | site | nonce) mod q
+    pad of part n, tag t           HMAC(mac_key, "he-agg/mac/pad/v1" | context | be32(n) | be32(t) | site | nonce) mod q
     context                        federation | be64(epoch) | be64(round) | be64(attempt) | plan_id (32 bytes)
 
 `|` puts the length of each field before it, as be32, so that no two different lists of fields encode alike. HMAC is
-HMAC-SHA256, the nonce its 16 bytes. Taken as a big-endian number, 256 bits mod q < 2^62 are within 2^-194 of uniform.
+HMAC-SHA256, the nonce its 16 bytes, n the part's number among all parts of a submission. Taken as a big-endian number,
+256 bits mod q < 2^62 are within 2^-194 of uniform.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ class Secret:
         """Derive the key of the keystreams of one section's coefficients."""
         return self._derived(_COEFFICIENTS, *self._context, section.to_bytes(4, "big"))
 
-    def pad(self, section: int, tag: int, site: str, nonce: str, modulus: int) -> int:
-        """Derive the one-time pad of one tag of one submission.
+    def pad(self, number: int, tag: int, site: str, nonce: str, modulus: int) -> int:
+        """Derive the one-time pad of one tag of one part of a submission.
 
         Args:
             nonce: of the submission, 32 hex digits.
         """
         canonical.check_hex(nonce, NONCE_BYTES, "nonce")
         submission = (check_name(site, "site").encode(), bytes.fromhex(nonce))
-        place = (section.to_bytes(4, "big"), tag.to_bytes(4, "big"))
+        place = (number.to_bytes(4, "big"), tag.to_bytes(4, "big"))
         digest = self._derived(_PAD, *self._context, *place, *submission)
         return int.from_bytes(digest, "big") % modulus
 

@@ -1,14 +1,12 @@
 """Tags and verification in one attempt at one round.
 
 A site that submits has its codec show every part to `watch` as it is encrypted, which adds what comes of it to a total,
-and puts `tags` of that into its manifest. A site that downloads a sum adds `part` of each of its parts to a total, and
-hands that to `verify`, with site, nonce and tags out of the manifests of the record; only a sum that passes may be
-decrypted.
+and puts `tags` of that into its manifest. A site that downloads a sum holds each of its parts against `check`, made
+from site, nonce and tags out of the manifests of the record; only a part that passes may be decrypted.
 """
 
 from __future__ import annotations
 
-import hmac
 import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -18,13 +16,11 @@ from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import Packed
 from he_agg.mac.coefficients import SectionMac
 from he_agg.mac.derivation import Secret
+from he_agg.mac.sum_check import Claim, SumCheck
 from he_agg.mac.totals import Tags, TagTotal
 from he_agg.plan.plan import PublicPlan
 
 __all__ = ["RoundMac"]
-
-TAG_BYTES = 8
-"""Bytes of one tag where tags are compared; moduli are below 2^62."""
 
 
 class RoundMac:
@@ -68,7 +64,7 @@ class RoundMac:
         return look
 
     def part(self, number: int, packed: Packed) -> tuple[int, ...]:
-        """Compute what one part adds to its section's tags, before pads. Any thread may; kernels release the GIL.
+        """Compute the tags of one part, before pads. Any thread may; kernels release the GIL.
 
         A residue is not looked at: one that is not below q counts as what it is mod q. Whoever decrypts refuses it.
 
@@ -89,19 +85,18 @@ class RoundMac:
         return self._sections[place.section_index], place.index
 
     def new_total(self) -> TagTotal:
-        """Start an empty total, to which the parts of one submission or of one sum are added."""
+        """Start an empty total, to which the parts of one submission are added."""
         return TagTotal(self._plan)
 
-    def pads(self, site: str, nonce: str) -> Tags:
-        """Derive the one-time pads of one submission. Secret.
+    def pads(self, number: int, site: str, nonce: str) -> tuple[int, ...]:
+        """Derive the one-time pads of one part of a submission. Secret.
 
         Args:
             nonce: of the submission, 32 hex digits.
         """
-        return tuple(
-            tuple(self._secret.pad(i, t, site, nonce, mac.section.modulus) for t in range(mac.tags))
-            for i, mac in enumerate(self._sections)
-        )
+        section, _ = self._section_of(number)
+        modulus = section.section.modulus
+        return tuple(self._secret.pad(number, t, site, nonce, modulus) for t in range(section.tags))
 
     def tags(self, total: TagTotal, site: str, nonce: str) -> Tags:
         """Compute the tags of one submission, which go into its manifest.
@@ -115,29 +110,23 @@ class RoundMac:
         Raises:
             ValueError: parts are missing, or this nonce went with other parts before.
         """
-        values, pads = total.values(), self.pads(site, nonce)
+        values = total.values()
         with self._lock:
             if self._tagged.setdefault((site, nonce), values) != values:
                 raise ValueError("this nonce was used for another submission")
-        return self._plus(values, pads, 1)
+        return tuple(
+            tuple((x + pad) % place.section.modulus for x, pad in zip(tags, pads, strict=True))
+            for place, tags in zip(self._plan.places, values, strict=True)
+            for pads in (self.pads(place.number, site, nonce),)
+        )
 
-    def verify(self, total: TagTotal, submissions: Iterable[tuple[str, str, Tags]]) -> bool:
-        """Tell whether a sum is the sum of exactly these submissions.
+    def check(self, claims: Iterable[Claim]) -> SumCheck:
+        """Make what tells whether the parts of a sum are the sum of exactly these submissions.
 
         Args:
-            submissions: site, nonce and tags out of the manifest of each submission that the record names.
-
-        Returns:
-            False also when there are none, when a site comes twice, and when tags are not of this plan's form.
+            claims: site, nonce and tags out of the manifest of each submission that the record names.
         """
-        expected: Tags = tuple((0,) * mac.tags for mac in self._sections)
-        sites: set[str] = set()
-        for site, nonce, tags in submissions:
-            if site in sites or not self._fits(tags):
-                return False
-            sites.add(site)
-            expected = self._plus(self._plus(expected, tags, 1), self.pads(site, nonce), -1)
-        return hmac.compare_digest(_encoded(total.values()), _encoded(expected)) and bool(sites)
+        return SumCheck(self._plan, self.part, self.pads, tuple(claims))
 
     def wipe(self) -> None:
         """Overwrite the key and the coefficients. Call it when no other thread uses this object any more."""
@@ -145,19 +134,6 @@ class RoundMac:
         self._tagged.clear()
         for mac in self._sections:
             mac.wipe()
-
-    def _plus(self, one: Tags, other: Tags, sign: int) -> Tags:
-        """Add, or subtract, mod each section's q."""
-        return tuple(
-            tuple((x + sign * y) % mac.section.modulus for x, y in zip(xs, ys, strict=True))
-            for mac, xs, ys in zip(self._sections, one, other, strict=True)
-        )
-
-    def _fits(self, tags: Tags) -> bool:
-        return len(tags) == len(self._sections) and all(
-            len(values) == mac.tags and all(0 <= value < mac.section.modulus for value in values)
-            for mac, values in zip(self._sections, tags, strict=True)
-        )
 
     def __enter__(self) -> RoundMac:
         return self
@@ -169,7 +145,3 @@ class RoundMac:
 
     def __repr__(self) -> str:
         return f"RoundMac({self._round_id}, epoch {self._epoch}, <mac key>)"
-
-
-def _encoded(tags: Tags) -> bytes:
-    return b"".join(value.to_bytes(TAG_BYTES, "big") for values in tags for value in values)

@@ -28,8 +28,8 @@ class WrongTags(RoundMac):
     """Makes tags that do not hold. What is encrypted is right, so it opens for whoever does not look at them."""
 
     def tags(self, *arguments, **named):
-        sections = super().tags(*arguments, **named)
-        return ((sections[0][0] ^ 1, *sections[0][1:]), *sections[1:])
+        parts = super().tags(*arguments, **named)
+        return ((parts[0][0] ^ 1, *parts[0][1:]), *parts[1:])
 
 
 class Member:

@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import json
 import os
+import re
 import stat
 import weakref
 from typing import Any
@@ -22,6 +23,7 @@ from client_sdk._effects import Request, Response
 from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol import verbs as _flows
 from he_agg import canonical, dequantize, quantize
+from he_agg.codecs.ckks import CkksOpening
 from he_agg.documents.draw import draw
 from he_agg.documents.record import NO_RECORD
 from he_agg.documents.roster import Role
@@ -29,7 +31,7 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, ProtocolError, Reason, TransportError
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack, unpack
-from he_agg.mac import RoundMac
+from he_agg.mac import RoundMac, SumCheck
 from he_agg.plan.sections import Part
 from he_agg.protocol.wire import encode_part, parse_part
 from he_agg.signing import SigningKey
@@ -90,23 +92,49 @@ class Liar(FakeAggregator):
 
 
 class Ledger:
-    """How often the codec opened a sum."""
+    """What of a sum was verified, opened and handed over, in order."""
 
-    def __init__(self, monkeypatch, session):
-        self.opened = 0
-        decrypt = type(session.codec).decrypt
+    def __init__(self, monkeypatch):
+        self.log: list[Any] = []
+        holds, take, sums = SumCheck.holds, CkksOpening.take, CkksOpening.sums
 
-        def counting(*arguments, **options):
-            self.opened += 1
-            return decrypt(*arguments, **options)
+        def holding(check, number, packed):
+            held = holds(check, number, packed)
+            self.log.append(("tags", number) if held else ("wrong", number))
+            return held
 
-        monkeypatch.setattr(type(session.codec), "decrypt", counting)
+        def taking(opening, part):
+            assert self.log[-1] == ("tags", part.number), "opened before its tags were verified"
+            self.log.append(("open", part.number))
+            take(opening, part)
+
+        def handing_over(opening):
+            self.log.append("release")
+            return sums(opening)
+
+        monkeypatch.setattr(SumCheck, "holds", holding)
+        monkeypatch.setattr(CkksOpening, "take", taking)
+        monkeypatch.setattr(CkksOpening, "sums", handing_over)
+
+    @property
+    def opened(self) -> int:
+        """How often a sum was handed over, after all of its parts were verified and opened."""
+        for at in [i for i, line in enumerate(self.log) if line == "release"]:
+            assert {line[1] for line in self.log[:at] if line[0] == "open"} == set(range(len(PLACES)))
+        return self.log.count("release")
+
+    @property
+    def wrong(self) -> list[int]:
+        """Parts whose tags did not hold. Nothing came after one."""
+        wrong = [i for i, line in enumerate(self.log) if line[0] == "wrong"]
+        assert all(i == len(self.log) - 1 for i in wrong)
+        return [self.log[i][1] for i in wrong]
 
 
 def take_part(tmp_path, monkeypatch, aggregator, **changed):
     """Aggregate; the error if there was one."""
     session = dataclasses.replace(session_for(tmp_path, PLAN), **changed)
-    ledger, world = Ledger(monkeypatch, session), World(aggregator)
+    ledger, world = Ledger(monkeypatch), World(aggregator)
     try:
         mean = world.run(_flows.aggregate(session, OPEN, update_of()))
     except DecryptionError as error:
@@ -509,7 +537,7 @@ def with_all_zero(place):
 @pytest.mark.parametrize("false_sum", FALSE_SUMS.values(), ids=FALSE_SUMS)
 def test_7_sum_that_is_not_that_of_the_members(tmp_path, monkeypatch, false_sum):
     """Well-formed, digests and signatures right: the tags alone tell, while it is still ciphertext."""
-    assert_refused(tmp_path, monkeypatch, "sum, tags", republishing(false_sum), downloaded=True)
+    assert_refused(tmp_path, monkeypatch, "sum, part", republishing(false_sum), downloaded=True)
 
 
 def test_7_parts_of_two_sites_are_swapped_between_places(tmp_path, monkeypatch):
@@ -525,7 +553,7 @@ def test_7_parts_of_two_sites_are_swapped_between_places(tmp_path, monkeypatch):
         server.parts[server.complete["b"]] = other
         server.close()
 
-    assert_refused(tmp_path, monkeypatch, "sum, tags", lie, downloaded=True)
+    assert_refused(tmp_path, monkeypatch, "sum, part", lie, downloaded=True)
 
 
 def test_7_sum_of_the_round_before(tmp_path, monkeypatch):
@@ -539,7 +567,7 @@ def test_7_sum_of_the_round_before(tmp_path, monkeypatch):
         old.close()
         return old.sum
 
-    assert_refused(tmp_path, monkeypatch, "sum, tags", republishing(old_sum), downloaded=True)
+    assert_refused(tmp_path, monkeypatch, "sum, part", republishing(old_sum), downloaded=True)
 
 
 def test_7_tags_of_a_site_that_are_wrong(tmp_path, monkeypatch):
@@ -553,7 +581,7 @@ def test_7_tags_of_a_site_that_are_wrong(tmp_path, monkeypatch):
         server.replace("c", Signed.make(changed, identity_of("c").signing_key), wire)
         server.close()
 
-    assert_refused(tmp_path, monkeypatch, "sum, tags", lie, downloaded=True)
+    assert_refused(tmp_path, monkeypatch, "sum, part", lie, downloaded=True)
 
 
 def counting(site, values, key=None):
@@ -723,13 +751,13 @@ def test_fetch_checks_the_same(tmp_path, monkeypatch):
         if false_sum is not None:
             server.republish(false_sum(server))
         session = session_for(root, PLAN)
-        ledger, flow = Ledger(monkeypatch, session), _flows.fetch(session, ROUND)
+        ledger, flow = Ledger(monkeypatch), _flows.fetch(session, ROUND)
         if false_sum is None:
             assert_mean_of(World(server).run(flow), PLAN, [update_of(1), update_of(2)])
         else:
             with pytest.raises(DecryptionError, match="failed the checks"):
                 World(server).run(flow)
-            assert security_log(session)[0]["what"] == "sum, tags"
+            assert re.fullmatch(r"sum, part [0-9]+, tags", security_log(session)[0]["what"])
             assert spooled(root) == []
         assert ledger.opened == (false_sum is None)
         monkeypatch.undo()
@@ -808,8 +836,8 @@ def test_record_names_the_invited_sites_and_nobody_else(tmp_path, excluded):
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_tags_are_added_as_parts_arrive_and_verified_before_the_codec_runs(tmp_path, monkeypatch, stored):
-    """Each part is looked at once, also one that an earlier run has left; nothing is opened before all of them."""
+def test_each_part_is_verified_and_opened_as_it_arrives(tmp_path, monkeypatch, stored):
+    """Each part is looked at once, also one that an earlier run has left; all of them before anything is released."""
     server, last = Liar(), len(PLACES) - 1
     log: list[Any] = []
 
@@ -829,14 +857,33 @@ def test_tags_are_added_as_parts_arrive_and_verified_before_the_codec_runs(tmp_p
     if stored:
         with pytest.raises(TransportError):
             World(server, break_off).run(_flows.resume(session, OPEN))
-    part, verify, decrypt = RoundMac.part, RoundMac.verify, type(session.codec).decrypt
-    monkeypatch.setattr(RoundMac, "part", lambda s, n, d: (log.append(("tags", n)), part(s, n, d))[1])
-    monkeypatch.setattr(RoundMac, "verify", lambda *a: (log.append("verify"), verify(*a))[1])
-    monkeypatch.setattr(type(session.codec), "decrypt", lambda *a, **k: (log.append("open"), decrypt(*a, **k))[1])
+    log = Ledger(monkeypatch).log
     World(server, meddle).run(_flows.resume(session, OPEN))
-    each = [("tags", number) for number in range(len(PLACES))]
-    each.insert(last if stored else 0, ("get", last if stored else 0))
-    assert log == [*each, "verify", "open"]
+    each = [(what, number) for number in range(len(PLACES)) for what in ("tags", "open")]
+    each.insert(2 * last if stored else 0, ("get", last if stored else 0))
+    assert log == [*each, "release"]
+
+
+@pytest.mark.parametrize("number", range(len(PLACES)))
+def test_a_wrong_part_is_named_and_neither_it_nor_anything_after_it_is_opened(tmp_path, monkeypatch, number):
+    server = Liar(republishing(flipped(number)))
+    session, ledger, _, error = take_part(tmp_path, monkeypatch, server)
+    assert error is not None
+    assert security_log(session)[0]["what"] == f"sum, part {number}, tags"
+    assert [line for line in ledger.log if line[0] == "open"] == [("open", n) for n in range(number)]
+    assert (ledger.wrong, ledger.opened) == ([number], 0)
+
+
+def test_that_a_part_does_not_open_shows_when_all_are_there(tmp_path, monkeypatch):
+    """Whoever serves the sum sees a site fetch all of it either way, and not which part it was."""
+    lies = (None, counting("c", values_of("c"), GroupKey.create(PLAN)))
+    seen = []
+    for lie in lies:
+        _, ledger, world, error = take_part(tmp_path / str(lie), monkeypatch, Liar(lie))
+        assert (error is None) == (lie is None)
+        seen.append((ledger.log, [path for path in world.paths("GET") if "/sum?" in path]))
+        monkeypatch.undo()
+    assert seen[0] == seen[1]
 
 
 def test_roles_of_the_consortium_are_what_the_tests_take_them_for():

@@ -54,7 +54,6 @@ def test_whole_round_is_exact(tmp_path, aggregator):
         "upload",
         "wait",
         "download",
-        "verify",
         "decrypt",
     ]
     received = sum(e.received_bytes for e in world.events if isinstance(e, PhaseFinished))

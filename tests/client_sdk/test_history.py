@@ -178,14 +178,14 @@ def test_line_is_durable_before_the_sum_is_opened(tmp_path, monkeypatch):
     import os
 
     session, server, log = session_for(tmp_path, PLAN), FakeAggregator(PLAN), []
-    fsync, decrypt = os.fsync, type(session.codec).decrypt
+    fsync, opening = os.fsync, type(session.codec).opening
 
     def note(fd):
         log.append(Path(f"/proc/self/fd/{fd}").readlink().name)
         return fsync(fd)
 
     monkeypatch.setattr(os, "fsync", note)
-    monkeypatch.setattr(type(session.codec), "decrypt", lambda *a, **k: (log.append("open"), decrypt(*a, **k))[1])
+    monkeypatch.setattr(type(session.codec), "opening", lambda *a, **k: (log.append("open"), opening(*a, **k))[1])
     take_part(session, server)
     assert log.index("test.chain") < log.index("open")
 

@@ -492,13 +492,12 @@ def test_manifest_says_what_the_round_needs_to_be_verified(tmp_path, aggregator)
     manifest = signed.body
     manifest.check(PLAN.public, ROUND, 1, session.key.key_id, "a")
     assert (manifest.roster, manifest.previous) == (CONSORTIUM.roster.body_digest, NO_RECORD)
-    assert [len(tags) for tags in manifest.tags] == [tag_count(section) for section in PLAN.public.sections]
-    mac = RoundMac(session.key.mac_key, PLAN.public, 1, ROUND)
-    total = mac.new_total()
+    assert [len(tags) for tags in manifest.tags] == [tag_count(place.section) for place in PLAN.public.places]
+    check = RoundMac(session.key.mac_key, PLAN.public, 1, ROUND).check([("a", manifest.nonce, manifest.tags)])
     for number, place in enumerate(PLAN.public.places):
         data = aggregator.parts[signed.digest][number]
-        total.add(number, mac.part(number, parse_part(data, place, PLAN.plan_id).packed))
-    assert mac.verify(total, [("a", manifest.nonce, manifest.tags)])
+        assert check.holds(number, parse_part(data, place, PLAN.plan_id).packed)
+    assert check.whole
 
 
 def test_stored_submission_of_another_identity_is_refused(tmp_path, aggregator):

@@ -33,7 +33,7 @@ MANIFEST = Manifest(
     site="hospital-a",
     nonce="0f" * 16,
     part_digests=("11" * 32, "22" * 32, "33" * 32),
-    tags=tuple((*[0] * (tag_count(section) - 1), section.modulus - 1) for section in PLAN.sections),
+    tags=tuple((*[0] * (tag_count(place.section) - 1), place.section.modulus - 1) for place in PLAN.places),
     roster="66" * 32,
     previous="77" * 32,
 )
@@ -127,7 +127,6 @@ def test_the_first_record_and_no_other_follows_nothing():
     "tags",
     [
         "1",
-        [[]] * 129,
         [["0"] * 129],
         [[1]],
         [["-1"]],
@@ -150,6 +149,11 @@ def test_tags_that_are_none(tags):
         parsed(Manifest, canonical.encode(members | {"tags": tags}))
 
 
+def test_tags_of_more_parts_than_there_can_be():
+    with pytest.raises(WireError):
+        parsed(Manifest, canonical.encode(json.loads(encoded(MANIFEST)) | {"tags": [[]] * 50_001}))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -162,8 +166,10 @@ def test_tags_that_are_none(tags):
         ({"part_digests": ("11" * 32,)}, Reason.BAD_FIELD),
         ({"tags": ()}, Reason.BAD_FIELD),
         ({"tags": ((),)}, Reason.BAD_FIELD),
-        ({"tags": ((*MANIFEST.tags[0], 0),)}, Reason.BAD_FIELD),
-        ({"tags": ((PLAN.sections[0].modulus, *MANIFEST.tags[0][1:]),)}, Reason.BAD_FIELD),
+        ({"tags": MANIFEST.tags[:-1]}, Reason.BAD_FIELD),
+        ({"tags": (*MANIFEST.tags, MANIFEST.tags[0])}, Reason.BAD_FIELD),
+        ({"tags": (*MANIFEST.tags[:-1], (*MANIFEST.tags[0], 0))}, Reason.BAD_FIELD),
+        ({"tags": (*MANIFEST.tags[:-1], (PLAN.sections[0].modulus, *MANIFEST.tags[0][1:]))}, Reason.BAD_FIELD),
     ],
 )
 def test_a_manifest_for_something_else_is_refused(change, reason):

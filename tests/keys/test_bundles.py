@@ -14,7 +14,7 @@ from he_agg.documents.epoch import Commitment, EpochBundle
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, InputError, KeystoreError, Reason, WireError
-from he_agg.mac import RoundMac
+from he_agg.mac import SumCheck
 from he_agg.signing import SigningKey
 from keys import GroupKey, Identity
 from keys.ceremony import deal
@@ -356,7 +356,7 @@ def test_the_self_test_notices_a_wrong_sum_and_a_mac_that_lets_everything_pass(m
         with pytest.raises(KeystoreError, match="self-test"):
             self_test(WORLD.key)
     with monkeypatch.context() as broken:
-        broken.setattr(RoundMac, "verify", lambda *_: True)
+        broken.setattr(SumCheck, "holds", lambda *_: True)
         with pytest.raises(KeystoreError, match="self-test"):
             self_test(WORLD.key)
     self_test(WORLD.key)

@@ -29,10 +29,10 @@ def coefficient_key(mac_key: bytes, plan: PublicPlan, epoch: int, round_id: Roun
     return derived(mac_key, "he-agg/mac/coefficients/v1", plan, epoch, round_id, section.to_bytes(4, "big"))
 
 
-def pad(mac_key, plan, epoch, round_id, section, tag, site, nonce) -> int:
-    more = (section.to_bytes(4, "big"), tag.to_bytes(4, "big"), site.encode(), bytes.fromhex(nonce))
+def pad(mac_key, plan, epoch, round_id, number, tag, site, nonce) -> int:
+    more = (number.to_bytes(4, "big"), tag.to_bytes(4, "big"), site.encode(), bytes.fromhex(nonce))
     digest = derived(mac_key, "he-agg/mac/pad/v1", plan, epoch, round_id, *more)
-    return int.from_bytes(digest, "big") % plan.sections[section].modulus
+    return int.from_bytes(digest, "big") % plan.places[number].section.modulus
 
 
 def part(key: bytes, modulus: int, tags: int, index: int, residues: list[int]) -> list[int]:

@@ -12,6 +12,7 @@ from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack
 from he_agg.kernels.mac_rows import MAX_ROWS, ROW
 from he_agg.mac import RoundMac, tag_count
+from tests.mac.checking import refused, total_of
 from tests.support.federation import plan_of
 
 KEY = bytes(range(32))
@@ -48,13 +49,6 @@ class Submission:
         return self.site, self.nonce, self.tags
 
 
-def total_of(mac, parts):
-    total = mac.new_total()
-    for number, data in enumerate(parts):
-        total.add(number, mac.part(number, data))
-    return total
-
-
 def sum_of(plan, submissions):
     """The residues of the sum, part by part."""
     assert all(section.modulus * len(submissions) < 2**64 for section in plan.sections)
@@ -74,12 +68,19 @@ class Attempt:
         self.sum = [x.astype(np.uint64) for x in sum_of(plan, self.submissions)]
 
     def accepts(self, residues=None, claims=None, mac=None) -> bool:
-        mac = mac or self.mac
+        return not self.refuses(residues, claims, mac)
+
+    def refuses(self, residues=None, claims=None, mac=None) -> list[int]:
+        """Which parts of it are refused."""
         parts = packed(self.plan, self.sum if residues is None else residues)
-        return mac.verify(total_of(mac, parts), self.claims if claims is None else claims)
+        return refused(mac or self.mac, parts, self.claims if claims is None else claims)
 
     def added(self, *submissions):
         return sum_of(self.plan, submissions)
+
+
+def pads_of(plan, mac, site, nonce):
+    return [mac.pads(place.number, site, nonce) for place in plan.places]
 
 
 @pytest.fixture(scope="module", params=PLANS)
@@ -152,7 +153,7 @@ def test_parts_of_the_sum_swapped(world):
     for first, second in alike(world.plan):
         residues = list(world.sum)
         residues[first], residues[second] = residues[second], residues[first]
-        assert not world.accepts(residues)
+        assert world.refuses(residues) == [first, second]
 
 
 def test_one_part_of_a_single_submission(world):
@@ -160,7 +161,7 @@ def test_one_part_of_a_single_submission(world):
     for place in world.plan.places:
         residues = list(world.sum)
         residues[place.number] = world.submissions[0].residues[place.number]
-        assert not world.accepts(residues)
+        assert world.refuses(residues) == [place.number]
 
 
 def test_one_bit_flipped_in_every_part(world):
@@ -173,7 +174,7 @@ def test_one_bit_flipped_in_every_part(world):
             changed = bytearray(parts[place.number])
             changed[bit // 8] ^= 1 << bit % 8
             forged = [*parts[: place.number], bytes(changed), *parts[place.number + 1 :]]
-            assert not world.mac.verify(total_of(world.mac, forged), world.claims), (place.number, bit)
+            assert refused(world.mac, forged, world.claims) == [place.number], bit
 
 
 def test_offset_at_two_places_that_cancel(world):
@@ -181,7 +182,40 @@ def test_offset_at_two_places_that_cancel(world):
     for place in world.plan.places:
         q, x = place.section.modulus, world.sum[place.number].copy()
         x[0], x[1] = (x[0] + 1) % q, (x[1] + q - 1) % q
-        assert not world.accepts([*world.sum[: place.number], x, *world.sum[place.number + 1 :]])
+        assert world.refuses([*world.sum[: place.number], x, *world.sum[place.number + 1 :]]) == [place.number]
+
+
+def test_offset_in_two_parts_that_cancels(world):
+    """What is added in one part and taken in another at the same place: tags of a whole section would see it, too."""
+    for first, second in alike(world.plan):
+        residues, q = [x.copy() for x in world.sum], np.uint64(world.plan.places[first].section.modulus)
+        residues[first][3], residues[second][3] = (residues[first][3] + 1) % q, (residues[second][3] + q - 1) % q
+        assert world.refuses(residues) == [first, second]
+
+
+def test_tags_of_two_parts_exchanged(world):
+    """No manifest holds whose tags went to other parts, by a site or by all of them."""
+    for first, second in alike(world.plan):
+        claims = []
+        for site, nonce, tags in world.claims:
+            moved = list(tags)
+            moved[first], moved[second] = moved[second], moved[first]
+            claims.append((site, nonce, tuple(moved)))
+        assert world.refuses(claims=claims) == [first, second]
+        assert world.refuses(claims=[claims[0], *world.claims[1:]]) == [first, second]
+
+
+def test_parts_of_a_sum_with_its_parts_tags_moved_along(world):
+    """The parts of a sum and their tags change places together: betas and pads are each part's own."""
+    for first, second in alike(world.plan):
+        residues = list(world.sum)
+        residues[first], residues[second] = residues[second], residues[first]
+        claims = []
+        for site, nonce, tags in world.claims:
+            moved = list(tags)
+            moved[first], moved[second] = moved[second], moved[first]
+            claims.append((site, nonce, tuple(moved)))
+        assert world.refuses(residues, claims) == [first, second]
 
 
 def test_wrong_claims(world):
@@ -219,11 +253,11 @@ def test_tags_of_another_form(world):
 
 def test_every_tag_counts(world):
     (site, nonce, tags), *others = world.claims
-    for i, values in enumerate(tags):
-        q = world.plan.sections[i].modulus
+    for n, values in enumerate(tags):
+        q = world.plan.places[n].section.modulus
         for t in range(len(values)):
             changed = (*values[:t], (values[t] + 1) % q, *values[t + 1 :])
-            assert not world.accepts(claims=[(site, nonce, (*tags[:i], changed, *tags[i + 1 :])), *others])
+            assert world.refuses(claims=[(site, nonce, (*tags[:n], changed, *tags[n + 1 :])), *others]) == [n]
 
 
 @pytest.mark.parametrize(
@@ -244,9 +278,9 @@ def test_sum_of_another_context(world, other):
     assert world.accepts(claims=[s.claim for s in old], mac=there)
     assert not world.accepts(claims=[s.claim for s in old])
     for ours, theirs in zip(world.submissions, old, strict=True):
-        pads = (world.mac.pads(ours.site, ours.nonce), there.pads(ours.site, ours.nonce))
-        pairs = [pair for section in zip(ours.tags, theirs.tags, strict=True) for pair in zip(*section, strict=True)]
-        pairs += [pair for section in zip(*pads, strict=True) for pair in zip(*section, strict=True)]
+        pads = (pads_of(world.plan, mac, ours.site, ours.nonce) for mac in (world.mac, there))
+        pairs = [pair for part in zip(ours.tags, theirs.tags, strict=True) for pair in zip(*part, strict=True)]
+        pairs += [pair for part in zip(*pads, strict=True) for pair in zip(*part, strict=True)]
         assert all(one != two for one, two in pairs)
     numbers = range(len(world.plan.places))
     parts = packed(world.plan, world.sum)
@@ -267,7 +301,7 @@ def test_another_plan():
     a, b = (RoundMac(KEY, plan, 1, ROUND) for plan in (one, two))
     data = packed(one, [np.ones(place.residues, dtype=np.uint64) for place in one.places])
     assert a.part(0, data[0]) != b.part(0, data[0])
-    assert a.pads("x", "00" * 16) != b.pads("x", "00" * 16)
+    assert a.pads(0, "x", "00" * 16) != b.pads(0, "x", "00" * 16)
 
 
 def test_sections_of_one_plan_share_nothing():
@@ -304,21 +338,23 @@ def test_tags_of_a_sum_are_the_sum_of_tags(name, n_sites):
     mac = RoundMac(KEY, plan, 1, ROUND)
     count = plan.max_sites if n_sites == "max" else n_sites
     submissions = [Submission(plan, mac, f"site-{i}", i) for i in range(count)]
-    total = total_of(mac, packed(plan, sum_of(plan, submissions)))
-    for i, section in enumerate(plan.sections):
-        for t in range(tag_count(section)):
-            tags = sum(s.tags[i][t] - mac.pads(s.site, s.nonce)[i][t] for s in submissions)
-            assert total.values()[i][t] == tags % section.modulus
-    assert mac.verify(total, [s.claim for s in submissions])
-    assert not mac.verify(total, [s.claim for s in submissions[1:]])
+    parts = packed(plan, sum_of(plan, submissions))
+    total = total_of(mac, parts)
+    for n, place in enumerate(plan.places):
+        for t in range(tag_count(place.section)):
+            tags = sum(s.tags[n][t] - mac.pads(n, s.site, s.nonce)[t] for s in submissions)
+            assert total.values()[n][t] == tags % place.section.modulus
+    assert refused(mac, parts, [s.claim for s in submissions]) == []
+    assert refused(mac, parts, [s.claim for s in submissions[1:]]) == list(range(len(parts)))
 
 
-def test_pads_of_different_submissions_differ():
-    mac = RoundMac(KEY, PLANS["hybrid"], 1, ROUND)
-    pads = [mac.pads(site, nonce) for site in ("a", "b", "a-b") for nonce in ("00" * 16, "01" + "00" * 15)]
-    numbers = [value for pad in pads for section in pad for value in section]
-    assert len(set(numbers)) == len(numbers)
-    assert pads[0] == mac.pads("a", "00" * 16)
+def test_pads_of_different_submissions_and_parts_differ():
+    plan = PLANS["hybrid"]
+    mac = RoundMac(KEY, plan, 1, ROUND)
+    pads = [pads_of(plan, mac, site, nonce) for site in ("a", "b", "a-b") for nonce in ("00" * 16, "01" + "00" * 15)]
+    numbers = [value for pad in pads for part in pad for value in part]
+    assert len(set(numbers)) == len(numbers) > 6 * 5 * len(plan.sections)
+    assert pads[0] == pads_of(plan, mac, "a", "00" * 16)
 
 
 def test_one_nonce_for_two_submissions_is_refused():
@@ -339,7 +375,7 @@ def test_parts_exactly_once():
     with pytest.raises(ValueError, match="missing"):
         total.values()
     with pytest.raises(ValueError, match="missing"):
-        mac.verify(total, [])
+        mac.tags(total, "a", "00" * 16)
     for number, data in enumerate(parts):
         with pytest.raises(ValueError, match="expected"):
             total.add(number, ())
@@ -366,7 +402,7 @@ def test_what_is_refused_outright():
     mac = RoundMac(KEY, plan, 1, ROUND)
     for site, nonce in (("A", "00" * 16), ("a", "00" * 15), ("a", "0G" * 16), ("a", "AB" * 16)):
         with pytest.raises(WireError):
-            mac.pads(site, nonce)
+            mac.pads(0, site, nonce)
 
 
 def test_nothing_secret_in_repr_and_nothing_left_after_wiping():
@@ -387,5 +423,5 @@ def test_nothing_secret_in_repr_and_nothing_left_after_wiping():
     with pytest.raises(ValueError, match="wiped"):
         mac.part(0, data)
     with pytest.raises(ValueError, match="wiped"):
-        mac.pads("a", "00" * 16)
+        mac.pads(0, "a", "00" * 16)
     assert "wiped" in repr(mac._secret)

@@ -470,42 +470,38 @@ class Tags:
         """FORMAT.md: Tags."""
         submission = (site.encode(), bytes.fromhex(nonce))
         out = []
-        for i in range(len(self.plan.sections)):
+        for i, section in enumerate(self.plan.sections):
             q = self.plan.modulus(i)
-            places = [(i.to_bytes(4, "big"), t.to_bytes(4, "big")) for t in range(tag_count(q))]
-            digests = [derived(self.key, b"he-agg/mac/pad/v1", *self.context, *p, *submission) for p in places]
-            out.append([int.from_bytes(digest, "big") % q for digest in digests])
+            for n in range(len(out), len(out) + -(-section["residues"] // section["part_residues"])):
+                places = [(n.to_bytes(4, "big"), t.to_bytes(4, "big")) for t in range(tag_count(q))]
+                digests = [derived(self.key, b"he-agg/mac/pad/v1", *self.context, *p, *submission) for p in places]
+                out.append((q, [int.from_bytes(digest, "big") % q for digest in digests]))
         return out
 
     def without_pads(self, sections):
-        """FORMAT.md: Tags. Of all residues, section by section."""
-        totals = []
+        """FORMAT.md: Tags. Of each part, in order."""
+        out = []
         for i, residues in enumerate(sections):
             q, width = self.plan.modulus(i), self.plan.sections[i]["part_residues"]
             key = derived(self.key, b"he-agg/mac/coefficients/v1", *self.context, i.to_bytes(4, "big"))
-            total = [0] * tag_count(q)
             for part, first in enumerate(range(0, residues.size, width)):
-                for t, amount in enumerate(_part_tags(key, q, part, residues[first : first + width])):
-                    total[t] = (total[t] + amount) % q
-            totals.append(total)
-        return totals
+                out.append(_part_tags(key, q, part, residues[first : first + width]))
+        return out
 
     def of(self, sections, site, nonce):
         """FORMAT.md: Tags. What a manifest names."""
         pairs = zip(self.without_pads(sections), self.pads(site, nonce), strict=True)
-        return [
-            [str((x + pad) % self.plan.modulus(i)) for x, pad in zip(*pair, strict=True)]
-            for i, pair in enumerate(pairs)
-        ]
+        return [[str((x + pad) % q) for x, pad in zip(part, pads, strict=True)] for part, (q, pads) in pairs]
 
     def check_sum(self, sections, manifests):
         """FORMAT.md: Tags."""
-        for i, total in enumerate(self.without_pads(sections)):
-            q, expected = self.plan.modulus(i), [0] * len(total)
-            for m in manifests:
-                tags, pads = m["tags"][i], self.pads(m["site"], m["nonce"])[i]
-                expected = [(e + int(t) - p) % q for e, t, p in zip(expected, tags, pads, strict=True)]
-            need(total == expected, f"tags of section {i}")
+        claims = [(m["tags"], self.pads(m["site"], m["nonce"])) for m in manifests]
+        for n, found in enumerate(self.without_pads(sections)):
+            expected = [0] * len(found)
+            for tags, pads in claims:
+                q, pad = pads[n]
+                expected = [(e + int(t) - p) % q for e, t, p in zip(expected, tags[n], pad, strict=True)]
+            need(found == expected, f"tags of part {n}")
 
 
 def _part_tags(key, q, part, residues):

@@ -103,7 +103,7 @@ class History:
                 site=site,
                 nonce=digest_of(f"{site}.{number}.{attempt}")[:32],
                 part_digests=tuple(digest_of(f"{site}.{number}.{attempt}.{p.number}") for p in self.plan.places),
-                tags=tuple((1, *(section.modulus - 1,) * (tag_count(section) - 1)) for section in self.plan.sections),
+                tags=tuple((1, *(p.section.modulus - 1,) * (tag_count(p.section) - 1)) for p in self.plan.places),
                 **common,
             )
             key = (keys or {}).get(site) or self.people.identities[site].signing_key

@@ -178,7 +178,7 @@ class HeldFederation(FakeAggregator):
         manifest = Manifest(
             self.round_id, self.key.epoch, self.key.key_id, self.plan.plan_id, site, honest.nonce,
             tuple("00" * 32 for _ in public.places),
-            tuple((0,) * tag_count(section) for section in public.sections),
+            tuple((0,) * tag_count(place.section) for place in public.places),
             self.roster, self.previous, self.listed.digest, dealing.digest,
         )  # fmt: skip
         signed = Signed.make(manifest, identity_of(site).signing_key)

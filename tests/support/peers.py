@@ -133,8 +133,8 @@ def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_ho
         "nonce": random.bytes(16).hex(),
         "part_digests": tuple(hashlib.sha256(part).hexdigest() for part in parts),
         "tags": tuple(
-            (*[seed % section.modulus] * (tag_count(section) - 1), section.modulus - 1)
-            for section in plan.public.sections
+            (*[seed % place.section.modulus] * (tag_count(place.section) - 1), place.section.modulus - 1)
+            for place in plan.public.places
         ),
     }
     fields |= {"roster": roster_of(plan.public.federation), "previous": previous_of(fields["round_id"])}

@@ -23,10 +23,10 @@ class SpoilsRoundTwo(RoundMac):
         self._attempt = (round_id.number, round_id.attempt)
 
     def tags(self, total, site, nonce):
-        sections = super().tags(total, site, nonce)
+        parts = super().tags(total, site, nonce)
         if site != SITES[2] or self._attempt != (2, 1):
-            return sections
-        return ((sections[0][0] ^ 1, *sections[0][1:]), *sections[1:])
+            return parts
+        return ((parts[0][0] ^ 1, *parts[0][1:]), *parts[1:])
 
 
 def test_a_training_goes_on_after_its_disputed_round_was_given_up(aggregator, tmp_path, name, monkeypatch):
