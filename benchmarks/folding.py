@@ -79,7 +79,7 @@ def fold(data_dir: Path, threads: int) -> None:
     aggregator = Aggregator.open(Settings(data_dir=data_dir, fold_threads=threads, reserve_bytes=0))
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    aggregator.worker._fold_now(ROUND)
+    aggregator.worker.folder.fold(ROUND)
     seconds = time.perf_counter() - began
     with aggregator.store.read() as tx:
         row = tx.round(ROUND)

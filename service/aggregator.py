@@ -59,7 +59,8 @@ class Aggregator:
         self.conductor = Conductor(store, key, clock)
         self.states = States(self.conductor)
         self.capacity = Capacity(settings, part_store)
-        sums = RunningSums(settings.running_sum_bytes)
+        # Whoever folds nothing has no use for them.
+        sums = RunningSums(settings.running_sum_bytes if settings.work else 0)
         self.announcements = Announcements(store, self.conductor, self.capacity)
         self.uploads = Uploads(store, part_store, self.conductor, sums)
         self.dealings = Dealings(store, self.conductor)

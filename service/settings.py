@@ -24,6 +24,16 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, description="SQLAlchemy URL; by default a SQLite file in `data_dir`.")
     host: str = Field("127.0.0.1", description="Address to listen on; plain HTTP on loopback only.")
     port: int = Field(8470, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    processes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="How many processes serve behind that address. By default one; over PostgreSQL one for each core, "
+        "but four at most. Several need PostgreSQL.",
+    )
+    work: bool = Field(
+        True, description="Fold and remove as well as serve; otherwise `he-agg work` has to run somewhere."
+    )
     tls_cert: Path | None = Field(
         None, description="Certificate and its chain, PEM. With it, the aggregator speaks TLS."
     )

@@ -55,7 +55,7 @@ class Watching:
         if self.metrics is not None:
             self.metrics.bind(aggregator, limits)
         if self.observers:
-            aggregator.worker.on_fold = self._folded
+            aggregator.worker.folder.on_fold = self._folded
 
     def process(self) -> dict[str, Any] | None:
         """Return what only this process knows; None without a dashboard."""

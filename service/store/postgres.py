@@ -29,12 +29,12 @@ def open_engine(url: URL, *, busy_timeout_s: float, write_option: str) -> Engine
             Reason.BAD_CONFIG, "database_url: PostgreSQL needs its driver", "pip install 'he-agg[postgres]'"
         )
     # Error texts must not quote parameters: a manifest is one. A server that was restarted is noticed before it is
-    # used. Two replicas fit into the 100 connections of a server that nobody has tuned.
+    # used. Five processes fit into the 100 connections of a server that nobody has tuned.
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         hide_parameters=True,
         pool_size=8,
-        max_overflow=32,
+        max_overflow=8,
         pool_timeout=busy_timeout_s,
         pool_pre_ping=True,
         connect_args={"connect_timeout": 10, "application_name": "he-agg"},

@@ -288,9 +288,13 @@ class RoundRows(Queries):
         """Return rounds whose sum is scrubbed while rows still name its parts."""
         return self._all(_id, _SUMS_TO_REMOVE)
 
-    def forget_sum(self, round_id: RoundId) -> None:
-        """Forget the parts of a sum whose files are gone."""
-        self._run(_FORGET_SUM, {"round_id": str(round_id)})
+    def forget_sum(self, round_id: RoundId, numbers: Collection[int] | None = None) -> None:
+        """Forget parts of a sum whose files are gone: all, or some."""
+        if numbers is None:
+            self._run(_FORGET_SUM, {"round_id": str(round_id)})
+        else:
+            these = (sum_parts.c.round_id == str(round_id)) & sum_parts.c.number.in_(numbers)
+            self._run(delete(sum_parts).where(these))
 
     def release(self, round_id: RoundId) -> None:
         """Note that the single submissions of a published round need not be kept for the sake of its sum."""

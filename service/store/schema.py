@@ -53,7 +53,11 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-"""What `meta` says under "schema"."""
+"""What `meta` says under "schema", and under "oldest" as long as older versions must not use these tables.
+
+A version that only adds to the tables of the one before leaves "oldest" at that one's number, so that servers of both
+may run side by side while one after another is upgraded.
+"""
 
 metadata = MetaData()
 
@@ -253,12 +257,19 @@ def prepare(connection: Connection, *, create: bool) -> None:
             )
         metadata.create_all(connection)
         connection.execute(
-            insert(meta), [{"name": "schema", "number": SCHEMA_VERSION}, {"name": "generation", "number": 0}]
+            insert(meta),
+            [
+                {"name": "schema", "number": SCHEMA_VERSION},
+                {"name": "oldest", "number": SCHEMA_VERSION},
+                {"name": "generation", "number": 0},
+            ],
         )
-    found = connection.execute(select(meta.c.number).where(meta.c.name == "schema")).scalar()
-    if found != SCHEMA_VERSION:
-        raise ConfigError(
-            Reason.BAD_CONFIG,
-            f"store: expected schema version {SCHEMA_VERSION}, got {found}",
-            "another version of he-agg has written it: use that one, or restore the backup that belongs to this one",
-        )
+    numbers = {row.name: row.number for row in connection.execute(select(meta.c.name, meta.c.number))}
+    found, oldest = numbers.get("schema"), numbers.get("oldest")
+    if found == SCHEMA_VERSION or (found is not None and oldest is not None and oldest <= SCHEMA_VERSION < found):
+        return
+    raise ConfigError(
+        Reason.BAD_CONFIG,
+        f"store: expected schema version {SCHEMA_VERSION}, got {found}, which is for versions from {oldest} on",
+        "another version of he-agg has written it: use that one, or restore the backup that belongs to this one",
+    )

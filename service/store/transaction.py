@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, text, update
 
 from service.store.federation_rows import FederationRows
 from service.store.holding_rows import HoldingRows
@@ -13,7 +13,10 @@ from service.store.schema import leases, meta
 from service.store.statements import Prepared, adding
 from service.store.submission_rows import SubmissionRows
 
-__all__ = ["Transaction"]
+__all__ = ["CHANNEL", "Transaction"]
+
+CHANNEL = "he_agg"
+"""By which PostgreSQL tells other processes that something has changed: see news.py."""
 
 _LEASE_COLUMNS = columns_of(leases, LeaseRow)
 _LEASE = Prepared(select(*_LEASE_COLUMNS).where(leases.c.name == bindparam("name")))
@@ -21,6 +24,7 @@ _ADD_LEASE = adding(leases, *(column.name for column in _LEASE_COLUMNS))
 _DROP_LEASE = Prepared(delete(leases).where(leases.c.name == bindparam("name")))
 _GENERATION = Prepared(select(meta.c.number).where(meta.c.name == "generation"))
 _BUMP = Prepared(update(meta).where(meta.c.name == "generation").values(number=meta.c.number + 1))
+_NOTIFY = text(f"NOTIFY {CHANNEL}")
 
 
 class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
@@ -39,9 +43,14 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
         """Drop a lease, whoever has it."""
         self._run(_DROP_LEASE, {"name": name})
 
-    def drop_leases(self) -> None:
-        """Drop all leases."""
-        self._run(delete(leases))
+    def leases(self, prefix: str) -> list[LeaseRow]:
+        """Return the leases whose names begin so, whether they have run out or not."""
+        query = select(*columns_of(leases, LeaseRow)).where(leases.c.name.startswith(prefix, autoescape=True))
+        return self._all(as_row(LeaseRow), query.order_by(leases.c.name))
+
+    def drop_leases(self, prefix: str = "") -> None:
+        """Drop all leases whose names begin so, whoever has them."""
+        self._run(delete(leases).where(leases.c.name.startswith(prefix, autoescape=True)))
 
     def number(self, name: str) -> int | None:
         """Read a number of `meta`."""
@@ -59,3 +68,5 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
     def bump(self) -> None:
         """Tell whoever waits, in this process or another, that rounds have changed."""
         self._run(_BUMP)
+        if self._connection.dialect.name == "postgresql":  # otherwise there are no others
+            self._run(_NOTIFY)

@@ -54,11 +54,17 @@ class Leases:
     def take(self, name: str) -> Lease | None:
         """Take a lease that is free or has run out; None if somebody has it."""
         with self._store.write() as tx:
-            if not self.is_free(tx, name):
-                return None
-            lease = Lease(name, secrets.token_hex(16))
-            tx.put_lease(LeaseRow(name, self.holder, lease.token, self._clock() + self._seconds))
-            return lease
+            return self.take_in(tx, name) if self.is_free(tx, name) else None
+
+    def taken(self, tx: Transaction, prefix: str) -> set[str]:
+        """Return the names that begin so and that somebody has now."""
+        return {row.name for row in tx.leases(prefix) if row.expires_at > self._clock()}
+
+    def take_in(self, tx: Transaction, name: str) -> Lease:
+        """Take a lease that the same transaction has found free."""
+        lease = Lease(name, secrets.token_hex(16))
+        tx.put_lease(LeaseRow(name, self.holder, lease.token, self._clock() + self._seconds))
+        return lease
 
     def hold(self, tx: Transaction, lease: Lease) -> None:
         """See, within a transaction that writes, that a lease is still ours, and make it last from now on.
@@ -74,6 +80,12 @@ class Leases:
     def release(self, lease: Lease) -> None:
         """Let a lease go, if it is still ours."""
         with self._store.write() as tx:
-            row = tx.lease(lease.name)
-            if row is not None and row.token == lease.token:
-                tx.drop_lease(lease.name)
+            self.release_in(tx, lease)
+
+    def release_in(self, tx: Transaction, lease: Lease) -> bool:
+        """Do so within a transaction. Returns whether it was still ours."""
+        row = tx.lease(lease.name)
+        if row is None or row.token != lease.token:
+            return False
+        tx.drop_lease(lease.name)
+        return True

@@ -2,7 +2,8 @@
 
 Nothing is queued. Every pass looks at what the store says and does what is due, so a restart, a command of the operator
 in another process, or a replica that died needs no message to get here: being noticed at the next pass is enough.
-Leases see to it that replicas do not all do the same; closing needs none, since one transaction decides it.
+Leases see to it that replicas do not all do the same; closing needs none, since one transaction decides it. A process
+that only serves looks for nothing but news, for those who wait.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
-from collections.abc import Callable
 from functools import partial
 
 from starlette.concurrency import run_in_threadpool
@@ -20,19 +19,17 @@ from starlette.concurrency import run_in_threadpool
 from he_agg.ids import RoundId
 from service.core.conductor import Conductor
 from service.core.submissions.running_sums import RunningSums
-from service.domain import events
 from service.domain.events import Phase
-from service.failpoints import failpoint
 from service.logs import log
 from service.observers import Fold
 from service.settings import Settings
+from service.store.news import Ear
 from service.store.parts.base import PartStore
-from service.store.rows import RoundRow
 from service.store.sql import Store
-from service.store.transaction import Transaction
-from service.work.folding import CorruptPartError, fold_round, warm_up
+from service.work.folder import Folder
+from service.work.folding import warm_up
 from service.work.housekeeping import Housekeeper
-from service.work.leases import Lease, LeaseLostError, Leases
+from service.work.leases import LeaseLostError, Leases
 
 __all__ = ["Worker"]
 
@@ -72,23 +69,24 @@ class Worker:
         self._store = store
         self._part_store = part_store
         self._conductor = conductor
-        self._sums = sums
         self._leases = Leases(store, conductor.now, settings.lease_s)
+        self.folder = Folder(settings, store, part_store, conductor, self._leases, sums)
         self._housekeeper = Housekeeper(settings, store, part_store, conductor.now)
         self._swept: tuple[int, float] | None = None
-        self.on_fold: Callable[[Fold], None] = _nobody
         self.bell = Bell()
         self.stopping = False
         self._stopped = asyncio.Event()
         self._poked = asyncio.Event()
-        self._stop_folding = threading.Event()
         self._task: asyncio.Task[None] | None = None
+        self._ear: Ear | None = None
         self._folds: dict[RoundId, asyncio.Task[None]] = {}
         self._one_fold = asyncio.Semaphore(1)
 
     async def start(self) -> None:
         """Begin. Rounds that were closed or folding when the last process ended are taken up again."""
         await run_in_threadpool(warm_up)
+        loop = asyncio.get_running_loop()
+        self._ear = Ear(self._settings, lambda: loop.call_soon_threadsafe(self._poked.set))
         self._task = asyncio.create_task(self._run(), name="worker")
 
     def poke(self) -> None:
@@ -108,12 +106,14 @@ class Worker:
     async def stop(self) -> None:
         """End, after the part that is being folded."""
         self.release_waiters()
-        self._stop_folding.set()
+        self.folder.stop()
         self._stopped.set()
         self._poked.set()
         # Not cancelled but awaited: a thread cannot be cancelled, and the store is closed after this.
         tasks = [task for task in (self._task, *self._folds.values()) if task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._ear is not None:
+            await run_in_threadpool(self._ear.close)
 
     async def _run(self) -> None:
         generation = -1
@@ -134,25 +134,20 @@ class Worker:
                 await _wait(self._poked, self._settings.recheck_s)
 
     def _look(self) -> tuple[int, list[RoundId]]:
+        if not self._settings.work:
+            with self._store.read() as tx:
+                return tx.generation(), []
         self._conductor.tick_all()
         with self._store.read() as tx:
             generation = tx.generation()
             closed = tx.rounds_in([Phase.CLOSED, Phase.FOLDING])
-            to_fold = [row.id for row in closed if self._can_fold(tx, row)]
+            to_fold = [row.id for row in closed if self.folder.is_due(tx, row)]
         try:
             self._sweep(generation)
         except Exception as error:
             # What stays too long is no reason not to fold.
             log(logging.ERROR, "removing failed; trying again", error=error)
         return generation, to_fold
-
-    def _can_fold(self, tx: Transaction, row: RoundRow) -> bool:
-        damaged = tx.damaged(row.id)
-        waits = bool(damaged) and not self._waited_enough(damaged[0].damaged_at)
-        return not waits and self._leases.is_free(tx, _fold_lease(row.id))
-
-    def _waited_enough(self, since: int) -> bool:
-        return self._conductor.now() >= since + self._settings.repair_wait_s
 
     def _sweep(self, generation: int) -> None:
         """Remove what is due: after every change, and now and then for what only time makes due."""
@@ -181,92 +176,15 @@ class Worker:
         began = time.time()
         try:
             async with self._one_fold:
-                await run_in_threadpool(self._fold_now, round_id)
+                await run_in_threadpool(self.folder.fold, round_id)
         except Exception as error:
             # Out of space, out of files: the set is closed and stays, so trying again is all there is to do.
             log(logging.ERROR, "folding failed; trying again", error=error, round_id=str(round_id))
-            self.on_fold(Fold(round_id, began, time.time(), "error"))
+            self.folder.on_fold(Fold(round_id, began, time.time(), "error"))
             await _wait(self._stopped, _FOLD_RETRY_S)
         finally:
             del self._folds[round_id]
             self.poke()
-
-    def _fold_now(self, round_id: RoundId) -> None:
-        lease = self._leases.take(_fold_lease(round_id))
-        if lease is None:
-            return
-        try:
-            self._fold_leased(round_id, lease)
-        except LeaseLostError:
-            log(logging.WARNING, "another replica has taken over", round_id=str(round_id))
-        finally:
-            self._leases.release(lease)
-
-    def _fold_leased(self, round_id: RoundId, lease: Lease) -> None:
-        apply = partial(self._conductor.apply, round_id.federation)
-        apply(events.FoldBegan(round_id.number, round_id.attempt))
-        failpoint("folding.began")
-        if self._give_up(round_id):
-            return
-        with self._store.read() as tx:
-            row = tx.federation(round_id.federation)
-        if row is None:
-            return
-        began, began_at = time.perf_counter(), time.time()
-        hold = partial(self._leases.hold, lease=lease)
-        done = fold_round(
-            self._store,
-            self._part_store,
-            row.parsed.plan,
-            round_id,
-            self._stop_folding.is_set,
-            threads=self._settings.fold_threads,
-            hold=hold,
-            on_damage=partial(self._ask_again, round_id, hold),
-            running=partial(self._sums.take, round_id),
-        )
-        if done:
-            failpoint("folding.done")
-            apply(events.Folded(round_id.number, round_id.attempt))
-            ms = round((time.perf_counter() - began) * 1000, 1)
-            log(logging.INFO, "published", round_id=str(round_id), ms=ms)
-            self.on_fold(Fold(round_id, began_at, time.time(), "published"))
-        else:
-            self._give_up(round_id)
-            self.on_fold(Fold(round_id, began_at, time.time(), "unfinished"))
-
-    def _give_up(self, round_id: RoundId) -> bool:
-        """Fail a round that has waited long enough for a part to be sent again."""
-        with self._store.read() as tx:
-            damaged = tx.damaged(round_id)
-        if not damaged or not self._waited_enough(damaged[0].damaged_at):
-            return False
-        log(logging.CRITICAL, "a damaged part did not come again; the round fails", round_id=str(round_id))
-        self._conductor.apply(round_id.federation, events.FoldBroke(round_id.number, round_id.attempt, damaged[0].site))
-        return True
-
-    def _ask_again(self, round_id: RoundId, hold: Callable[[Transaction], None], error: CorruptPartError) -> None:
-        """Make a damaged part missing again. Its site has it, and only the very same bytes are taken."""
-        log(
-            logging.CRITICAL,
-            "a stored part is not what was received; its site is asked for it again",
-            round_id=str(round_id),
-            site=error.site,
-            submission_id=error.submission_id,
-            n=error.number,
-        )
-        with self._store.write() as tx:
-            hold(tx)
-            tx.mark_damaged(error.submission_id, error.number, int(self._conductor.now()))
-            tx.bump()
-
-
-def _nobody(_: Fold) -> None:
-    """Do nothing: nobody listens."""
-
-
-def _fold_lease(round_id: RoundId) -> str:
-    return f"fold:{round_id}"
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

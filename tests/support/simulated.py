@@ -120,7 +120,7 @@ class Inside:
     def fold(self) -> None:
         """Fold what is closed, and publish it."""
         for round_id in self.aggregator.worker._look()[1]:
-            self.aggregator.worker._fold_now(round_id)
+            self.aggregator.worker.folder.fold(round_id)
 
     def fold_some(self, parts: int) -> None:
         """Fold some parts and stop, as if the process had died there."""

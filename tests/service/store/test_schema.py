@@ -12,7 +12,7 @@ from service.store.sql import Store
 def test_another_version_is_refused(database_url, version, create):
     store = Store(database_url, busy_timeout_s=1, create=True)
     with store.write() as tx:
-        tx._connection.exec_driver_sql(f"UPDATE meta SET number = {version} WHERE name = 'schema'")
+        tx._connection.exec_driver_sql(f"UPDATE meta SET number = {version} WHERE name IN ('schema', 'oldest')")
     store.close()
     with pytest.raises(ConfigError, match=f"expected schema version {SCHEMA_VERSION}, got {version}"):
         Store(database_url, busy_timeout_s=1, create=create)

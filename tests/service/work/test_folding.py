@@ -98,7 +98,7 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
     uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
     for member, number in ((members[1], 2), (members[2], 2), (members[2], 0)):
         spoil(inside.aggregator.part_store.path(PartKey(ROUND, member.id, number)))
-    worker._fold_now(ROUND)
+    worker.folder.fold(ROUND)
     assert inside.row("f.1.1").phase == "folding"
     assert [p.exists() for p in (inside.aggregator.part_store.path(PartKey(ROUND, SUM, n)) for n in range(3))] == [
         False,
@@ -118,7 +118,7 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
             take_parts(inside.aggregator, "f", site, member, range(number, number + 1))
         assert inside.aggregator.uploads.expect("f", site, member.id, number).parts[0].stored
     assert worker._look()[1] == [ROUND]
-    worker._fold_now(ROUND)
+    worker.folder.fold(ROUND)
     record = inside.record("f.1.1")
     assert (record.outcome, sorted(record.members)) == ("published", ["a", "b", "c"])
     for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
@@ -129,10 +129,10 @@ def test_a_whole_directory_that_was_lost_comes_again(inside, members):
     """As after a restore from a backup whose files are older than its rows."""
     uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
     shutil.rmtree(inside.aggregator.part_store.path(PartKey(ROUND, members[0].id, 0)).parent)
-    worker._fold_now(ROUND)
+    worker.folder.fold(ROUND)
     assert uploads.status("f", "a", members[0].id).missing == [0, 1, 2]
     assert take_parts(inside.aggregator, "f", "a", members[0], range(3))
-    worker._fold_now(ROUND)
+    worker.folder.fold(ROUND)
     assert inside.record("f.1.1").outcome == "published"
     for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
         assert (got == expected).all()
@@ -141,12 +141,12 @@ def test_a_whole_directory_that_was_lost_comes_again(inside, members):
 def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
     worker: Worker = inside.aggregator.worker
     inside.aggregator.part_store.path(PartKey(ROUND, members[1].id, 2)).unlink()
-    worker._fold_now(ROUND)
+    worker.folder.fold(ROUND)
     inside.clock.now += inside.aggregator.settings.repair_wait_s - 2
     assert worker._look()[1] == []
     inside.clock.now += 3
     assert worker._look()[1] == [ROUND]
-    worker._fold_now(ROUND)
+    worker.folder.fold(ROUND)
     record = inside.record("f.1.1")
     assert record.outcome == "failed"
     assert record.excluded == {"a": "round-failed", "b": "part-corrupt", "c": "round-failed"}
@@ -156,6 +156,23 @@ def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
     assert caught.value.reason is Reason.ROUND_CLOSED
     worker._look()
     assert not inside.aggregator.part_store.path(PartKey(ROUND, SUM, 0)).parent.parent.exists()
+
+
+def test_a_sum_that_was_whole_when_its_worker_died_is_published(inside, members):
+    assert fold(inside)
+    assert inside.row("f.1.1").phase == "folding"
+    assert inside.aggregator.worker._look()[1] == [ROUND]
+    inside.aggregator.worker.folder.fold(ROUND)
+    assert inside.record("f.1.1").outcome == "published"
+
+
+def test_a_part_of_the_sum_that_a_restore_has_lost_is_made_again(inside, members):
+    assert fold(inside)
+    inside.aggregator.part_store.path(PartKey(ROUND, SUM, 1)).unlink()
+    inside.aggregator.worker.folder.fold(ROUND)
+    assert inside.record("f.1.1").outcome == "published"
+    for got, expected in zip(read_sum(inside), expected_sum(inside.plan, members), strict=True):
+        assert (got == expected).all()
 
 
 def test_threads_make_the_same_sum(inside, members):

@@ -58,7 +58,7 @@ def test_single_submissions_go_as_soon_as_enough_sites_have_opened_the_sum(make)
     prepared = [inside.submit(site, i, "f.1.1") for i, site in enumerate("abc")]
     inside.aggregator.worker._look()
     assert len(files(inside, ONE)) == 9  # closed, but there is no sum yet
-    inside.aggregator.worker._fold_now(ONE)
+    inside.aggregator.worker.folder.fold(ONE)
     judge(inside, "f.1.1", "a")
     inside.aggregator.worker._look()
     assert len(files(inside, ONE)) == 12  # one is not enough: the plan asks for two

@@ -74,3 +74,17 @@ def test_a_late_holder_that_nobody_replaced_goes_on(store, clock, replicas):
     clock.now += 1000
     with store.write() as tx:
         one.hold(tx, lease)
+
+
+def test_leases_are_found_and_dropped_by_the_beginning_of_their_names(store, clock, replicas):
+    one, two = replicas
+    for name in ("fold:a_b.1.1:0", "fold:a_b.1.1:1", "fold:axb.1.1:0", "fold:a_b.1.10:0", "sweep"):
+        assert one.take(name)
+    clock.now += 31
+    assert two.take("fold:a_b.1.1:1")
+    with store.write() as tx:
+        assert two.taken(tx, "fold:a_b.1.1:") == {"fold:a_b.1.1:1"}  # the other has run out
+        tx.drop_leases("fold:a_b.1.1:")
+        assert [row.name for row in tx.leases("")] == ["fold:a_b.1.10:0", "fold:axb.1.1:0", "sweep"]
+        tx.drop_leases()
+        assert tx.leases("") == []

@@ -33,7 +33,7 @@ def read(inside, monkeypatch):
 
 
 def finish(inside):
-    inside.aggregator.worker._fold_now(ROUND)
+    inside.aggregator.worker.folder.fold(ROUND)
     assert inside.row("f.1.1").phase == "published"
 
 
@@ -109,7 +109,7 @@ def test_damage_to_what_is_not_is_found_and_repaired(inside):
     path_of(inside, members[2], 1).write_bytes(b"x")  # in memory; read when it is folded again
     worker = inside.aggregator.worker
     for site, member in (("a", members[0]), ("c", members[2])):
-        worker._fold_now(ROUND)
+        worker.folder.fold(ROUND)
         assert inside.row("f.1.1").phase == "folding"
         assert inside.aggregator.uploads.status("f", site, member.id).missing == [1]
         take_parts(inside.aggregator, "f", site, member, range(1, 2))
