@@ -28,6 +28,20 @@ _DEFAULTS = Settings.model_fields
     help=f"Port to listen on; 0 takes a free one.  [default: {_DEFAULTS['port'].default}, or HE_AGG_PORT]",
 )
 @click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="How many processes serve, behind one address. Several need PostgreSQL.  "
+    "[default: one; over PostgreSQL one for each core, but four at most]",
+)
+@click.option(
+    "--no-work",
+    "work",
+    is_flag=True,
+    flag_value=False,
+    default=None,
+    help="Leave folding and removing to `he-agg work`, which has to run beside it. Needs PostgreSQL.",
+)
+@click.option(
     "--url",
     help="Where sites reach this aggregator: https://HOST:PORT. It is put into aggregator.public.json in --data-dir.",
 )
@@ -57,7 +71,7 @@ _DEFAULTS = Settings.model_fields
 @click.option("--metrics-host", help="Address for that: one that sites do not reach.  [default: 127.0.0.1]")
 @click.option("--traces", is_flag=True, default=None, help="Send OpenTelemetry traces, one span for each request.")
 @where
-def serve(data_dir: Path, database_url: str | None, **options: Any) -> None:
+def serve(data_dir: Path, database_url: str | None, **options: Any) -> int:
     """Run the aggregator until SIGTERM or Ctrl-C.
 
     The first line on stdout is `listening on http://HOST:PORT` (or https://), further ones say what the coordinator
@@ -66,4 +80,4 @@ def serve(data_dir: Path, database_url: str | None, **options: Any) -> None:
     # Only this command needs the web framework.
     from service.serve.server import run
 
-    run(load_settings(data_dir=data_dir, database_url=database_url, **options))
+    return run(load_settings(data_dir=data_dir, database_url=database_url, **options))

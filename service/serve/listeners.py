@@ -31,13 +31,20 @@ class _Side(uvicorn.Server):
 class Listeners:
     """Bound when it is made, so that an address that is taken is an error before anything is opened.
 
+    The operators' page shows what is in the store, so one process has it, the first. Metrics are those of a process:
+    each has a port of its own, one after another.
+
+    Args:
+        processes: how many there are.
+
     Raises:
         ConfigError: an address cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, processes: int = 1) -> None:
         self._settings = settings
-        self._operator = self._metrics = None
+        self._operator: socket.socket | None = None
+        self._metrics: list[socket.socket] = []
         self._servers: list[_Side] = []
         self._tasks: list[asyncio.Task[None]] = []
         if settings.operator_port is not None:
@@ -53,26 +60,32 @@ class Listeners:
                 )
         if settings.metrics_port is not None:
             try:
-                self._metrics = bind(settings.metrics_host, settings.metrics_port, "--metrics-port")
+                for number in range(processes):
+                    port = settings.metrics_port + number if settings.metrics_port else 0
+                    self._metrics.append(bind(settings.metrics_host, port, "--metrics-port"))
             except ConfigError:
                 self.close()
                 raise
 
-    def start(self, aggregator: Aggregator, watching: Watching) -> list[str]:
-        """Begin to serve. Call it on the running event loop."""
+    def start(self, aggregator: Aggregator, watching: Watching, number: int = 0) -> list[str]:
+        """Begin to serve what belongs to one of the processes. Call it on the running event loop.
+
+        Returns:
+            What is to be read on stdout.
+        """
         from service.monitor.dashboard.access import Access
         from service.monitor.dashboard.app import make_metrics_app, make_operator_app
 
         lines = []
-        if self._operator is not None:
+        if self._operator is not None and number == 0:
             access = Access.load_or_create(self._settings.data_dir)
             app = make_operator_app(self._settings, aggregator, watching, access)
             self._serve(app, self._operator)
             url = self._settings.operator_url or url_of(self._operator)
             lines.append(f"operators' page, this link is good once: {url.rstrip('/')}/#{access.new_link()}")
-        if self._metrics is not None:
-            self._serve(make_metrics_app(self._settings, watching), self._metrics)
-            lines.append(f"metrics on {url_of(self._metrics)}/metrics")
+        if self._metrics:
+            self._serve(make_metrics_app(self._settings, watching), self._metrics[number])
+            lines.append(f"metrics on {url_of(self._metrics[number])}/metrics")
         return lines
 
     async def stop(self) -> None:
@@ -83,7 +96,7 @@ class Listeners:
 
     def close(self) -> None:
         """Give the addresses back."""
-        for listener in (self._operator, self._metrics):
+        for listener in (self._operator, *self._metrics):
             if listener is not None:
                 listener.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import socket
+import ssl
 import sys
 from contextlib import closing
 
@@ -17,31 +18,47 @@ from service.monitor.monitoring import Watching
 from service.serve.connections import Config
 from service.serve.listeners import Listeners, bind, url_of
 from service.serve.memory import keep_memory
+from service.serve.processes import Supervisor, Tell, process_count
 from service.serve.telling import told_to_coordinators
 from service.serve.tls import check_address, tls_context
 from service.settings import Settings
+from service.work.folding import warm_up
+from service.work.roles import check_role
 
 __all__ = ["run"]
 
 
 class _Server(uvicorn.Server):
+    """Serves in one process.
+
+    Args:
+        number: which one of the processes it is, from 0.
+        tell: called once it serves, with what else is to be read on stdout.
+    """
+
     def __init__(
-        self, config: uvicorn.Config, aggregator: Aggregator, watching: Watching, listeners: Listeners, address: str
+        self,
+        config: uvicorn.Config,
+        aggregator: Aggregator,
+        watching: Watching,
+        listeners: Listeners,
+        number: int,
+        tell: Tell,
     ) -> None:
         super().__init__(config)
         self._aggregator = aggregator
         self._watching = watching
         self._listeners = listeners
-        self._address = address
+        self._number = number
+        self._tell = tell
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(f"listening on {self._address}", flush=True)
-            for line in told_to_coordinators(self._aggregator.settings, self._aggregator.key):
-                print(line, flush=True)
-            for line in self._listeners.start(self._aggregator, self._watching):
-                print(line, flush=True)
+            lines = []
+            if self._number == 0:
+                lines += told_to_coordinators(self._aggregator.settings, self._aggregator.key)
+            self._tell(lines + self._listeners.start(self._aggregator, self._watching, self._number))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # A long poll would hold the process for a minute.
@@ -50,32 +67,56 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings) -> int:
     """Serve until a signal says otherwise.
 
+    Returns:
+        The exit code.
+
     Raises:
-        ConfigError: the data directory or the address cannot be used.
+        ConfigError: the data directory or the address cannot be used, or the settings do not go together.
     """
     keep_memory()
     configure(settings.log_level)
+    count = process_count(settings)
+    check_role(settings)
     context = tls_context(settings)
-    watching = Watching(settings)
-    with bind(settings.host, settings.port, "--port") as listener, closing(Listeners(settings)) as listeners:
+    with bind(settings.host, settings.port, "--port") as listener, closing(Listeners(settings, count)) as listeners:
         check_address(listener.getsockname()[0], settings)
-        aggregator = Aggregator.open(settings)
-        config = Config(
-            create_app(settings, aggregator, watching),
-            settings,
-            context,
-            lifespan="on",
-            timeout_graceful_shutdown=settings.graceful_s,
-        )
-        config.load()
-        # What is loaded by now stays: collecting garbage does not go through it again and again.
-        gc.collect()
-        gc.freeze()
         address = url_of(listener, "http" if context is None else "https")
-        # uvicorn ends gracefully and then raises the signal again; having been asked to stop is no failure.
-        for one in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(one, lambda *_: sys.exit(0))
-        _Server(config, aggregator, watching, listeners, address).run(sockets=[listener])
+
+        def serve(number: int, tell: Tell) -> None:
+            _serve(settings, context, listener, listeners, number, tell)
+
+        if count > 1:
+            warm_up()  # once for all of them
+            return Supervisor(count, address).run(serve)
+        serve(0, lambda lines: print("\n".join([f"listening on {address}", *lines]), flush=True))
+    return 0
+
+
+def _serve(
+    settings: Settings,
+    context: ssl.SSLContext | None,
+    listener: socket.socket,
+    listeners: Listeners,
+    number: int,
+    tell: Tell,
+) -> None:
+    watching = Watching(settings)
+    aggregator = Aggregator.open(settings)
+    config = Config(
+        create_app(settings, aggregator, watching),
+        settings,
+        context,
+        lifespan="on",
+        timeout_graceful_shutdown=settings.graceful_s,
+    )
+    config.load()
+    # What is loaded by now stays: collecting garbage does not go through it again and again.
+    gc.collect()
+    gc.freeze()
+    # uvicorn ends gracefully and then raises the signal again; having been asked to stop is no failure.
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: sys.exit(0))
+    _Server(config, aggregator, watching, listeners, number, tell).run(sockets=[listener])

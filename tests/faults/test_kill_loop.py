@@ -46,7 +46,8 @@ from he_agg.sharing.shares import read_answer
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.sharing.dealt import MASK_KEY
 from tests.support.holding import Held, deal_to, holders_of, put_dealing, put_sharing_key
-from tests.support.peers import Peer, make_plan, prepare, read_part, read_record, register
+from tests.support.peers import make_plan, prepare, read_part, read_record, register
+from tests.support.replicas import PatientPeer
 from tests.support.seeds import seed_of
 from tests.support.server import ServerProcess
 
@@ -113,22 +114,6 @@ class Killer:
     def __exit__(self, *_: object) -> None:
         self.done.set()
         self._thread.join()
-
-
-class PatientPeer(Peer):
-    """Asks again what gets no answer."""
-
-    retries = 0
-
-    def request(self, *arguments: Any, **more: Any) -> httpx.Response:
-        end = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return super().request(*arguments, **more)
-            except httpx.TransportError:
-                assert time.monotonic() < end, f"{arguments}: no answer for {PATIENCE_S} s"
-                self.retries += 1
-                time.sleep(0.01)
 
 
 class Site:

@@ -16,58 +16,29 @@ from service.domain.events import Phase
 from service.settings import Settings
 from service.store.parts.base import SUM, PartKey
 from service.store.parts.directory import DirectoryParts
+from service.work.folder import RANGE_PARTS
 from service.work.folding import fold_round
 from service.work.leases import LeaseLostError
 from tests.support.peers import (
-    Peer,
     enrol,
     expected_sum,
     make_plan,
     prepare,
     read_part,
-    read_sum,
-    register,
     take_end,
     take_parts,
 )
-from tests.support.server import start_server
+from tests.support.replicas import Replicas
 
 SITES = "abc"
 ONE = RoundId("f", 1, 1)
 
 
-class Pair:
-    """Two replicas as processes, and the sites of one federation."""
-
-    def __init__(self, url, tmp_path, **environment):
-        self.data_dir = tmp_path / "shared"
-        self.settings = Settings(data_dir=self.data_dir, database_url=url)
-        self.plan = make_plan("f", rounds=1000)
-        environment = {"HE_AGG_DATABASE_URL": url, "HE_AGG_RECHECK_S": "0.05", "HE_AGG_LEASE_S": "1"} | environment
-        self.servers = [start_server(self.data_dir, environment=environment) for _ in range(2)]
-        self.members = register(self.data_dir, self.plan, list(SITES), database_url=url)
-        self.clients = [httpx.Client(base_url=server.url, timeout=30) for server in self.servers]
-
-    def peer(self, site, replica):
-        return Peer(self.clients[replica], "f", self.members[site])
-
-    def close(self):
-        for client in self.clients:
-            client.close()
-        for server in self.servers:
-            server.kill()
-
-    def check_sum(self, round_id, prepared, replica):
-        record = self.peer("a", replica).record(round_id, wait=20).json()["body"]
-        assert record["members"] == {site: p.id for site, p in prepared.items()}
-        got = read_sum(self.plan, self.peer("a", replica).sum_from(round_id).content)
-        for one, expected in zip(got, expected_sum(self.plan, list(prepared.values())), strict=True):
-            assert (one == expected).all()
-
-
 @pytest.fixture
 def pair(postgres, tmp_path):
-    opened = Pair(postgres.new_database(), tmp_path)
+    opened = Replicas(postgres.new_database(), tmp_path)
+    for _ in range(2):
+        opened.serve()
     yield opened
     opened.close()
 
@@ -82,7 +53,7 @@ def test_a_round_through_both_replicas_while_they_die_in_turn(pair):
             assert pair.peer(site, victim).announce(round_id, prepared[site].manifest).status_code == 201
             assert pair.peer(site, victim).put(prepared[site].id, 0, prepared[site].parts[0]).status_code == 204
         if number < 2:
-            pair.servers[victim].kill()
+            pair.processes[victim].kill()
         # What one replica has taken, the other knows.
         assert pair.peer("a", other).status(prepared["a"].id).json()["missing"] == [1, 2]
         for site in SITES:
@@ -91,12 +62,12 @@ def test_a_round_through_both_replicas_while_they_die_in_turn(pair):
                 assert status == {1: 204, 2: 200}[n]
         if number >= 2:
             # Whoever folds may be the one that dies.
-            pair.servers[victim].kill()
+            pair.processes[victim].kill()
         pair.check_sum(round_id, prepared, other)
-        pair.servers[victim].start()
+        pair.processes[victim].start()
         assert pair.peer("a", victim).complete(prepared["a"]).status_code == 200
         pair.check_sum(round_id, prepared, victim)
-    for server in pair.servers:
+    for server in pair.processes:
         assert not [line for line in server.log_lines if line["level"] in ("ERROR", "CRITICAL")]
 
 
@@ -116,8 +87,8 @@ def test_news_reaches_who_waits_at_the_other_replica(pair):
 class Twins:
     """Two aggregators in this process without background work: the test says who does what, and when."""
 
-    def __init__(self, url, tmp_path):
-        self.plan = make_plan("f")
+    def __init__(self, url, tmp_path, values):
+        self.plan = make_plan("f", values=values)
         settings = Settings(data_dir=tmp_path / "shared", database_url=url)
         self.both = [Aggregator.open(settings) for _ in range(2)]
         enrol(self.both[0].store, self.both[0].conductor, self.plan, list(SITES))
@@ -136,13 +107,52 @@ class Twins:
             path = part_store.path(PartKey(ONE, SUM, number))
             assert (read_part(self.plan, number, path.read_bytes()) == expected).all()
 
+    def submit_all(self):
+        for i, site in enumerate(SITES):
+            self.submit(site, i % 2)
+
+    def record_digest(self):
+        with self.both[0].store.read() as tx:
+            row = tx.round(ONE)
+            assert tx.leases("") == []
+        assert row.phase is Phase.PUBLISHED
+        return row.record_digest
+
 
 @pytest.fixture
-def twins(postgres, tmp_path):
-    opened = Twins(postgres.new_database(), tmp_path)
-    yield opened
-    for one in opened.both:
-        one.close()
+def make_twins(postgres, tmp_path):
+    opened = []
+
+    def make(values=5000):
+        opened.append(Twins(postgres.new_database(), tmp_path, values))
+        return opened[-1]
+
+    yield make
+    for twins in opened:
+        for one in twins.both:
+            one.close()
+
+
+@pytest.fixture
+def twins(make_twins):
+    return make_twins()
+
+
+class Gate:
+    """Holds a worker up where it has made its first part and is about to store it; counts what it stores."""
+
+    def __init__(self, aggregator, monkeypatch):
+        self.reached, self.open = threading.Event(), threading.Event()
+        self.stored = []
+        put_all = aggregator.part_store.put_all
+
+        def put(parts):
+            self.reached.set()
+            assert self.open.wait(60)
+            put_all(parts)
+            self.stored += [key.number for key, _ in parts]
+
+        monkeypatch.setattr(aggregator.part_store, "put_all", put)
 
 
 def test_a_folder_that_was_asleep_writes_nothing_over_its_successor(twins):
@@ -150,7 +160,7 @@ def test_a_folder_that_was_asleep_writes_nothing_over_its_successor(twins):
     for i, site in enumerate(SITES):
         twins.submit(site, i % 2)
     one.conductor.apply("f", events.FoldBegan(1, 1))
-    lease = one.worker._leases.take("fold:f.1.1")
+    lease = one.worker._leases.take("fold:f.1.1:0")
     assert two.worker._look()[1] == []
     # It makes one part, then sleeps for a minute; the other takes over and publishes.
     steps = iter([False, True])
@@ -158,7 +168,7 @@ def test_a_folder_that_was_asleep_writes_nothing_over_its_successor(twins):
     assert not fold_round(one.store, one.part_store, twins.plan.public, ONE, lambda: next(steps), hold=hold)
     two.worker._leases._clock = lambda: time.time() + 60
     assert two.worker._look()[1] == [ONE]
-    two.worker._fold_now(ONE)
+    two.worker.folder.fold(ONE)
     with one.store.read() as tx:
         assert tx.round(ONE).phase is Phase.PUBLISHED
         digest = tx.round(ONE).record_digest
@@ -168,6 +178,74 @@ def test_a_folder_that_was_asleep_writes_nothing_over_its_successor(twins):
     with one.store.read() as tx:
         assert tx.round(ONE).record_digest == digest
     twins.check_sum()
+
+
+THREE_RANGES = 40_000
+"""Values of 20 parts."""
+
+
+def test_two_workers_make_one_sum_side_by_side(make_twins, monkeypatch):
+    twins = make_twins(THREE_RANGES)
+    assert 2 * RANGE_PARTS < len(twins.plan.public.places) < 3 * RANGE_PARTS
+    twins.submit_all()
+    one, two = twins.both
+    gate, other = Gate(one, monkeypatch), Gate(two, monkeypatch)
+    other.open.set()
+    with ThreadPoolExecutor(1) as pool:
+        folding = pool.submit(one.worker.folder.fold, ONE)
+        assert gate.reached.wait(60)
+        two.worker.folder.fold(ONE)
+        with one.store.read() as tx:
+            assert tx.round(ONE).phase is Phase.FOLDING  # the first range is still being made
+        assert two.worker._look()[1] == []
+        gate.open.set()
+        folding.result()
+    # Each part was made once: the first range by one of them, the others by the other, and the last one published.
+    assert sorted(gate.stored) == list(range(RANGE_PARTS))
+    assert sorted(other.stored) == list(range(RANGE_PARTS, len(twins.plan.public.places)))
+    assert twins.record_digest()
+    twins.check_sum()
+
+
+def test_a_worker_that_was_asleep_over_its_range_writes_nothing(make_twins, monkeypatch):
+    twins = make_twins(THREE_RANGES)
+    twins.submit_all()
+    one, two = twins.both
+    gate = Gate(one, monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        folding = pool.submit(one.worker.folder.fold, ONE)
+        assert gate.reached.wait(60)
+        two.worker._leases._clock = lambda: time.time() + 60
+        two.worker.folder.fold(ONE)
+        digest = twins.record_digest()
+        gate.open.set()
+        folding.result()
+    assert twins.record_digest() == digest
+    twins.check_sum()
+
+
+def test_a_round_that_fails_takes_the_ranges_of_it_from_their_workers(make_twins, monkeypatch):
+    twins = make_twins(THREE_RANGES)
+    twins.submit_all()
+    one, two = twins.both
+    gate = Gate(one, monkeypatch)
+    two.part_store.path(PartKey(ONE, twins.prepared[1].id, RANGE_PARTS)).unlink()
+    with ThreadPoolExecutor(1) as pool:
+        folding = pool.submit(one.worker.folder.fold, ONE)
+        assert gate.reached.wait(60)
+        two.worker.folder.fold(ONE)
+        with one.store.read() as tx:
+            assert [part.number for part in tx.damaged(ONE)] == [RANGE_PARTS]
+        two.conductor._clock = lambda: time.time() + 2 * two.settings.repair_wait_s
+        two.worker.folder.fold(ONE)
+        with one.store.read() as tx:
+            assert (tx.round(ONE).phase, tx.leases("")) == (Phase.FAILED, [])
+            durable = tx.sum_digests(ONE)
+        gate.open.set()
+        folding.result()
+    with one.store.read() as tx:
+        assert tx.sum_digests(ONE) == durable
+        assert not any(number < RANGE_PARTS for number in durable)
 
 
 def test_folding_twice_at_once_is_harmless(twins):
@@ -229,4 +307,4 @@ def test_a_database_that_was_restarted_is_met_with_patience(pair):
         time.sleep(0.1)
     assert set(answers) <= {200, 503}
     assert pair.peer("a", 0).state().status_code == 200
-    assert all(server.url and httpx.get(server.url + "/readyz").status_code == 200 for server in pair.servers)
+    assert all(server.url and httpx.get(server.url + "/readyz").status_code == 200 for server in pair.processes)
