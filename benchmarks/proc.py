@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from pathlib import Path
 
-__all__ = ["cpu_s", "memory_bytes", "processor", "stat_fields"]
+__all__ = ["cpu_s", "descendants", "memory_bytes", "processor", "stat_fields"]
 
 
 def memory_bytes(name: str, pid: int | str = "self") -> int:
@@ -43,6 +44,19 @@ def cpu_s(pid: int | str, *, with_ended: bool = False) -> float:
         OSError: there is no such process.
     """
     return sum(int(field) for field in stat_fields(pid)[11 : 15 if with_ended else 13]) / os.sysconf("SC_CLK_TCK")
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that these have, as far as they have not ended."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):  # it has ended in between
+                parents[int(entry.name)] = int(stat_fields(entry.name)[1])
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]
 
 
 def processor() -> str:

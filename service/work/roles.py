@@ -1,4 +1,4 @@
-"""What a process of an aggregator does, and what it takes to have more than one of them."""
+"""Check that a process has what its role needs: from the second process on, a database for several."""
 
 from __future__ import annotations
 
