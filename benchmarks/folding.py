@@ -1,9 +1,10 @@
 """How long the aggregator folds a round, and how much memory it takes: by default 10^8 values of 16 sites.
 
     python -m benchmarks.folding [--values 100000000] [--sites 16] [--threads 2]
+    python -m benchmarks.folding --workers 2          two `he-agg work` share the round, over PostgreSQL
 
 The sites' files are hard links to one set of parts, so that the disk needs room for two submissions instead of 17; what
-is read, checked and added is all of them. Folding runs in a process of its own, whose peak RSS is measured.
+is read, checked and added is all of them. Folding runs in processes of its own, whose peak RSS is measured.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.deployment import Deployment
 from benchmarks.members import enrol, sign_manifest
 from benchmarks.report import RESULTS, machine, versions, write
 from he_agg import Layout, Plan, TensorSpec
@@ -31,24 +35,32 @@ from he_agg.plan.sections import Part
 from he_agg.protocol.wire import encode_part
 from service.aggregator import Aggregator
 from service.domain import events
+from service.domain.events import Phase
 from service.settings import Settings
 from service.store.parts.base import PartKey
 from service.store.parts.directory import DirectoryParts
+from service.store.sql import open_store
 
 ROUND = RoundId("bench", 1, 1)
 
 
-def prepare(data_dir: Path, values: int, sites: int) -> int:
-    """Fill a data directory with a closed round. Returns the bytes of one submission."""
+def prepare(settings: Settings, values: int, sites: int) -> tuple[int, Callable[[], None]]:
+    """Fill a store with a round that lacks its last receipt.
+
+    Returns:
+        The bytes of one submission, and what gives the last receipt, which closes the round.
+    """
+    data_dir = settings.data_dir
     layout = Layout((TensorSpec("w", (values,), "float32", 1.0),), 1000)
     plan = Plan.create("bench", layout, max_sites=sites, min_sites=2, value_bits=16, rounds=1, part_bytes=4 * 2**20)
     part_store = DirectoryParts(data_dir)
-    aggregator = Aggregator.open(Settings(data_dir=data_dir, reserve_bytes=0), part_store=part_store)
+    aggregator = Aggregator.open(settings, part_store=part_store)
     store, announcements = aggregator.store, aggregator.announcements
     members, roster = enrol(store, aggregator.conductor, plan, [f"site-{i}" for i in range(sites)])
     aggregator.conductor.apply("bench", events.Started())
     originals = data_dir / "originals"
     originals.mkdir()
+    ends: list[tuple[str, str]] = []
     digests, random, packed = [], np.random.default_rng(1), {}
     for place in plan.public.places:
         if (kind := (place.section.modulus, place.residues)) not in packed:
@@ -68,10 +80,19 @@ def prepare(data_dir: Path, values: int, sites: int) -> int:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.hardlink_to(originals / str(number))
                 tx.mark_stored(manifest.digest, [number], 0)
-        end = aggregator.uploads.expect("bench", name, manifest.digest, len(plan.public.places))
+        ends.append((name, manifest.digest))
+
+    def complete(name: str, submission_id: str) -> None:
+        end = aggregator.uploads.expect("bench", name, submission_id, len(plan.public.places))
         aggregator.uploads.take(end, memoryview(b""))
-    aggregator.close()
-    return plan.public.wire_bytes
+
+    def close() -> None:
+        complete(*ends[-1])
+        aggregator.close()
+
+    for end in ends[:-1]:
+        complete(*end)
+    return plan.public.wire_bytes, close
 
 
 def fold(data_dir: Path, threads: int) -> None:
@@ -89,12 +110,33 @@ def fold(data_dir: Path, threads: int) -> None:
     print(json.dumps({"phase": phase, "seconds": seconds, "idle_mib": idle / 1024, "peak_mib": peak / 1024}))
 
 
+def fold_by_workers(root: Path, options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Have several workers fold the round, which they are waiting for. Returns the bytes of one submission, too."""
+    with Deployment(root, workers=options.workers) as deployment:
+        settings = deployment.settings.model_copy(update={"reserve_bytes": 0})
+        size, close = prepare(settings, options.values, options.sites)
+        idle, began = deployment.usage(), time.perf_counter()
+        close()
+        store = open_store(settings, create=False)
+        row = None
+        while row is None or row.phase is not Phase.PUBLISHED:
+            time.sleep(0.01)
+            with store.read() as tx:
+                row = tx.round(ROUND)
+        seconds = time.perf_counter() - began
+        store.close()
+        used = deployment.usage()
+    peaks = {"idle_mib": idle.peak_bytes / 2**20, "peak_mib": used.peak_bytes / 2**20}
+    return size, {"phase": row.phase, "seconds": seconds, **peaks, "processor": used.since(idle)}
+
+
 def main() -> None:
     """Prepare, fold, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--values", type=int, default=10**8)
     parser.add_argument("--sites", type=int, default=16)
     parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--workers", type=int, default=0, help="processes of `he-agg work`; 0: one without a database")
     parser.add_argument("--out", type=Path, default=RESULTS / "folding.json")
     parser.add_argument("--fold", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -102,10 +144,16 @@ def main() -> None:
         fold(options.fold, options.threads)
         return
     with tempfile.TemporaryDirectory(prefix="he-agg-fold-") as directory:
-        size = prepare(Path(directory), options.values, options.sites)
-        command = [sys.executable, "-m", "benchmarks.folding", "--fold", directory, "--threads", str(options.threads)]
-        result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        if options.workers:
+            size, result = fold_by_workers(Path(directory), options)
+        else:
+            size, close = prepare(Settings(data_dir=Path(directory), reserve_bytes=0), options.values, options.sites)
+            close()
+            command = [sys.executable, "-m", "benchmarks.folding", "--fold", directory]
+            command += ["--threads", str(options.threads)]
+            result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     result |= {"values": options.values, "sites": options.sites, "threads": options.threads}
+    result |= {"workers": options.workers}
     result |= {"submission_bytes": size, "mb_per_s": options.sites * size / result["seconds"] / 1e6}
     write({"machine": machine(), "versions": versions()} | result, options.out)
     print(json.dumps(result, indent=1))
