@@ -79,7 +79,7 @@ def prepare(settings: Settings, values: int, sites: int) -> tuple[int, Callable[
                 path = part_store.path(PartKey(ROUND, manifest.digest, number))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.hardlink_to(originals / str(number))
-                tx.mark_stored(manifest.digest, [number], 0)
+                tx.mark_stored(manifest.digest, [number], int(time.time()))
         ends.append((name, manifest.digest))
 
     def complete(name: str, submission_id: str) -> None:

@@ -46,7 +46,7 @@ _SERVING = [(1, 0), (2, 0), (4, 0), (2, 1), (2, 2), (2, 4)]
 
 def loads(large: bool) -> list[list[str]]:
     """Return the arguments of each run of benchmarks.load."""
-    cases = [["--processes", str(serve), "--workers", str(work)] for serve, work in _SERVING]
+    cases = [["--processes", str(serve), "--workers", str(work), "--repetitions", "2"] for serve, work in _SERVING]
     cases += [["--processes", "2", "--sites", str(sites)] for sites in (4, 16)]
     # 50 federations side by side, and as many sites in one.
     cases += [["--processes", "2", "--sites", "150", "--values", "200000", "--federations", n] for n in ("1", "50")]
@@ -126,18 +126,21 @@ def main() -> None:
         "loads": [],
         "folds": [],
     }
-    for case in loads(options.large):
-        for number, where in enumerate([[], ["--parts", f"{options.parts}/{len(result['loads'])}"]]):
-            if number == 0 or options.parts is not None:
-                found = run("load", "--output", [*case, *where], options.timeout)
-                told = ("failed", "load_at_start", *_TOLD)
-                result["loads"].append({name: found[name] for name in told if name in found})
-                write(result, options.output)
+
+    def keep() -> None:
+        write(result | {"fits": fits(result["loads"], result["folds"])}, options.output)
+
     for case in folds(options.large):
         found = run("folding", "--out", case, options.timeout)
         result["folds"].append({name: one for name, one in found.items() if name not in ("machine", "versions")})
-        write(result, options.output)
-    write(result | {"fits": fits(result["loads"], result["folds"])}, options.output)
+        keep()
+    told = ("failed", "load_at_start", *_TOLD)
+    for number, case in enumerate(loads(options.large)):
+        stores: list[list[str]] = [[]] if options.parts is None else [[], ["--parts", f"{options.parts}/{number}"]]
+        for where in stores:
+            found = run("load", "--output", [*case, *where], options.timeout)
+            result["loads"].append({name: found[name] for name in told if name in found})
+            keep()
     print(json.dumps(fits(result["loads"], result["folds"]), indent=1))
 
 

@@ -45,7 +45,7 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
 
     def leases(self, prefix: str) -> list[LeaseRow]:
         """Return the leases whose names begin so, whether they have run out or not."""
-        query = select(*columns_of(leases, LeaseRow)).where(leases.c.name.startswith(prefix, autoescape=True))
+        query = select(*_LEASE_COLUMNS).where(leases.c.name.startswith(prefix, autoescape=True))
         return self._all(as_row(LeaseRow), query.order_by(leases.c.name))
 
     def drop_leases(self, prefix: str = "") -> None:
