@@ -30,7 +30,7 @@ def server_zygote() -> Zygote:
     zygote = Zygote(
         "service.serve.cli",
         "service.serve.server",
-        "service.work.alone",
+        "service.serve.working",
         "service.work.folding",
         "service.operator.aggregator",
         "service.operator.federation",

@@ -25,6 +25,6 @@ def work(data_dir: Path, database_url: str | None, **options: Any) -> None:
     same store of parts. The first line on stdout is `working`; the log goes to stderr, one JSON object per line.
     """
     # The command's help needs none of this.
-    from service.work.alone import run
+    from service.serve.working import run
 
     run(load_settings(data_dir=data_dir, database_url=database_url, **options))
