@@ -15,6 +15,7 @@ from he_agg.canonical import check_hex
 from he_agg.errors import WireError
 from he_agg.ids import RoundId, check_name
 from service.failpoints import failpoint
+from service.store.failures import StoreBusyError
 
 if TYPE_CHECKING:
     # Operators' commands log, too, and do without a web framework.
@@ -162,7 +163,10 @@ def ids_in(path: dict[str, Any]) -> dict[str, str]:
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    """Say where it went wrong, without the error's text and without values: either may quote a body."""
+    """Say where it went wrong, without the error's text and without values: either may quote a body.
+
+    What a store says of why it cannot be used is in words of its own.
+    """
     chain: list[str] = []
     current: BaseException | None = error
     while current is not None and len(chain) < 8:
@@ -171,4 +175,5 @@ def _describe(error: BaseException) -> dict[str, Any]:
         chain.append(kind if number is None else f"{kind} errno {number}")
         current = current.__cause__ or current.__context__
     frames = traceback.extract_tb(error.__traceback__)
-    return {"error": chain, "traceback": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}
+    why = {"why": error.why} if isinstance(error, StoreBusyError) and error.why else {}
+    return {"error": chain, **why, "traceback": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}

@@ -35,10 +35,16 @@ class StoreFullError(StoreError):
 
 
 class StoreBusyError(StoreError):
-    """Too many open files, a lock that is held, a database that restarts: it passes by itself."""
+    """Too many open files, a lock that is held, a database that restarts, an object store that does not answer.
 
-    def __init__(self) -> None:
-        super().__init__(Reason.BUSY, "the store cannot be used at this moment", "send the same request again")
+    Args:
+        why: what is known of it, for whoever has to see to it.
+    """
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+        message = "the store cannot be used at this moment" + (f": {why}" if why else "")
+        super().__init__(Reason.BUSY, message, "send the same request again")
 
 
 def die(what: str) -> NoReturn:
