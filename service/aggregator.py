@@ -10,7 +10,7 @@ from collections.abc import Callable
 from he_agg.documents.roster import Member, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason
-from service.core.aggregator_key import AggregatorKey
+from service.core.aggregator_key import FILE_NAME, AggregatorKey
 from service.core.conductor import Conductor
 from service.core.roster_cache import former_members, newest_roster, signer_in
 from service.core.state import States
@@ -23,7 +23,7 @@ from service.logs import log
 from service.refusal import RefusedError
 from service.settings import Settings
 from service.store.failures import StoreFullError
-from service.store.lock import DirectoryLock, match_directory
+from service.store.lock import DirectoryLock, match_key, match_parts
 from service.store.parts.base import PartStore
 from service.store.parts.opening import open_parts
 from service.store.sql import Store, is_shared, make_data_dir, open_store
@@ -98,12 +98,11 @@ class Aggregator:
         return aggregator
 
     def _clear_away(self) -> int:
-        if self.settings.database_url is not None:
-            # The database is somewhere else, so it could be somebody else's.
-            match_directory(self.store, self.part_store, self.settings.data_dir)
         with contextlib.suppress(StoreFullError):  # a full store still gives out its sums
-            self.part_store.check()
+            self.part_store.prove()
+        match_parts(self.store, self.part_store, self.settings)
         if self.store.is_shared:
+            match_key(self.store, self.key.signing_key.public_key, self.settings.data_dir / FILE_NAME)
             return purge_leftovers(self.store, self.part_store, older_than_s=_OTHERS_MAY_WRITE_S)
         # Whoever had a lease was a process that is gone: the lock says so.
         with self.store.write() as tx:

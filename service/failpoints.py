@@ -35,6 +35,12 @@ Failpoint = Literal[
     "removal.began",
     "removal.done",
     "removal.synced",
+    # an object is put: store/parts/s3.py
+    "object.before_put",
+    "object.put",
+    # objects of a round are removed
+    "objects.listed",
+    "objects.removed",
     # a transaction ends: store/sql.py
     "transaction.before_commit",
     "transaction.committed",

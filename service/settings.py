@@ -22,6 +22,18 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("he-agg-data"), description="Directory of the store, on a local disk.")
     database_url: str | None = Field(None, description="SQLAlchemy URL; by default a SQLite file in `data_dir`.")
+    parts: str | None = Field(
+        None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*$",
+        description="Object store of parts: s3://bucket/prefix; by default files in `data_dir`. Where it is and the "
+        "credentials come from the usual AWS_* variables.",
+    )
+    parts_timeout_s: float = Field(
+        60.0,
+        ge=1,
+        le=600,
+        description="How long one act on the object store may take, what is tried again included. Units: seconds.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; plain HTTP on loopback only.")
     port: int = Field(8470, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     processes: int | None = Field(

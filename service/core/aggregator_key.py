@@ -22,7 +22,7 @@ from he_agg.host.files import create, create_once, file_trouble, read_private, s
 from he_agg.ids import check_name
 from he_agg.signing import SigningKey
 
-__all__ = ["AggregatorKey"]
+__all__ = ["FILE_NAME", "AggregatorKey"]
 
 DEFAULT_NAME = "aggregator"
 FILE_NAME = "aggregator.key"

@@ -1,4 +1,4 @@
-"""Commands about the aggregator itself: `he-agg aggregator show` and `he-agg operator link`."""
+"""Commands about the aggregator itself: `he-agg aggregator show` and `forget-key`, and `he-agg operator link`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from he_agg.host.commands import FILE, answer, json_option
 from service.core.aggregator_key import AggregatorKey
 from service.monitor.dashboard.access import LINK_S, Access
 from service.operator.options import data_dir as data_dir_option
+from service.operator.options import where
+from service.settings import load_settings
+from service.store.lock import forget_key
+from service.store.sql import open_store
 
-__all__ = ["aggregator_show", "operator_link"]
+__all__ = ["aggregator_forget_key", "aggregator_show", "operator_link"]
 
 
 @click.command()
@@ -30,6 +34,21 @@ def aggregator_show(data_dir: Path, out: Path | None, as_json: bool) -> None:
     shown = {"name": key.name, "fingerprint": key.member.fingerprint, "signing_key": key.member.signing_key}
     written = "" if out is None else f"\npublic file written to {out}"
     answer(shown, as_json, lambda: f"{key.name}  {key.member.fingerprint}{written}")
+
+
+@click.command()
+@where
+def aggregator_forget_key(data_dir: Path, database_url: str | None) -> None:
+    """Forget which key replicas have to sign with, after it was lost: the next one that starts brings the new one.
+
+    Every federation needs a roster that lists the new key.
+    """
+    store = open_store(load_settings(data_dir=data_dir, database_url=database_url), create=False)
+    try:
+        forgotten = forget_key(store)
+    finally:
+        store.close()
+    click.echo("forgotten" if forgotten else "no replica has started yet: there is nothing to forget")
 
 
 @click.command()

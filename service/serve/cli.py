@@ -69,6 +69,10 @@ _DEFAULTS = Settings.model_fields
 @click.option("--operator-url", help="Where browsers reach that page by a proxy that does TLS: https://host/path.")
 @click.option("--metrics-port", type=int, help="Also serve /metrics for Prometheus on this port.  [default: none]")
 @click.option("--metrics-host", help="Address for that: one that sites do not reach.  [default: 127.0.0.1]")
+@click.option(
+    "--parts",
+    help="Keep parts in an object store instead of --data-dir: s3://BUCKET/PREFIX, with the usual AWS_* variables.",
+)
 @click.option("--traces", is_flag=True, default=None, help="Send OpenTelemetry traces, one span for each request.")
 @where
 def serve(data_dir: Path, database_url: str | None, **options: Any) -> int:

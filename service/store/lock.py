@@ -1,23 +1,28 @@
 """Lock a data directory, so that only servers that belong together use it.
 
 With SQLite it is one: an flock that the kernel drops when the process dies, however it dies. With a shared database it
-is every replica of the same aggregator, and nobody else: directory and database carry the same number.
+is every replica of the same aggregator, and nobody else. Where parts are not beside their rows, both carry the same
+number; and a shared database knows the key of its replicas.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
+from service.settings import Settings
 from service.store.parts.base import PartStore
 from service.store.sql import Store
 
-__all__ = ["DirectoryLock", "match_directory"]
+__all__ = ["DirectoryLock", "forget_key", "match_key", "match_parts"]
 
-_NUMBER = "directory"
+_NUMBER = "parts"
+_KEY = "aggregator key"
+_KEY_BYTES = 7
 
 
 class DirectoryLock:
@@ -52,42 +57,55 @@ class DirectoryLock:
         os.close(self._descriptor)
 
 
-def match_directory(store: Store, part_store: PartStore, data_dir: Path) -> None:
-    """Check that a directory is the one whose files a shared database speaks of; the first server joins the two.
+def match_parts(store: Store, part_store: PartStore, settings: Settings) -> None:
+    """Check that a part store is the one whose parts a database speaks of; the first server joins the two.
 
     Raises:
         ConfigError: it is another aggregator's, or an empty one: its parts would count as lost.
     """
-    path = data_dir / "directory.id"
+    apart = settings.database_url is not None or settings.parts is not None
     with store.write() as tx:
         known = tx.number(_NUMBER)
-        found = _read(path)
-        if known is None and found is None:
-            known = found = secrets.randbits(62)
-            # The file first, durably: a number without a file would lock everybody out.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(descriptor, f"{found}\n".encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            tx.set_number(_NUMBER, known)
-        elif known is None and found is not None and not any(True for _ in part_store.rounds()):
-            # A process died in between; without parts there is nothing to mix up.
+        if known is None and not apart:
+            return  # one directory with both in it
+        found, is_empty = part_store.number(), not any(True for _ in part_store.rounds())
+        # A process may have died between the two numbers; without parts there is nothing to mix up.
+        if known is None and (found is None or is_empty) and not (is_empty and tx.names_parts()):
+            if found is None:
+                # Into the part store first, durably: a number in the database alone would lock everybody out.
+                part_store.take_number(secrets.randbits(62))
+                found = part_store.number()
+            if found is not None:
+                tx.set_number(_NUMBER, found)
             known = found
-            tx.set_number(_NUMBER, known)
     if known is None or known != found:
         raise ConfigError(
             Reason.BAD_CONFIG,
-            f"{data_dir} is not the directory whose parts this database speaks of",
-            "all replicas need the same shared --data-dir and the same --database-url; after a restore, both from "
-            "the same backup",
+            f"{part_store} is not where the parts are that this database speaks of",
+            "all replicas need the same database and the same parts; after a restore, both from the same backup",
         )
 
 
-def _read(path: Path) -> int | None:
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return None
-    return int(text) if text.strip().isdigit() else -1
+def match_key(store: Store, public_key: bytes, path: Path) -> None:
+    """Check that a replica has the key that all of them sign with; the first server's is the one.
+
+    Raises:
+        ConfigError: it has another.
+    """
+    number = int.from_bytes(hashlib.sha256(public_key).digest()[:_KEY_BYTES])
+    with store.write() as tx:
+        known = tx.number(_KEY)
+        if known is None:
+            tx.set_number(_KEY, number)
+    if known not in (None, number):
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"{path} is not the key that the other replicas sign with",
+            "copy the file from one of them; if it is lost for good: `he-agg aggregator forget-key`, then a new roster",
+        )
+
+
+def forget_key(store: Store) -> bool:
+    """Forget which key replicas sign with. Returns whether it was known."""
+    with store.write() as tx:
+        return tx.drop_number(_KEY)

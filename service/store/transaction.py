@@ -9,7 +9,7 @@ from service.store.holding_rows import HoldingRows
 from service.store.queries import as_row, columns_of
 from service.store.round_rows import RoundRows
 from service.store.rows import LeaseRow
-from service.store.schema import leases, meta
+from service.store.schema import leases, meta, parts, sum_parts
 from service.store.statements import Prepared, adding
 from service.store.submission_rows import SubmissionRows
 
@@ -60,6 +60,15 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
     def set_number(self, name: str, number: int) -> None:
         """Write a number of `meta` that is not there yet."""
         self._run(insert(meta).values(name=name, number=number))
+
+    def drop_number(self, name: str) -> bool:
+        """Remove a number of `meta`. Returns whether there was one."""
+        return self._run(delete(meta).where(meta.c.name == name)).rowcount > 0
+
+    def names_parts(self) -> bool:
+        """Tell whether any part is stored, of a submission or of a sum."""
+        stored = (select(parts.c.number).where(parts.c.stored), select(sum_parts.c.number))
+        return any(self._run(query.limit(1)).first() is not None for query in stored)
 
     def generation(self) -> int:
         """Return a number that grows with every `bump`."""

@@ -134,4 +134,23 @@ class PartStore(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """See that something can be put and removed. Asked at the start, and by whoever asks whether we are ready."""
+        """See that something can be put and removed. Asked by whoever asks whether we are ready."""
+
+    def prove(self) -> None:
+        """See at the start that the store can be used, and keeps what this contract promises of it.
+
+        Raises:
+            ConfigError: it cannot, or does not.
+        """
+        self.check()
+
+    @abstractmethod
+    def number(self) -> int | None:
+        """Return the number that joins this store to the database whose rows speak of its parts.
+
+        None before it has one, -1 for one that cannot be read.
+        """
+
+    @abstractmethod
+    def take_number(self, number: int) -> None:
+        """Take a number, durably."""

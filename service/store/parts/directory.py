@@ -5,6 +5,7 @@
     <data_dir>/rounds/<round id>/submissions/<submission id>/<number>.part
     <data_dir>/rounds/<round id>/sum/<number>.part
     <data_dir>/rounds/.../.<number>.<random>.tmp          only while being written; removed at start
+    <data_dir>/parts.id                                   joins the directory to a database that is somewhere else
 """
 
 # ruff: noqa: D102 - base.py says it
@@ -47,7 +48,11 @@ class DirectoryParts(PartStore):
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "rounds"
+        self._number_path = data_dir / "parts.id"
         self._durable: set[Path] = set()
+
+    def __str__(self) -> str:
+        return str(self._root.parent)
 
     def path(self, key: PartKey) -> Path:
         """Return where a part is."""
@@ -135,6 +140,18 @@ class DirectoryParts(PartStore):
                 probe.write_bytes(b"\0")
             finally:
                 probe.unlink(missing_ok=True)
+
+    def number(self) -> int | None:
+        try:
+            text = self._number_path.read_text()
+        except FileNotFoundError:
+            return None
+        return int(text) if text.strip().isdigit() else -1
+
+    def take_number(self, number: int) -> None:
+        with _translated():
+            _write(self._number_path, f"{number}\n".encode())
+            _sync_directory(self._number_path.parent)
 
     def _directory(self, round_id: RoundId, owner: str) -> Path:
         directory = self._root / str(round_id)

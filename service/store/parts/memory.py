@@ -22,6 +22,7 @@ class MemoryParts(PartStore):
     def __init__(self, limit_bytes: int | None = None) -> None:
         self.parts: dict[PartKey, bytes] = {}
         self.limit_bytes = limit_bytes
+        self._number: int | None = None
         self._lock = threading.Lock()
 
     def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:
@@ -78,6 +79,12 @@ class MemoryParts(PartStore):
     def check(self) -> None:
         if self.limit_bytes is not None and self._held() >= self.limit_bytes:
             raise StoreFullError
+
+    def number(self) -> int | None:
+        return self._number
+
+    def take_number(self, number: int) -> None:
+        self._number = number
 
     def _purge(self, is_meant: Callable[[PartKey], bool]) -> None:
         with self._lock:
