@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.object_store import running_object_store
 from tests.support.seeds import GIVEN, seed_of
 
 # A failure prints its own reproduction line; no deadline, since the first call of a kernel compiles it.
@@ -57,3 +58,10 @@ def pytest_collection_modifyitems(config, items):
 def rng(request):
     """A generator with a fresh seed, printed when the test fails. HE_AGG_TEST_SEED repeats one."""
     return np.random.default_rng(seed_of(request.node.nodeid))
+
+
+@pytest.fixture(scope="session")
+def object_store():
+    """A real S3 server that tests share, each with a prefix of its own."""
+    with running_object_store() as server:
+        yield server

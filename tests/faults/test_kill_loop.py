@@ -12,7 +12,9 @@ Claims, checked over all deaths of one data directory:
 * every other federation splits its keys: each dealing, echo and answer is stored once, and there is no second record of
   a number; nothing opens before the sum is settled, and answers give the sum of the keys that were dealt.
 
-`make test` dies 220 times, `make soak` 2,000 times.
+The same over an object store, which is killed as well: while it is gone, answers are 503 and never a receipt.
+
+`make test` dies 126 times, `make soak` 2,200 times.
 """
 
 from __future__ import annotations
@@ -46,13 +48,19 @@ from he_agg.sharing.shares import read_answer
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.sharing.dealt import MASK_KEY
 from tests.support.holding import Held, deal_to, holders_of, put_dealing, put_sharing_key
+from tests.support.object_store import BUCKET, ObjectStoreServer, running_object_store
 from tests.support.peers import make_plan, prepare, read_part, read_record, register
 from tests.support.replicas import PatientPeer
 from tests.support.seeds import seed_of
 from tests.support.server import ServerProcess
 
 SITES = "abc"
-ONCE_A_ROUND = {name for name in FAILPOINTS if name.startswith(("removal", "scrubbing", "folding"))}
+ONCE_A_ROUND = {name for name in FAILPOINTS if name.startswith(("removal", "objects", "scrubbing", "folding"))}
+OF_A_DIRECTORY = {name for name in FAILPOINTS if name.startswith(("directory.", "file.", "removal."))}
+OF_OBJECTS = {name for name in FAILPOINTS if name.startswith("object")}
+EXIT_REFUSED = 4
+STORE_DIES = "store"
+"""The object store is killed, and a little later, dead or alive, the aggregator."""
 ROUNDS = 3
 """Of each federation: so that it often dies about the last."""
 PATIENCE_S = 60
@@ -62,8 +70,16 @@ QUICK = {"HE_AGG_RECHECK_S": "0.02", "HE_AGG_KEEP_SUMS": "1000000"}
 class Killer:
     """Starts an aggregator again whenever it has died, each time with the next way to die."""
 
-    def __init__(self, server: ServerProcess, deaths: list[str], chance: random.Random) -> None:
+    def __init__(
+        self,
+        server: ServerProcess,
+        deaths: list[str],
+        chance: random.Random,
+        object_store: ObjectStoreServer | None = None,
+    ) -> None:
         self.server = server
+        self._environment = environment_of(object_store)
+        self._object_store = object_store
         self.died: list[str] = []
         self.unexpected: list[str] = []
         self.done = threading.Event()
@@ -80,32 +96,49 @@ class Killer:
             code = self._live(way)
             if code is None:
                 return
-            expected = -9 if way is None or way.startswith("random") else EXIT_KILLED
+            expected = -9 if way in (None, "random", STORE_DIES) else EXIT_KILLED
             if code != expected:
                 self.unexpected.append(f"{way}: exit code {code}")
             self.died.append(str(way))
 
     def _live(self, way: str | None) -> int | None:
         """One life. Returns the exit code, or None when all deaths have been died."""
-        random_kill = way is not None and way.startswith("random")
+        random_kill = way in ("random", STORE_DIES)
         armed = {} if way is None or random_kill else {VARIABLE: way}
-        self.server.environment = QUICK | armed
-        try:
-            self.server.start()
-        except TransportError:
-            return self.server.code
+        self.server.environment = self._environment | armed
+        begun = time.monotonic()
+        while True:
+            try:
+                self.server.start()
+                break
+            except TransportError:
+                # Its supervisor starts it again until an object store that has just come back takes what is put.
+                again = self._object_store is not None and self.server.code == EXIT_REFUSED
+                if not again or time.monotonic() > begun + PATIENCE_S:
+                    return self.server.code
         end = time.monotonic() + (self._chance.expovariate(1 / 0.04) if random_kill else PATIENCE_S)
         while (code := self.server.poll()) is None:
             if self.done.is_set():
                 self.server.kill()
                 return None
             if way is not None and time.monotonic() > end:
+                if way == STORE_DIES:
+                    self._without_store()
                 if not random_kill:
                     self.unexpected.append(f"{way}: not passed within {PATIENCE_S} s")
                 return self.server.kill()
             self.finished = way is None
             time.sleep(0.002)
         return code
+
+    def _without_store(self) -> None:
+        """Let the object store be gone for a while, and perhaps the aggregator before it is back."""
+        assert self._object_store is not None
+        self._object_store.kill()
+        time.sleep(self._chance.expovariate(1 / 0.2))
+        if self._chance.random() < 0.5:
+            self.server.kill()
+        self._object_store.start()
 
     def __enter__(self) -> Killer:
         self._thread.start()
@@ -117,10 +150,15 @@ class Killer:
 
 
 class Site:
-    """A site that never gives up: what gets no answer is asked again, and an upload goes on where it was."""
+    """A site that never gives up: what gets no answer is asked again, and an upload goes on where it was.
 
-    def __init__(self, peer: PatientPeer, name: str) -> None:
+    Args:
+        passing: answers after which it asks again: a poll without news, an object store that is gone.
+    """
+
+    def __init__(self, peer: PatientPeer, name: str, passing: tuple[int, ...] = (204,)) -> None:
         self.name = name
+        self.passing = passing
         self.peer = peer
 
     @property
@@ -133,7 +171,7 @@ class Site:
             answer = getattr(self.peer, method)(*arguments, **more)
             if answer.status_code in accept:
                 return answer
-            assert answer.status_code == 204, f"{method} {answer.status_code}: {answer.text}"  # a poll without news
+            assert answer.status_code in self.passing, f"{method} {answer.status_code}: {answer.text}"
             assert time.monotonic() < end, f"{method}: no news for {PATIENCE_S} s"
 
     def submit(self, round_id: str, prepared, in_one: bool, dealing: bytes | None = None) -> bytes:
@@ -286,21 +324,31 @@ def assert_ended(sites: list[Site], federation: str, records: list[bytes]) -> No
         site.ask("record_at", ROUNDS + 2, accept=(404,))
 
 
-def run_loop(tmp_path: Path, deaths: list[str], seed: int) -> Counter[str]:
+def environment_of(object_store: ObjectStoreServer | None) -> dict[str, str]:
+    if object_store is None:
+        return QUICK
+    place = {"HE_AGG_PARTS": f"s3://{BUCKET}/kill-loop", "HE_AGG_PARTS_TIMEOUT_S": "8"}
+    return QUICK | object_store.environment() | place
+
+
+def run_loop(
+    tmp_path: Path, deaths: list[str], seed: int, object_store: ObjectStoreServer | None = None
+) -> Counter[str]:
     """Federations, one after another, until all deaths have been died. Returns how often each was."""
     data_dir = tmp_path / "data"
     register(data_dir, plan_of("stroke-0"), list(SITES))
-    with ServerProcess(data_dir, QUICK) as server, contextlib.ExitStack() as stack:
+    passing = (204,) if object_store is None else (204, 503)
+    with ServerProcess(data_dir, environment_of(object_store)) as server, contextlib.ExitStack() as stack:
         server.kill()  # it was started once, so that there is an address
         client = stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE_S))
-        killer = stack.enter_context(Killer(server, deaths, random.Random(seed)))
+        killer = stack.enter_context(Killer(server, deaths, random.Random(seed), object_store))
         lives: list[tuple[list[Site], Any, list]] = []
         last = False
         while not last:
             last = killer.finished
             plan = plan_of(f"stroke-{len(lives) + 1}", split=len(lives) % 2 == 1)
             members = register(data_dir, plan, list(SITES), holders=SITES if plan.public.splits_keys else ())
-            sites = [Site(PatientPeer(client, plan.public.federation, members[name]), name) for name in SITES]
+            sites = [Site(PatientPeer(client, plan.public.federation, members[name]), name, passing) for name in SITES]
             if plan.public.splits_keys:
                 assert {put_sharing_key(site.peer).status_code for site in sites} <= {200, 201}
             histories: list = []
@@ -324,6 +372,8 @@ def run_loop(tmp_path: Path, deaths: list[str], seed: int) -> Counter[str]:
         print(f"{len(killer.died)} deaths in {len(lives)} federations, {retries} requests got no answer")
     assert killer.died == deaths
     failures = [line for line in server.log_lines if line.get("level") in ("ERROR", "CRITICAL")]
+    if STORE_DIES in deaths:  # what it then says; not that a part is lost, which is critical
+        failures = [line for line in failures if line["level"] == "CRITICAL"]
     failures = [line for line in failures if line.get("message") != "a site has rejected a sum"]
     assert not failures, failures[:3]
     for *_, histories in lives:
@@ -346,15 +396,15 @@ def plan_of(federation: str, split: bool = False) -> Plan:
     return make_plan(federation, values=3000, min_sites=len(SITES), rounds=ROUNDS, split=split)
 
 
-def deaths_of(chance: random.Random, total: int) -> list[str]:
+def deaths_of(chance: random.Random, total: int, names: list[str], at_random: list[str]) -> list[str]:
     """Every failpoint at its first passages, then at others and random moments, in random order."""
-    deaths = [f"{name}:{count}" for name in FAILPOINTS for count in ((1, 2) if name in ONCE_A_ROUND else (1, 2, 3))]
+    deaths = [f"{name}:{count}" for name in names for count in ((1, 2) if name in ONCE_A_ROUND else (1, 2, 3))]
     while len(deaths) < total:
-        name = chance.choice(FAILPOINTS)
+        name = chance.choice(names)
         count = chance.randint(1, 2 if name in ONCE_A_ROUND else 12)
-        deaths.append(chance.choice(["random", f"{name}:{count}"]))
+        deaths.append(chance.choice([*at_random, f"{name}:{count}"]))
     chance.shuffle(deaths)
-    return deaths
+    return deaths[:total]
 
 
 @pytest.mark.parametrize(
@@ -362,10 +412,27 @@ def deaths_of(chance: random.Random, total: int) -> list[str]:
 )
 def test_nothing_is_lost_or_counted_twice_however_often_it_dies(tmp_path, total):
     seed = seed_of("kill loop")
-    deaths = deaths_of(random.Random(seed), total)
-    died = run_loop(tmp_path, deaths, seed)
+    names = [name for name in FAILPOINTS if name not in OF_OBJECTS]
+    died = run_loop(tmp_path, deaths_of(random.Random(seed), total, names, ["random"]), seed)
     assert died.total() == total
-    assert set(died) == {*FAILPOINTS, "random"}
+    assert set(died) == {*names, "random"}
+
+
+@pytest.mark.parametrize("total", [pytest.param(6, id="quick"), pytest.param(200, id="soak", marks=pytest.mark.slow)])
+def test_over_an_object_store_that_dies_as_well(tmp_path, total):
+    seed = seed_of("kill loop of objects")
+    chance = random.Random(seed)
+    names = [name for name in FAILPOINTS if name not in OF_A_DIRECTORY]
+    if total < len(FAILPOINTS):  # what only an object store passes, and the store's own deaths
+        deaths = [*(f"{name}:1" for name in OF_OBJECTS), *([STORE_DIES] * 2)]
+    else:
+        deaths = deaths_of(chance, total, names, ["random", STORE_DIES])
+    chance.shuffle(deaths)
+    with running_object_store() as object_store:
+        died = run_loop(tmp_path, deaths, seed, object_store)
+    assert died.total() == total
+    assert died[STORE_DIES] >= 2
+    assert set(died) >= OF_OBJECTS
 
 
 def test_every_failpoint_is_in_the_closed_list():

@@ -1,5 +1,9 @@
-"""Several aggregators over one PostgreSQL and one directory: any of them may die at any time, and no sum changes."""
+"""Several aggregators over one PostgreSQL and one place for parts: any may die at any time, and no sum changes.
 
+The place is a shared directory, or an object store; then each replica has a directory of its own, with the same key.
+"""
+
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +15,7 @@ import pytest
 from he_agg.errors import ConfigError, ProtocolError
 from he_agg.ids import RoundId
 from service.aggregator import Aggregator
+from service.core.aggregator_key import FILE_NAME
 from service.domain import events
 from service.domain.events import Phase
 from service.settings import Settings
@@ -29,14 +34,19 @@ from tests.support.peers import (
     take_parts,
 )
 from tests.support.replicas import Replicas
+from tests.support.server import he_agg
 
 SITES = "abc"
 ONE = RoundId("f", 1, 1)
 
 
-@pytest.fixture
-def pair(postgres, tmp_path):
-    opened = Replicas(postgres.new_database(), tmp_path)
+@pytest.fixture(params=["directory", "objects"])
+def pair(postgres, tmp_path, request):
+    environment = {}
+    if request.param == "objects":
+        object_store = request.getfixturevalue("object_store")
+        environment = object_store.environment() | {"HE_AGG_PARTS": object_store.new_place()}
+    opened = Replicas(postgres.new_database(), tmp_path, **environment)
     for _ in range(2):
         opened.serve()
     yield opened
@@ -277,12 +287,30 @@ def test_one_transaction_decides_between_completing_and_closing(twins):
 
 def test_a_replica_with_another_directory_is_refused(twins, tmp_path, postgres):
     url = twins.both[0].settings.database_url
-    with pytest.raises(ConfigError, match="not the directory"):
+    with pytest.raises(ConfigError, match="not where the parts are"):
         Aggregator.open(Settings(data_dir=tmp_path / "another", database_url=url))
     twins.submit("a", 0)
-    with pytest.raises(ConfigError, match="not the directory"):
+    with pytest.raises(ConfigError, match="not where the parts are"):
         Aggregator.open(Settings(data_dir=tmp_path / "shared", database_url=postgres.new_database()))
     Aggregator.open(Settings(data_dir=tmp_path / "shared", database_url=url)).close()
+
+
+def test_a_replica_with_another_key_is_refused(postgres, tmp_path, object_store, monkeypatch):
+    for name, value in object_store.environment().items():
+        monkeypatch.setenv(name, value)
+    url, place = postgres.new_database(), object_store.new_place()
+    one, two = (Settings(data_dir=tmp_path / name, database_url=url, parts=place) for name in ("one", "two"))
+    Aggregator.open(one).close()
+    with pytest.raises(ConfigError, match="is not the key that the other replicas sign with"):
+        Aggregator.open(two)
+    shutil.copy(one.data_dir / FILE_NAME, two.data_dir)
+    Aggregator.open(two).close()
+    (two.data_dir / FILE_NAME).unlink()
+    for said in ("forgotten", "nothing to forget"):
+        assert said in he_agg("aggregator", "forget-key", "--data-dir", two.data_dir, "--database-url", url).stdout
+    Aggregator.open(two).close()
+    with pytest.raises(ConfigError, match="is not the key"):
+        Aggregator.open(one)
 
 
 def test_what_another_replica_is_writing_is_left_alone(twins):

@@ -76,7 +76,7 @@ def test_one_server_per_directory(tmp_path):
 def test_one_directory_per_database(tmp_path):
     url = f"sqlite:///{tmp_path / 'elsewhere.sqlite3'}"
     Aggregator.open(Settings(data_dir=tmp_path / "data", database_url=url)).close()
-    with pytest.raises(ConfigError, match="not the directory"):
+    with pytest.raises(ConfigError, match="not where the parts are"):
         Aggregator.open(Settings(data_dir=tmp_path / "other", database_url=url))
     Aggregator.open(Settings(data_dir=tmp_path / "data", database_url=url)).close()
 
