@@ -63,7 +63,7 @@ STORE_DIES = "store"
 """The object store is killed, and a little later, dead or alive, the aggregator."""
 ROUNDS = 3
 """Of each federation: so that it often dies about the last."""
-PATIENCE_S = 60
+PATIENCE_S = 120
 QUICK = {"HE_AGG_RECHECK_S": "0.02", "HE_AGG_KEEP_SUMS": "1000000"}
 
 
