@@ -65,7 +65,7 @@ class PartStore(ABC):
         """
 
     @abstractmethod
-    def read(self, key: PartKey) -> bytes:
+    def read(self, key: PartKey) -> bytes | memoryview:
         """Read a whole part.
 
         Raises:

