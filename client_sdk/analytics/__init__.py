@@ -27,10 +27,12 @@ from client_sdk.analytics.checks import Grid
 from client_sdk.analytics.counts import CountResult, Counts, Histogram, HistogramResult
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.kmeans import KMeans, KMeansResult
-from client_sdk.analytics.logistic import LogisticRegression, LogisticResult
 from client_sdk.analytics.moments import MomentResult, Moments
 from client_sdk.analytics.pca import PCA, PCAResult, PowerPCA
 from client_sdk.analytics.quantiles import QuantileResult, Quantiles
+from client_sdk.analytics.regression.linear import LinearRegression
+from client_sdk.analytics.regression.models import LogisticRegression, PoissonRegression
+from client_sdk.analytics.regression.results import LinearResult, LogisticResult, PoissonResult
 from client_sdk.analytics.small_cells import SmallCells, SmallCellWarning
 from client_sdk.analytics.survival import Curve, KaplanMeier, LogRank, SurvivalResult
 
@@ -50,6 +52,8 @@ __all__ = [
     "KMeans",
     "KMeansResult",
     "KaplanMeier",
+    "LinearRegression",
+    "LinearResult",
     "LogRank",
     "LogisticRegression",
     "LogisticResult",
@@ -57,6 +61,8 @@ __all__ = [
     "Moments",
     "OneRound",
     "PCAResult",
+    "PoissonRegression",
+    "PoissonResult",
     "PowerPCA",
     "QuantileResult",
     "Quantiles",

@@ -12,9 +12,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import statsmodels.api as sm
-from scipy.optimize import linprog
-from sklearn.linear_model import LogisticRegression
 from sksurv.compare import compare_survival
 from sksurv.nonparametric import kaplan_meier_estimator
 from statsmodels.duration.survfunc import SurvfuncRight, survdiff
@@ -349,74 +346,4 @@ def varies(put, died, arm, told):
     return np.linalg.matrix_rank(covariance[:-1, :-1]) == len(told) - 1
 
 
-def separable(x, y):
-    """Whether a plane has all patients on their side, some of them off it: a linear program."""
-    design = np.column_stack([np.ones(len(x)), x]) * (2 * y - 1)[:, None]
-    scale = np.abs(design).max(axis=0)
-    design = design / np.where(scale > 0, scale, 1)
-    program = linprog(-design.sum(axis=0), A_ub=-design, b_ub=np.zeros(len(x)), bounds=[(-1, 1)] * design.shape[1])
-    return program.status == 0 and -program.fun > 1e-7
-
-
-def logistic(rng):
-    n, d = int(rng.integers(0, 80 if rng.random() < 0.8 else 800)), int(rng.integers(1, 4))
-    x = np.column_stack([awkward(rng, n, 0.01) for _ in range(d)]).reshape(n, d)
-    if rng.random() < 0.6:
-        x = rng.normal(0, float(rng.choice([0.01, 0.1, 1, 3])), (n, d)).clip(-9.9, 9.9)
-    if rng.random() < 0.2 and d > 1:
-        x[:, 1] = x[:, 0] + rng.normal(0, 10.0 ** -int(rng.integers(1, 8)), n)  # nearly dependent
-    if rng.random() < 0.2:
-        x[:, 0] += float(rng.choice([5, -5]))
-    x = x.clip(-9.9, 9.9)
-    odds = (x @ rng.normal(0, float(rng.choice([0.5, 2, 8])), d)) + float(rng.choice([0, 0, -3, -6]))
-    y = (rng.random(n) < 1 / (1 + np.exp(-odds))).astype(int)
-    l2 = float(rng.choice([0, 0, 0, 0.1, 1]))
-    try:
-        result, rows = asked(rng, analytics.LogisticRegression(d, l2=l2), x, y, by=y)
-    except NoAnswerError as error:
-        why_no_fit(error, x[error.rows], y[error.rows], l2)
-        return
-    x, y = x[rows], y[rows]
-    assert result.n == len(y)
-    if not l2:
-        assert not separable(x, y)
-    design = np.column_stack([np.ones(len(y)), x])
-    coefficients = np.concatenate([[result.intercept], result.coefficients])
-    if l2:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            fit = LogisticRegression(C=1 / l2, tol=1e-14, max_iter=10_000, solver="newton-cholesky").fit(x, y)
-        reference = np.concatenate([fit.intercept_, fit.coef_[0]])
-        assert np.abs(coefficients - reference).max() <= 2e-6 * max(1, np.abs(reference).max())
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fit = sm.Logit(y, design).fit(method="newton", maxiter=200, tol=1e-14, disp=0)
-    scale = np.maximum(1, np.abs(fit.params))
-    assert (np.abs(coefficients - fit.params) <= 2e-6 * scale).all(), (coefficients, fit.params)
-    assert np.allclose(result.errors, fit.bse, rtol=1e-4)
-    assert np.allclose(result.p_values, fit.pvalues, rtol=1e-3, atol=1e-9)
-    assert np.isclose(result.loss, -fit.llf / len(y), rtol=1e-9)
-
-
-def why_no_fit(error, x, y, l2):
-    """Judge a refusal."""
-    if not len(y):
-        refused(error, True, "no patients")
-    design = np.column_stack([np.ones(len(y)), x])
-    if l2:
-        refused(error, len(set(y.tolist())) == 1, "one outcome only: the intercept has no finite value")
-    if np.linalg.matrix_rank(design) < design.shape[1]:
-        refused(error, "depend" in error.message, "columns depend on each other")
-    if separable(x, y):
-        refused(error, True, "the features separate the outcomes")
-    # Not separated, but so nearly that the smallest eigenvalue at the maximum is below what can be vouched for.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fit = sm.Logit(y, design).fit(method="newton", maxiter=500, tol=1e-12, disp=0)
-    p = fit.predict(design)
-    least = np.linalg.eigvalsh(design.T @ (design * (p * (1 - p))[:, None]))[0]
-    refused(error, least < 1e-4, "nearly separated or nearly dependent")
-
-
-CASES = {f.__name__: f for f in (counts, histogram, moments, quantiles, kmeans, pca, power_pca, survival, logistic)}
+CASES = {f.__name__: f for f in (counts, histogram, moments, quantiles, kmeans, pca, power_pca, survival)}

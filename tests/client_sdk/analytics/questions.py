@@ -25,7 +25,13 @@ def questions(rng):
     yield analytics.PowerPCA(1, grid, 3, tolerance=0.3), (table,)
     yield analytics.KaplanMeier(1, 60, ["a", "b"]), (days, died, arm)
     # With a penalty, since the rows of two hospitals may be so few that the features separate the outcomes.
-    yield analytics.LogisticRegression(3, l2=0.5), (table / 10, outcome)
+    yield analytics.LogisticRegression(3, l2=0.5, small_cells=LOOSE), (table / 10, outcome)
+    counts, years = rng.poisson(np.exp(table[:, 1] / 40)), rng.uniform(0.5, 2, n)
+    yield analytics.PoissonRegression(3, l1=0.5, exposure=(0.1, 10), small_cells=LOOSE), (table / 10, counts, years)
+    yield (
+        analytics.LinearRegression([grid] * 3, grid, l2=0.5, small_cells=LOOSE),
+        (table, table[:, 0] - table[:, 1] / 2),
+    )
 
 
 NAMES = [type(question).__name__ for question, _ in questions(np.random.default_rng(0))]

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from sksurv.compare import compare_survival
 from sksurv.nonparametric import kaplan_meier_estimator
@@ -269,85 +269,6 @@ def test_chi_square_tail(x, df):
     from scipy.stats import chi2
 
     assert chi_square_tail(x, df) == pytest.approx(chi2.sf(x, df), rel=1e-12)
-
-
-@pytest.mark.parametrize("l2", [0.0, 1.0])
-def test_logistic_regression_equals_the_pooled_fit(rng, l2):
-    from sklearn.linear_model import LogisticRegression
-
-    x = rng.normal(0, 1, (400, 4)).clip(-9, 9)
-    y = (rng.random(400) < 1 / (1 + np.exp(-(x @ [1.0, -0.5, 0.0, 2.0] - 0.3)))).astype(int)
-    result = analytics.dry_run(analytics.LogisticRegression(4, l2=l2), shares_of(rng, x, y))
-    pooled = LogisticRegression(C=1 / l2 if l2 else np.inf, tol=1e-12, max_iter=1000, solver="newton-cholesky")
-    pooled.fit(x, y)
-    assert np.abs(result.coefficients - pooled.coef_[0]).max() < 1e-6
-    assert abs(result.intercept - pooled.intercept_[0]) < 1e-6
-    assert np.allclose(result.probability(x), pooled.predict_proba(x)[:, 1], atol=1e-6)
-    assert 3 <= result.steps < 15
-    if not l2:  # Fisher's information by hand
-        p = result.probability(x)
-        design = np.column_stack([np.ones(400), x])
-        errors = np.sqrt(np.diag(np.linalg.inv(design.T @ (design * (p * (1 - p))[:, None]))))
-        assert np.allclose(result.errors, errors, rtol=1e-6)
-
-
-def test_logistic_regression_halves_steps_that_overshoot():
-    """Newton from 0 overshoots where one row is far out; without halving the loss would rise."""
-    x = np.array([[1e-3]] * 30 + [[-1e-3]] * 30 + [[8.0], [9.0], [8.5]])
-    y = np.array([1] * 29 + [0] * 30 + [1, 1, 0, 1])
-    result = analytics.dry_run(analytics.LogisticRegression(1), [(x[:20], y[:20]), (x[20:], y[20:])])
-    p = result.probability(x)
-    assert np.abs(np.column_stack([np.ones(63), x]).T @ (y - p)).max() < 1e-8
-
-
-SEPARATED = {
-    "line": (np.linspace(-1, 1, 20)[:, None], np.repeat([0, 1], 10)),
-    "reported": (
-        np.array(
-            [[2.2, -1], [-0.5, 1.6], [0.8, 0.1], [0.2, 1.7], [0.2, -2], [1.7, 1.5], [-0.5, -0.6], [1.4, 0], [-0.2, 0]]
-        ),
-        np.array([1, 0, 0, 0, 1, 0, 1, 0, 1]),
-    ),
-    "quasi": (np.array([[-1.0], [0], [0], [0], [1], [2]]), np.array([0, 0, 1, 0, 1, 1])),
-    "one outcome": (np.linspace(-1, 1, 20)[:, None], np.zeros(20, int)),
-    "a category without events": (np.repeat([[1.0], [0.0]], [5, 30], axis=0), np.repeat([0, 1, 0], [5, 10, 20])),
-}
-
-
-@pytest.mark.parametrize("name", SEPARATED)
-def test_separated_outcomes_are_explained(name):
-    x, y = SEPARATED[name]
-    shares = [(x[::2], y[::2]), (x[1::2], y[1::2])]
-    with pytest.raises(InputError, match="separate") as caught:
-        analytics.dry_run(analytics.LogisticRegression(x.shape[1]), shares)
-    assert "l2" in caught.value.hint
-    if name != "one outcome":
-        result = analytics.dry_run(analytics.LogisticRegression(x.shape[1], l2=0.1), shares)
-        assert (result.errors > 0).all()
-
-
-@given(seed=SEEDS)
-def test_whatever_is_separable_is_refused(seed):
-    """Rows on the right side of a plane, some of them on it; scaled and shifted so that rounding matters."""
-    rng = np.random.default_rng(seed)
-    d, n = int(rng.integers(1, 4)), int(rng.integers(4, 40))
-    x = np.round(rng.normal(0, 1, (n, d)) * 10.0 ** rng.uniform(-1, 0.5), 1).clip(-9, 9)
-    direction, offset = rng.integers(-3, 4, d), int(rng.integers(-2, 3))
-    side = np.rint(x * 10) @ direction + 10 * offset
-    assume(side.any())
-    y = np.where(side == 0, rng.random(n) < 0.5, side > 0).astype(int)
-    with pytest.raises(InputError, match=r"separate|depend"):
-        analytics.dry_run(analytics.LogisticRegression(d), shares_of(rng, x, y))
-
-
-def test_columns_that_depend_on_each_other_are_explained(rng):
-    x = rng.normal(0, 1, (60, 2)).clip(-3, 3)
-    y = rng.integers(0, 2, 60)
-    for dependent in (np.column_stack([x, x[:, 0] - x[:, 1]]), np.column_stack([x, np.ones(60)])):
-        with pytest.raises(InputError, match="depend on each other"):
-            analytics.dry_run(analytics.LogisticRegression(3), [(dependent, y)])
-    with pytest.raises(InputError, match="expected patients"):
-        analytics.dry_run(analytics.LogisticRegression(1), [([], [])] * 2)
 
 
 def test_a_power_iteration_that_does_not_converge_says_so(rng):
