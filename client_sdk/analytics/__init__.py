@@ -30,6 +30,7 @@ from client_sdk.analytics.kmeans import KMeans, KMeansResult
 from client_sdk.analytics.moments import MomentResult, Moments
 from client_sdk.analytics.pca import PCA, PCAResult, PowerPCA
 from client_sdk.analytics.quantiles import QuantileResult, Quantiles
+from client_sdk.analytics.regression.cross_validation import CrossValidation, CrossValidationResult
 from client_sdk.analytics.regression.linear import LinearRegression
 from client_sdk.analytics.regression.models import LogisticRegression, PoissonRegression
 from client_sdk.analytics.regression.results import LinearResult, LogisticResult, PoissonResult
@@ -43,6 +44,8 @@ __all__ = [
     "Analysis",
     "CountResult",
     "Counts",
+    "CrossValidation",
+    "CrossValidationResult",
     "Curve",
     "Field",
     "Finished",

@@ -20,6 +20,9 @@ __all__ = ["Binomial", "Family", "Poisson"]
 
 Floats = NDArray[np.float64]
 
+_NONE = 1e-11
+"""Smallest mean that is no rounding."""
+
 _FAR = 80.0
 """Linear predictors beyond count as this: e^80 is more than any sum that is told."""
 
@@ -29,6 +32,9 @@ class Family(ABC):
 
     starts_at_mean: bool
     """Whether the first step is to the common mean: where Newton's first step from 0 would overshoot by far."""
+
+    constant: str
+    """What it means if the common mean has no finite linear predictor."""
 
     runaway: str
     """What it means if coefficients grow without end."""
@@ -44,6 +50,13 @@ class Family(ABC):
     @abstractmethod
     def variance(self, mean: Floats) -> Floats:
         """Return the variance of outcomes with these means."""
+
+    @abstractmethod
+    def common(self, slope: float, curvature: float) -> float | None:
+        """Return the linear predictor of the common mean, from the intercept's sums where coefficients are 0.
+
+        Exact for rates; for odds without offsets, and near with them. None if it is not finite.
+        """
 
     @abstractmethod
     def loss(self, outcomes: Floats, eta: Floats) -> Floats:
@@ -67,6 +80,7 @@ class Binomial(Family):
     """Yes or no, by log odds."""
 
     starts_at_mean = False
+    constant = "all outcomes are the same"
     runaway = "the features separate the outcomes, or nearly so: coefficients would grow without end"
 
     def outcomes(self, values: Any, rows: int) -> Floats:
@@ -80,6 +94,11 @@ class Binomial(Family):
     def variance(self, mean: Floats) -> Floats:
         """Return p (1 - p)."""
         return mean * (1 - mean)
+
+    def common(self, slope: float, curvature: float) -> float | None:
+        """Return log odds."""
+        p = 0.5 + slope / (4 * curvature)
+        return math.log(p / (1 - p)) if _NONE < p < 1 - _NONE else None
 
     def loss(self, outcomes: Floats, eta: Floats) -> Floats:
         """Return minus the log likelihood."""
@@ -108,6 +127,7 @@ class Poisson(Family):
 
     largest: int
     starts_at_mean = True
+    constant = "all outcomes are 0"
     runaway = (
         "all counts are 0 in a group of rows that the features single out, or nearly so: coefficients would grow "
         "without end"
@@ -134,6 +154,11 @@ class Poisson(Family):
     def variance(self, mean: Floats) -> Floats:
         """Return the mean."""
         return mean
+
+    def common(self, slope: float, curvature: float) -> float | None:
+        """Return the log rate: means at 0 and what counts exceed them by are the counts."""
+        ratio = (curvature + slope) / curvature
+        return math.log(ratio) if ratio > _NONE else None
 
     def loss(self, outcomes: Floats, eta: Floats) -> Floats:
         """Return mean - y - y log(mean / y)."""

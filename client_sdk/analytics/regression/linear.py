@@ -15,7 +15,7 @@ from client_sdk.analytics.analysis import OneRound
 from client_sdk.analytics.checks import MAX_ROWS, TOO_FEW, Grid, check_rows
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.moments import exact_dot
-from client_sdk.analytics.regression.normal import Equations, lasso, least_squares, matrix_of, residuals
+from client_sdk.analytics.regression.normal import Equations, elastic_net, least_squares, matrix_of, residuals
 from client_sdk.analytics.regression.penalty import Penalty
 from client_sdk.analytics.regression.results import LinearResult
 from client_sdk.analytics.regression.rows import one_each, weights_of
@@ -23,8 +23,9 @@ from client_sdk.analytics.regression.small import check_cells
 from client_sdk.analytics.regression.student import student_tail
 from client_sdk.analytics.small_cells import SmallCells
 from client_sdk.columns import column, expected, refuse, table
+from he_agg.errors import InputError
 
-__all__ = ["LinearRegression"]
+__all__ = ["LinearRegression", "Products", "dependent"]
 
 T = TypeVar("T")
 
@@ -171,13 +172,13 @@ class LinearRegression(OneRound[LinearResult]):
     def coefficients_of(self, equations: Equations, penalty: Penalty) -> tuple[list[Fraction], list[Fraction]]:
         """Return coefficients between grid numbers, and the diagonal of the inverse if there is no penalty."""
         if penalty.l1:
-            beta = lasso(equations, penalty)
+            beta = elastic_net(equations, penalty)
             if beta is None:
-                raise _dependent("some columns, so nearly that the coefficients are not determined to 1e-6")
+                raise dependent("some columns, so nearly that the coefficients are not determined to 1e-6,")
             return [Fraction(b) for b in (beta / equations.units).tolist()], []
         solved = least_squares(equations, penalty.l2, inverse=not penalty)
         if isinstance(solved, int):
-            raise _dependent(f"feature {solved - 1}")
+            raise dependent(f"feature {solved - 1}")
         return solved
 
     def fit_of(self, equations: Equations, penalty: Penalty, n: int, n_sites: int) -> LinearResult:
@@ -226,7 +227,8 @@ def _p_value(beta: float, error: float, df: float) -> float:
     return student_tail(beta / error if error else math.copysign(math.inf, beta), df)
 
 
-def _dependent(which: str) -> Any:
+def dependent(which: str) -> InputError:
+    """Return the error for columns that depend on each other."""
     return refuse(
         f"LinearRegression: expected columns that do not depend on each other, got one solution of many: {which} "
         "can be written by the constant and other columns",

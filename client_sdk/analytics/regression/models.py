@@ -32,7 +32,7 @@ from client_sdk.analytics.regression.small import check_cells
 from client_sdk.analytics.small_cells import SmallCells
 from client_sdk.columns import column, expected, refuse
 
-__all__ = ["LogisticRegression", "PoissonRegression"]
+__all__ = ["LogisticRegression", "NewtonRegression", "PoissonRegression", "RegressionSums"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,7 +55,7 @@ class RegressionSums(NamedTuple, Generic[T]):
 
 
 @dataclass(frozen=True)
-class _Newtons(Analysis[Rows, Fit, R]):
+class NewtonRegression(Analysis[Rows, Fit, R]):
     """A regression by Newton's method. Subclasses say which family, and what the result is."""
 
     features: int
@@ -104,6 +104,7 @@ class _Newtons(Analysis[Rows, Fit, R]):
             self.tolerance,
             self.max_steps,
             self.max_rows,
+            self.family.starts_at_mean,
         )
 
     @property
@@ -207,7 +208,7 @@ class _Newtons(Analysis[Rows, Fit, R]):
 
 
 @dataclass(frozen=True)
-class LogisticRegression(_Newtons[LogisticResult]):
+class LogisticRegression(NewtonRegression[LogisticResult]):
     """Logistic regression: maximum likelihood, or with a ridge, lasso or elastic net, by Newton's method.
 
     Each round sums gradient, Hessian and loss at the current coefficients, rounded to 2^-40 at each site; if the loss
@@ -247,7 +248,7 @@ class LogisticRegression(_Newtons[LogisticResult]):
 
 
 @dataclass(frozen=True)
-class PoissonRegression(_Newtons[PoissonResult]):
+class PoissonRegression(NewtonRegression[PoissonResult]):
     """Poisson regression of counts, maximum likelihood or penalised, by Newton's method; rates if exposures are given.
 
     The first step is to the common rate, the next ones are Newton's as in `LogisticRegression`, with the same proofs:

@@ -91,6 +91,7 @@ class Newton:
         tolerance: stop when no coefficient moves by more.
         max_steps: rounds at most.
         max_rows: most rows of a site.
+        starts_at_mean: whether the first step is to the common mean.
     """
 
     who: str
@@ -102,6 +103,7 @@ class Newton:
     tolerance: float
     max_steps: int
     max_rows: int
+    starts_at_mean: bool
 
     @property
     def step_of_weights(self) -> float:
@@ -165,8 +167,8 @@ class Newton:
         hessian = penalty.ridged(curvature)
         least_firm = _FIRM * size * (rounding + 2.0**-50 * float(np.abs(hessian).max()))
         first = fit.step == 0
-        if first and self.family.starts_at_mean:
-            beta = self._mean(gradient, curvature, rounding)
+        if first and self.starts_at_mean:
+            beta = self._mean(gradient, curvature)
             if not penalty.l1 and not least_of(hessian) > least_firm:
                 raise self.no_fit(_DEPENDENT)
             return Fit(self._next(fit), beta, fit.beta, loss)
@@ -191,13 +193,13 @@ class Newton:
             return Solved(beta, inverse, raw_loss)
         return Fit(self._next(fit), beta, fit.beta, loss)
 
-    def _mean(self, gradient: Floats, curvature: Floats, rounding: float) -> Floats:
-        """Return the coefficients of the common rate: the intercept alone."""
-        total = float(curvature[0, 0] + gradient[0])  # of the outcomes: means at 0, and what outcomes exceed them by
-        if not total > 4 * rounding:
-            raise self.no_fit("all outcomes are 0")
+    def _mean(self, gradient: Floats, curvature: Floats) -> Floats:
+        """Return the coefficients of the common mean: the intercept alone."""
+        common = self.family.common(float(gradient[0]), float(curvature[0, 0])) if curvature[0, 0] > 0 else None
+        if common is None:
+            raise self.no_fit(self.family.constant)
         beta = np.zeros_like(gradient)
-        beta[0] = math.log(total / float(curvature[0, 0]))
+        beta[0] = common
         return on_grid(beta)
 
     def _exists(self, gradient: Floats, curvature: Floats, penalty: Penalty, rounding: float) -> bool:

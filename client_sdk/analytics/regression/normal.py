@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from client_sdk.analytics.regression.penalty import Penalty, minimise
 
-__all__ = ["Equations", "lasso", "least_squares", "matrix_of", "residuals"]
+__all__ = ["Equations", "elastic_net", "least_squares", "matrix_of", "residuals"]
 
 Floats = NDArray[np.float64]
 
@@ -108,10 +108,11 @@ def residuals(equations: Equations, coefficients: list[Fraction]) -> Fraction:
     return Fraction(total, scale**2)
 
 
-def lasso(equations: Equations, penalty: Penalty) -> Floats | None:
-    """Solve least squares with l1 in it: coefficients, the intercept first; None where they are not determined.
+def elastic_net(equations: Equations, penalty: Penalty) -> Floats | None:
+    """Solve least squares with a penalty in float64: coefficients, the intercept first.
 
-    The intercept is taken out exactly, so that a mean far from 0 costs no digits.
+    The intercept is taken out exactly, so that a mean far from 0 costs no digits. None where coefficients are not
+    determined.
     """
     products, size = equations.products, equations.size
     n = products[0][0]

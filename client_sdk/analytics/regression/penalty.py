@@ -46,7 +46,7 @@ class Penalty:
         return hessian + np.diag(self.slope(np.ones(len(hessian))))
 
     def __bool__(self) -> bool:
-        return self.l1 > 0 or self.l2 > 0
+        return bool(self.l1 > 0 or self.l2 > 0)
 
 
 def minimise(q: Floats, c: Floats, l1: float, start: Floats) -> tuple[Floats, NDArray[np.bool_]]:

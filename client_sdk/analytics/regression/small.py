@@ -1,4 +1,4 @@
-"""Small cells of a regression: columns that only a few rows have, with or without the outcome."""
+"""Small cells of a regression: columns that only a few rows have, with or without the outcome, and small folds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from client_sdk.analytics.small_cells import SmallCells, SmallCellWarning
 from client_sdk.columns import refuse
 
-__all__ = ["check_cells"]
+__all__ = ["check_cells", "check_folds"]
 
 
 def check_cells(who: str, cells: NDArray[np.int64], rule: SmallCells) -> None:
@@ -37,3 +37,19 @@ def check_cells(who: str, cells: NDArray[np.int64], rule: SmallCells) -> None:
     if rule.action == "suppress":
         raise refuse(f"{what}; no result was released", "join categories, drop such columns, or ask about more rows")
     warnings.warn(f"{what}; every hospital gets such counts", SmallCellWarning, stacklevel=3)
+
+
+def check_folds(rows: NDArray[np.int64], rule: SmallCells) -> None:
+    """Warn about folds of few rows, or refuse them where small counts are suppressed; refuse empty ones.
+
+    Raises:
+        InputError: there is a fold without rows, or with so few that they would be suppressed.
+    """
+    fewest = int(rows.min())
+    if fewest >= max(rule.below, 1):
+        return
+    least = max(rule.below, 1)
+    what = f"CrossValidation: expected {least} rows or more in each of {rows.size} folds, got {fewest} in one"
+    if fewest == 0 or rule.action == "suppress":
+        raise refuse(f"{what}; no result was released", "ask for fewer folds, or when the sites have more rows")
+    warnings.warn(f"{what}; every hospital gets the sums of each fold", SmallCellWarning, stacklevel=3)

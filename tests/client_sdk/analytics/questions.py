@@ -28,6 +28,8 @@ def questions(rng):
     yield analytics.LogisticRegression(3, l2=0.5, small_cells=LOOSE), (table / 10, outcome)
     counts, years = rng.poisson(np.exp(table[:, 1] / 40)), rng.uniform(0.5, 2, n)
     yield analytics.PoissonRegression(3, l1=0.5, exposure=(0.1, 10), small_cells=LOOSE), (table / 10, counts, years)
+    model = analytics.LogisticRegression(3, small_cells=LOOSE)
+    yield analytics.CrossValidation(model, 0.5, (0.3, 0.05), folds=2), (table / 10, outcome)
     yield (
         analytics.LinearRegression([grid] * 3, grid, l2=0.5, small_cells=LOOSE),
         (table, table[:, 0] - table[:, 1] / 2),
