@@ -35,7 +35,9 @@ from client_sdk.analytics.regression.linear import LinearRegression
 from client_sdk.analytics.regression.models import LogisticRegression, PoissonRegression
 from client_sdk.analytics.regression.results import LinearResult, LogisticResult, PoissonResult
 from client_sdk.analytics.small_cells import SmallCells, SmallCellWarning
-from client_sdk.analytics.survival import Curve, KaplanMeier, LogRank, SurvivalResult
+from client_sdk.analytics.survival.competing import CumulativeIncidence, Incidence, IncidenceResult
+from client_sdk.analytics.survival.curve import Curve
+from client_sdk.analytics.survival.kaplan_meier import KaplanMeier, LogRank, SurvivalResult
 
 __all__ = [
     "PCA",
@@ -46,12 +48,15 @@ __all__ = [
     "Counts",
     "CrossValidation",
     "CrossValidationResult",
+    "CumulativeIncidence",
     "Curve",
     "Field",
     "Finished",
     "Grid",
     "Histogram",
     "HistogramResult",
+    "Incidence",
+    "IncidenceResult",
     "KMeans",
     "KMeansResult",
     "KaplanMeier",

@@ -85,8 +85,12 @@ def absences(rng, hospitals):
     return late
 
 
-def asked(rng, question, *columns, by=None):
+def asked(rng, question, *columns, by=None, shares=None):
     """Ask a question about columns, dealt out.
+
+    Args:
+        by: a column by which they may be dealt.
+        shares: the row numbers of each hospital, where the caller has dealt.
 
     Returns:
         The result, and the numbers of the rows that it must be about.
@@ -95,7 +99,7 @@ def asked(rng, question, *columns, by=None):
         RefusedError: a hospital stayed away for as long as the rule allows.
         NoAnswerError: the analysis has none.
     """
-    shares = dealt(rng, len(columns[0]), by)
+    shares = dealt(rng, len(columns[0]), by) if shares is None else shares
     names = [f"hospital-{i}" for i in range(len(shares))]
     late = absences(rng, len(names))
     own = [question.prepared(*(dressed(rng, np.asarray(column)[share]) for column in columns)) for share in shares]

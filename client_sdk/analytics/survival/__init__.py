@@ -1,0 +1,1 @@
+"""Survival analysis: Kaplan-Meier curves and Cox models, from sums at common times."""
