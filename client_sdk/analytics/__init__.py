@@ -36,6 +36,9 @@ from client_sdk.analytics.regression.models import LogisticRegression, PoissonRe
 from client_sdk.analytics.regression.results import LinearResult, LogisticResult, PoissonResult
 from client_sdk.analytics.small_cells import SmallCells, SmallCellWarning
 from client_sdk.analytics.survival.competing import CumulativeIncidence, Incidence, IncidenceResult
+from client_sdk.analytics.survival.concordance import Concordance
+from client_sdk.analytics.survival.cox import CoxRegression
+from client_sdk.analytics.survival.cox_result import Baseline, ChiSquare, CoxResult, Proportionality, SurvivalCurves
 from client_sdk.analytics.survival.curve import Curve
 from client_sdk.analytics.survival.kaplan_meier import KaplanMeier, LogRank, SurvivalResult
 
@@ -44,10 +47,15 @@ __all__ = [
     "VALUE_BITS",
     "AbsentWarning",
     "Analysis",
+    "Baseline",
+    "ChiSquare",
+    "Concordance",
     "CountResult",
     "Counts",
     "CrossValidation",
     "CrossValidationResult",
+    "CoxRegression",
+    "CoxResult",
     "CumulativeIncidence",
     "Curve",
     "Field",
@@ -72,10 +80,12 @@ __all__ = [
     "PoissonRegression",
     "PoissonResult",
     "PowerPCA",
+    "Proportionality",
     "QuantileResult",
     "Quantiles",
     "SmallCellWarning",
     "SmallCells",
+    "SurvivalCurves",
     "SurvivalResult",
     "dry_run",
     "layout_for",

@@ -12,11 +12,19 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.reference import adapters, modules, optimisers, regressions, scores, statistics
+from tests.reference import adapters, modules, optimisers, regressions, scores, statistics, survival_models
 from tests.reference.hospitals import RefusedError
 from tests.support.seeds import seed_of
 
-CASES = statistics.CASES | regressions.CASES | scores.CASES | optimisers.CASES | adapters.CASES | modules.CASES
+CASES = (
+    statistics.CASES
+    | regressions.CASES
+    | survival_models.CASES
+    | scores.CASES
+    | optimisers.CASES
+    | adapters.CASES
+    | modules.CASES
+)
 BUDGET_S = 10.0
 """For all kinds together, in `make test`."""
 

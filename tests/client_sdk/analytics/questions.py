@@ -34,6 +34,13 @@ def questions(rng):
         analytics.LinearRegression([grid] * 3, grid, l2=0.5, small_cells=LOOSE),
         (table, table[:, 0] - table[:, 1] / 2),
     )
+    came = days // 3
+    yield analytics.CumulativeIncidence(2, 60, ["a", "b"], late_entry=True), (days, died * (1 + (arm == "b")), came)
+    yield analytics.CoxRegression(1, 1, 60, small_cells=LOOSE), (days, died, table[:, :1] / 30)
+    yield analytics.CoxRegression(1, 5, 60, strata=None, small_cells=LOOSE), (days, died, table[:, :1] / 30)
 
 
-NAMES = [type(question).__name__ for question, _ in questions(np.random.default_rng(0))]
+NAMES = [
+    type(question).__name__ + (" shared" if getattr(question, "strata", "") is None else "")
+    for question, _ in questions(np.random.default_rng(0))
+]

@@ -1,0 +1,337 @@
+"""Cox's proportional hazards model by Newton's method, with the hospitals' own risk sets or with everybody's."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_sdk.analytics.analysis import Analysis, Finished
+from client_sdk.analytics.checks import MAX_ROWS, TOO_FEW
+from client_sdk.analytics.integers import Field
+from client_sdk.analytics.small_cells import SmallCells
+from client_sdk.analytics.survival.concordance import Concordance, concordance_of
+from client_sdk.analytics.survival.cox_newton import FAR, MOST_RISK, Fit, no_fit, stepped
+from client_sdk.analytics.survival.cox_result import Baseline, ChiSquare, CoxResult, Proportionality
+from client_sdk.analytics.survival.cox_site import own_derivatives, own_terms, shared_sums
+from client_sdk.analytics.survival.cox_state import FRACTION_BITS, CoxData, CoxState, CoxSums, real, risk_of, rounded
+from client_sdk.analytics.survival.cox_sums import Moments, Terms, square, terms_of
+from client_sdk.analytics.survival.followup import TimeGrid, groups_of
+from client_sdk.columns import expected, flags, refuse, table
+from he_agg.errors import InputError, Reason
+
+__all__ = ["CoxRegression"]
+
+_MOST_LOSS = 64
+"""Largest mean loss of a site that is told."""
+
+_MOST_SPREAD = 500
+"""Largest difference of linear predictors at one hospital."""
+
+
+@dataclass(frozen=True)
+class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
+    """Cox regression of time to event, with the same coefficients as the pooled fit to 1e-6.
+
+    Times are put on the grid of `KaplanMeier`. There is a result only if a maximum of the partial likelihood provably
+    exists and its information is so far from singular that rounding moves no coefficient by 1e-6; otherwise the error
+    says whether columns depend on each other or tell who has the event next.
+
+    `strata="site"`, the default, gives each hospital a baseline hazard of its own. It is the usual model of studies at
+    several sites, and the one that tells least: risk sets stay at home. With `strata=None`, or with strata by a
+    variable, hospitals share risk sets, whose sums travel. That is WebDISCO's way; see what it reveals.
+
+    **Every hospital learns**, with strata by hospital, in each of about six rounds the gradient, the information and
+    the logarithm of the partial likelihood over all hospitals at known coefficients, and at the end the sums of
+    residuals with time and the numbers of concordant pairs: nothing per time and nothing per patient. **Otherwise** it
+    learns how many had the event at each grid time and, in each round, three sums over the patients of all hospitals at
+    risk at each event time: of exp(x'b), of that times x, and times the products of x. *Two neighbouring risk sets
+    differ by those who left in between. If that was one patient, the difference is this patient's features.* By day it
+    is most of those who had the event. So take months or quarters, and `SmallCells(10, "suppress")`, with which nothing
+    but counts is sent unless at least 10 had the event wherever anybody had.
+
+    Attributes:
+        features: how many columns.
+        step: of the time grid. Units: those of the times, days for instance.
+        horizon: longest time, put up to the grid. Longer ones are censored there.
+        strata: "site" for one per hospital, None for one in all, or the labels of a variable.
+        ties: "efron" or "breslow".
+        late_entry: whether patients have a time from which on they are watched.
+        feature_bound: largest absolute value of a feature; scale columns by agreed constants to about 1.
+        trend: function of time for the test of proportional hazards; "log" needs events after time 0.
+        small_cells: what to do where few patients had the event.
+        tolerance: stop when no coefficient moves by more.
+        max_steps: rounds at most.
+        max_rows: most patients of a site.
+    """
+
+    features: int
+    step: float
+    horizon: float
+    strata: str | Sequence[str] | None = "site"
+    ties: Literal["efron", "breslow"] = "efron"
+    late_entry: bool = False
+    feature_bound: float = 10.0
+    trend: Literal["identity", "log"] = "identity"
+    small_cells: SmallCells = SmallCells()  # noqa: RUF009
+    tolerance: float = 1e-9
+    max_steps: int = 50
+    max_rows: int = MAX_ROWS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "horizon", TimeGrid.asked("CoxRegression", self.step, self.horizon).horizon)
+        if self.features < 1 or not 0 < self.feature_bound < 2**20:
+            raise refuse("CoxRegression: expected at least one feature and a bound below 2^20")
+        if self.ties not in ("efron", "breslow") or self.trend not in ("identity", "log"):
+            raise refuse("CoxRegression: expected ties 'efron' or 'breslow', and trend 'identity' or 'log'")
+        labels = self._labels
+        if (isinstance(self.strata, str) and self.strata != "site") or not labels or len(set(labels)) != len(labels):
+            raise refuse("CoxRegression: expected strata 'site', None, or different labels, at least one")
+
+    @property
+    def _grid(self) -> TimeGrid:
+        return TimeGrid(self.step, self.horizon)
+
+    @property
+    def _points(self) -> int:
+        return self._grid.last + 1
+
+    @property
+    def _shared(self) -> bool:
+        """Whether hospitals share risk sets."""
+        return self.strata != "site"
+
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        return ("all",) if self.strata is None or isinstance(self.strata, str) else tuple(self.strata)
+
+    @property
+    def fields(self) -> CoxSums[Field]:
+        """Counts, sums over risk sets or the hospital's own derivatives, and what is asked at the end."""
+        p, rows, x = self.features, self.max_rows, max(1, math.ceil(self.feature_bound))
+        half = p * (p + 1) // 2
+        scale = rows << FRACTION_BITS
+        most = scale * math.ceil(math.exp(MOST_RISK))
+        keys = len(self._labels) * self._points if self._shared else 0
+        tied = keys if self.ties == "efron" else 0
+        own = 0 if self._shared else 1
+        return CoxSums(
+            n=Field((), rows),
+            events=Field((), rows),
+            beyond=Field((), rows),
+            deaths=Field((keys,), rows),
+            weights=Field((keys,), most),
+            features=Field((keys, p), most * x),
+            products=Field((keys, half), most * x * x),
+            tied_weights=Field((tied,), most),
+            tied_features=Field((tied, p), most * x),
+            tied_products=Field((tied, half), most * x * x),
+            gradient=Field((p,), scale * 2 * x),
+            hessian=Field((own, half), scale * x * x),
+            loss=Field((own,), scale * _MOST_LOSS),
+            trend=Field((p,), scale * 2 * x),
+            trend_hessian=Field((2 * own, half), scale * x * x),
+            pairs=Field((3,), rows * rows),
+        )
+
+    def prepared(self, *data: Any) -> CoxData:
+        """Return the site's patients.
+
+        Args:
+            data: times, whether each ended with the event, features (rows, p), with several strata the label of each
+                patient, and with late entry the time from which on each was watched.
+        """
+        several = len(self._labels) > 1
+        names = ("times", "events", "features", *["strata"] * several, *["entries"] * self.late_entry)
+        expected(data, "CoxRegression", *names)
+        grid = self._grid
+        patients = grid.follow_up(data[0], data[-1] if self.late_entry else None, self.max_rows)
+        rows = table(data[2], self.features, "features")
+        events = flags(data[1], "events", patients.kept.size)
+        if len(rows) != patients.kept.size:
+            raise refuse("features: expected one row per time", "hand in columns of the same rows, in the same order")
+        if rows.size and np.abs(rows).max() > self.feature_bound:
+            raise InputError(
+                Reason.BEYOND_CLIP,
+                f"features: expected absolute values up to {self.feature_bound:g}, got one beyond it",
+                "scale the columns by constants that all sites agree on, or agree on a larger feature_bound",
+            )
+        start = groups_of(data[3] if several else None, self._labels, rows, "stratum")[patients.kept] * self._points
+        happened = events[patients.kept] & patients.happened
+        if self.trend == "log" and (happened & (patients.exits == 0)).any():
+            raise refuse("times: expected events after time 0, got one at it", 'take trend="identity"')
+        exits, entries = start + patients.exits, start + patients.entries
+        return CoxData(rows[patients.kept], exits, entries, happened, self._clock(patients.exits))
+
+    def _clock(self, number: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the trend's function of time, from 0 to 1. Tests are the same for multiples of it."""
+        if self.trend == "log":
+            return np.asarray(np.log(np.maximum(number, 1)) / math.log(max(self._grid.last, 2)))
+        return number / self._grid.last
+
+    def start(self) -> CoxState:
+        """Return coefficients that are all 0."""
+        zero = np.zeros(self.features)
+        none: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        return CoxState(0, "count" if self._shared else "fit", none, zero, zero, zero, math.inf, math.inf, 0.0)
+
+    def contribution(self, state: CoxState, data: CoxData) -> CoxSums[NDArray[Any]]:
+        """Return the site's counts, or its sums at the current coefficients."""
+        fields = self.fields
+        nothing = CoxSums(*(np.zeros(field.shape, dtype=np.int64) for field in fields))
+        values = nothing._replace(n=np.array(len(data.rows)), events=np.array(int(data.events.sum())))
+        if state.stage == "count":
+            np.add.at(values.deaths, data.exits[data.events], 1)
+            return values
+        risk = risk_of(data.rows, state)
+        beyond = int((risk > MOST_RISK).sum()) if self._shared else int(np.ptp(risk) > _MOST_SPREAD if risk.size else 0)
+        if beyond:
+            return values._replace(beyond=np.array(beyond))
+        if self._shared:
+            own: dict[str, NDArray[Any]] | None = shared_sums(fields, state, data, risk)
+        else:
+            own = own_derivatives(fields, state, data, risk, efron=self.ties == "efron")
+        if own is None:
+            return values._replace(beyond=np.array(1))
+        values = values._replace(**own)
+        if state.stage == "end":
+            pairs = concordance_of(risk, data.entries, data.exits, data.events)
+            values = values._replace(pairs=np.array([pairs.concordant, pairs.discordant, pairs.tied]))
+        return values
+
+    def own_baseline(self, result: CoxResult, *data: Any) -> Baseline:
+        """Return a hospital's baseline hazard from its own patients, where strata are hospitals. Nothing is sent.
+
+        Args:
+            result: the fit.
+            data: as for the analysis.
+        """
+        if self._shared:
+            raise refuse("own_baseline: expected strata by hospital, got shared ones", "take `result.baselines`")
+        own = self.prepared(*data)
+        state = replace(self.start(), beta=result.coefficients, centre=result.centre)
+        cells, deaths, terms = own_terms(own, np.exp(risk_of(own.rows, state)), efron=self.ties == "efron")
+        return Baseline.of(self._grid.times[cells], deaths, terms, result.centre)
+
+    def advance(
+        self,
+        state: CoxState,
+        sums: CoxSums[NDArray[Any]],
+        n_sites: int,
+    ) -> CoxState | Finished[CoxResult]:
+        """Count events, take a Newton step, or half of the last one if the likelihood fell, or return the fit."""
+        if not int(sums.n):
+            raise refuse("CoxRegression: expected patients, the sites have none", TOO_FEW)
+        if not int(sums.events):
+            raise refuse(
+                "CoxRegression: expected events, the sites' patients had none up to the horizon",
+                "ask when there have been some, or agree on a later horizon",
+            )
+        if state.stage == "count":
+            return replace(state, step=1, stage="fit", deaths=self._counted(sums))
+        if not self._shared and state.step == 0:
+            self._guarded(np.array([int(sums.events)]), "events")
+        fit = None if int(sums.beyond) else self._fit(state, sums, n_sites)
+        if state.stage == "end":
+            if fit is None:
+                raise no_fit(FAR)
+            return Finished(self._result(state, sums, fit, n_sites))
+        if state.step + 1 >= self.max_steps:
+            raise no_fit(f"no convergence in {self.max_steps} rounds")
+        slack = 0.0 if fit is None else 2 * fit.off + 1e-12 * abs(fit.loss)
+        if fit is None or not fit.loss <= state.loss + slack:
+            if fit is None and np.abs(state.beta - state.before).max() * self.feature_bound < 2.0**-6:
+                raise no_fit(FAR)
+            return replace(state, step=state.step + 1, beta=rounded((state.beta + state.before) / 2))
+        return stepped(state, fit, self.feature_bound, self.tolerance)
+
+    def _fit(self, state: CoxState, sums: CoxSums[NDArray[Any]], n_sites: int) -> Fit | None:
+        """Work out the partial likelihood and its derivatives; None if a sum is too small to be told from 0."""
+        rounding, events = n_sites * 2.0 ** -(FRACTION_BITS + 1), int(sums.events)
+        # float64's own: pairwise sums, exp and quotients; a risk set in which all have the event costs Efron 1 + log.
+        own = 2.0**-47 * events * (1 + math.log(events))
+        wide = 1 + self.feature_bound
+        cells = np.flatnonzero(state.deaths)
+        if not self._shared:
+            off, hessian = (rounding + own) * wide, square(real(sums.hessian)[0], self.features)
+            loss = float(real(sums.loss)[0])
+            return Fit(loss, real(sums.gradient), hessian, off, off * 3 * wide, cells, None, state.centre)
+        at_risk = self._moments(sums, cells, "")
+        tied = self._moments(sums, cells, "tied_") if self.ties == "efron" else None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            terms = terms_of(state.deaths[cells], at_risk, tied)
+        told = real(sums.gradient)
+        loss = float(terms.logs.sum() - (told - events * state.centre) @ state.beta)
+        if not (math.isfinite(loss) and terms.hazard.min() > 0 and np.isfinite(terms.covariances).all()):
+            return None
+        off = rounding + (2 * rounding * float(terms.hazard.sum()) + own) * 2 * wide
+        hessian = square(terms.covariances.sum(axis=0), self.features)
+        largest = int(np.argmax(at_risk.weights))
+        centre = rounded(at_risk.features[largest] / at_risk.weights[largest])
+        return Fit(loss, told - terms.means.sum(axis=0), hessian, off, off * 3 * wide, cells, terms, centre)
+
+    def _moments(self, sums: CoxSums[NDArray[Any]], cells: NDArray[np.intp], prefix: str) -> Moments:
+        parts = (getattr(sums, prefix + name)[cells] for name in ("weights", "features", "products"))
+        return Moments(*(real(part) for part in parts))
+
+    def _counted(self, sums: CoxSums[NDArray[Any]]) -> NDArray[np.int64]:
+        """Return events by key, if they may be looked at closer."""
+        deaths = np.asarray(sums.deaths, dtype=np.int64)
+        for label, own in zip(self._labels, deaths.reshape(len(self._labels), -1), strict=True):
+            if not own.any():
+                warnings.warn(f"CoxRegression: nobody of stratum {label} had the event", UserWarning, stacklevel=2)
+        self._guarded(deaths[deaths > 0], "events at the same grid time")
+        return deaths
+
+    def _guarded(self, counts: NDArray[np.int64], what: str) -> None:
+        """Refuse to go on, or warn, if features of few patients could be worked out."""
+        rule = self.small_cells
+        small = int(rule.of(counts).sum())
+        if small and rule.action == "suppress":
+            raise refuse(
+                f"CoxRegression: expected at least {rule.below} {what}, got fewer in {small} of {counts.size}; no sum "
+                "of features was sent"
+                if self._shared
+                else f"CoxRegression: expected at least {rule.below} {what}",
+                'agree on a coarser step, or on strata="site", where no sum is about one time',
+            )
+        rule.applied(counts, what)
+
+    def _result(self, state: CoxState, sums: CoxSums[NDArray[Any]], fit: Fit, n_sites: int) -> CoxResult:
+        p, baselines = self.features, {}
+        trend = real(sums.trend)
+        if fit.terms is None:
+            late = real(sums.trend_hessian)
+        else:
+            clock = self._clock(fit.cells % self._points)
+            trend = trend - clock @ fit.terms.means
+            late = np.stack([clock, clock**2]) @ fit.terms.covariances
+            for i, label in enumerate(self._labels):
+                own = fit.cells // self._points == i
+                terms = Terms(*(getattr(fit.terms, name)[own] for name in Terms.__dataclass_fields__))
+                if own.any():
+                    times = self._grid.times[fit.cells[own] % self._points]
+                    baselines[label] = Baseline.of(times, state.deaths[fit.cells[own]], terms, state.centre)
+        cross, square_ = (square(half, p) for half in late)
+        information = np.block([[fit.hessian, cross], [cross, square_]])
+        return CoxResult(
+            coefficients=state.beta,
+            covariance=np.asarray(np.linalg.inv(fit.hessian), dtype=np.float64),
+            log_likelihood=-fit.loss,
+            null_log_likelihood=-state.null,
+            score=ChiSquare.of(state.score, p),
+            concordance=Concordance(*(int(count) for count in sums.pairs)),
+            proportionality=Proportionality.of(trend, information, p),
+            centre=state.centre,
+            baselines=baselines,
+            events=int(sums.events),
+            n=int(sums.n),
+            steps=state.step + 1,
+            n_sites=n_sites,
+        )
