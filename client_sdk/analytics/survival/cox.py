@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from client_sdk.analytics.analysis import Analysis, Finished
 from client_sdk.analytics.checks import MAX_ROWS, TOO_FEW
 from client_sdk.analytics.integers import Field
+from client_sdk.analytics.regression.newton import FRACTION_BITS, on_grid, real, symmetric
+from client_sdk.analytics.regression.rows import cells as feature_cells
+from client_sdk.analytics.regression.rows import features_of, rows_of
+from client_sdk.analytics.regression.small import check_cells
 from client_sdk.analytics.small_cells import SmallCells
 from client_sdk.analytics.survival.concordance import Concordance, concordance_of
 from client_sdk.analytics.survival.cox_newton import FAR, MOST_RISK, Fit, no_fit, stepped
 from client_sdk.analytics.survival.cox_result import Baseline, ChiSquare, CoxResult, Proportionality
 from client_sdk.analytics.survival.cox_site import own_derivatives, own_terms, shared_sums
-from client_sdk.analytics.survival.cox_state import FRACTION_BITS, CoxData, CoxState, CoxSums, real, risk_of, rounded
-from client_sdk.analytics.survival.cox_sums import Moments, Terms, square, terms_of
+from client_sdk.analytics.survival.cox_state import CoxData, CoxState, CoxSums, risk_of
+from client_sdk.analytics.survival.cox_sums import Moments, Terms, terms_of
 from client_sdk.analytics.survival.followup import TimeGrid, groups_of
-from client_sdk.columns import expected, flags, refuse, table
-from he_agg.errors import InputError, Reason
+from client_sdk.columns import expected, flags, refuse
 
 __all__ = ["CoxRegression"]
 
@@ -64,7 +67,7 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         late_entry: whether patients have a time from which on they are watched.
         feature_bound: largest absolute value of a feature; scale columns by agreed constants to about 1.
         trend: function of time for the test of proportional hazards; "log" needs events after time 0.
-        small_cells: what to do where few patients had the event.
+        small_cells: what to do where few patients have a feature, or few had the event at the same grid time.
         tolerance: stop when no coefficient moves by more.
         max_steps: rounds at most.
         max_rows: most patients of a site.
@@ -125,6 +128,7 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
             n=Field((), rows),
             events=Field((), rows),
             beyond=Field((), rows),
+            cells=Field((3, p + 1), rows),
             deaths=Field((keys,), rows),
             weights=Field((keys,), most),
             features=Field((keys, p), most * x),
@@ -152,16 +156,10 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         expected(data, "CoxRegression", *names)
         grid = self._grid
         patients = grid.follow_up(data[0], data[-1] if self.late_entry else None, self.max_rows)
-        rows = table(data[2], self.features, "features")
+        rows = features_of(data[2], self.features, self.feature_bound)
         events = flags(data[1], "events", patients.kept.size)
         if len(rows) != patients.kept.size:
             raise refuse("features: expected one row per time", "hand in columns of the same rows, in the same order")
-        if rows.size and np.abs(rows).max() > self.feature_bound:
-            raise InputError(
-                Reason.BEYOND_CLIP,
-                f"features: expected absolute values up to {self.feature_bound:g}, got one beyond it",
-                "scale the columns by constants that all sites agree on, or agree on a larger feature_bound",
-            )
         start = groups_of(data[3] if several else None, self._labels, rows, "stratum")[patients.kept] * self._points
         happened = events[patients.kept] & patients.happened
         if self.trend == "log" and (happened & (patients.exits == 0)).any():
@@ -186,6 +184,10 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         fields = self.fields
         nothing = CoxSums(*(np.zeros(field.shape, dtype=np.int64) for field in fields))
         values = nothing._replace(n=np.array(len(data.rows)), events=np.array(int(data.events.sum())))
+        if state.step == 0:
+            ones = np.ones(len(data.rows), dtype=np.int64)
+            rows = rows_of(data.rows, data.events.astype(np.float64), np.zeros(len(ones)), ones, 1.0, self.max_rows)
+            values = values._replace(cells=feature_cells(rows))
         if state.stage == "count":
             np.add.at(values.deaths, data.exits[data.events], 1)
             return values
@@ -233,10 +235,10 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
                 "CoxRegression: expected events, the sites' patients had none up to the horizon",
                 "ask when there have been some, or agree on a later horizon",
             )
+        if state.step == 0:
+            check_cells("CoxRegression", sums.cells, self.small_cells)
         if state.stage == "count":
             return replace(state, step=1, stage="fit", deaths=self._counted(sums))
-        if not self._shared and state.step == 0:
-            self._guarded(np.array([int(sums.events)]), "events")
         fit = None if int(sums.beyond) else self._fit(state, sums, n_sites)
         if state.stage == "end":
             if fit is None:
@@ -248,7 +250,7 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         if fit is None or not fit.loss <= state.loss + slack:
             if fit is None and np.abs(state.beta - state.before).max() * self.feature_bound < 2.0**-6:
                 raise no_fit(FAR)
-            return replace(state, step=state.step + 1, beta=rounded((state.beta + state.before) / 2))
+            return replace(state, step=state.step + 1, beta=on_grid((state.beta + state.before) / 2))
         return stepped(state, fit, self.feature_bound, self.tolerance)
 
     def _fit(self, state: CoxState, sums: CoxSums[NDArray[Any]], n_sites: int) -> Fit | None:
@@ -259,7 +261,7 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         wide = 1 + self.feature_bound
         cells = np.flatnonzero(state.deaths)
         if not self._shared:
-            off, hessian = (rounding + own) * wide, square(real(sums.hessian)[0], self.features)
+            off, hessian = (rounding + own) * wide, symmetric(real(sums.hessian)[0], self.features)
             loss = float(real(sums.loss)[0])
             return Fit(loss, real(sums.gradient), hessian, off, off * 3 * wide, cells, None, state.centre)
         at_risk = self._moments(sums, cells, "")
@@ -271,9 +273,9 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         if not (math.isfinite(loss) and terms.hazard.min() > 0 and np.isfinite(terms.covariances).all()):
             return None
         off = rounding + (2 * rounding * float(terms.hazard.sum()) + own) * 2 * wide
-        hessian = square(terms.covariances.sum(axis=0), self.features)
+        hessian = symmetric(terms.covariances.sum(axis=0), self.features)
         largest = int(np.argmax(at_risk.weights))
-        centre = rounded(at_risk.features[largest] / at_risk.weights[largest])
+        centre = on_grid(at_risk.features[largest] / at_risk.weights[largest])
         return Fit(loss, told - terms.means.sum(axis=0), hessian, off, off * 3 * wide, cells, terms, centre)
 
     def _moments(self, sums: CoxSums[NDArray[Any]], cells: NDArray[np.intp], prefix: str) -> Moments:
@@ -286,22 +288,20 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         for label, own in zip(self._labels, deaths.reshape(len(self._labels), -1), strict=True):
             if not own.any():
                 warnings.warn(f"CoxRegression: nobody of stratum {label} had the event", UserWarning, stacklevel=2)
-        self._guarded(deaths[deaths > 0], "events at the same grid time")
+        self._guarded(deaths[deaths > 0])
         return deaths
 
-    def _guarded(self, counts: NDArray[np.int64], what: str) -> None:
-        """Refuse to go on, or warn, if features of few patients could be worked out."""
+    def _guarded(self, counts: NDArray[np.int64]) -> None:
+        """Refuse to go on, or warn, if sums over risk sets would be about few patients."""
         rule = self.small_cells
         small = int(rule.of(counts).sum())
         if small and rule.action == "suppress":
             raise refuse(
-                f"CoxRegression: expected at least {rule.below} {what}, got fewer in {small} of {counts.size}; no sum "
-                "of features was sent"
-                if self._shared
-                else f"CoxRegression: expected at least {rule.below} {what}",
+                f"CoxRegression: expected at least {rule.below} events at the same grid time, got fewer in {small} of "
+                f"{counts.size}; no sum of features was sent",
                 'agree on a coarser step, or on strata="site", where no sum is about one time',
             )
-        rule.applied(counts, what)
+        rule.applied(counts, "events at the same grid time")
 
     def _result(self, state: CoxState, sums: CoxSums[NDArray[Any]], fit: Fit, n_sites: int) -> CoxResult:
         p, baselines = self.features, {}
@@ -318,7 +318,7 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
                 if own.any():
                     times = self._grid.times[fit.cells[own] % self._points]
                     baselines[label] = Baseline.of(times, state.deaths[fit.cells[own]], terms, state.centre)
-        cross, square_ = (square(half, p) for half in late)
+        cross, square_ = (symmetric(half, p) for half in late)
         information = np.block([[fit.hessian, cross], [cross, square_]])
         return CoxResult(
             coefficients=state.beta,

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.survival.cox_state import CoxState, rounded
+from client_sdk.analytics.regression.newton import least_of, on_grid
+from client_sdk.analytics.survival.cox_state import CoxState
 from client_sdk.analytics.survival.cox_sums import Terms
 from he_agg.errors import InputError, Reason
 
@@ -49,12 +50,12 @@ def stepped(state: CoxState, fit: Fit, bound: float, tolerance: float) -> CoxSta
         tolerance: how small.
     """
     p = fit.gradient.size
-    least = float(np.linalg.eigvalsh(fit.hessian)[0])
+    least = least_of(fit.hessian)
     first = math.isinf(state.loss)
     if not least > max(fit.off * math.sqrt(p) / OFF_BY, 1e3 * p * fit.hessian_off):
         raise no_fit(_DEPENDENT if first else _SEPARATED)
     move = np.linalg.solve(fit.hessian, fit.gradient)
-    beta = rounded(state.beta + move)
+    beta = on_grid(state.beta + move)
     if not np.isfinite(beta).all() or np.abs(beta).max() * bound > 2**40:
         raise no_fit(_SEPARATED)
     decrement = float(fit.gradient @ move)

@@ -1,4 +1,4 @@
-"""What a Cox model says: hazard ratios, tests, concordance, and the survival of patients with given features."""
+"""The answer of a Cox model: hazard ratios, tests, concordance, and the survival of patients with given features."""
 
 from __future__ import annotations
 

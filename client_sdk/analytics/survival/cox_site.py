@@ -1,4 +1,4 @@
-"""What a hospital works out at its own patients for a Cox model."""
+"""A hospital's part of a Cox model, worked out at its own patients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.integers import Field
-from client_sdk.analytics.survival.cox_state import FRACTION_BITS, CoxData, CoxState, CoxSums, whole
+from client_sdk.analytics.regression.newton import FRACTION_BITS, whole
+from client_sdk.analytics.survival.cox_state import CoxData, CoxState, CoxSums
 from client_sdk.analytics.survival.cox_sums import RiskSets, Terms, terms_of
 
 __all__ = ["own_derivatives", "own_terms", "shared_sums"]

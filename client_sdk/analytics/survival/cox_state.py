@@ -1,18 +1,14 @@
-"""What hospitals sum for a Cox model, what they keep, and what is public between steps."""
+"""Sums of a Cox model, the patients that a hospital keeps, and the state between steps, which is public."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FRACTION_BITS", "CoxData", "CoxState", "CoxSums", "real", "risk_of", "rounded", "whole"]
-
-FRACTION_BITS = 40
-"""Binary places to which each site rounds its sums: an error of 2^-41 a site."""
-
+__all__ = ["CoxData", "CoxState", "CoxSums", "risk_of"]
 
 T = TypeVar("T")
 
@@ -24,6 +20,7 @@ class CoxSums(NamedTuple, Generic[T]):
         n: patients.
         events: how many had the event.
         beyond: patients whose weight would be too large to travel.
+        cells: patients with each feature, with the event and without, in the first step only.
         deaths: events per stratum and grid time, in the first step only.
         weights: of those at risk, per stratum and grid time at which there are events.
         features: weighted.
@@ -42,6 +39,7 @@ class CoxSums(NamedTuple, Generic[T]):
     n: T
     events: T
     beyond: T
+    cells: T
     deaths: T
     weights: T
     features: T
@@ -109,21 +107,3 @@ def risk_of(rows: NDArray[np.float64], state: CoxState) -> NDArray[np.float64]:
     for column, middle, coefficient in zip(rows.T, state.centre, state.beta, strict=True):
         risk += (column - middle) * coefficient
     return risk
-
-
-def whole(values: NDArray[np.float64]) -> NDArray[Any]:
-    """Return multiples of 2^-FRACTION_BITS, the nearest."""
-    numbers = np.empty(values.size, dtype=object)
-    numbers[:] = [int(value) for value in np.rint(np.ldexp(values.ravel(), FRACTION_BITS)).tolist()]
-    return numbers.reshape(values.shape)
-
-
-def real(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return what they are multiples of."""
-    flat = [int(value) / 2**FRACTION_BITS for value in values.ravel()]
-    return np.array(flat, dtype=np.float64).reshape(values.shape)
-
-
-def rounded(beta: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round to 2^-44, so that sites on unlike machines rarely differ in the last bit."""
-    return np.asarray(np.ldexp(np.rint(np.ldexp(beta, 44)), -44))

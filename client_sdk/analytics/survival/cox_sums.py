@@ -1,4 +1,4 @@
-"""What Cox's partial likelihood sums: over risk sets at each event time, and over event times.
+"""Sums of Cox's partial likelihood: over risk sets at each event time, and over event times.
 
 A **cell** is an event time of a stratum. Its risk set has a sum of weights exp(x'b), of weighted features and of their
 products; Efron's way with ties needs the same sums over those who had the event there.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Moments", "RiskSets", "Terms", "square", "terms_of", "upper"]
+__all__ = ["Moments", "RiskSets", "Terms", "terms_of", "upper"]
 
 Floats = NDArray[np.float64]
 
@@ -179,11 +179,3 @@ def _scaled(share: Floats | float, part: Floats) -> Floats:
 def upper(p: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return rows and columns of the upper half of a matrix."""
     return np.triu_indices(p)
-
-
-def square(half: Floats, p: int) -> Floats:
-    """Return the symmetric matrix of an upper half."""
-    matrix = np.zeros((p, p))
-    matrix[upper(p)] = half
-    matrix.T[upper(p)] = half
-    return matrix

@@ -198,7 +198,7 @@ def test_small_cells_end_it_before_any_feature_is_sent(rng):
     own = by_day.prepared(days, died, x)
     first = by_day.contribution(by_day.start(), own)
     told = [name for name in first._fields if np.any(getattr(first, name))]
-    assert told == ["n", "events", "deaths"]
+    assert told == ["n", "events", "cells", "deaths"]
     with pytest.raises(InputError, match=r"at least 10 events at the same grid time.* no sum of features was sent"):
         analytics.dry_run(by_day, [(days, died, x)])
     fit = analytics.dry_run(analytics.CoxRegression(2, 15, 90, strata=None, small_cells=rule), [(days, died, x)])
