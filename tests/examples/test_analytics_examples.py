@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from examples.tutorials import aggregator_sees, clusters, outlier, survival
+from examples.tutorials import aggregator_sees, clusters, hazard_ratios, outlier, survival
 
 pytestmark = pytest.mark.filterwarnings("ignore::client_sdk.analytics.SmallCellWarning")
 
@@ -18,6 +18,17 @@ def test_survival_is_identical_to_the_pooled_curves(tmp_path):
     assert facts["identical"] == [True] * 4
     assert f"{facts['statistic']:.4f}" == "0.0082"  # as in the textbooks: no difference between treatments
     assert is_picture(tmp_path / "survival.png")
+
+
+def test_hazard_ratios_and_adjusted_survival_are_the_pooled_ones(tmp_path):
+    facts = hazard_ratios.run(tmp_path / "hazard-ratios.png")
+    assert facts["same"]
+    assert facts["ratios_off_by"] < 1e-9
+    assert facts["curves_off_by"] < 1e-9
+    assert facts["result"].hazard_ratios[0] == pytest.approx(0.72, abs=0.005)  # hormone therapy, as on the page
+    assert min(facts["shared"].baselines["all"].events) >= 5
+    assert f"{facts['result'].proportionality.together.p:.2f}" == "0.02"
+    assert is_picture(tmp_path / "hazard-ratios.png")
 
 
 def test_clusters_and_components_are_the_pooled_ones(tmp_path):
