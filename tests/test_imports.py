@@ -29,7 +29,12 @@ ONLY_IN = {
     "cryptography": ("keys/", "he_agg/ring/keystream.py", "he_agg/signing.py", "service/serve/self_signed.py"),
     "sksurv": ("examples/",),
     "sklearn": ("examples/", "client_sdk/adapters/sklearn.py"),
-    "torch": ("client_sdk/adapters/torch.py", "client_sdk/training/proximal.py", "examples/"),
+    "torch": (
+        "client_sdk/adapters/torch.py",
+        "client_sdk/adapters/peft.py",
+        "client_sdk/training/proximal.py",
+        "examples/",
+    ),
     "flwr": ("client_sdk/flower/",),
     "matplotlib": ("examples/",),
     "dp_accounting": ("client_sdk/privacy/accountant.py",),

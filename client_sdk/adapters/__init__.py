@@ -19,17 +19,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from client_sdk.adapters.base import Adapter, Tensors, missing_extra
+from client_sdk.adapters.factors import FactorWarning
 from client_sdk.adapters.pytrees import KerasAdapter, PytreeAdapter
 from he_agg.errors import InputError, Reason
 
 if TYPE_CHECKING:
     from client_sdk.adapters.base import Patterns
+    from client_sdk.adapters.peft import PeftAdapter
     from client_sdk.adapters.sklearn import SklearnAdapter
     from client_sdk.adapters.torch import TorchAdapter, TorchGradients
 
 __all__ = [
     "Adapter",
+    "FactorWarning",
     "KerasAdapter",
+    "PeftAdapter",
     "PytreeAdapter",
     "SklearnAdapter",
     "Tensors",
@@ -40,6 +44,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "PeftAdapter": "client_sdk.adapters.peft",
     "TorchAdapter": "client_sdk.adapters.torch",
     "TorchGradients": "client_sdk.adapters.torch",
     "SklearnAdapter": "client_sdk.adapters.sklearn",

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from client_sdk.adapters.factors import warn_of_factors
 from he_agg.errors import ConfigError, InputError, PlanError, Reason
 from he_agg.plan.layout import Layout, TensorSpec
 
@@ -67,6 +68,7 @@ class Adapter(ABC, Generic[M]):
     ) -> None:
         self._include, self._exclude, self._variances = _patterns(include), _patterns(exclude), _patterns(variances)
         self._statistics = None if statistics is None else _patterns(statistics)
+        self._warned = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(include={self._include}, exclude={self._exclude})"
@@ -137,7 +139,12 @@ class Adapter(ABC, Generic[M]):
                 f"expected at least one float tensor to average, {self!r} leaves none",
                 "look at the include and exclude patterns",
             )
+        self._warn(shared)
         return shared
+
+    def _warn(self, names: Iterable[str]) -> None:
+        """Warn, once, of what can be averaged and should hardly be."""
+        self._warned = self._warned or warn_of_factors(tuple(names))
 
     def local(self, model: M) -> Tensors:
         """Return what stays at the site: excluded tensors, integers, booleans. For checkpoints."""

@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise missing_extra("torch", "torch") from error
 
-__all__ = ["TorchAdapter", "TorchGradients"]
+__all__ = ["TorchAdapter", "TorchGradients", "check_tensor", "own_tensors"]
 
 
 class TorchAdapter(Adapter[torch.nn.Module]):
@@ -47,7 +47,7 @@ class TorchAdapter(Adapter[torch.nn.Module]):
 
     def state(self, model: torch.nn.Module) -> Tensors:
         """Return every tensor of the `state_dict` that is there once."""
-        own = _own(model)
+        own = own_tensors(model)
         for name, value in model.state_dict(keep_vars=True).items():
             if not isinstance(value, torch.Tensor) and not _is_extra(name) and not self._stays(name):
                 raise InputError(
@@ -59,7 +59,7 @@ class TorchAdapter(Adapter[torch.nn.Module]):
 
     def write(self, model: torch.nn.Module, tensors: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
         """Copy arrays into the module's tensors."""
-        own = _own(model)
+        own = own_tensors(model)
         with torch.no_grad():
             for name, array in tensors.items():
                 own[name].copy_(_tensor(array))
@@ -112,6 +112,9 @@ class TorchGradients(TorchAdapter):
     def statistics_in(self, model: torch.nn.Module, names: Iterable[str]) -> frozenset[str]:  # noqa: ARG002
         """Pick nothing: buffers have no gradients."""
         return frozenset()
+
+    def _warn(self, names: Iterable[str]) -> None:
+        """Say nothing of factors: the mean of gradients is the gradient of the mean loss, whatever is multiplied."""
 
 
 def check_tensor(name: str, tensor: Any, copy_from_device: bool) -> None:
@@ -167,7 +170,7 @@ def check_tensor(name: str, tensor: Any, copy_from_device: bool) -> None:
         )
 
 
-def _own(model: Any) -> dict[str, torch.Tensor]:
+def own_tensors(model: Any) -> dict[str, torch.Tensor]:
     """Return the module's tensors by name, each once."""
     if not isinstance(model, torch.nn.Module):
         raise InputError(
