@@ -222,8 +222,8 @@ class LogisticRegression(NewtonRegression[LogisticResult]):
     and without the outcome: with a column that is 1 for a treatment, the table of treatment by outcome. Such counts are
     guarded by `small_cells`.
 
-    For instance, WHAS500 (500 patients, 215 deaths) by age and sex: the first sum has 285 - 215 = 70, twice the
-    intercept's gradient, and so the deaths; the column of sex tells that 111 of the dead were men, 104 women.
+    For instance, WHAS500 (500 patients) with a column that is 1 for women: the intercept's first gradient is -35, so
+    215 died; the column's cells say that 104 of them were women and that 96 women lived, so 111 men died and 189 lived.
 
     Attributes:
         features: how many columns.
