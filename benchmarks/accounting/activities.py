@@ -62,17 +62,9 @@ ACTIVITIES: dict[str, dict[str, tuple[str, ...]]] = {
     "site": {
         "HTTP and sockets": (
             "client_sdk._net.transport:Transport._send",
-            "client_sdk._net.transport:Transport._exchange",
+            "client_sdk._net.lines:TcpLine.*",
         ),
-        "TLS, with its sockets": (
-            "ssl:SSLSocket.read",
-            "ssl:SSLSocket.write",
-            "ssl:SSLSocket.send",
-            "ssl:SSLSocket.sendall",
-            "ssl:SSLSocket.recv",
-            "ssl:SSLSocket.recv_into",
-            "ssl:SSLSocket.do_handshake",
-        ),
+        "TLS": ("client_sdk._net.lines:TlsLine.*",),
         "signatures": _SIGNATURES,
         "documents": _DOCUMENTS,
         "quantize": ("he_agg.plan.fixedpoint:Quantizing.*",),
@@ -85,7 +77,7 @@ ACTIVITIES: dict[str, dict[str, tuple[str, ...]]] = {
             "he_agg.mac.coefficients:PartTags.*",
             "he_agg.mac.coefficients:SectionMac.*",
             "he_agg.mac.round_mac:RoundMac.tags",
-            "he_agg.mac.round_mac:RoundMac.verify",
+            "he_agg.mac.sum_check:SumCheck.holds",
         ),
         "files": (
             "client_sdk._disk.spool:SpoolEntry.*",
@@ -97,7 +89,7 @@ ACTIVITIES: dict[str, dict[str, tuple[str, ...]]] = {
             "client_sdk._disk.lines:Lines.*",
         ),
         "download taken apart": ("client_sdk._protocol.download:_Arriving.*",),
-        "decrypt": ("he_agg.ring.opener:Opener.open", "he_agg.codecs.hybrid:HybridCodec.decrypt"),
+        "decrypt": ("he_agg.ring.opener:Opener.open", "he_agg.codecs.hybrid_opening:HybridOpening.*"),
         "recognise the update": ("keys.recognition:recognise",),
         "means": ("he_agg.plan.fixedpoint:dequantize",),
         "waiting for the start": ("benchmarks.rounds.site:_until",),
