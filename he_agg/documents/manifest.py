@@ -17,7 +17,7 @@ from he_agg.plan.plan import PublicPlan
 __all__ = ["MAX_MANIFEST_BYTES", "Manifest", "Tags"]
 
 MAX_MANIFEST_BYTES = 4 * 2**20
-MAX_PARTS = 50_000
+MAX_PARTS = 20_000
 MAX_TAGS = 128
 NONCE_BYTES = 16
 

@@ -61,7 +61,7 @@ def text(pattern):
     return lambda x: isinstance(x, str) and re.fullmatch(pattern, x) is not None
 
 
-def array(of, most=50_000):
+def array(of, most=20_000):
     return lambda x: isinstance(x, list) and len(x) <= most and all(map(of, x))
 
 
