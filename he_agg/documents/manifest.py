@@ -13,11 +13,11 @@ from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
 from he_agg.mac import tag_count
 from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import MAX_PARTS
 
 __all__ = ["MAX_MANIFEST_BYTES", "Manifest", "Tags"]
 
 MAX_MANIFEST_BYTES = 4 * 2**20
-MAX_PARTS = 20_000
 MAX_TAGS = 128
 NONCE_BYTES = 16
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from he_agg import canonical
-from he_agg.documents.manifest import MAX_PARTS
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId, check_name
+from he_agg.plan.sections import MAX_PARTS
 
 __all__ = [
     "ENDED",

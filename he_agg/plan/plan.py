@@ -20,7 +20,7 @@ from he_agg.plan.hybrid_parameters import KEY_SECTION, HybridParameters
 from he_agg.plan.layout import Layout
 from he_agg.plan.parameters import Parameters
 from he_agg.plan.schemes import DEFAULT_CODEC, scheme_of
-from he_agg.plan.sections import MAX_PART_BYTES, PART_HEADER_BYTES, PartPlace, Section, part_places
+from he_agg.plan.sections import MAX_PART_BYTES, MAX_PARTS, PART_HEADER_BYTES, PartPlace, Section, part_places
 from he_agg.sharing.field import MAX_SITES as MAX_SPLIT_SITES
 
 __all__ = ["KEYS", "SHARED", "SPLIT", "Plan", "PublicPlan", "check_keys", "sections_of"]
@@ -356,9 +356,20 @@ def _padded(values: int, parameters: Parameters, keys: str) -> int:
 
 
 def sections_of(parameters: Parameters, values: int, part_bytes: int, keys: str) -> tuple[Section, ...]:
-    """Cut a submission into sections. A split key travels in a dealing, and is none."""
-    found = parameters.sections(values, part_bytes)
-    return tuple(section for section in found if keys != SPLIT or section.name != KEY_SECTION)
+    """Cut a submission into sections. A split key travels in a dealing, and is none.
+
+    Raises:
+        PlanError: they have more parts than a manifest can name.
+    """
+    every = parameters.sections(values, part_bytes)
+    found = tuple(section for section in every if keys != SPLIT or section.name != KEY_SECTION)
+    if (parts := sum(section.parts for section in found)) > MAX_PARTS:
+        raise PlanError(
+            Reason.BAD_PLAN,
+            f"part_bytes: expected a submission of at most {MAX_PARTS} parts, got {parts} of {part_bytes} bytes",
+            f"ask for longer parts, up to {MAX_PART_BYTES} bytes",
+        )
+    return found
 
 
 def check_keys(keys: str, codec: str, parameters: Parameters, min_sites: int, max_sites: int) -> None:

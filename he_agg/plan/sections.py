@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from he_agg.kernels.bitpack import packed_bytes
 
 __all__ = [
+    "MAX_PARTS",
     "MAX_PART_BYTES",
     "PART_HEADER_BYTES",
     "Part",
@@ -24,6 +25,9 @@ __all__ = [
 
 MAX_PART_BYTES = 64 * 2**20
 """No plan may ask for longer parts: one part is held in memory while it is checked."""
+
+MAX_PARTS = 20_000
+"""No submission may have more: so many digests and tags fit a manifest, whatever the modulus."""
 
 PART_HEADER_BYTES = 64
 """Length of the header before a part's packed residues (FORMAT.md)."""

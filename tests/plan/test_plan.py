@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from he_agg import Layout, canonical
 from he_agg.documents.federation import FederationDocument
+from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.errors import HeAggError, PlanError, Reason, WireError
 from he_agg.plan.plan import Plan, PublicPlan
+from he_agg.plan.sections import MAX_PARTS
 from tests.support.federation import key_of, plan_of
 
 TENSORS = {"a": np.zeros((3, 4), np.float32), "b": np.float64(0), "e": np.zeros(0, np.float16)}
@@ -56,6 +58,16 @@ def test_aggregators_half_says_nothing_about_the_layout():
 def test_values_out_of_range_are_refused(options):
     with pytest.raises(PlanError):
         Plan.create("test", layout(), **options)
+
+
+def test_more_parts_than_a_manifest_can_name_are_refused():
+    """The longest manifest that is allowed fits: it has five tags of 20 digits for each part."""
+    many = Layout.of({"a": np.broadcast_to(np.float32(0), (10**9,))}, clip=1.0, weight_cap=10)
+    with pytest.raises(PlanError, match="at most 20000 parts") as refused:
+        Plan.create("test", many, max_sites=5, part_bytes=2**16)
+    assert "longer parts" in refused.value.hint
+    assert len(Plan.create("test", many, max_sites=5).public.places) <= MAX_PARTS
+    assert MAX_PARTS * (len('"",') + 64 + len("[],") + 5 * len('"",' + "9" * 20)) < MAX_MANIFEST_BYTES - 2**16
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "-a", "a" * 64, "../x", "ä", "a\n"])
