@@ -265,7 +265,7 @@ def _accept_record(
 def _manifests(session: MemberSession, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
     plan = session.plan
     # A digest of each part, the tags as decimal numbers, and the rest.
-    one = 4096 + 70 * len(plan.places) + 24 * sum(tag_count(section) for section in plan.sections)
+    one = 4096 + sum(72 + 24 * tag_count(place.section) for place in plan.places)
     limit = 64 + one * len(record.members)
     request = Request("GET", f"/v1/rounds/{record.round_id}/manifests", frozenset({200}), max_bytes=limit)
     response = yield from exchange(session.retries, request)
