@@ -24,8 +24,9 @@ OWN_WORDS = {
     "service/core/find.py": "GET /v1/",
     "service/core/holding.py": "GET /v1/",
     "service/http/routes/sums.py": "GET /v1/",
+    "service/work/roles.py": "HE_AGG_DATABASE_URL=",
 }
-"""What looks like Python and is an option, a request, or what the user has to write in Python anyhow."""
+"""What looks like Python and is an option, a variable, a request, or what the user has to write in Python anyhow."""
 
 
 def text_of(node):
