@@ -203,12 +203,12 @@ class Folder:
             "a stored part is not what was received; its site is asked for it again",
             round_id=str(round_id),
             site=error.site,
-            submission_id=error.submission_id,
+            upload=error.upload,
             n=error.number,
         )
         with self._store.write() as tx:
             hold(tx)
-            tx.mark_damaged(error.submission_id, error.number, int(self._conductor.now()))
+            tx.mark_damaged(error.upload, error.number, int(self._conductor.now()))
             tx.bump()
 
 
