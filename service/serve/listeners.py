@@ -101,6 +101,7 @@ class Listeners:
                 listener.close()
 
     def _serve(self, app: ASGIApp, listener: socket.socket) -> None:
+        listener.listen()  # who reads the address on stdout waits for an answer instead of being refused
         config = Config(app, self._settings, lifespan="off", timeout_graceful_shutdown=2)
         server = _Side(config)
         self._servers.append(server)
