@@ -6,7 +6,7 @@ CODEC  ?= hybrid
 KEYS   ?= shared
 WORKERS ?= auto
 
-.PHONY: demo test check fix soak bench bench-round docs docs-serve docs-release lock clean help
+.PHONY: demo test check fix soak bench bench-round docs docs-serve docs-release dist bundle lock clean help
 
 help:
 	@echo "make demo [CODEC=ckks] [KEYS=split]  hospitals average a model through an aggregator that cannot read it"
@@ -20,18 +20,23 @@ help:
 	@echo "make docs               the documentation as a site, in site/; a broken link is an error"
 	@echo "make docs-serve         the same on http://127.0.0.1:8000, made anew when a page changes"
 	@echo "make docs-release V=0.1 the same as one of the versions in the branch gh-pages"
-	@echo "make lock               pin today's versions for CI (constraints.txt)"
+	@echo "make dist               wheel and sdist, in dist/"
+	@echo "make bundle [EXTRAS=server] [SYSTEM=windows-x86_64] [PY=3.12]"
+	@echo "                        all wheels for a machine without internet, their hashes and an SBOM, in dist/"
+	@echo "make lock [UPGRADE=1]   pin versions and hashes of everything (requirements.lock)"
 
 # One stamp per set of packages, remade when one of them asks for something else.
 demo_PACKAGES  := --editable . --editable ./examples
 docs_PACKAGES  := --editable '.[docs]'
 bench_PACKAGES := $(demo_PACKAGES) --editable ./benchmarks
 dev_PACKAGES   := --editable '.[dev]' --editable ./examples --editable ./benchmarks
+PIP            := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 $(VENV)/.stamp-%: pyproject.toml examples/pyproject.toml benchmarks/pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "he-agg needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing he-agg for $* into $(VENV) (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CI),--constraint constraints.txt) $($*_PACKAGES)
+	@$(if $(CI),$(PIP) --require-hashes --requirement requirements.lock)
+	@$(PIP) $(if $(CI),--no-deps --no-build-isolation) $($*_PACKAGES)
 	@touch $@
 
 demo: $(VENV)/.stamp-demo
@@ -75,8 +80,20 @@ fix: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The time of the commit, so that whoever builds the same commit gets the same wheel, byte for byte.
+dist bundle: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+dist: $(VENV)/.stamp-dev
+	$(BIN)/python -m build --quiet --no-isolation
+
+bundle: $(VENV)/.stamp-dev
+	$(BIN)/python deploy/bundle.py \
+		$(if $(EXTRAS),--extras $(EXTRAS)) $(if $(SYSTEM),--system $(SYSTEM)) $(if $(PY),--python $(PY))
+
+# For all systems and Pythons at once; what is pinned already stays, unless it is asked to move.
 lock: $(VENV)/.stamp-dev
-	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate --no-header \
+		$(if $(UPGRADE),--upgrade) --extra dev pyproject.toml examples/pyproject.toml benchmarks/pyproject.toml \
+		--no-emit-package he-agg --no-emit-package he-agg-examples --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info */*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report

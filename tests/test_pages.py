@@ -95,7 +95,7 @@ def _check(words, complete):
             raise click.UsageError(f"no such command {words[0]!r}")
         command, words = found, words[1:]
         context = click.Context(command, parent=context, info_name=command.name)
-    if not complete and words in ([], ["..."], ["--help"]):
+    if (not complete and words in ([], ["..."], ["--help"])) or (command is ROOT_COMMAND and words == ["--version"]):
         return
     if isinstance(command, click.Group) and not command.invoke_without_command:
         raise click.UsageError("a group alone does nothing")
