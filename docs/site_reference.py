@@ -19,6 +19,7 @@ from client_sdk.config import Settings as SiteSettings
 from he_agg import errors
 from he_agg.explanations import EXPLANATIONS
 from he_agg.host.commands import EXIT_CODES, GROUP, Commands, exit_code
+from service.audit_events.catalogue import CATALOGUE, FIELDS
 from service.problems import PROBLEMS, RETRY_AFTER_S
 from service.settings import Settings
 
@@ -48,6 +49,7 @@ def _pages() -> Iterator[tuple[str, str]]:
     yield "reference/commands.md", "\n".join(_commands())
     yield "reference/settings.md", "\n".join(_settings())
     yield "reference/errors.md", "\n".join(_errors())
+    yield "reference/audit-events.md", "\n".join(_audit_events())
     for package, title in PACKAGES.items():
         yield f"reference/api/{package}.md", "\n".join(_api(package, title))
 
@@ -85,6 +87,38 @@ def _command(group: Commands, above: click.Context, name: str, points: list[Entr
     if isinstance(command, Commands):
         for inner in command.list_commands(context):
             yield from _command(command, context, inner, points, level + 1)
+
+
+def _audit_events() -> Iterator[str]:
+    yield "# Audit events\n\nWhat `he-agg serve --audit-log` sends, and nothing else. How to set it up: [Running an"
+    yield "aggregator](../OPERATIONS.md#audit-log). An event has the fields that are known; its values are text or"
+    yield "whole numbers. No event holds plaintext, a key, a token, a link, or anything out of an update."
+    yield "\n## Events\n\n| event | severity | what has happened | fields |\n|---|---|---|---|"
+    for kind in CATALOGUE.values():
+        fields = ", ".join(f"`{field}`" for field in kind.fields)
+        yield f"| `{kind.name}` | {kind.severity.name.lower()} ({kind.severity.value}) | {kind.meaning} | {fields} |"
+    yield "\n## Fields\n\n| field | what it is |\n|---|---|"
+    yield from (f"| `{field}` | {meaning} |" for field, meaning in FIELDS.items())
+    yield _AUDIT_FORMS
+
+
+_AUDIT_FORMS = """
+## How an event is written
+
+Times are UTC with microseconds. Each process numbers its events from 1: a number that is missing was lost.
+
+| | syslog (RFC 5424) | file | OTLP |
+|---|---|---|---|
+| event | MSGID | `event` | event name |
+| severity | PRI, facility 13 | `severity`: the name in the table | severity number and text |
+| what has happened | MSG, UTF-8 with a BOM | `message` | body |
+| number | `[meta sequenceId="..."]` | `sequence` | attribute `he_agg.sequence` |
+| machine, process | HOSTNAME, PROCID; APP-NAME is `he-agg` | `host`, `process` | resource: `host.name`, `process.pid` |
+| fields | `[he-agg@32473 ...]` | `fields`, an object | attributes `he_agg.` and the field |
+
+A line of a file is one JSON object and has `v`, the version of its form: 1. Streams of syslog have octet counts, by
+RFC 6587 and RFC 5425.
+"""
 
 
 def _settings() -> Iterator[str]:

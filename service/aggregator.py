@@ -41,7 +41,11 @@ class NotReadyError(Exception):
 
 
 class Aggregator:
-    """One running aggregator. Build it with `open`."""
+    """One running aggregator. Build it with `open`.
+
+    Attributes:
+        unlisted: federations whose newest roster did not list this aggregator's key when it was opened.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class Aggregator:
         self.uploads = Uploads(store, part_store, self.conductor, sums)
         self.dealings = Dealings(store, self.conductor)
         self.worker = Worker(settings, store, part_store, self.conductor, sums)
+        self.unlisted: list[str] = []
         self._lock = lock
 
     @classmethod
@@ -114,6 +119,7 @@ class Aggregator:
         with self.store.read() as tx:
             for row in tx.federations():
                 if signer_in(newest_roster(tx, row.name).body, self.key) is None:
+                    self.unlisted.append(row.name)
                     log(logging.CRITICAL, "the roster does not list this aggregator's key", federation=row.name)
 
     def newest_roster(self, federation: str) -> Signed[Roster]:

@@ -25,7 +25,8 @@ __all__ = ["METHODS", "NOTES", "RequestLog", "configure", "ids_in", "log", "note
 
 _logger = logging.getLogger("he_agg.service")
 NOTES = "he_agg.notes"
-"""Where in a request's scope the fields of its line are: ids of what has been verified, and reasons."""
+"""Where in a request's scope the fields of its line are: ids of what has been verified, reasons, and who a refused
+request claims to be from (`claimed`)."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 

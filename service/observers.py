@@ -1,7 +1,8 @@
 """Tell monitoring of each request that was answered, and of each run of folding.
 
 One layer looks at requests from the outside, so that routes know nothing of metrics, lists of problems or traces.
-Whoever listens is told ids, sizes, times and reasons, and never a header, a body or an address that a client wrote.
+Whoever listens is told ids, sizes, times and reasons, and never a header, a body or an address that a client wrote; of
+a request that is refused for its signature, the name that it gave.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class Answered:
         member: who sent it; empty unless that is proved.
         round_id: which round it is about; empty where that is not known.
         reason: of the problem; empty if there was none.
+        source: address that the connection came from; a proxy's, if there is one.
+        claimed: federation/name of who a refused request says it is from, in the form of such names; nobody has proved
+            it.
     """
 
     began_at: float
@@ -55,6 +59,8 @@ class Answered:
     member: str
     round_id: str
     reason: str
+    source: str = ""
+    claimed: str = ""
 
     @property
     def phase(self) -> str | None:
@@ -140,6 +146,8 @@ class Observed:
                 member=notes.get("member", ""),
                 round_id=notes.get("round_id", ""),
                 reason=notes.get("reason", "internal" if status == 500 else ""),
+                source=(scope.get("client") or ("",))[0],
+                claimed=notes.get("claimed", ""),
             )
             for observer in self._observers:
                 try:

@@ -84,7 +84,12 @@ class Settings(BaseSettings):
         "127.0.0.1", description="Its address: one that Prometheus reaches, and sites do not. Plain HTTP."
     )
     traces: bool = Field(
-        False, description="Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `traces`."
+        False, description="Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `otlp`."
+    )
+    audit_log: str | None = Field(
+        None,
+        description="Where audit events go: syslog://host:514 (UDP), syslog+tcp://host:514, syslog+tls://host:6514, "
+        "syslog+unix:///dev/log, file:///path, or otlp:https://host/v1/logs with the extra `otlp`; none by default.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line to log.")
     max_wait_s: float = Field(60.0, ge=0, le=600, description="Longest long poll. Units: seconds.")

@@ -62,7 +62,7 @@ _GROUP_HELP = {
 
 _EXTRAS = {
     "server": ("fastapi", "starlette", "uvicorn", "sqlalchemy", "pydantic", "pydantic_settings", "prometheus_client"),
-    "traces": ("opentelemetry",),
+    "otlp": ("opentelemetry",),
     "postgres": ("psycopg",),
 }
 """Which extra of he-agg brings a module that a command may lack."""

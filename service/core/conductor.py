@@ -27,6 +27,14 @@ from service.store.transaction import Transaction
 __all__ = ["Conductor", "OverdueError"]
 
 
+_BECAME = {
+    (Stage.CREATED, Stage.RUNNING): "federation.started",
+    (Stage.RUNNING, Stage.PAUSED): "federation.paused",
+    (Stage.PAUSED, Stage.RUNNING): "federation.resumed",
+}
+"""What the audit log is told of a new stage; of an end, by its record."""
+
+
 class OverdueError(Exception):
     """A deadline has passed, and what follows has to be written."""
 
@@ -153,6 +161,8 @@ class Conductor:
         if isinstance(action, events.StageChanged):
             tx.set_stage(name, action.stage)
             tx.set_paused(name, action.at)
+            if (became := _BECAME.get((row.stage, action.stage))) is not None:
+                tx.report(became, federation=name)
             return
         if isinstance(action, events.Ended):
             self._end(tx, row, roster, RoundId(name, action.number, action.attempt), at)
@@ -161,6 +171,7 @@ class Conductor:
             given_up = RoundId(name, action.number, action.attempt)
             tx.set_phase(given_up, Phase.REJECTED)
             tx.scrub_sum(given_up)
+            tx.report("federation.sum-given-up", federation=name, round=str(given_up))
             return
         round_id = RoundId(name, action.round.number, action.round.attempt)
         match action:
@@ -194,6 +205,11 @@ class Conductor:
                 tx.end_round(round_id, action.round.phase, record.encode(), new_head, at)
                 if action.round.settled:
                     tx.settle_round(round_id, at)
+                told: dict[str, str | int] = {"federation": name, "round": str(round_id), "record": record.digest}
+                if isinstance(action, events.Failed):
+                    tx.report("round.failed", **told, reason=action.why)
+                else:
+                    tx.report("round.published", **told, members=len(record.body.members))
             case events.Concluded():
                 tx.settle_round(round_id, at)
 
@@ -217,6 +233,7 @@ class Conductor:
         )
         signed = Signed.make(record, self.key.signing_key, self.signer(tx, row.name, basis.roster_version))
         tx.end_federation(round_id, basis, signed.encode(), ChainHead(record.index, signed.digest), at)
+        tx.report("federation.ended", federation=row.name, reason=record.reason, record=signed.digest)
 
     def _move_all(self, tx: Transaction, round_id: RoundId, event: submissions.Event) -> None:
         for row in tx.submissions(round_id):

@@ -132,6 +132,14 @@ def accept_complaint(
         site=dealer,
         reason=complaint.fault.value,
     )
+    tx.report(
+        "dealing.complained",
+        federation=federation,
+        round=str(row.id),
+        member=holder,
+        dealer=dealer,
+        reason=complaint.fault.value,
+    )
     tx.bump()
     return True
 

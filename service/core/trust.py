@@ -93,6 +93,13 @@ def accept_roster(tx: Transaction, conductor: Conductor, row: FederationRow, dat
     # Whoever has another key signs another sharing key. That of a round that is under way is in its list.
     tx.drop_sharing_keys(row.name, tx.newest_epoch(row.name).number, _gone(newest.body, signed.body, Role.HOLDER))
     conductor.apply_in(tx, row.name, events.RosterChanged(removed))
+    tx.report(
+        "roster.changed",
+        federation=row.name,
+        roster_version=version,
+        members=len(signed.body.members),
+        removed=len(removed),
+    )
     tx.bump()  # the state names it, whatever became of rounds
     return True
 
@@ -141,6 +148,7 @@ def accept_bundle(
                 f"epoch {number}: expected the bundle of key {newest.key_id[:12]}, got that of {bundle.key_id[:12]}",
             )
         tx.set_bundle(row.name, number, data)
+        _report_epoch(tx, bundle)
         return True
     if number != newest.number + 1:
         raise RefusedError(
@@ -151,8 +159,15 @@ def accept_bundle(
         )
     tx.add_epoch(EpochRow(row.name, number, bundle.key_id), data, int(conductor.now()))
     conductor.apply_in(tx, row.name, events.EpochChanged())
+    _report_epoch(tx, bundle)
     tx.bump()
     return True
+
+
+def _report_epoch(tx: Transaction, bundle: EpochBundle) -> None:
+    tx.report(
+        "epoch.changed", federation=bundle.federation, epoch=bundle.epoch, key_id=bundle.key_id, dealer=bundle.dealer
+    )
 
 
 def accept_commitment(

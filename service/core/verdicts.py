@@ -82,6 +82,7 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
     tx.add_verdict(row.id, site, verdict.verdict, data, at)
     if verdict.verdict != OPENED:
         log(logging.ERROR, "a site has rejected a sum", round_id=str(row.id), member=site)
+        tx.report("verdict.rejected", federation=row.id.federation, round=str(row.id), member=site)
     stands = standing_of(tx, row)
     if stands is not stood:  # otherwise nobody waits for it
         if stands is Standing.OPENED:

@@ -80,10 +80,14 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
 async def _authenticate(request: Request) -> Caller:
     head, claim = _read_head(request)
     aggregator: Aggregator = request.app.state.aggregator
-    caller = await run_reading(aggregator, partial(_identify, aggregator, head, claim))
-    if caller is None:
-        # Who has proved nothing may not have older rosters read on the event loop.
-        raise await run_in_threadpool(_stranger, aggregator, head, claim)
+    try:
+        caller = await run_reading(aggregator, partial(_identify, aggregator, head, claim))
+        if caller is None:
+            # Who has proved nothing may not have older rosters read on the event loop.
+            raise await run_in_threadpool(_stranger, aggregator, head, claim)
+    except RefusedError:
+        note(request.scope, claimed=f"{head.federation}/{claim.name}")
+        raise
     if KNOWN in request.scope:
         request.scope[KNOWN]()
     note(request.scope, federation=caller.federation, member=caller.name)

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from service.aggregator import Aggregator
 from service.domain.events import Stage
 from service.limits import Limits
+from service.monitor.audit_log.sender import Sender
 from service.monitor.view import take_view
 from service.observers import Answered, Fold
 from service.problems import PROBLEMS
@@ -84,11 +85,13 @@ class Metrics:
         )
         ProcessCollector(registry=registry)
 
-    def bind(self, aggregator: Aggregator, limits: Limits) -> None:
-        """Count what is under way and what is in a store, too."""
+    def bind(self, aggregator: Aggregator, limits: Limits, sender: Sender | None = None) -> None:
+        """Count what is under way, what is in a store, and what goes to the audit log, if there is one."""
         self._under_way.set_function(lambda: limits.under_way)
         aggregator.store.on_write = self._writes.observe
         self._registry.register(_Stored(aggregator))
+        if sender is not None:
+            self._registry.register(_Sent(sender))
 
     def answered(self, request: Answered) -> None:
         """Count a request."""
@@ -165,6 +168,28 @@ class _Stored(Collector):
                 if known.get(name) is not None:
                     family.add_metric([federation], known[name])
             yield family
+
+
+class _Sent(Collector):
+    """What has become of audit events."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def describe(self) -> Iterable[Metric]:
+        """Describe nothing before it is asked for."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the sender's counters."""
+        events = CounterMetricFamily("he_agg_audit_events", "Audit events by what became of them.", labels=["outcome"])
+        events.add_metric(["sent"], self._sender.sent)
+        events.add_metric(["lost"], self._sender.lost)
+        yield events
+        yield _gauge("he_agg_audit_events_waiting", "Audit events that are to be sent.", self._sender.waiting)
+        yield _gauge(
+            "he_agg_audit_log_up", "0 while the audit log's target cannot be reached.", int(self._sender.is_up)
+        )
 
 
 _PER_FEDERATION = {

@@ -1,6 +1,6 @@
 """Traces, if they are wanted: one span for each request and one for each run of folding, by OpenTelemetry.
 
-Off by default, and its packages (the extra `traces`) are only loaded when it is on. Where spans go is said by the
+Off by default, and its packages (the extra `otlp`) are only loaded when it is on. Where spans go is said by the
 variables that every OpenTelemetry program reads, such as OTEL_EXPORTER_OTLP_ENDPOINT. A span is made when its work is
 over, out of what the log has too: nothing of it depends on a header that a client wrote, and no context is taken over.
 """
@@ -34,7 +34,7 @@ class Tracing:
             from opentelemetry.trace import SpanKind, Status, StatusCode
         except ModuleNotFoundError as error:
             raise ConfigError(
-                Reason.BAD_CONFIG, "traces are on, and OpenTelemetry is not installed", "pip install 'he-agg[traces]'"
+                Reason.BAD_CONFIG, "traces are on, and OpenTelemetry is not installed", "pip install 'he-agg[otlp]'"
             ) from error
         self._provider = TracerProvider(resource=Resource.create({"service.name": "he-agg"}), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))

@@ -8,7 +8,9 @@ import click
 
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.commands import FILE, answer, json_option
+from service.audit_events.event import make_event
 from service.core.aggregator_key import AggregatorKey
+from service.monitor.audit_log.wiring import command_events
 from service.monitor.dashboard.access import LINK_S, Access
 from service.operator.options import data_dir as data_dir_option
 from service.operator.options import where
@@ -43,9 +45,13 @@ def aggregator_forget_key(data_dir: Path, database_url: str | None) -> None:
 
     Every federation needs a roster that lists the new key.
     """
-    store = open_store(load_settings(data_dir=data_dir, database_url=database_url), create=False)
+    settings = load_settings(data_dir=data_dir, database_url=database_url)
+    store = open_store(settings, create=False)
     try:
-        forgotten = forget_key(store)
+        with command_events(settings) as tell:
+            forgotten = forget_key(store)
+            if forgotten:
+                tell(make_event("aggregator.key-forgotten"))
     finally:
         store.close()
     click.echo("forgotten" if forgotten else "no replica has started yet: there is nothing to forget")
@@ -68,5 +74,7 @@ def operator_link(data_dir: Path, url: str, as_json: bool) -> None:
     """
     if not data_dir.is_dir():
         raise ConfigError(Reason.FILE_MISSING, f"there is no data directory {data_dir}", "name the right --data-dir")
-    link = f"{url.rstrip('/')}/#{Access.load_or_create(data_dir).new_link()}"
+    with command_events(load_settings(data_dir=data_dir)) as tell:
+        link = f"{url.rstrip('/')}/#{Access.load_or_create(data_dir).new_link()}"
+        tell(make_event("operator.link-made"))
     answer({"link": link, "valid_s": LINK_S}, as_json, lambda: link)

@@ -19,6 +19,7 @@ from he_agg.host.commands import FILE, answer
 from he_agg.host.comparing import compare, fingerprint_option, first_roster, heard_of
 from he_agg.host.files import beside, file_trouble
 from he_agg.host.roster_view import day_of, signers_of
+from service.audit_events.event import make_event
 from service.core.conductor import Conductor
 from service.core.transcript import transcript
 from service.operator import operations
@@ -228,6 +229,7 @@ def federation_export(store: OpenStore, name: str, out: Path, force: bool, as_js
             temporary.replace(out)
     except OSError as error:
         raise file_trouble(error, f"{out} cannot be written") from error
+    store.tell(make_event("federation.exported", federation=name, records=records))
     answer(
         {"federation": name, "records": records, "out": str(out)},
         as_json,

@@ -130,6 +130,15 @@ def create_federation(
             tx.add_federation(row)
             tx.add_epoch(EpochRow(name, document.epoch, document.key_id), None, at)
             add_first_roster(tx, conductor, row, roster)
+            first = newest_roster(tx, name).body
+            tx.report(
+                "federation.created",
+                federation=name,
+                roster_version=first.version,
+                members=len(first.members),
+                epoch=document.epoch,
+                key_id=document.key_id,
+            )
         else:
             row = existing
             _check_same(existing, document, keeping)
@@ -273,6 +282,7 @@ def skip(store: Store, conductor: Conductor, name: str) -> None:
                 "`he-agg federation show` shows what it waits for",
             )
         conductor.apply_in(tx, name, events.Skipped(newest.id.number, newest.id.attempt))
+        tx.report("federation.skipped", federation=name, round=str(newest.id))
 
 
 def end(store: Store, conductor: Conductor, name: str) -> None:

@@ -13,8 +13,10 @@ from sqlalchemy.exc import DBAPIError
 
 from he_agg.errors import ConfigError, Reason
 from he_agg.host.commands import json_option
+from service.audit_events.event import Tell
 from service.core.aggregator_key import AggregatorKey
 from service.core.conductor import Conductor
+from service.monitor.audit_log.wiring import command_events
 from service.operator import operations
 from service.settings import Settings, load_settings
 from service.store.sql import Store, open_store
@@ -50,6 +52,7 @@ class OpenStore:
     settings: Settings
     rows: Store
     conductor: Conductor
+    tell: Tell
 
     def show(self, name: str) -> dict[str, Any]:
         """Show one federation, as it stands now."""
@@ -68,7 +71,9 @@ def on_store(*, create: bool = False) -> Callable[[Callable[..., Any]], Callable
             rows = open_store(settings, create=create)
             try:
                 conductor = Conductor(rows, AggregatorKey.load_or_create(data_dir))
-                return command(OpenStore(settings, rows, conductor), **arguments)
+                with command_events(settings) as tell:
+                    rows.on_event = tell
+                    return command(OpenStore(settings, rows, conductor, tell), **arguments)
             except DBAPIError as error:
                 raise ConfigError(Reason.BAD_CONFIG, f"the database cannot be used: {error.orig}") from error
             finally:

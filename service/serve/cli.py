@@ -73,6 +73,11 @@ _DEFAULTS = Settings.model_fields
     "--parts",
     help="Keep parts in an object store instead of --data-dir: s3://BUCKET/PREFIX, with the usual AWS_* variables.",
 )
+@click.option(
+    "--audit-log",
+    help="Send audit events to syslog://HOST, syslog+tcp://HOST, syslog+tls://HOST, syslog+unix:///dev/log, "
+    "file:///PATH or otlp:URL; commands on --data-dir tell the same.  [default: none, or HE_AGG_AUDIT_LOG]",
+)
 @click.option("--traces", is_flag=True, default=None, help="Send OpenTelemetry traces, one span for each request.")
 @where
 def serve(data_dir: Path, database_url: str | None, **options: Any) -> int:

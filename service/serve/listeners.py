@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from he_agg.errors import ConfigError, Reason
 from service.aggregator import Aggregator
+from service.audit_events.event import make_event, user_of_this_process
 from service.monitor.monitoring import Watching
 from service.serve.connections import Config
 from service.settings import Settings
@@ -82,6 +83,7 @@ class Listeners:
             app = make_operator_app(self._settings, aggregator, watching, access)
             self._serve(app, self._operator)
             url = self._settings.operator_url or url_of(self._operator)
+            watching.tell(make_event("operator.link-made", by=user_of_this_process(), via="command"))
             lines.append(f"operators' page, this link is good once: {url.rstrip('/')}/#{access.new_link()}")
         if self._metrics:
             self._serve(make_metrics_app(self._settings, watching), self._metrics[number])

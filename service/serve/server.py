@@ -14,6 +14,7 @@ import uvicorn
 from service.aggregator import Aggregator
 from service.http.app import create_app
 from service.logs import configure
+from service.monitor.audit_log.wiring import note_target
 from service.monitor.monitoring import Watching
 from service.serve.connections import Config
 from service.serve.listeners import Listeners, bind, url_of
@@ -57,6 +58,7 @@ class _Server(uvicorn.Server):
         if self.started:
             lines = []
             if self._number == 0:
+                note_target(self._aggregator.settings)
                 lines += told_to_coordinators(self._aggregator.settings, self._aggregator.key)
             self._tell(lines + self._listeners.start(self._aggregator, self._watching, self._number))
 

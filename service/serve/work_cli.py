@@ -16,6 +16,11 @@ __all__ = ["work"]
 @click.command()
 @click.option("--metrics-port", type=int, help="Serve /metrics for Prometheus on this port.  [default: none]")
 @click.option("--metrics-host", help="Address for that: one that sites do not reach.  [default: 127.0.0.1]")
+@click.option(
+    "--audit-log",
+    help="Send audit events to syslog://HOST, syslog+tcp://HOST, syslog+tls://HOST, syslog+unix:///dev/log, "
+    "file:///PATH or otlp:URL.  [default: none, or HE_AGG_AUDIT_LOG]",
+)
 @click.option("--traces", is_flag=True, default=None, help="Send OpenTelemetry traces, one span for each sum.")
 @where
 def work(data_dir: Path, database_url: str | None, **options: Any) -> None:

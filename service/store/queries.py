@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Column, Connection, CursorResult, Executable, Row, Table
 
+from service.audit_events.event import AuditEvent, make_event
 from service.store.statements import Answer, Prepared
 
 __all__ = ["Queries", "as_row", "columns_of"]
@@ -37,6 +38,11 @@ class Queries:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._found: dict[tuple[str, ...], Any] = {}
+        self.reported: list[AuditEvent] = []
+
+    def report(self, name: str, **fields: str | int | None) -> None:
+        """Have the audit log told of this transaction, once it is committed: see `make_event`."""
+        self.reported.append(make_event(name, **fields))
 
     def _run(self, statement: Statement, values: Any = None) -> Answer | CursorResult[Any]:
         if isinstance(statement, Prepared):

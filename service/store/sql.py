@@ -15,6 +15,7 @@ from sqlalchemy import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from he_agg.errors import ConfigError, Reason
+from service.audit_events.event import Tell
 from service.failpoints import failpoint
 from service.settings import Settings
 from service.store import postgres, schema, sqlite
@@ -72,6 +73,7 @@ class Store:
     Attributes:
         is_shared: whether several servers may use it at once.
         on_write: told how long each writing transaction waited for its turn. Units: seconds.
+        on_event: told of each audit event, after the commit that it belongs to.
     """
 
     def __init__(self, url: str, *, busy_timeout_s: float, create: bool) -> None:
@@ -83,6 +85,7 @@ class Store:
             self._engine = sqlite.open_engine(parsed, busy_timeout_s=busy_timeout_s, create=create, write_option=_WRITE)
         self._one_writer = threading.Lock()
         self.on_write: Callable[[float], None] = _nobody
+        self.on_event: Tell = _nobody
         try:
             with self._begin_write() as connection:
                 schema.prepare(connection, create=create)
@@ -113,9 +116,12 @@ class Store:
         began = time.perf_counter()
         with translated(), self._one_writer, self._begin_write() as connection:
             self.on_write(time.perf_counter() - began)
-            yield Transaction(connection)
+            tx = Transaction(connection)
+            yield tx
             failpoint("transaction.before_commit")
         failpoint("transaction.committed")
+        for event in tx.reported:
+            self.on_event(event)
 
     def close(self) -> None:
         """Close all connections."""
@@ -127,5 +133,5 @@ class Store:
             yield connection
 
 
-def _nobody(_: float) -> None:
+def _nobody(_: object) -> None:
     """Do nothing: nobody listens."""

@@ -209,6 +209,13 @@ class Folder:
         with self._store.write() as tx:
             hold(tx)
             tx.mark_damaged(error.submission_id, error.number, int(self._conductor.now()))
+            tx.report(
+                "part.damaged",
+                federation=round_id.federation,
+                round=str(round_id),
+                member=error.site,
+                part=error.number,
+            )
             tx.bump()
 
 

@@ -12,6 +12,7 @@ from he_agg import canonical
 from he_agg.documents.epoch import MAX_BUNDLE_BYTES, MAX_COMMITMENT_BYTES
 from he_agg.documents.roster import MAX_ROSTER_BYTES, Role
 from he_agg.errors import Reason
+from service.audit_events.event import acting
 from service.core.trust import accept_bundle, accept_commitment, accept_roster
 from service.http.auth import Caller, member_of
 from service.http.routes.common import (
@@ -97,7 +98,8 @@ async def put_roster(
 
     def accept(tx: Transaction, document: bytes) -> bool:
         row = find_federation(tx, caller, federation)
-        return accept_roster(tx, aggregator.conductor, row, document, version)
+        with acting(caller.name, "request"):
+            return accept_roster(tx, aggregator.conductor, row, document, version)
 
     return await take_document(request, caller, aggregator, limits, MAX_ROSTER_BYTES, accept)
 
@@ -159,7 +161,8 @@ async def put_epoch(
 
     def accept(tx: Transaction, document: bytes) -> bool:
         row = find_federation(tx, caller, federation)
-        return accept_bundle(tx, aggregator.conductor, row, document, number, caller.name)
+        with acting(caller.name, "request"):
+            return accept_bundle(tx, aggregator.conductor, row, document, number, caller.name)
 
     return await take_document(request, caller, aggregator, limits, MAX_BUNDLE_BYTES, accept)
 

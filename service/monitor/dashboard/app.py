@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from he_agg.host.addresses import is_this_machine
 from service.aggregator import Aggregator
+from service.audit_events.event import make_event
 from service.limits import KNOWN
 from service.monitor.dashboard.access import SESSION_S, Access
 from service.monitor.dashboard.live import MAX_VIEWERS, Live
@@ -91,7 +92,9 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
             return _refusal(400, "expected a token")
         session = access.redeem(token[1].decode())
         if session is None:
+            watching.repeats.tell("operator.sign-in-failed", via="link", source=_source(request), reason="bad-link")
             return _refusal(401, "this link is not valid, was used, or is too old; a new one: `he-agg operator link`")
+        watching.tell(make_event("operator.signed-in", via="link", source=_source(request)))
         response = Response(status_code=204)
         response.set_cookie(
             _cookie(request),
@@ -104,6 +107,8 @@ def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watc
         return response
 
     async def logout(request: Request) -> Response:
+        if access.is_session(request.cookies.get(_cookie(request), "")):
+            watching.tell(make_event("operator.signed-out", via="link", source=_source(request)))
         response = Response(status_code=204)
         secure = is_by_proxy(request)
         response.delete_cookie(_cookie(request), httponly=True, samesite="strict", secure=secure)
@@ -221,6 +226,10 @@ def _metrics(watching: Watching) -> Handler:
         return Response(await run_in_threadpool(watching.metrics.render), headers={"Content-Type": CONTENT_TYPE})
 
     return send
+
+
+def _source(request: Request) -> str:
+    return "" if request.client is None else request.client.host
 
 
 def _cookie(request: Request) -> str:

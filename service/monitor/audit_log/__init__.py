@@ -1,0 +1,1 @@
+"""Send audit events to a security team's own log, without holding up a round."""
