@@ -8,7 +8,6 @@ import re
 import sqlite3
 import threading
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import numpy as np
@@ -21,39 +20,12 @@ from he_agg.protocol.http_signatures import sign_request
 from service.core.aggregator_key import AggregatorKey
 from tests.service.monitor.watched import events_of, watched_server
 from tests.support.real import SITES, Hospitals, in_threads, until
+from tests.support.receivers import Collector
 from tests.support.seeds import seed_of
 from tests.support.server import he_agg
 
 WEIGHTS = (409_613, 526_397, 614_031)
 NAMES = ("very-secret-layer.weight", "very-secret-layer.bias")
-
-
-class Collector:
-    """Takes in what an OpenTelemetry exporter sends."""
-
-    def __init__(self) -> None:
-        collector = self
-        self.bodies: list[bytes] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                collector.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +49,7 @@ def shown(tmp_path_factory):
     collector, means = Collector(), []
     environment = {
         "HE_AGG_TRACES": "true",
+        "HE_AGG_AUDIT_LOG": f"file://{root}/audit.jsonl",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         "HE_AGG_LOG_LEVEL": "DEBUG",
@@ -125,6 +98,7 @@ def shown(tmp_path_factory):
         until(lambda: b"fold" in b"".join(collector.bodies))
         watched.server.stop()
         shown["traces"] = b"\n".join(collector.bodies)
+        shown["audit log"] = (root / "audit.jsonl").read_bytes()
         shown["log"] = watched.server.log_path.read_bytes()
         secrets = {"operator key": [(data / "operator.key").read_bytes()]}
         secrets["tokens"] = [watched.link.partition("#")[2].encode(), link.partition("#")[2].encode()]
@@ -196,7 +170,7 @@ def test_fields_are_the_known_ones(shown):
     lines = [json.loads(line) for line in content["log"].splitlines()]
     assert {field for line in lines for field in line} <= {
         "time", "level", "message", "id", "method", "route", "status", "ms", "federation", "member", "round_id",
-        "submission_id", "section", "n", "reason", "temporary_files_removed", "found_schema_version",
+        "submission_id", "section", "n", "reason", "claimed", "temporary_files_removed", "found_schema_version",
     }  # fmt: skip
     snapshot = json.loads(content["snapshot"])
     (federation,) = snapshot["federations"]
