@@ -36,6 +36,7 @@ ONLY_IN = {
         "examples/",
     ),
     "flwr": ("client_sdk/flower/",),
+    "nvflare": ("client_sdk/nvflare/",),
     "matplotlib": ("examples/",),
     "dp_accounting": ("client_sdk/privacy/accountant.py",),
     "opacus": ("client_sdk/privacy/training.py",),
@@ -68,7 +69,7 @@ def test_packages_import_only_downwards():
 
 
 def test_toolkits_use_the_public_sdk_through_the_one_seam():
-    toolkits = ("adapters", "analytics", "compression", "flower", "privacy", "training")
+    toolkits = ("adapters", "analytics", "compression", "flower", "frameworks", "nvflare", "privacy", "training")
     wrong = []
     for path, module, names in imported_names():
         if path.split("/")[:2] in (["client_sdk", toolkit] for toolkit in toolkits) and module.startswith("client_sdk"):
@@ -168,6 +169,8 @@ def test_serve_command_loads_neither_an_he_library_nor_keys():
         "client_sdk.analytics",
         "client_sdk.compression",
         "client_sdk.flower",
+        "client_sdk.frameworks.site",
+        "client_sdk.nvflare",
         "client_sdk.privacy",
         "client_sdk.training",
     ],
@@ -177,7 +180,7 @@ def test_a_site_loads_no_framework_that_it_was_not_asked_for(module):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(run.stdout.split())
     assert "client_sdk" in loaded
-    frameworks = {"torch", "sklearn", "jax", "tensorflow", "flwr", "sksurv", "pandas", "matplotlib"}
+    frameworks = {"torch", "sklearn", "jax", "tensorflow", "flwr", "nvflare", "sksurv", "pandas", "matplotlib"}
     assert loaded & (frameworks | {"opacus", "dp_accounting"}) == set()
 
 
@@ -188,6 +191,8 @@ def test_a_site_loads_no_framework_that_it_was_not_asked_for(module):
         ("sklearn", "client_sdk.adapters.sklearn", "sklearn"),
         ("flwr", "client_sdk.flower.mod", "flower"),
         ("flwr", "client_sdk.flower.strategy", "flower"),
+        ("nvflare", "client_sdk.nvflare.client", "nvflare"),
+        ("nvflare", "client_sdk.nvflare.server", "nvflare"),
     ],
 )
 def test_a_missing_extra_says_which_command_installs_it(package, module, extra):

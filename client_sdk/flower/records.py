@@ -5,43 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from client_sdk.adapters.base import missing_extra
-from he_agg.errors import PlanError, ProtocolError, Reason
-from he_agg.plan.plan import PublicPlan
+from client_sdk.frameworks.claim import Carried
+from he_agg.errors import ProtocolError, Reason
 
 try:
     from flwr.app import ConfigRecord, RecordDict
 except ImportError as error:
     raise missing_extra("flwr", "flower") from error
 
-__all__ = ["RECORD", "check_shared", "read_record", "sum_record", "update_record"]
+__all__ = ["RECORD", "SUMS", "carried", "carrying", "read_record"]
 
 RECORD = "he-agg"
 SUMS = "he-agg-sum-"
 
 
-def update_record(number: int, parts: list[bytes]) -> Any:
-    """Return a client's encrypted update for a round."""
-    return ConfigRecord({"round": number, "parts": parts})
+def carrying(what: Carried, **facts: Any) -> Any:
+    """Return the record of a submission, or of a sum."""
+    claims, parts = what
+    return ConfigRecord({"claims": claims, "parts": parts, **facts})
 
 
-def sum_record(n_sites: int, parts: list[bytes]) -> Any:
-    """Return the encrypted sum of a round."""
-    return ConfigRecord({"n_sites": n_sites, "parts": parts})
-
-
-def check_shared(plan: PublicPlan) -> None:
-    """Refuse a plan that splits keys.
-
-    Raises:
-        PlanError: it does: nobody in a run of Flower holds shares.
-    """
-    if plan.splits_keys:
-        raise PlanError(
-            Reason.BAD_PLAN,
-            "keys: in a run of Flower there are no holders, so expected a plan that shares keys, got one that splits "
-            "them",
-            "make a plan with `he-agg plan new` and `--keys shared`, or run an he-agg aggregator",
-        )
+def carried(record: Any) -> Carried:
+    """Return the submission, or the sum, of a record."""
+    return list(record["claims"]), list(record["parts"])
 
 
 def read_record(content: Any, name: str, who: str) -> Any:

@@ -15,7 +15,7 @@ from he_agg.mac import tag_count
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import MAX_PARTS
 
-__all__ = ["MAX_MANIFEST_BYTES", "Manifest", "Tags"]
+__all__ = ["MAX_MANIFEST_BYTES", "Manifest", "Tags", "check_tags", "parse_tags", "tags_to_json"]
 
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_TAGS = 128
@@ -80,8 +80,7 @@ class Manifest:
             "site": self.site,
             "nonce": self.nonce,
             "parts": list(self.part_digests),
-            # Decimal strings: residues of the codec ckks do not fit the 53 bits of JSON's integers.
-            "tags": [[str(tag) for tag in part] for part in self.tags],
+            "tags": tags_to_json(self.tags),
             "roster": self.roster,
             "previous": self.previous,
             "holders": self.holders,
@@ -105,7 +104,7 @@ class Manifest:
             site=check_name(fields.string("site"), "manifest.site"),
             nonce=fields.hex("nonce", NONCE_BYTES),
             part_digests=tuple(digests),
-            tags=tuple(_tags(part) for part in fields.array("tags", MAX_PARTS)),
+            tags=parse_tags(fields.array("tags", MAX_PARTS)),
             roster=fields.hex("roster", 32),
             previous=fields.hex("previous", 32),
             holders=fields.maybe("holders", lambda name: fields.hex(name, 32)),
@@ -127,7 +126,6 @@ class Manifest:
             ("group key", Reason.KEY_MISMATCH, key_id, self.key_id),
             ("site", Reason.FORBIDDEN, site, self.site),
             ("number of parts", Reason.BAD_FIELD, str(len(plan.places)), str(len(self.part_digests))),
-            ("number of parts with tags", Reason.BAD_FIELD, str(len(plan.places)), str(len(self.tags))),
         ):
             if expected != got:
                 raise WireError(reason, f"manifest, {what}: expected {expected[:63]}, got {got[:63]}")
@@ -135,13 +133,36 @@ class Manifest:
             if (getattr(self, what) is None) == plan.splits_keys:
                 wanted = "a digest, since the plan splits keys" if plan.splits_keys else "null, since keys are shared"
                 raise WireError(Reason.BAD_FIELD, f"manifest, {what}: expected {wanted}")
-        counts = [tag_count(section) for section in plan.sections]
-        for place, tags in zip(plan.places, self.tags, strict=True):
-            name, count = f"manifest, tags of part {place.number}", counts[place.section_index]
-            if len(tags) != count:
-                raise WireError(Reason.BAD_FIELD, f"{name}: expected {count}, got {len(tags)}")
-            if not all(0 <= tag < place.section.modulus for tag in tags):
-                raise WireError(Reason.BAD_FIELD, f"{name}: one is not below q")
+        check_tags(self.tags, plan, "manifest")
+
+
+def tags_to_json(tags: Tags) -> canonical.Json:
+    """Return tags as a JSON value: decimal strings, for residues of the codec ckks do not fit JSON's 53 bits."""
+    return [[str(tag) for tag in part] for part in tags]
+
+
+def parse_tags(value: list[canonical.Json]) -> Tags:
+    """Read what `tags_to_json` wrote."""
+    return tuple(_tags(part) for part in value)
+
+
+def check_tags(tags: Tags, plan: PublicPlan, what: str) -> None:
+    """Refuse tags that are not of a plan's form.
+
+    Raises:
+        WireError: tags of another number of parts, another number of them, or one out of range.
+    """
+    if len(tags) != len(plan.places):
+        raise WireError(
+            Reason.BAD_FIELD, f"{what}, number of parts with tags: expected {len(plan.places)}, got {len(tags)}"
+        )
+    counts = [tag_count(section) for section in plan.sections]
+    for place, values in zip(plan.places, tags, strict=True):
+        name, count = f"{what}, tags of part {place.number}", counts[place.section_index]
+        if len(values) != count:
+            raise WireError(Reason.BAD_FIELD, f"{name}: expected {count}, got {len(values)}")
+        if not all(0 <= tag < place.section.modulus for tag in values):
+            raise WireError(Reason.BAD_FIELD, f"{name}: one is not below q")
 
 
 def _tags(part: canonical.Json) -> tuple[int, ...]:
