@@ -32,6 +32,7 @@ PACKAGES = {
     "client_sdk.compression": "Compression",
     "client_sdk.privacy": "Privacy",
     "client_sdk.flower": "Flower",
+    "client_sdk.nvflare": "NVFlare",
     "he_agg": "Plans, means and errors",
     "he_agg.audit": "Audit",
     "keys": "Keys",

@@ -189,7 +189,10 @@ def test_modules_and_targets_exist():
 
 OURS = (
     "he_agg",
-    *(f"client_sdk{room}" for room in ("", ".training", ".analytics", ".privacy", ".compression", ".flower")),
+    *(
+        f"client_sdk{room}"
+        for room in ("", ".training", ".analytics", ".privacy", ".compression", ".flower", ".nvflare")
+    ),
 )
 EXPORTED = {name: module for module in OURS for name in importlib.import_module(module).__all__}
 KNOWN = EXPORTED | {"Path": "pathlib", "np": "numpy", "ThreadPoolExecutor": "concurrent.futures"}

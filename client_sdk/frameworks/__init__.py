@@ -1,4 +1,4 @@
-"""What a federated-learning framework carries instead of a model. `client_sdk.flower` and `client_sdk.nvflare` use it.
+"""Runs of other frameworks, which carry this instead of a model. For `client_sdk.flower` and `client_sdk.nvflare`.
 
     run      one execution of a job; its id is the server's
     claim    what a site says of its submission, and the tags that prove a sum; goes along with every submission and sum

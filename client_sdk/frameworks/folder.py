@@ -1,4 +1,4 @@
-"""What a site keeps of a run on its disk, beside its keystore: the model, its submission, and what it must not repeat.
+"""Keep a run on the disk of a site, beside its keystore: the model, the submission, what must not be repeated.
 
 stroke.keystore.runs/hospital-a/<run>/model.npz      the global model, and which round it is after
                                 <run>/submission     the encrypted update of the round that is open

@@ -66,7 +66,7 @@ class ModelDecryptor(Filter):  # type: ignore[misc,unused-ignore]
         fl_ctx.set_prop(_ROUND, record["round"], private=True, sticky=False)
         return bare(shareable, DXO(DataKind.WEIGHTS, data=model))
 
-    def _take_last(self, _topic: str, request: Any, fl_ctx: Any) -> Any:
+    def _take_last(self, topic: str, request: Any, fl_ctx: Any) -> Any:  # noqa: ARG002 - NVFlare names them
         try:
             with self._lock:
                 _, site = self._follow(request, fl_ctx)

@@ -1,4 +1,4 @@
-"""What travels in NVFlare's shareables instead of a model. Neither side of it needs a key."""
+"""Write and read the records that NVFlare's shareables carry instead of a model. Neither side of it needs a key."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class SumAggregator(Aggregator):  # type: ignore[misc,unused-ignore]
         result[RECORD] = carrying(total)
         return result
 
-    def reset(self, _fl_ctx: Any) -> None:
+    def reset(self, fl_ctx: Any) -> None:  # noqa: ARG002 - its base has it
         """Begin another round."""
         self._adder = None
 
@@ -158,7 +158,7 @@ class SumPersistor(ModelPersistor):  # type: ignore[misc,unused-ignore]
             )
         return other.load(fl_ctx)
 
-    def save_model(self, _model: Any, fl_ctx: Any) -> None:
+    def save_model(self, model: Any, fl_ctx: Any) -> None:  # noqa: ARG002 - its base has it
         """Say where the model is."""
         self.log_info(fl_ctx, "the sum stays encrypted here; the model is at the sites, beside their keystores")
 
