@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from client_sdk.analytics.checks import Grid
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.regression.families import Family
-from client_sdk.analytics.regression.penalty import Penalty, minimise
+from client_sdk.analytics.regression.penalty import Penalty, moved
 from client_sdk.analytics.regression.rows import Rows
 from he_agg.errors import InputError, Reason
 
@@ -173,23 +173,18 @@ class Newton:
                 raise self.no_fit(_DEPENDENT)
             return Fit(self._next(fit), beta, fit.beta, loss)
         lost = _DEPENDENT if first else self.family.runaway
-        free = np.ones(size, dtype=bool)
-        if penalty.l1:
-            if not curvature[0, 0] > least_firm:
-                raise self.no_fit(self.family.runaway)
-            beta, free = minimise(hessian, curvature @ fit.beta + gradient, penalty.l1, fit.beta)
-        least = least_of(hessian[np.ix_(free, free)])
+        if penalty.l1 and not curvature[0, 0] > least_firm:
+            raise self.no_fit(self.family.runaway)
+        beta, firm = moved(fit.beta, gradient, curvature, penalty)
+        least = least_of(firm)
         if not least > least_firm:
             raise self.no_fit(lost)
-        inverse: Floats | None = None
-        if not penalty.l1:  # as a move from where it stands, so that what is rounded is the move
-            inverse = np.asarray(np.linalg.inv(hessian), dtype=np.float64)
-            beta = fit.beta + inverse @ (gradient - penalty.slope(fit.beta))
         beta = on_grid(beta)
         if not np.isfinite(beta).all() or np.abs(beta).max() * self.feature_bound > 2**40:
             raise self.no_fit(self.family.runaway)
         still = np.abs(beta - fit.beta).max() <= max(self.tolerance, size * rounding / least)
         if still and self._exists(gradient, curvature, penalty, rounding):
+            inverse = None if penalty.l1 else np.asarray(np.linalg.inv(hessian), dtype=np.float64)
             return Solved(beta, inverse, raw_loss)
         return Fit(self._next(fit), beta, fit.beta, loss)
 
@@ -237,8 +232,8 @@ class Newton:
 
 
 def least_of(matrix: Floats) -> float:
-    """Return the smallest eigenvalue of a symmetric matrix."""
-    return float(np.linalg.eigvalsh(matrix)[0])
+    """Return the smallest eigenvalue of a symmetric matrix; infinite if it has no rows."""
+    return float(np.linalg.eigvalsh(matrix)[0]) if matrix.size else math.inf
 
 
 def symmetric(upper: Floats, size: int) -> Floats:

@@ -127,7 +127,7 @@ def elastic_net(equations: Equations, penalty: Penalty) -> Floats | None:
     q, c = np.eye(size), np.zeros(size)
     q[1:, 1:], c[1:] = centred[:-1, :-1], centred[:-1, -1]
     q = penalty.ridged(q)
-    beta, free = minimise(q, c, penalty.l1, np.zeros(size))
+    beta, free = minimise(q, c, penalty.thresholds(size), np.zeros(size))
     some = q[np.ix_(free, free)]
     spread = np.sqrt(np.diag(some))
     if not float(np.linalg.eigvalsh(some / np.multiply.outer(spread, spread))[0]) > _FIRM * len(some):

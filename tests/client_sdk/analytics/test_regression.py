@@ -11,6 +11,7 @@ import statsmodels.api as sm
 from sklearn import linear_model
 
 from client_sdk import analytics
+from client_sdk.analytics.regression.penalty import minimise
 from client_sdk.analytics.regression.student import student_quantile, student_tail
 from tests.client_sdk.analytics.clinical import flchain, gbsg2, unlike, whas500
 
@@ -148,6 +149,24 @@ def test_penalised_linear_regression_is_scikit_learns(rng, l1, l2):
     assert np.abs(coefficients(result) - [fit.intercept_, *fit.coef_]).max() <= 1e-9
     assert np.array_equal(result.coefficients == 0, fit.coef_ == 0)
     assert np.isnan(result.errors).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("distance", [1e-1, 1e-3, 1e-5])
+def test_a_lasso_of_columns_nearly_alike_is_at_its_minimum(rng, distance, sign):
+    """Where coordinate descent would crawl: correlations up to 0.99999999995."""
+    x = rng.normal(0, 1, (200, 4))
+    x[:, 1] = sign * x[:, 0] + distance * x[:, 1]
+    y, n = x @ [1, 0.5, 0, 0.3] + rng.normal(0, 3, 200), 200
+    gram, slope = x.T @ x, x.T @ y
+    for l1 in (0.1, 3.0, 30.0):
+        b, free = minimise(gram, slope, np.full(4, l1), np.zeros(4))
+        left = slope - gram @ b
+        assert (np.abs(left) <= l1 + 1e-7).all()
+        assert np.allclose(left[b != 0], l1 * np.sign(b[b != 0]), atol=1e-7)
+        again, _ = minimise(gram, slope, np.full(4, l1), rng.normal(0, 1, 4))
+        assert np.allclose(b, again, atol=1e-12 * n / distance**2)
+        assert (free | (b == 0)).all()
 
 
 @pytest.mark.parametrize("step", [1.0, 0.5])
