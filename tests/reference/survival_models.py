@@ -29,6 +29,7 @@ class Patients(NamedTuple):
     event: np.ndarray
     stratum: np.ndarray
     hospital: np.ndarray
+    weight: np.ndarray
 
     def take(self, rows):
         return Patients(*(column[rows] for column in self))
@@ -59,17 +60,18 @@ def loops(patients, b, efron, clock=None):
     for time, at_risk, events in patients.sets():
         x = patients.x - middle
         z = x if clock is None else np.column_stack([x, x * clock(time)])
-        w = np.where(at_risk, np.exp(np.where(at_risk, x @ b, 0)), 0)
-        log += (x[events] @ b).sum()
-        gradient += z[events].sum(axis=0)
+        w = np.where(at_risk, patients.weight * np.exp(np.where(at_risk, x @ b, 0)), 0)
+        log += patients.weight[events] @ (x[events] @ b)
+        gradient += patients.weight[events] @ z[events]
+        load = patients.weight[events].mean()
         for order in range(int(events.sum())):
             share = np.where(events, 1 - order / events.sum(), 1.0) * w if efron else w
             mean = share @ z / share.sum()
-            log -= np.log(share.sum())
-            gradient -= mean
-            information += ((z - mean) * (share / share.sum())[:, None]).T @ (z - mean)
+            log -= load * np.log(share.sum())
+            gradient -= load * mean
+            information += load * ((z - mean) * (share / share.sum())[:, None]).T @ (z - mean)
             key = patients.stratum[events][0], time
-            hazard[key] = hazard.get(key, 0.0) + 1 / share.sum()
+            hazard[key] = hazard.get(key, 0.0) + load / share.sum()
     return Loops(log, gradient, information, hazard)
 
 
@@ -113,6 +115,8 @@ def cox(rng):
         rng.choice(["efron", "breslow"]).item(),
     )
     horizon = int(rng.choice([40, 210]))
+    weighted, l1, l2 = bool(rng.random() < 0.3), float(rng.choice([0, 0, 1, 10])), float(rng.choice([0, 0, 0, 2]))
+    weight = rng.integers(0, 4, n) / 2 if weighted else np.ones(n)
     shares = dealt(rng, n, left)
     hospital = np.zeros(n, dtype=int)
     for number, share in enumerate(shares):
@@ -126,34 +130,75 @@ def cox(rng):
         event & (put <= last),
         hospital if kind == "site" else np.searchsorted(["a", "b", "c"], label) * (kind == "labels"),
         hospital,
+        weight,
     )
     strata = {"site": "site", "all": None, "labels": ["a", "b", "c"]}[kind]
     trend: Any = str(rng.choice(["identity", "log"]))
     question: Any = analytics.CoxRegression(
-        p, step, horizon, strata=strata, ties=ties, late_entry=late, trend=trend, small_cells=LOOSE
+        p,
+        step,
+        horizon,
+        strata=strata,
+        ties=ties,
+        late_entry=late,
+        l1=l1,
+        l2=l2,
+        weights=analytics.Grid(0.5, 0, 2) if weighted else None,
+        trend=trend,
+        small_cells=LOOSE,
     )
-    columns = [left, event.astype(int), x, *[label] * (kind == "labels"), *[came] * late]
+    columns = [left, event.astype(int), x, *[label] * (kind == "labels"), *[weight] * weighted, *[came] * late]
+    there = (everybody.came < last) & (weight > 0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             result, rows = asked(rng, question, *columns, shares=shares)
     except NoAnswerError as error:
-        why_no_cox(error, everybody.take(error.rows[everybody.came[error.rows] < last]), ties == "efron")
+        why_no_cox(error, everybody.take(error.rows[there[error.rows]]), ties == "efron", l1, l2)
         return
-    rows = rows[everybody.came[rows] < last]
+    rows = rows[there[rows]]
     patients = everybody.take(rows)
     assert (result.n, result.events) == (len(rows), patients.event.sum())
-    assert not monotone(patients)
     b, efron = result.coefficients, ties == "efron"
     exact = loops(patients, b, efron)
-    covariance = np.linalg.inv(exact.information)
-    assert np.abs(covariance @ exact.gradient).max() <= 1e-6
-    assert np.allclose(result.covariance, covariance, rtol=1e-5, atol=1e-7 * np.abs(covariance).max())
+    at_maximum(result, exact, l1, l2)
     assert np.isclose(result.log_likelihood, exact.log, rtol=1e-9, atol=1e-9)
     null = loops(patients, np.zeros(p), efron)
     assert np.isclose(result.null_log_likelihood, null.log, rtol=1e-9, atol=1e-9)
-    score = null.gradient @ np.linalg.solve(null.information, null.gradient)
-    assert np.isclose(result.score.statistic, score, rtol=1e-5, atol=1e-6)
+    concordance(result, patients)
+    if not l1 and not l2:
+        assert not monotone(patients)
+        score = null.gradient @ np.linalg.solve(null.information, null.gradient)
+        assert np.isclose(result.score.statistic, score, rtol=1e-5, atol=1e-6)
+        trend_test(result, patients, efron, trend, last)
+        if not weighted:
+            pooled_fit(b, patients, late, kind, ties)
+    for i, name in enumerate(("all",) if kind == "all" else "abc" if kind == "labels" else ()):
+        own = {time: step for (stratum, time), step in exact.hazard.items() if stratum == i}
+        assert len(own) == (result.baselines[name].times.size if name in result.baselines else 0)
+        if own:
+            ratio = np.exp((result.centre - patients.x.mean(axis=0)) @ b)
+            steps = np.cumsum([own[time] for time in sorted(own)]) * ratio
+            assert np.allclose(result.baselines[name].hazard, steps, rtol=1e-6)
+
+
+def at_maximum(result, exact, l1, l2):
+    """The gradient is at its threshold where a coefficient is not 0, to 1e-6 of it, and within it elsewhere."""
+    b, slope = result.coefficients, exact.gradient - l2 * result.coefficients
+    information = exact.information + l2 * np.eye(b.size)
+    active = (b != 0) | (l1 == 0)
+    off = np.linalg.solve(information[np.ix_(active, active)], (slope - l1 * np.sign(b))[active])
+    assert np.abs(off).max(initial=0) <= 1e-6
+    assert (np.abs(slope[~active]) <= l1 + 1e-6 * max(1, np.abs(information).max())).all()
+    if l1:
+        assert np.isnan(result.covariance).all()
+    else:
+        covariance = np.linalg.inv(information)
+        assert np.allclose(result.covariance, covariance, rtol=1e-5, atol=1e-7 * np.abs(covariance).max())
+
+
+def pooled_fit(b, patients, late, kind, ties):
+    """statsmodels' fit of the pooled patients, from nearby."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         entry = patients.came + 0.5 if late else None
@@ -162,15 +207,6 @@ def cox(rng):
         fit = model.fit(start_params=b * 0.9, method="newton", tol=1e-14, maxiter=200, disp=0)
     if np.isfinite(fit.params).all():  # its steps are not halved
         assert (np.abs(b - fit.params) <= 2e-6 * np.maximum(1, np.abs(b))).all(), (b, fit.params)
-    trend_test(result, patients, efron, trend, last)
-    concordance(result, patients)
-    for i, name in enumerate(("all",) if kind == "all" else "abc" if kind == "labels" else ()):
-        own = {time: step for (stratum, time), step in exact.hazard.items() if stratum == i}
-        assert len(own) == (result.baselines[name].times.size if name in result.baselines else 0)
-        if own:
-            ratio = np.exp((result.centre - patients.x.mean(axis=0)) @ b)
-            steps = np.cumsum([own[time] for time in sorted(own)]) * ratio
-            assert np.allclose(result.baselines[name].hazard, steps, rtol=1e-6)
 
 
 def trend_test(result, patients, efron, trend, last):
@@ -204,7 +240,7 @@ def concordance(result, patients):
     assert [found.concordant, found.discordant, found.tied] == counts.tolist()
 
 
-def why_no_cox(error, patients, efron):
+def why_no_cox(error, patients, efron, l1, l2):
     """Judge a refusal."""
     p = patients.x.shape[1]
     if not len(patients.x):
@@ -212,6 +248,12 @@ def why_no_cox(error, patients, efron):
     if not patients.event.any():
         refused(error, "expected events" in error.message, "no events")
     null = loops(patients, np.zeros(p), efron)
+    if l2:  # nothing is left but hazards too far apart, which no features within 10 have under it
+        refused(error, False, "a ridge has a maximum")
+    if l1:
+        spread = np.sqrt(np.maximum(np.diag(null.information), 1e-300))
+        least = np.linalg.eigvalsh(null.information / np.multiply.outer(spread, spread))[0]
+        refused(error, least < 1e-4, "columns alike: a lasso leaves them open")
     if np.linalg.matrix_rank(null.information, tol=1e-9 * max(np.trace(null.information), 1)) < p:
         refused(error, "depend" in error.message, "columns depend on each other")
     if monotone(patients):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.analysis import Analysis, Finished
-from client_sdk.analytics.checks import MAX_ROWS, TOO_FEW
+from client_sdk.analytics.checks import MAX_ROWS, TOO_FEW, Grid
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.regression.newton import FRACTION_BITS, on_grid, real, symmetric
+from client_sdk.analytics.regression.penalty import Penalty
 from client_sdk.analytics.regression.rows import cells as feature_cells
-from client_sdk.analytics.regression.rows import features_of, rows_of
+from client_sdk.analytics.regression.rows import features_of, rows_of, weights_of
 from client_sdk.analytics.regression.small import check_cells
 from client_sdk.analytics.small_cells import SmallCells
 from client_sdk.analytics.survival.concordance import Concordance, concordance_of
@@ -66,6 +68,12 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         ties: "efron" or "breslow".
         late_entry: whether patients have a time from which on they are watched.
         feature_bound: largest absolute value of a feature; scale columns by agreed constants to about 1.
+        l2: penalty l2/2 * |coefficients|^2 on the summed loss, minus the logarithm of the partial likelihood: theta of
+            R's ridge(scale = FALSE).
+        l1: penalty l1 * sum |coefficients|, likewise. alpha and l1_ratio of glmnet and of scikit-survival's
+            CoxnetSurvivalAnalysis are (l1 + l2) / n and l1 / (l1 + l2); both handle ties by Breslow's method.
+        weights: grid of a column of weights; None for none. By Breslow's method a patient of weight 3 is three; by
+            Efron's, events at the same time have their mean weight each, as in R.
         trend: function of time for the test of proportional hazards; "log" needs events after time 0.
         small_cells: what to do where few patients have a feature, or few had the event at the same grid time.
         tolerance: stop when no coefficient moves by more.
@@ -80,6 +88,9 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
     ties: Literal["efron", "breslow"] = "efron"
     late_entry: bool = False
     feature_bound: float = 10.0
+    l2: float = 0.0
+    l1: float = 0.0
+    weights: Grid | None = None
     trend: Literal["identity", "log"] = "identity"
     small_cells: SmallCells = SmallCells()  # noqa: RUF009
     tolerance: float = 1e-9
@@ -89,10 +100,12 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "horizon", TimeGrid.asked("CoxRegression", self.step, self.horizon).horizon)
-        if self.features < 1 or not 0 < self.feature_bound < 2**20:
-            raise refuse("CoxRegression: expected at least one feature and a bound below 2^20")
+        if self.features < 1 or not 0 < self.feature_bound < 2**20 or min(self.l1, self.l2) < 0:
+            raise refuse("CoxRegression: expected at least one feature, a bound below 2^20, and l1 and l2 >= 0")
         if self.ties not in ("efron", "breslow") or self.trend not in ("identity", "log"):
             raise refuse("CoxRegression: expected ties 'efron' or 'breslow', and trend 'identity' or 'log'")
+        if self.weights is not None and self.weights.low < 0:
+            raise refuse(f"CoxRegression: expected weights from 0, got a grid from {self.weights.low:g}")
         labels = self._labels
         if (isinstance(self.strata, str) and self.strata != "site") or not labels or len(set(labels)) != len(labels):
             raise refuse("CoxRegression: expected strata 'site', None, or different labels, at least one")
@@ -100,6 +113,14 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
     @property
     def _grid(self) -> TimeGrid:
         return TimeGrid(self.step, self.horizon)
+
+    @property
+    def _heaviest(self) -> int:
+        return 1 if self.weights is None else max(1, math.ceil(self.weights.high))
+
+    @property
+    def _penalty(self) -> Penalty:
+        return Penalty(self.l1, self.l2, intercept=False)
 
     @property
     def _points(self) -> int:
@@ -119,7 +140,7 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         """Counts, sums over risk sets or the hospital's own derivatives, and what is asked at the end."""
         p, rows, x = self.features, self.max_rows, max(1, math.ceil(self.feature_bound))
         half = p * (p + 1) // 2
-        scale = rows << FRACTION_BITS
+        scale = (rows << FRACTION_BITS) * self._heaviest
         most = scale * math.ceil(math.exp(MOST_RISK))
         keys = len(self._labels) * self._points if self._shared else 0
         tied = keys if self.ties == "efron" else 0
@@ -130,6 +151,7 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
             beyond=Field((), rows),
             cells=Field((3, p + 1), rows),
             deaths=Field((keys,), rows),
+            loads=Field((keys if self.weights else 0,), rows * self.weights.bound if self.weights else 0),
             weights=Field((keys,), most),
             features=Field((keys, p), most * x),
             products=Field((keys, half), most * x * x),
@@ -149,23 +171,31 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
 
         Args:
             data: times, whether each ended with the event, features (rows, p), with several strata the label of each
-                patient, and with late entry the time from which on each was watched.
+                patient, weights where the question has them, and with late entry the time from which on each was
+                watched.
         """
-        several = len(self._labels) > 1
-        names = ("times", "events", "features", *["strata"] * several, *["entries"] * self.late_entry)
-        expected(data, "CoxRegression", *names)
-        grid = self._grid
-        patients = grid.follow_up(data[0], data[-1] if self.late_entry else None, self.max_rows)
-        rows = features_of(data[2], self.features, self.feature_bound)
-        events = flags(data[1], "events", patients.kept.size)
-        if len(rows) != patients.kept.size:
+        asked = (len(self._labels) > 1, self.weights is not None, self.late_entry)
+        more = tuple(itertools.compress(("strata", "weights", "entries"), asked))
+        times, events, features, *rest = expected(data, "CoxRegression", "times", "events", "features", *more)
+        columns = dict(zip(more, rest, strict=True))
+        patients = self._grid.follow_up(times, columns.get("entries"), self.max_rows)
+        rows, kept = features_of(features, self.features, self.feature_bound), patients.kept
+        happened = flags(events, "events", kept.size)[kept] & patients.happened
+        if len(rows) != kept.size:
             raise refuse("features: expected one row per time", "hand in columns of the same rows, in the same order")
-        start = groups_of(data[3] if several else None, self._labels, rows, "stratum")[patients.kept] * self._points
-        happened = events[patients.kept] & patients.happened
+        start = groups_of(columns.get("strata"), self._labels, rows, "stratum")[kept] * self._points
+        steps = weights_of(columns.get("weights"), self.weights, kept.size)[kept]
         if self.trend == "log" and (happened & (patients.exits == 0)).any():
             raise refuse("times: expected events after time 0, got one at it", 'take trend="identity"')
         exits, entries = start + patients.exits, start + patients.entries
-        return CoxData(rows[patients.kept], exits, entries, happened, self._clock(patients.exits))
+        weight = steps.astype(np.float64) * self._weight
+        own = CoxData(rows[kept], exits, entries, happened, self._clock(patients.exits), steps, weight)
+        return own.of(steps > 0)
+
+    @property
+    def _weight(self) -> float:
+        """Return what one step of a weight is."""
+        return 1.0 if self.weights is None else self.weights.step
 
     def _clock(self, number: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the trend's function of time, from 0 to 1. Tests are the same for multiples of it."""
@@ -177,7 +207,8 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         """Return coefficients that are all 0."""
         zero = np.zeros(self.features)
         none: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        return CoxState(0, "count" if self._shared else "fit", none, zero, zero, zero, math.inf, math.inf, 0.0)
+        stage: Literal["count", "fit"] = "count" if self._shared else "fit"
+        return CoxState(0, stage, none, np.zeros(0), zero, zero, zero, math.inf, math.inf, 0.0)
 
     def contribution(self, state: CoxState, data: CoxData) -> CoxSums[NDArray[Any]]:
         """Return the site's counts, or its sums at the current coefficients."""
@@ -190,6 +221,8 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
             values = values._replace(cells=feature_cells(rows))
         if state.stage == "count":
             np.add.at(values.deaths, data.exits[data.events], 1)
+            if self.weights:
+                np.add.at(values.loads, data.exits[data.events], data.steps[data.events])
             return values
         risk = risk_of(data.rows, state)
         beyond = int((risk > MOST_RISK).sum()) if self._shared else int(np.ptp(risk) > _MOST_SPREAD if risk.size else 0)
@@ -238,7 +271,9 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         if state.step == 0:
             check_cells("CoxRegression", sums.cells, self.small_cells)
         if state.stage == "count":
-            return replace(state, step=1, stage="fit", deaths=self._counted(sums))
+            deaths = self._counted(sums)
+            loads = sums.loads.astype(np.float64) * self._weight if self.weights else deaths.astype(np.float64)
+            return replace(state, step=1, stage="fit", deaths=deaths, loads=loads)
         fit = None if int(sums.beyond) else self._fit(state, sums, n_sites)
         if state.stage == "end":
             if fit is None:
@@ -247,17 +282,18 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         if state.step + 1 >= self.max_steps:
             raise no_fit(f"no convergence in {self.max_steps} rounds")
         slack = 0.0 if fit is None else 2 * fit.off + 1e-12 * abs(fit.loss)
-        if fit is None or not fit.loss <= state.loss + slack:
+        if fit is None or not fit.loss + self._penalty.value(state.beta) <= state.loss + slack:
             if fit is None and np.abs(state.beta - state.before).max() * self.feature_bound < 2.0**-6:
                 raise no_fit(FAR)
             return replace(state, step=state.step + 1, beta=on_grid((state.beta + state.before) / 2))
-        return stepped(state, fit, self.feature_bound, self.tolerance)
+        return stepped(state, fit, self._penalty, self.feature_bound, self.tolerance)
 
     def _fit(self, state: CoxState, sums: CoxSums[NDArray[Any]], n_sites: int) -> Fit | None:
         """Work out the partial likelihood and its derivatives; None if a sum is too small to be told from 0."""
-        rounding, events = n_sites * 2.0 ** -(FRACTION_BITS + 1), int(sums.events)
+        rounding = n_sites * 2.0 ** -(FRACTION_BITS + 1)
+        events = float(state.loads.sum()) if self._shared else int(sums.events) * self._heaviest
         # float64's own: pairwise sums, exp and quotients; a risk set in which all have the event costs Efron 1 + log.
-        own = 2.0**-47 * events * (1 + math.log(events))
+        own = 2.0**-47 * events * (1 + math.log(max(events, 1)))
         wide = 1 + self.feature_bound
         cells = np.flatnonzero(state.deaths)
         if not self._shared:
@@ -267,7 +303,7 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
         at_risk = self._moments(sums, cells, "")
         tied = self._moments(sums, cells, "tied_") if self.ties == "efron" else None
         with np.errstate(divide="ignore", invalid="ignore"):
-            terms = terms_of(state.deaths[cells], at_risk, tied)
+            terms = terms_of(state.deaths[cells], state.loads[cells], at_risk, tied)
         told = real(sums.gradient)
         loss = float(terms.logs.sum() - (told - events * state.centre) @ state.beta)
         if not (math.isfinite(loss) and terms.hazard.min() > 0 and np.isfinite(terms.covariances).all()):
@@ -320,14 +356,15 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
                     baselines[label] = Baseline.of(times, state.deaths[fit.cells[own]], terms, state.centre)
         cross, square_ = (symmetric(half, p) for half in late)
         information = np.block([[fit.hessian, cross], [cross, square_]])
+        ridged = np.full((p, p), math.nan) if self.l1 else self._penalty.ridged(fit.hessian)
         return CoxResult(
             coefficients=state.beta,
-            covariance=np.asarray(np.linalg.inv(fit.hessian), dtype=np.float64),
+            covariance=np.asarray(np.linalg.inv(ridged), dtype=np.float64),
             log_likelihood=-fit.loss,
             null_log_likelihood=-state.null,
-            score=ChiSquare.of(state.score, p),
+            score=ChiSquare.of(math.nan if self._penalty else state.score, p),
             concordance=Concordance(*(int(count) for count in sums.pairs)),
-            proportionality=Proportionality.of(trend, information, p),
+            proportionality=Proportionality.unknown(p) if self._penalty else Proportionality.of(trend, information, p),
             centre=state.centre,
             baselines=baselines,
             events=int(sums.events),

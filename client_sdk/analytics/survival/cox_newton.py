@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk.analytics.regression.newton import least_of, on_grid
+from client_sdk.analytics.regression.penalty import Penalty, moved
 from client_sdk.analytics.survival.cox_state import CoxState
 from client_sdk.analytics.survival.cox_sums import Terms
 from he_agg.errors import InputError, Reason
@@ -40,30 +41,33 @@ class Fit(NamedTuple):
     centre: NDArray[np.float64]
 
 
-def stepped(state: CoxState, fit: Fit, bound: float, tolerance: float) -> CoxState:
+def stepped(state: CoxState, fit: Fit, penalty: Penalty, bound: float, tolerance: float) -> CoxState:
     """Take a Newton step; to the end, if it is small and there is a maximum.
 
     Args:
         state: at whose coefficients the likelihood is known.
         fit: there.
+        penalty: on the loss; with one there always is a maximum.
         bound: largest absolute value of a feature.
         tolerance: how small.
     """
     p = fit.gradient.size
-    least = least_of(fit.hessian)
+    beta, firm = moved(state.beta, fit.gradient, fit.hessian, penalty)
+    least = least_of(firm)
     first = math.isinf(state.loss)
     if not least > max(fit.off * math.sqrt(p) / OFF_BY, 1e3 * p * fit.hessian_off):
         raise no_fit(_DEPENDENT if first else _SEPARATED)
-    move = np.linalg.solve(fit.hessian, fit.gradient)
-    beta = on_grid(state.beta + move)
+    move = beta - state.beta
+    beta = on_grid(beta)
     if not np.isfinite(beta).all() or np.abs(beta).max() * bound > 2**40:
         raise no_fit(_SEPARATED)
     decrement = float(fit.gradient @ move)
-    after = replace(state, step=state.step + 1, beta=beta, before=state.beta, loss=float(f"{fit.loss:.13g}"))
+    loss = fit.loss + penalty.value(state.beta)
+    after = replace(state, step=state.step + 1, beta=beta, before=state.beta, loss=float(f"{loss:.13g}"))
     if first:
         after = replace(after, null=after.loss, score=float(f"{decrement:.12g}"), centre=fit.centre)
     still = np.abs(move).max() <= max(tolerance, p * fit.off / least)
-    return replace(after, stage="end") if still and _exists(decrement, least, fit.off, p, bound) else after
+    return replace(after, stage="end") if still and (penalty or _exists(decrement, least, fit.off, p, bound)) else after
 
 
 def _exists(decrement: float, least: float, off: float, p: int, bound: float) -> bool:
@@ -92,5 +96,6 @@ def no_fit(what: str) -> InputError:
     return InputError(
         Reason.BAD_ARGUMENT,
         f"CoxRegression: expected a maximum of the partial likelihood, got none: {what}",
-        "drop columns or merge categories without events; scale tiny columns up",
+        "drop columns or merge categories without events, or give l2, a penalty under which there always is one; scale "
+        "tiny columns up",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ class ChiSquare:
     """A test whose statistic has the chi-square distribution.
 
     Attributes:
-        statistic: the larger, the less the data look like the null hypothesis.
+        statistic: the larger, the less the data look like the null hypothesis. NaN with a penalty, under which it has
+            another distribution.
         df: degrees of freedom.
         p: the p value.
     """
@@ -73,6 +75,11 @@ class Proportionality:
             return ChiSquare.of(float((score * scale) @ found[0]), len(which))
 
         return cls(tuple(test([k]) for k in range(p)), test(list(range(p))))
+
+    @classmethod
+    def unknown(cls, p: int) -> Proportionality:
+        """Return tests of which nothing is known."""
+        return cls((ChiSquare.of(math.nan, 1),) * p, ChiSquare.of(math.nan, p))
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,8 @@ class CoxResult:
 
     Attributes:
         coefficients: log hazard ratios. Shape: (p,)
-        covariance: their variances and covariances, from the inverse of the observed information. Shape: (p, p)
+        covariance: their variances and covariances, from the inverse of the observed information, with a ridge in it;
+            NaN with a lasso, under which it says nothing of errors. Shape: (p, p)
         log_likelihood: partial, at the coefficients.
         null_log_likelihood: partial, at 0.
         score: Rao's test that all coefficients are 0; with one grouping feature and no ties the log-rank test.
@@ -192,13 +200,18 @@ class CoxResult:
     @property
     def likelihood_ratio(self) -> ChiSquare:
         """Test that all coefficients are 0, by the likelihood's rise."""
-        return ChiSquare.of(2 * (self.log_likelihood - self.null_log_likelihood), self.coefficients.size)
+        rise = 2 * (self.log_likelihood - self.null_log_likelihood)
+        return ChiSquare.of(math.nan if self._penalised else rise, self.coefficients.size)
 
     @property
     def wald(self) -> ChiSquare:
         """Test that all coefficients are 0, by their distance from it."""
-        statistic = self.coefficients @ np.linalg.solve(self.covariance, self.coefficients)
-        return ChiSquare.of(float(statistic), self.coefficients.size)
+        statistic = float(self.coefficients @ np.linalg.solve(self.covariance, self.coefficients))
+        return ChiSquare.of(math.nan if self._penalised else statistic, self.coefficients.size)
+
+    @property
+    def _penalised(self) -> bool:
+        return math.isnan(self.score.statistic)
 
     def survival(self, rows: Any, stratum: str = "all", baseline: Baseline | None = None) -> SurvivalCurves:
         """Return the survival of patients with these features.

@@ -19,7 +19,7 @@ def shared_sums(
     fields: CoxSums[Field], state: CoxState, data: CoxData, risk: NDArray[np.float64]
 ) -> dict[str, NDArray[Any]]:
     """Return sums over the site's patients in everybody's risk sets."""
-    cells, weights = np.flatnonzero(state.deaths), np.exp(risk)
+    cells, weights = np.flatnonzero(state.deaths), data.weight * np.exp(risk)
     sets = RiskSets(cells, data.entries, data.exits, data.events)
     sums = {"": sets.of(data.rows, weights)}
     if fields.tied_weights.size:
@@ -31,7 +31,7 @@ def shared_sums(
             field = getattr(fields, prefix + name)
             own[prefix + name] = np.zeros(field.shape, dtype=object)
             own[prefix + name][told] = whole(getattr(moments, name)[np.isin(cells, told)])
-    events, clock = data.rows[data.events], data.clock[data.events]
+    events, clock = _weighted_events(data), data.clock[data.events]
     own["gradient"] = whole(events.sum(axis=0))
     if state.stage == "end":
         own["trend"] = whole(clock @ events)
@@ -42,10 +42,10 @@ def own_derivatives(
     fields: CoxSums[Field], state: CoxState, data: CoxData, risk: NDArray[np.float64], *, efron: bool
 ) -> dict[str, NDArray[Any]] | None:
     """Return derivatives of the site's own partial likelihood; None if it is too far down to be told."""
-    events, clock = data.rows[data.events], data.clock[data.events]
+    events, clock, load = _weighted_events(data), data.clock[data.events], data.weight[data.events]
     top = float(risk.max(initial=0.0))
     cells, _, terms = own_terms(data, np.exp(risk - top), efron=efron)
-    loss = float(terms.logs.sum()) + len(events) * top - float(risk[data.events].sum())
+    loss = float(terms.logs.sum()) + float(load.sum()) * top - float(load @ risk[data.events])
     if loss * 2**FRACTION_BITS > fields.loss.bound:
         return None
     own = {
@@ -62,10 +62,22 @@ def own_derivatives(
 
 
 def own_terms(
-    data: CoxData, weights: NDArray[np.float64], *, efron: bool
+    data: CoxData, ratios: NDArray[np.float64], *, efron: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Terms]:
-    """Return the keys of the site's own events, how many there were at each, and their terms."""
-    cells, deaths = np.unique(data.exits[data.events], return_counts=True)
+    """Return the keys of the site's own events, how many there were at each, and their terms.
+
+    Args:
+        ratios: hazards of its patients.
+        efron: whether ties are handled by Efron's method.
+    """
+    cells, which, deaths = np.unique(data.exits[data.events], return_inverse=True, return_counts=True)
+    loads = np.bincount(which, data.weight[data.events], len(cells)).astype(np.float64)
+    weights = data.weight * ratios
     sets = RiskSets(cells, data.entries, data.exits, data.events)
     tied = sets.of(data.rows, weights, events=True) if efron else None
-    return cells, deaths, terms_of(deaths, sets.of(data.rows, weights), tied)
+    return cells, deaths, terms_of(deaths, loads, sets.of(data.rows, weights), tied)
+
+
+def _weighted_events(data: CoxData) -> NDArray[np.float64]:
+    """Return the features of those who had the event, times their weights."""
+    return np.asarray(data.rows[data.events] * data.weight[data.events, None])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ class CoxSums(NamedTuple, Generic[T]):
         beyond: patients whose weight would be too large to travel.
         cells: patients with each feature, with the event and without, in the first step only.
         deaths: events per stratum and grid time, in the first step only.
+        loads: their weights together, in steps, where the question has weights.
         weights: of those at risk, per stratum and grid time at which there are events.
         features: weighted.
         products: weighted, of features.
@@ -41,6 +42,7 @@ class CoxSums(NamedTuple, Generic[T]):
     beyond: T
     cells: T
     deaths: T
+    loads: T
     weights: T
     features: T
     products: T
@@ -65,6 +67,8 @@ class CoxData:
         entries: key after which each one was watched.
         events: whether each one left with the event.
         clock: what the trend's function is at the exit.
+        steps: weights in steps of their grid.
+        weight: weights.
     """
 
     rows: NDArray[np.float64]
@@ -72,6 +76,12 @@ class CoxData:
     entries: NDArray[np.int64]
     events: NDArray[np.bool_]
     clock: NDArray[np.float64]
+    steps: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+    def of(self, which: NDArray[np.bool_]) -> CoxData:
+        """Return some of them."""
+        return CoxData(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class CoxState:
         step: rounds taken in.
         stage: "count" events, "fit" coefficients, or ask the rest at the "end".
         deaths: events per key; none with strata by hospital.
+        loads: their weights together, per key.
         centre: features of which weights are told as multiples.
         beta: coefficients that the next sums are for.
         before: coefficients of the best loss so far, from which `beta` is a Newton step.
@@ -93,6 +104,7 @@ class CoxState:
     step: int
     stage: Literal["count", "fit", "end"]
     deaths: NDArray[np.int64]
+    loads: NDArray[np.float64]
     centre: NDArray[np.float64]
     beta: NDArray[np.float64]
     before: NDArray[np.float64]

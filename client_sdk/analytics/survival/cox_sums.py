@@ -132,11 +132,12 @@ class Terms:
     paths: Floats
 
 
-def terms_of(deaths: NDArray[np.int64], at_risk: Moments, events: Moments | None) -> Terms:
+def terms_of(deaths: NDArray[np.int64], loads: Floats, at_risk: Moments, events: Moments | None) -> Terms:
     """Work out each cell's terms.
 
     Args:
         deaths: how many had the event at each cell.
+        loads: their weights together: each of Efron's terms counts as much as they weigh on average.
         at_risk: sums over the risk sets.
         events: sums over those who had the event, for Efron's way with ties; None for Breslow's.
     """
@@ -145,7 +146,7 @@ def terms_of(deaths: NDArray[np.int64], at_risk: Moments, events: Moments | None
     logs, hazard, squares = np.zeros(count), np.zeros(count), np.zeros(count)
     means, paths, covariances = np.zeros((count, p)), np.zeros((count, p)), np.zeros((count, len(first)))
     # Breslow's terms of a cell are all the same; with one event Efron's is Breslow's.
-    orders: Any = [(deaths > 0, deaths.astype(np.float64), 0.0)] if events is None else _efron(deaths)
+    orders: Any = [(deaths > 0, loads, 0.0)] if events is None else _efron(deaths, loads)
     for chosen, times, removed in orders:
         weight, feature, product = (
             whole[chosen] if events is None else whole[chosen] - _scaled(removed, part[chosen])
@@ -161,11 +162,11 @@ def terms_of(deaths: NDArray[np.int64], at_risk: Moments, events: Moments | None
     return Terms(logs, means, covariances, hazard, squares, paths)
 
 
-def _efron(deaths: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.bool_], Floats, Floats]]:
+def _efron(deaths: NDArray[np.int64], loads: Floats) -> Iterator[tuple[NDArray[np.bool_], Floats, Floats]]:
     """Yield which cells have a term of each order, how often, and what share of their events' sums is taken off."""
     for order in range(int(deaths.max(initial=0))):
         chosen = deaths > order
-        yield chosen, chosen.astype(np.float64), order / deaths[chosen]
+        yield chosen, loads / np.maximum(deaths, 1), order / deaths[chosen]
 
 
 def _parts(moments: Moments) -> tuple[Floats, Floats, Floats]:

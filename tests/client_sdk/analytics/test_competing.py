@@ -1,44 +1,54 @@
-"""Late entry and competing events in curves, against statsmodels and scikit-survival on the pooled patients."""
+"""Late entry and competing events in curves, against R, statsmodels and scikit-survival on the pooled patients."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from sksurv.datasets import load_bmt
 from sksurv.nonparametric import cumulative_incidence_competing_risks
 from statsmodels.duration.survfunc import SurvfuncRight, survdiff
 
 from client_sdk import analytics
 from he_agg import InputError
+from tests.client_sdk.analytics.clinical import unlike
+from tests.client_sdk.analytics.cohorts import competing
+
+BY_R = json.loads((Path(__file__).parent / "by_r.json").read_text())
 
 
-def bone_marrow():
-    """Months, 1 for relapse and 2 for death without, and the disease."""
-    disease, outcome = load_bmt()
-    return outcome["ftime"].astype(float), outcome["status"].astype(int), np.ravel(disease).astype(str)
-
-
-@pytest.mark.parametrize("hospitals", [1, 3, 8])
-def test_incidence_is_the_pooled_one(hospitals):
-    months, cause, disease = bone_marrow()
-    question = analytics.CumulativeIncidence(1, months.max(), ["relapse", "death"], np.unique(disease).tolist())
-    shares = [tuple(c[i::hospitals] for c in (months, cause, disease)) for i in range(hospitals)]
-    result = analytics.dry_run(question, shares)
-    assert (result.n, result.n_sites) == (len(months), hospitals)
+@pytest.mark.parametrize("hospitals", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("name", ["bmt", "cgvhd"])
+def test_incidence_is_the_pooled_one(rng, name, hospitals):
+    """Two events and three; hospitals of unlike size, of which one has no events: R's figures and scikit-survival's."""
+    data = competing(name)
+    groups = np.unique(data.group).tolist()
+    question = analytics.CumulativeIncidence(1, data.times.max(), data.causes, groups)
+    columns = (data.times, data.cause, data.group)
+    parts = unlike(rng, hospitals, data.cause, *columns)
+    result = analytics.dry_run(question, parts)
+    assert (result.n, result.n_sites) == (len(data.times), hospitals)
+    assert hospitals == 1 or any(not (part[1] > 0).any() for part in parts)
     for group, curve in result.curves.items():
-        own = disease == group
-        times, pooled, (total, *bounds) = cumulative_incidence_competing_risks(
-            cause[own], months[own], conf_type="log-log", var_type="Dinse_Approx"
-        )
+        own = data.group == group
+        with np.errstate(all="ignore"):  # where all who are left have an event it has no variance
+            times, pooled, (_, *bounds) = cumulative_incidence_competing_risks(
+                data.cause[own], data.times[own].astype(float), conf_type="log-log", var_type="Dinse_Approx"
+            )
         assert np.array_equal(curve.times, times)
         assert np.allclose(curve.incidence, pooled[1:], rtol=1e-13, atol=0)
         assert np.allclose(curve.survival, 1 - pooled[0], rtol=1e-12)
-        for name, (low, high) in zip(curve.causes, bounds, strict=True):
-            inside = ~np.isnan(low)
-            mine = curve.interval(name)
-            assert np.allclose(mine[0][inside], low[inside], rtol=1e-9)
-            assert np.allclose(mine[1][inside], high[inside], rtol=1e-9)
-        assert total.shape[0] == 2
+        if (curve.at_risk > curve.events.sum(axis=0)).all():
+            for cause, (low, high) in zip(curve.causes, bounds, strict=True):
+                inside = ~np.isnan(low)
+                mine = curve.interval(cause)
+                assert np.allclose(mine[0][inside], low[inside], rtol=1e-9)
+                assert np.allclose(mine[1][inside], high[inside], rtol=1e-9)
+        r = BY_R[f"{name} incidence {group}"]
+        at = np.searchsorted(curve.times, r["times"])
+        assert curve.at_risk[at].tolist() == r["at_risk"]
+        assert np.allclose(np.vstack([curve.survival, curve.incidence])[:, at], r["shares"], rtol=1e-12, atol=1e-14)
 
 
 def test_incidence_by_hand():
