@@ -75,6 +75,11 @@ check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@for system in win32 darwin; do \
+		echo "mypy, what sites run, as on $$system"; \
+		$(BIN)/mypy --platform $$system --no-warn-unreachable --cache-dir .mypy_cache/$$system \
+			he_agg keys client_sdk || exit 1; \
+	done
 
 fix: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .

@@ -14,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import sys
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["OPT_OUT", "forbid_core_dumps", "harden_command"]
 
@@ -31,9 +33,10 @@ def forbid_core_dumps() -> bool:
     """
     if os.environ.get(OPT_OUT) == "1":
         return False
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    # The soft limit alone: whoever runs us may raise it again on purpose.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    if sys.platform != "win32":  # which writes none unless its administrator has asked for them
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        # The soft limit alone: whoever runs us may raise it again on purpose.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     return True
 
 

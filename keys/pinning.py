@@ -6,8 +6,6 @@ coordinators of the one before have signed it.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 from he_agg.documents.roster import Role, Roster, check_follows, check_signed
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
+from he_agg.host.private import changed_by_others, followed
 from he_agg.host.shell import quoted
 from keys.files import replace_file
 from keys.identity import Identity
@@ -37,27 +36,19 @@ def read_pinned(path: Path) -> Signed[Roster]:
         WireError: not a roster, or not signed by its own coordinators.
     """
     try:
-        state = path.stat()
+        target = followed(path)
+        state = target.stat()
     except OSError as error:
         raise ConfigError(
             Reason.FILE_MISSING,
             f"{path}: expected the accepted roster, got none",
             f"accept one first: `he-agg roster accept FILE --out {quoted(path)}`",
         ) from error
-    if state.st_uid not in (os.geteuid(), 0):
+    if others := changed_by_others(target, state):
         raise ConfigError(
             Reason.UNSAFE_PERMISSIONS,
-            f"{path}: expected an accepted roster of user {os.geteuid()} or root, got one of {state.st_uid}",
-            f"see with `he-agg roster verify {quoted(path)}` that it is still the right one, then: "
-            f"chown {os.geteuid()} {quoted(path)}",
-        )
-    mode = stat.S_IMODE(state.st_mode)
-    if mode & 0o022:
-        raise ConfigError(
-            Reason.UNSAFE_PERMISSIONS,
-            f"{path}: others may change this accepted roster (mode {mode:04o})",
-            f"see with `he-agg roster verify {quoted(path)}` that it is still the right one, then: "
-            f"chmod 644 {quoted(path)}",
+            f"{path}: expected an accepted roster that only this user and root may change, got {others.what}",
+            f"see with `he-agg roster verify {quoted(path)}` that it is still the right one, then: {others.remedy}",
         )
     roster = read_roster(path)
     check_signed(roster)

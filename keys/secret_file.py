@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 
 from he_agg.errors import KeystoreError, Reason
-from he_agg.host.files import beside, file_trouble, read_private, sync_directory
+from he_agg.host.files import beside, file_trouble, sync_directory
+from he_agg.host.private import read_private
 
 __all__ = ["read_secret", "read_secret_text", "replace_secret", "write_secret", "write_secret_text"]
 

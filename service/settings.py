@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -217,8 +218,15 @@ def load_settings(**given: Any) -> Settings:
     """Load settings from the environment, overridden by what is given and not None.
 
     Raises:
-        ConfigError: a value that cannot be, or a variable that looks like a setting and is none.
+        ConfigError: a value that cannot be, a variable that looks like a setting and is none, or a system on which no
+            aggregator runs.
     """
+    if sys.platform == "win32":
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            "an aggregator runs on Linux or macOS, not on Windows: how it keeps its files needs one of them",
+            "give it a machine or a container of its own, or WSL; sites run on Windows",
+        )
     _check_environment()
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

@@ -6,7 +6,6 @@ What a crash left of a line is cut off by whoever adds the next; nobody was told
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,8 @@ from typing import BinaryIO
 from client_sdk._disk.files import explained
 from he_agg import canonical
 from he_agg.errors import ConfigError, Reason, WireError
-from he_agg.host.files import sync_directory
+from he_agg.host.files import open_private, sync, sync_directory
+from he_agg.host.locks import held
 
 __all__ = ["Lines"]
 
@@ -51,8 +51,7 @@ class Lines:
     @contextlib.contextmanager
     def adding(self) -> Iterator[Callable[[Mapping[str, canonical.Json]], None]]:
         """Take what was added, and let nobody else add for the length of a block. What it adds is durable at once."""
-        with self._lock, explained(self._path), self._open() as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        with self._lock, explained(self._path), self._open() as file, held(file.fileno()):
             self._read(file)
 
             def add(line: Mapping[str, canonical.Json]) -> None:
@@ -61,7 +60,7 @@ class Lines:
                 file.seek(self._whole)
                 file.write(canonical.encode(dict(line)) + b"\n")
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
                 if first:
                     sync_directory(self._path.parent)
                 self._read(file)
@@ -69,8 +68,7 @@ class Lines:
             yield add
 
     def _open(self) -> BinaryIO:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        return os.fdopen(descriptor, "r+b")
+        return os.fdopen(open_private(self._path, os.O_RDWR | os.O_CREAT), "r+b")
 
     def _read(self, file: BinaryIO) -> None:
         file.seek(self._whole)

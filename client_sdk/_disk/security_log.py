@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
+from he_agg.host.files import open_private, sync
 
 __all__ = ["SecurityLog"]
 
@@ -33,7 +35,8 @@ class SecurityLog:
         self._clock = clock
         try:
             descriptor = self._open()
-            os.fchmod(descriptor, 0o600)  # one that was there already, too
+            if sys.platform != "win32":
+                os.fchmod(descriptor, 0o600)  # one that was there already, too
             os.close(descriptor)
         except OSError as error:
             raise ConfigError(
@@ -50,13 +53,12 @@ class SecurityLog:
             descriptor = self._open()
             try:
                 os.write(descriptor, json.dumps(line).encode() + b"\n")  # one write: lines of two processes stay whole
-                os.fsync(descriptor)
+                sync(descriptor)
             finally:
                 os.close(descriptor)
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self.path, flags, 0o600)
+        return open_private(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def _short(value: str | int | None) -> str | int | None:

@@ -26,7 +26,6 @@ nothing of it was ever announced, so it is removed and the update is encrypted a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import secrets
@@ -42,6 +41,7 @@ from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.host.files import create, make_directory, replace, sync_directory
+from he_agg.host.locks import lock_file
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 
@@ -190,33 +190,17 @@ class SpoolEntry:
     def locked(self) -> Iterator[None]:
         """Keep other processes and threads away from this round."""
         lock = self.path.with_name(self.path.name + ".lock")
-        descriptor = self._acquire(lock)
-        try:
-            yield
-        finally:
-            # Unlinked while held: who opened it meanwhile finds another inode at the path and starts over.
-            with contextlib.suppress(FileNotFoundError):
-                lock.unlink()
-            os.close(descriptor)
-
-    def _acquire(self, lock: Path) -> int:
-        with explained(lock):
-            while True:
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with contextlib.ExitStack() as stack:
+            with explained(lock):
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.path.samestat(os.fstat(descriptor), os.stat(lock)):  # noqa: PTH116 - beside fstat
-                        return descriptor
+                    stack.enter_context(lock_file(lock))
                 except BlockingIOError as error:
-                    os.close(descriptor)
                     raise InputError(
                         Reason.BAD_ARGUMENT,
                         f"round {self.round_id} is being worked on by another process or thread of this site",
                         "wait for it, or end it; what it stored is not lost",
                     ) from error
-                except FileNotFoundError:
-                    pass
-                os.close(descriptor)
+            yield
 
     @property
     def is_stored(self) -> bool:

@@ -7,8 +7,7 @@ the request under way allows. Bytes land where the caller wants them.
 from __future__ import annotations
 
 import contextlib
-import math
-import select
+import selectors
 import socket
 import ssl
 import time
@@ -23,6 +22,10 @@ _STEP_BYTES = 2**18
 """At most so much is read or written at a time: what stays in a core's cache."""
 
 _RECORDS_BYTES = 2**16
+
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_Waiting = getattr(selectors, "PollSelector", selectors.SelectSelector)
+"""Windows has no poll. Neither needs a descriptor of its own, as epoll does."""
 
 
 class Line(Protocol):
@@ -81,13 +84,13 @@ class TcpLine:
 
     def _connect(self, address: tuple[Any, ...], until: float) -> None:
         self._socket.setblocking(False)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLOUT)
+        self._waiting: selectors.BaseSelector = _Waiting()
+        self._waiting.register(self._socket, _WRITE)
         try:
             with contextlib.suppress(BlockingIOError):
                 self._socket.connect(address)
             left = min(self.budget.left(), until - time.monotonic())
-            if left <= 0 or not self._poll.poll(math.ceil(left * 1000)):
+            if left <= 0 or not self._waiting.select(left):
                 raise NoConnectionError("timed out")
             if number := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(number, "")  # of the type that the number has
@@ -102,7 +105,7 @@ class TcpLine:
             while True:
                 with contextlib.suppress(BlockingIOError):
                     return self._socket.recv_into(room)
-                self._wait(select.POLLIN)
+                self._wait(_READ)
         except OSError as error:
             raise ClosedError(str(error)) from error
 
@@ -115,7 +118,7 @@ class TcpLine:
                 try:
                     count = self._socket.send(rest[:_STEP_BYTES])
                 except BlockingIOError:
-                    self._wait(select.POLLOUT)
+                    self._wait(_WRITE)
                     continue
                 self.budget.sent(count)
                 rest = rest[count:]
@@ -123,15 +126,15 @@ class TcpLine:
             raise ClosedError(str(error)) from error
 
     def _wait(self, what: int) -> None:
-        self._poll.modify(self._socket, what)
-        if not self._poll.poll(math.ceil(self.budget.left() * 1000)):
+        self._waiting.modify(self._socket, what)
+        if not self._waiting.select(self.budget.left()):
             raise self.budget.over()
 
     @property
     def is_quiet(self) -> bool:
         """See `Line.is_quiet`."""
-        self._poll.modify(self._socket, select.POLLIN)
-        return not self._poll.poll(0)
+        self._waiting.modify(self._socket, _READ)
+        return not self._waiting.select(0)
 
     def shut(self) -> None:
         """See `Line.shut`."""

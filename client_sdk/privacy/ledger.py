@@ -11,7 +11,6 @@ was spent, and no file can notice that by itself.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import math
 import os
@@ -27,7 +26,8 @@ from client_sdk.privacy.accountant import epsilon_of
 from client_sdk.privacy.mechanism import ORDERS
 from he_agg import canonical
 from he_agg.errors import ConfigError, HeAggError, InputError, Reason, WireError
-from he_agg.host.files import sync_directory
+from he_agg.host.files import open_private, sync, sync_directory
+from he_agg.host.locks import held
 
 __all__ = ["BudgetSpentError", "Charge", "Ledger"]
 
@@ -162,11 +162,10 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self.path, flags, 0o600)
+            descriptor = open_private(self.path, os.O_RDWR | os.O_CREAT)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield descriptor
+                with held(descriptor):
+                    yield descriptor
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -184,7 +183,8 @@ class Ledger:
 
     def _read(self, descriptor: int) -> list[Charge] | None:
         """Read all charges; None for a file without even a first line. Remembers where the next line goes."""
-        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        data = os.read(descriptor, os.fstat(descriptor).st_size)
         complete = data.rfind(b"\n") + 1
         self._end = complete
         lines = data[:complete].splitlines()
@@ -221,9 +221,10 @@ class Ledger:
         os.ftruncate(descriptor, self._end)  # what is behind belongs to a charge that never returned
         data = line + b"\n"
         try:
-            if os.pwrite(descriptor, data, self._end) != len(data):
+            os.lseek(descriptor, self._end, os.SEEK_SET)
+            if os.write(descriptor, data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(descriptor)
+            sync(descriptor)
         except OSError:
             # What may not be on disk must not look paid for: it is written again, not synced again.
             with suppress(OSError):

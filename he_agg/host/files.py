@@ -1,7 +1,7 @@
-"""Files that are whole after a crash, and files that nobody else may read: written and read in one way everywhere.
+"""Files that are whole after a crash, written in one way everywhere.
 
-What goes wrong is told as the file system says it, or, of a file that others may read, as a `KeystoreError`; what that
-means is for the caller to say, with `file_trouble` if it knows no better.
+What goes wrong is told as the file system says it; what that means is for the caller to say, with `file_trouble` if it
+knows no better.
 """
 
 from __future__ import annotations
@@ -11,24 +11,29 @@ import errno
 import os
 import re
 import secrets
-import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from he_agg.errors import ConfigError, HeAggError, KeystoreError, Reason
-from he_agg.host.shell import quoted
+from he_agg.host.windows import strangers
+
+if sys.platform == "darwin":
+    import fcntl
 
 __all__ = [
     "Content",
     "beside",
+    "clear_away",
     "create",
     "create_once",
     "file_trouble",
     "make_directory",
-    "read_private",
+    "open_private",
     "replace",
+    "sync",
     "sync_directory",
 ]
 
@@ -40,6 +45,13 @@ Content = bytes | memoryview | Callable[[BinaryIO], object]
 
 
 E = TypeVar("E", bound=HeAggError)
+
+_ALWAYS = (
+    getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOINHERIT", 0)
+    | getattr(os, "O_BINARY", 0)  # or Windows writes two bytes for the end of a line
+)
 
 _MAKE_ROOM = (Reason.STORAGE_FULL, "make room and run it again")
 _REASONS = {
@@ -54,8 +66,6 @@ _REASONS = {
     errno.EPERM: (Reason.BAD_CONFIG, "change its permissions, or name another place"),
 }
 
-_MOST_LINKS = 8
-
 
 def file_trouble(error: OSError, what: str = "", kind: type[E] = ConfigError) -> E:  # type: ignore[assignment]
     """Explain what the file system refused, such as a full disk.
@@ -68,26 +78,44 @@ def file_trouble(error: OSError, what: str = "", kind: type[E] = ConfigError) ->
     return kind(reason, f"{what}: {error.strerror or error}" if what else str(error.strerror or error), hint)
 
 
+def open_private(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file as it is, never through a symbolic link; with O_CREAT make it, for this user alone."""
+    return os.open(path, flags | _ALWAYS, mode)
+
+
 def create(path: Path, content: Content, mode: int = 0o600, durable: bool = True) -> None:
     """Write a file that does not exist yet, whole or, if that fails, not at all. Never through a symbolic link.
 
     Args:
         durable: whether it must survive a power cut from here on; its name does after `sync_directory`.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if sys.platform == "win32" and not mode & 0o077:
+                _refuse_strangers(path)  # before anything is in it
             if callable(content):
                 content(file)
             else:
                 file.write(content)
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
     except BaseException:
         # A full disk would leave an empty file, which is then taken for the real one.
         path.unlink(missing_ok=True)
         raise
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Windows has no mode for a new file: it gets what its directory hands on."""
+    if others := strangers(path):
+        raise KeystoreError(
+            Reason.UNSAFE_PERMISSIONS,
+            f"{path.parent}: {', '.join(others)} may read what is written there; nothing was",
+            "name a directory in your profile, or: "
+            f'icacls "{path.parent}" /inheritance:r /grant:r "%USERNAME%:(OI)(CI)F"',
+        )
 
 
 @contextlib.contextmanager
@@ -96,7 +124,7 @@ def beside(path: Path, content: Content, mode: int = 0o600) -> Iterator[Path]:
 
     Within it, give the file its name: by a link, which fails when the name is taken, or by a rename, which replaces.
     """
-    _clear_away(path)
+    clear_away(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         create(temporary, content, mode)
@@ -105,7 +133,7 @@ def beside(path: Path, content: Content, mode: int = 0o600) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _clear_away(path: Path) -> None:
+def clear_away(path: Path) -> None:
     """Remove what a process that was killed has left beside a file: it may hold a secret, and nobody knows its name."""
     temporary = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\Z")
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
@@ -137,11 +165,23 @@ def replace(path: Path, content: Content, mode: int = 0o600) -> None:
     sync_directory(path.parent)
 
 
+def sync(descriptor: int) -> None:
+    """Have what was written on disk."""
+    if sys.platform == "darwin":
+        # fsync there leaves it in the drive's own memory. Some file systems, such as SMB, know nothing better.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def sync_directory(path: Path) -> None:
     """Have the names in a directory on disk."""
+    if sys.platform == "win32":
+        return  # it cannot be asked to: NTFS keeps names in its journal
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -152,83 +192,3 @@ def make_directory(path: Path) -> None:
     for directory in reversed(missing):
         directory.mkdir(mode=0o700 if directory == path else 0o777, exist_ok=True)
         sync_directory(directory.parent)
-
-
-def read_private(path: Path, max_bytes: int, remedy: str) -> bytes:
-    """Read a secret file after looking at who else may.
-
-    Args:
-        max_bytes: a longer file is refused.
-        remedy: what to do if others may have read it.
-
-    Raises:
-        KeystoreError: missing, too long, owned by somebody else, open to group or others, or known by a second name;
-            or a symbolic link of somebody else's. Root's links and files are nobody else's: where secrets are
-            mounted, as Kubernetes does it, there are links to files of root that a group of this process may read.
-    """
-    named, path = path, _followed(path)
-    try:
-        # Without O_NONBLOCK, opening a pipe would wait for its other end.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise KeystoreError(
-            Reason.FILE_MISSING,
-            f"{named}: expected a secret file, got none",
-            "name where it is; `he-agg site init` makes an identity, `he-agg epoch accept` a keystore",
-        ) from error
-    except OSError as error:
-        raise KeystoreError(
-            Reason.UNSAFE_PERMISSIONS, f"{path} cannot be opened as a regular file: {error.strerror}"
-        ) from error
-    # The descriptor's own state, not the path's: nobody can swap the file in between.
-    _clear_away(path)
-    state = os.fstat(descriptor)
-    if not stat.S_ISREG(state.st_mode):
-        os.close(descriptor)
-        raise KeystoreError(
-            Reason.UNSAFE_PERMISSIONS,
-            f"{path}: expected a regular file",
-            "name the file itself, not a folder or a device",
-        )
-    with os.fdopen(descriptor, "rb") as file:
-        if state.st_uid not in (os.geteuid(), 0):
-            raise KeystoreError(
-                Reason.UNSAFE_PERMISSIONS, f"{path}: expected it to belong to user {os.geteuid()}, got {state.st_uid}"
-            )
-        mode = stat.S_IMODE(state.st_mode)
-        if mode & (0o077 if state.st_uid == os.geteuid() else 0o037):
-            raise KeystoreError(
-                Reason.UNSAFE_PERMISSIONS,
-                f"{path}: expected mode 0600, got {mode:04o}: others may read or change it",
-                f"chmod 600 {quoted(path)}; if anybody may have read it, {remedy}",
-            )
-        if state.st_nlink > 1:
-            raise KeystoreError(
-                Reason.UNSAFE_PERMISSIONS,
-                f"{path}: expected a file of one name, got {state.st_nlink}: it stays readable where this one is gone",
-                f"find the others with `find DIR -samefile {quoted(path)}` and rm them, or copy the file and rm it",
-            )
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise KeystoreError(Reason.KEYSTORE_CORRUPT, f"{path}: expected at most {max_bytes} bytes, got more")
-    return content
-
-
-def _followed(path: Path) -> Path:
-    """Return what a path leads to over symbolic links that nobody else can have made."""
-    named = path
-    for _ in range(_MOST_LINKS):
-        try:
-            state = path.lstat()
-        except OSError:
-            return path  # opening it says what is wrong
-        if not stat.S_ISLNK(state.st_mode):
-            return path
-        if state.st_uid not in (os.geteuid(), 0):
-            raise KeystoreError(
-                Reason.UNSAFE_PERMISSIONS,
-                f"{path}: expected a symbolic link of user {os.geteuid()} or root, got one of {state.st_uid}",
-                "name the file itself",
-            )
-        path = path.parent / path.readlink()
-    raise KeystoreError(Reason.UNSAFE_PERMISSIONS, f"{named}: expected at most {_MOST_LINKS} symbolic links, got more")

@@ -27,6 +27,7 @@ START_S = 120.0
 STOP_S = 30.0
 _COMMAND_S = 300.0
 _TAIL_LINES = 12
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process, and it warns nobody
 HE_AGG = (sys.executable, "-P", "-m", "he_agg")
 """With -P no file of the working directory hides a package."""
 
@@ -77,7 +78,17 @@ class Process:
         self._read = b""
 
     def start(self) -> Self:
-        """Start it."""
+        """Start it.
+
+        Raises:
+            ConfigError: on Windows, which cannot wait for several pipes at once.
+        """
+        if sys.platform == "win32":
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                f"{self.name} cannot be started on Windows: aggregators, and what starts them, need Linux or macOS",
+                "sites run on Windows; give the aggregator another machine, or WSL",
+            )
         self.kill()
         stdin, self._stdin = os.pipe()
         self._stdout, stdout = os.pipe()
@@ -167,7 +178,7 @@ class Process:
     def kill(self) -> int:
         """Kill it, without a warning. Returns the exit code."""
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
+            self._process.send_signal(_KILL)
         return self._ended()
 
     def __enter__(self) -> Self:

@@ -18,7 +18,8 @@ from he_agg.documents.public_file import PublicFile
 from he_agg.documents.roster import Member, Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, KeystoreError, Reason, WireError
-from he_agg.host.files import create, create_once, file_trouble, read_private, sync_directory
+from he_agg.host.files import create, create_once, file_trouble, sync_directory
+from he_agg.host.private import read_private
 from he_agg.ids import check_name
 from he_agg.signing import SigningKey
 

@@ -86,7 +86,8 @@ def serve(data_dir: Path, database_url: str | None, **options: Any) -> int:
     The first line on stdout is `listening on http://HOST:PORT` (or https://), further ones say what the coordinator
     gets, and where the operators' page and metrics are; the log goes to stderr, one JSON object per line.
     """
+    settings = load_settings(data_dir=data_dir, database_url=database_url, **options)
     # Only this command needs the web framework.
     from service.serve.server import run
 
-    return run(load_settings(data_dir=data_dir, database_url=database_url, **options))
+    return run(settings)

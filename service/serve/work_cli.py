@@ -29,7 +29,8 @@ def work(data_dir: Path, database_url: str | None, **options: Any) -> None:
     Any number of these may run, on any machines, beside any number of `he-agg serve`, with the same PostgreSQL and the
     same store of parts. The first line on stdout is `working`; the log goes to stderr, one JSON object per line.
     """
+    settings = load_settings(data_dir=data_dir, database_url=database_url, **options)
     # The command's help needs none of this.
     from service.serve.working import run
 
-    run(load_settings(data_dir=data_dir, database_url=database_url, **options))
+    run(settings)

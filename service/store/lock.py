@@ -1,19 +1,20 @@
 """Lock a data directory, so that only servers that belong together use it.
 
-With SQLite it is one: an flock that the kernel drops when the process dies, however it dies. With a shared database it
+With SQLite it is one, by a lock that the system drops when the process dies, however it dies. With a shared database it
 is every replica of the same aggregator, and nobody else. Where parts are not beside their rows, both carry the same
 number; and a shared database knows the key of its replicas.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
 from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
+from he_agg.host.files import open_private
+from he_agg.host.locks import lock, unlock
 from service.settings import Settings
 from service.store.parts.base import PartStore
 from service.store.sql import Store
@@ -35,7 +36,7 @@ class DirectoryLock:
     def __init__(self, data_dir: Path) -> None:
         path = data_dir / "server.lock"
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise ConfigError(
                 Reason.BAD_CONFIG,
@@ -43,7 +44,7 @@ class DirectoryLock:
                 "it must be this user's own, on a disk that can be written; or name another --data-dir",
             ) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._descriptor, wait=False)
         except OSError as error:
             os.close(self._descriptor)
             raise ConfigError(
@@ -54,6 +55,7 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Let it go."""
+        unlock(self._descriptor)
         os.close(self._descriptor)
 
 

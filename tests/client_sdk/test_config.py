@@ -185,7 +185,7 @@ def test_roster_that_no_coordinator_has_signed(files):
 def test_roster_that_everybody_may_change(files):
     for mode in (0o646, 0o664):
         files["roster"].chmod(mode)
-        refuse(files, f"others may change this accepted roster .mode 0{mode:o}", Reason.UNSAFE_PERMISSIONS)
+        refuse(files, f"that only this user and root may change, got mode 0{mode:o}", Reason.UNSAFE_PERMISSIONS)
     files["roster"].chmod(0o644)
     Site.open(**files).close()
 

@@ -7,14 +7,13 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
 from he_agg.errors import KeystoreError, Reason
-from he_agg.host.files import beside, create_once, file_trouble, read_private, replace
+from he_agg.host.files import beside, create_once, file_trouble, replace
+from he_agg.host.private import read_private
 
 
 def names(directory):
@@ -149,38 +148,3 @@ def test_each_trouble_has_its_reason(number, reason):
     assert error.reason == reason
     assert error.message == f"x: {os.strerror(number)}"
     assert isinstance(file_trouble(OSError(number, "no"), "y", KeystoreError), KeystoreError)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to have a file of root's")
-@pytest.mark.parametrize(("mode", "read"), [(0o440, True), (0o640, True), (0o444, False), (0o460, False)])
-def test_a_mounted_file_of_roots_may_be_its_groups(mode, read):
-    """Kubernetes mounts secrets as root's, readable to the group of the pod, behind links of root's."""
-    with tempfile.TemporaryDirectory(prefix="he-agg-test-") as place:
-        directory = Path(place)
-        directory.chmod(0o755)
-        (directory / "data").write_bytes(b"secret")
-        os.chown(directory / "data", 0, 65534)
-        (directory / "data").chmod(mode)
-        (directory / "link").symlink_to("data")
-        os.setegid(65534)
-        os.seteuid(65534)
-        try:
-            if read:
-                assert read_private(directory / "link", 100, "") == b"secret"
-            else:
-                with pytest.raises(KeystoreError, match="others may read or change it"):
-                    read_private(directory / "link", 100, "")
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a link away")
-def test_a_link_of_somebody_elses_is_not_followed(tmp_path):
-    (tmp_path / "secret").write_bytes(b"secret")
-    (tmp_path / "secret").chmod(0o600)
-    (tmp_path / "link").symlink_to("secret")
-    assert read_private(tmp_path / "link", 100, "") == b"secret"
-    os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
-    with pytest.raises(KeystoreError, match="expected a symbolic link of user 0 or root, got one of 65534"):
-        read_private(tmp_path / "link", 100, "")

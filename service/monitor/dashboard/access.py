@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from he_agg.errors import ConfigError, Reason
-from he_agg.host.files import create_once, read_private
+from he_agg.host.files import create_once
+from he_agg.host.private import read_private
 from he_agg.host.shell import quoted
 
 __all__ = ["LINK_S", "SESSION_S", "Access"]
