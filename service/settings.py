@@ -75,6 +75,27 @@ class Settings(BaseSettings):
         pattern=r"^https://[^/?#@\s]+(/[^?#\s]*)?$",
         description="Where browsers reach that page, if a proxy does TLS for it: https://host/path.",
     )
+    oidc_issuer: str | None = Field(
+        None,
+        pattern=r"^(https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/])[^?#@\s]+$",
+        description="Identity provider by which people sign in to the operators' page, instead of by links; needs the "
+        "extra `oidc`.",
+    )
+    oidc_client_id: str | None = Field(None, description="The page's client id there.")
+    oidc_client_secret_file: Path | None = Field(
+        None, description="File with the client's secret; without it, PKCE alone protects the code."
+    )
+    oidc_operators: str | None = Field(
+        None, description="Group whose members may look, pause, resume and skip on that page."
+    )
+    oidc_viewers: str | None = Field(None, description="Group whose members may look at that page.")
+    oidc_groups_claim: str = Field(
+        "groups", description="Claim that names a person's groups; with dots for one inside of others."
+    )
+    oidc_scopes: str = Field("openid profile", description="What the provider is asked for, with spaces between.")
+    oidc_session_s: float = Field(
+        8 * 3600.0, gt=0, le=24 * 3600, description="How long a sign-in lasts. Units: seconds."
+    )
     metrics_port: int | None = Field(
         None,
         ge=0,

@@ -63,6 +63,7 @@ _GROUP_HELP = {
 _EXTRAS = {
     "server": ("fastapi", "starlette", "uvicorn", "sqlalchemy", "pydantic", "pydantic_settings", "prometheus_client"),
     "otlp": ("opentelemetry",),
+    "oidc": ("joserfc",),
     "postgres": ("psycopg",),
 }
 """Which extra of he-agg brings a module that a command may lack."""

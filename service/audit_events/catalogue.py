@@ -44,7 +44,9 @@ class Kind:
 FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "by": "who did it: a user of the machine, a member, or a person by the identity provider's name",
-        "via": "how: `command`, `request` of a member, `page`, `link`",
+        "via": "how: `command`, `request` of a member, `page`; of a sign-in, by `link` or by `oidc`",
+        "action": "what was asked for: `pause`, `resume` or `skip`",
+        "role": "`operator` or `viewer`",
         "source": "address that the connection came from; a proxy's, if there is one",
         "federation": "name of the federation",
         "member": "name of the member that it is about, proved by its signature",
@@ -85,7 +87,12 @@ _ALL = (
         "Which key replicas have to sign with was forgotten: the next one brings its own",
     ),
     Kind("operator.link-made", Severity.NOTICE, _ACT, "A link to the operators' page was made"),
-    Kind("operator.signed-in", Severity.INFO, ("by", "via", "source"), "Somebody has signed in to the operators' page"),
+    Kind(
+        "operator.signed-in",
+        Severity.INFO,
+        ("by", "via", "role", "source"),
+        "Somebody has signed in to the operators' page",
+    ),
     Kind(
         "operator.sign-in-failed",
         Severity.WARNING,
@@ -94,6 +101,12 @@ _ALL = (
     ),
     Kind(
         "operator.signed-out", Severity.INFO, ("by", "via", "source"), "Somebody has signed out of the operators' page"
+    ),
+    Kind(
+        "operator.refused",
+        Severity.WARNING,
+        ("federation", "action", "source", "count", *_ACT),
+        "A viewer has tried what is for operators",
     ),
     Kind(
         "federation.created",

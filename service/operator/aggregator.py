@@ -74,7 +74,14 @@ def operator_link(data_dir: Path, url: str, as_json: bool) -> None:
     """
     if not data_dir.is_dir():
         raise ConfigError(Reason.FILE_MISSING, f"there is no data directory {data_dir}", "name the right --data-dir")
-    with command_events(load_settings(data_dir=data_dir)) as tell:
+    settings = load_settings(data_dir=data_dir)
+    if settings.oidc_issuer is not None:
+        raise ConfigError(
+            Reason.BAD_CONFIG,
+            f"people sign in to the operators' page by {settings.oidc_issuer}, and links are not taken there",
+            "open the page and sign in; `he-agg watch` shows the same on this machine",
+        )
+    with command_events(settings) as tell:
         link = f"{url.rstrip('/')}/#{Access.load_or_create(data_dir).new_link()}"
         tell(make_event("operator.link-made"))
     answer({"link": link, "valid_s": LINK_S}, as_json, lambda: link)

@@ -67,6 +67,13 @@ _DEFAULTS = Settings.model_fields
 )
 @click.option("--operator-host", help="Address of that page; other than loopback only with --operator-url.")
 @click.option("--operator-url", help="Where browsers reach that page by a proxy that does TLS: https://host/path.")
+@click.option(
+    "--oidc-issuer", help="People sign in to that page by this identity provider, instead of by links: https://..."
+)
+@click.option("--oidc-client-id", help="The page's client id there.")
+@click.option("--oidc-client-secret-file", type=FILE, help="File with the client's secret.")
+@click.option("--oidc-operators", help="Group whose members may look, pause, resume and skip.")
+@click.option("--oidc-viewers", help="Group whose members may look.")
 @click.option("--metrics-port", type=int, help="Also serve /metrics for Prometheus on this port.  [default: none]")
 @click.option("--metrics-host", help="Address for that: one that sites do not reach.  [default: 127.0.0.1]")
 @click.option(

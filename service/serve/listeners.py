@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,6 +19,9 @@ from service.audit_events.event import make_event, user_of_this_process
 from service.monitor.monitoring import Watching
 from service.serve.connections import Config
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.monitor.dashboard.oidc import Provider
 
 __all__ = ["Listeners", "bind", "url_of"]
 
@@ -48,6 +52,7 @@ class Listeners:
         self._metrics: list[socket.socket] = []
         self._servers: list[_Side] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._provider = _provider(settings)
         if settings.operator_port is not None:
             self._operator = bind(settings.operator_host, settings.operator_port, "--operator-port")
             address = self._operator.getsockname()[0]
@@ -74,17 +79,21 @@ class Listeners:
         Returns:
             What is to be read on stdout.
         """
-        from service.monitor.dashboard.access import Access
-        from service.monitor.dashboard.app import make_metrics_app, make_operator_app
+        from service.monitor.dashboard.app import make_metrics_app, make_operator_app, open_entrance
+        from service.monitor.dashboard.entrance import LinkEntrance
+        from service.operator import operations
 
         lines = []
         if self._operator is not None and number == 0:
-            access = Access.load_or_create(self._settings.data_dir)
-            app = make_operator_app(self._settings, aggregator, watching, access)
-            self._serve(app, self._operator)
-            url = self._settings.operator_url or url_of(self._operator)
-            watching.tell(make_event("operator.link-made", by=user_of_this_process(), via="command"))
-            lines.append(f"operators' page, this link is good once: {url.rstrip('/')}/#{access.new_link()}")
+            entrance = open_entrance(self._settings, watching, self._provider)
+            actions = {"pause": operations.pause, "resume": operations.resume, "skip": operations.skip}
+            self._serve(make_operator_app(self._settings, aggregator, watching, entrance, actions), self._operator)
+            url = (self._settings.operator_url or url_of(self._operator)).rstrip("/")
+            if isinstance(entrance, LinkEntrance):
+                watching.tell(make_event("operator.link-made", by=user_of_this_process(), via="command"))
+                lines.append(f"operators' page, this link is good once: {url}/#{entrance.new_link()}")
+            else:
+                lines.append(f"operators' page, people sign in by {self._settings.oidc_issuer}: {url}/")
         if self._metrics:
             self._serve(make_metrics_app(self._settings, watching), self._metrics[number])
             lines.append(f"metrics on {url_of(self._metrics[number])}/metrics")
@@ -108,6 +117,26 @@ class Listeners:
         server = _Side(config)
         self._servers.append(server)
         self._tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="listener"))
+
+
+def _provider(settings: Settings) -> Provider | None:
+    if settings.oidc_issuer is None:
+        if (
+            settings.oidc_client_id is not None
+            or settings.oidc_operators is not None
+            or settings.oidc_viewers is not None
+        ):
+            raise ConfigError(
+                Reason.BAD_CONFIG, "oidc: expected an issuer beside the other settings", "--oidc-issuer https://..."
+            )
+        return None
+    if settings.operator_port is None:
+        raise ConfigError(
+            Reason.BAD_CONFIG, "an identity provider is for the operators' page, and there is none", "--operator-port"
+        )
+    from service.monitor.dashboard.oidc import Provider
+
+    return Provider(settings)
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:

@@ -20,6 +20,7 @@ from he_agg.errors import ConfigError, Reason
 from he_agg.host.files import create_once
 from he_agg.host.private import read_private
 from he_agg.host.shell import quoted
+from service.monitor.dashboard.sessions import Session
 
 __all__ = ["LINK_S", "SESSION_S", "Access"]
 
@@ -88,9 +89,10 @@ class Access:
             self._used[token] = expires_at
         return self.new_session()
 
-    def is_session(self, cookie: str) -> bool:
-        """Tell whether a cookie is a session that lasts."""
-        return self._expiry("session", cookie) is not None
+    def find(self, cookie: str) -> Session | None:
+        """Return the session of a cookie, if it lasts. Whoever has opened a link has no name, and so may not act."""
+        expires_at = self._expiry("session", cookie)
+        return None if expires_at is None else Session("", False, "link", expires_at)
 
     def _make(self, kind: str, seconds: int) -> str:
         # Rounded up: a link that is made in the second of the start is not from before it.

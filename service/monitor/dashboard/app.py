@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,12 +18,23 @@ from he_agg.host.addresses import is_this_machine
 from service.aggregator import Aggregator
 from service.audit_events.event import make_event
 from service.limits import KNOWN
-from service.monitor.dashboard.access import SESSION_S, Access
+from service.monitor.dashboard.access import Access
+from service.monitor.dashboard.actions import Action, action_route
+from service.monitor.dashboard.entrance import (
+    Entrance,
+    LinkEntrance,
+    OidcEntrance,
+    Place,
+    cookie_name,
+    refusal,
+    source,
+)
 from service.monitor.dashboard.live import MAX_VIEWERS, Live
+from service.monitor.dashboard.oidc import Provider
 from service.monitor.monitoring import Watching
 from service.settings import Settings
 
-__all__ = ["make_metrics_app", "make_operator_app"]
+__all__ = ["make_metrics_app", "make_operator_app", "open_entrance"]
 
 STATIC = Path(__file__).parent / "static"
 _FILES = {
@@ -33,6 +42,7 @@ _FILES = {
     "/style.css": ("style.css", "text/css"),
     "/app.js": ("app.js", "text/javascript"),
     "/view.js": ("view.js", "text/javascript"),
+    "/actions.js": ("actions.js", "text/javascript"),
     "/holders.js": ("holders.js", "text/javascript"),
     "/dom.js": ("dom.js", "text/javascript"),
     "/format.js": ("format.js", "text/javascript"),
@@ -48,87 +58,74 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_MAX_LOGIN_BYTES = 1000
-_LOGIN_S = 10.0
-_TOKEN = re.compile(rb'\{"token": ?"([0-9a-z.]*)"\}\Z')
-
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_operator_app(settings: Settings, aggregator: Aggregator, watching: Watching, access: Access) -> Starlette:
-    """Make the app of page, data and metrics. Static files are public; all else needs a session."""
-    live = Live(aggregator, watching)
-    outside = None if settings.operator_url is None else urlsplit(settings.operator_url).hostname
+def make_operator_app(
+    settings: Settings,
+    aggregator: Aggregator,
+    watching: Watching,
+    entrance: Entrance,
+    actions: Mapping[str, Action],
+) -> Starlette:
+    """Make the app of page, data and metrics. Static files are public; all else needs a session.
 
-    def is_by_proxy(request: Request) -> bool:
-        return outside is not None and request.url.hostname == outside
+    Args:
+        actions: what operators may do with a federation, by its name in the address.
+    """
+    live, place = Live(aggregator, watching), Place(settings.operator_url)
 
     def protected(handler: Handler) -> Handler:
         async def check(request: Request) -> Response:
-            if not access.is_session(request.cookies.get(_cookie(request), "")):
-                return _refusal(401, "log in with a link: `he-agg operator link`")
+            if entrance.session(request) is None:
+                return refusal(401, "sign in first: on the page, or with a link of `he-agg operator link`")
             if KNOWN in request.scope:
                 request.scope[KNOWN]()
             return await handler(request)
 
         return check
 
-    async def login(request: Request) -> Response:
-        # Not a simple request: a page from elsewhere could not send it without being asked first.
-        if request.headers.get("content-type", "") != "application/json":
-            return _refusal(415, "expected application/json")
-        body = b""
-        try:
-            async with asyncio.timeout(_LOGIN_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > _MAX_LOGIN_BYTES:
-                        return _refusal(413, "expected a token")
-        except TimeoutError:
-            return _refusal(408, "expected a token")
-        # The page writes it in this form; nothing that nests is ever parsed.
-        token = _TOKEN.match(body)
-        if token is None:
-            return _refusal(400, "expected a token")
-        session = access.redeem(token[1].decode())
+    async def who(request: Request) -> Response:
+        session = entrance.session(request)
         if session is None:
-            watching.repeats.tell("operator.sign-in-failed", via="link", source=_source(request), reason="bad-link")
-            return _refusal(401, "this link is not valid, was used, or is too old; a new one: `he-agg operator link`")
-        watching.tell(make_event("operator.signed-in", via="link", source=_source(request)))
-        response = Response(status_code=204)
-        response.set_cookie(
-            _cookie(request),
-            session,
-            max_age=SESSION_S,
-            httponly=True,
-            samesite="strict",
-            secure=is_by_proxy(request),
-        )
-        return response
+            return JSONResponse({"status": 401, "detail": "sign in first", "entrance": entrance.kind}, 401)
+        return JSONResponse({"by": session.by, "may_act": session.may_act, "expires_at": session.expires_at})
 
     async def logout(request: Request) -> Response:
-        if access.is_session(request.cookies.get(_cookie(request), "")):
-            watching.tell(make_event("operator.signed-out", via="link", source=_source(request)))
+        if (session := entrance.session(request)) is not None:
+            watching.tell(make_event("operator.signed-out", by=session.by, via=session.via, source=source(request)))
+            entrance.leave(request)
         response = Response(status_code=204)
-        secure = is_by_proxy(request)
-        response.delete_cookie(_cookie(request), httponly=True, samesite="strict", secure=secure)
+        response.delete_cookie(
+            cookie_name(request), httponly=True, samesite="strict", secure=place.is_by_proxy(request)
+        )
         return response
 
     async def snapshot(_: Request) -> Response:
         return JSONResponse(await live.snapshot())
 
-    async def events(_: Request) -> Response:
-        return _Events(live)
+    async def events(request: Request) -> Response:
+        return _Events(live, lambda: entrance.session(request) is not None)
 
     routes = [Route(path, _file(name, kind)) for path, (name, kind) in _FILES.items()]
     routes += [
-        Route("/login", login, methods=["POST"]),
+        *entrance.routes,
         Route("/logout", logout, methods=["POST"]),
+        Route("/session.json", who),
         Route("/snapshot.json", protected(snapshot)),
         Route("/events", protected(events)),
         Route("/metrics", protected(_metrics(watching))),
+        action_route(aggregator, entrance, watching, actions),
     ]
-    return _application(routes, lambda name: name == outside or is_this_machine(name))
+    return _application(routes, lambda name: name == place.hostname or is_this_machine(name))
+
+
+def open_entrance(settings: Settings, watching: Watching, provider: Provider | None) -> LinkEntrance | OidcEntrance:
+    """Open the one way in: by the identity provider if there is one, otherwise by links."""
+    place = Place(settings.operator_url)
+    if provider is not None:
+        return OidcEntrance(provider, watching, place, settings.oidc_session_s)
+    return LinkEntrance(Access.load_or_create(settings.data_dir), watching, place)
 
 
 def make_metrics_app(settings: Settings, watching: Watching) -> Starlette:
@@ -169,10 +166,10 @@ class _Guarded:
 
         name = Request(scope).url.hostname or ""
         if not self._is_ours(name):
-            await _refusal(421, "this address has another name")(scope, receive, with_headers)
+            await refusal(421, "this address has another name")(scope, receive, with_headers)
             return
         if scope["method"] not in ("GET", "HEAD") and _is_from_elsewhere(Request(scope), name):
-            await _refusal(403, "only this page may send this")(scope, receive, with_headers)
+            await refusal(403, "only this page may send this")(scope, receive, with_headers)
             return
         await self._app(scope, receive, with_headers)
 
@@ -191,14 +188,14 @@ def _is_from_elsewhere(request: Request, name: str) -> bool:
 class _Events(StreamingResponse):
     """The event stream, or 503: counted before it begins, so that a burst is counted as well."""
 
-    def __init__(self, live: Live) -> None:
-        super().__init__(live.events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    def __init__(self, live: Live, lasts: Callable[[], bool]) -> None:
+        super().__init__(live.events(lasts), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         self._live = live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI call."""
         if self._live.viewers >= MAX_VIEWERS:
-            refused = _refusal(503, f"{MAX_VIEWERS} pages are open, and no more are served")
+            refused = refusal(503, f"{MAX_VIEWERS} pages are open, and no more are served")
             await refused(scope, receive, send)
             return
         self._live.viewers += 1
@@ -222,20 +219,7 @@ def _metrics(watching: Watching) -> Handler:
         from service.monitor.metrics import CONTENT_TYPE
 
         if watching.metrics is None:
-            return _refusal(404, "there are no metrics")
+            return refusal(404, "there are no metrics")
         return Response(await run_in_threadpool(watching.metrics.render), headers={"Content-Type": CONTENT_TYPE})
 
     return send
-
-
-def _source(request: Request) -> str:
-    return "" if request.client is None else request.client.host
-
-
-def _cookie(request: Request) -> str:
-    # Cookies do not know ports: two aggregators on one machine would log each other's operators out.
-    return f"he-agg-{request.url.port or 0}"
-
-
-def _refusal(status: int, detail: str) -> Response:
-    return JSONResponse({"status": status, "detail": detail}, status)

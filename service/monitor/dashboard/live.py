@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -56,12 +56,16 @@ class Live:
                 self._taken = (time.monotonic(), snapshot)
             return self._taken[1]
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """Send events: a snapshot at once, whenever something has changed, and now and then; a pulse in between."""
+    async def events(self, lasts: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """Send events: a snapshot at once, whenever something has changed, and now and then; a pulse in between.
+
+        Args:
+            lasts: whether whoever looks still may.
+        """
         worker = self._aggregator.worker
         yield b"retry: 2000\n\n"
         last, sent_at, pulse_at = b"", 0.0, 0.0
-        while not worker.stopping:
+        while not worker.stopping and lasts():
             heard = worker.bell.listen()
             snapshot = await self.snapshot()
             shown = _encode(_still(snapshot))

@@ -2,6 +2,7 @@
 
 import { ago, bytes, clock, day, duration, iso, moment, number, plural } from "./format.js";
 import { h } from "./dom.js";
+import { actions } from "./actions.js";
 import { holders, holderWorries } from "./holders.js";
 
 const STAGES = { created: "Not started", running: "Running", paused: "Paused", ended: "Ended" };
@@ -24,12 +25,12 @@ const WHY = {
 };
 const DAY = 86400;
 
-export function view(snapshot, now, silent_s = 0) {
+export function view(snapshot, now, silent_s = 0, mayAct = false) {
   const federations = [...snapshot.federations].sort((a, b) => rank(a) - rank(b) || (a.federation < b.federation ? -1 : 1));
   return h("div", { id: "view" },
     silent_s ? noAnswer(silent_s) : headline(snapshot, now),
     federations.length > 1 && jump(federations),
-    federations.map((each) => federation(each, now)),
+    federations.map((each) => federation(each, now, mayAct && !silent_s)),
     federations.length === 0 && nothing(),
     problems(snapshot, now),
     machine(snapshot, now));
@@ -110,7 +111,7 @@ function brief(each) {
   return each.round.phase === "open" ? `${each.round.complete}/${each.round.sites.length}` : stepName(each.round.phase).toLowerCase();
 }
 
-function federation(each, now) {
+function federation(each, now, mayAct) {
   const id = `federation-${each.federation}`;
   return h("section", { class: "card federation", id, "aria-labelledby": `${id}-title`, "data-key": id },
     h("div", { class: "title" },
@@ -118,6 +119,7 @@ function federation(each, now) {
       h("span", { class: `badge ${each.stage}` }, STAGES[each.stage]),
       h("p", { class: "muted" }, `${number(each.published)} of ${plural(each.rounds, "round")} published`, each.end && ["; ended ", REASONS[each.end.reason], ", ", h("time", { datetime: iso(each.end.ended_at) }, moment(each.end.ended_at, now))])),
     each.round && each.stage !== "created" ? liveRound(each, each.round, now) : h("p", { class: "muted" }, "No round has opened yet."),
+    mayAct && actions(each),
     each.holding && holders(each),
     history(each, id, now),
     facts(each, now));

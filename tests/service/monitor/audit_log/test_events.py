@@ -64,7 +64,7 @@ def test_signing_in_and_out(world):
         assert client.post("/login", json={"token": "1.ab.cd"}).status_code == 401
         assert client.post("/logout").status_code == 204
         assert client.post("/logout").status_code == 204  # nobody is there to sign out
-    assert wait_for(receiver, "operator.signed-in") == [{"via": "link", "source": "127.0.0.1"}]
+    assert wait_for(receiver, "operator.signed-in") == [{"via": "link", "role": "viewer", "source": "127.0.0.1"}]
     assert wait_for(receiver, "operator.sign-in-failed") == [
         {"via": "link", "source": "127.0.0.1", "reason": "bad-link", "count": "1"}
     ]
@@ -228,7 +228,8 @@ def test_every_kind_is_told_of_somewhere():
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
                 continue
             called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-            if called in ("report", "make_event") and isinstance(node.args[0], ast.Constant):
+            if called in ("report", "make_event", "tell") and node.args and isinstance(node.args[0], ast.Constant):
                 kind = CATALOGUE[str(node.args[0].value)]
-                assert {keyword.arg for keyword in node.keywords} - {None} <= set(kind.fields), (path, node.lineno)
+                given = {keyword.arg for keyword in node.keywords} - {None}
+                assert given | ({"count"} if called == "tell" else set()) <= set(kind.fields), (path, node.lineno)
     assert names.keys() == CATALOGUE.keys()
