@@ -119,8 +119,8 @@ class EncryptedFedAvg(Strategy):  # type: ignore[misc,unused-ignore]
         control = ConfigRecord({"run": self._run, "round": server_round, "last_sum": max(self._sums, default=0)})
         messages = []
         for node in nodes[: self._plan.max_sites]:
-            seen = self._seen.get(node, 0)
-            content = {"arrays": arrays if seen == 0 else ArrayRecord(), "config": settings, RECORD: control}
+            seen = self._seen.get(node, -1)  # who was never heard of has not even the initial weights
+            content = {"arrays": arrays if seen < 0 else ArrayRecord(), "config": settings, RECORD: control}
             content |= {f"{SUMS}{n}": record for n, record in self._sums.items() if n > seen}
             messages.append(Message(RecordDict(content), dst_node_id=node, message_type=kind))
         return messages

@@ -96,9 +96,11 @@ class SumShareableGenerator(ShareableGenerator):  # type: ignore[misc,unused-ign
         state = _state_of(model_learnable)
         last, seen = state["last_sum"], state["seen"]
         sites = [site_name(client.name) for client in fl_ctx.get_engine().get_clients()]
-        # Who is further behind than sums are kept is beyond help.
-        had = min((n for n in (seen.get(site, 0) for site in sites) if last - n <= self.keep_sums), default=last)
-        weights = model_learnable[ModelLearnableKey.WEIGHTS] if had == 0 else {}
+        # Who is further behind than sums are kept is beyond help. Who was never heard of has not even the weights.
+        had = min(
+            (n for n in (seen.get(site, -1) for site in sites) if last - max(n, 0) <= self.keep_sums), default=last
+        )
+        weights = model_learnable[ModelLearnableKey.WEIGHTS] if had < 0 else {}
         shareable = DXO(DataKind.WEIGHTS, data=weights).to_shareable()
         facts = {"run": state["run"], "round": last + 1, "last_sum": last}
         shareable[RECORD] = facts | {"sums": {n: some for n, some in state["sums"].items() if int(n) > had}}

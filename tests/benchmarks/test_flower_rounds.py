@@ -20,20 +20,21 @@ from benchmarks.rounds.schemes import SCHEMES, skip_reason
 PYTHON = os.environ.get("HE_AGG_TEST_FLOWER_PYTHON", sys.executable)
 
 
-def test_a_round_of_flower_makes_the_mean_and_carries_the_arrays(monkeypatch):
+@pytest.mark.parametrize(("scheme", "bytes_per_value"), [("flower-fedavg", 4), ("flower-he-agg", 2.4)])
+def test_a_round_of_flower_makes_the_mean_and_carries_the_arrays(monkeypatch, scheme, bytes_per_value):
     """The smallest real one: SuperLink, two SuperNodes, no round before it. The benchmark itself checks the mean."""
-    if reason := why_no_flower(PYTHON):
+    if reason := why_no_flower(PYTHON, scheme):
         pytest.skip(reason)
     monkeypatch.setattr(measuring, "_WARM_ROUNDS", 0)
     monkeypatch.setattr(measuring, "_ROUND_S", 100.0)
     cell = Cell("cnn", 2, "loopback")
-    _, row = measure(cell, ["flower-fedavg"], 1, "proxy", flower_python=PYTHON)
-    assert row["label"] == "flower-fedavg"
+    _, row = measure(cell, [scheme], 1, "proxy", flower_python=PYTHON)
+    assert row["label"] == scheme
     assert set(row["seconds"]) == {"upload", "wait", "download", "start"}
     assert sum(row["seconds"].values()) <= row["round_s_max"]
     # One update up, one mean down, and no more than a few kB around them: nothing was kept from an earlier round.
     for size in (row["bytes_up"], row["bytes_down"]):
-        assert 4 * cell.values < size < 4 * cell.values + 20_000
+        assert bytes_per_value * cell.values < size < bytes_per_value * cell.values + 40_000
     assert row["cpu_s_sites"] > 0 < row["cpu_s_server"]
 
 

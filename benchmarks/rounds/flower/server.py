@@ -15,10 +15,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rounds.flower.keys import deal
 from benchmarks.rounds.flower.starting import environment, free_port, project
 from benchmarks.rounds.tree import stop
 
 _START_S = 60.0
+_CLIENTS = {
+    "flower-fedavg": "clients",
+    "flower-secaggplus": "secagg_clients",
+    "flower-he-agg": "encrypted_clients",
+}
 
 
 def main() -> None:
@@ -59,10 +65,12 @@ def _wait(superlink: subprocess.Popen[bytes], host: str, port: int, log: Path) -
 
 def _submit(settings: dict[str, Any], root: Path, address: str, variables: dict[str, str]) -> None:
     """Start the run: the ServerApp then waits for its sites."""
-    secagg = settings["scheme"] == "flower-secaggplus"
-    config = {"secagg": secagg, "sites": settings["sites"], "values": settings["values"]}
+    scheme = settings["scheme"]
+    config = {"scheme": scheme, "sites": settings["sites"], "values": settings["values"], "keys": str(root / "keys")}
     config |= {"as-shipped": settings["as_shipped"], "running": str(root / "running")}
-    app = project(root / "app", "secagg_clients" if secagg else "clients", config)
+    if scheme == "flower-he-agg":
+        deal(root / "keys", settings["values"], settings["sites"])
+    app = project(root / "app", _CLIENTS[scheme], config)
     lines = ["[superlink]", 'default = "bench"', "[superlink.bench]", f'address = "{address}"']
     lines.append(f'root-certificates = "{settings["ca_file"]}"' if settings["cert"] else "insecure = true")
     home = root / "home"

@@ -10,7 +10,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-__all__ = ["environment", "flower_version", "free_port", "project"]
+__all__ = ["environment", "flower_version", "free_port", "has_he_agg", "project"]
 
 _ROUNDS = Path(__file__).parents[1]
 _POLL_S = 0.2
@@ -38,7 +38,16 @@ def flower_version(python: str) -> str:
     """Which version of Flower a Python has; empty if none."""
     if not Path(python).is_file():
         return ""
-    code = "from importlib.metadata import version; import flwr; print(version('flwr'))"
+    return _said(python, "from importlib.metadata import version; import flwr; print(version('flwr'))")
+
+
+@functools.cache
+def has_he_agg(python: str) -> bool:
+    """Say whether a Python has he-agg, too."""
+    return bool(_said(python, "import client_sdk; print('yes')"))
+
+
+def _said(python: str, code: str) -> str:
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, env=_quiet())
     return done.stdout.strip() if done.returncode == 0 else ""
 

@@ -1,6 +1,7 @@
 """A run of a framework without the framework: what sites and server hand to each other, and what a site refuses."""
 
 import ast
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from client_sdk.training import training_plan
 from client_sdk.training.agreement import SIGNS
 from he_agg import dequantize, quantize
 from he_agg.errors import DecryptionError, InputError, PlanError, ProtocolError, WireError
+from he_agg.ids import RoundId
 from keys import GroupKey
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
@@ -301,6 +303,38 @@ def test_a_server_takes_no_keystore_and_no_plan_that_splits_keys(here, key):
     split = training_plan("run", initial(), clip=2.0, weight_cap=256, max_sites=5, keys="split")
     with pytest.raises(PlanError, match="no holders"):
         read_federation(GroupKey.create(split).federation_document)
+
+
+def test_a_claim_is_what_format_md_says():
+    """Written out by hand from he_agg/FORMAT.md."""
+    claim = Claim("1" * 32, RoundId("run", 3, 1), 2, "a" * 64, "b" * 64, "site-1", "c" * 32, "d" * 64, ((5, 6), (7,)))
+    body = (
+        f'"attempt":1,"epoch":2,"federation":"run","fresh":"{"c" * 32}","key_id":"{"a" * 64}","plan_id":"{"b" * 64}",'
+        f'"previous":"{"d" * 64}","round":3,"run":"{"1" * 32}","site":"site-1",'
+    )
+    assert claim.encode() == f'{{{body}"tags":[["5","6"],["7"]],"v":1}}'.encode()
+    assert claim.nonce == sha256(f'he-agg/claim/v1\0{{{body}"v":1}}'.encode()).hexdigest()[:32]
+    assert Claim.parse(claim.encode()) == claim
+    other = b"another claim"
+    both = sha256(claim.encode()).digest() + sha256(other).digest()
+    assert digest_of([claim.encode(), other]) == sha256(b"he-agg/run-sum/v1\0" + both).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-1],
+        lambda data: data.replace(b'"v":1', b'"v":2'),
+        lambda data: data.replace(b"site-1", b"Site 1"),
+        lambda data: data.replace(b'"5"', b"5"),
+        lambda data: data.replace(b'"round":3', b'"round":0'),
+        lambda data: b"[]",
+    ],
+)
+def test_what_is_no_claim_is_refused(change):
+    claim = Claim("1" * 32, RoundId("run", 3, 1), 2, "a" * 64, "b" * 64, "site-1", "c" * 32, "d" * 64, ((5,),))
+    with pytest.raises(WireError):
+        Claim.parse(change(claim.encode()))
 
 
 def test_names_of_frameworks_become_names_of_sites():
