@@ -159,6 +159,8 @@ def test_no_weights_and_no_numbers_of_examples_travel_in_the_clear(federation):
     assert set(result.train_metrics_clientapp) == {1, 2, 3}
     assert not result.evaluate_metrics_clientapp
     assert len(grid.wire) == 3 * 2 * 2 * SITES
+    # The initial weights go out once, to each node.
+    assert sum(len(arrays) > 0 for content in grid.wire for arrays in content.array_records.values()) == SITES
     for content in grid.wire:
         for arrays in content.array_records.values():
             assert all(np.array_equal(array.numpy(), initial()[name]) for name, array in arrays.items())
