@@ -119,7 +119,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as built:
         if given.dist is None:
             run("build", "--quiet", "--no-isolation", "--outdir", built)
-        make(out, given.dist or Path(built), extras, given.system, given.python)
+        try:
+            make(out, given.dist or Path(built), extras, given.system, given.python)
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)  # half a bundle looks like a whole one
+            raise
     print(out)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.object_store import running_object_store
+from tests.support.postgres import running_postgres
 from tests.support.seeds import GIVEN, seed_of
 
 # A failure prints its own reproduction line; no deadline, since the first call of a kernel compiles it.
@@ -71,6 +72,13 @@ def pytest_collection_modifyitems(config, items):
 def rng(request):
     """A generator with a fresh seed, printed when the test fails. HE_AGG_TEST_SEED repeats one."""
     return np.random.default_rng(seed_of(request.node.nodeid))
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL, started when the first test needs it."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pytest
 
 from tests.support.peers import make_plan
-from tests.support.postgres import running_postgres
 from tests.support.real import RealFederation
 from tests.support.server import QUICK, ServerProcess, start_server
 from tests.support.simulated import SimulatedFederation
@@ -67,13 +66,6 @@ def inside(tmp_path):
 def own_server(tmp_path):
     """A server of the test's own, to kill."""
     with start_server(tmp_path / "data", environment=QUICK) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """A real PostgreSQL, started when the first test needs it."""
-    with running_postgres() as server:
         yield server
 
 
