@@ -17,9 +17,10 @@ from client_sdk.adapters.base import Tensors, floored, is_variance, same_layout
 from client_sdk.coarse import Coarse
 from client_sdk.federated import repeated
 from client_sdk.frameworks.adder import check_shared, round_of
-from client_sdk.frameworks.claim import NO_SUM, Carried, Claim, digest_of
+from client_sdk.frameworks.claim import NO_SUM, RUN_BYTES, Carried, Claim, digest_of
 from client_sdk.frameworks.folder import RunFolder
 from client_sdk.training.agreement import SIGNS, check_agreement, model_hash, signs_of
+from he_agg.canonical import check_hex
 from he_agg.codecs import codec_for
 from he_agg.documents.manifest import NONCE_BYTES
 from he_agg.errors import DecryptionError, InputError, ProtocolError, Reason
@@ -75,6 +76,7 @@ class RunSite:
     """
 
     def __init__(self, keystore: Keystore, name: str, run: str) -> None:
+        check_hex(run, RUN_BYTES, "run")  # a server drew it, and it names a folder here
         self._keystore, self.name, self.run = keystore, name, run
         self._plan = keystore.key.plan
         self._folder = RunFolder(keystore.path, name, run)
@@ -130,14 +132,6 @@ class RunSite:
     def _open(self, number: int, claims: list[bytes], parts: list[bytes]) -> None:
         plan, key = self._plan, self._keystore.key
         read = self._check_claims(number, claims, len(parts))
-        digest = digest_of(claims)
-        if (noted := self._folder.first_sum(number, digest)) != digest:
-            raise ProtocolError(
-                Reason.CHAIN_MISMATCH,
-                f"round {number}: expected sum {noted[:12]}, which this site was shown first, got sum {digest[:12]}; "
-                "of two sums of a round, the difference would tell about single sites, so only one is opened",
-                "call the coordinator: the server makes two sums of one round",
-            )
         with RoundMac(key.mac_key, plan.public, key.epoch, round_of(plan.public, number)) as mac:
             check = mac.check((claim.site, claim.nonce, claim.tags) for claim in read)
             for place in plan.public.places:
@@ -150,6 +144,16 @@ class RunSite:
                         "nothing was opened",
                         "stop, and call the coordinator: the server, or a site with another key, has altered it",
                     )
+
+        # Until here nothing was noted: what does not verify must not keep the right sum out.
+        digest = digest_of(claims)
+        if (noted := self._folder.first_sum(number, digest)) != digest:
+            raise ProtocolError(
+                Reason.CHAIN_MISMATCH,
+                f"round {number}: expected sum {noted[:12]}, which this site was shown first, got sum {digest[:12]}; "
+                "of two sums of a round, the difference would tell about single sites, so only one is opened",
+                "call the coordinator: the server makes two sums of one round",
+            )
 
         def part_of(i: int) -> Part:
             return parse_part(parts[i], plan.public.places[i], plan.plan_id, check_residues=False)
@@ -165,6 +169,14 @@ class RunSite:
         model = floored(moved, {name for name in moved if is_variance(name)})
         self._folder.save(model, number, digest)
         self._model, self._done, self._digest = model, number, digest
+        self._settle(number, {claim.site for claim in read})
+
+    def _settle(self, number: int, members: set[str]) -> None:
+        """Forget the submission of a round whose sum was opened, and its update if it is not in there."""
+        kept = self._folder.submission(number)
+        if kept is not None and self.name not in members:
+            _log.warning("round %d: the sum is without this site's update, which came too late or not at all", number)
+            self._folder.forget_sent(kept[1])
         self._folder.drop_submission()
 
     def _check_claims(self, number: int, claims: list[bytes], n_parts: int) -> list[Claim]:
@@ -188,14 +200,8 @@ class RunSite:
         return read
 
     def _check_own(self, number: int, claims: dict[str, bytes]) -> None:
-        kept = self._folder.submission(number)
-        shown = claims.get(self.name)
-        if kept is None and shown is None:
-            return
-        if kept is not None and shown is None:
-            _log.warning("round %d: the sum is without this site's update, which came too late or not at all", number)
-            self._folder.forget_sent(kept[1])
-        elif kept is None or kept[0][0] != [shown]:
+        shown, kept = claims.get(self.name), self._folder.submission(number)
+        if shown is not None and (kept is None or kept[0][0] != [shown]):
             raise ProtocolError(
                 Reason.SECOND_SUBMISSION,
                 f"round {number}: the sum names a submission of site {self.name} that is not the one that is kept here",

@@ -10,7 +10,7 @@ from client_sdk.adapters.base import missing_extra, numeric
 from client_sdk.frameworks.adder import sentence
 from client_sdk.frameworks.claim import site_name
 from client_sdk.frameworks.site import Keystore, RunSite
-from client_sdk.nvflare.records import DELIVERY, RECORD, bare, carried, carrying, found, record_of
+from client_sdk.nvflare.records import DELIVERY, RECORD, Task, bare, carrying, found
 from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.plan.fixedpoint import OnOverflow
 
@@ -57,13 +57,13 @@ class ModelDecryptor(Filter):  # type: ignore[misc,unused-ignore]
         """Put the global model in the place of the sums."""
         try:
             with self._lock:
-                record, site = self._follow(shareable, fl_ctx)
+                task, site = self._follow(shareable, fl_ctx)
                 model = site.follow({}, site.done)
         except HeAggError as error:
             self.log_error(fl_ctx, sentence(error))
             raise
         fl_ctx.set_prop(_SITE, site, private=True, sticky=False)
-        fl_ctx.set_prop(_ROUND, record["round"], private=True, sticky=False)
+        fl_ctx.set_prop(_ROUND, task.round, private=True, sticky=False)
         return bare(shareable, DXO(DataKind.WEIGHTS, data=model))
 
     def _take_last(self, topic: str, request: Any, fl_ctx: Any) -> Any:  # noqa: ARG002 - NVFlare names them
@@ -76,18 +76,17 @@ class ModelDecryptor(Filter):  # type: ignore[misc,unused-ignore]
         self.log_info(fl_ctx, f"the model after round {site.done} is in {site.model_path}")
         return make_reply(ReturnCode.OK)
 
-    def _follow(self, shareable: Any, fl_ctx: Any) -> tuple[dict[str, Any], RunSite]:
-        record = record_of(shareable, "task data")
+    def _follow(self, shareable: Any, fl_ctx: Any) -> tuple[Task, RunSite]:
+        task = Task.of(shareable)
         if self._opened is None:
             self._opened = Keystore(found(self.keystore, fl_ctx), self._passphrase(fl_ctx))
         name = site_name(fl_ctx.get_identity_name())
-        if self._site is None or (self._site.name, self._site.run) != (name, record["run"]):
-            self._site = RunSite(self._opened, name, record["run"])
+        if self._site is None or (self._site.name, self._site.run) != (name, task.run):
+            self._site = RunSite(self._opened, name, task.run)
         if weights := from_shareable(shareable).data:
             self._site.begin({name: numeric(name, value) for name, value in weights.items()})
-        sums = {int(number): carried(some) for number, some in record["sums"].items()}
-        self._site.follow(sums, record["last_sum"])
-        return record, self._site
+        self._site.follow(task.sums, task.last_sum)
+        return task, self._site
 
     def _passphrase(self, fl_ctx: Any) -> str | None:
         if self.passphrase_file is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ try:
 except ImportError as error:
     raise missing_extra("nvflare", "nvflare") from error
 
-__all__ = ["DELIVERY", "RECORD", "bare", "carried", "carrying", "found", "record_of"]
+__all__ = ["DELIVERY", "RECORD", "Task", "bare", "carried", "carrying", "found", "record_of"]
 
 RECORD = "he-agg"
 """Where our record lies in a shareable, and in a server's model."""
@@ -57,6 +58,36 @@ def record_of(shareable: Any, who: str) -> dict[str, Any]:
             "ModelEncryptor among the filters of the clients' task",
         )
     return record
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task says beside the initial weights.
+
+    Attributes:
+        run: id of the run.
+        round: the round that the task is for.
+        last_sum: the newest round that has a sum.
+        sums: of rounds that a site may lack.
+    """
+
+    run: str
+    round: int
+    last_sum: int
+    sums: dict[int, Carried]
+
+    @classmethod
+    def of(cls, shareable: Any) -> Task:
+        """Read a task's record.
+
+        Raises:
+            ProtocolError: there is none, or another one.
+        """
+        record = record_of(shareable, "task data")
+        run, number, last, sums = (record.get(name) for name in ("run", "round", "last_sum", "sums"))
+        if not (isinstance(run, str) and isinstance(number, int) and isinstance(last, int) and isinstance(sums, dict)):
+            raise ProtocolError(Reason.BAD_REQUEST, "task data: expected a run, its round and sums, got something else")
+        return cls(run, number, last, {int(n): carried(some) for n, some in sums.items() if str(n).isdecimal()})
 
 
 def bare(shareable: Any, dxo: DXO) -> Any:

@@ -148,6 +148,8 @@ def altered(total, what):
         parts[0] = parts[0][:100] + bytes([parts[0][100] ^ 1]) + parts[0][101:]
     elif what == "a site less":
         del claims[2]
+    elif what == "this site less":
+        del claims[0]
     elif what == "a site twice":
         claims[2] = claims[1]
     elif what == "random bytes":
@@ -166,6 +168,7 @@ def vars_of(claim):
         ("a residue", DecryptionError),
         ("the one-time key", DecryptionError),
         ("a site less", DecryptionError),
+        ("this site less", DecryptionError),
         ("a site twice", ProtocolError),
         ("random bytes", DecryptionError),
     ],
@@ -176,7 +179,13 @@ def test_what_the_server_alters_is_not_opened(here, what, error):
     with pytest.raises(error):
         site.follow({1: altered(total, what)}, 1)
     assert site.done == 0
-    assert int(np.load(site.model_path)["count"]) == 0
+    assert same(np.load(site.model_path), {name: initial()[name] for name in ("w", "b")})
+    # Nothing of it keeps the right sum out, and the update counts as sent all the same.
+    other = here.start("hospital-a", OTHER_RUN)
+    other.begin(initial())
+    with pytest.raises(InputError, match="this very update"):
+        other.submit(1, update_of("hospital-a", 1), WEIGHTS["hospital-a"])
+    site.follow({1: total}, 1)
 
 
 def test_one_sum_of_a_round_is_opened(here):
@@ -272,6 +281,12 @@ def test_two_machines_under_one_name_are_found(here, key):
     here.add(1)
     with pytest.raises(ProtocolError, match="names a submission of site hospital-a that is not the one that is kept"):
         twin.follow(here.sums, 1)
+
+
+@pytest.mark.parametrize("run", ["../../hospital-b/keystore", "1" * 31, "", "G" * 32])
+def test_a_run_that_is_none_names_no_folder(here, run):
+    with pytest.raises(WireError, match="run: expected 32 lower-case hex digits"):
+        here.start("hospital-a", run)
 
 
 def test_a_sum_that_is_gone_and_a_site_without_a_model_are_said(here, key):
