@@ -25,8 +25,8 @@ settings.register_profile(
 settings.register_profile("soak", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# Files of tests lie in memory where there is room, a thousand of them wait for fsync otherwise. What a power cut does is
-# played by the tests themselves, not by a disk.
+# Files of tests lie in memory where there is room: a thousand of them wait for fsync otherwise. What a power cut does
+# is played by the tests themselves, not by a disk.
 _MEMORY = Path("/dev/shm")
 if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK):
     room = os.statvfs(_MEMORY)
