@@ -93,7 +93,8 @@ def test_the_container_runs_as_nobody_in_particular():
 
 def test_the_compose_file_fits_its_schema():
     found = importlib.util.find_spec("check_jsonschema")  # to import it takes seconds
-    assert found and found.submodule_search_locations
+    assert found
+    assert found.submodule_search_locations
     schemas = Path(found.submodule_search_locations[0]) / "builtin_schemas/vendor"
     schema = jsonschema_rs.validator_for(json.loads((schemas / "compose-spec.json").read_text()))
     text = (DEPLOY / "compose.yaml").read_text()
