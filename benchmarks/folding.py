@@ -28,7 +28,9 @@ from benchmarks.deployment import Deployment
 from benchmarks.members import enrol, sign_manifest
 from benchmarks.report import RESULTS, machine, versions, write
 from he_agg import Layout, Plan, TensorSpec
+from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD
+from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack
 from he_agg.plan.sections import Part
@@ -36,9 +38,11 @@ from he_agg.protocol.wire import encode_part
 from service.aggregator import Aggregator
 from service.domain import events
 from service.domain.events import Phase
+from service.domain.submissions import State
 from service.settings import Settings
 from service.store.parts.base import PartKey
 from service.store.parts.directory import DirectoryParts
+from service.store.rows import SubmissionRow
 from service.store.sql import open_store
 
 ROUND = RoundId("bench", 1, 1)
@@ -55,12 +59,12 @@ def prepare(settings: Settings, values: int, sites: int) -> tuple[int, Callable[
     plan = Plan.create("bench", layout, max_sites=sites, min_sites=2, value_bits=16, rounds=1, part_bytes=4 * 2**20)
     part_store = DirectoryParts(data_dir)
     aggregator = Aggregator.open(settings, part_store=part_store)
-    store, announcements = aggregator.store, aggregator.announcements
+    store = aggregator.store
     members, roster = enrol(store, aggregator.conductor, plan, [f"site-{i}" for i in range(sites)])
     aggregator.conductor.apply("bench", events.Started())
     originals = data_dir / "originals"
     originals.mkdir()
-    ends: list[tuple[str, str]] = []
+    ends: list[tuple[str, Signed[Manifest]]] = []
     digests, random, packed = [], np.random.default_rng(1), {}
     for place in plan.public.places:
         if (kind := (place.section.modulus, place.residues)) not in packed:
@@ -71,20 +75,20 @@ def prepare(settings: Settings, values: int, sites: int) -> tuple[int, Callable[
         digests.append(hashlib.sha256(data).hexdigest())
     for member in members:
         name, manifest = member[0], sign_manifest(plan, ROUND, member, digests, roster, NO_RECORD)
-        # No room is asked for: the files are links.
-        announcements._capacity.check = lambda *_: None  # type: ignore[method-assign]
-        announcements.announce("bench", name, str(ROUND), manifest.encode())
-        with store.write() as tx:
+        upload = manifest.body.nonce
+        with store.write() as tx:  # no room is asked for: the files are links
+            tx.add_submission(SubmissionRow(upload, ROUND, name, State.OPEN), len(digests), int(time.time()))
             for number in range(len(digests)):
-                path = part_store.path(PartKey(ROUND, manifest.digest, number))
+                path = part_store.path(PartKey(ROUND, upload, number))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.hardlink_to(originals / str(number))
-                tx.mark_stored(manifest.digest, [number], int(time.time()))
-        ends.append((name, manifest.digest))
+                tx.mark_stored(upload, dict(enumerate(digests)), int(time.time()))
+        ends.append((name, manifest))
 
-    def complete(name: str, submission_id: str) -> None:
-        end = aggregator.uploads.expect("bench", name, submission_id, len(plan.public.places))
-        aggregator.uploads.take(end, memoryview(b""))
+    def complete(name: str, manifest: Signed[Manifest]) -> None:
+        upload, body = manifest.body.nonce, manifest.encode()
+        end = aggregator.uploads.expect("bench", name, str(ROUND), upload, len(digests), len(body))
+        aggregator.uploads.take(end, memoryview(body))
 
     def close() -> None:
         complete(*ends[-1])

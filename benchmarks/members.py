@@ -19,7 +19,7 @@ from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import pack
 from he_agg.mac import tag_count
 from he_agg.plan.sections import Part
-from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, known_digest_field, sign_request
+from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, manifest_field, sign_request
 from he_agg.protocol.wire import encode_part
 from he_agg.signing import SigningKey
 from service.core.conductor import Conductor
@@ -92,11 +92,10 @@ class Client:
             raise RuntimeError(f"{what}: {answer.status} {content[:500]!r}")
         return content
 
-    def announce(self, round_id: str, manifest: Signed[Manifest]) -> None:
-        """Announce a submission."""
-        digest = known_digest_field(manifest.digest)
-        path, kind = f"/v1/rounds/{round_id}/submissions", "application/json"
-        self.ask("announce", "POST", path, manifest.encode(), Content_Type=kind, Content_Digest=digest)
+    def put(self, manifest: Signed[Manifest], body: bytes) -> None:
+        """Send parts of a submission from the first one on, and behind the last one its manifest."""
+        path = f"/v1/rounds/{manifest.body.round_id}/submissions/{manifest.body.nonce}"
+        self.ask("put", "PUT", path, body, Content_Digest=manifest_field(manifest.body.nonce))
 
     def close(self) -> None:
         """Hang up."""

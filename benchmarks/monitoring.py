@@ -80,7 +80,7 @@ def layer_us() -> dict[str, float]:
     for _ in range(7):
         bare.append(asyncio.run(_layer(_nothing, 5000)))
         with_it.append(asyncio.run(_layer(watched, 5000)))
-    answered = Answered(0.0, 0.01, "PUT", "/v1/submissions/{submission_id}", 204, 1, 0, "", "f", "a", "", "")
+    answered = Answered(0.0, 0.01, "PUT", "/v1/rounds/{round_id}/submissions/{upload}", 204, 1, 0, "", "f", "a", "", "")
     metrics = Metrics()
     began = time.perf_counter()
     for _ in range(20_000):
@@ -133,16 +133,17 @@ def requests_ms(root: Path) -> dict[str, float]:
 
 
 def looking_ms(root: Path) -> dict[str, float]:
-    """A scrape and a snapshot of 30 sites that have all announced. Units: milliseconds."""
+    """A scrape and a snapshot of 30 sites that have all begun. Units: milliseconds."""
     with AggregatorProcess(root / "many", environment=WATCHED) as server:
         federation = _found(server.data_dir, "many", SITES, 100_000)
         server.line()
         metrics = server.line().split()[-1]
         for number, member in enumerate(federation.members):
-            digests = [hashlib.sha256(part).hexdigest() for part in submission(federation.plan, number)[0]]
+            parts = submission(federation.plan, number)[0]
+            digests = [hashlib.sha256(part).hexdigest() for part in parts]
             manifest = sign_manifest(federation.plan, FIRST, member, digests, federation.roster, NO_RECORD)
             client = Client(urlsplit(server.url).netloc, "many", member, defaultdict(list))
-            client.announce(str(FIRST), manifest)
+            client.put(manifest, parts[0])
             client.close()
         scrapes = []
         for _ in range(30):

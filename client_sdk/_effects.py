@@ -7,9 +7,8 @@ with a simulated clock. So every rule about rounds, retries and resuming is writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from client_sdk.progress import Event
@@ -17,7 +16,6 @@ from client_sdk.progress import Event
 __all__ = [
     "Compute",
     "Effect",
-    "FileBody",
     "Flow",
     "Now",
     "Report",
@@ -25,6 +23,7 @@ __all__ = [
     "Response",
     "Sink",
     "Sleep",
+    "StreamBody",
     "compute",
     "now",
 ]
@@ -35,17 +34,19 @@ _SMALL_ANSWER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class FileBody:
-    """A request body that is streamed from files, one after another.
+class StreamBody:
+    """A request body that is read, and perhaps made, while it is sent.
 
     Attributes:
-        files: each with its length. Units: bytes.
+        length: Units: bytes.
+        pieces: begins it anew. Runs like `Compute`, and waits for what is not made yet.
     """
 
-    files: tuple[tuple[Path, int], ...]
+    length: int
+    pieces: Callable[[], Iterator[bytes | memoryview]]
 
     def __len__(self) -> int:
-        return sum(length for _, length in self.files)
+        return self.length
 
 
 class Sink(Protocol):
@@ -64,9 +65,9 @@ class Request:
 
     Attributes:
         expect: statuses that are an answer; every other one is an error.
-        body: bytes, or files to stream.
+        body: bytes, or a stream of them.
         content_digest: the field of that name, if it is known already; otherwise the body's SHA-256 is computed.
-        progress: what to report when so many bytes of files are on their way.
+        progress: what to report when so many bytes of a stream are on their way.
         into: takes the body of an expected answer, which is then not in the `Response`. Runs like `Compute`.
         max_bytes: the longest answer that is read. Units: bytes.
         wait_s: how long the aggregator may wait before it answers, as the path asks. Units: seconds.
@@ -77,7 +78,7 @@ class Request:
     method: str
     path: str
     expect: frozenset[int]
-    body: bytes | FileBody | None = None
+    body: bytes | StreamBody | None = None
     content_digest: str | None = None
     progress: Callable[[int], Event] | None = None
     into: Sink | None = None

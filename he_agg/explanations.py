@@ -225,8 +225,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
         "the coordinator sends the bundle: `he-agg federation epoch`",
     ),
     Reason.UNKNOWN_SUBMISSION: Explanation(
-        "not announced here, or another site's",
-        "the client announces again by itself; after the aggregator was restored see docs/restore.md",
+        "not here, or not any longer, or another site's",
+        "the client sends it again by itself; after the aggregator was restored see docs/restore.md",
     ),
     Reason.UNKNOWN_PART: Explanation(
         "no such part in the plan",

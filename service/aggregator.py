@@ -14,7 +14,7 @@ from service.core.aggregator_key import FILE_NAME, AggregatorKey
 from service.core.conductor import Conductor
 from service.core.roster_cache import former_members, newest_roster, signer_in
 from service.core.state import States
-from service.core.submissions.announce import Announcements
+from service.core.submissions.admit import Admissions
 from service.core.submissions.capacity import Capacity
 from service.core.submissions.dealings import Dealings
 from service.core.submissions.receive import Uploads
@@ -65,9 +65,9 @@ class Aggregator:
         self.capacity = Capacity(settings, part_store)
         # Whoever folds nothing has no use for them.
         sums = RunningSums(settings.running_sum_bytes if settings.work else 0)
-        self.announcements = Announcements(store, self.conductor, self.capacity)
-        self.uploads = Uploads(store, part_store, self.conductor, sums)
-        self.dealings = Dealings(store, self.conductor)
+        self.admissions = Admissions(store, part_store, self.conductor, self.capacity)
+        self.uploads = Uploads(store, part_store, self.conductor, self.admissions, sums)
+        self.dealings = Dealings(store, self.conductor, self.admissions)
         self.worker = Worker(settings, store, part_store, self.conductor, sums)
         self.unlisted: list[str] = []
         self._lock = lock

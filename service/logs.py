@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from he_agg.canonical import check_hex
+from he_agg.documents.manifest import NONCE_BYTES
 from he_agg.errors import WireError
 from he_agg.ids import RoundId, check_name
 from service.failpoints import failpoint
@@ -155,9 +156,9 @@ def ids_in(path: dict[str, Any]) -> dict[str, str]:
             found["federation"] = check_name(path["federation"], "federation")
         if "round_id" in path:
             found["round_id"] = str(RoundId.parse(path["round_id"]))
-        if "submission_id" in path:
-            check_hex(path["submission_id"], 32, "submission")
-            found["submission_id"] = path["submission_id"]
+        if "upload" in path:
+            check_hex(path["upload"], NONCE_BYTES, "upload")
+            found["upload"] = path["upload"]
     except WireError:
         return found
     return found

@@ -21,8 +21,7 @@ from service.logs import METHODS, NOTES, ids_in, log
 __all__ = ["PHASES", "Answered", "Fold", "Observed", "Observer"]
 
 PHASES = {
-    ("POST", "/v1/rounds/{round_id}/submissions"): "announce",
-    ("PUT", "/v1/submissions/{submission_id}"): "put",
+    ("PUT", "/v1/rounds/{round_id}/submissions/{upload}"): "put",
     ("GET", "/v1/rounds/{round_id}/sum"): "download",
 }
 """Which requests are a step of a round. A test sees that each of them is a route of the application."""

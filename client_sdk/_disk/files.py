@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from client_sdk._effects import FileBody
 from he_agg.errors import Reason, WireError
 from he_agg.host.files import file_trouble
 
-__all__ = ["PIECE_BYTES", "check_files", "digest_of", "explained", "read_files"]
+__all__ = ["PIECE_BYTES", "digest_of", "explained", "read_file"]
 
 PIECE_BYTES = 2**20
 """How much of a file is sent at a time."""
@@ -37,27 +36,19 @@ def explained(path: Path, setting: str = "spool") -> Iterator[None]:
         raise file_trouble(error, f"{setting} {path}") from error
 
 
-def check_files(body: FileBody) -> None:
-    """Check that the files of a body are there, before anything is sent."""
-    for path, length in body.files:
-        with explained(path):
-            _check_length(path, length, path.stat().st_size)
-
-
 def _check_length(path: Path, length: int, got: int) -> None:
     if got < length:
         raise WireError(Reason.TRUNCATED, f"{path}: expected {length} bytes, got {got}")
 
 
-def read_files(body: FileBody) -> Iterator[memoryview]:
+def read_file(path: Path, length: int) -> Iterator[memoryview]:
     """Read the promised number of bytes, piece by piece, each into the memory of the one before it."""
-    room = memoryview(bytearray(min(PIECE_BYTES, len(body))))
-    for path, length in body.files:
-        left = length
-        with explained(path), path.open("rb", buffering=0) as file:
-            while left:
-                count = file.readinto(room[:left])
-                if not count:
-                    _check_length(path, length, length - left)
-                left -= count
-                yield room[:count]
+    room = memoryview(bytearray(min(PIECE_BYTES, length)))
+    left = length
+    with explained(path), path.open("rb", buffering=0) as file:
+        while left:
+            count = file.readinto(room[:left])
+            if not count:
+                _check_length(path, length, length - left)
+            left -= count
+            yield room[:count]

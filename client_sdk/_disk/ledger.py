@@ -2,7 +2,7 @@
 
 ::
 
-    {"id":"<64 hex>","record":null,"round":"<federation>.<round>.<attempt>","state":"sent","update":"<64 hex>"}
+    {"record":null,"round":"<federation>.<round>.<attempt>","state":"sent","update":"<64 hex>","upload":"<32 hex>"}
 
 A line when a submission is about to be sent for the first time; one more, with that record's digest, when a verified
 record has said what became of it: `counted`, or `left-out`; and one more, `given-up`, when a later record gives that
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from client_sdk._disk.lines import Lines
 from he_agg import canonical
+from he_agg.documents.manifest import NONCE_BYTES
 from he_agg.errors import Reason, WireError
 from he_agg.ids import RoundId
 
@@ -46,13 +47,13 @@ class Sent:
     """What this site sent to an attempt.
 
     Attributes:
-        submission_id: of its first manifest.
+        upload: nonce of its manifest.
         update: keyed fingerprint of what was encrypted.
         record: digest of the record that settled it; None as long as there is none.
     """
 
     round_id: RoundId
-    submission_id: str
+    upload: str
     update: str
     fate: Fate = Fate.SENT
     record: str | None = None
@@ -71,12 +72,12 @@ class Ledger:
         self._lines.read()
         return self._sent.get(round_id)
 
-    def enter(self, round_id: RoundId, submission_id: str, update: str) -> None:
+    def enter(self, round_id: RoundId, upload: str, update: str) -> None:
         """Note what is going to be sent; what is noted already stays."""
         if self.sent(round_id) is None:
             with self._lines.adding() as add:
                 if round_id not in self._sent:
-                    add(_line(Sent(round_id, submission_id, update)))
+                    add(_line(Sent(round_id, upload, update)))
 
     def settle(self, round_id: RoundId, fate: Fate, record: str) -> None:
         """Note what a verified record says of a submission; of one that was never sent nothing is noted."""
@@ -122,12 +123,12 @@ class Ledger:
                 add(_line(after))
 
     def _take(self, fields: canonical.Fields) -> None:
-        round_id, submission_id = RoundId.parse(fields.string("round")), fields.hex("id", 32)
+        round_id, upload = RoundId.parse(fields.string("round")), fields.hex("upload", NONCE_BYTES)
         update, state = fields.hex("update", 32), fields.string("state")
         record = fields.maybe("record", lambda name: fields.hex(name, 32))
         fields.end()
         try:
-            sent = Sent(round_id, submission_id, update, Fate(state), record)
+            sent = Sent(round_id, upload, update, Fate(state), record)
         except ValueError as error:
             raise WireError(Reason.BAD_FIELD, f"line.state: expected one of {', '.join(Fate)}") from error
         if round_id not in self._sent:
@@ -138,7 +139,7 @@ class Ledger:
 def _line(sent: Sent) -> dict[str, canonical.Json]:
     return {
         "round": str(sent.round_id),
-        "id": sent.submission_id,
+        "upload": sent.upload,
         "update": sent.update,
         "state": str(sent.fate),
         "record": sent.record,

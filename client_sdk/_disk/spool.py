@@ -2,7 +2,8 @@
 
 ::
 
-    <spool>/<site>/<federation>.<round>.<attempt>/part-00000 ...   parts, byte for byte as they travel
+    <spool>/<site>/<federation>.<round>.<attempt>/begun            secret: what encryption follows from, until it ends
+                                                  part-00000 ...   parts, byte for byte as they travel
                                                   update           keyed fingerprint of what was encrypted
                                                   dealing          its one-time key in shares, where keys are split
                                                   manifest.json    signed, written last
@@ -19,8 +20,9 @@
     <spool>/<site>/<federation>.sharing-keys/                      secret: what its shares are sealed to
 
 A directory with a manifest is a submission that may be sent again, byte for byte. It is removed when a verified record
-has ended its round, and for nothing else that an aggregator says. One without is what a crash left:
-nothing of it was ever announced, so it is removed and the update is encrypted afresh. Files are 0600, directories 0700.
+has ended its round, and for nothing else that an aggregator says. One without is what a crash left: encryption goes on
+with the very same bytes by what has `begun`, for parts may have left; without that none has, and the update is
+encrypted afresh. Files are 0600, directories 0700.
 """
 
 from __future__ import annotations
@@ -37,16 +39,19 @@ from pathlib import Path
 
 from client_sdk._disk.files import digest_of, explained
 from client_sdk._disk.ledger import Fate, Ledger
-from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest
+from he_agg import canonical
+from he_agg.documents.manifest import MAX_MANIFEST_BYTES, NONCE_BYTES, Manifest
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.host.files import create, make_directory, replace, sync_directory
 from he_agg.host.locks import lock_file
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
+from he_agg.plan.sections import PART_HEADER_BYTES, Part, PartPlace
 
-__all__ = ["Spool", "SpoolEntry", "Stored"]
+__all__ = ["Begun", "Spool", "SpoolEntry", "Stored"]
 
+_BEGUN = "begun"
 _MANIFEST = "manifest.json"
 _RECEIPT = "receipt.json"
 _UPDATE = "update"
@@ -78,6 +83,32 @@ class Stored:
     def submission_id(self) -> str:
         """SHA-256 of the signed manifest."""
         return self.signed.digest
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An encryption that has begun, and may have to go on in another process.
+
+    Attributes:
+        upload: nonce of its manifest to be.
+        salt: what its randomness follows from, with the group key and all that is encrypted. Secret. 64 hex digits.
+        what: digest of all that is encrypted, and how.
+        kept: digest of what does not follow from it, once that is here: the part of the one-time key, or the dealing.
+            Nothing leaves before.
+    """
+
+    upload: str
+    salt: str
+    what: str
+    kept: str | None = None
+
+    @classmethod
+    def new(cls, what: str) -> Begun:
+        """Draw an upload and its salt."""
+        return cls(secrets.token_hex(NONCE_BYTES), secrets.token_hex(32), what)
+
+    def __repr__(self) -> str:
+        return f"Begun({self.upload}, <salt>)"
 
 
 class Spool:
@@ -221,6 +252,27 @@ class SpoolEntry:
         except WireError as error:
             raise _damaged(self.path / _MANIFEST, error.message) from error
 
+    def begun(self) -> Begun | None:
+        """Read what was begun here, and is not stored yet; None if that is nothing."""
+        with explained(self.path):
+            try:
+                data = (self.path / _BEGUN).read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            fields = canonical.Fields(canonical.parse(data, 2**12), _BEGUN)
+            kept = fields.maybe("kept", lambda name: fields.hex(name, 32))
+            begun = Begun(fields.hex("upload", NONCE_BYTES), fields.hex("salt", 32), fields.hex("what", 32), kept)
+            fields.end()
+        except WireError as error:
+            raise _damaged(self.path / _BEGUN, error.message) from error
+        return begun
+
+    def note(self, begun: Begun) -> None:
+        """Write what has begun, durably; what was written here before is durable then, too."""
+        with explained(self.path):
+            replace(self.path / _BEGUN, canonical.encode(dict(vars(begun))))
+
     def begin(self, needed_bytes: int) -> None:
         """Make an empty place for a new submission.
 
@@ -229,7 +281,7 @@ class SpoolEntry:
         """
         self.remove()
         with explained(self.path):
-            self.path.mkdir(mode=0o700)
+            make_directory(self.path)
             free = shutil.disk_usage(self.path).free
         if free < needed_bytes:
             self.remove()
@@ -240,18 +292,39 @@ class SpoolEntry:
             )
 
     def write_part(self, number: int, *pieces: bytes | memoryview) -> str:
-        """Store one part, durably."""
+        """Store one part, durably but for its name: under that it is whole, if it is there.
+
+        Returns:
+            Its SHA-256.
+        """
+        path = self.part_path(number)
+        temporary = path.with_name(f".{path.name}.new")
         with explained(self.path):
-            create(self.part_path(number), lambda file: file.writelines(pieces))
+            temporary.unlink(missing_ok=True)
+            create(temporary, lambda file: file.writelines(pieces))
+            temporary.rename(path)
         digest = hashlib.sha256()
         for piece in pieces:
             digest.update(piece)
         return digest.hexdigest()
 
+    def kept_part(self, place: PartPlace, digest: str) -> Part:
+        """Read a part that cannot be made again, since what was begun here goes on.
+
+        Raises:
+            WireError: it is damaged.
+        """
+        path = self.part_path(place.number)
+        with explained(self.path):
+            data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise _damaged(path, f"part {place.number} is not the one that was encrypted")
+        return Part(place.number, memoryview(data)[PART_HEADER_BYTES:])
+
     def write_dealing(self, dealing: bytes) -> None:
         """Store the submission's dealing, durably."""
         with explained(self.path):
-            create(self.path / _DEALING, dealing)
+            replace(self.path / _DEALING, dealing)
 
     def dealing(self) -> bytes:
         """Read the dealing.
@@ -272,12 +345,9 @@ class SpoolEntry:
     def seal(self, encoded: bytes, fingerprint: str) -> None:
         """Make what was written a submission: after this it is sent again, never encrypted again."""
         with explained(self.path):
-            create(self.path / _UPDATE, fingerprint.encode("ascii"))
-            create(self.path / f".{_MANIFEST}", encoded)
-            sync_directory(self.path)  # the parts' names before the manifest's
-            (self.path / f".{_MANIFEST}").rename(self.path / _MANIFEST)
-            sync_directory(self.path)
-            sync_directory(self.path.parent)
+            replace(self.path / _UPDATE, fingerprint.encode("ascii"))  # the parts' names before the manifest's
+            replace(self.path / _MANIFEST, encoded)
+            (self.path / _BEGUN).unlink(missing_ok=True)
 
     def renew(self, encoded: bytes) -> None:
         """Put another manifest of the same parts in the place of the stored one."""
@@ -292,7 +362,7 @@ class SpoolEntry:
         with explained(self.path):
             replace(self.path / _UPDATE, ELSEWHERE.encode("ascii"))
             replace(self.path / _MANIFEST, encoded)
-            for path in (*self.path.glob("part-*"), self.path / _DEALING):
+            for path in (*self.path.glob("part-*"), self.path / _DEALING, self.path / _BEGUN):
                 path.unlink(missing_ok=True)
 
     def check_part(self, number: int, length: int, digest: str) -> None:

@@ -18,8 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from client_sdk._disk.files import check_files, read_files
-from client_sdk._effects import Compute, Effect, FileBody, Flow, Now, Report, Request, Response, Sleep
+from client_sdk._effects import Compute, Effect, Flow, Now, Report, Request, Response, Sleep, StreamBody
 from client_sdk._net.budget import Budget
 from client_sdk._net.connections import Connections, Hold
 from client_sdk._net.faults import faults
@@ -58,15 +57,13 @@ class _Sender:
     def send(self, request: Request, listener: Listener, hold: Hold) -> Response:
         """Send one request and take its answer."""
         body = request.body
-        if isinstance(body, FileBody):
-            check_files(body)
         signed_at, signed = self._signer.sign(request)
         budget = Budget(request.budget_s, request.least_bytes_per_s)
         target, headers = self._server.target(request.path), self._server.headers | signed
         with faults(self._server, request, self._proxy), self._connections.exchange(budget, hold) as exchange:
             exchange.ask(request.method, target, headers, body if isinstance(body, bytes) else b"")
-            if isinstance(body, FileBody):
-                _send_pieces(exchange, read_files(body), request, listener)
+            if isinstance(body, StreamBody):
+                _send_pieces(exchange, body.pieces(), request, listener)
             head = exchange.head()
             _log.debug("%s %s%s: %d", request.method, self._server.name, request.path, head.status)
             kept = _Kept(request)

@@ -1,52 +1,52 @@
-"""From an update to a submission in the spool: recognise what is stored already, else quantize and encrypt."""
+"""From an update to a submission on its way out: recognise what is stored already, else quantize and encrypt."""
 
 from __future__ import annotations
 
-import secrets
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import hashlib
+import hmac
+from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 
 from client_sdk._disk.ledger import Fate
-from client_sdk._disk.spool import SpoolEntry, Stored
+from client_sdk._disk.spool import Begun, SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol.dealing import Dealer
 from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.lists import list_to_deal_to
+from client_sdk._protocol.outgoing import Encrypting, Made, Outgoing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import check_one_set
 from client_sdk.federated import Update, repeated
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
-from he_agg.documents.manifest import NONCE_BYTES, Manifest
+from he_agg import canonical
+from he_agg.codecs.base import Watch
+from he_agg.documents.manifest import Manifest
 from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.ids import RoundId
-from he_agg.mac import RoundMac, TagTotal
+from he_agg.mac import RoundMac
 from he_agg.plan.fixedpoint import Quantizing
-from he_agg.plan.plan import PublicPlan
 from he_agg.plan.rounded import Rounded
-from he_agg.plan.sections import Part, PartPlace
-from he_agg.protocol.wire import part_header
+from he_agg.plan.sections import Part
+from keys import GroupKey
 
 __all__ = ["check_stored", "lost_spool", "prepare"]
-
-_WRITES = 3
-"""Parts that are being written at a time; so many are held in memory."""
 
 
 def prepare(
     session: Session, opened: OpenRound, entry: SpoolEntry, update: Update
-) -> Flow[tuple[Stored, tuple[Rounded, ...]]]:
-    """Have the update in the spool as a submission: the one stored there, or a newly encrypted one.
+) -> Flow[tuple[Outgoing, tuple[Rounded, ...]]]:
+    """Have the update on its way out as a submission: the one stored here, or one that is encrypted from now on.
 
     Returns:
-        It, and what rounding did to the update: people are warned if that is much.
+        It, to be closed, and what rounding did to the update: people are warned if that is much.
 
     Raises:
-        InputError: the update is not what the plan allows, is in another sum, or another one is stored for this round.
+        InputError: the update is not what the plan allows, is in another sum, or another one is stored, or was begun,
+            for this round.
         ProtocolError: nothing may be dealt to the holders that the aggregator names.
         WireError: the stored submission is damaged, or was made with another key.
         ConfigError: the spool cannot be used, or the roster has expired.
@@ -54,34 +54,63 @@ def prepare(
     session.rosters.check_valid(session.clock())
     yield from check_one_set(session, opened.id)
     started = yield from now()
-    total = session.plan.wire_bytes
-    yield Report(PhaseStarted(str(opened.id), "encrypt", total))
+    yield Report(PhaseStarted(str(opened.id), "encrypt", session.plan.wire_bytes))
     values = yield from compute(partial(_quantizing, session, update))
     stored = yield from compute(entry.stored)
     fingerprint = yield from compute(partial(session.identity.recognise, int(update.weight), values.arrays))
     if stored is not None:
         check_stored(session, opened, entry, stored)
         if stored.fingerprint != fingerprint:
-            raise InputError(
-                Reason.SECOND_SUBMISSION,
-                f"round {opened.id}: expected the update that is stored for it (submission "
-                f"{stored.submission_id[:12]}), got another one; a site submits once per round",
-                "round.resume() finishes the stored one",
-                "hand in the same file and weight again to finish the stored one",
-            )
-    else:
-        yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
-        yield from compute(partial(_check_once, session, opened, fingerprint, update.may_repeat))
-        previous = yield from compute(partial(session.chain.head, opened.records))
-        holders = None
-        if session.plan.splits_keys:
-            listed = list_to_deal_to(session, opened.id, opened.epoch, opened.records)
-            holders = yield from refusing(session, "holders-rejected", opened.id, listed)
-            if not update.may_repeat:
-                yield from compute(partial(_check_holders_once, session, opened.id, holders, fingerprint))
-        stored = yield from _encrypt(session, opened, entry, values, fingerprint, previous, holders)
+            raise _another(opened, "is stored", stored.submission_id, "round.resume() finishes the stored one")
+        yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
+        return Made(stored), values.rounded
+    yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
+    begun = yield from compute(entry.begun)
+    yield from compute(partial(_check_once, session, opened, fingerprint, begun, update.may_repeat))
+    previous = yield from compute(partial(session.chain.head, opened.records))
+    holders = None
+    if session.plan.splits_keys:
+        listed = list_to_deal_to(session, opened.id, opened.epoch, opened.records)
+        holders = yield from refusing(session, "holders-rejected", opened.id, listed)
+        if not update.may_repeat:
+            yield from compute(partial(_check_holders_once, session, opened.id, holders, fingerprint))
+    what = _what(session, opened, update, fingerprint, holders)
+    if begun is not None and begun.what != what:
+        if session.ledger.sent(opened.id) is not None:
+            raise _another(opened, "was begun", begun.upload, "hand in the same update, in the same way, to go on")
+        begun = None  # nothing of it has left
+    outgoing = yield from compute(
+        partial(_begin, session, opened, entry, values, fingerprint, previous, holders, what, begun)
+    )
+    if not session.codec.repeats:
+        try:
+            yield from _wait_for_all(session, opened, outgoing, started)
+        except BaseException:
+            outgoing.close()
+            if not entry.is_stored:
+                entry.remove()  # nothing of it has left, and nothing can go on with it
+            raise
+    return outgoing, values.rounded
+
+
+def _wait_for_all(session: Session, opened: OpenRound, outgoing: Encrypting, started: float) -> Flow[None]:
+    done = 0
+    for place in session.plan.places:
+        yield from compute(partial(outgoing.wait_until_made, place.number))
+        done += place.wire_bytes
+        yield Report(PhaseProgress(str(opened.id), "encrypt", done, session.plan.wire_bytes))
+    yield from compute(outgoing.stored)
     yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
-    return stored, values.rounded
+
+
+def _another(opened: OpenRound, how: str, which: str, hint: str) -> InputError:
+    return InputError(
+        Reason.SECOND_SUBMISSION,
+        f"round {opened.id}: expected the update that {how} for it (submission {which[:12]}), got another one; a site "
+        "submits once per round",
+        hint,
+        "hand in the same file and weight again to finish the stored one",
+    )
 
 
 def check_stored(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> None:
@@ -103,13 +132,13 @@ def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
     )
 
 
-def _check_once(session: Session, opened: OpenRound, fingerprint: str, may_repeat: bool) -> None:
+def _check_once(session: Session, opened: OpenRound, fingerprint: str, begun: Begun | None, may_repeat: bool) -> None:
     """Refuse to encrypt twice for one attempt, and to have one update in two sums."""
     before = session.ledger.sent(opened.id)
-    if before is not None:
+    if before is not None and (begun is None or begun.upload != before.upload):
         raise InputError(
             Reason.SECOND_SUBMISSION,
-            f"round {opened.id}: this site has sent submission {before.submission_id[:12]} to it, which is not in this "
+            f"round {opened.id}: this site has sent submission {before.upload[:12]} to it, which is not in this "
             "spool any more; nothing was encrypted again",
             "round.fetch() waits for the mean; restore the spool to finish that submission, or take part in the next "
             "round",
@@ -151,7 +180,30 @@ def _quantizing(session: Session, update: Update) -> Quantizing:
     return values
 
 
-def _encrypt(
+def _what(session: Session, opened: OpenRound, update: Update, fingerprint: str, holders: HolderList | None) -> str:
+    """Return the digest of all that decides about an encryption, so that another one has other randomness."""
+    key = session.key_of(opened.epoch)
+    context = {
+        "round": str(opened.id),
+        "epoch": key.epoch,
+        "key_id": key.key_id,
+        "plan_id": session.plan.plan_id,
+        "site": session.site,
+        "holders": None if holders is None else holders.digest,
+        "rounding": update.rounding,
+        "on_overflow": update.on_overflow,
+        "update": fingerprint,
+    }
+    return hashlib.sha256(canonical.encode(context)).hexdigest()
+
+
+def _seed(key: GroupKey, begun: Begun) -> bytes:
+    """Return what the randomness of an encryption follows from. The spool without the group key does not give it."""
+    message = b"".join(bytes.fromhex(field) for field in (begun.salt, begun.upload, begun.what))
+    return hmac.digest(key.mac_key, b"he-agg/submission/v1\0" + message, "sha256")
+
+
+def _begin(
     session: Session,
     opened: OpenRound,
     entry: SpoolEntry,
@@ -159,93 +211,67 @@ def _encrypt(
     fingerprint: str,
     previous: str,
     holders: HolderList | None,
-) -> Flow[Stored]:
-    plan, key, nonce = session.plan, session.key_of(opened.epoch), secrets.token_hex(NONCE_BYTES)
-    deal = None if holders is None else Dealer(entry, key, opened.id, session.site, nonce, holders)
-    # Twice: the parts of the sum will lie beside them.
-    yield from compute(partial(entry.begin, 2 * plan.wire_bytes))
-    parts: Generator[Part] | None = None
-    work: _Work | None = None
-    try:
-        work = yield from compute(partial(_Work, plan, entry, RoundMac(key.mac_key, plan, key.epoch, opened.id)))
-        # Every part is tagged by the thread that encrypts it, while its residues are in the processor's cache.
-        watch = partial(work.mac.watch, work.total)
-        parts = yield from compute(partial(session.codec.encrypt, values, key, opened.id, watch=watch, deal=deal))
-        done = 0
-        while (place := (yield from compute(partial(work.store_next, parts)))) is not None:
-            done += place.wire_bytes
-            yield Report(PhaseProgress(str(opened.id), "encrypt", done, plan.wire_bytes))
-        manifest = Manifest(
-            round_id=opened.id,
-            epoch=key.epoch,
-            key_id=key.key_id,
-            plan_id=plan.plan_id,
-            site=session.site,
-            nonce=nonce,
-            part_digests=tuple(work.digests[place.number] for place in plan.places),
-            tags=work.mac.tags(work.total, session.site, nonce),
-            roster=session.rosters.newest.body_digest,
-            previous=previous,
-            holders=None if holders is None else holders.digest,
-            dealing=None if deal is None else deal.digest,
+    what: str,
+    begun: Begun | None,
+) -> Encrypting:
+    """Begin to encrypt, or go on with what was begun."""
+    plan, key, codec = session.plan, session.key_of(opened.epoch), session.codec
+    if begun is None:
+        begun = Begun.new(what)
+        # Twice: the parts of the sum will lie beside them.
+        entry.begin(2 * plan.wire_bytes)
+        if codec.repeats:
+            entry.note(begun)
+    seed = _seed(key, begun)
+    values.draw_from(seed)
+    places = plan.places
+    key_place = places[0] if codec.repeats and not plan.splits_keys else None
+    key_part = None if begun.kept is None or key_place is None else entry.kept_part(key_place, begun.kept)
+    deal = None
+    if holders is not None:
+        deal = Dealer(entry, key, opened.id, session.site, begun.upload, holders, begun.kept)
+
+    def keep(digest: str) -> None:
+        if codec.repeats and begun.kept is None:
+            entry.note(replace(begun, kept=digest))
+
+    def parts(watch: Watch) -> Generator[Part]:
+        return codec.encrypt(values, key, opened.id, watch=watch, deal=deal, seed=seed, key_part=key_part)
+
+    def seal(manifest: Manifest) -> Stored:
+        signed = Signed.make(
+            replace(manifest, dealing=None if deal is None else deal.digest), session.identity.signing_key
         )
-        signed = Signed.make(manifest, session.identity.signing_key)
         encoded = signed.encode()
-        yield from compute(partial(entry.seal, encoded, fingerprint))
-    except BaseException:
-        # Interrupted or failed: without a manifest it is only in the way, once nobody writes there any more.
-        if work is not None:
-            work.stop_writing()
-        if not entry.is_stored:
-            entry.remove()
-        raise
-    finally:
-        try:
-            if parts is not None:
-                parts.close()  # now, not whenever it is collected: a one-time key lives in it
-        finally:
-            if work is not None:
-                work.close()
-    return Stored(signed, encoded, fingerprint)
+        entry.seal(encoded, fingerprint)
+        return Stored(signed, encoded, fingerprint)
 
-
-class _Work:
-    """Parts of one submission on their way into the spool. A class because the tags' secrets are wiped at the end."""
-
-    def __init__(self, plan: PublicPlan, entry: SpoolEntry, mac: RoundMac) -> None:
-        self.mac = mac
-        self.total: TagTotal = mac.new_total()
-        self.digests: dict[int, str] = {}
-        self._plan, self._entry = plan, entry
-        self._disk = ThreadPoolExecutor(_WRITES, thread_name_prefix="he-agg-spool")
-        self._writing: deque[tuple[int, Future[str]]] = deque()
-
-    def store_next(self, parts: Iterator[Part]) -> PartPlace | None:
-        """Store the part that the codec makes next; None when it has made all.
-
-        The disk is given a few parts at a time: syncing takes longer than encrypting, and its latencies overlap. When
-        this returns None, all of them are durable.
-        """
-        part = next(parts, None)
-        self._settle(0 if part is None else _WRITES - 1)
-        if part is None:
-            return None
-        place = self._plan.places[part.number]
-        # Header and residues apart: together they would be a copy of all of it.
-        pieces = part_header(place, self._plan.plan_id), part.packed
-        self._writing.append((place.number, self._disk.submit(self._entry.write_part, place.number, *pieces)))
-        return place
-
-    def _settle(self, left: int) -> None:
-        while len(self._writing) > left:
-            number, written = self._writing.popleft()
-            self.digests[number] = written.result()
-
-    def stop_writing(self) -> None:
-        """Wait for what is being written."""
-        self._disk.shutdown(cancel_futures=True)
-
-    def close(self) -> None:
-        """Wait for the disk, and overwrite the secrets. The codec has to be closed before."""
-        self.stop_writing()
-        self.mac.wipe()
+    unsigned = Manifest(
+        round_id=opened.id,
+        epoch=key.epoch,
+        key_id=key.key_id,
+        plan_id=plan.plan_id,
+        site=session.site,
+        nonce=begun.upload,
+        part_digests=(),
+        tags=(),
+        roster=session.rosters.newest.body_digest,
+        previous=previous,
+        holders=None if holders is None else holders.digest,
+    )
+    outgoing = Encrypting(
+        plan,
+        entry,
+        RoundMac(key.mac_key, plan, key.epoch, opened.id),
+        unsigned,
+        parts,
+        seal,
+        keep,
+        fingerprint=fingerprint,
+        at_once=codec.repeats,
+        key_number=None if key_place is None else key_place.number,
+    )
+    if deal is not None:
+        deal.on_dealt = outgoing.dealt
+    outgoing.start()
+    return outgoing

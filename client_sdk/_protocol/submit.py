@@ -1,4 +1,4 @@
-"""Flows that bring a stored submission to the aggregator, as often as it takes, always the same parts.
+"""Flows that bring a submission to the aggregator, as often as it takes, always the same parts.
 
 An aggregator that refuses the manifest can have another one signed, if roster or records have moved on, but never
 another encryption: by refusals it could otherwise collect as many ciphertexts of one update as it liked.
@@ -7,27 +7,29 @@ another encryption: by refusals it could otherwise collect as many ciphertexts o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from client_sdk._disk.spool import SpoolEntry, Stored
-from client_sdk._effects import FileBody, Flow, Report, Request, Response, compute, now
+from client_sdk._disk.files import read_file
+from client_sdk._disk.spool import ELSEWHERE, SpoolEntry, Stored
+from client_sdk._effects import Flow, Report, Request, Response, StreamBody, compute, now
 from client_sdk._protocol.accept import RejectedError, signers
-from client_sdk._protocol.dealing import DAMAGED_ON_THE_WAY, TRIES, send_dealing
+from client_sdk._protocol.dealing import DAMAGED_ON_THE_WAY, TRIES, check_dealing, send_dealing
 from client_sdk._protocol.exchange import answer_error, exchange, problem_of
 from client_sdk._protocol.history import catch_up, follow_rosters, refusing
+from client_sdk._protocol.outgoing import Made, Outgoing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.prepare import lost_spool
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
-from he_agg.documents.manifest import MAX_MANIFEST_BYTES, Manifest
+from he_agg.documents.manifest import Manifest
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
 from he_agg.plan.sections import MAX_PART_BYTES, PartPlace
-from he_agg.protocol.http_signatures import known_digest_field, manifest_field
+from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.messages import Receipt, SubmissionState, SubmissionStatus
 
 __all__ = ["deliver", "repair"]
@@ -39,50 +41,63 @@ _PASSES = 5
 _RUN_BYTES = MAX_PART_BYTES
 """Parts that go in one request, together: what any proxy on the way lets through, for one part may be as long."""
 
-_ANNOUNCEMENTS = 4
-"""How many manifests of one encryption are announced: more rosters do not come while a round is open."""
+_MANIFESTS = 4
+"""How many manifests of one encryption are sent: more rosters do not come while a round is open."""
 
 _DEALING = -1
 """In the place of a part's number."""
 
 _NO_CONTENT = 204
 
-_OUTDATED = (Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH)
+_REFUSED = (409, 422)
+_ANOTHER_MANIFEST = (Reason.SECOND_SUBMISSION, Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH)
 _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 
 
-def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Receipt]:
-    """Announce a stored submission, send its dealing and the parts that are missing, complete it.
+def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Outgoing) -> Flow[Receipt]:
+    """Send a submission's dealing, the parts that are missing and its manifest, and verify the receipt.
+
+    What is still encrypted is sent as it comes. If it cannot be sent, all of it is in the spool when this ends.
 
     Raises:
         ProtocolError: it refused: the round is closed, or it has another submission of this site; or its receipt is
             not one.
     """
-    # Before the first byte goes out: from here on it may be in a sum, whatever becomes of this process.
-    if not stored.elsewhere:
-        yield from compute(partial(session.ledger.enter, opened.id, stored.submission_id, stored.fingerprint))
+    upload = _Upload(session, opened, entry, outgoing)
+    if outgoing.fingerprint != ELSEWHERE:
+        # Before the first byte goes out: from here on it may be in a sum, whatever becomes of this process.
+        upload.fresh = (yield from compute(partial(session.ledger.sent, opened.id))) is None
+        yield from compute(partial(session.ledger.enter, opened.id, outgoing.upload, outgoing.fingerprint))
     started = yield from now()
-    sent = len(stored.encoded)
     yield Report(PhaseStarted(str(opened.id), "upload", session.plan.wire_bytes))
-    passes = 0
+    try:
+        receipt = yield from _delivered(session, opened, upload)
+    except HeAggError:
+        # What was begun is finished here, so that it can be sent again without the update.
+        yield from compute(outgoing.stored)
+        raise
+    if (seconds := outgoing.seconds()) is not None:
+        yield Report(PhaseFinished(str(opened.id), "encrypt", seconds))
+    yield Report(PhaseFinished(str(opened.id), "upload", (yield from now()) - started, sent_bytes=upload.sent_bytes))
+    return receipt
+
+
+def _delivered(session: Session, opened: OpenRound, upload: _Upload) -> Flow[Receipt]:
+    passes = manifests = 0
     while True:
-        passes += 1
         try:
-            stored, status = yield from _announce(session, opened, entry, stored)
-            missing = _missing(session, status)
-            if stored.elsewhere and (missing or status.dealing_missing):
-                raise lost_spool(session, opened)
-            if status.dealing_missing:
-                sent += yield from send_dealing(session, opened, entry, stored, _until(session, opened))
-            upload = _Upload(session, opened, entry, stored, missing)
-            try:
-                answer = yield from upload.send_all()
-            finally:
-                sent += upload.sent_bytes
-            receipt = yield from _take_receipt(session, opened, entry, stored, answer)
+            return (yield from upload.send_all())
+        except _RefusedManifestError as refused:
+            manifests += 1
+            if manifests == _MANIFESTS:
+                raise refused.error from refused
+            yield from upload.take_up_or_renew(refused)
         except ProtocolError as error:
             if error.reason not in _START_OVER:
                 raise _explained(error, opened) from error
+            if upload.elsewhere:
+                raise lost_spool(session, opened) from error
+            passes += 1
             if passes == _PASSES or (yield from now()) > _until(session, opened):
                 raise ProtocolError(
                     error.reason,
@@ -91,9 +106,6 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stor
                     "tell the operator; the submission stays in the spool, `he-agg submit` with the same file sends it "
                     "again",
                 ) from error
-        else:
-            yield Report(PhaseFinished(str(opened.id), "upload", (yield from now()) - started, sent_bytes=sent))
-            return receipt
 
 
 def repair(
@@ -105,16 +117,17 @@ def repair(
         repaired: how often each part was sent again; three times is enough for an honest disk.
     """
     opened = OpenRound(round_id, (yield from now()), epoch=stored.manifest.epoch)
+    upload = _Upload(session, opened, entry, Made(stored))
     try:
-        status = yield from _ask_status(session, opened, stored)
-        if stored.elsewhere or status.id != stored.submission_id or status.state != SubmissionState.COMPLETE:
+        status = yield from upload.ask_status()
+        if upload.elsewhere or status.state != SubmissionState.COMPLETE:
             return
-        again = [place for place in _missing(session, status) if repaired[place.number] < TRIES]
-        repaired.update(place.number for place in again)
+        upload.missing = [place for place in upload.missing if repaired[place.number] < TRIES]
+        repaired.update(place.number for place in upload.missing)
         if status.dealing_missing and repaired[_DEALING] < TRIES:
             repaired[_DEALING] += 1
-            yield from send_dealing(session, opened, entry, stored, _until(session, opened))
-        yield from _Upload(session, opened, entry, stored, again).send_missing()
+            yield from send_dealing(session, opened, entry, Made(stored), _until(session, opened))
+        yield from upload.send_missing()
     except ProtocolError as error:
         # The round has ended in the meantime: its record says how.
         if error.reason not in (Reason.ROUND_CLOSED, Reason.UNKNOWN_SUBMISSION):
@@ -126,52 +139,12 @@ def _until(session: Session, opened: OpenRound) -> float:
     return opened.closes_at + session.patience_s
 
 
-def _announce(
-    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored
-) -> Flow[tuple[Stored, SubmissionStatus]]:
-    """Send the manifest, or another one of the same parts; the answer says what is missing."""
-    for _ in range(_ANNOUNCEMENTS):
-        request = Request(
-            "POST",
-            f"/v1/rounds/{opened.id}/submissions",
-            frozenset({200, 201, 409, 422}),
-            body=stored.encoded,
-            content_digest=known_digest_field(stored.submission_id),
-            headers={"Content-Type": "application/json"},
-            max_bytes=MAX_MANIFEST_BYTES + 2**16,
-        )
-        response = yield from exchange(session.retries, request, _until(session, opened))
-        if response.status in (200, 201):
-            return stored, _announced(session, opened, stored, response)
-        refusal = answer_error(response, request)
-        if refusal.reason == Reason.SECOND_SUBMISSION:
-            shown = _first(session, opened, stored, response)
-            first = yield from refusing(session, "refusal-rejected", opened.id, shown)
-            stored = yield from _take_up(session, opened, entry, stored, first)
-        elif refusal.reason in _OUTDATED:
-            stored = yield from _renew(session, opened, entry, stored, refusal)
-        else:
-            raise refusal
-    raise refusal
+class _RefusedManifestError(Exception):
+    """The manifest was refused, and another one of the same encryption may be taken."""
 
-
-def _announced(session: Session, opened: OpenRound, stored: Stored, response: Response) -> SubmissionStatus:
-    status = SubmissionStatus.parse(response.body)
-    places = session.plan.places
-    if (
-        status.id != stored.submission_id
-        or status.round_id != str(opened.id)
-        or status.parts != len(places)
-        or len(status.missing) > len(places)
-        or not all(0 <= number < len(places) for number in status.missing)
-        or (status.dealing_missing and not session.plan.splits_keys)
-    ):
-        raise ProtocolError(
-            Reason.BAD_ANSWER,
-            f"expected the state of submission {stored.submission_id[:12]} with {len(places)} parts, "
-            "got that of another one",
-        )
-    return status
+    def __init__(self, error: HeAggError, response: Response) -> None:
+        super().__init__(error.message)
+        self.error, self.response = error, response
 
 
 def _first(session: Session, opened: OpenRound, stored: Stored, response: Response) -> Flow[Signed[Manifest]]:
@@ -191,77 +164,121 @@ def _first(session: Session, opened: OpenRound, stored: Stored, response: Respon
     return first
 
 
-def _take_up(
-    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, first: Signed[Manifest]
-) -> Flow[Stored]:
-    """Go on with the manifest that was announced first, if it is of the parts that are stored here."""
-    encoded, known = first.encode(), stored.manifest
-    if replace(first.body, roster=known.roster, previous=known.previous) == known:
-        yield from compute(partial(entry.renew, encoded))
-        return Stored(first, encoded, stored.fingerprint)
-    if (yield from compute(entry.receipt)) is None:
-        # What is stored will never be accepted. The first takes its place, so that nothing is encrypted a third time.
-        yield from compute(partial(entry.adopt, encoded))
-    raise lost_spool(session, opened)
-
-
-def _renew(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, refusal: HeAggError) -> Flow[Stored]:
-    """Sign a manifest of the same parts for the roster and the record that this site has verified meanwhile."""
-    yield from refusing(session, "roster-rejected", opened.id, follow_rosters(session))
-    yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
-    previous = yield from compute(partial(session.chain.head, opened.records))
-    manifest = replace(stored.manifest, roster=session.rosters.newest.body_digest, previous=previous)
-    promised = yield from compute(entry.receipt)
-    if manifest == stored.manifest or promised is not None:
-        raise ProtocolError(
-            refusal.reason,
-            f"round {opened.id}: the aggregator refuses this site's manifest because of its roster or record, and has "
-            f"shown none that is newer: {refusal.message}",
-            "the submission stays in the spool, encrypted once. Ask for the open round again and call aggregate() with "
-            "the same update; if it is refused again, tell the coordinator",
-            "the submission stays in the spool, encrypted once. Run `he-agg submit` again with the same file; if it is "
-            "refused again, tell the coordinator",
-        )
-    signed = Signed.make(manifest, session.identity.signing_key)
-    encoded = signed.encode()
-    yield from compute(partial(entry.renew, encoded))
-    return Stored(signed, encoded, stored.fingerprint)
-
-
-def _ask_status(session: Session, opened: OpenRound, stored: Stored) -> Flow[SubmissionStatus]:
-    request = Request("GET", f"/v1/submissions/{stored.submission_id}", frozenset({200}))
-    response = yield from exchange(session.retries, request, _until(session, opened))
-    return SubmissionStatus.parse(response.body)
-
-
-def _missing(session: Session, status: SubmissionStatus) -> list[PartPlace]:
-    """The parts that are missing, in order; numbers that the plan does not have are left out."""
-    missing = set(status.missing)
-    return [place for place in session.plan.places if place.number in missing]
-
-
 class _Upload:
-    """Parts on their way. Whatever is missing goes in as few requests as may be; none is sent that is there already."""
+    """Parts on their way. Whatever is missing goes in as few requests as may be; none is sent that is there already.
 
-    def __init__(
-        self, session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, missing: list[PartPlace]
-    ) -> None:
+    Attributes:
+        sent_bytes: how much went out so far. Units: bytes.
+        missing: the parts that the aggregator has not, as far as is known.
+        fresh: whether nothing of it can be there.
+    """
+
+    def __init__(self, session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Outgoing) -> None:
         self.sent_bytes = 0
-        self._session, self._opened, self._entry, self._stored = session, opened, entry, stored
-        self._missing = missing
+        self.missing: Sequence[PartPlace] = session.plan.places
+        self.fresh = False
+        self._undealt = session.plan.splits_keys
+        self._session, self._opened, self._entry, self._outgoing = session, opened, entry, outgoing
         self._total = session.plan.wire_bytes
+        self._path = f"/v1/rounds/{opened.id}/submissions/{outgoing.upload}"
+        self._run: Sequence[PartPlace] = ()
 
-    def send_all(self) -> Flow[bytes]:
-        """Send what is missing, and the end of the submission, which is empty if its last part is there."""
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its parts are not here."""
+        return self._outgoing.fingerprint == ELSEWHERE
+
+    def send_all(self) -> Flow[Receipt]:
+        """Send what is missing, and the manifest behind it."""
+        if self.elsewhere:
+            self.missing, self._undealt = (), False
+        elif not self.fresh:
+            yield from self._ask()
+        self.fresh = False
+        if self._undealt:
+            sent = send_dealing(self._session, self._opened, self._entry, self._outgoing, self._until)
+            self.sent_bytes += yield from sent
+            self._undealt = False
         while True:
             response = yield from self._send()
             if response.status != _NO_CONTENT:
-                return response.body
+                return (yield from self._take_receipt(response.body))
 
     def send_missing(self) -> Flow[None]:
-        """Send what is missing."""
-        while self._missing:
+        """Send what is missing of a submission that is complete."""
+        while self.missing:
             yield from self._send()
+
+    def ask_status(self) -> Flow[SubmissionStatus]:
+        """Ask what is missing."""
+        request = Request("GET", self._path, frozenset({200}))
+        response = yield from exchange(self._session.retries, request, self._until)
+        status = SubmissionStatus.parse(response.body)
+        places, numbers = self._session.plan.places, set(status.missing)
+        if (
+            (status.upload, status.round_id) != (self._outgoing.upload, str(self._opened.id))
+            or status.parts != len(places)
+            or len(status.missing) > len(places)
+            or not numbers <= {place.number for place in places}
+            or (status.dealing_missing and not self._session.plan.splits_keys)
+        ):
+            raise ProtocolError(
+                Reason.BAD_ANSWER,
+                f"expected the state of upload {self._outgoing.upload[:12]} with {len(places)} parts, "
+                "got that of another one",
+            )
+        self.missing = [place for place in places if place.number in numbers]
+        self._undealt = status.dealing_missing
+        return status
+
+    def take_up_or_renew(self, refused: _RefusedManifestError) -> Flow[None]:
+        """Go on with another manifest of the same encryption: the one that was accepted, or one for newer records."""
+        stored = yield from compute(self._outgoing.stored)
+        if refused.error.reason == Reason.SECOND_SUBMISSION:
+            shown = _first(self._session, self._opened, stored, refused.response)
+            first = yield from refusing(self._session, "refusal-rejected", self._opened.id, shown)
+            stored = yield from self._take_up(stored, first)
+        else:
+            stored = yield from self._renew(stored, refused.error)
+        self._outgoing = Made(stored)
+
+    def _take_up(self, stored: Stored, first: Signed[Manifest]) -> Flow[Stored]:
+        """Go on with the manifest that was accepted, if it is of the parts that are stored here."""
+        encoded, known = first.encode(), stored.manifest
+        if replace(first.body, roster=known.roster, previous=known.previous) == known:
+            yield from compute(partial(self._entry.renew, encoded))
+            return Stored(first, encoded, stored.fingerprint)
+        if (yield from compute(self._entry.receipt)) is None:
+            # What is stored will never be accepted. The first takes its place, so that nothing is encrypted again.
+            yield from compute(partial(self._entry.adopt, encoded))
+        raise lost_spool(self._session, self._opened)
+
+    def _renew(self, stored: Stored, refusal: HeAggError) -> Flow[Stored]:
+        """Sign a manifest of the same parts for the roster and the record that this site has verified meanwhile."""
+        session, opened, entry = self._session, self._opened, self._entry
+        yield from refusing(session, "roster-rejected", opened.id, follow_rosters(session))
+        yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
+        previous = yield from compute(partial(session.chain.head, opened.records))
+        manifest = replace(stored.manifest, roster=session.rosters.newest.body_digest, previous=previous)
+        promised = yield from compute(entry.receipt)
+        if manifest == stored.manifest or promised is not None:
+            raise ProtocolError(
+                refusal.reason,
+                f"round {opened.id}: the aggregator refuses this site's manifest because of its roster or record, and "
+                f"has shown none that is newer: {refusal.message}",
+                "the submission stays in the spool, encrypted once. Ask for the open round again and call aggregate() "
+                "with the same update; if it is refused again, tell the coordinator",
+                "the submission stays in the spool, encrypted once. Run `he-agg submit` again with the same file; if "
+                "it is refused again, tell the coordinator",
+            )
+        signed = Signed.make(manifest, session.identity.signing_key)
+        encoded = signed.encode()
+        yield from compute(partial(entry.renew, encoded))
+        return Stored(signed, encoded, stored.fingerprint)
+
+    @property
+    def _until(self) -> float:
+        return _until(self._session, self._opened)
 
     def _send(self) -> Flow[Response]:
         """Send the next parts until they arrive as they are here."""
@@ -269,33 +286,49 @@ class _Upload:
         while True:
             tries += 1
             try:
-                response = yield from exchange(
-                    self._session.retries, self._next(), _until(self._session, self._opened), self._again
-                )
+                request = self._next()
+                response = yield from exchange(self._session.retries, request, self._until, self._again)
+                if response.status in _REFUSED:
+                    refusal = answer_error(response, request)
+                    if refusal.reason in _ANOTHER_MANIFEST:
+                        raise _RefusedManifestError(refusal, response)
+                    raise refusal
             except HeAggError as error:
                 # After a failure only, for the aggregator takes nothing damaged: the fault may be this site's own disk.
-                yield from self._check()
+                yield from self._check(error)
                 if error.reason not in DAMAGED_ON_THE_WAY or tries == TRIES:
                     raise
                 yield from self._ask()
             else:
-                self._missing = self._missing[len(self._run) :]
+                self.missing = self.missing[len(self._run) :]
                 return response
 
     def _next(self) -> Request:
-        """The request for the first parts that are missing, or for the empty end if none is."""
-        places, run = self._session.plan.places, _first_run(self._missing)
+        """The request for the first parts that are missing; with the manifest, if it reaches the end."""
+        places, run, outgoing = self._session.plan.places, _first_run(self.missing), self._outgoing
         first = run[0].number if run else len(places)
-        there = self._total - sum(place.wire_bytes for place in self._missing)
+        there = self._total - sum(place.wire_bytes for place in self.missing)
+        at_end = first + len(run) == len(places)
+        length = sum(place.wire_bytes for place in run) + at_end * outgoing.manifest_bytes
         self._run = run
-        self.sent_bytes += sum(place.wire_bytes for place in run)
+        self.sent_bytes += length
+
+        def pieces() -> Iterator[bytes | memoryview]:
+            for place in run:
+                outgoing.wait_for(place.number)
+                yield from read_file(self._entry.part_path(place.number), place.wire_bytes)
+            if at_end:
+                yield outgoing.stored().encoded.ljust(outgoing.manifest_bytes)
+
         return Request(
             "PUT",
-            f"/v1/submissions/{self._stored.submission_id}" + (f"?from={first}" if first else ""),
-            frozenset({200 if first + len(run) == len(places) else _NO_CONTENT}),
-            body=FileBody(tuple((self._entry.part_path(place.number), place.wire_bytes) for place in run)),
-            content_digest=manifest_field(self._stored.submission_id),
-            progress=lambda sent: PhaseProgress(str(self._opened.id), "upload", there + sent, self._total),
+            self._path + (f"?from={first}" if first else ""),
+            frozenset({200 if at_end else _NO_CONTENT, *_REFUSED}),
+            body=StreamBody(length, pieces),
+            content_digest=manifest_field(outgoing.upload),
+            progress=lambda sent: PhaseProgress(
+                str(self._opened.id), "upload", min(there + sent, self._total), self._total
+            ),
             headers={"Content-Type": "application/octet-stream"},
         )
 
@@ -304,14 +337,32 @@ class _Upload:
         return self._next()
 
     def _ask(self) -> Flow[None]:
-        """Go on where the aggregator says."""
-        status = yield from _ask_status(self._session, self._opened, self._stored)
-        self._missing = _missing(self._session, status)
+        """Go on where the aggregator says; from the first part on, if it knows nothing."""
+        try:
+            yield from self.ask_status()
+        except ProtocolError as error:
+            if error.reason != Reason.UNKNOWN_SUBMISSION:
+                raise
+            self.missing, self._undealt = self._session.plan.places, self._session.plan.splits_keys
 
-    def _check(self) -> Flow[None]:
-        for place in self._run:
-            digest = self._stored.manifest.part_digests[place.number]
+    def _check(self, error: HeAggError) -> Flow[None]:
+        # What was changed before it left is found at the end only, whenever it left.
+        places = self._session.plan.places if error.reason in DAMAGED_ON_THE_WAY else self._run
+        if self.elsewhere or not places:
+            return
+        stored = yield from compute(self._outgoing.stored)
+        for place in places:
+            digest = stored.manifest.part_digests[place.number]
             yield from compute(partial(self._entry.check_part, place.number, place.wire_bytes, digest))
+        if self._session.plan.splits_keys and error.reason in DAMAGED_ON_THE_WAY:
+            yield from check_dealing(self._session, self._opened, self._entry, stored)
+
+    def _take_receipt(self, answer: bytes) -> Flow[Receipt]:
+        session, opened = self._session, self._opened
+        stored = yield from compute(self._outgoing.stored)
+        receipt = yield from refusing(session, "receipt-rejected", opened.id, _receipt(session, opened, stored, answer))
+        yield from compute(partial(self._entry.keep_receipt, answer))
+        return receipt
 
 
 def _first_run(missing: Sequence[PartPlace]) -> Sequence[PartPlace]:
@@ -322,14 +373,6 @@ def _first_run(missing: Sequence[PartPlace]) -> Sequence[PartPlace]:
         if count and (place.number != missing[count - 1].number + 1 or length > _RUN_BYTES):
             return missing[:count]
     return missing
-
-
-def _take_receipt(
-    session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored, answer: bytes
-) -> Flow[Receipt]:
-    receipt = yield from refusing(session, "receipt-rejected", opened.id, _receipt(session, opened, stored, answer))
-    yield from compute(partial(entry.keep_receipt, answer))
-    return receipt
 
 
 def _receipt(session: Session, opened: OpenRound, stored: Stored, body: bytes) -> Flow[Receipt]:

@@ -12,6 +12,7 @@ from client_sdk._disk.spool import SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol.collect import accept, await_record, check_counted, collect, take_failed, why_failed
 from client_sdk._protocol.hold import hold
+from client_sdk._protocol.outgoing import Made, Outgoing
 from client_sdk._protocol.poll import OpenRound, last_published
 from client_sdk._protocol.prepare import check_stored, prepare
 from client_sdk._protocol.session import Session
@@ -37,16 +38,18 @@ def submit(session: Session, opened: OpenRound, update: Update) -> Flow[Receipt]
     """
     entry = session.spool.entry(opened.id)
     with entry.locked():
-        stored, _ = yield from prepare(session, opened, entry, update)
-        return (yield from deliver(session, opened, entry, stored))
+        outgoing, _ = yield from prepare(session, opened, entry, update)
+        with contextlib.closing(outgoing):
+            return (yield from deliver(session, opened, entry, outgoing))
 
 
 def aggregate(session: Session, opened: OpenRound, update: Update) -> Flow[Mean]:
     """Encrypt, upload, wait, download, decrypt."""
     entry = session.spool.entry(opened.id)
     with entry.locked():
-        stored, rounded = yield from prepare(session, opened, entry, update)
-        mean = yield from _finish(session, opened, entry, stored)
+        outgoing, rounded = yield from prepare(session, opened, entry, update)
+        with contextlib.closing(outgoing):
+            mean = yield from _finish(session, opened, entry, outgoing)
         return dataclasses.replace(mean, rounded=rounded)
 
 
@@ -103,7 +106,7 @@ def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
                 "`he-agg submit` makes one",
             )
         check_stored(session, opened, entry, stored)
-        return (yield from _finish(session, opened, entry, stored))
+        return (yield from _finish(session, opened, entry, Made(stored)))
 
 
 def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -> Flow[Mean]:
@@ -141,9 +144,9 @@ def fetch_latest(session: Session) -> Flow[Mean]:
     return (yield from fetch(session, round_id))
 
 
-def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> Flow[Mean]:
+def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Outgoing) -> Flow[Mean]:
     try:
-        yield from deliver(session, opened, entry, stored)
+        yield from deliver(session, opened, entry, outgoing)
     except ProtocolError as error:
         # Perhaps it was complete before the crash that made us ask again: the record knows.
         if error.reason != Reason.ROUND_CLOSED:

@@ -152,6 +152,13 @@ class Codec(Protocol):
     def sections(self) -> tuple[Section, ...]:
         """Moduli and residue counts: all that the aggregator ever needs."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the same seed and integers give the same parts again, but for the part of the one-time key.
+
+        Only then may parts leave before all are made: a process that is killed in between has to go on with them.
+        """
+
     def encrypt(
         self,
         values: Values,
@@ -161,6 +168,8 @@ class Codec(Protocol):
         threads: int | None = None,
         watch: Watch = unwatched,
         deal: Deal | None = None,
+        seed: bytes | None = None,
+        key_part: Part | None = None,
     ) -> Generator[Part]:
         """Encrypt one vector under fresh randomness, part by part, each part once, in an order of the codec's own.
 
@@ -170,6 +179,10 @@ class Codec(Protocol):
             threads: how many parts to work on at a time; all cores if left out.
             watch: looks at residues as they are made; when a part is handed over it has seen all of it.
             deal: deals the one-time key, where the plan splits keys; there it must be given, and elsewhere not.
+            seed: what randomness follows from, where the codec `repeats`; the operating system's if left out. Of these
+                very integers and no others. Secret. 32 bytes.
+            key_part: the part of the one-time key, which comes first, as it was made with that seed before: it is
+                handed over again instead of another one.
 
         Raises:
             InputError: another shape or dtype; while iterating, a value beyond the plan.

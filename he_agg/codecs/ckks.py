@@ -60,6 +60,11 @@ class CkksCodec:
         """Moduli and residue counts."""
         return self._plan.sections
 
+    @property
+    def repeats(self) -> bool:
+        """No: TenSEAL takes no seed."""
+        return False
+
     def encrypt(
         self,
         values: Values,
@@ -69,6 +74,8 @@ class CkksCodec:
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
         watch: Watch = unwatched,
         deal: Deal | None = None,
+        seed: bytes | None = None,  # noqa: ARG002 - TenSEAL takes none
+        key_part: Part | None = None,  # noqa: ARG002 - there is no such part
     ) -> Generator[Part]:
         """See `Codec.encrypt`."""
         check_key(key, self._plan, round_id)

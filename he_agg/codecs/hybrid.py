@@ -22,6 +22,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -46,7 +47,7 @@ from he_agg.codecs.ckks_vectors import CkksVectors, OpenedKey, new_secret_contex
 from he_agg.codecs.hybrid_opening import HybridOpening, first_batch
 from he_agg.errors import PlanError, Reason
 from he_agg.ids import RoundId
-from he_agg.kernels.bitpack import pack
+from he_agg.kernels.bitpack import Bytes, pack
 from he_agg.kernels.buffers import Buffers
 from he_agg.plan.hybrid_parameters import KEY_SECTION, HybridParameters
 from he_agg.plan.plan import PublicPlan
@@ -98,6 +99,11 @@ class HybridCodec:
         """Moduli and residue counts."""
         return self._plan.sections
 
+    @property
+    def repeats(self) -> bool:
+        """Yes: all but the part of the one-time key, which TenSEAL makes, follows from the seed."""
+        return True
+
     def encrypt(
         self,
         values: Values,
@@ -107,29 +113,28 @@ class HybridCodec:
         threads: int | None = None,
         watch: Watch = unwatched,
         deal: Deal | None = None,
+        seed: bytes | None = None,
+        key_part: Part | None = None,
     ) -> Generator[Part]:
         """See `Codec.encrypt`. The one-time key comes first, then the limbs of the same values together."""
         check_key(key, self._plan, round_id)
         check_shape(values, self._plan)  # the kernels look at every value themselves
         check_given(self._plan, "deal", deal)
-        vectors = None if self._plan.splits_keys else self._opened.vectors(key)
-        return self._encrypt(values, deal or vectors, self._a_key(key, round_id), threads, watch)
+        carrier = deal or key_part or self._opened.vectors(key)
+        return self._encrypt(
+            values, carrier, partial(Encryptor, self._ring, self._a_key(key, round_id), seed), threads, watch
+        )
 
     def _encrypt(
-        self, values: Values, carrier: Deal | CkksVectors | None, a: bytes, threads: int | None, watch: Watch
+        self,
+        values: Values,
+        carrier: Deal | Part | CkksVectors,
+        begin: Callable[[], Encryptor],
+        threads: int | None,
+        watch: Watch,
     ) -> Generator[Part]:
-        with Encryptor(self._ring, a) as encryptor:
-            coefficients = encryptor.key_coefficients()
-            try:
-                residues = None
-                if isinstance(carrier, CkksVectors):
-                    residues = carrier.encrypt(coefficients)
-                elif carrier is not None:
-                    carrier(coefficients)
-            finally:
-                coefficients.fill(0)
-            if residues is not None:
-                packed_key = pack(residues, self._key_place.section.modulus_bits)
+        with begin() as encryptor:
+            if (packed_key := self._carry(encryptor, carrier)) is not None:
                 watch(self._key_place.number)(packed_key)
                 yield Part(self._key_place.number, packed_key.data)
 
@@ -146,6 +151,20 @@ class HybridCodec:
 
             for parts in _in_threads(encrypt_group, self._groups, threads):
                 yield from parts
+
+    def _carry(self, encryptor: Encryptor, carrier: Deal | Part | CkksVectors) -> Bytes | None:
+        """Have the one-time key dealt, or put into the part that it travels in; return that part's residues, packed."""
+        if isinstance(carrier, Part):
+            return np.frombuffer(carrier.packed, dtype=np.uint8)
+        coefficients = encryptor.key_coefficients()
+        try:
+            if not isinstance(carrier, CkksVectors):
+                carrier(coefficients)
+                return None
+            residues = carrier.encrypt(coefficients)
+        finally:
+            coefficients.fill(0)
+        return pack(residues, self._key_place.section.modulus_bits)
 
     def decrypt(
         self,

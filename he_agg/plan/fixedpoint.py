@@ -19,6 +19,7 @@ a larger sum in any value is refused. Times the step, this says that no mean is 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -163,6 +164,7 @@ class Quantizing:
         self._tensors: list[tuple[int, TensorSpec, NDArray[Any]]] = []
         self._largest: list[float] = []
         self._buffers = Buffers()
+        self._seed: bytes | None = None
         start = 0
         for spec, array in zip(plan.layout.tensors, plan.layout.arrays(tensors), strict=True):
             flat = np.ascontiguousarray(array).reshape(-1)
@@ -190,6 +192,14 @@ class Quantizing:
             for (_, spec, flat), largest in zip(self._tensors, self._largest, strict=True)
         )
 
+    def draw_from(self, seed: bytes) -> None:
+        """Have stochastic rounding follow from a seed: the same spans then give the same integers each time.
+
+        Args:
+            seed: secret. 32 bytes.
+        """
+        self._seed = seed
+
     def __getitem__(self, span: slice) -> NDArray[np.int32]:
         """Return the integers of a span, which must be contiguous and in order. Shape: (its length,)."""
         begin, end, _ = span.indices(self.shape[0])
@@ -197,14 +207,14 @@ class Quantizing:
         for start, spec, flat in self._tensors:
             first, last = max(begin - start, 0), min(end - start, spec.size)
             if first < last:
-                self._round(spec, flat[first:last], out[start + first - begin : start + last - begin])
+                self._round(spec, flat[first:last], out[start + first - begin : start + last - begin], start + first)
         inside = max(self.shape[0] - self._tail.size - begin, 0)
         if inside < out.size:
             first = begin + inside - (self.shape[0] - self._tail.size)
             out[inside:] = self._tail[first : first + out.size - inside]
         return out
 
-    def _round(self, spec: TensorSpec, flat: NDArray[Any], out: NDArray[np.int32]) -> None:
+    def _round(self, spec: TensorSpec, flat: NDArray[Any], out: NDArray[np.int32], position: int) -> None:
         scale = self._magnitude * self._share / spec.clip
         for i in range(0, flat.size, _CHUNK):
             x = flat[i : i + _CHUNK]
@@ -212,8 +222,14 @@ class Quantizing:
                 x = x.astype(np.float64)
             if spec.name in self.clipped:
                 np.clip(x, -spec.clip, spec.clip, out=x)
-            draws = np.frombuffer(os.urandom(4 * x.size), dtype=np.uint32) if self._stochastic else _NO_DRAWS
+            draws = self._draws(position + i, x.size) if self._stochastic else _NO_DRAWS
             _round(frozen(x), scale, self._limit, frozen(draws), out[i : i + _CHUNK])
+
+    def _draws(self, position: int, count: int) -> NDArray[np.uint32]:
+        if self._seed is None:
+            return np.frombuffer(os.urandom(4 * count), dtype=np.uint32)
+        label = b"he-agg/rounding/v1\0" + position.to_bytes(8, "big")
+        return np.frombuffer(hashlib.shake_128(label + self._seed).digest(4 * count), dtype=np.uint32)
 
     def __repr__(self) -> str:
         return f"Quantizing(shape={self.shape}, <values>)"

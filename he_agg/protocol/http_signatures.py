@@ -1,9 +1,10 @@
 """Signed requests: one strict profile of RFC 9421, without negotiation.
 
 Covered are method, path, query, the body's digest and the federation, so a request that somebody else repeats does
-what it did, at the same place, or nothing. Where a body holds parts of a submission, the digest is that of the manifest
-that names theirs. Not covered are scheme and authority: proxies rewrite them, and the federation header says where a
-request belongs. The path is the aggregator's own, from ``/v1`` on: a proxy may add a prefix in front of it.
+what it did, at the same place, or nothing. Where a body holds parts of a submission, the field names its upload: the
+digests are in the manifest, which is signed for itself. Not covered are scheme and authority: proxies rewrite them, and
+the federation header says where a request belongs. The path is the aggregator's own, from ``/v1`` on: a proxy may add a
+prefix in front of it.
 
 Source: RFC 9421 (HTTP Message Signatures), sections 2 and 3; RFC 9530 (Digest Fields).
 """
@@ -61,12 +62,12 @@ def known_digest_field(sha256: str) -> str:
     return _field("sha-256", sha256)
 
 
-def manifest_field(submission_id: str) -> str:
-    """Return a Content-Digest field for parts in one body: it names the manifest, which names their digests.
+def manifest_field(upload: str) -> str:
+    """Return a Content-Digest field for parts in one body: it names the manifest by its nonce.
 
-    Nobody has to hash such a body as a whole, which may be long and may begin with any part.
+    Nobody can hash such a body before it is sent: it is made meanwhile, and may begin with any part.
     """
-    return _field("he-agg-manifest", submission_id)
+    return _field("he-agg-manifest", upload)
 
 
 def _field(algorithm: str, digest: str) -> str:

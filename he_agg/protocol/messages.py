@@ -17,7 +17,7 @@ from he_agg.ids import RoundId, check_name
 __all__ = ["Receipt", "SubmissionState", "SubmissionStatus"]
 
 MAX_RECEIPT_BYTES = 2**14
-_TYPES = {"id": str, "round_id": str, "state": str, "parts": int, "missing": list, "dealing_missing": bool}
+_TYPES = {"upload": str, "round_id": str, "state": str, "parts": int, "missing": list, "dealing_missing": bool}
 
 
 class SubmissionState(StrEnum):
@@ -33,7 +33,7 @@ class SubmissionStatus:
     """How far one submission has come.
 
     Attributes:
-        id: SHA-256 of the manifest.
+        upload: the nonce of its manifest.
         round_id: the round it belongs to.
         state: a `SubmissionState`: parts are awaited, or it is in the closed set or will be, or it is excluded.
         parts: how many parts it has.
@@ -42,7 +42,7 @@ class SubmissionStatus:
         dealing_missing: whether its dealing is not stored; never where keys are shared.
     """
 
-    id: str
+    upload: str
     round_id: str
     state: str
     parts: int

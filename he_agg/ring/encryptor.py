@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from he_agg.ring.limbs import LimbKey, batch_count, join_arguments, limb_keys, p
 from he_agg.ring.params import RingParams
 from he_agg.ring.passes import add_and_round, key_product
 from he_agg.ring.primes import BATCH, coefficients_of
-from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_key
+from he_agg.ring.sampling import NOISE_BYTES, centred_binomial, fresh_key, key_of
 from he_agg.ring.uniform import STREAM_WORDS
 
 Watching = Callable[[Bytes], None]
@@ -34,26 +35,28 @@ class ValueBeyondError(ValueError):
 class Encryptor:
     """One submission's encryption: c = a*s + e + D*m, rounded, block by block, in any order, from any thread.
 
-    A class because the key must live exactly as long as the submission: it is made here from the operating
-    system's generator, it is never an argument, and `wipe` ends it. Every batch can be encrypted once: two
+    A class because the key must live exactly as long as the submission: it is made here, from the operating system's
+    generator or from a seed, it is never an argument, and `wipe` ends it. Every batch can be encrypted once: two
     ciphertexts of one batch under one key would give away the difference of their plaintexts, so a second
-    attempt is refused even after a failure. To resume an upload, keep the bytes; to start over, make a new
-    Encryptor.
+    attempt is refused even after a failure. To start over, make a new Encryptor.
 
     Use as a context manager, which wipes at the end.
     """
 
-    def __init__(self, params: RingParams, a_key: bytes) -> None:
-        """Draw a fresh key.
+    def __init__(self, params: RingParams, a_key: bytes, seed: bytes | None = None) -> None:
+        """Draw a fresh key, or have one follow from a seed.
 
         Args:
             a_key: The round's public key, from `keystream.a_key`.
+            seed: Of one plaintext and no other: the same two give the same bytes each time. Secret. 32 bytes.
         """
+        if seed is not None and len(seed) != KEY_BYTES:
+            raise ValueError(f"a seed has {KEY_BYTES} bytes, got {len(seed)}")
         self.params = params
         self._a = Keystream(a_key)
-        self._coefficients: NDArray[np.int8] | None = fresh_key()
+        self._coefficients: NDArray[np.int8] | None = fresh_key() if seed is None else key_of(seed)
         self._keys = limb_keys(params, self._coefficients)
-        self._noise = Keystream(os.urandom(KEY_BYTES))
+        self._noise = Keystream(os.urandom(KEY_BYTES) if seed is None else _noise_key(seed))
         self._done: set[int] = set()
         self._active = 0
         self._state = threading.Condition()
@@ -149,6 +152,10 @@ class Encryptor:
 
     def __repr__(self) -> str:
         return f"Encryptor({self.params}, <one-time key>)"
+
+
+def _noise_key(seed: bytes) -> bytes:
+    return hmac.digest(seed, b"he-agg/noise-key/v1", "sha256")
 
 
 def _encrypt(

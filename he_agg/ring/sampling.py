@@ -1,10 +1,11 @@
-"""Secret randomness, all of it centred binomial: keys from the operating system, noise from a keystream.
+"""Secret randomness, all of it centred binomial: keys from the operating system or a seed, noise from a keystream.
 
-Neither function has a branch, an index or a loop count that depends on what it samples.
+No function has a branch, an index or a loop count that depends on what it samples.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 
@@ -48,7 +49,15 @@ def key_law(entropy: bytes | bytearray) -> NDArray[np.int8]:
 
 def fresh_key() -> NDArray[np.int8]:
     """Return a fresh one-time key from the operating system's generator. Shape: (N,)."""
-    entropy = bytearray(os.urandom(N * KEY_BYTES_EACH))
+    return _consumed(bytearray(os.urandom(N * KEY_BYTES_EACH)))
+
+
+def key_of(seed: bytes) -> NDArray[np.int8]:
+    """Return the one-time key that follows from a seed. Shape: (N,)."""
+    return _consumed(bytearray(hashlib.shake_256(b"he-agg/one-time-key/v1\0" + seed).digest(N * KEY_BYTES_EACH)))
+
+
+def _consumed(entropy: bytearray) -> NDArray[np.int8]:
     try:
         return key_law(entropy)
     finally:

@@ -153,7 +153,7 @@ class Conductor:
             name=row.name,
             roster=roster.body_digest,
             counted=_counted(summed) if draws else NO_RECORD,
-            submitted={each.site: each.id for each in tx.submissions(newest.id)} if draws and newest else {},
+            submitted=_accepted(tx, newest.id) if draws and newest else {},
         )
 
     def _persist(self, tx: Transaction, row: FederationRow, roster: Signed[Roster], action: Action, at: int) -> None:
@@ -274,7 +274,7 @@ class Conductor:
         members: dict[str, str] = {}
         digests: tuple[str, ...] = ()
         if isinstance(outcome, events.Published):
-            members = {row.site: row.id for row in sent if row.state is submissions.State.COMPLETE}
+            members = {row.site: str(row.digest) for row in sent if row.state is submissions.State.COMPLETE}
             by_number = tx.sum_digests(round_id)
             digests = tuple(by_number[place.number] for place in row.parsed.plan.places)
         given_up = outcome.gives_up if isinstance(outcome, events.Failed) else None
@@ -309,6 +309,11 @@ def _basis(tx: Transaction, federation: str, roster: Signed[Roster]) -> Basis:
     """Return what opens now opens under."""
     epoch = tx.newest_epoch(federation)
     return Basis(epoch.number, epoch.key_id, roster.body_digest, roster.body.version)
+
+
+def _accepted(tx: Transaction, round_id: RoundId) -> dict[str, str]:
+    """Return by site the submissions whose manifest was accepted."""
+    return {each.site: each.digest for each in tx.submissions(round_id) if each.digest is not None}
 
 
 def _counted(summed: RoundRow | None) -> str:

@@ -104,7 +104,7 @@ def exclusions(round_: Round, begun: Set[str], outcome: Failed | Published) -> d
     """Tell why each invited site that is not in the sum is missing.
 
     Args:
-        begun: sites that have sent a manifest.
+        begun: sites that have begun to submit.
     """
     reasons = {site: "incomplete" if site in begun else "absent" for site in round_.invited - round_.complete}
     if isinstance(outcome, Failed):

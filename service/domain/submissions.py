@@ -2,7 +2,7 @@
 
 ::
 
-     announced                  all parts are here, and its site is done
+     begun                      all parts are here, and its manifest
     ───────────> OPEN ────────────────────────────────────────────────> COMPLETE
                  │ ▲ │                                                      │
        abandoned │ │ │ the round closes or fails                            │ the round fails
@@ -11,7 +11,8 @@
                  └─────────────────────────────────┘
                     the round closes or fails
 
-An abandoned upload loses its parts and is then open again, with its manifest the only one of its site for the attempt.
+An abandoned upload loses its parts and is then open again. One that is open or expiring may also go, for another upload
+of its site for the attempt.
 While it is expiring no part of it is marked as stored, so that no mark outlives its file.
 
 Closing a round decides who is in: what is complete then stays so, and has its receipt; everything else is excluded.
@@ -39,7 +40,7 @@ class Event(Enum):
     """What can happen to a submission."""
 
     COMPLETED = auto()
-    """All its parts are here, and its round has accepted it."""
+    """All its parts are here, and its round has accepted its manifest."""
 
     ABANDONED = auto()
     """Nobody goes on with it: its parts are going to be removed."""

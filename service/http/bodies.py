@@ -44,7 +44,7 @@ _NOTHING = hashlib.sha256(b"").hexdigest()
 _MEMBER = re.compile(r"\s*sha-256\s*=")
 
 
-def announced_length(request: Request, *, at_most: int) -> int:
+def announced_length(request: Request, *, at_most: int | None = None) -> int:
     """Return how long the body is going to be, if it may be that long and is not encoded.
 
     Raises:
@@ -60,7 +60,7 @@ def announced_length(request: Request, *, at_most: int) -> int:
     if text is None or not text.isascii() or not text.isdigit() or "transfer-encoding" in request.headers:
         raise RefusedError(Reason.LENGTH_REQUIRED, "expected a Content-Length, got none")
     length = int(text[:20])
-    if length > at_most:
+    if at_most is not None and length > at_most:
         raise RefusedError(Reason.TOO_LARGE, f"expected a body of at most {at_most} bytes, got {length} announced")
     return length
 
@@ -86,13 +86,13 @@ def content_digest(request: Request) -> str:
     )
 
 
-def check_names_manifest(request: Request, submission_id: str) -> None:
-    """Check that the Content-Digest of a body of parts names the manifest that holds their digests.
+def check_names_manifest(request: Request, upload: str) -> None:
+    """Check that the Content-Digest of a body of parts names the upload whose manifest holds their digests.
 
     Raises:
         RefusedError: it does not.
     """
-    expected = manifest_field(submission_id)
+    expected = manifest_field(upload)
     if request.headers.getlist("content-digest") != [expected]:
         raise RefusedError(Reason.BAD_DIGEST, f"expected the header 'Content-Digest: {expected}', got none or another")
 

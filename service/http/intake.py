@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
@@ -32,7 +33,7 @@ async def take_run(
     """Read the parts of a run and take them in. What was stored of a run that breaks off stays.
 
     Returns:
-        The receipt, if they reach the submission's end.
+        The receipt, if a manifest comes behind them.
 
     Raises:
         RefusedError, WireError, ClientDisconnect: as the reader and `uploads` say.
@@ -50,17 +51,18 @@ async def take_run(
             async with contextlib.AsyncExitStack() as turn:
                 # Turn by turn: a long submission on a slow link keeps nobody else waiting longer than a part does.
                 await turn.enter_async_context(limits.body(caller.federation, caller.name))
-                last, length = group is groups[-1], group.wire_bytes
+                last, length = group is groups[-1], group.wire_bytes + group.manifest_bytes
                 body = await _beside(keeping, reader.read(length, limits.time_for(length), last=last))
                 if keeping is not None:
                     kept += keeping.result()
                     keeping = None
                 if last:
-                    return await run_in_threadpool(uploads.take, group, body, kept)
+                    return await run_in_threadpool(uploads.take, replace(group, begins=run.begins), body, kept)
                 keeping = asyncio.create_task(_keep(uploads, group, body, turn.pop_all()))
             if kept and loop.time() - marked_at > _MARKED_EVERY_S:
                 await run_in_threadpool(uploads.mark, run, kept)
-                kept, marked_at = [], loop.time()
+                # From now on it is there, unless another upload has taken its place: then it does not begin again.
+                run, kept, marked_at = replace(run, begins=False), [], loop.time()
     except BaseException:
         if keeping is not None:
             await asyncio.wait({keeping})

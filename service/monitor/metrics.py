@@ -31,7 +31,6 @@ _REASONS = frozenset(reason.value for reason in PROBLEMS) | {"disconnected"}
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG = (*_QUICK[4:], 120, 300, 600, 1800)
 _OK = range(200, 300)
-_REPEATS = {("announce", 200)}
 
 
 class Metrics:
@@ -58,20 +57,11 @@ class Metrics:
         )
         self._responses = Counter("he_agg_responses", "Answers by status code.", ("status",), registry=registry)
         self._problems = Counter("he_agg_problems", "Refused requests by reason.", ("reason",), registry=registry)
-        self._repeats = Counter(
-            "he_agg_repeats",
-            "Manifests announced again: retries of sites, and uploads that go on.",
-            ("phase",),
-            registry=registry,
-        )
         self._received = Counter(
             "he_agg_received_bytes", "Bodies that came in, by members.", ("federation",), registry=registry
         )
         self._sent = Counter(
             "he_agg_sent_bytes", "Bodies that went out, to members.", ("federation",), registry=registry
-        )
-        self._announced = Counter(
-            "he_agg_announcements", "New submissions announced.", ("federation",), registry=registry
         )
         self._receipts = Counter(
             "he_agg_receipts", "Receipts given, repeated ones included.", ("federation",), registry=registry
@@ -108,11 +98,7 @@ class Metrics:
         if phase is None or request.status not in _OK:
             return
         self._phases.labels(phase).observe(request.seconds)
-        if (phase, request.status) in _REPEATS:
-            self._repeats.labels(phase).inc()
-        elif phase == "announce":
-            self._announced.labels(name).inc()
-        elif (phase, request.status) == ("put", 200):
+        if (phase, request.status) == ("put", 200):
             self._receipts.labels(name).inc()
 
     def folded(self, fold: Fold) -> None:

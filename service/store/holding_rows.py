@@ -20,8 +20,8 @@ _KEYS_OF = (sharing_keys.c.federation == bindparam("federation")) & (sharing_key
 _SHARING_KEY = Prepared(select(sharing_keys.c.document).where(_KEYS_OF, sharing_keys.c.holder == bindparam("holder")))
 _SHARING_KEYS = Prepared(select(sharing_keys.c.holder, sharing_keys.c.document).where(_KEYS_OF))
 _HOLDER_LIST = Prepared(select(rounds.c.holder_list).where(rounds.c.id == _ROUND_ID))
-_HAS_DEALING = Prepared(select(dealings.c.submission_id).where(dealings.c.submission_id == bindparam("id")))
-_ADD_DEALING = adding(dealings, "submission_id", "data")
+_DEALING_DIGEST = Prepared(select(dealings.c.digest).where(dealings.c.submission_id == bindparam("id")))
+_ADD_DEALING = adding(dealings, "submission_id", "digest", "data")
 _DEALINGS = Prepared(
     select(submissions.c.site, dealings.c.data)
     .join(submissions, submissions.c.id == dealings.c.submission_id)
@@ -93,13 +93,18 @@ class HoldingRows(Queries):
         """Return the list of holders of a round as it travels; None where keys are shared."""
         return self._bytes(_HOLDER_LIST, round_id=str(round_id))
 
-    def has_dealing(self, submission_id: str) -> bool:
-        """Tell whether the dealing of a submission is here."""
-        return self._run(_HAS_DEALING, {"id": submission_id}).first() is not None
+    def dealing_digest(self, submission_id: str) -> str | None:
+        """Return the digest of the dealing of a submission; None if it is not here."""
+        found: str | None = self._run(_DEALING_DIGEST, {"id": submission_id}).scalar()
+        return found
 
-    def add_dealing(self, submission_id: str, data: bytes) -> None:
+    def add_dealing(self, submission_id: str, digest: str, data: bytes) -> None:
         """Write the dealing of a submission."""
-        self._run(_ADD_DEALING, {"submission_id": submission_id, "data": data})
+        self._run(_ADD_DEALING, {"submission_id": submission_id, "digest": digest, "data": data})
+
+    def drop_dealing(self, submission_id: str) -> None:
+        """Forget the dealing of a submission, so that another may come in its place."""
+        self._run(delete(dealings).where(dealings.c.submission_id == submission_id))
 
     def dealings(self, round_id: RoundId) -> dict[str, bytes]:
         """Return the dealings of all complete submissions to an attempt, by site, sorted."""

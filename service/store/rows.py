@@ -126,23 +126,29 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class SubmissionRow:
-    """One submission. `accepted_at` is set once it is complete. `dealing` is the digest of what was dealt with it."""
+    """One submission.
+
+    Attributes:
+        id: what it is kept under from its first byte on: its upload, the nonce of its manifest.
+        accepted_at: set once it is complete.
+        digest: what records and receipts call it, the SHA-256 of its signed manifest; None until one was accepted.
+    """
 
     id: str
     round_id: RoundId
     site: str
     state: State
-    accepted_at: int | None
-    dealing: str | None = None
+    accepted_at: int | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
 class PartRow:
-    """One part that a manifest announced, and whether it is stored."""
+    """One part of a submission, and whether it is stored. `digest` is that of what came first; None before."""
 
     submission_id: str
     number: int
-    digest: str
+    digest: str | None
     stored: bool
     damaged_at: int | None = None
 

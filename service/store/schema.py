@@ -166,12 +166,12 @@ submissions = Table(
     Column("id", String(64), primary_key=True),
     Column("round_id", String(128), nullable=False),
     Column("site", String(63), nullable=False),
-    Column("manifest", LargeBinary, nullable=False),
+    Column("digest", String(64)),
+    Column("manifest", LargeBinary),
     Column("state", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("accepted_at", BigInteger),
     Column("active_at", BigInteger),
-    Column("dealing", String(64)),
     # Rule 4: each site at most once in each attempt, whatever the code above the store does.
     UniqueConstraint("round_id", "site"),
     ForeignKeyConstraint(["round_id", "site"], ["invitations.round_id", "invitations.site"]),
@@ -182,7 +182,7 @@ parts = Table(
     metadata,
     Column("submission_id", String(64), ForeignKey("submissions.id"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("digest", String(64), nullable=False),
+    Column("digest", String(64)),
     Column("stored", Boolean, nullable=False),
     Column("damaged_at", BigInteger),
 )
@@ -191,6 +191,7 @@ dealings = Table(
     "dealings",
     metadata,
     Column("submission_id", String(64), ForeignKey("submissions.id"), primary_key=True),
+    Column("digest", String(64), nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
 

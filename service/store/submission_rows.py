@@ -1,18 +1,18 @@
-"""Read and write submissions and the parts that they announce."""
+"""Read and write submissions and their parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy import Row, bindparam, delete, func, select, update
 
 from he_agg.ids import RoundId
 from service.domain.events import Phase
 from service.domain.submissions import AWAITED, State
 from service.store.queries import Queries, as_row, columns_of
 from service.store.rows import DamagedPart, PartRow, SubmissionRow
-from service.store.schema import federations, parts, rounds, submissions
+from service.store.schema import dealings, federations, parts, rounds, submissions
 from service.store.statements import Prepared, adding
 
 __all__ = ["SubmissionRows"]
@@ -48,7 +48,6 @@ _COUNTED_OF_SITE = Prepared(_COUNTING.where(submissions.c.site == bindparam("sit
 _ADD_SUBMISSION = adding(
     submissions,
     *(column.name for column in columns_of(submissions, SubmissionRow)),
-    "manifest",
     "created_at",
     "active_at",
 )
@@ -76,11 +75,11 @@ _AWAITED = Prepared(
     .where(submissions.c.state.in_([state.value for state in AWAITED]), ~parts.c.stored)
     .group_by(rounds.c.federation)
 )
-_ADD_PART = adding(parts, "submission_id", "number", "digest", "stored")
+_ADD_PART = adding(parts, "submission_id", "number", "stored")
 _MARK_STORED = Prepared(
     update(parts)
     .where(parts.c.submission_id == bindparam("this_submission"), parts.c.number == bindparam("this_number"))
-    .values(stored=True, damaged_at=None)
+    .values(stored=True, damaged_at=None, digest=bindparam("this_digest"))
 )
 _DIGESTS_OF_PART = Prepared(
     select(submissions.c.id, submissions.c.site, parts.c.digest)
@@ -116,7 +115,7 @@ class SubmissionRows(Queries):
         return frozenset(self._all(lambda row: str(row.site), _COMPLETED, round_id=str(round_id)))
 
     def manifest(self, submission_id: str) -> bytes:
-        """Return the signed manifest's bytes."""
+        """Return the bytes of the signed manifest that was accepted."""
         return bytes(self._run(_MANIFEST, {"id": submission_id}).scalar_one())
 
     def manifests(self, round_id: RoundId) -> list[bytes]:
@@ -124,15 +123,21 @@ class SubmissionRows(Queries):
         found = self._run(_MANIFESTS, {"round_id": str(round_id)}).all()
         return [bytes(row.manifest) for row in sorted(found, key=lambda row: row.site)]
 
-    def add_submission(self, row: SubmissionRow, manifest: bytes, digests: Iterable[str], at: int) -> None:
-        """Write a new submission and the parts it announces."""
+    def add_submission(self, row: SubmissionRow, parts_: int, at: int) -> None:
+        """Write a new submission, of which so many parts are awaited."""
         values = {**vars(row), "round_id": str(row.round_id), "state": row.state.value}
-        self._run(_ADD_SUBMISSION, {**values, "manifest": manifest, "created_at": at, "active_at": at})
-        announced = [
-            {"submission_id": row.id, "number": number, "digest": digest, "stored": False}
-            for number, digest in enumerate(digests)
-        ]
-        self._run(_ADD_PART, announced)
+        self._run(_ADD_SUBMISSION, {**values, "created_at": at, "active_at": at})
+        self._run(_ADD_PART, [{"submission_id": row.id, "number": n, "stored": False} for n in range(parts_)])
+
+    def remove_submission(self, submission_id: str) -> None:
+        """Forget a submission whose manifest was never accepted."""
+        for table in (parts, dealings):
+            self._run(delete(table).where(table.c.submission_id == submission_id))
+        self._run(delete(submissions).where(submissions.c.id == submission_id))
+
+    def add_manifest(self, submission_id: str, digest: str, manifest: bytes) -> None:
+        """Write the manifest that is accepted for a submission."""
+        self._run(update(submissions).where(submissions.c.id == submission_id).values(digest=digest, manifest=manifest))
 
     def move_submission(self, submission_id: str, state: State, accepted_at: int | None = None) -> None:
         """Put a submission into another state, and note when it was accepted, if that is now."""
@@ -144,7 +149,12 @@ class SubmissionRows(Queries):
 
     def unmark_parts(self, submission_id: str) -> None:
         """Note that no part of a submission is stored."""
-        self._run(update(parts).where(parts.c.submission_id == submission_id).values(stored=False))
+        self._run(update(parts).where(parts.c.submission_id == submission_id).values(stored=False, digest=None))
+
+    def drop_parts(self, submission_id: str, numbers: Iterable[int]) -> None:
+        """Note that these parts are not stored, so that others may come in their place."""
+        these = (parts.c.submission_id == submission_id) & parts.c.number.in_(numbers)
+        self._run(update(parts).where(these).values(stored=False, digest=None))
 
     def expiring(self) -> list[SubmissionRow]:
         """Return submissions whose parts are being removed."""
@@ -177,19 +187,19 @@ class SubmissionRows(Queries):
         return {(row.federation, State(row.state)): row.submissions for row in found}
 
     def awaited_parts(self) -> dict[str, int]:
-        """Return how many parts have been announced for open submissions and are not stored, by federation."""
+        """Return how many parts of open submissions are not stored, by federation."""
         return {row.federation: row.parts for row in self._run(_AWAITED)}
 
     def part(self, submission_id: str, number: int) -> PartRow | None:
-        """Return one announced part; None when there is none or the round is scrubbed."""
+        """Return one part; None when there is none or the round is scrubbed."""
         return self._first(as_row(PartRow), _PART, submission_id=submission_id, number=number)
 
     def parts(self, submission_id: str) -> list[PartRow]:
-        """Return all announced parts, in no order; none when the round is scrubbed."""
+        """Return all parts, in no order; none when the round is scrubbed."""
         return self._all(as_row(PartRow), _PARTS, submission_id=submission_id)
 
     def missing(self, submission_id: str) -> list[int]:
-        """Return numbers of announced parts that are not stored."""
+        """Return numbers of parts that are not stored."""
         return self._all(lambda row: int(row.number), _MISSING, submission_id=submission_id)
 
     def digests_of_part(self, round_id: RoundId, number: int) -> list[tuple[str, str, str]]:
@@ -197,9 +207,13 @@ class SubmissionRows(Queries):
         found = self._run(_DIGESTS_OF_PART, {"round_id": str(round_id), "number": number})
         return [(row.id, row.site, row.digest) for row in found]
 
-    def mark_stored(self, submission_id: str, numbers: Iterable[int], at: int) -> None:
-        """Note that the files of parts are durable."""
-        self._run(_MARK_STORED, [{"this_submission": submission_id, "this_number": number} for number in numbers])
+    def mark_stored(self, submission_id: str, digests: Mapping[int, str], at: int) -> None:
+        """Note that the files of parts, by number, are durable, and what they hold."""
+        these = [
+            {"this_submission": submission_id, "this_number": number, "this_digest": digest}
+            for number, digest in digests.items()
+        ]
+        self._run(_MARK_STORED, these)
         self._run(_TOUCH, {"this_id": submission_id, "at": at})
 
     def mark_damaged(self, submission_id: str, number: int, at: int) -> None:
@@ -213,4 +227,4 @@ class SubmissionRows(Queries):
 
 
 def _submission(row: Row[Any]) -> SubmissionRow:
-    return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, State(row.state), row.accepted_at, row.dealing)
+    return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, State(row.state), row.accepted_at, row.digest)

@@ -32,7 +32,7 @@ from tests.support.trust import AGGREGATOR
 __all__ = ["Exchange", "MaliciousAggregator"]
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "host", "date", "server"}
-_SUBMISSION = re.compile(r"/v1/submissions/([0-9a-f]{64})\Z")
+_SUBMISSION = re.compile(r"/v1/rounds/[^/]+/submissions/([0-9a-f]{32})\Z")
 _SUM = re.compile(r"/v1/rounds/([^/]+)/sum\Z")
 
 
@@ -72,12 +72,13 @@ class MaliciousAggregator:
         url: what sites are told.
         lies: what is altered.
         parts: parts as they travelled, by submission id and number.
-        submissions: (round id, submission id) by site, in the order of announcements.
+        submissions: (round id, submission id) by site, in the order of their manifests.
     """
 
     def __init__(self, real_url: str, key: SigningKey, plan: PublicPlan) -> None:
         self.lies = Lies()
         self.parts: dict[str, dict[int, bytes]] = {}
+        self._uploads: dict[str, dict[int, bytes]] = {}
         self.submissions: dict[str, list[tuple[str, str]]] = {}
         self._key, self._plan = key, plan
         self._client = httpx.Client(base_url=real_url, timeout=120, trust_env=False)
@@ -186,17 +187,18 @@ class MaliciousAggregator:
     def _remember(self, exchange: Exchange) -> None:
         match = _SUBMISSION.match(exchange.path)
         if match is not None and exchange.method == "PUT":
-            rest = exchange.body
+            rest, parts = exchange.body, self._uploads.setdefault(match[1], {})
             for place in self._plan.places[int(exchange.query.removeprefix("from=") or 0) :]:
                 if rest:
-                    self.parts.setdefault(match[1], {})[place.number] = rest[: place.wire_bytes]
+                    parts[place.number] = rest[: place.wire_bytes]
                 rest = rest[place.wire_bytes :]
-        if exchange.method == "POST" and exchange.path.endswith("/submissions"):
-            signed = Signed.parse(Manifest, exchange.body)
-            entry = (str(signed.body.round_id), signed.digest)
-            entries = self.submissions.setdefault(signed.body.site, [])
-            if entry not in entries:
-                entries.append(entry)
+            if rest:
+                signed = Signed.parse(Manifest, rest.rstrip(b" "))
+                self.parts[signed.digest] = parts
+                entry = (str(signed.body.round_id), signed.digest)
+                entries = self.submissions.setdefault(signed.body.site, [])
+                if entry not in entries:
+                    entries.append(entry)
 
     def _own_sum(self, exchange: Exchange) -> bytes | None:
         match = _SUM.match(exchange.path)

@@ -12,7 +12,7 @@ from tests.attacks.malicious import Exchange, Lies
 from tests.support.real import SITES
 
 A, B, C = SITES
-_SUBMISSION = re.compile(r"/v1/submissions/[0-9a-f]{64}\Z")
+_SUBMISSION = re.compile(r"/v1/rounds/[^/]+/submissions/[0-9a-f]{32}\Z")
 
 
 def carries_parts(exchange: Exchange) -> bool:
@@ -29,7 +29,7 @@ def method(exchange: Exchange) -> bool:
 def path(exchange: Exchange) -> bool:
     if not carries_parts(exchange):
         return False
-    exchange.path = "/v1/submissions/" + "0" * 64
+    exchange.path = exchange.path[:-32] + "0" * 32
     return True
 
 

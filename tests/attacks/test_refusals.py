@@ -20,11 +20,11 @@ REASONS = ("roster-mismatch", "chain-mismatch", "second-submission", "round-clos
 
 
 def refusing(reason: str) -> Lies:
-    """Take the manifest, and say that it was refused."""
+    """Take the submission, and say that it was refused."""
     text = {"type": f"urn:he-agg:problem:{reason}", "title": "no", "status": 409, "detail": "no", "reason": reason}
 
     def answer(exchange, status, body):
-        return (409, json.dumps(text).encode()) if exchange.method == "POST" else (status, body)
+        return (409, json.dumps(text).encode()) if "/submissions/" in exchange.path else (status, body)
 
     return Lies(answer=answer)
 

@@ -333,7 +333,10 @@ def test_resume_finishes_after_the_round_has_closed(tmp_path, aggregator):
     """Complete before the crash, closed after it: the aggregator takes nothing more, and the record has the site."""
     session = session_for(tmp_path, PLAN)
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
-    world = World(aggregator, lambda r, b: problem(409, "round-closed") if r.method == "POST" else None)
+    world = World(
+        aggregator,
+        lambda r, b: problem(409, "round-closed") if "/submissions/" in r.path else None,
+    )
     mean = world.run(_flows.resume(session, OPEN))
     assert mean.n_sites == 3
     assert session.spool.pending("test") == []
@@ -345,7 +348,10 @@ def test_resume_of_a_round_that_closed_too_early(tmp_path, aggregator):
     with pytest.raises(TransportError):
         offline.run(_flows.aggregate(session, OPEN, update_of()))
     aggregator.close()
-    world = World(aggregator, lambda r, b: problem(409, "round-closed") if r.method == "POST" else None)
+    world = World(
+        aggregator,
+        lambda r, b: problem(409, "round-closed") if "/submissions/" in r.path else None,
+    )
     with pytest.raises(ProtocolError, match="published without this site's submission"):
         world.run(_flows.resume(session, OPEN))
     # The mean of the others can be had all the same.

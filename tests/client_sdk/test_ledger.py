@@ -64,7 +64,7 @@ def test_update_of_a_published_round_is_not_sent_again(tmp_path, aggregator, lat
     with pytest.raises(InputError, match=r"is in the sum of round test\.1\.1") as caught:
         world.run(_flows.submit(session, aggregator.opened, update_of()))
     assert caught.value.reason == Reason.REPEATED_UPDATE
-    assert world.paths("POST") == []
+    assert world.paths("PUT") == []
     assert session.spool.pending("test") == []
     # A restart has the same ledger. Another update, or weight, is another matter, and so is consent.
     session = session_for(tmp_path, PLAN)
@@ -137,7 +137,7 @@ def test_update_whose_fate_no_record_tells_is_not_sent_again(tmp_path, aggregato
 def test_given_up_sum_is_tried_again_with_the_same_update_in_its_own_round_only(tmp_path):
     """Another set of another round would be a second sum for whoever could open the first: a member with the key."""
     ledger = Ledger(tmp_path / "x.ledger")
-    ledger.enter(ROUND, "a" * 64, "1" * 64)
+    ledger.enter(ROUND, "a" * 32, "1" * 64)
     ledger.settle(ROUND, Fate.COUNTED, "9" * 64)
     ledger.give_up("8" * 64)  # the record of a round that this site was not in
     assert ledger.in_another(AGAIN, "1" * 64).round_id == ROUND
@@ -146,7 +146,7 @@ def test_given_up_sum_is_tried_again_with_the_same_update_in_its_own_round_only(
         assert ledger.in_another(AGAIN, "1" * 64) is None
         assert ledger.in_another(NEXT, "1" * 64).round_id == ROUND
     assert len((tmp_path / "x.ledger").read_bytes().splitlines()) == 3
-    ledger.enter(AGAIN, "b" * 64, "1" * 64)
+    ledger.enter(AGAIN, "b" * 32, "1" * 64)
     ledger.settle(AGAIN, Fate.COUNTED, "7" * 64)
     assert ledger.in_another(RoundId("test", 1, 3), "1" * 64).round_id == AGAIN
 
@@ -178,7 +178,7 @@ def test_lost_spool_is_not_encrypted_for_again(tmp_path, aggregator):
         world = World(aggregator)
         with pytest.raises(InputError, match="not in this spool any more") as caught:
             world.run(_flows.submit(session, OPEN, update))
-        assert (caught.value.reason, world.paths("POST")) == (Reason.SECOND_SUBMISSION, [])
+        assert (caught.value.reason, world.paths("PUT")) == (Reason.SECOND_SUBMISSION, [])
     aggregator.others_submit()
     outcome = World(aggregator).run(_flows.take_part(session, OPEN, update_of()))
     assert (outcome.counted, outcome.reason) == (False, Reason.SECOND_SUBMISSION)
@@ -206,7 +206,7 @@ def test_line_is_durable_before_the_first_byte_is_sent(tmp_path, aggregator, mon
 
     monkeypatch.setattr(os, "fsync", note)
     World(aggregator, meddle).run(_flows.submit(session, OPEN, update_of()))
-    assert log.index("a") < log.index("test.ledger") < log.index("POST")  # sealed, noted, sent
+    assert log.index(".manifest.json.new") < log.index("test.ledger") < log.index("PUT")  # sealed, noted, sent
     assert log.count("test.ledger") == 1
 
 
@@ -276,9 +276,9 @@ def test_settled_once_whatever_comes_later(tmp_path):
     ledger, other = Ledger(path), Ledger(path)  # two processes
     ledger.settle(ROUND, Fate.COUNTED, "9" * 64)
     assert not path.exists()  # nothing was sent
-    ledger.enter(ROUND, "a" * 64, "1" * 64)
-    other.enter(ROUND, "b" * 64, "2" * 64)
-    assert (other.sent(ROUND).submission_id, other.newest_counted()) == ("a" * 64, 0)
+    ledger.enter(ROUND, "a" * 32, "1" * 64)
+    other.enter(ROUND, "b" * 32, "2" * 64)
+    assert (other.sent(ROUND).upload, other.newest_counted()) == ("a" * 32, 0)
     other.settle(ROUND, Fate.COUNTED, "9" * 64)
     ledger.settle(ROUND, Fate.LEFT_OUT, "8" * 64)
     assert ledger.sent(ROUND).fate is other.sent(ROUND).fate is Fate.COUNTED
@@ -288,7 +288,7 @@ def test_settled_once_whatever_comes_later(tmp_path):
 
 def test_damaged_ledger_is_an_error(tmp_path):
     path = tmp_path / "x.ledger"
-    Ledger(path).enter(ROUND, "a" * 64, "1" * 64)
+    Ledger(path).enter(ROUND, "a" * 32, "1" * 64)
     whole = path.read_bytes()
     for damaged in (b"{}\n", whole.replace(b"sent", b"gone"), whole.replace(b"1.1", b"1.x"), b"\n" + whole):
         path.write_bytes(damaged)

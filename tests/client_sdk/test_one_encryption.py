@@ -47,7 +47,13 @@ def aggregator() -> FakeAggregator:
 
 
 def announced(world: World) -> list[Signed[Manifest]]:
-    return [Signed.parse(Manifest, body) for line, body in world.sent if line.startswith("POST")]
+    """The manifests that it sent: behind the last part."""
+    ends = [
+        body[sum(place.wire_bytes for place in PLAN.public.places[int(line.partition("?from=")[2] or 0) :]) :]
+        for line, body in world.sent
+        if line.startswith("PUT")
+    ]
+    return [Signed.parse(Manifest, end.rstrip(b" ")) for end in ends if end]
 
 
 def encryptions(*worlds: World) -> set[tuple[str, tuple[str, ...]]]:
@@ -60,7 +66,7 @@ def refusing(*reasons: str, **members):
     left = list(reasons)
 
     def meddle(request: Request, body: bytes):
-        if request.method != "POST":
+        if request.method != "PUT":
             return None
         refusal = problem(409, left.pop(0) if len(left) > 1 else left[0])
         return dataclasses.replace(refusal, body=json.dumps(json.loads(refusal.body) | members).encode())
@@ -132,7 +138,7 @@ def test_first_manifest_of_the_same_parts_is_taken_up(tmp_path, aggregator):
     aggregator.rosters.append(roster_after(CONSORTIUM.roster))
 
     def meddle(request: Request, body: bytes):
-        if request.method == "POST" and not aggregator.manifests:
+        if request.method == "PUT" and not aggregator.manifests:
             aggregator(request, body)
             return problem(409, "roster-mismatch")
         return None
@@ -164,10 +170,14 @@ def test_first_manifest_that_this_site_has_not_signed(tmp_path, aggregator, show
     session = session_for(tmp_path, PLAN)
 
     def meddle(request: Request, body: bytes):
-        if request.method != "POST":
+        if request.method != "PUT":
             return None
         first = json.loads(
-            body if shown == "own" else shown.encode() if isinstance(shown, Signed) else json.dumps(shown)
+            body[PLAN.public.wire_bytes :]
+            if shown == "own"
+            else shown.encode()
+            if isinstance(shown, Signed)
+            else json.dumps(shown)
         )
         return refusing("second-submission", manifest=first)(request, body)
 

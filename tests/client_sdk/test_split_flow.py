@@ -46,7 +46,6 @@ PLAN = split_plan()
 ALL = [update_of(i) for i in range(3)]
 NEXT, AGAIN = RoundId("test", 2, 1), RoundId("test", 1, 2)
 FIVE = (*HOLDERS, "uncle")
-SUBMISSION = "/v1/submissions/"
 
 
 @pytest.fixture
@@ -71,13 +70,13 @@ def test_whole_round_is_exact(tmp_path, aggregator):
 
 def test_the_dealing_is_sent_before_the_parts_and_is_the_manifests(tmp_path, aggregator):
     _, world = submitted(tmp_path, aggregator)
-    announced, dealt, *parts = [line for line, _ in world.sent if not line.startswith("GET")]
-    signed = Signed.parse(Manifest, world.sent[1][1])
-    assert announced.startswith("POST ")
-    assert dealt == f"PUT {SUBMISSION}{signed.digest}/dealing"
-    assert parts == [f"PUT {SUBMISSION}{signed.digest}"]
+    dealt, *parts = [line for line, _ in world.sent if not line.startswith("GET")]
+    signed = aggregator.manifests["a"]
+    path = f"/v1/rounds/{ROUND}/submissions/{signed.body.nonce}"
+    assert dealt == f"PUT {path}/dealing"
+    assert parts == [f"PUT {path}"]
     assert signed.body.holders == aggregator.holders.digest
-    dealing = Dealing.parse(world.sent[2][1], aggregator.holders.holders)
+    dealing = Dealing.parse(world.sent[1][1], aggregator.holders.holders)
     assert signed.body.dealing == dealing.digest
     assert len(dealing.to_bytes()) == aggregator.holders.holders.dealing_bytes
 
@@ -154,7 +153,7 @@ def test_a_dealing_that_the_aggregator_has_lost_is_sent_again(tmp_path, aggregat
         nonlocal lost
         if request.method == "PUT" and not request.path.endswith("/dealing") and not lost:
             lost = True
-            aggregator.dealings.clear()
+            aggregator.dealt.clear()
         return
 
     world = World(aggregator, meddle)
@@ -188,14 +187,16 @@ def test_a_renewed_manifest_keeps_list_and_dealing(tmp_path, aggregator):
     second = split_roster(FIVE, version=2)
 
     def meddle(request: Request, body: bytes):
-        if request.method == "POST" and len(aggregator.rosters) == 1:
+        if request.method == "PUT" and not request.path.endswith("/dealing") and len(aggregator.rosters) == 1:
             aggregator.rosters.append(second)
             return problem(422, "roster-mismatch")
         return None
 
     world = World(aggregator, meddle)
     world.run(_flows.submit(session_of(tmp_path, PLAN), OPEN, update_of()))
-    first, renewed = (Signed.parse(Manifest, body).body for line, body in world.sent if line.startswith("POST"))
+    *_, (_, sent), _ = [sent for sent in world.sent if sent[0].startswith("PUT")]
+    first = Signed.parse(Manifest, sent[PLAN.public.wire_bytes :].rstrip(b" ")).body
+    renewed = aggregator.manifests["a"].body
     assert renewed == dataclasses.replace(first, roster=second.body_digest)
     assert renewed.holders == aggregator.holders.digest
 
@@ -228,7 +229,7 @@ def too_few_keys(keys):
 
 
 def nothing_was_dealt(session, world):
-    assert world.paths("POST") == world.paths("PUT") == []
+    assert world.paths("PUT") == []
     assert session.spool.pending("test") == []
     assert not (session.spool.entry(ROUND).path / "dealing").exists()
 
@@ -306,7 +307,7 @@ def test_within_a_number_nothing_is_dealt_to_another_list(tmp_path, aggregator, 
     with pytest.raises(ProtocolError, match="holders of round number 1") as caught:
         world.run(_flows.submit(session, aggregator.opened, update_of()))
     assert caught.value.reason == Reason.ROSTER_MISMATCH
-    assert world.paths("POST") == world.paths("PUT") == []
+    assert world.paths("PUT") == []
     assert not session.spool.entry(AGAIN).is_stored
     assert [line["event"] for line in security_log(session)] == ["holders-rejected"]
     aggregator.open(NEXT)  # the number is burnt
@@ -388,6 +389,6 @@ def test_an_update_in_a_sum_that_was_never_opened_is_not_sent_again(tmp_path, ag
             world.run(_flows.submit(site, aggregator.opened, update_of()))
         assert caught.value.reason == Reason.REPEATED_UPDATE
         assert "difference of two sums" in caught.value.hint
-        assert world.paths("POST") == world.paths("PUT") == []
+        assert world.paths("PUT") == []
     World(aggregator).run(_flows.submit(session, aggregator.opened, update_of(may_repeat=True)))
     assert len(aggregator.complete) == 1

@@ -11,7 +11,7 @@ from client_sdk._effects import Request
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
 from client_sdk.progress import PhaseFinished, PhaseProgress
-from he_agg.errors import ProtocolError
+from he_agg.errors import ProtocolError, TransportError
 from he_agg.protocol.messages import Receipt
 from tests.support.flows import (
     OPEN,
@@ -36,21 +36,23 @@ def aggregator():
 
 
 def requests(world: World) -> list[str]:
-    return [re.sub(r"/v1/(rounds|submissions)/[^/?]+/?", "", line) for line, _ in world.sent]
+    return [re.sub(r"/v1/rounds/[^/]+/submissions/[^/?]+", "", line) for line, _ in world.sent]
 
 
-def test_two_requests_and_every_byte_counted(tmp_path, aggregator):
+def test_one_request_and_every_byte_counted(tmp_path, aggregator):
     session, world = session_for(tmp_path, PLAN), World(aggregator)
     receipt = world.run(_flows.submit(session, OPEN, update_of()))
     assert aggregator.complete == {"a": receipt.id}
-    assert requests(world) == ["POST submissions", "PUT "]
-    parts = [session.spool.entry(ROUND).part_path(number).read_bytes() for number in range(PARTS)]
-    assert world.sent[1] == (f"PUT /v1/submissions/{receipt.id}", b"".join(parts))
+    entry, body = session.spool.entry(ROUND), world.sent[0][1]
+    assert [line for line, _ in world.sent] == [f"PUT /v1/rounds/{ROUND}/submissions/{entry.stored().manifest.nonce}"]
+    parts = b"".join(entry.part_path(number).read_bytes() for number in range(PARTS))
+    assert body.startswith(parts)
+    assert hashlib.sha256(body.removeprefix(parts).rstrip(b" ")).hexdigest() == receipt.id
     total = PLAN.public.wire_bytes
     done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
     assert done == [total]
     finished = [e for e in world.events if isinstance(e, PhaseFinished) and e.phase == "upload"]
-    assert [e.sent_bytes for e in finished] == [total + len(world.sent[0][1])]
+    assert [e.sent_bytes for e in finished] == [len(body)]
 
 
 def test_long_submissions_go_in_several_requests(tmp_path, aggregator, monkeypatch):
@@ -61,7 +63,7 @@ def test_long_submissions_go_in_several_requests(tmp_path, aggregator, monkeypat
         fresh = FakeAggregator(PLAN)
         world = World(fresh)
         receipt = world.run(_flows.submit(session_for(tmp_path / str(most), PLAN), OPEN, update_of()))
-        assert requests(world) == ["POST submissions", *sent]
+        assert requests(world) == sent
         assert fresh.complete == {"a": receipt.id}
         done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
         assert done[-1] == one + two + three
@@ -84,21 +86,17 @@ def part(tmp_path, number: int) -> bytes:
     ],
 )
 def test_what_is_there_already_is_not_sent_again(tmp_path, aggregator, there, sent):
-    """Consecutive parts go in one request. The end of a submission is empty if its last part is there."""
-
-    def meddle(request: Request, body: bytes):
-        if request.method != "POST" or not request.path.endswith("/submissions"):
-            return None
-        answer = aggregator(request, body)
-        own = hashlib.sha256(body).hexdigest()
-        aggregator.parts[own].update({number: part(tmp_path, number) for number in there})
-        return aggregator(request, body) if answer.status == 201 else answer
-
-    world = World(aggregator, meddle)
-    world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", *sent]
+    """Consecutive parts go in one request. The manifest comes alone if the last part is there."""
+    session = session_for(tmp_path, PLAN, patience_s=1.0)
+    with pytest.raises(TransportError):
+        World(aggregator, lambda request, body: unreachable()).run(_flows.submit(session, OPEN, update_of()))
+    stored = session.spool.entry(ROUND).stored()
+    aggregator.uploads[stored.manifest.nonce] = {number: part(tmp_path, number) for number in there}
+    world = World(aggregator)
+    world.run(_flows.submit(session, OPEN, update_of()))
+    assert requests(world) == ["GET ", *sent]
     missing = b"".join(part(tmp_path, number) for number in range(PARTS) if number not in there)
-    assert b"".join(body for line, body in world.sent if line.startswith("PUT")) == missing
+    assert b"".join(body for line, body in world.sent if line.startswith("PUT")) == missing + stored.encoded
     done = [e.done_bytes for e in world.events if isinstance(e, PhaseProgress) and e.phase == "upload"]
     assert (done, done[-1]) == (sorted(done), PLAN.public.wire_bytes)
 
@@ -111,7 +109,7 @@ def test_what_was_interrupted_goes_on_where_the_aggregator_says(tmp_path, aggreg
     def meddle(request: Request, body: bytes):
         if request.method == "PUT" and not broken:
             own = request.path.rpartition("/")[2]
-            aggregator.parts[own].update({number: part(tmp_path, number) for number in range(arrived)})
+            aggregator.uploads[own] = {number: part(tmp_path, number) for number in range(arrived)}
             broken.append(own)
             return unreachable()
         return None
@@ -120,13 +118,12 @@ def test_what_was_interrupted_goes_on_where_the_aggregator_says(tmp_path, aggreg
     session = session_for(tmp_path, PLAN)
     receipt = world.run(_flows.submit(session, OPEN, update_of()))
     last = "PUT " + (f"?from={arrived}" if arrived else "")
-    assert requests(world) == ["POST submissions", "PUT ", "GET ", last]
-    assert world.sent[3][1] == b"".join(part(tmp_path, number) for number in range(arrived, PARTS))
+    assert requests(world) == ["PUT ", "GET ", last]
+    rest = b"".join(part(tmp_path, number) for number in range(arrived, PARTS))
+    assert hashlib.sha256(world.sent[2][1].removeprefix(rest).rstrip(b" ")).hexdigest() == receipt.id
     assert aggregator.complete == {"a": receipt.id}
-    total = PLAN.public.wire_bytes
-    left = sum(place.wire_bytes for place in PLAN.public.places[arrived:])
     finished = [e for e in world.events if isinstance(e, PhaseFinished) and e.phase == "upload"]
-    assert [e.sent_bytes for e in finished] == [total + left + len(world.sent[0][1])]
+    assert [e.sent_bytes for e in finished] == [len(world.sent[0][1] + world.sent[2][1])]
 
 
 def test_answer_that_is_lost_is_asked_for_again(tmp_path, aggregator):
@@ -140,7 +137,7 @@ def test_answer_that_is_lost_is_asked_for_again(tmp_path, aggregator):
 
     world = World(aggregator, meddle)
     receipt = world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", "PUT ", "GET ", "PUT ?from=3"]
+    assert requests(world) == ["PUT ", "GET ", "PUT ?from=3"]
     assert aggregator.complete == {"a": receipt.id}
 
 
@@ -151,14 +148,14 @@ def test_part_that_was_lost_before_the_others_comes_again(tmp_path, aggregator):
     def meddle(request: Request, body: bytes):
         if request.method == "PUT" and not broken:
             own = request.path.rpartition("/")[2]
-            aggregator.parts[own][1] = part(tmp_path, 1)
+            aggregator.uploads[own] = {1: part(tmp_path, 1)}
             broken.append(own)
             return unreachable()
         return None
 
     world = World(aggregator, meddle)
     world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world) == ["POST submissions", "PUT ", "GET ", "PUT ", "PUT ?from=2"]
+    assert requests(world) == ["PUT ", "GET ", "PUT ", "PUT ?from=2"]
 
 
 def test_changed_on_the_way_it_is_sent_again(tmp_path, aggregator):
@@ -167,13 +164,13 @@ def test_changed_on_the_way_it_is_sent_again(tmp_path, aggregator):
     def meddle(request: Request, body: bytes):
         if request.method == "PUT" and len(changed) < 2:
             changed.append(request.path)
-            return aggregator(request, body[:-1] + bytes([body[-1] ^ 1]))
+            at = PLAN.public.wire_bytes - 1 if len(changed) == 1 else PLAN.public.places[2].wire_bytes - 1
+            return aggregator(request, body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :])
         return None
 
     world = World(aggregator, meddle)
     world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
-    assert requests(world)[0::2] == ["POST submissions", "GET ", "GET "]
-    assert requests(world)[1::2] == ["PUT ", "PUT ?from=2", "PUT ?from=2"]
+    assert requests(world) == ["PUT ", "GET ", "PUT ?from=2", "GET ", "PUT ?from=2"]
 
 
 def test_always_changed_on_the_way_is_an_error(tmp_path, aggregator):

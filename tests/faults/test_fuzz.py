@@ -48,7 +48,7 @@ class OpenRound:
         self.a, self.b, self.coordinator = (self.inside.at(member) for member in ("a", "b", "coordinator"))
         self.first = prepare(PLAN, "fuzz.1.1", "a", 1)
         assert self.a.announce("fuzz.1.1", self.first.manifest).status_code == 201
-        assert self.a.put(self.first.id, 0, self.first.parts[0]).status_code == 204
+        assert self.a.put(self.first, 0, self.first.parts[0]).status_code == 204
 
 
 class AwaitedRound:
@@ -378,7 +378,7 @@ def test_mutated_parts(world, first):
         if body == honest:
             return
         before = kept(world.inside)
-        answer = world.a.put(world.first.id, first, body)
+        answer = world.a.put(world.first, first, body)
         assert answer.status_code >= 400, "something else than the announced parts was taken"
         judge(world, before, answer, may_change=False)
 
@@ -408,9 +408,9 @@ def test_announced_parts_that_are_none(tmp_path, turn):
         )
         other = prepare(PLAN, current, "b", next(_numbers) + 10, part_digests=digests, nonce="ab" * 16)
         assert world.b.announce(current, other.manifest).status_code == 201
-        assert world.b.put(other.id, 0, world.first.parts[0]).status_code == 204
+        assert world.b.put(other, 0, world.first.parts[0]).status_code == 204
         before = kept(world.inside)
-        answer = world.b.put(other.id, 1, body)
+        answer = world.b.put(other, 1, body)
         if answer.status_code == 200:
             # Residues of other values are a part like any other.
             assert len(body) == len(part)

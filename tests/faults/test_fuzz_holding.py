@@ -31,7 +31,7 @@ def test_mutated_sharing_keys_and_dealings(tmp_path):
     listed = holders_of(inside.at("a"), "fuzz.1.1")
     one, other = (deal_to(SPLIT, listed, "fuzz.1.1", "a", seed) for seed in (1, 2))
     assert inside.at("a").announce("fuzz.1.1", one.prepared.manifest).status_code == 201
-    assert inside.at("a").put(one.id, 0, one.prepared.parts[0]).status_code == 204
+    assert inside.at("a").put(one, 0, one.prepared.parts[0]).status_code == 204
     dealing, where = one.dealing.to_bytes(), f"/v1/submissions/{one.id}/dealing"
     key = sharing_key("fuzz", 1, inside.members.identities["t"])
     public, blobs = one.dealing.public, one.dealing.blobs
@@ -66,8 +66,8 @@ def test_mutated_sharing_keys_and_dealings(tmp_path):
     ask()
     assert refused >= {"bad-digest", "truncated", "bad-field"}, refused
     assert put_sharing_key(inside.at("t"), 1, key).status_code == 201
-    assert put_dealing(inside.at("a"), one.id, dealing).status_code == 201
-    assert inside.at("a").put(one.id, 0, one.prepared.whole).status_code == 200
+    assert put_dealing(inside.at("a"), one, dealing).status_code == 201
+    assert inside.at("a").put(one, 0, one.prepared.whole).status_code == 200
     inside.end()
 
 
@@ -106,9 +106,9 @@ def test_what_holders_and_sites_send_in_any_order(tmp_path):
             case "announce":
                 return peer.announce("fuzz.1.1", dealt[name].prepared.manifest)
             case "deal":
-                return put_dealing(peer, dealt[name].id, dealt[name].dealing.to_bytes())
+                return put_dealing(peer, dealt[name])
             case "put":
-                return peer.put(dealt[name].id, 0, dealt[name].prepared.whole)
+                return peer.put(dealt[name], 0, dealt[name].prepared.whole)
             case "shares":
                 return held[name].get("shares")
             case "echo":

@@ -177,7 +177,7 @@ class Site:
     def submit(self, round_id: str, prepared, in_one: bool, dealing: bytes | None = None) -> bytes:
         self.ask("announce", round_id, prepared.manifest, accept=(200, 201))
         if dealing is not None:
-            taken = put_dealing(self.peer, prepared.id, dealing)
+            taken = put_dealing(self.peer, prepared, dealing)
             assert taken.status_code in (200, 201), taken.text
         if in_one:
             return self.ask("put", prepared.id, 0, prepared.whole).content

@@ -71,7 +71,7 @@ class Promises:
         yield self.inside_look
 
     def put(self, peer, mine, numbers):
-        answer = peer.put(mine.id, numbers.start, b"".join(mine.parts[n] for n in numbers))
+        answer = peer.put(mine, numbers.start, b"".join(mine.parts[n] for n in numbers))
         if answer.status_code in (200, 204):
             self.stored |= {(mine.id, number) for number in numbers}
         if answer.status_code == 200:

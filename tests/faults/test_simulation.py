@@ -234,7 +234,7 @@ class Life(RuleBasedStateMachine):
         }[how]
         digest = {"Content-Digest": manifest_field(submission.id)}
         headers = digest | {"Content-Length": str(len(whole))} if how == "cut" else digest
-        answer = self.inside.at(site).put(submission.id, number, data, headers)
+        answer = self.inside.at(site).put(submission, number, data, headers)
         self.model.tick(self.now)
         assert 400 <= answer.status_code < 500, f"a damaged part was taken: {answer.status_code}"
 

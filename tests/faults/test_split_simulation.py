@@ -141,8 +141,8 @@ class Life(RuleBasedStateMachine):
             peer, dealt = self.inside.at(site), self.dealing_of(round_id, site)
             steps = [
                 lambda p=peer, d=dealt: p.announce(round_id, d.prepared.manifest),
-                lambda p=peer, d=dealt: put_dealing(p, d.id, d.dealing.to_bytes()),
-                lambda p=peer, d=dealt: p.put(d.id, 0, d.prepared.whole),
+                lambda p=peer, d=dealt: put_dealing(p, d),
+                lambda p=peer, d=dealt: p.put(d, 0, d.prepared.whole),
             ]
             if site == who[-1] and stops == 4:
                 del steps[1]

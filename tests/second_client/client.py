@@ -861,19 +861,19 @@ class Site:
         return set(order[: max(share, plan["min_sites"], roster["min_sites"])])
 
     def submit(self, round_id, tensors, weight):
-        """PROTOCOL.md: POST /v1/rounds/{round}/submissions. Then PUT /v1/submissions/{id}?from=N."""
-        manifest, parts = self.manifest(round_id, tensors, weight)
-        id_, path = sha256(manifest), f"/v1/rounds/{round_id}/submissions"
-        self.client.request("POST", path, body=manifest, kind="application/json", expect=(200, 201))
-        digest = f"he-agg-manifest=:{base64.b64encode(bytes.fromhex(id_)).decode()}:"
+        """PROTOCOL.md: PUT /v1/rounds/{round}/submissions/{upload}?from=N."""
+        nonce = secrets.token_hex(16)
+        manifest, parts = self.manifest(round_id, nonce, tensors, weight)
+        digest = f"he-agg-manifest=:{base64.b64encode(bytes.fromhex(nonce)).decode()}:"
         send = {"kind": "application/octet-stream", "digest": digest}
-        answer = self.client.request("PUT", f"/v1/submissions/{id_}", "from=0", b"".join(parts), **send)
-        self.check_receipt(answer.content, id_, round_id)
-        return id_
+        path, body = f"/v1/rounds/{round_id}/submissions/{nonce}", b"".join([*parts, manifest])
+        answer = self.client.request("PUT", path, "from=0", body, **send)
+        self.check_receipt(answer.content, sha256(manifest), round_id)
+        return sha256(manifest)
 
-    def manifest(self, round_id, tensors, weight):
+    def manifest(self, round_id, nonce, tensors, weight):
         """FORMAT.md: Body of a manifest. Encrypts; returns it signed, and the parts."""
-        nonce, (federation, number, attempt) = secrets.token_hex(16), round_id.rsplit(".", 2)
+        federation, number, attempt = round_id.rsplit(".", 2)
         sections = encrypt(self.key, round_id, quantize(self.plan, tensors, weight))
         parts = to_parts(self.plan, sections)
         body = {

@@ -22,12 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client_sdk._disk.chain import Chain
-from client_sdk._disk.files import read_files
 from client_sdk._disk.ledger import Ledger
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
 from client_sdk._disk.spool import Spool
-from client_sdk._effects import Compute, FileBody, Now, Report, Request, Response, Sink, Sleep
+from client_sdk._effects import Compute, Now, Report, Request, Response, Sink, Sleep, StreamBody
 from client_sdk._net.signing import Signer
 from client_sdk._net.transport import drive
 from client_sdk._protocol.exchange import Retries
@@ -125,7 +124,8 @@ class FakeAggregator:
         self.roster = self.rosters[-1].body_digest
         self.previous, self.before = self.head, len(self.chain)
         self.manifests: dict[str, Signed[Manifest]] = {}
-        self.parts: dict[str, dict[int, bytes]] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}  # by submission
+        self.uploads: dict[str, dict[int, bytes]] = {}
         self.complete: dict[str, str] = {}
         self.record: Signed[RoundRecord] | None = None
         self.sum: list[bytes] = []
@@ -267,13 +267,10 @@ class FakeAggregator:
             return _numbered(self.rosters, number, "roster-mismatch")
         if (match := re.match(r"/v1/rounds/([a-z0-9.-]+)/", path)) and match[1] in self.past:
             return self.past[match[1]](request, body)
-        if path == f"/v1/rounds/{self.round_id}/submissions":
-            return self._announce(Signed.parse(Manifest, body))
-        if match := re.fullmatch(r"/v1/submissions/([0-9a-f]{64})", path):
+        if match := re.fullmatch(rf"/v1/rounds/{re.escape(str(self.round_id))}/submissions/([0-9a-f]{{32}})", path):
             if request.method == "PUT":
                 return self._put(match[1], int(request.path.partition("?from=")[2] or 0), body)
-            (manifest,) = [m for m in self.manifests.values() if m.digest == match[1]]
-            return self._status(manifest, 200)
+            return self._status(match[1])
         if path == f"/v1/rounds/{self.round_id}/record":
             if self.record is None and len(self.complete) == len(self.sites):
                 self.close()
@@ -291,49 +288,56 @@ class FakeAggregator:
         documents = [json.loads(self.manifests[site].encode()) for site in sorted(self.record.body.members)]
         return Response(200, {}, canonical.encode({"v": 1, "manifests": documents}))
 
-    def _announce(self, signed: Signed[Manifest]) -> Response:
-        site = signed.body.site
-        signed.check_signed(self.rosters[-1].body.keys_of(Role.SITE))
-        known = self.manifests.get(site)
-        if known is not None and known != signed:
-            refusal = problem(409, "second-submission")
-            body = json.loads(refusal.body) | {"manifest": json.loads(known.encode())}
-            return dataclasses.replace(refusal, body=json.dumps(body).encode())
-        if known is None and self.record is not None:
-            return problem(409, "round-closed")
-        if signed.body.previous != self.previous:
-            return problem(409, "chain-mismatch")
-        if signed.body.roster not in (self.roster, self.rosters[-1].body_digest):
-            return problem(422, "roster-mismatch")
-        self.manifests[site] = signed
-        self.parts.setdefault(signed.digest, {})
-        return self._status(signed, 200 if known else 201)
-
-    def _status(self, signed: Signed[Manifest], status: int) -> Response:
-        own, n_parts = signed.digest, len(signed.body.part_digests)
-        missing = [n for n in range(n_parts) if n not in self.parts[own]]
-        state = "complete" if own in self.complete.values() else "open"
-        return json_of(SubmissionStatus(own, str(self.round_id), state, n_parts, missing), status)
-
-    def _put(self, own: str, first: int, body: bytes) -> Response:
-        if own not in self.parts:
+    def _status(self, upload: str) -> Response:
+        if upload not in self.uploads:
             return problem(404, "unknown-submission")
-        (signed,) = [m for m in self.manifests.values() if m.digest == own]
+        n_parts = len(self.plan.public.places)
+        missing = [n for n in range(n_parts) if n not in self.uploads[upload]]
+        complete = any(m.body.nonce == upload and m.digest in self.complete.values() for m in self.manifests.values())
+        state = "complete" if complete else "open"
+        return json_of(SubmissionStatus(upload, str(self.round_id), state, n_parts, missing))
+
+    def _put(self, upload: str, first: int, body: bytes) -> Response:
+        accepted = self.manifests.get("a")
+        if self.record is not None and (accepted is None or accepted.body.nonce != upload):
+            return problem(409, "round-closed")
+        if accepted is not None and accepted.body.nonce != upload:
+            return self._second(accepted)
+        parts = self.uploads.setdefault(upload, {})
         for place in self.plan.public.places[first:]:
             if not body:
                 return Response(204)
             part, body = body[: place.wire_bytes], body[place.wire_bytes :]
-            if hashlib.sha256(part).hexdigest() != signed.body.part_digests[place.number]:
+            if parts.setdefault(place.number, part) != part:
                 return problem(400, "bad-digest")
-            self.parts[own][place.number] = part
-        return problem(413, "too-large") if body else self._complete(own)
+        return self._complete(upload, Signed.parse(Manifest, body.rstrip(b" ")))
 
-    def _complete(self, own: str) -> Response:
-        (site,) = [s for s, m in self.manifests.items() if m.digest == own]
-        if len(self.parts[own]) != len(self.manifests[site].body.part_digests):
+    def _second(self, accepted: Signed[Manifest]) -> Response:
+        refusal = problem(409, "second-submission")
+        body = json.loads(refusal.body) | {"manifest": json.loads(accepted.encode())}
+        return dataclasses.replace(refusal, body=json.dumps(body).encode())
+
+    def _complete(self, upload: str, signed: Signed[Manifest]) -> Response:
+        site, parts = signed.body.site, self.uploads[upload]
+        signed.check_signed(self.rosters[-1].body.keys_of(Role.SITE))
+        assert signed.body.nonce == upload
+        accepted = self.manifests.get(site)
+        if accepted is not None and accepted != signed:
+            return self._second(accepted)
+        if accepted is None and signed.body.previous != self.previous:
+            return problem(409, "chain-mismatch")
+        if accepted is None and signed.body.roster not in (self.roster, self.rosters[-1].body_digest):
+            return problem(422, "roster-mismatch")
+        if len(parts) != len(signed.body.part_digests):
             return problem(409, "incomplete")
-        self.complete[site] = own
-        return Response(200, {}, receipt_of(Receipt(own, str(self.round_id), site, 1)))
+        others = [n for n, part in parts.items() if hashlib.sha256(part).hexdigest() != signed.body.part_digests[n]]
+        if others:
+            for number in others:
+                del parts[number]
+            return problem(400, "bad-digest")
+        self.manifests[site], self.complete[site] = signed, signed.digest
+        self.parts[signed.digest] = parts
+        return Response(200, {}, receipt_of(Receipt(signed.digest, str(self.round_id), site, 1)))
 
 
 def signed_state(state: FederationState, name: str = AGGREGATOR, key: SigningKey = AGGREGATOR_KEY) -> Response:
@@ -445,10 +449,10 @@ class World:
         return None
 
     def _answer(self, request: Request) -> Response:
-        body = request.body
-        if isinstance(body, FileBody):
-            body = b"".join(map(bytes, read_files(body)))  # each piece is in the memory of the one before
-        body = body or b""
+        sent = request.body
+        # Each piece may be in the memory of the one before.
+        body = b"".join(map(bytes, sent.pieces())) if isinstance(sent, StreamBody) else sent or b""
+        assert sent is None or len(body) == len(sent)
         signed_at, headers = self.signer.sign(request)
         self.headers.append(headers)
         self.sent.append((f"{request.method} {request.path}", body))
@@ -483,7 +487,7 @@ class World:
         claim = parse_claim(headers["Signature-Input"], headers["Signature"])
         assert verify_request(head, claim, CONSORTIUM.roster.body.members[claim.name].public_key)
         assert (claim.name, head.federation) == (self.signer.name, "test")
-        if request.method == "PUT" and path.count("/") == 3:
+        if request.method == "PUT" and re.fullmatch(r"/v1/rounds/[^/]+/submissions/[0-9a-f]{32}", path):
             return head.content_digest == manifest_field(path.rpartition("/")[2])
         return head.content_digest == digest_field(body)
 

@@ -78,6 +78,10 @@ class Dealt:
     def id(self) -> str:
         return self.prepared.id
 
+    @property
+    def path(self) -> str:
+        return f"/v1/rounds/{self.prepared.round_id}/submissions/{self.prepared.upload}"
+
 
 def deal_to(plan: Plan, listed: HolderList, round_id: str, site: str, seed: int, **changed: Any) -> Dealt:
     """A submission of random residues, and the dealing of a random key."""
@@ -93,9 +97,10 @@ def deal_to(plan: Plan, listed: HolderList, round_id: str, site: str, seed: int,
     return Dealt(prepare(plan, round_id, site, seed, **(fields | changed)), dealing, key)
 
 
-def put_dealing(peer: Peer, submission_id: str, data: bytes) -> httpx.Response:
-    """A dealing, sent."""
-    return peer.request("PUT", f"/v1/submissions/{submission_id}/dealing", OCTETS, content=data)
+def put_dealing(peer: Peer, dealt: Dealt, data: bytes | None = None) -> httpx.Response:
+    """A dealing, sent; or other bytes in its place."""
+    data = dealt.dealing.to_bytes() if data is None else data
+    return peer.request("PUT", f"{dealt.path}/dealing", OCTETS, content=data)
 
 
 def submit_all(plan: Plan, peer: Callable[[str], Peer], round_id: str, sites: str = "abc") -> list[Dealt]:
@@ -103,9 +108,8 @@ def submit_all(plan: Plan, peer: Callable[[str], Peer], round_id: str, sites: st
     listed, submitted = holders_of(peer(sites[0]), round_id), []
     for seed, site in enumerate(sites):
         dealt = deal_to(plan, listed, round_id, site, seed)
-        assert peer(site).announce(round_id, dealt.prepared.manifest).status_code == 201
-        assert put_dealing(peer(site), dealt.id, dealt.dealing.to_bytes()).status_code == 201
-        assert peer(site).put(dealt.id, 0, dealt.prepared.whole).status_code == 200
+        assert put_dealing(peer(site), dealt).status_code == 201
+        assert peer(site).submit(dealt.prepared).status_code == 200
         submitted.append(dealt)
     return submitted
 

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import itertools
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -103,6 +104,18 @@ class Prepared:
         return hashlib.sha256(self.manifest).hexdigest()
 
     @property
+    def upload(self) -> str:
+        return Signed.parse(Manifest, self.manifest).body.nonce
+
+    @property
+    def round_id(self) -> str:
+        return str(Signed.parse(Manifest, self.manifest).body.round_id)
+
+    def run(self, first: int, data: bytes) -> bytes:
+        """Parts from one on as they travel: behind the last one the manifest is."""
+        return data + self.manifest if len(data) >= sum(map(len, self.parts[first:])) else data
+
+    @property
     def whole(self) -> bytes:
         """All parts one after another."""
         return b"".join(self.parts)
@@ -130,7 +143,7 @@ def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_ho
         "key_id": KEY_ID,
         "plan_id": plan.plan_id,
         "site": site,
-        "nonce": random.bytes(16).hex(),
+        "nonce": hashlib.sha256(f"{round_id} {site} {seed}".encode()).hexdigest()[:32],
         "part_digests": tuple(hashlib.sha256(part).hexdigest() for part in parts),
         "tags": tuple(
             (*[seed % place.section.modulus] * (tag_count(place.section) - 1), place.section.modulus - 1)
@@ -300,9 +313,9 @@ def pass_time(data_dir: Path, federation: str) -> None:
 
 def take_parts(aggregator: Aggregator, federation: str, site: str, prepared: Prepared, numbers: range) -> Signed | None:
     """Consecutive parts of a submission, without HTTP. A receipt, if they reach its end."""
-    run = aggregator.uploads.expect(federation, site, prepared.id, numbers.start)
-    data = b"".join(prepared.parts[number] for number in numbers)
-    return aggregator.uploads.take(run.cut(len(data)), memoryview(data))
+    data = prepared.run(numbers.start, b"".join(prepared.parts[number] for number in numbers))
+    sent = prepared.round_id, prepared.upload, numbers.start, len(data)
+    return aggregator.uploads.take(aggregator.uploads.expect(federation, site, *sent), memoryview(data))
 
 
 def take_end(aggregator: Aggregator, federation: str, site: str, prepared: Prepared) -> Signed | None:
@@ -355,24 +368,30 @@ class Peer:
                 return state.to_json() | {"round_id": round_id} | ({} if state.open is None else state.open.to_json())
             known = {"after": answer.headers["ETag"].strip('"')}
 
-    def announce(self, round_id: str, manifest: bytes) -> httpx.Response:
-        headers = {"Content-Type": "application/json"}
-        return self.request("POST", f"/v1/rounds/{round_id}/submissions", headers, content=manifest)
+    def put(self, prepared: Prepared, first: int, data: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+        """Parts from one on, one after another, and behind the last one the manifest."""
+        return self.put_raw(prepared.round_id, prepared.upload, first, prepared.run(first, data), headers)
 
-    def put(
-        self, submission_id: str, first: int | str, data: bytes, headers: dict[str, str] | None = None
+    def put_raw(
+        self, round_id: str, upload: str, first: int | str, body: bytes, headers: dict[str, str] | None = None
     ) -> httpx.Response:
-        """Parts from one on, one after another."""
-        path = f"/v1/submissions/{submission_id}" + (f"?from={first}" if first else "")
-        digest = {"Content-Digest": manifest_field(submission_id)} if headers is None else headers
-        return self.request("PUT", path, OCTETS | digest, content=data)
+        """Any body."""
+        path = f"/v1/rounds/{round_id}/submissions/{upload}" + (f"?from={first}" if first else "")
+        digest = {"Content-Digest": manifest_field(upload)} if headers is None else headers
+        return self.request("PUT", path, OCTETS | digest, content=body)
 
-    def status(self, submission_id: str) -> httpx.Response:
-        return self.request("GET", f"/v1/submissions/{submission_id}")
+    def end(self, round_id: str, manifest: bytes, upload: str = "0" * 32, first: int = 3) -> httpx.Response:
+        """A manifest alone, of submissions that have so many parts; of its own upload, if it names one."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            upload = str(json.loads(manifest)["body"]["nonce"])
+        return self.put_raw(round_id, upload, first, manifest)
+
+    def status(self, prepared: Prepared) -> httpx.Response:
+        return self.request("GET", f"/v1/rounds/{prepared.round_id}/submissions/{prepared.upload}")
 
     def complete(self, prepared: Prepared) -> httpx.Response:
         """The end of a submission whose parts are all there."""
-        return self.put(prepared.id, len(prepared.parts), b"")
+        return self.put(prepared, len(prepared.parts), b"")
 
     def record(self, round_id: str, wait: float = 0) -> httpx.Response:
         return self.request("GET", f"/v1/rounds/{round_id}/record", params={"wait": wait}, timeout=70)
@@ -407,8 +426,6 @@ class Peer:
         path = f"/v1/rounds/{about}/verdicts/{self.member.name}"
         return self.request("PUT", path, {"Content-Type": "application/json"}, content=document)
 
-    def submit(self, round_id: str, prepared: Prepared) -> httpx.Response:
+    def submit(self, prepared: Prepared) -> httpx.Response:
         """The whole submission; the receipt."""
-        answer = self.announce(round_id, prepared.manifest)
-        assert answer.status_code in (200, 201), answer.text
-        return self.put(prepared.id, 0, prepared.whole)
+        return self.put(prepared, 0, prepared.whole)

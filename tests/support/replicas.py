@@ -92,7 +92,7 @@ class Replicas:
 
     def submit(self, round_id: str, prepared: dict[str, Any], server: int = 0) -> None:
         for site in SITES:
-            answer = self.peer(site, server).submit(round_id, prepared[site])
+            answer = self.peer(site, server).submit(prepared[site])
             assert answer.status_code == 200, answer.text
 
     def check_sum(self, round_id: str, prepared: dict[str, Any], server: int = 0) -> None:

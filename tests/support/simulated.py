@@ -170,7 +170,6 @@ class SimulatedFederation(Inside):
         """Without its completion every part is there, but the site has not come to the end of what it sends."""
         prepared = prepare(self.plan, round_id, site, seed)
         n_parts = len(prepared.parts)
-        self.aggregator.announcements.announce(self.name, site, round_id, prepared.manifest)
         if complete:
             take_parts(self.aggregator, self.name, site, prepared, range(n_parts))
         else:

@@ -84,7 +84,7 @@ class SplitAggregator(FakeAggregator):
 
     Attributes:
         holders: the list of the round.
-        dealings: by submission.
+        dealings: by submission; `dealt` by upload.
         echoes: what it shows, by holder.
         answers: what it shows, by holder.
     """
@@ -99,6 +99,7 @@ class SplitAggregator(FakeAggregator):
         super().open(*args)
         self.holders = list_of(self.rosters[-1], epoch=self.key.epoch)
         self.dealings: dict[str, bytes] = {}
+        self.dealt: dict[str, bytes] = {}
         self.echoes: dict[str, Signed[Echo]] = {}
         self.answers: dict[str, Signed[Answer]] = {}
 
@@ -107,23 +108,26 @@ class SplitAggregator(FakeAggregator):
         _, _, what, named, *rest = path.split("/")
         if (what, rest) == ("rounds", ["holders"]) and named == str(self.round_id):
             return Response(200, {}, self.holders.encode())
-        if (what, rest) == ("submissions", ["dealing"]):
-            return self._put_dealing(named, body)
+        if rest[:1] == ["submissions"] and rest[2:] == ["dealing"]:
+            return self._put_dealing(rest[1], body)
         if (what, rest) == ("rounds", ["answers"]) and named == str(self.round_id):
             more_than = int(query.partition("more_than=")[2])
             enough = len(self.answers) >= self.holders.thresholds.threshold and len(self.answers) > more_than
             return self._answers() if enough else Response(204)
         return super().__call__(request, body)
 
-    def _put_dealing(self, own: str, body: bytes) -> Response:
-        (signed,) = [manifest for manifest in self.manifests.values() if manifest.digest == own]
+    def _put_dealing(self, upload: str, body: bytes) -> Response:
+        accepted = [manifest for manifest in self.manifests.values() if manifest.body.nonce == upload]
         try:
-            good = Dealing.parse(body, self.holders.holders).digest == signed.body.dealing
+            digest = Dealing.parse(body, self.holders.holders).digest
         except WireError:
-            good = False
-        if not good:
             return problem(400, "bad-digest")
-        self.dealings[own] = body
+        if any(digest != signed.body.dealing for signed in accepted):
+            return problem(400, "bad-digest")
+        for signed in accepted:
+            self.dealings[signed.digest] = body
+        self.uploads.setdefault(upload, {})
+        self.dealt[upload] = body
         return Response(201)
 
     def _answers(self) -> Response:
@@ -134,12 +138,25 @@ class SplitAggregator(FakeAggregator):
         }
         return Response(200, {}, canonical.encode(shown))
 
-    def _status(self, signed: Signed[Manifest], status: int) -> Response:
-        stated = SubmissionStatus(**json.loads(super()._status(signed, status).body))
-        return json_of(dataclasses.replace(stated, dealing_missing=signed.digest not in self.dealings), status)
+    def _status(self, upload: str) -> Response:
+        answer = super()._status(upload)
+        if answer.status != 200:
+            return answer
+        stated = SubmissionStatus(**json.loads(answer.body))
+        accepted = [m.digest for m in self.manifests.values() if m.body.nonce == upload]
+        lacks = accepted[0] not in self.dealings if accepted else upload not in self.dealt
+        return json_of(dataclasses.replace(stated, dealing_missing=lacks))
 
-    def _complete(self, own: str) -> Response:
-        return super()._complete(own) if own in self.dealings else problem(409, "incomplete")
+    def _complete(self, upload: str, signed: Signed[Manifest]) -> Response:
+        if upload not in self.dealt:
+            return problem(409, "incomplete")
+        if Dealing.parse(self.dealt[upload], self.holders.holders).digest != signed.body.dealing:
+            del self.dealt[upload]
+            return problem(400, "bad-digest")
+        answer = super()._complete(upload, signed)
+        if answer.status == 200:
+            self.dealings.setdefault(signed.digest, self.dealt[upload])
+        return answer
 
     def hear(self, *holders: str) -> None:
         """Have holders echo the record."""

@@ -1,7 +1,7 @@
 """Check that there is room for one more submission: on the disk, and within the quotas.
 
-Asked once, when a submission is announced, and for everything that it will need: what was announced is then let in to
-its end. So the disk fills up to a reserve at most, and what has a receipt, its sum included, always finds its place.
+Asked once, when a submission begins, and for everything that it will need: what has begun is then let in to its
+end. So the disk fills up to a reserve at most, and what has a receipt, its sum included, always finds its place.
 When the disk is full, what is kept only in case that a sum is disputed goes first; quotas do not count it.
 """
 
@@ -27,12 +27,20 @@ class Capacity:
         self._settings = settings
         self._part_store = part_store
 
-    def check(self, tx: Transaction, federation: FederationRow, site: str) -> None:
-        """Check that a new submission of a site has room.
+    def lacks(self, tx: Transaction, federation: FederationRow, site: str) -> RefusedError | None:
+        """Say why a new submission of a site has no room, `STORAGE_FULL` or `QUOTA_EXCEEDED`; None if it has."""
+        try:
+            self._check(tx, federation, site)
+        except RefusedError as refusal:
+            return refusal
+        return None
 
-        Raises:
-            RefusedError: `STORAGE_FULL` or `QUOTA_EXCEEDED`; nothing was taken.
-        """
+    def let_go(self, tx: Transaction, lacking: RefusedError) -> None:
+        """Give up the single submissions that wait only for sites to open the sum of them, if the disk is full."""
+        if lacking.reason is Reason.STORAGE_FULL:
+            _let_go(tx)
+
+    def _check(self, tx: Transaction, federation: FederationRow, site: str) -> None:
         size = federation.parsed.plan.wire_bytes
         name = federation.name
         # Of a federation its sums count, too; of a site what it sent. Counted only where there is a quota.
@@ -41,11 +49,7 @@ class Capacity:
             _check_quota(f"federation {name}", count * size, quota)
         if quota := self._settings.site_quota_bytes:
             _check_quota(f"site {site}", (tx.counted_submissions(name, site) + 1) * size, quota)
-        try:
-            self.check_disk(size + self._awaited(tx))
-        except RefusedError:
-            _let_go(tx)
-            raise
+        self.check_disk(size + self._awaited(tx))
 
     def check_disk(self, needed: int = 0) -> None:
         """Check that the part store has room for this many bytes above the reserve."""
@@ -68,7 +72,6 @@ class Capacity:
 
 
 def _let_go(tx: Transaction) -> None:
-    """Give up the single submissions that are kept only until sites have opened the sum of them."""
     for federation in tx.federations():
         for row in tx.unreleased(federation.name):
             log(

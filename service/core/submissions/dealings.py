@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from he_agg.documents.manifest import Manifest
 from he_agg.documents.sharing import HolderList
+from he_agg.documents.signed import Signed
 from he_agg.errors import Reason
 from he_agg.protocol.wire import refuse_secrets
 from he_agg.sharing.dealing import Dealing
 from service.core.conductor import Conductor
 from service.core.find import find_round
 from service.core.holder_lists import list_of
-from service.core.submissions.shared import own_submission, round_closed
-from service.domain.submissions import State
+from service.core.submissions.admit import Admissions
+from service.core.submissions.shared import round_closed
 from service.refusal import RefusedError
 from service.store.batch import Batch
 from service.store.rows import SubmissionRow
@@ -24,10 +26,15 @@ __all__ = ["Dealings", "ExpectedDealing"]
 
 @dataclass(frozen=True)
 class ExpectedDealing:
-    """What a body has to be: the dealing that a manifest names, for the holders of its round."""
+    """What a body has to be: a dealing for the holders of its round.
+
+    Attributes:
+        digest: of the only one that will do, once a manifest was accepted; None before.
+    """
 
     submission: SubmissionRow
     holders: HolderList
+    digest: str | None
 
     @property
     def wire_bytes(self) -> int:
@@ -38,27 +45,31 @@ class ExpectedDealing:
 class Dealings:
     """Takes dealings in."""
 
-    def __init__(self, store: Store, conductor: Conductor) -> None:
+    def __init__(self, store: Store, conductor: Conductor, admissions: Admissions) -> None:
         self._conductor = conductor
+        self._admissions = admissions
         self._decisions = Batch(store, self._decide)
 
-    def expect(self, federation: str, site: str, submission_id: str) -> ExpectedDealing:
+    def expect(self, federation: str, site: str, round_id: str, upload: str) -> ExpectedDealing:
         """Say what a PUT has to bring, before it is read.
 
         Raises:
-            RefusedError: there is no such submission, nothing is dealt with it, or its round takes nothing more.
+            RefusedError: the site may not submit, nothing is dealt with it, or its round takes nothing more.
         """
         with self._conductor.reading(federation) as tx:
-            submission = own_submission(tx, federation, site, submission_id)
-            row = find_round(tx, federation, str(submission.round_id))
+            row = find_round(tx, federation, round_id)
             holders = list_of(tx, row)
             if holders is None:
-                raise RefusedError(
-                    Reason.PLAN_MISMATCH, f"submission {submission.id[:12]}: its plan's keys are shared, not dealt"
-                )
-            if not self._is_here(tx, submission) and not self._conductor.takes(tx, row):
+                raise RefusedError(Reason.PLAN_MISMATCH, f"upload {upload[:12]}: the plan's keys are shared, not dealt")
+        submission = self._admissions.admit(federation, site, round_id, upload)
+        with self._conductor.reading(federation) as tx:
+            if submission.digest is not None:
+                dealt = Signed.parse(Manifest, tx.manifest(submission.id)).body.dealing
+                return ExpectedDealing(submission, holders, dealt)
+            row = find_round(tx, federation, round_id)
+            if tx.dealing_digest(submission.id) is None and not self._conductor.takes(tx, row):
                 raise round_closed(row)
-        return ExpectedDealing(submission, holders)
+        return ExpectedDealing(submission, holders, None)
 
     def take(self, expected: ExpectedDealing, body: bytes) -> bool:
         """Take a dealing; False if the same one was here.
@@ -68,30 +79,37 @@ class Dealings:
             RefusedError: not the one that the manifest names, or the round has closed before.
         """
         dealing = Dealing.parse(body, expected.holders.holders)
-        if dealing.digest != expected.submission.dealing:
+        if expected.digest is not None:
+            if dealing.digest == expected.digest:
+                return False
             refuse_secrets(body)
             raise RefusedError(
                 Reason.BAD_DIGEST,
-                f"dealing of submission {expected.submission.id[:12]}: expected digest "
-                f"{str(expected.submission.dealing)[:12]} as in the manifest, got {dealing.digest[:12]}",
+                f"dealing of upload {expected.submission.id[:12]}: expected digest "
+                f"{expected.digest[:12]} as in the manifest, got {dealing.digest[:12]}",
                 "send the dealing that the manifest was made with",
             )
-        outcome = self._decisions.run((expected.submission, body))
+        outcome = self._decisions.run((expected.submission, dealing.digest, body))
         if isinstance(outcome, RefusedError):
             raise outcome
-        return outcome
+        new, replaced = outcome
+        self._admissions.gone(replaced)
+        return new
 
-    def _decide(self, tx: Transaction, what: tuple[SubmissionRow, bytes]) -> bool | RefusedError:
-        announced, body = what
-        submission = tx.submission(announced.id) or announced
+    def _decide(
+        self, tx: Transaction, what: tuple[SubmissionRow, str, bytes]
+    ) -> tuple[bool, SubmissionRow | None] | RefusedError:
+        sent, digest, body = what
+        try:
+            submission, replaced = self._admissions.begin(tx, sent)
+        except RefusedError as refusal:  # raised it would undo everybody else's decisions
+            return refusal
+        known = tx.dealing_digest(submission.id)
+        if known == digest:
+            return False, None
         row = find_round(tx, submission.round_id.federation, str(submission.round_id))
-        if self._is_here(tx, submission):
-            return False
-        if not self._conductor.takes(tx, row):
-            return round_closed(row)  # raised it would undo everybody else's decisions
-        tx.add_dealing(submission.id, body)
-        return True
-
-    def _is_here(self, tx: Transaction, submission: SubmissionRow) -> bool:
-        # That of a complete submission was, even if it has been removed since.
-        return submission.state is State.COMPLETE or tx.has_dealing(submission.id)
+        if submission.digest is not None or not self._conductor.takes(tx, row):
+            return round_closed(row)
+        tx.drop_dealing(submission.id)
+        tx.add_dealing(submission.id, digest, body)
+        return True, replaced

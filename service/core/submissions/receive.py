@@ -1,4 +1,4 @@
-"""Parts come in and become durable: part, then row, then answer. With the end of a submission comes its receipt."""
+"""Parts come in and become durable: part, then row, then answer. Behind the last one comes the manifest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import parse_part, refuse_secrets
 from service.core.conductor import Conductor
 from service.core.find import federation_named, find_round
-from service.core.submissions.complete import Completion, complete, receipt
+from service.core.submissions.admit import Admissions
+from service.core.submissions.complete import Completion, complete, read_manifest, receipt
 from service.core.submissions.running_sums import RunningSums
-from service.core.submissions.runs import ExpectedPart, Run, key_of
-from service.core.submissions.shared import expiring, own_submission, round_closed, status_of
+from service.core.submissions.runs import ExpectedPart, Run, key_of, measured
+from service.core.submissions.shared import expiring, own_submission, round_closed, status_of, unknown_upload
 from service.domain.events import Phase
 from service.domain.submissions import State
 from service.failpoints import failpoint
@@ -32,42 +33,59 @@ __all__ = ["Uploads"]
 
 
 class Uploads:
-    """Takes parts in, and completes submissions with their last ones."""
+    """Takes parts in, and completes submissions by their manifests."""
 
-    def __init__(self, store: Store, part_store: PartStore, conductor: Conductor, sums: RunningSums) -> None:
+    def __init__(
+        self, store: Store, part_store: PartStore, conductor: Conductor, admissions: Admissions, sums: RunningSums
+    ) -> None:
+        self._store = store
         self._part_store = part_store
         self._conductor = conductor
+        self._admissions = admissions
         self._sums = sums
         self._decisions = Batch(store, self._decide)
 
-    def status(self, federation: str, site: str, submission_id: str) -> SubmissionStatus:
+    def status(self, federation: str, site: str, round_id: str, upload: str) -> SubmissionStatus:
         """Say how far a submission has come."""
         with self._conductor.reading(federation) as tx:
-            plan = federation_named(tx, federation).parsed.plan
-            return status_of(tx, own_submission(tx, federation, site, submission_id), plan)
+            plan, row = federation_named(tx, federation).parsed.plan, find_round(tx, federation, round_id)
+            return status_of(tx, row, own_submission(tx, row.id, site, upload), plan)
 
-    def expect(self, federation: str, site: str, submission_id: str, first: int) -> Run:
-        """Say what a PUT may bring, before it is read: all parts from one on."""
+    def expect(self, federation: str, site: str, round_id: str, upload: str, first: int, length: int) -> Run:
+        """Say what a PUT brings, before it is read: parts from one on.
+
+        Args:
+            length: of its body. Units: bytes.
+
+        Raises:
+            RefusedError: such a body, or the upload, is not taken.
+        """
         with self._conductor.reading(federation) as tx:
+            find_round(tx, federation, round_id)
             plan = federation_named(tx, federation).parsed.plan
-            submission = own_submission(tx, federation, site, submission_id)
-            if not 0 <= first <= len(plan.places):
-                raise RefusedError(
-                    Reason.UNKNOWN_PART,
-                    f"submission {submission.id[:12]}: expected a part number from 0 to {len(plan.places)}, "
-                    f"got {max(-1, min(first, 10**9))}",
-                )
-            return Run(submission, plan, self._expect(tx, submission, plan.places[first:], tx.parts(submission.id)))
+        if not 0 <= first <= len(plan.places):
+            raise RefusedError(
+                Reason.UNKNOWN_PART,
+                f"upload {upload[:12]}: expected a part number from 0 to {len(plan.places)}, "
+                f"got {max(-1, min(first, 10**9))}",
+            )
+        places, manifest_bytes = measured(plan.places[first:], length)
+        submission = self._admissions.admit(federation, site, round_id, upload)
+        with self._conductor.reading(federation) as tx:
+            known = tx.submission(upload)
+            submission = known or submission
+            parts = self._expect(tx, submission, places, tx.parts(submission.id))
+        return Run(submission, plan, parts, manifest_bytes, begins=known is None)
 
     def keep(self, run: Run, body: memoryview) -> tuple[ExpectedPart, ...]:
         """Check parts, one after another in a body, and make them durable. No row says so yet: `take` or `mark` will.
 
         Returns:
-            Those that were not stored before.
+            Those that were not stored before, with their digests.
 
         Raises:
             WireError: not the parts that the plan puts there; nothing of them was kept.
-            RefusedError: not the parts that the manifest names; the same.
+            RefusedError: not the parts that were here before; the same.
         """
         new = _split(run, body)
         for part, data in new:
@@ -78,7 +96,7 @@ class Uploads:
         return tuple(part for part, _ in new)
 
     def take(self, run: Run, body: memoryview, kept: Sequence[ExpectedPart] = ()) -> Signed[Receipt] | None:
-        """Take parts of a submission, one after another in a body. The end of a submission completes it.
+        """Take parts of a submission, one after another in a body. The manifest behind them completes it.
 
         One transaction decides that the parts are stored, and whether the submission is in.
 
@@ -86,14 +104,16 @@ class Uploads:
             kept: parts before these that `keep` has kept.
 
         Returns:
-            The receipt, if they reach the submission's end.
+            The receipt, if a manifest came.
 
         Raises:
-            WireError: not the parts that the plan puts there.
-            RefusedError: not the parts that the manifest names, the round closed before, or parts before these are
+            WireError: not the parts that the plan puts there, or no manifest of this upload. The parts before it stay.
+            RefusedError: not the parts that were here before, the round closed before, or what the manifest needs is
                 missing.
         """
-        return self._note(replace(run, parts=(*kept, *self.keep(run, body))), at_end=run.reaches_end)
+        manifest = bytes(body[run.wire_bytes :])
+        run = replace(run, parts=(*kept, *self.keep(run, body)))
+        return self._note(run, self._read_manifest(run, manifest) if run.manifest_bytes else None)
 
     def mark(self, run: Run, kept: Sequence[ExpectedPart]) -> None:
         """Note which parts were kept of a run that broke off, so that it goes on behind them.
@@ -101,47 +121,61 @@ class Uploads:
         Raises:
             RefusedError: the round closed before.
         """
-        self._note(replace(run, parts=tuple(kept)), at_end=False)
+        self._note(replace(run, parts=tuple(kept)), None)
 
-    def _note(self, run: Run, *, at_end: bool) -> Signed[Receipt] | None:
-        if not run.parts and not at_end:
+    def _note(self, run: Run, signed: Signed[Manifest] | HeAggError | None) -> Signed[Receipt] | None:
+        if not run.parts and signed is None:
             return None
-        refusals, completion = self._decisions.run((run, at_end))
+        refusals, completion, replaced = self._decisions.run((run, signed))
+        self._admissions.gone(replaced)
         self._settle(run, refusals)
         if isinstance(completion, HeAggError):
             raise completion
         return None if completion is None else receipt(self._conductor, completion)
 
+    def _read_manifest(self, run: Run, body: bytes) -> Signed[Manifest] | HeAggError:
+        try:
+            with self._store.read() as tx:
+                return read_manifest(tx, run.submission, body.rstrip(b" "))
+        except HeAggError as refusal:
+            return refusal
+
     def _check(self, run: Run, part: ExpectedPart, data: memoryview) -> None:
         """See that a part is one of the plan. Adding it to a running sum looks at its residues as well."""
         place, submission = part.place, run.submission
         parsed = parse_part(data, place, run.plan.plan_id, check_residues=False)
-        if not self._sums.add(submission.round_id, place, submission.id, part.digest, parsed.packed):
+        if not self._sums.add(submission.round_id, place, submission.id, str(part.digest), parsed.packed):
             parse_part(data, place, run.plan.plan_id)
 
     def _decide(
-        self, tx: Transaction, what: tuple[Run, bool]
-    ) -> tuple[list[RefusedError | None], Completion | HeAggError | None]:
-        """Decide whether parts that are in the part store are stored, and at its end whether the submission is in.
+        self, tx: Transaction, what: tuple[Run, Signed[Manifest] | HeAggError | None]
+    ) -> tuple[list[RefusedError | None], Completion | HeAggError | None, SubmissionRow | None]:
+        """Decide whether parts that are in the part store are stored, and with a manifest whether the submission is in.
 
         Refusals are returned: raised they would undo the decisions of everybody else in the transaction. So is that
         nothing can be signed for this federation, which is known before anything is written.
         """
-        run, at_end = what
+        run, signed = what
+        replaced = None
+        if run.begins and run.parts:
+            try:
+                _, replaced = self._admissions.begin(tx, run.submission)
+            except RefusedError as refusal:
+                return [refusal] * len(run.parts), refusal, None
         round_, current = _now(tx, run.submission)
         refusals = self._mark(tx, round_, current, run)
         refused = next((refusal for refusal in refusals if refusal is not None), None)
-        if refused is not None or not at_end:
-            return refusals, refused
+        if refused is not None or signed is None or isinstance(signed, HeAggError):
+            return refusals, refused or (signed if isinstance(signed, HeAggError) else None), replaced
         try:
-            return refusals, complete(self._conductor, tx, run.submission)
+            return refusals, complete(self._conductor, tx, run.submission, signed), replaced
         except (RefusedError, InputError) as refusal:
-            return refusals, refusal
+            return refusals, refusal, replaced
 
     def _settle(self, run: Run, refusals: Sequence[RefusedError | None]) -> None:
         """Do what follows, once that is durable."""
         for part, refusal in zip(run.parts, refusals, strict=True):
-            if refusal is not None and refusal.reason is Reason.ROUND_CLOSED:
+            if refusal is not None and refusal.reason is not Reason.BUSY:
                 # No row names it, and none ever will: nobody wants it any more.
                 self._part_store.delete(key_of(run, part))
 
@@ -153,13 +187,15 @@ class Uploads:
         rows: Sequence[PartRow],
     ) -> tuple[ExpectedPart, ...]:
         known = {row.number: row for row in rows}
-        # Without rows the round is over and the parts are gone; what the answer was is still known.
-        announced = () if known else Signed.parse(Manifest, tx.manifest(submission.id)).body.part_digests
+        signed: tuple[str, ...] = ()
+        if submission.digest is not None and not known:
+            # Without rows the round is over and the parts are gone; what the answer was is still known.
+            signed = Signed.parse(Manifest, tx.manifest(submission.id)).body.part_digests
         round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
         expected = []
         for place in places:
             row = known.get(place.number)
-            digest = announced[place.number] if row is None else row.digest
+            digest = row.digest if row is not None else signed[place.number] if signed else None
             stored = submission.state is State.COMPLETE if row is None else row.stored
             if not stored:
                 if not self._wants(tx, round_, submission, row):
@@ -169,14 +205,19 @@ class Uploads:
             expected.append(ExpectedPart(place, digest, stored))
         return tuple(expected)
 
-    def _mark(self, tx: Transaction, round_: RoundRow, current: SubmissionRow, run: Run) -> list[RefusedError | None]:
+    def _mark(
+        self, tx: Transaction, round_: RoundRow, current: SubmissionRow | None, run: Run
+    ) -> list[RefusedError | None]:
+        if current is None:
+            return [unknown_upload(run.submission.site, run.submission.id) for _ in run.parts]
         rows = {row.number: row for row in tx.parts(current.id)} if run.parts else {}
         refusals: list[RefusedError | None] = []
-        stored = []
+        stored: dict[int, str] = {}
         for part in run.parts:
-            row = rows.get(part.place.number)
+            row, number, digest = rows.get(part.place.number), part.place.number, str(part.digest)
             refusal = None
-            if row is None or not row.stored:  # else another connection was faster, with the same bytes
+            # Else another connection was faster, with the same bytes.
+            if row is None or not row.stored or row.digest != digest:
                 if row is None or not self._wants(tx, round_, current, row):
                     refusal = round_closed(round_)
                 # Between our putting it and now the upload may have expired, and our part been removed with the others.
@@ -186,7 +227,7 @@ class Uploads:
                 ):
                     refusal = expiring(current)
                 else:
-                    stored.append(part.place.number)
+                    stored[number] = digest
             refusals.append(refusal)
         if stored:
             failpoint("part.before_row")
@@ -200,25 +241,26 @@ class Uploads:
         return takes or (damaged and row.phase in (Phase.CLOSED, Phase.FOLDING))
 
 
-def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, SubmissionRow]:
-    """Look at a submission and its round again."""
+def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, SubmissionRow | None]:
+    """Look at a submission and its round again. Another upload may have taken its place."""
     round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
-    return round_, tx.submission(submission.id) or submission
+    return round_, tx.submission(submission.id)
 
 
 def _split(run: Run, body: memoryview) -> list[tuple[ExpectedPart, memoryview]]:
-    """Find the parts that are not stored yet, and their bytes. Those that are have to be the announced ones as well."""
+    """Find the parts that are not stored yet, with their digests, and their bytes; the others have to be the same."""
     new, begin = [], 0
     for part in run.parts:
         data = body[begin : begin + part.place.wire_bytes]
         begin += part.place.wire_bytes
-        if (digest := hashlib.sha256(data).hexdigest()) != part.digest:
+        if (digest := hashlib.sha256(data).hexdigest()) != (part.digest or digest):
             refuse_secrets(data)
             raise RefusedError(
                 Reason.BAD_DIGEST,
-                f"part {part.place.number}: expected SHA-256 {part.digest[:12]} as in the manifest, got {digest[:12]}",
-                "send the bytes that the manifest was made of",
+                f"part {part.place.number}: expected SHA-256 {str(part.digest)[:12]}, which it had before, "
+                f"got {digest[:12]}",
+                "send the same bytes as before",
             )
         if not part.stored:
-            new.append((part, data))
+            new.append((replace(part, digest=digest), data))
     return new

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.errors import Reason
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import PartPlace
@@ -12,7 +14,7 @@ from service.refusal import RefusedError
 from service.store.parts.base import PartKey
 from service.store.rows import SubmissionRow
 
-__all__ = ["ExpectedPart", "Run", "key_of"]
+__all__ = ["ExpectedPart", "Run", "key_of", "measured"]
 
 _GROUP_BYTES = 4 * 2**20
 """So much of one body is checked and stored at a time: what is interrupted is sent again from there."""
@@ -20,44 +22,37 @@ _GROUP_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class ExpectedPart:
-    """A part that a body has to bring, and whether it is stored already."""
+    """A part that a body has to bring.
+
+    Attributes:
+        digest: what it has to be, if that is known: it came before, or a manifest was accepted.
+        stored: whether it is stored already.
+    """
 
     place: PartPlace
-    digest: str
+    digest: str | None
     stored: bool
 
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive parts of a submission, one after another in a body; none, if it begins behind the last one."""
+    """Consecutive parts of a submission, one after another in a body; none, if it begins behind the last one.
+
+    Attributes:
+        manifest_bytes: how long the manifest behind them is, with the spaces that follow it; 0 if none is there.
+        begins: whether nothing of the submission is here yet.
+    """
 
     submission: SubmissionRow
     plan: PublicPlan
     parts: tuple[ExpectedPart, ...]
+    manifest_bytes: int = 0
+    begins: bool = False
 
     @property
     def wire_bytes(self) -> int:
-        """How long the body is. Units: bytes."""
+        """How long the parts are together. Units: bytes."""
         return sum(part.place.wire_bytes for part in self.parts)
-
-    @property
-    def reaches_end(self) -> bool:
-        """Whether no part of the submission comes after these."""
-        return not self.parts or self.parts[-1].place.number + 1 == len(self.plan.places)
-
-    def cut(self, length: int) -> Run:
-        """Keep as many of these parts as a body of this length holds.
-
-        Raises:
-            RefusedError: the body does not end where a part does.
-        """
-        ends = list(itertools.accumulate(part.place.wire_bytes for part in self.parts))
-        if not ends and not length:
-            return self
-        if length not in ends:
-            expected = f"{ends[0]} to {ends[-1]}" if ends else "0"
-            raise RefusedError(Reason.TRUNCATED, f"expected whole parts, {expected} bytes, got {length} announced")
-        return replace(self, parts=self.parts[: ends.index(length) + 1])
 
     def groups(self) -> list[Run]:
         """Cut them into groups that are in memory together: one long part or several short ones, and never no group."""
@@ -69,7 +64,36 @@ class Run:
                 room = _GROUP_BYTES
             groups[-1].append(part)
             room -= part.place.wire_bytes
-        return [replace(self, parts=tuple(group)) for group in groups] or [self]
+        runs = [replace(self, parts=tuple(group), manifest_bytes=0) for group in groups or [[]]]
+        return [*runs[:-1], replace(runs[-1], manifest_bytes=self.manifest_bytes)]
+
+
+def measured(places: Sequence[PartPlace], length: int) -> tuple[Sequence[PartPlace], int]:
+    """Find which parts a body of this length holds, and how long the manifest is that comes behind the last of all.
+
+    Args:
+        places: those that it may hold, to the submission's end.
+
+    Raises:
+        RefusedError: it does not end where a part does, or has no manifest at its end, or a longer one than there are.
+    """
+    ends = list(itertools.accumulate((place.wire_bytes for place in places), initial=0))
+    if length > ends[-1] + MAX_MANIFEST_BYTES:
+        raise RefusedError(
+            Reason.TOO_LARGE,
+            f"expected a body of at most {ends[-1] + MAX_MANIFEST_BYTES} bytes, got {length} announced",
+        )
+    if length > ends[-1]:
+        return places, length - ends[-1]
+    if length == ends[-1]:
+        raise RefusedError(
+            Reason.TRUNCATED,
+            f"expected the signed manifest behind the last part, got {length} bytes, which end with it",
+        )
+    if length not in ends[1:]:
+        expected = f"{ends[1]} to {ends[-1]}"
+        raise RefusedError(Reason.TRUNCATED, f"expected whole parts, {expected} bytes, got {length} announced")
+    return places[: ends.index(length)], 0
 
 
 def key_of(run: Run, part: ExpectedPart) -> PartKey:

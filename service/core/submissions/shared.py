@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from he_agg.canonical import check_hex
-from he_agg.errors import Reason, WireError
+from he_agg.errors import Reason
+from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 from he_agg.protocol.messages import SubmissionStatus
 from service.domain import submissions
@@ -15,50 +15,50 @@ from service.refusal import RefusedError
 from service.store.rows import RoundRow, SubmissionRow
 from service.store.transaction import Transaction
 
-__all__ = ["expiring", "lacks_dealing", "own_submission", "round_closed", "status_of"]
+__all__ = ["expiring", "lacks_dealing", "own_submission", "round_closed", "status_of", "unknown_upload"]
 
 
-def own_submission(tx: Transaction, federation: str, site: str, submission_id: str) -> SubmissionRow:
-    """Find a site's submission."""
-    try:
-        check_hex(submission_id, 32, "submission id")
-    except WireError as error:
-        raise RefusedError(Reason.UNKNOWN_SUBMISSION, error.message) from None
-    row = tx.submission(submission_id)
-    if row is None or row.site != site or row.round_id.federation != federation:
-        raise RefusedError(
-            Reason.UNKNOWN_SUBMISSION,
-            f"site {site} has no submission {submission_id[:12]}",
-            "announce it first: POST its manifest to /v1/rounds/{round}/submissions",
-        )
+def own_submission(tx: Transaction, round_id: RoundId, site: str, upload: str) -> SubmissionRow:
+    """Find a site's upload to a round."""
+    row = tx.submission_of(round_id, site)
+    if row is None or row.id != upload:
+        raise unknown_upload(site, upload)
     return row
 
 
-def status_of(tx: Transaction, row: SubmissionRow, plan: PublicPlan) -> SubmissionStatus:
-    """Say how far a submission has come, as its site is told."""
-    # Of a complete one nothing is missing but what the disk has damaged.
-    return SubmissionStatus(
-        row.id,
-        str(row.round_id),
-        submissions.told(row.state),
-        len(plan.places),
-        tx.missing(row.id),
-        row.state in submissions.AWAITED and lacks_dealing(tx, row),
+def unknown_upload(site: str, upload: str) -> RefusedError:
+    """Refuse what is about an upload that is not there, or not there any more, or another site's."""
+    return RefusedError(
+        Reason.UNKNOWN_SUBMISSION,
+        f"site {site} has no upload {upload[:12]} here",
+        "another upload of this site may have taken its place; send the parts from the first one on",
     )
 
 
-def lacks_dealing(tx: Transaction, row: SubmissionRow) -> bool:
+def status_of(tx: Transaction, row: RoundRow, submission: SubmissionRow, plan: PublicPlan) -> SubmissionStatus:
+    """Say how far a submission has come, as its site is told."""
+    # Of a complete one nothing is missing but what the disk has damaged.
+    return SubmissionStatus(
+        submission.id,
+        str(row.id),
+        submissions.told(submission.state),
+        len(plan.places),
+        tx.missing(submission.id),
+        submission.state in submissions.AWAITED and lacks_dealing(tx, row, submission),
+    )
+
+
+def lacks_dealing(tx: Transaction, row: RoundRow, submission: SubmissionRow) -> bool:
     """Tell whether a dealing belongs to a submission and is not here."""
-    return row.dealing is not None and not tx.has_dealing(row.id)
+    return row.basis.holders is not None and tx.dealing_digest(submission.id) is None
 
 
 def expiring(row: SubmissionRow) -> RefusedError:
     """Refuse a part while those of its submission are being removed."""
     return RefusedError(
         Reason.BUSY,
-        f"submission {row.id[:12]} was abandoned and its parts are being removed",
+        f"upload {row.id[:12]} was abandoned and its parts are being removed",
         "send it again in a moment, from the first part",
-        submission_id=row.id,
     )
 
 

@@ -23,6 +23,7 @@ from service.store.rows import FederationRow
 from service.store.transaction import Transaction
 
 __all__ = [
+    "BEGINNING",
     "DOCUMENT",
     "FederationPath",
     "HolderCaller",
@@ -34,7 +35,7 @@ __all__ = [
     "SendingHolder",
     "SendingSite",
     "SiteCaller",
-    "SubmissionPath",
+    "UploadPath",
     "Wait",
     "body_of",
     "etag",
@@ -60,6 +61,19 @@ DOCUMENT = (
     Reason.TOO_SLOW,
 )
 """Why a signed document may be refused as such, whatever it says."""
+
+
+BEGINNING = (
+    Reason.UNKNOWN_ROUND,
+    Reason.UNKNOWN_SUBMISSION,
+    Reason.NOT_INVITED,
+    Reason.FORBIDDEN,
+    Reason.ROUND_CLOSED,
+    Reason.SECOND_SUBMISSION,
+    Reason.STORAGE_FULL,
+    Reason.QUOTA_EXCEEDED,
+)
+"""Why nothing more may be sent of a submission, or none may begin."""
 
 
 _AT_ONCE_BYTES = 2**16
@@ -103,7 +117,7 @@ HolderPath = Annotated[str, Path(description="Name of the calling holder.", exam
 
 NumberPath = Annotated[int, Path(ge=1, le=10**9, description="Version or number, from 1.", examples=[1])]
 
-SubmissionPath = Annotated[str, Path(description="Submission id: SHA-256 of the signed manifest, in hex.")]
+UploadPath = Annotated[str, Path(description="Upload: the nonce of the submission's manifest, in hex.")]
 
 RoundPath = Annotated[str, Path(description="Round id: `federation.number.attempt`.", examples=["stroke.3.1"])]
 

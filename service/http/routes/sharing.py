@@ -17,6 +17,7 @@ from service.core.holding import excerpts, find_held, require_holder
 from service.core.trust import accept_sharing_key
 from service.http.auth import Caller, member_of
 from service.http.routes.common import (
+    BEGINNING,
     DOCUMENT,
     FederationPath,
     HolderCaller,
@@ -27,7 +28,7 @@ from service.http.routes.common import (
     Running,
     SendingHolder,
     SendingSite,
-    SubmissionPath,
+    UploadPath,
     body_of,
     find_federation,
     immutable,
@@ -126,16 +127,15 @@ async def holders(request: Request, round_id: RoundPath, caller: Dealing, aggreg
 
 
 @router.put(
-    "/v1/submissions/{submission_id}/dealing",
+    "/v1/rounds/{round_id}/submissions/{upload}/dealing",
     summary="Put the dealing of a submission",
     status_code=201,
     response_class=Response,
     responses={
         **taken("dealing"),
         **answers(
-            Reason.UNKNOWN_SUBMISSION,
+            *BEGINNING,
             Reason.PLAN_MISMATCH,
-            Reason.ROUND_CLOSED,
             Reason.BAD_DIGEST,
             Reason.BAD_MAGIC,
             Reason.BAD_VERSION,
@@ -157,11 +157,16 @@ async def holders(request: Request, round_id: RoundPath, caller: Dealing, aggreg
     },
 )
 async def put_dealing(
-    request: Request, submission_id: SubmissionPath, caller: SendingSite, aggregator: Running, limits: Limited
+    request: Request,
+    round_id: RoundPath,
+    upload: UploadPath,
+    caller: SendingSite,
+    aggregator: Running,
+    limits: Limited,
 ) -> Response:
-    """Store the dealing that a manifest names, durably. A submission is not complete without it."""
+    """Store the dealing of a submission, durably. It is not complete without the one that its manifest names."""
     dealings = aggregator.dealings
-    expected = await run_in_threadpool(dealings.expect, caller.federation, caller.name, submission_id)
+    expected = await run_in_threadpool(dealings.expect, caller.federation, caller.name, round_id, upload)
     note(request.scope, round_id=str(expected.submission.round_id))
 
     def take(body: bytes) -> bool:

@@ -139,15 +139,14 @@ def test_federations_side_by_side(make_world):
     for n, world in enumerate(worlds):
         for i, site in enumerate(world.sites):
             prepared[n, site] = prepare(world.plan, world.round_id, site, 10 * n + i)
-            world.peer(site).announce(world.round_id, prepared[n, site].manifest)
     ids = [world.round_id for world in worlds]
     for number in range(3):  # interleaved
         for (n, site), submission in prepared.items():
-            answer = worlds[n].peer(site).put(submission.id, number, submission.parts[number])
+            answer = worlds[n].peer(site).put(submission, number, submission.parts[number])
             assert answer.status_code == (204 if number < 2 else 200)
     for (n, _), submission in prepared.items():
         stranger = worlds[(n + 1) % 3].peer("a")
-        assert stranger.status(submission.id).status_code == 404
+        assert stranger.status(submission).status_code == 404
     for n, world in enumerate(worlds):
         record = world.peer().record(ids[n], wait=10).json()["body"]
         mine = {site: p for (m, site), p in prepared.items() if m == n}

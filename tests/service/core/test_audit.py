@@ -23,7 +23,7 @@ from tests.support.trust import AUDITOR, COORDINATOR, identity_of
 def _all_submit(world, sites):
     round_id = world.round_id
     for number, site in enumerate(sites):
-        world.peer(site).submit(round_id, prepare(world.plan, round_id, site, number))
+        world.peer(site).submit(prepare(world.plan, round_id, site, number))
     return read_record(world.peer().record(round_id, wait=20).content)
 
 

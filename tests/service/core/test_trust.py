@@ -31,6 +31,7 @@ from tests.support.peers import (
     read_record,
     read_sum,
     take_end,
+    take_parts,
 )
 from tests.support.simulated import SimulatedFederation
 from tests.support.trust import AGGREGATOR, AUDITOR, COORDINATOR, Consortium, identity_of
@@ -120,7 +121,7 @@ def test_bundles_that_do_not_fit(trust, world):
 def test_a_new_key_while_a_round_is_open(trust, world):
     trust.submit("a", 1)
     begun = prepare(world.plan, world.round_id, "b", 2)
-    world.peer("b").announce(world.round_id, begun.manifest)
+    world.peer("b").put(begun, 0, begun.parts[0])
     assert trust.bring_bundle(trust.bundle(2)).status_code == 201
     current = world.peer().current()
     assert (current["round_id"], current["epoch"], current["key_id"]) == (f"{world.name}.1.2", 2, f"{2:064x}")
@@ -129,7 +130,7 @@ def test_a_new_key_while_a_round_is_open(trust, world):
     assert record.excluded == {"a": "epoch-changed", "b": "incomplete", "c": "absent"}
     assert (record.epoch, record.key_id, record.outcome) == (1, KEY_ID, "failed")
     old = prepare(world.plan, current["round_id"], "a", 1, epoch=1)
-    trust.unchanged(lambda: world.peer().announce(current["round_id"], old.manifest), 422, "key-mismatch")
+    trust.unchanged(lambda: world.peer().end(current["round_id"], old.manifest), 422, "key-mismatch")
     new = [trust.submit(site, i) for i, site in enumerate("abc")]
     record = read_record(world.peer().record(current["round_id"], wait=20).content)
     assert (record.outcome, record.epoch, record.key_id) == ("published", 2, f"{2:064x}")
@@ -204,7 +205,7 @@ def test_a_site_is_added_while_a_round_is_open(trust, world):
     current = late.current()
     assert (current["round_id"], current["invited"], current["roster_version"]) == (round_id, ["a", "b", "c"], 2)
     manifest = prepare(world.plan, round_id, "late", 1).manifest
-    problem = trust.unchanged(lambda: late.announce(round_id, manifest), 403, "not-invited")
+    problem = trust.unchanged(lambda: late.end(round_id, manifest), 403, "not-invited")
     assert problem["round_id"] == round_id
     # Sites of the round may go by the old roster or the new one.
     trust.submit("b", 2, roster=before)
@@ -214,10 +215,11 @@ def test_a_site_is_added_while_a_round_is_open(trust, world):
     assert "late" in late.current(wait=5)["invited"]
     next_id = f"{world.name}.2.1"
     stale = prepare(world.plan, next_id, "a", 9, roster=before)
-    trust.unchanged(lambda: world.peer("a").announce(next_id, stale.manifest), 422, "roster-mismatch")
+    answer = world.peer("a").submit(stale)
+    assert (answer.status_code, answer.json()["reason"]) == (422, "roster-mismatch")
     for i, site in enumerate("abc"):
         trust.submit(site, 10 + i)
-    assert late.submit(next_id, prepare(world.plan, next_id, "late", 13)).status_code == 200
+    assert late.submit(prepare(world.plan, next_id, "late", 13)).status_code == 200
     record = read_record(world.peer().record(next_id, wait=20).content)
     assert (record.roster, len(record.members)) == (following.body_digest, 4)
 
@@ -244,7 +246,7 @@ def test_a_site_is_removed_while_a_round_is_open(trust, world, how):
     current = world.peer().current()
     assert (current["round_id"], current["roster_version"]) == (f"{world.name}.1.2", 2)
     again = prepare(world.plan, current["round_id"], "c", 3).manifest
-    assert world.peer("c").announce(current["round_id"], again).status_code == told[0]
+    assert world.peer("c").end(current["round_id"], again).status_code == told[0]
     if how == "removed":
         both = [trust.submit(site, i) for i, site in enumerate("ab")]
         record = read_record(world.peer().record(current["round_id"], wait=20).content)
@@ -269,7 +271,7 @@ def test_the_aggregator_gets_another_key(tmp_path, caplog):
     with pytest.raises(ValueError, match="does not list this aggregator's key"):
         take_end(inside.aggregator, "f", "a", first)
     late = prepare(inside.plan, "f.1.1", "b", 2)
-    inside.aggregator.announcements.announce("f", "b", "f.1.1", late.manifest)
+    take_parts(inside.aggregator, "f", "b", late, range(1))
     key = AggregatorKey.load_or_create(tmp_path / "data").signing_key
     listed = dict(members.roster.body.members)
     listed[AGGREGATOR] = Member(AGGREGATOR, key.public_key.hex(), frozenset({Role.AGGREGATOR}))
@@ -381,18 +383,17 @@ def test_everything_that_is_signed_verifies_and_chains(trust, world, own_server,
     assert rest == [trust.members.roster.encode(), *lines]
 
 
-def test_a_history_that_is_another_is_noticed_when_a_manifest_is_announced(trust, world):
+def test_a_history_that_is_another_is_noticed_when_a_manifest_comes(trust, world):
     for i, site in enumerate("abc"):
         trust.submit(site, i)
     world.peer().record(f"{world.name}.1.1", wait=20)
     round_id = world.round_id
     for previous in (NO_RECORD, "ab" * 32):
-        manifest = prepare(world.plan, round_id, "a", 5, previous=previous).manifest
-        problem = trust.unchanged(lambda m=manifest: world.peer().announce(round_id, m), 409, "chain-mismatch")
-        assert problem["round_id"] == round_id
+        problem = world.peer().submit(prepare(world.plan, round_id, "a", 5, previous=previous))
+        assert (problem.status_code, problem.json()["reason"]) == (409, "chain-mismatch")
+        assert problem.json()["round_id"] == round_id
     right = hashlib.sha256(world.peer().record(f"{world.name}.1.1").content).hexdigest()
-    manifest = prepare(world.plan, round_id, "a", 5, previous=right).manifest
-    assert world.peer().announce(round_id, manifest).status_code == 201
+    assert world.peer().complete(prepare(world.plan, round_id, "a", 5, previous=right)).status_code == 200
 
 
 def test_a_roster_may_ask_for_more_sites_than_the_plan(tmp_path):
@@ -414,8 +415,8 @@ def test_of_one_submission_nobody_gets_more_than_the_manifest(trust, world):
     for name in ("b", COORDINATOR, AUDITOR):
         peer = world.peers[name]
         for answer in (
-            peer.status(prepared.id),
-            peer.put(prepared.id, 0, prepared.parts[0]),
+            peer.status(prepared),
+            peer.put(prepared, 0, prepared.parts[0]),
             peer.complete(prepared),
         ):
             assert answer.status_code in (403, 404, 405), (name, answer.text)

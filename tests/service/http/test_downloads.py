@@ -24,7 +24,7 @@ def published(own_server):
     world = RealFederation(own_server, make_plan("downloaded"), ["a", "b", "c"])
     round_id = world.round_id
     for i, site in enumerate("abc"):
-        world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
+        world.peer(site).submit(prepare(world.plan, round_id, site, i))
     assert world.peer().record(round_id, wait=20).status_code == 200
     yield world, round_id
     world.close()

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, manifest_field
-from tests.support.holding import deal_to, holders_of, put_sharing_key
+from tests.support.holding import deal_to, holders_of, put_dealing, put_sharing_key
 from tests.support.peers import make_plan
 from tests.support.real import RealFederation
 from tests.support.trust import AUDITOR, COORDINATOR
@@ -26,11 +26,11 @@ class Routes:
         self.world = world
         assert {put_sharing_key(world.peers[name]).status_code for name in HOLDERS} == {201}
         dealt = deal_to(world.plan, holders_of(world.peer("a"), world.round_id), world.round_id, "a", 1)
-        assert world.peer("a").announce(world.round_id, dealt.prepared.manifest).status_code == 201
+        assert put_dealing(world.peer("a"), dealt).status_code == 201
         self.names = {
             "federation": world.name,
             "round_id": world.round_id,
-            "submission_id": dealt.id,
+            "upload": dealt.prepared.upload,
             "site": "a",
             "index": "1",
             "version": "1",
@@ -55,7 +55,7 @@ class Routes:
         kinds = declared if content_type == "declared" else [] if content_type is None else [content_type]
         digest = EMPTY_DIGEST
         if declared == ["application/octet-stream"] and not path.endswith("dealing"):
-            digest = manifest_field(self.names["submission_id"])
+            digest = manifest_field(self.names["upload"])
         sender = "a"
         if "rosters" in path or "epochs" in path:
             own = "commitments" in path or "sharing-keys" in path

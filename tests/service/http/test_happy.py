@@ -31,7 +31,7 @@ def test_three_sites_two_rounds_exact_sums(make_world):
         assert round_id == f"{world.name}.{number}.1"
         prepared = [prepare(world.plan, round_id, site, 10 * number + i) for i, site in enumerate("abc")]
         for site, submission in zip("abc", prepared, strict=True):
-            receipt = read_receipt(world.peer(site).submit(round_id, submission).content)
+            receipt = read_receipt(world.peer(site).submit(submission).content)
             assert (receipt.id, receipt.round_id, receipt.site) == (submission.id, round_id, site)
         chain.append(assert_sum(world, round_id, prepared))
     assert not chain[0].excluded
@@ -48,11 +48,11 @@ def test_what_never_opened_takes_nothing(make_world):
     """Everything but the record is refused for an id that is the end's."""
     world = make_world(rounds=1)
     for i, site in enumerate("abc"):
-        world.peer(site).submit(world.round_id, prepare(world.plan, f"{world.name}.1.1", site, i))
+        world.peer(site).submit(prepare(world.plan, f"{world.name}.1.1", site, i))
     assert world.peer().current(after=f"{world.name}.1.1", wait=20)["stage"] == "ended"
     end, late = f"{world.name}.2.1", prepare(world.plan, f"{world.name}.2.1", "a", 9)
     answers = [
-        world.peer().announce(end, late.manifest),
+        world.peer().submit(late),
         world.peer().sum_from(end),
         world.peer().manifests(end),
     ]
@@ -69,8 +69,8 @@ def test_a_one_hot_sum_has_no_two(world):
     hot = {"a": 0, "b": 8192, "c": 3 * 8192 - 1}
     prepared = [prepare(world.plan, round_id, site, 1, one_hot=position) for site, position in hot.items()]
     for submission, site in zip(prepared, hot, strict=True):
-        world.peer(site).submit(round_id, submission)
-        world.peer(site).submit(round_id, submission)
+        world.peer(site).submit(submission)
+        world.peer(site).submit(submission)
     assert_sum(world, round_id, prepared)
     total = np.concatenate(sum_of(world, round_id))
     assert {int(i): int(total[i]) for i in np.flatnonzero(total)} == dict.fromkeys(hot.values(), 1)
@@ -81,39 +81,35 @@ def test_every_request_may_be_repeated(world):
     for i, site in enumerate("abc"):
         peer, submission = world.peer(site), prepare(world.plan, world.round_id, site, i)
         submissions.append(submission)
-        assert [peer.announce(round_id, submission.manifest).status_code for _ in range(3)] == [201, 200, 200]
         for number, part in enumerate(submission.parts[:-1]):
-            assert [peer.put(submission.id, number, part).status_code for _ in range(3)] == [204] * 3
-        assert [peer.put(submission.id, 2, submission.parts[2]).status_code for _ in range(3)] == [200] * 3
+            assert [peer.put(submission, number, part).status_code for _ in range(3)] == [204] * 3
+        assert [peer.put(submission, 2, submission.parts[2]).status_code for _ in range(3)] == [200] * 3
         receipts = [peer.complete(submission) for _ in range(3)]
         assert [r.status_code for r in receipts] == [200] * 3
         assert len({r.content for r in receipts}) == 1
         # and still, once it is complete
-        assert peer.announce(round_id, submission.manifest).status_code == 200
-        assert peer.put(submission.id, 0, submission.parts[0]).status_code == 204
+        assert peer.put(submission, 0, submission.parts[0]).status_code == 204
         before = receipts[0].content
     assert_sum(world, round_id, submissions)
     # and when all of it is over and the single parts are gone
     last, peer = submissions[-1], world.peer("c")
-    answer = peer.announce(round_id, last.manifest)
-    assert answer.status_code == 200
-    assert SubmissionStatus.parse(answer.content).state == "complete"
-    assert SubmissionStatus.parse(peer.status(last.id).content).missing == []
-    assert peer.put(last.id, 1, last.parts[1]).status_code == 204
+    status = SubmissionStatus.parse(peer.status(last).content)
+    assert (status.state, status.missing) == ("complete", [])
+    assert peer.put(last, 1, last.parts[1]).status_code == 204
     assert peer.complete(last).content == before
     assert peer.record(round_id).content == peer.record(round_id).content
 
 
 def test_parts_in_any_order_and_status_tells_what_is_missing(world):
     peer, submission = world.peer(), prepare(world.plan, world.round_id, "a", 7)
-    status = SubmissionStatus.parse(peer.announce(world.round_id, submission.manifest).content)
-    assert (status.id, status.state, status.parts, status.missing) == (submission.id, "open", 3, [0, 1, 2])
-    assert peer.put(submission.id, 2, submission.parts[2]).status_code == 409
-    assert peer.put(submission.id, 0, submission.parts[0]).status_code == 204
-    assert SubmissionStatus.parse(peer.status(submission.id).content).missing == [1]
+    assert peer.put(submission, 2, submission.parts[2]).status_code == 409
+    status = SubmissionStatus.parse(peer.status(submission).content)
+    assert (status.upload, status.state, status.parts, status.missing) == (submission.upload, "open", 3, [0, 1])
+    assert peer.put(submission, 0, submission.parts[0]).status_code == 204
+    assert SubmissionStatus.parse(peer.status(submission).content).missing == [1]
     early = peer.complete(submission)
     assert (early.status_code, early.json()["reason"], early.json()["missing"]) == (409, "incomplete", [1])
-    assert peer.put(submission.id, 1, submission.parts[1]).status_code == 204
+    assert peer.put(submission, 1, submission.parts[1]).status_code == 204
     assert peer.complete(submission).status_code == 200
     assert peer.current()["invited"] == ["a", "b", "c"]
 
@@ -122,11 +118,8 @@ def test_all_sites_at_once_and_every_part_on_two_connections(world):
     round_id = world.round_id
     prepared = {site: prepare(world.plan, round_id, site, i) for i, site in enumerate("abc")}
     with ThreadPoolExecutor(12) as pool:
-        list(pool.map(lambda site: world.peer(site).announce(round_id, prepared[site].manifest), "abc"))
         puts = [(site, n) for n in range(3) for site in "abc"] * 2
-        answers = list(
-            pool.map(lambda p: world.peer(p[0]).put(prepared[p[0]].id, p[1], prepared[p[0]].parts[p[1]]), puts)
-        )
+        answers = list(pool.map(lambda p: world.peer(p[0]).put(prepared[p[0]], p[1], prepared[p[0]].parts[p[1]]), puts))
         assert {a.status_code for a in answers} <= {200, 204, 409}
         receipts = list(pool.map(lambda site: world.peer(site).complete(prepared[site]), "abc" * 3))
     assert {r.status_code for r in receipts} == {200}
@@ -136,7 +129,7 @@ def test_all_sites_at_once_and_every_part_on_two_connections(world):
 def test_single_submissions_are_deleted_once_enough_sites_have_opened_the_sum(world):
     round_id = world.round_id
     for i, site in enumerate("abc"):
-        world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
+        world.peer(site).submit(prepare(world.plan, round_id, site, i))
     world.peer().record(round_id, wait=20)
     next_round = world.round_id
     assert (world.server.data_dir / "rounds" / round_id / "submissions").exists()
@@ -157,7 +150,7 @@ def test_rounds_of_two_federations_do_not_mix(make_world):
     for answer in (
         stranger.record(round_id),
         stranger.sum_from(round_id),
-        stranger.announce(round_id, prepare(second.plan, round_id, "a", 1).manifest),
+        stranger.submit(prepare(second.plan, round_id, "a", 1)),
     ):
         assert (answer.status_code, answer.json()["reason"]) == (404, "unknown-round")
     path = f"/v1/federations/{second.name}/state"
@@ -171,5 +164,5 @@ def test_every_profile_of_the_plan_folds(make_world, wide):
     round_id = world.round_id
     prepared = [prepare(world.plan, round_id, site, i) for i, site in enumerate("abc")]
     for site, submission in zip("abc", prepared, strict=True):
-        world.peer(site).submit(round_id, submission)
+        world.peer(site).submit(submission)
     assert_sum(world, round_id, prepared)

@@ -113,32 +113,38 @@ def test_what_is_no_sharing_key_of_this_holder_and_epoch_is_refused(inside):
 def test_a_submission_is_complete_with_its_dealing_only(opened):
     a = opened.at("a")
     dealt = deal_to(opened.plan, holders_of(a, "f.1.1"), "f.1.1", "a", 1)
-    assert a.announce("f.1.1", dealt.prepared.manifest).json()["dealing_missing"]
-    answer = a.put(dealt.id, 0, dealt.prepared.whole)
+    answer = a.put(dealt.prepared, 0, dealt.prepared.whole)
     refused(answer, 409, "incomplete")
     assert "the dealing missing" in answer.json()["detail"]
-    assert a.status(dealt.id).json() | {"missing": [], "dealing_missing": True} == a.status(dealt.id).json()
+    assert a.status(dealt.prepared).json() | {"missing": [], "dealing_missing": True} == a.status(dealt.prepared).json()
     data = dealt.dealing.to_bytes()
-    assert [put_dealing(a, dealt.id, data).status_code for _ in range(2)] == [201, 200]
-    assert not a.status(dealt.id).json()["dealing_missing"]
+    assert [put_dealing(a, dealt, data).status_code for _ in range(2)] == [201, 200]
+    assert not a.status(dealt.prepared).json()["dealing_missing"]
     assert a.complete(dealt.prepared).status_code == 200
-    assert put_dealing(a, dealt.id, data).status_code == 200
+    assert put_dealing(a, dealt, data).status_code == 200
 
 
 def test_another_dealing_than_the_manifest_names_is_refused(opened):
     a = opened.at("a")
     holders = holders_of(a, "f.1.1")
     dealt, other = (deal_to(opened.plan, holders, "f.1.1", "a", seed) for seed in (1, 2))
-    assert a.announce("f.1.1", dealt.prepared.manifest).status_code == 201
     data = dealt.dealing.to_bytes()
-    refused(put_dealing(a, dealt.id, other.dealing.to_bytes()), 400, "bad-digest")
-    refused(put_dealing(a, dealt.id, data[:-1]), 422, "truncated")
-    refused(put_dealing(a, dealt.id, data + b"\0"), 413, "too-large")
-    refused(put_dealing(a, dealt.id, b"HEKX" + data[4:]), 422, "bad-magic")
-    refused(put_dealing(opened.at("b"), dealt.id, data), 404, "unknown-submission")
-    assert a.status(dealt.id).json()["dealing_missing"]
+    # It is known at the end only, and then the right one may take its place.
+    assert put_dealing(a, dealt, other.dealing.to_bytes()).status_code == 201
+    problem = a.put(dealt.prepared, 0, dealt.prepared.whole)
+    refused(problem, 400, "bad-digest")
+    assert "the dealing: expected SHA-256" in problem.json()["detail"]
+    assert a.status(dealt.prepared).json()["dealing_missing"]
+    refused(put_dealing(a, dealt, data[:-1]), 422, "truncated")
+    refused(put_dealing(a, dealt, data + b"\0"), 413, "too-large")
+    refused(put_dealing(a, dealt, b"HEKX" + data[4:]), 422, "bad-magic")
+    refused(put_dealing(opened.at("b"), dealt, data), 404, "unknown-submission")
+    assert [put_dealing(a, dealt, data).status_code for _ in range(2)] == [201, 200]
+    assert a.complete(dealt.prepared).status_code == 200
+    refused(put_dealing(a, dealt, other.dealing.to_bytes()), 400, "bad-digest")
+    late = deal_to(opened.plan, holders, "f.1.1", "c", 3)
     opened.clock.now = opened.row("f.1.1").deadline_at + 1
-    refused(put_dealing(a, dealt.id, data), 409, "round-closed")
+    refused(put_dealing(opened.at("c"), late), 409, "round-closed")
 
 
 @pytest.mark.parametrize("changed", [{"holders": "ab" * 32}, {"holders": None}, {"dealing": None}])
@@ -146,7 +152,8 @@ def test_a_submission_dealt_to_others_is_refused(opened, changed):
     a = opened.at("a")
     dealt = deal_to(opened.plan, holders_of(a, "f.1.1"), "f.1.1", "a", 1, **changed)
     reason = "roster-mismatch" if changed.get("holders") else "bad-field"
-    refused(a.announce("f.1.1", dealt.prepared.manifest), 422, reason)
+    assert put_dealing(a, dealt).status_code == 201
+    refused(a.submit(dealt.prepared), 422, reason)
 
 
 def test_holders_answer_and_the_next_round_opens(published):
@@ -246,7 +253,9 @@ def test_where_keys_are_shared_there_are_no_holders(tmp_path):
     for what in ("holders", "echoes", "answers", "complaints"):
         refused(Held(shared.at("a"), "f.1.1").get(what), 404, "plan-mismatch")
     prepared = shared.submit("a", 1, "f.1.1")
-    refused(put_dealing(shared.at("a"), prepared.id, b""), 422, "plan-mismatch")
+    path = f"/v1/rounds/f.1.1/submissions/{prepared.upload}/dealing"
+    octets = {"Content-Type": "application/octet-stream"}
+    refused(shared.at("a").request("PUT", path, octets, content=b""), 422, "plan-mismatch")
     shared.submit("b", 2, "f.1.1")
     shared.submit("c", 3, "f.1.1")
     shared.fold()
@@ -289,14 +298,13 @@ def test_what_is_dealt_to_nobody_any_more_goes_an_hour_after_the_round_was_settl
 def test_dealings_of_an_attempt_that_failed_go_at_once(opened):
     a = opened.at("a")
     dealt = deal_to(opened.plan, holders_of(a, "f.1.1"), "f.1.1", "a", 1)
-    assert a.announce("f.1.1", dealt.prepared.manifest).status_code == 201
-    assert put_dealing(a, dealt.id, dealt.dealing.to_bytes()).status_code == 201
+    assert put_dealing(a, dealt).status_code == 201
     with opened.aggregator.store.read() as tx:
-        assert tx.has_dealing(dealt.id)
+        assert tx.dealing_digest(dealt.prepared.upload) == dealt.dealing.digest
     opened.clock.now = opened.row("f.1.1").deadline_at + 1
     opened.look()
     with opened.aggregator.store.read() as tx:
-        assert not tx.has_dealing(dealt.id)
+        assert tx.dealing_digest(dealt.prepared.upload) is None
 
 
 def bring(inside, changed, **more):

@@ -16,7 +16,7 @@ from service.aggregator import NotReadyError
 from service.limits import Limits, _Slots
 from service.settings import Settings
 from service.store.rows import Keeping
-from tests.support.peers import OCTETS, make_plan, prepare, read_receipt, take_end
+from tests.support.peers import OCTETS, make_plan, prepare, read_receipt, take_end, take_parts
 from tests.support.server import QUICK, start_server
 from tests.support.simulated import SimulatedFederation
 
@@ -67,19 +67,16 @@ def test_new_submissions_are_refused_before_the_disk_is_full(make, disk):
         inside.aggregator.check_ready()
     # What was let in goes on to its end, whatever the disk says.
     disk(0)
-    announcements = inside.aggregator.announcements
-    assert announcements.announce("f", "a", "f.1.1", begun.manifest)[1] is False
     assert read_receipt(take_end(inside.aggregator, "f", "a", begun).encode()).site == "a"
 
 
 def test_what_others_were_promised_counts(make, disk):
     inside = make()
     disk(RESERVE + 3 * SIZE)
-    announcements = inside.aggregator.announcements
     first, second, third = (prepare(PLAN, "f.1.1", site, i) for i, site in enumerate("abc"))
-    announcements.announce("f", "a", "f.1.1", first.manifest)
-    announcements.announce("f", "b", "f.1.1", second.manifest)
-    refused(lambda: announcements.announce("f", "c", "f.1.1", third.manifest), Reason.STORAGE_FULL)
+    for site, one in (("a", first), ("b", second)):
+        assert take_parts(inside.aggregator, "f", site, one, range(1)) is None
+    refused(lambda: take_parts(inside.aggregator, "f", "c", third, range(1)), Reason.STORAGE_FULL)
 
 
 def test_quota_of_a_federation(make):
@@ -120,9 +117,9 @@ def begin_put(world, site, submission, sent=100):
     part = submission.parts[0]
     host, port = world.server.url.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=20)
-    path = f"/v1/submissions/{submission.id}"
+    path = f"/v1/rounds/{world.round_id}/submissions/{submission.upload}"
     connection.putrequest("PUT", path)
-    fields = world.peer(site).signature("PUT", path, manifest_field(submission.id))
+    fields = world.peer(site).signature("PUT", path, manifest_field(submission.upload))
     for name, value in {**fields, **OCTETS, "Content-Length": str(len(part))}.items():
         connection.putheader(name, value)
     connection.endheaders()
@@ -130,26 +127,20 @@ def begin_put(world, site, submission, sent=100):
     return connection
 
 
-def announce(world, site, seed):
-    submission = prepare(world.plan, world.round_id, site, seed)
-    assert world.peer(site).announce(world.round_id, submission.manifest).status_code == 201
-    return submission
-
-
 def test_too_slow_and_too_much_at_once(make_world, strict):
     world = make_world(server=strict)
-    slow, waiting = announce(world, "a", 1), announce(world, "b", 2)
+    slow, waiting = (prepare(world.plan, world.round_id, site, seed) for seed, site in enumerate("ab"))
     connection = begin_put(world, "a", slow)
     time.sleep(0.15)
     # The one body that may be read is being read, so the next one waits its turn, in vain.
-    answer = world.peer("b").put(waiting.id, 0, waiting.parts[0])
+    answer = world.peer("b").put(waiting, 0, waiting.parts[0])
     assert (answer.status_code, answer.json()["reason"], answer.headers["Retry-After"]) == (503, "busy", "2")
     answer = connection.getresponse()
     assert (answer.status, answer.headers["Retry-After"]) == (408, "1")
     assert b"too-slow" in answer.read()
     connection.close()
-    assert world.peer("b").put(waiting.id, 0, waiting.parts[0]).status_code == 204
-    assert world.peer("a").status(slow.id).json()["missing"] == [0, 1, 2]
+    assert world.peer("b").put(waiting, 0, waiting.parts[0]).status_code == 204
+    assert world.peer("a").status(slow).status_code == 404
     # Requests at once: of one site, and of all.
     news = {"wait": 3, "after": world.round_id}
     polls = [threading.Thread(target=world.peer(site).current, kwargs=news) for site in "aab"]
@@ -175,7 +166,7 @@ def test_too_slow_and_too_much_at_once(make_world, strict):
 def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
     with start_server(tmp_path / "data", environment=QUICK) as server:
         world = make_world(server=server)
-        submission = announce(world, "a", 1)
+        submission = prepare(world.plan, world.round_id, "a", 1)
         connection = begin_put(world, "a", submission)
         time.sleep(0.2)
         codes = []
@@ -189,19 +180,19 @@ def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
         assert codes == [0]
         connection.close()
         server.start()
-        assert world.peer("a").status(submission.id).json()["missing"] == [1, 2]
+        assert world.peer("a").status(submission).json()["missing"] == [1, 2]
 
 
 def test_one_member_that_drips_uploads_keeps_nobody_waiting(make_world, own_server):
     """32 bodies of which 4 bytes come; before, everybody else waited until they were given up."""
     world = make_world(server=own_server)
-    greedy, round_id = announce(world, "a", 1), world.round_id
+    greedy, round_id = prepare(world.plan, world.round_id, "a", 1), world.round_id
     dripping = [begin_put(world, "a", greedy, sent=4) for _ in range(32)]
     time.sleep(0.5)
     began = time.monotonic()
     for seed, site in enumerate("bc"):
         submission = prepare(world.plan, round_id, site, seed)
-        assert world.peer(site).submit(round_id, submission).status_code == 200
+        assert world.peer(site).submit(submission).status_code == 200
     assert time.monotonic() - began < 5
     for connection in dripping:
         connection.close()

@@ -95,7 +95,7 @@ def test_wakes_when_the_round_is_published_and_the_next_opens(world):
         current = pool.submit(timed, lambda: world.peer("b").current(wait=30, after=round_id))
         time.sleep(0.2)
         for i, site in enumerate("abc"):
-            world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
+            world.peer(site).submit(prepare(world.plan, round_id, site, i))
         (answer, seconds), (following, more_seconds) = record.result(), current.result()
     assert (answer.status_code, following["round_id"]) == (200, f"{world.name}.2.1")
     assert max(seconds, more_seconds) < 3

@@ -92,7 +92,7 @@ def test_an_unexpected_failure_tells_nothing_and_logs_where(app, caplog):
         raise LeakError("the body was: secret-body") from ValueError("secret-cause")
 
     with caplog.at_level("ERROR", "he_agg.service"):
-        (answer,) = ask(app, "/v1/submissions/x", newest_roster=fail)
+        (answer,) = ask(app, "/v1/rounds/f.1.1/submissions/x", newest_roster=fail)
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["reason"] == "internal"
@@ -122,7 +122,7 @@ def test_trouble_of_the_machine(app, caplog, error, status, reason, retry_after)
         raise error
 
     caplog.set_level("INFO", "he_agg.service")
-    (answer,) = ask(app, "/v1/submissions/x", newest_roster=fail)
+    (answer,) = ask(app, "/v1/rounds/f.1.1/submissions/x", newest_roster=fail)
     assert (answer.status_code, answer.json()["reason"]) == (status, reason)
     assert answer.headers.get("Retry-After") == retry_after
     assert "secret" not in answer.text
@@ -134,7 +134,7 @@ def test_an_error_of_the_client_side_is_a_failure_here(app):
     def fail(*_):
         raise WireError(Reason.NON_FINITE, "only a site says this")
 
-    (answer,) = ask(app, "/v1/submissions/x", newest_roster=fail)
+    (answer,) = ask(app, "/v1/rounds/f.1.1/submissions/x", newest_roster=fail)
     assert (answer.status_code, answer.json()["reason"]) == (500, "internal")
 
 
@@ -149,9 +149,8 @@ def test_openapi_tells_every_endpoint_with_its_problems(app):
     }
     assert set(operations) == {
         ("GET", "/v1/federations/{federation}/state"),
-        ("POST", "/v1/rounds/{round_id}/submissions"),
-        ("GET", "/v1/submissions/{submission_id}"),
-        ("PUT", "/v1/submissions/{submission_id}"),
+        ("GET", "/v1/rounds/{round_id}/submissions/{upload}"),
+        ("PUT", "/v1/rounds/{round_id}/submissions/{upload}"),
         ("GET", "/v1/rounds/{round_id}/record"),
         ("GET", "/v1/rounds/{round_id}/sum"),
         ("GET", "/v1/rounds/{round_id}/manifests"),
@@ -167,7 +166,7 @@ def test_openapi_tells_every_endpoint_with_its_problems(app):
         ("GET", "/v1/federations/{federation}/epochs/{number}/commitments"),
         ("PUT", "/v1/federations/{federation}/epochs/{number}/sharing-keys/{holder}"),
         ("GET", "/v1/federations/{federation}/epochs/{number}/sharing-keys"),
-        ("PUT", "/v1/submissions/{submission_id}/dealing"),
+        ("PUT", "/v1/rounds/{round_id}/submissions/{upload}/dealing"),
         ("GET", "/v1/rounds/{round_id}/holders"),
         ("GET", "/v1/rounds/{round_id}/shares"),
         ("PUT", "/v1/rounds/{round_id}/echoes/{holder}"),
@@ -188,7 +187,7 @@ def test_openapi_tells_every_endpoint_with_its_problems(app):
             for status, response in operation["responses"].items():
                 if status >= "400":
                     assert list(response["content"]) == ["application/problem+json"], (method, path, status)
-    put = operations["PUT", "/v1/submissions/{submission_id}"]
+    put = operations["PUT", "/v1/rounds/{round_id}/submissions/{upload}"]
     assert "Content-Digest" in {p["name"] for p in put["parameters"]}
     assert "round-closed" in put["responses"]["409"]["content"]["application/problem+json"]["examples"]
     assert "Problem" in document["components"]["schemas"]

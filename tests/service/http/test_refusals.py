@@ -20,10 +20,9 @@ SEAL_HEADER = bytes.fromhex("5ea110") + bytes(200)
 
 @pytest.fixture
 def prepared(world):
-    """A submission of site a, announced, with part 0 stored."""
+    """A submission of site a, begun: part 0 is stored."""
     submission = prepare(world.plan, world.round_id, "a", 5)
-    assert world.peer().announce(world.round_id, submission.manifest).status_code == 201
-    assert world.peer().put(submission.id, 0, submission.parts[0]).status_code == 204
+    assert world.peer().put(submission, 0, submission.parts[0]).status_code == 204
     return submission
 
 
@@ -48,8 +47,6 @@ MANIFESTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "other plan": ({"plan_id": OTHER_PLAN.plan_id}, 422, "plan-mismatch"),
     "other key": ({"key_id": "6e" * 32}, 422, "key-mismatch"),
     "other epoch": ({"epoch": 2}, 422, "key-mismatch"),
-    "another roster": ({"roster": "ab" * 32}, 422, "roster-mismatch"),
-    "another history": ({"previous": "ab" * 32}, 409, "chain-mismatch"),
     "signed by another": ({"signer": identity_of("a")}, 422, "bad-signature"),
     "no tags": ({"tags": ()}, 422, "bad-field"),
     "no tags of a section": ({"tags": ((),)}, 422, "bad-field"),
@@ -68,20 +65,32 @@ def test_manifest_for_something_else(world, name):
     changes, status, reason = MANIFESTS[name]
     changes = dict(changes)
     manifest = prepare(world.plan, world.round_id, changes.pop("named", "b"), 1, **changes).manifest
-    assert_problem(world.peer("b").announce(world.round_id, manifest), status, reason)
+    assert_problem(world.peer("b").end(world.round_id, manifest), status, reason)
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_manifest_for_another_round(world):
     round_id = world.round_id
     manifest = prepare(world.plan, f"{world.name}.2.1", "b", 1).manifest
-    assert_problem(world.peer("b").announce(round_id, manifest), 422, "bad-field")
-    assert_problem(world.peer("b").announce(f"{world.name}.2.1", manifest), 404, "unknown-round")
-    assert_problem(world.peer("b").announce("no-round-at-all", manifest), 404, "unknown-round")
+    assert_problem(world.peer("b").end(round_id, manifest), 422, "bad-field")
+    assert_problem(world.peer("b").end(f"{world.name}.2.1", manifest), 404, "unknown-round")
+    assert_problem(world.peer("b").end("no-round-at-all", manifest), 404, "unknown-round")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [({"roster": "ab" * 32}, 422, "roster-mismatch"), ({"previous": "ab" * 32}, 409, "chain-mismatch")],
+)
+def test_manifest_of_another_roster_or_history(world, changes, status, reason):
+    """The parts stay, for another manifest of the same."""
+    submission, peer = prepare(world.plan, world.round_id, "b", 1, **changes), world.peer("b")
+    assert_problem(peer.submit(submission), status, reason)
+    assert peer.status(submission).json()["missing"] == []
+    assert peer.complete(prepare(world.plan, world.round_id, "b", 1)).status_code == 200
 
 
 BODIES = {
-    "empty": (b"", 422, "bad-field"),
+    "empty": (b"", 422, "truncated"),
     "no JSON": (b"\xff\xfe\x00", 422, "bad-field"),
     "nothing in it": (b"{}", 422, "bad-field"),
     "spaces": (b'{"v": 1}', 422, "not-canonical"),
@@ -98,31 +107,33 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_manifest_that_is_none(world, name):
     body, status, reason = BODIES[name]
-    assert_problem(world.peer("b").announce(world.round_id, body), status, reason)
+    assert_problem(world.peer("b").end(world.round_id, body), status, reason)
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_truncated_manifest(world):
     manifest = prepare(world.plan, world.round_id, "b", 1).manifest
     for cut in (1, len(manifest) // 2, len(manifest) - 1):
-        assert_problem(world.peer("b").announce(world.round_id, manifest[:cut]), 422, "bad-field")
+        assert_problem(world.peer("b").end(world.round_id, manifest[:cut]), 422, "bad-field")
 
 
-@pytest.mark.usefixtures("unchanged")
-def test_a_second_manifest_is_refused_and_the_first_stays(world, prepared):
+def test_a_second_submission_is_refused_and_the_first_stays(world, prepared):
     second = prepare(world.plan, world.round_id, "a", 6)
-    body = assert_problem(world.peer().announce(world.round_id, second.manifest), 409, "second-submission")
+    assert world.peer().submit(prepared).status_code == 200
+    before = world.snapshot()
+    body = assert_problem(world.peer().put(second, 0, second.parts[0]), 409, "second-submission")
     assert body["submission_id"] == prepared.id
     assert body["round_id"] == world.round_id
     assert body["manifest"] == json.loads(prepared.manifest)
-    assert_problem(world.peer().put(second.id, 0, second.parts[0]), 404, "unknown-submission")
+    assert world.snapshot() == before
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_content_type_of_a_manifest(world):
-    manifest = prepare(world.plan, world.round_id, "b", 1).manifest
-    path = f"/v1/rounds/{world.round_id}/submissions"
-    answer = world.peer("b").request("POST", path, {"Content-Type": "text/plain"}, content=manifest)
+    submission = prepare(world.plan, world.round_id, "b", 1)
+    path = f"/v1/rounds/{world.round_id}/submissions/{submission.upload}"
+    kinds = {"Content-Type": "application/json", "Content-Digest": manifest_field(submission.upload)}
+    answer = world.peer("b").request("PUT", path, kinds, content=submission.manifest)
     assert_problem(answer, 400, "bad-request")
 
 
@@ -132,7 +143,7 @@ def test_content_type_of_a_manifest(world):
 @pytest.mark.usefixtures("unchanged")
 def test_digests_of_parts(world, prepared):
     peer, data = world.peer(), prepared.parts[1]
-    good = manifest_field(prepared.id)
+    good = manifest_field(prepared.upload)
     for field in (
         "sha-256=abc",
         "sha-256=::",
@@ -140,37 +151,37 @@ def test_digests_of_parts(world, prepared):
         good.replace("he-agg-manifest", "sha-256"),
         good + ", " + good,
         f"he-agg-manifest=:{base64.b64encode(bytes(31)).decode()}:",
-        f"he-agg-manifest={prepared.id}",
-        manifest_field("00" * 32),
+        f"he-agg-manifest={prepared.upload}",
+        manifest_field("00" * 16),
         digest_header(data)["Content-Digest"],
         EMPTY_DIGEST,
     ):
-        assert_problem(peer.put(prepared.id, 1, data, {"Content-Digest": field}), 400, "bad-digest")
-    # the head says the right thing, the bytes are others
-    for other in (prepared.parts[2], flip(data, 9), flip(data, 8 * len(data) - 1)):
-        assert_problem(peer.put(prepared.id, 1, other), 400, "bad-digest")
+        assert_problem(peer.put(prepared, 1, data, {"Content-Digest": field}), 400, "bad-digest")
+    # the head says the right thing, the bytes are no part of this place
+    for other, reason in ((prepared.parts[2], "bad-field"), (flip(data, 9), "bad-magic")):
+        assert_problem(peer.put(prepared, 1, other), 422, reason)
     # the bytes of a stored part, repeated wrongly
-    assert_problem(peer.put(prepared.id, 0, flip(prepared.parts[0], 999)), 400, "bad-digest")
-    secret = SEAL_HEADER + bytes(len(data) - len(SEAL_HEADER))
-    assert_problem(peer.put(prepared.id, 1, secret), 422, "secret-refused")
+    assert_problem(peer.put(prepared, 0, flip(prepared.parts[0], 999)), 400, "bad-digest")
+    for number in (0, 1):
+        secret = SEAL_HEADER + bytes(len(data) - len(SEAL_HEADER))
+        assert_problem(peer.put(prepared, number, secret), 422, "secret-refused")
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_lengths_of_parts(world, prepared):
     peer, data = world.peer(), prepared.parts[1]
-    header = OCTETS | {"Content-Digest": manifest_field(prepared.id)}
-    assert_problem(peer.put(prepared.id, 1, data[:-1]), 422, "truncated")
-    assert_problem(peer.put(prepared.id, 1, b""), 422, "truncated")
-    assert_problem(peer.put(prepared.id, 1, data + b"\0"), 422, "truncated")
-    assert_problem(peer.put(prepared.id, 2, prepared.parts[2] + b"\0"), 413, "too-large")
-    assert_problem(peer.put(prepared.id, 3, b"\0"), 413, "too-large")
+    header = OCTETS | {"Content-Digest": manifest_field(prepared.upload)}
+    assert_problem(peer.put(prepared, 1, data[:-1]), 422, "truncated")
+    assert_problem(peer.put(prepared, 1, b""), 422, "truncated")
+    assert_problem(peer.put(prepared, 1, data + b"\0"), 422, "truncated")
+    assert_problem(peer.put(prepared, 3, bytes(MAX_MANIFEST_BYTES + 1)), 413, "too-large")
 
     def chunked():
         yield data
 
-    path = f"/v1/submissions/{prepared.id}?from=1"
+    path = f"/v1/rounds/{world.round_id}/submissions/{prepared.upload}?from=1"
     assert_problem(peer.request("PUT", path, header, content=chunked()), 411, "length-required")
-    answer = peer.put(prepared.id, 1, data, header | {"Content-Encoding": "gzip"})
+    answer = peer.put(prepared, 1, data, header | {"Content-Encoding": "gzip"})
     assert_problem(answer, 400, "bad-request")
 
 
@@ -207,16 +218,15 @@ PARTS = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_part_that_is_wrong_although_announced(world, name):
+def test_part_that_is_wrong_although_signed(world, name):
     """The digest is right, for the manifest was made of the wrong part."""
     change, reason = PARTS[name]
     base = prepare(world.plan, world.round_id, "a", 3)
     wrong = change(base.parts[1], world.plan.public.places[1], base.parts)
     digests = [hashlib.sha256(part).hexdigest() for part in (base.parts[0], wrong, base.parts[2])]
     bad = prepare(world.plan, world.round_id, "a", 3, part_digests=tuple(digests))
-    assert world.peer().announce(world.round_id, bad.manifest).status_code == 201
     before = world.snapshot()
-    body = assert_problem(world.peer().put(bad.id, 1, wrong), 422, reason)
+    body = assert_problem(world.peer().put(bad, 1, wrong), 422, reason)
     assert "part 1" in body["detail"] or reason == "secret-refused"
     assert world.snapshot() == before
 
@@ -225,11 +235,9 @@ def test_part_that_is_wrong_although_announced(world, name):
 def test_part_numbers(world, prepared):
     peer = world.peer()
     for number in (4, 10**6, 10**17):
-        assert_problem(peer.put(prepared.id, number, prepared.parts[0]), 404, "unknown-part")
+        assert_problem(peer.put(prepared, number, prepared.parts[0]), 404, "unknown-part")
     for text in ("x", "0x1", "1.5", "-1", 10**30):
-        assert_problem(peer.put(prepared.id, text, b""), 400, "bad-request")
-    # a part in another part's place
-    assert_problem(peer.put(prepared.id, 1, prepared.parts[2]), 400, "bad-digest")
+        assert_problem(peer.put_raw(world.round_id, prepared.upload, text, b""), 400, "bad-request")
 
 
 # who asks; how it is proved is test_signatures.py's
@@ -237,14 +245,12 @@ def test_part_numbers(world, prepared):
 
 @pytest.mark.usefixtures("unchanged")
 def test_another_sites_submission_does_not_exist(world, prepared):
-    peer = world.peer("b")
+    peer, path = world.peer("b"), f"/v1/rounds/{world.round_id}/submissions"
     for answer in (
-        peer.status(prepared.id),
-        peer.put(prepared.id, 1, prepared.parts[1]),
+        peer.status(prepared),
+        peer.put(prepared, 1, prepared.parts[1]),
         peer.complete(prepared),
-        peer.status("00" * 32),
-        peer.status("nonsense"),
-        peer.status(prepared.id.upper()),
+        *(peer.request("GET", f"{path}/{upload}") for upload in ("00" * 16, "nonsense", prepared.upload.upper())),
     ):
         assert_problem(answer, 404, "unknown-submission")
 
@@ -255,8 +261,7 @@ def test_another_sites_submission_does_not_exist(world, prepared):
 def test_a_closed_round_takes_nothing_and_answers_with_its_record(make_world):
     world = make_world(deadline_s=3600)
     round_id, late = world.round_id, prepare(world.plan, world.round_id, "c", 3)
-    assert world.peer("c").announce(round_id, late.manifest).status_code == 201
-    assert world.peer("c").put(late.id, 0, late.parts[0]).status_code == 204
+    assert world.peer("c").put(late, 0, late.parts[0]).status_code == 204
     world.end()
     record = world.peer().record(round_id, wait=5)
     assert record.json()["body"]["outcome"] == "failed"
@@ -265,16 +270,16 @@ def test_a_closed_round_takes_nothing_and_answers_with_its_record(make_world):
     before = world.snapshot()
     peer = world.peer("c")
     for answer in (
-        peer.put(late.id, 1, late.parts[1]),
-        peer.put(late.id, 0, late.parts[0]),
+        peer.put(late, 1, late.parts[1]),
+        peer.put(late, 0, late.parts[0]),
         peer.complete(late),
-        world.peer("a").announce(round_id, prepare(world.plan, round_id, "a", 1).manifest),
-        peer.announce(round_id, prepare(world.plan, round_id, "c", 4).manifest),
+        world.peer("a").submit(prepare(world.plan, round_id, "a", 1)),
+        peer.submit(prepare(world.plan, round_id, "c", 4)),
     ):
         body = assert_problem(answer, 409, "round-closed")
         assert body["record"] == record.json()
         assert body["round_id"] == round_id
-    assert peer.status(late.id).json()["state"] == "excluded"
+    assert peer.status(late).json()["state"] == "excluded"
     assert_problem(peer.sum_from(round_id), 409, "round-failed")
     assert world.snapshot() == before
 
@@ -308,21 +313,20 @@ def test_arguments(world):
     [
         ("manifest", MAX_MANIFEST_BYTES + 1, True, 413),
         ("manifest", 10**15, True, 413),
-        ("manifest", None, True, 411),
         ("part", 10**12, True, 413),
-        ("part", 41025, True, 413),
+        ("part", 41024 + MAX_MANIFEST_BYTES + 1, True, 413),
+        ("part", 41024, True, 422),
         ("part", 41023, True, 422),
         ("part", None, True, 411),
-        ("manifest", 1000, False, 401),
         ("part", 41024, False, 401),
         ("part under another digest", 41024, True, 400),
         ("a body that is not wanted", 10, True, 400),
     ],
 )
 def test_refused_from_the_head_alone(world, prepared, what, length, signed, status):
-    own = f"/v1/submissions/{prepared.id}"
+    own = f"/v1/rounds/{world.round_id}/submissions/{prepared.upload}"
     method, path, query = {
-        "manifest": ("POST", f"/v1/rounds/{world.round_id}/submissions", ""),
+        "manifest": ("PUT", own, "from=3"),
         "part": ("PUT", own, "from=2"),
         "part under another digest": ("PUT", own, "from=2"),
         "a body that is not wanted": ("GET", own, ""),
@@ -330,7 +334,7 @@ def test_refused_from_the_head_alone(world, prepared, what, length, signed, stat
     head = [f"{method} {path}{'?' if query else ''}{query} HTTP/1.1", "Host: x"]
     head += [f"Content-Type: application/{'octet-stream' if method == 'PUT' else 'json'}"] * (method != "GET")
     head.append("Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}")
-    digest = manifest_field(prepared.id) if what == "part" else EMPTY_DIGEST
+    digest = manifest_field(prepared.upload) if what in ("part", "manifest") else EMPTY_DIGEST
     if signed:
         head += [f"{name}: {value}" for name, value in world.peer().signature(method, path, digest, query).items()]
     answer, seconds = raw_answer(world, head)  # not one byte of the body is ever sent
@@ -342,8 +346,8 @@ def test_refused_from_the_head_alone(world, prepared, what, length, signed, stat
 
 @pytest.mark.usefixtures("unchanged")
 def test_no_100_continue_for_a_body_that_is_refused(world, prepared):
-    path = f"/v1/submissions/{prepared.id}"
-    fields = world.peer().signature("PUT", path, EMPTY_DIGEST, "from=1")
+    path = f"/v1/rounds/{world.round_id}/submissions/{prepared.upload}"
+    fields = world.peer().signature("PUT", path, manifest_field(prepared.upload), "from=1")
     head = [
         f"PUT {path}?from=1 HTTP/1.1",
         "Host: x",
@@ -361,15 +365,15 @@ def test_a_peer_that_goes_on_sending_still_gets_its_answer(world):
     # More than socket buffers hold, so that the peer is still sending when the answer comes.
     body = bytes(MAX_MANIFEST_BYTES + 4 * 2**20)
     for _ in range(3):
-        assert_problem(world.peer("b").announce(world.round_id, body), 413, "too-large")
+        assert_problem(world.peer("b").end(world.round_id, body), 413, "too-large")
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_connection_that_breaks_in_the_middle_leaves_nothing(world, prepared):
     host, port = world.server.url.removeprefix("http://").split(":")
     data = prepared.parts[1]
-    path = f"/v1/submissions/{prepared.id}"
-    fields = world.peer().signature("PUT", path, manifest_field(prepared.id), "from=1")
+    path = f"/v1/rounds/{world.round_id}/submissions/{prepared.upload}"
+    fields = world.peer().signature("PUT", path, manifest_field(prepared.upload), "from=1")
     head = "\r\n".join(
         [
             f"PUT {path}?from=1 HTTP/1.1",
@@ -384,7 +388,7 @@ def test_a_connection_that_breaks_in_the_middle_leaves_nothing(world, prepared):
             connection.sendall(head.encode() + b"\r\n\r\n" + data[:cut])
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        lines = [line for line in world.server.log_lines if line.get("submission_id") == prepared.id]
+        lines = [line for line in world.server.log_lines if line.get("upload") == prepared.upload]
         if sum(line.get("reason") == "disconnected" for line in lines) == 4:
             break
         time.sleep(0.02)

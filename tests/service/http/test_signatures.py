@@ -20,7 +20,6 @@ ROLES = {
     "GET manifests": {"a", AUDITOR, COORDINATOR},
     "GET sum": {"a"},
     "GET submission": {"a"},
-    "POST announce": {"a"},
     "PUT submission": {"a"},
     "GET records/1": {"a", AUDITOR, COORDINATOR},
     "GET rosters/newest": {"a", AUDITOR, COORDINATOR},
@@ -35,9 +34,9 @@ ROLES = {
 
 @pytest.fixture
 def prepared(world):
-    """A submission of site a, announced."""
+    """A submission of site a, begun."""
     submission = prepare(world.plan, world.round_id, "a", 5)
-    assert world.peer().announce(world.round_id, submission.manifest).status_code == 201
+    assert world.peer().put(submission, 0, submission.parts[0]).status_code == 204
     return submission
 
 
@@ -53,9 +52,9 @@ class Put:
 
     def __init__(self, world, prepared):
         self.world = world
-        self.method, self.path = "PUT", f"/v1/submissions/{prepared.id}"
+        self.method, self.path = "PUT", f"/v1/rounds/{world.round_id}/submissions/{prepared.upload}"
         self.query, self.body = "from=1", prepared.parts[1]
-        self.digest = manifest_field(prepared.id)
+        self.digest = manifest_field(prepared.upload)
         self.member, self.name = world.members["a"], "a"
         self.federation = world.name
         self.created = time.time()
@@ -147,8 +146,9 @@ def test_what_is_signed_is_what_is_sent(world, put, name):
 
 
 def test_another_body_or_digest(world, put, prepared):
+    """Parts are held to their manifest, at its end, and to their form before."""
     fields, other = put.fields(), prepared.parts[2]
-    assert_problem(check_untouched(world, lambda: put.send(fields, body=other)), 400, "bad-digest")
+    assert_problem(check_untouched(world, lambda: put.send(fields, body=other)), 422, "bad-field")
     changed = fields | digest_header(other)
     assert_problem(check_untouched(world, lambda: put.send(changed, body=other)), 401, "bad-signature")
     assert_problem(check_untouched(world, lambda: put.send(changed)), 401, "bad-signature")
@@ -183,7 +183,7 @@ def test_keys_and_names_of_others(world, put):
         put.member, put.name = member, name
         assert_problem(check_untouched(world, lambda: put.send(put.fields())), 401, reason)
     put.member, put.name = world.members["b"], "b"
-    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-submission")
+    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-round")
     put.member, put.name = world.members["a"], "a"
     put.passes()
 
@@ -194,7 +194,7 @@ def test_a_request_in_another_federation(world, put, make_world):
     answer = check_untouched(world, lambda: put.send(good | {"He-Agg-Federation": other.name}))
     assert_problem(answer, 401, "bad-signature")
     put.federation = other.name
-    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-submission")
+    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-round")
     put.federation = "nowhere"
     assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-federation")
     for what in ("rosters/newest", "epochs/newest", "state", "records/1"):
@@ -245,7 +245,7 @@ def test_not_one_byte_of_a_body_is_read_before(world, put, prepared):
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_body_where_none_belongs(world, prepared):
-    path = f"/v1/submissions/{prepared.id}"
+    path = f"/v1/rounds/{world.round_id}/submissions/{prepared.upload}"
     answer = world.peer().request("GET", path, content=b"{}")
     assert_problem(answer, 400, "bad-request")
     # The digest of something, and nothing comes.
@@ -261,8 +261,7 @@ def test_roles(world, prepared, what):
         "record": f"/v1/rounds/{world.round_id}/record",
         "manifests": f"/v1/rounds/{world.round_id}/manifests",
         "sum": f"/v1/rounds/{world.round_id}/sum",
-        "submission": f"/v1/submissions/{prepared.id}",
-        "announce": f"/v1/rounds/{world.round_id}/submissions",
+        "submission": f"/v1/rounds/{world.round_id}/submissions/{prepared.upload}",
     }.get(name, f"/v1/federations/{world.name}/{name}")
     for member in ("a", COORDINATOR, AUDITOR):
         before = world.snapshot()

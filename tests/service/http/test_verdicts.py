@@ -83,7 +83,7 @@ def test_a_submission_of_another_round_does_not_carry_a_verdict_over(inside):
     old = json.loads(a.request("GET", "/v1/rounds/f.1.1/verdicts").content)["verdicts"][0]
     for i, site in enumerate("abc"):
         sent = prepare(inside.plan, "f.2.1", site, i)
-        assert inside.at(site).submit("f.2.1", sent).status_code == 200
+        assert inside.at(site).submit(sent).status_code == 200
     inside.fold()
     document = Signed.from_json(Verdict, old).encode()
     refused(a.put_verdict("f.2.1", document), 422, "bad-field")

@@ -35,9 +35,8 @@ def main(folder: Path) -> None:
         _play(trauma, 0, SITES[1:2])
         _play(stroke, len(ROUNDS_S), SITES[1:3])
         uploading = prepare(stroke.plan, stroke.round_id, SITES[3], 99)
-        stroke.peer(SITES[3]).announce(stroke.round_id, uploading.manifest)
         some = uploading.parts[: len(uploading.parts) * 3 // 5]
-        assert stroke.peer(SITES[3]).put(uploading.id, 0, b"".join(some)).status_code == 204
+        assert stroke.peer(SITES[3]).put(uploading, 0, b"".join(some)).status_code == 204
         with chromium(Path(root) / "profile") as browser:
             size(browser, 1280, 968)
             browser.get(watched.new_link())
@@ -54,7 +53,7 @@ def _play(world: RealFederation, number: int, sites: list[str], last_takes_s: fl
         prepared = prepare(world.plan, round_id, site, 10 * number + i)
         if site == sites[-1]:
             time.sleep(last_takes_s)
-        assert world.peer(site).submit(round_id, prepared).status_code == 200
+        assert world.peer(site).submit(prepared).status_code == 200
     if len(sites) == len(world.sites):
         assert world.peer().record(round_id, wait=20).status_code == 200
 

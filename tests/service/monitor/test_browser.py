@@ -59,22 +59,21 @@ def test_a_round_from_open_to_published(page, watched, world_on):
     prepared = {site: prepare(world.plan, "live.1.1", site, i) for i, site in enumerate("abc")}
     # Once loaded, the page is never loaded again: a mark on it stays.
     page.execute_script("document.body.dataset.mark = 'here'")
-    world.peer("a").announce("live.1.1", prepared["a"].manifest)
-    world.peer("a").put(prepared["a"].id, 0, prepared["a"].parts[0])
+    world.peer("a").put(prepared["a"], 0, prepared["a"].parts[0])
     row = f'{mine} .sites [data-key="a"]'
     until(lambda: "Uploading" in text(page, row))
     assert "33 %" in text(page, row)
     assert page.execute_script(f"return document.querySelector('{row} progress').value") == len(prepared["a"].parts[0])
-    world.peer("a").put(prepared["a"].id, 1, b"".join(prepared["a"].parts[1:]))
+    world.peer("a").put(prepared["a"], 1, b"".join(prepared["a"].parts[1:]))
     until(lambda: "Complete" in text(page, row))
     until(
         lambda: (
             "1 of 3 sites complete" in page.execute_script("return document.getElementById('announcer').textContent")
         )
     )
-    world.peer("b").submit("live.1.1", prepared["b"])
+    world.peer("b").submit(prepared["b"])
     until(lambda: "✓ reached" in text(page, f"{mine} .figures"))
-    world.peer("c").submit("live.1.1", prepared["c"])
+    world.peer("c").submit(prepared["c"])
     until(lambda: "Round 2" in text(page, f"{mine} .round h3"))
     assert "1 of 2 rounds published" in text(page, f"{mine} .title")
     assert "Published" in text(page, f"{mine} .history")
@@ -123,8 +122,8 @@ def test_the_link_leaves_the_address_and_the_script_gets_no_session(page, watche
 def test_it_checks_out(page, watched, world_on):
     world = world_on(watched, "checked", rounds=2)
     for site in "ab":
-        world.peer(site).submit("checked.1.1", prepare(world.plan, "checked.1.1", site, ord(site)))
-    world.peer("c").announce("checked.1.1", b'{"he-agg-group-key":"x"}')
+        world.peer(site).submit(prepare(world.plan, "checked.1.1", site, ord(site)))
+    world.peer("c").end("checked.1.1", b'{"he-agg-group-key":"x"}')
     until(lambda: "2 of 3" in text(page, "#federation-checked") and "looks like a key" in text(page, ".headline"))
     page.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
     assert page.execute_script(PROBLEMS) == []

@@ -175,8 +175,7 @@ def test_a_round_as_the_page_sees_it(watched, world_on, client):
     assert federation["round"]["quorum"] == 2
     assert [site["state"] for site in federation["round"]["sites"]] == ["absent"] * 3
     prepared = {site: prepare(world.plan, "seen.1.1", site, i) for i, site in enumerate("abc")}
-    assert world.peer("a").announce("seen.1.1", prepared["a"].manifest).status_code == 201
-    world.peer("a").put(prepared["a"].id, 0, prepared["a"].parts[0])
+    world.peer("a").put(prepared["a"], 0, prepared["a"].parts[0])
     federation = seen(lambda each: each["round"]["sites"][0]["bytes"])
     assert federation["round"]["sites"][0] == {
         "site": "a",
@@ -186,11 +185,11 @@ def test_a_round_as_the_page_sees_it(watched, world_on, client):
         "accepted_at": None,
         "asked_again": [],
     }
-    world.peer("a").put(prepared["a"].id, 1, b"".join(prepared["a"].parts[1:]))
-    world.peer("b").submit("seen.1.1", prepared["b"])
+    world.peer("a").put(prepared["a"], 1, b"".join(prepared["a"].parts[1:]))
+    world.peer("b").submit(prepared["b"])
     federation = seen(lambda each: each["round"]["complete"] == 2)
     assert [site["bytes"] for site in federation["round"]["sites"]] == [size, size, 0]
-    world.peer("c").submit("seen.1.1", prepared["c"])
+    world.peer("c").submit(prepared["c"])
     federation = seen(lambda each: each["published"] == 1)
     (ended,) = federation["history"]
     assert ended | {"opened_at": 0, "closed_at": 0, "ended_at": 0, "settled_at": 0} == {
@@ -218,7 +217,7 @@ def test_a_round_as_the_page_sees_it(watched, world_on, client):
 def test_problems_are_shown_with_their_ids(watched, world_on, client):
     world = world_on(watched, "troubled")
     for _ in range(3):
-        refused = world.peer("a").announce(world.round_id, b'{"he-agg-group-key":"x"}')
+        refused = world.peer("a").end(world.round_id, b'{"he-agg-group-key":"x"}')
         assert refused.status_code == 422
     problems = until(
         lambda: [one for one in client.get("/snapshot.json").json()["process"]["problems"] if one["count"] == 3]
@@ -227,12 +226,12 @@ def test_problems_are_shown_with_their_ids(watched, world_on, client):
     assert problem["id"] == refused.headers["x-request-id"]
     assert (problem["member"], problem["federation"]) == ("a", "troubled")
     assert problem["round_id"] == "troubled.1.1"
-    assert problem["what"] == "POST /v1/rounds/{round_id}/submissions"
+    assert problem["what"] == "PUT /v1/rounds/{round_id}/submissions/{upload}"
 
 
 def test_strangers_push_nothing_out(watched, world_on, client):
     world = world_on(watched, "noisy")
-    world.peer("a").announce(world.round_id, b'{"he-agg-group-key":"x"}')
+    world.peer("a").end(world.round_id, b'{"he-agg-group-key":"x"}')
     for number in range(200):
         world.client.get(f"/cgi-bin/{number}")
     problems = until(
@@ -342,7 +341,7 @@ def test_a_stop_ends_streams_at_once(tmp_path):
 def test_watch_from_the_store_and_from_afar(watched, world_on):
     world = world_on(watched, "watched")
     prepared = prepare(world.plan, world.round_id, "a", 1)
-    world.peer("a").submit(world.round_id, prepared)
+    world.peer("a").submit(prepared)
     stored = json.loads(he_agg("watch", "--once", "--json", "--data-dir", watched.server.data_dir).stdout)
     (mine,) = [each for each in stored["federations"] if each["federation"] == "watched"]
     assert mine["round"]["complete"] == 1

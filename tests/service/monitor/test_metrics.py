@@ -32,11 +32,11 @@ def played(watched):
     round_id, peer = world.round_id, world.peer()
     prepared = {site: prepare(world.plan, round_id, site, i) for i, site in enumerate("abc")}
     for site in "abc":
-        world.peer(site).submit(round_id, prepared[site])
-        assert world.peer(site).announce(round_id, prepared[site].manifest).status_code == 200
+        world.peer(site).submit(prepared[site])
+        assert world.peer(site).complete(prepared[site]).status_code == 200
     peer.record(round_id, wait=20)
     assert peer.sum_from(round_id).status_code == 200
-    peer.status("0" * 64)
+    peer.request("GET", f"/v1/rounds/{round_id}/submissions/{0:032x}")
     world.client.get("/nowhere/at/all")
     world.client.request("PROPFIND", "/healthz")
     Peer(world.client, "counted", world.members["a"], clock=lambda: time.time() - 1000).state()
@@ -53,10 +53,8 @@ def test_a_round_is_counted(played):
     world, before, after = played
     size = world.plan.public.wire_bytes
     phases = {phase: of(after, "he_agg_phase_seconds_count", phase=phase) for phase in (*PHASES.values(), "fold")}
-    assert phases == {"announce": 6, "put": 3, "download": 1, "fold": 1}
-    assert of(after, "he_agg_announcements_total", federation="counted") == 3
-    assert of(after, "he_agg_receipts_total", federation="counted") == 3
-    assert of(after, "he_agg_repeats_total", phase="announce") == 3
+    assert phases == {"put": 6, "download": 1, "fold": 1}
+    assert of(after, "he_agg_receipts_total", federation="counted") == 6
     assert 3 * size < of(after, "he_agg_received_bytes_total", federation="counted") < 3 * size + 200_000
     assert size < of(after, "he_agg_sent_bytes_total", federation="counted") < size + 100_000
     states = {state: of(after, "he_agg_rounds", federation="counted", state=state) for state in ("open", "published")}
@@ -98,7 +96,7 @@ def test_more_requests_make_no_more_samples(played, watched):
     before = watched.samples().keys()
     for number in range(20):
         world.client.get(f"/nothing/{number}")
-        world.peer().status(f"{number:064x}")
+        world.peer().request("GET", f"/v1/rounds/{world.round_id}/submissions/{number:032x}")
         Peer(world.client, f"unknown-{number}", world.members["a"]).state()
     added = {name for name, _ in watched.samples().keys() - before}
     # A status or reason that was not seen before is one more of a closed set.
@@ -109,7 +107,7 @@ def test_more_requests_make_no_more_samples(played, watched):
 def test_every_request_line_has_its_ids(played, watched):
     lines = [line for line in watched.server.log_lines if line["message"] == "request"]
     assert all(re.fullmatch(r"[0-9a-f]{16}", line["id"]) for line in lines)
-    for route in ("/{submission_id}", "/submissions"):
+    for route in ("/{upload}",):
         found = [line for line in lines if line["route"].endswith(route) and line["status"] in (200, 201, 204)]
         assert found
         assert {line["round_id"] for line in found} == {"counted.1.1"}, route

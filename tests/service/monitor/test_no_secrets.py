@@ -83,7 +83,7 @@ def shown(tmp_path_factory):
             secret = NAMES[0]
             stranger.get(f"/{secret}", headers={"Authorization": f"Bearer {secret}", "User-Agent": secret})
             stranger.get("/v1/federations/secretive/state", params={"after": secret})
-            stranger.put(f"/v1/submissions/{secret}?from={WEIGHTS[0]}", content=hospitals.key.mac_seed)
+            stranger.put(f"/v1/rounds/{secret}/submissions/{secret}?from={WEIGHTS[0]}", content=hospitals.key.mac_seed)
         assert client.get("/" + NAMES[0], headers={"Referer": NAMES[0]}).status_code == 404
         shown["events"] = "\n".join(snapshots).encode()
         until(lambda: client.get("/snapshot.json").json()["process"]["problems"])
@@ -161,7 +161,7 @@ def test_the_search_would_find_something(shown):
         assert b"hospital-a" in content[where], where
     for where in ("metrics", "metrics, logged in"):
         assert b"hospital-a" not in content[where]
-    assert b"/v1/submissions/{submission_id}" in content["traces"]
+    assert b"/v1/rounds/{round_id}/submissions/{upload}" in content["traces"]
     assert b"secretive.1.1" in content["traces"]
 
 
@@ -170,7 +170,7 @@ def test_fields_are_the_known_ones(shown):
     lines = [json.loads(line) for line in content["log"].splitlines()]
     assert {field for line in lines for field in line} <= {
         "time", "level", "message", "id", "method", "route", "status", "ms", "federation", "member", "round_id",
-        "submission_id", "section", "n", "reason", "claimed", "temporary_files_removed", "found_schema_version",
+        "upload", "submission_id", "section", "n", "reason", "claimed", "temporary_files_removed", "found_schema_version",
     }  # fmt: skip
     snapshot = json.loads(content["snapshot"])
     (federation,) = snapshot["federations"]

@@ -54,11 +54,10 @@ def test_what_was_answered_is_stored_once(own_server, death):
     listed = holders_of(world.peer("a"), "f.1.1")
     for seed, site in enumerate("abc"):
         peer, dealt = world.peer(site), deal_to(world.plan, listed, "f.1.1", site, seed)
-        peer.announce("f.1.1", dealt.prepared.manifest)
         if site == "a":
-            assert mortal.send(lambda p=peer, d=dealt: put_dealing(p, d.id, d.dealing.to_bytes())) == 200
-        put_dealing(peer, dealt.id, dealt.dealing.to_bytes())
-        assert peer.put(dealt.id, 0, dealt.prepared.whole).status_code == 200
+            assert mortal.send(lambda p=peer, d=dealt: put_dealing(p, d)) == 200
+        put_dealing(peer, dealt)
+        assert peer.put(dealt.prepared, 0, dealt.prepared.whole).status_code == 200
     assert world.peer("a").record("f.1.1", wait=20).status_code == 200
     a, b, c = (Held(world.peers[name], "f.1.1") for name in "abc")
     assert a.echo().status_code == b.echo().status_code == 201

@@ -151,7 +151,7 @@ def test_a_round_through_it(proxy, prefix):
         round_id = world.round_id
         for number, site in enumerate("ab"):
             submission = prepare(world.plan, round_id, site, number)
-            assert world.peer(site).submit(round_id, submission).status_code == 200
+            assert world.peer(site).submit(submission).status_code == 200
         record = read_record(world.peer().record(round_id, wait=20).content)
         assert sorted(record.members) == ["a", "b"]
         whole = world.peer().sum_from(round_id)
@@ -182,11 +182,10 @@ def test_the_longest_part_gets_through(proxy):
     try:
         peer, round_id = world.peer(), world.round_id
         submission = prepare(world.plan, round_id, "a", 1)
-        assert peer.announce(round_id, submission.manifest).status_code == 201
-        answer = peer.put(submission.id, 0, bytes(64 * 2**20))
+        answer = peer.put(submission, 0, bytes(64 * 2**20))
         assert answer.status_code in (400, 413)
         assert answer.headers["Content-Type"] == "application/problem+json"
-        assert peer.put(submission.id, 0, submission.parts[0]).status_code == 204
+        assert peer.put(submission, 0, submission.parts[0]).status_code == 204
     finally:
         world.close()
 

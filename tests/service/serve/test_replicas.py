@@ -60,15 +60,14 @@ def test_a_round_through_both_replicas_while_they_die_in_turn(pair):
         round_id = pair.peer("a", 0).current(wait=10)["round_id"]
         prepared = {site: prepare(pair.plan, round_id, site, i, one_hot=i) for i, site in enumerate(SITES)}
         for site in SITES:
-            assert pair.peer(site, victim).announce(round_id, prepared[site].manifest).status_code == 201
-            assert pair.peer(site, victim).put(prepared[site].id, 0, prepared[site].parts[0]).status_code == 204
+            assert pair.peer(site, victim).put(prepared[site], 0, prepared[site].parts[0]).status_code == 204
         if number < 2:
             pair.processes[victim].kill()
         # What one replica has taken, the other knows.
-        assert pair.peer("a", other).status(prepared["a"].id).json()["missing"] == [1, 2]
+        assert pair.peer("a", other).status(prepared["a"]).json()["missing"] == [1, 2]
         for site in SITES:
             for n in (1, 2):
-                status = pair.peer(site, other).put(prepared[site].id, n, prepared[site].parts[n]).status_code
+                status = pair.peer(site, other).put(prepared[site], n, prepared[site].parts[n]).status_code
                 assert status == {1: 204, 2: 200}[n]
         if number >= 2:
             # Whoever folds may be the one that dies.
@@ -88,7 +87,7 @@ def test_news_reaches_who_waits_at_the_other_replica(pair):
     began = time.monotonic()
     waiting.start()
     for i, site in enumerate(SITES):
-        assert pair.peer(site, 0).submit(round_id, prepare(pair.plan, round_id, site, i)).status_code == 200
+        assert pair.peer(site, 0).submit(prepare(pair.plan, round_id, site, i)).status_code == 200
     waiting.join()
     assert answers[0].json()["body"]["outcome"] == "published"
     assert time.monotonic() - began < 10
@@ -107,7 +106,6 @@ class Twins:
 
     def submit(self, site, replica):
         prepared, aggregator = self.prepared[SITES.index(site)], self.both[replica]
-        aggregator.announcements.announce("f", site, str(ONE), prepared.manifest)
         return take_parts(aggregator, "f", site, prepared, range(len(prepared.parts)))
 
     def check_sum(self):
@@ -273,7 +271,6 @@ def test_one_transaction_decides_between_completing_and_closing(twins):
     for site in "ab":
         twins.submit(site, 0)
     c = twins.prepared[2]
-    one.announcements.announce("f", "c", str(ONE), c.manifest)
     with pytest.raises(ProtocolError, match="1 part"):
         take_parts(one, "f", "c", c, range(1, len(c.parts)))
     take_parts(one, "f", "c", c, range(1))
@@ -281,7 +278,7 @@ def test_one_transaction_decides_between_completing_and_closing(twins):
     two.conductor.tick_all()
     with one.store.read() as tx:
         assert tx.round(ONE).phase is Phase.CLOSED
-        assert tx.submission(c.id).state == "excluded"
+        assert tx.submission(c.upload).state == "excluded"
     with pytest.raises(ProtocolError, match="takes no more submissions"):
         take_end(one, "f", "c", c)
 
@@ -316,7 +313,7 @@ def test_a_replica_with_another_key_is_refused(postgres, tmp_path, object_store,
 
 def test_what_another_replica_is_writing_is_left_alone(twins):
     twins.submit("a", 0)
-    half = twins.both[0].part_store.path(PartKey(ONE, twins.prepared[0].id, 0)).with_name(".1.feedfeedfeedfeed.tmp")
+    half = twins.both[0].part_store.path(PartKey(ONE, twins.prepared[0].upload, 0)).with_name(".1.feedfeedfeedfeed.tmp")
     half.write_bytes(b"half")
     Aggregator.open(twins.both[0].settings).close()
     assert half.exists()

@@ -26,9 +26,8 @@ def steps(world, round_id, prepared):
     yield lambda: world.peer().state(), {200}
     for site in SITES:
         peer, submission = world.peer(site), prepared[site]
-        yield lambda p=peer, s=submission: p.announce(round_id, s.manifest), {200, 201}
         for number in range(PARTS):
-            yield lambda p=peer, s=submission, n=number: p.put(s.id, n, s.parts[n]), {204, 200}
+            yield lambda p=peer, s=submission, n=number: p.put(s, n, s.parts[n]), {204, 200}
         yield lambda p=peer, s=submission: p.complete(s), {200}
     yield lambda: world.peer().record(round_id, wait=20), {200}
     yield lambda: world.peer().sum_from(round_id), {200}
@@ -101,8 +100,7 @@ def test_killed_within_requests(killed, own_server):
 def test_a_round_that_was_closed_when_the_server_died_is_folded_at_the_next_start(killed, own_server):
     round_id, prepared = prepare_round(killed)
     for site in SITES:
-        killed.peer(site).announce(round_id, prepared[site].manifest)
-        killed.peer(site).put(prepared[site].id, 0, prepared[site].parts[0])
+        killed.peer(site).put(prepared[site], 0, prepared[site].parts[0])
     own_server.kill()
     # The sites complete at an aggregator that has no background work: it closes the round and goes no further.
     idle = Aggregator.open(Settings(data_dir=own_server.data_dir))
@@ -110,7 +108,7 @@ def test_a_round_that_was_closed_when_the_server_died_is_folded_at_the_next_star
     with idle.store.read() as tx:
         assert tx.round(RoundId.parse(round_id)).phase == "closed"
     idle.close()
-    half = own_server.data_dir / "rounds" / round_id / "submissions" / prepared["a"].id / ".0.feedfeedfeedfeed.tmp"
+    half = own_server.data_dir / "rounds" / round_id / "submissions" / prepared["a"].upload / ".0.feedfeedfeedfeed.tmp"
     half.write_bytes(b"half a part")
     own_server.start()
     assert_sum(killed, round_id, prepared)

@@ -193,11 +193,10 @@ def test_a_round_over_tls(server, authority):
         round_id = world.round_id
         submissions = {site: prepare(world.plan, round_id, site, number) for number, site in enumerate("ab")}
         peer, submission = world.peer("a"), submissions["a"]
-        peer.announce(round_id, submission.manifest)
-        refused = peer.put(submission.id, 0, bytes(8 * 2**20))
+        refused = peer.put(submission, 0, bytes(8 * 2**20))
         assert (refused.status_code, refused.json()["reason"]) == (413, "too-large")
         for site, each in submissions.items():
-            assert world.peer(site).submit(round_id, each).status_code == 200
+            assert world.peer(site).submit(each).status_code == 200
         record = read_record(peer.record(round_id, wait=20).content)
         assert sorted(record.members) == ["a", "b"]
         got = read_sum(world.plan, peer.sum_from(round_id).content)

@@ -55,8 +55,8 @@ def open_round(tx, round_id, sites=SITES, phase=Phase.OPEN):
 
 
 def submit(tx, site, round_id=ONE, state=State.OPEN):
-    row = SubmissionRow(f"{site}{round_id.number}{round_id.attempt}" * 16, round_id, site, State.OPEN, None)
-    tx.add_submission(row, b"manifest \0", DIGESTS, LATE)
+    row = SubmissionRow(f"{site}{round_id.number}{round_id.attempt}" * 8, round_id, site, State.OPEN)
+    tx.add_submission(row, len(DIGESTS), LATE)
     if state is State.COMPLETE:
         tx.move_submission(row.id, state, LATE + 1)
     return row
@@ -157,9 +157,9 @@ def test_dealings_go_when_their_round_is_settled_or_has_failed(filled):
         open_round(tx, TWO)
         rows = [submit(tx, site, each, State.COMPLETE) for each in (ONE, TWO) for site in "ba"]
         for row in rows:
-            assert not tx.has_dealing(row.id)
-            tx.add_dealing(row.id, f"dealing \0 of {row.site}".encode())
-        assert tx.has_dealing(rows[0].id)
+            assert tx.dealing_digest(row.id) is None
+            tx.add_dealing(row.id, DIGESTS[0], f"dealing \0 of {row.site}".encode())
+        assert tx.dealing_digest(rows[0].id) == DIGESTS[0]
         assert list(tx.dealings(ONE).items()) == [("a", b"dealing \0 of a"), ("b", b"dealing \0 of b")]
         assert tx.dealings_to_remove(LATE * 2) == []
         tx.end_round(ONE, Phase.FAILED, b"record", ChainHead(1, "01" * 32), LATE)
@@ -244,14 +244,14 @@ def test_submissions_and_parts(filled):
         )
         for row in (a, b):
             for number in (0, 1):
-                tx.mark_stored(row.id, [number], LATE)
-        tx.mark_stored(c.id, [1], LATE + 7)
+                tx.mark_stored(row.id, {number: DIGESTS[number]}, LATE)
+        tx.mark_stored(c.id, {1: DIGESTS[1]}, LATE + 7)
     with filled.write() as tx:
         assert tx.submission(a.id).accepted_at == LATE + 1
         assert tx.submission_of(ONE, "c") == c
         assert tx.manifest(a.id) == b"manifest \0"
         assert tx.manifests(ONE) == [b"manifest \0"] * 2
-        assert tx.part(c.id, 0) == PartRow(c.id, 0, DIGESTS[0], False)
+        assert tx.part(c.id, 0) == PartRow(c.id, 0, None, False)
         assert tx.part(c.id, 2) is None
         assert (tx.missing(a.id), tx.missing(c.id)) == ([], [0])
         assert tx.digests_of_part(ONE, 1) == [(a.id, "a", DIGESTS[1]), (b.id, "b", DIGESTS[1])]
@@ -259,7 +259,7 @@ def test_submissions_and_parts(filled):
         assert (tx.counted_submissions("f"), tx.counted_submissions("f", "a")) == (3, 1)
         tx.mark_damaged(b.id, 1, LATE + 8)
         assert tx.damaged(ONE) == [DamagedPart(b.id, "b", 1, LATE + 8)]
-        tx.mark_stored(b.id, [1], LATE + 9)
+        tx.mark_stored(b.id, {1: DIGESTS[1]}, LATE + 9)
         assert tx.damaged(ONE) == []
         tx.move_submission(a.id, State.EXCLUDED)
         assert [row.state for row in tx.submissions(ONE)] == [State.EXCLUDED, State.COMPLETE, State.OPEN]
@@ -271,7 +271,7 @@ def test_an_idle_submission_expires_and_opens_again(filled):
         open_round(tx, ONE)
         a, b = submit(tx, "a"), submit(tx, "b")
         submit(tx, "c", state=State.COMPLETE)
-        tx.mark_stored(a.id, [0], LATE + 7)
+        tx.mark_stored(a.id, {0: DIGESTS[0]}, LATE + 7)
     with filled.write() as tx:
         assert tx.idle(LATE + 7) == []
         assert tx.idle(LATE + 8) == [a]  # b holds nothing
@@ -318,7 +318,7 @@ def test_numbers(store):
 
 def second_submission(tx):
     submit(tx, "a")
-    tx.add_submission(SubmissionRow("ff" * 32, ONE, "a", State.OPEN, None), b"", DIGESTS, LATE)
+    tx.add_submission(SubmissionRow("ff" * 16, ONE, "a", State.OPEN), len(DIGESTS), LATE)
 
 
 def second_record(tx):
@@ -327,7 +327,7 @@ def second_record(tx):
 
 
 def not_invited(tx):
-    tx.add_submission(SubmissionRow("ff" * 32, ONE, "d", State.OPEN, None), b"", DIGESTS, LATE)
+    tx.add_submission(SubmissionRow("ff" * 16, ONE, "d", State.OPEN), len(DIGESTS), LATE)
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,12 @@ def test_deadline_without_quorum_opens_the_next_attempt(inside):
     assert record.excluded == {"a": "round-failed", "b": "absent", "c": "absent"}
     assert inside.row("f.1.2").phase == "open"
     # Nothing of the voided attempt enters the next one, not even by an exact repetition.
-    announcements = inside.aggregator.announcements
     receipt = take_end(inside.aggregator, "f", "a", first)  # it stands; the record says the rest
     assert read_receipt(receipt.encode()).round_id == "f.1.1"
-    with pytest.raises(ValueError, match="manifest, round"):
-        announcements.announce("f", "a", "f.1.2", first.manifest)
+    uploads = inside.aggregator.uploads
+    with pytest.raises(ProtocolError) as caught:
+        uploads.expect("f", "a", "f.1.2", first.upload, 0, len(first.parts[0]))
+    assert caught.value.reason is Reason.UNKNOWN_SUBMISSION
     second = [inside.submit(site, i, "f.1.2") for i, site in enumerate("abc")]
     inside.fold_one("f.1.2")
     assert inside.record("f.1.2").members == {s: p.id for s, p in zip("abc", second, strict=True)}
@@ -76,16 +77,15 @@ def test_clock_that_jumps_back_reopens_nothing(inside):
 def test_round_closes_while_a_part_is_on_its_way(inside):
     for i, site in enumerate("ab"):
         inside.submit(site, i, "f.1.1")
-    announcements, uploads = inside.aggregator.announcements, inside.aggregator.uploads
+    uploads = inside.aggregator.uploads
     late = prepare(inside.plan, "f.1.1", "c", 3)
-    announcements.announce("f", "c", "f.1.1", late.manifest)
-    run = uploads.expect("f", "c", late.id, 0).cut(len(late.parts[0]))
+    run = uploads.expect("f", "c", "f.1.1", late.upload, 0, len(late.parts[0]))
     inside.clock.now += 102
     inside.aggregator.conductor.tick_all()
     with pytest.raises(ProtocolError) as caught:
         uploads.take(run, memoryview(late.parts[0]))
     assert caught.value.reason is Reason.ROUND_CLOSED
-    assert not inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), late.id, 0)).exists()
+    assert not inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), late.upload, 0)).exists()
     inside.fold_one("f.1.1")
     inside.aggregator.part_store.purge_submissions(RoundId.parse("f.1.1"))
     with pytest.raises(ProtocolError) as caught:
@@ -97,7 +97,7 @@ def test_the_real_clock(make_world):
     world = make_world(deadline_s=1, rounds=5)
     round_id = world.round_id
     for i, site in enumerate("ab"):
-        world.peer(site).submit(round_id, prepare(world.plan, round_id, site, i))
+        world.peer(site).submit(prepare(world.plan, round_id, site, i))
     began = time.monotonic()
     record = world.peer().record(round_id, wait=10)
     assert record.json()["body"]["outcome"] == "published"

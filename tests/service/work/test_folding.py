@@ -86,7 +86,7 @@ SPOIL = pytest.mark.parametrize(
 
 @SPOIL
 def test_bit_rot_is_never_summed(inside, members, spoil):
-    spoil(inside.aggregator.part_store.path(PartKey(ROUND, members[1].id, 2)))
+    spoil(inside.aggregator.part_store.path(PartKey(ROUND, members[1].upload, 2)))
     with pytest.raises(CorruptPartError) as caught:
         fold(inside)
     assert (caught.value.site, caught.value.number) == ("b", 2)
@@ -97,7 +97,7 @@ def test_bit_rot_is_never_summed(inside, members, spoil):
 def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, members, spoil):
     uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
     for member, number in ((members[1], 2), (members[2], 2), (members[2], 0)):
-        spoil(inside.aggregator.part_store.path(PartKey(ROUND, member.id, number)))
+        spoil(inside.aggregator.part_store.path(PartKey(ROUND, member.upload, number)))
     worker.folder.fold(ROUND)
     assert inside.row("f.1.1").phase == "folding"
     assert [p.exists() for p in (inside.aggregator.part_store.path(PartKey(ROUND, SUM, n)) for n in range(3))] == [
@@ -105,7 +105,7 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
         True,
         False,
     ]
-    status = uploads.status("f", "c", members[2].id)
+    status = uploads.status("f", "c", members[2].round_id, members[2].upload)
     assert (status.state, status.missing) == ("complete", [0, 2])
     assert worker._look()[1] == []  # it waits, and does not try again and again
     other = prepare(inside.plan, "f.1.1", "c", 99)
@@ -128,9 +128,9 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
 def test_a_whole_directory_that_was_lost_comes_again(inside, members):
     """As after a restore from a backup whose files are older than its rows."""
     uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
-    shutil.rmtree(inside.aggregator.part_store.path(PartKey(ROUND, members[0].id, 0)).parent)
+    shutil.rmtree(inside.aggregator.part_store.path(PartKey(ROUND, members[0].upload, 0)).parent)
     worker.folder.fold(ROUND)
-    assert uploads.status("f", "a", members[0].id).missing == [0, 1, 2]
+    assert uploads.status("f", "a", members[0].round_id, members[0].upload).missing == [0, 1, 2]
     assert take_parts(inside.aggregator, "f", "a", members[0], range(3))
     worker.folder.fold(ROUND)
     assert inside.record("f.1.1").outcome == "published"
@@ -140,7 +140,7 @@ def test_a_whole_directory_that_was_lost_comes_again(inside, members):
 
 def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
     worker: Worker = inside.aggregator.worker
-    inside.aggregator.part_store.path(PartKey(ROUND, members[1].id, 2)).unlink()
+    inside.aggregator.part_store.path(PartKey(ROUND, members[1].upload, 2)).unlink()
     worker.folder.fold(ROUND)
     inside.clock.now += inside.aggregator.settings.repair_wait_s - 2
     assert worker._look()[1] == []

@@ -148,7 +148,7 @@ def test_who_asks_for_an_old_sum_is_told(make_world):
     for number in range(7):  # the server keeps five
         round_id = world.peer().current(wait=10)["round_id"]
         for i, site in enumerate("ab"):
-            world.peer(site).submit(round_id, prepare(world.plan, round_id, site, number * 2 + i))
+            world.peer(site).submit(prepare(world.plan, round_id, site, number * 2 + i))
         assert world.peer().record(round_id, wait=10).json()["body"]["outcome"] == "published"
         rounds.append(round_id)
     world.peer().current(wait=1, after=world.round_id)
@@ -168,9 +168,12 @@ def test_an_abandoned_upload_expires_and_can_be_sent_again(make):
     inside.clock.now += 200
     worker._swept = None
     worker._look()
-    assert {path.split("/")[1] for path in files(inside, ONE)} == {promised.id, active.id}
-    assert uploads.status("f", "b", abandoned.id).missing == [0, 1, 2]
-    assert (uploads.status("f", "b", abandoned.id).state, uploads.status("f", "a", promised.id).missing) == ("open", [])
+    assert {path.split("/")[1] for path in files(inside, ONE)} == {promised.upload, active.upload}
+    assert uploads.status("f", "b", abandoned.round_id, abandoned.upload).missing == [0, 1, 2]
+    assert (
+        uploads.status("f", "b", abandoned.round_id, abandoned.upload).state,
+        uploads.status("f", "a", promised.round_id, promised.upload).missing,
+    ) == ("open", [])
     with pytest.raises(ProtocolError) as caught:
         take_end(inside.aggregator, "f", "b", abandoned)
     assert caught.value.reason is Reason.INCOMPLETE
@@ -191,7 +194,6 @@ def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, m
     uploads, worker = inside.aggregator.uploads, inside.aggregator.worker
     part_store = inside.aggregator.part_store
     prepared = prepare(inside.plan, "f.1.1", "a", 1)
-    inside.aggregator.announcements.announce("f", "a", str(ONE), prepared.manifest)
     take_parts(inside.aggregator, "f", "a", prepared, range(1))
     inside.clock.now += 2000
     put_all = part_store.put_all
@@ -206,7 +208,7 @@ def test_an_upload_that_goes_on_while_it_expires_loses_no_part_unnoticed(make, m
         with pytest.raises(ProtocolError) as caught:
             take_parts(inside.aggregator, "f", "a", prepared, range(1, 2))
     assert caught.value.reason is Reason.BUSY
-    assert uploads.status("f", "a", prepared.id).missing == [0, 1, 2]
+    assert uploads.status("f", "a", prepared.round_id, prepared.upload).missing == [0, 1, 2]
     inside.submit("a", 1, "f.1.1")
 
 
@@ -214,10 +216,10 @@ def test_an_expiry_that_was_interrupted_is_finished(make):
     inside = make()
     abandoned = inside.submit("b", 2, "f.1.1", complete=False)
     with inside.aggregator.store.write() as tx:
-        tx.move_submission(abandoned.id, State.EXPIRING)
-        tx.unmark_parts(abandoned.id)
+        tx.move_submission(abandoned.upload, State.EXPIRING)
+        tx.unmark_parts(abandoned.upload)
     with pytest.raises(ProtocolError) as caught:
-        inside.aggregator.uploads.expect("f", "b", abandoned.id, 0)
+        take_parts(inside.aggregator, "f", "b", abandoned, range(1))
     assert caught.value.reason is Reason.BUSY
     inside.aggregator.worker._look()
     assert files(inside, ONE) == []
@@ -236,7 +238,7 @@ def test_an_upload_that_is_completed_while_it_expires_keeps_its_parts(make, monk
     assert read_receipt(receipt.encode()).id == late.id
     inside.aggregator.worker._housekeeper._expire(idle, lambda _: None)
     assert len(files(inside, ONE)) == 3
-    assert inside.aggregator.uploads.status("f", "a", late.id).state == "complete"
+    assert inside.aggregator.uploads.status("f", "a", late.round_id, late.upload).state == "complete"
 
 
 def test_options_are_checked(make):

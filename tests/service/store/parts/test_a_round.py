@@ -34,24 +34,23 @@ def test_a_round(part_store, in_memory, tmp_path):
     def submit(round_id, sites="abc"):
         sent = [prepare(plan, round_id, site, i) for i, site in enumerate(sites)]
         for site, one in zip(sites, sent, strict=True):
-            assert peers[site].announce(round_id, one.manifest).status_code == 201
-            assert peers[site].put(one.id, 0, one.whole).status_code == 200
+            assert peers[site].put(one, 0, one.whole).status_code == 200
         return sent
 
     sent = submit(str(ONE))
     if not in_memory:
-        part_store.put_all([(PartKey(ONE, sent[1].id, 1), b"rotten")])
-        part_store.delete(PartKey(ONE, sent[2].id, 0))
+        part_store.put_all([(PartKey(ONE, sent[1].upload, 1), b"rotten")])
+        part_store.delete(PartKey(ONE, sent[2].upload, 0))
         inside.fold()
         assert [peers[site].status(sent["abc".index(site)].id).json()["missing"] for site in "abc"] == [[], [1], [0]]
         for site, one in zip("bc", sent[1:], strict=True):
-            assert peers[site].put(one.id, 0, one.whole).status_code == 200
+            assert peers[site].put(one, 0, one.whole).status_code == 200
     inside.close()
     inside.open()
     peers = {site: inside.at(site) for site in "abc"}
     inside.fold()
     inside.look()
-    assert all(part_store.size(PartKey(ONE, one.id, place.number)) for one in sent for place in plan.public.places)
+    assert all(part_store.size(PartKey(ONE, one.upload, place.number)) for one in sent for place in plan.public.places)
     for peer in peers.values():
         assert peer.judge(str(ONE)).status_code == 201
     inside.look()
@@ -60,7 +59,7 @@ def test_a_round(part_store, in_memory, tmp_path):
         part, whole = whole[: place.wire_bytes], whole[place.wire_bytes :]
         assert (read_part(plan, place.number, part) == expected).all()
         assert part_store.read(PartKey(ONE, SUM, place.number)) == part
-    assert all(part_store.size(PartKey(ONE, one.id, place.number)) is None for one in sent for place in places)
+    assert all(part_store.size(PartKey(ONE, one.upload, place.number)) is None for one in sent for place in places)
     submit("f.2.1")
     inside.fold()
     for peer in peers.values():

@@ -1,0 +1,130 @@
+"""The beginning of a submission: may this site send to this round now, and is there room for all of it?"""
+
+from __future__ import annotations
+
+import json
+
+from he_agg.canonical import check_hex
+from he_agg.documents.manifest import NONCE_BYTES
+from he_agg.errors import Reason, WireError
+from service.core.conductor import Conductor
+from service.core.find import federation_named, find_round
+from service.core.submissions.capacity import Capacity
+from service.core.submissions.shared import round_closed, unknown_upload
+from service.domain.events import Phase
+from service.domain.submissions import AWAITED, State
+from service.refusal import RefusedError
+from service.store.parts.base import PartStore
+from service.store.rows import RoundRow, SubmissionRow
+from service.store.sql import Store
+from service.store.transaction import Transaction
+
+__all__ = ["Admissions", "second_submission"]
+
+
+class Admissions:
+    """Admits uploads, one of each site to an attempt."""
+
+    def __init__(self, store: Store, part_store: PartStore, conductor: Conductor, capacity: Capacity) -> None:
+        self._store = store
+        self._part_store = part_store
+        self._conductor = conductor
+        self._capacity = capacity
+
+    def admit(self, federation: str, site: str, round_id: str, upload: str) -> SubmissionRow:
+        """Find an upload, or see that it may begin. Nothing is written before something of it is here.
+
+        Raises:
+            RefusedError: there is no such round, the site is not invited, the round is closed, the site has completed
+                another submission, or there is no room.
+        """
+        try:
+            check_hex(upload, NONCE_BYTES, "upload")
+        except WireError:
+            raise unknown_upload(site, upload) from None
+        with self._conductor.reading(federation) as tx:
+            row = _invited_round(tx, federation, site, round_id)
+            known, _ = self._find(tx, row, site, upload)
+            if known is not None:
+                return known
+            full = self._capacity.lacks(tx, federation_named(tx, federation), site)
+        if full is not None:
+            with self._store.write() as tx:
+                self._capacity.let_go(tx, full)
+            raise full
+        return SubmissionRow(upload, row.id, site, State.OPEN)
+
+    def begin(self, tx: Transaction, new: SubmissionRow) -> tuple[SubmissionRow, SubmissionRow | None]:
+        """Find an upload, or write that it begins. Another one of its site, with no manifest accepted, goes for it.
+
+        Returns:
+            It, and the one whose place it took, for `gone`.
+
+        Raises:
+            RefusedError: as of `admit`; nothing of it was written.
+        """
+        federation = federation_named(tx, new.round_id.federation)
+        known, replaced = self._find(tx, find_round(tx, federation.name, str(new.round_id)), new.site, new.id)
+        if known is not None:
+            return known, None
+        full = self._capacity.lacks(tx, federation, new.site)
+        if full is not None:
+            self._capacity.let_go(tx, full)
+            raise full
+        if replaced is not None:
+            tx.remove_submission(replaced.id)
+        tx.add_submission(new, len(federation.parsed.plan.places), int(self._conductor.now()))
+        return new, replaced
+
+    def gone(self, replaced: SubmissionRow | None) -> None:
+        """Remove the parts of an upload that another one has taken the place of, once that is durable."""
+        if replaced is not None:
+            # What a request for it puts from now on, that request removes: no row names it any more.
+            self._part_store.purge_submission(replaced.round_id, replaced.id)
+
+    def _find(
+        self, tx: Transaction, row: RoundRow, site: str, upload: str
+    ) -> tuple[SubmissionRow | None, SubmissionRow | None]:
+        """Return the upload, if it is there, and the one that it may take the place of.
+
+        Raises:
+            RefusedError: it is not there, and may not begin.
+        """
+        existing = tx.submission_of(row.id, site)
+        if existing is not None and existing.id == upload:
+            return existing, None
+        if not self._conductor.takes(tx, row):
+            raise round_closed(row)
+        if existing is not None and existing.state not in AWAITED:
+            raise second_submission(tx, existing)
+        if tx.submission(upload) is not None:
+            raise unknown_upload(site, upload)
+        return None, existing
+
+
+def second_submission(tx: Transaction, first: SubmissionRow) -> RefusedError:
+    """Refuse another submission than the one that was accepted. The refusal carries the first one's manifest."""
+    return RefusedError(
+        Reason.SECOND_SUBMISSION,
+        f"site {first.site} has already submitted {str(first.digest)[:12]} to round {first.round_id}; "
+        "the first one stays, another one was not taken",
+        "continue the first submission from its spool; never encrypt again for the same round",
+        round_id=str(first.round_id),
+        submission_id=first.digest,
+        manifest=json.loads(tx.manifest(first.id)),
+    )
+
+
+def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -> RoundRow:
+    """Find the round that a site wants to submit to, if it may."""
+    row = find_round(tx, federation, round_id)
+    if row.phase is Phase.ENDED:
+        raise round_closed(row)
+    if site not in tx.invited(row.id):
+        raise RefusedError(
+            Reason.NOT_INVITED,
+            f"site {site} is not invited to round {row.id}",
+            "sites take part from the first round that opens after they were added to the roster",
+            round_id=str(row.id),
+        )
+    return row
