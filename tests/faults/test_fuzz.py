@@ -41,13 +41,12 @@ _numbers = itertools.count()
 
 
 class OpenRound:
-    """An open round in which site a has announced, put one part, and b has everything but the receipt."""
+    """An open round in which site a has put one part."""
 
     def __init__(self, data_dir) -> None:
         self.inside = SimulatedFederation(data_dir, PLAN, clock=Clock(1_800_000_000.5), keep_sums=10**6)
         self.a, self.b, self.coordinator = (self.inside.at(member) for member in ("a", "b", "coordinator"))
         self.first = prepare(PLAN, "fuzz.1.1", "a", 1)
-        assert self.a.announce("fuzz.1.1", self.first.manifest).status_code == 201
         assert self.a.put(self.first, 0, self.first.parts[0]).status_code == 204
 
 
@@ -100,10 +99,9 @@ REAL: dict[str, list] = {
 }
 OPERATIONS = [
     ("GET", "/v1/federations/{federation}/state"),
-    ("POST", "/v1/rounds/{round_id}/submissions"),
     ("GET", "/v1/rounds/{round_id}/record"),
-    ("GET", "/v1/submissions/{submission_id}"),
-    ("PUT", "/v1/submissions/{submission_id}"),
+    ("GET", "/v1/rounds/{round_id}/submissions/{upload}"),
+    ("PUT", "/v1/rounds/{round_id}/submissions/{upload}"),
     ("GET", "/v1/rounds/{round_id}/sum"),
     ("GET", "/v1/rounds/{round_id}/manifests"),
     ("PUT", "/v1/rounds/{round_id}/verdicts/{site}"),
@@ -121,7 +119,7 @@ OPERATIONS = [
 HOLDING = [
     ("PUT", "/v1/federations/{federation}/epochs/{number}/sharing-keys/{holder}"),
     ("GET", "/v1/federations/{federation}/epochs/{number}/sharing-keys"),
-    ("PUT", "/v1/submissions/{submission_id}/dealing"),
+    ("PUT", "/v1/rounds/{round_id}/submissions/{upload}/dealing"),
     ("GET", "/v1/rounds/{round_id}/holders"),
     ("GET", "/v1/rounds/{round_id}/shares"),
     ("PUT", "/v1/rounds/{round_id}/echoes/{holder}"),
@@ -150,7 +148,7 @@ def test_requests_out_of_the_openapi_document(request, method, path, signed):
     @bounded(40 if signed else 15)
     @given(case=operation.as_strategy(), data=st.data())
     def ask(case, data) -> None:
-        for name, real in (REAL | {"submission_id": [world.first.id]}).items():
+        for name, real in (REAL | {"upload": [world.first.upload]}).items():
             if name in (case.path_parameters or {}) and data.draw(st.booleans()):
                 case.path_parameters[name] = data.draw(st.sampled_from(real))
         sent = case.as_transport_kwargs(base_url="http://inside")
@@ -196,7 +194,7 @@ def spoilt(draw, fields: dict[str, str]) -> dict[str, str | None]:
 
 
 def test_mutated_signatures(world):
-    path = f"/v1/submissions/{world.first.id}"
+    path = f"/v1/rounds/fuzz.1.1/submissions/{world.first.upload}"
     fields = world.a.signature("GET", path, EMPTY_DIGEST)
     assert world.inside.client.get(path, headers=fields).status_code == 200
 
@@ -290,7 +288,7 @@ def test_mutated_documents_of_holders(awaited):
         f"{rounds}/complaints/b.a": Complaint(**b.about(), dealer="a", fault=Fault.OPENED, plaintext=b"plain"),
     }
     sent = {path: Signed.make(body, b.peer.member.signing_key).encode() for path, body in said.items()}
-    submission = f"/v1/submissions/{awaited.first.id}/dealing"
+    submission = f"{awaited.first.path}/dealing"
     sent[submission] = awaited.first.dealing.to_bytes()
     key = "/v1/federations/fuzz/epochs/1/sharing-keys/b"
     sent[key] = sharing_key("fuzz", 1, b.peer.member)
@@ -341,7 +339,7 @@ def test_mutated_requests_about_an_end(tmp_path):
     def ask(which, data) -> None:
         body = data.draw(st.just(spoken if which else announced) | mutations(spoken if which else announced))
         before = snapshot(inside.settings.data_dir)
-        answer = a.put_verdict(end, body) if which else a.announce(end, body)
+        answer = a.put_verdict(end, body) if which else a.end(end, body, first=2)
         assert 400 <= answer.status_code < 500, answer.text
         assert snapshot(inside.settings.data_dir) == before
 
@@ -360,7 +358,7 @@ def test_mutated_manifests(world):
     @given(body=mutations(original))
     def ask(body) -> None:
         before = kept(world.inside)
-        answer = peer.announce("fuzz.1.1", body)
+        answer = peer.end("fuzz.1.1", body, first=2)
         # A changed nonce, digest or number of spare digits is a manifest like any other. The first of them is taken.
         judge(world, before, answer, may_change=answer.status_code == 201)
 
@@ -407,7 +405,6 @@ def test_announced_parts_that_are_none(tmp_path, turn):
             hashlib.sha256(body).hexdigest(),
         )
         other = prepare(PLAN, current, "b", next(_numbers) + 10, part_digests=digests, nonce="ab" * 16)
-        assert world.b.announce(current, other.manifest).status_code == 201
         assert world.b.put(other, 0, world.first.parts[0]).status_code == 204
         before = kept(world.inside)
         answer = world.b.put(other, 1, body)

@@ -286,7 +286,7 @@ class Life(RuleBasedStateMachine):
         submission_id = attempt.announced.get(site)
         if submission_id is None:
             return
-        answer = self.inside.at(site).status(submission_id)
+        answer = self.inside.at(site).status(self.audit.sent[submission_id])
         self.model.tick(self.now)
         assert answer.status_code == 200
         state, missing = answer.json()["state"], set(answer.json()["missing"])
