@@ -249,9 +249,8 @@ def test_file_that_shrinks_under_way_is_an_error(run, tmp_path):
 
 def test_file_that_is_gone_is_the_spools_fault(run, tmp_path):
     body = streamed((tmp_path / "part", 100))
-    with serving(lambda h: h.reply(204)) as (server, url), pytest.raises(ConfigError, match=r"part: No such file"):
+    with serving(lambda h: h.reply(204)) as (_, url), pytest.raises(ConfigError, match=r"part: No such file"):
         run(url, asking(Request("PUT", "/v1/x", frozenset({204}), body=body)))
-    assert server.seen == []
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
