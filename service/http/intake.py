@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
@@ -57,12 +56,11 @@ async def take_run(
                     kept += keeping.result()
                     keeping = None
                 if last:
-                    return await run_in_threadpool(uploads.take, replace(group, begins=run.begins), body, kept)
+                    return await run_in_threadpool(uploads.take, group, body, kept)
                 keeping = asyncio.create_task(_keep(uploads, group, body, turn.pop_all()))
             if kept and loop.time() - marked_at > _MARKED_EVERY_S:
                 await run_in_threadpool(uploads.mark, run, kept)
-                # From now on it is there, unless another upload has taken its place: then it does not begin again.
-                run, kept, marked_at = replace(run, begins=False), [], loop.time()
+                kept, marked_at = [], loop.time()
     except BaseException:
         if keeping is not None:
             await asyncio.wait({keeping})
@@ -78,6 +76,10 @@ async def _keep(
     uploads: Uploads, group: Run, body: memoryview, turn: contextlib.AsyncExitStack
 ) -> tuple[ExpectedPart, ...]:
     async with turn:
+        if group.begins:
+            # The look at its head was a guess: it is given its room before more of it is kept.
+            await run_in_threadpool(uploads.take, group, body)
+            return ()
         return await run_in_threadpool(uploads.keep, group, body)
 
 

@@ -121,7 +121,7 @@ class Uploads:
         Raises:
             RefusedError: the round closed before.
         """
-        self._note(replace(run, parts=tuple(kept)), None)
+        self._note(replace(run, parts=tuple(kept), begins=False), None)
 
     def _note(self, run: Run, signed: Signed[Manifest] | HeAggError | None) -> Signed[Receipt] | None:
         if not run.parts and signed is None:

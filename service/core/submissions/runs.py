@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.errors import Reason
@@ -40,7 +40,7 @@ class Run:
 
     Attributes:
         manifest_bytes: how long the manifest behind them is, with the spaces that follow it; 0 if none is there.
-        begins: whether nothing of the submission is here yet.
+        begins: whether it begins the submission: nothing of that is here yet.
     """
 
     submission: SubmissionRow
@@ -64,8 +64,12 @@ class Run:
                 room = _GROUP_BYTES
             groups[-1].append(part)
             room -= part.place.wire_bytes
-        runs = [replace(self, parts=tuple(group), manifest_bytes=0) for group in groups or [[]]]
-        return [*runs[:-1], replace(runs[-1], manifest_bytes=self.manifest_bytes)]
+        groups = groups or [[]]
+        last = len(groups) - 1
+        return [
+            Run(self.submission, self.plan, tuple(group), self.manifest_bytes * (n == last), self.begins and n == 0)
+            for n, group in enumerate(groups)
+        ]
 
 
 def measured(places: Sequence[PartPlace], length: int) -> tuple[Sequence[PartPlace], int]:

@@ -79,6 +79,20 @@ def test_what_others_were_promised_counts(make, disk):
     refused(lambda: take_parts(inside.aggregator, "f", "c", third, range(1)), Reason.STORAGE_FULL)
 
 
+def test_room_is_given_with_the_first_parts(make, disk):
+    """Heads of two submissions are looked at before anything of either is here: one of them has room."""
+    inside = make()
+    disk(RESERVE + 2 * SIZE)
+    uploads, begun = inside.aggregator.uploads, []
+    for seed, site in enumerate("ab"):
+        one = prepare(PLAN, "f.1.1", site, seed)
+        begun.append((uploads.expect("f", site, "f.1.1", one.upload, 0, len(one.parts[0])), one))
+    (first, one), (second, other) = begun
+    assert uploads.take(first, memoryview(one.parts[0])) is None
+    refused(lambda: uploads.take(second, memoryview(other.parts[0])), Reason.STORAGE_FULL)
+    assert [path.parent.name for path in inside.settings.data_dir.rglob("*.part")] == [one.upload]
+
+
 def test_quota_of_a_federation(make):
     inside = make(federation_quota_bytes=4 * SIZE, reserve_bytes=0)
     for i, site in enumerate("abc"):  # and one sum
