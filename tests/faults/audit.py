@@ -38,7 +38,7 @@ class Audit:
         self._keep_sums = keep_sums
         self._plan = plan
         self.sent: dict[str, Prepared] = {}
-        """Every submission that any site ever announced, by id."""
+        """Every submission that any site ever sent, by id."""
         self.receipts: dict[str, dict[str, Any]] = {}
         """Every receipt, by submission id."""
         self._records: dict[str, str] = {}
@@ -55,7 +55,7 @@ class Audit:
                 "SELECT s.id FROM submissions s JOIN rounds r ON r.id = s.round_id"
                 " WHERE s.state = 'open' AND r.phase <> 'open'"
             ).fetchall()
-            states = dict(db.execute("SELECT id, state FROM submissions"))
+            states = dict(db.execute("SELECT digest, state FROM submissions WHERE digest IS NOT NULL"))
             twice = db.execute("SELECT round_id, site FROM submissions GROUP BY 1, 2 HAVING COUNT(*) > 1").fetchall()
             signed = db.execute(
                 "SELECT id, record FROM rounds WHERE record IS NOT NULL ORDER BY chain_index"

@@ -22,9 +22,10 @@ class Attempt:
     """How many must be complete."""
     epoch: int = 1
     phase: str = "open"
-    announced: dict[str, str] = field(default_factory=dict)
-    """Submission id by site."""
-    stored: dict[str, set[int]] = field(default_factory=dict)
+    uploads: dict[str, str] = field(default_factory=dict)
+    """Of each site that has begun: the newest, while none was accepted."""
+    stored: dict[str, dict[int, bool]] = field(default_factory=dict)
+    """Which parts are here, and of each whether it is the one that its manifest will name."""
     complete: set[str] = field(default_factory=set)
     active: dict[str, int] = field(default_factory=dict)
     """When each site last sent something that was taken."""
@@ -32,8 +33,9 @@ class Attempt:
     """Stored parts that are not what they were, and nobody has noticed."""
     damaged_at: int | None = None
     """When somebody did. They count as missing from then on."""
-    added: dict[int, set[str]] = field(default_factory=dict)
-    """Whose parts are in the running sum, by number: what came since the last start."""
+    added: dict[int, dict[str, bool]] = field(default_factory=dict)
+    """Of which uploads parts are in the running sum, by number, and whether the right ones: what came first since the
+    last start."""
     taken: bool = False
     """Whether folding has taken the running sum, since the last start: nothing is added any more."""
 
@@ -43,7 +45,14 @@ class Attempt:
     """Whether the single submissions behind the sum are not needed any more."""
 
     def missing(self, site: str, parts: int) -> set[int]:
-        return set(range(parts)) - self.stored[site]
+        return set(range(parts)) - self.stored[site].keys()
+
+    def summed(self, number: int) -> set[str]:
+        """Whose parts folding takes out of the running sum: all that are in it, or none."""
+        added = self.added.get(number, {})
+        members = {self.uploads[site]: site for site in self.complete}
+        usable = added.keys() <= members.keys() and all(added.values())
+        return {members[upload] for upload in added} if usable else set()
 
 
 @dataclass(frozen=True)
@@ -90,46 +99,66 @@ class Model:
         self.tick(now)
         newest = self.newest
         if newest.phase == "open":
-            for site in newest.announced.keys() - newest.complete:
+            for site in newest.uploads.keys() - newest.complete:
                 if newest.active[site] < int(now - self.times.expiry_s):
                     newest.stored[site].clear()
                     newest.rotten -= {(site, number) for number in range(self.parts)}
 
-    def announce(self, attempt: Attempt, site: str, submission_id: str, now: float) -> set[int]:
-        first = attempt.announced.get(site)
-        if first == submission_id:
-            return {200}
-        if site not in attempt.invited:
-            return {403}
-        if attempt.phase != "open" or first is not None:
-            return {409}
-        attempt.announced[site] = submission_id
-        attempt.stored[site] = set()
-        attempt.active[site] = int(now)
-        return {201}
+    def put(
+        self, attempt: Attempt, site: str, upload: str, numbers: range, now: float, *, right: bool = True
+    ) -> set[int]:
+        """Consecutive parts. Behind those that reach the end the manifest is, which completes the submission.
 
-    def put(self, attempt: Attempt, site: str, submission_id: str, numbers: range, now: float) -> set[int]:
-        """Consecutive parts; those that reach the end complete the submission."""
-        if attempt.announced.get(site) != submission_id:
-            return {404}
-        at_end, promised = numbers.stop == self.parts, site in attempt.complete
-        known = set(numbers) <= attempt.stored[site]
-        if attempt.phase != "open" and not (promised and attempt.phase != "failed"):
-            # What was stored before the round closed may be known until it is scrubbed. Nothing follows from it.
-            done = {200} if at_end and promised else {409} if at_end else {204}
-            return done if not numbers else done | {409} if known else {409}
-        for number in set(numbers) - attempt.stored[site]:  # of what is promised: damaged, and asked for again
-            self._store(attempt, site, number, now)
-        if not at_end:
-            return {204}
-        if not promised:
+        Args:
+            right: whether they are the ones that it names.
+        """
+        at_end = numbers.stop == self.parts
+        expected = self.put_some(attempt, site, upload, numbers, now, right=right)
+        if attempt.phase != "open" or not at_end or expected != {204}:
+            return expected
+        if site not in attempt.complete:
             if attempt.missing(site, self.parts):
                 return {409}
+            wrong = {number for number, is_right in attempt.stored[site].items() if not is_right}
+            for number in wrong:
+                del attempt.stored[site][number]
+                attempt.rotten.discard((site, number))
+            if wrong:
+                return {400}
             attempt.complete.add(site)
             if attempt.complete == attempt.invited:
                 attempt.phase = "closed"
             self.tick(now)
         return {200}
+
+    def put_some(
+        self, attempt: Attempt, site: str, upload: str, numbers: range, now: float, *, right: bool = True
+    ) -> set[int]:
+        """The parts of it, and in a round that is open nothing else. The first ones begin an upload."""
+        if site not in attempt.invited:
+            return {403}
+        begins = attempt.uploads.get(site) != upload
+        if begins:
+            if attempt.phase != "open" or site in attempt.complete:
+                return {409}
+            if not numbers:
+                return {404}
+        here = {} if begins else attempt.stored[site]
+        at_end, promised = numbers.stop == self.parts, not begins and site in attempt.complete
+        # Of what is promised the digest is known, even if it is damaged.
+        others = any(here.get(number, promised or right) != right for number in numbers)
+        if attempt.phase != "open" and not (promised and attempt.phase != "failed"):
+            # What was stored before the round closed may be known until it is scrubbed. Nothing follows from it.
+            done = {400} if others else {200} if at_end and promised else {409} if at_end else {204}
+            return done if not numbers else done | {409} if set(numbers) <= here.keys() else {409}
+        if others:
+            return {400}
+        if begins:
+            attempt.uploads[site], attempt.stored[site] = upload, {}
+            attempt.rotten -= {(site, number) for number in range(self.parts)}
+        for number in set(numbers) - attempt.stored[site].keys():  # of what is promised: damaged, and asked for again
+            self._store(attempt, site, number, now, right)
+        return {200} if at_end and attempt.phase != "open" else {204}
 
     def judge(self, attempt: Attempt, site: str, found: str) -> set[int]:
         """A site says whether it could open the sum."""
@@ -201,8 +230,7 @@ class Model:
             return
         found: set[tuple[str, int]] = set()
         for number in range(self.parts):
-            summed = newest.added.get(number, set())
-            summed = summed if summed <= newest.complete else set()
+            summed = newest.summed(number)
             rotten = {(site, number) for site in newest.complete} & newest.rotten
             read = {(site, n) for site, n in rotten if site not in summed}
             found |= read
@@ -214,7 +242,7 @@ class Model:
             newest.rotten -= found
             newest.damaged_at = int(now)
             for site, number in found:
-                newest.stored[site].discard(number)
+                del newest.stored[site][number]
             return
         for attempt in self.kept():
             attempt.released |= "rejected" not in attempt.verdicts.values()
@@ -222,14 +250,14 @@ class Model:
         tried = [attempt.attempt for attempt in self.attempts if attempt.number == newest.number + 1]
         self._open(newest.number + 1, 1 + max(tried, default=0), now)
 
-    def _store(self, attempt: Attempt, site: str, number: int, now: float) -> None:
-        attempt.stored[site].add(number)
+    def _store(self, attempt: Attempt, site: str, number: int, now: float, right: bool) -> None:
+        attempt.stored[site][number] = right
         attempt.active[site] = int(now)
         attempt.rotten.discard((site, number))
         if all(len(attempt.stored[member]) == self.parts for member in attempt.complete):
             attempt.damaged_at = None
         if not attempt.taken:
-            attempt.added.setdefault(number, set()).add(site)
+            attempt.added.setdefault(number, {}).setdefault(attempt.uploads[site], right)
 
     def restart(self) -> None:
         """What was in memory is forgotten."""

@@ -332,12 +332,12 @@ def test_mutated_requests_about_an_end(tmp_path):
     assert row is not None
     verdict = Verdict(RoundId.parse(end), row.record_digest or "", "a", OPENED)
     spoken = Signed.make(verdict, inside.members.identities["a"].signing_key).encode()
-    announced = prepare(PLAN, end, "a", 1).manifest
+    manifest = prepare(PLAN, end, "a", 1).manifest
 
     @bounded(150)
     @given(which=st.booleans(), data=st.data())
     def ask(which, data) -> None:
-        body = data.draw(st.just(spoken if which else announced) | mutations(spoken if which else announced))
+        body = data.draw(st.just(spoken if which else manifest) | mutations(spoken if which else manifest))
         before = snapshot(inside.settings.data_dir)
         answer = a.put_verdict(end, body) if which else a.end(end, body, first=2)
         assert 400 <= answer.status_code < 500, answer.text
@@ -351,16 +351,17 @@ def test_mutated_requests_about_an_end(tmp_path):
 
 
 def test_mutated_manifests(world):
-    original = prepare(PLAN, "fuzz.1.1", "c", 3).manifest
-    peer = world.inside.at("c")
+    """All parts of theirs are here but the last, so that none is accepted, whatever it says of parts."""
+    mine, peer = prepare(PLAN, "fuzz.1.1", "c", 3), world.inside.at("c")
+    assert peer.put(mine, 0, mine.parts[0]).status_code == 204
 
     @bounded(300)
-    @given(body=mutations(original))
+    @given(body=mutations(mine.manifest))
     def ask(body) -> None:
         before = kept(world.inside)
-        answer = peer.end("fuzz.1.1", body, first=2)
-        # A changed nonce, digest or number of spare digits is a manifest like any other. The first of them is taken.
-        judge(world, before, answer, may_change=answer.status_code == 201)
+        answer = peer.put_raw("fuzz.1.1", mine.upload, 2, body)
+        assert answer.status_code >= 400, "a manifest of parts that are not here was accepted"
+        judge(world, before, answer, may_change=False)
 
     ask()
 
@@ -377,14 +378,14 @@ def test_mutated_parts(world, first):
             return
         before = kept(world.inside)
         answer = world.a.put(world.first, first, body)
-        assert answer.status_code >= 400, "something else than the announced parts was taken"
+        assert answer.status_code >= 400, "something else than a part, or than what was here, was taken"
         judge(world, before, answer, may_change=False)
 
     ask()
 
 
 @pytest.mark.parametrize("turn", range(4))
-def test_announced_parts_that_are_none(tmp_path, turn):
+def test_signed_parts_that_are_none(tmp_path, turn):
     """The digest is right, and the bytes are not a part: only the parser stands in the way.
 
     In turns, because every request leaves an attempt behind, and all that is there is compared.
@@ -393,11 +394,11 @@ def test_announced_parts_that_are_none(tmp_path, turn):
     part = world.first.parts[1]
     refused: set[str] = set()
 
-    @hypothesis.seed(seed_of("announced parts") + turn)
+    @hypothesis.seed(seed_of("signed parts") + turn)
     @bounded(20)
     @given(body=mutations(part))
     def ask(body) -> None:
-        # A new attempt each time, since a site announces but once.
+        # A new attempt each time, since a site submits but once.
         world.inside.clock.now += 3602
         current = world.a.current()["round_id"]
         digests = (

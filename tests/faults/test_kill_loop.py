@@ -47,9 +47,9 @@ from he_agg.sharing.masks import total_mask, unmasked
 from he_agg.sharing.shares import read_answer
 from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.sharing.dealt import MASK_KEY
-from tests.support.holding import Held, deal_to, holders_of, put_dealing, put_sharing_key
+from tests.support.holding import Dealt, Held, deal_to, holders_of, put_dealing, put_sharing_key
 from tests.support.object_store import BUCKET, ObjectStoreServer, running_object_store
-from tests.support.peers import make_plan, prepare, read_part, read_record, register
+from tests.support.peers import Prepared, make_plan, prepare, read_part, read_record, register
 from tests.support.replicas import PatientPeer
 from tests.support.seeds import seed_of
 from tests.support.server import ServerProcess
@@ -174,16 +174,17 @@ class Site:
             assert answer.status_code in self.passing, f"{method} {answer.status_code}: {answer.text}"
             assert time.monotonic() < end, f"{method}: no news for {PATIENCE_S} s"
 
-    def submit(self, round_id: str, prepared, in_one: bool, dealing: bytes | None = None) -> bytes:
-        self.ask("announce", round_id, prepared.manifest, accept=(200, 201))
-        if dealing is not None:
-            taken = put_dealing(self.peer, prepared, dealing)
+    def submit(self, prepared: Prepared, in_one: bool, dealt: Dealt | None = None) -> bytes:
+        if dealt is not None:
+            taken = put_dealing(self.peer, dealt)
             assert taken.status_code in (200, 201), taken.text
         if in_one:
-            return self.ask("put", prepared.id, 0, prepared.whole).content
-        while missing := self.ask("status", prepared.id).json()["missing"]:
+            return self.ask("submit", prepared).content
+        missing = list(range(len(prepared.parts)))
+        while missing:
             for number in missing:
-                self.ask("put", prepared.id, number, prepared.parts[number], accept=(200, 204))
+                self.ask("put", prepared, number, prepared.parts[number], accept=(200, 204))
+            missing = self.ask("status", prepared).json()["missing"]
         return self.ask("complete", prepared).content
 
     def sum(self, plan, round_id: str) -> list[bytes]:
@@ -279,8 +280,7 @@ def play_round(sites: list[Site], plan, round_id: str, number: int):
 
     def submit(site: Site) -> bytes:
         in_one = (number + SITES.index(site.name)) % 2 == 0
-        dealing = dealt[site.name].dealing.to_bytes() if dealt else None
-        return site.submit(round_id, prepared[site.name], in_one, dealing)
+        return site.submit(prepared[site.name], in_one, dealt.get(site.name))
 
     receipts = at_once(sites, submit)
     record = sites[0].ask("record", round_id, wait=1).content
@@ -295,7 +295,7 @@ def play_round(sites: list[Site], plan, round_id: str, number: int):
         site.ask("judge", round_id, verdict_of(site.name, number), accept=(200, 201))
     total = np.concatenate([read_part(plan, n, part) for n, part in enumerate(parts)])
     assert {int(i): int(total[i]) for i in np.flatnonzero(total)} == Counter(hot), "the sum is wrong"
-    return round_id, record, parts, {site.name: (prepared[site.name].id, receipts[site.name]) for site in sites}
+    return round_id, record, parts, {site.name: (prepared[site.name], receipts[site.name]) for site in sites}
 
 
 def assert_unchanged(sites: list[Site], plan, history) -> None:
@@ -304,8 +304,8 @@ def assert_unchanged(sites: list[Site], plan, history) -> None:
     assert_verdicts(sites[1], round_id, RoundId.parse(round_id).number)
     assert sites[0].sum(plan, round_id) == parts
     for site in sites:
-        submission_id, receipt = receipts[site.name]
-        assert site.ask("put", submission_id, len(plan.public.places), b"").content == receipt
+        prepared, receipt = receipts[site.name]
+        assert site.ask("complete", prepared).content == receipt
 
 
 def assert_ended(sites: list[Site], federation: str, records: list[bytes]) -> None:

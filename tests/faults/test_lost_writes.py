@@ -58,7 +58,6 @@ class Promises:
         """Every request of a round, and the background work after it."""
         for site in SITES:
             peer, mine = lambda s=site: self.inside.at(s), self.mine[site]
-            yield lambda p=peer, m=mine: p().announce("disk.1.1", m.manifest)
             if site == "b":
                 yield lambda p=peer, m=mine: self.put(p(), m, range(PARTS))
                 continue
@@ -106,7 +105,7 @@ class Promises:
         for site, mine in self.mine.items():
             for number in range(PARTS):
                 if (mine.id, number) in self.stored:
-                    path = self.data_dir / "rounds" / "disk.1.1" / "submissions" / mine.id / f"{number}.part"
+                    path = self.data_dir / "rounds" / "disk.1.1" / "submissions" / mine.upload / f"{number}.part"
                     assert path.read_bytes() == mine.parts[number], f"a stored part of {site} is lost"
 
     def finish(self) -> None:

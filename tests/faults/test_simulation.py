@@ -1,10 +1,10 @@
 """Random lives of an aggregator against an oracle of dictionaries.
 
-Operations of several sites in any order: announce, announce something else, put parts in any order, put damaged ones,
-complete early, late and twice, say what they found in a sum; the operator gives sums up that were rejected. Each
-request may be lost before it is handled, or its answer afterwards, or come twice, or be cut short. In between time
-jumps, forwards and backwards, and the aggregator looks at its deadlines, scrubs, folds, folds a little and dies, gets a
-new group key, loses a bit of a stored part, is closed and opened again.
+Operations of several sites in any order: put parts in any order, of one upload and of another, damaged ones and ones
+that no manifest will name, complete early, late and twice, say what they found in a sum; the operator gives sums up
+that were rejected. Each request may be lost before it is handled, or its answer afterwards, or come twice, or be cut
+short. In between time jumps, forwards and backwards, and the aggregator looks at its deadlines, scrubs, folds, folds a
+little and dies, gets a new group key, loses a bit of a stored part, is closed and opened again.
 Every life comes to an end, which is a record: some in the middle, so that whatever else may happen happens after it.
 
 What is a failure: an answer that the oracle does not expect, any 5xx, and whatever breaks one of the six invariants in
@@ -34,6 +34,7 @@ from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED, REJECTED, Verdict
 from he_agg.errors import InputError
 from he_agg.ids import RoundId
+from he_agg.plan.sections import PART_HEADER_BYTES
 from he_agg.protocol.http_signatures import manifest_field
 from service.operator import operations
 from service.store.parts.base import SUM, PartKey
@@ -86,6 +87,8 @@ MUST_BE_SEEN = (
     "federation-ended",
     "given up",
     "tried again",
+    "another upload",
+    "other parts",
 )
 
 
@@ -113,6 +116,7 @@ class Life(RuleBasedStateMachine):
         self.audit = Audit(data_dir, PLAN, KEEP_SUMS)
         self.model = Model(SITES, len(PLAN.public.places), 2, TIMES, self.now)
         self.prepared: dict[tuple[str, str, int], Prepared] = {}
+        self.by_upload: dict[str, Prepared] = {}
 
     @property
     def now(self) -> float:
@@ -140,7 +144,7 @@ class Life(RuleBasedStateMachine):
             hot = (SITES.index(site) * size // len(SITES) + 97 * attempt.number + attempt.attempt) % size
             terms = {"epoch": attempt.epoch, "key_id": KEY_ID if attempt.epoch == 1 else f"{attempt.epoch:064x}"}
             submission = prepare(PLAN, key[0], site, variant, one_hot=hot, **terms)
-            self.prepared[key] = self.audit.sent[submission.id] = submission
+            self.prepared[key] = self.audit.sent[submission.id] = self.by_upload[submission.upload] = submission
         return self.prepared[key]
 
     def send(self, fate: str, site: str, method: str, *arguments, expect) -> None:
@@ -160,24 +164,22 @@ class Life(RuleBasedStateMachine):
             if answer.status_code == 409 and "record" in answer.json():
                 assert answer.json()["record"]["body"]["outcome"] in ("published", "failed")
 
-    @rule(fate=fates, site=sites, age=ages, variant=variants)
-    def announce(self, fate, site, age, variant) -> None:
-        attempt = self.attempt(age)
-        submission = self.submission(attempt, site, variant)
-        round_id = f"sim.{attempt.number}.{attempt.attempt}"
-        self.send(
-            fate, site, "announce", round_id, submission.manifest,
-            expect=lambda: self.model.announce(attempt, site, submission.id, self.now),
-        )  # fmt: skip
-
     @rule(fate=fates, site=sites, age=ages, variant=variants, numbers=runs)
     def put(self, fate, site, age, variant, numbers) -> None:
         attempt = self.attempt(age)
         submission = self.submission(attempt, site, variant)
-        self.send(
-            fate, site, "put", submission.id, numbers.start, b"".join(submission.parts[n] for n in numbers),
-            expect=lambda: self.model.put(attempt, site, submission.id, numbers, self.now),
-        )  # fmt: skip
+        before = attempt.uploads.get(site, submission.upload)
+        self.put_of(fate, site, attempt, submission, numbers)
+        self.seen["another upload"] += attempt.uploads.get(site, before) != before
+
+    def put_of(self, fate, site, attempt, submission, numbers) -> None:
+        def expect():
+            expected = self.model.put(attempt, site, submission.upload, numbers, self.now)
+            self.seen["other parts"] += expected == {400}
+            return expected
+
+        data = b"".join(submission.parts[n] for n in numbers)
+        self.send(fate, site, "put", submission, numbers.start, data, expect=expect)
 
     @rule(
         who=st.lists(sites, min_size=2, max_size=4, unique=True),
@@ -191,10 +193,8 @@ class Life(RuleBasedStateMachine):
         """What sites do when nothing goes wrong, so that rounds come to their end; the others may stop half-way."""
         for site in SITES if others_hang else ():
             if site not in who:
-                self.announce(fate, site, 0, 0)
-                self.put(fate, site, 0, 0, only(order[0]))
+                self.put(fate, site, 0, order[0], only(order[0]))  # perhaps of another upload than it sends later
         for site in who:
-            self.announce(fate, site, 0, 0)
             if in_one:
                 self.put(fate, site, 0, 0, range(PARTS))
                 continue
@@ -219,24 +219,44 @@ class Life(RuleBasedStateMachine):
             self.time_passes(TIMES.repair_s + 1.0)
             self.fold()
 
+    @rule(site=sites, number=st.integers(0, PARTS - 1))
+    def put_another_part(self, site, number) -> None:
+        """A part like any other, which is not the one that the manifest names, or will."""
+        attempt = self.attempt(0)
+        submission, numbers = self.submission(attempt, site, 0), only(number)
+        part = submission.parts[number]
+        data = part[:PART_HEADER_BYTES] + bytes([part[PART_HEADER_BYTES] ^ 1]) + part[PART_HEADER_BYTES + 1 :]
+        self.send(
+            "handled", site, "put", submission, number, data,
+            expect=lambda: self.model.put(attempt, site, submission.upload, numbers, self.now, right=False),
+        )  # fmt: skip
+
     @rule(
-        site=sites, number=st.integers(0, PARTS - 1), how=st.sampled_from(["flipped", "short", "long", "other", "cut"])
+        site=sites,
+        number=st.integers(0, PARTS - 1),
+        how=st.sampled_from(["no part", "too large", "short", "long", "other", "cut"]),
     )
     def put_damaged(self, site, number, how) -> None:
-        submission = self.submission(self.attempt(0), site, 0)
+        attempt = self.attempt(0)
+        submission = self.submission(attempt, site, 0)
         whole = submission.parts[number]
         data = {
-            "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "no part": b"XXXX" + whole[4:],
+            "too large": whole[:PART_HEADER_BYTES] + b"\xff" * (len(whole) - PART_HEADER_BYTES),
             "short": whole[:-1],
             "long": whole + b"\0",
             "other": submission.parts[number - 1],
             "cut": whole[: len(whole) // 2],
         }[how]
-        digest = {"Content-Digest": manifest_field(submission.id)}
+        digest = {"Content-Digest": manifest_field(submission.upload)}
         headers = digest | {"Content-Length": str(len(whole))} if how == "cut" else digest
         answer = self.inside.at(site).put(submission, number, data, headers)
         self.model.tick(self.now)
         assert 400 <= answer.status_code < 500, f"a damaged part was taken: {answer.status_code}"
+        if (how, number) == ("long", PARTS - 1):  # a whole part, and behind it what is no manifest
+            self.model.put_some(attempt, site, submission.upload, only(number), self.now)
+        if answer.json()["reason"] == "residue-out-of-range" and submission.upload not in attempt.added.get(number, {}):
+            attempt.added.pop(number, None)  # the running sum is spoilt, and begins anew
 
     @rule(
         fate=fates, site=sites, age=st.sampled_from([1, 1, 1, 0, 2]), found=st.sampled_from([OPENED] * 3 + [REJECTED])
@@ -283,10 +303,10 @@ class Life(RuleBasedStateMachine):
     @rule(site=sites, age=ages)
     def look_at_it(self, site, age) -> None:
         attempt = self.attempt(age)
-        submission_id = attempt.announced.get(site)
-        if submission_id is None:
+        upload = attempt.uploads.get(site)
+        if upload is None:
             return
-        answer = self.inside.at(site).status(self.audit.sent[submission_id])
+        answer = self.inside.at(site).status(self.by_upload[upload])
         self.model.tick(self.now)
         assert answer.status_code == 200
         state, missing = answer.json()["state"], set(answer.json()["missing"])
@@ -323,7 +343,6 @@ class Life(RuleBasedStateMachine):
         """The coordinator begins the next epoch, now and then, when a site has just submitted."""
         if dice:
             return
-        self.announce("handled", site, 0, 0)
         for number in order:
             self.put("handled", site, 0, 0, only(number))
         self.put("handled", site, 0, 0, range(PARTS, PARTS))
@@ -354,7 +373,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def fold(self) -> None:
         newest = self.model.newest
-        summed = any(sites <= newest.complete for sites in newest.added.values())
+        summed = any(newest.summed(number) for number in range(PARTS))
         self.seen["from memory"] += newest.phase == "closed" and summed
         self.seen["tried again"] += newest.phase == "closed" and newest.least == len(newest.invited) < len(SITES)
         self.inside.fold()
@@ -369,7 +388,7 @@ class Life(RuleBasedStateMachine):
         for site in sorted(newest.complete):
             for number in order:
                 if number in newest.missing(site, PARTS):
-                    self.put("handled", site, 0, 0, only(number))
+                    self.put_of("handled", site, newest, self.by_upload[newest.uploads[site]], only(number))
                     self.seen["repaired"] += 1
 
     @rule(parts=st.integers(0, PARTS))
@@ -398,7 +417,7 @@ class Life(RuleBasedStateMachine):
             or part_store.path(PartKey(round_id, SUM, number)).exists()
         ):
             return
-        path = part_store.path(PartKey(round_id, newest.announced[site], number))
+        path = part_store.path(PartKey(round_id, newest.uploads[site], number))
         data = path.read_bytes()
         if how == "gone":
             path.unlink()
@@ -420,8 +439,7 @@ class Life(RuleBasedStateMachine):
         """At the end everything comes to rest, and each round is as the oracle says."""
         self.fold()
         self.seen["ended before"] += self.model.ending
-        self.announce("handled", "a", 0, 0)  # that the end comes when a site has a receipt for the open round
-        self.put("handled", "a", 0, 0, range(PARTS))
+        self.put("handled", "a", 0, 0, range(PARTS))  # that the end comes when a site has a receipt for the open round
         self.stop()
         self.restart()
         self.fold()
@@ -436,16 +454,18 @@ class Life(RuleBasedStateMachine):
             self.seen[outcome] += 1
             self.seen.update(record["excluded"].values())
             if outcome == "published":
-                assert record["members"] == {site: attempt.announced[site] for site in attempt.complete}
+                assert record["members"] == {
+                    site: self.by_upload[attempt.uploads[site]].id for site in attempt.complete
+                }
             assert record["members"].keys() | record["excluded"].keys() == attempt.invited
         self.check_end()
         rests = [p for p in self.inside.settings.data_dir.glob("rounds/*/**/*.part") if p.parent.name != SUM]
         newest = self.model.newest
         held = self.model.kept()
-        known = {sent for attempt in (*held, newest) for sent in attempt.announced.values()}
+        known = {sent for attempt in (*held, newest) for sent in attempt.uploads.values()}
         found = {p.parent.name for p in rests}
         assert found <= known, "an ended round was not scrubbed"
-        evidence = {attempt.announced[site] for attempt in held for site in attempt.complete}
+        evidence = {attempt.uploads[site] for attempt in held for site in attempt.complete}
         assert evidence <= found, "evidence is gone before anybody has opened the sum"
 
     def check_end(self) -> None:

@@ -140,9 +140,9 @@ class Life(RuleBasedStateMachine):
         for site in who:
             peer, dealt = self.inside.at(site), self.dealing_of(round_id, site)
             steps = [
-                lambda p=peer, d=dealt: p.announce(round_id, d.prepared.manifest),
+                lambda p=peer, d=dealt: p.put(d.prepared, 0, d.prepared.parts[0]),
                 lambda p=peer, d=dealt: put_dealing(p, d),
-                lambda p=peer, d=dealt: p.put(d, 0, d.prepared.whole),
+                lambda p=peer, d=dealt: p.submit(d.prepared),
             ]
             if site == who[-1] and stops == 4:
                 del steps[1]

@@ -90,7 +90,7 @@ class Replicas:
         round_id = self.peer("a", server).current(wait=30, after=after)["round_id"]
         return round_id, {site: prepare(self.plan, round_id, site, i, one_hot=i) for i, site in enumerate(SITES)}
 
-    def submit(self, round_id: str, prepared: dict[str, Any], server: int = 0) -> None:
+    def submit(self, prepared: dict[str, Any], server: int = 0) -> None:
         for site in SITES:
             answer = self.peer(site, server).submit(prepared[site])
             assert answer.status_code == 200, answer.text

@@ -38,7 +38,7 @@ def server(place, object_store, tmp_path):
 
 def submit(world, round_id, prepared, sites):
     for site in sites:
-        assert world.peer(site).submit(round_id, prepared[SITES.index(site)]).status_code == 200
+        assert world.peer(site).submit(prepared[SITES.index(site)]).status_code == 200
 
 
 def assert_sum(world, round_id, prepared):
@@ -69,23 +69,22 @@ def test_there_is_no_receipt_while_the_store_is_gone_and_none_is_broken(server, 
     world = make_world(server=server)
     round_id = world.peer().current(wait=20)["round_id"]
     prepared = [prepare(world.plan, round_id, site, i) for i, site in enumerate(SITES)]
-    receipt = world.peer("a").submit(round_id, prepared[0])
+    receipt = world.peer("a").submit(prepared[0])
     assert receipt.status_code == 200
-    assert world.peer("b").announce(round_id, prepared[1].manifest).status_code == 201
-    assert world.peer("b").put(prepared[1].id, 0, prepared[1].parts[0]).status_code == 204
+    assert world.peer("b").put(prepared[1], 0, prepared[1].parts[0]).status_code == 204
     object_store.kill()
     try:
-        refused = world.peer("b").put(prepared[1].id, 1, b"".join(prepared[1].parts[1:]))
+        refused = world.peer("b").put(prepared[1], 1, b"".join(prepared[1].parts[1:]))
         assert refused.status_code == 503
         assert "the object store cannot be reached" in refused.json()["detail"]
         assert "the object store cannot be reached" in {line.get("why") for line in server.log_lines}
         assert httpx.get(server.url + "/readyz").status_code == 503
         assert world.peer("a").state().status_code == 200
-        assert world.peer("b").status(prepared[1].id).json()["missing"] == list(range(1, len(prepared[1].parts)))
+        assert world.peer("b").status(prepared[1]).json()["missing"] == list(range(1, len(prepared[1].parts)))
     finally:
         object_store.start()
     until(lambda: httpx.get(server.url + "/readyz").status_code == 200)
-    assert world.peer("a").put(prepared[0].id, len(prepared[0].parts), b"").content == receipt.content
+    assert world.peer("a").complete(prepared[0]).content == receipt.content
     submit(world, round_id, prepared, "bc")
     assert_sum(world, round_id, prepared)
 
@@ -96,12 +95,12 @@ def test_a_part_that_is_lost_is_asked_for_again(server, make_world, place):
     prepared = [prepare(world.plan, round_id, site, i) for i, site in enumerate(SITES)]
     submit(world, round_id, prepared, "ab")
     part_store = S3Parts(Settings(parts=place))
-    part_store.put_all([(PartKey(RoundId.parse(round_id), prepared[0].id, 1), b"rotten")])
+    part_store.put_all([(PartKey(RoundId.parse(round_id), prepared[0].upload, 1), b"rotten")])
     server.kill()  # it may have added the part to a sum already: that it forgets
     server.start()
     submit(world, round_id, prepared, "c")
-    until(lambda: world.peer("a").status(prepared[0].id).json()["missing"] == [1])
-    assert world.peer("a").put(prepared[0].id, 1, prepared[0].parts[1]).status_code in (200, 204)
+    until(lambda: world.peer("a").status(prepared[0]).json()["missing"] == [1])
+    assert world.peer("a").put(prepared[0], 1, prepared[0].parts[1]).status_code in (200, 204)
     assert_sum(world, round_id, prepared)
 
 

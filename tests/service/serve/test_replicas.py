@@ -238,7 +238,7 @@ def test_a_round_that_fails_takes_the_ranges_of_it_from_their_workers(make_twins
     one, two = twins.both
     gate = Gate(one, monkeypatch)
     # What the other one took in, so that this one has it in no running sum.
-    two.part_store.path(PartKey(ONE, twins.prepared[0].id, RANGE_PARTS)).unlink()
+    two.part_store.path(PartKey(ONE, twins.prepared[0].upload, RANGE_PARTS)).unlink()
     with ThreadPoolExecutor(1) as pool:
         folding = pool.submit(one.worker.folder.fold, ONE)
         assert gate.reached.wait(60)

@@ -47,7 +47,7 @@ def test_who_serves_without_working_publishes_nothing_and_a_worker_does(make_rep
     replicas = make_replicas(HE_AGG_METRICS_PORT="0")
     replicas.serve(HE_AGG_WORK="0")
     round_id, prepared = replicas.next_round()
-    replicas.submit(round_id, prepared)
+    replicas.submit(prepared)
     assert replicas.peer("a").record(round_id, wait=0.5).status_code == 204
     worker = replicas.work()
     replicas.check_sum(round_id, prepared)
@@ -70,7 +70,7 @@ def test_workers_die_at_every_step_of_their_ranges(make_replicas):
     ):
         round_id, prepared = replicas.next_round(after=before)
         workers = [replicas.work(**{VARIABLE: way}) for way in ways]
-        replicas.submit(round_id, prepared)
+        replicas.submit(prepared)
         codes = [worker.wait(60) for worker in workers if worker.poll() is not None or wait_for(worker.poll)]
         assert codes == [EXIT_KILLED] * 2
         assert replicas.peer("a").record(round_id).status_code == 204
@@ -86,7 +86,7 @@ def test_a_worker_that_is_asked_to_stop_lets_others_go_on_at_once(make_replicas)
     replicas = make_replicas(values=THREE_RANGES, HE_AGG_FOLD_THREADS="1", HE_AGG_LEASE_S="600")
     replicas.serve(HE_AGG_WORK="0")
     round_id, prepared = replicas.next_round()
-    replicas.submit(round_id, prepared)
+    replicas.submit(prepared)
     first = replicas.work()
     assert first.stop() == 0  # after the part under way; nobody would have its range for ten minutes otherwise
     second = replicas.work()
@@ -119,7 +119,7 @@ def test_serving_processes_and_their_parent_die_at_any_time(make_replicas):
         before = None
         while len(killed) < 8 or len(set(killed)) < 2:
             round_id, prepared = replicas.next_round(after=before)
-            replicas.submit(round_id, prepared)
+            replicas.submit(prepared)
             replicas.check_sum(round_id, prepared)
             before = round_id
     finally:
@@ -211,7 +211,7 @@ def test_a_newer_version_says_whether_this_one_may_run_beside_it(make_replicas):
     write(schema=SCHEMA_VERSION + 1, oldest=SCHEMA_VERSION)
     # Side by side: the one that runs goes on, and may be started again.
     round_id, prepared = replicas.next_round()
-    replicas.submit(round_id, prepared)
+    replicas.submit(prepared)
     old.kill()
     old.start()
     replicas.check_sum(round_id, prepared)

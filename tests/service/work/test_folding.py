@@ -32,6 +32,12 @@ def members(inside):
     return submitted
 
 
+def expect(inside, site, member, number):
+    """What the aggregator expects of a part."""
+    length = len(member.run(number, member.parts[number]))
+    return inside.aggregator.uploads.expect("f", site, member.round_id, member.upload, number, length).parts[0]
+
+
 def read_sum(inside):
     return [
         read_part(inside.plan, n, inside.aggregator.part_store.path(PartKey(ROUND, SUM, n)).read_bytes())
@@ -111,12 +117,12 @@ def test_a_damaged_part_is_asked_for_again_and_the_sum_is_the_same(inside, membe
     other = prepare(inside.plan, "f.1.1", "c", 99)
     for member, number in ((members[1], 2), (members[2], 0), (members[2], 2)):
         site = "abc"[members.index(member)]
-        expected = inside.aggregator.uploads.expect("f", site, member.id, number).parts[0]
+        expected = expect(inside, site, member, number)
         assert expected.digest == member_digest(member, number) != member_digest(other, number)
         assert not expected.stored
         for _ in range(2):  # once more, and it is no news
             take_parts(inside.aggregator, "f", site, member, range(number, number + 1))
-        assert inside.aggregator.uploads.expect("f", site, member.id, number).parts[0].stored
+        assert expect(inside, site, member, number).stored
     assert worker._look()[1] == [ROUND]
     worker.folder.fold(ROUND)
     record = inside.record("f.1.1")
@@ -152,7 +158,7 @@ def test_a_round_waits_for_a_damaged_part_only_so_long(inside, members):
     assert record.excluded == {"a": "round-failed", "b": "part-corrupt", "c": "round-failed"}
     assert inside.row("f.1.2").phase == "open"
     with pytest.raises(ProtocolError) as caught:
-        inside.aggregator.uploads.expect("f", "b", members[1].id, 2)
+        expect(inside, "b", members[1], 2)
     assert caught.value.reason is Reason.ROUND_CLOSED
     worker._look()
     assert not inside.aggregator.part_store.path(PartKey(ROUND, SUM, 0)).parent.parent.exists()

@@ -45,7 +45,7 @@ def check_sum(inside, members):
 
 
 def path_of(inside, member, number):
-    return inside.aggregator.part_store.path(PartKey(ROUND, member.id, number))
+    return inside.aggregator.part_store.path(PartKey(ROUND, member.upload, number))
 
 
 def test_what_came_in_is_the_sum_and_nothing_is_read(inside, read):
@@ -64,7 +64,7 @@ def test_what_a_restart_forgot_is_read_and_the_rest_is_added_to(inside, monkeypa
     real = part_store.read
     monkeypatch.setattr(part_store, "read", lambda key: keys.append(key) or real(key))
     finish(inside)
-    assert {key.owner for key in keys} == {members[0].id, members[1].id}
+    assert {key.owner for key in keys} == {members[0].upload, members[1].upload}
     check_sum(inside, members)
 
 
@@ -75,7 +75,7 @@ def test_a_site_that_sent_all_and_did_not_complete_is_not_in_the_sum(inside, rea
     inside.aggregator.conductor.tick_all()
     finish(inside)
     assert sorted(inside.record("f.1.1").members) == ["a", "b"]
-    assert {key.owner for key in read} == {member.id for member in members}
+    assert {key.owner for key in read} == {member.upload for member in members}
     check_sum(inside, members)
 
 
@@ -83,8 +83,8 @@ def test_an_upload_that_expired_and_came_again_is_added_once(inside, read):
     late = inside.submit("c", 3, "f.1.1", complete=False)
     part_store = inside.aggregator.part_store
     with inside.aggregator.store.write() as tx:
-        tx.unmark_parts(late.id)
-    part_store.purge_submission(ROUND, late.id)
+        tx.unmark_parts(late.upload)
+    part_store.purge_submission(ROUND, late.upload)
     members = [inside.submit(site, i, "f.1.1") for i, site in enumerate("ab")]
     take_parts(inside.aggregator, "f", "c", late, range(len(late.parts)))
     finish(inside)
@@ -111,7 +111,7 @@ def test_damage_to_what_is_not_is_found_and_repaired(inside):
     for site, member in (("a", members[0]), ("c", members[2])):
         worker.folder.fold(ROUND)
         assert inside.row("f.1.1").phase == "folding"
-        assert inside.aggregator.uploads.status("f", site, member.id).missing == [1]
+        assert inside.aggregator.uploads.status("f", site, member.round_id, member.upload).missing == [1]
         take_parts(inside.aggregator, "f", site, member, range(1, 2))
     finish(inside)
     check_sum(inside, members)

@@ -1,4 +1,4 @@
-"""The whole aggregator over each part store: a round from its first announcement to its sum, damage included."""
+"""The whole aggregator over each part store: a round from its first part to its sum, damage included."""
 
 import pytest
 
@@ -42,7 +42,8 @@ def test_a_round(part_store, in_memory, tmp_path):
         part_store.put_all([(PartKey(ONE, sent[1].upload, 1), b"rotten")])
         part_store.delete(PartKey(ONE, sent[2].upload, 0))
         inside.fold()
-        assert [peers[site].status(sent["abc".index(site)].id).json()["missing"] for site in "abc"] == [[], [1], [0]]
+        missing = [peers[site].status(one).json()["missing"] for site, one in zip("abc", sent, strict=True)]
+        assert missing == [[], [1], [0]]
         for site, one in zip("bc", sent[1:], strict=True):
             assert peers[site].put(one, 0, one.whole).status_code == 200
     inside.close()
