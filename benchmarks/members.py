@@ -55,7 +55,7 @@ def enrol(
 def sign_manifest(
     plan: Plan, round_id: RoundId, member: tuple[str, SigningKey], digests: Sequence[str], roster: str, previous: str
 ) -> Signed[Manifest]:
-    """What a site announces. The tags prove nothing: no sum is opened here."""
+    """What a site submits. The tags prove nothing: no sum is opened here."""
     name, key = member
     tags = tuple((0,) * tag_count(place.section) for place in plan.public.places)
     nonce = secrets.token_hex(16)

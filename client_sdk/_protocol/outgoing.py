@@ -236,7 +236,7 @@ def _replaced(unsigned: Manifest, digests: tuple[str, ...], tags: tuple[tuple[in
 def _longest(plan: PublicPlan, unsigned: Manifest) -> int:
     """Return how long a signed manifest can be: its tags are numbers, and all else in it has one length."""
     digest = "0" * 64
-    tags = tuple((section.modulus - 1,) * tag_count(section) for section in plan.sections)
+    tags = tuple((place.section.modulus - 1,) * tag_count(place.section) for place in plan.places)
     fullest = _replaced(unsigned, (digest,) * len(plan.places), tags)
     if plan.splits_keys:
         fullest = Manifest(**{**vars(fullest), "dealing": digest})

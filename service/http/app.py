@@ -31,7 +31,7 @@ requests took a sixth more time of the processor (benchmarks/load.py, 64 sites).
 _DESCRIPTION = """
 Adds encrypted updates of sites, and can read none of them: it holds no key and no HE library.
 
-A site announces a **submission** by its manifest, puts its **parts** in any order, and completes it; the receipt is a
+A site puts the **parts** of a **submission** in any order, and behind the last one its manifest; the receipt is a
 promise. When the round closes, the closed set is folded into a **sum**, and the **record** says what is in it. Who
 may do so is said by the **roster**, which the coordinators sign. Every request is signed, and may be repeated. Errors
 are problem documents (RFC 9457) whose `reason` is for programs; digests are RFC 9530.

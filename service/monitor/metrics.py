@@ -47,7 +47,7 @@ class Metrics:
         )
         self._phases = Histogram(
             "he_agg_phase_seconds",
-            "Steps of rounds that succeeded: announce and put of a submission, fold, download of a sum.",
+            "Steps of rounds that succeeded: put of parts, fold, download of a sum.",
             ("phase",),
             registry=registry,
             buckets=_LONG,

@@ -5,7 +5,7 @@ what the aggregator knows anyway and nothing more: names, states, times, sizes a
 and nonces of submissions are not in it; the ids of plan and key and the head of the chain are, for people to compare.
 
 Words for states are those of the state machines: a federation's `stage`, a round's `phase`, a submission's `state`,
-and "absent" for a site that has announced none.
+and "absent" for a site that has begun none.
 """
 
 from __future__ import annotations

@@ -120,10 +120,10 @@ def fold_round(
         if place.number in durable and part_store.is_whole(key, durable[place.number]):
             return True
         with store.read() as tx:
-            announced = tx.digests_of_part(round_id, place.number)
+            accepted = tx.digests_of_part(round_id, place.number)
         members = [
             Member(site, PartKey(round_id, submission_id, place.number), digest)
-            for submission_id, site, digest in announced
+            for submission_id, site, digest in accepted
         ]
         total = None
         if (so_far := running(place.number)) is not None:

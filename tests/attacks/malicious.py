@@ -97,7 +97,7 @@ class MaliciousAggregator:
         self._client.close()
 
     def submission(self, round_id: str, site: str) -> str:
-        """Id of what a site announced for a round."""
+        """Id of what a site submitted to a round."""
         return dict(self.submissions[site])[round_id]
 
     def sum_of(self, submissions: Iterable[str], *, sources: dict[int, int] | None = None) -> list[bytes]:

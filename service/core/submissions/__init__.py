@@ -1,4 +1,4 @@
-"""Submissions, by phase: announced by a manifest, received part by part, completed once. No HTTP in here.
+"""Submissions, by phase: admitted, received part by part, completed by a manifest. No HTTP in here.
 
 Order of every write: part, then row, then answer. Every method may be called again with the same arguments.
 """
