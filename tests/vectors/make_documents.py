@@ -20,7 +20,7 @@ from he_agg.documents.draw import draw, members_digest
 from he_agg.documents.roster import SUITE_BYTES, Member, Receiving, Role
 from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
-from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field
+from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field, manifest_field
 from tests.support.documents import EXAMPLES, KEYS, key_of
 from tests.support.federation import plan_of
 from tests.support.history import History
@@ -72,12 +72,14 @@ def members():
 
 
 def requests():
+    rounds, upload = "/v1/rounds/stroke.3.1", "5c" * 16
     heads = {
-        "GET": RequestHead("GET", "/v1/rounds/stroke.3.1/record", "wait=60", EMPTY_DIGEST, "stroke"),
-        "POST": RequestHead("POST", "/v1/rounds/stroke.3.1/submissions", "", digest_field(b"{}"), "stroke"),
+        "": RequestHead("GET", f"{rounds}/record", "wait=60", EMPTY_DIGEST, "stroke"),
+        "{}": RequestHead("PUT", f"{rounds}/verdicts/hospital-a", "", digest_field(b"{}"), "stroke"),
+        "parts": RequestHead("PUT", f"{rounds}/submissions/{upload}", "from=2", manifest_field(upload), "stroke"),
     }
     cases: list[dict[str, Any]] = []
-    for number, head in enumerate(heads.values()):
+    for number, (body, head) in enumerate(heads.items()):
         components = '("@method" "@path" "@query" "content-digest" "he-agg-federation")'
         nonce = f"{number:022d}"
         params = f'{components};created=1800000000;nonce="{nonce}";keyid="hospital-a";alg="ed25519"'
@@ -86,7 +88,7 @@ def requests():
             {
                 "method": head.method,
                 "target": head.path + (f"?{head.query}" if head.query else ""),
-                "body": "" if head.content_digest == EMPTY_DIGEST else "{}",
+                "body": body,
                 "fields": {
                     "Content-Digest": head.content_digest,
                     "He-Agg-Federation": head.federation,
@@ -97,7 +99,9 @@ def requests():
                 "created": 1_800_000_000,
             }
         )
+    of_parts = cases[2]
     for why, change in (
+        ("another upload", of_parts | {"target": of_parts["target"].replace(upload, "5d" * 16)}),
         ("another method", {"method": "DELETE"}),
         ("another path", {"target": "/v1/rounds/stroke.3.2/record?wait=60"}),
         ("another query", {"target": "/v1/rounds/stroke.3.1/record"}),
