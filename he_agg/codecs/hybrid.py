@@ -86,8 +86,8 @@ class HybridCodec:
         self._sums = Buffers(most=1)
         bulk = [place for place in plan.places if place.section.name != KEY_SECTION]
         # Parts of the same coefficients, one of each modulus, belong together.
-        per_limb = len(bulk) // len(self._parameters.moduli)
-        self._groups = [tuple(bulk[i::per_limb]) for i in range(per_limb)]
+        limbs = len(self._parameters.moduli)
+        self._groups = [tuple(bulk[i : i + limbs]) for i in range(0, len(bulk), limbs)]
 
     @classmethod
     def new_key_material(cls, plan: PublicPlan) -> bytes:

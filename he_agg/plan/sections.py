@@ -1,12 +1,14 @@
 """Sections and parts: how a submission is cut into pieces that travel, are stored and are added one by one.
 
 A submission is a fixed list of sections; a section is a run of residues of one modulus; it is cut into parts of
-equal length, the last one shorter. Parts are numbered through all sections in order. All of it follows from the
-plan, so every submission of a round, and its sum, has parts of exactly the same lengths.
+equal length, the last one shorter. Parts are numbered by their index within the section, those of one index in the
+order of sections: so what is made together travels together. All of it follows from the plan, so every submission of a
+round, and its sum, has parts of exactly the same lengths.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -114,11 +116,11 @@ class PartPlace:
 
 def part_places(sections: tuple[Section, ...]) -> Iterator[PartPlace]:
     """List all parts of a submission in order."""
-    number = 0
-    for section_index, section in enumerate(sections):
-        for index in range(section.parts):
-            yield PartPlace(number, section_index, section, index)
-            number += 1
+    numbers = itertools.count()
+    for index in range(max((section.parts for section in sections), default=0)):
+        for section_index, section in enumerate(sections):
+            if index < section.parts:
+                yield PartPlace(next(numbers), section_index, section, index)
 
 
 def residues_per_part(part_bytes: int, unit: int, modulus: int) -> int:

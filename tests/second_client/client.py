@@ -274,12 +274,13 @@ class Plan:
             whole, rest = divmod(self.values, self.v * BATCH)
             self.coefficients = whole * BATCH + -(-rest // self.v)
         need(self.sections == self.computed_sections(), "plan: sections")
-        # number, section, index within it, residues in it
-        self.parts = [
+        # By number: section, index within it, residues in it
+        parts = [
             (s, index, min(section["part_residues"], section["residues"] - first))
             for s, section in enumerate(self.sections)
             for index, first in enumerate(range(0, section["residues"], section["part_residues"]))
         ]
+        self.parts = sorted(parts, key=lambda part: (part[1], part[0]))
 
     def computed_sections(self):
         """FORMAT.md: Plans."""
@@ -470,22 +471,20 @@ class Tags:
         """FORMAT.md: Tags."""
         submission = (site.encode(), bytes.fromhex(nonce))
         out = []
-        for i, section in enumerate(self.plan.sections):
+        for n, (i, _, _) in enumerate(self.plan.parts):
             q = self.plan.modulus(i)
-            for n in range(len(out), len(out) + -(-section["residues"] // section["part_residues"])):
-                places = [(n.to_bytes(4, "big"), t.to_bytes(4, "big")) for t in range(tag_count(q))]
-                digests = [derived(self.key, b"he-agg/mac/pad/v1", *self.context, *p, *submission) for p in places]
-                out.append((q, [int.from_bytes(digest, "big") % q for digest in digests]))
+            places = [(n.to_bytes(4, "big"), t.to_bytes(4, "big")) for t in range(tag_count(q))]
+            digests = [derived(self.key, b"he-agg/mac/pad/v1", *self.context, *p, *submission) for p in places]
+            out.append((q, [int.from_bytes(digest, "big") % q for digest in digests]))
         return out
 
     def without_pads(self, sections):
         """FORMAT.md: Tags. Of each part, in order."""
         out = []
-        for i, residues in enumerate(sections):
-            q, width = self.plan.modulus(i), self.plan.sections[i]["part_residues"]
+        for i, part, count in self.plan.parts:
+            first = part * self.plan.sections[i]["part_residues"]
             key = derived(self.key, b"he-agg/mac/coefficients/v1", *self.context, i.to_bytes(4, "big"))
-            for part, first in enumerate(range(0, residues.size, width)):
-                out.append(_part_tags(key, q, part, residues[first : first + width]))
+            out.append(_part_tags(key, self.plan.modulus(i), part, sections[i][first : first + count]))
         return out
 
     def of(self, sections, site, nonce):
