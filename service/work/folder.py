@@ -203,11 +203,12 @@ class Folder:
             "a stored part is not what was received; its site is asked for it again",
             round_id=str(round_id),
             site=error.site,
-            submission_id=error.submission_id,
+            upload=error.upload,
             n=error.number,
         )
         with self._store.write() as tx:
             hold(tx)
+<<<<<<< HEAD
             tx.mark_damaged(error.submission_id, error.number, int(self._conductor.now()))
             tx.report(
                 "part.damaged",
@@ -216,6 +217,9 @@ class Folder:
                 member=error.site,
                 part=error.number,
             )
+=======
+            tx.mark_damaged(error.upload, error.number, int(self._conductor.now()))
+>>>>>>> 0d1ce9b (Name uploads in logs, and find what tests read under them)
             tx.bump()
 
 

@@ -45,9 +45,9 @@ class CorruptPartError(Exception):
     """A stored part is not what its site sent. It is never summed."""
 
     def __init__(self, member: Member) -> None:
-        super().__init__(f"part {member.key.number} of submission {member.key.owner} is not what was stored")
+        super().__init__(f"part {member.key.number} of upload {member.key.owner} is not what was stored")
         self.site = member.site
-        self.submission_id = member.key.owner
+        self.upload = member.key.owner
         self.number = member.key.number
 
 
@@ -121,10 +121,7 @@ def fold_round(
             return True
         with store.read() as tx:
             accepted = tx.digests_of_part(round_id, place.number)
-        members = [
-            Member(site, PartKey(round_id, submission_id, place.number), digest)
-            for submission_id, site, digest in accepted
-        ]
+        members = [Member(site, PartKey(round_id, upload, place.number), digest) for upload, site, digest in accepted]
         total = None
         if (so_far := running(place.number)) is not None:
             rest = [member for member in members if so_far.added.get(member.key.owner) != member.digest]

@@ -144,7 +144,7 @@ class Housekeeper:
             "an upload was abandoned; its parts are removed",
             round_id=str(submission.round_id),
             site=submission.site,
-            submission_id=submission.id,
+            upload=submission.id,
         )
 
     def _kept_since(self) -> int:

@@ -51,7 +51,7 @@ class Disk:
 
     def parts(self, key: GroupKey, site: str) -> list[Part]:
         """A submission as it lies there."""
-        folder = self.path / "rounds" / self.round_id / "submissions" / self.manifest(site).digest
+        folder = self.path / "rounds" / self.round_id / "submissions" / self.manifest(site).body.nonce
         files = [folder / f"{place.number}.part" for place in key.plan.public.places]
         return [Part(n, memoryview(file.read_bytes())[PART_HEADER_BYTES:]) for n, file in enumerate(files)]
 
@@ -61,7 +61,7 @@ class Disk:
 
     def dealing(self, site: str, holders: HolderList) -> Dealing:
         query = "SELECT data FROM dealings WHERE submission_id = ?"
-        ((data,),) = self._rows(query, self.manifest(site).digest)
+        ((data,),) = self._rows(query, self.manifest(site).body.nonce)
         return Dealing.parse(data, holders.holders)
 
     def answers(self) -> dict[str, Elements]:

@@ -170,7 +170,7 @@ def test_fields_are_the_known_ones(shown):
     lines = [json.loads(line) for line in content["log"].splitlines()]
     assert {field for line in lines for field in line} <= {
         "time", "level", "message", "id", "method", "route", "status", "ms", "federation", "member", "round_id",
-        "upload", "submission_id", "section", "n", "reason", "claimed", "temporary_files_removed", "found_schema_version",
+        "upload", "section", "n", "reason", "claimed", "temporary_files_removed", "found_schema_version",
     }  # fmt: skip
     snapshot = json.loads(content["snapshot"])
     (federation,) = snapshot["federations"]
