@@ -81,7 +81,7 @@ ACTIVITIES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "files": (
             "client_sdk._disk.spool:SpoolEntry.*",
-            "client_sdk._disk.files:read_files",
+            "client_sdk._disk.files:read_file",
             "he_agg.host.files:create",
             "he_agg.host.files:create_once",
             "he_agg.host.files:replace",
@@ -107,6 +107,7 @@ BASES = {
     "site": {
         "main thread": "the rest: flows, the site's own code",
         "he-agg": "threads of the codec",
+        "he-agg-encrypt": "threads of the codec",
         "he-agg-spool": "threads of the spool",
     },
 }
