@@ -69,7 +69,7 @@ class Trust:
         current = self.world.peer(site).current(wait=5)
         fields = {"epoch": current["epoch"], "key_id": current["key_id"]} | changed
         prepared = prepare(self.world.plan, current["round_id"], site, seed, **fields)
-        assert self.world.peer(site).submit(current["round_id"], prepared).status_code == 200
+        assert self.world.peer(site).submit(prepared).status_code == 200
         return prepared
 
     def unchanged(self, act, status, reason):
