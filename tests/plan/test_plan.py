@@ -14,7 +14,7 @@ from he_agg.documents.federation import FederationDocument
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.errors import HeAggError, PlanError, Reason, WireError
 from he_agg.plan.plan import Plan, PublicPlan
-from he_agg.plan.sections import MAX_PARTS
+from he_agg.plan.sections import MAX_PARTS, Section, part_places
 from tests.support.federation import key_of, plan_of
 
 TENSORS = {"a": np.zeros((3, 4), np.float32), "b": np.float64(0), "e": np.zeros(0, np.float16)}
@@ -191,3 +191,14 @@ def test_explain_gives_the_figures():
     assert facts["values"] == 5000 + 1 + 1
     assert facts["security_bits"] == 137  # 80 bits at N = 4096; the estimate for 100 bits is the nearest above
     assert facts["failure_log2"] < -128
+
+
+def test_parts_are_numbered_by_their_place():
+    """What is made together travels together: the limbs of the same coefficients are neighbours."""
+    sections = (Section("key", 97, 64, 64), Section("limb-0", 97, 130, 64), Section("limb-1", 89, 130, 64))
+    places = list(part_places(sections))
+    names = [(place.section.name, place.section_index, place.index) for place in places]
+    limbs = [(f"limb-{limb}", 1 + limb, index) for index in range(3) for limb in range(2)]
+    assert names == [("key", 0, 0), *limbs]
+    assert [place.number for place in places] == list(range(len(places)))
+    assert [place.residues for place in places] == [64, 64, 64, 64, 64, 2, 2]
