@@ -87,8 +87,7 @@ def prepare(
             yield from _wait_for_all(session, opened, outgoing, started)
         except BaseException:
             outgoing.close()
-            if not entry.is_stored:
-                entry.remove()  # nothing of it has left, and nothing can go on with it
+            entry.remove()  # nothing of it has left, not even if the last part was made in this moment
             raise
     return outgoing, values.rounded
 

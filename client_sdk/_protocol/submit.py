@@ -39,7 +39,7 @@ _PASSES = 5
 
 
 _RUN_BYTES = MAX_PART_BYTES
-"""Parts that go in one request, together: what any proxy on the way lets through, for one part may be as long."""
+"""What goes in one request: what any proxy on the way lets through, for one part may be as long."""
 
 _MANIFESTS = 4
 """How many manifests of one encryption are sent: more rosters do not come while a round is open."""
@@ -182,6 +182,7 @@ class _Upload:
         self._total = session.plan.wire_bytes
         self._path = f"/v1/rounds/{opened.id}/submissions/{outgoing.upload}"
         self._run: Sequence[PartPlace] = ()
+        self._spoilt = 0  # how often in all: parts that are spoilt on the way are found at the end, in another request
 
     @property
     def elsewhere(self) -> bool:
@@ -282,9 +283,7 @@ class _Upload:
 
     def _send(self) -> Flow[Response]:
         """Send the next parts until they arrive as they are here."""
-        tries = 0
         while True:
-            tries += 1
             try:
                 request = self._next()
                 response = yield from exchange(self._session.retries, request, self._until, self._again)
@@ -296,7 +295,8 @@ class _Upload:
             except HeAggError as error:
                 # After a failure only, for the aggregator takes nothing damaged: the fault may be this site's own disk.
                 yield from self._check(error)
-                if error.reason not in DAMAGED_ON_THE_WAY or tries == TRIES:
+                self._spoilt += error.reason in DAMAGED_ON_THE_WAY
+                if error.reason not in DAMAGED_ON_THE_WAY or self._spoilt == TRIES:
                     raise
                 yield from self._ask()
             else:
@@ -304,12 +304,13 @@ class _Upload:
                 return response
 
     def _next(self) -> Request:
-        """The request for the first parts that are missing; with the manifest, if it reaches the end."""
+        """The request for the first parts that are missing; with the manifest, if they are the last and it fits."""
         places, run, outgoing = self._session.plan.places, _first_run(self.missing), self._outgoing
         first = run[0].number if run else len(places)
         there = self._total - sum(place.wire_bytes for place in self.missing)
-        at_end = first + len(run) == len(places)
-        length = sum(place.wire_bytes for place in run) + at_end * outgoing.manifest_bytes
+        length = sum(place.wire_bytes for place in run)
+        at_end = first + len(run) == len(places) and (not run or length + outgoing.manifest_bytes <= MAX_PART_BYTES)
+        length += at_end * outgoing.manifest_bytes
         self._run = run
         self.sent_bytes += length
 

@@ -44,6 +44,9 @@ class Member:
         one_time_key: for `hybrid` instead of one that is drawn; of any size.
     """
 
+    repeats = False
+    """Nothing leaves before all of it is made: it could not make it again."""
+
     def __init__(
         self,
         plan: Plan,

@@ -11,7 +11,7 @@ from client_sdk._effects import Request
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
 from client_sdk.progress import PhaseFinished, PhaseProgress
-from he_agg.errors import ProtocolError, TransportError
+from he_agg.errors import ProtocolError, Reason, TransportError
 from he_agg.protocol.messages import Receipt
 from tests.support.flows import (
     OPEN,
@@ -181,6 +181,22 @@ def test_always_changed_on_the_way_is_an_error(tmp_path, aggregator):
     with pytest.raises(ProtocolError, match="part 2: another digest"):
         world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
     assert len(world.paths("PUT")) == 3
+
+
+def test_always_changed_in_another_request_than_the_manifests_is_an_error(tmp_path, aggregator):
+    """Parts are taken, for their digests come at the end; there it shows, and is not tried for ever."""
+
+    def meddle(request: Request, body: bytes):
+        if request.method != "PUT" or body.startswith(b"{"):
+            return None
+        at = PLAN.public.places[0].wire_bytes - 1
+        return aggregator(request, body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :])
+
+    world = World(aggregator, meddle)
+    with pytest.raises(ProtocolError) as caught:
+        world.run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert caught.value.reason == Reason.BAD_DIGEST
+    assert len(world.paths("PUT")) <= 6
 
 
 def test_receipt_of_another_submission_is_refused(tmp_path, aggregator):

@@ -229,12 +229,12 @@ def test_round_id_round_trip():
 
 
 def test_answers_are_read_tolerantly_but_typed():
-    status = b'{"id":"x","round_id":"a.1.1","state":"open","parts":2,"missing":[0],"dealing_missing":true,"new":1}'
+    status = b'{"upload":"x","round_id":"a.1.1","state":"open","parts":2,"missing":[0],"dealing_missing":true,"new":1}'
     assert SubmissionStatus.parse(status) == SubmissionStatus("x", "a.1.1", "open", 2, [0], dealing_missing=True)
     for body in (b"", b"[]", b"{}", b"\xff", status.replace(b'"x"', b"1"), status.replace(b"true", b"1")):
         with pytest.raises(ProtocolError):
             SubmissionStatus.parse(body)
     with pytest.raises(ProtocolError):
         SubmissionStatus.parse(
-            b'{"id":"x","round_id":"a","state":"open","parts":1,"missing":["0"],"dealing_missing":false}'
+            b'{"upload":"x","round_id":"a","state":"open","parts":1,"missing":["0"],"dealing_missing":false}'
         )

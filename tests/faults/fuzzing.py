@@ -27,26 +27,30 @@ def bounded(examples: int):
     )
 
 
-@st.composite
-def mutations(draw, data: bytes) -> bytes:
+def mutations(data: bytes) -> st.SearchStrategy[bytes]:
     """Bytes changed, cut out, put in, repeated, or taken from elsewhere."""
-    out = bytearray(data)
-    for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.integers(0, max(0, len(out) - 1)) | st.integers(0, min(len(out), 120)))
-        size = draw(st.sampled_from([0, 1, 1, 2, 8, 64, len(out)]))
-        match draw(st.sampled_from(["flip", "set", "cut", "insert", "repeat", "end"])):
-            case "flip" if out:
-                out[min(at, len(out) - 1)] ^= 1 << draw(st.integers(0, 7))
-            case "set":
-                out[at : at + size] = draw(st.binary(min_size=min(size, 64), max_size=min(size, 64)))
-            case "cut":
-                del out[at : at + size]
-            case "insert":
-                out[at:at] = draw(
-                    st.sampled_from([b"\0", b"}", b'"', b"\xff\xfe", b'{"a":1}', b"1e999", b"-", b"[" * 2000])
-                )
-            case "repeat":
-                out[at:at] = out[at : at + size]
-            case "end":
-                del out[at:]
-    return bytes(out)
+
+    @st.composite
+    def changed(draw) -> bytes:  # without arguments: what it is made of is too long to be shown
+        out = bytearray(data)
+        for _ in range(draw(st.integers(1, 3))):
+            at = draw(st.integers(0, max(0, len(out) - 1)) | st.integers(0, min(len(out), 120)))
+            size = draw(st.sampled_from([0, 1, 1, 2, 8, 64, len(out)]))
+            match draw(st.sampled_from(["flip", "set", "cut", "insert", "repeat", "end"])):
+                case "flip" if out:
+                    out[min(at, len(out) - 1)] ^= 1 << draw(st.integers(0, 7))
+                case "set":
+                    out[at : at + size] = draw(st.binary(min_size=min(size, 64), max_size=min(size, 64)))
+                case "cut":
+                    del out[at : at + size]
+                case "insert":
+                    out[at:at] = draw(
+                        st.sampled_from([b"\0", b"}", b'"', b"\xff\xfe", b'{"a":1}', b"1e999", b"-", b"[" * 2000])
+                    )
+                case "repeat":
+                    out[at:at] = out[at : at + size]
+                case "end":
+                    del out[at:]
+        return bytes(out)
+
+    return changed()

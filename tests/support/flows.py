@@ -106,6 +106,8 @@ class FakeAggregator:
     """
 
     round_id: RoundId
+    caller = "a"
+    """Whose request this is."""
 
     def __init__(self, plan: Plan, sites: tuple[str, ...] = SITES, roster: Signed[Roster] = CONSORTIUM.roster) -> None:
         self.plan, self.key, self.sites = plan, key_of(plan), sites
@@ -298,7 +300,7 @@ class FakeAggregator:
         return json_of(SubmissionStatus(upload, str(self.round_id), state, n_parts, missing))
 
     def _put(self, upload: str, first: int, body: bytes) -> Response:
-        accepted = self.manifests.get("a")
+        accepted = self.manifests.get(self.caller)
         if self.record is not None and (accepted is None or accepted.body.nonce != upload):
             return problem(409, "round-closed")
         if accepted is not None and accepted.body.nonce != upload:
@@ -310,6 +312,8 @@ class FakeAggregator:
             part, body = body[: place.wire_bytes], body[place.wire_bytes :]
             if parts.setdefault(place.number, part) != part:
                 return problem(400, "bad-digest")
+        if not body:
+            return Response(204)
         return self._complete(upload, Signed.parse(Manifest, body.rstrip(b" ")))
 
     def _second(self, accepted: Signed[Manifest]) -> Response:
@@ -465,6 +469,8 @@ class World:
         answer = self.meddle(request, body)
         if isinstance(answer, Exception):
             raise answer
+        if isinstance(self.aggregator, FakeAggregator):
+            self.aggregator.caller = self.signer.name
         answer = answer if answer is not None else self.aggregator(request, body)
         if request.into is not None and answer.status in request.expect:
             self._hand_over(request.into, answer.body)

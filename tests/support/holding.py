@@ -79,13 +79,17 @@ class Dealt:
         return self.prepared.id
 
     @property
+    def upload(self) -> str:
+        return self.prepared.upload
+
+    @property
     def path(self) -> str:
-        return f"/v1/rounds/{self.prepared.round_id}/submissions/{self.prepared.upload}"
+        return f"/v1/rounds/{self.prepared.round_id}/submissions/{self.upload}"
 
 
 def deal_to(plan: Plan, listed: HolderList, round_id: str, site: str, seed: int, **changed: Any) -> Dealt:
     """A submission of random residues, and the dealing of a random key."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, *f"{round_id} {site}".encode()])  # no two have one nonce
     nonce, number = rng.bytes(16).hex(), RoundId.parse(round_id)
     key_id = changed.get("key_id", KEY_ID)
     context = Context(

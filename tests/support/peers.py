@@ -382,7 +382,7 @@ class Peer:
 
     def end(self, round_id: str, manifest: bytes, upload: str = "0" * 32, first: int = 3) -> httpx.Response:
         """A manifest alone, of submissions that have so many parts; of its own upload, if it names one."""
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             upload = str(json.loads(manifest)["body"]["nonce"])
         return self.put_raw(round_id, upload, first, manifest)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-from he_agg.canonical import check_hex
-from he_agg.documents.manifest import NONCE_BYTES
-from he_agg.errors import Reason, WireError
+from he_agg.errors import Reason
 from service.core.conductor import Conductor
 from service.core.find import federation_named, find_round
 from service.core.submissions.capacity import Capacity
@@ -34,14 +32,13 @@ class Admissions:
     def admit(self, federation: str, site: str, round_id: str, upload: str) -> SubmissionRow:
         """Find an upload, or see that it may begin. Nothing is written before something of it is here.
 
+        Args:
+            upload: the nonce of its manifest.
+
         Raises:
             RefusedError: there is no such round, the site is not invited, the round is closed, the site has completed
                 another submission, or there is no room.
         """
-        try:
-            check_hex(upload, NONCE_BYTES, "upload")
-        except WireError:
-            raise unknown_upload(site, upload) from None
         with self._conductor.reading(federation) as tx:
             row = _invited_round(tx, federation, site, round_id)
             known, _ = self._find(tx, row, site, upload)

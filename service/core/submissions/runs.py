@@ -75,11 +75,13 @@ class Run:
 def measured(places: Sequence[PartPlace], length: int) -> tuple[Sequence[PartPlace], int]:
     """Find which parts a body of this length holds, and how long the manifest is that comes behind the last of all.
 
+    It may come alone, in another request: a proxy lets through so many bytes at a time, and one part may be as long.
+
     Args:
         places: those that it may hold, to the submission's end.
 
     Raises:
-        RefusedError: it does not end where a part does, or has no manifest at its end, or a longer one than there are.
+        RefusedError: it does not end where a part or a manifest does, or has a longer one than there are.
     """
     ends = list(itertools.accumulate((place.wire_bytes for place in places), initial=0))
     if length > ends[-1] + MAX_MANIFEST_BYTES:
@@ -89,11 +91,8 @@ def measured(places: Sequence[PartPlace], length: int) -> tuple[Sequence[PartPla
         )
     if length > ends[-1]:
         return places, length - ends[-1]
-    if length == ends[-1]:
-        raise RefusedError(
-            Reason.TRUNCATED,
-            f"expected the signed manifest behind the last part, got {length} bytes, which end with it",
-        )
+    if not places:
+        raise RefusedError(Reason.TRUNCATED, "expected the signed manifest behind the last part, got an empty body")
     if length not in ends[1:]:
         expected = f"{ends[1]} to {ends[-1]}"
         raise RefusedError(Reason.TRUNCATED, f"expected whole parts, {expected} bytes, got {length} announced")

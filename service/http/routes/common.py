@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from he_agg.documents.manifest import NONCE_BYTES
 from he_agg.documents.roster import Role
 from he_agg.errors import Reason
 from service.aggregator import Aggregator
@@ -117,7 +118,14 @@ HolderPath = Annotated[str, Path(description="Name of the calling holder.", exam
 
 NumberPath = Annotated[int, Path(ge=1, le=10**9, description="Version or number, from 1.", examples=[1])]
 
-UploadPath = Annotated[str, Path(description="Upload: the nonce of the submission's manifest, in hex.")]
+UploadPath = Annotated[
+    str,
+    Path(
+        pattern=f"^[0-9a-f]{{{2 * NONCE_BYTES}}}$",
+        description="Upload: the nonce of the submission's manifest, in hex.",
+        examples=["00" * NONCE_BYTES],
+    ),
+]
 
 RoundPath = Annotated[str, Path(description="Round id: `federation.number.attempt`.", examples=["stroke.3.1"])]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from he_agg.documents.manifest import NONCE_BYTES
 from he_agg.errors import Reason
 from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.messages import SubmissionStatus
@@ -42,7 +43,7 @@ _MANIFEST_DIGEST = {
     "required": True,
     "description": "Names the upload, in the place of a digest: those of the parts are in the manifest.",
     "schema": {"type": "string"},
-    "example": manifest_field("00" * 16),
+    "example": manifest_field("00" * NONCE_BYTES),
 }
 
 

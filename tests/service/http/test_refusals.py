@@ -250,9 +250,11 @@ def test_another_sites_submission_does_not_exist(world, prepared):
         peer.status(prepared),
         peer.put(prepared, 1, prepared.parts[1]),
         peer.complete(prepared),
-        *(peer.request("GET", f"{path}/{upload}") for upload in ("00" * 16, "nonsense", prepared.upload.upper())),
+        peer.request("GET", f"{path}/{'00' * 16}"),
     ):
         assert_problem(answer, 404, "unknown-submission")
+    for upload in ("nonsense", prepared.upload.upper(), prepared.upload + "0"):
+        assert_problem(peer.request("GET", f"{path}/{upload}"), 400, "bad-request")
 
 
 # rounds that are over

@@ -183,7 +183,7 @@ def test_keys_and_names_of_others(world, put):
         put.member, put.name = member, name
         assert_problem(check_untouched(world, lambda: put.send(put.fields())), 401, reason)
     put.member, put.name = world.members["b"], "b"
-    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-round")
+    assert_problem(check_untouched(world, lambda: put.send(put.fields())), 404, "unknown-submission")
     put.member, put.name = world.members["a"], "a"
     put.passes()
 

@@ -18,7 +18,7 @@ from tests.support.trees import living
 
 SITES = "ab"
 PARTS = 2
-STEPS = 1 + len(SITES) * (PARTS + 2) + 2
+STEPS = 1 + len(SITES) * (PARTS + 1) + 2
 
 
 def steps(world, round_id, prepared):
