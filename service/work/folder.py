@@ -208,8 +208,7 @@ class Folder:
         )
         with self._store.write() as tx:
             hold(tx)
-<<<<<<< HEAD
-            tx.mark_damaged(error.submission_id, error.number, int(self._conductor.now()))
+            tx.mark_damaged(error.upload, error.number, int(self._conductor.now()))
             tx.report(
                 "part.damaged",
                 federation=round_id.federation,
@@ -217,9 +216,6 @@ class Folder:
                 member=error.site,
                 part=error.number,
             )
-=======
-            tx.mark_damaged(error.upload, error.number, int(self._conductor.now()))
->>>>>>> 0d1ce9b (Name uploads in logs, and find what tests read under them)
             tx.bump()
 
 

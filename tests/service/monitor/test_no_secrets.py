@@ -26,37 +26,7 @@ from tests.support.server import he_agg
 
 WEIGHTS = (409_613, 526_397, 614_031)
 NAMES = ("very-secret-layer.weight", "very-secret-layer.bias")
-
-
 CLIP = 0.617283945  # so long that no time that is shown is written like it
-
-
-class Collector:
-    """Takes in what an OpenTelemetry exporter sends."""
-
-    def __init__(self) -> None:
-        collector = self
-        self.bodies: list[bytes] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                collector.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")

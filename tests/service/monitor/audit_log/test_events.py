@@ -113,7 +113,7 @@ def test_requests_of_strangers_and_liars(world):
 
 def test_a_key_that_was_sent(world):
     _, federation, receiver = world
-    assert federation.peer("c").announce(federation.round_id, b'{"he-agg-group-key":"x"}').status_code == 422
+    assert federation.peer("c").end(federation.round_id, b'{"he-agg-group-key":"x"}').status_code == 422
     (sent,) = wait_for(receiver, "member.sent-key")
     assert (sent["federation"], sent["member"]) == ("stroke", "c")
 
@@ -122,7 +122,7 @@ def test_rounds_verdicts_rosters_epochs_and_the_end(world):
     watched, federation, receiver = world
     round_id = federation.round_id
     for number, site in enumerate("abcd"):
-        federation.peer(site).submit(round_id, prepare(federation.plan, round_id, site, number))
+        federation.peer(site).submit(prepare(federation.plan, round_id, site, number))
     (published,) = wait_for(receiver, "round.published")
     assert published.items() >= {"federation": "stroke", "round": round_id, "members": "4"}.items()
     assert len(published["record"]) == 64
@@ -179,7 +179,7 @@ def test_a_dead_target_stops_no_round_and_is_noticed(tmp_path):
         federation = RealFederation(server, make_plan("stroke", rounds=1), ["a", "b", "c"])
         round_id = federation.round_id
         for number, site in enumerate("abc"):
-            federation.peer(site).submit(round_id, prepare(federation.plan, round_id, site, number))
+            federation.peer(site).submit(prepare(federation.plan, round_id, site, number))
         assert federation.peer().record(round_id, wait=20).status_code == 200
         until(lambda: value("log_up") == 0)
         assert value("events_waiting") >= 2
