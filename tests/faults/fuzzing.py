@@ -17,6 +17,12 @@ def kept(inside: Inside):
     return {"files": found["files"], "tables": {k: v for k, v in found["tables"].items() if k not in LIVING}}
 
 
+def others(found, upload: str):
+    """All of that but what belongs to an upload."""
+    files = {path: digest for path, digest in found["files"].items() if upload not in path}
+    return files, {name: [row for row in rows if upload not in row] for name, rows in found["tables"].items()}
+
+
 def bounded(examples: int):
     return settings(
         max_examples=examples,
