@@ -82,6 +82,28 @@ class ObjectStoreServer:
         if is_new:
             self.shell(f"fs.configure -locationPrefix=/buckets/{BUCKET}/ -fsync=true -apply")
             self.shell(f"s3.bucket.create -name={BUCKET}")
+        self._await_writing()
+
+    def _await_writing(self) -> None:
+        """Wait until it takes an object: it answers before it has volumes, which take it seconds on a busy machine."""
+        import obstore  # where no object store can be started it need not be there
+
+        store = obstore.store.S3Store(
+            BUCKET,
+            endpoint=self.url,
+            region="us-east-1",
+            access_key_id=_KEY,
+            secret_access_key=_SECRET,
+            client_options={"allow_http": True, "timeout": "30s"},
+        )
+        end = time.monotonic() + _START_S
+        while True:
+            try:
+                obstore.put(store, "ready", b"")
+                return
+            except obstore.exceptions.BaseError:
+                if time.monotonic() > end:
+                    raise
 
     def _await_answer(self) -> None:
         end = time.monotonic() + _START_S

@@ -317,7 +317,6 @@ def test_arguments(world):
         ("manifest", 10**15, True, 413),
         ("part", 10**12, True, 413),
         ("part", 41024 + MAX_MANIFEST_BYTES + 1, True, 413),
-        ("part", 41024, True, 422),
         ("part", 41023, True, 422),
         ("part", None, True, 411),
         ("part", 41024, False, 401),
