@@ -1,4 +1,4 @@
-"""The beginning of a submission: may this site send to this round now, and is there room for all of it?"""
+"""Say whether a submission may begin: whether its site may send to this round now, and whether there is room."""
 
 from __future__ import annotations
 

@@ -25,10 +25,12 @@ def known(tmp_path_factory):
     from service.aggregator import Aggregator
     from service.domain import events
     from service.limits import Limits
+    from service.monitor.audit_log.wiring import open_sender
     from service.settings import Settings
     from tests.support.peers import enrol, make_plan
 
-    settings = Settings(data_dir=tmp_path_factory.mktemp("grafana"))
+    directory = tmp_path_factory.mktemp("grafana")
+    settings = Settings(data_dir=directory, audit_log=f"file:{directory}/events.jsonl")
 
     async def open_it():
         return Aggregator.open(settings)
@@ -40,12 +42,15 @@ def known(tmp_path_factory):
     enrol(aggregator.store, aggregator.conductor, plan, ["a", "b"])
     aggregator.conductor.apply("stroke", events.Started())
     metrics = Metrics()
-    metrics.bind(aggregator, Limits(settings))
+    sender = open_sender(settings)
+    assert sender is not None
+    metrics.bind(aggregator, Limits(settings), sender)
     for method, route in PHASES:
         for status in (200, 204, 201):
             metrics.answered(Answered(0.0, 0.1, method, route, status, 1, 1, "", "stroke", "a", "", "busy"))
     metrics.folded(Fold(RoundId("stroke", 1, 1), 0.0, 1.0, "published"))
     text = metrics.render().decode()
+    sender.close(5)
     aggregator.close()
     text += metrics_while_awaited(tmp_path_factory.mktemp("split"))
     found: dict[str, set[str]] = {}
