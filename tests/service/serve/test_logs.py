@@ -30,6 +30,7 @@ def talked(own_server):
     peer.end(SECRET_TENSOR, secret)
     peer.end(round_id, json.dumps({SECRET_TENSOR: 1.5}).encode())
     peer.request("GET", f"/v1/rounds/{round_id}/submissions/{SECRET_TENSOR}")
+    peer.status(prepared["b"])
     peer.state(after=SECRET_TENSOR)
     peer.state(wait=SECRET_TENSOR)
     world.client.get(f"/{SECRET_TENSOR}", headers={"Authorization": f"Bearer {SECRET_TENSOR}", "User-Agent": "Bearer"})
