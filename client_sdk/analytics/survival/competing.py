@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import OneRound
-from client_sdk.analytics.checks import MAX_ROWS, steps_down, steps_up
-from client_sdk.analytics.integers import Field
+from client_sdk.analytics.checks import MAX_ROWS
 from client_sdk.analytics.small_cells import SmallCells
-from client_sdk.analytics.survival.followup import TimeGrid, at_risk, groups_of
-from client_sdk.columns import classes, expected, refuse
+from client_sdk.analytics.survival.curve import Z95, log_minus_log
+from client_sdk.analytics.survival.exits import ExitCounts, Exits
+from client_sdk.analytics.survival.followup import TimeGrid, at_risk
+from client_sdk.columns import classes, refuse
 
 __all__ = ["CumulativeIncidence", "Incidence", "IncidenceResult"]
-
-
-T = TypeVar("T")
-
-
-class CompetingExits(NamedTuple, Generic[T]):
-    """Patients per group and grid time: who left with each event, who left with none, who came after it."""
-
-    events: T
-    censored: T
-    entered: T
 
 
 @dataclass(frozen=True)
@@ -61,29 +49,23 @@ class Incidence:
 
     def at(self, cause: str, time: float) -> float:
         """Return an event's incidence at the last grid point that is not after a time; NaN after the horizon."""
-        if cause not in self.causes:
-            raise refuse(
-                f"at: expected one of {', '.join(self.causes)}, got another cause", "take a name of the question"
-            )
-        known = 0 <= time <= self.horizon and self.times.size
-        if not known:
-            return math.nan
-        point = int(steps_down(np.asarray(time, dtype=np.float64), self.step))
-        before = int(np.searchsorted(steps_up(self.times, self.step), point, side="right"))
-        return float(self.incidence[self.causes.index(cause), before - 1]) if before else 0.0
+        curve = self.incidence[self._place(cause)]
+        return float(TimeGrid(self.step, self.horizon).read(time, self.times, curve, 0.0))
 
-    def interval(self, cause: str, z: float = 1.959963984540054) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def interval(self, cause: str, z: float = Z95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return an event's pointwise confidence interval on the log-minus-log scale; the curve itself where undefined.
 
         Args:
             cause: which event.
             z: quantile of the normal distribution.
         """
-        curve, variance = (part[self.causes.index(cause)] for part in (self.incidence, self.variance))
-        inside = (curve > 0) & (curve < 1)
-        c = np.where(inside, curve, 0.5)
-        width = z * np.sqrt(variance) / (c * np.abs(np.log(c)))
-        return np.where(inside, c ** np.exp(width), curve), np.where(inside, c ** np.exp(-width), curve)
+        place = self._place(cause)
+        return log_minus_log(self.incidence[place], self.variance[place], z)
+
+    def _place(self, cause: str) -> int:
+        if cause not in self.causes:
+            raise refuse(f"expected one of {', '.join(self.causes)}, got another cause", "take a name of the question")
+        return self.causes.index(cause)
 
 
 @dataclass(frozen=True)
@@ -102,7 +84,7 @@ class IncidenceResult:
 
 
 @dataclass(frozen=True)
-class CumulativeIncidence(OneRound[IncidenceResult]):
+class CumulativeIncidence(ExitCounts[IncidenceResult]):
     """Cumulative incidence of events that rule each other out (Aalen-Johansen), by group.
 
     Times are put on the grid of `KaplanMeier`, with late entry if asked. What is called censored there is so here only
@@ -130,46 +112,23 @@ class CumulativeIncidence(OneRound[IncidenceResult]):
     late_entry: bool = False
     max_rows: int = MAX_ROWS
 
+    column = "causes"
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        grid = TimeGrid.asked("CumulativeIncidence", self.step, self.horizon)
-        object.__setattr__(self, "horizon", grid.horizon)
-        for names, what in ((self.causes, "causes"), (self.groups, "groups")):
-            if not names or len(set(names)) != len(names):
-                raise refuse(f"CumulativeIncidence: expected different {what}, at least one")
+        if not self.causes or len(set(self.causes)) != len(self.causes):
+            raise refuse("CumulativeIncidence: expected different causes, at least one")
 
     @property
-    def fields(self) -> CompetingExits[Field]:
-        """Events by cause, censored and late patients per group and grid time."""
-        groups, points = len(self.groups), TimeGrid(self.step, self.horizon).last + 1
-        return CompetingExits(
-            events=Field((groups, len(self.causes), points), self.max_rows),
-            censored=Field((groups, points), self.max_rows),
-            entered=Field((groups, points if self.late_entry else 0), self.max_rows),
-        )
+    def kinds(self) -> int:
+        """How many causes there are."""
+        return len(self.causes)
 
-    def prepared(self, *data: Any) -> CompetingExits[NDArray[np.int64]]:
-        """Return the site's counts.
+    def kind_of(self, values: Any, rows: int) -> NDArray[np.int64]:
+        """Take the number of each one's event from 1, in the order of `causes`, and 0 for none."""
+        return classes(values, "causes", len(self.causes) + 1, rows)
 
-        Args:
-            data: times, the number of each one's event from 1 in the order of `causes` and 0 for none, with several
-                groups the group of each patient, and with late entry the time from which on each was watched.
-        """
-        several = len(self.groups) > 1
-        expected(data, "CumulativeIncidence", "times", "causes", *["groups"] * several, *["entries"] * self.late_entry)
-        grid = TimeGrid(self.step, self.horizon)
-        patients = grid.follow_up(data[0], data[-1] if self.late_entry else None, self.max_rows)
-        cause = classes(data[1], "causes", len(self.causes) + 1, patients.kept.size)[patients.kept]
-        groups = groups_of(data[2] if several else None, self.groups, patients.kept)[patients.kept]
-        happened = patients.happened & (cause > 0)
-        counts = CompetingExits(*(np.zeros(field.shape, dtype=np.int64) for field in self.fields))
-        np.add.at(counts.events, (groups[happened], cause[happened] - 1, patients.exits[happened]), 1)
-        np.add.at(counts.censored, (groups[~happened], patients.exits[~happened]), 1)
-        if self.late_entry:
-            np.add.at(counts.entered, (groups, patients.entries), 1)
-        return counts
-
-    def result(self, sums: CompetingExits[NDArray[np.int64]], n_sites: int) -> IncidenceResult:
+    def result(self, sums: Exits[NDArray[np.int64]], n_sites: int) -> IncidenceResult:
         """Return curves."""
         rule = self.small_cells
         small = sum(int(rule.of(part).sum()) for part in sums)
@@ -197,7 +156,7 @@ class CumulativeIncidence(OneRound[IncidenceResult]):
             step=self.step,
             horizon=self.horizon,
             causes=tuple(self.causes),
-            times=TimeGrid(self.step, self.horizon).times[seen],
+            times=self.grid.times[seen],
             events=d,
             at_risk=n,
             incidence=incidence,

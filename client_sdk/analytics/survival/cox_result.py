@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from client_sdk.analytics.chi_square import chi_square_tail, normal_tail
 from client_sdk.analytics.survival.concordance import Concordance
 from client_sdk.analytics.survival.cox_sums import Terms
+from client_sdk.analytics.survival.curve import Z95
 from client_sdk.columns import refuse, table
 
 __all__ = ["Baseline", "ChiSquare", "CoxResult", "Proportionality", "SurvivalCurves"]
-
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class SurvivalCurves:
     survival: NDArray[np.float64]
     variance: NDArray[np.float64]
 
-    def interval(self, z: float = _Z95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def interval(self, z: float = Z95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the pointwise confidence interval on the scale of the cumulative hazard, at most 1.
 
         Args:
@@ -188,7 +187,7 @@ class CoxResult:
         """By how much the hazard is multiplied when a feature grows by one. Shape: (p,)."""
         return np.asarray(np.exp(self.coefficients))
 
-    def interval(self, z: float = _Z95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def interval(self, z: float = Z95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the confidence interval of the hazard ratios.
 
         Args:

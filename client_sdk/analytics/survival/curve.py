@@ -10,9 +10,12 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.checks import steps_down, steps_up
+from client_sdk.analytics.survival.followup import TimeGrid
 
-__all__ = ["Curve"]
+__all__ = ["Z95", "Curve", "log_minus_log"]
+
+Z95 = 1.959963984540054
+"""Quantile of the normal distribution for 95 %."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,8 @@ class Curve:
         Args:
             time: one, or as many as are wanted; the result has their shape.
         """
-        asked = np.asarray(time, np.float64)
-        known = np.isfinite(asked) & self._known
-        times = np.where(known, asked, 0.0)
-        last = int(steps_down(np.asarray(self.horizon), self.step))
-        points = steps_down(times, self.step)
-        known &= (points >= 0) & (steps_up(times, self.step) <= last)
-        before = np.searchsorted(steps_up(self.times, self.step), points, side="right")
-        found: NDArray[np.float64] = np.where(known, np.append(1.0, self.survival)[before], math.nan)
-        return float(found) if found.ndim == 0 else found
+        found = TimeGrid(self.step, self.horizon).read(time, self.times, self.survival, 1.0)
+        return found if found.ndim else float(found)
 
     @property
     def median(self) -> float:
@@ -94,19 +90,13 @@ class Curve:
         reached = np.flatnonzero(self.survival <= 0.5)
         return float(self.times[reached[0]]) if reached.size else math.inf
 
-    def interval(self, z: float = 1.959963984540054) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def interval(self, z: float = Z95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the pointwise confidence interval on the log-minus-log scale; the curve itself where undefined.
 
         Args:
             z: quantile of the normal distribution.
-
-        Source: Kalbfleisch and Prentice, The Statistical Analysis of Failure Time Data, 1980.
         """
-        inside = (self.survival > 0) & (self.survival < 1)
-        s = np.where(inside, self.survival, 0.5)
-        width = z * np.sqrt(self.variance) / (s * np.abs(np.log(s)))
-        low, high = s ** np.exp(width), s ** np.exp(-width)
-        return np.where(inside, low, self.survival), np.where(inside, high, self.survival)
+        return log_minus_log(self.survival, self.variance, z)
 
     def coarsened(self, below: int) -> Curve:
         """Return the same curve shown at fewer times: in each step no patients, or at least `below`, of each kind.
@@ -155,6 +145,19 @@ class Curve:
             lowest=nothing,
             variance=nothing,
         )
+
+
+def log_minus_log(
+    curve: NDArray[np.float64], variance: NDArray[np.float64], z: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the pointwise confidence interval of a curve between 0 and 1; the curve itself at 0 and 1.
+
+    Source: Kalbfleisch and Prentice, The Statistical Analysis of Failure Time Data, 1980.
+    """
+    inside = (curve > 0) & (curve < 1)
+    c = np.where(inside, curve, 0.5)
+    width = z * np.sqrt(variance) / (c * np.abs(np.log(c)))
+    return np.where(inside, c ** np.exp(width), curve), np.where(inside, c ** np.exp(-width), curve)
 
 
 def _small(left: NDArray[np.int64], below: int) -> bool:

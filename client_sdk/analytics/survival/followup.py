@@ -63,6 +63,28 @@ class TimeGrid:
         """All grid points."""
         return np.asarray(np.arange(self.last + 1, dtype=np.float64) * self.step)
 
+    def read(
+        self, time: Any, times: NDArray[np.float64], values: NDArray[np.float64], before: float
+    ) -> NDArray[np.float64]:
+        """Read a step function at the last grid points that are not after some times.
+
+        Args:
+            time: one, or as many as are wanted.
+            times: at which it changes.
+            values: what it is from each on.
+            before: what it was until then.
+
+        Returns:
+            As many; NaN after the horizon, and where nothing is known.
+        """
+        asked = np.asarray(time, np.float64)
+        known = np.isfinite(asked) & bool(times.size and not np.isnan(values).any())
+        at = np.where(known, asked, 0.0)
+        points = steps_down(at, self.step)
+        known &= (points >= 0) & (steps_up(at, self.step) <= self.last)
+        place = np.searchsorted(steps_up(times, self.step), points, side="right")
+        return np.asarray(np.where(known, np.append(before, values)[place], np.nan), dtype=np.float64)
+
     def follow_up(self, times: Any, entries: Any = None, max_rows: int = MAX_ROWS) -> FollowUp:
         """Put a site's patients on the grid: exits up, entries down.
 

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk.analytics.analysis import OneRound
 from client_sdk.analytics.checks import MAX_ROWS
 from client_sdk.analytics.chi_square import chi_square_tail
-from client_sdk.analytics.integers import Field
 from client_sdk.analytics.small_cells import SmallCells
 from client_sdk.analytics.survival.curve import Curve
-from client_sdk.analytics.survival.followup import TimeGrid, at_risk, groups_of
-from client_sdk.columns import expected, flags, refuse
+from client_sdk.analytics.survival.exits import ExitCounts, Exits
+from client_sdk.analytics.survival.followup import at_risk
+from client_sdk.columns import flags
 
 __all__ = ["KaplanMeier", "LogRank", "SurvivalResult"]
-
-
-T = TypeVar("T")
-
-
-class Exits(NamedTuple, Generic[T]):
-    """Patients per group and grid time: who left with the event, who left without, who came after it."""
-
-    events: T
-    censored: T
-    entered: T
 
 
 @dataclass(frozen=True)
@@ -70,7 +58,7 @@ class SurvivalResult:
 
 
 @dataclass(frozen=True)
-class KaplanMeier(OneRound[SurvivalResult]):
+class KaplanMeier(ExitCounts[SurvivalResult]):
     """Kaplan-Meier curves by group, and the log-rank test between groups.
 
     Times are put on a grid from 0 on that all sites share: what happens in (t - step, t] belongs to t. With the step in
@@ -104,43 +92,16 @@ class KaplanMeier(OneRound[SurvivalResult]):
     late_entry: bool = False
     max_rows: int = MAX_ROWS
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "horizon", TimeGrid.asked("KaplanMeier", self.step, self.horizon).horizon)
-        if not self.groups or len(set(self.groups)) != len(self.groups):
-            raise refuse("KaplanMeier: expected different groups, at least one")
+    column = "events"
+    kinds = 1
 
-    @property
-    def fields(self) -> Exits[Field]:
-        """Events, censored and late patients per group and grid time."""
-        points = TimeGrid(self.step, self.horizon).last + 1
-        shape = (len(self.groups), points)
-        late = (len(self.groups), points if self.late_entry else 0)
-        return Exits(Field(shape, self.max_rows), Field(shape, self.max_rows), Field(late, self.max_rows))
-
-    def prepared(self, *data: Any) -> Exits[NDArray[np.int64]]:
-        """Return the site's counts.
-
-        Args:
-            data: times, whether each ended with the event, with several groups the group of each patient, and with late
-                entry the time from which on each was watched.
-        """
-        several = len(self.groups) > 1
-        expected(data, "KaplanMeier", "times", "events", *["groups"] * several, *["entries"] * self.late_entry)
-        grid = TimeGrid(self.step, self.horizon)
-        patients = grid.follow_up(data[0], data[-1] if self.late_entry else None, self.max_rows)
-        happened = flags(data[1], "events", patients.kept.size)[patients.kept] & patients.happened
-        groups = groups_of(data[2] if several else None, self.groups, patients.kept)[patients.kept]
-        counts = Exits(*(np.zeros(field.shape, dtype=np.int64) for field in self.fields))
-        np.add.at(counts.events, (groups[happened], patients.exits[happened]), 1)
-        np.add.at(counts.censored, (groups[~happened], patients.exits[~happened]), 1)
-        if self.late_entry:
-            np.add.at(counts.entered, (groups, patients.entries), 1)
-        return counts
+    def kind_of(self, values: Any, rows: int) -> NDArray[np.int64]:
+        """Take whether each one left with the event."""
+        return flags(values, "events", rows).astype(np.int64)
 
     def result(self, sums: Exits[NDArray[np.int64]], n_sites: int) -> SurvivalResult:
         """Return curves and test."""
-        events, censored, _ = sums
+        events, censored = sums.events[:, 0], sums.censored
         there = at_risk(events + censored, sums.entered)
         rule, sizes = self.small_cells, (events + censored).sum(axis=1)
         unknown = np.ma.getmaskarray(rule.applied(sizes, "patients of a group"))
@@ -180,8 +141,7 @@ def _curve(
     with np.errstate(divide="ignore"):
         terms = np.where(last, 0.0, d / (n * np.where(last, 1, n - d)))
     variance: NDArray[np.float64] = survival**2 * np.cumsum(terms)
-    times = TimeGrid(asked.step, asked.horizon).times[seen]
-    return Curve(asked.step, asked.horizon, times, d, c, came, n, survival, lowest, variance)
+    return Curve(asked.step, asked.horizon, asked.grid.times[seen], d, c, came, n, survival, lowest, variance)
 
 
 def _log_rank(events: NDArray[np.int64], at_risk: NDArray[np.int64]) -> LogRank | None:
