@@ -12,13 +12,23 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.reference import adapters, modules, optimisers, regressions, scores, statistics, survival_models
+from tests.reference import (
+    adapters,
+    cross_validations,
+    modules,
+    optimisers,
+    regressions,
+    scores,
+    statistics,
+    survival_models,
+)
 from tests.reference.hospitals import RefusedError
 from tests.support.seeds import seed_of
 
 CASES = (
     statistics.CASES
     | regressions.CASES
+    | cross_validations.CASES
     | survival_models.CASES
     | scores.CASES
     | optimisers.CASES
@@ -64,7 +74,8 @@ def test_a_sample(name):
 @pytest.mark.parametrize("name", CASES)
 def test_thousands(name, capsys):
     seed = seed_of(name)
-    most = 1_000 if name in regressions.CASES | survival_models.CASES else -(-10_000 // len(CASES))
+    models = regressions.CASES | cross_validations.CASES | survival_models.CASES
+    most = 1_000 if name in models else -(-10_000 // len(CASES))
     outcomes = survey(name, seed, numbers(most))
     with capsys.disabled():
         print(f"\n{name}: {outcomes.total()} cases, seed {seed}, none wrong: {dict(outcomes)}")
