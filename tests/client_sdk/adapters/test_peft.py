@@ -1,6 +1,6 @@
 """LoRA layers as PEFT names them: what is averaged, exactly or on purpose, and what is refused.
 
-Layers are PEFT's by name and shape (peft 0.21.2), so that PEFT need not be installed here.
+Layers are PEFT's by name and shape, so that PEFT need not be installed here; test_peft_package.py has PEFT's own.
 """
 
 from __future__ import annotations
