@@ -24,12 +24,13 @@ def pooled(question, shares):
     return *columns, np.concatenate([question.folds_of(*share) for share in shares])
 
 
-@pytest.mark.parametrize("hospitals", [1, 3, 8])
-@pytest.mark.parametrize("ratio", [1.0, 0.5])
-def test_linear_regression_is_scikit_learns(rng, ratio, hospitals):
-    x, event, _, size = gbsg2()
-    grids = [analytics.Grid(step, -100, 100) for step in (0.1, 0.1, 1, 1)]
-    question = analytics.CrossValidation(analytics.LinearRegression(grids, analytics.Grid(1, 0, 500)), ratio)
+@pytest.mark.parametrize("table", [whas500, gbsg2])
+@pytest.mark.parametrize(("hospitals", "ratio"), [(1, 1.0), (3, 0.5), (8, 1.0)])
+def test_linear_regression_is_scikit_learns(rng, table, ratio, hospitals):
+    """The years under observation; the size of a tumour."""
+    x, event, *_, size = (column.round(3) for column in table())
+    grid = analytics.Grid(0.001, -100, 500)
+    question = analytics.CrossValidation(analytics.LinearRegression([grid] * 4, grid), ratio)
     shares = unlike(rng, hospitals, event, x, size)
     result = analytics.dry_run(question, shares)
     rows, outcomes, folds = pooled(question, shares)
@@ -64,8 +65,9 @@ def test_logistic_regression_is_scikit_learns(rng, table):
     assert result.steps <= 10
 
 
-def test_rates(rng):
-    x, event, years, *_ = gbsg2()
+@pytest.mark.parametrize("table", [whas500, gbsg2])
+def test_rates(rng, table):
+    x, event, years, *_ = table()
     model = analytics.PoissonRegression(4, exposure=(0.001, 20))
     question = analytics.CrossValidation(model, 0.0, count=4, folds=3)
     shares = unlike(rng, 3, event, x, event, years)
