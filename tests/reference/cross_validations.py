@@ -79,8 +79,9 @@ def within(kind, design, y, weight, slope, ridge):
         if np.abs(move).max() <= 1e-11 * max(1.0, np.abs(beta).max()):
             return beta + move
         share, here = 1.0, value(beta)
-        while not value(beta + share * move) <= here + 1e-12 * abs(here) and share > 1e-9:
-            share /= 2
+        with np.errstate(over="ignore", invalid="ignore"):  # far out, where it is not lower
+            while not value(beta + share * move) <= here + 1e-12 * abs(here) and share > 1e-9:
+                share /= 2
         beta = beta + share * move
     return beta if np.abs(move).max() <= 1e-8 * max(1.0, np.abs(beta).max()) else None
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from client_sdk.analytics.integers import Field
 from client_sdk.analytics.regression.linear import LinearRegression, Products, dependent
 from client_sdk.analytics.regression.models import NewtonRegression, RegressionSums
-from client_sdk.analytics.regression.newton import Curve, Fit, Newton, Solved, bound, real, whole
+from client_sdk.analytics.regression.newton import FRACTION_BITS, Curve, Fit, Newton, Solved, bound, real, whole
 from client_sdk.analytics.regression.normal import Equations, elastic_net, residuals
 from client_sdk.analytics.regression.penalty import Penalty
 from client_sdk.analytics.regression.results import RegressionResult
@@ -26,6 +26,8 @@ __all__ = ["Machine", "NewtonFolds", "ProductFolds", "Scores"]
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 
+_ROUNDED = 2.0 ** -(FRACTION_BITS - 10)
+"""What of a hospital's slopes may be rounding."""
 _LEAST_RATIO = 0.01
 """Where the strongest penalty of a ridge is: no penalty on squares leaves no coefficient."""
 
@@ -230,7 +232,9 @@ class NewtonFolds(Machine):
         total = float(weights.sum())
         alphas = state.alphas
         if alphas is None and state.step == 1:
-            alphas = self.sequence(float(np.abs(real(sums.gradient[0, 0])[1:]).max()) / total)
+            slope = float(np.abs(real(sums.gradient[0, 0])[1:]).max())
+            # Columns that are constant have none but what was rounded, and no penalties of their own.
+            alphas = self.sequence(slope / total if slope > _ROUNDED * n_sites else 0.0)
         kept = [total, *(total - weights)]
         after: list[list[Fit | Solved]] = []
         for i, fits in enumerate(state.fits):

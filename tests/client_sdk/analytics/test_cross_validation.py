@@ -136,6 +136,16 @@ def test_small_folds_are_told_or_refused(rng):
         analytics.dry_run(question, [(x, y)])
 
 
+@pytest.mark.parametrize("ratio", [1.0, 0.3])
+def test_columns_that_tell_nothing_leave_no_coefficient(ratio):
+    """A constant's slope at the common mean is what was rounded; penalties as small as that would tell nothing."""
+    x, y = np.full((60, 1), 0.22), np.tile([0, 2, 3], 20)
+    question = analytics.CrossValidation(analytics.PoissonRegression(1, small_cells=LOOSE), ratio, count=3, folds=2)
+    result = analytics.dry_run(question, [(x[:20], y[:20]), (x[20:], y[20:])])
+    assert result.alphas[0] == pytest.approx(1 / ratio) or result.alphas[0] == 1.0
+    assert np.abs(result.fit.coefficients).max() < 1e-9
+
+
 def test_questions_that_make_no_sense():
     model: Any = analytics.LogisticRegression(1)
     for wrong in (
