@@ -54,11 +54,12 @@ class CoxRegression(Analysis[CoxData, CoxState, CoxResult]):
     **Every hospital learns**, with strata by hospital, in each of about six rounds the gradient, the information and
     the logarithm of the partial likelihood over all hospitals at known coefficients, and at the end the sums of
     residuals with time and the numbers of concordant pairs: nothing per time and nothing per patient. **Otherwise** it
-    learns how many had the event at each grid time and, in each round, three sums over the patients of all hospitals at
-    risk at each event time: of exp(x'b), of that times x, and times the products of x. *Two neighbouring risk sets
-    differ by those who left in between. If that was one patient, the difference is this patient's features.* By day it
-    is most of those who had the event. So take months or quarters, and `SmallCells(10, "suppress")`, with which nothing
-    but counts is sent unless at least 10 had the event wherever anybody had.
+    learns how many had the event at each grid time (with weights, also what they weigh together) and, in each round,
+    three sums over the patients of all hospitals at risk at each event time: of exp(x'b), of that times x, and times
+    the products of x. *Two neighbouring risk sets differ by those who left in between. If that was one patient, the
+    difference is this patient's features.* By day it is most of those who had the event. So take months or quarters,
+    and `SmallCells(10, "suppress")`, with which nothing but counts is sent unless at least 10 had the event wherever
+    anybody had.
 
     Attributes:
         features: how many columns.

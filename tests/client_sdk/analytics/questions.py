@@ -37,7 +37,10 @@ def questions(rng):
     came = days // 3
     yield analytics.CumulativeIncidence(2, 60, ["a", "b"], late_entry=True), (days, died * (1 + (arm == "b")), came)
     yield analytics.CoxRegression(1, 1, 60, small_cells=LOOSE), (days, died, table[:, :1] / 30)
-    yield analytics.CoxRegression(1, 5, 60, strata=None, small_cells=LOOSE), (days, died, table[:, :1] / 30)
+    shared = analytics.CoxRegression(
+        1, 5, 60, strata=None, l1=0.2, l2=0.5, weights=analytics.Grid(0.5, 0, 2), small_cells=LOOSE
+    )
+    yield shared, (days, died, table[:, :1] / 30, rng.integers(1, 5, n) / 2)
 
 
 NAMES = [
