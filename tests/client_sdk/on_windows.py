@@ -15,6 +15,7 @@ import json
 import os
 import select
 import selectors
+import shutil
 import signal
 import ssl
 import stat
@@ -91,6 +92,7 @@ def pretend() -> None:
             delattr(module, name)
     selectors.DefaultSelector = selectors.SelectSelector  # type: ignore[assignment,misc]
     ssl.enum_certificates = lambda store: []  # type: ignore[attr-defined]
+    shutil._use_fd_functions = False  # type: ignore[attr-defined]
     sys.platform = "win32"
 
 
