@@ -327,7 +327,7 @@ def assert_ended(sites: list[Site], federation: str, records: list[bytes]) -> No
 def environment_of(object_store: ObjectStoreServer | None) -> dict[str, str]:
     if object_store is None:
         return QUICK
-    place = {"HE_AGG_PARTS": f"s3://{BUCKET}/kill-loop", "HE_AGG_PARTS_TIMEOUT_S": "8"}
+    place = {"HE_AGG_PARTS": f"s3://{BUCKET}/kill-loop", "HE_AGG_PARTS_TIMEOUT_S": "30"}
     return QUICK | object_store.environment() | place
 
 

@@ -58,7 +58,8 @@ KEY_ID = "5d" * 32
 VALID_S = 399 * 86400
 """Rosters of tests are good for as long as may be: some turn the clock."""
 
-_known: dict[str, tuple[Consortium, URL]] = {}
+Registered = tuple[Consortium, URL]
+_known: dict[str, Registered] = {}
 """What `prepare` knows of the federations that were registered last under their names."""
 
 
@@ -156,6 +157,19 @@ def prepare(plan: Plan, round_id: str | RoundId, site: str, seed: int, *, one_ho
     return Prepared(manifest.encode(), parts, residues)
 
 
+def looked_up(federation: str) -> Registered | None:
+    """What is known of a federation of this name."""
+    return _known.get(federation)
+
+
+def look_up(federation: str, what: Registered | None) -> None:
+    """Go by this from now on, for a federation of this name."""
+    if what is None:
+        _known.pop(federation, None)
+    else:
+        _known[federation] = what
+
+
 def roster_of(federation: str) -> str:
     """Digest of the roster of a federation that was registered here."""
     return _known[federation][0].roster.body_digest if federation in _known else "00" * 32
@@ -249,7 +263,7 @@ def enrol(
     )
     document = document or FederationDocument(plan.public, 1, KEY_ID)
     operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
-    _known[name] = (members, store._engine.url)
+    look_up(name, (members, store._engine.url))
     return members
 
 

@@ -33,7 +33,7 @@ from service.settings import Settings
 from service.store.parts.base import PartStore
 from service.store.rows import Keeping, RoundRow
 from service.work.folding import fold_round
-from tests.support.peers import Peer, Prepared, enrol, prepare, read_record, take_parts
+from tests.support.peers import Peer, Prepared, enrol, look_up, looked_up, prepare, read_record, take_parts
 from tests.support.trees import contents_of, living
 
 __all__ = ["Clock", "Inside", "SimulatedFederation", "snapshot"]
@@ -157,10 +157,16 @@ class SimulatedFederation(Inside):
     ) -> None:
         super().__init__(data_dir, clock or Clock(), part_store, **settings)
         self.plan, self.name = plan, plan.public.federation
+        self._before = looked_up(self.name)
         self.members = enrol(
             self.aggregator.store, self.aggregator.conductor, plan, list(sites), keeping=keeping, holders=holders
         )
         self.aggregator.conductor.apply(self.name, events.Started())
+
+    def end(self) -> None:
+        """And let `prepare` go by the federation that had this name before."""
+        super().end()
+        look_up(self.name, self._before)
 
     def at(self, member: str) -> Peer:
         """A member, over HTTP."""
