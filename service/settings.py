@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -78,8 +79,8 @@ class Settings(BaseSettings):
     oidc_issuer: str | None = Field(
         None,
         pattern=r"^(https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/])[^?#@\s]+$",
-        description="Identity provider by which people sign in to the operators' page, instead of by links; needs the "
-        "extra `oidc`.",
+        description="Identity provider by which people sign in to the operators' page, instead of by links: "
+        "https://..., or http:// on this machine; needs the extra `oidc`.",
     )
     oidc_client_id: str | None = Field(None, description="The page's client id there.")
     oidc_client_secret_file: Path | None = Field(
@@ -222,6 +223,18 @@ _OTHER_VARIABLES = ("HE_AGG_CORE_DUMPS", "HE_AGG_FAILPOINT", "HE_AGG_TEST_")
 """What else the environment may say: no settings of an aggregator."""
 
 
+def _problem(given: Mapping[str, object], where: list[str], found: Mapping[str, Any]) -> str:
+    """Say what is wrong with a setting, by the name under which it was given."""
+    field = Settings.model_fields.get(where[0]) if where else None
+    if field is None:
+        return str(found["msg"])
+    by_option = given.get(where[0]) is not None
+    name = f"--{where[0].replace('_', '-')}" if by_option else f"HE_AGG_{where[0].upper()}"
+    if found["type"] == "string_pattern_mismatch":
+        return f"{name}: expected another form; it is: {str(field.description).removesuffix('.')}"
+    return f"{name}: {str(found['msg']).removeprefix('Value error, ')}"
+
+
 def _check_environment() -> None:
     """Refuse a misspelt setting: without it, the aggregator would run on a default that nobody wants."""
     known = [f"HE_AGG_{name.upper()}" for name in Settings.model_fields]
@@ -252,5 +265,8 @@ def load_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-        raise ConfigError(Reason.BAD_CONFIG, f"settings: {problems}", "see HE_AGG_* in the environment") from error
+        found = error.errors(include_input=False, include_url=False)
+        problems = "; ".join(_problem(given, [str(where) for where in one["loc"]], one) for one in found)
+        raise ConfigError(
+            Reason.BAD_CONFIG, problems, "see `he-agg serve --help`, and the settings in OPERATIONS.md"
+        ) from error
