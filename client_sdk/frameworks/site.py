@@ -134,8 +134,10 @@ class RunSite:
         read = self._check_claims(number, claims, len(parts))
         with RoundMac(key.mac_key, plan.public, key.epoch, round_of(plan.public, number)) as mac:
             check = mac.check((claim.site, claim.nonce, claim.tags) for claim in read)
+            total: list[Part] = []
             for place in plan.public.places:
                 part = parse_part(parts[place.number], place, plan.plan_id, check_residues=False)
+                total.append(part)
                 if not check.holds(place.number, part.packed):
                     sites = ", ".join(claim.site for claim in read)
                     raise DecryptionError(
@@ -155,10 +157,7 @@ class RunSite:
                 "call the coordinator: the server makes two sums of one round",
             )
 
-        def part_of(i: int) -> Part:
-            return parse_part(parts[i], plan.public.places[i], plan.plan_id, check_residues=False)
-
-        sums = self._keystore.codec.decrypt(part_of, len(read), key, round_of(plan.public, number))
+        sums = self._keystore.codec.decrypt(total.__getitem__, len(read), key, round_of(plan.public, number))
         mean = dequantize(plan, sums, len(read))
         check_agreement(plan, mean, self._hash(number), number)
         moved = dict(self._model)

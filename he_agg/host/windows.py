@@ -79,5 +79,5 @@ if sys.platform == "win32":
 else:
 
     def strangers(path: Path, changing: bool = False) -> list[str]:
-        """Answer nobody: elsewhere owner and mode say who may."""
+        """Refuse to answer: elsewhere owner and mode say who may."""
         raise NotImplementedError(f"{path}, {changing}")

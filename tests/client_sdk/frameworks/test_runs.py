@@ -188,12 +188,17 @@ def test_what_the_server_alters_is_not_opened(here, what, error):
     site.follow({1: total}, 1)
 
 
-def test_one_sum_of_a_round_is_opened(here):
-    """Two sums that both hold: their difference would be what one hospital has sent."""
+def two_sums(here):
+    """Of the first round: of two of the sites, and of all."""
     adder = here.adder(1)
     for site in SITES[:2]:
         adder.add(site, *here.submit(site, 1))
-    fewer, all_of_them = adder.total(), here.add(1)
+    return adder.total(), here.add(1)
+
+
+def test_one_sum_of_a_round_is_opened(here):
+    """Two sums that both hold: their difference would be what one hospital has sent."""
+    fewer, all_of_them = two_sums(here)
     site = here.sites["hospital-a"]
     files = {path: path.read_bytes() for path in (site.model_path, site.model_path.with_name("submission"))}
     site.follow({1: all_of_them}, 1)
@@ -206,10 +211,7 @@ def test_one_sum_of_a_round_is_opened(here):
 
 
 def test_sites_that_followed_different_sums_do_not_go_on_together(here):
-    adder = here.adder(1)
-    for site in SITES[:2]:
-        adder.add(site, *here.submit(site, 1))
-    fewer, all_of_them = adder.total(), here.add(1)
+    fewer, all_of_them = two_sums(here)
     here.sites["hospital-a"].follow({1: all_of_them}, 1)
     for site in SITES[1:]:
         here.sites[site].follow({1: all_of_them if site == "hospital-c" else fewer}, 1)
