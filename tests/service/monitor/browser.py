@@ -69,4 +69,6 @@ def size(browser, width, height=800, *, dark=False):
 
 
 def text(browser, selector):
-    return browser.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+    # The text of what is not drawn is none: `innerText` would give the text of a hidden element, drawn or not.
+    script = "const one = document.querySelector(arguments[0]); return one?.checkVisibility() ? one.innerText : ''"
+    return browser.execute_script(script, selector)

@@ -398,4 +398,4 @@ def test_addresses_that_are_none(tmp_path, url):
     arguments = ["--operator-port", "0", "--operator-url", url, "--data-dir", tmp_path / "data"]
     result = he_agg("serve", "--port", "0", *arguments, check=False)
     assert result.returncode == 4
-    assert "operator_url" in result.stderr
+    assert "--operator-url: expected another form" in result.stderr

@@ -88,7 +88,7 @@ def test_the_directory_is_the_owners_alone(tmp_path):
 
 def test_settings_name_what_is_wrong(monkeypatch):
     monkeypatch.setenv("HE_AGG_PORT", "99999")
-    with pytest.raises(ConfigError, match="port"):
+    with pytest.raises(ConfigError, match="HE_AGG_PORT"):
         load_settings()
 
 
