@@ -8,6 +8,7 @@ By turns, so that both see the same machine. What the object store's own process
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import os
 import resource
@@ -37,6 +38,12 @@ def _spent(act: Callable[[], object]) -> tuple[float, float]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, time.perf_counter() - began
 
 
+async def _streamed(store: PartStore, keys: list[PartKey]) -> None:
+    for key in keys:
+        async for _ in store.stream(key, _PART_BYTES):
+            pass
+
+
 def _turn(store: PartStore, round_id: RoundId) -> dict[str, tuple[float, float]]:
     data = os.urandom(_PART_BYTES)
     keys = [PartKey(round_id, "ab" * 32, number) for number in range(_PARTS)]
@@ -45,7 +52,7 @@ def _turn(store: PartStore, round_id: RoundId) -> dict[str, tuple[float, float]]
         "put again": lambda: [store.put_all([(key, data)]) for key in keys],
         "size": lambda: [store.size(key) for key in keys],
         "read": lambda: [store.read(key) for key in keys],
-        "stream": lambda: [sum(map(len, store.stream(key, _PART_BYTES))) for key in keys],
+        "stream": lambda: asyncio.run(_streamed(store, keys)),
         "purge": lambda: store.purge_round(round_id),
     }
     return {name: _spent(act) for name, act in acts.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -21,10 +21,6 @@ from service.store.parts.base import SUM, PartKey, PartStore
 __all__ = ["router"]
 
 router = APIRouter(tags=["sums"])
-
-
-_PIECE_BYTES = 2**20
-"""Read from a file at a time: each piece costs a change of thread."""
 
 
 @router.get(
@@ -54,10 +50,11 @@ async def sum_from(
     return StreamingResponse(pieces, headers=headers, media_type="application/octet-stream")
 
 
-def _pieces(part_store: PartStore, parts: Sequence[tuple[PartKey, int]]) -> Iterator[bytes]:
+async def _pieces(part_store: PartStore, parts: Sequence[tuple[PartKey, int]]) -> AsyncIterator[memoryview]:
     for key, size in parts:
         # An error closes the connection; uvicorn leaves it open for an answer that is too short.
-        yield from part_store.stream(key, size)
+        async for piece in part_store.stream(key, size):
+            yield piece
 
 
 def _find(aggregator: Aggregator, caller: Caller, round_text: str, first: int) -> Sequence[tuple[PartKey, int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,8 +73,8 @@ class PartStore(ABC):
         """
 
     @abstractmethod
-    def stream(self, key: PartKey, size: int) -> Iterator[bytes]:
-        """Read a part piece by piece.
+    def stream(self, key: PartKey, size: int) -> AsyncIterator[memoryview]:
+        """Read a part piece by piece, for an event loop: what has to wait does so in a thread.
 
         Raises:
             PartLostError: it is not there, cannot be read, or has another size. Possibly after some of its pieces.

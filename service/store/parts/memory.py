@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from he_agg.ids import RoundId
 from service.store.failures import StoreFullError
@@ -39,8 +39,8 @@ class MemoryParts(PartStore):
         except KeyError:
             raise PartLostError(key) from None
 
-    def stream(self, key: PartKey, size: int) -> Iterator[bytes]:
-        data = self.read(key)
+    async def stream(self, key: PartKey, size: int) -> AsyncIterator[memoryview]:
+        data = memoryview(self.read(key))
         for begin in range(0, len(data), _PIECE_BYTES):
             yield data[begin : begin + _PIECE_BYTES]
         if len(data) != size:

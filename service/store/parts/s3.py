@@ -20,11 +20,12 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import S3Store
+from starlette.concurrency import iterate_in_threadpool
 
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
@@ -72,22 +73,8 @@ class S3Parts(PartStore):
         with self._reading(key):
             return memoryview(obstore.get(self._client, _path(key)).bytes())
 
-    def stream(self, key: PartKey, size: int) -> Iterator[bytes]:
-        if not size:
-            if self.size(key) != 0:
-                raise PartLostError(key)
-            return
-        options: obstore.GetOptions = {}
-        for begin in range(0, size, _RANGE_BYTES):
-            options["range"] = (begin, min(begin + _RANGE_BYTES, size))
-            with self._reading(key):
-                found = obstore.get(self._client, _path(key), options=options)
-                data = memoryview(found.bytes())
-            if found.meta["size"] != size:
-                raise PartLostError(key)
-            options["if_match"] = found.meta["e_tag"]
-            for piece in range(0, len(data), _PIECE_BYTES):
-                yield data[piece : piece + _PIECE_BYTES].tobytes()
+    def stream(self, key: PartKey, size: int) -> AsyncIterator[memoryview]:
+        return iterate_in_threadpool(self._pieces(key, size))
 
     def size(self, key: PartKey) -> int | None:
         # One HEAD: a round trip while the database waits. It says what the store knows of the part, and reads nothing.
@@ -145,6 +132,23 @@ class S3Parts(PartStore):
 
     def take_number(self, number: int) -> None:
         self._put(_NUMBER, f"{number}\n".encode())
+
+    def _pieces(self, key: PartKey, size: int) -> Iterator[memoryview]:
+        if not size:
+            if self.size(key) != 0:
+                raise PartLostError(key)
+            return
+        options: obstore.GetOptions = {}
+        for begin in range(0, size, _RANGE_BYTES):
+            options["range"] = (begin, min(begin + _RANGE_BYTES, size))
+            with self._reading(key):
+                found = obstore.get(self._client, _path(key), options=options)
+                data = memoryview(found.bytes())
+            if found.meta["size"] != size:
+                raise PartLostError(key)
+            options["if_match"] = found.meta["e_tag"]
+            for piece in range(0, len(data), _PIECE_BYTES):
+                yield data[piece : piece + _PIECE_BYTES]
 
     def _put(self, path: str, data: bytes | memoryview) -> None:
         if not self._write(path, data, "create"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,15 @@ ONE, TEN = RoundId("f", 1, 1), RoundId("f", 1, 10)
 MINE, OTHER = "ab" * 32, "ab" * 31 + "ac"
 KEY = PartKey(ONE, MINE, 1)
 LONG = bytes(range(256)) * 10_000  # more than two pieces of a stream
+
+
+def streamed(store, key, size):
+    """Read a part as a download does, piece by piece."""
+
+    async def pieces():
+        return [piece async for piece in store.stream(key, size)]
+
+    return asyncio.run(pieces())
 
 
 class PartStoreContract(ABC):
@@ -42,9 +52,9 @@ class PartStoreContract(ABC):
     def test_what_was_put_is_read(self, store):
         store.put_all([(KEY, LONG), (PartKey(ONE, SUM, 1), memoryview(b"the sum")), (PartKey(ONE, MINE, 2), b"")])
         for one in (store, self.opened_again(store)):
-            assert one.read(KEY) == b"".join(one.stream(KEY, len(LONG))) == LONG
+            assert one.read(KEY) == b"".join(streamed(one, KEY, len(LONG))) == LONG
             assert one.read(PartKey(ONE, SUM, 1)) == b"the sum"
-            assert one.read(PartKey(ONE, MINE, 2)) == b"" == b"".join(one.stream(PartKey(ONE, MINE, 2), 0))
+            assert one.read(PartKey(ONE, MINE, 2)) == b"" == b"".join(streamed(one, PartKey(ONE, MINE, 2), 0))
             assert (one.size(KEY), one.size(PartKey(ONE, MINE, 2))) == (len(LONG), 0)
             assert one.is_whole(KEY, digest(LONG))
 
@@ -55,20 +65,24 @@ class PartStoreContract(ABC):
 
     def test_a_stream_comes_in_pieces(self, store):
         store.put_all([(KEY, LONG)])
-        assert len(list(store.stream(KEY, len(LONG)))) > 2
+        assert len(streamed(store, KEY, len(LONG))) > 2
 
     @pytest.mark.parametrize("data", [None, LONG[:-1], LONG + b"x", b""], ids=["lost", "short", "long", "empty"])
     def test_a_stream_that_is_not_as_long_as_it_should_be_ends_in_an_error(self, store, data):
         store.put_all([(KEY, LONG)])
         self.spoil(store, KEY, data)
         with pytest.raises(PartLostError):
-            list(store.stream(KEY, len(LONG)))
+            streamed(store, KEY, len(LONG))
 
     def test_a_stream_may_be_left(self, store):
         store.put_all([(KEY, LONG)])
-        pieces = store.stream(KEY, len(LONG))
-        assert LONG.startswith(next(pieces))
-        pieces.close()
+
+        async def leave():
+            pieces = store.stream(KEY, len(LONG))
+            assert LONG.startswith(await anext(pieces))
+            await pieces.aclose()
+
+        asyncio.run(leave())
         store.delete(KEY)
 
     def test_what_is_missing(self, store):
@@ -76,7 +90,7 @@ class PartStoreContract(ABC):
         for key in (KEY, PartKey(TEN, MINE, 1), PartKey(ONE, OTHER, 2), PartKey(ONE, SUM, 2)):
             assert store.size(key) is None
             assert not store.is_whole(key, digest(b"another"))
-            for ask in (store.read, lambda key: list(store.stream(key, 7))):
+            for ask in (store.read, lambda key: streamed(store, key, 7)):
                 with pytest.raises(PartLostError, match=f"part {key.number} of .* in round {key.round_id}"):
                     ask(key)
 

@@ -10,7 +10,7 @@ import pytest
 from service.store.failures import StoreBusyError, StoreFullError
 from service.store.parts.base import SUM, PartKey, PartLostError
 from service.store.parts.directory import DirectoryParts
-from tests.service.store.parts.contract import KEY, MINE, ONE, OTHER, PartStoreContract
+from tests.service.store.parts.contract import KEY, LONG, MINE, ONE, OTHER, PartStoreContract, streamed
 
 
 class TestDirectory(PartStoreContract):
@@ -175,10 +175,30 @@ def test_what_failures_are_called(store, monkeypatch, number, writing, reading):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", fail)
         patch.setattr(Path, "read_bytes", fail)
-        for read in (store.read, lambda key: list(store.stream(key, 4))):
+        for read in (store.read, lambda key: streamed(store, key, 4)):
             with pytest.raises(reading):
                 read(KEY)
     assert store.read(KEY) == b"part"
+
+
+@pytest.mark.parametrize("answer", [errno.EAGAIN, errno.EOPNOTSUPP, None], ids=["cold", "never says", "a part of it"])
+def test_what_the_kernel_has_not_in_memory_is_waited_for(store, monkeypatch, rng, answer):
+    """Whatever it answers to who does not wait: nothing yet, no such thing, or less than was asked for."""
+    store.put_all([(KEY, LONG)])
+    read, waited = os.preadv, []
+
+    def preadv(descriptor, buffers, offset, flags=0):
+        if flags and answer is not None and rng.random() < 0.5:
+            raise OSError(answer, os.strerror(answer))
+        if flags and answer is None:
+            return read(descriptor, [buffers[0][: rng.integers(1, 2**20)]], offset)
+        waited.append(not flags)
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    for _ in range(10):
+        assert b"".join(streamed(store, KEY, len(LONG))) == LONG
+    assert any(waited) == (answer is not None)
 
 
 def test_an_fsync_error_ends_the_process(store, monkeypatch, capfd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import signal
 import time
@@ -15,7 +16,7 @@ from service.settings import Settings
 from service.store.failures import StoreBusyError, StoreFullError
 from service.store.parts.base import SUM, PartKey, PartLostError
 from service.store.parts.s3 import S3Parts
-from tests.service.store.parts.contract import KEY, LONG, MINE, ONE, PartStoreContract
+from tests.service.store.parts.contract import KEY, LONG, MINE, ONE, PartStoreContract, streamed
 from tests.support.faulty_proxy import LOSE_ANSWER, FaultyProxy
 from tests.support.object_store import free_ports
 
@@ -96,7 +97,7 @@ def ways(store, key=KEY):
     return {
         "put": lambda: store.put_all([(key, b"part")]),
         "read": lambda: store.read(key),
-        "stream": lambda: list(store.stream(key, 4)),
+        "stream": lambda: streamed(store, key, 4),
         "size": lambda: store.size(key),
         "is whole": lambda: store.is_whole(key, hashlib.sha256(b"part").hexdigest()),
         "delete": lambda: store.delete(key),
@@ -144,16 +145,21 @@ def test_a_part_is_streamed_by_ranges_of_one_and_the_same_object(store, through,
     size = 9 * 2**20
     store.put_all([(KEY, bytes(size))])
     reader = through(20)
-    pieces = reader.stream(KEY, size)
-    assert next(pieces) == bytes(2**20)
-    assert len(proxy.passed) == 1
-    assert sum(map(len, pieces)) == size - 2**20
-    assert len(proxy.passed) == 3
-    pieces = reader.stream(KEY, size)
-    next(pieces)
-    store.put_all([(KEY, b"\1" * size)])
-    with pytest.raises(PartLostError):
-        list(pieces)
+
+    async def read():
+        pieces = reader.stream(KEY, size)
+        assert await anext(pieces) == bytes(2**20)
+        assert len(proxy.passed) == 1
+        assert sum([len(piece) async for piece in pieces]) == size - 2**20
+        assert len(proxy.passed) == 3
+        pieces = reader.stream(KEY, size)
+        await anext(pieces)
+        store.put_all([(KEY, b"\1" * size)])
+        with pytest.raises(PartLostError):
+            async for _ in pieces:
+                pass
+
+    asyncio.run(read())
 
 
 def test_a_store_that_nobody_serves(settings, monkeypatch):
@@ -208,7 +214,7 @@ def test_what_cannot_be_read_is_lost_and_can_be_put_again(store, through, proxy)
     store.put_all([(KEY, b"part")])
     reader = through(0.8)
     proxy.rule = lambda method, path, _: 500 if method == "GET" and PATH in path else None
-    for ask in (reader.read, lambda key: list(reader.stream(key, 4))):
+    for ask in (reader.read, lambda key: streamed(reader, key, 4)):
         with pytest.raises(PartLostError):
             ask(KEY)
     e_tag = obstore.head(store._client, PATH)["last_modified"]
@@ -216,7 +222,7 @@ def test_what_cannot_be_read_is_lost_and_can_be_put_again(store, through, proxy)
     reader.put_all([(KEY, b"part")])
     assert obstore.head(store._client, PATH)["last_modified"] > e_tag
     proxy.rule = lambda *_: 500
-    for ask in (reader.read, lambda key: list(reader.stream(key, 4))):
+    for ask in (reader.read, lambda key: streamed(reader, key, 4)):
         with pytest.raises(StoreBusyError, match="500"):
             ask(KEY)
 
