@@ -54,7 +54,11 @@ ACTIVITIES: dict[str, dict[str, tuple[str, ...]]] = {
             "service.store.queries:Queries.*",
         ),
         "check of parts": ("he_agg.protocol.wire:parse_part",),
-        "files": ("service.store.parts.directory:DirectoryParts.*", "service.store.parts.base:PartStore.is_whole"),
+        "files": (
+            "service.store.parts.directory:DirectoryParts.*",
+            "service.store.parts.files:read_piece",
+            "service.store.parts.base:PartStore.is_whole",
+        ),
         "fold": ("service.work.folding:fold_part",),
         "log": ("service.logs:log",),
         "work of requests and of the worker": ("anyio.to_thread:run_sync",),

@@ -15,7 +15,6 @@ import hashlib
 import re
 from collections.abc import Callable
 
-import numpy as np
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +22,7 @@ from he_agg.errors import Reason
 from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.wire import refuse_secrets
 from service.refusal import RefusedError
+from service.store.parts.files import new_buffer
 
 __all__ = [
     "WANT",
@@ -132,8 +132,7 @@ class BodyReader:
             RefusedError: another length than announced, or too slow.
             ClientDisconnect: the peer went away before the end.
         """
-        # Not a bytearray, which is cleared first.
-        body, filled = np.empty(length, np.uint8).data, 0
+        body, filled = new_buffer(length), 0
         try:
             async with asyncio.timeout(within_s):
                 while True:

@@ -23,21 +23,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
 from service.failpoints import failpoint
-from service.store.failures import StoreBusyError, StoreFullError, die
+from service.store.failures import StoreBusyError, StoreFullError
 from service.store.parts.base import SUM, PartKey, PartLostError, PartStore, Space
+from service.store.parts.files import read_piece, sync_directory, write
 
 __all__ = ["DirectoryParts"]
-
-_PIECE_BYTES = 2**20
-"""Read at a time: whoever reads slowly holds as much of each part."""
-
-_AT_ONCE: int | None = getattr(os, "RWF_NOWAIT", None)
-"""How Linux is told to read only what needs no waiting for a disk."""
 
 _MOST_DURABLE = 4096
 """How many directories are remembered as durable: about as many submissions are open at a time."""
@@ -68,9 +61,10 @@ class DirectoryParts(PartStore):
         with _translated():
             for key, data in parts:
                 path = self.path(key)
-                self._in_directory(path.parent, partial(_write, path, data))
+                # A sum is read as soon as it is there; a submission, only if this process has not added it up itself.
+                self._in_directory(path.parent, partial(write, path, data, to_be_read=key.owner == SUM))
             for directory in dict.fromkeys(self.path(key).parent for key, _ in parts):
-                _sync_directory(directory)
+                sync_directory(directory)
             failpoint("file.directory_synced")
 
     def read(self, key: PartKey) -> bytes:
@@ -82,7 +76,7 @@ class DirectoryParts(PartStore):
         with _translated(key):
             file = await asyncio.to_thread(self.path(key).open, "rb", buffering=0)
             with file:
-                while piece := await _piece(file.fileno(), offset):
+                while piece := await read_piece(file.fileno(), offset):
                     offset += len(piece)
                     yield piece
         if offset != size:
@@ -109,7 +103,7 @@ class DirectoryParts(PartStore):
             for path in found:
                 path.unlink(missing_ok=True)
             if found:
-                _sync_directory(directory)
+                sync_directory(directory)
 
     def purge_submissions(self, round_id: RoundId) -> None:
         self._remove(self._root / str(round_id) / "submissions")
@@ -158,8 +152,8 @@ class DirectoryParts(PartStore):
 
     def take_number(self, number: int) -> None:
         with _translated():
-            _write(self._number_path, f"{number}\n".encode())
-            _sync_directory(self._number_path.parent)
+            write(self._number_path, f"{number}\n".encode())
+            sync_directory(self._number_path.parent)
 
     def _directory(self, round_id: RoundId, owner: str) -> Path:
         directory = self._root / str(round_id)
@@ -184,7 +178,7 @@ class DirectoryParts(PartStore):
             if level not in self._durable:
                 level.mkdir(mode=0o700, exist_ok=True)
                 failpoint("directory.made")
-                _sync_directory(level.parent)
+                sync_directory(level.parent)
                 failpoint("directory.synced")
         self._durable = {*levels, *(self._durable if len(self._durable) < _MOST_DURABLE else ())}
 
@@ -195,7 +189,7 @@ class DirectoryParts(PartStore):
                 with contextlib.suppress(FileNotFoundError):  # another replica was faster
                     shutil.rmtree(directory)
                 failpoint("removal.done")
-                _sync_directory(directory.parent)
+                sync_directory(directory.parent)
                 failpoint("removal.synced")
 
 
@@ -212,52 +206,3 @@ def _translated(lost: PartKey | None = None) -> Iterator[None]:
         if error.errno in _PASSING:
             raise StoreBusyError from error
         raise
-
-
-def _write(path: Path, data: bytes | memoryview) -> None:
-    temporary = path.parent / f".{path.stem}.{secrets.token_hex(8)}.tmp"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            failpoint("file.opened")
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            failpoint("file.written")
-            _sync(descriptor)
-            failpoint("file.synced")
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-        failpoint("file.renamed")
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-async def _piece(descriptor: int, offset: int) -> memoryview:
-    """Read the next piece of a file: here, as long as the kernel has it in memory, or else in a thread."""
-    room = np.empty(_PIECE_BYTES, np.uint8).data
-    if _AT_ONCE is not None:
-        try:
-            return room[: os.preadv(descriptor, [room], offset, _AT_ONCE)]
-        except OSError as error:
-            # Not in memory, or a file system that never says so.
-            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
-                raise
-    return room[: await asyncio.to_thread(os.preadv, descriptor, [room], offset)]
-
-
-def _sync(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        die(f"fsync failed: {errno.errorcode.get(error.errno or 0, 'unknown')}")
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
