@@ -178,7 +178,8 @@ def _fold_rest(packed: Bytes, total: U32, q: np.uint32, start: int, bits: int) -
     return largest
 
 
-# The factories close over the width, which makes it a constant to the compiler.
+# The factories close over the width, which makes it a constant to the compiler. The loop over the rest takes it as a
+# number like any other: it is compiled once then, not once for each width.
 
 
 @cache
@@ -190,7 +191,7 @@ def pack_kernel(bits: int) -> Callable[[U32, Bytes], None]:
     def pack_lanes(x: U32, packed: Bytes) -> None:
         units = x.size // unit
         _pack_units(x, packed, units, bits)
-        _pack_rest(x, packed, units * unit, bits)
+        _pack_rest(x, packed, units * unit, int(bits))
 
     return pack_lanes
 
@@ -204,7 +205,7 @@ def unpack_kernel(bits: int) -> Callable[[Bytes, U32], None]:
     def unpack_lanes(packed: Bytes, x: U32) -> None:
         units = x.size // unit
         _unpack_units(packed, x, units, bits)
-        _unpack_rest(packed, x, units * unit, bits)
+        _unpack_rest(packed, x, units * unit, int(bits))
 
     return unpack_lanes
 
@@ -221,6 +222,6 @@ def fold_kernel(bits: int) -> Callable[[Bytes, U32, np.uint32], np.uint32]:
     def fold_lanes(packed: Bytes, total: U32, q: np.uint32) -> np.uint32:
         units = total.size // unit
         largest = _fold_units(packed, total, q, units, bits)
-        return max(largest, _fold_rest(packed, total, q, units * unit, bits))
+        return max(largest, _fold_rest(packed, total, q, units * unit, int(bits)))
 
     return fold_lanes

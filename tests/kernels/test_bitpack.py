@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from he_agg.kernels import packing_groups
 from he_agg.kernels.bitpack import (
     MAX_BITS,
     MIN_BITS,
@@ -20,12 +21,16 @@ from he_agg.kernels.bitpack import (
     unpack,
 )
 from he_agg.kernels.packing_lanes import MAX_LANE_BITS, unit_residues
+from he_agg.plan.ckks_parameters import PROFILES
 from tests.ring import reference
 from tests.ring.guarded import guarded
 
 WIDTHS = range(MIN_BITS, MAX_BITS + 1)
 HOT = (16, 20, 24, 30, 40)
 LANES = range(MIN_BITS, MAX_LANE_BITS + 1)
+GROUPS = range(MAX_LANE_BITS + 1, MAX_BITS + 1)
+COMPILED = sorted({*LANES, *(profile.modulus.bit_length() for profile in PROFILES), 32, 62})
+"""Widths that a plan can have, and the ends. All others are compiled from the same lines, in `make soak`."""
 LENGTHS = (0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 2047, 2048, 2049, 2112, 4097, 6000)
 
 
@@ -35,13 +40,34 @@ def residues(rng, count, bits):
     return x.astype(residue_dtype(bits))
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize(
+    "bits", [bits if bits in COMPILED else pytest.param(bits, marks=pytest.mark.slow) for bits in WIDTHS]
+)
 def test_every_width_is_bit_exact(bits, rng):
+    check_width(bits, rng)
+
+
+@pytest.mark.parametrize("bits", GROUPS)
+def test_the_lines_that_wide_widths_share_are_bit_exact_before_they_are_compiled(bits, rng, monkeypatch):
+    """A compiler takes half a second for each of them, Python a millisecond."""
+    for name in ("_pack_kernel", "_unpack_kernel", "_fold_kernel"):
+        made = getattr(packing_groups, name).__wrapped__(bits).py_func
+        monkeypatch.setattr(packing_groups, name, {bits: made}.__getitem__)
+    with np.errstate(over="ignore"):  # a sum below q less q
+        check_width(bits, rng)
+
+
+def check_width(bits, rng):
     """Against one long Python integer, with whole groups and a tail."""
+    q = (1 << bits) - 1
     x = residues(rng, 64 * 3 + int(rng.integers(1, 64)), bits)
     packed = pack(x, bits)
     assert bytes(packed) == reference.pack(x.tolist(), bits)
     assert np.array_equal(unpack(packed, x.size, bits), x)
+    x %= residue_dtype(bits)(q)
+    total = x[::-1].copy()
+    assert fold(total, pack(x, bits), bits, q) == -1
+    assert total.tolist() == [(a + b) % q for a, b in zip(x.tolist(), x.tolist()[::-1], strict=True)]
 
 
 @pytest.mark.parametrize("bits", HOT)
@@ -95,7 +121,7 @@ def test_a_residue_not_below_q_is_seen_in_every_lane(bits):
 
 
 @settings(deadline=None)  # the first use of a width compiles its kernels
-@given(data=st.data(), bits=st.sampled_from(WIDTHS), offset=st.integers(0, 9))
+@given(data=st.data(), bits=st.sampled_from(COMPILED), offset=st.integers(0, 9))
 def test_pack_unpack_fold_properties(data, bits, offset):
     """Any residues, any alignment of the bytes: unpack inverts pack, fold adds mod q."""
     q = data.draw(st.integers(2, 1 << bits), label="q")
