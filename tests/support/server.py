@@ -31,10 +31,18 @@ def server_zygote() -> Zygote:
         "service.serve.cli",
         "service.serve.server",
         "service.serve.working",
-        "service.work.folding",
+        # As the parent of several serving processes does: Numba takes half a second to get ready in each.
+        "service.work.folding:warm_up",
         "service.operator.aggregator",
         "service.operator.federation",
+        # What a server would import when it has started.
+        "service.monitor.dashboard.app",
         "sqlalchemy.dialects.sqlite",
+        "sqlite3.dbapi2",
+        "fastapi.telemetry._runtime",
+        "anyio._backends._asyncio",
+        "uvicorn.lifespan.on",
+        "uvicorn.loops.uvloop",
     )
     atexit.register(zygote.close)
     return zygote

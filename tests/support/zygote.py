@@ -6,6 +6,7 @@ A forked process is one of its own, with its own sockets, files and death; only 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -30,7 +31,7 @@ class Zygote:
     """The forking process, as a context manager.
 
     Args:
-        modules: what it imports.
+        modules: what it imports; with `:NAME` behind it, a function of the module that it calls as well.
     """
 
     def __init__(self, *modules: str) -> None:
@@ -138,7 +139,12 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with whoever started it
     near = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
-        importlib.import_module(name)
+        module, _, function = name.partition(":")
+        imported = importlib.import_module(module)
+        if function:
+            getattr(imported, function)()
+    gc.collect()
+    gc.freeze()  # what is here by now stays: no child goes through it again
     while True:
         data, files, _, _ = socket.recv_fds(near, _MESSAGE_BYTES, 3)
         if not data:
