@@ -27,6 +27,7 @@ from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import PART_HEADER_BYTES, Part
 from he_agg.protocol.wire import encode_part
 from he_agg.signing import SigningKey
+from tests.support.server import NO_TLS
 from tests.support.trust import AGGREGATOR
 
 __all__ = ["Exchange", "MaliciousAggregator"]
@@ -81,7 +82,7 @@ class MaliciousAggregator:
         self._uploads: dict[str, dict[int, bytes]] = {}
         self.submissions: dict[str, list[tuple[str, str]]] = {}
         self._key, self._plan = key, plan
-        self._client = httpx.Client(base_url=real_url, timeout=120, trust_env=False)
+        self._client = httpx.Client(base_url=real_url, timeout=120, trust_env=False, verify=NO_TLS)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"

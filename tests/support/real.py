@@ -35,6 +35,7 @@ from keys import GroupKey
 from service.domain.events import Phase
 from service.operator import operations
 from tests.support.peers import Peer, known, operator, register
+from tests.support.server import NO_TLS
 from tests.support.simulated import snapshot
 
 __all__ = ["SITES", "Hospitals", "RealFederation", "in_threads", "until"]
@@ -98,7 +99,7 @@ class RealFederation:
         self.sites = list(sites)
         self.members = register(server.data_dir, plan, self.sites, start=start, document=document, holders=holders)
         self.consortium = known(self.name)
-        self.client = httpx.Client(base_url=server.url, timeout=30)
+        self.client = httpx.Client(base_url=server.url, timeout=30, verify=NO_TLS)
         self.peers = {name: Peer(self.client, self.name, member) for name, member in self.members.items()}
 
     def peer(self, site: str | None = None) -> Peer:

@@ -12,7 +12,7 @@ import httpx
 from he_agg.host.processes import HE_AGG, Process
 from service.settings import Settings
 from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_sum, register
-from tests.support.server import ServerProcess, server_zygote
+from tests.support.server import NO_TLS, ServerProcess, server_zygote
 
 __all__ = ["SITES", "PatientPeer", "Replicas", "WorkerProcess", "children_of"]
 
@@ -74,7 +74,7 @@ class Replicas:
     def serve(self, **environment: str) -> ServerProcess:
         server = ServerProcess(self.data_dir, self.environment | environment).start()
         self.processes.append(server)
-        self.clients.append(httpx.Client(base_url=server.url, timeout=30))
+        self.clients.append(httpx.Client(base_url=server.url, timeout=30, verify=NO_TLS))
         return server
 
     def work(self, **environment: str) -> WorkerProcess:

@@ -9,6 +9,7 @@ server.start()       # the same data, the same address
 from __future__ import annotations
 
 import atexit
+import ssl
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,13 @@ from pathlib import Path
 from he_agg.host.processes import AggregatorProcess, run_he_agg
 from tests.support.zygote import Zygote
 
-__all__ = ["QUICK", "ServerProcess", "he_agg", "server_zygote", "start_server"]
+__all__ = ["NO_TLS", "QUICK", "ServerProcess", "he_agg", "server_zygote", "start_server"]
 
 QUICK = {"HE_AGG_RECHECK_S": "0.05", "HE_AGG_LINGER_S": "0.5"}
 """Settings of an aggregator that does not keep tests waiting."""
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients of plain http: each would read otherwise what the machine trusts, for 50 ms."""
 
 _STRICT = {"PYTHONWARNINGS": "error"}
 

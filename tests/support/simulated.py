@@ -34,6 +34,7 @@ from service.store.parts.base import PartStore
 from service.store.rows import Keeping, RoundRow
 from service.work.folding import fold_round
 from tests.support.peers import Peer, Prepared, enrol, look_up, looked_up, prepare, read_record, take_parts
+from tests.support.server import NO_TLS
 from tests.support.trees import contents_of, living
 
 __all__ = ["Clock", "Inside", "SimulatedFederation", "snapshot"]
@@ -94,7 +95,9 @@ class Inside:
         self.aggregator = Aggregator.open(self.settings, self.clock, self._part_store)
         self.app = create_app(self.settings, self.aggregator)
         self.app.state.aggregator = self.aggregator  # the lifespan, which would start the worker, does not run
-        self.client = httpx.Client(transport=AppTransport(self.app, self._runner), base_url="http://inside")
+        self.client = httpx.Client(
+            transport=AppTransport(self.app, self._runner), base_url="http://inside", verify=NO_TLS
+        )
 
     def close(self) -> None:
         self.aggregator.close()

@@ -6,11 +6,13 @@ A forked process is one of its own, with its own sockets, files and death; only 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -103,6 +105,9 @@ class Forked:
 
     def wait(self, timeout: float | None = None) -> int:
         end = time.monotonic() + (timeout or float("inf"))
+        if sys.platform == "linux":  # asking again and again costs two processes a fifth of their time
+            with contextlib.suppress(ProcessLookupError), os.fdopen(os.pidfd_open(self.pid)) as process:
+                select.select([process], [], [], timeout)
         while (code := self.poll()) is None:
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.server import QUICK, ServerProcess, he_agg, start_server
+from tests.support.server import NO_TLS, QUICK, ServerProcess, he_agg, start_server
 
 __all__ = ["Watched", "events_of", "watched_server"]
 
@@ -29,14 +29,14 @@ class Watched:
     """
 
     def __init__(self, data_dir: Path, environment: dict[str, str] | None = None) -> None:
-        self.server: ServerProcess = start_server(data_dir, environment=WATCHED | (environment or {}), fresh=True)
+        self.server: ServerProcess = start_server(data_dir, environment=WATCHED | (environment or {}))
         self.link = self.server.line().split()[-1]
         self.operator_url = self.link.partition("/#")[0]
         self.metrics_url = self.server.line().split()[-1]
 
     def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """All samples of /metrics, by name and labels."""
-        text = httpx.get(self.metrics_url).raise_for_status().text
+        text = httpx.get(self.metrics_url, verify=NO_TLS).raise_for_status().text
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)
@@ -54,7 +54,7 @@ class Watched:
 
     def logged_in(self, link: str | None = None) -> httpx.Client:
         """A client with a session."""
-        client = httpx.Client(base_url=self.operator_url, timeout=20)
+        client = httpx.Client(base_url=self.operator_url, timeout=20, verify=NO_TLS)
         token = (link or self.new_link()).partition("#")[2]
         assert client.post("/login", json={"token": token}).status_code == 204
         return client
@@ -70,10 +70,10 @@ def watched_server(data_dir: Path, environment: dict[str, str] | None = None) ->
 
 
 def events_of(client: httpx.Client) -> Generator[dict[str, Any]]:
-    """Snapshots as they come by server-sent events."""
+    """Snapshots as they come by server-sent events; not the pulses between them, whose data is 1."""
     with client.stream("GET", "/events") as answer:
         assert answer.status_code == 200, answer.status_code
         assert answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
-            if line.startswith("data: "):
+            if line.startswith("data: {"):
                 yield json.loads(line[6:])
