@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,13 @@ settings.register_profile(
 settings.register_profile("soak", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# Files of tests lie in memory where there is room: a thousand of them wait for fsync otherwise. What a power cut does
-# is played by the tests themselves, not by a disk.
+# Files of tests lie in memory where there is room, also those of federations that make their own folder: a thousand of
+# them wait for fsync otherwise. What a power cut does is played by the tests themselves, not by a disk.
 _MEMORY = Path("/dev/shm")
-if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK):
+if "TMPDIR" not in os.environ and _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK):
     room = os.statvfs(_MEMORY)
     if room.f_bavail * room.f_frsize >= 8 * 2**30 and not room.f_flag & os.ST_NOEXEC:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 _TESTS = Path(__file__).parent
 _LONG = (
