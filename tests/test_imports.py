@@ -6,6 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,16 +45,19 @@ ONLY_IN = {
 }
 
 
+@cache
 def imported_names(packages=PACKAGES):
     """Every import: in which file, from which module, which names."""
+    found = []
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
-                    for alias in node.names:
-                        yield path.relative_to(ROOT).as_posix(), alias.name, []
+                    found += [(name, alias.name, []) for alias in node.names]
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                    yield path.relative_to(ROOT).as_posix(), node.module or "", [alias.name for alias in node.names]
+                    found.append((name, node.module or "", [alias.name for alias in node.names]))
+    return found
 
 
 def imports():
