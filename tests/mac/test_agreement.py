@@ -14,6 +14,7 @@ from he_agg.kernels.bitpack import pack
 from he_agg.mac import RoundMac, tag_count
 from he_agg.mac.coefficients import SectionMac
 from he_agg.mac.derivation import Secret
+from he_agg.plan.ckks_parameters import PROFILES
 from he_agg.plan.schemes import SCHEMES
 from he_agg.plan.sections import Section
 from he_agg.ring.primes import is_prime
@@ -22,6 +23,8 @@ from tests.support.federation import plan_of
 
 KEY = bytes(range(32))
 WIDTHS = list(range(2, 63))
+COMPILED = {*range(2, 33), *(profile.modulus.bit_length() for profile in PROFILES), 62}
+"""Widths that a plan can have, and the ends; those between them are for `make soak`."""
 WIDE_SECTIONS = (31, 32, 40, 60, 62)
 PLANS = [(codec, bits) for codec in SCHEMES for bits in (2, 8, 16, 24)]
 
@@ -41,7 +44,9 @@ def extreme(modulus: int, count: int, seed: int) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize(
+    "bits", [bits if bits in COMPILED else pytest.param(bits, marks=pytest.mark.slow) for bits in WIDTHS]
+)
 def test_every_width(bits):
     q = prime_of(bits)
     count = 3 * mac_lanes.ROW + 77
