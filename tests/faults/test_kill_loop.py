@@ -128,7 +128,7 @@ class Killer:
                     self.unexpected.append(f"{way}: not passed within {PATIENCE_S} s")
                 return self.server.kill()
             self.finished = way is None
-            time.sleep(0.002)
+            time.sleep(0.005)  # each look is a question to the process that forks
         return code
 
     def _without_store(self) -> None:
