@@ -37,24 +37,26 @@ if "TMPDIR" not in os.environ and _MEMORY.is_dir() and os.access(_MEMORY, os.W_O
 _TESTS = Path(__file__).parent
 _LONG = (
     "faults/test_kill_loop.py",
-    "examples/test_tutorial_pages.py",
-    "keys/test_ceremony.py",
-    "service/serve/test_roles.py",
-    "faults/test_fuzz.py",
-    "faults/test_fuzz_holding.py",
-    "e2e/test_demo.py",
     "faults/test_simulation.py",
-    "client_sdk/training/test_loop.py",
-    "faults/test_lost_writes.py",
+    "test_packages.py",
     "benchmarks/test_rounds.py",
-    "client_sdk/test_end_to_end.py",
-    "second_client/test_second_client.py",
+    "client_sdk/analytics/test_federation.py",
     "examples/test_analytics_examples.py",
-    "reference/test_reference.py",
-    "service/serve/test_restarts.py",
+    "e2e/test_demo.py",
+    "kernels/test_bitpack.py",
+    "client_sdk/test_split_flow.py",
+    "client_sdk/training/test_loop.py",
+    "faults/test_fuzz.py",
+    "e2e/test_lives.py",
+    "e2e/test_quickstart.py",
+    "service/serve/test_replicas.py",
+    "service/serve/test_roles.py",
+    "keys/test_ceremony.py",
+    "client_sdk/test_end_to_end.py",
+    "examples/test_training_examples.py",
     "client_sdk/training/test_absences.py",
 )
-"""Files of half a minute or so: one that starts last leaves all workers but its own without work."""
+"""Long files, longest first: one that starts last leaves all workers but its own without work."""
 
 
 def pytest_collection_modifyitems(config, items):
