@@ -27,7 +27,6 @@ _SCHEMES: dict[str, tuple[str, str, str]] = {
     "flower-fedavg": ("Flower FedAvg", YELLOW, ""),
     "flower-fedavg-stock": ("Flower FedAvg, as installed", YELLOW, "///"),
     "flower-secaggplus": ("Flower SecAgg+", "#7B61A8", ""),
-    "flower-he-agg": ("Flower over our ciphertexts", BLUE, "..."),
 }
 """Each scheme of a result: its name in words, colour and hatching."""
 

@@ -73,7 +73,6 @@ SCHEMES = {
         Scheme("flower-fedavg", "flower-fedavg", 32),
         Scheme("flower-fedavg-stock", "flower-fedavg", 32, as_shipped=True),
         Scheme("flower-secaggplus", "flower-secaggplus", 22, bytes_per_value=8.0),
-        Scheme("flower-he-agg", "flower-he-agg", 16),
     )
 }
 
@@ -95,7 +94,7 @@ class Running:
 
 def skip_reason(scheme: Scheme, values: int, sites: int, rate: int, flower_python: str = sys.executable) -> str:
     """Why a row is left out; empty if it is not."""
-    if scheme.name.startswith("flower") and (reason := why_no_flower(flower_python, scheme.name)):
+    if scheme.name.startswith("flower") and (reason := why_no_flower(flower_python)):
         return reason
     if scheme.name.startswith("flower") and sites > _FLOWER_SITES:
         return f"more than {_FLOWER_SITES} sites start too many processes for one machine"

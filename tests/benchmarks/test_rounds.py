@@ -21,7 +21,7 @@ from benchmarks.rounds.schemes import SCHEMES, skip_reason
 from he_agg.host.processes import Process
 
 ALL = ["plaintext", "plaintext-durable", "hybrid-16", "hybrid-8", "hybrid-24", "ckks", "tenseal-stock"]
-FLOWER = ["flower-fedavg", "flower-secaggplus", "flower-he-agg"]
+FLOWER = ["flower-fedavg", "flower-secaggplus"]
 ROW = {
     "scheme",
     "value_bits",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.rounds.flower.starting import flower_version, has_he_agg
+from benchmarks.rounds.flower.starting import flower_version
 from benchmarks.rounds.links import ENVIRONMENT, Network
 from he_agg.host.processes import Process
 
@@ -17,15 +17,13 @@ __all__ = ["flower_processes", "why_no_flower"]
 _OLDEST = (1, 41)
 
 
-def why_no_flower(python: str, scheme: str = "flower-fedavg") -> str:
-    """Why a scheme of Flower cannot be measured with a Python; empty if it can."""
+def why_no_flower(python: str) -> str:
+    """Why Flower cannot be measured with a Python; empty if it can."""
     version = flower_version(python)
     if not version:
         return f"flwr is not installed in the environment of {python} (--flower-python names another)"
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         return f"flwr {version} is older than 1.41, whose SuperLink and SuperNode the benchmark knows"
-    if scheme == "flower-he-agg" and not has_he_agg(python):
-        return f"he-agg is not installed in the environment of {python}, beside flwr"
     return ""
 
 
@@ -36,7 +34,7 @@ def flower_processes(
     """Start SuperLink and SuperNodes.
 
     Args:
-        scheme: "flower-fedavg", "flower-secaggplus" or "flower-he-agg".
+        scheme: "flower-fedavg" or "flower-secaggplus".
         as_shipped: leave Flower's waits as they are.
         values: how many an update has.
         sites: how many.

@@ -5,25 +5,19 @@ python -m benchmarks.rounds.flower.server SETTINGS.json      prints `listening o
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rounds.flower.keys import deal
-from benchmarks.rounds.flower.starting import environment, free_port, project
+from benchmarks.rounds.flower.starting import environment, free_port, project, wait_for
 from benchmarks.rounds.tree import stop
 
-_START_S = 60.0
 _CLIENTS = {
     "flower-fedavg": "clients",
     "flower-secaggplus": "secagg_clients",
-    "flower-he-agg": "encrypted_clients",
 }
 
 
@@ -46,7 +40,7 @@ def main() -> None:
             [*words, "--disable-runtime-dependency-installation"], stdout=log, stderr=log, env=variables
         )
         try:
-            _wait(superlink, host, port, root / "superlink.log")
+            wait_for(superlink, f"{host}:{port}", root / "superlink.log")
             _submit(settings, root, f"{host}:{port}", variables)
             print(f"listening on {'https' if settings['cert'] else 'http'}://{host}:{port}", flush=True)
             sys.stdin.read()
@@ -54,22 +48,11 @@ def main() -> None:
             stop(superlink)
 
 
-def _wait(superlink: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
-    end = time.monotonic() + _START_S
-    while time.monotonic() < end and superlink.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
-            return
-        time.sleep(0.1)
-    raise SystemExit(f"flower-superlink did not start\n{log.read_text()[-2000:]}")
-
-
 def _submit(settings: dict[str, Any], root: Path, address: str, variables: dict[str, str]) -> None:
     """Start the run: the ServerApp then waits for its sites."""
     scheme = settings["scheme"]
-    config = {"scheme": scheme, "sites": settings["sites"], "values": settings["values"], "keys": str(root / "keys")}
+    config = {"scheme": scheme, "sites": settings["sites"], "values": settings["values"]}
     config |= {"as-shipped": settings["as_shipped"], "running": str(root / "running")}
-    if scheme == "flower-he-agg":
-        deal(root / "keys", settings["values"], settings["sites"])
     app = project(root / "app", _CLIENTS[scheme], config)
     lines = ["[superlink]", 'default = "bench"', "[superlink.bench]", f'address = "{address}"']
     lines.append(f'root-certificates = "{settings["ca_file"]}"' if settings["cert"] else "insecure = true")

@@ -1,4 +1,4 @@
-"""The ServerApp: Flower's FedAvg as it is, behind SecAgg+, or over our ciphertexts. Runs in Flower's Python."""
+"""The ServerApp: Flower's FedAvg as it is, or behind SecAgg+. Runs in Flower's Python."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.common import ndarrays_to_parameters
 from flwr.server import LegacyContext, ServerConfig
@@ -19,13 +18,13 @@ from flwr.serverapp.strategy import FedAvg
 from benchmarks.rounds.flower.training import NOTHING
 from benchmarks.rounds.models import WEIGHT_CAP
 
-__all__ = ["app"]
+__all__ = ["PromptGrid", "app"]
 
 _ROUNDS = 10**6
 _BUSY_S, _IDLE_S = 0.02, 3.0
 
 
-class _PromptGrid(Grid):
+class PromptGrid(Grid):
     """Flower's grid by its public methods, but for its wait of three seconds between looks for replies.
 
     While no round runs it looks less often, so as not to take processor time from the scheme whose turn it is.
@@ -85,7 +84,7 @@ def _serve(grid: Grid, context: Context) -> None:
     config = context.run_config
     sites = int(config["sites"])
     if not config["as-shipped"]:
-        grid = _PromptGrid(grid, Path(str(config["running"])))
+        grid = PromptGrid(grid, Path(str(config["running"])))
     if config["scheme"] == "flower-secaggplus":
         nothing = ndarrays_to_parameters([NOTHING])
         strategy = LegacyFedAvg(
@@ -98,19 +97,6 @@ def _serve(grid: Grid, context: Context) -> None:
         # All values are in [-1, 1), weights are at most WEIGHT_CAP; the rest is what Flower proposes.
         secagg = SecAggPlusWorkflow(1.0, 0.5, max_weight=float(WEIGHT_CAP), clipping_range=1.0)
         DefaultWorkflow(fit_workflow=secagg)(grid, legacy)
-    elif config["scheme"] == "flower-he-agg":
-        # The environments of other schemes need no he-agg.
-        from client_sdk.flower import EncryptedFedAvg
-
-        class _TrainOnly(EncryptedFedAvg):
-            """No evaluation, as in the other schemes: each sum comes with the next round's message."""
-
-            def configure_evaluate(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Iterable[Any]:
-                return []
-
-        initial = ArrayRecord({"w": Array(np.zeros(int(config["values"]), np.float32))})
-        encrypted = _TrainOnly(str(Path(str(config["keys"])) / "federation.json"), min_nodes=sites)
-        encrypted.start(grid, initial, num_rounds=_ROUNDS, timeout=3600)
     else:
         average = FedAvg(fraction_evaluate=0.0, min_train_nodes=sites, min_available_nodes=sites)
         average.start(grid, ArrayRecord({"w": Array(NOTHING)}), num_rounds=_ROUNDS, timeout=3600)

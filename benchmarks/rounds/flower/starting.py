@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
-__all__ = ["environment", "flower_version", "free_port", "has_he_agg", "project"]
+__all__ = ["environment", "flower_version", "free_port", "has_he_agg", "project", "wait_for", "write_project"]
 
 _ROUNDS = Path(__file__).parents[1]
 _POLL_S = 0.2
+_START_S = 60.0
 _PROJECT = """
 [project]
 name = "rounds"
@@ -26,8 +29,8 @@ dependencies = []
 publisher = "heagg"
 
 [tool.flwr.app.components]
-serverapp = "benchmarks.rounds.flower.servers:app"
-clientapp = "benchmarks.rounds.flower.{clients}:app"
+serverapp = "{server}"
+clientapp = "{clients}"
 
 [tool.flwr.app.config]
 """
@@ -85,9 +88,39 @@ def project(folder: Path, clients: str, config: dict[str, object]) -> Path:
         shutil.copyfile(_ROUNDS / name, target)
     for package in ("benchmarks", "benchmarks/rounds", "benchmarks/rounds/flower"):
         (folder / package / "__init__.py").touch()
+    room = "benchmarks.rounds.flower"
+    return write_project(folder, f"{room}.servers:app", f"{room}.{clients}:app", config)
+
+
+def write_project(folder: Path, server: str, clients: str, config: dict[str, object]) -> Path:
+    """Write what `flwr run` reads of a project.
+
+    Args:
+        folder: where to; is made if it is not there.
+        server: the ServerApp, as `module:name`.
+        clients: the ClientApp.
+        config: what the apps read of `run_config`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{name} = {json.dumps(value)}" for name, value in config.items()]
-    (folder / "pyproject.toml").write_text(_PROJECT.format(clients=clients) + "\n".join(lines) + "\n")
+    text = _PROJECT.format(server=server, clients=clients)
+    (folder / "pyproject.toml").write_text(text + "\n".join(lines) + "\n")
     return folder
+
+
+def wait_for(superlink: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    """Wait until a SuperLink takes connections.
+
+    Raises:
+        SystemExit: it does not.
+    """
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + _START_S
+    while time.monotonic() < end and superlink.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"flower-superlink did not start\n{log.read_text()[-2000:]}")
 
 
 def free_port() -> int:

@@ -10,17 +10,14 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.nvflare.app import initial, update_of, weight_of
-from benchmarks.nvflare.jobs import SITES, job, simulate, why_no_nvflare
-from benchmarks.nvflare.poc import Poc
-from client_sdk.training import training_plan
-from client_sdk.training.agreement import SIGNS
-from he_agg import dequantize, quantize
+from benchmarks.frameworks import clear
+from benchmarks.frameworks.nvflare.jobs import job, simulate, why_no_nvflare
+from benchmarks.frameworks.nvflare.poc import Poc
+from benchmarks.frameworks.task import SITES, initial, share_out
 from keys import GroupKey
 
 PYTHON = os.environ.get("HE_AGG_TEST_NVFLARE_PYTHON", sys.executable)
-VALUES = 1000
-SIMULATED = "simulate_job"
+WIDTH = 16
 
 
 @pytest.fixture(autouse=True)
@@ -29,35 +26,32 @@ def _nvflare():
         pytest.skip(reason)
 
 
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("patients")
+    share_out(folder)
+    return folder
+
+
 def keystore(folder, min_sites=2):
     folder.mkdir(exist_ok=True)
-    plan = training_plan("nvflare", initial(VALUES), clip=0.25, weight_cap=1000, max_sites=5, min_sites=min_sites)
+    plan = clear.plan_of("nvflare", WIDTH, max_sites=5, min_sites=min_sites)
     key = GroupKey.create(plan)
     key.save(folder / "keystore")
     (folder / "federation.json").write_bytes(key.federation_document.encode())
     return plan
 
 
-def run(folder, rounds, **options):
+def run(folder, patients, rounds, **options):
     paths = {"keystore": str(folder / "keystore"), "federation": str(folder / "federation.json")}
-    made = job(folder / "job", "he-agg", values=VALUES, rounds=rounds, out=folder / "out", **(paths | options))
+    out = {"patients": patients, "width": WIDTH, "rounds": rounds, "out": folder / "out"}
+    made = job(folder / "job", "he-agg", **(out | paths | options))
     return simulate(PYTHON, made, folder / "workspace")
 
 
-def plaintext(plan, rounds, members=lambda number: SITES):
+def plaintext(plan, patients, rounds, members=lambda number: SITES):
     """What fixed-point FedAvg makes of the same updates in the clear; the model after each round, the initial first."""
-    models = [initial(VALUES)]
-    for number in range(rounds):
-        model, sums = models[-1], np.zeros(plan.public.values, dtype=np.int64)
-        for site in members(number):
-            after = update_of(site, number, model)
-            update = {name: after[name] - model[name] for name in model} | {SIGNS: np.zeros(64, np.float32)}
-            sums += quantize(plan, update, weight_of(site)).values
-        mean = dequantize(plan, sums, len(members(number))).tensors
-        models.append(
-            {n: (a.astype(np.float64) + mean[n].astype(np.float64)).astype(np.float32) for n, a in model.items()}
-        )
-    return models
+    return clear.fixed_point(plan, patients, WIDTH, rounds, 0, members)
 
 
 def same(path, expected):
@@ -69,11 +63,11 @@ def final_models(store):
     return sorted(store.glob("keystore.runs/*/*/model.npz"))
 
 
-def test_the_model_is_plaintext_fixed_point_fedavg_bit_for_bit(tmp_path):
+def test_the_model_is_plaintext_fixed_point_fedavg_bit_for_bit(tmp_path, patients):
     """And the server reads nothing: no weights, no numbers of examples, nothing else that a result says."""
     plan = keystore(tmp_path)
-    log = run(tmp_path, 3)
-    models = plaintext(plan, 3)
+    log = run(tmp_path, patients, 3)
+    models = plaintext(plan, patients, 3)
     for site in SITES:
         for number in range(3):
             assert same(tmp_path / "out" / f"{site}.{number}.npz", models[number]), log[-3000:]
@@ -86,36 +80,36 @@ def test_the_model_is_plaintext_fixed_point_fedavg_bit_for_bit(tmp_path):
     assert not (tmp_path / "out" / "server.npz").exists()
 
 
-def test_a_site_that_drops_out_of_a_round_catches_up(tmp_path):
+def test_a_site_that_drops_out_of_a_round_catches_up(tmp_path, patients):
     plan = keystore(tmp_path)
-    log = run(tmp_path, 3, fault="dies:site-2:1", min_clients=2)
-    models = plaintext(plan, 3, lambda number: ("site-1", "site-3") if number == 1 else SITES)
+    log = run(tmp_path, patients, 3, fault="dies:site-2:1", min_clients=2, launch="each_task")
+    models = plaintext(plan, patients, 3, lambda number: ("site-1", "site-3") if number == 1 else SITES)
     assert len(final_models(tmp_path)) == 3, log[-3000:]
     assert all(same(path, models[3]) for path in final_models(tmp_path)), log[-3000:]
 
 
 @pytest.mark.parametrize("what", ["residue", "site"])
-def test_a_sum_that_the_server_altered_is_not_opened(tmp_path, what):
+def test_a_sum_that_the_server_altered_is_not_opened(tmp_path, patients, what):
     keystore(tmp_path)
-    log = run(tmp_path, 2, alter=what)
+    log = run(tmp_path, patients, 2, alter=what)
     named = "site-1, site-2, site-3" if what == "residue" else "site-2, site-3"
     assert f"of the sum is not what {named} have submitted together; nothing was opened [sum-rejected]" in log
-    assert all(same(path, initial(VALUES)) for path in final_models(tmp_path))
+    assert all(same(path, initial(WIDTH, 0)) for path in final_models(tmp_path))
     assert not list((tmp_path / "out").glob("*.1.npz"))
 
 
-def test_a_site_with_another_key_is_named_and_not_counted(tmp_path):
+def test_a_site_with_another_key_is_named_and_not_counted(tmp_path, patients):
     plan = keystore(tmp_path, min_sites=3)
     GroupKey.create(plan).save(tmp_path / "other.keystore")
-    log = run(tmp_path, 2, other_keystore=str(tmp_path / "other.keystore"))
+    log = run(tmp_path, patients, 2, other_keystore=str(tmp_path / "other.keystore"))
     assert "site-3 is not counted: round nvflare.1.1, site site-3, group key: expected" in log
     assert "expected 3 to 5 encrypted updates, got 2" in log
     assert "he-agg keys show" in log
-    assert all(same(path, initial(VALUES)) for path in final_models(tmp_path))
+    assert all(same(path, initial(WIDTH, 0)) for path in final_models(tmp_path))
 
 
 @pytest.mark.slow
-def test_on_deployed_processes(tmp_path):
+def test_on_deployed_processes(tmp_path, patients):
     """Three sites and a server with certificates, from kits of `nvflare poc prepare`; two jobs, one after the other."""
     plan = keystore(tmp_path)
     local = {site: [tmp_path / "keystore"] for site in SITES} | {"server": [tmp_path / "federation.json"]}
@@ -124,7 +118,8 @@ def test_on_deployed_processes(tmp_path):
             made = job(
                 tmp_path / name,
                 "he-agg",
-                values=VALUES,
+                patients=patients,
+                width=WIDTH,
                 rounds=2,
                 out=tmp_path / f"{name}-out",
                 keystore="keystore",
@@ -133,7 +128,7 @@ def test_on_deployed_processes(tmp_path):
             )
             completed, _ = poc.run(made)
             assert completed, poc.log("server")[-3000:]
-        models = plaintext(plan, 2)
+        models = plaintext(plan, patients, 2)
         for site in SITES:
             kept = final_models(poc.kits / site / "local")
             assert len(kept) == 2

@@ -1,6 +1,6 @@
 """Submit a job to a running NVFlare by its own API, and wait for it. Runs in the environment of NVFlare.
 
-python -m benchmarks.nvflare.submit ADMIN-KIT JOB
+python -m benchmarks.frameworks.nvflare.submit ADMIN-KIT JOB
 """
 
 from __future__ import annotations

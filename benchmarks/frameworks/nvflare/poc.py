@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
@@ -13,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.nvflare.jobs import SITES, allow
+from benchmarks.frameworks.nvflare.jobs import allow, environment
+from benchmarks.frameworks.task import SITES
 from benchmarks.rounds import tree
 
 __all__ = ["PORT", "Poc"]
@@ -41,8 +41,7 @@ class Poc:
                 raise RuntimeError(f"port {PORT} is taken, where NVFlare's poc has its server")
         self._python, self._processes = python, {}  # type: ignore[var-annotated]
         variables = {"NVFLARE_POC_WORKSPACE": str(folder), "HOME": str(folder.with_name("home"))}
-        path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
-        self._environment = os.environ | variables | {"PATH": path, "PYTHONWARNINGS": "ignore"}
+        self._environment = environment(python) | variables
         folder.with_name("home").mkdir(parents=True, exist_ok=True)
         prepare = [python, "-m", "nvflare.cli", "poc", "prepare", "-n", str(len(SITES)), "--force"]
         subprocess.run(
@@ -84,6 +83,11 @@ class Poc:
                 cwd=self.kits / machine,
             )
 
+    @property
+    def context(self) -> Path:
+        """A site's secret context of NVFlare's own HE."""
+        return self.kits / SITES[0] / "startup" / "client_context.tenseal"
+
     def log(self, machine: str) -> str:
         """Return what a machine wrote so far: on its terminal, and in the logs of its jobs."""
         folder = self.kits / machine
@@ -92,7 +96,13 @@ class Poc:
 
     def run(self, job: Path) -> tuple[bool, dict[str, int]]:
         """Run a job. Returns whether it completed, and how many bytes the server's port took in and gave out."""
-        command = [self._python, "-m", "benchmarks.nvflare.submit", str(self.kits / "admin@nvidia.com"), str(job)]
+        command = [
+            self._python,
+            "-m",
+            "benchmarks.frameworks.nvflare.submit",
+            str(self.kits / "admin@nvidia.com"),
+            str(job),
+        ]
         with _Bytes() as counted:
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment)
         return done.returncode == 0, counted.total()

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["SITES", "allow", "job", "nvflare_version", "simulate", "why_no_nvflare"]
+from benchmarks.frameworks.task import SITES
 
-SITES = ("site-1", "site-2", "site-3")
+__all__ = ["allow", "environment", "job", "nvflare_version", "simulate", "why_no_nvflare"]
 
-_APP = "benchmarks.nvflare.app"
+_APP = "benchmarks.frameworks.nvflare.app"
+_SCRIPT = Path(__file__).with_name("training.py")
 _OURS = "client_sdk.nvflare"
 _HE = "nvflare.app_opt.he"
+_EXECUTOR = "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"
+
+Launch = Literal["in_process", "once", "each_task"]
 
 
 @cache
@@ -37,9 +43,11 @@ def job(
     folder: Path,
     scheme: str,
     *,
-    values: int,
+    patients: Path,
+    width: int,
     rounds: int,
     out: Path,
+    seed: int = 0,
     keystore: str = "",
     federation: str = "",
     fault: str = "",
@@ -47,6 +55,7 @@ def job(
     min_clients: int = len(SITES),
     options: dict[str, Any] | None = None,
     other_keystore: str = "",
+    launch: Launch = "in_process",
 ) -> Path:
     """Write the folder of a job, which is the same for all schemes but for the components that the scheme replaces.
 
@@ -55,6 +64,8 @@ def job(
         out: where sites and server leave what they saw.
         options: arguments of our `ModelEncryptor`.
         other_keystore: what the last site takes instead.
+        launch: how NVFlare runs the training script: one that a site has, in the process of the job; or the job's own,
+            in a process for the whole job, which answers with differences, or in another one for each task.
     """
     parts: dict[str, tuple[Any, ...]] = {
         "he-agg": (
@@ -93,7 +104,7 @@ def job(
     }
     aggregator, generator, others, decryptor, encryptor = parts[scheme]
     serialize = "model_serialize_filter" if scheme == "tenseal" else None
-    initial = component("initial", f"{_APP}.Initial", values=values, out=str(out), filter_id=serialize)
+    initial = component("initial", f"{_APP}.Initial", width=width, seed=seed, out=str(out), filter_id=serialize)
     workflow = component(
         "workflow",
         "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
@@ -109,11 +120,10 @@ def job(
     components = [aggregator, generator, initial, *others, component("witness", f"{_APP}.Witness", out=str(out))]
     components += [component("alter", f"{_APP}.Alter", what=alter)] if alter else []
     server = {"format_version": 2, "workflows": [workflow], "components": components}
+    words = ["--width", str(width), "--out", str(out), *(["--fault", fault] if fault else [])]
     client: dict[str, Any] = {
         "format_version": 2,
-        "executors": [
-            {"tasks": ["train"], "executor": {"path": f"{_APP}.Learner", "args": {"out": str(out), "fault": fault}}}
-        ],
+        "executors": [{"tasks": ["train"], "executor": _executor(launch, ["--patients", str(patients), *words])}],
         "task_data_filters": [{"tasks": ["train"], "filters": [decryptor]}] if decryptor else [],
         "task_result_filters": [{"tasks": ["train"], "filters": [encryptor]}] if encryptor else [],
         "components": [],
@@ -125,6 +135,9 @@ def job(
     for app in apps:
         config = folder / app / "config"
         config.mkdir(parents=True)
+        if launch != "in_process":
+            config.with_name("custom").mkdir()
+            shutil.copy(_SCRIPT, config.with_name("custom"))
         (config / "config_fed_server.json").write_text(json.dumps(server, indent=1))
         text = json.dumps(client, indent=1)
         (config / "config_fed_client.json").write_text(
@@ -132,6 +145,21 @@ def job(
         )
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
     return folder
+
+
+def _executor(launch: Launch, words: list[str]) -> dict[str, Any]:
+    """Return what NVFlare's ScriptRunner makes of a script."""
+    arguments: dict[str, Any] = {
+        "execution_mode": "in_process" if launch == "in_process" else "external_process",
+        "params_exchange_format": "numpy",
+        "server_expected_format": "numpy",
+        "params_transfer_type": "DIFF" if launch == "once" else "FULL",
+    }
+    if launch == "in_process":
+        arguments |= {"task_script_path": str(_SCRIPT), "task_script_args": shlex.join(words)}
+    else:
+        arguments |= {"command": ["python", "-u", f"custom/{_SCRIPT.name}", *words], "launch_once": launch == "once"}
+    return {"path": _EXECUTOR, "args": arguments}
 
 
 def component(name: str, path: str, **arguments: Any) -> dict[str, Any]:
@@ -149,9 +177,15 @@ def allow(resources: Path, default: Path | None = None) -> None:
     allowed = settings.get("class_allow_list") or (
         json.loads(default.read_text())["class_allow_list"] if default else ["nvflare."]
     )
-    settings["class_allow_list"] = [*allowed, f"{_OURS}.", f"{_APP}."]
+    settings["class_allow_list"] = [*allowed, f"{_OURS}.", f"{_APP}.", _EXECUTOR]
     resources.parent.mkdir(parents=True, exist_ok=True)
     resources.write_text(json.dumps(settings, indent=1))
+
+
+def environment(python: str) -> dict[str, str]:
+    """Return the variables of NVFlare's processes: scripts take its Python, and all of them one core."""
+    path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONWARNINGS": "ignore", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def simulate(python: str, folder: Path, workspace: Path) -> str:
@@ -164,6 +198,6 @@ def simulate(python: str, folder: Path, workspace: Path) -> str:
         text=True,
         check=False,
         timeout=600,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        env=environment(python),
     )
     return done.stdout + done.stderr

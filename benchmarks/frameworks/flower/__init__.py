@@ -1,0 +1,1 @@
+"""Flower runs with our ciphertexts, behind SecAgg+, and in the clear."""
