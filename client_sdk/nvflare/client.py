@@ -10,7 +10,7 @@ from client_sdk.adapters.base import missing_extra, numeric
 from client_sdk.frameworks.adder import sentence
 from client_sdk.frameworks.claim import site_name
 from client_sdk.frameworks.site import Keystore, RunSite
-from client_sdk.nvflare.records import DELIVERY, RECORD, Task, bare, carrying, found
+from client_sdk.nvflare.records import DELIVERY, PRESENCE, RECORD, Task, bare, carrying, found
 from he_agg.errors import HeAggError, InputError, Reason
 from he_agg.plan.fixedpoint import OnOverflow
 
@@ -51,7 +51,9 @@ class ModelDecryptor(Filter):  # type: ignore[misc,unused-ignore]
     def handle_event(self, event_type: str, fl_ctx: Any) -> None:
         """Be ready for the last sum, which comes without a task."""
         if event_type == EventType.START_RUN:
-            fl_ctx.get_engine().register_aux_message_handler(DELIVERY, self._take_last)
+            engine = fl_ctx.get_engine()
+            engine.register_aux_message_handler(PRESENCE, self._here)
+            engine.register_aux_message_handler(DELIVERY, self._take_last)
 
     def process(self, shareable: Any, fl_ctx: Any) -> Any:
         """Put the global model in the place of the sums."""
@@ -65,6 +67,9 @@ class ModelDecryptor(Filter):  # type: ignore[misc,unused-ignore]
         fl_ctx.set_prop(_SITE, site, private=True, sticky=False)
         fl_ctx.set_prop(_ROUND, task.round, private=True, sticky=False)
         return bare(shareable, DXO(DataKind.WEIGHTS, data=model))
+
+    def _here(self, topic: str, request: Any, fl_ctx: Any) -> Any:  # noqa: ARG002 - NVFlare names them
+        return make_reply(ReturnCode.OK)
 
     def _take_last(self, topic: str, request: Any, fl_ctx: Any) -> Any:  # noqa: ARG002 - NVFlare names them
         try:

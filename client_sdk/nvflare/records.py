@@ -16,13 +16,16 @@ try:
 except ImportError as error:
     raise missing_extra("nvflare", "nvflare") from error
 
-__all__ = ["DELIVERY", "RECORD", "Task", "bare", "carried", "carrying", "found", "record_of"]
+__all__ = ["DELIVERY", "PRESENCE", "RECORD", "Task", "bare", "carried", "carrying", "found", "record_of"]
 
 RECORD = "he-agg"
 """Where our record lies in a shareable, and in a server's model."""
 
 DELIVERY = "he-agg.last-sum"
 """Topic of the message that brings the last sum: no task follows it."""
+
+PRESENCE = "he-agg.presence"
+"""Topic of the question before it, whether a site is still in the job."""
 
 
 def carrying(what: Carried) -> dict[str, Any]:

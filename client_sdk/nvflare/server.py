@@ -8,13 +8,14 @@ from typing import Any
 from client_sdk.adapters.base import missing_extra
 from client_sdk.frameworks.adder import Adder, read_federation, sentence
 from client_sdk.frameworks.claim import NO_SUM, RUN_BYTES, Claim, digest_of, site_name
-from client_sdk.nvflare.records import DELIVERY, RECORD, carried, carrying, found, record_of
+from client_sdk.nvflare.records import DELIVERY, PRESENCE, RECORD, carried, carrying, found, record_of
 from he_agg.documents.federation import FederationDocument
 from he_agg.errors import ConfigError, HeAggError, Reason
 
 try:
     from nvflare.apis.dxo import DXO, DataKind
     from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+    from nvflare.apis.shareable import Shareable
     from nvflare.app_common.abstract.aggregator import Aggregator
     from nvflare.app_common.abstract.learnable_persistor import LearnablePersistor
     from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey
@@ -26,6 +27,8 @@ except ImportError as error:
     raise missing_extra("nvflare", "nvflare") from error
 
 __all__ = ["SumAggregator", "SumPersistor", "SumShareableGenerator"]
+
+_PRESENCE_S = 30.0
 
 
 class SumAggregator(Aggregator):  # type: ignore[misc,unused-ignore]
@@ -125,16 +128,24 @@ class SumShareableGenerator(ShareableGenerator):  # type: ignore[misc,unused-ign
                 self._deliver(fl_ctx)
 
     def _deliver(self, fl_ctx: Any) -> None:
-        engine = fl_ctx.get_engine()
-        names = [client.name for client in engine.get_clients()]
+        names = [client.name for client in fl_ctx.get_engine().get_clients()]
+        # A site that has died is among them, and is not waited for as one that opens a large sum.
+        codes = _asked(names, PRESENCE, Shareable(), min(_PRESENCE_S, self.delivery_s), fl_ctx)
+        there = [name for name in names if codes.get(name) == ReturnCode.OK]
         data = self.learnable_to_shareable(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL), fl_ctx)
-        replies = engine.send_aux_request(names, DELIVERY, data, self.delivery_s, fl_ctx) or {}
+        codes = _asked(there, DELIVERY, data, self.delivery_s, fl_ctx)
         for name in names:
-            code = replies[name].get_return_code() if name in replies else "no reply"
+            code = codes.get(name, "no reply") if name in there else "it is not in the job any more"
             if code == ReturnCode.OK:
                 self.log_info(fl_ctx, f"{name} has opened the last sum")
             else:
                 self.log_warning(fl_ctx, f"{name} has not opened the last sum: {code}; its own log says why")
+
+
+def _asked(names: list[str], topic: str, data: Any, seconds: float, fl_ctx: Any) -> dict[str, str]:
+    """Send sites a message, and return the codes of their replies."""
+    replies = fl_ctx.get_engine().send_aux_request(names, topic, data, seconds, fl_ctx) if names else None
+    return {name: reply.get_return_code() for name, reply in (replies or {}).items()}
 
 
 class SumPersistor(ModelPersistor):  # type: ignore[misc,unused-ignore]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -14,6 +16,7 @@ from typing import Any
 
 from benchmarks.frameworks.nvflare.jobs import allow, environment
 from benchmarks.frameworks.task import SITES
+from benchmarks.proc import descendants
 from benchmarks.rounds import tree
 
 __all__ = ["PORT", "Poc"]
@@ -21,6 +24,7 @@ __all__ = ["PORT", "Poc"]
 PORT = 8002
 """Where NVFlare's `poc` has its server."""
 
+_MODULE = "nvflare.private.fed.app"
 _PREPARE_S = 120
 _READY_S = 90.0
 _POLL_S = 0.1
@@ -60,16 +64,28 @@ class Poc:
             _allow(self.kits / machine / "local")
 
     def __enter__(self) -> Poc:
-        module = "nvflare.private.fed.app"
-        self._start("server", f"{module}.server.server_train", "fed_server.json")
-        for site in SITES:
-            self._start(site, f"{module}.client.client_train", "fed_client.json", f"uid={site}")
-        until = time.monotonic() + _READY_S
-        while not all("Successfully registered client" in self.log(site) for site in SITES):
-            if time.monotonic() > until:
-                raise RuntimeError(f"NVFlare's sites did not come up: {self.log(SITES[0])[-2000:]}")
-            time.sleep(_POLL_S)
+        self._start("server", f"{_MODULE}.server.server_train", "fed_server.json")
+        self.start(*SITES)
         return self
+
+    def start(self, *sites: str) -> None:
+        """Start sites, and wait until the server knows them."""
+        for site in sites:
+            self._start(site, f"{_MODULE}.client.client_train", "fed_client.json", f"uid={site}")
+        until = time.monotonic() + _READY_S
+        while not all("Successfully registered client" in self.log(site) for site in sites):
+            if time.monotonic() > until:
+                raise RuntimeError(f"NVFlare's sites did not come up: {self.log(sites[0])[-2000:]}")
+            time.sleep(_POLL_S)
+
+    def kill_job(self, site: str) -> None:
+        """Kill what runs a site's job. Its client stays, and notices."""
+        for pid in descendants(self._processes[site].pid):
+            os.kill(pid, signal.SIGKILL)
+
+    def kill(self, site: str) -> None:
+        """Kill all of a site, as a power cut does."""
+        tree.stop(self._processes[site])
 
     def _start(self, machine: str, module: str, settings: str, *more: str) -> None:
         command = [self._python, "-u", "-m", module, "-m", str(self.kits / machine), "-s", settings, "--set"]

@@ -6,6 +6,8 @@ HE_AGG_TEST_NVFLARE_PYTHON names the Python of an environment that has nvflare a
 import json
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -108,28 +110,85 @@ def test_a_site_with_another_key_is_named_and_not_counted(tmp_path, patients):
     assert all(same(path, initial(WIDTH, 0)) for path in final_models(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """Three sites and a server with certificates, from kits of `nvflare poc prepare`; the plan, and where they are."""
+    if reason := why_no_nvflare(PYTHON):
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("poc")
+    plan = keystore(folder)
+    local = {site: [folder / "keystore"] for site in SITES} | {"server": [folder / "federation.json"]}
+    with Poc(PYTHON, folder / "kits", he=False, local=local) as poc:
+        yield plan, poc
+
+
+def deployed_job(folder, patients, seed, **options):
+    files = {"keystore": "keystore", "federation": "federation.json"}
+    facts = {"patients": patients, "width": WIDTH, "rounds": 3, "out": folder / "out", "seed": seed}
+    return job(folder / "job", "he-agg", **(files | facts | options))
+
+
+def newest(poc):
+    """Where each site's model of the newest run is."""
+    found = {}
+    for site in SITES:
+        models = final_models(poc.kits / site / "local")
+        found[site] = max(models, key=lambda path: path.stat().st_mtime)
+    return found
+
+
 @pytest.mark.slow
-def test_on_deployed_processes(tmp_path, patients):
-    """Three sites and a server with certificates, from kits of `nvflare poc prepare`; two jobs, one after the other."""
-    plan = keystore(tmp_path)
-    local = {site: [tmp_path / "keystore"] for site in SITES} | {"server": [tmp_path / "federation.json"]}
-    with Poc(PYTHON, tmp_path / "poc", he=False, local=local) as poc:
-        for name, options in (("first", {}), ("second", {"may_repeat": True})):
-            made = job(
-                tmp_path / name,
-                "he-agg",
-                patients=patients,
-                width=WIDTH,
-                rounds=2,
-                out=tmp_path / f"{name}-out",
-                keystore="keystore",
-                federation="federation.json",
-                options=options,
-            )
-            completed, _ = poc.run(made)
-            assert completed, poc.log("server")[-3000:]
-        models = plaintext(plan, patients, 2)
-        for site in SITES:
-            kept = final_models(poc.kits / site / "local")
-            assert len(kept) == 2
-            assert all(same(path, models[2]) for path in kept)
+@pytest.mark.parametrize("launch", ["in_process", "once"])
+def test_on_deployed_processes(tmp_path, patients, deployed, launch):
+    """Scripts of the Client API: one that sites have, in the job's process; one that the job brings, in its own."""
+    plan, poc = deployed
+    seed = ["in_process", "once"].index(launch)
+    completed, _ = poc.run(deployed_job(tmp_path, patients, seed, launch=launch))
+    assert completed, poc.log("server")[-3000:]
+    expected = clear.fixed_point(plan, patients, WIDTH, 3, seed)[3]
+    assert all(same(path, expected) for path in newest(poc).values())
+
+
+def run_until_site_2_trains(folder, patients, poc, seed, act, **options):
+    """Run a job, act while site-2 is in its second round's training, and return whether the job completed."""
+    made = deployed_job(folder, patients, seed, fault="waits:site-2:1", **options)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(poc.run, made)
+        while not (folder / "out" / "waiting").exists():
+            assert not running.done(), poc.log("server")[-3000:]
+            time.sleep(0.1)
+        act()
+        (folder / "out" / "waiting").unlink()
+        return running.result()[0]
+
+
+@pytest.mark.slow
+def test_a_job_process_that_is_killed_ends_the_job_and_every_site_has_the_model_of_the_last_sum(
+    tmp_path, patients, deployed
+):
+    """NVFlare's client sees it and has the job fail, whatever `min_clients` says."""
+    plan, poc = deployed
+    assert not run_until_site_2_trains(
+        tmp_path, patients, poc, 2, lambda: poc.kill_job("site-2"), min_clients=2, launch="once"
+    )
+    assert "due to reported failure from site-2" in poc.log("server")
+    expected = clear.fixed_point(plan, patients, WIDTH, 1, 2)[1]
+    assert all(same(path, expected) for path in newest(poc).values())
+
+
+@pytest.mark.slow
+def test_a_site_that_dies_with_its_machine_is_left_out_and_comes_back_in_the_next_job(tmp_path, patients, deployed):
+    plan, poc = deployed
+    assert run_until_site_2_trains(tmp_path, patients, poc, 3, lambda: poc.kill("site-2"), min_clients=2)
+    assert "site-2 has not opened the last sum: it is not in the job any more" in poc.log("server")
+    models = clear.fixed_point(plan, patients, WIDTH, 3, 3, lambda number: SITES[::2] if number else SITES)
+    found = newest(poc)
+    assert same(found["site-1"], models[3])
+    assert same(found["site-3"], models[3])
+    assert same(found["site-2"], models[1])
+    poc.start("site-2")
+    (tmp_path / "next").mkdir()
+    completed, _ = poc.run(deployed_job(tmp_path / "next", patients, 4))
+    assert completed, poc.log("server")[-3000:]
+    expected = clear.fixed_point(plan, patients, WIDTH, 3, 4)[3]
+    assert all(same(path, expected) for path in newest(poc).values())
