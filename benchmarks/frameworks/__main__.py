@@ -2,12 +2,14 @@
 
     python -m benchmarks.frameworks --nvflare ~/nvflare/bin/python --flower ~/flower/bin/python --out frameworks.json
 
-Those environments have he-agg beside the framework; NVFlare's has tenseal. A framework without a Python is left out.
-Both run as they are deployed: a server and three sites as processes of this machine, with certificates. Schemes take
-turns, each repeat starts from other weights. Bytes are of the whole job, polling included: for NVFlare TCP's on the
-server's port as the kernel counts them, for Flower those of all requests and answers of the sites. Seconds are from the
-beginning of a round to its end on the server, training and the framework's own waits included. The score is the area
-under the ROC curve of the last model, over patients that no hospital trained on.
+Those environments have he-agg beside the framework; NVFlare's has tenseal. A framework without a Python is left out,
+and what the file has of it stays. Both run as they are deployed: a server and three sites as processes of this machine,
+with certificates. Schemes take turns, each repeat starts from other weights.
+
+Bytes are of the whole job, polling included: for NVFlare TCP's on the server's port as the kernel counts them, for
+Flower those of all requests of the sites and of the answers. Seconds are from the beginning of a round to its end on
+the server, training and the framework's own waits included. The score is the area under the ROC curve of the last
+model, over patients that no hospital trained on.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from benchmarks.frameworks.nvflare.poc import Poc
 from benchmarks.frameworks.scoring import kept_models, opened, score
 from benchmarks.frameworks.table import table
 from benchmarks.frameworks.task import SITES, Patients, Weights, initial, share_out
-from benchmarks.report import machine, versions
+from benchmarks.report import machine, versions, write
 from benchmarks.rounds.flower.starting import flower_version
 from keys import GroupKey
 
@@ -45,18 +47,29 @@ class Training:
     test: Patients
     floating: list[Weights]
 
+    @classmethod
+    def begin(cls, folder: Path, width: int, rounds: int, repeats: int) -> Training:
+        """Deal the patients out, and train in the clear."""
+        test = share_out(folder / "patients")
+        floating = [clear.floating(folder / "patients", width, rounds, repeat)[-1] for repeat in range(repeats)]
+        return cls(folder, width, rounds, repeats, test, floating)
+
+    @property
+    def values(self) -> int:
+        """How many weights the network has."""
+        return sum(array.size for array in initial(self.width, 0).values())
+
     @property
     def patients(self) -> Path:
         """Where the sites' patients are."""
         return self.folder / "patients"
 
-    def row(self, framework: str, scheme: str, repeat: int, out: Path, size: dict[str, int], model: Weights) -> Any:
+    def row(self, scheme: str, repeat: int, out: Path, size: dict[str, int], model: Weights) -> dict[str, Any]:
         """Return what a job took, and what came of it."""
         events = [json.loads(line) for line in (out / "clock.jsonl").read_text().splitlines()]
         times = {kind: [e["time"] for e in events if e["event"] == kind] for kind in ("start", "end", "over")}
-        sent = sum(array.size for array in model.values()) * self.rounds * len(SITES)
+        sent = self.values * self.rounds * len(SITES)
         return {
-            "framework": framework,
             "scheme": scheme,
             "repeat": repeat,
             "bytes_up": size["up"],
@@ -108,7 +121,7 @@ def nvflare_rows(training: Training, python: str) -> Iterator[dict[str, Any]]:
                     raise RuntimeError(f"{scheme}: the job did not complete: {poc.log('server')[-3000:]}")
                 models = kept_models(poc.kits / site / "local" for site in SITES) if scheme == "he-agg" else []
                 model = models[0] if models else opened(out / "server.npz", training.width, poc.context)
-                row = training.row("nvflare", scheme, repeat, out, size, model)
+                row = training.row(scheme, repeat, out, size, model)
                 yield row | ({"exact": training.exact(key, repeat, models)} if models else {})
 
 
@@ -130,7 +143,7 @@ def flower_rows(training: Training, python: str) -> Iterator[dict[str, Any]]:
                 size = flower.run(folder / f"{scheme}-{repeat}", scheme, config)
                 models = kept_models(folder / site for site in SITES) if scheme == "he-agg" else []
                 model = models[0] if models else opened(out / "server.npz", training.width)
-                row = training.row("flower", scheme, repeat, out, size, model)
+                row = training.row(scheme, repeat, out, size, model)
                 yield row | ({"exact": training.exact(key, repeat, models)} if models else {})
 
 
@@ -139,43 +152,44 @@ def main() -> int:
     parser.add_argument("--nvflare", metavar="PYTHON", help="of an environment with nvflare, he-agg and tenseal")
     parser.add_argument("--flower", metavar="PYTHON", help="of an environment with flwr and he-agg")
     parser.add_argument("--width", type=int, default=512, help="of the network's hidden layers")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    asked = ((options.nvflare, why_no_nvflare, nvflare_rows), (options.flower, why_no_runs, flower_rows))
-    if not any(python for python, _, _ in asked):
+    asked = [
+        (name, python, why_not, version, rows)
+        for name, python, why_not, version, rows in (
+            ("nvflare", options.nvflare, why_no_nvflare, nvflare_version, nvflare_rows),
+            ("flower", options.flower, why_no_runs, flower_version, flower_rows),
+        )
+        if python
+    ]
+    if not asked:
         parser.error("name the Python of at least one framework: --nvflare, --flower")
-    for python, why_not, _ in asked:
-        if python and (reason := why_not(python)):
+    for _, python, why_not, _, _ in asked:
+        if reason := why_not(python):
             parser.error(reason)
-    result: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m benchmarks.frameworks", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": versions()
-        | {"nvflare": options.nvflare and nvflare_version(options.nvflare)}
-        | {"flwr": options.flower and flower_version(options.flower)},
-        "values": sum(array.size for array in initial(options.width, 0).values()),
-        "rounds": options.rounds,
-        "sites": len(SITES),
-        "rows": [],
-    }
+    result = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        test = share_out(folder / "patients")
-        floating = [
-            clear.floating(folder / "patients", options.width, options.rounds, repeat)[-1]
-            for repeat in range(options.repeats)
-        ]
-        training = Training(folder, options.width, options.rounds, options.repeats, test, floating)
-        for python, _, rows in asked:
-            for row in rows(training, python) if python else ():
-                result["rows"].append(row)
+        training = Training.begin(Path(name), options.width, options.rounds, options.repeats)
+        for framework, python, _, version, rows in asked:
+            result[framework] = {
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": " ".join(["python -m benchmarks.frameworks", *sys.argv[1:]]),
+                "machine": machine(),
+                "versions": versions() | {framework: version(python)},
+                "values": training.values,
+                "rounds": options.rounds,
+                "sites": len(SITES),
+                "rows": [],
+            }
+            for row in rows(training, python):
+                result[framework]["rows"].append(row)
                 print(json.dumps(row), file=sys.stderr, flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
+                if options.out:
+                    write(result, options.out)
+    for framework, *_ in asked:
+        print(table(result[framework]))
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Make the table that the pages show from a kept result.
+"""Make the tables that pages show from a kept result.
 
-python -m benchmarks.frameworks.table [RESULT]      prints it
+python -m benchmarks.frameworks.table [RESULT]      prints them
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ _HEAD = """\
 |---|---|---|---|---|---|---|
 """
 _NAMES = {
-    ("nvflare", "plaintext"): "NVFlare, in the clear",
-    ("nvflare", "he-agg"): "NVFlare, **here**",
-    ("nvflare", "tenseal"): "NVFlare's HE",
-    ("flower", "plaintext"): "Flower, in the clear",
-    ("flower", "he-agg"): "Flower, **here**",
-    ("flower", "secaggplus"): "Flower's SecAgg+",
+    "plaintext": "in the clear, float32",
+    "he-agg": "here, 16 bits",
+    "tenseal": "NVFlare's HE",
+    "secaggplus": "Flower's SecAgg+",
 }
 
 
-def table(result: dict[str, Any], framework: str = "") -> str:
-    """Return it as Markdown, of one framework or of all."""
+def table(run: dict[str, Any]) -> str:
+    """Return what the schemes took in a framework, as Markdown."""
     lines = []
-    for (of, scheme), name in _NAMES.items():
-        rows = [row for row in result["rows"] if (row["framework"], row["scheme"]) == (of, scheme)]
-        if rows and framework in ("", of):
+    for scheme, name in _NAMES.items():
+        rows = [row for row in run["rows"] if row["scheme"] == scheme]
+        if rows:
             lines.append(_line(name, rows))
     return _HEAD + "\n".join(lines)
 
@@ -50,4 +48,5 @@ def _line(name: str, rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    print(table(json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else RESULT).read_text())))
+    for run in json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else RESULT).read_text()).values():
+        print(table(run))
