@@ -1,19 +1,21 @@
-"""Make the tables that pages show from a kept result.
+"""Put the tables of the kept result into the pages that show them.
 
-python -m benchmarks.frameworks.table [RESULT]      prints them
+python -m benchmarks.frameworks.table
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import re
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-__all__ = ["RESULT", "table"]
+__all__ = ["PAGES", "RESULT", "table"]
 
-RESULT = Path(__file__).parents[1] / "results" / "frameworks.json"
+_ROOT = Path(__file__).parents[2]
+RESULT = _ROOT / "benchmarks" / "results" / "frameworks.json"
+PAGES = {"nvflare": _ROOT / "docs" / "nvflare.md", "flower": _ROOT / "docs" / "training.md"}
 
 _HEAD = """\
 | | bytes a value up | down | seconds a round: median, least to most | seconds, whole job | AUC | furthest risk |
@@ -34,7 +36,7 @@ def table(run: dict[str, Any]) -> str:
         rows = [row for row in run["rows"] if row["scheme"] == scheme]
         if rows:
             lines.append(_line(name, rows))
-    return _HEAD + "\n".join(lines)
+    return _HEAD + "".join(lines)
 
 
 def _line(name: str, rows: list[dict[str, Any]]) -> str:
@@ -43,10 +45,12 @@ def _line(name: str, rows: list[dict[str, Any]]) -> str:
     seconds = f"{median(later):.1f}, {min(later):.1f} to {max(later):.1f}"
     whole = f"{median(row['job_s'] for row in rows):.0f}"
     scores = ", ".join(f"{row['auc']:.4f}" for row in rows)
-    furthest = f"{max(row['furthest_risk'] for row in rows):.1g}"
-    return f"| {name} | {up:.1f} | {down:.1f} | {seconds} | {whole} | {scores} | {furthest} |"
+    furthest = f"{max(row['furthest_risk'] for row in rows):.7f}"
+    return f"| {name} | {up:.1f} | {down:.1f} | {seconds} | {whole} | {scores} | {furthest} |\n"
 
 
 if __name__ == "__main__":
-    for run in json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else RESULT).read_text()).values():
-        print(table(run))
+    for framework, run in json.loads(RESULT.read_text()).items():
+        page = PAGES[framework]
+        shown = re.compile(re.escape(_HEAD) + r"(\|.*\n)*")
+        page.write_text(shown.sub(lambda _, run=run: table(run), page.read_text()))  # type: ignore[misc]

@@ -1,7 +1,6 @@
 """The training that NVFlare's and Flower's jobs have in common, and the tables that pages show of it."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,9 @@ import pytest
 
 from benchmarks.frameworks import clear
 from benchmarks.frameworks.scoring import score
-from benchmarks.frameworks.table import RESULT, table
+from benchmarks.frameworks.table import PAGES, RESULT, table
 from benchmarks.frameworks.task import SITES, initial, patients_of, share_out, train
 
-ROOT = Path(__file__).parents[2]
 WIDTH = 16
 
 
@@ -69,10 +67,10 @@ def test_training_follows_from_site_round_and_weights_alone(shared):
     assert any(once[name].tobytes() != other[name].tobytes() for name in start)
 
 
-@pytest.mark.parametrize(("page", "framework"), [("docs/nvflare.md", "nvflare"), ("docs/training.md", "flower")])
-def test_pages_show_the_kept_result(page, framework):
+@pytest.mark.parametrize("framework", PAGES)
+def test_pages_show_the_kept_result(framework):
     run = json.loads(RESULT.read_text())[framework]
-    assert table(run) in (ROOT / page).read_text()
+    assert table(run) in PAGES[framework].read_text()
     ours = [row for row in run["rows"] if row["scheme"] == "he-agg"]
     assert ours
     assert all(row["exact"] for row in ours)

@@ -175,9 +175,9 @@ def test_a_job_process_that_is_killed_ends_the_job_and_every_site_has_the_model_
 ):
     """NVFlare's client sees it and has the job fail, whatever `min_clients` says."""
     plan, poc = deployed
-    assert not run_with_a_death(tmp_path, patients, poc, 2, lambda: poc.kill_job("site-2"))
+    assert not run_with_a_death(tmp_path, patients, poc, 5, lambda: poc.kill_job("site-2"))
     assert "due to reported failure from site-2" in poc.log("server")
-    expected = clear.fixed_point(plan, patients, WIDTH, 1, 2)[1]
+    expected = clear.fixed_point(plan, patients, WIDTH, 1, 5)[1]
     assert all(same(path, expected) for path in newest(poc).values())
 
 
@@ -198,7 +198,7 @@ def test_a_site_that_dies_with_its_machine_is_left_out_and_comes_back_in_the_nex
     assert same(found["site-3"], models[3])
     assert same(found["site-2"], models[1])
     (tmp_path / "next").mkdir()
-    completed, _ = poc.run(deployed_job(tmp_path / "next", patients, 4))
+    completed, _ = poc.run(deployed_job(tmp_path / "next", patients, 6))
     assert completed, poc.log("server")[-3000:]
-    expected = clear.fixed_point(plan, patients, WIDTH, 3, 4)[3]
+    expected = clear.fixed_point(plan, patients, WIDTH, 3, 6)[3]
     assert all(same(path, expected) for path in newest(poc).values())
