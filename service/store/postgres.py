@@ -7,51 +7,69 @@ than the lock, where that of REPEATABLE READ would be as old as the wait for it.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, create_engine, event
 
 from he_agg.errors import ConfigError, Reason
 from service.store.statements import run_text
 
-__all__ = ["open_engine"]
+__all__ = ["Postgres"]
 
 _LOCK = 0x68652D616767  # "he-agg": advisory locks are numbers within one database
 _DURABLE = ("on", "remote_apply")
 _IDLE_MS = 60_000
 
 
-def open_engine(url: URL, *, busy_timeout_s: float, write_option: str) -> Engine:
-    """Make ready to connect to a PostgreSQL database."""
-    if find_spec("psycopg") is None:
-        raise ConfigError(
-            Reason.BAD_CONFIG, "database_url: PostgreSQL needs its driver", "pip install 'he-agg[postgres]'"
+class Postgres:
+    """A PostgreSQL database and connections to it.
+
+    Args:
+        busy_timeout_s: how long to wait for another writer. Units: seconds.
+
+    Attributes:
+        url: where it is.
+    """
+
+    def __init__(self, url: URL, *, busy_timeout_s: float) -> None:
+        if find_spec("psycopg") is None:
+            raise ConfigError(
+                Reason.BAD_CONFIG, "database_url: PostgreSQL needs its driver", "pip install 'he-agg[postgres]'"
+            )
+        self.url = url
+        # Error texts must not quote parameters: a manifest is one. A server that was restarted is noticed before it is
+        # used. Five processes fit into the 100 connections of a server that nobody has tuned.
+        self._engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            hide_parameters=True,
+            pool_size=8,
+            max_overflow=8,
+            pool_timeout=busy_timeout_s,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10, "application_name": "he-agg"},
         )
-    # Error texts must not quote parameters: a manifest is one. A server that was restarted is noticed before it is
-    # used. Five processes fit into the 100 connections of a server that nobody has tuned.
-    engine = create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        hide_parameters=True,
-        pool_size=8,
-        max_overflow=8,
-        pool_timeout=busy_timeout_s,
-        pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "application_name": "he-agg"},
-    )
 
-    def on_connect(connection: Any, _record: Any) -> None:
-        _make_durable(connection, int(busy_timeout_s * 1000))
+        def on_connect(connection: Any, _record: Any) -> None:
+            _make_durable(connection, int(busy_timeout_s * 1000))
 
-    def on_begin(connection: Connection) -> None:
-        if connection.get_execution_options().get(write_option, False):
-            run_text(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
-        else:
-            run_text(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        event.listen(self._engine, "connect", on_connect)
 
-    event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", on_begin)
-    return engine
+    @contextlib.contextmanager
+    def begin(self, *, write: bool) -> Iterator[Connection]:
+        """Open a transaction. It is committed at the end, or undone by what is raised."""
+        with self._engine.connect() as connection, connection.begin():
+            if write:
+                run_text(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
+            else:
+                run_text(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
 
 
 def _make_durable(connection: Any, lock_timeout_ms: int) -> None:

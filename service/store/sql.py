@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from he_agg.errors import ConfigError, Reason
 from service.audit_events.event import Tell
 from service.failpoints import failpoint
 from service.settings import Settings
-from service.store import postgres, schema, sqlite
+from service.store import schema
+from service.store.postgres import Postgres
 from service.store.sql_failures import translated
+from service.store.sqlite import SqliteFile
 from service.store.transaction import Transaction
 
 __all__ = ["Store", "is_shared", "make_data_dir", "open_store"]
-
-_WRITE = "he_agg_write"
 
 
 def open_store(settings: Settings, *, create: bool) -> Store:
@@ -79,15 +79,16 @@ class Store:
     def __init__(self, url: str, *, busy_timeout_s: float, create: bool) -> None:
         parsed = _parse(url)
         self.is_shared = parsed.get_backend_name() == "postgresql"
+        self._database: Postgres | SqliteFile
         if self.is_shared:
-            self._engine = postgres.open_engine(parsed, busy_timeout_s=busy_timeout_s, write_option=_WRITE)
+            self._database = Postgres(parsed, busy_timeout_s=busy_timeout_s)
         else:
-            self._engine = sqlite.open_engine(parsed, busy_timeout_s=busy_timeout_s, create=create, write_option=_WRITE)
+            self._database = SqliteFile(parsed, busy_timeout_s=busy_timeout_s, create=create)
         self._one_writer = threading.Lock()
         self.on_write: Callable[[float], None] = _nobody
         self.on_event: Tell = _nobody
         try:
-            with self._begin_write() as connection:
+            with self._database.begin(write=True) as connection:
                 schema.prepare(connection, create=create)
         except DBAPIError as error:
             self.close()
@@ -106,7 +107,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """Open a transaction that only reads and sees one state throughout."""
-        with translated(), self._engine.connect() as connection, connection.begin():
+        with translated(), self._database.begin(write=False) as connection:
             yield Transaction(connection)
 
     @contextmanager
@@ -114,7 +115,7 @@ class Store:
         """Open a transaction that may write, alone among all processes."""
         # Waiting writers of SQLite poll, and those of PostgreSQL each hold a connection: a queue is better.
         began = time.perf_counter()
-        with translated(), self._one_writer, self._begin_write() as connection:
+        with translated(), self._one_writer, self._database.begin(write=True) as connection:
             self.on_write(time.perf_counter() - began)
             tx = Transaction(connection)
             yield tx
@@ -125,12 +126,7 @@ class Store:
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _begin_write(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection, connection.execution_options(**{_WRITE: True}).begin():
-            yield connection
+        self._database.close()
 
 
 def _nobody(_: object) -> None:

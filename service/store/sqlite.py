@@ -4,53 +4,85 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from he_agg.errors import ConfigError, Reason
 from service.store.failures import end_if_disk_failed
 from service.store.statements import run_text
 
-__all__ = ["open_engine"]
+__all__ = ["SqliteFile"]
 
 _SYNCHRONOUS_FULL = 2
 
 
-def open_engine(url: URL, *, busy_timeout_s: float, create: bool, write_option: str) -> Engine:
-    """Make ready to connect to a SQLite file."""
-    if not url.database or url.database == ":memory:":
-        raise ConfigError(
-            Reason.BAD_CONFIG,
-            "database_url: expected a SQLite file, got a database in memory",
-            "leave HE_AGG_DATABASE_URL unset to use the file in the data directory",
-        )
-    if not create and not Path(url.database).exists():
-        raise ConfigError(
-            Reason.FILE_MISSING,
-            f"there is no aggregator store at {url.database}",
-            "name the right --data-dir, or begin with `he-agg federation create federation.json --roster roster.json`",
-        )
-    _keep_private(Path(url.database))
-    # Error texts must not quote parameters: a manifest is one.
-    engine = create_engine(
-        url,
-        hide_parameters=True,
-        pool_size=48,  # none is closed again: opening one costs as much as several requests
-        max_overflow=0,
-        connect_args={"timeout": busy_timeout_s, "check_same_thread": False},
-    )
+class SqliteFile:
+    """A SQLite file and connections to it.
 
-    def on_begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get(write_option, False)
-        run_text(connection, "BEGIN IMMEDIATE" if write else "BEGIN")
+    Args:
+        busy_timeout_s: how long to wait for a writer in another process. Units: seconds.
+        create: make the file if there is none.
 
-    event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", on_begin)
-    event.listen(engine, "handle_error", _on_error)
-    return engine
+    Attributes:
+        url: where it is.
+    """
+
+    def __init__(self, url: URL, *, busy_timeout_s: float, create: bool) -> None:
+        if not url.database or url.database == ":memory:":
+            raise ConfigError(
+                Reason.BAD_CONFIG,
+                "database_url: expected a SQLite file, got a database in memory",
+                "leave HE_AGG_DATABASE_URL unset to use the file in the data directory",
+            )
+        if not create and not Path(url.database).exists():
+            raise ConfigError(
+                Reason.FILE_MISSING,
+                f"there is no aggregator store at {url.database}",
+                "name the right --data-dir, or begin with `he-agg federation create federation.json --roster "
+                "roster.json`",
+            )
+        _keep_private(Path(url.database))
+        self.url = url
+        # Error texts must not quote parameters: a manifest is one.
+        self._engine = create_engine(
+            url,
+            hide_parameters=True,
+            pool_size=48,  # none is closed again: opening one costs as much as several requests
+            max_overflow=0,
+            connect_args={"timeout": busy_timeout_s, "check_same_thread": False},
+        )
+        event.listen(self._engine, "connect", _on_connect)
+        event.listen(self._engine, "handle_error", _on_error)
+        self._idle: list[Connection] = []
+
+    @contextlib.contextmanager
+    def begin(self, *, write: bool) -> Iterator[Connection]:
+        """Open a transaction. It is committed at the end, or undone by what is raised."""
+        # The pool has connections ready, too, but takes as long for one as for several statements.
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._engine.connect()
+        try:
+            run_text(connection, "BEGIN IMMEDIATE" if write else "BEGIN")
+            yield connection
+            run_text(connection, "COMMIT")
+            if connection.in_transaction():  # SQLAlchemy has run a statement itself, and thinks that it still is
+                connection.commit()
+        except BaseException:
+            connection.close()  # the pool undoes what was begun
+            raise
+        self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        while self._idle:
+            self._idle.pop().close()
+        self._engine.dispose()
 
 
 def _keep_private(path: Path) -> None:

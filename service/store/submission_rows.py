@@ -55,6 +55,9 @@ _OF_ID = submissions.c.id == bindparam("this_id")
 _MOVING = update(submissions).where(_OF_ID).values(state=bindparam("state"))
 _MOVE_SUBMISSION = Prepared(_MOVING)
 _ACCEPT_SUBMISSION = Prepared(_MOVING.values(accepted_at=bindparam("at")))
+_ADD_MANIFEST = Prepared(
+    update(submissions).where(_OF_ID).values(digest=bindparam("digest"), manifest=bindparam("bytes"))
+)
 _TOUCH = Prepared(update(submissions).where(_OF_ID).values(active_at=bindparam("at")))
 
 _OF_SUBMISSION = select(*columns_of(parts, PartRow)).where(parts.c.submission_id == bindparam("submission_id"))
@@ -137,7 +140,7 @@ class SubmissionRows(Queries):
 
     def add_manifest(self, submission_id: str, digest: str, manifest: bytes) -> None:
         """Write the manifest that is accepted for a submission."""
-        self._run(update(submissions).where(submissions.c.id == submission_id).values(digest=digest, manifest=manifest))
+        self._run(_ADD_MANIFEST, {"this_id": submission_id, "digest": digest, "bytes": manifest})
 
     def move_submission(self, submission_id: str, state: State, accepted_at: int | None = None) -> None:
         """Put a submission into another state, and note when it was accepted, if that is now."""

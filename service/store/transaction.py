@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, delete, insert, select, text, update
+from sqlalchemy import String, bindparam, delete, func, insert, select, text, update
 
 from service.store.federation_rows import FederationRows
 from service.store.holding_rows import HoldingRows
@@ -22,6 +22,10 @@ _LEASE_COLUMNS = columns_of(leases, LeaseRow)
 _LEASE = Prepared(select(*_LEASE_COLUMNS).where(leases.c.name == bindparam("name")))
 _ADD_LEASE = adding(leases, *(column.name for column in _LEASE_COLUMNS))
 _DROP_LEASE = Prepared(delete(leases).where(leases.c.name == bindparam("name")))
+_PREFIX = bindparam("prefix", type_=String)
+_PREFIXED = func.substr(leases.c.name, 1, func.length(_PREFIX)) == _PREFIX
+_LEASES = Prepared(select(*_LEASE_COLUMNS).where(_PREFIXED).order_by(leases.c.name))
+_DROP_LEASES = Prepared(delete(leases).where(_PREFIXED))
 _GENERATION = Prepared(select(meta.c.number).where(meta.c.name == "generation"))
 _BUMP = Prepared(update(meta).where(meta.c.name == "generation").values(number=meta.c.number + 1))
 _NOTIFY = text(f"NOTIFY {CHANNEL}")
@@ -45,12 +49,11 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
 
     def leases(self, prefix: str) -> list[LeaseRow]:
         """Return the leases whose names begin so, whether they have run out or not."""
-        query = select(*_LEASE_COLUMNS).where(leases.c.name.startswith(prefix, autoescape=True))
-        return self._all(as_row(LeaseRow), query.order_by(leases.c.name))
+        return self._all(as_row(LeaseRow), _LEASES, prefix=prefix)
 
     def drop_leases(self, prefix: str = "") -> None:
         """Drop all leases whose names begin so, whoever has them."""
-        self._run(delete(leases).where(leases.c.name.startswith(prefix, autoescape=True)))
+        self._run(_DROP_LEASES, {"prefix": prefix})
 
     def number(self, name: str) -> int | None:
         """Read a number of `meta`."""

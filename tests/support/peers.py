@@ -263,7 +263,7 @@ def enrol(
     )
     document = document or FederationDocument(plan.public, 1, KEY_ID)
     operations.create_federation(store, conductor, document, members.roster.encode(), keeping=keeping)
-    look_up(name, (members, store._engine.url))
+    look_up(name, (members, store._database.url))
     return members
 
 
