@@ -10,9 +10,7 @@ from typing import Any
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from he_agg.documents.signed import Signed
-from he_agg.protocol.messages import Receipt
-from service.core.submissions.receive import Uploads
+from service.core.submissions.receive import Taken, Uploads
 from service.core.submissions.runs import ExpectedPart, Run
 from service.http.auth import Caller
 from service.http.bodies import BodyReader
@@ -26,13 +24,11 @@ _MARKED_EVERY_S = 2.0
 _Keeping = asyncio.Task[tuple[ExpectedPart, ...]]
 
 
-async def take_run(
-    request: Request, run: Run, uploads: Uploads, limits: Limits, caller: Caller
-) -> Signed[Receipt] | None:
+async def take_run(request: Request, run: Run, uploads: Uploads, limits: Limits, caller: Caller) -> Taken | None:
     """Read the parts of a run and take them in. What was stored of a run that breaks off stays.
 
     Returns:
-        The receipt, if a manifest comes behind them.
+        What the site is told, if a manifest comes behind them.
 
     Raises:
         RefusedError, WireError, ClientDisconnect: as the reader and `uploads` say.

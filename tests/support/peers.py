@@ -329,7 +329,8 @@ def take_parts(aggregator: Aggregator, federation: str, site: str, prepared: Pre
     """Consecutive parts of a submission, without HTTP. A receipt, if they reach its end."""
     data = prepared.run(numbers.start, b"".join(prepared.parts[number] for number in numbers))
     sent = prepared.round_id, prepared.upload, numbers.start, len(data)
-    return aggregator.uploads.take(aggregator.uploads.expect(federation, site, *sent), memoryview(data))
+    taken = aggregator.uploads.take(aggregator.uploads.expect(federation, site, *sent), memoryview(data))
+    return None if taken is None else taken.receipt
 
 
 def take_end(aggregator: Aggregator, federation: str, site: str, prepared: Prepared) -> Signed | None:

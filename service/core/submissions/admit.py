@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 from he_agg.errors import Reason
 from service.core.conductor import Conductor
@@ -29,27 +31,41 @@ class Admissions:
         self._conductor = conductor
         self._capacity = capacity
 
-    def admit(self, federation: str, site: str, round_id: str, upload: str) -> SubmissionRow:
+    @contextlib.contextmanager
+    def looking(self, federation: str) -> Iterator[Transaction]:
+        """Open a reading transaction to `admit` in. Where there was no room, some is made for whoever asks next.
+
+        Raises:
+            OverdueError: as of `Conductor.reading`.
+        """
+        try:
+            with self._conductor.reading(federation) as tx:
+                yield tx
+        except RefusedError as refusal:
+            if refusal.reason is Reason.STORAGE_FULL:
+                with self._store.write() as tx:
+                    self._capacity.let_go(tx)
+            raise
+
+    def admit(self, tx: Transaction, row: RoundRow, site: str, upload: str) -> tuple[SubmissionRow, bool]:
         """Find an upload, or see that it may begin. Nothing is written before something of it is here.
 
         Args:
             upload: the nonce of its manifest.
 
+        Returns:
+            It, and whether it begins.
+
         Raises:
-            RefusedError: there is no such round, the site is not invited, the round is closed, the site has completed
-                another submission, or there is no room.
+            RefusedError: the site is not invited, the round is closed, the site has completed another submission, or
+                there is no room.
         """
-        with self._conductor.reading(federation) as tx:
-            row = _invited_round(tx, federation, site, round_id)
-            known, _ = self._find(tx, row, site, upload)
-            if known is not None:
-                return known
-            full = self._capacity.lacks(tx, federation_named(tx, federation), site)
-        if full is not None:
-            with self._store.write() as tx:
-                self._capacity.let_go(tx, full)
-            raise full
-        return SubmissionRow(upload, row.id, site, State.OPEN)
+        _check_invited(tx, row, site)
+        known, _ = self._find(tx, row, site, upload)
+        if known is not None:
+            return known, False
+        self._capacity.check(tx, federation_named(tx, row.id.federation), site)
+        return SubmissionRow(upload, row.id, site, State.OPEN), True
 
     def begin(self, tx: Transaction, new: SubmissionRow) -> tuple[SubmissionRow, SubmissionRow | None]:
         """Find an upload, or write that it begins. Another one of its site, with no manifest accepted, goes for it.
@@ -64,10 +80,12 @@ class Admissions:
         known, replaced = self._find(tx, find_round(tx, federation.name, str(new.round_id)), new.site, new.id)
         if known is not None:
             return known, None
-        full = self._capacity.lacks(tx, federation, new.site)
-        if full is not None:
-            self._capacity.let_go(tx, full)
-            raise full
+        try:
+            self._capacity.check(tx, federation, new.site)
+        except RefusedError as refusal:
+            if refusal.reason is Reason.STORAGE_FULL:
+                self._capacity.let_go(tx)
+            raise
         if replaced is not None:
             tx.remove_submission(replaced.id)
         tx.add_submission(new, len(federation.parsed.plan.places), int(self._conductor.now()))
@@ -112,9 +130,8 @@ def second_submission(tx: Transaction, first: SubmissionRow) -> RefusedError:
     )
 
 
-def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -> RoundRow:
-    """Find the round that a site wants to submit to, if it may."""
-    row = find_round(tx, federation, round_id)
+def _check_invited(tx: Transaction, row: RoundRow, site: str) -> None:
+    """Refuse a site that may not submit to a round."""
     if row.phase is Phase.ENDED:
         raise round_closed(row)
     if site not in tx.invited(row.id):
@@ -124,4 +141,3 @@ def _invited_round(tx: Transaction, federation: str, site: str, round_id: str) -
             "sites take part from the first round that opens after they were added to the roster",
             round_id=str(row.id),
         )
-    return row

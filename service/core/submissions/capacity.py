@@ -27,20 +27,24 @@ class Capacity:
         self._settings = settings
         self._part_store = part_store
 
-    def lacks(self, tx: Transaction, federation: FederationRow, site: str) -> RefusedError | None:
-        """Say why a new submission of a site has no room, `STORAGE_FULL` or `QUOTA_EXCEEDED`; None if it has."""
-        try:
-            self._check(tx, federation, site)
-        except RefusedError as refusal:
-            return refusal
-        return None
+    def let_go(self, tx: Transaction) -> None:
+        """Give up the single submissions that wait only for sites to open the sum of them, for the disk is full."""
+        for federation in tx.federations():
+            for row in tx.unreleased(federation.name):
+                log(
+                    logging.WARNING,
+                    "the disk is full: single submissions go before enough sites have said that they opened the sum",
+                    round_id=str(row.id),
+                )
+                tx.release(row.id)
+                tx.bump()
 
-    def let_go(self, tx: Transaction, lacking: RefusedError) -> None:
-        """Give up the single submissions that wait only for sites to open the sum of them, if the disk is full."""
-        if lacking.reason is Reason.STORAGE_FULL:
-            _let_go(tx)
+    def check(self, tx: Transaction, federation: FederationRow, site: str) -> None:
+        """Check that a new submission of a site has room.
 
-    def _check(self, tx: Transaction, federation: FederationRow, site: str) -> None:
+        Raises:
+            RefusedError: `STORAGE_FULL`, or `QUOTA_EXCEEDED`.
+        """
         size = federation.parsed.plan.wire_bytes
         name = federation.name
         # Of a federation its sums count, too; of a site what it sent. Counted only where there is a quota.
@@ -69,18 +73,6 @@ class Capacity:
             for name, number in tx.awaited_parts().items()
         )
         return parts + sum(plans[name].wire_bytes for name in tx.unsummed())
-
-
-def _let_go(tx: Transaction) -> None:
-    for federation in tx.federations():
-        for row in tx.unreleased(federation.name):
-            log(
-                logging.WARNING,
-                "the disk is full: single submissions go before enough sites have said that they opened the sum",
-                round_id=str(row.id),
-            )
-            tx.release(row.id)
-            tx.bump()
 
 
 def _check_quota(what: str, used: int, quota: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from he_agg.documents.manifest import Manifest
@@ -14,12 +15,12 @@ from service.core.conductor import Conductor
 from service.core.find import federation_named, find_round
 from service.core.roster_cache import newest_roster
 from service.core.submissions.admit import second_submission
-from service.core.submissions.shared import lacks_dealing, own_submission, round_closed
+from service.core.submissions.shared import own_submission, round_closed
 from service.domain import events
 from service.domain.submissions import AWAITED
 from service.failpoints import failpoint
 from service.refusal import RefusedError
-from service.store.rows import RoundRow, SubmissionRow
+from service.store.rows import PartRow, RoundRow, SubmissionRow
 from service.store.transaction import Transaction
 
 __all__ = ["Completion", "complete", "read_manifest", "receipt"]
@@ -76,8 +77,10 @@ def complete(conductor: Conductor, tx: Transaction, sent: SubmissionRow, signed:
         raise second_submission(tx, submission)
     if submission.state in AWAITED and conductor.takes(tx, row):
         _check_history(tx, row, signed.body)
-        _check_whole(tx, row, submission)
-        _drop_others(tx, row, submission, signed.body)
+        parts = tx.parts(submission.id)
+        dealt = None if row.basis.holders is None else tx.dealing_digest(submission.id)
+        _check_whole(row, submission, parts, dealt)
+        _drop_others(tx, row, submission, signed.body, parts, dealt)
         failpoint("completion.before_row")
         tx.add_manifest(submission.id, signed.digest, signed.encode())
         conductor.apply_in(tx, federation, events.Completed(row.id.number, row.id.attempt, site))
@@ -95,8 +98,9 @@ def receipt(conductor: Conductor, completion: Completion) -> Signed[Receipt]:
     return Signed.make(body, conductor.key.signing_key, signer)
 
 
-def _check_whole(tx: Transaction, row: RoundRow, submission: SubmissionRow) -> None:
-    missing, undealt = tx.missing(submission.id), lacks_dealing(tx, row, submission)
+def _check_whole(row: RoundRow, submission: SubmissionRow, parts: Sequence[PartRow], dealt: str | None) -> None:
+    missing = sorted(part.number for part in parts if not part.stored)
+    undealt = row.basis.holders is not None and dealt is None
     if missing or undealt:
         lacking = [counted(len(missing), "part")] if missing else []
         lacking += ["the dealing"] if undealt else []
@@ -109,15 +113,21 @@ def _check_whole(tx: Transaction, row: RoundRow, submission: SubmissionRow) -> N
         )
 
 
-def _drop_others(tx: Transaction, row: RoundRow, submission: SubmissionRow, manifest: Manifest) -> None:
+def _drop_others(
+    tx: Transaction,
+    row: RoundRow,
+    submission: SubmissionRow,
+    manifest: Manifest,
+    parts: Sequence[PartRow],
+    dealt: str | None,
+) -> None:
     """Make what is not as the manifest says missing again: nothing else can bring what the site has signed for.
 
     Raises:
         RefusedError: there was such a thing.
     """
     digests = manifest.part_digests
-    others = {part.number: part.digest for part in tx.parts(submission.id) if part.digest != digests[part.number]}
-    dealt = tx.dealing_digest(submission.id)
+    others = {part.number: part.digest for part in parts if part.digest != digests[part.number]}
     if not others and dealt == manifest.dealing:
         return
     if others:

@@ -56,17 +56,15 @@ class Dealings:
         Raises:
             RefusedError: the site may not submit, nothing is dealt with it, or its round takes nothing more.
         """
-        with self._conductor.reading(federation) as tx:
+        with self._admissions.looking(federation) as tx:
             row = find_round(tx, federation, round_id)
             holders = list_of(tx, row)
             if holders is None:
                 raise RefusedError(Reason.PLAN_MISMATCH, f"upload {upload[:12]}: the plan's keys are shared, not dealt")
-        submission = self._admissions.admit(federation, site, round_id, upload)
-        with self._conductor.reading(federation) as tx:
+            submission, _ = self._admissions.admit(tx, row, site, upload)
             if submission.digest is not None:
                 dealt = Signed.parse(Manifest, tx.manifest(submission.id)).body.dealing
                 return ExpectedDealing(submission, holders, dealt)
-            row = find_round(tx, federation, round_id)
             if tx.dealing_digest(submission.id) is None and not self._conductor.takes(tx, row):
                 raise round_closed(row)
         return ExpectedDealing(submission, holders, None)

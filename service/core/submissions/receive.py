@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.signed import Signed
@@ -29,7 +30,18 @@ from service.store.rows import PartRow, RoundRow, SubmissionRow
 from service.store.sql import Store
 from service.store.transaction import Transaction
 
-__all__ = ["Uploads"]
+__all__ = ["Taken", "Uploads"]
+
+
+class Taken(NamedTuple):
+    """A submission that is in.
+
+    Attributes:
+        closed: whether its round takes no more, so that there is something to do.
+    """
+
+    receipt: Signed[Receipt]
+    closed: bool
 
 
 class Uploads:
@@ -60,22 +72,19 @@ class Uploads:
         Raises:
             RefusedError: such a body, or the upload, is not taken.
         """
-        with self._conductor.reading(federation) as tx:
-            find_round(tx, federation, round_id)
+        with self._admissions.looking(federation) as tx:
+            row = find_round(tx, federation, round_id)
             plan = federation_named(tx, federation).parsed.plan
-        if not 0 <= first <= len(plan.places):
-            raise RefusedError(
-                Reason.UNKNOWN_PART,
-                f"upload {upload[:12]}: expected a part number from 0 to {len(plan.places)}, "
-                f"got {max(-1, min(first, 10**9))}",
-            )
-        places, manifest_bytes = measured(plan.places[first:], length)
-        submission = self._admissions.admit(federation, site, round_id, upload)
-        with self._conductor.reading(federation) as tx:
-            known = tx.submission(upload)
-            submission = known or submission
-            parts = self._expect(tx, submission, places, tx.parts(submission.id))
-        return Run(submission, plan, parts, manifest_bytes, begins=known is None)
+            if not 0 <= first <= len(plan.places):
+                raise RefusedError(
+                    Reason.UNKNOWN_PART,
+                    f"upload {upload[:12]}: expected a part number from 0 to {len(plan.places)}, "
+                    f"got {max(-1, min(first, 10**9))}",
+                )
+            places, manifest_bytes = measured(plan.places[first:], length)
+            submission, begins = self._admissions.admit(tx, row, site, upload)
+            parts = self._expect(tx, row, submission, places)
+        return Run(submission, plan, parts, manifest_bytes, begins)
 
     def keep(self, run: Run, body: memoryview) -> tuple[ExpectedPart, ...]:
         """Check parts, one after another in a body, and make them durable. No row says so yet: `take` or `mark` will.
@@ -95,7 +104,7 @@ class Uploads:
             self._part_store.put_all([(key_of(run, part), data) for part, data in new])
         return tuple(part for part, _ in new)
 
-    def take(self, run: Run, body: memoryview, kept: Sequence[ExpectedPart] = ()) -> Signed[Receipt] | None:
+    def take(self, run: Run, body: memoryview, kept: Sequence[ExpectedPart] = ()) -> Taken | None:
         """Take parts of a submission, one after another in a body. The manifest behind them completes it.
 
         One transaction decides that the parts are stored, and whether the submission is in.
@@ -104,7 +113,7 @@ class Uploads:
             kept: parts before these that `keep` has kept.
 
         Returns:
-            The receipt, if a manifest came.
+            What the site is told, if a manifest came.
 
         Raises:
             WireError: not the parts that the plan puts there, or no manifest of this upload. The parts before it stay.
@@ -123,7 +132,7 @@ class Uploads:
         """
         self._note(replace(run, parts=tuple(kept), begins=False), None)
 
-    def _note(self, run: Run, signed: Signed[Manifest] | HeAggError | None) -> Signed[Receipt] | None:
+    def _note(self, run: Run, signed: Signed[Manifest] | HeAggError | None) -> Taken | None:
         if not run.parts and signed is None:
             return None
         refusals, completion, replaced = self._decisions.run((run, signed))
@@ -131,7 +140,9 @@ class Uploads:
         self._settle(run, refusals)
         if isinstance(completion, HeAggError):
             raise completion
-        return None if completion is None else receipt(self._conductor, completion)
+        if completion is None:
+            return None
+        return Taken(receipt(self._conductor, completion), completion.round.phase is not Phase.OPEN)
 
     def _read_manifest(self, run: Run, body: bytes) -> Signed[Manifest] | HeAggError:
         try:
@@ -182,16 +193,15 @@ class Uploads:
     def _expect(
         self,
         tx: Transaction,
+        round_: RoundRow,
         submission: SubmissionRow,
         places: Sequence[PartPlace],
-        rows: Sequence[PartRow],
     ) -> tuple[ExpectedPart, ...]:
-        known = {row.number: row for row in rows}
+        known = {row.number: row for row in tx.parts(submission.id)}
         signed: tuple[str, ...] = ()
         if submission.digest is not None and not known:
             # Without rows the round is over and the parts are gone; what the answer was is still known.
             signed = Signed.parse(Manifest, tx.manifest(submission.id)).body.part_digests
-        round_ = find_round(tx, submission.round_id.federation, str(submission.round_id))
         expected = []
         for place in places:
             row = known.get(place.number)

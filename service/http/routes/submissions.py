@@ -101,11 +101,12 @@ async def put(
     check_names_manifest(request, upload)
     run = await run_in_threadpool(uploads.expect, caller.federation, caller.name, round_id, upload, first, length)
     note(request.scope, round_id=str(run.submission.round_id))
-    receipt = await take_run(request, run, uploads, limits, caller)
-    if receipt is None:
+    taken = await take_run(request, run, uploads, limits, caller)
+    if taken is None:
         return Response(status_code=204)
-    aggregator.worker.nudge()
-    return Response(receipt.encode(), media_type="application/json")
+    if taken.closed:
+        aggregator.worker.nudge()
+    return Response(taken.receipt.encode(), media_type="application/json")
 
 
 @router.get(

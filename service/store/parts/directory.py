@@ -165,7 +165,7 @@ class DirectoryParts(PartStore):
             act()
         except FileNotFoundError:
             # Its round was removed, by us or by another replica. Whoever puts this is told so by the rows.
-            self._durable = self._durable - {directory, *directory.parents}
+            self._durable.difference_update((directory, *directory.parents))
             self._make_durable(directory)
             act()
 
@@ -173,14 +173,18 @@ class DirectoryParts(PartStore):
         """Make a directory, durably. What this process has not synced itself may be in the kernel's memory only."""
         if directory in self._durable:
             return
-        levels = [level for level in (directory, *directory.parents) if level.is_relative_to(self._root)]
+        levels = [directory]
+        while levels[-1] != self._root:
+            levels.append(levels[-1].parent)
         for level in reversed(levels):
             if level not in self._durable:
                 level.mkdir(mode=0o700, exist_ok=True)
                 failpoint("directory.made")
                 sync_directory(level.parent)
                 failpoint("directory.synced")
-        self._durable = {*levels, *(self._durable if len(self._durable) < _MOST_DURABLE else ())}
+        if len(self._durable) >= _MOST_DURABLE:
+            self._durable.clear()
+        self._durable.update(levels)
 
     def _remove(self, directory: Path) -> None:
         with _translated():
