@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import Depends, FastAPI, Security
+from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from service import problems
@@ -15,6 +15,7 @@ from service.aggregator import Aggregator
 from service.http.auth import DOCUMENTED
 from service.http.bodies import Linger
 from service.http.form import check_form
+from service.http.held import Held
 from service.http.routes import health, holding, records, sharing, state, submissions, sums, trust, verdicts
 from service.limits import Limits
 from service.logs import RequestLog
@@ -78,26 +79,30 @@ def create_app(settings: Settings, aggregator: Aggregator | None = None, watchin
     modules = (state, submissions, sums, records, verdicts, sharing, holding, trust)
     problems.install(app, [route for module in (*modules, health) for route in module.router.routes])
     # The last one added is the outermost: the log sees every answer, lingering included.
+    app.add_middleware(Held)
     app.add_middleware(Linger, seconds=settings.linger_s)
     app.add_middleware(RequestLog)
     if watching.observers:
         app.add_middleware(Observed, observers=watching.observers)
     for module in modules:
-        app.include_router(module.router, dependencies=[Security(DOCUMENTED)])
+        app.include_router(module.router)
     app.include_router(health.router, dependencies=[Depends(check_form)])
-    _describe_problems(app)
+    _describe(app)
     return app
 
 
-def _describe_problems(app: FastAPI) -> None:
+def _describe(app: FastAPI) -> None:
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas["Problem"] = problems.PROBLEM_SCHEMA
-        for operations in document["paths"].values():
+        document["components"]["securitySchemes"] = DOCUMENTED
+        for path, operations in document["paths"].items():
             for operation in operations.values():
+                if path.startswith("/v1/"):
+                    operation["security"] = [{name: []} for name in DOCUMENTED]
                 # FastAPI adds its own 422; ours are problem documents, and a bad argument is a 400.
                 unprocessable = operation["responses"].get("422", {})
                 if "application/json" in unprocessable.get("content", {}):

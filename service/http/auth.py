@@ -8,12 +8,11 @@ repeated within the window does nothing new, as all of them may be repeated: non
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
 from fastapi import Request
-from fastapi.security import APIKeyHeader
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.documents.roster import Role
@@ -23,6 +22,7 @@ from he_agg.protocol.http_signatures import FEDERATION_HEADER, WINDOW_S, Claim, 
 from service.aggregator import Aggregator
 from service.http.bodies import refuse_body
 from service.http.form import check_form
+from service.http.held import hold
 from service.http.reading import run_reading
 from service.limits import KNOWN, Limits
 from service.logs import note
@@ -30,14 +30,16 @@ from service.refusal import RefusedError
 
 __all__ = ["DOCUMENTED", "Caller", "member_of"]
 
-DOCUMENTED = APIKeyHeader(
-    name="Signature",
-    auto_error=False,
-    scheme_name="signed request",
-    description="RFC 9421, in the one form that PROTOCOL.md describes: with the fields Content-Digest, "
-    "He-Agg-Federation, Signature-Input and Signature, by the key that the roster lists for the member.",
-)
-"""For the OpenAPI page only; `member_of` does the work."""
+DOCUMENTED = {
+    "signed request": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Signature",
+        "description": "RFC 9421, in the one form that PROTOCOL.md describes: with the fields Content-Digest, "
+        "He-Agg-Federation, Signature-Input and Signature, by the key that the roster lists for the member.",
+    }
+}
+"""For the OpenAPI page; `member_of` does the work."""
 
 _FIELDS = ("content-digest", FEDERATION_HEADER.lower(), "signature-input", "signature")
 
@@ -51,14 +53,14 @@ class Caller:
     roles: frozenset[Role]
 
 
-def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIterator[Caller]]:
+def member_of(*roles: Role, body: bool = False) -> Callable[[Request], Awaitable[Caller]]:
     """Make the dependency of a route: a member with one of these roles sends the request.
 
     Args:
         body: whether a body belongs to the request; otherwise one is refused.
     """
 
-    async def authenticate(request: Request) -> AsyncIterator[Caller]:
+    async def authenticate(request: Request) -> Caller:
         limits: Limits = request.app.state.limits
         with limits.unproved():
             caller = await _authenticate(request)
@@ -71,8 +73,8 @@ def member_of(*roles: Role, body: bool = False) -> Callable[[Request], AsyncIter
         await check_form(request)
         if not body:
             refuse_body(request)
-        with limits.request(caller.federation, caller.name):
-            yield caller
+        hold(request, limits.request(caller.federation, caller.name))
+        return caller
 
     return authenticate
 
