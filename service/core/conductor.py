@@ -318,9 +318,8 @@ def _accepted(tx: Transaction, round_id: RoundId) -> dict[str, str]:
 
 def _counted(summed: RoundRow | None) -> str:
     """Return what the next draw depends on."""
-    if summed is None or summed.record is None:
-        return NO_RECORD
-    return members_digest(Signed.parse(RoundRecord, summed.record).body.members)
+    signed = None if summed is None else summed.signed
+    return NO_RECORD if signed is None else members_digest(signed.body.members)
 
 
 def _sum(tx: Transaction, summed: RoundRow) -> events.Sum:

@@ -61,11 +61,12 @@ def require_sum(row: RoundRow) -> Signed[RoundRecord]:
             "there are no more rounds" if ended else "go on with the next attempt",
             round_id=str(row.id),
         )
-    if row.phase is not Phase.PUBLISHED or row.record is None:
+    signed = row.signed
+    if row.phase is not Phase.PUBLISHED or signed is None:
         raise RefusedError(
             Reason.SUM_NOT_READY,
             f"round {row.id} is {row.phase}; its sum is not there yet",
             "wait for the record: GET /v1/rounds/{round}/record?wait=30",
             round_id=str(row.id),
         )
-    return Signed.parse(RoundRecord, row.record)
+    return signed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.documents.verdict import OPENED, Verdict
@@ -58,7 +57,8 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
     verdict, before = signed.body, tx.verdict(row.id, site)
     if before == data:
         return False
-    if row.phase is not Phase.PUBLISHED or row.record is None:
+    record = row.signed
+    if row.phase is not Phase.PUBLISHED or record is None:
         over = row.phase in (Phase.FAILED, Phase.REJECTED, Phase.ENDED)
         reason = Reason.ROUND_FAILED if over else Reason.SUM_NOT_READY
         raise RefusedError(reason, f"round {row.id} is {row.phase}: it has no sum to judge", round_id=str(row.id))
@@ -69,7 +69,7 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
     ):
         if expected != got:
             raise RefusedError(reason, f"verdict, {what}: expected {expected[:63]}, got {got[:63]}")
-    if site not in Signed.parse(RoundRecord, row.record).body.members:
+    if site not in record.body.members:
         raise RefusedError(Reason.FORBIDDEN, f"site {site} is not in the sum of round {row.id}")
     signed.check_signed(newest_roster(tx, row.id.federation).body.keys_of(Role.SITE))
     if before is not None:

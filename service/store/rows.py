@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from he_agg.documents.federation import FederationDocument
+from he_agg.documents.record import RoundRecord
+from he_agg.documents.signed import Signed
 from he_agg.ids import RoundId
 from service.domain.events import Phase, Stage
 from service.domain.submissions import State
@@ -29,6 +31,12 @@ __all__ = [
 def _document(data: bytes) -> FederationDocument:
     # A document never changes, and checking a plan again for every request would cost more than the request.
     return FederationDocument.parse(data)
+
+
+@lru_cache(maxsize=16)
+def _record(data: bytes) -> Signed[RoundRecord]:
+    # Every site of a sum asks for it, and says what it found, and each time it is looked whether it is a member.
+    return Signed.parse(RoundRecord, data)
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,11 @@ class RoundRow:
     closed_at: int | None = None
     ended_at: int | None = None
     settled_at: int | None = None
+
+    @property
+    def signed(self) -> Signed[RoundRecord] | None:
+        """The record, read."""
+        return None if self.record is None else _record(self.record)
 
     @property
     def is_awaited(self) -> bool:
