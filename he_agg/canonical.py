@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from he_agg.errors import Reason, WireError, counted
@@ -198,8 +198,11 @@ class Fields:
 
 def check_hex(value: Json, n_bytes: int, what: str) -> None:
     """Refuse anything but `n_bytes` bytes in lower-case hex."""
-    if not isinstance(value, str) or len(value) != 2 * n_bytes or not set(value) <= set("0123456789abcdef"):
+    if not isinstance(value, str) or len(value) != 2 * n_bytes or not _HEX.fullmatch(value):
         raise WireError(Reason.BAD_FIELD, f"{what}: expected {2 * n_bytes} lower-case hex digits")
+
+
+_HEX = re.compile("[0-9a-f]*")
 
 
 def from_base64(text: str, what: str) -> bytes:
@@ -210,15 +213,15 @@ def from_base64(text: str, what: str) -> bytes:
         raise WireError(Reason.BAD_FIELD, f"{what}: expected Base64") from error
 
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def _check_nesting(data: bytes) -> None:
     """Count open brackets outside of strings: a parser that calls itself must not see more of them."""
     depth = 0
-    for token in _TOKEN.finditer(data):
-        first = data[token.start()]
-        depth += (first in b"[{") - (first in b"]}")
+    for bracket in _STRING.sub(b"", data).translate(None, _OTHERS):
+        depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH + 1:
             raise WireError(Reason.BAD_FIELD, f"expected at most {MAX_DEPTH} levels of JSON, got more")
 
@@ -244,23 +247,26 @@ def _finite(text: str) -> float:
 
 
 def _check(value: Json, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise WireError(Reason.BAD_FIELD, f"expected at most {MAX_DEPTH} levels of JSON, got more")
-    if isinstance(value, Mapping):
-        for key, member in value.items():
-            if not isinstance(key, str):
-                raise WireError(Reason.BAD_FIELD, f"expected string keys in JSON, got {_name(key)}")
-            _check(member, depth + 1)
-    elif isinstance(value, list | tuple):
-        for member in value:
-            _check(member, depth + 1)
-    elif isinstance(value, bool) or value is None or isinstance(value, str):
-        pass
-    elif isinstance(value, int):
+    if isinstance(value, str | bool) or value is None:
+        return
+    if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise WireError(Reason.BAD_FIELD, "expected integers of at most 53 bits in JSON, got a larger one")
+        return
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise WireError(Reason.BAD_FIELD, f"expected string keys in JSON, got {_name(key)}")
+        members: Collection[Json] = value.values()
+    elif isinstance(value, list | tuple):
+        members = value
     else:
         raise WireError(Reason.BAD_FIELD, f"canonical JSON has no {_name(value)}")
+    if members and depth == MAX_DEPTH:
+        raise WireError(Reason.BAD_FIELD, f"expected at most {MAX_DEPTH} levels of JSON, got more")
+    for member in members:
+        if type(member) is not str:  # most are
+            _check(member, depth + 1)
 
 
 def _dumps(value: Json, sort_keys: bool) -> str:

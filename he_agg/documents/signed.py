@@ -127,7 +127,7 @@ class Signed(Generic[AnyBody]):
         Raises:
             WireError: anything but one canonical document of that kind.
         """
-        return cls.from_json(kind, canonical.parse(data, kind.MAX_BYTES))
+        return cls.read(kind, canonical.parse(data, kind.MAX_BYTES)).of_form(data)
 
     @classmethod
     def from_json(cls, kind: type[AnyBody], value: canonical.Json) -> Signed[AnyBody]:
@@ -135,6 +135,15 @@ class Signed(Generic[AnyBody]):
 
         Raises:
             WireError: not a document of that kind, or an author's that has not one signature, the author's.
+        """
+        return cls.read(kind, value).of_form(canonical.encode(value))
+
+    @classmethod
+    def read(cls, kind: type[AnyBody], value: canonical.Json) -> Signed[AnyBody]:
+        """Read a document, and leave it to the caller to hold what it was read from to the one form: see `encode`.
+
+        Raises:
+            WireError: as `from_json`.
         """
         what = kind.KIND
         fields = canonical.Fields(value, what)
@@ -152,6 +161,15 @@ class Signed(Generic[AnyBody]):
         author = signed.body.author
         if author is not None and list(signatures) != [author]:
             raise WireError(Reason.BAD_SIGNATURE, f"{what}: expected one signature, that of {author}")
-        if signed.encode() != canonical.encode(value):  # such as a number with leading zeros, within a string
-            raise WireError(Reason.NOT_CANONICAL, f"{what}: expected each value in its one form, got another")
         return signed
+
+    def of_form(self, data: bytes) -> Signed[AnyBody]:
+        """Check that what it was read from has each value in its one form: no leading zeros within a string, say.
+
+        Raises:
+            WireError: not so.
+        """
+        if self.encode() != data:
+            what = self.body.KIND
+            raise WireError(Reason.NOT_CANONICAL, f"{what}: expected each value in its one form, got another")
+        return self
