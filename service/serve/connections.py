@@ -42,6 +42,9 @@ _HEAD_BYTES = 2**16
 _WAKES_BYTES = 2**20
 """So much of a body is handed on together: whoever reads a part is not woken for every few KiB of it."""
 
+_JOINED_BYTES = 2**16
+"""What is as short is copied behind its head."""
+
 _ADDRESSES = 8
 """All strangers together are as many as so many addresses may have."""
 
@@ -129,6 +132,40 @@ class _Body:
             more = bool(self._pieces) or self._cycle.more_body
             message = {"type": "http.request", "body": piece, "more_body": more}
         return message
+
+
+class _Answer:
+    """A transport for one answer, whose head goes out with the body behind it: uvicorn writes them apart.
+
+    Each costs a call into the kernel here, and one more there, where somebody may be woken for the head alone. A head
+    that nothing follows within this turn of the event loop is not kept back any longer.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+
+    def write(self, data: bytes | memoryview) -> None:
+        if self._head and len(data) <= _JOINED_BYTES:
+            data, self._head = b"".join((self._head, data)), b""
+        elif not self._head and data[:5] == b"HTTP/":
+            self._head = bytes(data)
+            self._loop.call_soon(self._flush)
+            return
+        self._flush()
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
 
 
 class _Connection(HttpToolsProtocol):
@@ -231,6 +268,7 @@ class _Connection(HttpToolsProtocol):
         if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
             raise ValueError("expected HTTP/1.1 and one host")
         super().on_headers_complete()
+        self.cycle.transport = _Answer(self.transport, self.loop)  # type: ignore[assignment]
         self._body = _Body(self.cycle)
         self._bodies.append(self._body)
 
