@@ -45,6 +45,14 @@ class Flower:
         self._cert, self._key, self._authority = certificates(folder, _HOST)
 
     def __enter__(self) -> Flower:
+        try:
+            self._begin()
+        except BaseException:  # whoever does not come in does not go out either
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _begin(self) -> None:
         words = [str(self._bin / "flower-superlink"), "--host", _HOST, "--port", self._address.rpartition(":")[2]]
         words += ["--ssl-certfile", str(self._cert), "--ssl-keyfile", str(self._key)]
         words += ["--ssl-ca-certfile", str(self._authority), "--disable-runtime-dependency-installation"]
@@ -59,7 +67,6 @@ class Flower:
         lines.append(f'root-certificates = "{self._authority}"')
         (self._folder / "home-run").mkdir()
         (self._folder / "home-run" / "config.toml").write_text("\n".join(lines) + "\n")
-        return self
 
     def _start(self, name: str, words: list[str]) -> subprocess.Popen[bytes]:
         variables = environment(self._python, self._folder / f"home-{name}", as_shipped=False)

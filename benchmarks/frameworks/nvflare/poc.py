@@ -64,8 +64,12 @@ class Poc:
             _allow(self.kits / machine / "local")
 
     def __enter__(self) -> Poc:
-        self._start("server", f"{_MODULE}.server.server_train", "fed_server.json")
-        self.start(*SITES)
+        try:
+            self._start("server", f"{_MODULE}.server.server_train", "fed_server.json")
+            self.start(*SITES)
+        except BaseException:  # whoever does not come in does not go out either
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def start(self, *sites: str) -> None:
