@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from service.failpoints import failpoint
 from service.store.failures import die
+
+if sys.platform != "win32":  # where an aggregator says in a sentence that it does not run
+    import fcntl
 
 __all__ = ["new_buffer", "read_piece", "sync_directory", "write"]
 
