@@ -120,10 +120,12 @@ def test_a_residue_not_below_q_is_seen_in_every_lane(bits):
         x[place] = q - 1
 
 
+@pytest.mark.parametrize("widths", [COMPILED, pytest.param(WIDTHS, marks=pytest.mark.slow)], ids=["of plans", "all"])
 @settings(deadline=None)  # the first use of a width compiles its kernels
-@given(data=st.data(), bits=st.sampled_from(COMPILED), offset=st.integers(0, 9))
-def test_pack_unpack_fold_properties(data, bits, offset):
+@given(data=st.data(), offset=st.integers(0, 9))
+def test_pack_unpack_fold_properties(widths, data, offset):
     """Any residues, any alignment of the bytes: unpack inverts pack, fold adds mod q."""
+    bits = data.draw(st.sampled_from(widths), label="bits")
     q = data.draw(st.integers(2, 1 << bits), label="q")
     values = st.lists(st.integers(0, q - 1), max_size=150)
     x: np.ndarray = np.array(data.draw(values, label="x"), dtype=residue_dtype(bits))
