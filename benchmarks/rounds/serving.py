@@ -10,7 +10,6 @@ from typing import Any
 import uvicorn
 
 from service.serve.memory import keep_memory
-from service.serve.turns import take_turns
 
 __all__ = ["add_server_options", "config_of", "listen", "serve"]
 
@@ -35,9 +34,8 @@ def listen(host: str) -> socket.socket:
 
 
 def config_of(app: Any, **more: Any) -> uvicorn.Config:
-    """Set uvicorn as he-agg does: the same parser, event loop, memory and turns of threads."""
+    """Set uvicorn as he-agg does: the same parser, event loop and memory."""
     keep_memory()
-    take_turns()
     return uvicorn.Config(app, http="httptools", loop="auto", ws="none", log_config=None, access_log=False, **more)
 
 

@@ -22,7 +22,6 @@ from service.serve.memory import keep_memory
 from service.serve.processes import Supervisor, Tell, process_count
 from service.serve.telling import told_to_coordinators
 from service.serve.tls import check_address, tls_context
-from service.serve.turns import take_turns
 from service.settings import Settings
 from service.work.folding import warm_up
 from service.work.roles import check_role
@@ -80,7 +79,6 @@ def run(settings: Settings) -> int:
         ConfigError: the data directory or the address cannot be used, or the settings do not go together.
     """
     keep_memory()
-    take_turns()
     configure(settings.log_level)
     count = process_count(settings)
     check_role(settings)
