@@ -1,4 +1,4 @@
-"""A disk that may lose what was not synced, and calls that may fail: put under `service.store.parts.directory`.
+"""A disk that may lose what was not synced, and calls that may fail: put under what writes files of parts.
 
 Or under what writes a member's files.
 
@@ -20,9 +20,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from service.store.parts import directory as on_disk
+import service.store.parts.directory
+import service.store.parts.files
 
 BLOCK = 4096
+
+ON_DISK = (service.store.parts.directory, service.store.parts.files)
+"""What writes files of parts."""
 
 
 class _Os:
@@ -38,9 +42,7 @@ class _Os:
 class LossyDisk:
     """Watches one directory."""
 
-    def __init__(
-        self, root: Path, monkeypatch, modules: Sequence[ModuleType] = (on_disk,), garbage: bool = True
-    ) -> None:
+    def __init__(self, root: Path, monkeypatch, modules: Sequence[ModuleType] = ON_DISK, garbage: bool = True) -> None:
         self._root = root
         self._garbage = garbage
         self._contents: dict[int, bytes] = {}
@@ -130,7 +132,8 @@ class FailingCalls:
         ours: dict[str, Callable[..., Any]] = {}
         if call in ("open", "write", "fsync"):
             ours[call] = self._failing(getattr(os, call))
-        monkeypatch.setattr(on_disk, "os", _Os(**ours))
+        for module in ON_DISK:
+            monkeypatch.setattr(module, "os", _Os(**ours))
         if call in ("replace", "mkdir", "unlink"):
             real = getattr(Path, call)
             monkeypatch.setattr(Path, call, lambda path, *a, **k: self._failing(real)(path, *a, **k))
