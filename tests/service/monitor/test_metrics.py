@@ -10,6 +10,7 @@ import pytest
 from he_agg.errors import ConfigError
 from service.http.app import create_app
 from service.http.bodies import Linger
+from service.http.held import Held
 from service.logs import RequestLog
 from service.monitor.metrics import Metrics
 from service.monitor.monitoring import Watching
@@ -142,7 +143,7 @@ def test_nothing_listens_unless_it_is_asked_for(tmp_path):
     assert watching.observers == ()
     assert watching.process() is None
     middleware: list[Any] = [each.cls for each in create_app(Settings(data_dir=tmp_path)).user_middleware]
-    assert middleware == [RequestLog, Linger]
+    assert middleware == [RequestLog, Linger, Held]
     wanted = create_app(Settings(data_dir=tmp_path, metrics_port=0)).user_middleware
     assert [each.cls for each in wanted] == [Observed, *middleware]
 
