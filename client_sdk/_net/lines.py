@@ -23,6 +23,10 @@ _STEP_BYTES = 2**18
 
 _RECORDS_BYTES = 2**16
 
+_LOOK_S = 1.0
+"""So long one wait lasts at most. Python looks for signals before it and after it: one that comes in between, or to
+another thread, interrupts nothing, and a Ctrl-C would be heard of when a poll of half a minute ends."""
+
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _Waiting = getattr(selectors, "PollSelector", selectors.SelectSelector)
 """Windows has no poll. Neither needs a descriptor of its own, as epoll does."""
@@ -127,8 +131,10 @@ class TcpLine:
 
     def _wait(self, what: int) -> None:
         self._waiting.modify(self._socket, what)
-        if not self._waiting.select(self.budget.left()):
-            raise self.budget.over()
+        until = time.monotonic() + self.budget.left()
+        while not self._waiting.select(min(_LOOK_S, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                raise self.budget.over()
 
     @property
     def is_quiet(self) -> bool:
