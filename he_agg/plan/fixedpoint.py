@@ -274,15 +274,10 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int, sites:
     resolution: dict[str, float] = {}
     start = 0
     per_clip = layout.weight_cap / (magnitude * total_weight)
-    # One piece of memory for all tensors of a dtype: for a long one the system has large pages.
-    free = {
-        dtype: np.empty(sum(spec.size for spec in layout.tensors if spec.dtype == dtype), dtype=dtype)
-        for dtype in {spec.dtype for spec in layout.tensors}
-    }
     for spec in layout.tensors:
         step = spec.clip * per_clip
         resolution[spec.name] = step
-        flat, free[spec.dtype] = free[spec.dtype][: spec.size], free[spec.dtype][spec.size :]
+        flat = np.empty(spec.size, dtype=spec.dtype)
         # In double precision, whatever the dtypes; NumPy converts in pieces that stay in the cache.
         np.multiply(sums[start : start + spec.size], step, out=flat, dtype=np.float64, casting="unsafe")
         tensors[spec.name] = flat.reshape(spec.shape)
