@@ -18,6 +18,7 @@ def interrupt():
     time.sleep(0.5)  # it waits by then
     os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have had it ignored
 threading.Thread(target=interrupt, daemon=True).start()
 # The kernel hands the signal to the thread that takes it, so nothing wakes the one that waits.
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

@@ -93,7 +93,11 @@ def aggregator(tmp_path):
 def trustee_of(people):
     """`he-agg holder run`, and the lines that it has printed."""
     words = [*HE_AGG, "holder", "run", "--config", "holder.toml"]
-    with subprocess.Popen(words, cwd=people.at(TRUSTEE), stdout=subprocess.PIPE, text=True) as process:
+    # A shell that runs tests in the background has them ignore Ctrl-C, and whoever they start.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(words, cwd=people.at(TRUSTEE), stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heard)
+    with process:
         lines: list[str] = []
 
         def read():
