@@ -15,7 +15,7 @@ from service.refusal import RefusedError
 from service.store.rows import RoundRow, SubmissionRow
 from service.store.transaction import Transaction
 
-__all__ = ["expiring", "lacks_dealing", "own_submission", "round_closed", "status_of", "unknown_upload"]
+__all__ = ["expiring", "own_submission", "round_closed", "status_of", "unknown_upload"]
 
 
 def own_submission(tx: Transaction, round_id: RoundId, site: str, upload: str) -> SubmissionRow:
@@ -44,11 +44,11 @@ def status_of(tx: Transaction, row: RoundRow, submission: SubmissionRow, plan: P
         submissions.told(submission.state),
         len(plan.places),
         tx.missing(submission.id),
-        submission.state in submissions.AWAITED and lacks_dealing(tx, row, submission),
+        submission.state in submissions.AWAITED and _lacks_dealing(tx, row, submission),
     )
 
 
-def lacks_dealing(tx: Transaction, row: RoundRow, submission: SubmissionRow) -> bool:
+def _lacks_dealing(tx: Transaction, row: RoundRow, submission: SubmissionRow) -> bool:
     """Tell whether a dealing belongs to a submission and is not here."""
     return row.basis.holders is not None and tx.dealing_digest(submission.id) is None
 

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -22,6 +21,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+
+from anyio.to_thread import run_sync
 
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
@@ -74,7 +75,7 @@ class DirectoryParts(PartStore):
     async def stream(self, key: PartKey, size: int) -> AsyncIterator[memoryview]:
         offset = 0
         with _translated(key):
-            file = await asyncio.to_thread(self.path(key).open, "rb", buffering=0)
+            file = await run_sync(partial(self.path(key).open, "rb", buffering=0))
             with file:
                 while piece := await read_piece(file.fileno(), offset):
                     offset += len(piece)

@@ -6,7 +6,6 @@ it into the kernel's memory and to clear that again costs several times what han
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import secrets
@@ -14,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from anyio.to_thread import run_sync
 
 from service.failpoints import failpoint
 from service.store.failures import die
@@ -88,7 +88,7 @@ async def read_piece(descriptor: int, offset: int) -> memoryview:
             # Not in memory, or a file system that never says so.
             if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
                 raise
-    return room[: await asyncio.to_thread(os.preadv, descriptor, [room], offset)]
+    return room[: await run_sync(os.preadv, descriptor, [room], offset)]
 
 
 def _begins_at_block(data: bytes | memoryview) -> bool:
