@@ -163,7 +163,6 @@ class Quantizing:
         self._value_bits = plan.public.value_bits
         self._tensors: list[tuple[int, TensorSpec, NDArray[Any]]] = []
         self._largest: list[float] = []
-        self._buffers = Buffers()
         self._seed: bytes | None = None
         start = 0
         for spec, array in zip(plan.layout.tensors, plan.layout.arrays(tensors), strict=True):
@@ -203,7 +202,7 @@ class Quantizing:
     def __getitem__(self, span: slice) -> NDArray[np.int32]:
         """Return the integers of a span, which must be contiguous and in order. Shape: (its length,)."""
         begin, end, _ = span.indices(self.shape[0])
-        out = self._buffers.take(4 * (end - begin)).view(np.int32)
+        out = _SPANS.take(4 * (end - begin)).view(np.int32)
         for start, spec, flat in self._tensors:
             first, last = max(begin - start, 0), min(end - start, spec.size)
             if first < last:
@@ -218,7 +217,7 @@ class Quantizing:
         scale = self._magnitude * self._share / spec.clip
         for i in range(0, flat.size, _CHUNK):
             x = flat[i : i + _CHUNK]
-            if x.dtype not in _ROUNDED_AS_THEY_ARE or spec.name in self.clipped:
+            if x.dtype not in _AS_THEY_ARE or spec.name in self.clipped:
                 x = x.astype(np.float64)
             if spec.name in self.clipped:
                 np.clip(x, -spec.clip, spec.clip, out=x)
@@ -262,27 +261,39 @@ def dequantize(plan: Plan, sums: NDArray[np.signedinteger], n_sites: int, sites:
     honest = int(digits.min()) >= 0 and int(digits.max()) <= n_sites * magnitude
     if not (honest and n_sites <= total_weight <= n_sites * layout.weight_cap):
         raise DecryptionError(Reason.SUM_OUT_OF_RANGE, "expected a total weight within the sites' caps, got another")
-    largest = _largest_sum(plan, total_weight, n_sites)
-    chunks = (sums[i : min(i + _CHUNK, layout.size)] for i in range(0, layout.size, _CHUNK))
-    if any(int(c.max()) > largest or int(c.min()) < -largest for c in chunks):
-        raise DecryptionError(
-            Reason.SUM_OUT_OF_RANGE,
-            "expected sums that honest sites of that total weight can make, got one beyond",
-            "a site's values were beyond its own weight times the clip bound",
-        )
     tensors: dict[str, NDArray[Any]] = {}
     resolution: dict[str, float] = {}
-    start = 0
+    largest = start = 0
     per_clip = layout.weight_cap / (magnitude * total_weight)
     for spec in layout.tensors:
         step = spec.clip * per_clip
         resolution[spec.name] = step
         flat = np.empty(spec.size, dtype=spec.dtype)
-        # In double precision, whatever the dtypes; NumPy converts in pieces that stay in the cache.
-        np.multiply(sums[start : start + spec.size], step, out=flat, dtype=np.float64, casting="unsafe")
+        largest = max(largest, _scaled(sums[start : start + spec.size], step, flat))
         tensors[spec.name] = flat.reshape(spec.shape)
         start += spec.size
+    if largest > _largest_sum(plan, total_weight, n_sites):
+        for tensor in tensors.values():
+            tensor.fill(0)
+        raise DecryptionError(
+            Reason.SUM_OUT_OF_RANGE,
+            "expected sums that honest sites of that total weight can make, got one beyond",
+            "a site's values were beyond its own weight times the clip bound",
+        )
     return Mean(tensors, total_weight, n_sites, resolution, sums[: layout.size], tuple(sorted(sites)))
+
+
+def _scaled(sums: NDArray[np.signedinteger], step: float, out: NDArray[Any]) -> int:
+    """Multiply sums by a step, in double precision whatever the dtypes. Returns the largest magnitude of a sum."""
+    sums, largest = frozen(sums), 0
+    for i in range(0, out.size, _CHUNK):
+        chunk, piece = sums[i : i + _CHUNK], out[i : i + _CHUNK]
+        product = piece if piece.dtype in _AS_THEY_ARE else np.empty(piece.size)
+        lowest, highest = _scale(chunk, step, product)
+        largest = max(largest, -int(lowest), int(highest))
+        if product is not piece:
+            piece[:] = product
+    return largest
 
 
 def _largest_sum(plan: Plan, total_weight: int, n_sites: int) -> int:
@@ -340,8 +351,11 @@ def _check_values(spec: TensorSpec, flat: NDArray[Any], on_overflow: OnOverflow)
     return beyond
 
 
-_ROUNDED_AS_THEY_ARE = (np.dtype(np.float32), np.dtype(np.float64))
-"""What the kernel takes; anything else is converted before."""
+_AS_THEY_ARE = (np.dtype(np.float32), np.dtype(np.float64))
+"""What the kernels take; anything else is converted."""
+
+_SPANS = Buffers()
+"""Of all updates: those of the next round then find memory that has been used."""
 
 _NO_DRAWS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
 
@@ -364,3 +378,16 @@ def _round(
     else:
         for i in range(x.size):
             out[i] = np.int32(min(max(np.rint(np.float64(x[i]) * scale), -limit), limit))
+
+
+@kernel
+def _scale(
+    sums: NDArray[np.signedinteger], step: float, out: NDArray[np.floating]
+) -> tuple[np.signedinteger, np.signedinteger]:
+    """Multiply sums, of which there is at least one, by a step. Returns the lowest and the highest of them."""
+    lowest = highest = sums[0]
+    for i in range(sums.size):
+        value = sums[i]
+        lowest, highest = min(lowest, value), max(highest, value)
+        out[i] = np.float64(value) * step
+    return lowest, highest

@@ -286,11 +286,14 @@ def test_spans_that_are_held_are_not_overwritten():
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_sums_of_either_width_give_the_same_mean(dtype):
-    tensors = {"w": np.linspace(-1, 1, 100, dtype=np.float32)}
+@pytest.mark.parametrize("of_tensor", DTYPES)
+def test_sums_of_either_width_give_the_same_mean(dtype, of_tensor):
+    """That of double precision, rounded once to the tensor's own, wherever a long tensor is cut."""
+    tensors = {"w": np.linspace(-1, 1, 70_001, dtype=of_tensor)}
     plan = Plan.create("test", Layout.of(tensors, clip=1.0, weight_cap=1), max_sites=3)
     sums = 2 * quantize(plan, tensors, 1).values.astype(np.int64)
     mean = dequantize(plan, sums.astype(dtype), 2)
-    assert np.array_equal(mean.tensors["w"], (sums[:100] * mean.resolution["w"]).astype(np.float32))
+    assert mean.tensors["w"].dtype == of_tensor
+    assert np.array_equal(mean.tensors["w"], (sums[:70_001] * mean.resolution["w"]).astype(of_tensor))
     assert mean.sums.dtype == np.int64
-    assert np.array_equal(mean.sums, sums[:100])
+    assert np.array_equal(mean.sums, sums[:70_001])
