@@ -36,37 +36,34 @@ MARKS = {"li", "table", "tr", "pre", "h1", "h2", "h3", "h4", "em", "strong", "im
 
 
 class Text(HTMLParser):
-    """What a reader sees: marks counted, words, ids, addresses.
+    """What a reader sees: marks counted, words, ids; what is loaded, and where its navigation leads.
 
     Args:
-        part: look only inside this element.
+        part: look only inside this element, of which there is one.
     """
 
     def __init__(self, page: str, part: str = "") -> None:
         super().__init__()
         self.marks: Counter[str] = Counter()
-        self.words, self.ids, self.links, self.loaded = "", set(), [], []
-        self._part, self._inside = part, not part
-        self.feed(page)
+        self.words, self.ids, self.leads_to, self.loaded = "", set(), [], []
+        self._navs = 0
+        self.feed(page[page.index(f"<{part}") : page.index(f"</{part}>")] if part else page)
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
-        self._inside |= tag == self._part
-        if not self._inside:
-            return
         self.marks[tag] += 1
         self.ids |= {given["id"]} if "id" in given else set()
-        if tag == "a" and "href" in given:
-            self.links.append(given["href"])
+        self._navs += tag == "nav"
+        if tag == "a" and self._navs and "href" in given:
+            self.leads_to.append(given["href"])
         elif tag != "a" and (given.get("rel") not in ("next", "prev")):
             self.loaded += [given[name] for name in ("src", "href", "srcset", "action", "data") if given.get(name)]
 
     def handle_endtag(self, tag):
-        self._inside &= tag != self._part
+        self._navs -= tag == "nav"
 
     def handle_data(self, data):
-        if self._inside:
-            self.words += data.replace("¶", "")
+        self.words += data.replace("¶", "")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +81,12 @@ def site(folder):
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.html")}
 
 
+@pytest.fixture(scope="module")
+def whole(site):
+    """Each page, taken apart once."""
+    return {page: Text(text) for page, text in site.items()}
+
+
 def place_of(page: Path) -> str:
     path = page.relative_to(ROOT).as_posix().removeprefix("docs/").removesuffix(".md")
     return re.sub(r"(^|/)README$", r"\1index", path) + ".html"
@@ -99,20 +102,20 @@ def test_every_page_of_the_repository_is_there_as_it_is_elsewhere(site):
         assert {tag: here.marks[tag] for tag in MARKS} == {tag: elsewhere.marks[tag] for tag in MARKS}, page
 
 
-def test_every_page_is_reached_from_the_front_page(site):
+def test_every_page_is_reached_from_the_front_page(site, whole):
     reached, ahead = set(), ["index.html"]
     while ahead:
         page = ahead.pop()
         if page not in reached:
             reached.add(page)
-            there = [urlsplit(urljoin(page, link)) for link in Text(site[page], "nav").links]
+            there = [urlsplit(urljoin(page, link)) for link in whole[page].leads_to]
             ahead += [unquote(one.path) for one in there if not one.scheme and one.path in site]
     assert set(site) - reached == {"404.html"} | {page for page in site if page.startswith("benchmarks/results/rounds")}
 
 
-def test_nothing_is_loaded_from_elsewhere(site):
+def test_nothing_is_loaded_from_elsewhere(site, whole):
     for page, text in site.items():
-        foreign = [address for address in Text(text).loaded if urlsplit(address).netloc]
+        foreign = [address for address in whole[page].loaded if urlsplit(address).netloc]
         assert foreign == [], page
         assert not re.search(r"class=\"[^\"]*mermaid|@import|url\((?!['\"]?(?:data:|#))", text), page
 
