@@ -8,7 +8,7 @@
                                                   dealing          its one-time key in shares, where keys are split
                                                   manifest.json    signed, written last
                                                   receipt.json     the aggregator's signed promise
-                                                  sum/part-00000   downloaded parts of the sum
+                                                  sum/part-00000   parts of the sum, if a download was interrupted
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
     <spool>/<site>/<federation>.chain                              records that this site has verified
     <spool>/<site>/<federation>.ledger                             what it ever sent, and what became of it
@@ -39,6 +39,7 @@ from pathlib import Path
 
 from client_sdk._disk.files import digest_of, explained
 from client_sdk._disk.ledger import Fate, Ledger
+from client_sdk._disk.sum_parts import SumParts
 from he_agg import canonical
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES, NONCE_BYTES, Manifest
 from he_agg.documents.signed import Signed
@@ -291,8 +292,10 @@ class SpoolEntry:
                 "free some space, or set `spool` to a directory on a larger disk",
             )
 
-    def write_part(self, number: int, *pieces: bytes | memoryview) -> str:
+    def write_part(self, number: int, data: bytes | memoryview) -> str:
         """Store one part, durably but for its name: under that it is whole, if it is there.
+
+        Past the kernel's memory, if it is long: it is sent from where it is, and read after a failure only.
 
         Returns:
             Its SHA-256.
@@ -301,12 +304,9 @@ class SpoolEntry:
         temporary = path.with_name(f".{path.name}.new")
         with explained(self.path):
             temporary.unlink(missing_ok=True)
-            create(temporary, lambda file: file.writelines(pieces))
+            create(temporary, data, to_be_read=False)
             temporary.rename(path)
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece)
-        return digest.hexdigest()
+        return hashlib.sha256(data).hexdigest()
 
     def kept_part(self, place: PartPlace, digest: str) -> Part:
         """Read a part that cannot be made again, since what was begun here goes on.
@@ -390,43 +390,13 @@ class SpoolEntry:
         with explained(self.path):
             replace(self.path / _RECEIPT, encoded)
 
-    def write_sum_part(self, number: int, data: bytes | memoryview) -> None:
-        """Store one downloaded part of the sum: whole, or not at all."""
-        path = self.sum_path(number)
-        with explained(self.path):
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            # Not synced: a part that a crash spoils fails its digest and is fetched again.
-            create(temporary, data, durable=False)
-            temporary.rename(path)
+    def sum_parts(self, *, in_memory: bool = False) -> SumParts:
+        """Return the parts of its sum.
 
-    def sum_part(self, number: int, length: int, digest: str) -> bytes | None:
-        """Read a part of the sum if it is here with the right bytes; None if it has to be fetched."""
-        try:
-            with self.sum_path(number).open("rb") as file:
-                if os.fstat(file.fileno()).st_size != length:
-                    return None
-                data = file.read()
-        except OSError:
-            return None
-        return data if hashlib.sha256(data).hexdigest() == digest else None
-
-    def read_sum_part(self, number: int) -> bytes:
-        """Read a downloaded part of the sum."""
-        with explained(self.path):
-            return self.sum_path(number).read_bytes()
-
-    def sum_path(self, number: int) -> Path:
-        """Return where a downloaded part of the sum is."""
-        return self.path / "sum" / f"part-{number:05d}"
-
-    def remove_sum(self) -> None:
-        """Remove the downloaded parts of the sum: what was refused is not kept, and never looked at again."""
-        with explained(self.path), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.path / "sum")
-            if not any(self.path.iterdir()):
-                self.path.rmdir()  # a round that this site only fetched
+        Args:
+            in_memory: whether they are held in memory until `SumParts.store`.
+        """
+        return SumParts(self.path, in_memory=in_memory)
 
     def remove(self) -> None:
         """Remove all of it. The manifest goes first, so that what a crash leaves is never sent."""

@@ -24,6 +24,7 @@ from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.answers import open_with_answers
 from client_sdk._protocol.download import download, part_of_sum
 from client_sdk._protocol.exchange import exchange
+from client_sdk._protocol.frames import HELD_BYTES
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
 from client_sdk._protocol.lists import round_holders
 from client_sdk._protocol.membership import check_can_open, check_group_of_then, take_verified
@@ -182,7 +183,7 @@ def accept(
 
 
 def collect(session: Session, entry: SpoolEntry, accepted: Accepted, until: float) -> Flow[Mean]:
-    """Download the sum of an accepted record, part by part into the spool, each verified and opened: steps 7 to 9.
+    """Download the sum of an accepted record, part by part, each verified and opened: steps 7 to 9.
 
     Args:
         until: how long holders' answers are waited for, where keys are split, on the driver's clock. Units: seconds.
@@ -214,7 +215,7 @@ def _uniformly(session: MemberSession, entry: SpoolEntry, flow: Flow[T]) -> Flow
         # A copy: the original's traceback holds the frames that it came from, opened sums and all.
         refused = RejectedError(error.reason, error.what, error.expected, error.got)
     yield from compute(partial(note, session, "sum-rejected", entry.round_id, refused))
-    yield from compute(entry.remove_sum)
+    yield from compute(entry.sum_parts().remove)
     again = "no round is tried again where keys are split" if session.plan.splits_keys else _DISPUTE
     # Without the cause: its text must not reach the caller by way of a traceback either.
     raise DecryptionError(
@@ -281,8 +282,11 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted, until:
     key, plan = session.key_of(accepted.expected.epoch), session.plan
     n_sites, shared = len(record.members), accepted.holders is None
 
+    # A sum that waits for answers waits in the spool.
+    sums = entry.sum_parts(in_memory=shared and total <= HELD_BYTES)
+
     def part(number: int) -> Part:
-        return part_of_sum(plan, plan.places[number], entry.read_sum_part(number))
+        return part_of_sum(plan, plan.places[number], sums.read(number))
 
     mac = yield from compute(partial(RoundMac, key.mac_key, plan, key.epoch, entry.round_id))
     with contextlib.ExitStack() as secrets:
@@ -292,7 +296,7 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted, until:
             made = yield from compute(partial(session.codec.opening, part, n_sites, key, record.round_id))
             opening = secrets.enter_context(made)
         check = mac.check((m.body.site, m.body.nonce, m.body.tags) for m in accepted.manifests)
-        received = accepted.received_bytes + (yield from download(session, entry, record, check, opening))
+        received = accepted.received_bytes + (yield from download(session, sums, record, check, opening))
         _accept.check_whole(check.whole)
         finished = yield from now()
         yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))
@@ -309,7 +313,7 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted, until:
 
 
 def _open(session: Session, key: GroupKey, record: RoundRecord, part: PartSource, key_sum: NDArray[np.int64]) -> Mean:
-    """Take steps 8 and 9 where keys are split, out of the spool."""
+    """Take steps 8 and 9 where keys are split."""
     opened = partial(session.codec.decrypt, part, len(record.members), key, record.round_id, key_sum=key_sum)
     return _released(key, record, opened)
 

@@ -1,4 +1,4 @@
-"""The sum on its way: one answer holds all parts from one on, each is verified, stored and opened when it is whole.
+"""The sum on its way: one answer holds all parts from one on, each is verified, kept and opened when it is whole.
 
 Nothing is decrypted before its own tags were found right; nothing of it leaves before all of them were, and what a part
 opens to, or whether it does, changes nothing until then.
@@ -6,11 +6,12 @@ opens to, or whether it does, changes nothing until then.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter, deque
 from functools import partial
 
-from client_sdk._disk.spool import SpoolEntry
+from client_sdk._disk.sum_parts import SumParts
 from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._protocol.accept import RejectedError, check_tags
 from client_sdk._protocol.exchange import exchange
@@ -18,7 +19,7 @@ from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseProgress
 from he_agg.codecs import Opening
 from he_agg.documents.record import RoundRecord
-from he_agg.errors import ProtocolError, Reason, TransportError, WireError
+from he_agg.errors import HeAggError, ProtocolError, Reason, TransportError, WireError
 from he_agg.mac import SumCheck
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import Part, PartPlace
@@ -40,12 +41,13 @@ class _ChangedError(Exception):
 
 
 def download(
-    session: Session, entry: SpoolEntry, record: RoundRecord, check: SumCheck, opening: Opening | None
+    session: Session, sums: SumParts, record: RoundRecord, check: SumCheck, opening: Opening | None
 ) -> Flow[int]:
-    """Have all parts of a sum in the spool, verified, and opened as far as they can be.
+    """Have all parts of a sum here, verified, and opened as far as they can be.
 
     Args:
-        entry: the round's place in the spool, locked. What an interrupted download left there is not fetched again.
+        sums: of a round that is locked. What an interrupted download left there is not fetched again; if this one is,
+            what it has got is in the spool afterwards.
         record: the round's, with the digests of the parts.
         check: made from the manifests of the record.
         opening: takes each part that was verified; None where the sum of keys is still to come.
@@ -54,7 +56,19 @@ def download(
         RejectedError: a part is not the record's, however often it is fetched, or not one of the plan, or its tags are
             not the sum of the manifests' tags.
     """
-    arriving = _Arriving(session, entry, record, check, opening)
+    arriving = _Arriving(session, sums, record, check, opening)
+    try:
+        yield from _fetch(session, record, arriving)
+    except RejectedError:
+        raise  # nothing of it is kept
+    except BaseException:
+        with contextlib.suppress(HeAggError):  # a full disk is not what ended it
+            sums.store()
+        raise
+    return arriving.received_bytes
+
+
+def _fetch(session: Session, record: RoundRecord, arriving: _Arriving) -> Flow[None]:
     for place in session.plan.places:
         if (yield from compute(partial(arriving.find, place))):
             yield Report(arriving.progress())
@@ -80,7 +94,6 @@ def download(
                 digest = record.sum_digests[error.number]
                 what = f"sum, part {error.number}, digest, {_PART_TRIES} times"
                 raise RejectedError(Reason.BAD_DIGEST, what, digest, error.got) from None
-    return arriving.received_bytes
 
 
 class _WholeError(Exception):
@@ -91,14 +104,15 @@ class _Arriving:
     """Cuts parts out of a stream of bytes, which comes in pieces and may break off in any of them."""
 
     def __init__(
-        self, session: Session, entry: SpoolEntry, record: RoundRecord, check: SumCheck, opening: Opening | None
+        self, session: Session, sums: SumParts, record: RoundRecord, check: SumCheck, opening: Opening | None
     ) -> None:
         self.missing = {place.number: place for place in session.plan.places}
         self.received_bytes = 0
-        self._plan, self._entry, self._record = session.plan, entry, record
+        self._plan, self._sums, self._record = session.plan, sums, record
         self._check, self._opening = check, opening
         self._coming: deque[PartPlace] = deque()
-        self._buffer = memoryview(bytearray(max(place.wire_bytes for place in session.plan.places)))
+        self._memory = session.memory
+        self._room = memoryview(b"")
         self._filled = self._done = 0
 
     @property
@@ -108,7 +122,7 @@ class _Arriving:
 
     def find(self, place: PartPlace) -> bool:
         """Look whether an interrupted download has left a part."""
-        data = self._entry.sum_part(place.number, place.wire_bytes, self._record.sum_digests[place.number])
+        data = self._sums.find(place.number, place.wire_bytes, self._record.sum_digests[place.number])
         if data is not None:
             self._open(place, self._verified(place, data))
         return data is not None
@@ -134,8 +148,10 @@ class _Arriving:
     def room(self) -> memoryview:
         """Return where the next bytes belong. See `Sink`."""
         if not self._coming:
-            return self._buffer[:1]  # for what is too much
-        return self._buffer[self._filled : self._coming[0].wire_bytes]
+            return memoryview(bytearray(1))  # for what is too much
+        if not self._filled:
+            self._room = self._memory.take(self._coming[0].wire_bytes).data
+        return self._room[self._filled :]
 
     def took(self, count: int) -> PhaseProgress | None:
         """Take note of bytes that came, and take the part that becomes whole with them."""
@@ -150,7 +166,7 @@ class _Arriving:
         self._coming.popleft()
         if place.number not in self.missing:
             return None
-        self._accept(place, self._buffer[: place.wire_bytes])
+        self._accept(place, self._room)
         return self.progress()
 
     def check_end(self) -> None:
@@ -160,14 +176,14 @@ class _Arriving:
 
     def progress(self) -> PhaseProgress:
         """Return how much is here."""
-        return PhaseProgress(str(self._entry.round_id), "download", self._done, self._plan.wire_bytes)
+        return PhaseProgress(str(self._record.round_id), "download", self._done, self._plan.wire_bytes)
 
     def _accept(self, place: PartPlace, data: memoryview) -> None:
         digest = hashlib.sha256(data).hexdigest()
         if digest != self._record.sum_digests[place.number]:
             raise _ChangedError(place.number, digest)
         part = self._verified(place, data)
-        self._entry.write_sum_part(place.number, data)
+        self._sums.keep(place.number, data)
         self._open(place, part)
 
     def _verified(self, place: PartPlace, data: bytes | memoryview) -> Part:

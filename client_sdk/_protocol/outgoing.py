@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
 from typing import Protocol
 
 from client_sdk._disk.spool import SpoolEntry, Stored
-from he_agg.codecs.base import Watch
+from client_sdk._protocol.frames import HELD_BYTES, Frames
+from he_agg.codecs.base import Room, Watch
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, Reason
 from he_agg.mac import RoundMac, TagTotal, tag_count
 from he_agg.plan.plan import PublicPlan
-from he_agg.plan.sections import Part, PartPlace
-from he_agg.protocol.wire import part_header
+from he_agg.plan.sections import Part
 from he_agg.signing import SIGNATURE_BYTES
 
 __all__ = ["Encrypting", "Made", "Outgoing"]
 
 _WRITES = 3
-"""Parts that are being written at a time; so many are held in memory."""
+"""Parts that are being written at a time."""
 
 
 class Outgoing(Protocol):
@@ -48,8 +47,8 @@ class Outgoing(Protocol):
     def manifest_bytes(self) -> int:
         """The most that its signed manifest takes. Units: bytes."""
 
-    def wait_for(self, number: int) -> None:
-        """Wait until a part may leave."""
+    def part(self, number: int) -> memoryview | None:
+        """Wait until a part may leave, and return it, once; None if it is in the spool only."""
 
     def wait_for_dealing(self) -> None:
         """Wait until the dealing may leave."""
@@ -72,8 +71,8 @@ class Made:
         self.upload, self.fingerprint = stored.manifest.nonce, stored.fingerprint
         self.manifest_bytes = len(stored.encoded)
 
-    def wait_for(self, number: int) -> None:
-        """See `Outgoing.wait_for`."""
+    def part(self, number: int) -> None:
+        """See `Outgoing.part`."""
 
     def wait_for_dealing(self) -> None:
         """See `Outgoing.wait_for_dealing`."""
@@ -94,7 +93,8 @@ class Encrypting:
 
     Args:
         unsigned: its manifest, but for digests, tags and the dealing.
-        parts: begins the encryption: is given who looks at residues.
+        frames: has the memory that parts are made in, and leave from.
+        parts: begins the encryption: is given who looks at residues, and where they go.
         seal: signs the manifest, and makes what is in the spool a submission.
         keep: notes, durably, that what the seed does not give again is in the spool: its digest.
         at_once: whether parts may leave before all are made.
@@ -107,7 +107,8 @@ class Encrypting:
         entry: SpoolEntry,
         mac: RoundMac,
         unsigned: Manifest,
-        parts: Callable[[Watch], Generator[Part]],
+        frames: Frames,
+        parts: Callable[[Watch, Room], Generator[Part]],
         seal: Callable[[Manifest], Stored],
         keep: Callable[[str], None],
         *,
@@ -118,9 +119,10 @@ class Encrypting:
         self.upload, self.fingerprint = unsigned.nonce, fingerprint
         self.manifest_bytes = _longest(plan, unsigned)
         self._plan, self._entry, self._mac, self._unsigned = plan, entry, mac, unsigned
-        self._parts, self._seal, self._keep = parts, seal, keep
+        self._frames, self._parts, self._seal, self._keep = frames, parts, seal, keep
         self._at_once, self._key_number = at_once, key_number
         self._digests: dict[int, str] = {}
+        self._held: dict[int, memoryview] = {}
         self._dealt = False
         self._stored: Stored | None = None
         self._seconds: float | None = None
@@ -133,9 +135,11 @@ class Encrypting:
         """Begin."""
         self._thread.start()
 
-    def wait_for(self, number: int) -> None:
-        """See `Outgoing.wait_for`."""
+    def part(self, number: int) -> memoryview | None:
+        """See `Outgoing.part`."""
         self._wait(lambda: self._at_once and number in self._digests)
+        with self._news:
+            return self._held.pop(number, None)
 
     def wait_for_dealing(self) -> None:
         """See `Outgoing.wait_for_dealing`."""
@@ -191,41 +195,52 @@ class Encrypting:
 
     def _encrypt(self) -> Stored:
         total: TagTotal = self._mac.new_total()
-        disk = ThreadPoolExecutor(_WRITES, thread_name_prefix="he-agg-spool")
         try:
             # A one-time key lives in the generator: it is closed now, not whenever it is collected.
-            with closing(self._parts(partial(self._mac.watch, total))) as parts:
-                self._write_all(parts, disk)
+            with closing(self._parts(partial(self._mac.watch, total), self._frames.room)) as parts:
+                self._write_all(parts)
             tags = self._mac.tags(total, self._unsigned.site, self.upload)
         finally:
-            disk.shutdown(cancel_futures=True)
             self._mac.wipe()
         digests = tuple(self._digests[place.number] for place in self._plan.places)
         return self._seal(_replaced(self._unsigned, digests, tags))
 
-    def _write_all(self, parts: Iterator[Part], disk: ThreadPoolExecutor) -> None:
+    def _write_all(self, parts: Iterator[Part]) -> None:
         """Store all parts; when this returns they are durable.
 
-        The disk is given a few at a time: syncing takes longer than encrypting, and its latencies overlap.
+        A few at a time: syncing takes longer than encrypting, and its latencies overlap.
         """
-        writing: deque[Future[None]] = deque()
-        for part in parts:
-            if self._stopped:
-                raise ConfigError(Reason.INTERNAL, "encryption was stopped")
-            place = self._plan.places[part.number]
-            writing.append(disk.submit(self._write, place, part))
-            while len(writing) >= _WRITES:
-                writing.popleft().result()
-        while writing:
-            writing.popleft().result()
+        turn = threading.Lock()
 
-    def _write(self, place: PartPlace, part: Part) -> None:
-        # Header and residues apart: together they would be a copy of all of it.
-        digest = self._entry.write_part(place.number, part_header(place, self._plan.plan_id), part.packed)
-        if place.number == self._key_number:
+        def write_some() -> None:
+            while (part := self._next(parts, turn)) is not None:
+                try:
+                    self._write(part.number)
+                except BaseException:
+                    self._stopped = True  # the others, too
+                    raise
+
+        with ThreadPoolExecutor(_WRITES, thread_name_prefix="he-agg-spool") as disk:
+            writing = [disk.submit(write_some) for _ in range(_WRITES)]
+            wait(writing)
+        for done in writing:
+            done.result()
+        if self._stopped:
+            raise ConfigError(Reason.INTERNAL, "encryption was stopped")
+
+    def _next(self, parts: Iterator[Part], turn: threading.Lock) -> Part | None:
+        with turn:
+            return None if self._stopped else next(parts, None)
+
+    def _write(self, number: int) -> None:
+        frame = self._frames.whole(number)
+        digest = self._entry.write_part(number, frame)
+        if number == self._key_number:
             self._keep(digest)
         with self._news:
-            self._digests[place.number] = digest
+            self._digests[number] = digest
+            if sum(map(len, self._held.values())) + len(frame) <= HELD_BYTES:
+                self._held[number] = frame
             self._news.notify_all()
 
 

@@ -12,6 +12,7 @@ from client_sdk._disk.ledger import Fate
 from client_sdk._disk.spool import Begun, SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol.dealing import Dealer
+from client_sdk._protocol.frames import Frames
 from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.lists import list_to_deal_to
 from client_sdk._protocol.outgoing import Encrypting, Made, Outgoing
@@ -21,7 +22,7 @@ from client_sdk._protocol.verdicts import check_one_set
 from client_sdk.federated import Update, repeated
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from he_agg import canonical
-from he_agg.codecs.base import Watch
+from he_agg.codecs.base import Room, Watch
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
@@ -234,8 +235,8 @@ def _begin(
         if codec.repeats and begun.kept is None:
             entry.note(replace(begun, kept=digest))
 
-    def parts(watch: Watch) -> Generator[Part]:
-        return codec.encrypt(values, key, opened.id, watch=watch, deal=deal, seed=seed, key_part=key_part)
+    def parts(watch: Watch, room: Room) -> Generator[Part]:
+        return codec.encrypt(values, key, opened.id, watch=watch, room=room, deal=deal, seed=seed, key_part=key_part)
 
     def seal(manifest: Manifest) -> Stored:
         signed = Signed.make(
@@ -263,6 +264,7 @@ def _begin(
         entry,
         RoundMac(key.mac_key, plan, key.epoch, opened.id),
         unsigned,
+        Frames(plan, session.memory),
         parts,
         seal,
         keep,

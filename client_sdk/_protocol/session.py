@@ -30,6 +30,7 @@ from he_agg.documents.roster import Role
 from he_agg.documents.sharing import HolderList
 from he_agg.errors import KeystoreError, Reason
 from he_agg.ids import RoundId
+from he_agg.kernels.buffers import Buffers
 from he_agg.plan.plan import PublicPlan
 from keys import GroupKey, Identity, read_secret_text
 from keys.files import read_document
@@ -156,10 +157,12 @@ class Session(MemberSession):
 
     Attributes:
         keys: its keystores.
+        memory: of parts, used again from round to round.
         coarse: what people were warned of already.
     """
 
     keys: Keystores
+    memory: Buffers = field(default_factory=Buffers, repr=False)
     coarse: Coarse = field(default_factory=Coarse, repr=False)
 
     @property

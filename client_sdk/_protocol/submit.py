@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from client_sdk._disk.files import read_file
+from client_sdk._disk.files import PIECE_BYTES, read_file
 from client_sdk._disk.spool import ELSEWHERE, SpoolEntry, Stored
 from client_sdk._effects import Flow, Report, Request, Response, StreamBody, compute, now
 from client_sdk._protocol.accept import RejectedError, signers
@@ -316,8 +316,11 @@ class _Upload:
 
         def pieces() -> Iterator[bytes | memoryview]:
             for place in run:
-                outgoing.wait_for(place.number)
-                yield from read_file(self._entry.part_path(place.number), place.wire_bytes)
+                part = outgoing.part(place.number)
+                if part is None:
+                    yield from read_file(self._entry.part_path(place.number), place.wire_bytes)
+                else:
+                    yield from (part[at : at + PIECE_BYTES] for at in range(0, len(part), PIECE_BYTES))
             if at_end:
                 yield outgoing.stored().encoded.ljust(outgoing.manifest_bytes)
 

@@ -23,6 +23,7 @@ __all__ = [
     "Integers",
     "Opening",
     "PartSource",
+    "Room",
     "Values",
     "Watch",
     "beyond_plan",
@@ -45,6 +46,10 @@ Watch = Callable[[int], Callable[[Bytes], None]]
 """Is asked before a part is made, by its number, who looks at it. That one is called with the part's packed residues,
 stretch by stretch, in order, in the thread that has just made them: while they are in its cache. All stretches but the
 last are whole batches. Several threads ask at a time, each for parts of its own."""
+
+
+Room = Callable[[PartPlace], Bytes]
+"""Says where the packed residues of a part are to be. Asked once a part, by several threads. Shape: (packed_bytes,)."""
 
 
 Deal = Callable[[NDArray[np.int8]], None]
@@ -167,6 +172,7 @@ class Codec(Protocol):
         *,
         threads: int | None = None,
         watch: Watch = unwatched,
+        room: Room | None = None,
         deal: Deal | None = None,
         seed: bytes | None = None,
         key_part: Part | None = None,
@@ -178,6 +184,7 @@ class Codec(Protocol):
             round_id: the attempt that it is for; it opens in no other.
             threads: how many parts to work on at a time; all cores if left out.
             watch: looks at residues as they are made; when a part is handed over it has seen all of it.
+            room: where parts go; memory of the codec's own if left out.
             deal: deals the one-time key, where the plan splits keys; there it must be given, and elsewhere not.
             seed: what randomness follows from, where the codec `repeats`; the operating system's if left out. Of these
                 very integers and no others. Secret. 32 bytes.

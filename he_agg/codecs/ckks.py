@@ -16,6 +16,7 @@ from he_agg.codecs.base import (
     Deal,
     GroupKey,
     PartSource,
+    Room,
     Values,
     Watch,
     beyond_plan,
@@ -73,6 +74,7 @@ class CkksCodec:
         *,
         threads: int | None = None,  # noqa: ARG002 - TenSEAL holds the interpreter lock
         watch: Watch = unwatched,
+        room: Room | None = None,
         deal: Deal | None = None,
         seed: bytes | None = None,  # noqa: ARG002 - TenSEAL takes none
         key_part: Part | None = None,  # noqa: ARG002 - there is no such part
@@ -85,9 +87,11 @@ class CkksCodec:
         if int(integers.max()) > self._plan.magnitude or int(integers.min()) < -self._plan.magnitude:
             # TenSEAL corrupts the neighbours of a large value without a word.
             raise beyond_plan(self._plan)
-        return self._encrypt(integers, self._opened.vectors(key), watch)
+        return self._encrypt(integers, self._opened.vectors(key), watch, room)
 
-    def _encrypt(self, values: NDArray[np.int32], vectors: CkksVectors, watch: Watch) -> Generator[Part]:
+    def _encrypt(
+        self, values: NDArray[np.int32], vectors: CkksVectors, watch: Watch, room: Room | None
+    ) -> Generator[Part]:
         slots, unit = vectors.slots, vectors.residues
         (section,) = self.sections
         for place in self._plan.places:
@@ -96,7 +100,7 @@ class CkksCodec:
             for i in range(place.residues // unit):
                 chunk = values[(first + i) * slots : (first + i + 1) * slots]
                 residues[i * unit : (i + 1) * unit] = vectors.encrypt(chunk)
-            packed = pack(residues, section.modulus_bits)
+            packed = pack(residues, section.modulus_bits, None if room is None else room(place))
             watch(place.number)(packed)
             yield Part(place.number, packed.data)
 

@@ -32,6 +32,7 @@ from he_agg.codecs.base import (
     Deal,
     GroupKey,
     PartSource,
+    Room,
     Values,
     Watch,
     beyond_plan,
@@ -112,6 +113,7 @@ class HybridCodec:
         *,
         threads: int | None = None,
         watch: Watch = unwatched,
+        room: Room | None = None,
         deal: Deal | None = None,
         seed: bytes | None = None,
         key_part: Part | None = None,
@@ -121,9 +123,8 @@ class HybridCodec:
         check_shape(values, self._plan)  # the kernels look at every value themselves
         check_given(self._plan, "deal", deal)
         carrier = deal or key_part or self._opened.vectors(key)
-        return self._encrypt(
-            values, carrier, partial(Encryptor, self._ring, self._a_key(key, round_id), seed), threads, watch
-        )
+        begin = partial(Encryptor, self._ring, self._a_key(key, round_id), seed)
+        return self._encrypt(values, carrier, begin, threads, watch, room or self._own_room)
 
     def _encrypt(
         self,
@@ -132,16 +133,17 @@ class HybridCodec:
         begin: Callable[[], Encryptor],
         threads: int | None,
         watch: Watch,
+        room: Room,
     ) -> Generator[Part]:
         with begin() as encryptor:
-            if (packed_key := self._carry(encryptor, carrier)) is not None:
+            if (packed_key := self._carry(encryptor, carrier, room)) is not None:
                 watch(self._key_place.number)(packed_key)
                 yield Part(self._key_place.number, packed_key.data)
 
             def encrypt_group(group: tuple[PartPlace, ...]) -> list[Part]:
                 span = self._values_of(group)
                 integers = values[span]
-                out = [self._buffers.take(place.packed_bytes) for place in group]
+                out = [room(place) for place in group]
                 watching = [watch(place.number) for place in group]
                 try:
                     packed = encryptor.encrypt(first_batch(group), integers, out, watching)
@@ -152,10 +154,12 @@ class HybridCodec:
             for parts in _in_threads(encrypt_group, self._groups, threads):
                 yield from parts
 
-    def _carry(self, encryptor: Encryptor, carrier: Deal | Part | CkksVectors) -> Bytes | None:
+    def _carry(self, encryptor: Encryptor, carrier: Deal | Part | CkksVectors, room: Room) -> Bytes | None:
         """Have the one-time key dealt, or put into the part that it travels in; return that part's residues, packed."""
         if isinstance(carrier, Part):
-            return np.frombuffer(carrier.packed, dtype=np.uint8)
+            packed = room(self._key_place)
+            packed[:] = np.frombuffer(carrier.packed, dtype=np.uint8)
+            return packed
         coefficients = encryptor.key_coefficients()
         try:
             if not isinstance(carrier, CkksVectors):
@@ -164,7 +168,10 @@ class HybridCodec:
             residues = carrier.encrypt(coefficients)
         finally:
             coefficients.fill(0)
-        return pack(residues, self._key_place.section.modulus_bits)
+        return pack(residues, self._key_place.section.modulus_bits, room(self._key_place))
+
+    def _own_room(self, place: PartPlace) -> Bytes:
+        return self._buffers.take(place.packed_bytes)
 
     def decrypt(
         self,

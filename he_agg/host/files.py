@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from he_agg.errors import ConfigError, HeAggError, KeystoreError, Reason
+from he_agg.host.direct import may_go_direct, open_new, write_all
 from he_agg.host.windows import strangers
 
 if sys.platform == "darwin":
@@ -83,24 +84,28 @@ def open_private(path: Path, flags: int, mode: int = 0o600) -> int:
     return os.open(path, flags | _ALWAYS, mode)
 
 
-def create(path: Path, content: Content, mode: int = 0o600, durable: bool = True) -> None:
+def create(path: Path, content: Content, mode: int = 0o600, *, durable: bool = True, to_be_read: bool = True) -> None:
     """Write a file that does not exist yet, whole or, if that fails, not at all. Never through a symbolic link.
 
     Args:
         durable: whether it must survive a power cut from here on; its name does after `sync_directory`.
+        to_be_read: whether it is worth a place in the kernel's memory.
     """
-    descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    direct = not to_be_read and not callable(content) and may_go_direct(content)
+    descriptor, direct = open_new(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _ALWAYS, mode, direct=direct)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        try:
             if sys.platform == "win32" and not mode & 0o077:
                 _refuse_strangers(path)  # before anything is in it
             if callable(content):
-                content(file)
+                with os.fdopen(descriptor, "wb", closefd=False) as file:
+                    content(file)
             else:
-                file.write(content)
+                write_all(descriptor, memoryview(content), direct=direct)
             if durable:
-                file.flush()
-                sync(file.fileno())
+                sync(descriptor)
+        finally:
+            os.close(descriptor)
     except BaseException:
         # A full disk would leave an empty file, which is then taken for the real one.
         path.unlink(missing_ok=True)

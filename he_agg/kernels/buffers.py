@@ -12,7 +12,10 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Buffers"]
+__all__ = ["PAGE_BYTES", "Buffers", "aligned"]
+
+PAGE_BYTES = 4096
+"""Where memory begins, so that a disk can take it as it is: at a block of almost every file system."""
 
 _MOST = 16
 """Free arrays kept: enough for a few threads and two limbs, and no more memory than 64 MiB of parts."""
@@ -33,7 +36,7 @@ class Buffers:
         self._free: deque[NDArray[np.uint8]] = deque(maxlen=most)
 
     def take(self, size: int) -> NDArray[np.uint8]:
-        """Lend an array of `size` bytes with anything in it. Shape: (size,)."""
+        """Lend an array of `size` bytes with anything in it, from the beginning of a page. Shape: (size,)."""
         owner = (ctypes.c_ubyte * size).from_buffer((memory := self._free_or_fresh(size)).data)
         # NumPy shortens chains of views down to the array that owns the memory, but never past another kind of object.
         weakref.finalize(owner, self._free.append, memory).atexit = False
@@ -48,4 +51,11 @@ class Buffers:
             if memory.size == size:
                 return memory
             self._free.appendleft(memory)
-        return np.empty(size, dtype=np.uint8)
+        return aligned(size)
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Return memory that begins at a page. What is in it is anything: a bytearray is cleared first. Shape: (size,)."""
+    memory = np.empty(size + PAGE_BYTES, dtype=np.uint8)
+    begin = -memory.ctypes.data % PAGE_BYTES
+    return memory[begin : begin + size]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client_sdk._disk import sum_parts as _sum_parts
+from client_sdk._disk.sum_parts import SumParts
 from client_sdk._effects import Request, Response
+from client_sdk._protocol import collect as _collect
 from client_sdk._protocol import verbs as _flows
 from client_sdk.progress import PhaseFinished, PhaseProgress
 from he_agg.documents.manifest import Manifest
@@ -288,8 +292,12 @@ def test_answer_of_another_length(tmp_path, aggregator, cut):
     assert asked(world) == [0] if cut == "longer" else [0, 0, 0]
 
 
-def test_interrupted_download_goes_on_with_the_missing_parts(tmp_path, aggregator):
+@pytest.mark.parametrize("held", [True, False])
+def test_interrupted_download_goes_on_with_the_missing_parts(tmp_path, aggregator, monkeypatch, held):
+    """Whether it was in memory, or too long for that."""
     interrupted = []
+    if not held:
+        monkeypatch.setattr(_collect, "HELD_BYTES", PLAN.public.wire_bytes - 1)
 
     def meddle(request: Request, body: bytes):
         if "/sum?" not in request.path:
@@ -311,15 +319,56 @@ def test_interrupted_download_goes_on_with_the_missing_parts(tmp_path, aggregato
     assert Signed.parse(Verdict, verdict).body.verdict == "opened"
 
 
+@pytest.mark.parametrize(("held", "written"), [(True, 0), (False, PARTS)])
+def test_sum_is_written_only_if_it_is_long(tmp_path, aggregator, monkeypatch, held, written):
+    count, write = [], SumParts._write
+    monkeypatch.setattr(SumParts, "_write", lambda self, *part: count.append(part) or write(self, *part))
+    if not held:
+        monkeypatch.setattr(_collect, "HELD_BYTES", PLAN.public.wire_bytes - 1)
+    mean = World(aggregator).run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])
+    assert len(count) == written
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_download_that_a_person_ends_goes_on_as_well(tmp_path, aggregator, monkeypatch, full):
+    """A full disk costs what was in memory, and hides nothing."""
+
+    class EndedError(BaseException):
+        """Ctrl-C."""
+
+    def meddle(request: Request, body: bytes):
+        if "/sum?" in request.path:
+            return Response(200, {}, aggregator(request, body).body[: PLAN.public.places[0].wire_bytes + 10])
+        return None
+
+    session, world = session_for(tmp_path, PLAN), World(aggregator, meddle)
+
+    def end(number: int) -> None:
+        if any(isinstance(e, PhaseProgress) and e.phase == "download" for e in world.events):
+            raise EndedError
+
+    world.before = end
+    with monkeypatch.context() as patch:
+        if full:
+            no_room = OSError(errno.ENOSPC, "No space left on device")
+            patch.setattr(_sum_parts, "create", lambda *_, **__: (_ for _ in ()).throw(no_room))
+        with pytest.raises(EndedError):
+            world.run(_flows.aggregate(session, OPEN, update_of()))
+    again = World(aggregator)
+    assert_mean_of(again.run(_flows.resume(session, OPEN)), PLAN, [update_of(0), update_of(1), update_of(2)])
+    assert asked(again) == [0 if full else 1]
+
+
 def test_what_the_disk_spoiled_is_fetched_again(tmp_path, aggregator):
     """What lies after it is here, and looked at once."""
     session = session_for(tmp_path, PLAN, patience_s=1.0)
     whole = World(aggregator)
     whole.run(_flows.submit(session, OPEN, update_of()))
     aggregator.close()
-    entry = session.spool.entry(ROUND)
+    sums = session.spool.entry(ROUND).sum_parts()
     for number, data in enumerate(aggregator.sum):
-        entry.write_sum_part(number, b"rot" if number == 0 else data)
+        sums.keep(number, memoryview(b"rot" if number == 0 else data))
     again = World(aggregator)
     mean = again.run(_flows.resume(session, OPEN))
     assert_mean_of(mean, PLAN, [update_of(0), update_of(1), update_of(2)])

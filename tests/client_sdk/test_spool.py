@@ -48,7 +48,7 @@ def test_nobody_else_may_look(tmp_path):
     old = os.umask(0)
     try:
         entry, _ = filled(tmp_path)
-        entry.write_sum_part(0, b"sum")
+        entry.sum_parts().keep(0, memoryview(b"sum"))
         with entry.locked():
             modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "spool", *tmp_path.rglob("*")]}
     finally:

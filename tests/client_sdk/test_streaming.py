@@ -9,8 +9,11 @@ import threading
 import numpy as np
 import pytest
 
+from client_sdk._disk.files import read_file
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._effects import Request
+from client_sdk._protocol import outgoing as _outgoing
+from client_sdk._protocol import prepare as _prepare
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
 from client_sdk.federated import Update
@@ -102,6 +105,31 @@ def test_parts_leave_before_all_are_made(tmp_path, aggregator, monkeypatch):
     assert len(world.paths("PUT")) == PARTS >= 6
     assert [e.phase for e in world.events if isinstance(e, PhaseFinished)] == ["encrypt", "upload"]
     assert not (tmp_path / "spool" / "a" / str(ROUND) / "begun").exists()
+
+
+@pytest.mark.parametrize("parts", [0, 2, PARTS])
+def test_a_slow_link_leaves_no_more_in_memory_than_is_said(tmp_path, aggregator, monkeypatch, parts):
+    """All is encrypted before anything leaves; what does not fit into memory leaves from the disk."""
+    most = sum(place.wire_bytes for place in sorted(PLAN.public.places, key=lambda p: -p.wire_bytes)[:parts])
+    monkeypatch.setattr(_outgoing, "HELD_BYTES", most)
+    read, held = [], []
+    monkeypatch.setattr(_submit, "read_file", lambda path, length: read.append(path) or read_file(path, length))
+    session, begin = session_for(tmp_path, PLAN), _prepare._begin
+
+    def all_of_it(*arguments):
+        outgoing = begin(*arguments)
+        outgoing.stored()
+        held.append(sum(map(len, outgoing._held.values())))
+        return outgoing
+
+    monkeypatch.setattr(_prepare, "_begin", all_of_it)
+    World(aggregator).run(_flows.submit(session, OPEN, UPDATE))
+    (sent,) = aggregator.uploads.values()
+    entry = session.spool.entry(ROUND)
+    assert sent == {number: entry.part_path(number).read_bytes() for number in range(PARTS)}
+    assert held[0] <= most
+    assert PARTS - len(read) >= parts
+    assert bool(read) == (parts < PARTS)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])

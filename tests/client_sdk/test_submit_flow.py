@@ -11,8 +11,10 @@ import shutil
 import numpy as np
 import pytest
 
+from client_sdk._disk.files import read_file
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._effects import Request, Response
+from client_sdk._protocol import outgoing as _outgoing
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
@@ -346,7 +348,13 @@ def test_aggregator_that_always_loses_parts_is_given_up(tmp_path, aggregator):
     assert session.spool.entry(ROUND).is_stored
 
 
-@pytest.mark.usefixtures("part_by_part")
+@pytest.fixture
+def nothing_held(monkeypatch):
+    """All parts are read from the spool, as those are that do not fit into memory."""
+    monkeypatch.setattr(_outgoing, "HELD_BYTES", 0)
+
+
+@pytest.mark.usefixtures("part_by_part", "nothing_held")
 @pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])
 def test_part_that_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggregator, damage):
     """The aggregator refuses what is damaged, whoever did it; then the site looks at its own disk first."""
@@ -365,7 +373,7 @@ def test_part_that_the_disk_damaged_is_told_from_a_bad_network(tmp_path, aggrega
     assert world.sleeps == []
 
 
-@pytest.mark.usefixtures("part_by_part")
+@pytest.mark.usefixtures("part_by_part", "nothing_held")
 def test_damaged_part_is_told_also_when_nobody_answers(tmp_path, aggregator):
     """A proxy that hangs up on what it does not like must not hide the disk behind the network."""
     session = session_for(tmp_path, PLAN, patience_s=1.0)
@@ -379,11 +387,36 @@ def test_damaged_part_is_told_also_when_nobody_answers(tmp_path, aggregator):
         World(aggregator, rot).run(_flows.submit(session, OPEN, update_of()))
 
 
-def test_parts_are_read_once_to_be_sent(tmp_path, aggregator, monkeypatch):
+@pytest.mark.parametrize("held", [True, False])
+def test_parts_are_read_once_to_be_sent_or_not_at_all(tmp_path, aggregator, monkeypatch, held):
     """A second look is for what was refused only."""
+    read = []
     monkeypatch.setattr(SpoolEntry, "check_part", lambda *_: pytest.fail("read twice"))
-    World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of()))
+    monkeypatch.setattr(_submit, "read_file", lambda path, length: read.append(path) or read_file(path, length))
+    if not held:
+        monkeypatch.setattr(_outgoing, "HELD_BYTES", 0)
+    session = session_for(tmp_path, PLAN)
+    World(aggregator).run(_flows.submit(session, OPEN, update_of()))
     assert set(aggregator.complete) == {"a"}
+    entry = session.spool.entry(ROUND)
+    parts = [entry.part_path(number) for number in range(PARTS)]
+    assert read == ([] if held else parts)
+    assert [list(sent.values()) for sent in aggregator.uploads.values()] == [[path.read_bytes() for path in parts]]
+
+
+@pytest.mark.usefixtures("part_by_part")
+def test_what_a_proxy_spoilt_is_sent_again_from_the_disk(tmp_path, aggregator):
+    """Memory is given back when a part has left."""
+    session, spoilt = session_for(tmp_path, PLAN), []
+
+    def spoil(request: Request, body: bytes):
+        if request.path.endswith("?from=1") and not spoilt:
+            spoilt.append(request.path)
+            return problem(400, "bad-digest")
+        return None
+
+    receipt = World(aggregator, spoil).run(_flows.submit(session, OPEN, update_of()))
+    assert (aggregator.complete, len(spoilt)) == ({"a": receipt.id}, 1)
 
 
 def test_spool_of_another_key_is_refused(tmp_path, aggregator):

@@ -269,6 +269,30 @@ def test_who_watches_sees_every_part_as_it_is_handed_over(codec):
     assert count > len(seen) or codec != "hybrid"  # some part came in more than one stretch
 
 
+@pytest.mark.parametrize("codec", SCHEMES)
+def test_parts_are_where_they_were_to_be(codec):
+    """Each once, those that were made before included."""
+    plan = plan_of(300_000 if codec == "hybrid" else 6200, codec=codec, part_bytes=2**17)
+    coder, key = codec_for(plan.public), key_of(plan)
+    values = np.arange(plan.public.values, dtype=np.int32) % 7
+    rooms: dict[int, np.ndarray] = {}
+
+    def room(place):
+        assert place.number not in rooms
+        return rooms.setdefault(place.number, np.empty(place.packed_bytes, np.uint8))
+
+    first = None
+    for seed in (None, bytes(32), bytes(32)):
+        rooms.clear()
+        for part in coder.encrypt(values, key, ROUND, room=room, seed=seed, key_part=first):
+            assert np.shares_memory(np.frombuffer(part.packed, np.uint8), rooms[part.number])
+        parts = [Part(number, rooms[number].data) for number in sorted(rooms)]
+        assert np.array_equal(coder.decrypt(source(parts), 1, key, ROUND), values)
+        if codec == "hybrid" and seed is not None:
+            assert first is None or bytes(first.packed) == bytes(rooms[0])
+            first = Part(0, bytes(rooms[0]))
+
+
 def test_an_abandoned_encryption_wipes_its_key(monkeypatch):
     wiped = []
     monkeypatch.setattr(Encryptor, "wipe", lambda self, wipe=Encryptor.wipe: (wipe(self), wiped.append(self)))

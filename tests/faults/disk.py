@@ -12,6 +12,7 @@ keep, and it is tested with shims like this one. They stay as the process left t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -20,12 +21,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import he_agg.host.direct
 import service.store.parts.directory
 import service.store.parts.files
 
 BLOCK = 4096
 
-ON_DISK = (service.store.parts.directory, service.store.parts.files)
+ON_DISK = (he_agg.host.direct, service.store.parts.directory, service.store.parts.files)
 """What writes files of parts."""
 
 
@@ -71,7 +73,13 @@ class LossyDisk:
             self._contents[os.fstat(descriptor).st_ino] = path.read_bytes()
 
     def _sync_names(self, directory: Path) -> None:
-        self._names[directory] = {path.name: path.stat().st_ino for path in directory.iterdir()}
+        names: dict[str, int] = {}
+        for path in directory.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another thread has renamed it
+                names[path.name] = path.stat().st_ino
+                if path.is_dir():
+                    self._names.setdefault(path, {})
+        self._names[directory] = names
 
     def crash(self, how: str, chance: random.Random) -> None:
         """Lose what may be lost.
@@ -94,13 +102,13 @@ class LossyDisk:
         here = directory.relative_to(self._root)
         certain = self._names.get(directory, {})
         present = {path.name: ino for path, ino in real.items() if path.parent == here}
-        for name in sorted(certain.keys() | present.keys()):
-            candidates = [ino for ino in {certain.get(name), present.get(name)} if ino is not None]
-            ino = {"none": certain.get(name), "all": present.get(name), "torn": present.get(name)}.get(how)
-            if how == "some":
-                ino = chance.choice([certain.get(name), present.get(name)])
-            if ino is None or not candidates:
-                continue
+        names = {"none": certain, "all": present, "torn": present}.get(how, {})
+        if how == "some":
+            chosen = {n: chance.choice([certain, present]).get(n) for n in sorted(certain.keys() | present.keys())}
+            # Of a file that was renamed, one of the names is there: file systems do that in one step.
+            renamed = {n: ino for n, ino in present.items() if ino in certain.values() and ino not in chosen.values()}
+            names = {name: ino for name, ino in (chosen | renamed).items() if ino is not None}
+        for name, ino in names.items():
             source = inodes.get(ino)
             if (source is not None and source.is_dir()) or (directory / name) in self._names:
                 self._rebuild(directory / name, inodes, real, how, chance)

@@ -7,11 +7,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,64 +16,11 @@ from client_sdk._protocol.session import MemberSession
 from he_agg.errors import Reason, WireError
 from he_agg.host import files
 from he_agg.ids import RoundId
-from tests.faults.disk import LossyDisk
+from tests.faults.power import power_cuts
 from tests.support.holders import HeldFederation, HolderWorld, held_roster, holder_in, look, published, split_plan
-from tests.support.seeds import seed_of
 
 PLAN = split_plan()
-MEMORY = Path("/dev/shm")
 HOW = [pytest.param("all", marks=pytest.mark.slow), "none", "some", "torn"]
-
-
-class StopError(BaseException):
-    """The power goes."""
-
-
-@contextlib.contextmanager
-def a_folder() -> Iterator[Path]:
-    root = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
-    try:
-        yield root
-    finally:
-        shutil.rmtree(root)
-
-
-def power_cuts(monkeypatch, how: str, before: Callable[[Path], None], live: Callable[[Path], None]) -> Iterator[Path]:
-    """A folder after each: at an fsync of a life, just before and just after it; at last after all of that life.
-
-    Args:
-        before: makes what is on the disk for certain.
-        live: does the rest.
-    """
-    chance = random.Random(seed_of("lost promises"))
-    at, over = 0, False
-    while not over:
-        at += 1
-        with a_folder() as root, monkeypatch.context() as patch:
-            home = root / "home"
-            home.mkdir()
-            before(home)
-            # Garbage with an end of line in it is a damaged file, and refused: tests/client_sdk/test_promises.py.
-            disk = LossyDisk(home, patch, (lines, files), garbage=False)
-            real = disk.os.fsync
-
-            def fsync(descriptor, disk=disk, real=real, early=bool(at % 2), turn=(at + 1) // 2):
-                if disk.syncs + 1 == turn and early:
-                    raise StopError
-                real(descriptor)
-                if disk.syncs == turn and not early:
-                    raise StopError
-
-            disk.os.fsync = fsync
-            over = True
-            try:
-                live(home)
-            except StopError:
-                over = False
-            disk.crash(how, chance)
-            patch.undo()
-            yield home
-    assert at > 10, "there was hardly a power cut"
 
 
 def pin(home: Path) -> None:
@@ -95,7 +37,7 @@ def test_nobody_seals_to_a_key_that_was_lost(monkeypatch, how):
         look(holder_in(home, PLAN, "trustee"), aggregator)
 
     heard = []
-    for home in power_cuts(monkeypatch, how, pin, live):
+    for home in power_cuts(monkeypatch, (lines, files), how, pin, live):
         before = dict(aggregator.sharing)
         session = holder_in(home, PLAN, "trustee")
         world = HolderWorld(aggregator, site="trustee")
@@ -133,7 +75,7 @@ def test_no_promise_is_lost_that_anybody_has_heard_of(tmp_path, rng, monkeypatch
         assert not look(holder_in(home, PLAN, "b"), aggregator)
 
     seen, heard = set(), []
-    for home in power_cuts(monkeypatch, how, with_its_key, live):
+    for home in power_cuts(monkeypatch, (lines, files), how, with_its_key, live):
         session = holder_in(home, PLAN, "b")
         assert session.sharing_keys.of(1).to_bytes() == key.to_bytes()
         heard.append("b" in aggregator.of("echoes"))

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from he_agg.host.direct import LONG_BYTES
+from he_agg.kernels.buffers import PAGE_BYTES
 from service.store.parts import files
-
-LONG = files._LONG_BYTES
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -33,7 +33,7 @@ def buffer(rng, length, offset=0):
 
 
 @pytest.mark.parametrize("offset", [0, 1, 512])
-@pytest.mark.parametrize("length", [0, 1, LONG - 1, LONG, LONG + 1, LONG + 4096, 3_570_123])
+@pytest.mark.parametrize("length", [0, 1, LONG_BYTES - 1, LONG_BYTES, LONG_BYTES + 1, LONG_BYTES + 4096, 3_570_123])
 @pytest.mark.parametrize("to_be_read", [True, False])
 def test_what_was_written_is_in_the_file(folder, rng, length, offset, to_be_read):
     data = buffer(rng, length, offset)
@@ -49,7 +49,7 @@ def test_memory_begins_where_a_block_does(rng):
     for length in (0, 1, *rng.integers(1, 2**20, 50)):
         room = files.new_buffer(int(length))
         assert len(room) == length
-        assert files._begins_at_block(room) or not length
+        assert np.frombuffer(room, np.uint8).ctypes.data % PAGE_BYTES == 0 or not length
 
 
 @pytest.mark.parametrize("refused", ["open", "first write", "later write"])
@@ -66,15 +66,15 @@ def test_a_file_system_that_does_not_know_direct_writes(folder, rng, monkeypatch
         return descriptor
 
     def write(descriptor, data):
-        if descriptor in direct and len(data) % files._BLOCK_BYTES == 0:
-            if refused == "first write" or len(data) < LONG // 2:
+        if descriptor in direct and len(data) % PAGE_BYTES == 0:
+            if refused == "first write" or len(data) < LONG_BYTES // 2:
                 direct.remove(descriptor)
                 raise OSError(errno.EINVAL, "Invalid argument")
-            data = data[: len(data) // 2 // files._BLOCK_BYTES * files._BLOCK_BYTES]
+            data = data[: len(data) // 2 // PAGE_BYTES * PAGE_BYTES]
         return wrote(descriptor, data)
 
     data = buffer(rng, 3_570_123)
-    if not files._DIRECT:
+    if not hasattr(os, "O_DIRECT"):
         pytest.skip("this system knows no direct writes")
     monkeypatch.setattr(os, "open", open_)
     monkeypatch.setattr(os, "write", write)
@@ -87,12 +87,12 @@ def test_a_disk_that_fails_half_way_leaves_nothing(folder, rng, monkeypatch, num
     wrote = os.write
 
     def write(descriptor, data):
-        if len(data) < LONG:
+        if len(data) < LONG_BYTES:
             raise OSError(number, os.strerror(number))
-        return wrote(descriptor, data[: len(data) - LONG // 2 // files._BLOCK_BYTES * files._BLOCK_BYTES])
+        return wrote(descriptor, data[: len(data) - LONG_BYTES // 2 // PAGE_BYTES * PAGE_BYTES])
 
     files.write(folder / "1.part", b"before")
-    data = buffer(rng, LONG + 1)
+    data = buffer(rng, LONG_BYTES + 1)
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(OSError, match=os.strerror(number)):
         files.write(folder / "1.part", data, to_be_read=False)
@@ -103,6 +103,6 @@ def test_random_lengths_and_short_writes(folder, rng, monkeypatch):
     wrote = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: wrote(descriptor, data[: rng.integers(1, len(data) + 1)]))
     for _ in range(10):
-        data = buffer(rng, int(rng.integers(LONG, 2 * LONG)))
+        data = buffer(rng, int(rng.integers(LONG_BYTES, 2 * LONG_BYTES)))
         files.write(folder / "1.part", data, to_be_read=False)
         assert np.array_equal(np.frombuffer((folder / "1.part").read_bytes(), np.uint8), np.frombuffer(data, np.uint8))
