@@ -85,6 +85,7 @@ ACTIVITIES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "files": (
             "client_sdk._disk.spool:SpoolEntry.*",
+            "client_sdk._disk.sum_parts:SumParts.*",
             "client_sdk._disk.files:read_file",
             "he_agg.host.files:create",
             "he_agg.host.files:create_once",
