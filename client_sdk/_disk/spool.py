@@ -32,7 +32,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -245,9 +245,9 @@ class SpoolEntry:
             try:
                 with (self.path / _MANIFEST).open("rb") as file:
                     encoded = file.read(MAX_MANIFEST_BYTES + 1)
+                fingerprint = (self.path / _UPDATE).read_text("ascii")
             except FileNotFoundError:
                 return None
-            fingerprint = (self.path / _UPDATE).read_text("ascii")
         try:
             return Stored(Signed.parse(Manifest, encoded), encoded, fingerprint)
         except WireError as error:
@@ -372,6 +372,10 @@ class SpoolEntry:
             if os.fstat(file.fileno()).st_size == length and digest_of(file) == digest:
                 return
         raise _damaged(path, f"part {number} is not the one that the manifest names")
+
+    def has_parts(self, places: Iterable[PartPlace]) -> bool:
+        """Say whether all parts are here, by their names: under those they are whole."""
+        return all(self.part_path(place.number).is_file() for place in places)
 
     def part_path(self, number: int) -> Path:
         """Return where a part of the submission is."""

@@ -34,7 +34,7 @@ from he_agg.plan.rounded import Rounded
 from he_agg.plan.sections import Part
 from keys import GroupKey
 
-__all__ = ["check_stored", "lost_spool", "prepare"]
+__all__ = ["check_stored", "find_stored", "lost_spool", "prepare"]
 
 
 def prepare(
@@ -57,7 +57,7 @@ def prepare(
     started = yield from now()
     yield Report(PhaseStarted(str(opened.id), "encrypt", session.plan.wire_bytes))
     values = yield from compute(partial(_quantizing, session, update))
-    stored = yield from compute(entry.stored)
+    stored = yield from compute(partial(find_stored, session, entry))
     fingerprint = yield from compute(partial(session.identity.recognise, int(update.weight), values.arrays))
     if stored is not None:
         check_stored(session, opened, entry, stored)
@@ -111,6 +111,18 @@ def _another(opened: OpenRound, how: str, which: str, hint: str) -> InputError:
         hint,
         "hand in the same file and weight again to finish the stored one",
     )
+
+
+def find_stored(session: Session, entry: SpoolEntry) -> Stored | None:
+    """Return what is stored here; None if it is of no use, and nothing is lost with it.
+
+    A power cut may undo a removal, or keep a name and lose others, without order. While nothing has left, a submission
+    without all of its parts is such a remainder. Afterwards it is damage, and an error where a part is wanted.
+    """
+    stored = entry.stored()
+    if stored is None or stored.elsewhere or session.ledger.sent(entry.round_id) is not None:
+        return stored
+    return stored if entry.has_parts(session.plan.places) else None
 
 
 def check_stored(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> None:

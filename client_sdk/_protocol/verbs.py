@@ -14,7 +14,7 @@ from client_sdk._protocol.collect import accept, await_record, check_counted, co
 from client_sdk._protocol.hold import hold
 from client_sdk._protocol.outgoing import Made, Outgoing
 from client_sdk._protocol.poll import OpenRound, last_published
-from client_sdk._protocol.prepare import check_stored, prepare
+from client_sdk._protocol.prepare import check_stored, find_stored, prepare
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
 from client_sdk._protocol.verdicts import check_one_set, judge, judging
@@ -97,7 +97,7 @@ def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
     """Finish the submission that is stored for this round: send what is missing, wait, download, decrypt."""
     entry = session.spool.entry(opened.id)
     with entry.locked():
-        stored = yield from compute(entry.stored)
+        stored = yield from compute(partial(find_stored, session, entry))
         if stored is None:
             raise InputError(
                 Reason.BAD_ARGUMENT,
