@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from he_agg.errors import ConfigError, Reason
 from service.audit_events.event import Tell
@@ -20,7 +20,7 @@ from service.failpoints import failpoint
 from service.settings import Settings
 from service.store import schema
 from service.store.postgres import Postgres
-from service.store.sql_failures import translated
+from service.store.sql_failures import passing
 from service.store.sqlite import SqliteFile
 from service.store.transaction import Transaction
 
@@ -107,19 +107,29 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """Open a transaction that only reads and sees one state throughout."""
-        with translated(), self._database.begin(write=False) as connection:
-            yield Transaction(connection)
+        try:
+            with self._database.begin(write=False) as connection:
+                yield Transaction(connection)
+        except SQLAlchemyError as error:
+            if (known := passing(error)) is None:
+                raise
+            raise known from error
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Open a transaction that may write, alone among all processes."""
         # Waiting writers of SQLite poll, and those of PostgreSQL each hold a connection: a queue is better.
         began = time.perf_counter()
-        with translated(), self._one_writer, self._database.begin(write=True) as connection:
-            self.on_write(time.perf_counter() - began)
-            tx = Transaction(connection)
-            yield tx
-            failpoint("transaction.before_commit")
+        try:
+            with self._one_writer, self._database.begin(write=True) as connection:
+                self.on_write(time.perf_counter() - began)
+                tx = Transaction(connection)
+                yield tx
+                failpoint("transaction.before_commit")
+        except SQLAlchemyError as error:
+            if (known := passing(error)) is None:
+                raise
+            raise known from error
         failpoint("transaction.committed")
         for event in tx.reported:
             self.on_event(event)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.store.failures import StoreBusyError, StoreError, StoreFullError
 
-__all__ = ["translated"]
+__all__ = ["passing"]
 
 # SQLite's primary result codes; extended ones have them in front.
 _SQLITE_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_NOMEM")
@@ -20,19 +17,8 @@ _POSTGRES_PASSING = ("53", "55", "57", "08", "40", "25006")
 _POSTGRES_FULL = "53100"
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise failures of a database that pass as those of a store. Others go through as they are."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        known = _known(error)
-        if known is None:
-            raise
-        raise known from error
-
-
-def _known(error: SQLAlchemyError) -> StoreError | None:
+def passing(error: SQLAlchemyError) -> StoreError | None:
+    """Return a failure of a database that passes as one of a store; None for another, which goes on as it is."""
     if isinstance(error, PoolTimeoutError):
         return StoreBusyError()
     if not isinstance(error, DBAPIError):

@@ -1,15 +1,15 @@
 """Statements that are always the same: made into the database's text once, then run by its driver.
 
 SQLAlchemy takes 26 us to run a statement that it has made before, and a hundred for one that is put together first;
-SQLite takes 2. So whatever runs in a round is a constant beside its row class, and only commands of the operator put
-statements together. Names of parameters, types and errors are SQLAlchemy's either way, for both databases.
+SQLite takes 2, and this here 5. So whatever runs in a round is a constant beside its row class, and only commands of
+the operator put statements together. Names of parameters, types and errors are SQLAlchemy's either way, for both
+databases.
 """
 
 from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ _HIDDEN = ("hidden",)
 
 class Answer:
     """What a statement found: all of it, read at once."""
+
+    __slots__ = ("_rows", "rowcount")
 
     def __init__(self, rows: Sequence[Any], rowcount: int) -> None:
         self._rows = rows
@@ -70,7 +72,7 @@ class Prepared:
         self._statement = statement
         self._texts: dict[str, _Text] = {}
 
-    def run(self, connection: Connection, values: Values | Sequence[Values] | None = None) -> Answer:
+    def run(self, connection: Connection, values: Values | list[Values] | None = None) -> Answer:
         """Run it once, or once for each of several sets of values.
 
         Raises:
@@ -80,16 +82,20 @@ class Prepared:
         text = self._texts.get(dialect.name)
         if text is None:
             text = self._texts[dialect.name] = _text(self._statement, dialect)
-        with _cursor(connection, text.sql) as cursor:
-            if values is None or isinstance(values, Mapping):
-                cursor.execute(text.sql, text.arguments(values or {}))
-            else:
+        driver: Any = connection.connection.dbapi_connection
+        try:
+            if isinstance(values, list):
+                cursor = driver.cursor()
                 cursor.executemany(text.sql, [text.arguments(each) for each in values])
+            else:
+                cursor = driver.execute(text.sql, text.arguments(values or {}))
             if not isinstance(self._statement, Select):
                 return Answer([], cursor.rowcount)
             if text.row is None:  # the driver says only now what it makes of each type
                 text.row = _row_of(self._statement, dialect, cursor.description)
             return Answer([text.row(row) for row in cursor.fetchall()], cursor.rowcount)
+        except dialect.loaded_dbapi.Error as error:
+            raise _failure(dialect, text.sql, error) from error
 
 
 def adding(table: Table, *columns: str) -> Prepared:
@@ -99,8 +105,11 @@ def adding(table: Table, *columns: str) -> Prepared:
 
 def run_text(connection: Connection, sql: str) -> None:
     """Run a statement without parameters or rows."""
-    with _cursor(connection, sql) as cursor:
-        cursor.execute(sql)
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        driver.execute(sql)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _failure(connection.dialect, sql, error) from error
 
 
 @dataclass
@@ -123,8 +132,9 @@ class _Text:
     def arguments(self, values: Values) -> Any:
         if self.into:
             values = {name: self.into[name](value) if name in self.into else value for name, value in values.items()}
-        every = {**self.fixed, **values}
-        return every if self.order is None else [every[name] for name in self.order]
+        if self.fixed:
+            values = {**self.fixed, **values}
+        return values if self.order is None else [values[name] for name in self.order]
 
 
 def _text(statement: Select[Any] | UpdateBase, dialect: Dialect) -> _Text:
@@ -165,15 +175,8 @@ def _row_of(
     return row
 
 
-@contextmanager
-def _cursor(connection: Connection, sql: str) -> Iterator[Any]:
-    """Open the driver's cursor. Its errors become SQLAlchemy's, and say nothing of values."""
-    cursor, dialect = connection.connection.cursor(), connection.dialect
+def _failure(dialect: Dialect, sql: str, error: Exception) -> BaseException:
+    """Make SQLAlchemy's error of a driver's; it says nothing of values."""
+    end_if_disk_failed(error)
     errors = dialect.loaded_dbapi.Error
-    try:
-        yield cursor
-    except errors as error:
-        end_if_disk_failed(error)
-        raise DBAPIError.instance(sql, _HIDDEN, error, errors, hide_parameters=True, dialect=dialect) from error
-    finally:
-        cursor.close()
+    return DBAPIError.instance(sql, _HIDDEN, error, errors, hide_parameters=True, dialect=dialect)

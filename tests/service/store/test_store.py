@@ -104,14 +104,12 @@ def test_a_database_that_cannot_write_ends_the_process(store, monkeypatch):
     broken.sqlite_errorname = "SQLITE_IOERR_FSYNC"
 
     class Broken:
-        def execute(self, *_):
-            raise broken
-
-        def cursor(self):
+        @property
+        def dbapi_connection(self):
             return self
 
-        def close(self):
-            pass
+        def execute(self, *_):
+            raise broken
 
     with store.read() as tx:
         monkeypatch.setattr(Connection, "connection", Broken())  # a statement that is always the same
