@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from he_agg.documents.roster import Member, Roster
 from he_agg.documents.signed import Signed
-from he_agg.errors import Reason
 from service.core.aggregator_key import FILE_NAME, AggregatorKey
 from service.core.conductor import Conductor
 from service.core.roster_cache import former_members, newest_roster, signer_in
@@ -20,7 +19,6 @@ from service.core.submissions.dealings import Dealings
 from service.core.submissions.receive import Uploads
 from service.core.submissions.running_sums import RunningSums
 from service.logs import log
-from service.refusal import RefusedError
 from service.settings import Settings
 from service.store.failures import StoreFullError
 from service.store.lock import DirectoryLock, match_key, match_parts
@@ -125,9 +123,7 @@ class Aggregator:
     def newest_roster(self, federation: str) -> Signed[Roster]:
         """Return the roster that a federation goes by now."""
         with self.store.read() as tx:
-            if tx.federation(federation) is not None:
-                return newest_roster(tx, federation)
-        raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {federation} here")
+            return newest_roster(tx, federation)
 
     def former_member(self, federation: str, name: str) -> tuple[int, Member] | None:
         """Return the last version of the roster that listed a name which the newest does not, and how; None if none."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
+from he_agg.errors import Reason
 from service.core.aggregator_key import AggregatorKey
+from service.refusal import RefusedError
 from service.store.rows import RosterRow
 from service.store.transaction import Transaction
 
@@ -17,7 +19,7 @@ _former: dict[str, dict[str, tuple[int, Member]]] = {}
 
 def newest_roster(tx: Transaction, federation: str) -> Signed[Roster]:
     """Return the roster that a federation goes by now."""
-    return _known(tx, tx.newest_roster(federation))
+    return _known(tx, _newest(tx, federation))
 
 
 def former_members(tx: Transaction, federation: str) -> dict[str, tuple[int, Member]]:
@@ -25,7 +27,7 @@ def former_members(tx: Transaction, federation: str) -> dict[str, tuple[int, Mem
 
     Older versions are read once for each newest one: strangers, who have proved nothing, may make us look here.
     """
-    row = tx.newest_roster(federation)
+    row = _newest(tx, federation)
     former = _former.get(row.digest)
     if former is None:
         former = {}
@@ -53,6 +55,13 @@ def signer_in(roster: Roster, key: AggregatorKey) -> str | None:
         if member.public_key == key.signing_key.public_key:
             return name
     return None
+
+
+def _newest(tx: Transaction, federation: str) -> RosterRow:
+    row = tx.newest_roster(federation)
+    if row is None:
+        raise RefusedError(Reason.UNKNOWN_FEDERATION, f"there is no federation {federation} here")
+    return row
 
 
 def _known(tx: Transaction, row: RosterRow) -> Signed[Roster]:

@@ -54,8 +54,8 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
             said something else before.
     """
     signed = Signed.parse(Verdict, data)
-    verdict, before = signed.body, tx.verdict(row.id, site)
-    if before == data:
+    verdict, said = signed.body, tx.verdicts(row.id)
+    if site in said and tx.verdict(row.id, site) == data:
         return False
     record = row.signed
     if row.phase is not Phase.PUBLISHED or record is None:
@@ -72,19 +72,19 @@ def accept_verdict(tx: Transaction, row: RoundRow, data: bytes, site: str, at: i
     if site not in record.body.members:
         raise RefusedError(Reason.FORBIDDEN, f"site {site} is not in the sum of round {row.id}")
     signed.check_signed(newest_roster(tx, row.id.federation).body.keys_of(Role.SITE))
-    if before is not None:
+    if site in said:
         raise RefusedError(
             Reason.ALREADY_EXISTS,
-            f"site {site} has said on round {row.id} already that it {tx.verdicts(row.id)[site]} the sum",
+            f"site {site} has said on round {row.id} already that it {said[site]} the sum",
             "the first verdict stays; `he-agg audit` shows it",
         )
-    stood = standing_of(tx, row)
     tx.add_verdict(row.id, site, verdict.verdict, data, at)
     if verdict.verdict != OPENED:
         log(logging.ERROR, "a site has rejected a sum", round_id=str(row.id), member=site)
         tx.report("verdict.rejected", federation=row.id.federation, round=str(row.id), member=site)
-    stands = standing_of(tx, row)
-    if stands is not stood:  # otherwise nobody waits for it
+    least = quorum(tx, row)
+    stands = standing({**said, site: verdict.verdict}, least)
+    if stands is not standing(said, least):  # otherwise nobody waits for it
         if stands is Standing.OPENED:
             tx.release(row.id)
         tx.bump()

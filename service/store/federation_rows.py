@@ -41,7 +41,7 @@ class FederationRows(Queries):
 
     def federations(self) -> list[FederationRow]:
         """Return all federations, by name."""
-        return self._all(_federation, _BY_NAME)
+        return self._once(("federations",), lambda: self._all(_federation, _BY_NAME))
 
     def add_federation(self, row: FederationRow) -> None:
         """Register a federation."""
@@ -57,10 +57,14 @@ class FederationRows(Queries):
         """Note when a federation was paused, or that it is not any more."""
         self._change(update(federations).where(federations.c.name == name).values(paused_at=at))
 
-    def newest_roster(self, federation: str) -> RosterRow:
-        """Return the newest version of a federation's roster."""
-        key = ("newest roster", federation)
-        return self._once(key, lambda: as_row(RosterRow)(self._run(_NEWEST_ROSTER, {"federation": federation}).one()))
+    def newest_roster(self, federation: str) -> RosterRow | None:
+        """Return the newest version of a federation's roster; None if there is no such federation."""
+
+        def find() -> RosterRow | None:
+            row = self._first(as_row(RosterRow), _NEWEST_ROSTER, federation=federation)
+            return None if row is None else self._once(("roster", federation, str(row.version)), lambda: row)
+
+        return self._once(("newest roster", federation), find)
 
     def roster(self, federation: str, version: int) -> RosterRow | None:
         """Return one version of a federation's roster."""

@@ -1,8 +1,8 @@
 """One connection between BEGIN and COMMIT, and what a transaction knows already.
 
-Of what it has read of federations, rosters and rounds it asks once, until it changes one of them itself: nobody else
-can while it lasts. Statements that every round runs are constants of the modules beside this one (statements.py says
-why). Their parameters are named as in schema.py; those of conditions beside values to set begin with `this_`.
+Of what it has read of federations, rosters, rounds and submissions it asks once, until it changes that itself: nobody
+else can while it lasts. Statements that every round runs are constants of the modules beside this one (statements.py
+says why). Their parameters are named as in schema.py; those of conditions beside values to set begin with `this_`.
 """
 
 from __future__ import annotations

@@ -145,7 +145,11 @@ class RoundRows(Queries):
 
     def attempts(self, federation: str, number: int) -> int:
         """Return the newest attempt at a number; 0 if there was none."""
-        return int(self._run(_ATTEMPTS, {"federation": federation, "number": number}).scalar_one())
+
+        def find() -> int:
+            return int(self._run(_ATTEMPTS, {"federation": federation, "number": number}).scalar_one())
+
+        return self._once(("attempts", federation, str(number)), find)
 
     def last_published(self, federation: str) -> RoundId | None:
         """Return the newest attempt with a sum."""
@@ -153,7 +157,7 @@ class RoundRows(Queries):
 
     def newest_sum(self, federation: str) -> RoundRow | None:
         """Return the attempt that got a sum last, whether that was given up or not."""
-        return self._first(_round, _NEWEST_SUM, federation=federation)
+        return self._once(("newest sum", federation), lambda: self._first(_round, _NEWEST_SUM, federation=federation))
 
     def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
         """Return all attempts in these phases."""
@@ -263,7 +267,7 @@ class RoundRows(Queries):
 
     def unsummed(self) -> list[str]:
         """Return the federation of every round whose sum is still to be made."""
-        return self._all(lambda row: str(row.federation), _UNSUMMED)
+        return self._once(("unsummed",), lambda: self._all(lambda row: str(row.federation), _UNSUMMED))
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
         """Return published rounds whose sum is here, newest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, func, select, update
@@ -103,11 +104,26 @@ class SubmissionRows(Queries):
 
     def submission(self, submission_id: str) -> SubmissionRow | None:
         """Return one submission."""
-        return self._first(_submission, _SUBMISSION, id=submission_id)
+        key = ("submission", submission_id)
+        return self._once(key, lambda: self._know(self._first(_submission, _SUBMISSION, id=submission_id)))
 
     def submission_of(self, round_id: RoundId, site: str) -> SubmissionRow | None:
         """Return the submission of one site to one attempt."""
-        return self._first(_submission, _SUBMISSION_OF, round_id=str(round_id), site=site)
+
+        def find() -> SubmissionRow | None:
+            return self._know(self._first(_submission, _SUBMISSION_OF, round_id=str(round_id), site=site))
+
+        return self._once(("submission of", str(round_id), site), find)
+
+    def _know(self, row: SubmissionRow | None) -> SubmissionRow | None:
+        if row is not None:
+            self._found["submission", row.id] = self._found["submission of", str(row.round_id), row.site] = row
+        return row
+
+    def _renew(self, submission_id: str, **changed: Any) -> None:
+        row: SubmissionRow | None = self._found.get(("submission", submission_id))
+        if row is not None:
+            self._know(replace(row, **changed))
 
     def submissions(self, round_id: RoundId) -> list[SubmissionRow]:
         """Return all submissions to one attempt, by id."""
@@ -115,7 +131,11 @@ class SubmissionRows(Queries):
 
     def completed(self, round_id: RoundId) -> frozenset[str]:
         """Return the sites whose submission to one attempt is complete."""
-        return frozenset(self._all(lambda row: str(row.site), _COMPLETED, round_id=str(round_id)))
+
+        def find() -> frozenset[str]:
+            return frozenset(self._all(lambda row: str(row.site), _COMPLETED, round_id=str(round_id)))
+
+        return self._once(("completed", str(round_id)), find)
 
     def manifest(self, submission_id: str) -> bytes:
         """Return the bytes of the signed manifest that was accepted."""
@@ -131,33 +151,39 @@ class SubmissionRows(Queries):
         values = {**vars(row), "round_id": str(row.round_id), "state": row.state.value}
         self._run(_ADD_SUBMISSION, {**values, "created_at": at, "active_at": at})
         self._run(_ADD_PART, [{"submission_id": row.id, "number": n, "stored": False} for n in range(parts_)])
+        self._know(row)
+        self._found["parts", row.id] = [PartRow(row.id, n, None, False) for n in range(parts_)]
 
     def remove_submission(self, submission_id: str) -> None:
         """Forget a submission whose manifest was never accepted."""
         for table in (parts, dealings):
             self._run(delete(table).where(table.c.submission_id == submission_id))
         self._run(delete(submissions).where(submissions.c.id == submission_id))
+        self._found.clear()
 
     def add_manifest(self, submission_id: str, digest: str, manifest: bytes) -> None:
         """Write the manifest that is accepted for a submission."""
         self._run(_ADD_MANIFEST, {"this_id": submission_id, "digest": digest, "bytes": manifest})
+        self._renew(submission_id, digest=digest)
 
     def move_submission(self, submission_id: str, state: State, accepted_at: int | None = None) -> None:
         """Put a submission into another state, and note when it was accepted, if that is now."""
         values = {"this_id": submission_id, "state": state.value}
         if accepted_at is None:
-            self._run(_MOVE_SUBMISSION, values)
+            self._change(_MOVE_SUBMISSION, values)
         else:
             self._run(_ACCEPT_SUBMISSION, values | {"at": accepted_at})
+            self._renew(submission_id, state=state, accepted_at=accepted_at)
+            self._found = {key: found for key, found in self._found.items() if key[0] != "completed"}
 
     def unmark_parts(self, submission_id: str) -> None:
         """Note that no part of a submission is stored."""
-        self._run(update(parts).where(parts.c.submission_id == submission_id).values(stored=False, digest=None))
+        self._change(update(parts).where(parts.c.submission_id == submission_id).values(stored=False, digest=None))
 
     def drop_parts(self, submission_id: str, numbers: Iterable[int]) -> None:
         """Note that these parts are not stored, so that others may come in their place."""
         these = (parts.c.submission_id == submission_id) & parts.c.number.in_(numbers)
-        self._run(update(parts).where(these).values(stored=False, digest=None))
+        self._change(update(parts).where(these).values(stored=False, digest=None))
 
     def expiring(self) -> list[SubmissionRow]:
         """Return submissions whose parts are being removed."""
@@ -199,7 +225,8 @@ class SubmissionRows(Queries):
 
     def parts(self, submission_id: str) -> list[PartRow]:
         """Return all parts, in no order; none when the round is scrubbed."""
-        return self._all(as_row(PartRow), _PARTS, submission_id=submission_id)
+        key = ("parts", submission_id)
+        return self._once(key, lambda: self._all(as_row(PartRow), _PARTS, submission_id=submission_id))
 
     def missing(self, submission_id: str) -> list[int]:
         """Return numbers of parts that are not stored."""
@@ -218,11 +245,17 @@ class SubmissionRows(Queries):
         ]
         self._run(_MARK_STORED, these)
         self._run(_TOUCH, {"this_id": submission_id, "at": at})
+        known: list[PartRow] | None = self._found.get(("parts", submission_id))
+        if known is not None:
+            self._found["parts", submission_id] = [
+                row if row.number not in digests else PartRow(row.submission_id, row.number, digests[row.number], True)
+                for row in known
+            ]
 
     def mark_damaged(self, submission_id: str, number: int, at: int) -> None:
         """Note that a part's file is not what it was, so that the part is missing again."""
         this = (parts.c.submission_id == submission_id) & (parts.c.number == number)
-        self._run(update(parts).where(this).values(stored=False, damaged_at=at))
+        self._change(update(parts).where(this).values(stored=False, damaged_at=at))
 
     def damaged(self, round_id: RoundId) -> list[DamagedPart]:
         """Return parts of the closed set that are missing again."""

@@ -32,7 +32,13 @@ _NOTIFY = text(f"NOTIFY {CHANNEL}")
 
 
 class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
-    """Reads and writes within one transaction."""
+    """Reads and writes within one transaction.
+
+    Attributes:
+        bumped: whether it has told that rounds have changed.
+    """
+
+    bumped = False
 
     def lease(self, name: str) -> LeaseRow | None:
         """Return who has the lease, or had it."""
@@ -79,6 +85,7 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
 
     def bump(self) -> None:
         """Tell whoever waits, in this process or another, that rounds have changed."""
+        self.bumped = True
         self._run(_BUMP)
         if self._connection.dialect.name == "postgresql":  # otherwise there are no others
             self._run(_NOTIFY)

@@ -208,8 +208,8 @@ def body_of(description: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": description, "content": content}}
 
 
-def _always(_: Transaction) -> bool:
-    return True
+def _bumped(tx: Transaction) -> bool:
+    return tx.bumped
 
 
 async def take_document(
@@ -219,13 +219,13 @@ async def take_document(
     limits: Limits,
     at_most: int,
     accept: Callable[[Transaction, bytes], bool],
-    awaited: Callable[[Transaction], bool] = _always,
+    awaited: Callable[[Transaction], bool] = _bumped,
 ) -> Response:
     """Read a signed document, accept it in a transaction, and let the worker look; 201 if it is new, 200 if not.
 
     Args:
         awaited: asked in the transaction after a new document, whether anybody waits for what is there now: if not,
-            nobody is woken.
+            nobody is woken. By default they do if rounds have changed.
     """
     woken = True
 

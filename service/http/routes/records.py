@@ -49,7 +49,8 @@ async def record(
     def look() -> tuple[RoundRow, bool]:
         with aggregator.conductor.reading(caller.federation) as tx:
             row = find_round(tx, caller.federation, round_id)
-            return row, any(part.site == caller.name for part in tx.damaged(row.id))
+            asked = row.phase in (Phase.CLOSED, Phase.FOLDING) and tx.damaged(row.id)
+            return row, any(part.site == caller.name for part in asked or ())
 
     # A site that has to send a part again hears it at once: its submission's status names the part.
     row, _ = await poll(aggregator, wait, look, lambda seen: seen[0].record is not None or seen[1])

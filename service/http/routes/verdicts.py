@@ -48,17 +48,11 @@ async def put_verdict(
     if site != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot judge for another site")
 
-    before = 0
-
     def accept(tx: Transaction, document: bytes) -> bool:
-        nonlocal before
-        before, row = tx.generation(), find_round(tx, caller.federation, round_id)
+        row = find_round(tx, caller.federation, round_id)
         return accept_verdict(tx, row, document, site, int(aggregator.conductor.now()))
 
-    def awaited(tx: Transaction) -> bool:
-        return tx.generation() != before
-
-    return await take_document(request, caller, aggregator, limits, MAX_VERDICT_BYTES, accept, awaited)
+    return await take_document(request, caller, aggregator, limits, MAX_VERDICT_BYTES, accept)
 
 
 @router.get(
