@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState, OpenAttempt
@@ -18,8 +18,13 @@ __all__ = ["SignedState", "States"]
 
 @dataclass(frozen=True)
 class SignedState:
-    """A state as it travels: the canonical bytes, and their SHA-256 in hex."""
+    """A state as it travels: the canonical bytes, and their SHA-256 in hex.
 
+    Attributes:
+        generation: the number of `Transaction.generation` that it was last the newest at.
+    """
+
+    generation: int
     body: FederationState
     document: bytes
     digest: str
@@ -38,12 +43,16 @@ class States:
         Raises:
             InputError: the newest roster does not list this aggregator's key.
         """
-        body = _body(tx, row)
-        newest = self._newest.get(row.name)
-        if newest is None or newest.body != body:
-            name = self._conductor.signer(tx, row.name, body.roster_version)
-            signed = Signed.make(body, self._conductor.key.signing_key, name)
-            newest = self._newest[row.name] = SignedState(body, signed.encode(), signed.digest)
+        generation, newest = tx.generation(), self._newest.get(row.name)
+        if newest is None or newest.generation != generation:  # nothing that is in a state changes without a bump
+            body = _body(tx, row)
+            if newest is not None and newest.body == body:
+                newest = replace(newest, generation=generation)
+            else:
+                name = self._conductor.signer(tx, row.name, body.roster_version)
+                signed = Signed.make(body, self._conductor.key.signing_key, name)
+                newest = SignedState(generation, body, signed.encode(), signed.digest)
+            self._newest[row.name] = newest
         return newest
 
 
