@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from service.core.aggregator_key import AggregatorKey
+from service.core.event_loop import leave_event_loop
 from service.core.holder_lists import is_ready, next_list
 from service.core.roster_cache import newest_roster, roster_of, signer_in
 from service.core.verdicts import release_undisputed
@@ -24,7 +24,7 @@ from service.store.rows import Basis, ChainHead, FederationRow, RoundRow
 from service.store.sql import Store
 from service.store.transaction import Transaction
 
-__all__ = ["Conductor", "OverdueError"]
+__all__ = ["Conductor"]
 
 
 _BECAME = {
@@ -33,10 +33,6 @@ _BECAME = {
     (Stage.PAUSED, Stage.RUNNING): "federation.resumed",
 }
 """What the audit log is told of a new stage; of an end, by its record."""
-
-
-class OverdueError(Exception):
-    """A deadline has passed, and what follows has to be written."""
 
 
 class Conductor:
@@ -73,8 +69,8 @@ class Conductor:
 
     def tick_in(self, tx: Transaction, federation: str) -> None:
         """Close or fail the open round if its deadline has passed. Writes nothing otherwise."""
-        row, newest = tx.federation(federation), tx.newest_round(federation)
-        if row is not None and newest is not None and self._due(tx, row, newest):
+        newest = tx.newest_round(federation)
+        if newest is not None and self._due(tx, newest):
             self.apply_in(tx, federation, events.Tick())
 
     @contextmanager
@@ -82,15 +78,14 @@ class Conductor:
         """Open a reading transaction in which no deadline of a federation is overdue.
 
         Raises:
-            OverdueError: one is, and this is the event loop's thread, which waits for no disk.
+            OffLoopError: one is, and what follows has to be written, which the event loop does not wait for.
         """
         with self._store.read() as tx:
-            row, newest = tx.federation(federation), tx.newest_round(federation)
-            if row is None or newest is None or not self._due(tx, row, newest):
+            newest = tx.newest_round(federation)
+            if newest is None or not self._due(tx, newest):
                 yield tx
                 return
-        if _on_event_loop():
-            raise OverdueError
+        leave_event_loop()
         self.apply(federation, events.Tick())
         with self._store.read() as tx:
             yield tx
@@ -98,20 +93,19 @@ class Conductor:
     def tick_all(self) -> None:
         """Close or fail the open rounds of all federations whose deadlines have passed."""
         with self._store.read() as tx:
-            known = {row.name: row for row in tx.federations()}
-            opened = tx.rounds_in([Phase.OPEN])
-            due = [row.id.federation for row in opened if self._due(tx, known[row.id.federation], row)]
+            due = [row.id.federation for row in tx.rounds_in([Phase.OPEN]) if self._due(tx, row)]
         for federation in due:
             self.apply(federation, events.Tick())
 
     def takes(self, tx: Transaction, row: RoundRow) -> bool:
         """Tell whether a round takes parts now. The deadline of a paused federation stands still."""
-        federation = tx.federation(row.id.federation)
-        return federation is not None and row.phase is Phase.OPEN and not self._due(tx, federation, row)
+        return row.phase is Phase.OPEN and not self._due(tx, row)
 
-    def _due(self, tx: Transaction, federation: FederationRow, row: RoundRow) -> bool:
-        running = row.phase is Phase.OPEN and federation.stage is not Stage.PAUSED
-        if not running or self._clock() < row.deadline_at:
+    def _due(self, tx: Transaction, row: RoundRow) -> bool:
+        if row.phase is not Phase.OPEN or self._clock() < row.deadline_at:
+            return False
+        federation = tx.federation(row.id.federation)
+        if federation is None or federation.stage is Stage.PAUSED:
             return False
         # Nobody may go by a roster that has expired, and so no round ends by one: it waits for the next.
         return self._clock() < newest_roster(tx, federation.name).body.expires_at
@@ -295,14 +289,6 @@ class Conductor:
             gives_up=None if disputed is None else disputed.record_digest,
         )
         return Signed.make(record, self.key.signing_key, name)
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _basis(tx: Transaction, federation: str, roster: Signed[Roster]) -> Basis:

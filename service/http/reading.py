@@ -12,7 +12,7 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from service.aggregator import Aggregator
-from service.core.conductor import OverdueError
+from service.core.event_loop import OffLoopError
 
 __all__ = ["run_reading"]
 
@@ -24,6 +24,6 @@ async def run_reading(aggregator: Aggregator, look: Callable[[], Answer]) -> Ans
     if not aggregator.store.is_shared:
         try:
             return look()
-        except OverdueError:
+        except OffLoopError:
             pass
     return await run_in_threadpool(look)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,6 +14,7 @@ from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.messages import SubmissionStatus
 from service.http.bodies import announced_length, check_names_manifest
 from service.http.intake import take_run
+from service.http.reading import run_reading
 from service.http.routes.common import BEGINNING, Limited, RoundPath, Running, SendingSite, SiteCaller, UploadPath
 from service.logs import note
 from service.problems import answers
@@ -99,7 +101,8 @@ async def put(
     """
     length, uploads = announced_length(request), aggregator.uploads
     check_names_manifest(request, upload)
-    run = await run_in_threadpool(uploads.expect, caller.federation, caller.name, round_id, upload, first, length)
+    expect = partial(uploads.expect, caller.federation, caller.name, round_id, upload, first, length)
+    run = await run_reading(aggregator, expect)
     note(request.scope, round_id=str(run.submission.round_id))
     taken = await take_run(request, run, uploads, limits, caller)
     if taken is None:
