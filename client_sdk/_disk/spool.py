@@ -4,9 +4,9 @@
 
     <spool>/<site>/<federation>.<round>.<attempt>/begun            secret: what encryption follows from, until it ends
                                                   part-00000 ...   parts, byte for byte as they travel
-                                                  update           keyed fingerprint of what was encrypted
                                                   dealing          its one-time key in shares, where keys are split
-                                                  manifest.json    signed, written last
+                                                  submission.json  signed manifest, and a keyed fingerprint of what was
+                                                                   encrypted; written last
                                                   receipt.json     the aggregator's signed promise
                                                   sum/part-00000   parts of the sum, if a download was interrupted
     <spool>/<site>/<federation>.<round>.<attempt>.lock             held by whoever works on the round
@@ -19,10 +19,10 @@
     <spool>/<site>/<federation>.answers/                           what it answered for the newest of them
     <spool>/<site>/<federation>.sharing-keys/                      secret: what its shares are sealed to
 
-A directory with a manifest is a submission that may be sent again, byte for byte. It is removed when a verified record
-has ended its round, and for nothing else that an aggregator says. One without is what a crash left: encryption goes on
-with the very same bytes by what has `begun`, for parts may have left; without that none has, and the update is
-encrypted afresh. Files are 0600, directories 0700.
+A directory with `submission.json` may be sent again, byte for byte. It is removed when a verified record has ended its
+round, and for nothing else that an aggregator says. One without is what a crash left: encryption goes on with the very
+same bytes by what has `begun`, for parts may have left; without that none has, and the update is encrypted afresh.
+Files are 0600, directories 0700.
 """
 
 from __future__ import annotations
@@ -30,86 +30,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from client_sdk._disk.files import digest_of, explained
 from client_sdk._disk.ledger import Fate, Ledger
+from client_sdk._disk.stored import ELSEWHERE, MAX_STORED_BYTES, Begun, Stored
 from client_sdk._disk.sum_parts import SumParts
-from he_agg import canonical
-from he_agg.documents.manifest import MAX_MANIFEST_BYTES, NONCE_BYTES, Manifest
+from he_agg.documents.manifest import Manifest
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
-from he_agg.host.files import create, make_directory, replace, sync_directory
+from he_agg.host.files import make_directory, put, replace, sync_directory
 from he_agg.host.locks import lock_file
 from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import PART_HEADER_BYTES, Part, PartPlace
 
-__all__ = ["Begun", "Spool", "SpoolEntry", "Stored"]
+__all__ = ["Spool", "SpoolEntry"]
 
 _BEGUN = "begun"
-_MANIFEST = "manifest.json"
+_SUBMISSION = "submission.json"
 _RECEIPT = "receipt.json"
-_UPDATE = "update"
 _DEALING = "dealing"
-
-ELSEWHERE = "elsewhere"
-"""Instead of a fingerprint: this site's key signed the manifest on another machine, or before the spool was lost."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A submission found in the spool. `fingerprint` says what it encrypts, to key holders only, or is `ELSEWHERE`."""
-
-    signed: Signed[Manifest]
-    encoded: bytes
-    fingerprint: str
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the manifest says."""
-        return self.signed.body
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether its parts are not here."""
-        return self.fingerprint == ELSEWHERE
-
-    @cached_property
-    def submission_id(self) -> str:
-        """SHA-256 of the signed manifest."""
-        return self.signed.digest
-
-
-@dataclass(frozen=True)
-class Begun:
-    """An encryption that has begun, and may have to go on in another process.
-
-    Attributes:
-        upload: nonce of its manifest to be.
-        salt: what its randomness follows from, with the group key and all that is encrypted. Secret. 64 hex digits.
-        what: digest of all that is encrypted, and how.
-        kept: digest of what does not follow from it, once that is here: the part of the one-time key, or the dealing.
-            Nothing leaves before.
-    """
-
-    upload: str
-    salt: str
-    what: str
-    kept: str | None = None
-
-    @classmethod
-    def new(cls, what: str) -> Begun:
-        """Draw an upload and its salt."""
-        return cls(secrets.token_hex(NONCE_BYTES), secrets.token_hex(32), what)
-
-    def __repr__(self) -> str:
-        return f"Begun({self.upload}, <salt>)"
 
 
 class Spool:
@@ -181,7 +124,7 @@ class Spool:
             for path in self._root.iterdir():
                 with contextlib.suppress(WireError):
                     round_id = RoundId.parse(path.name)
-                    if round_id.federation == federation and (path / _MANIFEST).is_file():
+                    if round_id.federation == federation and (path / _SUBMISSION).is_file():
                         found.append(round_id)
         return sorted(found)
 
@@ -217,6 +160,7 @@ class SpoolEntry:
     def __init__(self, path: Path, round_id: RoundId) -> None:
         self.path = path
         self.round_id = round_id
+        self._stored: Stored | None = None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -237,21 +181,22 @@ class SpoolEntry:
     @property
     def is_stored(self) -> bool:
         """Whether there is a submission that may be sent again."""
-        return (self.path / _MANIFEST).is_file()
+        return (self.path / _SUBMISSION).is_file()
 
     def stored(self) -> Stored | None:
-        """Read the submission stored here; None if there is none, or only what a crash left."""
-        with explained(self.path):
+        """Return the submission stored here; None if there is none, or only what a crash left."""
+        if self._stored is None:
+            with explained(self.path):
+                try:
+                    with (self.path / _SUBMISSION).open("rb") as file:
+                        data = file.read(MAX_STORED_BYTES + 1)
+                except FileNotFoundError:
+                    return None
             try:
-                with (self.path / _MANIFEST).open("rb") as file:
-                    encoded = file.read(MAX_MANIFEST_BYTES + 1)
-                fingerprint = (self.path / _UPDATE).read_text("ascii")
-            except FileNotFoundError:
-                return None
-        try:
-            return Stored(Signed.parse(Manifest, encoded), encoded, fingerprint)
-        except WireError as error:
-            raise _damaged(self.path / _MANIFEST, error.message) from error
+                self._stored = Stored.parse(data)
+            except WireError as error:
+                raise _damaged(self.path / _SUBMISSION, error.message) from error
+        return self._stored
 
     def begun(self) -> Begun | None:
         """Read what was begun here, and is not stored yet; None if that is nothing."""
@@ -261,18 +206,14 @@ class SpoolEntry:
             except FileNotFoundError:
                 return None
         try:
-            fields = canonical.Fields(canonical.parse(data, 2**12), _BEGUN)
-            kept = fields.maybe("kept", lambda name: fields.hex(name, 32))
-            begun = Begun(fields.hex("upload", NONCE_BYTES), fields.hex("salt", 32), fields.hex("what", 32), kept)
-            fields.end()
+            return Begun.parse(data)
         except WireError as error:
             raise _damaged(self.path / _BEGUN, error.message) from error
-        return begun
 
     def note(self, begun: Begun) -> None:
-        """Write what has begun, durably; what was written here before is durable then, too."""
+        """Write what has begun, durably; the names of what was written here before are durable then, too."""
         with explained(self.path):
-            replace(self.path / _BEGUN, canonical.encode(dict(vars(begun))))
+            replace(self.path / _BEGUN, begun.to_bytes())
 
     def begin(self, needed_bytes: int) -> None:
         """Make an empty place for a new submission.
@@ -300,12 +241,8 @@ class SpoolEntry:
         Returns:
             Its SHA-256.
         """
-        path = self.part_path(number)
-        temporary = path.with_name(f".{path.name}.new")
         with explained(self.path):
-            temporary.unlink(missing_ok=True)
-            create(temporary, data, to_be_read=False)
-            temporary.rename(path)
+            put(self.part_path(number), data, to_be_read=False)
         return hashlib.sha256(data).hexdigest()
 
     def kept_part(self, place: PartPlace, digest: str) -> Part:
@@ -322,9 +259,9 @@ class SpoolEntry:
         return Part(place.number, memoryview(data)[PART_HEADER_BYTES:])
 
     def write_dealing(self, dealing: bytes) -> None:
-        """Store the submission's dealing, durably."""
+        """Store the submission's dealing, durably but for its name."""
         with explained(self.path):
-            replace(self.path / _DEALING, dealing)
+            put(self.path / _DEALING, dealing)
 
     def dealing(self) -> bytes:
         """Read the dealing.
@@ -342,26 +279,25 @@ class SpoolEntry:
         """Return the error for a dealing that is not the one which the manifest names."""
         return _damaged(self.path / _DEALING, why)
 
-    def seal(self, encoded: bytes, fingerprint: str) -> None:
+    def seal(self, stored: Stored) -> None:
         """Make what was written a submission: after this it is sent again, never encrypted again."""
+        self.renew(stored)  # with the names of its parts
         with explained(self.path):
-            replace(self.path / _UPDATE, fingerprint.encode("ascii"))  # the parts' names before the manifest's
-            replace(self.path / _MANIFEST, encoded)
             (self.path / _BEGUN).unlink(missing_ok=True)
 
-    def renew(self, encoded: bytes) -> None:
+    def renew(self, stored: Stored) -> None:
         """Put another manifest of the same parts in the place of the stored one."""
         with explained(self.path):
-            replace(self.path / _MANIFEST, encoded)
+            replace(self.path / _SUBMISSION, stored.to_bytes())
+        self._stored = stored
 
-    def adopt(self, encoded: bytes) -> None:
+    def adopt(self, signed: Signed[Manifest]) -> None:
         """Put the manifest of another encryption, whose parts are not here, in the place of what is stored.
 
         It stays as long as a submission would: while it is here nothing is encrypted for this attempt.
         """
+        self.renew(Stored(signed, ELSEWHERE))
         with explained(self.path):
-            replace(self.path / _UPDATE, ELSEWHERE.encode("ascii"))
-            replace(self.path / _MANIFEST, encoded)
             for path in (*self.path.glob("part-*"), self.path / _DEALING, self.path / _BEGUN):
                 path.unlink(missing_ok=True)
 
@@ -404,8 +340,9 @@ class SpoolEntry:
 
     def remove(self) -> None:
         """Remove all of it. The manifest goes first, so that what a crash leaves is never sent."""
+        self._stored = None
         with explained(self.path):
-            (self.path / _MANIFEST).unlink(missing_ok=True)
+            (self.path / _SUBMISSION).unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self.path)
 

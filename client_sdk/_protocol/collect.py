@@ -17,7 +17,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk._disk.spool import SpoolEntry, Stored
+from client_sdk._disk.spool import SpoolEntry
+from client_sdk._disk.stored import Stored
 from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._protocol import accept as _accept
 from client_sdk._protocol.accept import Expected, RejectedError

@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from client_sdk._disk.spool import SpoolEntry, Stored
+from client_sdk._disk.spool import SpoolEntry
+from client_sdk._disk.stored import Stored
 from client_sdk._effects import Flow, Request, compute
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.history import refusing

@@ -1,30 +1,22 @@
 """A submission on its way out: each part can be sent once it is durable in the spool, and its manifest at the end.
 
 Where the codec repeats itself from a seed, parts may leave while others are still encrypted, by a thread of its own. A
-process that dies in between leaves behind what it had begun, and the next one goes on with the very same bytes. All
-other codecs make everything first.
+process that dies in between leaves behind what it had begun, and the next one goes on with the very same bytes. Short
+submissions, and those of all other codecs, are made before anything leaves.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
-from functools import partial
 from typing import Protocol
 
-from client_sdk._disk.spool import SpoolEntry, Stored
-from client_sdk._protocol.frames import HELD_BYTES, Frames
-from he_agg.codecs.base import Room, Watch
-from he_agg.documents.manifest import Manifest
-from he_agg.documents.signed import Signed
+from client_sdk._disk.stored import Stored
+from client_sdk._protocol.frames import HELD_BYTES
+from client_sdk._protocol.making import Making
 from he_agg.errors import ConfigError, Reason
-from he_agg.mac import RoundMac, TagTotal, tag_count
-from he_agg.plan.plan import PublicPlan
-from he_agg.plan.sections import Part
-from he_agg.signing import SIGNATURE_BYTES
 
 __all__ = ["Encrypting", "Made", "Outgoing"]
 
@@ -47,6 +39,9 @@ class Outgoing(Protocol):
     def manifest_bytes(self) -> int:
         """The most that its signed manifest takes. Units: bytes."""
 
+    def wait_until_begun(self) -> None:
+        """Wait until the spool has what it takes to go on with it after a crash."""
+
     def part(self, number: int) -> memoryview | None:
         """Wait until a part may leave, and return it, once; None if it is in the spool only."""
 
@@ -64,15 +59,23 @@ class Outgoing(Protocol):
 
 
 class Made:
-    """A submission that is in the spool."""
+    """A submission that is in the spool.
 
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
+    Args:
+        held: parts of it that are in memory, too.
+    """
+
+    def __init__(self, stored: Stored, held: Mapping[int, memoryview] | None = None) -> None:
+        self._stored, self._held = stored, dict(held or {})
         self.upload, self.fingerprint = stored.manifest.nonce, stored.fingerprint
         self.manifest_bytes = len(stored.encoded)
 
-    def part(self, number: int) -> None:
+    def wait_until_begun(self) -> None:
+        """See `Outgoing.wait_until_begun`."""
+
+    def part(self, number: int) -> memoryview | None:
         """See `Outgoing.part`."""
+        return self._held.pop(number, None)
 
     def wait_for_dealing(self) -> None:
         """See `Outgoing.wait_for_dealing`."""
@@ -92,38 +95,18 @@ class Encrypting:
     """A submission that is being made.
 
     Args:
-        unsigned: its manifest, but for digests, tags and the dealing.
-        frames: has the memory that parts are made in, and leave from.
-        parts: begins the encryption: is given who looks at residues, and where they go.
-        seal: signs the manifest, and makes what is in the spool a submission.
-        keep: notes, durably, that what the seed does not give again is in the spool: its digest.
-        at_once: whether parts may leave before all are made.
+        keep: notes, durably, that what the seed does not give again is in the spool: its digest. Nothing leaves before.
         key_number: the part of the one-time key, which the seed does not give again; None if there is none.
+        kept: whether that was noted before.
     """
 
-    def __init__(
-        self,
-        plan: PublicPlan,
-        entry: SpoolEntry,
-        mac: RoundMac,
-        unsigned: Manifest,
-        frames: Frames,
-        parts: Callable[[Watch, Room], Generator[Part]],
-        seal: Callable[[Manifest], Stored],
-        keep: Callable[[str], None],
-        *,
-        fingerprint: str,
-        at_once: bool,
-        key_number: int | None,
-    ) -> None:
-        self.upload, self.fingerprint = unsigned.nonce, fingerprint
-        self.manifest_bytes = _longest(plan, unsigned)
-        self._plan, self._entry, self._mac, self._unsigned = plan, entry, mac, unsigned
-        self._frames, self._parts, self._seal, self._keep = frames, parts, seal, keep
-        self._at_once, self._key_number = at_once, key_number
-        self._digests: dict[int, str] = {}
+    def __init__(self, making: Making, keep: Callable[[str], None], *, key_number: int | None, kept: bool) -> None:
+        self.upload, self.fingerprint = making.upload, making.fingerprint
+        self.manifest_bytes = making.manifest_bytes
+        self._making, self._keep, self._key_number = making, keep, key_number
+        self._written: set[int] = set()
         self._held: dict[int, memoryview] = {}
-        self._dealt = False
+        self._dealt, self._kept = False, kept
         self._stored: Stored | None = None
         self._seconds: float | None = None
         self._error: BaseException | None = None
@@ -135,19 +118,19 @@ class Encrypting:
         """Begin."""
         self._thread.start()
 
+    def wait_until_begun(self) -> None:
+        """See `Outgoing.wait_until_begun`."""
+        self._wait(lambda: self._kept)
+
     def part(self, number: int) -> memoryview | None:
         """See `Outgoing.part`."""
-        self._wait(lambda: self._at_once and number in self._digests)
+        self._wait(lambda: self._kept and number in self._written)
         with self._news:
             return self._held.pop(number, None)
 
     def wait_for_dealing(self) -> None:
         """See `Outgoing.wait_for_dealing`."""
         self._wait(lambda: self._dealt)
-
-    def wait_until_made(self, number: int) -> None:
-        """Wait until a part is in the spool, whether or not it may leave."""
-        self._wait(lambda: number in self._digests)
 
     def stored(self) -> Stored:
         """See `Outgoing.stored`."""
@@ -158,21 +141,27 @@ class Encrypting:
 
     def seconds(self) -> float | None:
         """See `Outgoing.seconds`."""
-        return self._seconds if self._at_once else None
+        return self._seconds
 
     def close(self) -> None:
         """See `Outgoing.close`."""
-        with self._news:
-            self._stopped = True
+        self._stopped = True
         if self._thread.ident is not None:
             self._thread.join()
 
     def dealt(self, digest: str) -> None:
         """Take note that the dealing is in the spool; called by who deals."""
-        self._keep(digest)
+        self._note(digest)
         with self._news:
             self._dealt = True
             self._news.notify_all()
+
+    def _note(self, digest: str) -> None:
+        if not self._kept:
+            self._keep(digest)
+            with self._news:
+                self._kept = True
+                self._news.notify_all()
 
     def _wait(self, enough: Callable[[], bool]) -> None:
         with self._news:
@@ -183,7 +172,9 @@ class Encrypting:
     def _run(self) -> None:
         began = time.monotonic()
         try:
-            stored = self._encrypt()
+            with self._making:
+                self._write_all()
+                stored = self._making.seal()
         except BaseException as error:  # it is raised where somebody waits
             with self._news:
                 self._error = error
@@ -193,19 +184,7 @@ class Encrypting:
                 self._stored, self._seconds = stored, time.monotonic() - began
                 self._news.notify_all()
 
-    def _encrypt(self) -> Stored:
-        total: TagTotal = self._mac.new_total()
-        try:
-            # A one-time key lives in the generator: it is closed now, not whenever it is collected.
-            with closing(self._parts(partial(self._mac.watch, total), self._frames.room)) as parts:
-                self._write_all(parts)
-            tags = self._mac.tags(total, self._unsigned.site, self.upload)
-        finally:
-            self._mac.wipe()
-        digests = tuple(self._digests[place.number] for place in self._plan.places)
-        return self._seal(_replaced(self._unsigned, digests, tags))
-
-    def _write_all(self, parts: Iterator[Part]) -> None:
+    def _write_all(self) -> None:
         """Store all parts; when this returns they are durable.
 
         A few at a time: syncing takes longer than encrypting, and its latencies overlap.
@@ -213,9 +192,9 @@ class Encrypting:
         turn = threading.Lock()
 
         def write_some() -> None:
-            while (part := self._next(parts, turn)) is not None:
+            while (number := self._next(turn)) is not None:
                 try:
-                    self._write(part.number)
+                    self._write(number)
                 except BaseException:
                     self._stopped = True  # the others, too
                     raise
@@ -228,31 +207,16 @@ class Encrypting:
         if self._stopped:
             raise ConfigError(Reason.INTERNAL, "encryption was stopped")
 
-    def _next(self, parts: Iterator[Part], turn: threading.Lock) -> Part | None:
+    def _next(self, turn: threading.Lock) -> int | None:
         with turn:
-            return None if self._stopped else next(parts, None)
+            return None if self._stopped else self._making.make()
 
     def _write(self, number: int) -> None:
-        frame = self._frames.whole(number)
-        digest = self._entry.write_part(number, frame)
+        frame, digest = self._making.write(number)
         if number == self._key_number:
-            self._keep(digest)
+            self._note(digest)
         with self._news:
-            self._digests[number] = digest
+            self._written.add(number)
             if sum(map(len, self._held.values())) + len(frame) <= HELD_BYTES:
                 self._held[number] = frame
             self._news.notify_all()
-
-
-def _replaced(unsigned: Manifest, digests: tuple[str, ...], tags: tuple[tuple[int, ...], ...]) -> Manifest:
-    return Manifest(**{**vars(unsigned), "part_digests": digests, "tags": tags})
-
-
-def _longest(plan: PublicPlan, unsigned: Manifest) -> int:
-    """Return how long a signed manifest can be: its tags are numbers, and all else in it has one length."""
-    digest = "0" * 64
-    tags = tuple((place.section.modulus - 1,) * tag_count(place.section) for place in plan.places)
-    fullest = _replaced(unsigned, (digest,) * len(plan.places), tags)
-    if plan.splits_keys:
-        fullest = Manifest(**{**vars(fullest), "dealing": digest})
-    return len(Signed(fullest, {unsigned.site: bytes(SIGNATURE_BYTES)}).encode())

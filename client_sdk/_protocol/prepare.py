@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections.abc import Generator
-from dataclasses import replace
 from functools import partial
 
 from client_sdk._disk.ledger import Fate
-from client_sdk._disk.spool import Begun, SpoolEntry, Stored
+from client_sdk._disk.spool import SpoolEntry
+from client_sdk._disk.stored import Begun, Stored
 from client_sdk._effects import Flow, Report, compute, now
-from client_sdk._protocol.dealing import Dealer
-from client_sdk._protocol.frames import Frames
+from client_sdk._protocol.encrypt import Encryption, encrypt
 from client_sdk._protocol.history import catch_up, refusing
 from client_sdk._protocol.lists import list_to_deal_to
-from client_sdk._protocol.outgoing import Encrypting, Made, Outgoing
+from client_sdk._protocol.outgoing import Made, Outgoing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.verdicts import check_one_set
 from client_sdk.federated import Update, repeated
-from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
+from client_sdk.progress import PhaseFinished, PhaseStarted
 from he_agg import canonical
-from he_agg.codecs.base import Room, Watch
-from he_agg.documents.manifest import Manifest
 from he_agg.documents.sharing import HolderList
-from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, ProtocolError, Reason
 from he_agg.ids import RoundId
-from he_agg.mac import RoundMac
 from he_agg.plan.fixedpoint import Quantizing
 from he_agg.plan.rounded import Rounded
-from he_agg.plan.sections import Part
-from keys import GroupKey
 
 __all__ = ["check_stored", "find_stored", "lost_spool", "prepare"]
 
@@ -66,7 +57,7 @@ def prepare(
         yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
         return Made(stored), values.rounded
     yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
-    begun = yield from compute(entry.begun)
+    begun = yield from compute(partial(_find_begun, session, entry))
     yield from compute(partial(_check_once, session, opened, fingerprint, begun, update.may_repeat))
     previous = yield from compute(partial(session.chain.head, opened.records))
     holders = None
@@ -77,30 +68,12 @@ def prepare(
             yield from compute(partial(_check_holders_once, session, opened.id, holders, fingerprint))
     what = _what(session, opened, update, fingerprint, holders)
     if begun is not None and begun.what != what:
-        if session.ledger.sent(opened.id) is not None:
-            raise _another(opened, "was begun", begun.upload, "hand in the same update, in the same way, to go on")
-        begun = None  # nothing of it has left
-    outgoing = yield from compute(
-        partial(_begin, session, opened, entry, values, fingerprint, previous, holders, what, begun)
-    )
-    if not session.codec.repeats:
-        try:
-            yield from _wait_for_all(session, opened, outgoing, started)
-        except BaseException:
-            outgoing.close()
-            entry.remove()  # nothing of it has left, not even if the last part was made in this moment
-            raise
+        raise _another(opened, "was begun", begun.upload, "hand in the same update, in the same way, to go on")
+    given = Encryption(values, fingerprint, previous, holders, what)
+    outgoing = yield from encrypt(session, opened, entry, given, begun)
+    if isinstance(outgoing, Made):
+        yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
     return outgoing, values.rounded
-
-
-def _wait_for_all(session: Session, opened: OpenRound, outgoing: Encrypting, started: float) -> Flow[None]:
-    done = 0
-    for place in session.plan.places:
-        yield from compute(partial(outgoing.wait_until_made, place.number))
-        done += place.wire_bytes
-        yield Report(PhaseProgress(str(opened.id), "encrypt", done, session.plan.wire_bytes))
-    yield from compute(outgoing.stored)
-    yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
 
 
 def _another(opened: OpenRound, how: str, which: str, hint: str) -> InputError:
@@ -116,13 +89,19 @@ def _another(opened: OpenRound, how: str, which: str, hint: str) -> InputError:
 def find_stored(session: Session, entry: SpoolEntry) -> Stored | None:
     """Return what is stored here; None if it is of no use, and nothing is lost with it.
 
-    A power cut may undo a removal, or keep a name and lose others, without order. While nothing has left, a submission
-    without all of its parts is such a remainder. Afterwards it is damage, and an error where a part is wanted.
+    A power cut may undo a removal, or keep a name and lose others, without order. A submission without all of its parts
+    is such a remainder if nothing has left, or what was begun is here: that goes when all names are durable. Afterwards
+    it is damage, and an error where a part is wanted.
     """
     stored = entry.stored()
-    if stored is None or stored.elsewhere or session.ledger.sent(entry.round_id) is not None:
+    if stored is None or stored.elsewhere or entry.has_parts(session.plan.places):
         return stored
-    return stored if entry.has_parts(session.plan.places) else None
+    return None if session.ledger.sent(entry.round_id) is None or entry.begun() is not None else stored
+
+
+def _find_begun(session: Session, entry: SpoolEntry) -> Begun | None:
+    """Return what was begun here; None if nothing of it has left, and it need not be gone on with."""
+    return None if session.ledger.sent(entry.round_id) is None else entry.begun()
 
 
 def check_stored(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> None:
@@ -207,84 +186,3 @@ def _what(session: Session, opened: OpenRound, update: Update, fingerprint: str,
         "update": fingerprint,
     }
     return hashlib.sha256(canonical.encode(context)).hexdigest()
-
-
-def _seed(key: GroupKey, begun: Begun) -> bytes:
-    """Return what the randomness of an encryption follows from. The spool without the group key does not give it."""
-    message = b"".join(bytes.fromhex(field) for field in (begun.salt, begun.upload, begun.what))
-    return hmac.digest(key.mac_key, b"he-agg/submission/v1\0" + message, "sha256")
-
-
-def _begin(
-    session: Session,
-    opened: OpenRound,
-    entry: SpoolEntry,
-    values: Quantizing,
-    fingerprint: str,
-    previous: str,
-    holders: HolderList | None,
-    what: str,
-    begun: Begun | None,
-) -> Encrypting:
-    """Begin to encrypt, or go on with what was begun."""
-    plan, key, codec = session.plan, session.key_of(opened.epoch), session.codec
-    if begun is None:
-        begun = Begun.new(what)
-        # Twice: the parts of the sum will lie beside them.
-        entry.begin(2 * plan.wire_bytes)
-        if codec.repeats:
-            entry.note(begun)
-    seed = _seed(key, begun)
-    values.draw_from(seed)
-    places = plan.places
-    key_place = places[0] if codec.repeats and not plan.splits_keys else None
-    key_part = None if begun.kept is None or key_place is None else entry.kept_part(key_place, begun.kept)
-    deal = None
-    if holders is not None:
-        deal = Dealer(entry, key, opened.id, session.site, begun.upload, holders, begun.kept)
-
-    def keep(digest: str) -> None:
-        if codec.repeats and begun.kept is None:
-            entry.note(replace(begun, kept=digest))
-
-    def parts(watch: Watch, room: Room) -> Generator[Part]:
-        return codec.encrypt(values, key, opened.id, watch=watch, room=room, deal=deal, seed=seed, key_part=key_part)
-
-    def seal(manifest: Manifest) -> Stored:
-        signed = Signed.make(
-            replace(manifest, dealing=None if deal is None else deal.digest), session.identity.signing_key
-        )
-        encoded = signed.encode()
-        entry.seal(encoded, fingerprint)
-        return Stored(signed, encoded, fingerprint)
-
-    unsigned = Manifest(
-        round_id=opened.id,
-        epoch=key.epoch,
-        key_id=key.key_id,
-        plan_id=plan.plan_id,
-        site=session.site,
-        nonce=begun.upload,
-        part_digests=(),
-        tags=(),
-        roster=session.rosters.newest.body_digest,
-        previous=previous,
-        holders=None if holders is None else holders.digest,
-    )
-    outgoing = Encrypting(
-        plan,
-        entry,
-        RoundMac(key.mac_key, plan, key.epoch, opened.id),
-        unsigned,
-        Frames(plan, session.memory),
-        parts,
-        seal,
-        keep,
-        fingerprint=fingerprint,
-        at_once=codec.repeats,
-        key_number=None if key_place is None else key_place.number,
-    )
-    if deal is not None:
-        deal.on_dealt = outgoing.dealt
-    outgoing.start()
-    return outgoing

@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import partial
 
 from client_sdk._disk.files import PIECE_BYTES, read_file
-from client_sdk._disk.spool import ELSEWHERE, SpoolEntry, Stored
+from client_sdk._disk.spool import SpoolEntry
+from client_sdk._disk.stored import ELSEWHERE, Stored
 from client_sdk._effects import Flow, Report, Request, Response, StreamBody, compute, now
 from client_sdk._protocol.accept import RejectedError, signers
 from client_sdk._protocol.dealing import DAMAGED_ON_THE_WAY, TRIES, check_dealing, send_dealing
@@ -65,6 +66,7 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Ou
     """
     upload = _Upload(session, opened, entry, outgoing)
     if outgoing.fingerprint != ELSEWHERE:
+        yield from compute(outgoing.wait_until_begun)
         # Before the first byte goes out: from here on it may be in a sum, whatever becomes of this process.
         upload.fresh = (yield from compute(partial(session.ledger.sent, opened.id))) is None
         yield from compute(partial(session.ledger.enter, opened.id, outgoing.upload, outgoing.fingerprint))
@@ -245,13 +247,14 @@ class _Upload:
 
     def _take_up(self, stored: Stored, first: Signed[Manifest]) -> Flow[Stored]:
         """Go on with the manifest that was accepted, if it is of the parts that are stored here."""
-        encoded, known = first.encode(), stored.manifest
+        known = stored.manifest
         if replace(first.body, roster=known.roster, previous=known.previous) == known:
-            yield from compute(partial(self._entry.renew, encoded))
-            return Stored(first, encoded, stored.fingerprint)
+            taken = Stored(first, stored.fingerprint)
+            yield from compute(partial(self._entry.renew, taken))
+            return taken
         if (yield from compute(self._entry.receipt)) is None:
             # What is stored will never be accepted. The first takes its place, so that nothing is encrypted again.
-            yield from compute(partial(self._entry.adopt, encoded))
+            yield from compute(partial(self._entry.adopt, first))
         raise lost_spool(self._session, self._opened)
 
     def _renew(self, stored: Stored, refusal: HeAggError) -> Flow[Stored]:
@@ -272,10 +275,9 @@ class _Upload:
                 "the submission stays in the spool, encrypted once. Run `he-agg submit` again with the same file; if "
                 "it is refused again, tell the coordinator",
             )
-        signed = Signed.make(manifest, session.identity.signing_key)
-        encoded = signed.encode()
-        yield from compute(partial(entry.renew, encoded))
-        return Stored(signed, encoded, stored.fingerprint)
+        renewed = Stored(Signed.make(manifest, session.identity.signing_key), stored.fingerprint)
+        yield from compute(partial(entry.renew, renewed))
+        return renewed
 
     @property
     def _until(self) -> float:

@@ -8,7 +8,8 @@ import math
 from collections import Counter
 from functools import partial
 
-from client_sdk._disk.spool import SpoolEntry, Stored
+from client_sdk._disk.spool import SpoolEntry
+from client_sdk._disk.stored import Stored
 from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol.collect import accept, await_record, check_counted, collect, take_failed, why_failed
 from client_sdk._protocol.hold import hold

@@ -33,6 +33,7 @@ __all__ = [
     "file_trouble",
     "make_directory",
     "open_private",
+    "put",
     "replace",
     "sync",
     "sync_directory",
@@ -158,15 +159,27 @@ def create_once(path: Path, content: bytes) -> None:
         os.link(temporary, path)
 
 
-def replace(path: Path, content: Content, mode: int = 0o600) -> None:
-    """Put a file in the place of another, or of none: after a crash it is the old one or the new, whole.
+def put(path: Path, content: Content, mode: int = 0o600, *, to_be_read: bool = True) -> None:
+    """Put a file in the place of another, or of none: whoever finds the file finds all of it, also after a crash.
 
-    For a file that one process writes: what a crash left unfinished beside it goes when it is next replaced.
+    Which of them is found after a crash is certain once its directory was synced. For a file that one process writes:
+    what a crash left unfinished beside it goes when it is next put there.
+
+    Args:
+        to_be_read: see `create`.
     """
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    create(temporary, content, mode)
+    try:
+        create(temporary, content, mode, to_be_read=to_be_read)
+    except FileExistsError:
+        temporary.unlink()
+        create(temporary, content, mode, to_be_read=to_be_read)
     temporary.replace(path)
+
+
+def replace(path: Path, content: Content, mode: int = 0o600) -> None:
+    """Put a file in the place of another, or of none, for good. See `put`."""
+    put(path, content, mode)
     sync_directory(path.parent)
 
 

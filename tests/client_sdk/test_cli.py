@@ -18,6 +18,7 @@ import pytest
 
 from client_sdk import Site
 from client_sdk._disk.npz import write_npz
+from client_sdk._disk.stored import Stored
 from client_sdk.cli import rounds
 from client_sdk.cli.rounds import _describe
 from he_agg.errors import ConfigError
@@ -130,10 +131,11 @@ def test_fetch_and_status_in_words(federate, capsys, tmp_path):
 KILLED_AFTER_SOME_PARTS = """
 import os, signal, sys
 from client_sdk import PhaseProgress, Site
-from client_sdk._protocol import submit as _submit
+from client_sdk._protocol import encrypt as _encrypt, submit as _submit
 import numpy as np
 
 _submit._RUN_BYTES = 1  # one part to a request
+_encrypt._SHORT_BYTES = 0  # while others are encrypted
 
 def die(event):
     if isinstance(event, PhaseProgress) and event.phase == "upload" and event.done_bytes > 2**17:
@@ -173,7 +175,7 @@ def test_submit_that_was_killed_finishes_when_run_again(federate, capsys):
     assert {name: now[name] for name in parts} == parts
     # Nothing else than those and the manifest, behind which are at most the spaces of decimal tags that are short.
     manifest_bytes = answer["bytes_up"] - sum(places[n].wire_bytes for n in missing)
-    assert 0 <= manifest_bytes - len(now["manifest.json"]) < 20 * len(places)
+    assert 0 <= manifest_bytes - len(Stored.parse(now["submission.json"]).encoded) < 20 * len(places)
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,7 @@ def test_resume_without_anything_stored(tmp_path, aggregator):
 def test_fetch_works_although_the_stored_manifest_is_damaged(tmp_path, aggregator):
     session = session_for(tmp_path, PLAN)
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
-    (session.spool.entry(ROUND).path / "manifest.json").write_bytes(b"rot")
+    (session.spool.entry(ROUND).path / "submission.json").write_bytes(b"rot")
     assert World(aggregator).run(_flows.fetch(session, ROUND)).n_sites == 3
 
 

@@ -206,7 +206,7 @@ def test_line_is_durable_before_the_first_byte_is_sent(tmp_path, aggregator, mon
 
     monkeypatch.setattr(os, "fsync", note)
     World(aggregator, meddle).run(_flows.submit(session, OPEN, update_of()))
-    assert log.index(".manifest.json.new") < log.index("test.ledger") < log.index("PUT")  # sealed, noted, sent
+    assert log.index(".submission.json.new") < log.index("test.ledger") < log.index("PUT")  # sealed, noted, sent
     assert log.count("test.ledger") == 1
 
 

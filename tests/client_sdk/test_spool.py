@@ -10,6 +10,7 @@ import pytest
 
 from client_sdk._disk.ledger import Fate, Ledger
 from client_sdk._disk.spool import Spool
+from client_sdk._disk.stored import Stored
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD
 from he_agg.documents.signed import Signed
@@ -30,7 +31,7 @@ def filled(tmp_path: Path):
     entry = Spool(tmp_path / "spool", "a").entry(ROUND)
     entry.begin(10)
     digest = entry.write_part(0, b"part zero")
-    entry.seal(MANIFEST.encode(), "f" * 64)
+    entry.seal(Stored(MANIFEST, "f" * 64))
     return entry, digest
 
 
@@ -53,7 +54,7 @@ def test_nobody_else_may_look(tmp_path):
             modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "spool", *tmp_path.rglob("*")]}
     finally:
         os.umask(old)
-    assert len(modes) == 9
+    assert len(modes) == 8
     for path, mode in modes.items():
         assert mode == (0o700 if path.is_dir() else 0o600), path
 
@@ -68,12 +69,12 @@ def test_without_a_manifest_it_is_garbage(tmp_path):
     assert list(entry.path.iterdir()) == []
 
 
-def test_manifest_is_written_last_and_after_everything_is_durable(tmp_path, monkeypatch):
-    """Records the order of writes: each part is synced before the manifest gets its name, the directory after."""
+def test_submission_is_written_last_and_after_everything_is_durable(tmp_path, monkeypatch):
+    """Records the order of writes: parts are synced before the submission gets its name, all names at the end."""
     log = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, rename = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (log.append(Path(f"/proc/self/fd/{fd}").readlink().name), fsync(fd)))
-    monkeypatch.setattr(Path, "rename", lambda self, target: (log.append(f"-> {target.name}"), rename(self, target)))
+    monkeypatch.setattr(Path, "replace", lambda self, target: (log.append(f"-> {target.name}"), rename(self, target)))
     filled(tmp_path)
     directory = str(ROUND)
     assert log[:2] == [tmp_path.name, "spool"], "the folders that all of it is in are not durable"
@@ -81,9 +82,8 @@ def test_manifest_is_written_last_and_after_everything_is_durable(tmp_path, monk
         "a",
         ".part-00000.new",
         "-> part-00000",
-        ".update.new",
-        directory,
-        ".manifest.json.new",
+        ".submission.json.new",
+        "-> submission.json",
         directory,
     ]
 
@@ -111,9 +111,9 @@ def test_damaged_part_is_noticed(tmp_path, damage):
 
 def test_damaged_manifest_is_named(tmp_path):
     entry, _ = filled(tmp_path)
-    (entry.path / "manifest.json").write_bytes(MANIFEST.encode()[:-5])
-    with pytest.raises(WireError, match=r"manifest\.json is damaged"):
-        entry.stored()
+    (entry.path / "submission.json").write_bytes(Stored(MANIFEST, "f" * 64).to_bytes()[:-5])
+    with pytest.raises(WireError, match=r"submission\.json is damaged"):
+        Spool(tmp_path / "spool", "a").entry(ROUND).stored()
 
 
 def test_one_worker_per_round(tmp_path):
@@ -145,7 +145,7 @@ def five(tmp_path):
     for round_id in [*rounds, RoundId("test", 3, 2), RoundId("other", 1, 1)]:
         entry = spool.entry(round_id)
         entry.begin(1)
-        entry.seal(MANIFEST.encode(), "f" * 64)
+        entry.seal(Stored(MANIFEST, "f" * 64))
     return spool, ledger, rounds
 
 

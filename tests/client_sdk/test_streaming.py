@@ -12,8 +12,8 @@ import pytest
 from client_sdk._disk.files import read_file
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._effects import Request
+from client_sdk._protocol import encrypt as _encrypt
 from client_sdk._protocol import outgoing as _outgoing
-from client_sdk._protocol import prepare as _prepare
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
 from client_sdk.federated import Update
@@ -53,6 +53,7 @@ def aggregator():
 @pytest.fixture(autouse=True)
 def _part_by_part(monkeypatch):
     monkeypatch.setattr(_submit, "_RUN_BYTES", 1)
+    monkeypatch.setattr(_encrypt, "_SHORT_BYTES", 0)
 
 
 class Gate:
@@ -114,15 +115,15 @@ def test_a_slow_link_leaves_no_more_in_memory_than_is_said(tmp_path, aggregator,
     monkeypatch.setattr(_outgoing, "HELD_BYTES", most)
     read, held = [], []
     monkeypatch.setattr(_submit, "read_file", lambda path, length: read.append(path) or read_file(path, length))
-    session, begin = session_for(tmp_path, PLAN), _prepare._begin
+    session, stream = session_for(tmp_path, PLAN), _encrypt._stream
 
     def all_of_it(*arguments):
-        outgoing = begin(*arguments)
+        outgoing = stream(*arguments)
         outgoing.stored()
         held.append(sum(map(len, outgoing._held.values())))
         return outgoing
 
-    monkeypatch.setattr(_prepare, "_begin", all_of_it)
+    monkeypatch.setattr(_encrypt, "_stream", all_of_it)
     World(aggregator).run(_flows.submit(session, OPEN, UPDATE))
     (sent,) = aggregator.uploads.values()
     entry = session.spool.entry(ROUND)
@@ -146,7 +147,7 @@ def test_killed_at_every_part_it_goes_on_with_the_same_bytes(tmp_path, aggregato
     assert len(there) == step - 1
     entry = tmp_path / "after" / "spool" / "a" / str(ROUND)
     assert (entry / "begun").exists()
-    assert not (entry / "manifest.json").exists()
+    assert not (entry / "submission.json").exists()
     again = World(aggregator)
     receipt = again.run(_flows.submit(session_for(tmp_path / "after", PLAN), OPEN, update))
     assert (list(aggregator.uploads), aggregator.complete) == ([upload], {"a": receipt.id})

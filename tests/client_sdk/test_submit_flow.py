@@ -14,7 +14,7 @@ import pytest
 from client_sdk._disk.files import read_file
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._effects import Request, Response
-from client_sdk._protocol import outgoing as _outgoing
+from client_sdk._protocol import encrypt as _encrypt
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
@@ -351,7 +351,7 @@ def test_aggregator_that_always_loses_parts_is_given_up(tmp_path, aggregator):
 @pytest.fixture
 def nothing_held(monkeypatch):
     """All parts are read from the spool, as those are that do not fit into memory."""
-    monkeypatch.setattr(_outgoing, "HELD_BYTES", 0)
+    monkeypatch.setattr(_encrypt, "HELD_BYTES", 0)
 
 
 @pytest.mark.usefixtures("part_by_part", "nothing_held")
@@ -394,7 +394,7 @@ def test_parts_are_read_once_to_be_sent_or_not_at_all(tmp_path, aggregator, monk
     monkeypatch.setattr(SpoolEntry, "check_part", lambda *_: pytest.fail("read twice"))
     monkeypatch.setattr(_submit, "read_file", lambda path, length: read.append(path) or read_file(path, length))
     if not held:
-        monkeypatch.setattr(_outgoing, "HELD_BYTES", 0)
+        monkeypatch.setattr(_encrypt, "HELD_BYTES", 0)
     session = session_for(tmp_path, PLAN)
     World(aggregator).run(_flows.submit(session, OPEN, update_of()))
     assert set(aggregator.complete) == {"a"}
@@ -560,7 +560,7 @@ def test_tags_are_computed_as_parts_are_made(tmp_path, aggregator, monkeypatch):
     look, encrypt = RoundMac.watch, session.codec.encrypt
 
     def parts(*arguments, watch, **options):
-        for made in encrypt(*arguments, watch=watch, threads=1, **options):
+        for made in encrypt(*arguments, watch=watch, **options | {"threads": 1}):
             log.append(("made", made.number))
             yield made
 
@@ -606,6 +606,6 @@ def test_uploads_stop_being_tried_after_the_deadline(tmp_path, aggregator):
 def test_nothing_readable_lies_in_the_spool(tmp_path, aggregator):
     World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, update_of(weight=7)))
     files = [path.read_bytes() for path in (tmp_path / "spool").rglob("*") if path.is_file()]
-    assert len(files) == PARTS + 4  # fingerprint, manifest, receipt, ledger
+    assert len(files) == PARTS + 3  # submission, receipt, ledger
     plain = np.asarray(update_of().tensors["w"])
     assert not any(plain[:8].tobytes() in content for content in files)

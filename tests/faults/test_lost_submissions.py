@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from client_sdk._disk import lines
+from client_sdk._protocol import encrypt as _encrypt
 from client_sdk._protocol import submit as _submit
 from client_sdk._protocol import verbs as _flows
 from he_agg import Plan
@@ -23,17 +24,17 @@ from tests.support.federation import plan_of
 from tests.support.flows import N_VALUES, OPEN, ROUND, FakeAggregator, World, assert_mean_of, session_for, update_of
 
 CUTS = [
-    *(("hybrid", how) for how in ("none", "some", "torn")),
-    ("ckks", "some"),
-    pytest.param("hybrid", "all", marks=pytest.mark.slow),
-    *(pytest.param("ckks", how, marks=pytest.mark.slow) for how in ("all", "none", "torn")),
+    *(("hybrid", streamed, how) for streamed in (True, False) for how in ("none", "some")),
+    ("ckks", False, "some"),
+    *(pytest.param("hybrid", streamed, how, marks=pytest.mark.slow) for streamed in (1, 0) for how in ("all", "torn")),
+    *(pytest.param("ckks", False, how, marks=pytest.mark.slow) for how in ("all", "none", "torn")),
 ]
 UPDATES = [update_of(i) for i in range(3)]
 
 
 @cache
 def plan(codec: str) -> Plan:
-    """`hybrid` begins to send while it encrypts, `ckks` makes everything first."""
+    """`hybrid` can begin to send while it encrypts, `ckks` makes everything first."""
     return plan_of(N_VALUES, codec=codec, part_bytes=2**16, weight_cap=10)
 
 
@@ -44,12 +45,14 @@ def of_the_others(codec: str) -> FakeAggregator:
     return aggregator
 
 
-@pytest.mark.parametrize(("codec", "how"), CUTS)
-def test_nothing_is_lost_that_has_left(monkeypatch, codec, how):
+@pytest.mark.parametrize(("codec", "streamed", "how"), CUTS)
+def test_nothing_is_lost_that_has_left(monkeypatch, codec, streamed, how):
     lives: list[FakeAggregator] = []
     finished: list[FakeAggregator] = []
     ends = set()
     monkeypatch.setattr(_submit, "_RUN_BYTES", 1)  # part by part
+    if streamed:
+        monkeypatch.setattr(_encrypt, "_SHORT_BYTES", 0)
 
     def live(home: Path) -> None:
         lives.append(aggregator := FakeAggregator(plan(codec)))
