@@ -220,7 +220,9 @@ _OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 def _check_nesting(data: bytes) -> None:
     """Count open brackets outside of strings: a parser that calls itself must not see more of them."""
     depth = 0
-    for bracket in _STRING.sub(b"", data).translate(None, _OTHERS):
+    # Without a backslash every second piece between quotes is a string: that is found ten times as fast.
+    outside = _STRING.sub(b"", data) if b"\\" in data else b"".join(data.split(b'"')[::2])
+    for bracket in outside.translate(None, _OTHERS):
         depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH + 1:
             raise WireError(Reason.BAD_FIELD, f"expected at most {MAX_DEPTH} levels of JSON, got more")
@@ -270,7 +272,13 @@ def _check(value: Json, depth: int) -> None:
 
 
 def _dumps(value: Json, sort_keys: bool) -> str:
-    return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return (_SORTING if sort_keys else _KEEPING).encode(value)
+
+
+_SORTING, _KEEPING = (
+    json.JSONEncoder(sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for sort_keys in (True, False)
+)
 
 
 def _ordered(value: Json) -> Json:
