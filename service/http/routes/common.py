@@ -29,10 +29,8 @@ __all__ = [
     "FederationPath",
     "HolderCaller",
     "HolderPath",
-    "Limited",
     "NumberPath",
     "RoundPath",
-    "Running",
     "SendingHolder",
     "SendingSite",
     "SiteCaller",
@@ -42,8 +40,10 @@ __all__ = [
     "etag",
     "find_federation",
     "immutable",
+    "limits_of",
     "poll",
     "read_document",
+    "running",
     "take_body",
     "take_document",
     "taken",
@@ -81,24 +81,20 @@ _AT_ONCE_BYTES = 2**16
 """A body that is digested faster than a thread is found for it."""
 
 
-# Asynchronous, though nothing in them waits: FastAPI would send them through a thread otherwise.
+# Not dependencies: each costs a request as much as finding its route does.
 
 
-async def _aggregator(request: Request) -> Aggregator:
+def running(request: Request) -> Aggregator:
+    """Return the aggregator behind a request."""
     aggregator: Aggregator = request.app.state.aggregator
     return aggregator
 
 
-async def _limits(request: Request) -> Limits:
+def limits_of(request: Request) -> Limits:
+    """Return what is under way."""
     limits: Limits = request.app.state.limits
     return limits
 
-
-Running = Annotated[Aggregator, Depends(_aggregator)]
-"""Type of a route's parameter: the aggregator."""
-
-Limited = Annotated[Limits, Depends(_limits)]
-"""Type of a route's parameter: what is under way."""
 
 SiteCaller = Annotated[Caller, Depends(member_of(Role.SITE))]
 """Type of a route's parameter: the site that calls it, without a body."""
@@ -181,7 +177,7 @@ def find_federation(tx: Transaction, caller: Caller, name: str) -> FederationRow
     return row
 
 
-async def read_document(request: Request, limits: Limits, at_most: int) -> bytes:
+async def read_document(request: Request, at_most: int) -> bytes:
     """Read a body of a length that is announced, and of the digest that was signed.
 
     Raises:
@@ -189,7 +185,7 @@ async def read_document(request: Request, limits: Limits, at_most: int) -> bytes
     """
     length = announced_length(request, at_most=at_most)
     named = content_digest(request)
-    body = bytes(await read_body(request, length, limits.time_for(length)))
+    body = bytes(await read_body(request, length, limits_of(request).time_for(length)))
     if length <= _AT_ONCE_BYTES:
         check_body(body, named)
     else:
@@ -215,8 +211,6 @@ def _bumped(tx: Transaction) -> bool:
 async def take_document(
     request: Request,
     caller: Caller,
-    aggregator: Aggregator,
-    limits: Limits,
     at_most: int,
     accept: Callable[[Transaction, bytes], bool],
     awaited: Callable[[Transaction], bool] = _bumped,
@@ -231,28 +225,26 @@ async def take_document(
 
     def take(document: bytes) -> bool:
         nonlocal woken
-        with aggregator.store.write() as tx:
+        with running(request).store.write() as tx:
             new = accept(tx, document)
             woken = new and awaited(tx)
             return new
 
-    return await take_body(request, caller, aggregator, limits, at_most, take, lambda: woken)
+    return await take_body(request, caller, at_most, take, lambda: woken)
 
 
 async def take_body(
     request: Request,
     caller: Caller,
-    aggregator: Aggregator,
-    limits: Limits,
     at_most: int,
     take: Callable[[bytes], bool],
     awaited: Callable[[], bool] = lambda: True,
 ) -> Response:
     """Read a body, make it durable, and let the worker look if anybody waits for it; 201 if it is new, 200 if not."""
-    async with limits.body(caller.federation, caller.name):
-        body = await read_document(request, limits, at_most)
+    async with limits_of(request).body(caller.federation, caller.name):
+        body = await read_document(request, at_most)
         new = await run_in_threadpool(take, body)
     failpoint("document.stored")
     if awaited():
-        aggregator.worker.poke()
+        running(request).worker.poke()
     return Response(status_code=201 if new else 200)

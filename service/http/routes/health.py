@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.aggregator import NotReadyError
-from service.http.routes.common import Running
+from service.http.routes.common import running
 from service.logs import log
 
 __all__ = ["router"]
@@ -28,8 +28,9 @@ async def healthz() -> dict[str, str]:
     summary="The store and the disk can be written",
     responses={503: {"description": "They cannot: `lacks` is `database`, `parts` or `disk space`; the log says more."}},
 )
-async def readyz(aggregator: Running) -> JSONResponse:
+async def readyz(request: Request) -> JSONResponse:
     """Check that the store's write lock can be taken and a small file written."""
+    aggregator = running(request)
     if aggregator.worker.stopping:
         return JSONResponse({"status": "stopping"}, 503)
     try:

@@ -16,13 +16,12 @@ from service.http.auth import Caller, member_of
 from service.http.routes.common import (
     DOCUMENT,
     HolderPath,
-    Limited,
     RoundPath,
-    Running,
     SendingHolder,
     Wait,
     body_of,
     poll,
+    running,
     take_document,
     taken,
 )
@@ -63,10 +62,9 @@ async def put_echo(
     round_id: RoundPath,
     holder: HolderPath,
     caller: SendingHolder,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Store a holder's echo of the published record, once for each round. It never changes."""
+    aggregator = running(request)
     _own(caller, holder)
 
     def accept(tx: Transaction, document: bytes) -> bool:
@@ -76,7 +74,7 @@ async def put_echo(
         row, holders = find_held(tx, caller.federation, round_id)
         return len(tx.echoed(row.id)) == holders.thresholds.quorum  # further ones are no news to anybody who waits
 
-    return await take_document(request, caller, aggregator, limits, MAX_ECHO_BYTES, accept, enough)
+    return await take_document(request, caller, MAX_ECHO_BYTES, accept, enough)
 
 
 @router.get(
@@ -89,8 +87,9 @@ async def put_echo(
         **answers(*_OF_A_SUM),
     },
 )
-async def echoes(round_id: RoundPath, caller: Hearing, aggregator: Running, wait: Wait = 0) -> Response:
+async def echoes(request: Request, round_id: RoundPath, caller: Hearing, wait: Wait = 0) -> Response:
     """Return the echoes as soon as there are so many that a holder may answer."""
+    aggregator = running(request)
 
     def look() -> list[bytes] | None:
         with aggregator.store.read() as tx:
@@ -118,10 +117,9 @@ async def put_answer(
     round_id: RoundPath,
     holder: HolderPath,
     caller: SendingHolder,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Store a holder's answer, once enough have echoed the record. The one that makes enough settles the round."""
+    aggregator = running(request)
     _own(caller, holder)
 
     def accept(tx: Transaction, document: bytes) -> bool:
@@ -131,7 +129,7 @@ async def put_answer(
         row, holders = find_held(tx, caller.federation, round_id)
         return len(tx.answered(row.id)) >= holders.thresholds.threshold
 
-    return await take_document(request, caller, aggregator, limits, MAX_ANSWER_BYTES, accept, enough)
+    return await take_document(request, caller, MAX_ANSWER_BYTES, accept, enough)
 
 
 @router.get(
@@ -148,13 +146,14 @@ async def put_answer(
     },
 )
 async def answers_(
+    request: Request,
     round_id: RoundPath,
     caller: Hearing,
-    aggregator: Running,
     wait: Wait = 0,
     more_than: Annotated[int, Query(ge=0, le=10**3, description="How many answers the caller knows.")] = 0,
 ) -> Response:
     """Return echoes and answers as soon as there are so many answers that a sum opens, and more than the caller has."""
+    aggregator = running(request)
 
     def look() -> tuple[list[bytes], list[bytes]] | None:
         with aggregator.store.read() as tx:
@@ -184,16 +183,15 @@ async def put_complaint(
     holder: HolderPath,
     dealer: Annotated[str, Path(description="Name of the member that dealt.", examples=["hospital-b"])],
     caller: SendingHolder,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Store a holder's complaint, once for each round and dealer. It never changes."""
+    aggregator = running(request)
     _own(caller, holder)
 
     def accept(tx: Transaction, document: bytes) -> bool:
         return accept_complaint(tx, aggregator.conductor, caller.federation, round_id, document, holder, dealer)
 
-    return await take_document(request, caller, aggregator, limits, MAX_COMPLAINT_BYTES, accept)
+    return await take_document(request, caller, MAX_COMPLAINT_BYTES, accept)
 
 
 @router.get(
@@ -205,8 +203,9 @@ async def put_complaint(
         **answers(Reason.UNKNOWN_ROUND, (Reason.PLAN_MISMATCH, 404)),
     },
 )
-async def complaints(round_id: RoundPath, caller: Hearing, aggregator: Running) -> Response:
+async def complaints(request: Request, round_id: RoundPath, caller: Hearing) -> Response:
     """Return the complaints that are here; more may come."""
+    aggregator = running(request)
 
     def look() -> bytes:
         with aggregator.store.read() as tx:

@@ -15,7 +15,7 @@ from service.core.find import find_round
 from service.core.transcript import transcript
 from service.domain.events import Phase
 from service.http.auth import Caller, member_of
-from service.http.routes.common import FederationPath, RoundPath, Running, Wait, find_federation, immutable, poll
+from service.http.routes.common import FederationPath, RoundPath, Wait, find_federation, immutable, poll, running
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.rows import RoundRow
@@ -41,10 +41,9 @@ IndexPath = Annotated[int, Path(ge=1, le=10**9, description="Position in the cha
         **answers(Reason.UNKNOWN_ROUND),
     },
 )
-async def record(
-    request: Request, round_id: RoundPath, caller: Reading, aggregator: Running, wait: Wait = 0
-) -> Response:
+async def record(request: Request, round_id: RoundPath, caller: Reading, wait: Wait = 0) -> Response:
     """Return the closed set behind a sum and its parts' digests, or why there is no sum. It never changes."""
+    aggregator = running(request)
 
     def look() -> tuple[RoundRow, bool]:
         with aggregator.conductor.reading(caller.federation) as tx:
@@ -68,8 +67,9 @@ async def record(
         **answers(Reason.UNKNOWN_ROUND, Reason.SUM_NOT_READY, Reason.ROUND_FAILED),
     },
 )
-async def manifests(round_id: RoundPath, caller: Checking, aggregator: Running) -> Response:
+async def manifests(request: Request, round_id: RoundPath, caller: Checking) -> Response:
     """Return all manifests: digests and tags, with which anybody can check who is in a sum. They are kept."""
+    aggregator = running(request)
     return Response(await run_in_threadpool(_manifests, aggregator, caller, round_id), media_type="application/json")
 
 
@@ -100,10 +100,9 @@ def _manifests(aggregator: Aggregator, caller: Caller, round_id: str) -> bytes:
         **answers(Reason.UNKNOWN_ROUND),
     },
 )
-async def record_at(
-    request: Request, federation: FederationPath, index: IndexPath, caller: Reading, aggregator: Running
-) -> Response:
+async def record_at(request: Request, federation: FederationPath, index: IndexPath, caller: Reading) -> Response:
     """Follow the chain to a record that was missed, of a failed attempt for instance."""
+    aggregator = running(request)
 
     def look() -> RoundRow | None:
         with aggregator.store.read() as tx:
@@ -128,8 +127,9 @@ async def record_at(
         **answers(),
     },
 )
-async def whole_transcript(federation: FederationPath, caller: Auditing, aggregator: Running) -> StreamingResponse:
+async def whole_transcript(request: Request, federation: FederationPath, caller: Auditing) -> StreamingResponse:
     """Complete as of the moment that it was asked for. `he-agg audit` checks it."""
+    aggregator = running(request)
 
     def look() -> None:
         with aggregator.store.read() as tx:

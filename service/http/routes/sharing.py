@@ -22,16 +22,15 @@ from service.http.routes.common import (
     FederationPath,
     HolderCaller,
     HolderPath,
-    Limited,
     NumberPath,
     RoundPath,
-    Running,
     SendingHolder,
     SendingSite,
     UploadPath,
     body_of,
     find_federation,
     immutable,
+    running,
     take_body,
     take_document,
     taken,
@@ -65,10 +64,9 @@ async def put_sharing_key(
     number: NumberPath,
     holder: HolderPath,
     caller: SendingHolder,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Store a holder's sharing key, once for each epoch. What is due opens when there are enough of them."""
+    aggregator = running(request)
     if holder != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot send the sharing key of another holder")
 
@@ -76,7 +74,7 @@ async def put_sharing_key(
         row = find_federation(tx, caller, federation)
         return accept_sharing_key(tx, aggregator.conductor, row, document, number, holder)
 
-    return await take_document(request, caller, aggregator, limits, MAX_SHARING_KEY_BYTES, accept)
+    return await take_document(request, caller, MAX_SHARING_KEY_BYTES, accept)
 
 
 @router.get(
@@ -88,10 +86,9 @@ async def put_sharing_key(
         **answers(Reason.UNKNOWN_EPOCH),
     },
 )
-async def sharing_keys(
-    federation: FederationPath, number: NumberPath, caller: Dealing, aggregator: Running
-) -> Response:
+async def sharing_keys(request: Request, federation: FederationPath, number: NumberPath, caller: Dealing) -> Response:
     """Return the sharing keys that are here now. What a round goes by is its list of holders."""
+    aggregator = running(request)
 
     def look() -> bytes:
         with aggregator.store.read() as tx:
@@ -114,8 +111,9 @@ async def sharing_keys(
         **answers(Reason.UNKNOWN_ROUND, (Reason.PLAN_MISMATCH, 404)),
     },
 )
-async def holders(request: Request, round_id: RoundPath, caller: Dealing, aggregator: Running) -> Response:
+async def holders(request: Request, round_id: RoundPath, caller: Dealing) -> Response:
     """Return the list that was settled when the round opened. The digest of what it says is in every manifest."""
+    aggregator = running(request)
 
     def look() -> bytes:
         with aggregator.store.read() as tx:
@@ -161,10 +159,9 @@ async def put_dealing(
     round_id: RoundPath,
     upload: UploadPath,
     caller: SendingSite,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Store the dealing of a submission, durably. It is not complete without the one that its manifest names."""
+    aggregator = running(request)
     dealings = aggregator.dealings
     expected = await run_in_threadpool(dealings.expect, caller.federation, caller.name, round_id, upload)
     note(request.scope, round_id=str(expected.submission.round_id))
@@ -172,7 +169,7 @@ async def put_dealing(
     def take(body: bytes) -> bool:
         return dealings.take(expected, body)
 
-    return await take_body(request, caller, aggregator, limits, expected.wire_bytes, take, lambda: False)
+    return await take_body(request, caller, expected.wire_bytes, take, lambda: False)
 
 
 @router.get(
@@ -194,8 +191,9 @@ async def put_dealing(
         ),
     },
 )
-async def shares(round_id: RoundPath, caller: HolderCaller, aggregator: Running) -> Response:
+async def shares(request: Request, round_id: RoundPath, caller: HolderCaller) -> Response:
     """Return what a holder needs of all dealings behind a sum. They are kept for a while after it is settled."""
+    aggregator = running(request)
     body = await run_in_threadpool(_shares, aggregator, caller, round_id)
     return Response(body, media_type="application/octet-stream")
 

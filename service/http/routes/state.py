@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from he_agg.documents.roster import Role
 from service.core.state import SignedState
 from service.http.auth import Caller, member_of
-from service.http.routes.common import FederationPath, Running, Wait, etag, find_federation, poll
+from service.http.routes.common import FederationPath, Wait, etag, find_federation, poll, running
 from service.problems import answers
 
 __all__ = ["router"]
@@ -29,9 +29,9 @@ Watching = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COOR
     },
 )
 async def state(
+    request: Request,
     federation: FederationPath,
     caller: Watching,
-    aggregator: Running,
     wait: Wait = 0,
     after: Annotated[
         str | None,
@@ -45,6 +45,7 @@ async def state(
 
     Otherwise it answers when the state changes, or after `wait` seconds with the same one again.
     """
+    aggregator = running(request)
 
     def look() -> SignedState:
         with aggregator.conductor.reading(caller.federation) as tx:

@@ -15,7 +15,7 @@ from he_agg.protocol.messages import SubmissionStatus
 from service.http.bodies import announced_length, check_names_manifest
 from service.http.intake import take_run
 from service.http.reading import run_reading
-from service.http.routes.common import BEGINNING, Limited, RoundPath, Running, SendingSite, SiteCaller, UploadPath
+from service.http.routes.common import BEGINNING, RoundPath, SendingSite, SiteCaller, UploadPath, limits_of, running
 from service.logs import note
 from service.problems import answers
 
@@ -87,8 +87,6 @@ async def put(
     round_id: RoundPath,
     upload: UploadPath,
     caller: SendingSite,
-    aggregator: Running,
-    limits: Limited,
     first: Annotated[int, Query(alias="from", description="The first part in the body.")] = 0,
 ) -> Response:
     """Put these parts. A body that reaches the submission's end has its manifest there, which completes it.
@@ -99,6 +97,7 @@ async def put(
     A receipt is a promise: this submission is in the sum of its round, or the record says why it is not. Asked again,
     the same receipt is given again.
     """
+    aggregator, limits = running(request), limits_of(request)
     length, uploads = announced_length(request), aggregator.uploads
     check_names_manifest(request, upload)
     expect = partial(uploads.expect, caller.federation, caller.name, round_id, upload, first, length)
@@ -117,10 +116,9 @@ async def put(
     summary="How far a submission has come",
     responses=answers(Reason.UNKNOWN_ROUND, Reason.UNKNOWN_SUBMISSION),
 )
-async def status(
-    request: Request, round_id: RoundPath, upload: UploadPath, caller: SiteCaller, aggregator: Running
-) -> SubmissionStatus:
+async def status(request: Request, round_id: RoundPath, upload: UploadPath, caller: SiteCaller) -> SubmissionStatus:
     """Tell which parts are missing, to go on with an interrupted upload. A site sees its own only."""
+    aggregator = running(request)
     found = await run_in_threadpool(aggregator.uploads.status, caller.federation, caller.name, round_id, upload)
     note(request.scope, round_id=found.round_id)
     return found

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -14,7 +14,7 @@ from he_agg.errors import Reason
 from service.aggregator import Aggregator
 from service.core.find import federation_named, find_round, require_sum
 from service.http.auth import Caller
-from service.http.routes.common import RoundPath, Running, SiteCaller
+from service.http.routes.common import RoundPath, SiteCaller, running
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.parts.base import SUM, PartKey, PartLostError, PartStore
@@ -45,12 +45,13 @@ _AT_ONCE_BYTES = 2**18
     },
 )
 async def sum_from(
+    request: Request,
     round_id: RoundPath,
     caller: SiteCaller,
-    aggregator: Running,
     first: Annotated[int, Query(alias="from", description="The first part to send.")] = 0,
 ) -> Response:
     """Return all parts of the sum from one on. The record names the SHA-256 of each."""
+    aggregator = running(request)
     return await run_in_threadpool(_answer, aggregator, caller, round_id, first)
 
 

@@ -18,13 +18,12 @@ from service.http.auth import Caller, member_of
 from service.http.routes.common import (
     DOCUMENT,
     FederationPath,
-    Limited,
     NumberPath,
-    Running,
     SendingSite,
     body_of,
     find_federation,
     immutable,
+    running,
     take_document,
     taken,
 )
@@ -58,10 +57,9 @@ def _given(description: str) -> dict[int | str, dict[str, Any]]:
     response_class=Response,
     responses={**_given("The canonical bytes of the signed roster."), **answers(Reason.UNKNOWN_ROSTER)},
 )
-async def roster(
-    request: Request, federation: FederationPath, version: NumberOrNewest, caller: Trusting, aggregator: Running
-) -> Response:
+async def roster(request: Request, federation: FederationPath, version: NumberOrNewest, caller: Trusting) -> Response:
     """Return a roster. Who trusts one version follows the next ones by their signatures alone."""
+    aggregator = running(request)
 
     def look() -> bytes:
         with aggregator.store.read() as tx:
@@ -91,17 +89,16 @@ async def put_roster(
     federation: FederationPath,
     version: NumberPath,
     caller: Coordinating,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Bring in a roster, signed by enough coordinators of the newest version and its own. It holds at once."""
+    aggregator = running(request)
 
     def accept(tx: Transaction, document: bytes) -> bool:
         row = find_federation(tx, caller, federation)
         with acting(caller.name, "request"):
             return accept_roster(tx, aggregator.conductor, row, document, version)
 
-    return await take_document(request, caller, aggregator, limits, MAX_ROSTER_BYTES, accept)
+    return await take_document(request, caller, MAX_ROSTER_BYTES, accept)
 
 
 @router.get(
@@ -110,10 +107,9 @@ async def put_roster(
     response_class=Response,
     responses={**_given("The canonical bytes of the signed bundle."), **answers(Reason.UNKNOWN_EPOCH)},
 )
-async def epoch(
-    request: Request, federation: FederationPath, number: NumberOrNewest, caller: Opening, aggregator: Running
-) -> Response:
+async def epoch(request: Request, federation: FederationPath, number: NumberOrNewest, caller: Opening) -> Response:
     """Return the group key, sealed to every site. The aggregator cannot open it."""
+    aggregator = running(request)
 
     def look() -> bytes:
         with aggregator.store.read() as tx:
@@ -151,20 +147,19 @@ async def put_epoch(
     federation: FederationPath,
     number: NumberPath,
     caller: Coordinating,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Bring in the next epoch's bundle. An open round fails, and its next attempt is under the new epoch.
 
     Where the federation began without a bundle, that of the current epoch may come here, too.
     """
+    aggregator = running(request)
 
     def accept(tx: Transaction, document: bytes) -> bool:
         row = find_federation(tx, caller, federation)
         with acting(caller.name, "request"):
             return accept_bundle(tx, aggregator.conductor, row, document, number, caller.name)
 
-    return await take_document(request, caller, aggregator, limits, MAX_BUNDLE_BYTES, accept)
+    return await take_document(request, caller, MAX_BUNDLE_BYTES, accept)
 
 
 @router.put(
@@ -184,10 +179,9 @@ async def put_commitment(
     number: NumberPath,
     site: Annotated[str, Path(description="Name of the calling site.", examples=["hospital-a"])],
     caller: SendingSite,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Store a site's signed word on its key, once for each epoch. Equal key ids mean equal keys."""
+    aggregator = running(request)
     if site != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot commit for another site")
 
@@ -195,7 +189,7 @@ async def put_commitment(
         row = find_federation(tx, caller, federation)
         return accept_commitment(tx, aggregator.conductor, row, document, number, site)
 
-    return await take_document(request, caller, aggregator, limits, MAX_COMMITMENT_BYTES, accept)
+    return await take_document(request, caller, MAX_COMMITMENT_BYTES, accept)
 
 
 @router.get(
@@ -207,10 +201,9 @@ async def put_commitment(
         **answers(Reason.UNKNOWN_EPOCH),
     },
 )
-async def commitments(
-    federation: FederationPath, number: NumberPath, caller: Counting, aggregator: Running
-) -> Response:
+async def commitments(request: Request, federation: FederationPath, number: NumberPath, caller: Counting) -> Response:
     """Return the commitments, for coordinators and auditors."""
+    aggregator = running(request)
 
     def look() -> bytes:
         with aggregator.store.read() as tx:

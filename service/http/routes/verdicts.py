@@ -13,7 +13,15 @@ from he_agg.errors import Reason
 from service.core.find import find_round
 from service.core.verdicts import accept_verdict
 from service.http.auth import Caller, member_of
-from service.http.routes.common import DOCUMENT, Limited, RoundPath, Running, SendingSite, body_of, take_document, taken
+from service.http.routes.common import (
+    DOCUMENT,
+    RoundPath,
+    SendingSite,
+    body_of,
+    running,
+    take_document,
+    taken,
+)
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.transaction import Transaction
@@ -41,10 +49,9 @@ async def put_verdict(
     round_id: RoundPath,
     site: Annotated[str, Path(description="Name of the calling site.", examples=["hospital-a"])],
     caller: SendingSite,
-    aggregator: Running,
-    limits: Limited,
 ) -> Response:
     """Store a site's signed word on a sum that it is in, once for each round. It never changes."""
+    aggregator = running(request)
     if site != caller.name:
         raise RefusedError(Reason.FORBIDDEN, f"{caller.name} cannot judge for another site")
 
@@ -52,7 +59,7 @@ async def put_verdict(
         row = find_round(tx, caller.federation, round_id)
         return accept_verdict(tx, row, document, site, int(aggregator.conductor.now()))
 
-    return await take_document(request, caller, aggregator, limits, MAX_VERDICT_BYTES, accept)
+    return await take_document(request, caller, MAX_VERDICT_BYTES, accept)
 
 
 @router.get(
@@ -64,8 +71,9 @@ async def put_verdict(
         **answers(Reason.UNKNOWN_ROUND),
     },
 )
-async def verdicts(round_id: RoundPath, caller: Checking, aggregator: Running) -> Response:
+async def verdicts(request: Request, round_id: RoundPath, caller: Checking) -> Response:
     """Return the verdicts that are here; more may come."""
+    aggregator = running(request)
 
     def look() -> bytes:
         with aggregator.store.read() as tx:
