@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -87,7 +87,8 @@ class Uploads:
             submission, begins = self._admissions.admit(tx, row, site, upload)
             if not begins:
                 leave_event_loop()  # as many rows as it has parts
-            parts = self._expect(tx, row, submission, places)
+            known = [] if begins else tx.parts(submission.id)
+            parts = self._expect(tx, row, submission, places, {part.number: part for part in known})
         return Run(submission, plan, parts, manifest_bytes, begins)
 
     def keep(self, run: Run, body: memoryview) -> tuple[ExpectedPart, ...]:
@@ -200,8 +201,8 @@ class Uploads:
         round_: RoundRow,
         submission: SubmissionRow,
         places: Sequence[PartPlace],
+        known: Mapping[int, PartRow],
     ) -> tuple[ExpectedPart, ...]:
-        known = {row.number: row for row in tx.parts(submission.id)}
         signed: tuple[str, ...] = ()
         if submission.digest is not None and not known:
             # Without rows the round is over and the parts are gone; what the answer was is still known.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -11,10 +12,12 @@ from starlette.concurrency import run_in_threadpool
 from he_agg.documents.roster import Role
 from he_agg.errors import Reason
 from service.aggregator import Aggregator
+from service.core.event_loop import leave_event_loop
 from service.core.find import find_round
 from service.core.transcript import transcript
 from service.domain.events import Phase
 from service.http.auth import Caller, member_of
+from service.http.reading import run_reading
 from service.http.routes.common import FederationPath, RoundPath, Wait, find_federation, immutable, poll, running
 from service.problems import answers
 from service.refusal import RefusedError
@@ -27,6 +30,9 @@ router = APIRouter(tags=["records"])
 Reading = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR, Role.OPERATOR))]
 Checking = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR))]
 Auditing = Annotated[Caller, Depends(member_of(Role.AUDITOR, Role.OPERATOR))]
+_AT_ONCE_DIGESTS = 256
+"""Manifests with no more digests of parts in all are read where a row is."""
+
 IndexPath = Annotated[int, Path(ge=1, le=10**9, description="Position in the chain, from 1.", examples=[1])]
 
 
@@ -70,7 +76,8 @@ async def record(request: Request, round_id: RoundPath, caller: Reading, wait: W
 async def manifests(request: Request, round_id: RoundPath, caller: Checking) -> Response:
     """Return all manifests: digests and tags, with which anybody can check who is in a sum. They are kept."""
     aggregator = running(request)
-    return Response(await run_in_threadpool(_manifests, aggregator, caller, round_id), media_type="application/json")
+    found = await run_reading(aggregator, partial(_manifests, aggregator, caller, round_id))
+    return Response(found, media_type="application/json")
 
 
 def _manifests(aggregator: Aggregator, caller: Caller, round_id: str) -> bytes:
@@ -84,6 +91,9 @@ def _manifests(aggregator: Aggregator, caller: Caller, round_id: str) -> bytes:
             raise RefusedError(
                 Reason.SUM_NOT_READY, f"round {row.id} is {row.phase}; wait for its record", round_id=str(row.id)
             )
+        record = row.signed
+        if record is None or len(record.body.members) * len(record.body.sum_digests) > _AT_ONCE_DIGESTS:
+            leave_event_loop()
         found = tx.manifests(row.id)
     # Each is canonical JSON as it came, and so is this: to read and write them all again for every one of their sites
     # would cost the square of how many there are.
