@@ -9,12 +9,13 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from client_sdk._disk.files import explained
 from he_agg import canonical
 from he_agg.errors import ConfigError, Reason, WireError
+from he_agg.host.direct import write_all
 from he_agg.host.files import open_private, sync, sync_directory
 from he_agg.host.locks import held
 
@@ -44,36 +45,42 @@ class Lines:
         self._count = 0
 
     def read(self) -> None:
-        """Take what was added since the last time."""
-        with self._lock, explained(self._path), contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
-            self._read(file)
+        """Take what was added since the last time. Nothing is ever changed: a file of the same length is the same."""
+        with self._lock, explained(self._path), contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_size != self._whole:
+                with self._path.open("rb", buffering=0) as file:
+                    self._read(file)
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[Callable[[Mapping[str, canonical.Json]], None]]:
         """Take what was added, and let nobody else add for the length of a block. What it adds is durable at once."""
         with self._lock, explained(self._path), self._open() as file, held(file.fileno()):
-            self._read(file)
+            if _length(file) != self._whole:
+                self._read(file)
 
             def add(line: Mapping[str, canonical.Json]) -> None:
-                first = self._whole == 0
-                file.truncate(self._whole)
+                first, data = self._whole == 0, canonical.encode(dict(line)) + b"\n"
+                if _length(file) != self._whole:
+                    file.truncate(self._whole)  # what a crash left
                 file.seek(self._whole)
-                file.write(canonical.encode(dict(line)) + b"\n")
-                file.flush()
+                write_all(file.fileno(), memoryview(data), direct=False)
                 sync(file.fileno())
                 if first:
                     sync_directory(self._path.parent)
-                self._read(file)
+                self._take_lines(data)
 
             yield add
 
-    def _open(self) -> BinaryIO:
-        return os.fdopen(open_private(self._path, os.O_RDWR | os.O_CREAT), "r+b")
+    def _open(self) -> FileIO:
+        return FileIO(open_private(self._path, os.O_RDWR | os.O_CREAT), "r+")
 
-    def _read(self, file: BinaryIO) -> None:
+    def _read(self, file: FileIO) -> None:
         file.seek(self._whole)
-        data = file.read()
-        for line in data[: data.rfind(b"\n") + 1].splitlines():
+        data = file.readall()
+        self._take_lines(data[: data.rfind(b"\n") + 1])
+
+    def _take_lines(self, data: bytes) -> None:
+        for line in data.splitlines():
             try:
                 self._take(canonical.Fields(canonical.parse(line, _MAX_LINE), "line"))
             except WireError as error:
@@ -84,3 +91,7 @@ class Lines:
                 ) from error
             self._count += 1
             self._whole += len(line) + 1
+
+
+def _length(file: FileIO) -> int:
+    return os.fstat(file.fileno()).st_size
