@@ -47,13 +47,11 @@ class Verdicts:
         """Return the verdict on an attempt; None if this site has found nothing about it yet."""
         for name in (_UNSENT, ""):
             path = self._file(round_id, name)
-            try:
-                with explained(path):
+            with explained(path):
+                try:
                     data = path.read_bytes()
-            except ConfigError:
-                if path.exists():
-                    raise
-                continue
+                except FileNotFoundError:
+                    continue
             return _parse(path, data).body
         return None
 

@@ -206,6 +206,15 @@ def sync_directory(path: Path) -> None:
 
 def make_directory(path: Path) -> None:
     """Make a private directory that is not there yet, and those above it; their names are on disk afterwards."""
+    with contextlib.suppress(FileNotFoundError):  # those above it are missing, too
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+        else:
+            sync_directory(path.parent)
+        return
     missing = [above for above in (path, *path.parents) if not above.is_dir()]
     for directory in reversed(missing):
         directory.mkdir(mode=0o700 if directory == path else 0o777, exist_ok=True)
