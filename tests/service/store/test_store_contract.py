@@ -267,6 +267,46 @@ def test_submissions_and_parts(filled):
         assert tx.submission(a.id).accepted_at == LATE + 1  # its receipt is still known
 
 
+def test_what_a_transaction_remembers_of_submissions_is_what_is_written(filled):
+    """After every kind of write it says the same from memory as from the rows."""
+
+    def told(tx):
+        ids = [f"{site}11" * 8 for site in SITES]
+        return (
+            [tx.submission(each) for each in ids],
+            [tx.submission_of(ONE, site) for site in SITES],
+            [sorted(tx.parts(each), key=lambda part: part.number) for each in ids],
+            tx.completed(ONE),
+        )
+
+    a, b = "a11" * 8, "b11" * 8
+    with filled.write() as tx:
+        open_round(tx, ONE)
+        seen = [told(tx)]
+        for write in (
+            lambda: submit(tx, "a"),
+            lambda: tx.mark_stored(a, {0: DIGESTS[0]}, LATE),
+            lambda: tx.add_manifest(a, "d1" * 32, b"manifest"),
+            lambda: tx.move_submission(a, State.COMPLETE, LATE + 1),
+            lambda: submit(tx, "b"),
+            lambda: tx.mark_stored(b, {0: DIGESTS[0], 1: DIGESTS[1]}, LATE),
+            lambda: tx.drop_parts(b, [0]),
+            lambda: tx.mark_damaged(a, 0, LATE + 2),
+            lambda: tx.mark_stored(a, {0: DIGESTS[0]}, LATE + 3),
+            lambda: tx.unmark_parts(b),
+            lambda: tx.remove_submission(b),
+            lambda: submit(tx, "c"),
+            lambda: tx.move_submission(a, State.EXCLUDED),
+            lambda: tx.scrub(ONE),
+        ):
+            write()
+            remembered = told(tx)
+            tx._found.clear()
+            assert remembered == told(tx)
+            assert remembered != seen[-1]
+            seen.append(remembered)
+
+
 def test_an_idle_submission_expires_and_opens_again(filled):
     with filled.write() as tx:
         open_round(tx, ONE)
