@@ -4,14 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CODEC  ?= hybrid
 KEYS   ?= shared
-WORKERS ?= auto
+# One more than cores: a quarter of its time a test waits, for a disk or for a process.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 
 .PHONY: demo test check fix soak bench bench-round docs docs-serve docs-release dist bundle lock clean help
 
 help:
 	@echo "make demo [CODEC=ckks] [KEYS=split]  hospitals average a model through an aggregator that cannot read it"
 	@echo "make test [T=tests/ring] [WORKERS=0] [DURATIONS=50]"
-	@echo "                        every test, or those of one place, on all cores unless told otherwise"
+	@echo "                        every test, or those of one place, one process more than cores unless told otherwise"
 	@echo "make check              lint, format and types, as CI runs them"
 	@echo "make fix                let ruff mend what it can"
 	@echo "make soak               the slow loops"
