@@ -2,6 +2,9 @@
 
 SQLite's readers wait for no writer, and a few statements take less than finding a thread for them does. PostgreSQL is
 behind a network.
+
+Those threads do nothing else: all others may be waiting for a disk or an object store, and who is not identified in the
+meantime is a stranger, of whom there may not be many.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
 
 from service.aggregator import Aggregator
 from service.core.event_loop import OffLoopError
@@ -17,6 +22,11 @@ from service.core.event_loop import OffLoopError
 __all__ = ["run_reading"]
 
 Answer = TypeVar("Answer")
+
+_READERS = 4
+"""Threads. With those of all requests they are as many as a process has connections to PostgreSQL."""
+
+_limiter: RunVar[CapacityLimiter] = RunVar("readers")
 
 
 async def run_reading(aggregator: Aggregator, look: Callable[[], Answer]) -> Answer:
@@ -26,4 +36,12 @@ async def run_reading(aggregator: Aggregator, look: Callable[[], Answer]) -> Ans
             return look()
         except OffLoopError:
             pass
-    return await run_in_threadpool(look)
+    return await run_sync(look, limiter=_readers())
+
+
+def _readers() -> CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        _limiter.set(limiter := CapacityLimiter(_READERS))
+        return limiter
