@@ -58,10 +58,12 @@ class Member:
         self._plan, self._codec, self._integers, self._noise = plan.public, codec, integers, noise
         self._made_up = one_time_key
 
-    def encrypt(self, values, key, round_id, *, watch, **_) -> Iterator[Part]:
+    def encrypt(self, values, key, round_id, *, watch, room, **_) -> Iterator[Part]:
         for part in self._encrypt(key, round_id):
-            watch(part.number)(np.frombuffer(part.packed, np.uint8))
-            yield part
+            packed = room(self._plan.places[part.number])
+            packed[:] = np.frombuffer(part.packed, np.uint8)
+            watch(part.number)(packed)
+            yield Part(part.number, packed.data)
 
     def _encrypt(self, key, round_id) -> Iterator[Part]:
         parts = self._codec.encrypt(np.zeros(self._plan.values, dtype=np.int32), key, round_id)

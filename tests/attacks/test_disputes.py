@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from client_sdk._protocol import prepare
+from client_sdk._protocol import encrypt
 from he_agg.audit import audit
 from he_agg.documents.roster import Role
 from he_agg.documents.verdict import OPENED, REJECTED
@@ -31,7 +31,7 @@ def spoil(world, monkeypatch) -> str:
     """A and B submit honestly, C with wrong tags. Returns the round's id."""
     round_id = world.submit(A, B)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "RoundMac", WrongTags)
+        patch.setattr(encrypt, "RoundMac", WrongTags)
         assert world.submit(C) == round_id
     return round_id
 
@@ -79,7 +79,7 @@ def test_sites_that_were_drawn_try_it_again_and_no_others(found, monkeypatch):
     (other,) = set(SITES) - {honest, bad}
     world.submit(honest)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "RoundMac", WrongTags)
+        patch.setattr(encrypt, "RoundMac", WrongTags)
         world.submit(bad)
     world.assert_rejected(honest, first)
     for attempt in range(2, 5):  # as many draws of all three would have brought the other one in
@@ -88,7 +88,7 @@ def test_sites_that_were_drawn_try_it_again_and_no_others(found, monkeypatch):
         assert world.open_sites[other].current() is None
         assert world.submit(honest) == again
         with monkeypatch.context() as patch:
-            patch.setattr(prepare, "RoundMac", WrongTags)
+            patch.setattr(encrypt, "RoundMac", WrongTags)
             assert world.submit(bad) == again
         world.assert_rejected(honest, again)
     dispute(world)

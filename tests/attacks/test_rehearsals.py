@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from client_sdk import Site
-from client_sdk._protocol import prepare
+from client_sdk._protocol import encrypt
 from he_agg import DecryptionError, Layout, Plan
 from he_agg.audit import audit
 from he_agg.audit.suspects import suspects
@@ -87,7 +87,7 @@ class Rehearsal(Hospitals):
             assert round.id == round_id
             with monkeypatch.context() as patch:
                 if name == self.bad and self.kind == "wrong tag":
-                    patch.setattr(prepare, "RoundMac", WrongTags)
+                    patch.setattr(encrypt, "RoundMac", WrongTags)
                 elif name == self.bad and self.spoilt is not None:
                     member = Member(self.plan, codec_for(self.plan.public), self.spoilt)
                     patch.setitem(vars(site._session), "codec", member)

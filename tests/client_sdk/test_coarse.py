@@ -21,6 +21,7 @@ PLAN = small_plan()
 def test_the_mean_says_what_rounding_did_and_nobody_else_learns_of_it(tmp_path, caplog, capfd):
     """A tiny update and an ordinary one look the same from outside: requests, events, log records, the terminal."""
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.WARNING, logger="numba")  # it tells of every kernel that it has to compile
     seen: list[Any] = []
     for name, factor in (("fine", 1.0), ("tiny", 1e-7)):
         server = FakeAggregator(PLAN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from client_sdk import Site
-from client_sdk._protocol import prepare
+from client_sdk._protocol import encrypt
 from client_sdk.training import simulate, train
 from he_agg import DecryptionError
 from he_agg.mac import RoundMac
@@ -47,7 +47,7 @@ def test_a_training_goes_on_after_its_disputed_round_was_given_up(aggregator, tm
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(prepare, "RoundMac", SpoilsRoundTwo)
+            patch.setattr(encrypt, "RoundMac", SpoilsRoundTwo)
             assert all("`he-agg dispute`" in text for text in in_threads(run_to_the_rejection))
         assert in_threads(run_to_the_rejection)  # started again before it is given up, a process meets it again
         with operator(hospitals.server.data_dir) as (store, conductor):
