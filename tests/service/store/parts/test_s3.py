@@ -212,7 +212,7 @@ def test_a_bucket_that_does_not_exist_is_not_taken_for_lost_parts(settings):
 
 def test_what_cannot_be_read_is_lost_and_can_be_put_again(store, through, proxy):
     store.put_all([(KEY, b"part")])
-    reader = through(0.8)
+    reader = through(4)
     proxy.rule = lambda method, path, _: 500 if method == "GET" and PATH in path else None
     for ask in (reader.read, lambda key: streamed(reader, key, 4)):
         with pytest.raises(PartLostError):
