@@ -93,7 +93,6 @@ def _stream(
     outgoing = Encrypting(making, keep, key_number=key_number, kept=begun.kept is not None)
     if dealer is not None:
         dealer.on_dealt = outgoing.dealt
-    outgoing.start()
     return outgoing
 
 

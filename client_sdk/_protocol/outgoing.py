@@ -54,6 +54,9 @@ class Outgoing(Protocol):
     def seconds(self) -> float | None:
         """Return how long encryption took; None if it was done before anything was sent. Units: seconds."""
 
+    def start(self) -> None:
+        """Begin what is made while it leaves: by whoever closes it, so that it ends with the call."""
+
     def close(self) -> None:
         """Stop what is under way, and wait for it. What was begun can be gone on with."""
 
@@ -87,6 +90,9 @@ class Made:
     def seconds(self) -> None:
         """See `Outgoing.seconds`."""
 
+    def start(self) -> None:
+        """See `Outgoing.start`."""
+
     def close(self) -> None:
         """See `Outgoing.close`."""
 
@@ -115,7 +121,7 @@ class Encrypting:
         self._thread = threading.Thread(target=self._run, name="he-agg-encrypt", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """See `Outgoing.start`."""
         self._thread.start()
 
     def wait_until_begun(self) -> None:

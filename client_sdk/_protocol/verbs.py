@@ -41,6 +41,7 @@ def submit(session: Session, opened: OpenRound, update: Update) -> Flow[Receipt]
     with entry.locked():
         outgoing, _ = yield from prepare(session, opened, entry, update)
         with contextlib.closing(outgoing):
+            outgoing.start()
             return (yield from deliver(session, opened, entry, outgoing))
 
 
@@ -50,6 +51,7 @@ def aggregate(session: Session, opened: OpenRound, update: Update) -> Flow[Mean]
     with entry.locked():
         outgoing, rounded = yield from prepare(session, opened, entry, update)
         with contextlib.closing(outgoing):
+            outgoing.start()
             mean = yield from _finish(session, opened, entry, outgoing)
         return dataclasses.replace(mean, rounded=rounded)
 

@@ -14,7 +14,6 @@ from he_agg.plan.sections import PartPlace
 from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import parse_part, refuse_secrets
 from service.core.conductor import Conductor
-from service.core.event_loop import leave_event_loop
 from service.core.find import federation_named, find_round
 from service.core.submissions.admit import Admissions
 from service.core.submissions.complete import Completion, complete, read_manifest, receipt
@@ -72,7 +71,6 @@ class Uploads:
 
         Raises:
             RefusedError: such a body, or the upload, is not taken.
-            OffLoopError: this is the event loop's thread, and the upload does not begin now.
         """
         with self._admissions.looking(federation) as tx:
             row = find_round(tx, federation, round_id)
@@ -85,8 +83,6 @@ class Uploads:
                 )
             places, manifest_bytes = measured(plan.places[first:], length)
             submission, begins = self._admissions.admit(tx, row, site, upload)
-            if not begins:
-                leave_event_loop()  # as many rows as it has parts
             known = [] if begins else tx.parts(submission.id)
             parts = self._expect(tx, row, submission, places, {part.number: part for part in known})
         return Run(submission, plan, parts, manifest_bytes, begins)
