@@ -108,6 +108,24 @@ def test_parts_leave_before_all_are_made(tmp_path, aggregator, monkeypatch):
     assert not (tmp_path / "spool" / "a" / str(ROUND) / "begun").exists()
 
 
+def test_a_call_that_is_given_up_leaves_nothing_running(tmp_path, aggregator, monkeypatch):
+    """An asynchronous one is, when its task is cancelled: the step ends, and what it returns is nobody's."""
+    gate, stream = Gate(monkeypatch, 2), _encrypt._stream
+
+    def given_up(*arguments):
+        stream(*arguments)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_encrypt, "_stream", given_up)
+        with pytest.raises(KilledError):
+            World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, UPDATE))
+    assert "he-agg-encrypt" not in {thread.name for thread in threading.enumerate()}
+    gate.open.set()
+    receipt = World(aggregator).run(_flows.submit(session_for(tmp_path, PLAN), OPEN, UPDATE))
+    assert aggregator.complete == {"a": receipt.id}
+
+
 @pytest.mark.parametrize("parts", [0, 2, PARTS])
 def test_a_slow_link_leaves_no_more_in_memory_than_is_said(tmp_path, aggregator, monkeypatch, parts):
     """All is encrypted before anything leaves; what does not fit into memory leaves from the disk."""
@@ -115,15 +133,14 @@ def test_a_slow_link_leaves_no_more_in_memory_than_is_said(tmp_path, aggregator,
     monkeypatch.setattr(_outgoing, "HELD_BYTES", most)
     read, held = [], []
     monkeypatch.setattr(_submit, "read_file", lambda path, length: read.append(path) or read_file(path, length))
-    session, stream = session_for(tmp_path, PLAN), _encrypt._stream
+    session, start = session_for(tmp_path, PLAN), _outgoing.Encrypting.start
 
-    def all_of_it(*arguments):
-        outgoing = stream(*arguments)
+    def all_of_it(outgoing):
+        start(outgoing)
         outgoing.stored()
         held.append(sum(map(len, outgoing._held.values())))
-        return outgoing
 
-    monkeypatch.setattr(_encrypt, "_stream", all_of_it)
+    monkeypatch.setattr(_outgoing.Encrypting, "start", all_of_it)
     World(aggregator).run(_flows.submit(session, OPEN, UPDATE))
     (sent,) = aggregator.uploads.values()
     entry = session.spool.entry(ROUND)
