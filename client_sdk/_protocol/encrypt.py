@@ -80,7 +80,8 @@ def _make_first(session: Session, opened: OpenRound, making: Making) -> Flow[Mad
             if done <= HELD_BYTES:
                 held[number] = frame
             yield Report(PhaseProgress(str(opened.id), "encrypt", done, session.plan.wire_bytes))
-        return Made((yield from compute(making.seal)), held)
+        # As long as a streamed one: with the tags of every update, a manifest of its own length would vary.
+        return Made((yield from compute(making.seal)), held, making.manifest_bytes)
 
 
 def _stream(

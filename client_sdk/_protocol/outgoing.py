@@ -66,12 +66,15 @@ class Made:
 
     Args:
         held: parts of it that are in memory, too.
+        manifest_bytes: what its manifest is filled up to when it leaves; nothing if left out. Units: bytes.
     """
 
-    def __init__(self, stored: Stored, held: Mapping[int, memoryview] | None = None) -> None:
+    def __init__(
+        self, stored: Stored, held: Mapping[int, memoryview] | None = None, manifest_bytes: int | None = None
+    ) -> None:
         self._stored, self._held = stored, dict(held or {})
         self.upload, self.fingerprint = stored.manifest.nonce, stored.fingerprint
-        self.manifest_bytes = len(stored.encoded)
+        self.manifest_bytes = manifest_bytes or len(stored.encoded)
 
     def wait_until_begun(self) -> None:
         """See `Outgoing.wait_until_begun`."""
