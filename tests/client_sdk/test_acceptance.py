@@ -440,7 +440,7 @@ def test_7_another_number_of_parts(tmp_path, monkeypatch, digests):
     "change",
     [
         lambda part: b"",
-        lambda part: part[:-1],
+        lambda part: part[:100] + part[101:],  # the last one may be the same as the one that follows
         lambda part: part[:100] + bytes([part[100] ^ 1]) + part[101:],
     ],
 )
