@@ -115,7 +115,7 @@ class SiteBase:
 
     def pending(self) -> list[str]:
         """Return ids of rounds in the spool whose mean was not fetched yet, oldest first."""
-        return [str(round_id) for round_id in self._session.spool.pending(self.federation)]
+        return [str(round_id) for round_id in self._session.pending()]
 
     def evidence(self) -> list[BrokenReceipt]:
         """Return what this site has kept of receipts that the aggregator broke."""
@@ -194,7 +194,7 @@ class RoundBase:
     @property
     def submitted(self) -> bool:
         """Whether this site has submitted to it, or has an encrypted submission on the way in its spool."""
-        return self._submitted or self._session.spool.entry(self._opened.id).is_stored
+        return self._submitted or self._session.is_stored(self._opened.id)
 
     @property
     def seconds(self) -> Mapping[Phase, float]:

@@ -72,12 +72,14 @@ class Ledger:
         self._lines.read()
         return self._sent.get(round_id)
 
-    def enter(self, round_id: RoundId, upload: str, update: str) -> None:
-        """Note what is going to be sent; what is noted already stays."""
-        if self.sent(round_id) is None:
-            with self._lines.adding() as add:
-                if round_id not in self._sent:
-                    add(_line(Sent(round_id, upload, update)))
+    def enter(self, round_id: RoundId, upload: str, update: str) -> Sent | None:
+        """Note what is going to be sent, unless something is noted already: then that stays, and is returned."""
+        if (before := self.sent(round_id)) is not None:
+            return before
+        with self._lines.adding() as add:
+            if (before := self._sent.get(round_id)) is None:
+                add(_line(Sent(round_id, upload, update)))
+        return before
 
     def settle(self, round_id: RoundId, fate: Fate, record: str) -> None:
         """Note what a verified record says of a submission; of one that was never sent nothing is noted."""

@@ -19,10 +19,10 @@
     <spool>/<site>/<federation>.answers/                           what it answered for the newest of them
     <spool>/<site>/<federation>.sharing-keys/                      secret: what its shares are sealed to
 
-A directory with `submission.json` may be sent again, byte for byte. It is removed when a verified record has ended its
-round, and for nothing else that an aggregator says. One without is what a crash left: encryption goes on with the very
-same bytes by what has `begun`, for parts may have left; without that none has, and the update is encrypted afresh.
-Files are 0600, directories 0700.
+A directory with `submission.json` may be sent again, byte for byte, if `SpoolEntry.stored` finds it to be one. It is
+removed when a verified record has ended its round, and for nothing else that an aggregator says. One without is what a
+crash left: encryption goes on with the very same bytes by what has `begun`, for parts may have left; without that none
+has, and the update is encrypted afresh. Files are 0600, directories 0700.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from client_sdk._disk.files import digest_of, explained
@@ -117,16 +117,10 @@ class Spool:
         """Return where its sharing keys are, which belong in no backup."""
         return self._root / f"{federation}.sharing-keys"
 
-    def pending(self, federation: str) -> list[RoundId]:
+    def pending(self, federation: str, ledger: Ledger, places: Sequence[PartPlace]) -> list[RoundId]:
         """List rounds with a stored submission whose mean was not fetched yet, oldest first."""
-        found = []
-        with explained(self._root):
-            for path in self._root.iterdir():
-                with contextlib.suppress(WireError):
-                    round_id = RoundId.parse(path.name)
-                    if round_id.federation == federation and (path / _SUBMISSION).is_file():
-                        found.append(round_id)
-        return sorted(found)
+        rounds = (round_id for round_id in self._rounds() if round_id.federation == federation)
+        return sorted(round_id for round_id in rounds if self.entry(round_id).is_stored(ledger, places))
 
     def prune(self, opened: RoundId, ledger: Ledger) -> None:
         """Remove what is of no more use.
@@ -136,22 +130,29 @@ class Spool:
         made again: the aggregator's word for the open round is enough for those.
         """
         newest = ledger.newest_counted()
+        for round_id in self._rounds():
+            if round_id.federation != opened.federation:
+                continue
+            sent = ledger.sent(round_id)
+            if sent is None:
+                useless = round_id.number < opened.number - 1
+            else:
+                passed = sent.fate is Fate.COUNTED and round_id.number < newest
+                useless = passed or sent.fate in (Fate.LEFT_OUT, Fate.GIVEN_UP)
+            if useless:
+                with contextlib.suppress(InputError), self.entry(round_id).locked():  # or somebody works on it
+                    self.entry(round_id).remove()
+
+    def _rounds(self) -> list[RoundId]:
+        """Name the rounds that have a place here, with whatever is in it."""
+        found = []
         with explained(self._root):
-            names = [path.name for path in self._root.iterdir() if path.is_dir()]
-        for name in names:
-            with contextlib.suppress(WireError, InputError):  # another file, or somebody works on it
-                round_id = RoundId.parse(name)
-                if round_id.federation != opened.federation:
-                    continue
-                sent = ledger.sent(round_id)
-                if sent is None:
-                    useless = round_id.number < opened.number - 1
-                else:
-                    passed = sent.fate is Fate.COUNTED and round_id.number < newest
-                    useless = passed or sent.fate in (Fate.LEFT_OUT, Fate.GIVEN_UP)
-                if useless:
-                    with self.entry(round_id).locked():
-                        self.entry(round_id).remove()
+            for path in self._root.iterdir():
+                with contextlib.suppress(WireError):  # another file
+                    round_id = RoundId.parse(path.name)
+                    if path.is_dir():
+                        found.append(round_id)
+        return found
 
 
 class SpoolEntry:
@@ -178,13 +179,37 @@ class SpoolEntry:
                     ) from error
             yield
 
-    @property
-    def is_stored(self) -> bool:
-        """Whether there is a submission that may be sent again."""
-        return (self.path / _SUBMISSION).is_file()
+    def is_stored(self, ledger: Ledger, places: Sequence[PartPlace]) -> bool:
+        """Say whether there is a submission that may be sent; or a damaged one, which somebody has to look at."""
+        try:
+            return self.stored(ledger, places) is not None
+        except WireError:
+            return True
 
-    def stored(self) -> Stored | None:
-        """Return the submission stored here; None if there is none, or only what a crash left."""
+    def stored(self, ledger: Ledger, places: Sequence[PartPlace]) -> Stored | None:
+        """Return the submission that is stored here; None if there is none, or one that is never sent.
+
+        Of what the ledger names another upload for, nothing is sent: it would be a second encryption. It is there if
+        somebody has put back an older spool; one that was made ELSEWHERE is what the aggregator has shown, and stays.
+
+        A power cut may undo a removal, or keep a name and lose others, without order. A submission without all of its
+        parts is such a remainder if nothing has left, or what was begun is here: that goes when all names are durable.
+        Afterwards it is damage, and an error where a part is wanted.
+
+        Raises:
+            WireError: it is damaged.
+        """
+        stored = self._read()
+        if stored is None or stored.elsewhere:
+            return stored
+        sent = ledger.sent(self.round_id)
+        if sent is not None and sent.upload != stored.manifest.nonce:
+            return None
+        if all(self.part_path(place.number).is_file() for place in places):  # under their names they are whole
+            return stored
+        return None if sent is None or self.begun() is not None else stored
+
+    def _read(self) -> Stored | None:
         if self._stored is None:
             with explained(self.path):
                 try:
@@ -308,10 +333,6 @@ class SpoolEntry:
             if os.fstat(file.fileno()).st_size == length and digest_of(file) == digest:
                 return
         raise _damaged(path, f"part {number} is not the one that the manifest names")
-
-    def has_parts(self, places: Iterable[PartPlace]) -> bool:
-        """Say whether all parts are here, by their names: under those they are whole."""
-        return all(self.part_path(place.number).is_file() for place in places)
 
     def part_path(self, number: int) -> Path:
         """Return where a part of the submission is."""

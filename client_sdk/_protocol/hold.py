@@ -104,7 +104,7 @@ def hold_awaited(session: MemberSession, state: FederationState) -> Flow[bool]:
             return False
         entry, stored = session.spool.entry(awaited), None
         with contextlib.suppress(WireError):  # as in a site's own rounds
-            stored = yield from compute(entry.stored)
+            stored = yield from compute(partial(session.sent, entry))
         accepted = yield from accept(session, entry, signed, stored)
     except DecryptionError as error:  # it will not be another record, however often this member looks
         session.holding.refused.add(signed.digest)

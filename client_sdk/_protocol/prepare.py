@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 
-from client_sdk._disk.ledger import Fate
+from client_sdk._disk.ledger import Fate, Sent
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._disk.stored import Begun, Stored
 from client_sdk._effects import Flow, Report, compute, now
@@ -25,7 +25,7 @@ from he_agg.ids import RoundId
 from he_agg.plan.fixedpoint import Quantizing
 from he_agg.plan.rounded import Rounded
 
-__all__ = ["check_stored", "find_stored", "lost_spool", "prepare"]
+__all__ = ["check_stored", "find_begun", "lost_spool", "not_here", "prepare"]
 
 
 def prepare(
@@ -48,7 +48,7 @@ def prepare(
     started = yield from now()
     yield Report(PhaseStarted(str(opened.id), "encrypt", session.plan.wire_bytes))
     values = yield from compute(partial(_quantizing, session, update))
-    stored = yield from compute(partial(find_stored, session, entry))
+    stored = yield from compute(partial(session.stored, entry))
     fingerprint = yield from compute(partial(session.identity.recognise, int(update.weight), values.arrays))
     if stored is not None:
         check_stored(session, opened, entry, stored)
@@ -57,8 +57,9 @@ def prepare(
         yield Report(PhaseFinished(str(opened.id), "encrypt", (yield from now()) - started))
         return Made(stored), values.rounded
     yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
-    begun = yield from compute(partial(_find_begun, session, entry))
-    yield from compute(partial(_check_once, session, opened, fingerprint, begun, update.may_repeat))
+    begun = yield from compute(partial(find_begun, session, entry))
+    if not update.may_repeat:
+        yield from compute(partial(_check_once, session, opened.id, fingerprint))
     previous = yield from compute(partial(session.chain.head, opened.records))
     holders = None
     if session.plan.splits_keys:
@@ -86,22 +87,31 @@ def _another(opened: OpenRound, how: str, which: str, hint: str) -> InputError:
     )
 
 
-def find_stored(session: Session, entry: SpoolEntry) -> Stored | None:
-    """Return what is stored here; None if it is of no use, and nothing is lost with it.
+def find_begun(session: Session, entry: SpoolEntry) -> Begun | None:
+    """Return what was begun here, where no submission is stored; None if nothing was ever sent.
 
-    A power cut may undo a removal, or keep a name and lose others, without order. A submission without all of its parts
-    is such a remainder if nothing has left, or what was begun is here: that goes when all names are durable. Afterwards
-    it is damage, and an error where a part is wanted.
+    Raises:
+        InputError: something else was sent, which is not here any more.
     """
-    stored = entry.stored()
-    if stored is None or stored.elsewhere or entry.has_parts(session.plan.places):
-        return stored
-    return None if session.ledger.sent(entry.round_id) is None or entry.begun() is not None else stored
+    sent = session.ledger.sent(entry.round_id)
+    if sent is None:
+        return None
+    begun = entry.begun()
+    if begun is None or begun.upload != sent.upload:
+        raise not_here(sent)
+    return begun
 
 
-def _find_begun(session: Session, entry: SpoolEntry) -> Begun | None:
-    """Return what was begun here; None if nothing of it has left, and it need not be gone on with."""
-    return None if session.ledger.sent(entry.round_id) is None else entry.begun()
+def not_here(sent: Sent) -> InputError:
+    """Return the error for a round that this site has sent something to which is not in its spool."""
+    return InputError(
+        Reason.SECOND_SUBMISSION,
+        f"round {sent.round_id}: this site has sent submission {sent.upload[:12]} to it, which is not in this spool "
+        "any more; nothing was encrypted again, and no other one is sent",
+        "round.fetch() waits for the mean; restore the spool to finish that submission, or take part in the next round",
+        "`he-agg fetch` waits for the mean; restore the spool to finish that submission, or take part in the next "
+        "round",
+    )
 
 
 def check_stored(session: Session, opened: OpenRound, entry: SpoolEntry, stored: Stored) -> None:
@@ -123,21 +133,10 @@ def lost_spool(session: Session, opened: OpenRound) -> ProtocolError:
     )
 
 
-def _check_once(session: Session, opened: OpenRound, fingerprint: str, begun: Begun | None, may_repeat: bool) -> None:
-    """Refuse to encrypt twice for one attempt, and to have one update in two sums."""
-    before = session.ledger.sent(opened.id)
-    if before is not None and (begun is None or begun.upload != before.upload):
-        raise InputError(
-            Reason.SECOND_SUBMISSION,
-            f"round {opened.id}: this site has sent submission {before.upload[:12]} to it, which is not in this "
-            "spool any more; nothing was encrypted again",
-            "round.fetch() waits for the mean; restore the spool to finish that submission, or take part in the next "
-            "round",
-            "`he-agg fetch` waits for the mean; restore the spool to finish that submission, or take part in the next "
-            "round",
-        )
-    other = session.ledger.in_another(opened.id, fingerprint)
-    if other is None or may_repeat:
+def _check_once(session: Session, round_id: RoundId, fingerprint: str) -> None:
+    """Refuse to have one update in two sums."""
+    other = session.ledger.in_another(round_id, fingerprint)
+    if other is None:
         return
     if other.fate is not Fate.SENT:
         where = f"is in the sum of round {other.round_id}"
@@ -145,7 +144,7 @@ def _check_once(session: Session, opened: OpenRound, fingerprint: str, begun: Be
             where += ", which this site has not opened"
     else:
         where = f"was sent to round {other.round_id}, and no verified record says that it is in no sum"
-    raise repeated(str(opened.id), where)
+    raise repeated(str(round_id), where)
 
 
 def _check_holders_once(session: Session, round_id: RoundId, listed: HolderList, fingerprint: str) -> None:

@@ -17,7 +17,8 @@ from client_sdk._disk.promises import Promises
 from client_sdk._disk.rosters import Rosters
 from client_sdk._disk.security_log import SecurityLog
 from client_sdk._disk.sharing_keys import SharingKeys
-from client_sdk._disk.spool import Spool
+from client_sdk._disk.spool import Spool, SpoolEntry
+from client_sdk._disk.stored import Stored
 from client_sdk._disk.verdicts import Verdicts
 from client_sdk._net.signing import Signer
 from client_sdk._protocol.exchange import Retries
@@ -121,6 +122,22 @@ class MemberSession(ABC):
     def patience_s(self) -> float:
         """How long the aggregator may be unreachable. Units: seconds."""
         return self.retries.policy.patience_s
+
+    def stored(self, entry: SpoolEntry) -> Stored | None:
+        """Return the submission that is stored in a place and may be sent. See `SpoolEntry.stored`."""
+        return entry.stored(self.ledger, self.plan.places)
+
+    def sent(self, entry: SpoolEntry) -> Stored | None:
+        """Return it only if it was sent, or some of it was: then the round's record has to say what became of it."""
+        return None if self.ledger.sent(entry.round_id) is None else self.stored(entry)
+
+    def is_stored(self, round_id: RoundId) -> bool:
+        """Say whether a submission to a round is stored that may be sent, or is damaged."""
+        return self.spool.entry(round_id).is_stored(self.ledger, self.plan.places)
+
+    def pending(self) -> list[RoundId]:
+        """List rounds with a stored submission whose mean was not fetched yet, oldest first."""
+        return self.spool.pending(self.federation, self.ledger, self.plan.places)
 
     @cached_property
     def promises(self) -> Promises:

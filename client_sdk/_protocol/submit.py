@@ -21,7 +21,7 @@ from client_sdk._protocol.exchange import answer_error, exchange, problem_of
 from client_sdk._protocol.history import catch_up, follow_rosters, refusing
 from client_sdk._protocol.outgoing import Made, Outgoing
 from client_sdk._protocol.poll import OpenRound
-from client_sdk._protocol.prepare import lost_spool
+from client_sdk._protocol.prepare import lost_spool, not_here
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
 from he_agg.documents.manifest import Manifest
@@ -61,6 +61,7 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Ou
     What is still encrypted is sent as it comes. If it cannot be sent, all of it is in the spool when this ends.
 
     Raises:
+        InputError: another one was sent to this round.
         ProtocolError: it refused: the round is closed, or it has another submission of this site; or its receipt is
             not one.
     """
@@ -68,8 +69,11 @@ def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Ou
     if outgoing.fingerprint != ELSEWHERE:
         yield from compute(outgoing.wait_until_begun)
         # Before the first byte goes out: from here on it may be in a sum, whatever becomes of this process.
-        upload.fresh = (yield from compute(partial(session.ledger.sent, opened.id))) is None
-        yield from compute(partial(session.ledger.enter, opened.id, outgoing.upload, outgoing.fingerprint))
+        enter = partial(session.ledger.enter, opened.id, outgoing.upload, outgoing.fingerprint)
+        before = yield from compute(enter)
+        if before is not None and before.upload != outgoing.upload:
+            raise not_here(before)
+        upload.fresh = before is None
     started = yield from now()
     yield Report(PhaseStarted(str(opened.id), "upload", session.plan.wire_bytes))
     try:

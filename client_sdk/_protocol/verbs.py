@@ -15,7 +15,7 @@ from client_sdk._protocol.collect import accept, await_record, check_counted, co
 from client_sdk._protocol.hold import hold
 from client_sdk._protocol.outgoing import Made, Outgoing
 from client_sdk._protocol.poll import OpenRound, last_published
-from client_sdk._protocol.prepare import check_stored, find_stored, prepare
+from client_sdk._protocol.prepare import check_stored, find_begun, prepare
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
 from client_sdk._protocol.verdicts import check_one_set, judge, judging
@@ -65,9 +65,10 @@ def take_part(session: Session, opened: OpenRound, update: Update | None) -> Flo
     round_id, mean = str(opened.id), None
     reason: Reason | None = Reason.SECOND_SUBMISSION
     why = f"round {round_id}: what this site had submitted to it before counts"
-    if update is not None and update.is_nothing and not session.spool.entry(opened.id).is_stored:
-        reason, why = None, f"round {round_id}: this site has no samples in it"
-    elif update is not None and not update.is_nothing:
+    if update is not None and update.is_nothing:
+        if not (yield from compute(partial(session.is_stored, opened.id))):
+            reason, why = None, f"round {round_id}: this site has no samples in it"
+    elif update is not None:
         try:
             return Outcome(round_id, (yield from aggregate(session, opened, update)), counted=True)
         except (InputError, ProtocolError) as error:
@@ -100,8 +101,9 @@ def resume(session: Session, opened: OpenRound) -> Flow[Mean]:
     """Finish the submission that is stored for this round: send what is missing, wait, download, decrypt."""
     entry = session.spool.entry(opened.id)
     with entry.locked():
-        stored = yield from compute(partial(find_stored, session, entry))
+        stored = yield from compute(partial(session.stored, entry))
         if stored is None:
+            yield from compute(partial(find_begun, session, entry))
             raise InputError(
                 Reason.BAD_ARGUMENT,
                 f"round {opened.id}: expected a stored submission to finish, got none in {entry.path.parent}",
@@ -130,7 +132,7 @@ def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -
         stored: Stored | None = None
         # A damaged manifest cannot be sent again, but it must not keep the site from the mean.
         with contextlib.suppress(WireError):
-            stored = yield from compute(entry.stored)
+            stored = yield from compute(partial(session.sent, entry))
         record = yield from _record(session, entry, max(time, closes_at or -math.inf), round_id, stored)
         return (yield from _opened(session, entry, record, stored))
 
@@ -154,7 +156,7 @@ def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Ou
         # Perhaps it was complete before the crash that made us ask again: the record knows.
         if error.reason != Reason.ROUND_CLOSED:
             raise
-    latest = yield from compute(entry.stored)  # its manifest may have been renewed
+    latest = yield from compute(partial(session.sent, entry))  # its manifest may have been renewed
     record = yield from _record(session, entry, opened.closes_at, opened.id, latest)
     return (yield from _opened(session, entry, record, latest, must_count=True))
 

@@ -160,9 +160,8 @@ def assert_refused(tmp_path, monkeypatch, what, lie=None, alter=None, *, opened=
     assert line["what"].startswith(what), line
     assert ledger.opened == opened
     assert any("/sum?" in path for path in world.paths("GET")) == downloaded
-    entry = session.spool.entry(ROUND)
-    assert not (entry.path / "sum").exists()
-    assert entry.is_stored
+    assert not (session.spool.entry(ROUND).path / "sum").exists()
+    assert session.is_stored(ROUND)
     monkeypatch.undo()
     honest, ledger, _, error = take_part(tmp_path / "honest", monkeypatch, Liar())
     assert error is None
@@ -710,7 +709,7 @@ def test_security_log_has_nothing_secret(tmp_path, monkeypatch):
     text = session.log.path.read_text()
     assert len(text.splitlines()) == 2
     assert stat.S_IMODE(session.log.path.stat().st_mode) == 0o600
-    stored = session.spool.entry(ROUND).stored()
+    stored = session.stored(session.spool.entry(ROUND))
     tags = [str(tag) for section in stored.manifest.tags for tag in section]
     secrets = [session.key.mac_key.hex(), session.key.mac_seed.hex(), session.identity.signing_key.to_bytes().hex()]
     assert [secret for secret in (*tags, *secrets) if secret in text] == []

@@ -151,7 +151,7 @@ def test_result_that_never_comes(tmp_path, aggregator):
         world.run(_flows.aggregate(session, OPEN, update_of()))
     assert caught.value.reason == Reason.SUM_NOT_READY
     assert OPEN.closes_at + 100 < world.time < OPEN.closes_at + 200
-    assert session.spool.entry(ROUND).is_stored
+    assert session.is_stored(ROUND)
 
 
 def excluding(aggregator, reason="bad-digest"):
@@ -188,7 +188,7 @@ def test_own_exclusion_is_told_with_its_reason(tmp_path, aggregator):
     assert "bad-digest" in caught.value.message
     assert "round.fetch()" in caught.value.hint
     assert not any("/sum?" in path for path in world.paths("GET"))
-    assert not session.spool.entry(ROUND).is_stored  # it can never be counted
+    assert not session.is_stored(ROUND)  # it can never be counted
     assert_mean_of(World(aggregator).run(_flows.fetch(session, ROUND)), PLAN, [update_of(1), update_of(2)])
 
 
@@ -208,7 +208,7 @@ def test_failed_round(tmp_path, aggregator, why, text):
     assert caught.value.reason == Reason.ROUND_FAILED
     assert text in caught.value.message
     assert "next attempt" in caught.value.hint
-    assert session.spool.pending("test") == []
+    assert session.pending() == []
     assert session.chain.head(1) == aggregator.record.digest  # it is part of the history
     assert security_log(session) == []
 
@@ -234,7 +234,7 @@ def test_failed_round_is_believed_of_the_aggregator_only(tmp_path, aggregator, c
     with pytest.raises(ProtocolError, match=what) as caught:
         world.run(_flows.aggregate(session, OPEN, update_of()))
     assert caught.value.reason == reason
-    assert session.spool.entry(ROUND).is_stored  # nobody may make a site throw its submission away
+    assert session.is_stored(ROUND)  # nobody may make a site throw its submission away
     assert len(session.chain) == 0
     (line,) = security_log(session)
     assert (line["event"], line["what"]) == ("record-rejected", what)
@@ -389,7 +389,7 @@ def test_resume_finishes_after_the_round_has_closed(tmp_path, aggregator):
     )
     mean = world.run(_flows.resume(session, OPEN))
     assert mean.n_sites == 3
-    assert session.spool.pending("test") == []
+    assert session.pending() == []
 
 
 def test_resume_of_a_round_that_closed_too_early(tmp_path, aggregator):

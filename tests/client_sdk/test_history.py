@@ -203,7 +203,7 @@ def refuse_before_encrypting(session, server, what, meddle=None):
     with pytest.raises(ProtocolError, match=what) as caught:
         world.run(_flows.aggregate(session, world.run(open_round(session)), update_of()))
     assert [path for path in world.paths("PUT") if "/submissions/" in path] == []
-    assert session.spool.pending("test") == []
+    assert session.pending() == []
     (line,) = security_log(session)
     assert line["what"].startswith(what)
     assert str(session.log.path) in caught.value.hint
@@ -615,7 +615,7 @@ def test_expired_roster(tmp_path):
             World(server).run(flow)
         assert caught.value.reason == Reason.ROSTER_EXPIRED
         assert "he-agg roster" in caught.value.hint
-    assert session.spool.pending("test") == []
+    assert session.pending() == []
     server.rosters.append(roster_after(CONSORTIUM.roster, expires_at=later + 1000))
     server.open(RoundId("test", 2, 1))
     assert_mean_of(take_part(expired, server)[1], PLAN, ALL)

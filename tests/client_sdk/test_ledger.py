@@ -65,7 +65,7 @@ def test_update_of_a_published_round_is_not_sent_again(tmp_path, aggregator, lat
         world.run(_flows.submit(session, aggregator.opened, update_of()))
     assert caught.value.reason == Reason.REPEATED_UPDATE
     assert world.paths("PUT") == []
-    assert session.spool.pending("test") == []
+    assert session.pending() == []
     # A restart has the same ledger. Another update, or weight, is another matter, and so is consent.
     session = session_for(tmp_path, PLAN)
     with pytest.raises(InputError):

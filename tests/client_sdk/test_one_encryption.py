@@ -83,7 +83,7 @@ def test_refusal_that_nobody_has_signed_removes_nothing(tmp_path, aggregator, re
         with pytest.raises(ProtocolError) as caught:
             worlds[-1].run(_flows.submit(session, OPEN, update_of()))
         assert caught.value.hint
-        assert entry.is_stored
+        assert session.is_stored(ROUND)
     honest = World(aggregator)
     receipt = honest.run(_flows.submit(session, OPEN, update_of()))
     assert aggregator.complete == {"a": receipt.id}
@@ -91,11 +91,11 @@ def test_refusal_that_nobody_has_signed_removes_nothing(tmp_path, aggregator, re
     # The same with a receipt in hand: nor does that go.
     with pytest.raises(HeAggError):
         World(aggregator, refusing(reason)).run(_flows.submit(session, OPEN, update_of()))
-    assert entry.is_stored
+    assert session.is_stored(ROUND)
     assert Signed.parse(Receipt, entry.receipt() or b"").body == receipt
     aggregator.others_submit()
     assert_mean_of(World(aggregator).run(_flows.resume(session, OPEN)), PLAN, [update_of(i) for i in range(3)])
-    assert not entry.is_stored  # now there is a record
+    assert not session.is_stored(ROUND)  # now there is a record
 
 
 def test_one_liar_with_all_the_reasons_there_are(tmp_path, aggregator):
@@ -127,7 +127,7 @@ def test_newer_roster_has_another_manifest_of_the_same_parts(tmp_path, aggregato
     assert dataclasses.replace(after.body, roster=before.body.roster) == before.body
     assert len(encryptions(away, world)) == 1
     assert aggregator.complete == {"a": receipt.id} == {"a": after.digest}
-    assert session.spool.entry(ROUND).stored().submission_id == receipt.id
+    assert session.stored(session.spool.entry(ROUND)).submission_id == receipt.id
     aggregator.others_submit()
     assert_mean_of(World(aggregator).run(_flows.resume(session, OPEN)), PLAN, [update_of(i) for i in range(3)])
 
@@ -148,7 +148,7 @@ def test_first_manifest_of_the_same_parts_is_taken_up(tmp_path, aggregator):
     first, renewed, again = announced(world)
     assert first.digest == again.digest == receipt.id != renewed.digest
     assert len(encryptions(world)) == 1
-    assert session.spool.entry(ROUND).stored().submission_id == receipt.id
+    assert session.stored(session.spool.entry(ROUND)).submission_id == receipt.id
 
 
 def other(site: str = "a", round_id: RoundId = ROUND) -> Signed[Manifest]:
@@ -197,11 +197,11 @@ def test_failed_round_is_believed_by_its_record_only(tmp_path, aggregator):
 
     with pytest.raises(ProtocolError):
         World(aggregator, meddle).run(_flows.aggregate(session, OPEN, update_of()))
-    assert session.spool.entry(ROUND).is_stored
+    assert session.is_stored(ROUND)
     aggregator.fail()
     with pytest.raises(ProtocolError, match="too few sites"):
         World(aggregator).run(_flows.aggregate(session, OPEN, update_of()))
-    assert not session.spool.entry(ROUND).is_stored
+    assert not session.is_stored(ROUND)
 
 
 def test_record_that_breaks_a_receipt_is_an_alarm(tmp_path, aggregator):
@@ -214,7 +214,7 @@ def test_record_that_breaks_a_receipt_is_an_alarm(tmp_path, aggregator):
     aggregator.close(members=members, excluded={"a": "absent"})
     with pytest.raises(ProtocolError, match="out of the sum: absent") as caught:
         World(aggregator).run(_flows.resume(session, OPEN))
-    assert (caught.value.reason, session.spool.entry(ROUND).is_stored) == (Reason.RECEIPT_BROKEN, True)
+    assert (caught.value.reason, session.is_stored(ROUND)) == (Reason.RECEIPT_BROKEN, True)
     assert "he-agg evidence export" in caught.value.hint
     # People have been told; the others' mean can be had.
     assert World(aggregator).run(_flows.fetch(session, ROUND)).n_sites == 2
@@ -259,7 +259,7 @@ def test_failed_round_that_calls_a_promised_submission_missing(tmp_path, aggrega
             World(aggregator).run(_flows.resume(session, OPEN))
         assert caught.value.reason == reason
     assert len(session.spool.evidence("test")) == broken
-    assert session.spool.entry(ROUND).is_stored == (why is None)
+    assert session.is_stored(ROUND) == (why is None)
 
 
 def test_broken_receipt_is_noticed_while_catching_up(tmp_path, aggregator):

@@ -230,7 +230,7 @@ def too_few_keys(keys):
 
 def nothing_was_dealt(session, world):
     assert world.paths("PUT") == []
-    assert session.spool.pending("test") == []
+    assert session.pending() == []
     assert not (session.spool.entry(ROUND).path / "dealing").exists()
 
 
@@ -308,7 +308,7 @@ def test_within_a_number_nothing_is_dealt_to_another_list(tmp_path, aggregator, 
         world.run(_flows.submit(session, aggregator.opened, update_of()))
     assert caught.value.reason == Reason.ROSTER_MISMATCH
     assert world.paths("PUT") == []
-    assert not session.spool.entry(AGAIN).is_stored
+    assert not session.is_stored(AGAIN)
     assert [line["event"] for line in security_log(session)] == ["holders-rejected"]
     aggregator.open(NEXT)  # the number is burnt
     World(aggregator).run(_flows.submit(session, aggregator.opened, update_of()))

@@ -16,9 +16,10 @@ from he_agg.documents.record import NO_RECORD
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, InputError, Reason, WireError
 from he_agg.ids import RoundId
-from tests.support.flows import CONSORTIUM, ROUND
+from tests.support.flows import CONSORTIUM, ROUND, small_plan
 from tests.support.trust import identity_of
 
+PLACES = small_plan().public.places[:1]
 MANIFEST = Signed.make(
     Manifest(
         ROUND, 1, "ab" * 32, "cd" * 32, "a", "00" * 16, ("ef" * 32,), ((1,),), CONSORTIUM.roster.body_digest, NO_RECORD
@@ -37,12 +38,12 @@ def filled(tmp_path: Path):
 
 def test_stored_submission_is_found_again(tmp_path):
     filled(tmp_path)
-    stored = Spool(tmp_path / "spool", "a").entry(ROUND).stored()
+    stored = Spool(tmp_path / "spool", "a").entry(ROUND).stored(ledger_of(tmp_path), PLACES)
     assert stored is not None
     assert (stored.signed, stored.encoded, stored.fingerprint) == (MANIFEST, MANIFEST.encode(), "f" * 64)
-    assert Spool(tmp_path / "spool", "a").pending("test") == [ROUND]
-    assert Spool(tmp_path / "spool", "a").pending("other") == []
-    assert Spool(tmp_path / "spool", "b").pending("test") == []
+    assert Spool(tmp_path / "spool", "a").pending("test", ledger_of(tmp_path), PLACES) == [ROUND]
+    assert Spool(tmp_path / "spool", "a").pending("other", ledger_of(tmp_path), PLACES) == []
+    assert Spool(tmp_path / "spool", "b").pending("test", ledger_of(tmp_path), PLACES) == []
 
 
 def test_nobody_else_may_look(tmp_path):
@@ -63,8 +64,8 @@ def test_without_a_manifest_it_is_garbage(tmp_path):
     entry = Spool(tmp_path / "spool", "a").entry(ROUND)
     entry.begin(10)
     entry.write_part(0, b"old")
-    assert entry.stored() is None
-    assert not entry.is_stored
+    assert entry.stored(ledger_of(tmp_path), PLACES) is None
+    assert not entry.is_stored(ledger_of(tmp_path), PLACES)
     entry.begin(10)
     assert list(entry.path.iterdir()) == []
 
@@ -93,7 +94,7 @@ def test_removal_takes_the_manifest_first(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     with pytest.raises(ConfigError):
         entry.remove()
-    assert entry.stored() is None
+    assert entry.stored(ledger_of(tmp_path), PLACES) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"part zerO", b"part zero+", None])
@@ -113,7 +114,7 @@ def test_damaged_manifest_is_named(tmp_path):
     entry, _ = filled(tmp_path)
     (entry.path / "submission.json").write_bytes(Stored(MANIFEST, "f" * 64).to_bytes()[:-5])
     with pytest.raises(WireError, match=r"submission\.json is damaged"):
-        Spool(tmp_path / "spool", "a").entry(ROUND).stored()
+        Spool(tmp_path / "spool", "a").entry(ROUND).stored(ledger_of(tmp_path), PLACES)
 
 
 def test_one_worker_per_round(tmp_path):
@@ -139,12 +140,13 @@ def five(tmp_path):
     rounds = [RoundId("test", 1, 1), RoundId("test", 2, 1), RoundId("test", 2, 2), RoundId("test", 3, 1)]
     fates = [Fate.COUNTED, Fate.LEFT_OUT, Fate.COUNTED, Fate.SENT]
     for round_id, fate in zip(rounds, fates, strict=True):
-        ledger.enter(round_id, "ab" * 16, "cd" * 32)
+        ledger.enter(round_id, MANIFEST.body.nonce, "cd" * 32)
         if fate is not Fate.SENT:
             ledger.settle(round_id, fate, "9" * 64)
     for round_id in [*rounds, RoundId("test", 3, 2), RoundId("other", 1, 1)]:
         entry = spool.entry(round_id)
         entry.begin(1)
+        entry.write_part(0, b"part")
         entry.seal(Stored(MANIFEST, "f" * 64))
     return spool, ledger, rounds
 
@@ -156,12 +158,12 @@ def test_what_was_sent_stays_until_a_record_has_settled_it(tmp_path, five, numbe
     (tmp_path / "spool" / "a" / "notes.txt").write_text("mine")
     spool.prune(RoundId("test", number, 1), ledger)
     unsent = [RoundId("test", 3, 2)] if number < 5 else []
-    assert spool.pending("test") == [*rounds[2:], *unsent]
-    assert spool.pending("other") == [RoundId("other", 1, 1)]
+    assert spool.pending("test", ledger, PLACES) == [*rounds[2:], *unsent]
+    assert spool.pending("other", ledger, PLACES) == [RoundId("other", 1, 1)]
     assert (tmp_path / "spool" / "a" / "notes.txt").exists()
     ledger.settle(rounds[3], Fate.COUNTED, "9" * 64)
     spool.prune(RoundId("test", number, 1), ledger)
-    assert spool.pending("test") == [rounds[3], *unsent]
+    assert spool.pending("test", ledger, PLACES) == [rounds[3], *unsent]
 
 
 def test_pruning_leaves_alone_what_somebody_works_on(tmp_path):
@@ -169,7 +171,7 @@ def test_pruning_leaves_alone_what_somebody_works_on(tmp_path):
     spool = Spool(tmp_path / "spool", "a")
     with entry.locked():
         spool.prune(RoundId("test", 5, 1), ledger_of(tmp_path))
-    assert spool.pending("test") == [ROUND]
+    assert spool.pending("test", ledger_of(tmp_path), PLACES) == [ROUND]
 
 
 def test_no_room(tmp_path):

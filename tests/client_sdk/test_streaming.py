@@ -216,8 +216,8 @@ def test_unreachable_aggregator_and_all_of_it_is_in_the_spool(tmp_path, aggregat
     session = session_for(tmp_path, PLAN, patience_s=1.0)
     with pytest.raises(TransportError):
         World(aggregator, lambda request, body: unreachable()).run(_flows.submit(session, OPEN, UPDATE))
-    assert session.spool.entry(ROUND).is_stored
-    assert session.spool.pending("test") == [ROUND]
+    assert session.is_stored(ROUND)
+    assert session.pending() == [ROUND]
 
 
 def test_damaged_key_part_is_not_made_again(tmp_path, aggregator, monkeypatch):

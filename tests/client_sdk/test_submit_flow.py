@@ -73,7 +73,7 @@ def test_whole_submission(tmp_path, aggregator):
     assert [line.split()[0] for line, _ in world.sent] == ["PUT"]
     manifest = world.sent[0][1][PLAN.public.wire_bytes :].rstrip(b" ")
     assert hashlib.sha256(manifest).hexdigest() == receipt.id
-    assert session.spool.entry(ROUND).is_stored  # until the mean was fetched
+    assert session.is_stored(ROUND)  # until the mean was fetched
 
 
 @pytest.mark.usefixtures("part_by_part")
@@ -81,7 +81,7 @@ def test_every_request_names_the_upload(tmp_path, aggregator):
     world = World(aggregator)
     session = session_for(tmp_path, PLAN)
     world.run(_flows.submit(session, OPEN, update_of()))
-    upload = session.spool.entry(ROUND).stored().manifest.nonce
+    upload = session.stored(session.spool.entry(ROUND)).manifest.nonce
     sent = zip(world.headers, world.sent, strict=True)
     digests = [headers["Content-Digest"] for headers, (line, _) in sent if line.startswith("PUT")]
     assert digests == [f"he-agg-manifest=:{base64.b64encode(bytes.fromhex(upload)).decode()}:"] * PARTS
@@ -229,7 +229,7 @@ def test_lost_spool_is_explained(tmp_path, aggregator):
     assert len(aggregator.complete) == 1
     # What it had first stays as a mark: nothing is encrypted again, and the mean can be had.
     kept = session.spool.entry(ROUND)
-    assert kept.stored().submission_id == aggregator.complete["a"]
+    assert session.stored(kept).submission_id == aggregator.complete["a"]
     assert not kept.part_path(0).exists()
     with pytest.raises(InputError, match="got another one"):
         World(aggregator).run(_flows.submit(session, OPEN, update_of()))
@@ -248,7 +248,7 @@ def test_lost_spool_whose_submission_is_not_complete(tmp_path, aggregator):
     with pytest.raises(ProtocolError, match="the spool was lost") as caught:
         World(aggregator).run(_flows.resume(lost, OPEN))
     assert caught.value.reason == Reason.SECOND_SUBMISSION
-    assert lost.spool.entry(ROUND).stored().submission_id == receipt.id
+    assert lost.stored(lost.spool.entry(ROUND)).submission_id == receipt.id
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_aggregator_that_always_loses_parts_is_given_up(tmp_path, aggregator):
     session = session_for(tmp_path, PLAN)
     with pytest.raises(ProtocolError, match="lost parts of this submission 5 times"):
         World(aggregator, meddle).run(_flows.submit(session, OPEN, update_of()))
-    assert session.spool.entry(ROUND).is_stored
+    assert session.is_stored(ROUND)
 
 
 @pytest.fixture
@@ -470,7 +470,7 @@ def test_answer_that_is_none_of_the_protocols(tmp_path, aggregator, lie):
     with pytest.raises(ProtocolError) as caught:
         World(aggregator, meddle).run(_flows.submit(session, OPEN, update_of()))
     assert caught.value.reason == Reason.BAD_ANSWER
-    assert session.spool.entry(ROUND).is_stored
+    assert session.is_stored(ROUND)
 
 
 def receipt_like(name=AGGREGATOR, key=AGGREGATOR_KEY, **changed):
@@ -514,7 +514,7 @@ def test_receipt_of_something_else(tmp_path, aggregator, lie, reason, what):
     assert not kept.exists()
     (line,) = security_log(session)
     assert (line["event"], line["round"], line["site"]) == ("receipt-rejected", "test.1.1", "a")
-    assert session.spool.entry(ROUND).is_stored
+    assert session.is_stored(ROUND)
 
 
 def test_receipt_is_asked_for_again_and_is_the_same(tmp_path, aggregator):

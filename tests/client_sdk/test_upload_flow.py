@@ -44,7 +44,8 @@ def test_one_request_and_every_byte_counted(tmp_path, aggregator):
     receipt = world.run(_flows.submit(session, OPEN, update_of()))
     assert aggregator.complete == {"a": receipt.id}
     entry, body = session.spool.entry(ROUND), world.sent[0][1]
-    assert [line for line, _ in world.sent] == [f"PUT /v1/rounds/{ROUND}/submissions/{entry.stored().manifest.nonce}"]
+    nonce = session.stored(entry).manifest.nonce
+    assert [line for line, _ in world.sent] == [f"PUT /v1/rounds/{ROUND}/submissions/{nonce}"]
     parts = b"".join(entry.part_path(number).read_bytes() for number in range(PARTS))
     assert body.startswith(parts)
     assert hashlib.sha256(body.removeprefix(parts).rstrip(b" ")).hexdigest() == receipt.id
@@ -90,7 +91,7 @@ def test_what_is_there_already_is_not_sent_again(tmp_path, aggregator, there, se
     session = session_for(tmp_path, PLAN, patience_s=1.0)
     with pytest.raises(TransportError):
         World(aggregator, lambda request, body: unreachable()).run(_flows.submit(session, OPEN, update_of()))
-    stored = session.spool.entry(ROUND).stored()
+    stored = session.stored(session.spool.entry(ROUND))
     aggregator.uploads[stored.manifest.nonce] = {number: part(tmp_path, number) for number in there}
     world = World(aggregator)
     world.run(_flows.submit(session, OPEN, update_of()))

@@ -70,7 +70,7 @@ def test_nothing_is_lost_that_has_left(monkeypatch, codec, streamed, how):
         entry, sent = session.spool.entry(ROUND), session.ledger.sent(ROUND)
         left, complete = dict(aggregator.uploads), "a" in aggregator.complete
         assert not left or (sent is not None and list(left) == [sent.upload]), "what has left is forgotten"
-        stored = entry.stored()
+        stored = session.stored(entry)
         if complete and not len(session.chain):
             assert stored is not None, "a submission that has left is lost"
             assert stored.submission_id == aggregator.complete["a"]
