@@ -192,9 +192,6 @@ class Federated(Protocol):
     def last_published(self) -> str | None:
         """Return the id of the newest round with a mean; None if there is none yet."""
 
-    def pending(self) -> list[str]:
-        """Return ids of the rounds that this site has submitted to and whose mean it does not have yet."""
-
     def fetch(self, round_id: str | None = None) -> Mean:
         """Return the mean of a round, of the newest one by default."""
 

@@ -235,9 +235,9 @@ class _Loop:
         state = self.training.state
         while state.round < last and not state.done:
             number = state.round + 1
-            mine = [] if state.pending is None else [r for r in self.site.pending() if r in state.pending.round_ids]
             round_id, mean = fetch_missed(self.site, number, _TAKE_OVER)
-            self._apply(number, mean, took_part=round_id in mine)
+            mine = state.pending is not None and round_id in state.pending.round_ids
+            self._apply(number, mean, took_part=mine and self.site.name in mean.sites)
 
     def _apply(self, number: int, mean: Mean, *, took_part: bool) -> None:
         report = self.training.apply(number, mean, took_part=took_part)

@@ -176,9 +176,6 @@ class _Site:
     def last_published(self) -> str | None:
         return None
 
-    def pending(self) -> list[str]:
-        return []
-
     def fetch(self, round_id: str | None = None) -> Mean:
         raise ProtocolError(Reason.SUM_GONE, f"round {round_id}: a simulated federation keeps no sums")
 

@@ -82,7 +82,6 @@ class Site:
         self.hub, self.name, self.plan = hub, name, hub.plan
         self.federation = hub.plan.public.federation
         self.done = 0  # attempts that are over for this site
-        self.submitted: list[str] = []
         self.deaths: set[int] = set()
 
     def rounds(self):
@@ -103,9 +102,6 @@ class Site:
 
     def say(self, text):
         pass
-
-    def pending(self):
-        return list(self.submitted)
 
     def fetch(self, round_id=None):
         mean = self.hub.means[round_id]
@@ -133,8 +129,6 @@ class Round:
             site.deaths.add(self.number)
         if killed == "before":
             raise KilledError
-        if values is not None and site.name not in fate.late:
-            site.submitted.append(self.id)
         site.arrive(values)
         if killed == "after":
             raise KilledError

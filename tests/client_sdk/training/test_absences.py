@@ -2,9 +2,11 @@
 
 import time
 
+import numpy as np
 import pytest
 
 from client_sdk.training import simulate, train
+from he_agg import dequantize, quantize
 from he_agg.errors import ProtocolError, Reason
 from tests.support.regression import fit_for, model, plan_for
 
@@ -60,3 +62,36 @@ def test_a_sum_that_is_gone_is_explained():
         assert caught.value.reason == Reason.SUM_GONE
 
     simulate(plan_for("x"), ["a", "b"], work)
+
+
+@pytest.mark.parametrize("others", [("a", "c"), ("a", "b")])
+def test_a_site_took_part_where_the_sum_says_so(tmp_path, others):
+    """What is in the spool tells nothing: it may have come too late, or never have left before a crash."""
+
+    class KilledError(BaseException):
+        pass
+
+    plan = plan_for("x", min_sites=2)
+    means, took = [], []
+
+    def work(site, i):
+        class Round:
+            federation, id, number, submitted = site.federation, f"{site.federation}.1.1", 1, False
+
+            def take_part(self, payload, weight, **_):
+                sums = quantize(plan, payload, weight).values.astype(np.int64) * len(
+                    others
+                )  # all have learned the same
+                means.append(dequantize(plan, sums, len(others), others))
+                raise KilledError
+
+        site.rounds, site.last_published = lambda: iter([Round()]), lambda: Round.id
+        site.pending, site.fetch = lambda: [Round.id], lambda round_id: means[0]
+        checkpoint = tmp_path / "checkpoint"
+        with pytest.raises(KilledError):
+            train(site, model(), fit_for(i), checkpoint=checkpoint)
+        site.rounds = lambda: iter(())
+        took.extend(entry["took_part"] for entry in train(site, model(), fit_for(i), checkpoint=checkpoint).history)
+
+    simulate(plan, ["b"], work)
+    assert took == ["b" in others]
