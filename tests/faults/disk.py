@@ -16,6 +16,7 @@ import contextlib
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,9 @@ BLOCK = 4096
 
 ON_DISK = (he_agg.host.direct, service.store.parts.directory, service.store.parts.files)
 """What writes files of parts."""
+
+Names = dict[str, int]
+"""What is in a directory: inodes by name."""
 
 
 class _Os:
@@ -49,8 +53,10 @@ class LossyDisk:
         self._garbage = garbage
         self._contents: dict[int, bytes] = {}
         """What is certain of each file, by inode."""
-        self._names: dict[Path, dict[str, int]] = {}
-        """Which names are certain in each directory, and what they stand for."""
+        self._names: dict[int, Names] = {}
+        """Which names are certain in each directory, by its inode: one that is made anew has none of the old ones."""
+        self._since: dict[int, list[Names]] = {}
+        """Which names it had since then, whenever a file in it was synced: under its first name, as a rule."""
         self.syncs = 0
         for directory in [root, *(path for path in root.rglob("*") if path.is_dir())]:
             self._sync_names(directory)
@@ -71,15 +77,20 @@ class LossyDisk:
             self._sync_names(path)
         else:
             self._contents[os.fstat(descriptor).st_ino] = path.read_bytes()
+            self._since.setdefault(path.parent.stat().st_ino, []).append(self._names_in(path.parent))
 
     def _sync_names(self, directory: Path) -> None:
-        names: dict[str, int] = {}
+        ino = directory.stat().st_ino
+        self._names[ino], self._since[ino] = self._names_in(directory), []
+
+    def _names_in(self, directory: Path) -> Names:
+        names: Names = {}
         for path in directory.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another thread has renamed it
                 names[path.name] = path.stat().st_ino
                 if path.is_dir():
-                    self._names.setdefault(path, {})
-        self._names[directory] = names
+                    self._names.setdefault(path.stat().st_ino, {})
+        return names
 
     def crash(self, how: str, chance: random.Random) -> None:
         """Lose what may be lost.
@@ -90,30 +101,28 @@ class LossyDisk:
         """
         aside = self._root.with_name("aside")
         shutil.copytree(self._root, aside)
-        real = {p.relative_to(self._root): p.stat().st_ino for p in self._root.rglob("*")}
-        inodes = {ino: aside / path for path, ino in real.items()}
+        inodes = {p.stat().st_ino: aside / p.relative_to(self._root) for p in [self._root, *self._root.rglob("*")]}
+        present = {ino: self._names_in(self._root / p.relative_to(aside)) for ino, p in inodes.items() if p.is_dir()}
+        root = self._root.stat().st_ino
         shutil.rmtree(self._root)
-        self._rebuild(self._root, inodes, real, how, chance)
+        self._rebuild(self._root, root, inodes, present, how, chance)
         shutil.rmtree(aside)
         self._contents.clear()
 
-    def _rebuild(self, directory: Path, inodes: dict[int, Path], real: dict[Path, int], how: str, chance: Any) -> None:
+    def _rebuild(
+        self, directory: Path, number: int, inodes: dict[int, Path], present: dict[int, Names], how: str, chance: Any
+    ) -> None:
         directory.mkdir()
-        here = directory.relative_to(self._root)
-        certain = self._names.get(directory, {})
-        present = {path.name: ino for path, ino in real.items() if path.parent == here}
-        names = {"none": certain, "all": present, "torn": present}.get(how, {})
+        certain, now = self._names.get(number, {}), present.get(number, {})
         if how == "some":
-            chosen = {n: chance.choice([certain, present]).get(n) for n in sorted(certain.keys() | present.keys())}
-            # Of a file that was renamed, one of the names is there: file systems do that in one step.
-            renamed = {n: ino for n, ino in present.items() if ino in certain.values() and ino not in chosen.values()}
-            names = {name: ino for name, ino in (chosen | renamed).items() if ino is not None}
+            names = _some([certain, *self._since.get(number, []), now], chance)
+        else:
+            names = certain if how == "none" else now
         for name, ino in names.items():
-            source = inodes.get(ino)
-            if (source is not None and source.is_dir()) or (directory / name) in self._names:
-                self._rebuild(directory / name, inodes, real, how, chance)
+            if ino in self._names or ino in present:
+                self._rebuild(directory / name, ino, inodes, present, how, chance)
             else:
-                (directory / name).write_bytes(self._content(ino, source, how, chance))
+                (directory / name).write_bytes(self._content(ino, inodes.get(ino), how, chance))
                 (directory / name).chmod(0o600)
 
     def _content(self, ino: int, source: Path | None, how: str, chance: random.Random) -> bytes:
@@ -123,11 +132,41 @@ class LossyDisk:
             return latest
         if how == "none" or (how == "some" and chance.random() < 0.5):
             return certain or b""
-        kept = chance.randrange(0, len(latest) // BLOCK + 1) * BLOCK
+        kept = min(chance.randrange(0, len(latest) // BLOCK + 2) * BLOCK, len(latest))  # perhaps all of it
         if certain and latest.startswith(certain):
             kept = max(kept, len(certain))  # adding to a file changes nothing of what was in it
         size = len(latest) - kept
         return latest[:kept] + chance.choice([b"", bytes(size), *([chance.randbytes(size)] if self._garbage else [])])
+
+
+def _some(states: Sequence[Names], chance: random.Random) -> Names:
+    """Choose what is left of the names in a directory.
+
+    What was not synced has no order: each name may be what it was in any of its states, whatever became of others. But
+    a rename is one step. A file is under the name that it had or under the one that it got, never under both, and under
+    neither only if none was certain, or it is removed by now; what it replaced stays until it is there.
+
+    Args:
+        states: the directory as it is for certain, as it was in between, and as it is now. What began and ended between
+            two of them is not seen.
+    """
+    stays = set(states[0].values()) & set(states[-1].values())
+    had: dict[int, list[str]] = {}
+    for name, ino in sorted({item for state in states for item in state.items()}):
+        had.setdefault(ino, []).append(name)
+    linked = {ino for state in states for ino, count in Counter(state.values()).items() if count > 1}
+    renamed = {ino for ino, names in had.items() if len(names) > 1} - linked
+    left: dict[str, int | None] = {}
+    for ino in sorted(renamed, key=lambda ino: (ino not in stays, chance.random())):
+        free: list[str | None] = [name for name in had[ino] if name not in left]
+        if ino not in stays or not free:
+            free.append(None)
+        if (one := chance.choice(free)) is not None:
+            left[one] = ino
+    for name in sorted({name for state in states for name in state} - left.keys()):
+        others = [state.get(name) for state in states if state.get(name) not in renamed]
+        left[name] = chance.choice(others or [None])
+    return {name: ino for name, ino in left.items() if ino is not None}
 
 
 class FailingCalls:
