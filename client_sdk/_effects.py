@@ -3,6 +3,8 @@
 A flow is a generator. It yields effects and is sent their results; it opens no socket, reads no clock and never
 sleeps. Two drivers (`_transport.py`) carry effects out, one blocking and one on asyncio, and the tests have a third
 with a simulated clock. So every rule about rounds, retries and resuming is written once.
+
+A flow that is given up is closed, with nothing of it under way; on asyncio in a thread, so that it may clean up files.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ __all__ = [
     "Sink",
     "Sleep",
     "StreamBody",
+    "cleaned_up",
     "compute",
     "now",
 ]
@@ -144,6 +147,25 @@ def compute(work: Callable[[], T]) -> Flow[T]:
     """
     result: T = yield Compute(work)
     return result
+
+
+def cleaned_up(flow: Flow[T], clean_up: Callable[[], None], unless: type[Exception] | tuple[()] = ()) -> Flow[T]:
+    """Run a flow, and clean up after it if it does not get to its end.
+
+    Args:
+        clean_up: file work. Runs like `Compute` after an error, and with the closing of a flow that is given up.
+        unless: the error after which there is nothing to do.
+    """
+    try:
+        return (yield from flow)
+    except unless:
+        raise
+    except Exception:
+        yield Compute(clean_up)
+        raise
+    except BaseException:
+        clean_up()
+        raise
 
 
 def now() -> Flow[float]:

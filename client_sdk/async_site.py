@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self, TypeVar, Unpack
 
@@ -43,7 +42,6 @@ class AsyncSite(SiteBase):
         after: str | None = None
         while (opened := await self._run(next_round(self._session, after))) is not None:
             after = str(opened.id)
-            await asyncio.to_thread(self._session.spool.prune, opened.id, self._session.ledger)
             yield AsyncRound(self, opened)
 
     async def current(self) -> AsyncRound | None:

@@ -53,7 +53,6 @@ class Site(SiteBase):
         after: str | None = None
         while (opened := self._run(next_round(self._session, after))) is not None:
             after = str(opened.id)
-            self._session.spool.prune(opened.id, self._session.ledger)
             yield Round(self, opened)
 
     def current(self) -> Round | None:

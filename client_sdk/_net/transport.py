@@ -5,16 +5,18 @@ in time, whatever drips (`budget.py`); no answer is read beyond its bound; redir
 kept nor sent, compressed answers not expanded (`http.py`).
 
 There is one way to send a request, and it blocks. On asyncio it runs in a thread; a task that is cancelled breaks its
-connection off, and waits until the thread has let go of what the flow cleans up.
+connection off, and waits until the thread has let go of what the flow cleans up, however often it is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -143,7 +145,7 @@ class Transport:
 
 
 class AsyncTransport:
-    """Drives flows on asyncio; `Request` and `Compute` run in threads, listeners in the loop."""
+    """Drives flows on asyncio; `Request`, `Compute` and what a flow cleans up run in threads, listeners in the loop."""
 
     def __init__(self, url: str, signer: Signer, tls: TlsFiles = _NO_FILES) -> None:
         self._sender = _Sender(url, signer, tls)
@@ -164,6 +166,9 @@ class AsyncTransport:
         except StopIteration as end:
             value: T = end.value
             return value
+        except asyncio.CancelledError:
+            await _in_thread(flow.close)
+            raise
         finally:
             flow.close()
 
@@ -177,7 +182,7 @@ class AsyncTransport:
             case Request():
                 return await self._send(effect, listener)
             case Compute(work):
-                return await _finished(asyncio.to_thread(work))
+                return await _in_thread(work)
             case Sleep(seconds):
                 await asyncio.sleep(seconds)
             case Now():
@@ -193,15 +198,24 @@ class AsyncTransport:
         return answer
 
 
-async def _finished(work: Any, break_off: Callable[[], bool] = lambda: True) -> Any:
-    """Wait for work in a thread; a cancelled task, too, if there is something that must not race with its clean-up."""
-    step = asyncio.ensure_future(work)
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    return await _finished(asyncio.get_running_loop().run_in_executor(None, copy_context().run, work))
+
+
+async def _finished(step: asyncio.Future[Any], break_off: Callable[[], bool] = lambda: True) -> Any:
+    """Wait for work in a thread; a cancelled task, too, if there is something that must not race with its clean-up.
+
+    Args:
+        step: no task, which would be cancelled beside this one when a loop ends, and then seem done.
+    """
     try:
         return await asyncio.shield(step)
     except asyncio.CancelledError:
         step.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks for it any more
         if break_off():
-            await asyncio.wait([step])
+            while not step.done():
+                with contextlib.suppress(asyncio.CancelledError):  # again: what is under way ends no sooner for it
+                    await asyncio.wait([step])
         raise
 
 

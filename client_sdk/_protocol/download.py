@@ -12,7 +12,7 @@ from collections import Counter, deque
 from functools import partial
 
 from client_sdk._disk.sum_parts import SumParts
-from client_sdk._effects import Flow, Report, Request, compute, now
+from client_sdk._effects import Flow, Report, Request, cleaned_up, compute, now
 from client_sdk._protocol.accept import RejectedError, check_tags
 from client_sdk._protocol.exchange import exchange
 from client_sdk._protocol.session import Session
@@ -57,14 +57,12 @@ def download(
             not the sum of the manifests' tags.
     """
     arriving = _Arriving(session, sums, record, check, opening)
-    try:
-        yield from _fetch(session, record, arriving)
-    except RejectedError:
-        raise  # nothing of it is kept
-    except BaseException:
+
+    def store() -> None:
         with contextlib.suppress(HeAggError):  # a full disk is not what ended it
             sums.store()
-        raise
+
+    yield from cleaned_up(_fetch(session, record, arriving), store, unless=RejectedError)  # of that nothing is kept
     return arriving.received_bytes
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._disk.stored import Begun
-from client_sdk._effects import Flow, Report, compute
+from client_sdk._effects import Flow, Report, cleaned_up, compute
 from client_sdk._protocol.dealing import Dealer
 from client_sdk._protocol.frames import HELD_BYTES, Frames
 from client_sdk._protocol.making import Making
@@ -62,16 +62,13 @@ def encrypt(
     plan, codec = session.plan, session.codec
     if begun is not None or (codec.repeats and plan.wire_bytes > _SHORT_BYTES):
         return (yield from compute(partial(_stream, session, opened, entry, given, begun)))
-    try:
-        begin = partial(_begin, session, opened, entry, given, Begun.new(given.what), threads=1)
-        making, _ = yield from compute(begin)
-        return (yield from _make_first(session, opened, making))
-    except BaseException:
-        entry.remove()  # nothing of it has left, not even if the last part was made in this moment
-        raise
+    # Nothing of it has left when it ends early, not even if the last part was made in this moment.
+    return (yield from cleaned_up(_make_first(session, opened, entry, given), entry.remove))
 
 
-def _make_first(session: Session, opened: OpenRound, making: Making) -> Flow[Made]:
+def _make_first(session: Session, opened: OpenRound, entry: SpoolEntry, given: Encryption) -> Flow[Made]:
+    begin = partial(_begin, session, opened, entry, given, Begun.new(given.what), threads=1)
+    making, _ = yield from compute(begin)
     done, held = 0, {}
     with making:
         while (number := (yield from compute(making.make))) is not None:

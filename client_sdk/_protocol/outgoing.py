@@ -55,7 +55,7 @@ class Outgoing(Protocol):
         """Return how long encryption took; None if it was done before anything was sent. Units: seconds."""
 
     def start(self) -> None:
-        """Begin what is made while it leaves: by whoever closes it, so that it ends with the call."""
+        """Begin what is made while it leaves, in a call that closes it, so that it ends with the call."""
 
     def close(self) -> None:
         """Stop what is under way, and wait for it. What was begun can be gone on with."""
@@ -120,6 +120,7 @@ class Encrypting:
         self._seconds: float | None = None
         self._error: BaseException | None = None
         self._stopped = False
+        self._ended = threading.Event()
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="he-agg-encrypt", daemon=True)
 
@@ -155,8 +156,17 @@ class Encrypting:
     def close(self) -> None:
         """See `Outgoing.close`."""
         self._stopped = True
-        if self._thread.ident is not None:
-            self._thread.join()
+        if self._thread.ident is None:
+            return
+        impatience: KeyboardInterrupt | None = None
+        while not self._ended.is_set():
+            try:
+                # Not `join`: interrupted, it takes the thread for ended, which still writes where the next call begins.
+                self._ended.wait()
+            except KeyboardInterrupt as error:
+                impatience = error
+        if impatience is not None:
+            raise impatience
 
     def dealt(self, digest: str) -> None:
         """Take note that the dealing is in the spool; called by who deals."""
@@ -192,6 +202,8 @@ class Encrypting:
             with self._news:
                 self._stored, self._seconds = stored, time.monotonic() - began
                 self._news.notify_all()
+        finally:
+            self._ended.set()
 
     def _write_all(self) -> None:
         """Store all parts; when this returns they are durable.

@@ -89,7 +89,7 @@ def open_round(session: Session) -> Flow[OpenRound | None]:
 
 
 def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
-    """Wait for a round that this site is invited to.
+    """Wait for a round that this site is invited to, and let go of what is of no use in it.
 
     Args:
         after: id of the round that it has dealt with.
@@ -135,6 +135,7 @@ def next_round(session: Session, after: str | None) -> Flow[OpenRound | None]:
         if state.round_id is not None and str(state.round_id) != after:
             opened = yield from _opened(session, state)
             if opened is not None:
+                yield from compute(partial(session.spool.prune, opened.id, session.ledger))
                 return opened
         yield from _tell_of_wait(session, state, after, waiting)
         yield from unhurried(asked_at)

@@ -58,13 +58,18 @@ _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 def deliver(session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Outgoing) -> Flow[Receipt]:
     """Send a submission's dealing, the parts that are missing and its manifest, and verify the receipt.
 
-    What is still encrypted is sent as it comes. If it cannot be sent, all of it is in the spool when this ends.
+    What is still encrypted is begun here, and sent as it comes. If it cannot be sent, all of it is in the spool when
+    this ends.
+
+    Args:
+        outgoing: to be closed, unless this gets to its end.
 
     Raises:
         InputError: another one was sent to this round.
         ProtocolError: it refused: the round is closed, or it has another submission of this site; or its receipt is
             not one.
     """
+    outgoing.start()
     upload = _Upload(session, opened, entry, outgoing)
     if outgoing.fingerprint != ELSEWHERE:
         yield from compute(outgoing.wait_until_begun)

@@ -10,7 +10,7 @@ from functools import partial
 
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._disk.stored import Stored
-from client_sdk._effects import Flow, Report, compute, now
+from client_sdk._effects import Flow, Report, cleaned_up, compute, now
 from client_sdk._protocol.collect import accept, await_record, check_counted, collect, take_failed, why_failed
 from client_sdk._protocol.hold import hold
 from client_sdk._protocol.outgoing import Made, Outgoing
@@ -40,9 +40,7 @@ def submit(session: Session, opened: OpenRound, update: Update) -> Flow[Receipt]
     entry = session.spool.entry(opened.id)
     with entry.locked():
         outgoing, _ = yield from prepare(session, opened, entry, update)
-        with contextlib.closing(outgoing):
-            outgoing.start()
-            return (yield from deliver(session, opened, entry, outgoing))
+        return (yield from cleaned_up(deliver(session, opened, entry, outgoing), outgoing.close))
 
 
 def aggregate(session: Session, opened: OpenRound, update: Update) -> Flow[Mean]:
@@ -50,9 +48,7 @@ def aggregate(session: Session, opened: OpenRound, update: Update) -> Flow[Mean]
     entry = session.spool.entry(opened.id)
     with entry.locked():
         outgoing, rounded = yield from prepare(session, opened, entry, update)
-        with contextlib.closing(outgoing):
-            outgoing.start()
-            mean = yield from _finish(session, opened, entry, outgoing)
+        mean = yield from cleaned_up(_finish(session, opened, entry, outgoing), outgoing.close)
         return dataclasses.replace(mean, rounded=rounded)
 
 

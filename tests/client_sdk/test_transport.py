@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -21,7 +22,7 @@ from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk.progress import PhaseProgress, Retrying
 from he_agg.errors import ConfigError, ProtocolError, Reason, TransportError, WireError
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, RequestHead, digest_field, parse_claim, verify_request
-from tests.client_sdk.driving import GET, SIGNER, Pieces, asking, run_async, run_sync
+from tests.client_sdk.driving import CANCELS, GET, SIGNER, Pieces, asking, run_async, run_sync, turns
 
 
 class Server(ThreadingHTTPServer):
@@ -534,31 +535,52 @@ def test_flow_is_closed_when_something_else_breaks(run):
     assert closed == [True]
 
 
-def test_cancelled_task_waits_for_the_step_under_way():
-    """The thread must be done before the flow cleans up what the thread writes."""
-    log = []
+@pytest.mark.parametrize("cancel", CANCELS)
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("in_step", ["work", "clean-up"])
+def test_cancelled_task_waits_for_the_step_under_way(times, cancel, in_step):
+    """However often: the thread must be done before the flow cleans up what it writes, and that before anybody goes on.
 
-    def slow():
-        time.sleep(0.2)
-        log.append("step done")
+    Neither holds the event loop up.
+    """
+    log, threads, begun, over = [], set(), threading.Event(), threading.Event()
+
+    def slow(what):
+        threads.add(threading.current_thread())
+        if what == in_step:
+            begun.set()
+            assert over.wait(20.0)
+        log.append(what)
 
     def flow():
         try:
-            yield Compute(slow)
+            yield Compute(partial(slow, "work"))
+            yield Sleep(60.0)
         finally:
-            log.append("cleaned up")
+            slow("clean-up")
 
     async def main():
         transport = AsyncTransport("http://127.0.0.1:1", SIGNER)
         task = asyncio.create_task(transport.run(flow(), lambda event: None))
-        await asyncio.sleep(0.05)
-        task.cancel()
+        if in_step == "clean-up":
+            while not log:
+                await asyncio.sleep(0.01)
+            task.cancel()
+        await asyncio.to_thread(begun.wait, 20.0)
+        try:
+            for _ in range(times):
+                cancel(task)
+                await turns()
+                assert not task.done()
+        finally:
+            over.set()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert log == ["work", "clean-up"]
         await transport.close()
 
     asyncio.run(main())
-    assert log == ["step done", "cleaned up"]
+    assert threading.current_thread() not in threads
 
 
 def test_cancelled_task_breaks_its_request_off():
