@@ -1,33 +1,24 @@
-"""Flows that bring a submission to the aggregator, as often as it takes, always the same parts.
-
-An aggregator that refuses the manifest can have another one signed, if roster or records have moved on, but never
-another encryption: by refusals it could otherwise collect as many ciphertexts of one update as it liked.
-"""
+"""Flows that bring a submission to the aggregator, as often as it takes, always the same parts."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from client_sdk._disk.files import PIECE_BYTES, read_file
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._disk.stored import ELSEWHERE, Stored
 from client_sdk._effects import Flow, Report, Request, Response, StreamBody, compute, now
-from client_sdk._protocol.accept import RejectedError, signers
 from client_sdk._protocol.dealing import DAMAGED_ON_THE_WAY, TRIES, check_dealing, send_dealing
-from client_sdk._protocol.exchange import answer_error, exchange, problem_of
-from client_sdk._protocol.history import catch_up, follow_rosters, refusing
+from client_sdk._protocol.exchange import answer_error, exchange
+from client_sdk._protocol.manifests import ANOTHER_MANIFEST, RefusedManifestError, another_manifest, take_receipt
 from client_sdk._protocol.outgoing import Made, Outgoing
 from client_sdk._protocol.poll import OpenRound
 from client_sdk._protocol.prepare import lost_spool, not_here
 from client_sdk._protocol.session import Session
 from client_sdk.progress import PhaseFinished, PhaseProgress, PhaseStarted
-from he_agg.documents.manifest import Manifest
-from he_agg.documents.roster import Role
-from he_agg.documents.signed import Signed
-from he_agg.errors import HeAggError, ProtocolError, Reason, WireError
+from he_agg.errors import HeAggError, ProtocolError, Reason
 from he_agg.ids import RoundId
 from he_agg.plan.sections import MAX_PART_BYTES, PartPlace
 from he_agg.protocol.http_signatures import manifest_field
@@ -51,7 +42,6 @@ _DEALING = -1
 _NO_CONTENT = 204
 
 _REFUSED = (409, 422)
-_ANOTHER_MANIFEST = (Reason.SECOND_SUBMISSION, Reason.ROSTER_MISMATCH, Reason.CHAIN_MISMATCH)
 _START_OVER = (Reason.INCOMPLETE, Reason.UNKNOWN_SUBMISSION)
 
 
@@ -98,11 +88,11 @@ def _delivered(session: Session, opened: OpenRound, upload: _Upload) -> Flow[Rec
     while True:
         try:
             return (yield from upload.send_all())
-        except _RefusedManifestError as refused:
+        except RefusedManifestError as refused:
             manifests += 1
             if manifests == _MANIFESTS:
                 raise refused.error from refused
-            yield from upload.take_up_or_renew(refused)
+            yield from upload.change_manifest(refused)
         except ProtocolError as error:
             if error.reason not in _START_OVER:
                 raise _explained(error, opened) from error
@@ -150,31 +140,6 @@ def _until(session: Session, opened: OpenRound) -> float:
     return opened.closes_at + session.patience_s
 
 
-class _RefusedManifestError(Exception):
-    """The manifest was refused, and another one of the same encryption may be taken."""
-
-    def __init__(self, error: HeAggError, response: Response) -> None:
-        super().__init__(error.message)
-        self.error, self.response = error, response
-
-
-def _first(session: Session, opened: OpenRound, stored: Stored, response: Response) -> Flow[Signed[Manifest]]:
-    """Read the manifest that the aggregator says it had first: one that this site's own key has signed."""
-    problem = problem_of(response) or {}
-    key = session.key_of(opened.epoch)
-    try:
-        first = Signed.from_json(Manifest, problem.get("manifest"))
-        first.body.check(session.plan, opened.id, key.epoch, key.key_id, session.site)
-        yield from compute(partial(first.check_signed, {session.site: session.identity.signing_key.public_key}))
-    except WireError as error:
-        raise RejectedError(
-            error.reason, "refusal, first manifest", f"one of this round by {session.site}", error.message
-        ) from error
-    if first.digest == stored.submission_id:
-        raise RejectedError(Reason.BAD_ANSWER, "refusal, first manifest", "another one", "the same")
-    return first
-
-
 class _Upload:
     """Parts on their way. Whatever is missing goes in as few requests as may be; none is sent that is there already.
 
@@ -214,7 +179,8 @@ class _Upload:
         while True:
             response = yield from self._send()
             if response.status != _NO_CONTENT:
-                return (yield from self._take_receipt(response.body))
+                stored = yield from compute(self._outgoing.stored)
+                return (yield from take_receipt(self._session, self._opened, self._entry, stored, response.body))
 
     def send_missing(self) -> Flow[None]:
         """Send what is missing of a submission that is complete."""
@@ -243,50 +209,11 @@ class _Upload:
         self._undealt = status.dealing_missing
         return status
 
-    def take_up_or_renew(self, refused: _RefusedManifestError) -> Flow[None]:
-        """Go on with another manifest of the same encryption: the one that was accepted, or one for newer records."""
+    def change_manifest(self, refused: RefusedManifestError) -> Flow[None]:
+        """Go on with another manifest of the same parts."""
         stored = yield from compute(self._outgoing.stored)
-        if refused.error.reason == Reason.SECOND_SUBMISSION:
-            shown = _first(self._session, self._opened, stored, refused.response)
-            first = yield from refusing(self._session, "refusal-rejected", self._opened.id, shown)
-            stored = yield from self._take_up(stored, first)
-        else:
-            stored = yield from self._renew(stored, refused.error)
-        self._outgoing = Made(stored)
-
-    def _take_up(self, stored: Stored, first: Signed[Manifest]) -> Flow[Stored]:
-        """Go on with the manifest that was accepted, if it is of the parts that are stored here."""
-        known = stored.manifest
-        if replace(first.body, roster=known.roster, previous=known.previous) == known:
-            taken = Stored(first, stored.fingerprint)
-            yield from compute(partial(self._entry.renew, taken))
-            return taken
-        if (yield from compute(self._entry.receipt)) is None:
-            # What is stored will never be accepted. The first takes its place, so that nothing is encrypted again.
-            yield from compute(partial(self._entry.adopt, first))
-        raise lost_spool(self._session, self._opened)
-
-    def _renew(self, stored: Stored, refusal: HeAggError) -> Flow[Stored]:
-        """Sign a manifest of the same parts for the roster and the record that this site has verified meanwhile."""
-        session, opened, entry = self._session, self._opened, self._entry
-        yield from refusing(session, "roster-rejected", opened.id, follow_rosters(session))
-        yield from refusing(session, "chain-rejected", opened.id, catch_up(session, opened.records))
-        previous = yield from compute(partial(session.chain.head, opened.records))
-        manifest = replace(stored.manifest, roster=session.rosters.newest.body_digest, previous=previous)
-        promised = yield from compute(entry.receipt)
-        if manifest == stored.manifest or promised is not None:
-            raise ProtocolError(
-                refusal.reason,
-                f"round {opened.id}: the aggregator refuses this site's manifest because of its roster or record, and "
-                f"has shown none that is newer: {refusal.message}",
-                "the submission stays in the spool, encrypted once. Ask for the open round again and call aggregate() "
-                "with the same update; if it is refused again, tell the coordinator",
-                "the submission stays in the spool, encrypted once. Run `he-agg submit` again with the same file; if "
-                "it is refused again, tell the coordinator",
-            )
-        renewed = Stored(Signed.make(manifest, session.identity.signing_key), stored.fingerprint)
-        yield from compute(partial(entry.renew, renewed))
-        return renewed
+        other = another_manifest(self._session, self._opened, self._entry, stored, refused)
+        self._outgoing = Made((yield from other))
 
     @property
     def _until(self) -> float:
@@ -300,8 +227,8 @@ class _Upload:
                 response = yield from exchange(self._session.retries, request, self._until, self._again)
                 if response.status in _REFUSED:
                     refusal = answer_error(response, request)
-                    if refusal.reason in _ANOTHER_MANIFEST:
-                        raise _RefusedManifestError(refusal, response)
+                    if refusal.reason in ANOTHER_MANIFEST:
+                        raise RefusedManifestError(refusal, response)
                     raise refusal
             except HeAggError as error:
                 # After a failure only, for the aggregator takes nothing damaged: the fault may be this site's own disk.
@@ -372,13 +299,6 @@ class _Upload:
         if self._session.plan.splits_keys and error.reason in DAMAGED_ON_THE_WAY:
             yield from check_dealing(self._session, self._opened, self._entry, stored)
 
-    def _take_receipt(self, answer: bytes) -> Flow[Receipt]:
-        session, opened = self._session, self._opened
-        stored = yield from compute(self._outgoing.stored)
-        receipt = yield from refusing(session, "receipt-rejected", opened.id, _receipt(session, opened, stored, answer))
-        yield from compute(partial(self._entry.keep_receipt, answer))
-        return receipt
-
 
 def _first_run(missing: Sequence[PartPlace]) -> Sequence[PartPlace]:
     """The parts that go in one request: consecutive ones, several short ones or a long one."""
@@ -388,35 +308,6 @@ def _first_run(missing: Sequence[PartPlace]) -> Sequence[PartPlace]:
         if count and (place.number != missing[count - 1].number + 1 or length > _RUN_BYTES):
             return missing[:count]
     return missing
-
-
-def _receipt(session: Session, opened: OpenRound, stored: Stored, body: bytes) -> Flow[Receipt]:
-    """Read a receipt, and see that an aggregator of the roster gives it for this very submission.
-
-    The same receipt is given again and again, so it may be of the time of the roster that the manifest names.
-    """
-    keys = session.rosters.newest.body.keys_of(Role.AGGREGATOR)
-    before = session.rosters.named(stored.manifest.roster)
-    try:
-        document = yield from compute(partial(Signed.parse, Receipt, body))
-        receipt = document.body
-    except WireError as error:
-        raise RejectedError(error.reason, "receipt", "a signed receipt", error.message) from error
-    if not document.signers(keys) and (before is None or not document.signers(before.keys_of(Role.AGGREGATOR))):
-        raise RejectedError(
-            Reason.BAD_SIGNATURE,
-            "receipt, signature",
-            f"of {' or '.join(sorted(keys))}",
-            signers(document),
-        )
-    for what, want, got in (
-        ("submission", stored.submission_id, receipt.id),
-        ("round", str(opened.id), receipt.round_id),
-        ("site", session.site, receipt.site),
-    ):
-        if want != got:
-            raise RejectedError(Reason.BAD_ANSWER, f"receipt, {what}", want, got)
-    return receipt
 
 
 def _explained(error: ProtocolError, opened: OpenRound) -> ProtocolError:
