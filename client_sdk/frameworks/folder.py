@@ -19,7 +19,7 @@ from client_sdk.adapters.base import Tensors
 from client_sdk.frameworks.claim import Carried
 from he_agg import canonical
 from he_agg.errors import ConfigError, Reason, WireError
-from he_agg.host.files import create_once, file_trouble, make_directory, replace
+from he_agg.host.files import create_once, file_trouble, make_directory, replace, sync_directory
 from he_agg.plan.sections import MAX_PARTS
 
 __all__ = ["RunFolder"]
@@ -135,6 +135,7 @@ class RunFolder:
     def _first(self, path: Path, text: str) -> str:
         try:
             create_once(path, text.encode())
+            sync_directory(path.parent)
             return path.read_text()
         except OSError as error:
             raise file_trouble(error, f"{path} cannot be written") from error
