@@ -332,7 +332,10 @@ def test_mutated_requests_about_an_end(tmp_path):
     assert row is not None
     verdict = Verdict(RoundId.parse(end), row.record_digest or "", "a", OPENED)
     spoken = Signed.make(verdict, inside.members.identities["a"].signing_key).encode()
-    manifest = prepare(PLAN, end, "a", 1).manifest
+    prepared = prepare(PLAN, end, "a", 1)
+    manifest = prepared.manifest
+    unnamed = manifest.replace(prepared.upload.encode(), b"g" * 32)  # a random case once
+    assert 400 <= a.end(end, unnamed, first=2).status_code < 500
 
     @bounded(150)
     @given(which=st.booleans(), data=st.data())

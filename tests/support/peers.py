@@ -398,7 +398,9 @@ class Peer:
     def end(self, round_id: str, manifest: bytes, upload: str = "0" * 32, first: int = 3) -> httpx.Response:
         """A manifest alone, of submissions that have so many parts; of its own upload, if it names one."""
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            upload = str(json.loads(manifest)["body"]["nonce"])
+            nonce = str(json.loads(manifest)["body"]["nonce"])
+            if bytes.fromhex(nonce):  # no request can name another one
+                upload = nonce
         return self.put_raw(round_id, upload, first, manifest)
 
     def status(self, prepared: Prepared) -> httpx.Response:
