@@ -11,6 +11,7 @@ from he_agg.documents.roster import Member, Roster
 from he_agg.documents.signed import Signed
 from service.core.aggregator_key import FILE_NAME, AggregatorKey
 from service.core.conductor import Conductor
+from service.core.made_sums import MadeSums
 from service.core.roster_cache import former_members, newest_roster, signer_in
 from service.core.state import States
 from service.core.submissions.admit import Admissions
@@ -63,10 +64,11 @@ class Aggregator:
         self.capacity = Capacity(settings, part_store)
         # Whoever folds nothing has no use for them.
         sums = RunningSums(settings.running_sum_bytes if settings.work else 0)
+        self.made_sums = MadeSums(settings.made_sum_bytes)
         self.admissions = Admissions(store, part_store, self.conductor, self.capacity)
         self.uploads = Uploads(store, part_store, self.conductor, self.admissions, sums)
         self.dealings = Dealings(store, self.conductor, self.admissions)
-        self.worker = Worker(settings, store, part_store, self.conductor, sums)
+        self.worker = Worker(settings, store, part_store, self.conductor, sums, self.made_sums)
         self.unlisted: list[str] = []
         self._lock = lock
 

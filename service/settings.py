@@ -212,6 +212,12 @@ class Settings(BaseSettings):
         description="Memory for the sums of open rounds, to which parts are added as they arrive: 4 bytes for each "
         "value of a round. What does not fit is read again when the round closes; 0 keeps none. Units: bytes.",
     )
+    made_sum_bytes: int = Field(
+        2**27,
+        ge=0,
+        description="Memory for sums that were just made, from where sites fetch them for a minute. What does not fit "
+        "is read from the store; 0 keeps none. Units: bytes.",
+    )
     linger_s: float = Field(
         5.0, ge=0, le=60, description="How long the rest of a refused body is taken off the wire. Units: seconds."
     )

@@ -18,6 +18,7 @@ from he_agg.ids import RoundId
 from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import PartPlace
 from service.core.conductor import Conductor
+from service.core.made_sums import MadeSums
 from service.core.submissions.running_sums import RunningSums
 from service.domain import events
 from service.domain.events import Phase
@@ -75,6 +76,7 @@ class Folder:
         conductor: Conductor,
         leases: Leases,
         sums: RunningSums,
+        made: MadeSums,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -82,6 +84,7 @@ class Folder:
         self._conductor = conductor
         self._leases = leases
         self._sums = sums
+        self._made = made
         self._stopped = threading.Event()
         self.on_fold: Callable[[Fold], None] = _nobody
 
@@ -118,6 +121,7 @@ class Folder:
                         hold=hold,
                         on_damage=partial(self._ask_again, round_id, hold),
                         running=partial(self._sums.take, round_id),
+                        keep=self._made.keep,
                     )
                     failpoint("folding.done")
                 finally:

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+
 from he_agg.errors import WireError
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import Residues, fold, new_sum, pack
+from he_agg.kernels.buffers import aligned
 from he_agg.plan.plan import PublicPlan
-from he_agg.plan.sections import Part, PartPlace
-from he_agg.protocol.wire import encode_part, parse_part
+from he_agg.plan.sections import PartPlace
+from he_agg.protocol.wire import parse_part, part_header
 from service.core.submissions.running_sums import RunningSum
 from service.failpoints import failpoint
 from service.store.parts.base import SUM, PartKey, PartLostError, PartStore
@@ -57,8 +60,8 @@ def fold_part(
     place: PartPlace,
     members: Iterable[Member],
     total: Residues | None = None,
-) -> bytes:
-    """Compute one part of the sum, as it travels.
+) -> memoryview:
+    """Compute one part of the sum, as it travels, in memory that begins at a page.
 
     Args:
         total: what to add them to: the sum of further members, which is spoilt afterwards. None for nothing.
@@ -82,7 +85,11 @@ def fold_part(
             raise CorruptPartError(member) from None
         if fold(total, part.packed, section.modulus_bits, section.modulus) >= 0:
             raise CorruptPartError(member)
-    return encode_part(Part(place.number, pack(total, section.modulus_bits).data), place, plan.plan_id)
+    made = aligned(place.wire_bytes)
+    header = part_header(place, plan.plan_id)
+    made[: len(header)] = np.frombuffer(header, np.uint8)
+    pack(total, section.modulus_bits, out=made[len(header) :])
+    return made.data
 
 
 def fold_round(
@@ -97,6 +104,7 @@ def fold_round(
     hold: Callable[[Transaction], None] = lambda _: None,
     on_damage: Callable[[CorruptPartError], None] | None = None,
     running: Callable[[int], RunningSum | None] = lambda _: None,
+    keep: Callable[[PartKey, memoryview], bool] = lambda *_: False,
 ) -> bool:
     """Make parts of a round's sum durable. Goes on where an earlier run was interrupted.
 
@@ -108,6 +116,7 @@ def fold_round(
         on_damage: told of each stored part that is not what its site sent; folding goes on with the other parts of
             the sum. None makes the first one an error.
         running: takes the running sum of parts of one number, if there is one. What it holds is not read again.
+        keep: keeps a part of the sum in memory for those who fetch it, and says whether it does.
 
     Returns:
         Whether all of these are durable.
@@ -136,7 +145,7 @@ def fold_round(
                 if not part_store.is_whole(member.key, member.digest):
                     on_damage(CorruptPartError(member))
             return False
-        part_store.put_all([(key, data)])
+        part_store.put_all([(key, data)], to_be_read=not keep(key, data))
         rows.add(place.number, hashlib.sha256(data).hexdigest())
         return True
 

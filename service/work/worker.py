@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from he_agg.ids import RoundId
 from service.core.conductor import Conductor
+from service.core.made_sums import MadeSums
 from service.core.submissions.running_sums import RunningSums
 from service.domain.events import Phase
 from service.logs import log
@@ -64,13 +65,15 @@ class Worker:
         part_store: PartStore,
         conductor: Conductor,
         sums: RunningSums,
+        made: MadeSums,
     ) -> None:
         self._settings = settings
         self._store = store
         self._part_store = part_store
         self._conductor = conductor
+        self._made = made
         self._leases = Leases(store, conductor.now, settings.lease_s)
-        self.folder = Folder(settings, store, part_store, conductor, self._leases, sums)
+        self.folder = Folder(settings, store, part_store, conductor, self._leases, sums, made)
         self._housekeeper = Housekeeper(settings, store, part_store, conductor.now)
         self._swept: tuple[int, float] | None = None
         self.bell = Bell()
@@ -138,6 +141,7 @@ class Worker:
             with self._store.read() as tx:
                 return tx.generation(), []
         self._conductor.tick_all()
+        self._made.forget_old()
         with self._store.read() as tx:
             generation = tx.generation()
             closed = tx.rounds_in([Phase.CLOSED, Phase.FOLDING])

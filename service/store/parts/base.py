@@ -57,11 +57,14 @@ class PartStore(ABC):
     """
 
     @abstractmethod
-    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:
+    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]], *, to_be_read: bool = False) -> None:
         """Keep parts, one after another. When it returns they are durable.
 
         At any moment a part is absent, whole as it was, or whole as it is given here. If one cannot be put, those
         before it may be there.
+
+        Args:
+            to_be_read: whether they are worth a place in the kernel's memory, if the store is files.
         """
 
     @abstractmethod

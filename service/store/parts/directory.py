@@ -58,12 +58,11 @@ class DirectoryParts(PartStore):
         """Return where a part is."""
         return self._directory(key.round_id, key.owner) / f"{key.number}.part"
 
-    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:
+    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]], *, to_be_read: bool = False) -> None:
         with _translated():
             for key, data in parts:
                 path = self.path(key)
-                # A sum is read as soon as it is there; a submission, only if this process has not added it up itself.
-                self._in_directory(path.parent, partial(write, path, data, to_be_read=key.owner == SUM))
+                self._in_directory(path.parent, partial(write, path, data, to_be_read=to_be_read))
             for directory in dict.fromkeys(self.path(key).parent for key, _ in parts):
                 sync_directory(directory)
             failpoint("file.directory_synced")

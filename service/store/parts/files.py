@@ -1,7 +1,7 @@
 """Files of parts: written durably, and where they are long past the page cache; read while others are served.
 
-A long part is written once and, as a rule, never read: its sum was made from the memory in which it arrived. See
-`he_agg/host/direct.py`.
+A long part is written once and, as a rule, never read: a submission's was added up in the memory in which it arrived,
+and a sum's is sent from the memory in which it was made. See `he_agg/host/direct.py`.
 """
 
 from __future__ import annotations

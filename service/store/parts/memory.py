@@ -25,7 +25,7 @@ class MemoryParts(PartStore):
         self._number: int | None = None
         self._lock = threading.Lock()
 
-    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:
+    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]], *, to_be_read: bool = False) -> None:  # noqa: ARG002
         for key, data in parts:
             with self._lock:
                 growth = len(data) - len(self.parts.get(key, b""))

@@ -62,7 +62,7 @@ class S3Parts(PartStore):
     def __str__(self) -> str:
         return self._name
 
-    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]]) -> None:
+    def put_all(self, parts: Sequence[tuple[PartKey, bytes | memoryview]], *, to_be_read: bool = False) -> None:  # noqa: ARG002
         for key, data in parts:
             failpoint("object.before_put")
             self._put(_path(key), data)

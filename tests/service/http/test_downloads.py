@@ -54,6 +54,7 @@ def test_all_parts_from_one_on(published, own_server):
 def test_a_sum_that_the_disk_has_lost_ends_the_answer_too_early(published, own_server):
     """A part that is not there cannot be sent, and an answer that breaks off is never taken for a whole one."""
     world, round_id = published
+    own_server.start()  # another process than the one that has made it
     path = own_server.data_dir / "rounds" / round_id / "sum" / "2.part"
     data = path.read_bytes()
     for damaged in (None, data[:-1]):
@@ -64,6 +65,24 @@ def test_a_sum_that_the_disk_has_lost_ends_the_answer_too_early(published, own_s
             world.peer().sum_from(round_id)
     path.write_bytes(data)
     assert world.peer().sum_from(round_id).status_code == 200
+
+
+def test_whoever_made_a_sum_sends_it_from_memory(own_server):
+    """What is on the disk is for those who come later: it is the same, and nobody waits for it."""
+    world = RealFederation(own_server, make_plan("made"), ["a", "b", "c"])
+    round_id = world.round_id
+    for i, site in enumerate("abc"):
+        world.peer(site).submit(prepare(world.plan, round_id, site, i))
+    record = read_record(world.peer().record(round_id, wait=20).content)
+    folder = own_server.data_dir / "rounds" / round_id / "sum"
+    places = world.plan.public.places
+    kept = [(folder / f"{place.number}.part").read_bytes() for place in places]
+    assert tuple(hashlib.sha256(part).hexdigest() for part in kept) == record.sum_digests
+    for part in folder.iterdir():
+        part.write_bytes(b"rotten")
+    for site in "abc":
+        assert world.peer(site).sum_from(round_id).content == b"".join(kept)
+    world.close()
 
 
 def test_the_record_has_an_entity_tag(published, own_server):
