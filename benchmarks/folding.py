@@ -88,7 +88,7 @@ def prepare(settings: Settings, values: int, sites: int) -> tuple[int, Callable[
     def complete(name: str, manifest: Signed[Manifest]) -> None:
         upload, body = manifest.body.nonce, manifest.encode()
         end = aggregator.uploads.expect("bench", name, str(ROUND), upload, len(digests), len(body))
-        aggregator.uploads.take(end, memoryview(body))
+        aggregator.uploads.take(end, [memoryview(body)])
 
     def close() -> None:
         complete(*ends[-1])

@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from he_agg.errors import Reason
 from service.refusal import RefusedError
 from service.settings import Settings
 
-__all__ = ["KNOWN", "Limits"]
+__all__ = ["FILL", "KNOWN", "Fill", "Limits"]
 
 KNOWN = "he_agg.known"
 """Where in a request's scope there is what to call when its sender has proved who it is."""
+
+Fill = Callable[[memoryview], Awaitable[int]]
+"""Fills memory with the next bytes of a request's body, and says how many they are: less only where that ends."""
+
+FILL = "he_agg.fill"
+"""Where in a request's scope there is its `Fill`, if the server can do that."""
 
 Member = tuple[str, str]
 """A federation and a name in it."""

@@ -11,11 +11,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from he_agg.ids import RoundId
+from service.limits import FILL, Fill
 from service.logs import METHODS, NOTES, ids_in, log
 
 __all__ = ["PHASES", "Answered", "Fold", "Observed", "Observer"]
@@ -116,6 +118,17 @@ class Observed:
             message = await receive()
             received += len(message.get("body", b""))
             return message
+
+        fill: Fill | None = scope.get(FILL)
+
+        async def counted_fill(by: Fill, room: memoryview) -> int:
+            nonlocal received
+            count = await by(room)
+            received += count
+            return count
+
+        if fill is not None:  # what is read that way is in no message
+            scope[FILL] = partial(counted_fill, fill)
 
         async def counted_send(message: Message) -> None:
             nonlocal status, sent, request_id

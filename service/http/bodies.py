@@ -13,7 +13,7 @@ import binascii
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,11 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from he_agg.errors import Reason
 from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.wire import refuse_secrets
+from service.limits import FILL, Fill
 from service.refusal import RefusedError
 from service.store.parts.files import new_buffer
 
 __all__ = [
-    "WANT",
     "BodyReader",
     "Linger",
     "announced_length",
@@ -35,9 +35,6 @@ __all__ = [
     "read_body",
     "refuse_body",
 ]
-
-WANT = "he_agg.want"
-"""Where in a request's scope there is what to tell how many bytes of the body are needed next, if anybody listens."""
 
 _SHA256 = re.compile(r"\s*sha-256\s*=\s*:([A-Za-z0-9+/]{43}=):\s*\Z")
 _NOTHING = hashlib.sha256(b"").hexdigest()
@@ -117,53 +114,60 @@ class BodyReader:
 
     def __init__(self, request: Request) -> None:
         self._stream = request.stream()
-        self._want: Callable[[int], None] | None = request.scope.get(WANT)
+        self._fill: Fill | None = request.scope.get(FILL)
         self._rest = memoryview(b"")
 
-    async def read(self, length: int, within_s: float | None = None, *, last: bool = True) -> memoryview:
-        """Read the next piece.
+    async def read(
+        self, lengths: Sequence[int], within_s: float | None = None, *, last: bool = True
+    ) -> list[memoryview]:
+        """Read the next pieces, each into memory of its own that begins at a page.
 
         Args:
-            length: of the piece. Units: bytes.
+            lengths: of the pieces. Units: bytes.
             within_s: how long that may take in all. Units: seconds.
-            last: whether the body ends with it.
+            last: whether the body ends with them.
 
         Raises:
             RefusedError: another length than announced, or too slow.
             ClientDisconnect: the peer went away before the end.
         """
-        body, filled = new_buffer(length), 0
+        pieces, length, read = [new_buffer(length) for length in lengths], sum(lengths), 0
         try:
             async with asyncio.timeout(within_s):
-                while True:
-                    piece = self._rest[: length - filled]
-                    body[filled : filled + len(piece)] = piece
-                    filled += len(piece)
-                    self._rest = self._rest[len(piece) :]
-                    if filled == length and not last:
-                        return body
-                    if self._rest:
-                        raise RefusedError(Reason.TOO_LARGE, f"expected {length} bytes as announced, got more")
-                    if self._want is not None:
-                        self._want(length - filled)
-                    chunk = await anext(self._stream, None)
-                    if chunk is None:
-                        break
-                    self._rest = memoryview(chunk)
+                for piece in pieces:
+                    filled = 0
+                    while filled < len(piece) and (count := await self._next(piece[filled:])):
+                        filled += count
+                        read += count
+                if last and read == length and await self._next(memoryview(bytearray(1))):
+                    raise RefusedError(Reason.TOO_LARGE, f"expected {length} bytes as announced, got more")
         except TimeoutError:
             raise RefusedError(
                 Reason.TOO_SLOW,
-                f"expected {length} bytes within {within_s:.0f} s, got {filled}",
+                f"expected {length} bytes within {within_s:.0f} s, got {read}",
                 "send the same request again; parts that are here stay",
             ) from None
-        if filled != length:
-            raise RefusedError(Reason.TRUNCATED, f"expected {length} bytes as announced, got {filled}")
-        return body
+        if read != length:
+            raise RefusedError(Reason.TRUNCATED, f"expected {length} bytes as announced, got {read}")
+        return pieces
+
+    async def _next(self, room: memoryview) -> int:
+        """Read what comes next; nothing where the body ends."""
+        if not self._rest and self._fill is not None and (count := await self._fill(room)):
+            return count
+        while not self._rest:
+            chunk = await anext(self._stream, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        count = min(len(room), len(self._rest))
+        room[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
 
 
 async def read_body(request: Request, length: int, within_s: float | None = None) -> memoryview:
     """Read a whole body. See `BodyReader`."""
-    return await BodyReader(request).read(length, within_s)
+    return (await BodyReader(request).read([length], within_s))[0]
 
 
 def check_body(body: bytes | bytearray, named: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -46,14 +46,14 @@ async def take_run(request: Request, run: Run, uploads: Uploads, limits: Limits,
             async with contextlib.AsyncExitStack() as turn:
                 # Turn by turn: a long submission on a slow link keeps nobody else waiting longer than a part does.
                 await turn.enter_async_context(limits.body(caller.federation, caller.name))
-                last, length = group is groups[-1], group.wire_bytes + group.manifest_bytes
-                body = await _beside(keeping, reader.read(length, limits.time_for(length), last=last))
+                last, lengths = group is groups[-1], group.lengths()
+                pieces = await _beside(keeping, reader.read(lengths, limits.time_for(sum(lengths)), last=last))
                 if keeping is not None:
                     kept += keeping.result()
                     keeping = None
                 if last:
-                    return await run_in_threadpool(uploads.take, group, body, kept)
-                keeping = asyncio.create_task(_keep(uploads, group, body, turn.pop_all()))
+                    return await run_in_threadpool(uploads.take, group, pieces, kept)
+                keeping = asyncio.create_task(_keep(uploads, group, pieces, turn.pop_all()))
             if kept and loop.time() - marked_at > _MARKED_EVERY_S:
                 await run_in_threadpool(uploads.mark, run, kept)
                 kept, marked_at = [], loop.time()
@@ -69,17 +69,17 @@ async def take_run(request: Request, run: Run, uploads: Uploads, limits: Limits,
 
 
 async def _keep(
-    uploads: Uploads, group: Run, body: memoryview, turn: contextlib.AsyncExitStack
+    uploads: Uploads, group: Run, pieces: Sequence[memoryview], turn: contextlib.AsyncExitStack
 ) -> tuple[ExpectedPart, ...]:
     async with turn:
         if group.begins:
             # The look at its head was a guess: it is given its room before more of it is kept.
-            await run_in_threadpool(uploads.take, group, body)
+            await run_in_threadpool(uploads.take, group, pieces)
             return ()
-        return await run_in_threadpool(uploads.keep, group, body)
+        return await run_in_threadpool(uploads.keep, group, pieces)
 
 
-async def _beside(keeping: _Keeping | None, coming: Coroutine[Any, Any, memoryview]) -> memoryview:
+async def _beside(keeping: _Keeping | None, coming: Coroutine[Any, Any, list[memoryview]]) -> list[memoryview]:
     """Wait for the next part, and for the one before it to be stored; not for the next one if that fails."""
     if keeping is None:
         return await coming

@@ -19,16 +19,17 @@ from collections import deque
 from functools import partial
 from typing import Any
 
+import httptools
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from he_agg.errors import Reason
-from service.http.bodies import WANT
-from service.limits import KNOWN
+from service.limits import FILL, KNOWN
 from service.problems import MEDIA_TYPE
+from service.serve.request_body import RequestBody
 from service.settings import Settings
 
 __all__ = ["Config"]
@@ -38,9 +39,6 @@ _STALLED_S = 60.0
 
 _HEAD_BYTES = 2**16
 """How much of one message may be something else than its body: the head, and what is between chunks and behind them."""
-
-_WAKES_BYTES = 2**20
-"""So much of a body is handed on together: whoever reads a part is not woken for every few KiB of it."""
 
 _JOINED_BYTES = 2**16
 """What is as short is copied behind its head."""
@@ -99,41 +97,6 @@ class _Strangers:
                 del self._by_address[address]
 
 
-class _Body:
-    """What has come of a request's body, in the pieces that it came in: uvicorn copies each of them twice.
-
-    Attributes:
-        waiting: how much of it nobody has taken yet. Units: bytes.
-        wanted: how much somebody needs before there is anything to do. Units: bytes.
-    """
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._pieces: deque[bytes] = deque()
-        self.waiting = 0
-        self.wanted = 1
-
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self.waiting += len(piece)
-        if self.waiting >= self.wanted:
-            self._cycle.message_event.set()
-
-    def want(self, length: int) -> None:
-        self.wanted = max(1, min(length, _WAKES_BYTES))
-
-    async def receive(self, wait: Receive) -> Message:
-        message: Message = {"type": "http.request", "body": b"", "more_body": True}
-        if not self._pieces:
-            message = await wait()
-        if self._pieces:
-            piece = self._pieces.popleft()
-            self.waiting -= len(piece)
-            more = bool(self._pieces) or self._cycle.more_body
-            message = {"type": "http.request", "body": piece, "more_body": more}
-        return message
-
-
 class _Answer:
     """A transport for one answer, whose head goes out with the body behind it: uvicorn writes them apart.
 
@@ -186,9 +149,11 @@ class _Connection(HttpToolsProtocol):
         self._unsent = 0
         self._early: bytes | None = None  # what came before the handshake began, or before its end was heard of
         self._handshake: asyncio.Task[None] | None = None
-        self._bodies: deque[_Body] = deque()  # of requests that nobody answers yet
+        self._bodies: deque[RequestBody] = deque()  # of requests that nobody answers yet
         self._in_head = False
         self._framing = 0  # bytes of this message that are not its body
+        self._body: RequestBody | None = None
+        self._announced: int | None = None  # how much of this message's body the parser is to be given yet
 
     # asyncio's side
 
@@ -249,10 +214,30 @@ class _Connection(HttpToolsProtocol):
     # one request after another
 
     def _feed(self, data: bytes) -> None:
+        if self._body is not None and (coming := self._body.coming):
+            self._keep(data[:coming])
+            self.count_body(min(coming, len(data)))
+            data = data[coming:]
+            if not data or self.transport.is_closing():
+                return
         self._framing += len(data)
         super().data_received(data)
+        if self._body is not None and self._announced:  # from here on it is counted
+            self._body.coming, self._announced = self._announced, None
         if self._framing > _HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("")
+
+    def count_body(self, length: int) -> None:
+        """Take note that so much of the body has come past the parser. Units: bytes."""
+        if self._body is not None:
+            self._body.coming -= length
+            if not self._body.coming and not self.transport.is_closing():
+                self.parser = _parser(self)  # the old one waits for that body
+                self.on_message_complete()
+
+    def resume_reading(self) -> None:
+        """Read on, if that was stopped because nobody took what had come."""
+        self.flow.resume_reading()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -269,19 +254,26 @@ class _Connection(HttpToolsProtocol):
             raise ValueError("expected HTTP/1.1 and one host")
         super().on_headers_complete()
         self.cycle.transport = _Answer(self.transport, self.loop)  # type: ignore[assignment]
-        self._body = _Body(self.cycle)
+        self._body = RequestBody(self, self.cycle)
         self._bodies.append(self._body)
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        self._announced = int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() else None
 
     def on_body(self, body: bytes) -> None:
         self._framing -= len(body)
-        if self.cycle.response_complete:
+        if self._announced is not None:
+            self._announced -= len(body)
+        self._keep(body)
+
+    def _keep(self, piece: bytes) -> None:
+        if self._body is None or self.cycle.response_complete:
             return
-        self._body.add(body)
-        if self._body.waiting > max(HIGH_WATER_LIMIT, self._body.wanted):
+        self._body.add(piece)
+        if self._body.waiting > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
-        self._framing = 0
+        self._framing, self._announced = 0, None
         super().on_message_complete()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -289,7 +281,7 @@ class _Connection(HttpToolsProtocol):
         self._disarm()
         scope[KNOWN] = self._prove
         body = self._bodies.popleft()
-        scope[WANT] = body.want
+        scope[FILL] = body.fill
         await self._inner(scope, partial(body.receive, receive), send)
 
     def on_response_complete(self) -> None:
@@ -345,6 +337,12 @@ class _Connection(HttpToolsProtocol):
             self._arm(seconds)  # the peer is slow, and takes its answer
         else:
             self.hang_up()
+
+
+def _parser(connection: _Connection) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(connection)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does, for requests sent ahead
+    return parser
 
 
 def _feed_tls(protocol: Any, data: bytes) -> None:

@@ -329,7 +329,11 @@ def take_parts(aggregator: Aggregator, federation: str, site: str, prepared: Pre
     """Consecutive parts of a submission, without HTTP. A receipt, if they reach its end."""
     data = prepared.run(numbers.start, b"".join(prepared.parts[number] for number in numbers))
     sent = prepared.round_id, prepared.upload, numbers.start, len(data)
-    taken = aggregator.uploads.take(aggregator.uploads.expect(federation, site, *sent), memoryview(data))
+    run, rest, pieces = aggregator.uploads.expect(federation, site, *sent), memoryview(data), []
+    for length in run.lengths():
+        pieces.append(rest[:length])
+        rest = rest[length:]
+    taken = aggregator.uploads.take(run, pieces)
     return None if taken is None else taken.receipt
 
 

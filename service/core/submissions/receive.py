@@ -87,8 +87,11 @@ class Uploads:
             parts = self._expect(tx, row, submission, places, {part.number: part for part in known})
         return Run(submission, plan, parts, manifest_bytes, begins)
 
-    def keep(self, run: Run, body: memoryview) -> tuple[ExpectedPart, ...]:
-        """Check parts, one after another in a body, and make them durable. No row says so yet: `take` or `mark` will.
+    def keep(self, run: Run, pieces: Sequence[memoryview]) -> tuple[ExpectedPart, ...]:
+        """Check parts and make them durable. No row says so yet: `take` or `mark` will.
+
+        Args:
+            pieces: of a body, of the lengths that the run has.
 
         Returns:
             Those that were not stored before, with their digests.
@@ -97,7 +100,7 @@ class Uploads:
             WireError: not the parts that the plan puts there; nothing of them was kept.
             RefusedError: not the parts that were here before; the same.
         """
-        new = _split(run, body)
+        new = _new(run, pieces)
         for part, data in new:
             self._check(run, part, data)
         if new:
@@ -105,12 +108,13 @@ class Uploads:
             self._part_store.put_all([(key_of(run, part), data) for part, data in new])
         return tuple(part for part, _ in new)
 
-    def take(self, run: Run, body: memoryview, kept: Sequence[ExpectedPart] = ()) -> Taken | None:
-        """Take parts of a submission, one after another in a body. The manifest behind them completes it.
+    def take(self, run: Run, pieces: Sequence[memoryview], kept: Sequence[ExpectedPart] = ()) -> Taken | None:
+        """Take parts of a submission. The manifest behind them completes it.
 
         One transaction decides that the parts are stored, and whether the submission is in.
 
         Args:
+            pieces: of a body, of the lengths that the run has.
             kept: parts before these that `keep` has kept.
 
         Returns:
@@ -121,9 +125,8 @@ class Uploads:
             RefusedError: not the parts that were here before, the round closed before, or what the manifest needs is
                 missing.
         """
-        manifest = bytes(body[run.wire_bytes :])
-        run = replace(run, parts=(*kept, *self.keep(run, body)))
-        return self._note(run, self._read_manifest(run, manifest) if run.manifest_bytes else None)
+        run = replace(run, parts=(*kept, *self.keep(run, pieces)))
+        return self._note(run, self._read_manifest(run, bytes(pieces[-1])) if run.manifest_bytes else None)
 
     def mark(self, run: Run, kept: Sequence[ExpectedPart]) -> None:
         """Note which parts were kept of a run that broke off, so that it goes on behind them.
@@ -258,12 +261,10 @@ def _now(tx: Transaction, submission: SubmissionRow) -> tuple[RoundRow, Submissi
     return round_, tx.submission(submission.id)
 
 
-def _split(run: Run, body: memoryview) -> list[tuple[ExpectedPart, memoryview]]:
+def _new(run: Run, pieces: Sequence[memoryview]) -> list[tuple[ExpectedPart, memoryview]]:
     """Find the parts that are not stored yet, with their digests, and their bytes; the others have to be the same."""
-    new, begin = [], 0
-    for part in run.parts:
-        data = body[begin : begin + part.place.wire_bytes]
-        begin += part.place.wire_bytes
+    new = []
+    for part, data in zip(run.parts, pieces, strict=False):  # a manifest may follow
         if (digest := hashlib.sha256(data).hexdigest()) != (part.digest or digest):
             refuse_secrets(data)
             raise RefusedError(

@@ -49,10 +49,9 @@ class Run:
     manifest_bytes: int = 0
     begins: bool = False
 
-    @property
-    def wire_bytes(self) -> int:
-        """How long the parts are together. Units: bytes."""
-        return sum(part.place.wire_bytes for part in self.parts)
+    def lengths(self) -> list[int]:
+        """Say how long the parts are, and the manifest behind them if there is one. Units: bytes."""
+        return [part.place.wire_bytes for part in self.parts] + [self.manifest_bytes] * bool(self.manifest_bytes)
 
     def groups(self) -> list[Run]:
         """Cut them into groups that are in memory together: one long part or several short ones, and never no group."""

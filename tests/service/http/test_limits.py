@@ -88,8 +88,8 @@ def test_room_is_given_with_the_first_parts(make, disk):
         one = prepare(PLAN, "f.1.1", site, seed)
         begun.append((uploads.expect("f", site, "f.1.1", one.upload, 0, len(one.parts[0])), one))
     (first, one), (second, other) = begun
-    assert uploads.take(first, memoryview(one.parts[0])) is None
-    refused(lambda: uploads.take(second, memoryview(other.parts[0])), Reason.STORAGE_FULL)
+    assert uploads.take(first, [memoryview(one.parts[0])]) is None
+    refused(lambda: uploads.take(second, [memoryview(other.parts[0])]), Reason.STORAGE_FULL)
     assert [path.parent.name for path in inside.settings.data_dir.rglob("*.part")] == [one.upload]
 
 

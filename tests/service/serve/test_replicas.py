@@ -154,10 +154,10 @@ class Gate:
         self.stored = []
         put_all = aggregator.part_store.put_all
 
-        def put(parts):
+        def put(parts, **how):
             self.reached.set()
             assert self.open.wait(60)
-            put_all(parts)
+            put_all(parts, **how)
             self.stored += [key.number for key, _ in parts]
 
         monkeypatch.setattr(aggregator.part_store, "put_all", put)

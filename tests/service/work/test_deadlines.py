@@ -81,13 +81,13 @@ def test_round_closes_while_a_part_is_on_its_way(inside):
     inside.clock.now += 102
     inside.aggregator.conductor.tick_all()
     with pytest.raises(ProtocolError) as caught:
-        uploads.take(run, memoryview(late.parts[0]))
+        uploads.take(run, [memoryview(late.parts[0])])
     assert caught.value.reason is Reason.ROUND_CLOSED
     assert not inside.aggregator.part_store.path(PartKey(RoundId.parse("f.1.1"), late.upload, 0)).exists()
     inside.fold_one("f.1.1")
     inside.aggregator.part_store.purge_submissions(RoundId.parse("f.1.1"))
     with pytest.raises(ProtocolError) as caught:
-        uploads.take(run, memoryview(late.parts[0]))
+        uploads.take(run, [memoryview(late.parts[0])])
     assert caught.value.reason is Reason.ROUND_CLOSED
 
 

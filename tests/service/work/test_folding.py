@@ -188,7 +188,7 @@ def test_threads_make_the_same_sum(inside, members):
 
 
 def test_trouble_in_a_thread_ends_the_folding(inside, members, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise StoreFullError
 
     monkeypatch.setattr(inside.aggregator.part_store, "put_all", fail)
