@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -189,15 +191,32 @@ def test_a_tail_changes_nothing_before_it(monkeypatch):
 
 
 def test_both_ciphers_give_the_same_keystream():
-    size = keystream.MAX_FILL_BYTES
+    size, idle = keystream.MAX_FILL_BYTES, deque()
     for limb, batch in ((0, 0), (1, 2**64 - 1)):
         nonce = limb.to_bytes(4, "big") + batch.to_bytes(8, "big")
         out = np.empty((2, size), dtype=np.uint8)
         key = algorithms.AES(SEED)
-        keystream._by_ctr(key, nonce, out[0])
-        keystream._by_gcm(key, nonce, out[1])
+        keystream._by_ctr(key, nonce, out[0], idle)
+        keystream._by_gcm(key, nonce, out[1], idle)
         assert np.array_equal(out[0], out[1])
         assert np.array_equal(out[0], reference.keystream(SEED, limb, batch, size))
+
+
+@pytest.mark.parametrize("fastest", [keystream._by_gcm, keystream._by_ctr])
+def test_what_one_fill_used_is_not_seen_by_the_next(monkeypatch, rng, fastest):
+    """One stream in several threads, in any order, with ends in the middle of a block."""
+    monkeypatch.setattr(keystream, "_fastest", lambda: fastest)
+    stream = Keystream(SEED)
+
+    def filled(limb, batch, size):
+        out = np.empty(size, dtype=np.uint8)
+        stream.fill(out, limb, batch)
+        return out
+
+    wanted = [(int(rng.integers(0, 3)), int(rng.integers(0, 2**60)), int(rng.integers(1, 5000))) for _ in range(200)]
+    with ThreadPoolExecutor(4) as pool:
+        for asked, out in zip(wanted, pool.map(filled, *zip(*wanted, strict=True)), strict=True):
+            assert np.array_equal(out, reference.keystream(SEED, *asked))
 
 
 def test_a_wiped_keystream_is_silent():
