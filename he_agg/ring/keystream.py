@@ -118,6 +118,8 @@ class Keystream:
             raise ValueError(f"at most {MAX_FILL_BYTES} bytes of a stream, got a buffer of {out.size}")
         nonce = limb.to_bytes(4, "big") + batch.to_bytes(8, "big")
         _fastest()(algorithms.AES(key), nonce, out, self._idle)
+        if self._key is None:  # wiped meanwhile
+            self._idle.clear()
 
     def fill_with_tail(self, out: NDArray[np.uint8], limb: int, batch: int) -> None:
         """Do as `fill` but for the last `TAIL_BYTES` of the buffer, which come out as anything.
