@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,9 +39,15 @@ class MadeSums:
         self._clock = clock
         self._lock = threading.Lock()
         self._made: dict[PartKey, _Made] = {}
+        self._freed: deque[int] = deque()  # filled whenever memory comes back, even in the middle of a method
 
     def keep(self, key: PartKey, data: memoryview) -> bool:
         """Keep a part, if there is room. It has been made of its round's closed set, so it is the only one.
+
+        Its room is taken until nobody reads it any more, however slowly they do.
+
+        Args:
+            data: of an array.
 
         Returns:
             Whether it is kept.
@@ -47,30 +55,31 @@ class MadeSums:
         with self._lock:
             # A federation has one round at a time: of the one before, whoever wanted it has it.
             for old in [old for old in self._made if _is_older(old.round_id, key.round_id)]:
-                self._forget(old)
-            self._forget(key)
+                del self._made[old]
+            self._made.pop(key, None)
+            while self._freed:
+                self._room += self._freed.popleft()
             if len(data) > self._room:
                 return False
             self._room -= len(data)
+            weakref.finalize(data.obj, self._freed.append, len(data)).atexit = False
             self._made[key] = _Made(data, self._clock())
             return True
 
     def forget_old(self) -> None:
         """Give back the memory of parts that hardly anybody asks for any more."""
         with self._lock:
-            for key in [key for key, made in self._made.items() if made.at < self._clock() - _ASKED_FOR_S]:
-                self._forget(key)
+            for key in [key for key, made in self._made.items() if self._is_old(made)]:
+                del self._made[key]
 
     def find(self, key: PartKey) -> memoryview | None:
         """Return a part that is kept."""
         with self._lock:
             made = self._made.get(key)
-            return None if made is None else made.data
+            return None if made is None or self._is_old(made) else made.data
 
-    def _forget(self, key: PartKey) -> None:
-        made = self._made.pop(key, None)
-        if made is not None:
-            self._room += len(made.data)
+    def _is_old(self, made: _Made) -> bool:
+        return made.at < self._clock() - _ASKED_FOR_S
 
 
 def _is_older(one: RoundId, other: RoundId) -> bool:

@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
     """
     configure(settings.log_level)
     need_shared(settings, "`he-agg work` needs")
-    settings = settings.model_copy(update={"work": True, "operator_port": None})
+    settings = settings.model_copy(update={"work": True, "operator_port": None, "made_sum_bytes": 0})
     watching = Watching(settings, "work")
     with closing(Listeners(settings)) as listeners, closing(Aggregator.open(settings)) as aggregator:
         watching.attach(aggregator, Limits(settings))

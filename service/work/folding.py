@@ -145,7 +145,8 @@ def fold_round(
                 if not part_store.is_whole(member.key, member.digest):
                     on_damage(CorruptPartError(member))
             return False
-        part_store.put_all([(key, data)], to_be_read=not keep(key, data))
+        # Other processes cannot read what this one keeps.
+        part_store.put_all([(key, data)], to_be_read=not keep(key, data) or store.is_shared)
         rows.add(place.number, hashlib.sha256(data).hexdigest())
         return True
 

@@ -140,8 +140,8 @@ class Worker:
         if not self._settings.work:
             with self._store.read() as tx:
                 return tx.generation(), []
-        self._conductor.tick_all()
         self._made.forget_old()
+        self._conductor.tick_all()
         with self._store.read() as tx:
             generation = tx.generation()
             closed = tx.rounds_in([Phase.CLOSED, Phase.FOLDING])
