@@ -9,22 +9,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
 
 from he_agg.errors import Reason
 from service.refusal import RefusedError
 from service.settings import Settings
 
-__all__ = ["FILL", "KNOWN", "Fill", "Limits"]
+__all__ = ["BODY", "KNOWN", "Body", "Limits"]
 
 KNOWN = "he_agg.known"
 """Where in a request's scope there is what to call when its sender has proved who it is."""
 
-Fill = Callable[[memoryview], Awaitable[int]]
-"""Fills memory with the next bytes of a request's body, and says how many they are: less only where that ends."""
+BODY = "he_agg.body"
+"""Where in a request's scope there is its `Body`, if the server hands it out."""
 
-FILL = "he_agg.fill"
-"""Where in a request's scope there is its `Fill`, if the server can do that."""
+
+class Body(Protocol):
+    """A request's body, beside ASGI's messages.
+
+    Attributes:
+        taken: how much of it was handed out, in whatever way. Units: bytes.
+    """
+
+    taken: int
+
+    async def fill(self, room: memoryview) -> int:
+        """Fill memory with what comes next, and return how much that is: less only where the body ends."""
+
 
 Member = tuple[str, str]
 """A federation and a name in it."""

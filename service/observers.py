@@ -11,13 +11,12 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from he_agg.ids import RoundId
-from service.limits import FILL, Fill
+from service.limits import BODY, Body
 from service.logs import METHODS, NOTES, ids_in, log
 
 __all__ = ["PHASES", "Answered", "Fold", "Observed", "Observer"]
@@ -119,17 +118,6 @@ class Observed:
             received += len(message.get("body", b""))
             return message
 
-        fill: Fill | None = scope.get(FILL)
-
-        async def counted_fill(by: Fill, room: memoryview) -> int:
-            nonlocal received
-            count = await by(room)
-            received += count
-            return count
-
-        if fill is not None:  # what is read that way is in no message
-            scope[FILL] = partial(counted_fill, fill)
-
         async def counted_send(message: Message) -> None:
             nonlocal status, sent, request_id
             if message["type"] == "http.response.start":
@@ -143,6 +131,7 @@ class Observed:
             await self._app(scope, counted_receive, counted_send)
         finally:
             notes: dict[str, Any] = scope.get(NOTES, {})
+            body: Body | None = scope.get(BODY)
             if "federation" in notes:  # whoever has proved nothing may name any round
                 notes = ids_in(scope.get("path_params", {})) | notes
             answered = Answered(
@@ -151,7 +140,7 @@ class Observed:
                 method=scope["method"] if scope["method"] in METHODS else "other",
                 route=getattr(scope.get("route"), "path", "-"),
                 status=status,
-                received=received,
+                received=received if body is None else body.taken,
                 sent=sent,
                 request_id=request_id,
                 federation=notes.get("federation", ""),

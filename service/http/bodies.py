@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from he_agg.errors import Reason
 from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.wire import refuse_secrets
-from service.limits import FILL, Fill
+from service.limits import BODY, Body
 from service.refusal import RefusedError
 from service.store.parts.files import new_buffer
 
@@ -114,7 +114,7 @@ class BodyReader:
 
     def __init__(self, request: Request) -> None:
         self._stream = request.stream()
-        self._fill: Fill | None = request.scope.get(FILL)
+        self._body: Body | None = request.scope.get(BODY)
         self._rest = memoryview(b"")
 
     async def read(
@@ -132,6 +132,7 @@ class BodyReader:
             ClientDisconnect: the peer went away before the end.
         """
         pieces, length, read = [new_buffer(length) for length in lengths], sum(lengths), 0
+        before = 0 if self._body is None else self._body.taken
         try:
             async with asyncio.timeout(within_s):
                 for piece in pieces:
@@ -144,7 +145,8 @@ class BodyReader:
         except TimeoutError:
             raise RefusedError(
                 Reason.TOO_SLOW,
-                f"expected {length} bytes within {within_s:.0f} s, got {read}",
+                f"expected {length} bytes within {within_s:.0f} s, got "
+                f"{read if self._body is None else self._body.taken - before}",
                 "send the same request again; parts that are here stay",
             ) from None
         if read != length:
@@ -153,7 +155,7 @@ class BodyReader:
 
     async def _next(self, room: memoryview) -> int:
         """Read what comes next; nothing where the body ends."""
-        if not self._rest and self._fill is not None and (count := await self._fill(room)):
+        if not self._rest and self._body is not None and (count := await self._body.fill(room)):
             return count
         while not self._rest:
             chunk = await anext(self._stream, None)

@@ -27,7 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from he_agg.errors import Reason
-from service.limits import FILL, KNOWN
+from service.limits import BODY, KNOWN
 from service.problems import MEDIA_TYPE
 from service.serve.request_body import RequestBody
 from service.settings import Settings
@@ -39,6 +39,8 @@ _STALLED_S = 60.0
 
 _HEAD_BYTES = 2**16
 """How much of one message may be something else than its body: the head, and what is between chunks and behind them."""
+
+_BODY_FIELDS = (b"content-length", b"transfer-encoding")
 
 _JOINED_BYTES = 2**16
 """What is as short is copied behind its head."""
@@ -214,6 +216,7 @@ class _Connection(HttpToolsProtocol):
     # one request after another
 
     def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         if self._body is not None and (coming := self._body.coming):
             self._keep(data[:coming])
             self.count_body(min(coming, len(data)))
@@ -252,6 +255,8 @@ class _Connection(HttpToolsProtocol):
         version, hosts = self.parser.get_http_version(), sum(name == b"host" for name, _ in self.headers)
         if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
             raise ValueError("expected HTTP/1.1 and one host")
+        if self.parser.should_upgrade() and any(name in _BODY_FIELDS and value != b"0" for name, value in self.headers):
+            raise ValueError("expected no body in a request to speak another protocol")  # the parser would skip it
         super().on_headers_complete()
         self.cycle.transport = _Answer(self.transport, self.loop)  # type: ignore[assignment]
         self._body = RequestBody(self, self.cycle)
@@ -281,7 +286,7 @@ class _Connection(HttpToolsProtocol):
         self._disarm()
         scope[KNOWN] = self._prove
         body = self._bodies.popleft()
-        scope[FILL] = body.fill
+        scope[BODY] = body
         await self._inner(scope, partial(body.receive, receive), send)
 
     def on_response_complete(self) -> None:

@@ -49,14 +49,14 @@ class RequestBody:
     Attributes:
         waiting: how much of it has come and was taken by nobody yet. Units: bytes.
         coming: how much of it has not come, where the head says how long it is. Units: bytes.
+        taken: how much was handed out. Units: bytes.
     """
 
     def __init__(self, connection: Connection, cycle: RequestResponseCycle) -> None:
         self._connection = connection
         self._cycle = cycle
         self._pieces: deque[bytes | memoryview] = deque()
-        self.waiting = 0
-        self.coming = 0
+        self.waiting = self.coming = self.taken = 0
 
     def add(self, piece: bytes) -> None:
         """Keep a piece that came while nobody waited for it."""
@@ -72,6 +72,7 @@ class RequestBody:
         if self._pieces:
             piece = self._pieces.popleft()
             self.waiting -= len(piece)
+            self.taken += len(piece)
             more = bool(self._pieces) or self._cycle.more_body
             message = {"type": "http.request", "body": piece, "more_body": more}
         return message
@@ -85,8 +86,9 @@ class RequestBody:
         Raises:
             ClientDisconnect: the peer went away before the end.
         """
-        if not self._pieces and self._cycle.waiting_for_100_continue:
-            await self._cycle.receive()  # tells the peer to go on
+        if self.coming and not self._pieces and self._cycle.waiting_for_100_continue:
+            self._cycle.waiting_for_100_continue = False
+            self._cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         filled = 0
         while filled < len(room) and (self._pieces or self.coming):
             if self._pieces:
@@ -104,6 +106,7 @@ class RequestBody:
         if count < len(piece):
             self._pieces.appendleft(memoryview(piece)[count:])
         self.waiting -= count
+        self.taken += count
         return count
 
     async def _come(self, room: memoryview) -> int:
@@ -113,6 +116,7 @@ class RequestBody:
             await coming.done
         finally:
             coming.end()
+            self.taken += coming.count
         return coming.count
 
 
@@ -151,7 +155,8 @@ class _Coming(asyncio.BufferedProtocol):
 
     def end(self) -> None:
         """Give the connection its place back."""
-        if self._transport.get_protocol() is self and not self._transport.is_closing():
+        # In this order: of a connection that is lost, asyncio's TLS cannot say whose it is.
+        if not self._transport.is_closing() and self._transport.get_protocol() is self:
             self._wake_at(1)
             self._transport.set_protocol(self._connection)  # type: ignore[arg-type]
         if not self.done.done():

@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 import uvicorn
@@ -27,6 +28,7 @@ with contextlib.suppress(ImportError):  # it is for Linux and macOS
     import uvloop
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": lambda: uvloop.new_event_loop()}
+GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 LONG = 700_000
 """Longer than what one look at a socket brings."""
 
@@ -126,7 +128,7 @@ def answers(line, count):
     while received.count(b"\r\n\r\n") < count or len(received.rpartition(b"\r\n\r\n")[2]) < 64:
         data = line.recv(2**16)
         assert data, f"the connection ended after {received[-300:]!r}"
-        received += data
+        received = (received + data).replace(GO_ON, b"")
     return [piece[:64].strip().decode() for piece in received.split(b"\r\n\r\n")[1:]]
 
 
@@ -166,11 +168,26 @@ def test_byte_by_byte(server, authority, rng):
 
 
 def test_whoever_goes_away_is_missed(server, authority):
-    """By the reader, at once, wherever in the body it was."""
+    """By the reader, at once, wherever in the body it was, and however it goes."""
     for sent in (0, 10, 70_000, LONG - 1):
-        with server.connect(authority) as line:
-            line.sendall(request_of(f"pieces={LONG}", bytes(sent), length=LONG))
-        assert server.app.gone.get(timeout=10) == "/x"
+        for leave in (socket.socket.close, half_close, say_goodbye):
+            with server.connect(authority) as line:
+                line.sendall(request_of(f"pieces={LONG}", bytes(sent), length=LONG))
+                time.sleep(0.05)  # it waits for more
+                leave(line)
+                assert server.app.gone.get(timeout=10) == "/x"
+
+
+def half_close(line):
+    line.shutdown(socket.SHUT_WR)
+
+
+def say_goodbye(line):
+    if isinstance(line, ssl.SSLSocket):
+        with contextlib.suppress(OSError):
+            line.unwrap()
+    else:
+        line.close()
 
 
 def test_a_body_that_takes_too_long_is_given_up_and_the_next_request_answered(server, authority, rng):
@@ -183,13 +200,38 @@ def test_a_body_that_takes_too_long_is_given_up_and_the_next_request_answered(se
         assert answers(line, 1) == [hashlib.sha256(b"x").hexdigest()]
 
 
-def test_who_asks_first_is_told_to_go_on(server, authority, rng):
-    body = rng.bytes(LONG)
+@pytest.mark.parametrize("length", [10, 1000, 60_000, LONG])
+@pytest.mark.parametrize("waits", [True, False])
+def test_who_asks_first_is_told_to_go_on(server, authority, rng, length, waits):
+    """Some wait for that, and some do not."""
+    body, ask = rng.bytes(length), "Expect: 100-continue\r\n"
     with server.connect(authority) as line:
-        line.sendall(request_of(f"pieces={LONG}", length=LONG, headers="Expect: 100-continue\r\n"))
-        assert line.recv(100).startswith(b"HTTP/1.1 100")
+        line.sendall(request_of(f"pieces={length}&within=5", length=length, headers=ask))
+        if waits:
+            assert line.recv(100) == GO_ON
         line.sendall(body)
         assert answers(line, 1) == [hashlib.sha256(body).hexdigest()]
+
+
+@pytest.mark.parametrize("method", ["PUT", "CONNECT"])
+def test_a_body_never_becomes_a_request(server, authority, method):
+    """Not even of a request for another protocol, whose parser looks for no body."""
+    head = f"{method} /x?none HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n".encode()
+    inner = request_of("none")
+    for cut_here in (True, False):
+        with server.connect(authority) as line:
+            received, first = b"", head + f"Content-Length: {len(inner)}\r\n\r\n".encode()
+            with contextlib.suppress(ConnectionError):
+                if cut_here:
+                    line.sendall(first)
+                    time.sleep(0.05)
+                    line.sendall(inner)
+                else:
+                    line.sendall(first + inner)
+                while data := line.recv(2**16):
+                    received += data
+            assert received.startswith(b"HTTP/1.1 400")
+            assert b" 200 " not in received
 
 
 def test_a_body_in_chunks_is_still_the_parsers(server, authority):
