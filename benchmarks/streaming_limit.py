@@ -1,6 +1,6 @@
 """The least that can be done with an upload over the same HTTP stack: bodies go to files, with an fsync each.
 
-No digests, no checks, no rows, no names: what no aggregator built on FastAPI and uvicorn can be faster than.
+No digests, no checks, no rows, no names: what no aggregator can be faster than that takes bodies as uvicorn has them.
 Used by load.py: `python -m benchmarks.streaming_limit DIRECTORY` prints `listening on http://...`.
 """
 

@@ -1,4 +1,7 @@
-"""uvicorn for the services that are measured against: with the parser, event loop and memory that he-agg has."""
+"""uvicorn for the services that are measured against: with the parser, event loop and memory that he-agg has.
+
+Bodies come to them as uvicorn hands them out, in pieces that they work on at once; he-agg has them come into its parts.
+"""
 
 from __future__ import annotations
 
