@@ -216,8 +216,8 @@ class _Connection(HttpToolsProtocol):
     # one request after another
 
     def _feed(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         if self._body is not None and (coming := self._body.coming):
+            self._unset_keepalive_if_required()
             self._keep(data[:coming])
             self.count_body(min(coming, len(data)))
             data = data[coming:]
