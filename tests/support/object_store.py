@@ -138,15 +138,22 @@ class ObjectStoreServer:
 
     def kill(self) -> None:
         """End it at once, if it runs: SIGKILL."""
-        self.send(signal.SIGKILL)
         if self._process is not None:
+            self._process.kill()
             self._process.wait()
             self._process = None
 
-    def send(self, sig: signal.Signals) -> None:
-        """Send it a signal, SIGSTOP for instance: then it is there and does not answer."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(sig)
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Have it there without an answer."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            # Its threads stop one after another: on a busy machine one of them could still answer.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def new_place(self) -> str:
         """Return a prefix that nobody has used, as `--parts` takes it."""
