@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.documents.holding import MAX_ANSWER_BYTES, MAX_COMPLAINT_BYTES, MAX_ECHO_BYTES
@@ -25,13 +25,14 @@ from service.http.routes.common import (
     take_document,
     taken,
 )
+from service.http.signed_route import signed_router
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.transaction import Transaction
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["holding"])
+router = signed_router("holding")
 
 Hearing = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR))]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -19,13 +19,14 @@ from service.domain.events import Phase
 from service.http.auth import Caller, member_of
 from service.http.reading import run_reading
 from service.http.routes.common import FederationPath, RoundPath, Wait, find_federation, immutable, poll, running
+from service.http.signed_route import signed_router
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.rows import RoundRow
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["records"])
+router = signed_router("records")
 
 Reading = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR, Role.OPERATOR))]
 Checking = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.documents.roster import Role
@@ -35,6 +35,7 @@ from service.http.routes.common import (
     take_document,
     taken,
 )
+from service.http.signed_route import signed_router
 from service.logs import note
 from service.problems import answers
 from service.refusal import RefusedError
@@ -42,7 +43,7 @@ from service.store.transaction import Transaction
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["sharing"])
+router = signed_router("sharing")
 
 Dealing = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR))]
 

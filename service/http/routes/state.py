@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 
 from he_agg.documents.roster import Role
 from service.core.state import SignedState
 from service.http.auth import Caller, member_of
 from service.http.routes.common import FederationPath, Wait, etag, find_federation, poll, running
+from service.http.signed_route import signed_router
 from service.problems import answers
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["state"])
+router = signed_router("state")
 
 Watching = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR, Role.OPERATOR))]
 

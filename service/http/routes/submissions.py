@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.documents.manifest import NONCE_BYTES
@@ -15,12 +17,13 @@ from he_agg.protocol.messages import SubmissionStatus
 from service.http.bodies import announced_length, check_names_manifest
 from service.http.intake import take_run
 from service.http.routes.common import BEGINNING, RoundPath, SendingSite, SiteCaller, UploadPath, limits_of, running
+from service.http.signed_route import signed_router
 from service.logs import note
 from service.problems import answers
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["submissions"])
+router = signed_router("submissions")
 
 _CONTENT = (
     Reason.LENGTH_REQUIRED,
@@ -113,11 +116,12 @@ async def put(
 @router.get(
     "/v1/rounds/{round_id}/submissions/{upload}",
     summary="How far a submission has come",
+    response_model=SubmissionStatus,
     responses=answers(Reason.UNKNOWN_ROUND, Reason.UNKNOWN_SUBMISSION),
 )
-async def status(request: Request, round_id: RoundPath, upload: UploadPath, caller: SiteCaller) -> SubmissionStatus:
+async def status(request: Request, round_id: RoundPath, upload: UploadPath, caller: SiteCaller) -> Response:
     """Tell which parts are missing, to go on with an interrupted upload. A site sees its own only."""
     aggregator = running(request)
     found = await run_in_threadpool(aggregator.uploads.status, caller.federation, caller.name, round_id, upload)
     note(request.scope, round_id=found.round_id)
-    return found
+    return Response(json.dumps(dataclasses.asdict(found)), media_type="application/json")

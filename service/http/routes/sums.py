@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -15,13 +15,14 @@ from service.aggregator import Aggregator
 from service.core.find import federation_named, find_round, require_sum
 from service.http.auth import Caller
 from service.http.routes.common import RoundPath, SiteCaller, running
+from service.http.signed_route import signed_router
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.parts.base import SUM, PartKey, PartLostError
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["sums"])
+router = signed_router("sums")
 
 
 _MEDIA_TYPE = "application/octet-stream"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from he_agg import canonical
@@ -27,13 +27,14 @@ from service.http.routes.common import (
     take_document,
     taken,
 )
+from service.http.signed_route import signed_router
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.transaction import Transaction
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["trust"])
+router = signed_router("trust")
 
 Coordinating = Annotated[Caller, Depends(member_of(Role.COORDINATOR, body=True))]
 Trusting = Annotated[Caller, Depends(member_of(Role.SITE, Role.HOLDER, Role.COORDINATOR, Role.AUDITOR))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from he_agg.documents.roster import Role
@@ -22,13 +22,14 @@ from service.http.routes.common import (
     take_document,
     taken,
 )
+from service.http.signed_route import signed_router
 from service.problems import answers
 from service.refusal import RefusedError
 from service.store.transaction import Transaction
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["verdicts"])
+router = signed_router("verdicts")
 
 Checking = Annotated[Caller, Depends(member_of(Role.SITE, Role.COORDINATOR, Role.AUDITOR, Role.OPERATOR))]
 
