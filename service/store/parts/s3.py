@@ -23,7 +23,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 from obstore.store import S3Store
 from starlette.concurrency import iterate_in_threadpool
 
@@ -34,7 +34,7 @@ from service.settings import Settings
 from service.store.failures import StoreBusyError
 from service.store.parts import probe
 from service.store.parts.base import SUM, PartKey, PartLostError, PartStore, Space
-from service.store.parts.s3_client import has_answered, open_client, translated
+from service.store.parts.s3_client import has_answered, open_client, status_of, translated
 
 __all__ = ["S3Parts"]
 
@@ -45,6 +45,8 @@ _PIECE_BYTES = 2**20
 
 _QUICK = 12
 """What is asked within a transaction may take this much less time: everybody else waits for it."""
+
+_NO_SUCH_RANGE = 416
 
 _ROUNDS = "rounds"
 _NUMBER = "parts.id"
@@ -199,7 +201,7 @@ class S3Parts(PartStore):
         except StoreBusyError as error:
             cause = error.__cause__
             # Another object came into its place, or one that is shorter: not what was asked for, then.
-            if isinstance(cause, PreconditionError) or (isinstance(cause, BaseError) and "416" in str(cause)):
+            if isinstance(cause, PreconditionError) or status_of(cause) == _NO_SUCH_RANGE:
                 raise PartLostError(key) from error
             # It answers, knows the object and cannot read it: as lost as a bad block of a disk. Silence is no answer.
             if isinstance(cause, GenericError) and has_answered(cause) and self.size(key) is not None:

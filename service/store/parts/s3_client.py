@@ -17,7 +17,7 @@ from he_agg.errors import ConfigError, Reason
 from service.settings import Settings
 from service.store.failures import StoreBusyError, StoreError, StoreFullError
 
-__all__ = ["has_answered", "open_client", "said", "translated"]
+__all__ = ["has_answered", "open_client", "said", "status_of", "translated"]
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _ALLOW_HTTP = "AWS_ALLOW_HTTP"
@@ -88,8 +88,12 @@ def translated() -> Iterator[None]:
 
 def has_answered(error: BaseError) -> bool:
     """Tell whether the store has answered at all, with an error of its own."""
-    status, _ = _answer(error)
-    return status >= 500
+    return status_of(error) >= 500
+
+
+def status_of(error: BaseException | None) -> int:
+    """Return the status that the store has answered with; 0 if there was no answer."""
+    return _answer(error)[0]
 
 
 def said(error: Exception) -> str:
@@ -109,7 +113,7 @@ def _failure(error: Exception) -> StoreError:
     return StoreBusyError("the object store did not answer in time" if slow else "the object store cannot be reached")
 
 
-def _answer(error: BaseException) -> tuple[int, str]:
+def _answer(error: BaseException | None) -> tuple[int, str]:
     """Find the status and the code of an answer: the client has them in its text only. 0 if there was none."""
     text = str(error)
     status, code = _STATUS.search(text), _CODE.search(text)

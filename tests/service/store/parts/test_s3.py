@@ -222,6 +222,18 @@ def test_what_cannot_be_read_is_lost_and_can_be_put_again(store, through, proxy)
             ask(KEY)
 
 
+def test_a_number_in_an_address_is_not_what_the_store_has_answered(store, through, proxy):
+    key = PartKey(ONE, "416" * 10, 1)
+    store.put_all([(key, b"part")])
+    reader = through(2)
+    proxy.rule = lambda *_: 503
+    for ask in (reader.read, lambda key: streamed(reader, key, 4)):
+        with pytest.raises(StoreBusyError, match="503"):
+            ask(key)
+    proxy.rule = lambda *_: None
+    assert reader.read(key) == b"part"
+
+
 @pytest.mark.slow  # it tries for 13 seconds before it says so
 def test_a_bit_that_flips_on_the_disk_is_noticed_and_repaired(settings, object_store, rng):
     store, data = S3Parts(settings), rng.bytes(300_000)
