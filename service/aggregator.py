@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from he_agg.documents.roster import Member, Roster
 from he_agg.documents.signed import Signed
@@ -124,8 +125,7 @@ class Aggregator:
 
     def newest_roster(self, federation: str) -> Signed[Roster]:
         """Return the roster that a federation goes by now."""
-        with self.store.read() as tx:
-            return newest_roster(tx, federation)
+        return self.store.look(partial(newest_roster, federation=federation))  # its document never changes
 
     def former_member(self, federation: str, name: str) -> tuple[int, Member] | None:
         """Return the last version of the roster that listed a name which the newest does not, and how; None if none."""

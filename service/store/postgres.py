@@ -8,20 +8,26 @@ than the lock, where that of REPEATABLE READ would be as old as the wait for it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
 from he_agg.errors import ConfigError, Reason
 from service.store.statements import run_text
 
 __all__ = ["Postgres"]
 
+Found = TypeVar("Found")
+
 _LOCK = 0x68652D616767  # "he-agg": advisory locks are numbers within one database
 _DURABLE = ("on", "remote_apply")
 _IDLE_MS = 60_000
+# Each statement of its own is a way to the server and back, and half of what a request costs are these.
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_LOCK})"
 
 
 class Postgres:
@@ -40,15 +46,14 @@ class Postgres:
                 Reason.BAD_CONFIG, "database_url: PostgreSQL needs its driver", "pip install 'he-agg[postgres]'"
             )
         self.url = url
-        # Error texts must not quote parameters: a manifest is one. A server that was restarted is noticed before it is
-        # used. Five processes fit into the 100 connections of a server that nobody has tuned.
+        # Error texts must not quote parameters: a manifest is one. Five processes fit into the 100 connections of a
+        # server that nobody has tuned.
         self._engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             hide_parameters=True,
             pool_size=8,
             max_overflow=8,
             pool_timeout=busy_timeout_s,
-            pool_pre_ping=True,
             connect_args={"connect_timeout": 10, "application_name": "he-agg"},
         )
 
@@ -60,20 +65,51 @@ class Postgres:
     @contextlib.contextmanager
     def begin(self, *, write: bool) -> Iterator[Connection]:
         """Open a transaction. It is committed at the end, or undone by what is raised."""
-        with self._engine.connect() as connection, connection.begin():
-            if write:
-                run_text(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
-            else:
-                run_text(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        with self._begun(_WRITE if write else _READ) as connection:
             yield connection
+            run_text(connection, "COMMIT")
+
+    def look(self, what: Callable[[Connection], Found]) -> Found:
+        """Run a statement that only reads, outside of a transaction."""
+        while True:
+            with self._engine.connect() as connection:
+                try:
+                    return what(connection)
+                except DBAPIError as error:
+                    if not _is_lost(connection):
+                        raise
+                    connection.invalidate(error)
+
+    def _begun(self, how: str) -> Connection:
+        """Return a connection on which a transaction has begun.
+
+        Those in the pool may be lost, if the server was restarted: beginning shows it. A new one is tried once.
+        """
+        while True:
+            connection = self._engine.connect()
+            try:
+                run_text(connection, how)
+                return connection
+            except BaseException as error:
+                lost = _is_lost(connection)
+                if lost:
+                    connection.invalidate()
+                connection.close()
+                if not (lost and isinstance(error, DBAPIError)):
+                    raise
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
 
+def _is_lost(connection: Connection) -> bool:
+    driver: Any = connection.connection.dbapi_connection
+    return bool(driver.closed)
+
+
 def _make_durable(connection: Any, lock_timeout_ms: int) -> None:
-    connection.autocommit = True
+    connection.autocommit = True  # BEGIN is ours
     # A replica that is cut off in the middle of a transaction must not keep the lock.
     for setting, value in (
         ("synchronous_commit", "on"),
@@ -82,7 +118,6 @@ def _make_durable(connection: Any, lock_timeout_ms: int) -> None:
     ):
         connection.execute(f"SET {setting} = {value}")
     got = {name: connection.execute(f"SHOW {name}").fetchone()[0] for name in ("synchronous_commit", "fsync")}
-    connection.autocommit = False
     if got["synchronous_commit"] not in _DURABLE or got["fsync"] != "on":
         raise ConfigError(
             Reason.BAD_CONFIG,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -25,6 +26,8 @@ from service.store.sqlite import SqliteFile
 from service.store.transaction import Transaction
 
 __all__ = ["Store", "is_shared", "make_data_dir", "open_store"]
+
+Found = TypeVar("Found")
 
 
 def open_store(settings: Settings, *, create: bool) -> Store:
@@ -104,32 +107,31 @@ class Store:
             self.close()
             raise
 
+    def look(self, what: Callable[[Transaction], Found]) -> Found:
+        """Read by one statement, for which no transaction is begun. Several of them may see several states.
+
+        Args:
+            what: may be run twice.
+        """
+        with _translated():
+            return self._database.look(lambda connection: what(Transaction(connection)))
+
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """Open a transaction that only reads and sees one state throughout."""
-        try:
-            with self._database.begin(write=False) as connection:
-                yield Transaction(connection)
-        except SQLAlchemyError as error:
-            if (known := passing(error)) is None:
-                raise
-            raise known from error
+        with _translated(), self._database.begin(write=False) as connection:
+            yield Transaction(connection)
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Open a transaction that may write, alone among all processes."""
         # Waiting writers of SQLite poll, and those of PostgreSQL each hold a connection: a queue is better.
         began = time.perf_counter()
-        try:
-            with self._one_writer, self._database.begin(write=True) as connection:
-                self.on_write(time.perf_counter() - began)
-                tx = Transaction(connection)
-                yield tx
-                failpoint("transaction.before_commit")
-        except SQLAlchemyError as error:
-            if (known := passing(error)) is None:
-                raise
-            raise known from error
+        with _translated(), self._one_writer, self._database.begin(write=True) as connection:
+            self.on_write(time.perf_counter() - began)
+            tx = Transaction(connection)
+            yield tx
+            failpoint("transaction.before_commit")
         failpoint("transaction.committed")
         for event in tx.reported:
             self.on_event(event)
@@ -137,6 +139,17 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise what passes as a store does."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if (known := passing(error)) is None:
+            raise
+        raise known from error
 
 
 def _nobody(_: object) -> None:

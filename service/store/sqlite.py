@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -16,6 +16,8 @@ from service.store.failures import end_if_disk_failed
 from service.store.statements import run_text
 
 __all__ = ["SqliteFile"]
+
+Found = TypeVar("Found")
 
 _SYNCHRONOUS_FULL = 2
 
@@ -62,15 +64,25 @@ class SqliteFile:
     @contextlib.contextmanager
     def begin(self, *, write: bool) -> Iterator[Connection]:
         """Open a transaction. It is committed at the end, or undone by what is raised."""
+        with self._connection() as connection:
+            run_text(connection, "BEGIN IMMEDIATE" if write else "BEGIN")
+            yield connection
+            run_text(connection, "COMMIT")
+
+    def look(self, what: Callable[[Connection], Found]) -> Found:
+        """Run a statement that only reads, outside of a transaction."""
+        with self._connection() as connection:
+            return what(connection)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Connection]:
         # The pool has connections ready, too, but takes as long for one as for several statements.
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self._engine.connect()
         try:
-            run_text(connection, "BEGIN IMMEDIATE" if write else "BEGIN")
             yield connection
-            run_text(connection, "COMMIT")
             if connection.in_transaction():  # SQLAlchemy has run a statement itself, and thinks that it still is
                 connection.commit()
         except BaseException:

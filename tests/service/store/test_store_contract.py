@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import replace
 
+import psycopg
 import pytest
 from sqlalchemy.exc import IntegrityError
 
@@ -428,6 +429,46 @@ def test_a_reader_sees_one_state_and_holds_nobody_up(stores):
         assert reading.generation() == 0
     with one.read() as reading:
         assert reading.generation() == 1
+
+
+def test_a_single_statement_needs_no_transaction(stores):
+    one, two = stores
+    assert one.look(lambda tx: tx.generation()) == 0
+    with two.write() as tx:
+        tx.bump()
+        assert one.look(lambda tx: tx.generation()) == 0
+    assert one.look(lambda tx: tx.generation()) == 1
+    for _ in range(100):  # it keeps no connection
+        with pytest.raises(ZeroDivisionError):
+            one.look(lambda tx: tx.generation() // 0)
+
+
+def test_connections_that_a_restart_has_ended_are_replaced_unseen(postgres):
+    url = postgres.new_database()
+    store = Store(url, busy_timeout_s=10, create=True)
+
+    def write():
+        with store.write() as tx:
+            tx.bump()
+            return tx.generation()
+
+    def read():
+        with store.read() as tx:
+            return tx.generation()
+
+    acts, ended = (write, read, lambda: store.look(lambda tx: tx.generation())), 0
+    for act in acts * 2:
+        with store.read(), store.read(), store.read():  # three connections in the pool, and all of them are lost
+            pass
+        with psycopg.connect(url, autocommit=True) as connection:
+            ended += connection.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND "
+                "pid != pg_backend_pid()"
+            ).fetchone()[0]
+        act()
+    assert ended >= 18
+    assert read() == 2
+    store.close()
 
 
 def test_writers_are_alone_and_see_the_newest_state(stores):
