@@ -22,6 +22,9 @@ _SUBMISSIONS = select(*columns_of(submissions, SubmissionRow))
 _SUBMISSION = Prepared(_SUBMISSIONS.where(submissions.c.id == bindparam("id")))
 _OF_ROUND = submissions.c.round_id == bindparam("round_id")
 _SUBMISSION_OF = Prepared(_SUBMISSIONS.where(_OF_ROUND, submissions.c.site == bindparam("site")))
+_SUBMISSION_OF_OR = Prepared(
+    _SUBMISSIONS.where((_OF_ROUND & (submissions.c.site == bindparam("site"))) | (submissions.c.id == bindparam("id")))
+)
 _SUBMISSIONS_TO = Prepared(_SUBMISSIONS.where(_OF_ROUND).order_by(submissions.c.id))
 _EXPIRING = Prepared(_SUBMISSIONS.where(submissions.c.state == State.EXPIRING.value))
 _COMPLETE = _OF_ROUND & (submissions.c.state == State.COMPLETE.value)
@@ -115,6 +118,15 @@ class SubmissionRows(Queries):
 
         return self._once(("submission of", str(round_id), site), find)
 
+    def look_for(self, submission_id: str, round_id: RoundId, site: str) -> None:
+        """Read at once what `submission` and `submission_of` will be asked for."""
+        keys = ("submission", submission_id), ("submission of", str(round_id), site)
+        if not all(key in self._found for key in keys):
+            values = {"id": submission_id, "round_id": str(round_id), "site": site}
+            self._found |= dict.fromkeys(keys)
+            for row in self._all(_submission, _SUBMISSION_OF_OR, **values):
+                self._know(row)
+
     def _know(self, row: SubmissionRow | None) -> SubmissionRow | None:
         if row is not None:
             self._found["submission", row.id] = self._found["submission of", str(row.round_id), row.site] = row
@@ -174,7 +186,12 @@ class SubmissionRows(Queries):
         else:
             self._run(_ACCEPT_SUBMISSION, values | {"at": accepted_at})
             self._renew(submission_id, state=state, accepted_at=accepted_at)
-            self._found = {key: found for key, found in self._found.items() if key[0] != "completed"}
+            row: SubmissionRow | None = self._found.get(("submission", submission_id))
+            for key in [key for key in self._found if key[0] == "completed"]:
+                if row is not None and state is State.COMPLETE and key[1] == str(row.round_id):
+                    self._found[key] |= {row.site}
+                else:
+                    del self._found[key]
 
     def unmark_parts(self, submission_id: str) -> None:
         """Note that no part of a submission is stored."""

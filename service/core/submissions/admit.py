@@ -50,6 +50,9 @@ class Admissions:
     def admit(self, tx: Transaction, row: RoundRow, site: str, upload: str) -> tuple[SubmissionRow, bool]:
         """Find an upload, or see that it may begin. Nothing is written before something of it is here.
 
+        There is a guess about its room as well, by what is free now; what others may still send, and quotas, are
+        counted when it begins.
+
         Args:
             upload: the nonce of its manifest.
 
@@ -64,7 +67,7 @@ class Admissions:
         known, _ = self._find(tx, row, site, upload)
         if known is not None:
             return known, False
-        self._capacity.check(tx, federation_named(tx, row.id.federation), site)
+        self._capacity.check_disk(federation_named(tx, row.id.federation).parsed.plan.wire_bytes)
         return SubmissionRow(upload, row.id, site, State.OPEN), True
 
     def begin(self, tx: Transaction, new: SubmissionRow) -> tuple[SubmissionRow, SubmissionRow | None]:
@@ -105,6 +108,7 @@ class Admissions:
         Raises:
             RefusedError: it is not there, and may not begin.
         """
+        tx.look_for(upload, row.id, site)
         existing = tx.submission_of(row.id, site)
         if existing is not None and existing.id == upload:
             return existing, None

@@ -53,7 +53,7 @@ class Capacity:
             _check_quota(f"federation {name}", count * size, quota)
         if quota := self._settings.site_quota_bytes:
             _check_quota(f"site {site}", (tx.counted_submissions(name, site) + 1) * size, quota)
-        self.check_disk(size + self._awaited(tx))
+        self.check_disk(size + self._awaited(tx, federation))
 
     def check_disk(self, needed: int = 0) -> None:
         """Check that the part store has room for this many bytes above the reserve."""
@@ -65,14 +65,13 @@ class Capacity:
                 "the operator has to free space; submissions with a receipt are safe",
             )
 
-    def _awaited(self, tx: Transaction) -> int:
+    def _awaited(self, tx: Transaction, federation: FederationRow) -> int:
         """Count what others may still send and what sums of running rounds will take. Units: bytes."""
-        plans = {row.name: row.parsed.plan for row in tx.federations()}
-        parts = sum(
-            number * max(place.wire_bytes for place in plans[name].places)
-            for name, number in tx.awaited_parts().items()
-        )
-        return parts + sum(plans[name].wire_bytes for name in tx.unsummed())
+        awaited, unsummed = tx.awaited_parts(), tx.unsummed()
+        alone = {*awaited, *unsummed} <= {federation.name}
+        plans = {row.name: row.parsed.plan for row in ([federation] if alone else tx.federations())}
+        parts = sum(number * max(place.wire_bytes for place in plans[name].places) for name, number in awaited.items())
+        return parts + sum(plans[name].wire_bytes for name in unsummed)
 
 
 def _check_quota(what: str, used: int, quota: int) -> None:

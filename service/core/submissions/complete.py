@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.roster import Role
+from he_agg.documents.roster import Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError, counted
 from he_agg.protocol.messages import Receipt
 from he_agg.protocol.wire import refuse_secrets
 from service.core.conductor import Conductor
-from service.core.find import federation_named, find_round
+from service.core.find import find_round
 from service.core.roster_cache import newest_roster
 from service.core.submissions.admit import second_submission
+from service.core.submissions.runs import Run
 from service.core.submissions.shared import own_submission, round_closed
 from service.domain import events
 from service.domain.submissions import AWAITED
@@ -34,8 +35,11 @@ class Completion(NamedTuple):
     signer: str
 
 
-def read_manifest(tx: Transaction, submission: SubmissionRow, body: bytes) -> Signed[Manifest]:
-    """Read a manifest and verify its signature.
+def read_manifest(run: Run, body: bytes, newest: Roster) -> Signed[Manifest]:
+    """Read the manifest of an upload and verify its signature.
+
+    Args:
+        newest: the roster that the federation goes by now.
 
     Raises:
         WireError: not a manifest, one for something else, or not signed by its site.
@@ -45,16 +49,14 @@ def read_manifest(tx: Transaction, submission: SubmissionRow, body: bytes) -> Si
     except WireError:
         refuse_secrets(body)
         raise
-    federation = submission.round_id.federation
-    row = find_round(tx, federation, str(submission.round_id))
-    plan = federation_named(tx, federation).parsed.plan
-    signed.body.check(plan, row.id, row.basis.epoch, row.basis.key_id, submission.site)
+    submission, basis = run.submission, run.basis
+    signed.body.check(run.plan, submission.round_id, basis.epoch, basis.key_id, submission.site)
     if signed.body.nonce != submission.id:
         raise WireError(
             Reason.BAD_FIELD, f"manifest, nonce: expected {submission.id}, the upload, got {signed.body.nonce}"
         )
     if submission.digest != signed.digest:  # what was accepted was signed with a key that may have gone since
-        signed.check_signed(newest_roster(tx, federation).body.keys_of(Role.SITE))
+        signed.check_signed(newest.keys_of(Role.SITE))
     return signed
 
 

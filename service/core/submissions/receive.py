@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from he_agg.documents.manifest import Manifest
@@ -15,6 +16,7 @@ from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import parse_part, refuse_secrets
 from service.core.conductor import Conductor
 from service.core.find import federation_named, find_round
+from service.core.roster_cache import newest_roster
 from service.core.submissions.admit import Admissions
 from service.core.submissions.complete import Completion, complete, read_manifest, receipt
 from service.core.submissions.running_sums import RunningSums
@@ -85,7 +87,7 @@ class Uploads:
             submission, begins = self._admissions.admit(tx, row, site, upload)
             known = [] if begins else tx.parts(submission.id)
             parts = self._expect(tx, row, submission, places, {part.number: part for part in known})
-        return Run(submission, plan, parts, manifest_bytes, begins)
+        return Run(submission, plan, row.basis, parts, manifest_bytes, begins)
 
     def keep(self, run: Run, pieces: Sequence[memoryview]) -> tuple[ExpectedPart, ...]:
         """Check parts and make them durable. No row says so yet: `take` or `mark` will.
@@ -149,9 +151,9 @@ class Uploads:
         return Taken(receipt(self._conductor, completion), completion.round.phase is not Phase.OPEN)
 
     def _read_manifest(self, run: Run, body: bytes) -> Signed[Manifest] | HeAggError:
+        newest = partial(newest_roster, federation=run.submission.round_id.federation)
         try:
-            with self._store.read() as tx:
-                return read_manifest(tx, run.submission, body.rstrip(b" "))
+            return read_manifest(run, body.rstrip(b" "), self._store.look(newest).body)
         except HeAggError as refusal:
             return refusal
 

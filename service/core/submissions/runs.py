@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.errors import Reason
@@ -12,7 +12,7 @@ from he_agg.plan.plan import PublicPlan
 from he_agg.plan.sections import PartPlace
 from service.refusal import RefusedError
 from service.store.parts.base import PartKey
-from service.store.rows import SubmissionRow
+from service.store.rows import Basis, SubmissionRow
 
 __all__ = ["ExpectedPart", "Run", "key_of", "measured"]
 
@@ -39,12 +39,14 @@ class Run:
     """Consecutive parts of a submission, one after another in a body; none, if it begins behind the last one.
 
     Attributes:
+        basis: what its round opened under.
         manifest_bytes: how long the manifest behind them is, with the spaces that follow it; 0 if none is there.
         begins: whether it begins the submission: nothing of that is here yet.
     """
 
     submission: SubmissionRow
     plan: PublicPlan
+    basis: Basis
     parts: tuple[ExpectedPart, ...]
     manifest_bytes: int = 0
     begins: bool = False
@@ -66,7 +68,12 @@ class Run:
         groups = groups or [[]]
         last = len(groups) - 1
         return [
-            Run(self.submission, self.plan, tuple(group), self.manifest_bytes * (n == last), self.begins and n == 0)
+            replace(
+                self,
+                parts=tuple(group),
+                manifest_bytes=self.manifest_bytes * (n == last),
+                begins=self.begins and n == 0,
+            )
             for n, group in enumerate(groups)
         ]
 

@@ -15,7 +15,7 @@ from he_agg.protocol.http_signatures import manifest_field
 from service.core.submissions import runs
 from service.core.submissions.runs import ExpectedPart, Run
 from service.domain.submissions import State
-from service.store.rows import SubmissionRow
+from service.store.rows import Basis, SubmissionRow
 from tests.support.peers import (
     OCTETS,
     digest_header,
@@ -264,8 +264,8 @@ def test_parts_that_are_none(inside):
 
 
 def run_of(plan):
-    row = SubmissionRow("0" * 32, RoundId.parse(ONE), "a", State.OPEN)
-    return Run(row, plan.public, tuple(ExpectedPart(place, "", False) for place in plan.public.places), 7, True)
+    row, basis = SubmissionRow("0" * 32, RoundId.parse(ONE), "a", State.OPEN), Basis(1, "5d" * 32, "c0" * 32, 1)
+    return Run(row, plan.public, basis, tuple(ExpectedPart(place, "", False) for place in plan.public.places), 7, True)
 
 
 def test_parts_in_memory_together(monkeypatch):
