@@ -23,6 +23,9 @@ __all__ = ["Answer", "Prepared", "adding", "run_text"]
 
 Values = Mapping[str, Any]
 
+_FEW = 4
+"""For more the driver of PostgreSQL sets a pipeline up, which takes it as long as so many statements."""
+
 _HIDDEN = ("hidden",)
 """In the place of values in errors: a manifest is one."""
 
@@ -86,9 +89,12 @@ class Prepared:
         try:
             if isinstance(values, list):
                 cursor = driver.cursor()
-                cursor.executemany(text.sql, [text.arguments(each) for each in values])
-            else:
-                cursor = driver.execute(text.sql, text.arguments(values or {}))
+                many = [text.arguments(each) for each in values]
+                if len(many) > _FEW:
+                    cursor.executemany(text.sql, many)
+                    return Answer([], cursor.rowcount)
+                return Answer([], sum(cursor.execute(text.sql, one).rowcount for one in many))
+            cursor = driver.execute(text.sql, text.arguments(values or {}))
             if not isinstance(self._statement, Select):
                 return Answer([], cursor.rowcount)
             if text.row is None:  # the driver says only now what it makes of each type
