@@ -28,15 +28,13 @@ class _SignedRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         declared = self.dependant
         others = (declared.body_params, declared.header_params, declared.cookie_params)
-        if len(declared.dependencies) != 1 or any(others) or declared.request_param_name is None:
+        called = [(each.call, each.name) for each in declared.dependencies]
+        if len(called) != 1 or None in called[0] or any(others) or declared.request_param_name is None:
             raise TypeError(f"{path}: expected request, caller and parameters of the address, got others")
         if any(field.field_info.is_required() for field in declared.query_params):
             raise TypeError(f"{path}: expected a default for what a query may say")
-        (caller,) = declared.dependencies
-        assert caller.call is not None
-        assert caller.name is not None
-        self._authenticate: Callable[[Request], Awaitable[Any]] = caller.call
-        self._names = declared.request_param_name, caller.name
+        self._authenticate: Callable[[Request], Awaitable[Any]] = called[0][0]  # type: ignore[assignment]
+        self._names = declared.request_param_name, str(called[0][1])
         self._in_path = _parameters(declared.path_params)
         self._in_query = _parameters(declared.query_params)
         self._defaults = {field.name: field.get_default() for field in declared.query_params}
