@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from he_agg.errors import Reason
 from service.core.conductor import Conductor
+from service.core.event_loop import leave_event_loop
 from service.core.find import federation_named, find_round
 from service.core.submissions.capacity import Capacity
 from service.core.submissions.shared import round_closed, unknown_upload
@@ -36,13 +37,14 @@ class Admissions:
         """Open a reading transaction to `admit` in. Where there was no room, some is made for whoever asks next.
 
         Raises:
-            OffLoopError: as of `Conductor.reading`.
+            OffLoopError: as of `Conductor.reading`, and where room has to be made.
         """
         try:
             with self._conductor.reading(federation) as tx:
                 yield tx
         except RefusedError as refusal:
             if refusal.reason is Reason.STORAGE_FULL:
+                leave_event_loop()
                 with self._store.write() as tx:
                     self._capacity.let_go(tx)
             raise

@@ -15,6 +15,7 @@ from he_agg.plan.sections import PartPlace
 from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import parse_part, refuse_secrets
 from service.core.conductor import Conductor
+from service.core.event_loop import leave_event_loop
 from service.core.find import federation_named, find_round
 from service.core.roster_cache import newest_roster
 from service.core.submissions.admit import Admissions
@@ -73,6 +74,7 @@ class Uploads:
 
         Raises:
             RefusedError: such a body, or the upload, is not taken.
+            OffLoopError: of what is here already there may be many rows, or room has to be made.
         """
         with self._admissions.looking(federation) as tx:
             row = find_round(tx, federation, round_id)
@@ -85,6 +87,8 @@ class Uploads:
                 )
             places, manifest_bytes = measured(plan.places[first:], length)
             submission, begins = self._admissions.admit(tx, row, site, upload)
+            if not begins:
+                leave_event_loop()
             known = [] if begins else tx.parts(submission.id)
             parts = self._expect(tx, row, submission, places, {part.number: part for part in known})
         return Run(submission, plan, row.basis, parts, manifest_bytes, begins)

@@ -16,6 +16,7 @@ from he_agg.protocol.http_signatures import manifest_field
 from he_agg.protocol.messages import SubmissionStatus
 from service.http.bodies import announced_length, check_names_manifest
 from service.http.intake import take_run
+from service.http.reading import run_reading
 from service.http.routes.common import BEGINNING, RoundPath, SendingSite, SiteCaller, UploadPath, limits_of, running
 from service.http.signed_route import signed_router
 from service.logs import note
@@ -103,7 +104,7 @@ async def put(
     length, uploads = announced_length(request), aggregator.uploads
     check_names_manifest(request, upload)
     expect = partial(uploads.expect, caller.federation, caller.name, round_id, upload, first, length)
-    run = await run_in_threadpool(expect)  # it counts the parts that are still to come in all open rounds
+    run = await run_reading(aggregator, expect)
     note(request.scope, round_id=str(run.submission.round_id))
     taken = await take_run(request, run, uploads, limits, caller)
     if taken is None:

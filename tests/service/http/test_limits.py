@@ -1,11 +1,13 @@
 """Limits and back-pressure: room, quotas, slow bodies, too much at once, trouble of the machine, and a graceful end."""
 
+import asyncio
 import http.client
 import shutil
 import threading
 import time
 from collections import namedtuple
 from contextlib import ExitStack
+from functools import partial
 from random import Random
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from he_agg.errors import ProtocolError, Reason
 from he_agg.protocol.http_signatures import manifest_field
 from service.aggregator import NotReadyError
+from service.http.reading import run_reading
 from service.limits import Limits, _Slots
 from service.settings import Settings
 from service.store.rows import Keeping
@@ -91,6 +94,29 @@ def test_room_is_given_with_the_first_parts(make, disk):
     assert uploads.take(first, [memoryview(one.parts[0])]) is None
     refused(lambda: uploads.take(second, [memoryview(other.parts[0])]), Reason.STORAGE_FULL)
     assert [path.parent.name for path in inside.settings.data_dir.rglob("*.part")] == [one.upload]
+
+
+def test_room_is_made_elsewhere_than_where_heads_are_looked_at(make, disk):
+    """A head is looked at on the event loop, where nothing is written."""
+    inside = make()
+    for i, site in enumerate("abc"):
+        inside.submit(site, i, "f.1.1")
+    inside.fold_one("f.1.1")
+    disk(0)
+    one = prepare(PLAN, "f.2.1", "a", 5)
+    expect = partial(inside.aggregator.uploads.expect, "f", "a", "f.2.1", one.upload, 0, len(one.whole))
+
+    async def look():
+        return await run_reading(inside.aggregator, expect)
+
+    written_by = []
+    inside.aggregator.store.on_write = lambda _: written_by.append(threading.get_ident())
+    for waiting in (1, 0):
+        with inside.aggregator.store.read() as tx:
+            assert len(tx.unreleased("f")) == waiting
+        refused(lambda: asyncio.run(look()), Reason.STORAGE_FULL)
+    assert written_by
+    assert threading.get_ident() not in written_by
 
 
 def test_quota_of_a_federation(make):
