@@ -14,6 +14,7 @@ from service.core.aggregator_key import FILE_NAME, AggregatorKey
 from service.core.conductor import Conductor
 from service.core.made_sums import MadeSums
 from service.core.roster_cache import former_members, newest_roster, signer_in
+from service.core.round_answers import RoundAnswers
 from service.core.state import States
 from service.core.submissions.admit import Admissions
 from service.core.submissions.capacity import Capacity
@@ -62,6 +63,7 @@ class Aggregator:
         self.key = key
         self.conductor = Conductor(store, key, clock)
         self.states = States(self.conductor)
+        self.round_answers = RoundAnswers()
         self.capacity = Capacity(settings, part_store)
         # Whoever folds nothing has no use for them.
         sums = RunningSums(settings.running_sum_bytes if settings.work else 0)

@@ -29,7 +29,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from he_agg import canonical
 from he_agg.documents.draw import invited_sites
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import PUBLISHED, RoundRecord, reason_of_end
@@ -59,7 +58,6 @@ __all__ = [
     "check_subject",
     "check_tags",
     "check_whole",
-    "parse_manifests",
     "signers",
 ]
 
@@ -143,23 +141,6 @@ def check_record_signature(rosters: Sequence[Mapping[str, bytes]], signed: Signe
     if not any(signed.signers(keys) for keys in rosters):
         names = sorted({name for keys in rosters for name in keys})
         raise RejectedError(Reason.BAD_SIGNATURE, "record, signature", f"of {' or '.join(names)}", signers(signed))
-
-
-def parse_manifests(body: bytes, max_bytes: int) -> list[Signed[Manifest]]:
-    """Read the manifests of a sum's members. Nothing is proven about them yet."""
-    try:
-        if len(body) > max_bytes:
-            raise WireError(Reason.TOO_LARGE, f"expected at most {max_bytes} bytes, got {len(body)}")
-        fields = canonical.Fields(canonical.loads(body), "manifests")
-        fields.integer("v", 1, 1)
-        manifests = [Signed.read(Manifest, value) for value in fields.array("manifests", 10_000)]
-        fields.end()
-        # All at once: every site reads those of all, and to write them takes longer than to read them.
-        if body != b'{"manifests":[%b],"v":1}' % b",".join(signed.encode() for signed in manifests):
-            raise WireError(Reason.NOT_CANONICAL, "expected each value in its one form, got another")
-        return manifests
-    except WireError as error:
-        raise RejectedError(error.reason, "manifests", "signed manifests of the members", error.message) from error
 
 
 def check_manifests(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from client_sdk._disk.spool import SpoolEntry
 from client_sdk._disk.stored import Stored
-from client_sdk._effects import Flow, Report, Request, compute, now
+from client_sdk._effects import Flow, Report, compute, now
 from client_sdk._protocol import accept as _accept
 from client_sdk._protocol.accept import Expected, RejectedError
 from client_sdk._protocol.answers import open_with_answers
@@ -29,18 +29,25 @@ from client_sdk._protocol.frames import HELD_BYTES
 from client_sdk._protocol.history import check_record, know_roster, note, refusing, take_record
 from client_sdk._protocol.lists import round_holders
 from client_sdk._protocol.membership import check_can_open, check_group_of_then, take_verified
+from client_sdk._protocol.round_answer import (
+    RoundAnswer,
+    check_no_manifests,
+    parse_answer,
+    parse_manifests,
+    record_request,
+)
 from client_sdk._protocol.session import MemberSession, Session
 from client_sdk._protocol.state import POLL_S, deadline, federation_state, unhurried
 from client_sdk._protocol.waiting import Waiting
 from client_sdk.progress import PhaseFinished, PhaseStarted, Waits
 from he_agg.codecs import PartSource
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.record import ENDED, MAX_RECORD_BYTES, RoundRecord
+from he_agg.documents.record import ENDED, RoundRecord
 from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import Signed
 from he_agg.errors import DecryptionError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
-from he_agg.mac import RoundMac, tag_count
+from he_agg.mac import RoundMac
 from he_agg.plan.fixedpoint import Mean, dequantize
 from he_agg.plan.sections import Part
 from keys import GroupKey
@@ -60,21 +67,19 @@ class Accepted:
     Attributes:
         expected: what it was held against.
         manifests: its members', by site.
-        received_bytes: how long the manifests were as they travelled. Units: bytes.
         holders: whom all of them have dealt to, where the plan splits keys.
     """
 
     expected: Expected
     record: RoundRecord
     manifests: tuple[Signed[Manifest], ...]
-    received_bytes: int
     holders: HolderList | None = None
 
 
 def await_record(
     session: Session, round_id: RoundId, until: float, meanwhile: Callable[[], Flow[None]] | None = None
-) -> Flow[Signed[RoundRecord]]:
-    """Wait until the round is published or failed. Nothing is proven about a record yet: see `accept`, `take_failed`.
+) -> Flow[RoundAnswer]:
+    """Wait until the round is published or failed. Nothing is proven about the answer: see `accept`, `take_failed`.
 
     Args:
         until: when to stop asking, on the driver's clock, if the operator moves no deadline. Units: seconds.
@@ -82,13 +87,7 @@ def await_record(
     started = yield from now()
     at_last = until + session.pause_s
     yield Report(PhaseStarted(str(round_id), "wait", 0))
-    request = Request(
-        "GET",
-        f"/v1/rounds/{round_id}/record?wait={POLL_S}",
-        frozenset({200, 204}),
-        max_bytes=MAX_RECORD_BYTES,
-        wait_s=POLL_S,
-    )
+    request = record_request(session.plan, round_id, POLL_S)
     waiting, paused = Waiting(), False
     while True:
         asked_at = yield from now()
@@ -117,12 +116,12 @@ def await_record(
             yield from meanwhile()
         yield from unhurried(asked_at)
     try:
-        signed = Signed.parse(RoundRecord, response.body)
+        answer = yield from compute(partial(parse_answer, response.body))
     except WireError as error:
         raise ProtocolError(Reason.BAD_ANSWER, f"record of round {round_id}: {error.message}") from error
     seconds = (yield from now()) - started
     yield Report(PhaseFinished(str(round_id), "wait", seconds, received_bytes=len(response.body)))
-    return signed
+    return answer
 
 
 def _later(session: Session, round_id: RoundId) -> Flow[tuple[float, bool]]:
@@ -136,13 +135,18 @@ def _later(session: Session, round_id: RoundId) -> Flow[tuple[float, bool]]:
     return -math.inf, False
 
 
-def take_failed(session: Session, round_id: RoundId, signed: Signed[RoundRecord]) -> Flow[None]:
+def take_failed(session: Session, round_id: RoundId, answer: RoundAnswer) -> Flow[None]:
     """Verify the record of a round without a sum and add it to the history, as any other record.
 
     Raises:
-        ProtocolError: it must not be believed.
+        ProtocolError: the answer must not be believed.
     """
-    yield from refusing(session, "record-rejected", round_id, take_verified(session, round_id, signed))
+    yield from refusing(session, "record-rejected", round_id, _take_failed(session, round_id, answer))
+
+
+def _take_failed(session: Session, round_id: RoundId, answer: RoundAnswer) -> Flow[None]:
+    yield from take_verified(session, round_id, answer.signed)
+    check_no_manifests(answer)
 
 
 def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> ProtocolError:
@@ -168,9 +172,7 @@ def why_failed(session: Session, round_id: RoundId, record: RoundRecord) -> Prot
     )
 
 
-def accept(
-    session: MemberSession, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None
-) -> Flow[Accepted]:
+def accept(session: MemberSession, entry: SpoolEntry, answer: RoundAnswer, stored: Stored | None) -> Flow[Accepted]:
     """Check that a published record is one whose sum this site may open: steps 1 to 6 of `accept.py`, in order.
 
     Raises:
@@ -180,7 +182,7 @@ def accept(
         DecryptionError: it is not.
     """
     session.rosters.check_valid(session.clock())
-    return (yield from _uniformly(session, entry, _accept_record(session, entry.round_id, stored, signed)))
+    return (yield from _uniformly(session, entry, _accept_record(session, entry.round_id, stored, answer)))
 
 
 def collect(session: Session, entry: SpoolEntry, accepted: Accepted, until: float) -> Flow[Mean]:
@@ -228,9 +230,9 @@ def _uniformly(session: MemberSession, entry: SpoolEntry, flow: Flow[T]) -> Flow
 
 
 def _accept_record(
-    session: MemberSession, round_id: RoundId, stored: Stored | None, signed: Signed[RoundRecord]
+    session: MemberSession, round_id: RoundId, stored: Stored | None, answer: RoundAnswer
 ) -> Flow[Accepted]:
-    record = signed.body
+    signed, record = answer.signed, answer.signed.body
     key = (yield from compute(partial(session.keys.of, record.epoch))) if isinstance(session, Session) else None
     expected = Expected(
         site=session.site,
@@ -252,7 +254,7 @@ def _accept_record(
         yield from check_can_open(session, round_id, signed)
     roster = _accept.check_members(named, record)
     yield from check_record(session, signed)
-    body, manifests = yield from _manifests(session, record)
+    manifests = yield from compute(partial(parse_manifests, session.plan, answer))
     yield from compute(partial(_accept.check_manifests, expected, roster, record, manifests))
     holders = None
     if session.plan.splits_keys:
@@ -261,17 +263,7 @@ def _accept_record(
     _accept.check_own(expected, record)
     yield from take_record(session, signed)
     _accept.check_same_history(record, manifests)
-    return Accepted(expected, record, tuple(manifests), len(body), holders)
-
-
-def _manifests(session: MemberSession, record: RoundRecord) -> Flow[tuple[bytes, list[Signed[Manifest]]]]:
-    plan = session.plan
-    # A digest of each part, the tags as decimal numbers, and the rest.
-    one = 4096 + sum(72 + 24 * tag_count(place.section) for place in plan.places)
-    limit = 64 + one * len(record.members)
-    request = Request("GET", f"/v1/rounds/{record.round_id}/manifests", frozenset({200}), max_bytes=limit)
-    response = yield from exchange(session.retries, request)
-    return response.body, (yield from compute(partial(_accept.parse_manifests, response.body, limit)))
+    return Accepted(expected, record, tuple(manifests), holders)
 
 
 def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted, until: float) -> Flow[Mean]:
@@ -297,7 +289,7 @@ def _collect_sum(session: Session, entry: SpoolEntry, accepted: Accepted, until:
             made = yield from compute(partial(session.codec.opening, part, n_sites, key, record.round_id))
             opening = secrets.enter_context(made)
         check = mac.check((m.body.site, m.body.nonce, m.body.tags) for m in accepted.manifests)
-        received = accepted.received_bytes + (yield from download(session, sums, record, check, opening))
+        received = yield from download(session, sums, record, check, opening)
         _accept.check_whole(check.whole)
         finished = yield from now()
         yield Report(PhaseFinished(round_id, "download", finished - started, received_bytes=received))

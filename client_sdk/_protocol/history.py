@@ -34,6 +34,7 @@ from he_agg.protocol.messages import Receipt
 
 __all__ = [
     "catch_up",
+    "check_known",
     "check_record",
     "due_after",
     "follow_rosters",
@@ -188,11 +189,16 @@ def record_at(session: MemberSession, index: int) -> Flow[Signed[RoundRecord]]:
         RejectedError: it is another one.
     """
     signed = yield from _record(session, index)
-    yield from _check_known(session, index, signed)
+    yield from check_known(session, index, signed)
     return signed
 
 
-def _check_known(session: MemberSession, index: int, signed: Signed[RoundRecord]) -> Flow[None]:
+def check_known(session: MemberSession, index: int, signed: Signed[RoundRecord]) -> Flow[None]:
+    """Check that a record is the one that this site has verified before.
+
+    Raises:
+        RejectedError: it is another one.
+    """
     known = yield from compute(partial(session.chain.head, index))
     if signed.digest != known:
         raise RejectedError(Reason.CHAIN_MISMATCH, f"record {index}, digest", known, signed.digest)
@@ -235,7 +241,7 @@ def take_record(session: MemberSession, signed: Signed[RoundRecord]) -> Flow[Non
         )
     link = yield from _link(session, signed, before, 0 if roster is None else roster.version)
     if index <= known_before:  # before anything is settled by it: a second record of one place settles nothing
-        yield from _check_known(session, index, signed)
+        yield from check_known(session, index, signed)
     # Before the chain has it: a record that it has is not looked at again.
     fate = Fate.COUNTED if record.outcome == PUBLISHED and session.site in record.members else Fate.LEFT_OUT
     yield from compute(partial(session.ledger.settle, record.round_id, fate, signed.digest))

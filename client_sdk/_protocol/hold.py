@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 
+from client_sdk._disk.chain import Link
 from client_sdk._effects import Flow, Report, Request, compute, now
 from client_sdk._protocol.accept import RejectedError
 from client_sdk._protocol.collect import Accepted, accept
 from client_sdk._protocol.exchange import exchange
-from client_sdk._protocol.history import note, record_at, refusing
+from client_sdk._protocol.history import check_known, note, refusing
 from client_sdk._protocol.holding import (
     MAX_ECHOES_BYTES,
     check_dealing,
@@ -25,11 +26,11 @@ from client_sdk._protocol.holding import (
     seen_by,
     split_shares,
 )
+from client_sdk._protocol.round_answer import RoundAnswer, parse_answer, record_request
 from client_sdk._protocol.session import MemberSession
 from client_sdk._protocol.state import POLL_S, poll_s, unhurried
 from client_sdk.progress import Notice, Waits
 from he_agg.documents.holding import Answer, Complaint, Echo
-from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Role
 from he_agg.documents.sharing import HolderList
 from he_agg.documents.signed import AnyBody, Signed
@@ -97,17 +98,17 @@ def hold_awaited(session: MemberSession, state: FederationState) -> Flow[bool]:
     awaited = state.awaited
     if awaited is None or not session.plan.splits_keys or awaited in session.holding.answered:
         return False
+    link = yield from compute(partial(session.chain.link, state.index))
+    if link.digest in session.holding.refused or not (yield from compute(partial(_is_asked, session, link))):
+        return False
     try:
-        signed = yield from refusing(session, "chain-rejected", awaited, record_at(session, state.index))
-        asked = yield from compute(partial(_is_asked, session, signed.body))
-        if not asked or signed.digest in session.holding.refused:
-            return False
+        answer = yield from refusing(session, "chain-rejected", awaited, _answer(session, awaited, state.index))
         entry, stored = session.spool.entry(awaited), None
         with contextlib.suppress(WireError):  # as in a site's own rounds
             stored = yield from compute(partial(session.sent, entry))
-        accepted = yield from accept(session, entry, signed, stored)
+        accepted = yield from accept(session, entry, answer, stored)
     except DecryptionError as error:  # it will not be another record, however often this member looks
-        session.holding.refused.add(signed.digest)
+        session.holding.refused.add(link.digest)
         yield from _tell(session, awaited, error.message)
         return False
     except HeAggError as error:
@@ -117,12 +118,28 @@ def hold_awaited(session: MemberSession, state: FederationState) -> Flow[bool]:
     return not done and session.promises.of(awaited.number) is not None
 
 
+def _answer(session: MemberSession, round_id: RoundId, index: int) -> Flow[RoundAnswer]:
+    """Fetch record and manifests of a round whose record this member has verified before: it remembers the digest.
+
+    Raises:
+        RejectedError: it is another one.
+    """
+    response = yield from exchange(session.retries, record_request(session.plan, round_id))
+    try:
+        answer = yield from compute(partial(parse_answer, response.body))
+    except WireError as error:
+        raise RejectedError(error.reason, "record", "a signed record", error.message) from error
+    yield from check_known(session, index, answer.signed)
+    return answer
+
+
 def _hold(session: MemberSession, accepted: Accepted, until: float) -> Flow[bool]:
     record, holders = accepted.record, accepted.holders
     check_published(record)
-    if not (yield from compute(partial(_is_asked, session, record))):
+    link = yield from compute(partial(session.chain.link, record.index))
+    if not (yield from compute(partial(_is_asked, session, link))):
         return False
-    digest = yield from compute(partial(session.chain.head, record.index))
+    digest = link.digest
     if not (yield from compute(partial(_may_answer, session, record.round_id, digest))):
         return False
     keys = session.rosters.signed_as(record.roster).body.keys_of(Role.HOLDER)
@@ -143,11 +160,11 @@ def _hold(session: MemberSession, accepted: Accepted, until: float) -> Flow[bool
     return True
 
 
-def _is_asked(session: MemberSession, record: RoundRecord) -> bool:
-    """Tell whether this member was a holder when the round opened, and has the epoch's sharing key."""
-    roster = session.rosters.named(record.roster)
+def _is_asked(session: MemberSession, link: Link) -> bool:
+    """Tell whether this member was a holder when a record's round opened, and has the epoch's sharing key."""
+    roster = session.rosters.version(link.roster_version)
     listed = roster is not None and session.site in roster.having(Role.HOLDER)
-    return listed and session.sharing_keys.of(record.epoch) is not None
+    return listed and session.sharing_keys.of(link.epoch) is not None
 
 
 def _may_answer(session: MemberSession, round_id: RoundId, record: str) -> bool:

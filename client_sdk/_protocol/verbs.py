@@ -16,13 +16,13 @@ from client_sdk._protocol.hold import hold
 from client_sdk._protocol.outgoing import Made, Outgoing
 from client_sdk._protocol.poll import OpenRound, last_published
 from client_sdk._protocol.prepare import check_stored, find_begun, prepare
+from client_sdk._protocol.round_answer import RoundAnswer
 from client_sdk._protocol.session import Session
 from client_sdk._protocol.submit import deliver, repair
 from client_sdk._protocol.verdicts import check_one_set, judge, judging
 from client_sdk.federated import Outcome, Update
 from client_sdk.progress import PhaseFinished, PhaseStarted
-from he_agg.documents.record import PUBLISHED, RoundRecord
-from he_agg.documents.signed import Signed
+from he_agg.documents.record import PUBLISHED
 from he_agg.documents.verdict import OPENED
 from he_agg.errors import InputError, ProtocolError, Reason, WireError
 from he_agg.ids import RoundId
@@ -129,8 +129,8 @@ def fetch(session: Session, round_id: RoundId, closes_at: float | None = None) -
         # A damaged manifest cannot be sent again, but it must not keep the site from the mean.
         with contextlib.suppress(WireError):
             stored = yield from compute(partial(session.sent, entry))
-        record = yield from _record(session, entry, max(time, closes_at or -math.inf), round_id, stored)
-        return (yield from _opened(session, entry, record, stored))
+        answer = yield from _ended(session, entry, max(time, closes_at or -math.inf), round_id, stored)
+        return (yield from _opened(session, entry, answer, stored))
 
 
 def fetch_latest(session: Session) -> Flow[Mean]:
@@ -153,29 +153,30 @@ def _finish(session: Session, opened: OpenRound, entry: SpoolEntry, outgoing: Ou
         if error.reason != Reason.ROUND_CLOSED:
             raise
     latest = yield from compute(partial(session.sent, entry))  # its manifest may have been renewed
-    record = yield from _record(session, entry, opened.closes_at, opened.id, latest)
-    return (yield from _opened(session, entry, record, latest, must_count=True))
+    answer = yield from _ended(session, entry, opened.closes_at, opened.id, latest)
+    return (yield from _opened(session, entry, answer, latest, must_count=True))
 
 
-def _record(
+def _ended(
     session: Session, entry: SpoolEntry, since: float, round_id: RoundId, stored: Stored | None
-) -> Flow[Signed[RoundRecord]]:
+) -> Flow[RoundAnswer]:
     meanwhile = None if stored is None else partial(repair, session, round_id, entry, stored, Counter())
-    signed = yield from await_record(session, round_id, since + session.result_s, meanwhile)
-    if signed.body.outcome != PUBLISHED:
-        yield from take_failed(session, round_id, signed)
+    answer = yield from await_record(session, round_id, since + session.result_s, meanwhile)
+    if answer.signed.body.outcome != PUBLISHED:
+        yield from take_failed(session, round_id, answer)
         # The stored submission can never be used.
         yield from compute(entry.remove)
-        raise why_failed(session, round_id, signed.body)
-    return signed
+        raise why_failed(session, round_id, answer.signed.body)
+    return answer
 
 
 def _opened(
-    session: Session, entry: SpoolEntry, signed: Signed[RoundRecord], stored: Stored | None, must_count: bool = False
+    session: Session, entry: SpoolEntry, answer: RoundAnswer, stored: Stored | None, must_count: bool = False
 ) -> Flow[Mean]:
+    signed = answer.signed
     own = None if stored is None else stored.submission_id
     yield from check_one_set(session, entry.round_id)
-    accepted = yield from judging(session, signed, accept(session, entry, signed, stored))
+    accepted = yield from judging(session, signed, accept(session, entry, answer, stored))
     started = yield from now()
     until = started + session.result_s
     if accepted.holders is not None:

@@ -169,13 +169,13 @@ class MaliciousAggregator:
         address = exchange.path + (f"?{exchange.query}" if exchange.query else "")
         real = self._client.request(exchange.method, address, headers=exchange.headers, content=exchange.body)
         status, body = real.status_code, real.content
-        if status == 200 and (path.endswith("/record") or "/records/" in path):
+        if status == 200 and path.endswith("/record"):
+            body = self._ended(body)
+        elif status == 200 and "/records/" in path:
             body = self._record(body)
         elif status == 200 and path.endswith("/state") and self.lies.state is not None:
             changed = self.lies.state(Signed.parse(FederationState, body).body)
             body = Signed.make(changed, self._key, AGGREGATOR).encode()
-        elif status == 200 and path.endswith("/manifests") and self.lies.manifests is not None:
-            body = self._manifests(body)
         if self.lies.answer is not None:
             status, body = self.lies.answer(exchange, status, body)
         # Digests and entity tags of what the real one said would give the lie away without any cryptography.
@@ -218,9 +218,12 @@ class MaliciousAggregator:
             signed = self.lies.signed_record(signed)
         return signed.encode()
 
-    def _manifests(self, body: bytes) -> bytes:
-        assert self.lies.manifests is not None
+    def _ended(self, body: bytes) -> bytes:
+        """Lie about the record, the manifests or both in the one answer that has them."""
         value = canonical.parse(body, 2**26)
-        documents = [Signed.from_json(Manifest, item) for item in value["manifests"]]
-        value["manifests"] = [json.loads(document.encode()) for document in self.lies.manifests(documents)]
-        return canonical.encode(value)
+        manifests = [Signed.from_json(Manifest, item) for item in value["manifests"]]
+        record = self._record(canonical.encode(value["record"]))
+        if self.lies.manifests is not None:
+            manifests = self.lies.manifests(manifests)
+        told = [json.loads(document.encode()) for document in manifests]
+        return canonical.encode({"v": 1, "manifests": told, "record": json.loads(record)})

@@ -139,7 +139,7 @@ def test_who_has_opened_a_sum_takes_part_in_no_other_set_of_the_round(world):
     again = world.submit(B, C)
     assert again == f"{world.name}.1.2"
     pass_time(world.server.data_dir, world.name)
-    assert world.peers[B].record(again).json()["body"]["outcome"] == "failed"  # without A there is no sum
+    assert world.peers[B].record(again).json()["record"]["body"]["outcome"] == "failed"  # without A there is no sum
     log = (world.directory(A) / "security.log").read_text().splitlines()
     assert {json.loads(line)["event"] for line in log} == {"second-set-refused"}
     assert findings(world) == []

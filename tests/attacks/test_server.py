@@ -172,20 +172,55 @@ def test_two_sites_shown_different_records(world):
 
 
 def test_record_of_another_round(world):
+    """Its record with this round's manifests, its manifests with this round's record, or all of it."""
     first = world.submit(*SITES)
     kept: list[Signed[RoundRecord]] = []
+    behind: list[list[Signed]] = []
 
     def keep(signed):
         kept.append(signed)
         return signed
 
-    world.liar.lies = Lies(signed_record=keep)
+    def keep_all(documents):
+        behind.append(documents)
+        return documents
+
+    world.liar.lies = Lies(signed_record=keep, manifests=keep_all)
     for name in SITES:
         world.fetch(name, first)
     second = world.submit(*SITES, number=2)
-    world.liar.lies = Lies(signed_record=lambda _: kept[0])
-    world.assert_rejected(A, second)
+    record, manifests = (lambda _: kept[0]), (lambda _: behind[0])
+    for lies, what in (
+        (Lies(signed_record=record), "record, round"),
+        (Lies(manifests=manifests), f"manifest of {A}, digest"),
+        (Lies(signed_record=record, manifests=manifests), "record, round"),
+    ):
+        world.liar.lies = lies
+        assert what in world.assert_rejected(A, second)
     world.assert_honest(A, second, number=2)
+
+
+def test_a_lie_in_each_half_of_the_answer(world):
+    """Whatever the manifests are, the log says what is wrong with the record first: nothing of them is read before."""
+    round_id = world.submit(*SITES)
+    stranger = identity_of("mallory").signing_key
+    for forged in (lambda all_: [], lambda all_: [*all_[:2], Signed.make(all_[2].body, stranger, C)]):
+        world.liar.lies = Lies(signed_record=lambda s: Signed.make(s.body, stranger, AGGREGATOR), manifests=forged)
+        assert "record, signature" in world.assert_rejected(A, round_id)
+        world.liar.lies = Lies(manifests=forged)
+        assert "manifest" in world.assert_rejected(A, round_id)
+    garbage = b'{"manifests":[\xff],"record":'
+
+    def spoil(exchange, status, body):
+        if status != 200 or not exchange.path.endswith("/record"):
+            return status, body
+        return status, garbage + body[body.rindex(b'"record":') + len(b'"record":') :]
+
+    world.liar.lies = Lies(answer=spoil, signed_record=lambda s: Signed.make(s.body, stranger, AGGREGATOR))
+    assert "record, signature" in world.assert_rejected(A, round_id)
+    world.liar.lies = Lies(answer=spoil)
+    assert "manifests" in world.assert_rejected(A, round_id)
+    world.assert_honest(A, round_id)
 
 
 @pytest.mark.parametrize("member", ["plan_id", "key_id"])

@@ -12,11 +12,11 @@ import pytest
 from client_sdk import Site
 from client_sdk._protocol import hold
 from he_agg import HeAggError, ProtocolError, Reason
-from he_agg.documents.record import RoundRecord
 from he_agg.documents.signed import Signed
 from service.core.aggregator_key import AggregatorKey
 from tests.attacks.malicious import Lies, MaliciousAggregator
 from tests.support.flows import assert_mean_of
+from tests.support.peers import read_ended
 from tests.support.real import SITES, Hospitals, in_threads, until
 from tests.support.trust import AGGREGATOR
 
@@ -48,12 +48,13 @@ class Split(Hospitals):
         until(lambda: self.peer().record(self.published).status_code == 200)
         key = AggregatorKey.load_or_create(server.data_dir).signing_key
         self.liar = MaliciousAggregator(server.url, key, self.plan.public)
-        true = Signed.parse(RoundRecord, self.peer().record(self.published).content).body
+        true = read_ended(self.peer().record(self.published).content).signed.body
         excluded = dict.fromkeys(SITES, "too-few-sites")
         failed = replace(true, outcome="failed", members={}, sum_digests=(), excluded=excluded)
         self.false = head = Signed.make(failed, key, AGGREGATOR).digest
         self.lies = Lies(
             record=lambda record: failed if record.round_id == true.round_id else record,
+            manifests=lambda _: [],  # as of every round that has failed
             state=lambda state: replace(state, head=head, awaited=None),
         )
 

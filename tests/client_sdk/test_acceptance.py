@@ -22,7 +22,7 @@ import pytest
 from client_sdk._effects import Request, Response
 from client_sdk._net.transport import AsyncTransport, Transport
 from client_sdk._protocol import verbs as _flows
-from he_agg import canonical, dequantize, quantize
+from he_agg import dequantize, quantize
 from he_agg.codecs.ckks import CkksOpening
 from he_agg.documents.draw import draw
 from he_agg.documents.record import NO_RECORD
@@ -46,6 +46,7 @@ from tests.support.flows import (
     SITES,
     FakeAggregator,
     World,
+    answer_of,
     assert_mean_of,
     digests_of,
     encrypted,
@@ -248,14 +249,7 @@ def test_3_member_that_is_no_site_of_the_roster(tmp_path, monkeypatch, name):
 
 def test_3_member_that_is_listed_twice(tmp_path, monkeypatch):
     """Not canonical JSON: no record at all. And the manifests may not list it twice either."""
-
-    def twice(server, request, answer):
-        if request.path.endswith("/manifests"):
-            documents = json.loads(answer.body)["manifests"]
-            return Response(200, {}, canonical.encode({"v": 1, "manifests": [documents[0], *documents]}))
-        return None
-
-    line = assert_refused(tmp_path, monkeypatch, "manifests, sites", alter=twice)
+    line = assert_refused(tmp_path, monkeypatch, "manifests, sites", alter=manifests_altered(lambda d: [d[0], *d]))
     assert line["got"] == "a a b c"
 
 
@@ -273,27 +267,34 @@ def test_4_record_that_no_aggregator_of_the_roster_signed(tmp_path, monkeypatch,
     assert_refused(tmp_path, monkeypatch, "record, signature", lambda server: server.close(signer=signer))
 
 
+def answered(told):
+    """Let the answer about the round be another one: `told` gets the aggregator."""
+
+    def alter(server, request, answer):
+        return told(server) if request.path.startswith(f"/v1/rounds/{ROUND}/record?") else None
+
+    return alter
+
+
+def honest_manifests(server):
+    return [server.manifests[site].encode() for site in SITES]
+
+
 def test_4_record_without_a_signature(tmp_path, monkeypatch):
-    def strip(server, request, answer):
-        if "/record" in request.path:
-            return Response(200, {}, canonical.encode(json.loads(answer.body) | {"signatures": {}}))
-        return None
+    strip = answered(lambda server: answer_of(Signed(server.record.body).encode(), honest_manifests(server)))
 
     line = assert_refused(tmp_path, monkeypatch, "record, signature", alter=strip)
     assert line["got"] == "signed by nobody"
 
 
 def manifests_altered(change):
-    """Let the aggregator's manifests be others than those of the record."""
+    """Let the aggregator's manifests be others than those of the record, which is honest."""
 
-    def alter(server, request, answer):
-        if request.path.endswith("/manifests"):
-            documents = [server.manifests[site] for site in SITES]
-            changed = [json.loads(document.encode()) for document in change(documents)]
-            return Response(200, {}, canonical.encode({"v": 1, "manifests": changed}))
-        return None
+    def told(server):
+        documents = change([server.manifests[site] for site in SITES])
+        return answer_of(server.record.encode(), [document.encode() for document in documents])
 
-    return alter
+    return answered(told)
 
 
 def resigned(document, key, **changed):
@@ -322,12 +323,78 @@ def test_4_manifests_that_are_not_those_of_the_record(tmp_path, monkeypatch, cha
     assert_refused(tmp_path, monkeypatch, what, alter=manifests_altered(change))
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"manifests":[],"v":2}', b'{"manifests":[3],"v":1}', b"\xff"])
-def test_4_manifests_that_are_none(tmp_path, monkeypatch, body):
-    def alter(server, request, answer):
-        return Response(200, {}, body) if request.path.endswith("/manifests") else None
+NO_MANIFESTS = [
+    b"",
+    b"{",
+    b"[",
+    b'{"manifests":',
+    b'{"manifests":{',
+    b'{"manifests":[3',
+    b'{"manifests":[{}',
+    b'{"manifests":[\xff',
+    b'{"manifests":[1e999',
+    b'{"manifests":[' + b"[" * 99_999,
+    b'{"manifest":[],"manifests":[',
+    b'{"manifests":[],"manifests":[',
+    b'{"manifests":[],"record":{},"v":1}{"manifests":[',
+]
+"""What may stand before an honest record instead of its members' manifests."""
 
-    assert_refused(tmp_path, monkeypatch, "manifests", alter=alter)
+
+@pytest.mark.parametrize("unread", NO_MANIFESTS)
+def test_4_manifests_that_are_none(tmp_path, monkeypatch, unread):
+    """The record is honest, and what comes with it is no list of manifests."""
+
+    def told(server):
+        return Response(200, {}, unread + b'],"record":%b,"v":1}' % server.record.encode())
+
+    assert_refused(tmp_path, monkeypatch, "manifests", alter=answered(told))
+
+
+SPELLINGS = {
+    "a space": lambda text: text.replace(b'"body":', b'"body": ', 1),
+    "a space at the end": lambda text: text + b" ",
+    "another order": lambda text: re.sub(rb'("kind":"manifest"),("signatures":\{[^}]*\})', rb"\2,\1", text, count=1),
+    "an escape": lambda text: text.replace(b'"kind":"manifest"', b'"kind":"m\\u0061nifest"', 1),
+    "a zero in front of a tag": lambda text: re.sub(rb'"tags":\[\["', b'"tags":[["0', text, count=1),
+    "a key twice": lambda text: text.replace(b'"kind":"manifest"', b'"kind":"manifest","kind":"manifest"', 1),
+    "a key more": lambda text: text.replace(b'"kind":"manifest"', b'"kind":"manifest","more":1', 1),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_4_manifests_in_another_form(tmp_path, monkeypatch, spelling):
+    """They say what the honest ones say, and have the same digests once they are written again."""
+
+    def told(server):
+        texts = honest_manifests(server)
+        other = SPELLINGS[spelling](texts[1])
+        assert other != texts[1]
+        return answer_of(server.record.encode(), [texts[0], other, texts[2]])
+
+    line = assert_refused(tmp_path, monkeypatch, "manifests", alter=answered(told))
+    assert line["what"] == "manifests"
+
+
+def test_4_more_than_the_manifests_of_so_many_members_can_be(tmp_path, monkeypatch):
+    """The plan holds five sites, and so much is read; the record has three, and no more is looked at."""
+    alter = manifests_altered(lambda d: [d[index % 3] for index in range(40)])
+    line = assert_refused(tmp_path, monkeypatch, "manifests", alter=alter)
+    assert line["reason"] == Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize("unread", NO_MANIFESTS)
+def test_4_whatever_comes_with_a_record_the_record_is_checked_first(tmp_path, monkeypatch, unread):
+    """Both lie: the log says what the record says, and nothing of manifests is read."""
+    stranger = SigningKey.generate()
+
+    def told(server):
+        return Response(200, {}, unread + b'],"record":%b,"v":1}' % server.record.encode())
+
+    assert_refused(
+        tmp_path, monkeypatch, "record, signature",
+        lambda server: server.close(signer=(AGGREGATOR, stranger)), answered(told),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -646,7 +713,8 @@ def test_steps_come_in_the_order_of_the_contract(tmp_path, monkeypatch):
         ("record, most members", {"members": {f"s{i}": ZEROS for i in range(6)}}),
         ("record, roster", {"roster": ZEROS}),
         ("record, signature", {"signer": (AGGREGATOR, stranger)}),
-        ("manifests, sites", {}),
+        ("manifests", {"none": True}),
+        ("manifests, sites", {"empty": True}),
         ("record, own submission", {"own": True}),
         ("record, index", {"index": 5, "previous": "11" * 32}),
         ("manifest of c, previous", {"previous_of_c": True}),
@@ -661,13 +729,17 @@ def test_steps_come_in_the_order_of_the_contract(tmp_path, monkeypatch):
                 told = changed | told
             if told.pop("previous_of_c", False):
                 server.replace("c", *submission(PLAN, "c", update_of(2), previous="22" * 32))
+            for about_manifests in ("none", "empty"):
+                told.pop(about_manifests, None)
             if told.pop("own", False):
                 server.replace("a", *submission(PLAN, "a", update_of(7)))
             server.close(**told)
 
         def alter(server, request, answer, left=left):
-            if request.path.endswith("/manifests") and ("manifests, sites", {}) in left:
-                return Response(200, {}, canonical.encode({"v": 1, "manifests": []}))
+            faults = dict(left)
+            if "/record?" in request.path and "manifests, sites" in faults:
+                nothing = [b"\xff"] if "manifests" in faults else []
+                return answer_of(server.record.encode(), nothing)
             if "/records/" in request.path:
                 return Response(200, {}, server.record.encode())
             return without_receipt(server, request, answer)

@@ -14,6 +14,7 @@ from client_sdk._disk.sum_parts import SumParts
 from client_sdk._effects import Request, Response
 from client_sdk._protocol import collect as _collect
 from client_sdk._protocol import verbs as _flows
+from client_sdk._protocol.state import POLL_S
 from client_sdk.progress import PhaseFinished, PhaseProgress
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.signed import Signed
@@ -26,6 +27,7 @@ from tests.support.flows import (
     ROUND,
     FakeAggregator,
     World,
+    answer_of,
     assert_mean_of,
     problem,
     security_log,
@@ -62,10 +64,16 @@ def test_whole_round_is_exact(tmp_path, aggregator):
         "decrypt",
     ]
     received = sum(e.received_bytes for e in world.events if isinstance(e, PhaseFinished))
-    manifests = aggregator(Request("GET", f"/v1/rounds/{ROUND}/manifests", frozenset()), b"").body
-    assert received == PLAN.public.wire_bytes + len(aggregator.record.encode()) + len(manifests)
+    assert received == PLAN.public.wire_bytes + len(aggregator.ended().body)
     assert spooled(tmp_path) == []
     assert security_log(session) == []
+
+
+def test_a_round_is_two_questions_once_its_submission_is_in(tmp_path, aggregator):
+    """Record and manifests in one answer, then the sum."""
+    world = World(aggregator)
+    world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
+    assert world.paths("GET") == [f"/v1/rounds/{ROUND}/record?wait={POLL_S}", f"/v1/rounds/{ROUND}/sum?from=0"]
 
 
 def test_weights_count_exactly(tmp_path, aggregator):
@@ -240,9 +248,66 @@ def test_failed_round_is_believed_of_the_aggregator_only(tmp_path, aggregator, c
     assert (line["event"], line["what"]) == ("record-rejected", what)
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\x00" * 9, b"<html>", b'{"v":1}', b"[" * 99_999])
-def test_record_that_is_none(tmp_path, aggregator, body):
-    world = World(aggregator, lambda request, _: Response(200, {}, body) if "/record" in request.path else None)
+@pytest.mark.parametrize("lie", ["manifests", "both"])
+def test_manifests_behind_a_record_without_a_sum(tmp_path, aggregator, lie):
+    """The record is honest and is remembered, and the answer is refused all the same; the record's own faults first."""
+    signer = {"signer": (AGGREGATOR, SigningKey.generate())} if lie == "both" else {}
+    fail = failing(aggregator, **signer)
+
+    def meddle(request: Request, body: bytes):
+        fail(request, body)
+        if "/record?" not in request.path:
+            return None
+        return answer_of(aggregator.record.encode(), [aggregator.manifests[site].encode() for site in "abc"])
+
+    session, world = session_for(tmp_path, PLAN), World(aggregator, meddle)
+    what = "record, signature" if lie == "both" else "manifests, sites"
+    with pytest.raises(ProtocolError, match=what):
+        world.run(_flows.aggregate(session, OPEN, update_of()))
+    assert session.is_stored(ROUND)
+    assert len(session.chain) == (lie == "manifests")
+    (line,) = security_log(session)
+    assert (line["event"], line["what"]) == ("record-rejected", what)
+    # Told honestly, it is a round that failed.
+    if lie == "manifests":
+        with pytest.raises(ProtocolError, match="too few sites submitted"):
+            World(aggregator).run(_flows.fetch(session, ROUND))
+
+
+NO_RECORDS = {
+    "nothing": lambda honest: b"",
+    "an object": lambda honest: b"{}",
+    "an array": lambda honest: b"[]",
+    "zeros": lambda honest: b"\x00" * 9,
+    "a page": lambda honest: b"<html>",
+    "a version": lambda honest: b'{"v":1}',
+    "too deep": lambda honest: b"[" * 99_999,
+    "the record alone": lambda honest: honest[honest.index(b'"record":') + 9 : -7],
+    "another version": lambda honest: honest[:-2] + b"2}",
+    "no version": lambda honest: honest[:-7] + b"}",
+    "the record first": lambda honest: b'{"record":{},"manifests":[],"v":1}',
+    "no record": lambda honest: honest[: honest.index(b'"record":')] + b'"record":{},"v":1}',
+    "null": lambda honest: honest[: honest.index(b'"record":')] + b'"record":null,"v":1}',
+    "a second record": lambda honest: honest[:-7] + b',"record":{},"v":1}',
+    "something behind it": lambda honest: honest[:-7] + b',"x":1,"v":1}',
+    "a space": lambda honest: honest.replace(b'"record":', b'"record": '),
+    "a space at the end": lambda honest: honest + b" ",
+    "another order": lambda honest: honest.replace(b'"outcome":"published"', b'"outcome" :"published"'),
+    "cut": lambda honest: honest[:-1],
+    "a manifest in its place": lambda honest: honest[: honest.index(b'"record":')] + b'"record":' + honest[15:900],
+}
+
+
+@pytest.mark.parametrize("spoilt", NO_RECORDS)
+def test_record_that_is_none(tmp_path, aggregator, spoilt):
+    """The manifests are honest, where there are any: the record is not."""
+
+    def meddle(request: Request, body: bytes):
+        if "/record" not in request.path:
+            return None
+        return Response(200, {}, NO_RECORDS[spoilt](aggregator(request, body).body))
+
+    world = World(aggregator, meddle)
     with pytest.raises(ProtocolError, match=r"record of round test\.1\.1") as caught:
         world.run(_flows.aggregate(session_for(tmp_path, PLAN), OPEN, update_of()))
     assert caught.value.reason == Reason.BAD_ANSWER
@@ -450,7 +515,7 @@ def test_fetch_of_the_latest(tmp_path, aggregator, failed):
     assert sum("/records/" in path for path in world.paths("GET")) == 1 + failed + 1
 
 
-SHAPES = st.sampled_from(["submissions", "complete", "record", "manifests", "sum"])
+SHAPES = st.sampled_from(["submissions", "complete", "record", "sum"])
 
 
 @settings(max_examples=40)

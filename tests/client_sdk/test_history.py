@@ -14,7 +14,7 @@ from client_sdk._effects import Request, Response
 from client_sdk._protocol import verbs as _flows
 from client_sdk._protocol.poll import last_published, next_round, open_round
 from he_agg import canonical
-from he_agg.documents.record import NO_RECORD
+from he_agg.documents.record import MAX_RECORD_BYTES, NO_RECORD
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.errors import ConfigError, DecryptionError, KeystoreError, ProtocolError, Reason, TransportError, WireError
@@ -27,6 +27,7 @@ from tests.support.flows import (
     ROUND,
     FakeAggregator,
     World,
+    answer_of,
     assert_mean_of,
     roster_after,
     security_log,
@@ -408,21 +409,28 @@ def test_published_record_that_is_replaced_later(tmp_path):
     assert_mean_of(World(server).run(_flows.fetch(session, ROUND)), PLAN, ALL)
 
 
-def test_old_record_again(tmp_path):
-    """The record of round 1 in the place of that of round 2."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_old_record_again(tmp_path, whole):
+    """The record of round 1 in the place of that of round 2, with the manifests of its own or of the new one."""
     session, server = session_for(tmp_path, PLAN), FakeAggregator(PLAN)
     take_part(session, server)
-    old = server.record
+    old = server.ended() if whole else server.record
     server.open(RoundId("test", 2, 1))
     server.others_submit()
-    replay = lambda r, b: Response(200, {}, old.encode()) if "test.2.1/record" in r.path else None  # noqa: E731
+
+    def replay(request: Request, body: bytes):
+        if "test.2.1/record" not in request.path:
+            return None
+        server(request, body)
+        return old if whole else answer_of(old.encode(), [server.manifests[site].encode() for site in "abc"])
+
     with pytest.raises(DecryptionError):
         take_part(session, server, replay)
     assert security_log(session)[0]["what"] == "record, round"
     assert_mean_of(World(server).run(_flows.resume(session, server.opened)), PLAN, ALL)
 
 
-@pytest.mark.parametrize("where", ["/records/", "/record?", "/manifests", "/submissions/", "/sum?"])
+@pytest.mark.parametrize("where", ["/records/", "/record?", "/submissions/", "/sum?"])
 def test_killed_at_the_new_steps_and_run_again(tmp_path, where):
     """The files as SIGKILL leaves them when each kind of answer comes; the next process finishes."""
     server = FakeAggregator(PLAN)
@@ -664,18 +672,20 @@ def test_pin_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_manifests_answer_is_bounded(tmp_path):
-    """What three honest manifests can be, and no more, is read."""
+def test_the_answer_about_a_round_is_bounded(tmp_path):
+    """What a record and as many honest manifests as the plan has sites can be, and no more, is read."""
     session, server = session_for(tmp_path, PLAN), FakeAggregator(PLAN)
     seen = []
 
     def look(request: Request, body: bytes):
-        if request.path.endswith("/manifests"):
-            seen.append((request.max_bytes, len(server(request, body).body)))
+        if "/record?" in request.path:
+            manifests = len(server(request, body).body) - len(server.record.encode())
+            seen.append((request.max_bytes - MAX_RECORD_BYTES, manifests))
 
     take_part(session, server, look)
     ((limit, length),) = seen
-    assert length < limit < 20_000
+    assert 5 * length < 3 * limit
+    assert limit < 33_000
 
 
 def test_lines_of_the_chain_are_canonical(tmp_path):

@@ -20,12 +20,13 @@ from he_agg.ids import RoundId
 from he_agg.sharing.masks import total_mask, unmasked
 from he_agg.sharing.shamir import rebuild
 from he_agg.sharing.shares import read_answer
-from tests.support.flows import KilledError, problem, security_log, unreachable
+from tests.support.flows import AGGREGATOR_KEY, KilledError, answer_of, problem, security_log, unreachable
 from tests.support.holders import (
     SITES,
     HeldFederation,
     HolderWorld,
     begin,
+    held_roster,
     holder_in,
     look,
     notices,
@@ -33,7 +34,7 @@ from tests.support.holders import (
     round_after,
     split_plan,
 )
-from tests.support.trust import identity_of
+from tests.support.trust import AGGREGATOR, identity_of
 
 PLAN = split_plan()
 
@@ -295,6 +296,44 @@ def test_a_record_that_is_refused_is_not_looked_at_again(tmp_path, rng, aggregat
     assert holders["a"].promises.of(1) is None
     assert [line["event"] for line in security_log(holders["a"])] == ["sum-rejected"]
     assert len(notices(world)) == 1
+
+
+@pytest.mark.parametrize("lie", ["another record", "no record", "not yet"])
+def test_a_round_that_is_told_otherwise_than_its_chain_is_not_answered(tmp_path, rng, aggregator, lie):
+    """The chain has one record, and the answer about the round another, signed as well, or none."""
+    holders = published(aggregator, rng, tmp_path)
+    other = Signed.make(dataclasses.replace(aggregator.record.body, closed_at=2), AGGREGATOR_KEY, AGGREGATOR)
+    manifests = [aggregator.manifests[site].encode() for site in SITES]
+    aggregator.shown["/record"] = {
+        "another record": answer_of(other.encode(), manifests),
+        "no record": answer_of(b"{}", manifests),
+        "not yet": Response(204),
+    }[lie]
+    world = HolderWorld(aggregator, site="a")
+    assert not look(holders["a"], aggregator, world)
+    assert aggregator.said == {}
+    assert holders["a"].promises.of(1) is None
+    expected = {"another record": ["record 1, digest"], "no record": ["record"], "not yet": []}[lie]
+    assert [line["what"] for line in security_log(holders["a"])] == expected
+    assert len(notices(world)) == 1
+    del aggregator.shown["/record"]
+    assert look(holders["a"], aggregator, world)  # it was the answer, and not the record
+
+
+def test_who_does_not_hold_does_not_ask(tmp_path, rng):
+    """A site beside the holders polls the state of an awaited sum, and fetches no manifests for it each time."""
+    aggregator = HeldFederation(PLAN)
+    aggregator.rosters.append(held_roster(2, holders=("a", "b", "trustee")))
+    aggregator.roster = aggregator.rosters[-1].body_digest
+    holders = begin(aggregator, tmp_path, without="c")
+    for site in SITES:
+        aggregator.deal(rng, site)
+    aggregator.publish()
+    for name, asked in (("a", 1), ("c", 0)):
+        world = HolderWorld(aggregator, site=name)
+        session = holders.get(name) or holder_in(tmp_path, PLAN, name)
+        look(session, aggregator, world)
+        assert sum(path.endswith("/record") for path in world.paths("GET")) == asked
 
 
 def test_a_site_that_waits_for_a_round_holds_meanwhile(tmp_path, rng, aggregator):

@@ -49,7 +49,7 @@ from service.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE, arm
 from tests.sharing.dealt import MASK_KEY
 from tests.support.holding import Dealt, Held, deal_to, holders_of, put_dealing, put_sharing_key
 from tests.support.object_store import BUCKET, ObjectStoreServer, running_object_store
-from tests.support.peers import Prepared, make_plan, prepare, read_part, read_record, register
+from tests.support.peers import Prepared, make_plan, prepare, read_ended, read_part, register
 from tests.support.replicas import PatientPeer
 from tests.support.seeds import seed_of
 from tests.support.server import ServerProcess
@@ -283,8 +283,8 @@ def play_round(sites: list[Site], plan, round_id: str, number: int):
         return site.submit(prepared[site.name], in_one, dealt.get(site.name))
 
     receipts = at_once(sites, submit)
-    record = sites[0].ask("record", round_id, wait=1).content
-    parsed = read_record(record)
+    ended = sites[0].ask("record", round_id, wait=1).content
+    parsed = read_ended(ended).record
     assert parsed.outcome == "published"
     assert parsed.members == {name: p.id for name, p in prepared.items()}, "a receipt was not honoured"
     parts = sites[number % len(sites)].sum(plan, round_id)
@@ -295,12 +295,12 @@ def play_round(sites: list[Site], plan, round_id: str, number: int):
         site.ask("judge", round_id, verdict_of(site.name, number), accept=(200, 201))
     total = np.concatenate([read_part(plan, n, part) for n, part in enumerate(parts)])
     assert {int(i): int(total[i]) for i in np.flatnonzero(total)} == Counter(hot), "the sum is wrong"
-    return round_id, record, parts, {site.name: (prepared[site.name], receipts[site.name]) for site in sites}
+    return round_id, ended, parts, {site.name: (prepared[site.name], receipts[site.name]) for site in sites}
 
 
 def assert_unchanged(sites: list[Site], plan, history) -> None:
-    round_id, record, parts, receipts = history
-    assert sites[0].ask("record", round_id).content == record
+    round_id, ended, parts, receipts = history
+    assert sites[0].ask("record", round_id).content == ended
     assert_verdicts(sites[1], round_id, RoundId.parse(round_id).number)
     assert sites[0].sum(plan, round_id) == parts
     for site in sites:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import random
 import shutil
@@ -29,7 +28,7 @@ from he_agg.ids import RoundId
 from service.store.failures import StoreError
 from tests.faults.audit import Audit
 from tests.faults.disk import FailingCalls, LossyDisk
-from tests.support.peers import make_plan, prepare
+from tests.support.peers import make_plan, prepare, read_ended
 from tests.support.seeds import seed_of
 from tests.support.simulated import Clock, SimulatedFederation
 
@@ -82,7 +81,7 @@ class Promises:
         record = self.inside.at(site).record("disk.1.1")
         if record.status_code != 200:
             return record
-        verdict = Verdict(RoundId("disk", 1, 1), hashlib.sha256(record.content).hexdigest(), site, OPENED)
+        verdict = Verdict(RoundId("disk", 1, 1), read_ended(record.content).signed.digest, site, OPENED)
         body = Signed.make(verdict, self.inside.members.identities[site].signing_key).encode()
         return self.inside.at(site).put_verdict("disk.1.1", body)
 
@@ -114,7 +113,7 @@ class Promises:
             answer = step()
             assert answer is None or answer.status_code in (200, 201, 204), answer.text
         self.audit.check()
-        record = self.inside.at("a").record("disk.1.1").json()["body"]
+        record = self.inside.at("a").record("disk.1.1").json()["record"]["body"]
         assert record["members"] == {site: p.id for site, p in self.mine.items()}
 
 

@@ -41,7 +41,7 @@ from service.store.parts.base import SUM, PartKey
 from service.store.parts.directory import DirectoryParts
 from tests.faults.audit import Audit
 from tests.faults.model import Attempt, Model, Times
-from tests.support.peers import KEY_ID, Prepared, deal, known, make_plan, prepare
+from tests.support.peers import KEY_ID, Prepared, deal, known, make_plan, prepare, read_ended
 from tests.support.seeds import GIVEN, seed_of
 from tests.support.simulated import Clock, SimulatedFederation
 from tests.support.trust import COORDINATOR
@@ -265,7 +265,7 @@ class Life(RuleBasedStateMachine):
         attempt = self.attempt(age)
         round_id = f"sim.{attempt.number}.{attempt.attempt}"
         record = self.inside.at(site).record(round_id)
-        digest = hashlib.sha256(record.content).hexdigest() if record.status_code == 200 else "00" * 32
+        digest = read_ended(record.content).signed.digest if record.status_code == 200 else "00" * 32
         self.model.tick(self.now)
 
         def expect():
@@ -448,7 +448,7 @@ class Life(RuleBasedStateMachine):
         peer = self.inside.at("a")
         for attempt in self.model.attempts if self.model.end else self.model.attempts[:-1]:
             round_id = f"sim.{attempt.number}.{attempt.attempt}"
-            record = json.loads(peer.record(round_id).content)["body"]
+            record = peer.record(round_id).json()["record"]["body"]
             outcome = "failed" if attempt.phase == "failed" else "published"
             assert (record["outcome"], record["epoch"]) == (outcome, attempt.epoch)
             self.seen[outcome] += 1
@@ -478,7 +478,7 @@ class Life(RuleBasedStateMachine):
             return
         number, attempt = self.model.end
         ends = {peer.record_at(state["index"]).content for peer in peers}
-        ends |= {peer.record(f"sim.{number}.{attempt}").content for peer in peers}
+        ends |= {read_ended(peer.record(f"sim.{number}.{attempt}").content).signed.encode() for peer in peers}
         (end,) = ends
         body = json.loads(end)["body"]
         assert (body["outcome"], body["reason"], body["members"]) == ("ended", "operator", {})

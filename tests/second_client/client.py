@@ -901,13 +901,15 @@ class Site:
         need(found and body == expected | {"accepted_at": body["accepted_at"]}, "receipt")
 
     def record(self, round_id):
-        """PROTOCOL.md: GET /v1/rounds/{round}/record?wait=S."""
+        """PROTOCOL.md: GET /v1/rounds/{round}/record?wait=S. Returns the signed record, and the signed manifests."""
         while True:
             answer = self.client.request("GET", f"/v1/rounds/{round_id}/record", "wait=30", expect=(200, 204))
             if answer.status_code == 200:
-                return answer.content
+                told = parse(answer.content)
+                need(told.keys() == {"manifests", "record", "v"} and told["v"] == 1, "answer: record and manifests")
+                return canonical(told["record"]), told["manifests"]
 
-    def open(self, round_id, data, own):
+    def open(self, round_id, data, documents, own):
         """PROTOCOL.md: What a site checks before it opens a sum. Returns the tensors and the total weight."""
         self.follow_rosters()
         record = self.take(data)
@@ -921,7 +923,7 @@ class Site:
         need(least <= len(members) <= self.plan.K, "record: number of sites")
         need(members[self.identity.name] == own, "record: this site's submission")
         try:
-            manifests = self.manifests(round_id, record, keys_of(roster, "site"))
+            manifests = self.manifests(documents, record, keys_of(roster, "site"))
             sections = from_parts(self.plan, self.sum_parts(round_id, record))
             Tags(self.key, round_id).check_sum(sections, manifests)
             mean = mean_of(self.plan, decrypt(self.key, round_id, sections, len(members)), len(members))
@@ -940,12 +942,12 @@ class Site:
         path += f"/verdicts/{self.identity.name}"
         self.client.request("PUT", path, body=document, kind="application/json", expect=(200, 201))
 
-    def manifests(self, round_id, record, keys):
-        """PROTOCOL.md: GET /v1/rounds/{round}/manifests. Of every member of the sum, verified."""
-        answer = parse(self.client.request("GET", f"/v1/rounds/{round_id}/manifests").content)
-        bodies = [by_author(canonical(document), "manifest", "site", keys) for document in answer["manifests"]]
-        found = {body["site"]: sha256(canonical(d)) for body, d in zip(bodies, answer["manifests"], strict=True)}
-        need(len(bodies) == len(found) and found == record["members"], "manifests: those of the record")
+    def manifests(self, documents, record, keys):
+        """PROTOCOL.md: GET /v1/rounds/{round}/record?wait=S. Of every member of the sum, verified."""
+        bodies = [by_author(canonical(document), "manifest", "site", keys) for document in documents]
+        found = {body["site"]: sha256(canonical(d)) for body, d in zip(bodies, documents, strict=True)}
+        need([body["site"] for body in bodies] == sorted(found), "manifests: each once, sorted by site")
+        need(found == record["members"], "manifests: those of the record")
         same = ("federation", "round", "attempt", "epoch", "key_id", "plan_id", "previous")
         need(all(body[name] == record[name] for body in bodies for name in same), "manifests: of this round")
         return bodies
@@ -970,7 +972,7 @@ def main():
     round_id = site.open_round()
     with np.load(job["update"]) as update:
         own = site.submit(round_id, dict(update), job["weight"])
-    tensors, weight = site.open(round_id, site.record(round_id), own)
+    tensors, weight = site.open(round_id, *site.record(round_id), own)
     np.savez(job["mean"], **tensors)
     json.dump({"round": round_id, "total_weight": weight, "fingerprint": identity.fingerprint}, sys.stdout)
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from he_agg import Mean, Plan, canonical, dequantize, quantize
 from he_agg.codecs import codec_for
 from he_agg.documents.draw import draw
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.record import NO_RECORD, RoundRecord
+from he_agg.documents.record import NO_RECORD, PUBLISHED, RoundRecord
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
 from he_agg.documents.state import FederationState, OpenAttempt
@@ -276,9 +276,7 @@ class FakeAggregator:
         if path == f"/v1/rounds/{self.round_id}/record":
             if self.record is None and len(self.complete) == len(self.sites):
                 self.close()
-            return Response(200, {}, self.record.encode()) if self.record else Response(204)
-        if path == f"/v1/rounds/{self.round_id}/manifests":
-            return self._manifests()
+            return self.ended() if self.record else Response(204)
         if match := re.fullmatch(rf"/v1/rounds/{re.escape(str(self.round_id))}/verdicts/([a-z]+)", path):
             self.verdicts.setdefault(match[1], Signed.parse(Verdict, body))
             return Response(201)
@@ -286,9 +284,11 @@ class FakeAggregator:
             return Response(200, {}, b"".join(self.sum[int(request.path.partition("?from=")[2]) :]))
         return problem(404, "unknown-round")
 
-    def _manifests(self) -> Response:
-        documents = [json.loads(self.manifests[site].encode()) for site in sorted(self.record.body.members)]
-        return Response(200, {}, canonical.encode({"v": 1, "manifests": documents}))
+    def ended(self) -> Response:
+        """The answer about a round that has ended."""
+        published = self.record.body.outcome == PUBLISHED
+        members = [site for site in sorted(self.record.body.members) if published and site in self.manifests]
+        return answer_of(self.record.encode(), [self.manifests[site].encode() for site in members])
 
     def _status(self, upload: str) -> Response:
         if upload not in self.uploads:
@@ -342,6 +342,17 @@ class FakeAggregator:
         self.manifests[site], self.complete[site] = signed, signed.digest
         self.parts[signed.digest] = parts
         return Response(200, {}, receipt_of(Receipt(signed.digest, str(self.round_id), site, 1)))
+
+
+def answer_of(record: bytes, manifests: Sequence[bytes]) -> Response:
+    """An answer about a round that has ended, put together of whatever bytes."""
+    return Response(200, {}, b'{"manifests":[%b],"record":%b,"v":1}' % (b",".join(manifests), record))
+
+
+def halves_of(answer: Response) -> tuple[bytes, list[Any]]:
+    """The record in an answer about a round that has ended, as it travels; and the manifests, read as JSON."""
+    value = json.loads(answer.body)
+    return canonical.encode(value["record"]), value["manifests"]
 
 
 def signed_state(state: FederationState, name: str = AGGREGATOR, key: SigningKey = AGGREGATOR_KEY) -> Response:

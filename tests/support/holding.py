@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,6 @@ import numpy as np
 
 from he_agg import Plan
 from he_agg.documents.holding import Answer, Complaint, Echo
-from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import RoundRecord
 from he_agg.documents.roster import Receiving, Roster
 from he_agg.documents.sharing import HolderList, SharingKey
@@ -25,7 +23,7 @@ from he_agg.sharing.dealing import Dealing, Excerpt
 from he_agg.sharing.shares import BadShare, Fault, answer, open_share
 from keys import Identity
 from tests.sharing.dealt import dealing_of, keys_of, stand_in_open
-from tests.support.peers import KEY_ID, OCTETS, Peer, Prepared, prepare
+from tests.support.peers import KEY_ID, OCTETS, Ended, Peer, Prepared, prepare, read_ended
 
 __all__ = [
     "JSON",
@@ -130,10 +128,14 @@ class Held:
         return self.peer.member.name
 
     @cached_property
-    def record(self) -> Signed[RoundRecord]:
+    def ended(self) -> Ended:
         found = self.peer.record(self.round_id)
         assert found.status_code == 200, found.text
-        return Signed.parse(RoundRecord, found.content)
+        return read_ended(found.content)
+
+    @property
+    def record(self) -> Signed[RoundRecord]:
+        return self.ended.signed
 
     def about(self, **changed: Any) -> dict[str, Any]:
         fields = {"round_id": RoundId.parse(self.round_id), "record": self.record.digest, "holder": self.name}
@@ -164,14 +166,12 @@ class Held:
 
     def contexts(self) -> list[Context]:
         """What the members' dealings were made for, in the order of their names."""
-        found = json.loads(self.peer.manifests(self.round_id).content)["manifests"]
-        manifests = [Signed.from_json(Manifest, one).body for one in found]
         return [
             Context(
                 one.round_id, one.epoch, one.plan_id, one.key_id, self.record.body.roster, one.holders or "",
                 dealer=one.site, nonce=one.nonce,
             )
-            for one in manifests
+            for one in (signed.body for signed in self.ended.manifests)
         ]  # fmt: skip
 
     def shares(self) -> bytes:

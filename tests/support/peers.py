@@ -23,7 +23,7 @@ import numpy as np
 import psycopg
 from sqlalchemy import URL
 
-from he_agg import Layout, Plan, TensorSpec
+from he_agg import Layout, Plan, TensorSpec, canonical
 from he_agg.documents.epoch import EpochBundle
 from he_agg.documents.federation import FederationDocument
 from he_agg.documents.manifest import Manifest
@@ -234,6 +234,28 @@ def read_record(document: bytes) -> RoundRecord:
     return Signed.parse(RoundRecord, document).body
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What an aggregator says of a round that has ended."""
+
+    signed: Signed[RoundRecord]
+    manifests: list[Signed[Manifest]]
+
+    @property
+    def record(self) -> RoundRecord:
+        return self.signed.body
+
+
+def read_ended(answer: bytes) -> Ended:
+    """The record of a round that has ended, and the manifests behind it; canonical, and nothing else."""
+    fields = canonical.Fields(canonical.parse(answer, 2**26), "answer")
+    assert fields.integer("v", 1, 1)
+    manifests = [Signed.from_json(Manifest, one) for one in fields.array("manifests", 10_000)]
+    ended = Ended(Signed.from_json(RoundRecord, fields.object("record")), manifests)
+    fields.end()
+    return ended
+
+
 def read_receipt(document: bytes) -> Receipt:
     """What a signed receipt says."""
     return Signed.parse(Receipt, document).body
@@ -420,9 +442,6 @@ class Peer:
     def record_at(self, index: int) -> httpx.Response:
         return self.request("GET", f"/v1/federations/{self.federation}/records/{index}")
 
-    def manifests(self, round_id: str) -> httpx.Response:
-        return self.request("GET", f"/v1/rounds/{round_id}/manifests")
-
     def document(self, what: str) -> httpx.Response:
         """A roster, bundle or transcript: `rosters/newest`, `epochs/1`, `transcript`."""
         return self.request("GET", f"/v1/federations/{self.federation}/{what}")
@@ -437,7 +456,7 @@ class Peer:
     def judge(self, about: str, found: str = OPENED, **changed: Any) -> httpx.Response:
         """A verdict on a round's sum; `changed` members make it another than it should be."""
         site = self.member.name
-        record = Signed.parse(RoundRecord, self.record(about).content).digest
+        record = read_ended(self.record(about).content).signed.digest
         fields: dict[str, Any] = {"round_id": RoundId.parse(about), "record": record, "site": site, "verdict": found}
         signer = changed.pop("signer", self.member.signing_key)
         document = Signed.make(Verdict(**(fields | changed)), signer).encode()

@@ -96,7 +96,7 @@ class Replicas:
             assert answer.status_code == 200, answer.text
 
     def check_sum(self, round_id: str, prepared: dict[str, Any], server: int = 0) -> None:
-        record = self.peer("a", server).record(round_id, wait=30).json()["body"]
+        record = self.peer("a", server).record(round_id, wait=30).json()["record"]["body"]
         assert record["members"] == {site: p.id for site, p in prepared.items()}
         got = read_sum(self.plan, self.peer("a", server).sum_from(round_id).content)
         for one, expected in zip(got, expected_sum(self.plan, list(prepared.values())), strict=True):

@@ -44,6 +44,7 @@ __all__ = [
     "poll",
     "read_document",
     "running",
+    "tag_matches",
     "take_body",
     "take_document",
     "taken",

@@ -148,7 +148,7 @@ def test_federations_side_by_side(make_world):
         stranger = worlds[(n + 1) % 3].peer("a")
         assert stranger.status(submission).status_code == 404
     for n, world in enumerate(worlds):
-        record = world.peer().record(ids[n], wait=10).json()["body"]
+        record = world.peer().record(ids[n], wait=10).json()["record"]["body"]
         mine = {site: p for (m, site), p in prepared.items() if m == n}
         assert record["members"] == {site: p.id for site, p in mine.items()}
         got = read_sum(world.plan, world.peer().sum_from(ids[n]).content)

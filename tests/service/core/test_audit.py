@@ -14,7 +14,7 @@ import pytest
 from he_agg.audit import audit
 from he_agg.documents.roster import Role
 from tests.support import peers
-from tests.support.peers import make_plan, prepare, read_record
+from tests.support.peers import make_plan, prepare, read_ended
 from tests.support.real import RealFederation
 from tests.support.server import QUICK, he_agg, start_server
 from tests.support.trust import AUDITOR, COORDINATOR, identity_of
@@ -24,7 +24,7 @@ def _all_submit(world, sites):
     round_id = world.round_id
     for number, site in enumerate(sites):
         world.peer(site).submit(prepare(world.plan, round_id, site, number))
-    return read_record(world.peer().record(round_id, wait=20).content)
+    return read_ended(world.peer().record(round_id, wait=20).content).record
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def past(tmp_path_factory):
             following = people.next_roster(members)
             assert world.peer(COORDINATOR).bring("rosters/2", following.encode()).status_code == 201
             peers.adopt(replace(people, roster=following))
-            assert read_record(world.peer().record(failing, wait=20).content).outcome == "failed"
+            assert read_ended(world.peer().record(failing, wait=20).content).record.outcome == "failed"
             world.peers["d"] = peers.Peer(world.client, "audited", identity_of("d"))
             assert _all_submit(world, "abd").outcome == "published"
             transcript = world.peer(AUDITOR).document("transcript")

@@ -1,13 +1,11 @@
 """Rosters, epochs, commitments, the chain of records and the transcript, over a real socket."""
 
-import hashlib
 import json
 
 import pytest
 
 from he_agg import canonical
 from he_agg.documents.epoch import Commitment
-from he_agg.documents.manifest import Manifest
 from he_agg.documents.record import NO_RECORD, RoundRecord
 from he_agg.documents.roster import Member, Role, Roster
 from he_agg.documents.signed import Signed
@@ -27,8 +25,8 @@ from tests.support.peers import (
     known,
     make_plan,
     prepare,
+    read_ended,
     read_receipt,
-    read_record,
     read_sum,
     take_end,
     take_parts,
@@ -126,13 +124,13 @@ def test_a_new_key_while_a_round_is_open(trust, world):
     current = world.peer().current()
     assert (current["round_id"], current["epoch"], current["key_id"]) == (f"{world.name}.1.2", 2, f"{2:064x}")
     assert current["index"] == 1
-    record = read_record(world.peer().record(f"{world.name}.1.1").content)
+    record = read_ended(world.peer().record(f"{world.name}.1.1").content).record
     assert record.excluded == {"a": "epoch-changed", "b": "incomplete", "c": "absent"}
     assert (record.epoch, record.key_id, record.outcome) == (1, KEY_ID, "failed")
     old = prepare(world.plan, current["round_id"], "a", 1, epoch=1)
     trust.unchanged(lambda: world.peer().end(current["round_id"], old.manifest), 422, "key-mismatch")
     new = [trust.submit(site, i) for i, site in enumerate("abc")]
-    record = read_record(world.peer().record(current["round_id"], wait=20).content)
+    record = read_ended(world.peer().record(current["round_id"], wait=20).content).record
     assert (record.outcome, record.epoch, record.key_id) == ("published", 2, f"{2:064x}")
     assert record.members == {site: p.id for site, p in zip("abc", new, strict=True)}
 
@@ -210,7 +208,7 @@ def test_a_site_is_added_while_a_round_is_open(trust, world):
     # Sites of the round may go by the old roster or the new one.
     trust.submit("b", 2, roster=before)
     trust.submit("c", 3, roster=following.body_digest)
-    record = read_record(world.peer().record(round_id, wait=20).content)
+    record = read_ended(world.peer().record(round_id, wait=20).content).record
     assert (record.outcome, record.roster, record.members.keys()) == ("published", before, {"a", "b", "c"})
     assert "late" in late.current(wait=5)["invited"]
     next_id = f"{world.name}.2.1"
@@ -220,7 +218,7 @@ def test_a_site_is_added_while_a_round_is_open(trust, world):
     for i, site in enumerate("abc"):
         trust.submit(site, 10 + i)
     assert late.submit(prepare(world.plan, next_id, "late", 13)).status_code == 200
-    record = read_record(world.peer().record(next_id, wait=20).content)
+    record = read_ended(world.peer().record(next_id, wait=20).content).record
     assert (record.roster, len(record.members)) == (following.body_digest, 4)
 
 
@@ -239,7 +237,7 @@ def test_a_site_is_removed_while_a_round_is_open(trust, world, how):
     answer = world.peer("c").state()
     told = (403, "no-longer-member") if how == "removed" else (401, "bad-signature")
     assert (answer.status_code, answer.json()["reason"]) == told
-    record = read_record(world.peer().record(f"{world.name}.1.1").content)
+    record = read_ended(world.peer().record(f"{world.name}.1.1").content).record
     assert (record.outcome, record.excluded) == (
         "failed", {"a": "roster-changed", "b": "absent", "c": "roster-changed"},
     )  # fmt: skip
@@ -249,7 +247,7 @@ def test_a_site_is_removed_while_a_round_is_open(trust, world, how):
     assert world.peer("c").end(current["round_id"], again).status_code == told[0]
     if how == "removed":
         both = [trust.submit(site, i) for i, site in enumerate("ab")]
-        record = read_record(world.peer().record(current["round_id"], wait=20).content)
+        record = read_ended(world.peer().record(current["round_id"], wait=20).content).record
         assert (record.outcome, record.roster) == ("published", following.body_digest)
         assert record.members == {"a": both[0].id, "b": both[1].id}
         got = read_sum(world.plan, world.peer().sum_from(current["round_id"]).content)
@@ -338,11 +336,12 @@ def test_everything_that_is_signed_verifies_and_chains(trust, world, own_server,
     sent, previous, lines = {}, NO_RECORD, []
     for number in (1, 2, 3):
         round_id = world.round_id
-        trust.unchanged(lambda r=round_id: world.peer().manifests(r), 409, "sum-not-ready")
+        assert world.peer().record(round_id).status_code == 204
         if number == 2:  # one that fails in between
             assert trust.bring_bundle(trust.bundle(2)).status_code == 201
-            trust.unchanged(lambda r=round_id: world.peer().manifests(r), 409, "round-failed")
-            failed = Signed.parse(RoundRecord, world.peer().record(round_id, wait=5).content)
+            ended = read_ended(world.peer().record(round_id, wait=5).content)
+            assert ended.manifests == []
+            failed = ended.signed
             failed.check_signed(aggregators)
             assert (failed.body.index, failed.body.previous) == (2, previous)
             previous, round_id = failed.digest, world.round_id
@@ -354,23 +353,23 @@ def test_everything_that_is_signed_verifies_and_chains(trust, world, own_server,
             assert read_receipt(receipt).id == prepared.id
             sent[site] = prepared
         answer = world.peer().record(round_id, wait=20)
-        signed = Signed.parse(RoundRecord, answer.content)
+        signed = read_ended(answer.content).signed
         signed.check_signed(aggregators)
         index = world.peer().current(wait=5)["index"]
         assert (signed.body.index, signed.body.previous) == (index, previous)
         assert answer.headers["etag"] == f'"{signed.digest}"'
-        assert world.peers[AUDITOR].record_at(index).content == answer.content
+        assert world.peers[AUDITOR].record_at(index).content == signed.encode()
         if number == 2:
             own_server.start()
-        body = world.peer("b").manifests(round_id).content
-        value = canonical.parse(body, 2**20)
-        manifests = [Signed.from_json(Manifest, one) for one in value["manifests"]]
+        again = world.peer("b").record(round_id)
+        assert (again.content, again.headers["etag"]) == (answer.content, answer.headers["etag"])
+        manifests = read_ended(again.content).manifests
         assert [one.encode() for one in manifests] == [sent[site].manifest for site in "abc"]
         for one in manifests:
             one.check_signed({one.body.site: world.members[one.body.site].signing_key.public_key})
             assert one.body.previous == previous
             assert signed.body.members[one.body.site] == one.digest
-        lines += [one.encode() for one in manifests] + [answer.content]
+        lines += [one.encode() for one in manifests] + [signed.encode()]
         previous = signed.digest
     trust.unchanged(lambda: world.peer().record_at(5), 404, "unknown-round")
     assert world.peer().record_at(0).status_code == world.peer().record_at(10**10).status_code == 400
@@ -392,7 +391,7 @@ def test_a_history_that_is_another_is_noticed_when_a_manifest_comes(trust, world
         problem = world.peer().submit(prepare(world.plan, round_id, "a", 5, previous=previous))
         assert (problem.status_code, problem.json()["reason"]) == (409, "chain-mismatch")
         assert problem.json()["round_id"] == round_id
-    right = hashlib.sha256(world.peer().record(f"{world.name}.1.1").content).hexdigest()
+    right = read_ended(world.peer().record(f"{world.name}.1.1").content).signed.digest
     assert world.peer().complete(prepare(world.plan, round_id, "a", 5, previous=right)).status_code == 200
 
 

@@ -153,7 +153,6 @@ def test_openapi_tells_every_endpoint_with_its_problems(app):
         ("PUT", "/v1/rounds/{round_id}/submissions/{upload}"),
         ("GET", "/v1/rounds/{round_id}/record"),
         ("GET", "/v1/rounds/{round_id}/sum"),
-        ("GET", "/v1/rounds/{round_id}/manifests"),
         ("GET", "/v1/rounds/{round_id}/verdicts"),
         ("PUT", "/v1/rounds/{round_id}/verdicts/{site}"),
         ("GET", "/v1/federations/{federation}/records/{index}"),

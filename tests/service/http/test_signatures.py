@@ -6,6 +6,7 @@ import time
 import pytest
 
 from he_agg.documents.federation import FederationDocument
+from he_agg.documents.roster import Role
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, WINDOW_S, RequestHead, manifest_field, sign_request
 from keys import Identity
 from service.operator import operations
@@ -17,7 +18,6 @@ from tests.support.trust import AUDITOR, COORDINATOR, consortium, identity_of
 ROLES = {
     "GET state": {"a", AUDITOR, COORDINATOR},
     "GET record": {"a", AUDITOR, COORDINATOR},
-    "GET manifests": {"a", AUDITOR, COORDINATOR},
     "GET sum": {"a"},
     "GET submission": {"a"},
     "PUT submission": {"a"},
@@ -259,7 +259,6 @@ def test_roles(world, prepared, what):
     method, _, name = what.partition(" ")
     path = {
         "record": f"/v1/rounds/{world.round_id}/record",
-        "manifests": f"/v1/rounds/{world.round_id}/manifests",
         "sum": f"/v1/rounds/{world.round_id}/sum",
         "submission": f"/v1/rounds/{world.round_id}/submissions/{prepared.upload}",
     }.get(name, f"/v1/federations/{world.name}/{name}")
@@ -273,6 +272,20 @@ def test_roles(world, prepared, what):
         else:
             assert_problem(answer, 403, "forbidden")
         assert world.snapshot() == before
+
+
+def test_an_operator_sees_records_and_whole_transcripts_but_asks_for_no_round(world):
+    """Who runs the server needs the chain; the answer that sites wait for, with all manifests, it does not."""
+    members = known(world.name)
+    operated = members.roster.body.members | {"op": identity_of("op").member([Role.OPERATOR])}
+    assert world.peers[COORDINATOR].bring("rosters/2", members.next_roster(operated).encode()).status_code == 201
+    peer = Peer(world.client, world.name, identity_of("op"))
+    before = world.snapshot()
+    assert peer.state().status_code == peer.document("transcript").status_code == 200
+    assert_problem(peer.record_at(9), 404, "unknown-round")
+    assert_problem(peer.record(world.round_id), 403, "forbidden")
+    assert_problem(peer.record(f"{world.name}.9.1"), 403, "forbidden")
+    assert world.snapshot() == before
 
 
 def test_a_removed_site_is_told_so_and_nothing_more(world, put):

@@ -66,7 +66,8 @@ def test_in_one_request_or_part_by_part_on_a_real_server(world):
             receipt = peer.put(mine, 0, mine.whole)
         assert receipt.status_code == 200, receipt.text
         assert (read_receipt(receipt.content).id, read_receipt(receipt.content).site) == (mine.id, site)
-    assert world.peer().record(round_id, wait=10).json()["body"]["members"] == {s: p.id for s, p in prepared.items()}
+    record = world.peer().record(round_id, wait=10).json()["record"]["body"]
+    assert record["members"] == {s: p.id for s, p in prepared.items()}
     got = read_sum(world.plan, world.peer().sum_from(round_id).content)
     for one, expected in zip(got, expected_sum(world.plan, list(prepared.values())), strict=True):
         assert (one == expected).all()
@@ -343,7 +344,7 @@ def test_the_deadline_is_met_by_those_before_it(inside):
     inside.clock.now += 3601
     refused(inside.at("c").put(late, 0, late.whole), 409, "round-closed")
     inside.fold()
-    record = inside.at("a").record(ONE).json()["body"]
+    record = inside.at("a").record(ONE).json()["record"]["body"]
     assert (sorted(record["members"]), record["excluded"]) == (["a", "b"], {"c": "incomplete"})
 
 

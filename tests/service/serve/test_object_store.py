@@ -42,7 +42,7 @@ def submit(world, round_id, prepared, sites):
 
 
 def assert_sum(world, round_id, prepared):
-    record = world.peer().record(round_id, wait=30).json()["body"]
+    record = world.peer().record(round_id, wait=30).json()["record"]["body"]
     assert record["members"] == {site: one.id for site, one in zip(SITES, prepared, strict=True)}
     got = read_sum(world.plan, world.peer().sum_from(round_id).content)
     for one, expected in zip(got, expected_sum(world.plan, prepared), strict=True):

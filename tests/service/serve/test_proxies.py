@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from tests.support.certificates import Authority
-from tests.support.peers import Peer, make_plan, prepare, read_record
+from tests.support.peers import Peer, make_plan, prepare, read_ended
 from tests.support.real import RealFederation
 from tests.support.server import QUICK, start_server
 from tests.support.trust import AUDITOR
@@ -152,7 +152,7 @@ def test_a_round_through_it(proxy, prefix):
         for number, site in enumerate("ab"):
             submission = prepare(world.plan, round_id, site, number)
             assert world.peer(site).submit(submission).status_code == 200
-        record = read_record(world.peer().record(round_id, wait=20).content)
+        record = read_ended(world.peer().record(round_id, wait=20).content).record
         assert sorted(record.members) == ["a", "b"]
         whole = world.peer().sum_from(round_id)
         assert (whole.status_code, len(whole.content)) == (200, world.plan.public.wire_bytes)

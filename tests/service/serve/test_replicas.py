@@ -89,7 +89,7 @@ def test_news_reaches_who_waits_at_the_other_replica(pair):
     for i, site in enumerate(SITES):
         assert pair.peer(site, 0).submit(prepare(pair.plan, round_id, site, i)).status_code == 200
     waiting.join()
-    assert answers[0].json()["body"]["outcome"] == "published"
+    assert answers[0].json()["record"]["body"]["outcome"] == "published"
     assert time.monotonic() - began < 10
 
 

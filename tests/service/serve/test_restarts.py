@@ -39,7 +39,7 @@ def prepare_round(world):
 
 
 def assert_sum(world, round_id, prepared):
-    record = world.peer().record(round_id, wait=20).json()["body"]
+    record = world.peer().record(round_id, wait=20).json()["record"]["body"]
     assert record["members"] == {site: p.id for site, p in prepared.items()}
     expected = expected_sum(world.plan, list(prepared.values()))
     got = read_sum(world.plan, world.peer().sum_from(round_id).content)

@@ -19,7 +19,7 @@ from service.serve.tls import check_address, tls_context
 from service.settings import load_settings
 from tests.service.serve.tls_clients import SIGNER, ask, client_context, settings
 from tests.support.certificates import Authority
-from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_record, read_sum
+from tests.support.peers import Peer, expected_sum, make_plan, prepare, read_ended, read_sum
 from tests.support.real import RealFederation
 from tests.support.server import start_server
 
@@ -197,7 +197,7 @@ def test_a_round_over_tls(server, authority):
         assert (refused.status_code, refused.json()["reason"]) == (413, "too-large")
         for site, each in submissions.items():
             assert world.peer(site).submit(each).status_code == 200
-        record = read_record(peer.record(round_id, wait=20).content)
+        record = read_ended(peer.record(round_id, wait=20).content).record
         assert sorted(record.members) == ["a", "b"]
         got = read_sum(world.plan, peer.sum_from(round_id).content)
         for one, expected in zip(got, expected_sum(world.plan, list(submissions.values())), strict=True):

@@ -97,11 +97,11 @@ def test_the_real_clock(make_world):
     for i, site in enumerate("ab"):
         world.peer(site).submit(prepare(world.plan, round_id, site, i))
     record = world.peer().record(round_id, wait=10)
-    assert record.json()["body"]["outcome"] == "published"
-    assert record.json()["body"]["excluded"] == {"c": "absent"}
+    assert record.json()["record"]["body"]["outcome"] == "published"
+    assert record.json()["record"]["body"]["excluded"] == {"c": "absent"}
     following = world.peer().current(wait=10, after=round_id)
     assert (following["round"], following["attempt"]) == (2, 1)
-    failed = world.peer().record(following["round_id"], wait=10).json()["body"]
+    failed = world.peer().record(following["round_id"], wait=10).json()["record"]["body"]
     assert failed["outcome"] == "failed"
     following = world.peer().current(wait=10, after=following["round_id"])
     assert (following["round"], following["attempt"]) == (2, 2)

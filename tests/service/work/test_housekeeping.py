@@ -149,7 +149,7 @@ def test_who_asks_for_an_old_sum_is_told(make_world):
         round_id = world.peer().current(wait=10)["round_id"]
         for i, site in enumerate("ab"):
             world.peer(site).submit(prepare(world.plan, round_id, site, number * 2 + i))
-        assert world.peer().record(round_id, wait=10).json()["body"]["outcome"] == "published"
+        assert world.peer().record(round_id, wait=10).json()["record"]["body"]["outcome"] == "published"
         rounds.append(round_id)
     world.peer().current(wait=1, after=world.round_id)
     gone = world.peer().sum_from(rounds[0])
