@@ -12,6 +12,7 @@ from he_agg.documents.roster import Member, Roster
 from he_agg.documents.signed import Signed
 from service.core.aggregator_key import FILE_NAME, AggregatorKey
 from service.core.conductor import Conductor
+from service.core.documents import Documents
 from service.core.made_sums import MadeSums
 from service.core.roster_cache import former_members, newest_roster, signer_in
 from service.core.round_answers import RoundAnswers
@@ -70,6 +71,7 @@ class Aggregator:
         self.made_sums = MadeSums(settings.made_sum_bytes)
         self.admissions = Admissions(store, part_store, self.conductor, self.capacity)
         self.uploads = Uploads(store, part_store, self.conductor, self.admissions, sums)
+        self.documents = Documents(store)
         self.dealings = Dealings(store, self.conductor, self.admissions)
         self.worker = Worker(settings, store, part_store, self.conductor, sums, self.made_sums)
         self.unlisted: list[str] = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import String, bindparam, delete, func, insert, select, text, update
 
 from service.store.federation_rows import FederationRows
@@ -10,7 +13,7 @@ from service.store.queries import as_row, columns_of
 from service.store.round_rows import RoundRows
 from service.store.rows import LeaseRow
 from service.store.schema import leases, meta, parts, sum_parts
-from service.store.statements import Prepared, adding
+from service.store.statements import Prepared, adding, run_text
 from service.store.submission_rows import SubmissionRows
 
 __all__ = ["CHANNEL", "Transaction"]
@@ -35,10 +38,27 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
     """Reads and writes within one transaction.
 
     Attributes:
-        bumped: whether it has told that rounds have changed.
+        bumped: whether it has told that rounds have changed; within `apart`, whether that has.
     """
 
     bumped = False
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Undo what was written within if something is raised there, and nothing that was written before."""
+        before, self.bumped, reported = self.bumped, False, len(self.reported)
+        run_text(self._connection, "SAVEPOINT apart")
+        try:
+            yield
+        except BaseException:
+            run_text(self._connection, "ROLLBACK TO SAVEPOINT apart")
+            self._found.clear()
+            del self.reported[reported:]
+            self.bumped = False
+            raise
+        finally:
+            self.bumped = self.bumped or before
+            run_text(self._connection, "RELEASE SAVEPOINT apart")
 
     def lease(self, name: str) -> LeaseRow | None:
         """Return who has the lease, or had it."""

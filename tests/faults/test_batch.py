@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
+from he_agg.errors import Reason
+from service.core.documents import Documents
+from service.domain.events import Stage
+from service.refusal import RefusedError
+from service.store import sql
 from service.store.batch import Batch
+from service.store.rows import FederationRow
 
 
 class Store:
@@ -71,3 +77,40 @@ def test_a_batch_goes_on_after_a_failure():
     with pytest.raises(OSError, match="full"):
         batch.run(1)
     assert batch.run(2) == 2
+
+
+def test_a_refused_document_undoes_itself_alone(tmp_path):
+    """Documents that share a commit: what the refused ones had written is gone, the others are there."""
+    store: Any = sql.Store(f"sqlite:///{tmp_path / 'rows.sqlite3'}", busy_timeout_s=10, create=True)
+    documents, commits = Documents(store), []
+    told: dict[str, Any] = {}
+    store.on_write = commits.append
+
+    def accept(tx, document):
+        tx.add_federation(FederationRow(document.decode(), document, Stage.CREATED, 1))
+        if int(document[1:]) % 3 == 0:
+            raise RefusedError(Reason.FORBIDDEN, document.decode())
+        return int(document[1:]) % 3 == 1
+
+    def send(name):
+        try:
+            told[name] = documents.take(name.encode(), accept, lambda tx: tx.federation(name) is not None)
+        except RefusedError as refusal:
+            told[name] = refusal.message
+
+    names = [f"f{number}" for number in range(1, 31)]
+    threads = [threading.Thread(target=send, args=(name,)) for name in names]
+    with store.write():  # until all of them wait
+        for thread in threads:
+            thread.start()
+        while len(documents._decisions._queue) < len(names) - 1:
+            pass
+    for thread in threads:
+        thread.join()
+    assert told == {
+        name: name if number % 3 == 0 else (number % 3 == 1, number % 3 == 1) for number, name in enumerate(names, 1)
+    }
+    assert len(commits) == 3
+    with store.read() as tx:
+        assert {row.name for row in tx.federations()} == {name for name in names if int(name[1:]) % 3}
+    store.close()

@@ -226,10 +226,8 @@ async def take_document(
 
     def take(document: bytes) -> bool:
         nonlocal woken
-        with running(request).store.write() as tx:
-            new = accept(tx, document)
-            woken = new and awaited(tx)
-            return new
+        new, woken = running(request).documents.take(document, accept, awaited)
+        return new
 
     return await take_body(request, caller, at_most, take, lambda: woken)
 

@@ -424,6 +424,35 @@ def test_what_raises_is_undone(store):
         assert tx.generation() == 0
 
 
+def test_what_raises_apart_is_undone_alone(store):
+    def told(tx):
+        return tx.generation(), tx.bumped, len(tx.reported), tx.federation("g")
+
+    def fail_within(tx):
+        with tx.apart():
+            tx.add_federation(FederationRow("g", b"undone", Stage.CREATED, LATE))
+            tx.bump()
+            tx.report("federation.ended", federation="g", reason="r", record="d0" * 32)
+            assert told(tx)[:3] == (2, True, 1)
+            assert tx.federation("g") is not None
+            raise RuntimeError
+
+    with store.write() as tx:
+        tx.bump()
+        with tx.apart():
+            assert not tx.bumped
+        assert told(tx) == (1, True, 0, None)
+        with pytest.raises(RuntimeError):
+            fail_within(tx)
+        assert told(tx) == (1, True, 0, None)
+        with pytest.raises(IntegrityError), tx.apart():  # a statement that failed ends PostgreSQL's transaction
+            tx.add_epoch(EpochRow("nobody", 1, "6e" * 32), None, LATE)
+        with tx.apart():
+            tx.add_federation(FederationRow("g", b"kept", Stage.CREATED, LATE))
+    with store.read() as tx:
+        assert (tx.generation(), tx.federation("g").document) == (1, b"kept")
+
+
 def test_a_reader_sees_one_state_and_holds_nobody_up(stores):
     one, two = stores
     with one.read() as reading:
