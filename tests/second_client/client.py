@@ -972,7 +972,8 @@ def main():
     round_id = site.open_round()
     with np.load(job["update"]) as update:
         own = site.submit(round_id, dict(update), job["weight"])
-    tensors, weight = site.open(round_id, *site.record(round_id), own)
+    record, manifests = site.record(round_id)
+    tensors, weight = site.open(round_id, record, manifests, own)
     np.savez(job["mean"], **tensors)
     json.dump({"round": round_id, "total_weight": weight, "fingerprint": identity.fingerprint}, sys.stdout)
 

@@ -277,7 +277,7 @@ def test_roles(world, prepared, what):
 def test_an_operator_sees_records_and_whole_transcripts_but_asks_for_no_round(world):
     """Who runs the server needs the chain; the answer that sites wait for, with all manifests, it does not."""
     members = known(world.name)
-    operated = members.roster.body.members | {"op": identity_of("op").member([Role.OPERATOR])}
+    operated = dict(members.roster.body.members) | {"op": identity_of("op").member([Role.OPERATOR])}
     assert world.peers[COORDINATOR].bring("rosters/2", members.next_roster(operated).encode()).status_code == 201
     peer = Peer(world.client, world.name, identity_of("op"))
     before = world.snapshot()
