@@ -298,6 +298,11 @@ def play_round(sites: list[Site], plan, round_id: str, number: int):
     return round_id, ended, parts, {site.name: (prepared[site.name], receipts[site.name]) for site in sites}
 
 
+def record_in(history) -> Signed[RoundRecord]:
+    _, ended, *_ = history
+    return read_ended(ended).signed
+
+
 def assert_unchanged(sites: list[Site], plan, history) -> None:
     round_id, ended, parts, receipts = history
     assert sites[0].ask("record", round_id).content == ended
@@ -355,18 +360,18 @@ def run_loop(
             lives.append((sites, plan, histories))
             for number in range(1, ROUNDS + 1):
                 state = Signed.parse(FederationState, sites[0].ask("state").content).body
-                assert state.head == (hashlib.sha256(histories[-1][1]).hexdigest() if histories else NO_RECORD)
+                assert state.head == (record_in(histories[-1]).digest if histories else NO_RECORD)
                 round_id = str(state.round_id)
                 assert round_id == f"{plan.public.federation}.{number}.1", "an attempt failed"
                 histories.append(play_round(sites, plan, round_id, number))
                 earlier, its_plan, rounds = random.Random(round_id).choice(lives)
                 assert_unchanged(earlier, its_plan, random.Random(number).choice(rounds))
                 assert not killer.unexpected, killer.unexpected
-            assert_ended(sites, plan.public.federation, [record for _, record, *_ in histories])
+            assert_ended(sites, plan.public.federation, [record_in(history).encode() for history in histories])
         for sites, plan, histories in lives[:7]:
             for history in histories:
                 assert_unchanged(sites, plan, history)
-            assert_ended(sites, plan.public.federation, [record for _, record, *_ in histories])
+            assert_ended(sites, plan.public.federation, [record_in(history).encode() for history in histories])
         killer.done.set()
         retries = sum(site.retries for sites, *_ in lives for site in sites)
         print(f"{len(killer.died)} deaths in {len(lives)} federations, {retries} requests got no answer")
@@ -378,8 +383,8 @@ def run_loop(
     assert not failures, failures[:3]
     for *_, histories in lives:
         previous = NO_RECORD
-        for index, (_, record, *_) in enumerate(histories, 1):
-            signed = Signed.parse(RoundRecord, record)
+        for index, history in enumerate(histories, 1):
+            signed = record_in(history)
             assert (signed.body.index, signed.body.previous) == (index, previous), "the chain has a gap"
             previous = signed.digest
     with contextlib.closing(sqlite3.connect(data_dir / "aggregator.sqlite3")) as db:
