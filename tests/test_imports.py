@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -45,18 +47,48 @@ ONLY_IN = {
 }
 
 
+@dataclass(frozen=True)
+class Source:
+    """What the tests here ask of one file."""
+
+    path: str
+    imports: list[ast.Import | ast.ImportFrom]
+    at_once: list[ast.Import | ast.ImportFrom]
+    """Those that run when the module is imported."""
+    asserts: list[int]
+    classes: list[str]
+
+
+@cache
+def sources(package):
+    """Read every file of a package, once for all tests: to parse and walk them takes seconds."""
+    found = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        nodes = list(ast.walk(tree))
+        imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        found.append(
+            Source(
+                path.relative_to(ROOT).as_posix(),
+                imports,
+                [node for node in imports if node in tree.body],
+                [node.lineno for node in nodes if isinstance(node, ast.Assert)],
+                [node.name for node in nodes if isinstance(node, ast.ClassDef)],
+            )
+        )
+    return found
+
+
 @cache
 def imported_names(packages=PACKAGES):
     """Every import: in which file, from which module, which names."""
     found = []
-    for package in packages:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            name = path.relative_to(ROOT).as_posix()
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Import):
-                    found += [(name, alias.name, []) for alias in node.names]
-                elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                    found.append((name, node.module or "", [alias.name for alias in node.names]))
+    for source in (source for package in packages for source in sources(package)):
+        for node in source.imports:
+            if isinstance(node, ast.Import):
+                found += [(source.path, alias.name, []) for alias in node.names]
+            elif node.level == 0:
+                found.append((source.path, node.module or "", [alias.name for alias in node.names]))
     return found
 
 
@@ -92,16 +124,15 @@ def test_library_stays_in_its_room(library):
 def rooms_imported_at_once(package):
     """Which room of a package imports which, by what runs when a module is imported."""
     found = {}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        here = path.relative_to(ROOT).with_suffix("").parts
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-                for name in names:
-                    if name.startswith(f"{package}."):
-                        found.setdefault(here[1], set()).add(name.split(".")[1])
-                    elif name == package:
-                        found.setdefault(here[1], set()).update(alias.name for alias in node.names)
+    for source in sources(package):
+        room = source.path.removesuffix(".py").split("/")[1]
+        for node in source.at_once:
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for name in names:
+                if name.startswith(f"{package}."):
+                    found.setdefault(room, set()).add(name.split(".")[1])
+                elif name == package:
+                    found.setdefault(room, set()).update(alias.name for alias in node.names)
     return {room: below - {room} for room, below in found.items()}
 
 
@@ -135,8 +166,7 @@ def test_the_core_exports_its_names_and_loads_them_when_asked_for():
         "from he_agg import Layout, Mean, Plan, WireError\n"
         "print(first, missing, {'tenseal', 'keys'} & set(sys.modules), hasattr(he_agg, 'nothing'))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout == "set() [] set() False\n"
+    assert python(code) == "set() [] set() False\n"
 
 
 def test_numba_stays_in_kernel_modules():
@@ -145,31 +175,41 @@ def test_numba_stays_in_kernel_modules():
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["service", "service.http.app", "service.serve.cli"])
-def test_aggregator_loads_neither_an_he_library_nor_keys(module):
-    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+def python(code):
+    """Run a program in a process of its own; what it has printed."""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    loaded = set(run.stdout.split())
-    assert "he_agg" in loaded or module == "service"
-    assert loaded & {"tenseal", "keys", "client_sdk"} == set()
+    return run.stdout
+
+
+def loaded_by(modules):
+    """Import modules one after another in one fresh process; what has been loaded by each of them, and before it.
+
+    What none of them may load has not been loaded by those before it either, so each is seen as if it were alone.
+    """
+    code = (
+        "import importlib, json, sys\n"
+        f"for module in {list(modules)}:\n"
+        "    importlib.import_module(module)\n"
+        "    print(json.dumps([module, sorted({name.split('.')[0] for name in sys.modules})]))"
+    )
+    return {module: set(loaded) for module, loaded in map(json.loads, python(code).splitlines())}
 
 
 def test_serve_command_loads_neither_an_he_library_nor_keys():
+    """Nor do the modules behind it: tests/service/test_imports.py."""
     code = (
         "import sys, contextlib, he_agg.host.commands as c\n"
         "with contextlib.suppress(SystemExit): c.main(['serve', '--help'])\n"
-        "print(*sorted({n.split('.')[0] for n in sys.modules}), file=sys.stderr)"
+        "print(*sorted({n.split('.')[0] for n in sys.modules}))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    loaded = set(run.stderr.split())
-    assert "--port" in run.stdout
-    assert "service" in loaded
-    assert loaded & {"tenseal", "keys", "client_sdk"} == set()
+    shown, loaded = python(code).rsplit("\n", 2)[:2]
+    assert "--port" in shown
+    assert "service" in loaded.split()
+    assert set(loaded.split()) & {"tenseal", "keys", "client_sdk"} == set()
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
+def test_a_site_loads_no_framework_that_it_was_not_asked_for():
+    modules = (
         "client_sdk",
         "client_sdk.adapters",
         "client_sdk.analytics",
@@ -179,48 +219,42 @@ def test_serve_command_loads_neither_an_he_library_nor_keys():
         "client_sdk.nvflare",
         "client_sdk.privacy",
         "client_sdk.training",
-    ],
-)
-def test_a_site_loads_no_framework_that_it_was_not_asked_for(module):
-    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    loaded = set(run.stdout.split())
-    assert "client_sdk" in loaded
+    )
     frameworks = {"torch", "sklearn", "jax", "tensorflow", "flwr", "nvflare", "sksurv", "pandas", "matplotlib"}
-    assert loaded & (frameworks | {"opacus", "dp_accounting"}) == set()
+    found = loaded_by(modules)
+    assert found.keys() == set(modules)
+    for module, loaded in found.items():
+        assert "client_sdk" in loaded
+        assert loaded & (frameworks | {"opacus", "dp_accounting"}) == set(), module
 
 
-@pytest.mark.parametrize(
-    ("package", "module", "extra"),
-    [
+def test_a_missing_extra_says_which_command_installs_it():
+    """One package is missing at a time."""
+    needed = [
         ("torch", "client_sdk.adapters.torch", "torch"),
         ("sklearn", "client_sdk.adapters.sklearn", "sklearn"),
         ("flwr", "client_sdk.flower.mod", "flower"),
         ("flwr", "client_sdk.flower.strategy", "flower"),
         ("nvflare", "client_sdk.nvflare.client", "nvflare"),
         ("nvflare", "client_sdk.nvflare.server", "nvflare"),
-    ],
-)
-def test_a_missing_extra_says_which_command_installs_it(package, module, extra):
+    ]
     code = (
-        f"import sys; sys.modules[{package!r}] = None\n"
+        "import importlib, sys\n"
         "from he_agg.errors import ConfigError\n"
-        f"try: import {module}\n"
-        "except ConfigError as error: print(error.hint)"
+        f"for package, module, _ in {needed}:\n"
+        "    assert package not in sys.modules\n"
+        "    sys.modules[package] = None\n"
+        "    try: importlib.import_module(module)\n"
+        "    except ConfigError as error: print(module, error.hint)\n"
+        "    del sys.modules[package]"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout.strip() == f"pip install 'he-agg[{extra}]'"
+    told = [f"{module} pip install 'he-agg[{extra}]'" for _, module, extra in needed]
+    assert python(code).splitlines() == told
 
 
 def test_core_asserts_nothing_about_input():
-    wrong = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Assert)
-    ]
-    assert wrong == []
+    found = [source for package in PACKAGES for source in sources(package)]
+    assert [f"{source.path}:{line}" for source in found for line in source.asserts] == []
 
 
 def test_what_tests_share_is_in_modules_for_it():
@@ -237,12 +271,7 @@ def test_what_tests_share_is_in_modules_for_it():
 
 def test_there_is_one_harness_of_each_name():
     """Seven classes were named World once."""
-    worlds = [
-        path.relative_to(ROOT).as_posix()
-        for path in sorted((ROOT / "tests").rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ClassDef) and node.name == "World"
-    ]
+    worlds = [source.path for source in sources("tests") for name in source.classes if name == "World"]
     assert worlds == ["tests/support/flows.py"]
 
 
