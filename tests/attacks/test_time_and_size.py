@@ -46,8 +46,12 @@ LIES_S = 15.0
 
 @contextmanager
 def lying(script, listens=True):
-    """A server that answers each request by `script(say, connection)`; yields its url and the heads that it got."""
+    """A server that answers each request by `script(say, connection)`; yields its url and the heads that it got.
+
+    None of its threads outlives it: two that went on reading what a test had sent took a core from all later tests.
+    """
     heads: list[bytes] = []
+    threads: list[threading.Thread] = []
     ended = threading.Event()
 
     def serve(connection: socket.socket) -> None:
@@ -70,20 +74,27 @@ def lying(script, listens=True):
             except OSError:
                 return
 
+    def start(target, *arguments) -> None:
+        threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        threads[-1].start()
+
     def accept() -> None:
         while True:
             try:
-                threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+                start(serve, server.accept()[0])
             except OSError:
                 return
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=accept, daemon=True).start()
+        start(accept)
         try:
             yield f"http://127.0.0.1:{server.getsockname()[1]}", heads
         finally:
             ended.set()
             server.shutdown(socket.SHUT_RDWR)
+            for thread in threads:  # that which accepts is the first
+                thread.join(LIES_S)
+            assert not [thread for thread in threads if thread.is_alive()], "a liar goes on when its test has ended"
 
 
 def run_sync(url, flow):
@@ -182,10 +193,10 @@ def test_a_handshake_that_drips_ends(run):
 
 
 def test_an_upload_that_nobody_takes_ends(run):
-    def sip(_, connection):
-        for _ in range(300):
+    def sip(say, connection):
+        while True:
             connection.recv(1)
-            time.sleep(0.05)
+            say(b"", every_s=0.05)
 
     request = Request("PUT", "/v1/thing", frozenset({200}), body=bytes(2**25))
     with lying(sip) as (url, _), at_most(8.0), pytest.raises(TransportError, match="gave up after"):
