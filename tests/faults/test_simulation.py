@@ -207,6 +207,8 @@ class Life(RuleBasedStateMachine):
             self.time_passes(DEADLINE_S + 1.0)
             self.background_pass()
         if then.startswith("rot"):
+            if in_one:
+                self.restart()  # a sum in memory is not made of what is on the disk, and so not spoilt by it
             self.rot(who[0], order[0], "bit")
         if then == "fold a little":
             self.fold_a_little_and_die(1)
@@ -511,7 +513,7 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_random_lives():
-    run(examples=30, steps=50)
+    run(examples=15, steps=50)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +93,29 @@ def make_plan(
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
-    """One submission, ready to be sent."""
+    """One submission, ready to be sent. What its manifest says is asked by the thousand, and read once."""
 
     manifest: bytes
     parts: list[bytes]
     residues: list[Any]
 
-    @property
+    @cached_property
     def id(self) -> str:
         return hashlib.sha256(self.manifest).hexdigest()
 
-    @property
-    def upload(self) -> str:
-        return Signed.parse(Manifest, self.manifest).body.nonce
+    @cached_property
+    def _said(self) -> Manifest:
+        return Signed.parse(Manifest, self.manifest).body
 
     @property
+    def upload(self) -> str:
+        return self._said.nonce
+
+    @cached_property
     def round_id(self) -> str:
-        return str(Signed.parse(Manifest, self.manifest).body.round_id)
+        return str(self._said.round_id)
 
     def run(self, first: int, data: bytes) -> bytes:
         """Parts from one on as they travel: behind the last one the manifest is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -255,10 +256,10 @@ def test_each_group_is_stored_before_the_next_is_read(make_world):
 
 def test_parts_that_are_none(inside):
     """The digests are right; the first part is good, the last one no part: the good one is not taken, either."""
-    mine = prepare(PLAN, ONE, "a", 1)
-    mine.parts[2] = b"XXXX" + mine.parts[2][4:]
-    digests = tuple(hashlib.sha256(part).hexdigest() for part in mine.parts)
-    mine.manifest = prepare(PLAN, ONE, "a", 1, part_digests=digests).manifest
+    whole = prepare(PLAN, ONE, "a", 1).parts
+    parts = [*whole[:2], b"XXXX" + whole[2][4:]]
+    digests = tuple(hashlib.sha256(part).hexdigest() for part in parts)
+    mine = replace(prepare(PLAN, ONE, "a", 1, part_digests=digests), parts=parts)
     before = state(inside)
     refused(inside.at("a").put(mine, 0, mine.whole), 422, "bad-magic")
     assert state(inside) == before
