@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from tests.support.simulated import Inside, snapshot
+
+MANY = pytest.mark.parametrize(
+    "times", [pytest.param(1, id="some"), pytest.param(20, id="many", marks=pytest.mark.slow)]
+)
+"""How often a fuzzer asks what it asks in `make test`."""
 
 LIVING = ("leases",)
 """Tables that background work changes by itself."""

@@ -29,7 +29,7 @@ from he_agg.ids import RoundId
 from he_agg.protocol.http_signatures import EMPTY_DIGEST
 from he_agg.sharing.shares import ANSWER_BYTES, Fault
 from service.operator import operations
-from tests.faults.fuzzing import bounded, kept, mutations, others
+from tests.faults.fuzzing import MANY, bounded, kept, mutations, others
 from tests.support.holding import Held, put_sharing_key, sharing_key, submit_all
 from tests.support.peers import deal, make_plan, prepare, read_ended
 from tests.support.seeds import seed_of
@@ -63,6 +63,12 @@ class AwaitedRound:
         self.a, self.b, self.c, self.t = (Held(self.inside.at(name), "fuzz.1.1") for name in "abct")
         assert {one.echo().status_code for one in (self.a, self.c, self.t)} == {201}
         assert self.a.answer().status_code == 201
+
+
+@pytest.fixture(scope="module")
+def schema(world):
+    """The OpenAPI document, which is the same for both worlds, and read once."""
+    return schemathesis.openapi.from_dict(world.inside.app.openapi())
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +139,18 @@ SENDERS = {"rosters/{version}": "coordinator", "epochs/{number}": "coordinator",
 SIGNATURE = ("content-digest", "he-agg-federation", "signature-input", "signature")
 
 
+@MANY
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
 @pytest.mark.parametrize(("method", "path"), [*OPERATIONS, *HOLDING])
-def test_requests_out_of_the_openapi_document(request, method, path, signed):
+def test_requests_out_of_the_openapi_document(request, schema, method, path, signed, times):
     world = request.getfixturevalue("awaited" if (method, path) in HOLDING else "world")
     sender = next((name for end, name in SENDERS.items() if path.endswith(end)), "a")
     sender = "auditor" if path.endswith("transcript") else sender
     peer = world.inside.at(sender)
     statuses: set[int] = set()
-    schema = schemathesis.openapi.from_dict(world.inside.app.openapi())
     operation = schema[path][method]
 
-    @bounded(40 if signed else 15)
+    @bounded(times * (25 if signed else 8))
     @given(case=operation.as_strategy(), data=st.data())
     def ask(case, data) -> None:
         for name, real in (REAL | {"upload": [world.first.upload]}).items():
@@ -192,12 +198,13 @@ def spoilt(draw, fields: dict[str, str]) -> dict[str, str | None]:
     return fields | {name: None if value is None else value.decode("latin-1")}
 
 
-def test_mutated_signatures(world):
+@MANY
+def test_mutated_signatures(world, times):
     path = f"/v1/rounds/fuzz.1.1/submissions/{world.first.upload}"
     fields = world.a.signature("GET", path, EMPTY_DIGEST)
     assert world.inside.client.get(path, headers=fields).status_code == 200
 
-    @bounded(300)
+    @bounded(100 * times)
     @given(changed=spoilt(fields))
     def ask(changed) -> None:
         if changed == fields:
@@ -220,13 +227,15 @@ def test_every_operation_of_the_document_is_asked(world):
     assert documented - {("GET", "/readyz")} == {*OPERATIONS, *HOLDING}
 
 
-def test_mutated_rosters_and_bundles(world):
+@MANY
+def test_mutated_rosters_and_bundles(tmp_path, times):
+    world = OpenRound(tmp_path / "data")
     members = world.inside.members
     roster = members.next_roster(dict(members.roster.body.members)).encode()
     bundle = deal(members, 2, plan_id=PLAN.plan_id).encode()
     refused: set[str] = set()
 
-    @bounded(150)
+    @bounded(80 * times)
     @given(which=st.booleans(), data=st.data())
     def ask(which, data) -> None:
         what, original = ("rosters/2", roster) if which else ("epochs/2", bundle)
@@ -249,9 +258,11 @@ def test_mutated_rosters_and_bundles(world):
         answer = world.coordinator.bring(what, canonical.encode(value))
         assert answer.json()["reason"] == "bad-signature", answer.text
     assert world.coordinator.bring("rosters/2", roster).status_code == 201
+    world.inside.end()
 
 
-def test_mutated_verdicts(tmp_path):
+@MANY
+def test_mutated_verdicts(tmp_path, times):
     inside = SimulatedFederation(tmp_path / "data", PLAN, clock=Clock(1_800_000_000.5))
     for seed, site in enumerate("abc"):
         inside.submit(site, seed, "fuzz.1.1")
@@ -261,7 +272,7 @@ def test_mutated_verdicts(tmp_path):
     original = Signed.make(verdict, inside.members.identities["a"].signing_key).encode()
     refused: set[str] = set()
 
-    @bounded(200)
+    @bounded(80 * times)
     @given(body=mutations(original))
     def ask(body) -> None:
         if body == original:
@@ -278,8 +289,10 @@ def test_mutated_verdicts(tmp_path):
     inside.end()
 
 
-def test_mutated_documents_of_holders(awaited):
+@MANY
+def test_mutated_documents_of_holders(tmp_path, times):
     """And changed dealings. What a holder may say, and has not yet, is said at last."""
+    awaited = AwaitedRound(tmp_path / "data")
     b, rounds = awaited.b, "/v1/rounds/fuzz.1.1"
     said: dict[str, Any] = {
         f"{rounds}/echoes/b": Echo(**b.about()),
@@ -293,7 +306,7 @@ def test_mutated_documents_of_holders(awaited):
     sent[key] = sharing_key("fuzz", 1, b.peer.member)
     refused: set[str] = set()
 
-    @bounded(300)
+    @bounded(150 * times)
     @given(path=st.sampled_from(sorted(sent)), data=st.data())
     def ask(path, data) -> None:
         body = data.draw(mutations(sent[path]))
@@ -320,9 +333,11 @@ def test_mutated_documents_of_holders(awaited):
             assert answer.json()["reason"] == reason, answer.text
             judge(awaited, before, answer, may_change=False)
     assert (b.echo().status_code, b.answer().status_code) == (201, 201)
+    awaited.inside.end()
 
 
-def test_mutated_requests_about_an_end(tmp_path):
+@MANY
+def test_mutated_requests_about_an_end(tmp_path, times):
     """What is signed for an attempt that never opened is refused, whatever it is, and the end stays as it is."""
     inside = SimulatedFederation(tmp_path / "data", PLAN, clock=Clock(1_800_000_000.5))
     operations.end(inside.aggregator.store, inside.aggregator.conductor, "fuzz")
@@ -336,7 +351,7 @@ def test_mutated_requests_about_an_end(tmp_path):
     unnamed = manifest.replace(prepared.upload.encode(), b"g" * 32)  # a random case once
     assert 400 <= a.end(end, unnamed, first=2).status_code < 500
 
-    @bounded(150)
+    @bounded(80 * times)
     @given(which=st.booleans(), data=st.data())
     def ask(which, data) -> None:
         body = data.draw(st.just(spoken if which else manifest) | mutations(spoken if which else manifest))
@@ -353,12 +368,13 @@ def test_mutated_requests_about_an_end(tmp_path):
     inside.end()
 
 
-def test_mutated_manifests(world):
+@MANY
+def test_mutated_manifests(world, times):
     """All parts of theirs are here but the last, so that none is accepted, whatever it says of parts."""
     mine, peer = prepare(PLAN, "fuzz.1.1", "c", 3), world.inside.at("c")
     assert peer.put(mine, 0, mine.parts[0]).status_code == 204
 
-    @bounded(300)
+    @bounded(100 * times)
     @given(body=mutations(mine.manifest))
     def ask(body) -> None:
         before = kept(world.inside)
@@ -369,15 +385,16 @@ def test_mutated_manifests(world):
     ask()
 
 
+@MANY
 @pytest.mark.parametrize("first", [0, 1])
-def test_mutated_parts(world, first):
+def test_mutated_parts(world, first, times):
     """What has the form of a part may stay with its upload, where it counts for nothing.
 
     Each time it is another upload, for a part that is stored is not changed any more.
     """
     peer, honest = world.inside.at("c"), prepare(PLAN, "fuzz.1.1", "c", 3).parts
 
-    @bounded(200)
+    @bounded(80 * times)
     @given(data=st.data())
     def ask(data) -> None:
         body = data.draw(mutations(b"".join(honest[first:])))
@@ -395,7 +412,7 @@ def test_mutated_parts(world, first):
     ask()
 
 
-@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("turn", [0, 1, *(pytest.param(turn, marks=pytest.mark.slow) for turn in range(2, 20))])
 def test_signed_parts_that_are_none(tmp_path, turn):
     """The digest is right, and the bytes are not a part: only the parser stands in the way.
 

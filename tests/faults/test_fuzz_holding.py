@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from he_agg.documents.holding import Answer, Complaint, Echo
 from he_agg.ids import RoundId
 from he_agg.sharing.shares import ANSWER_BYTES, Fault
-from tests.faults.fuzzing import bounded, kept, mutations
+from tests.faults.fuzzing import MANY, bounded, kept, mutations
 from tests.support.holding import Held, deal_to, holders_of, put_dealing, put_sharing_key, sharing_key
 from tests.support.peers import OCTETS, make_plan
 from tests.support.seeds import seed_of
@@ -23,7 +23,8 @@ from tests.support.simulated import Clock, SimulatedFederation, snapshot
 SPLIT = make_plan("fuzz", split=True, min_sites=3, rounds=10**6)
 
 
-def test_mutated_sharing_keys_and_dealings(tmp_path):
+@MANY
+def test_mutated_sharing_keys_and_dealings(tmp_path, times):
     """What shares are sealed to, before it is stored; and what is sealed, of which a manifest was accepted."""
     inside = SimulatedFederation(tmp_path / "data", SPLIT, clock=Clock(1_800_000_000.5), holders="abct")
     for name in "abc":
@@ -47,7 +48,7 @@ def test_mutated_sharing_keys_and_dealings(tmp_path):
     refused: set[str] = set()
     before = kept(inside)
 
-    @bounded(100)
+    @bounded(60 * times)
     @given(of_key=st.booleans(), data=st.data())
     def ask(of_key, data) -> None:
         original = key if of_key else dealing

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +34,7 @@ from service.store.rows import Keeping, RoundRow
 from service.work.folding import fold_round
 from tests.support.peers import Peer, Prepared, enrol, look_up, looked_up, prepare, read_record, take_parts
 from tests.support.server import NO_TLS
-from tests.support.trees import contents_of, living
+from tests.support.trees import digests_of
 
 __all__ = ["Clock", "Inside", "SimulatedFederation", "snapshot"]
 
@@ -56,10 +55,7 @@ def snapshot(data_dir: Path) -> dict[str, Any]:
         names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
         names.remove("leases")
         tables = {name: sorted(db.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr) for name in names}
-    root = data_dir / "rounds"
-    files: dict[str, str | None] = {str(path.relative_to(root)): None for path in living(root)}
-    files |= {str(path.relative_to(root)): hashlib.sha256(content).hexdigest() for path, content in contents_of(root)}
-    return {"tables": tables, "files": files}
+    return {"tables": tables, "files": digests_of(data_dir / "rounds")}
 
 
 class AppTransport(httpx.BaseTransport):
