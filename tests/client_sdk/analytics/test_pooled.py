@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sksurv.compare import compare_survival
 from sksurv.nonparametric import kaplan_meier_estimator
@@ -129,7 +129,19 @@ def test_kmeans_from_given_centers_is_lloyd_on_the_pooled_rows(rng):
 
 
 @given(seed=SEEDS)
+@settings(max_examples=12)  # of thirty rounds each
 def test_kmeans_does_not_depend_on_how_rows_are_split(seed):
+    check_kmeans(seed)
+
+
+@pytest.mark.slow
+@given(seed=SEEDS)
+@settings(max_examples=300)
+def test_kmeans_does_not_depend_on_how_rows_are_split_in_many_ways(seed):
+    check_kmeans(seed)
+
+
+def check_kmeans(seed):
     rng = np.random.default_rng(seed)
     rows = rng.normal(0, 30, (90, 3))
     question = analytics.KMeans(4, analytics.Grid(0.5, -300, 300), 3, seed=seed, small_cells=analytics.SmallCells(1))
