@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -69,6 +70,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.timeout(0))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: place.get(item.path, len(_LONG)))
+
+
+def pytest_collection_finish():
+    """Leave what all modules have imported to itself: no garbage collection of a test goes through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
