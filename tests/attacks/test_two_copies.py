@@ -8,20 +8,25 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from client_sdk import Site
 from client_sdk.local import found, plan_for, site_names
 from he_agg import DecryptionError, ProtocolError, Reason
 from he_agg.host.processes import AggregatorProcess
-from tests.support.real import in_threads
+from he_agg.ids import RoundId
+from service.core.conductor import Conductor
+from tests.attacks import careless
+from tests.support.peers import operator, pass_time
+from tests.support.real import in_threads, until
 from tests.support.server import QUICK, server_zygote
 
-DEADLINE_S = 12
 NAMES = A, B, C, D = site_names(4)
 
 
@@ -36,7 +41,7 @@ class Copies:
     def __init__(self, root: Path, stack: ExitStack, min_sites: int) -> None:
         self.root, self._stack = root, stack
         model = {"w": np.zeros(4)}
-        plan = plan_for(model, NAMES, weight_cap=1, min_sites=min_sites, deadline_s=DEADLINE_S, codec="ckks")
+        plan = self.plan = plan_for(model, NAMES, weight_cap=1, min_sites=min_sites, codec="ckks")
         first = AggregatorProcess(root / "one", environment=QUICK, spawn=changed)
         found(first, plan, NAMES, root)
         shutil.copytree(root / "one", root / "two")
@@ -56,6 +61,28 @@ class Copies:
         path = home / "site.toml"
         path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
         return self._stack.enter_context(Site.open(path, security_log=home / "security.log"))
+
+    @contextmanager
+    def closing(self, copies: Sequence[int], complete: int) -> Iterator[None]:
+        """Let the deadline come at these copies when so many submissions are there. Their operator's hands do it."""
+
+        def close(copy: int) -> None:
+            place, name = self.root / ("one", "two")[copy], self.plan.public.federation
+            with operator(place) as (store, _):
+
+                def all_there() -> bool:
+                    with store.read() as tx:
+                        return len(tx.completed(RoundId(name, 1, 1))) == complete
+
+                until(all_there, 60)
+            pass_time(place, name)
+
+        with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(copies)) as pool:
+            patch.setattr(Conductor, "_load", careless._load)
+            closed = [pool.submit(close, copy) for copy in copies]
+            yield
+            for one in closed:
+                one.result()
 
     def log(self, name: str) -> list[dict[str, Any]]:
         """What a site's security log says."""
@@ -83,7 +110,9 @@ def test_no_site_opens_a_sum_of_a_group_that_is_kept_apart(tmp_path):
     with copies(tmp_path, min_sites=3) as both:
         shown = [(A, 0), (B, 0), (C, 1), (D, 1)]
         sites = {name: both.site(name, copy) for name, copy in shown}
-        for name, error in zip(NAMES, in_threads(lambda name: aggregate(sites[name]), NAMES), strict=True):
+        with both.closing((0, 1), 2):
+            errors = in_threads(lambda name: aggregate(sites[name]), NAMES)
+        for name, error in zip(NAMES, errors, strict=True):
             assert isinstance(error, DecryptionError), error
             assert error.reason == Reason.SUM_REJECTED
             (line,) = both.log(name)
@@ -93,7 +122,8 @@ def test_no_site_opens_a_sum_of_a_group_that_is_kept_apart(tmp_path):
 def test_a_site_that_has_seen_one_copy_does_not_take_part_at_the_other(tmp_path):
     with copies(tmp_path, min_sites=3) as both:
         three = [both.site(name, 0) for name in (A, B, C)]
-        means = in_threads(lambda name: aggregate(three[NAMES.index(name)]), (A, B, C))
+        with both.closing((0,), 3):
+            means = in_threads(lambda name: aggregate(three[NAMES.index(name)]), (A, B, C))
         assert [mean.n_sites for mean in means] == [3, 3, 3]
         # The other copy has D, and needs two of these three.
         in_threads(lambda name: both.site(name, 1).current(), (D,))
@@ -108,6 +138,7 @@ def test_where_the_roster_allows_small_groups_pairs_are_left(tmp_path):
         shown = [(A, 0), (B, 0), (C, 1), (D, 1)]
         sites = {name: both.site(name, copy) for name, copy in shown}
         assert "SMALL GROUPS ARE ALLOWED" in sites[A].roster.smallest_group
-        means = in_threads(lambda name: aggregate(sites[name]), NAMES)
+        with both.closing((0, 1), 2):
+            means = in_threads(lambda name: aggregate(sites[name]), NAMES)
         assert [mean.n_sites for mean in means] == [2, 2, 2, 2]
         assert [means[0].tensors["w"][i] != 0 for i in range(4)] == [True, True, False, False]

@@ -9,8 +9,10 @@ import pytest
 
 from client_sdk import AsyncSite, Site
 from he_agg import InputError, Reason
+from he_agg.ids import RoundId
 from tests.support.flows import assert_mean_of
-from tests.support.real import SITES, in_threads
+from tests.support.peers import operator, pass_time
+from tests.support.real import SITES, in_threads, until
 
 
 def aggregate_at(federation, names):
@@ -22,6 +24,18 @@ def aggregate_at(federation, names):
             return site.current().aggregate(mine.tensors, mine.weight)
 
     return in_threads(hospital, names)
+
+
+def the_others_alone(federation, names=SITES[:2]):
+    """These sites submit, and the deadline comes."""
+
+    def hospital(name):
+        with Site.open(federation.config(name)) as site:
+            mine = federation.update(name)
+            site.current().submit(mine.tensors, mine.weight)
+
+    in_threads(hospital, names)
+    pass_time(federation.server.data_dir, federation.name)
 
 
 def test_counted(federate):
@@ -39,11 +53,11 @@ def test_counted(federate):
 
 
 def test_too_late_has_the_mean_of_the_others(federate):
-    federation = federate(deadline_s=6)
+    federation = federate()
     late = federation.update(SITES[2])
     with Site.open(federation.config(SITES[2])) as site:
         round = site.current()
-        aggregate_at(federation, SITES[:2])
+        the_others_alone(federation)
         outcome = round.take_part(late.tensors, late.weight)
         assert site.pending() == []
     assert (outcome.counted, outcome.reason) == (False, Reason.ROUND_CLOSED)
@@ -96,7 +110,17 @@ def test_what_is_wrong_is_still_an_error(federate):
 
 
 def test_async_sites_have_the_same_outcomes(federate):
-    federation = federate(deadline_s=6, rounds=2)
+    federation = federate(rounds=2)
+
+    def close_without_the_third():
+        with operator(federation.server.data_dir) as (store, _):
+
+            def both():
+                with store.read() as tx:
+                    return len(tx.completed(RoundId(federation.name, 1, 1))) == 2
+
+            until(both)
+        pass_time(federation.server.data_dir, federation.name)
 
     async def hospital(name):
         async with AsyncSite.open(federation.config(name)) as site:
@@ -104,7 +128,7 @@ def test_async_sites_have_the_same_outcomes(federate):
             async for round in site.rounds():
                 mine = federation.update(name, round.number)
                 if (name, round.number) == (SITES[2], 1):
-                    await asyncio.sleep(7.5)  # misses the deadline
+                    await asyncio.to_thread(close_without_the_third)
                 outcomes.append(await round.take_part(mine.tensors, mine.weight))
             return outcomes
 
@@ -120,11 +144,11 @@ def test_async_sites_have_the_same_outcomes(federate):
 
 
 def test_without_samples_a_site_takes_no_part_and_has_the_mean(federate):
-    federation = federate(deadline_s=6)
+    federation = federate()
     mine = federation.update(SITES[2])
     with Site.open(federation.config(SITES[2])) as site:
         round = site.current()
-        aggregate_at(federation, SITES[:2])
+        the_others_alone(federation)
         outcome = round.take_part(mine.tensors, 0)
         assert site.pending() == []
     assert (outcome.counted, outcome.reason) == (False, None)
@@ -135,7 +159,7 @@ def test_without_samples_a_site_takes_no_part_and_has_the_mean(federate):
 
 @pytest.mark.parametrize("weight", [-1, True, 0.0, None])
 def test_only_the_number_nought_means_no_samples(federate, weight):
-    federation = federate(deadline_s=6)
+    federation = federate()
     mine = federation.update(SITES[2])
     with Site.open(federation.config(SITES[2])) as site, pytest.raises(InputError, match="weight"):
         site.current().take_part(mine.tensors, weight)

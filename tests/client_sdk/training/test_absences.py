@@ -1,45 +1,59 @@
 """Sites that are late, rounds that fail, sums that are gone."""
 
-import time
-
 import numpy as np
 import pytest
 
 from client_sdk.training import simulate, train
 from he_agg import dequantize, quantize
 from he_agg.errors import ProtocolError, Reason
+from he_agg.ids import RoundId
+from tests.support.peers import operator, pass_time
+from tests.support.real import until
 from tests.support.regression import fit_for, model, plan_for
 
-DEADLINE_S = 6
 
-
-def late(i, site_index, calls, step=2):
+def late(federation, i, site_index, calls, step=2):
     """A `fit` that misses the deadline once, at one site in one step."""
     inner = fit_for(i)
 
     def fit(params, task):
         calls.append(task.step)
         if i == site_index and task.step == step and calls.count(step) == 1:
-            time.sleep(DEADLINE_S + 3)
+            close_without(federation, step)
         return inner(params, task)
 
     return fit
 
 
+def close_without(federation, number):
+    """Wait for the two others, and let the deadline come."""
+    data_dir, name = federation.aggregator.data_dir, federation.plan.public.federation
+    with operator(data_dir) as (store, _):
+
+        def both():
+            with store.read() as tx:
+                return len(tx.completed(RoundId(name, number, 1))) == 2
+
+        until(both)
+    pass_time(data_dir, name)
+
+
 def test_a_round_that_failed_is_tried_again_without_training_again(running, name):
-    plan = plan_for(name, min_sites=3, deadline_s=DEADLINE_S)
+    plan = plan_for(name, min_sites=3)
     calls = [[], [], []]
     with running(plan) as federation:
-        results = federation.everywhere(lambda site, i: train(site, model(), late(i, 2, calls[i]), rounds=3))
+        results = federation.everywhere(
+            lambda site, i: train(site, model(), late(federation, i, 2, calls[i]), rounds=3)
+        )
     assert len({result.model_hash for result in results}) == 1
     assert calls == [[1, 2, 3]] * 3
     assert [entry["n_sites"] for entry in results[0].history] == [3, 3, 3]
 
 
 def test_a_late_site_goes_on_with_the_mean_of_the_others(running, name):
-    plan = plan_for(name, min_sites=2, deadline_s=DEADLINE_S)
+    plan = plan_for(name, min_sites=2)
     with running(plan, options=["--keep-sums", "20"]) as federation:
-        results = federation.everywhere(lambda site, i: train(site, model(), late(i, 2, []), rounds=4))
+        results = federation.everywhere(lambda site, i: train(site, model(), late(federation, i, 2, []), rounds=4))
     assert len({result.model_hash for result in results}) == 1
     assert results[0].history[1]["n_sites"] == 2
     assert not results[2].history[1]["took_part"]
