@@ -15,7 +15,7 @@ from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from he_agg.kernels.bitpack import Packed
 from he_agg.mac.coefficients import SectionMac
-from he_agg.mac.derivation import Secret
+from he_agg.mac.derivation import Secret, encoded_submission
 from he_agg.mac.sum_check import Claim, SumCheck
 from he_agg.mac.totals import Tags, TagTotal
 from he_agg.plan.plan import PublicPlan
@@ -94,9 +94,11 @@ class RoundMac:
         Args:
             nonce: of the submission, 32 hex digits.
         """
+        return self._pads(number, encoded_submission(site, nonce))
+
+    def _pads(self, number: int, submission: bytes) -> tuple[int, ...]:
         section, _ = self._section_of(number)
-        modulus = section.section.modulus
-        return tuple(self._secret.pad(number, t, site, nonce, modulus) for t in range(section.tags))
+        return self._secret.pads(number, section.tags, submission, section.section.modulus)
 
     def tags(self, total: TagTotal, site: str, nonce: str) -> Tags:
         """Compute the tags of one submission, which go into its manifest.
@@ -126,7 +128,7 @@ class RoundMac:
         Args:
             claims: site, nonce and tags out of the manifest of each submission that the record names.
         """
-        return SumCheck(self._plan, self.part, self.pads, tuple(claims))
+        return SumCheck(self._plan, self.part, self._pads, tuple(claims))
 
     def wipe(self) -> None:
         """Overwrite the key and the coefficients. Call it when no other thread uses this object any more."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from he_agg.kernels.bitpack import Packed
 from he_agg.mac.bound import tag_count
+from he_agg.mac.derivation import encoded_submission
 from he_agg.mac.totals import Tags
 from he_agg.plan.plan import PublicPlan
 
@@ -27,19 +28,23 @@ class SumCheck:
 
     Args:
         part: computes the tags of a part before pads.
-        pads: derives the pads of a part, from its number, site and nonce.
+        pads: derives the pads of a part, from its number and an encoded submission.
     """
 
     def __init__(
         self,
         plan: PublicPlan,
         part: Callable[[int, Packed], tuple[int, ...]],
-        pads: Callable[[int, str, str], tuple[int, ...]],
+        pads: Callable[[int, bytes], tuple[int, ...]],
         claims: Sequence[Claim],
     ) -> None:
-        self._plan, self._part, self._pads, self._claims = plan, part, pads, claims
+        self._plan, self._part, self._pads = plan, part, pads
         sites = {site for site, _, _ in claims}
-        self._sound = bool(sites) and len(sites) == len(claims) and all(self._fits(tags) for _, _, tags in claims)
+        form = [(tag_count(place.section), place.section.modulus) for place in plan.places]
+        fit = all(_fits(form, tags) for _, _, tags in claims)
+        self._sound = bool(sites) and len(sites) == len(claims) and fit
+        self._tags = [tags for _, _, tags in claims]
+        self._submissions = [encoded_submission(site, nonce) for site, nonce, _ in claims]
         self._held: set[int] = set()
         self._lock = threading.Lock()
 
@@ -54,12 +59,14 @@ class SumCheck:
             form.
         """
         got, modulus = self._part(number, packed), self._plan.places[number].section.modulus
-        expected = [0] * len(got)
         if not self._sound:
             return False
-        for site, nonce, tags in self._claims:
-            pads = self._pads(number, site, nonce)
-            expected = [(e + t - p) % modulus for e, t, p in zip(expected, tags[number], pads, strict=True)]
+        stated = [tags[number] for tags in self._tags]
+        hidden = [self._pads(number, submission) for submission in self._submissions]
+        expected = [
+            (sum(tags) - sum(pads)) % modulus
+            for tags, pads in zip(zip(*stated, strict=True), zip(*hidden, strict=True), strict=True)
+        ]
         holds = hmac.compare_digest(_encoded(got), _encoded(expected))
         if holds:
             with self._lock:
@@ -72,15 +79,16 @@ class SumCheck:
         with self._lock:
             return len(self._held) == len(self._plan.places)
 
-    def _fits(self, tags: Tags) -> bool:
-        counts = [tag_count(section) for section in self._plan.sections]
-        return len(tags) == len(self._plan.places) and all(
-            len(values) == counts[place.section_index] and all(0 <= value < place.section.modulus for value in values)
-            for place, values in zip(self._plan.places, tags, strict=True)
-        )
-
     def __repr__(self) -> str:
         return f"SumCheck({len(self._held)} of {len(self._plan.places)} parts hold)"
+
+
+def _fits(form: Sequence[tuple[int, int]], tags: Tags) -> bool:
+    """Tell whether tags are as many as each part has, and below its modulus."""
+    return len(tags) == len(form) and all(
+        len(values) == count and min(values) >= 0 and max(values) < modulus
+        for (count, modulus), values in zip(form, tags, strict=True)
+    )
 
 
 def _encoded(tags: Sequence[int]) -> bytes:

@@ -13,7 +13,7 @@ from he_agg.kernels import mac_rows as mac_lanes
 from he_agg.kernels.bitpack import pack
 from he_agg.mac import RoundMac, tag_count
 from he_agg.mac.coefficients import SectionMac
-from he_agg.mac.derivation import Secret
+from he_agg.mac.derivation import Secret, encoded_submission
 from he_agg.plan.ckks_parameters import PROFILES
 from he_agg.plan.schemes import SCHEMES
 from he_agg.plan.sections import Section
@@ -252,4 +252,5 @@ def test_known_answer(bits):
 def test_known_derivation():
     secret = Secret(KEY, "c3" * 32, 5, RoundId("test", 7, 2))
     assert secret.coefficient_key(1).hex() == KNOWN_KEY
-    assert secret.pad(1, 4, "site-1", "0123456789abcdef" * 2, 2**61 - 1) == KNOWN_PAD
+    submission = encoded_submission("site-1", "0123456789abcdef" * 2)
+    assert secret.pads(1, 5, submission, 2**61 - 1)[4] == KNOWN_PAD
