@@ -121,16 +121,16 @@ class Manifest:
         """
         for what, reason, expected, got in (
             ("plan", Reason.PLAN_MISMATCH, plan.plan_id, self.plan_id),
-            ("round", Reason.BAD_FIELD, str(round_id), str(self.round_id)),
-            ("epoch", Reason.KEY_MISMATCH, str(epoch), str(self.epoch)),
+            ("round", Reason.BAD_FIELD, round_id, self.round_id),
+            ("epoch", Reason.KEY_MISMATCH, epoch, self.epoch),
             ("group key", Reason.KEY_MISMATCH, key_id, self.key_id),
             ("site", Reason.FORBIDDEN, site, self.site),
-            ("number of parts", Reason.BAD_FIELD, str(len(plan.places)), str(len(self.part_digests))),
+            ("number of parts", Reason.BAD_FIELD, len(plan.places), len(self.part_digests)),
         ):
             if expected != got:
-                raise WireError(reason, f"manifest, {what}: expected {expected[:63]}, got {got[:63]}")
-        for what in ("holders", "dealing"):
-            if (getattr(self, what) is None) == plan.splits_keys:
+                raise WireError(reason, f"manifest, {what}: expected {str(expected)[:63]}, got {str(got)[:63]}")
+        for what, digest in (("holders", self.holders), ("dealing", self.dealing)):
+            if (digest is None) == plan.splits_keys:
                 wanted = "a digest, since the plan splits keys" if plan.splits_keys else "null, since keys are shared"
                 raise WireError(Reason.BAD_FIELD, f"manifest, {what}: expected {wanted}")
         check_tags(self.tags, plan, "manifest")
@@ -158,11 +158,13 @@ def check_tags(tags: Tags, plan: PublicPlan, what: str) -> None:
         )
     counts = [tag_count(section) for section in plan.sections]
     for place, values in zip(plan.places, tags, strict=True):
-        name, count = f"{what}, tags of part {place.number}", counts[place.section_index]
+        count, modulus = counts[place.section_index], place.section.modulus
         if len(values) != count:
-            raise WireError(Reason.BAD_FIELD, f"{name}: expected {count}, got {len(values)}")
-        if not all(0 <= tag < place.section.modulus for tag in values):
-            raise WireError(Reason.BAD_FIELD, f"{name}: one is not below q")
+            raise WireError(
+                Reason.BAD_FIELD, f"{what}, tags of part {place.number}: expected {count}, got {len(values)}"
+            )
+        if not (min(values) >= 0 and max(values) < modulus):
+            raise WireError(Reason.BAD_FIELD, f"{what}, tags of part {place.number}: one is not below q")
 
 
 def _tags(part: canonical.Json) -> tuple[int, ...]:
