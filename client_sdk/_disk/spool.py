@@ -14,7 +14,7 @@
     <spool>/<site>/<federation>.ledger                             what it ever sent, and what became of it
     <spool>/<site>/<federation>.dealt                              to which holders it has dealt for each round
     <spool>/<site>/<federation>.evidence/<round>.<attempt>.json    receipts that a record has broken
-    <spool>/<site>/<federation>.verdicts/                          what it found when it looked at their sums
+    <spool>/<site>/<federation>.verdicts                           what it found when it looked at their sums
     <spool>/<site>/<federation>.promises                           the one record of each round that it answers
     <spool>/<site>/<federation>.answers/                           what it answered for the newest of them
     <spool>/<site>/<federation>.sharing-keys/                      secret: what its shares are sealed to
@@ -102,7 +102,7 @@ class Spool:
         return self._root / f"{round_id.federation}.evidence" / f"{round_id.number}.{round_id.attempt}.json"
 
     def verdicts_path(self, federation: str) -> Path:
-        """Return where this site's verdicts on sums are. No round's name looks like it, either."""
+        """Return where it is noted what it found in sums. No round's name looks like it."""
         return self._root / f"{federation}.verdicts"
 
     def promises_path(self, federation: str) -> Path:

@@ -223,7 +223,7 @@ class Session(MemberSession):
     @cached_property
     def verdicts(self) -> Verdicts:
         """What it has found when it looked at sums."""
-        return Verdicts(self.spool.verdicts_path(self.federation))
+        return Verdicts(self.spool.verdicts_path(self.federation), self.federation, self.site)
 
     @cached_property
     def dealt(self) -> Dealt:

@@ -83,7 +83,7 @@ def test_who_is_not_in_a_sum_says_nothing(tmp_path, aggregator):
     session = session_for(tmp_path, PLAN)
     aggregator.close()
     World(aggregator).run(_flows.fetch(session, ROUND))
-    assert (aggregator.verdicts, session.verdicts.of(ROUND)) == ({}, None)
+    assert (aggregator.verdicts, session.verdicts.found(ROUND)) == ({}, None)
 
 
 @pytest.mark.parametrize("answer", [unreachable, lambda: problem(503, "busy"), lambda: problem(401, "roster-expired")])
@@ -117,7 +117,8 @@ def test_a_verdict_that_is_refused_is_not_sent_again(tmp_path, aggregator):
 def test_a_verdict_is_kept_though_a_later_look_finds_otherwise(tmp_path):
     """Having opened a sum is what a site must never forget; it may find out later that a rejected one is good."""
     (tmp_path / "spool").mkdir()
-    verdicts = Verdicts(tmp_path / "spool" / "f.verdicts")
+    path = tmp_path / "spool" / "f.verdicts"
+    verdicts = Verdicts(path, "f", "a")
 
     def keep(attempt, found):
         verdict = Verdict(RoundId("f", 12, attempt), "00" * 32, "a", found)
@@ -127,10 +128,13 @@ def test_a_verdict_is_kept_though_a_later_look_finds_otherwise(tmp_path):
         keep(attempt, first)
         verdicts.settle(RoundId("f", 12, attempt))
         keep(attempt, second)
-        assert verdicts.of(RoundId("f", 12, attempt)).verdict == OPENED
+        assert verdicts.found(RoundId("f", 12, attempt)) == OPENED
     assert [signed.body.round_id.attempt for signed in verdicts.unsent()] == [1]
     assert (verdicts.opened(1), verdicts.opened(12)) == (None, RoundId("f", 12, 1))
-    (tmp_path / "spool" / "f.verdicts" / "12.2").write_bytes(b"{}")
+    after_a_restart = Verdicts(path, "f", "a")
+    assert after_a_restart.unsent() == verdicts.unsent()
+    assert after_a_restart.opened(12) == RoundId("f", 12, 1)
+    path.write_bytes(path.read_bytes() + b"{}\n")
     with pytest.raises(ConfigError) as caught:
-        verdicts.of(RoundId("f", 12, 2))
+        verdicts.found(RoundId("f", 12, 2))
     assert caught.value.reason is Reason.BAD_CONFIG
