@@ -12,6 +12,7 @@ from client_sdk._effects import Flow, Report, Request, Response, Sleep, now
 from client_sdk._protocol.retry import RETRIED_STATUSES, RetryPolicy, next_wait, retry_after_s
 from client_sdk.progress import Retrying
 from he_agg import canonical
+from he_agg.documents.record import MAX_RECORD_BYTES
 from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError, WireError
 from he_agg.protocol.http_signatures import WINDOW_S
 
@@ -21,6 +22,8 @@ _LEAST_S = 1.0
 """How long a request gets when there is no time left, which is when there must be one try all the same."""
 
 _MAX_TEXT = 500
+_MAX_PROBLEM_BYTES = MAX_RECORD_BYTES + 2**16
+"""A record is the longest that one carries; an answer that may be longer may be so only if it is none."""
 _BY_STATUS = {
     401: Reason.UNAUTHENTICATED,
     403: Reason.FORBIDDEN,
@@ -166,7 +169,8 @@ def _clock_skew(server_time: Any, signed_at: float | None) -> ConfigError:
 
 def problem_of(response: Response) -> dict[str, Any] | None:
     """Read a problem document; None if the answer is none."""
-    if response.headers.get("content-type", "").split(";")[0].strip().lower() != "application/problem+json":
+    kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/problem+json" or len(response.body) > _MAX_PROBLEM_BYTES:
         return None
     try:
         document = canonical.loads(response.body)

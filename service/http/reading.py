@@ -3,8 +3,9 @@
 SQLite's readers wait for no writer, and a few statements take less than finding a thread for them does. PostgreSQL is
 behind a network.
 
-Those threads do nothing else: all others may be waiting for a disk or an object store, and who is not identified in the
-meantime is a stranger, of whom there may not be many.
+Those threads do nothing else: all others may be waiting for a writer, a disk or an object store, and who is not
+identified in the meantime is a stranger, of whom there may not be many. What turns out to have to write goes to those
+others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
 from service.aggregator import Aggregator
-from service.core.event_loop import OffLoopError
+from service.core.event_loop import READING, OffLoopError
 
 __all__ = ["run_reading"]
 
@@ -30,13 +31,17 @@ _limiter: RunVar[CapacityLimiter] = RunVar("readers")
 
 
 async def run_reading(aggregator: Aggregator, look: Callable[[], Answer]) -> Answer:
-    """Run what reads a few rows. It may run twice: what turns out to have to write goes to a thread."""
-    if not aggregator.store.is_shared:
-        try:
-            return look()
-        except OffLoopError:
-            pass
-    return await run_sync(look, limiter=_readers())
+    """Run what reads a few rows. It may run twice, the second time in a thread that may wait."""
+    before = READING.set(True)
+    try:
+        if aggregator.store.is_shared:
+            return await run_sync(look, limiter=_readers())
+        return look()
+    except OffLoopError:
+        pass
+    finally:
+        READING.reset(before)
+    return await run_sync(look)
 
 
 def _readers() -> CapacityLimiter:

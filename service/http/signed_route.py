@@ -51,7 +51,8 @@ class _SignedRoute(APIRoute):
     def _said(self, scope: Scope) -> dict[str, Any]:
         """Read what an address says, whose form is checked already."""
         path: dict[str, str] = scope["path_params"]
-        values, errors = dict(self._defaults), []
+        values: dict[str, Any] = dict(self._defaults)
+        errors: list[Any] = []
         found = [(("path", alias), name, field, path[alias]) for alias, name, field in self._in_path]
         if query := scope["query_string"]:
             pairs = dict(pair.split("=") for pair in query.decode("latin-1").split("&"))
@@ -60,7 +61,7 @@ class _SignedRoute(APIRoute):
             ]
         for where, name, field, text in found:
             values[name], wrong = field.validate(text, {}, loc=where)
-            errors += wrong
+            errors += wrong or []  # None in older versions
         if errors:
             raise RequestValidationError(errors)
         return values

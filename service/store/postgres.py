@@ -83,7 +83,8 @@ class Postgres:
     def _begun(self, how: str) -> Connection:
         """Return a connection on which a transaction has begun.
 
-        Those in the pool may be lost, if the server was restarted: beginning shows it. A new one is tried once.
+        Those in the pool may be lost, if the server was restarted: beginning shows it, and the next one is taken, which
+        is a new one in the end.
         """
         while True:
             connection = self._engine.connect()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from sqlalchemy import String, bindparam, delete, func, insert, select, text, update
 
+from he_agg.errors import HeAggError
+from service.store.failures import StoreError
 from service.store.federation_rows import FederationRows
 from service.store.holding_rows import HoldingRows
 from service.store.queries import as_row, columns_of
@@ -45,20 +47,25 @@ class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Undo what was written within if something is raised there, and nothing that was written before."""
+        """Undo what was written within if it is refused there, and nothing that was written before.
+
+        Whatever else is raised ends the whole transaction: it may be that the database has done so already.
+        """
         before, self.bumped, reported = self.bumped, False, len(self.reported)
         run_text(self._connection, "SAVEPOINT apart")
         try:
             yield
-        except BaseException:
+        except HeAggError as refusal:
+            if isinstance(refusal, StoreError):
+                raise
             run_text(self._connection, "ROLLBACK TO SAVEPOINT apart")
+            run_text(self._connection, "RELEASE SAVEPOINT apart")
             self._found.clear()
             del self.reported[reported:]
-            self.bumped = False
+            self.bumped = before
             raise
-        finally:
-            self.bumped = self.bumped or before
-            run_text(self._connection, "RELEASE SAVEPOINT apart")
+        run_text(self._connection, "RELEASE SAVEPOINT apart")
+        self.bumped = self.bumped or before
 
     def lease(self, name: str) -> LeaseRow | None:
         """Return who has the lease, or had it."""

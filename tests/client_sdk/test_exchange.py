@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_sdk._effects import Request, Response
-from client_sdk._protocol.exchange import Retries, answer_error, exchange
+from client_sdk._protocol.exchange import Retries, answer_error, exchange, problem_of
 from client_sdk._protocol.retry import RetryPolicy
 from client_sdk.progress import Retrying
+from he_agg.documents.record import MAX_RECORD_BYTES
 from he_agg.errors import ConfigError, HeAggError, ProtocolError, Reason, TransportError
 from tests.support.flows import World, problem, unreachable
 
@@ -157,3 +158,11 @@ def test_any_error_answer_becomes_an_error(status, kind, body):
 def test_deeply_nested_problem_is_ignored():
     body = b"[" * 100_000
     assert answer_error(Response(500, {"content-type": "application/problem+json"}, body), REQUEST).message
+
+
+def test_an_error_answer_as_long_as_a_sum_is_not_read():
+    """Some requests may be answered at length; an error is short, or a record at most."""
+    document = json.dumps({"reason": "round-closed", "detail": "d" * MAX_RECORD_BYTES}).encode()
+    problem = {"content-type": "application/problem+json"}
+    assert problem_of(Response(409, problem, document)) is not None
+    assert problem_of(Response(409, problem, document + b" " * 2**16)) is None

@@ -52,8 +52,7 @@ class Admissions:
     def admit(self, tx: Transaction, row: RoundRow, site: str, upload: str) -> tuple[SubmissionRow, bool]:
         """Find an upload, or see that it may begin. Nothing is written before something of it is here.
 
-        There is a guess about its room as well, by what is free now; what others may still send, and quotas, are
-        counted when it begins.
+        There is a guess about its room as well; what others may still send, and quotas, are counted when it begins.
 
         Args:
             upload: the nonce of its manifest.
@@ -69,7 +68,7 @@ class Admissions:
         known, _ = self._find(tx, row, site, upload)
         if known is not None:
             return known, False
-        self._capacity.check_disk(federation_named(tx, row.id.federation).parsed.plan.wire_bytes)
+        self._capacity.foresee(tx, federation_named(tx, row.id.federation), site)
         return SubmissionRow(upload, row.id, site, State.OPEN), True
 
     def begin(self, tx: Transaction, new: SubmissionRow) -> tuple[SubmissionRow, SubmissionRow | None]:
@@ -117,6 +116,7 @@ class Admissions:
         if not self._conductor.takes(tx, row):
             raise round_closed(row)
         if existing is not None and existing.state not in AWAITED:
+            leave_event_loop()  # its manifest is read
             raise second_submission(tx, existing)
         if tx.submission(upload) is not None:
             raise unknown_upload(site, upload)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from he_agg.errors import Reason
+from service.core.event_loop import leave_event_loop
 from service.logs import log
 from service.refusal import RefusedError
 from service.settings import Settings
@@ -26,6 +27,7 @@ class Capacity:
     def __init__(self, settings: Settings, part_store: PartStore) -> None:
         self._settings = settings
         self._part_store = part_store
+        self._awaited_bytes = 0  # when it was counted last
 
     def let_go(self, tx: Transaction) -> None:
         """Give up the single submissions that wait only for sites to open the sum of them, for the disk is full."""
@@ -38,6 +40,21 @@ class Capacity:
                 )
                 tx.release(row.id)
                 tx.bump()
+
+    def foresee(self, tx: Transaction, federation: FederationRow, site: str) -> None:
+        """Check that a submission of a site seems to have room, before anything of it is here.
+
+        It is counted only where what was awaited last leaves too little.
+
+        Raises:
+            RefusedError: as of `check`.
+            OffLoopError: it has to be counted.
+        """
+        try:
+            self.check_disk(federation.parsed.plan.wire_bytes + self._awaited_bytes)
+        except RefusedError:
+            leave_event_loop()
+            self.check(tx, federation, site)
 
     def check(self, tx: Transaction, federation: FederationRow, site: str) -> None:
         """Check that a new submission of a site has room.
@@ -53,7 +70,9 @@ class Capacity:
             _check_quota(f"federation {name}", count * size, quota)
         if quota := self._settings.site_quota_bytes:
             _check_quota(f"site {site}", (tx.counted_submissions(name, site) + 1) * size, quota)
-        self.check_disk(size + self._awaited(tx, federation))
+        self._awaited_bytes = self._awaited(tx, federation)
+        self.check_disk(size + self._awaited_bytes)
+        self._awaited_bytes += size
 
     def check_disk(self, needed: int = 0) -> None:
         """Check that the part store has room for this many bytes above the reserve."""

@@ -35,6 +35,9 @@ from service.store.transaction import Transaction
 
 __all__ = ["Taken", "Uploads"]
 
+_AT_ONCE_PARTS = 256
+"""A head of a submission with more of them is looked at where others do not wait for it."""
+
 
 class Taken(NamedTuple):
     """A submission that is in.
@@ -79,6 +82,8 @@ class Uploads:
         with self._admissions.looking(federation) as tx:
             row = find_round(tx, federation, round_id)
             plan = federation_named(tx, federation).parsed.plan
+            if len(plan.places) > _AT_ONCE_PARTS:
+                leave_event_loop()
             if not 0 <= first <= len(plan.places):
                 raise RefusedError(
                     Reason.UNKNOWN_PART,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from he_agg import canonical
 from he_agg.documents.manifest import NONCE_BYTES
 from he_agg.errors import Reason
 from he_agg.protocol.http_signatures import manifest_field
@@ -125,4 +125,4 @@ async def status(request: Request, round_id: RoundPath, upload: UploadPath, call
     aggregator = running(request)
     found = await run_in_threadpool(aggregator.uploads.status, caller.federation, caller.name, round_id, upload)
     note(request.scope, round_id=found.round_id)
-    return Response(json.dumps(dataclasses.asdict(found)), media_type="application/json")
+    return Response(canonical.encode(dataclasses.asdict(found)), media_type="application/json")

@@ -94,6 +94,9 @@ class DirectoryParts(PartStore):
         path = self.path(key)
         with _translated():
             path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others are in it; who writes just now makes it again
+            path.parent.rmdir()
+            self._durable.discard(path.parent)
 
     def purge_submission(self, round_id: RoundId, submission_id: str) -> None:
         # The directory stays: somebody may be writing there.

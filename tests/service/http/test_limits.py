@@ -9,12 +9,15 @@ from collections import namedtuple
 from contextlib import ExitStack
 from functools import partial
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from he_agg.errors import ProtocolError, Reason
 from he_agg.protocol.http_signatures import manifest_field
 from service.aggregator import NotReadyError
+from service.core.event_loop import leave_event_loop
 from service.http.reading import run_reading
 from service.limits import Limits, _Slots
 from service.settings import Settings
@@ -96,6 +99,41 @@ def test_room_is_given_with_the_first_parts(make, disk):
     assert [path.parent.name for path in inside.settings.data_dir.rglob("*.part")] == [one.upload]
 
 
+def test_a_head_is_refused_where_others_were_promised_the_room(make, disk):
+    inside = make()
+    disk(RESERVE + 3 * SIZE)
+    assert take_parts(inside.aggregator, "f", "a", prepare(PLAN, "f.1.1", "a", 1), range(1)) is None
+    other, uploads = prepare(PLAN, "f.1.1", "b", 2), inside.aggregator.uploads
+    disk(RESERVE + 2 * SIZE)  # for its own and the sum, and a has more to come
+    refused(lambda: uploads.expect("f", "b", "f.1.1", other.upload, 0, len(other.whole)), Reason.STORAGE_FULL)
+    # What was counted last may be past.
+    inside.aggregator.capacity._awaited_bytes = 2**60
+    disk(RESERVE + 3 * SIZE)
+    assert uploads.expect("f", "b", "f.1.1", other.upload, 0, len(other.whole)).begins
+
+
+def test_who_reads_waits_for_nobody_who_writes():
+    """Rows are read for everybody by few threads where the database is behind a network."""
+    shared: Any = SimpleNamespace(store=SimpleNamespace(is_shared=True))
+    waiting, go = threading.Semaphore(0), threading.Event()
+
+    def write():
+        leave_event_loop()
+        waiting.release()
+        return go.wait(20)
+
+    async def main():
+        writing = [asyncio.create_task(run_reading(shared, write)) for _ in range(8)]
+        for _ in writing:
+            assert await asyncio.to_thread(waiting.acquire, timeout=20)
+        assert await run_reading(shared, lambda: "read") == "read"
+        assert not any(task.done() for task in writing)
+        go.set()
+        assert all(await asyncio.gather(*writing))
+
+    asyncio.run(main())
+
+
 def test_room_is_made_elsewhere_than_where_heads_are_looked_at(make, disk):
     """A head is looked at on the event loop, where nothing is written."""
     inside = make()
@@ -135,7 +173,9 @@ def test_quota_of_a_site(make):
         inside.submit(site, i, "f.1.1")
     inside.fold_one("f.1.1")
     inside.aggregator.worker._look()
-    refused(lambda: inside.submit("a", 5, "f.2.1"), Reason.QUOTA_EXCEEDED)
+    for seed in range(5):
+        refused(lambda seed=seed: inside.submit("a", seed, "f.2.1"), Reason.QUOTA_EXCEEDED)
+    assert not list(inside.settings.data_dir.glob("rounds/f.2.1/submissions/*"))
 
 
 @pytest.fixture

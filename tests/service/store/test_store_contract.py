@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from he_agg.errors import Reason
 from he_agg.ids import RoundId
 from service.domain.events import Phase, Round, Stage
 from service.domain.submissions import State
-from service.store.failures import StoreBusyError
+from service.refusal import RefusedError
+from service.store.failures import StoreBusyError, StoreFullError
 from service.store.rows import (
     Basis,
     ChainHead,
@@ -435,22 +438,45 @@ def test_what_raises_apart_is_undone_alone(store):
             tx.report("federation.ended", federation="g", reason="r", record="d0" * 32)
             assert told(tx)[:3] == (2, True, 1)
             assert tx.federation("g") is not None
-            raise RuntimeError
+            raise RefusedError(Reason.FORBIDDEN, "no")
 
     with store.write() as tx:
         tx.bump()
         with tx.apart():
             assert not tx.bumped
         assert told(tx) == (1, True, 0, None)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RefusedError):
             fail_within(tx)
         assert told(tx) == (1, True, 0, None)
-        with pytest.raises(IntegrityError), tx.apart():  # a statement that failed ends PostgreSQL's transaction
-            tx.add_epoch(EpochRow("nobody", 1, "6e" * 32), None, LATE)
         with tx.apart():
             tx.add_federation(FederationRow("g", b"kept", Stage.CREATED, LATE))
     with store.read() as tx:
         assert (tx.generation(), tx.federation("g").document) == (1, b"kept")
+
+
+def test_a_store_that_fails_apart_says_so(stores):
+    """SQLite ends a transaction by itself when it is full, savepoints and all; PostgreSQL where a connection ends."""
+    store, other = stores
+
+    def fill(tx):
+        with tx.apart():
+            if store.is_shared:
+                gone = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid")
+                mine = tx._connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+                with other.read() as reading:
+                    reading._connection.execute(gone, {"pid": mine})
+            else:
+                tx._connection.execute(text("PRAGMA max_page_count = 1"))
+            tx.add_federation(FederationRow("g", bytes(2**22), Stage.CREATED, LATE))
+
+    def write():
+        with store.write() as tx:
+            fill(tx)
+
+    with pytest.raises(StoreBusyError if store.is_shared else StoreFullError):
+        write()
+    with other.read() as tx:
+        assert tx.federation("g") is None
 
 
 def test_a_reader_sees_one_state_and_holds_nobody_up(stores):
