@@ -513,7 +513,7 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_random_lives():
-    run(examples=15, steps=50)
+    run(examples=30, steps=50)
 
 
 @pytest.mark.slow
