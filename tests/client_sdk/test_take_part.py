@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
 
-from client_sdk import AsyncSite, Site
+from client_sdk import AsyncSite, PhaseStarted, Site
 from he_agg import InputError, Reason
 from he_agg.ids import RoundId
 from tests.support.flows import assert_mean_of
@@ -84,11 +85,17 @@ def test_what_was_submitted_before_counts(federate, restart):
     with Site.open(federation.config(SITES[0])) as site:
         site.current().submit(before.tensors, before.weight)
     spool = {"spool": federation.root / "new-disk"} if restart == "another machine" else {}
+    waits = threading.Event()
+
+    def watch(event):
+        if isinstance(event, PhaseStarted) and event.phase == "wait":
+            waits.set()
 
     def hospital(name):
         if name != SITES[0]:
+            assert waits.wait(60)  # the round stays open until the first one has been told so
             return aggregate_at(federation, [name])[0]
-        with Site.open(federation.config(name), **spool) as site:
+        with Site.open(federation.config(name), progress=watch, **spool) as site:
             round = site.current()
             outcome = round.take_part() if restart == "nothing new" else round.take_part(other.tensors, other.weight)
         assert (outcome.counted, outcome.reason) == (False, Reason.SECOND_SUBMISSION)
