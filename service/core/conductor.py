@@ -14,7 +14,7 @@ from he_agg.documents.signed import Signed
 from he_agg.errors import InputError, Reason
 from he_agg.ids import RoundId
 from service.core.aggregator_key import AggregatorKey
-from service.core.event_loop import leave_event_loop
+from service.core.event_loop import leave_reading
 from service.core.holder_lists import is_ready, next_list
 from service.core.roster_cache import newest_roster, roster_of, signer_in
 from service.core.verdicts import release_undisputed
@@ -78,14 +78,14 @@ class Conductor:
         """Open a reading transaction in which no deadline of a federation is overdue.
 
         Raises:
-            OffLoopError: one is, and what follows has to be written, which the event loop does not wait for.
+            NotReadingError: one is, and what follows has to be written, which who only reads does not wait for.
         """
         with self._store.read() as tx:
             newest = tx.newest_round(federation)
             if newest is None or not self._due(tx, newest):
                 yield tx
                 return
-        leave_event_loop()
+        leave_reading()
         self.apply(federation, events.Tick())
         with self._store.read() as tx:
             yield tx

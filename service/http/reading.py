@@ -10,6 +10,7 @@ others.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
 from service.aggregator import Aggregator
-from service.core.event_loop import READING, OffLoopError
+from service.core.event_loop import READING, NotReadingError, OffLoopError
 
 __all__ = ["run_reading"]
 
@@ -31,13 +32,14 @@ _limiter: RunVar[CapacityLimiter] = RunVar("readers")
 
 
 async def run_reading(aggregator: Aggregator, look: Callable[[], Answer]) -> Answer:
-    """Run what reads a few rows. It may run twice, the second time in a thread that may wait."""
+    """Run what reads a few rows. It runs again, elsewhere, if they turn out to be many or something to be written."""
     before = READING.set(True)
     try:
-        if aggregator.store.is_shared:
-            return await run_sync(look, limiter=_readers())
-        return look()
-    except OffLoopError:
+        if not aggregator.store.is_shared:
+            with contextlib.suppress(OffLoopError):
+                return look()
+        return await run_sync(look, limiter=_readers())
+    except NotReadingError:
         pass
     finally:
         READING.reset(before)

@@ -105,6 +105,21 @@ def test_what_was_submitted_before_counts(federate, restart):
         assert_mean_of(mean, federation.plan, [federation.update(site) for site in SITES])
 
 
+def test_what_was_submitted_before_counts_though_the_round_is_over(federate):
+    """A machine without its spool comes back too late: it is told what counts, and takes nobody for a liar."""
+    federation = federate()
+    before, other = federation.update(SITES[0]), federation.update(SITES[0], number=3)
+    with Site.open(federation.config(SITES[0])) as site:
+        site.current().submit(before.tensors, before.weight)
+    with Site.open(federation.config(SITES[0]), spool=federation.root / "new-disk") as site:
+        round = site.current()
+        means = aggregate_at(federation, SITES[1:])
+        outcome = round.take_part(other.tensors, other.weight)
+    assert (outcome.counted, outcome.reason) == (False, Reason.SECOND_SUBMISSION)
+    for mean in (*means, outcome.mean):
+        assert_mean_of(mean, federation.plan, [federation.update(site) for site in SITES])
+
+
 def test_what_is_wrong_is_still_an_error(federate):
     federation = federate()
     mine = federation.update(SITES[0])

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 from he_agg.errors import Reason
 from service.core.conductor import Conductor
-from service.core.event_loop import leave_event_loop
+from service.core.event_loop import leave_event_loop, leave_reading
 from service.core.find import federation_named, find_round
 from service.core.submissions.capacity import Capacity
 from service.core.submissions.shared import round_closed, unknown_upload
 from service.domain.events import Phase
-from service.domain.submissions import AWAITED, State
+from service.domain.submissions import State
 from service.refusal import RefusedError
 from service.store.parts.base import PartStore
 from service.store.rows import RoundRow, SubmissionRow
@@ -37,14 +37,14 @@ class Admissions:
         """Open a reading transaction to `admit` in. Where there was no room, some is made for whoever asks next.
 
         Raises:
-            OffLoopError: as of `Conductor.reading`, and where room has to be made.
+            NotReadingError: as of `Conductor.reading`, and where room has to be made.
         """
         try:
             with self._conductor.reading(federation) as tx:
                 yield tx
         except RefusedError as refusal:
             if refusal.reason is Reason.STORAGE_FULL:
-                leave_event_loop()
+                leave_reading()
                 with self._store.write() as tx:
                     self._capacity.let_go(tx)
             raise
@@ -113,11 +113,12 @@ class Admissions:
         existing = tx.submission_of(row.id, site)
         if existing is not None and existing.id == upload:
             return existing, None
-        if not self._conductor.takes(tx, row):
-            raise round_closed(row)
-        if existing is not None and existing.state not in AWAITED:
+        if existing is not None and existing.state is State.COMPLETE:
+            # Of a round that is over as well: it is this one that the record names, and its site may not have it.
             leave_event_loop()  # its manifest is read
             raise second_submission(tx, existing)
+        if not self._conductor.takes(tx, row):
+            raise round_closed(row)
         if tx.submission(upload) is not None:
             raise unknown_upload(site, upload)
         return None, existing

@@ -77,7 +77,8 @@ class Uploads:
 
         Raises:
             RefusedError: such a body, or the upload, is not taken.
-            OffLoopError: of what is here already there may be many rows, or room has to be made.
+            OffLoopError: there may be many rows of it.
+            NotReadingError: as of `Admissions.looking`.
         """
         with self._admissions.looking(federation) as tx:
             row = find_round(tx, federation, round_id)

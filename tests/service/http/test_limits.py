@@ -17,7 +17,7 @@ import pytest
 from he_agg.errors import ProtocolError, Reason
 from he_agg.protocol.http_signatures import manifest_field
 from service.aggregator import NotReadyError
-from service.core.event_loop import leave_event_loop
+from service.core.event_loop import leave_reading
 from service.http.reading import run_reading
 from service.limits import Limits, _Slots
 from service.settings import Settings
@@ -118,7 +118,7 @@ def test_who_reads_waits_for_nobody_who_writes():
     waiting, go = threading.Semaphore(0), threading.Event()
 
     def write():
-        leave_event_loop()
+        leave_reading()
         waiting.release()
         return go.wait(20)
 
