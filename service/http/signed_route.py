@@ -34,7 +34,7 @@ class _SignedRoute(APIRoute):
         if any(field.field_info.is_required() for field in declared.query_params):
             raise TypeError(f"{path}: expected a default for what a query may say")
         self._authenticate: Callable[[Request], Awaitable[Any]] = called[0][0]  # type: ignore[assignment]
-        self._names = declared.request_param_name, str(called[0][1])
+        self._request_name, self._caller_name = declared.request_param_name, str(called[0][1])
         self._in_path = _parameters(declared.path_params)
         self._in_query = _parameters(declared.query_params)
         self._defaults = {field.name: field.get_default() for field in declared.query_params}
@@ -44,8 +44,8 @@ class _SignedRoute(APIRoute):
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI call."""
         request = Request(scope, receive, send)
-        caller = await self._authenticate(request)
-        response = await self._endpoint(**dict(zip(self._names, (request, caller), strict=True)), **self._said(scope))
+        who = {self._request_name: request, self._caller_name: await self._authenticate(request)}
+        response = await self._endpoint(**who, **self._said(scope))
         await response(scope, receive, send)
 
     def _said(self, scope: Scope) -> dict[str, Any]:

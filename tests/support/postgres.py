@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-__all__ = ["Postgres", "running_postgres"]
+__all__ = ["Postgres", "end_connections", "running_postgres"]
 
 
 class Postgres:
@@ -28,6 +28,16 @@ class Postgres:
         with psycopg.connect(self._uri, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self._uri.replace("/postgres?", f"/{name}?")
+
+
+def end_connections(url: str) -> int:
+    """End all connections to a database, as when its server restarts. Returns how many there were."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        ended = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
+            "pg_backend_pid()"
+        )
+        return len(ended.fetchall())
 
 
 @contextmanager

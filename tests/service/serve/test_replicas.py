@@ -9,7 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psycopg
 import pytest
 
 from he_agg.errors import ConfigError, ProtocolError
@@ -33,6 +32,7 @@ from tests.support.peers import (
     take_end,
     take_parts,
 )
+from tests.support.postgres import end_connections
 from tests.support.replicas import Replicas
 from tests.support.server import he_agg
 
@@ -324,11 +324,7 @@ def test_a_database_that_was_restarted_is_met_with_patience(pair):
     url = pair.settings.database_url
     answers = []
     for _ in range(5):
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
-                "pg_backend_pid()"
-            )
+        end_connections(url)
         answers += [pair.peer("a", replica).state().status_code for replica in (0, 1)]
         time.sleep(0.1)
     assert set(answers) <= {200, 503}

@@ -4,7 +4,6 @@ import threading
 import time
 from dataclasses import replace
 
-import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -28,6 +27,7 @@ from service.store.rows import (
     SubmissionRow,
 )
 from service.store.sql import Store
+from tests.support.postgres import end_connections
 
 SITES = ("a", "b", "c")
 ONE, TWO, THREE = RoundId("f", 1, 1), RoundId("f", 1, 2), RoundId("f", 2, 1)
@@ -454,17 +454,14 @@ def test_what_raises_apart_is_undone_alone(store):
         assert (tx.generation(), tx.federation("g").document) == (1, b"kept")
 
 
-def test_a_store_that_fails_apart_says_so(stores):
+def test_a_store_that_fails_apart_says_so(stores, database_url):
     """SQLite ends a transaction by itself when it is full, savepoints and all; PostgreSQL where a connection ends."""
     store, other = stores
 
     def fill(tx):
         with tx.apart():
             if store.is_shared:
-                gone = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid")
-                mine = tx._connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-                with other.read() as reading:
-                    reading._connection.execute(gone, {"pid": mine})
+                assert end_connections(database_url)
             else:
                 tx._connection.execute(text("PRAGMA max_page_count = 1"))
             tx.add_federation(FederationRow("g", bytes(2**22), Stage.CREATED, LATE))
@@ -519,12 +516,7 @@ def test_connections_that_a_restart_has_ended_are_replaced_unseen(postgres):
     for act in acts * 2:
         with store.read(), store.read(), store.read():  # three connections in the pool, and all of them are lost
             pass
-        with psycopg.connect(url, autocommit=True) as connection:
-            gone = connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
-                "pg_backend_pid()"
-            )
-            ended += len(gone.fetchall())
+        ended += end_connections(url)
         act()
     assert ended >= 18
     assert read() == 2
