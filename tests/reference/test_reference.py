@@ -6,7 +6,6 @@ Each case has the seed that its failure prints: `HE_AGG_TEST_SEED=... HE_AGG_TES
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 
 import numpy as np
@@ -35,15 +34,15 @@ CASES = (
     | adapters.CASES
     | modules.CASES
 )
-BUDGET_S = 10.0
-"""For all kinds together, in `make test`."""
+ENOUGH = 8
+"""Answered cases of a kind in `make test`: a number and not a time, so that a slow machine tries the same ones."""
 
 
-def survey(name, seed, numbers, until=None):
-    """Judge cases; return how many were answered, and why the others were refused."""
+def survey(name, seed, numbers, enough=None):
+    """Judge cases, as many as it takes for enough answers; return these, and why the others were refused."""
     outcomes: Counter[str] = Counter()
     for number in numbers:
-        if until is not None and time.monotonic() > until:
+        if outcomes["answered"] == enough:
             break
         try:
             CASES[name](np.random.default_rng([seed, number]))
@@ -65,9 +64,8 @@ def numbers(most):
 @pytest.mark.parametrize("name", CASES)
 def test_a_sample(name):
     seed = seed_of(name)
-    outcomes = survey(name, seed, numbers(10_000), time.monotonic() + BUDGET_S / len(CASES))
-    assert outcomes.total() > 0
-    assert outcomes["answered"] > 0 or "HE_AGG_TEST_CASE" in os.environ, outcomes
+    outcomes = survey(name, seed, numbers(20 * ENOUGH), ENOUGH)
+    assert outcomes["answered"] == ENOUGH or "HE_AGG_TEST_CASE" in os.environ, outcomes
 
 
 @pytest.mark.slow
