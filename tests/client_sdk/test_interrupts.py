@@ -19,10 +19,10 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have had it ignored
-threading.Thread(target=interrupt, daemon=True).start()
-# The kernel hands the signal to the thread that takes it, so nothing wakes the one that waits.
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 try:
+    threading.Thread(target=interrupt, daemon=True).start()
+    # The kernel hands the signal to the thread that takes it, so nothing wakes the one that waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     line.receive(memoryview(bytearray(10)))
 except KeyboardInterrupt:
     print("interrupted, and", "not waited" if budget.left() > 20 else "waited", "to the end")

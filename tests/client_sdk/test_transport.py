@@ -594,7 +594,7 @@ def test_cancelled_task_breaks_its_request_off():
         handler.end_headers()
         handler.wfile.write(b"a")
         asked.set()
-        ended.wait(20.0)
+        ended.wait(60.0)
         handler.close_connection = True
 
     def flow():
@@ -618,7 +618,7 @@ def test_cancelled_task_breaks_its_request_off():
     with serving(reply) as (_, url):
         begun = time.monotonic()
         asyncio.run(main(url))
-        assert time.monotonic() - begun < 15.0
+        assert time.monotonic() - begun < 30.0
         ended.set()
 
 
@@ -702,7 +702,7 @@ def test_cancelled_task_does_not_wait_for_a_connection_that_does_not_come():
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.monotonic() - begun < 5.0
+        assert time.monotonic() - begun < 30.0
         await transport.close()
 
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as queue:

@@ -164,9 +164,9 @@ def test_three_liars_of_ten_are_named_within_10_ms(rng):
     times = []
     for kind in LIES * 5:
         wrong = told(rng, played.answers, [2, 7, 9], kind, 4)
-        begin = time.perf_counter()
+        begin = time.process_time()
         got = rebuild(wrong, 4, played.plausible)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
         assert got.liars == (2, 7, 9)
         assert played.is_right(got.total)
     assert min(times) < 0.010
@@ -271,10 +271,10 @@ def test_groups_that_give_what_was_seen_are_not_judged_again(rng):
 def test_many_holders_are_not_tried_one_group_after_the_other(rng):
     """31 choose 11 is 85 million: beyond (r - t)/2 wrong ones a large list gives up at once."""
     played = Round(rng, 31, 11)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(DecryptionError, match="too many are wrong"):
         rebuild(told(rng, played.answers, range(1, 12), "anything", 11), 11, played.plausible)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
     got = rebuild(told(rng, played.answers, range(1, 11), "anything", 11), 11, played.plausible)
     assert got.liars == tuple(range(1, 11))
 

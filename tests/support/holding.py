@@ -143,7 +143,7 @@ class Held:
 
     def get(self, what: str, **parameters: Any) -> httpx.Response:
         query = {name: value for name, value in parameters.items() if value is not None}
-        return self.peer.request("GET", f"/v1/rounds/{self.round_id}/{what}", params=query)
+        return self.peer.request("GET", f"/v1/rounds/{self.round_id}/{what}", params=query, timeout=70)
 
     def put(self, what: str, body: Echo | Answer | Complaint, **changed: Any) -> httpx.Response:
         signer = changed.pop("signer", self.peer.member)

@@ -65,7 +65,7 @@ def in_threads(work: Callable[[str], T], sites: Sequence[str] = SITES) -> list[T
     return [future.result() for future in made.values()]
 
 
-def until(look: Callable[[], Any], seconds: float = 20.0) -> Any:
+def until(look: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Look until there is something to see."""
     end = time.monotonic() + seconds
     while not (seen := look()):

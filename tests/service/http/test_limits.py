@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections import namedtuple
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from random import Random
 from types import SimpleNamespace
@@ -20,9 +20,11 @@ from service.aggregator import NotReadyError
 from service.core.event_loop import leave_reading
 from service.http.reading import run_reading
 from service.limits import Limits, _Slots
+from service.operator import operations
 from service.settings import Settings
 from service.store.rows import Keeping
-from tests.support.peers import OCTETS, make_plan, prepare, read_receipt, take_end, take_parts
+from tests.service.monitor.watched import watched_server
+from tests.support.peers import OCTETS, make_plan, operator, prepare, read_receipt, take_end, take_parts
 from tests.support.server import QUICK, start_server
 from tests.support.simulated import SimulatedFederation
 
@@ -178,66 +180,77 @@ def test_quota_of_a_site(make):
     assert not list(inside.settings.data_dir.glob("rounds/f.2.1/submissions/*"))
 
 
-@pytest.fixture
-def strict(tmp_path):
-    limits = {
-        "HE_AGG_MIN_RATE": "1000000",
-        "HE_AGG_SLOW_GRACE_S": "0.5",
-        "HE_AGG_MAX_UPLOADS": "1",
-        "HE_AGG_UPLOAD_QUEUE_S": "0.1",
-        "HE_AGG_MAX_SITE_REQUESTS": "2",
-        "HE_AGG_MAX_REQUESTS": "4",
-    }
-    with start_server(tmp_path / "data", environment=QUICK | limits) as server:
-        yield server
-
-
-def begin_put(world, site, submission, sent=100):
-    """A PUT whose body stays away after some bytes."""
+def begin_put(world, site, submission, sent=100, *, is_read=True):
+    """A PUT whose body stays away after some bytes. Once its turn has come the server asks for it, and it `is_read`."""
     part = submission.parts[0]
     host, port = world.server.url.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=20)
     path = f"/v1/rounds/{world.round_id}/submissions/{submission.upload}"
     connection.putrequest("PUT", path)
     fields = world.peer(site).signature("PUT", path, manifest_field(submission.upload))
-    for name, value in {**fields, **OCTETS, "Content-Length": str(len(part))}.items():
+    for name, value in {**fields, **OCTETS, "Content-Length": str(len(part)), "Expect": "100-continue"}.items():
         connection.putheader(name, value)
     connection.endheaders()
+    if is_read:
+        assert connection.sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
     connection.send(part[:sent])
     return connection
 
 
-def test_too_slow_and_too_much_at_once(make_world, strict):
-    world = make_world(server=strict)
-    slow, waiting = (prepare(world.plan, world.round_id, site, seed) for seed, site in enumerate("ab"))
-    connection = begin_put(world, "a", slow)
-    time.sleep(0.15)
-    # The one body that may be read is being read, so the next one waits its turn, in vain.
-    answer = world.peer("b").put(waiting, 0, waiting.parts[0])
-    assert (answer.status_code, answer.json()["reason"], answer.headers["Retry-After"]) == (503, "busy", "2")
-    answer = connection.getresponse()
-    assert (answer.status, answer.headers["Retry-After"]) == (408, "1")
-    assert b"too-slow" in answer.read()
-    connection.close()
+def test_a_body_that_is_too_slow_is_given_up(make_world, tmp_path):
+    hasty = {"HE_AGG_MIN_RATE": "1000000", "HE_AGG_SLOW_GRACE_S": "0.5"}
+    with start_server(tmp_path / "data", environment=QUICK | hasty) as server:
+        world = make_world(server=server)
+        slow = prepare(world.plan, world.round_id, "a", 0)
+        with closing(begin_put(world, "a", slow)) as connection:
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Retry-After"]) == (408, "1")
+            assert b"too-slow" in answer.read()
+        assert world.peer("a").status(slow).status_code == 404
+
+
+@pytest.fixture
+def strict(tmp_path):
+    limits = {
+        "HE_AGG_SLOW_GRACE_S": "600",
+        "HE_AGG_MAX_UPLOADS": "1",
+        "HE_AGG_UPLOAD_QUEUE_S": "0.1",
+        "HE_AGG_MAX_SITE_REQUESTS": "2",
+        "HE_AGG_MAX_REQUESTS": "4",
+    }
+    with watched_server(tmp_path / "data", environment=limits) as watched:
+        yield watched
+
+
+def test_too_much_at_once(make_world, strict):
+    world = make_world(server=strict.server)
+    first, waiting = (prepare(world.plan, world.round_id, site, seed) for seed, site in enumerate("ab"))
+    with closing(begin_put(world, "a", first)) as connection:
+        # The one body that may be read is being read, so the next one waits its turn, in vain.
+        answer = world.peer("b").put(waiting, 0, waiting.parts[0])
+        assert (answer.status_code, answer.json()["reason"], answer.headers["Retry-After"]) == (503, "busy", "2")
+        connection.send(first.parts[0][100:])
+        assert connection.getresponse().status == 204
     assert world.peer("b").put(waiting, 0, waiting.parts[0]).status_code == 204
-    assert world.peer("a").status(slow).status_code == 404
     # Requests at once: of one site, and of all.
-    news = {"wait": 3, "after": world.round_id}
+    news = {"wait": 60, "after": world.round_id}
     polls = [threading.Thread(target=world.peer(site).current, kwargs=news) for site in "aab"]
     for poll in polls[:2]:
         poll.start()
-    time.sleep(0.3)
+    strict.wait_for_requests(2)
     answer = world.peer("a").state()
     assert (answer.status_code, answer.json()["reason"]) == (429, "too-many-requests")
     assert answer.headers["Retry-After"] == "1"
     assert world.peer("b").state().status_code == 200
     polls[2].start()
-    time.sleep(0.3)
+    strict.wait_for_requests(3)
     answer = world.peer("b").state()
     assert (answer.status_code, answer.json()["reason"]) == (503, "busy")
     # The last one is for who has none.
     assert world.peer("c").state().status_code == 200
     assert world.client.get("/healthz").status_code == 200
+    with operator(world.server.data_dir) as (store, conductor):
+        operations.end(store, conductor, world.name)
     for poll in polls:
         poll.join()
     assert world.peer("c").state().status_code == 200
@@ -248,7 +261,6 @@ def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
         world = make_world(server=server)
         submission = prepare(world.plan, world.round_id, "a", 1)
         connection = begin_put(world, "a", submission)
-        time.sleep(0.2)
         codes = []
         ending = threading.Thread(target=lambda: codes.append(server.stop()))
         ending.start()
@@ -263,19 +275,20 @@ def test_sigterm_lets_a_part_that_is_coming_in_finish(make_world, tmp_path):
         assert world.peer("a").status(submission).json()["missing"] == [1, 2]
 
 
-def test_one_member_that_drips_uploads_keeps_nobody_waiting(make_world, own_server):
+def test_one_member_that_drips_uploads_keeps_nobody_waiting(make_world, tmp_path):
     """32 bodies of which 4 bytes come; before, everybody else waited until they were given up."""
-    world = make_world(server=own_server)
-    greedy, round_id = prepare(world.plan, world.round_id, "a", 1), world.round_id
-    dripping = [begin_put(world, "a", greedy, sent=4) for _ in range(32)]
-    time.sleep(0.5)
-    began = time.monotonic()
-    for seed, site in enumerate("bc"):
-        submission = prepare(world.plan, round_id, site, seed)
-        assert world.peer(site).submit(submission).status_code == 200
-    assert time.monotonic() - began < 5
-    for connection in dripping:
-        connection.close()
+    patient = {"HE_AGG_SLOW_GRACE_S": "600", "HE_AGG_UPLOAD_QUEUE_S": "600"}
+    with watched_server(tmp_path / "data", environment=patient) as watched:
+        world = make_world(server=watched.server)
+        greedy, round_id = prepare(world.plan, world.round_id, "a", 1), world.round_id
+        dripping = [begin_put(world, "a", greedy, sent=4, is_read=False) for _ in range(32)]
+        watched.wait_for_requests(32)
+        for seed, site in enumerate("bc"):
+            submission = prepare(world.plan, round_id, site, seed)
+            assert world.peer(site).submit(submission).status_code == 200
+        watched.wait_for_requests(32)  # they still drip
+        for connection in dripping:
+            connection.close()
 
 
 def test_whoever_has_no_place_finds_one():

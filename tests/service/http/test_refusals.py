@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import socket
-import time
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.protocol.http_signatures import EMPTY_DIGEST, manifest_field
 from tests.service.http.answers import assert_problem, raw_answer
 from tests.support.peers import OCTETS, digest_header, make_plan, prepare
+from tests.support.real import until
 from tests.support.trust import identity_of
 
 SEAL_HEADER = bytes.fromhex("5ea110") + bytes(200)
@@ -339,11 +339,11 @@ def test_refused_from_the_head_alone(world, prepared, what, length, signed, stat
     digest = manifest_field(prepared.upload) if what in ("part", "manifest") else EMPTY_DIGEST
     if signed:
         head += [f"{name}: {value}" for name, value in world.peer().signature(method, path, digest, query).items()]
-    answer, seconds = raw_answer(world, head)  # not one byte of the body is ever sent
+    # Not one byte of the body is ever sent: who waited for it would say this never.
+    answer = raw_answer(world, head)
     assert answer.startswith(f"HTTP/1.1 {status} "), answer
     assert "connection: close" in answer.lower()
     assert "application/problem+json" in answer
-    assert seconds < 2
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -358,7 +358,7 @@ def test_no_100_continue_for_a_body_that_is_refused(world, prepared):
         "Expect: 100-continue",
         *(f"{name}: {value}" for name, value in fields.items()),
     ]
-    answer, _ = raw_answer(world, head)
+    answer = raw_answer(world, head)
     assert answer.startswith("HTTP/1.1 413 "), answer
 
 
@@ -386,14 +386,11 @@ def test_a_connection_that_breaks_in_the_middle_leaves_nothing(world, prepared):
         ]
     )
     for cut in (0, 1, len(data) // 2, len(data) - 1):
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(head.encode() + b"\r\n\r\n" + data[:cut])
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        lines = [line for line in world.server.log_lines if line.get("upload") == prepared.upload]
-        if sum(line.get("reason") == "disconnected" for line in lines) == 4:
-            break
-        time.sleep(0.02)
-    else:
-        pytest.fail("the broken connections were not noticed")
-    assert not any("traceback" in line for line in lines)
+
+    def lines():
+        return [line for line in world.server.log_lines if line.get("upload") == prepared.upload]
+
+    until(lambda: sum(line.get("reason") == "disconnected" for line in lines()) == 4)
+    assert not any("traceback" in line for line in lines())

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.real import until
 from tests.support.server import NO_TLS, QUICK, ServerProcess, he_agg, start_server
 
 __all__ = ["Watched", "events_of", "watched_server"]
@@ -46,6 +47,10 @@ class Watched:
     def value(self, name: str, **labels: str) -> float | None:
         """One sample; None if there is none."""
         return self.samples().get((name, tuple(sorted(labels.items()))))
+
+    def wait_for_requests(self, count: int) -> None:
+        """Wait until so many are under way, waiting ones included."""
+        until(lambda: self.value("he_agg_requests_under_way") == count)
 
     def new_link(self) -> str:
         """Another link, as an operator makes it."""

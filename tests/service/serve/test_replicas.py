@@ -33,6 +33,7 @@ from tests.support.peers import (
     take_parts,
 )
 from tests.support.postgres import end_connections
+from tests.support.real import until
 from tests.support.replicas import Replicas
 from tests.support.server import he_agg
 
@@ -83,14 +84,14 @@ def test_a_round_through_both_replicas_while_they_die_in_turn(pair):
 def test_news_reaches_who_waits_at_the_other_replica(pair):
     round_id = pair.peer("a", 0).current(wait=10)["round_id"]
     answers = []
-    waiting = threading.Thread(target=lambda: answers.append(pair.peer("a", 1).record(round_id, wait=20)))
+    waiting = threading.Thread(target=lambda: answers.append(pair.peer("a", 1).record(round_id, wait=60)))
     began = time.monotonic()
     waiting.start()
     for i, site in enumerate(SITES):
         assert pair.peer(site, 0).submit(prepare(pair.plan, round_id, site, i)).status_code == 200
     waiting.join()
     assert answers[0].json()["record"]["body"]["outcome"] == "published"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 class Twins:
@@ -328,5 +329,5 @@ def test_a_database_that_was_restarted_is_met_with_patience(pair):
         answers += [pair.peer("a", replica).state().status_code for replica in (0, 1)]
         time.sleep(0.1)
     assert set(answers) <= {200, 503}
-    assert pair.peer("a", 0).state().status_code == 200
-    assert all(server.url and httpx.get(server.url + "/readyz").status_code == 200 for server in pair.processes)
+    until(lambda: pair.peer("a", 0).state().status_code == 200)
+    until(lambda: all(server.url and httpx.get(server.url + "/readyz").status_code == 200 for server in pair.processes))
