@@ -44,8 +44,9 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/he-agg demo --codec $(CODEC) --keys $(KEYS)
 
 # Where bytecode is switched off, each worker would rewrite every assert (18 s), and each of hundreds of interpreters
-# that tests start compile our packages (0.3 s).
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+# that tests start compile our packages (0.3 s). Threads of linear algebra would wait for each other on cores that other
+# test processes have, and spin while they do.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 test: $(VENV)/.stamp-dev
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		$(if $(DURATIONS),--durations=$(DURATIONS)) $(T)
