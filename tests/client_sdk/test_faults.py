@@ -14,6 +14,7 @@ import pytest
 from he_agg.errors import Reason, TransportError
 from tests.client_sdk.driving import GET, asking, run_async, run_sync
 from tests.support.certificates import Authority
+from tests.support.ports import free_ports
 
 both = pytest.mark.parametrize("run", [run_sync, run_async])
 
@@ -68,8 +69,7 @@ def test_an_unknown_host(run):
 
 @both
 def test_a_wrong_port(run):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     message, hint = said(run, f"http://127.0.0.1:{port}")
     assert "nobody listens at that port" in message
     assert "check the port" in hint
@@ -93,8 +93,7 @@ def test_tls_to_a_plain_port(run, tls):
 
 @both
 def test_a_proxy_that_is_not_there(run, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)

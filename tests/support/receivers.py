@@ -10,6 +10,8 @@ import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.support.ports import free_ports
+
 __all__ = ["Collector", "Syslog", "parsed"]
 
 
@@ -46,8 +48,8 @@ class Syslog:
         else:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(("127.0.0.1", address))
-            self.port = self._socket.getsockname()[1]
+            self.port = address if isinstance(address, int) and address else free_ports(1)[0]
+            self._socket.bind(("127.0.0.1", self.port))
         self._socket.settimeout(0.05)
         if kind in ("tcp", "tls"):
             self._socket.listen()

@@ -21,6 +21,7 @@ from service.monitor.recent import Recent
 from service.observers import Answered
 from tests.service.monitor.watched import events_of, watched_server
 from tests.support.peers import prepare
+from tests.support.ports import free_ports
 from tests.support.real import until
 from tests.support.server import he_agg
 
@@ -375,8 +376,7 @@ def test_watch_says_what_is_wrong(watched, tmp_path):
 
 
 def test_behind_a_proxy(tmp_path):
-    with socket.create_server(("", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1, "")
     environment = {
         "HE_AGG_OPERATOR_URL": "https://ops.example/he-agg",
         "HE_AGG_OPERATOR_HOST": "0.0.0.0",

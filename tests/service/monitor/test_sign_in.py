@@ -1,7 +1,6 @@
 """People sign in through a real identity provider, as viewer and as operator, and may do what each may."""
 
 import json
-import socket
 import time
 from contextlib import closing
 from functools import partial
@@ -15,6 +14,7 @@ from tests.service.monitor.watched import events_of
 from tests.support.holding import Held, put_sharing_key, submit_all
 from tests.support.identity import SECRET, canaille, come_back
 from tests.support.peers import make_plan
+from tests.support.ports import free_ports
 from tests.support.real import RealFederation, until
 from tests.support.server import QUICK, he_agg, start_server
 
@@ -52,9 +52,7 @@ class House:
 def house(tmp_path_factory):
     root = tmp_path_factory.mktemp("house")
     (root / "secret").write_text(SECRET)
-    with socket.socket() as free:  # the provider has to know the page's address before there is one
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)  # the provider has to know the page's address before there is one
     page = f"http://127.0.0.1:{port}"
     with canaille(f"{page}/signed-in") as issuer:
         environment = QUICK | {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import re
 import shutil
 import signal
@@ -20,6 +18,7 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.peers import Peer, make_plan, prepare, read_ended
+from tests.support.ports import free_ports
 from tests.support.real import RealFederation
 from tests.support.server import QUICK, start_server
 from tests.support.trust import AUDITOR
@@ -39,14 +38,6 @@ def changed(text, replacements):
         assert old in text, old
         text = text.replace(old, str(new))
     return text
-
-
-def free_port():
-    """Below the ports that the system gives to whoever asks for any: other tests' servers never get it meanwhile."""
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def nginx(directory, upstream, port, server, clients):
@@ -124,7 +115,7 @@ def proxy(request, tmp_path_factory):
         pytest.skip(f"{request.param} is not installed")
     directory = tmp_path_factory.mktemp(request.param)
     authority = Authority(directory / "authority")
-    issued, port = authority.issue("server", "localhost"), free_port()
+    issued, port = authority.issue("server", "localhost"), free_ports(1)[0]
     context = ssl.create_default_context(cafile=str(authority.ca_file))
     hospital = authority.issue("hospital")
     context.load_cert_chain(hospital.cert, hospital.key)

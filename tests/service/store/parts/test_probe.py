@@ -11,7 +11,8 @@ from he_agg.errors import ConfigError
 from service.settings import Settings
 from service.store.parts import probe
 from service.store.parts.s3 import S3Parts
-from tests.support.object_store import find_program, free_ports
+from tests.support.object_store import find_program
+from tests.support.ports import free_ports
 
 BROKEN = {
     "_keeps_the_first": "ignores `If-None-Match: *`",

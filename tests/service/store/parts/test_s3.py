@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import obstore
 import pytest
@@ -17,9 +18,10 @@ from service.store.parts.base import SUM, PartKey, PartLostError
 from service.store.parts.s3 import S3Parts
 from tests.service.store.parts.contract import KEY, LONG, MINE, ONE, PartStoreContract, streamed
 from tests.support.faulty_proxy import LOSE_ANSWER, FaultyProxy
-from tests.support.object_store import free_ports
+from tests.support.ports import free_ports
 
 PATH = f"rounds/{ONE}/submissions/{MINE}/1.part"
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 @pytest.fixture
@@ -268,3 +270,11 @@ def test_what_a_killed_probe_left_is_removed(store, settings):
     assert store.purge_leftovers() == 1
     store.prove()
     assert store.purge_leftovers() == 0
+
+
+@pytest.mark.skipif(not LOCAL_PORTS.exists(), reason="Linux says there which ports it hands out")
+def test_ports_that_a_server_comes_back_to_are_handed_out_to_nobody():
+    first, last = map(int, LOCAL_PORTS.read_text().split())
+    ports = free_ports(8)
+    assert len(set(ports)) == 8
+    assert not set(ports) & set(range(first, last + 1))
