@@ -123,8 +123,8 @@ def run(request):
     return request.param
 
 
-def patiently(request, **policy):
-    return exchange(Retries(RetryPolicy(patience_s=1.0, **policy), lambda: 0.5), request)
+def patiently(request, patience_s=1.0, **policy):
+    return exchange(Retries(RetryPolicy(patience_s=patience_s, **policy), lambda: 0.5), request)
 
 
 def drip(say, data):
@@ -209,10 +209,10 @@ def test_a_slow_transfer_may_take_its_time(run):
     """An answer goes on as long as its bytes keep the least rate, beyond the time of a request."""
 
     def steady(say, _):
-        say(OK + b"Content-Length: 30000\r\n\r\n", *([bytes(1000)] * 30), every_s=0.05)
+        say(OK + b"Content-Length: 30000\r\n\r\n", *([bytes(1000)] * 30), every_s=0.11)
 
-    with lying(steady) as (url, _):
-        answer = run(url, patiently(GET, request_s=0.1, least_bytes_per_s=2_000.0))
+    with lying(steady) as (url, _):  # a silence of three seconds ends it, so a busy machine must not make one
+        answer = run(url, patiently(GET, patience_s=5.0, request_s=3.0, least_bytes_per_s=2_000.0))
     assert len(answer.body) == 30_000
 
 
@@ -416,7 +416,7 @@ def test_parts_that_are_lost_again_and_again_are_sent_three_times(world):
         return no_record(exchange, status, answer)
 
     world.liar.lies = Lies(request=at_once, answer=lose, state=without_time)
-    impatient(world, A, result_s=6.0)
+    impatient(world, A, result_s=10.0)  # it takes about three seconds on a machine that does nothing else
     with pytest.raises(ProtocolError, match="expected a result by now"):
         world.fetch(A, round_id)
     assert set(sent.values()) == {3}
