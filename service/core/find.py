@@ -11,7 +11,7 @@ from service.refusal import RefusedError
 from service.store.rows import FederationRow, RoundRow
 from service.store.transaction import Transaction
 
-__all__ = ["federation_named", "find_round", "require_sum"]
+__all__ = ["federation_named", "find_round", "require_sum", "round_named"]
 
 
 def federation_named(tx: Transaction, name: str) -> FederationRow:
@@ -22,14 +22,19 @@ def federation_named(tx: Transaction, name: str) -> FederationRow:
     return row
 
 
-def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
-    """Find the round that an address names, if it is one of the caller's federation."""
+def round_named(text: str) -> RoundId:
+    """Read the name of a round in an address."""
     try:
-        round_id = RoundId.parse(text)
+        return RoundId.parse(text)
     except WireError:
         raise RefusedError(
             Reason.UNKNOWN_ROUND, "expected a round id like 'federation.3.1', got another form"
         ) from None
+
+
+def find_round(tx: Transaction, federation: str, text: str) -> RoundRow:
+    """Find the round that an address names, if it is one of the caller's federation."""
+    round_id = round_named(text)
     row = tx.round(round_id) if round_id.federation == federation else None
     if row is None:
         raise RefusedError(

@@ -12,9 +12,9 @@ from service.store.rows import EpochRow, FederationRow, Keeping, RosterRow
 from service.store.schema import commitments, epochs, federations, rosters
 from service.store.statements import Prepared
 
-__all__ = ["FederationRows"]
+__all__ = ["FEDERATIONS", "FederationRows", "federation_of"]
 
-_FEDERATIONS = select(
+FEDERATIONS = select(
     federations.c.name,
     federations.c.document,
     federations.c.stage,
@@ -22,8 +22,8 @@ _FEDERATIONS = select(
     federations.c.paused_at,
     *columns_of(federations, Keeping),
 )
-_FEDERATION = Prepared(_FEDERATIONS.where(federations.c.name == bindparam("name")))
-_BY_NAME = Prepared(_FEDERATIONS.order_by(federations.c.name))
+_FEDERATION = Prepared(FEDERATIONS.where(federations.c.name == bindparam("name")))
+_BY_NAME = Prepared(FEDERATIONS.order_by(federations.c.name))
 _ROSTERS = select(*columns_of(rosters, RosterRow)).where(rosters.c.federation == bindparam("federation"))
 _ROSTER = Prepared(_ROSTERS.where(rosters.c.version == bindparam("version")))
 _NEWEST_ROSTER = Prepared(_ROSTERS.order_by(rosters.c.version.desc()).limit(1))
@@ -37,11 +37,11 @@ class FederationRows(Queries):
 
     def federation(self, name: str) -> FederationRow | None:
         """Return one federation."""
-        return self._once(("federation", name), lambda: self._first(_federation, _FEDERATION, name=name))
+        return self._once(("federation", name), lambda: self._first(federation_of, _FEDERATION, name=name))
 
     def federations(self) -> list[FederationRow]:
         """Return all federations, by name."""
-        return self._once(("federations",), lambda: self._all(_federation, _BY_NAME))
+        return self._once(("federations",), lambda: self._all(federation_of, _BY_NAME))
 
     def add_federation(self, row: FederationRow) -> None:
         """Register a federation."""
@@ -132,6 +132,7 @@ class FederationRows(Queries):
         self._run(insert(commitments).values(**values, document=document, stored_at=at))
 
 
-def _federation(row: Row[Any]) -> FederationRow:
+def federation_of(row: Row[Any]) -> FederationRow:
+    """Make a row of `FEDERATIONS`."""
     keeping = Keeping(row.keep_sums, row.keep_submissions)
     return FederationRow(row.name, bytes(row.document), Stage(row.stage), row.created_at, row.paused_at, keeping)

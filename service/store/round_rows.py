@@ -16,9 +16,9 @@ from service.store.rows import Basis, ChainHead, RoundRow
 from service.store.schema import federations, invitations, parts, rounds, submissions, sum_parts, verdicts
 from service.store.statements import Prepared, adding
 
-__all__ = ["RoundRows"]
+__all__ = ["ROUNDS", "RoundRows", "round_of"]
 
-_ROUNDS = select(
+ROUNDS = select(
     rounds.c.id,
     rounds.c.phase,
     rounds.c.opened_at,
@@ -34,15 +34,15 @@ _ROUNDS = select(
 )
 _WITH_MEMBERS = [Phase.PUBLISHED.value, Phase.REJECTED.value]
 _OF_FEDERATION = rounds.c.federation == bindparam("federation")
-_ROUND = Prepared(_ROUNDS.where(rounds.c.id == bindparam("id")))
+_ROUND = Prepared(ROUNDS.where(rounds.c.id == bindparam("id")))
 _OPENED = rounds.c.phase != Phase.ENDED.value
 _NEWEST_ROUND = Prepared(
     # The one without a record, or the one whose record is the newest: a number may be tried again later.
-    _ROUNDS.where(_OF_FEDERATION, _OPENED)
+    ROUNDS.where(_OF_FEDERATION, _OPENED)
     .order_by(rounds.c.chain_index.is_not(None), rounds.c.chain_index.desc())
     .limit(1)
 )
-_END = Prepared(_ROUNDS.where(_OF_FEDERATION, ~_OPENED))
+_END = Prepared(ROUNDS.where(_OF_FEDERATION, ~_OPENED))
 _ATTEMPTS = Prepared(
     select(func.coalesce(func.max(rounds.c.attempt), 0)).where(_OF_FEDERATION, rounds.c.number == bindparam("number"))
 )
@@ -52,12 +52,12 @@ _LAST_PUBLISHED = Prepared(
     .order_by(rounds.c.number.desc())
     .limit(1)
 )
-_SUMMED = _ROUNDS.where(_OF_FEDERATION, rounds.c.phase.in_(_WITH_MEMBERS))
+_SUMMED = ROUNDS.where(_OF_FEDERATION, rounds.c.phase.in_(_WITH_MEMBERS))
 _NEWEST_SUM = Prepared(_SUMMED.order_by(rounds.c.chain_index.desc()).limit(1))
 _UNRELEASED = Prepared(_SUMMED.where(~rounds.c.released, ~rounds.c.scrubbed).order_by(rounds.c.chain_index))
 _KEEPING = select(federations.c.name).where(federations.c.keep_submissions).scalar_subquery()
 _UNSCRUBBED = Prepared(
-    _ROUNDS.where(
+    ROUNDS.where(
         ~rounds.c.scrubbed,
         (rounds.c.phase == Phase.FAILED.value)
         | (
@@ -76,11 +76,11 @@ _CHAIN_HEAD = Prepared(
     .limit(1)
 )
 _KEPT_SUMS = Prepared(
-    _ROUNDS.where(_OF_FEDERATION, rounds.c.phase == Phase.PUBLISHED.value, ~rounds.c.sum_scrubbed).order_by(
+    ROUNDS.where(_OF_FEDERATION, rounds.c.phase == Phase.PUBLISHED.value, ~rounds.c.sum_scrubbed).order_by(
         rounds.c.number.desc()
     )
 )
-_RECORD_AT = Prepared(_ROUNDS.where(_OF_FEDERATION, rounds.c.chain_index == bindparam("index")))
+_RECORD_AT = Prepared(ROUNDS.where(_OF_FEDERATION, rounds.c.chain_index == bindparam("index")))
 _UNSUMMED = Prepared(
     select(rounds.c.federation).where(
         rounds.c.phase.in_([phase.value for phase in (Phase.OPEN, Phase.CLOSED, Phase.FOLDING)])
@@ -124,7 +124,7 @@ def _adding(*columns: str) -> Prepared:
 @cache
 def _in_phases(*phases: Phase) -> Prepared:
     these = rounds.c.phase.in_([phase.value for phase in phases])
-    return Prepared(_ROUNDS.where(these).order_by(rounds.c.id))
+    return Prepared(ROUNDS.where(these).order_by(rounds.c.id))
 
 
 class RoundRows(Queries):
@@ -132,14 +132,14 @@ class RoundRows(Queries):
 
     def round(self, round_id: RoundId) -> RoundRow | None:
         """Return one attempt."""
-        return self._once(("round", str(round_id)), lambda: self._first(_round, _ROUND, id=str(round_id)))
+        return self._once(("round", str(round_id)), lambda: self._first(round_of, _ROUND, id=str(round_id)))
 
     def newest_round(self, federation: str) -> RoundRow | None:
         """Return the newest attempt of a federation that has opened."""
 
         def find() -> RoundRow | None:
             row = self._run(_NEWEST_ROUND, {"federation": federation}).first()
-            return None if row is None else self._once(("round", row.id), lambda: _round(row))
+            return None if row is None else self._once(("round", row.id), lambda: round_of(row))
 
         return self._once(("newest round", federation), find)
 
@@ -157,11 +157,11 @@ class RoundRows(Queries):
 
     def newest_sum(self, federation: str) -> RoundRow | None:
         """Return the attempt that got a sum last, whether that was given up or not."""
-        return self._once(("newest sum", federation), lambda: self._first(_round, _NEWEST_SUM, federation=federation))
+        return self._once(("newest sum", federation), lambda: self._first(round_of, _NEWEST_SUM, federation=federation))
 
     def rounds_in(self, phases: Collection[Phase]) -> list[RoundRow]:
         """Return all attempts in these phases."""
-        return self._all(_round, _in_phases(*phases))
+        return self._all(round_of, _in_phases(*phases))
 
     def unscrubbed(self, before: int) -> list[RoundRow]:
         """Return ended attempts whose single submissions are still to be deleted and not to be kept.
@@ -169,7 +169,7 @@ class RoundRows(Queries):
         Args:
             before: a sum that was published later has to be released. Units: seconds since 1970, UTC.
         """
-        return self._all(_round, _UNSCRUBBED, before=before)
+        return self._all(round_of, _UNSCRUBBED, before=before)
 
     def invited(self, round_id: RoundId) -> frozenset[str]:
         """Return the sites that were invited."""
@@ -178,6 +178,10 @@ class RoundRows(Queries):
             return frozenset(self._all(lambda row: str(row.site), _INVITED, round_id=str(round_id)))
 
         return self._once(("invited", str(round_id)), find)
+
+    def is_invited(self, round_id: RoundId, site: str) -> bool:
+        """Tell whether a site was invited."""
+        return self._once(("is invited", str(round_id), site), lambda: site in self.invited(round_id))
 
     def open_round(self, round_id: RoundId, state: Round, basis: Basis, holder_list: bytes | None = None) -> None:
         """Write a new attempt and its invitations, and whom its members deal to."""
@@ -239,7 +243,7 @@ class RoundRows(Queries):
 
     def end_of(self, federation: str) -> RoundRow | None:
         """Return the row of a federation's end; None if it has not ended."""
-        return self._first(_round, _END, federation=federation)
+        return self._first(round_of, _END, federation=federation)
 
     def chain_head(self, federation: str) -> ChainHead:
         """Return the newest record of a federation."""
@@ -252,12 +256,12 @@ class RoundRows(Queries):
 
     def record_at(self, federation: str, index: int) -> RoundRow | None:
         """Return the attempt whose record is at a position of the chain."""
-        return self._first(_round, _RECORD_AT, federation=federation, index=index)
+        return self._first(round_of, _RECORD_AT, federation=federation, index=index)
 
     def recent_rounds(self, federation: str, limit: int) -> list[RoundRow]:
         """Return the attempts of a federation that have ended last, newest first."""
         these = (rounds.c.federation == federation) & rounds.c.chain_index.is_not(None) & _OPENED
-        return self._all(_round, _ROUNDS.where(these).order_by(rounds.c.chain_index.desc()).limit(limit))
+        return self._all(round_of, ROUNDS.where(these).order_by(rounds.c.chain_index.desc()).limit(limit))
 
     def count_rounds(self) -> dict[tuple[str, Phase], int]:
         """Return how many attempts are in which phase, by federation and phase."""
@@ -271,7 +275,7 @@ class RoundRows(Queries):
 
     def kept_sums(self, federation: str) -> list[RoundRow]:
         """Return published rounds whose sum is here, newest first."""
-        return self._all(_round, _KEPT_SUMS, federation=federation)
+        return self._all(round_of, _KEPT_SUMS, federation=federation)
 
     def sum_digests(self, round_id: RoundId) -> dict[int, str]:
         """Return the digest by number of the parts of the sum that are durable."""
@@ -306,7 +310,7 @@ class RoundRows(Queries):
 
     def unreleased(self, federation: str) -> list[RoundRow]:
         """Return published rounds whose single submissions stay until sites have opened the sum, oldest first."""
-        return self._all(_round, _UNRELEASED, federation=federation)
+        return self._all(round_of, _UNRELEASED, federation=federation)
 
     def verdict(self, round_id: RoundId, site: str) -> bytes | None:
         """Return the canonical bytes of a site's verdict on a round."""
@@ -338,7 +342,8 @@ def _id(row: Row[Any]) -> RoundId:
     return RoundId.parse(row.id)
 
 
-def _round(row: Row[Any]) -> RoundRow:
+def round_of(row: Row[Any]) -> RoundRow:
+    """Make a row of `ROUNDS`."""
     return RoundRow(
         RoundId.parse(row.id),
         Phase(row.phase),

@@ -16,17 +16,17 @@ from service.store.rows import DamagedPart, PartRow, SubmissionRow
 from service.store.schema import dealings, federations, parts, rounds, submissions
 from service.store.statements import Prepared, adding
 
-__all__ = ["SubmissionRows"]
+__all__ = ["SUBMISSIONS", "SubmissionRows", "submission_from"]
 
-_SUBMISSIONS = select(*columns_of(submissions, SubmissionRow))
-_SUBMISSION = Prepared(_SUBMISSIONS.where(submissions.c.id == bindparam("id")))
+SUBMISSIONS = select(*columns_of(submissions, SubmissionRow))
+_SUBMISSION = Prepared(SUBMISSIONS.where(submissions.c.id == bindparam("id")))
 _OF_ROUND = submissions.c.round_id == bindparam("round_id")
-_SUBMISSION_OF = Prepared(_SUBMISSIONS.where(_OF_ROUND, submissions.c.site == bindparam("site")))
+_SUBMISSION_OF = Prepared(SUBMISSIONS.where(_OF_ROUND, submissions.c.site == bindparam("site")))
 _SUBMISSION_OF_OR = Prepared(
-    _SUBMISSIONS.where((_OF_ROUND & (submissions.c.site == bindparam("site"))) | (submissions.c.id == bindparam("id")))
+    SUBMISSIONS.where((_OF_ROUND & (submissions.c.site == bindparam("site"))) | (submissions.c.id == bindparam("id")))
 )
-_SUBMISSIONS_TO = Prepared(_SUBMISSIONS.where(_OF_ROUND).order_by(submissions.c.id))
-_EXPIRING = Prepared(_SUBMISSIONS.where(submissions.c.state == State.EXPIRING.value))
+_SUBMISSIONS_TO = Prepared(SUBMISSIONS.where(_OF_ROUND).order_by(submissions.c.id))
+_EXPIRING = Prepared(SUBMISSIONS.where(submissions.c.state == State.EXPIRING.value))
 _COMPLETE = _OF_ROUND & (submissions.c.state == State.COMPLETE.value)
 _COMPLETED = Prepared(select(submissions.c.site).where(_COMPLETE))
 _MANIFEST = Prepared(select(submissions.c.manifest).where(submissions.c.id == bindparam("id")))
@@ -34,7 +34,7 @@ _MANIFESTS = Prepared(select(submissions.c.site, submissions.c.manifest).where(_
 _HOLDING = select(parts.c.submission_id).where(parts.c.stored).scalar_subquery()
 _OPEN_ROUNDS = select(rounds.c.id).where(rounds.c.phase == Phase.OPEN.value).scalar_subquery()
 _IDLE = Prepared(
-    _SUBMISSIONS.where(submissions.c.state == State.OPEN.value, submissions.c.active_at < bindparam("before"))
+    SUBMISSIONS.where(submissions.c.state == State.OPEN.value, submissions.c.active_at < bindparam("before"))
     .where(submissions.c.round_id.in_(_OPEN_ROUNDS), submissions.c.id.in_(_HOLDING))
     .order_by(submissions.c.id)
 )
@@ -108,13 +108,13 @@ class SubmissionRows(Queries):
     def submission(self, submission_id: str) -> SubmissionRow | None:
         """Return one submission."""
         key = ("submission", submission_id)
-        return self._once(key, lambda: self._know(self._first(_submission, _SUBMISSION, id=submission_id)))
+        return self._once(key, lambda: self._know(self._first(submission_from, _SUBMISSION, id=submission_id)))
 
     def submission_of(self, round_id: RoundId, site: str) -> SubmissionRow | None:
         """Return the submission of one site to one attempt."""
 
         def find() -> SubmissionRow | None:
-            return self._know(self._first(_submission, _SUBMISSION_OF, round_id=str(round_id), site=site))
+            return self._know(self._first(submission_from, _SUBMISSION_OF, round_id=str(round_id), site=site))
 
         return self._once(("submission of", str(round_id), site), find)
 
@@ -124,7 +124,7 @@ class SubmissionRows(Queries):
         if not all(key in self._found for key in keys):
             values = {"id": submission_id, "round_id": str(round_id), "site": site}
             self._found |= dict.fromkeys(keys)
-            for row in self._all(_submission, _SUBMISSION_OF_OR, **values):
+            for row in self._all(submission_from, _SUBMISSION_OF_OR, **values):
                 self._know(row)
 
     def _know(self, row: SubmissionRow | None) -> SubmissionRow | None:
@@ -139,7 +139,7 @@ class SubmissionRows(Queries):
 
     def submissions(self, round_id: RoundId) -> list[SubmissionRow]:
         """Return all submissions to one attempt, by id."""
-        return self._all(_submission, _SUBMISSIONS_TO, round_id=str(round_id))
+        return self._all(submission_from, _SUBMISSIONS_TO, round_id=str(round_id))
 
     def completed(self, round_id: RoundId) -> frozenset[str]:
         """Return the sites whose submission to one attempt is complete."""
@@ -204,11 +204,11 @@ class SubmissionRows(Queries):
 
     def expiring(self) -> list[SubmissionRow]:
         """Return submissions whose parts are being removed."""
-        return self._all(_submission, _EXPIRING)
+        return self._all(submission_from, _EXPIRING)
 
     def idle(self, before: int) -> list[SubmissionRow]:
         """Return open submissions of open rounds that hold parts and have not got one since `before`."""
-        return self._all(_submission, _IDLE, before=before)
+        return self._all(submission_from, _IDLE, before=before)
 
     def stored_submissions(self, federation: str) -> int:
         """Return how many submissions the disk holds or has to hold parts of."""
@@ -279,5 +279,6 @@ class SubmissionRows(Queries):
         return self._all(as_row(DamagedPart), _DAMAGED, round_id=str(round_id))
 
 
-def _submission(row: Row[Any]) -> SubmissionRow:
+def submission_from(row: Row[Any]) -> SubmissionRow:
+    """Make a row of `SUBMISSIONS`."""
     return SubmissionRow(row.id, RoundId.parse(row.round_id), row.site, State(row.state), row.accepted_at, row.digest)

@@ -9,14 +9,12 @@ from sqlalchemy import String, bindparam, delete, func, insert, select, text, up
 
 from he_agg.errors import HeAggError
 from service.store.failures import StoreError
-from service.store.federation_rows import FederationRows
+from service.store.head_rows import HeadRows
 from service.store.holding_rows import HoldingRows
 from service.store.queries import as_row, columns_of
-from service.store.round_rows import RoundRows
 from service.store.rows import LeaseRow
 from service.store.schema import leases, meta, parts, sum_parts
 from service.store.statements import Prepared, adding, run_text
-from service.store.submission_rows import SubmissionRows
 
 __all__ = ["CHANNEL", "Transaction"]
 
@@ -36,7 +34,7 @@ _BUMP = Prepared(update(meta).where(meta.c.name == "generation").values(number=m
 _NOTIFY = text(f"NOTIFY {CHANNEL}")
 
 
-class Transaction(FederationRows, RoundRows, SubmissionRows, HoldingRows):
+class Transaction(HeadRows, HoldingRows):
     """Reads and writes within one transaction.
 
     Attributes:

@@ -34,14 +34,23 @@ class Admissions:
 
     @contextlib.contextmanager
     def looking(self, federation: str) -> Iterator[Transaction]:
-        """Open a reading transaction to `admit` in. Where there was no room, some is made for whoever asks next.
+        """Open a reading transaction to `admit` in.
 
         Raises:
-            NotReadingError: as of `Conductor.reading`, and where room has to be made.
+            NotReadingError: as of `Conductor.reading` and `making_room`.
+        """
+        with self.making_room(), self._conductor.reading(federation) as tx:
+            yield tx
+
+    @contextlib.contextmanager
+    def making_room(self) -> Iterator[None]:
+        """Make room for whoever asks next, if what is done within finds none.
+
+        Raises:
+            NotReadingError: rows are read for a request here.
         """
         try:
-            with self._conductor.reading(federation) as tx:
-                yield tx
+            yield
         except RefusedError as refusal:
             if refusal.reason is Reason.STORAGE_FULL:
                 leave_reading()
@@ -141,7 +150,7 @@ def _check_invited(tx: Transaction, row: RoundRow, site: str) -> None:
     """Refuse a site that may not submit to a round."""
     if row.phase is Phase.ENDED:
         raise round_closed(row)
-    if site not in tx.invited(row.id):
+    if not tx.is_invited(row.id, site):
         raise RefusedError(
             Reason.NOT_INVITED,
             f"site {site} is not invited to round {row.id}",

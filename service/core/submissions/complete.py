@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from he_agg.documents.manifest import Manifest
-from he_agg.documents.roster import Role, Roster
+from he_agg.documents.roster import Role
 from he_agg.documents.signed import Signed
 from he_agg.errors import Reason, WireError, counted
 from he_agg.protocol.messages import Receipt
@@ -35,14 +35,11 @@ class Completion(NamedTuple):
     signer: str
 
 
-def read_manifest(run: Run, body: bytes, newest: Roster) -> Signed[Manifest]:
-    """Read the manifest of an upload and verify its signature.
-
-    Args:
-        newest: the roster that the federation goes by now.
+def read_manifest(run: Run, body: bytes) -> Signed[Manifest]:
+    """Read the manifest of an upload. Whether its site has signed it is for `complete` to say.
 
     Raises:
-        WireError: not a manifest, one for something else, or not signed by its site.
+        WireError: not a manifest, or one for something else.
     """
     try:
         signed = Signed.parse(Manifest, body)
@@ -55,8 +52,7 @@ def read_manifest(run: Run, body: bytes, newest: Roster) -> Signed[Manifest]:
         raise WireError(
             Reason.BAD_FIELD, f"manifest, nonce: expected {submission.id}, the upload, got {signed.body.nonce}"
         )
-    if submission.digest != signed.digest:  # what was accepted was signed with a key that may have gone since
-        signed.check_signed(newest.keys_of(Role.SITE))
+    signed.signers(run.keys)  # it remembers them: nobody waits for that in the transaction
     return signed
 
 
@@ -67,11 +63,15 @@ def complete(conductor: Conductor, tx: Transaction, sent: SubmissionRow, signed:
         RefusedError: parts or the dealing are missing, another submission was accepted, or the site uses another roster
             or history: nothing was written. Or parts or the dealing are not those of the manifest: that they are
             missing was written.
+        WireError: the manifest is not signed by its site; nothing was written.
         InputError: nothing can be signed for this federation; nothing was written.
     """
     federation, site = sent.round_id.federation, sent.site
     row = find_round(tx, federation, str(sent.round_id))
     signer = conductor.signer(tx, federation, row.basis.roster_version)
+    known = tx.submission_of(row.id, site)
+    if known is None or known.digest != signed.digest:  # an accepted one's key may have gone since
+        signed.check_signed(newest_roster(tx, federation).body.keys_of(Role.SITE))
     conductor.tick_in(tx, federation)
     submission = own_submission(tx, row.id, site, sent.id)
     row = find_round(tx, federation, str(row.id))

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from he_agg.documents.manifest import Manifest
 from he_agg.documents.signed import Signed
-from he_agg.errors import HeAggError, InputError, Reason
+from he_agg.errors import HeAggError, InputError, Reason, WireError
 from he_agg.plan.sections import PartPlace
 from he_agg.protocol.messages import Receipt, SubmissionStatus
 from he_agg.protocol.wire import parse_part, refuse_secrets
 from service.core.conductor import Conductor
 from service.core.event_loop import leave_event_loop
-from service.core.find import federation_named, find_round
+from service.core.find import federation_named, find_round, round_named
 from service.core.roster_cache import newest_roster
 from service.core.submissions.admit import Admissions
 from service.core.submissions.complete import Completion, complete, read_manifest, receipt
@@ -80,24 +80,43 @@ class Uploads:
             OffLoopError: there may be many rows of it.
             NotReadingError: as of `Admissions.looking`.
         """
-        with self._admissions.looking(federation) as tx:
+        see = partial(self._see, federation, site, round_id, upload, first, length)
+
+        def begins(tx: Transaction) -> Run | None:
+            tx.look_at_head(federation, str(round_named(round_id)), site, upload)
             row = find_round(tx, federation, round_id)
-            plan = federation_named(tx, federation).parsed.plan
-            if len(plan.places) > _AT_ONCE_PARTS:
-                leave_event_loop()
-            if not 0 <= first <= len(plan.places):
-                raise RefusedError(
-                    Reason.UNKNOWN_PART,
-                    f"upload {upload[:12]}: expected a part number from 0 to {len(plan.places)}, "
-                    f"got {max(-1, min(first, 10**9))}",
-                )
-            places, manifest_bytes = measured(plan.places[first:], length)
-            submission, begins = self._admissions.admit(tx, row, site, upload)
-            if not begins:
-                leave_event_loop()
-            known = [] if begins else tx.parts(submission.id)
-            parts = self._expect(tx, row, submission, places, {part.number: part for part in known})
-        return Run(submission, plan, row.basis, parts, manifest_bytes, begins)
+            # Nearly all do, and that is one statement. What goes on, or has an end, is seen in one state throughout.
+            return see(tx) if self._conductor.takes(tx, row) and tx.submission_of(row.id, site) is None else None
+
+        with self._admissions.making_room():
+            run = self._store.look(begins)
+        if run is None:
+            with self._admissions.looking(federation) as tx:
+                run = see(tx)
+        return run
+
+    def _see(
+        self, federation: str, site: str, round_id: str, upload: str, first: int, length: int, tx: Transaction
+    ) -> Run:
+        row = find_round(tx, federation, round_id)
+        plan = federation_named(tx, federation).parsed.plan
+        if len(plan.places) > _AT_ONCE_PARTS:
+            leave_event_loop()
+        if not 0 <= first <= len(plan.places):
+            raise RefusedError(
+                Reason.UNKNOWN_PART,
+                f"upload {upload[:12]}: expected a part number from 0 to {len(plan.places)}, "
+                f"got {max(-1, min(first, 10**9))}",
+            )
+        places, manifest_bytes = measured(plan.places[first:], length)
+        submission, begins = self._admissions.admit(tx, row, site, upload)
+        if not begins:
+            leave_event_loop()
+        known = [] if begins else tx.parts(submission.id)
+        parts = self._expect(tx, row, submission, places, {part.number: part for part in known})
+        member = newest_roster(tx, federation).body.members.get(site)
+        keys = {} if member is None else {site: member.public_key}
+        return Run(submission, plan, row.basis, parts, manifest_bytes, begins, keys)
 
     def keep(self, run: Run, pieces: Sequence[memoryview]) -> tuple[ExpectedPart, ...]:
         """Check parts and make them durable. No row says so yet: `take` or `mark` will.
@@ -161,9 +180,8 @@ class Uploads:
         return Taken(receipt(self._conductor, completion), completion.round.phase is not Phase.OPEN)
 
     def _read_manifest(self, run: Run, body: bytes) -> Signed[Manifest] | HeAggError:
-        newest = partial(newest_roster, federation=run.submission.round_id.federation)
         try:
-            return read_manifest(run, body.rstrip(b" "), self._store.look(newest).body)
+            return read_manifest(run, body.rstrip(b" "))
         except HeAggError as refusal:
             return refusal
 
@@ -196,7 +214,7 @@ class Uploads:
             return refusals, refused or (signed if isinstance(signed, HeAggError) else None), replaced
         try:
             return refusals, complete(self._conductor, tx, run.submission, signed), replaced
-        except (RefusedError, InputError) as refusal:
+        except (RefusedError, WireError, InputError) as refusal:
             return refusals, refusal, replaced
 
     def _settle(self, run: Run, refusals: Sequence[RefusedError | None]) -> None:

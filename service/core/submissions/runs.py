@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from he_agg.documents.manifest import MAX_MANIFEST_BYTES
 from he_agg.errors import Reason
@@ -42,6 +42,7 @@ class Run:
         basis: what its round opened under.
         manifest_bytes: how long the manifest behind them is, with the spaces that follow it; 0 if none is there.
         begins: whether it begins the submission: nothing of that is here yet.
+        keys: its site's, as the newest roster had it when the head came.
     """
 
     submission: SubmissionRow
@@ -50,6 +51,7 @@ class Run:
     parts: tuple[ExpectedPart, ...]
     manifest_bytes: int = 0
     begins: bool = False
+    keys: Mapping[str, bytes] = field(default_factory=dict)
 
     def lengths(self) -> list[int]:
         """Say how long the parts are, and the manifest behind them if there is one. Units: bytes."""

@@ -17,6 +17,7 @@ from service.core.submissions import runs
 from service.core.submissions.runs import ExpectedPart, Run
 from service.domain.submissions import State
 from service.store.rows import Basis, SubmissionRow
+from service.store.statements import Prepared
 from tests.support.peers import (
     OCTETS,
     digest_header,
@@ -263,6 +264,17 @@ def test_parts_that_are_none(inside):
     before = state(inside)
     refused(inside.at("a").put(mine, 0, mine.whole), 422, "bad-magic")
     assert state(inside) == before
+
+
+def test_the_head_of_what_begins_is_met_by_one_statement(inside, monkeypatch):
+    mine, asked, run = submission(), [], Prepared.run
+    monkeypatch.setattr(Prepared, "run", lambda self, *what: asked.append(self) or run(self, *what))
+    expected = expect(inside, mine)
+    assert (expected.begins, len(expected.parts), len(asked)) == (True, len(mine.parts), 1)
+
+
+def expect(inside, mine):
+    return inside.aggregator.uploads.expect("f", "a", ONE, mine.upload, 0, len(mine.whole))
 
 
 def run_of(plan):

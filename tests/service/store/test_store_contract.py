@@ -27,6 +27,7 @@ from service.store.rows import (
     SubmissionRow,
 )
 from service.store.sql import Store
+from service.store.statements import Prepared
 from tests.support.postgres import end_connections
 
 SITES = ("a", "b", "c")
@@ -313,6 +314,56 @@ def test_what_a_transaction_remembers_of_submissions_is_what_is_written(filled):
             assert remembered == told(tx)
             assert remembered != seen[-1]
             seen.append(remembered)
+
+
+def count_statements(monkeypatch):
+    texts, run = [], Prepared.run
+
+    def counted(self, connection, values=None):
+        texts.append(str(self._statement))
+        return run(self, connection, values)
+
+    monkeypatch.setattr(Prepared, "run", counted)
+    return texts
+
+
+def test_what_a_head_is_met_with_is_one_statement(filled, monkeypatch):
+    with filled.write() as tx:
+        tx.add_roster(RosterRow("f", 1, "c0" * 32), b"one", LATE)
+        tx.add_roster(RosterRow("f", 2, "c1" * 32), b"two", LATE)
+        open_round(tx, ONE, "ab")
+        open_round(tx, TWO, "ab")
+        submit(tx, "a", TWO)  # other rounds' are no business of this one
+        mine, other = submit(tx, "a"), submit(tx, "b")
+
+    def told(tx, site, upload):
+        return (
+            tx.round(ONE),
+            tx.federation("f"),
+            tx.newest_roster("f"),
+            tx.is_invited(ONE, site),
+            tx.submission_of(ONE, site),
+            tx.submission(upload),
+        )
+
+    met = [("a", mine.id), ("a", other.id), ("b", "ff" * 16), ("c", "ff" * 16), ("c", other.id)]
+    with filled.read() as tx:
+        expected = []
+        for site, upload in met:
+            expected.append(told(tx, site, upload))
+            tx._found.clear()
+    asked = count_statements(monkeypatch)
+
+    def look(tx, federation="f", round_id=ONE, site="a", upload=mine.id):
+        tx.look_at_head(federation, str(round_id), site, upload)
+        return tx
+
+    for (site, upload), each in zip(met, expected, strict=True):
+        asked.clear()
+        assert filled.look(lambda tx: told(look(tx, site=site, upload=upload), site, upload)) == each  # noqa: B023
+        assert len(asked) == 1, asked
+    for named in ({"federation": "e"}, {"round_id": THREE}):
+        assert not filled.look(lambda tx: look(tx, **named)._found)  # noqa: B023
 
 
 def test_an_idle_submission_expires_and_opens_again(filled):
