@@ -1,7 +1,8 @@
 """One connection between BEGIN and COMMIT, and what a transaction knows already.
 
 Of what it has read of federations, rosters, rounds and submissions it asks once, until it changes that itself: nobody
-else can while it lasts. Statements that every round runs are constants of the modules beside this one (statements.py
+else can while it lasts. What it has begun itself may be written later (new_submissions.py), before anybody asks for it.
+Statements that every round runs are constants of the modules beside this one (statements.py
 says why). Their parameters are named as in schema.py; those of conditions beside values to set begin with `this_`.
 """
 
@@ -20,6 +21,9 @@ __all__ = ["Queries", "as_row", "columns_of"]
 
 Found = TypeVar("Found")
 Statement = Executable | Prepared
+
+PUT_OFF = frozenset({"submissions", "parts", "dealings"})
+"""Tables of which rows may be written later, and what refers to them."""
 
 
 def columns_of(table: Table, kind: type[Any]) -> list[Column[Any]]:
@@ -44,13 +48,22 @@ class Queries:
         """Have the audit log told of this transaction, once it is committed: see `make_event`."""
         self.reported.append(make_event(name, **fields))
 
+    def write_down(self) -> None:
+        """Write what was put off, of which nobody but this transaction has heard."""
+
     def _run(self, statement: Statement, values: Any = None) -> Answer | CursorResult[Any]:
+        if not isinstance(statement, Prepared) or statement.concerns(PUT_OFF):
+            self.write_down()
+        return self._run_now(statement, values)
+
+    def _run_now(self, statement: Statement, values: Any = None) -> Answer | CursorResult[Any]:
         if isinstance(statement, Prepared):
             return statement.run(self._connection, values)
         return self._connection.execute(statement, values)
 
     def _change(self, statement: Statement, values: Any = None) -> Answer | CursorResult[Any]:
         """Write to federations, rosters or rounds."""
+        self.write_down()
         self._found.clear()
         return self._run(statement, values)
 

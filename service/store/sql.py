@@ -131,6 +131,7 @@ class Store:
             self.on_write(time.perf_counter() - began)
             tx = Transaction(connection)
             yield tx
+            tx.write_down()
             failpoint("transaction.before_commit")
         failpoint("transaction.committed")
         for event in tx.reported:

@@ -8,6 +8,7 @@ databases.
 
 from __future__ import annotations
 
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,13 @@ class Prepared:
     def __init__(self, statement: Select[Any] | UpdateBase) -> None:
         self._statement = statement
         self._texts: dict[str, _Text] = {}
+        self._words: frozenset[str] | None = None
+
+    def concerns(self, tables: frozenset[str]) -> bool:
+        """Tell whether it names one of these tables."""
+        if self._words is None:
+            self._words = frozenset(re.findall(r"\w+", str(self._statement)))
+        return not self._words.isdisjoint(tables)
 
     def run(self, connection: Connection, values: Values | list[Values] | None = None) -> Answer:
         """Run it once, or once for each of several sets of values.

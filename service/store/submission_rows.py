@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from he_agg.ids import RoundId
 from service.domain.events import Phase
 from service.domain.submissions import AWAITED, State
+from service.store.new_submissions import NewSubmissions
 from service.store.queries import Queries, as_row, columns_of
 from service.store.rows import DamagedPart, PartRow, SubmissionRow
 from service.store.schema import dealings, federations, parts, rounds, submissions
-from service.store.statements import Prepared, adding
+from service.store.statements import Prepared
 
 __all__ = ["SUBMISSIONS", "SubmissionRows", "submission_from"]
 
@@ -49,12 +50,6 @@ _STORED = Prepared(_IN_THE_STORE)
 _COUNTING = _IN_THE_STORE.where(~_BEHIND_A_SUM | rounds.c.federation.in_(_KEPT_FOR_AUDIT))
 _COUNTED = Prepared(_COUNTING)
 _COUNTED_OF_SITE = Prepared(_COUNTING.where(submissions.c.site == bindparam("site")))
-_ADD_SUBMISSION = adding(
-    submissions,
-    *(column.name for column in columns_of(submissions, SubmissionRow)),
-    "created_at",
-    "active_at",
-)
 _OF_ID = submissions.c.id == bindparam("this_id")
 _MOVING = update(submissions).where(_OF_ID).values(state=bindparam("state"))
 _MOVE_SUBMISSION = Prepared(_MOVING)
@@ -82,7 +77,6 @@ _AWAITED = Prepared(
     .where(submissions.c.state.in_([state.value for state in AWAITED]), ~parts.c.stored)
     .group_by(rounds.c.federation)
 )
-_ADD_PART = adding(parts, "submission_id", "number", "stored")
 _MARK_STORED = Prepared(
     update(parts)
     .where(parts.c.submission_id == bindparam("this_submission"), parts.c.number == bindparam("this_number"))
@@ -100,10 +94,19 @@ _DAMAGED = Prepared(
     .where(_COMPLETE, parts.c.damaged_at.is_not(None))
     .order_by(parts.c.damaged_at, submissions.c.id, parts.c.number)
 )
+_AWAITED_PARTS = ("awaited parts",)
 
 
 class SubmissionRows(Queries):
     """What a transaction reads and writes about submissions."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._new = NewSubmissions()
+
+    def write_down(self) -> None:
+        """See `Queries`."""
+        self._new.write(self._connection)
 
     def submission(self, submission_id: str) -> SubmissionRow | None:
         """Return one submission."""
@@ -121,11 +124,15 @@ class SubmissionRows(Queries):
     def look_for(self, submission_id: str, round_id: RoundId, site: str) -> None:
         """Read at once what `submission` and `submission_of` will be asked for."""
         keys = ("submission", submission_id), ("submission of", str(round_id), site)
-        if not all(key in self._found for key in keys):
+        known = [key in self._found for key in keys]
+        if not all(known):
             values = {"id": submission_id, "round_id": str(round_id), "site": site}
+            # What is not written yet is known: then it is neither of these.
+            run = self._run if any(known) else self._run_now
+            rows = run(_SUBMISSION_OF_OR, values).all()
             self._found |= dict.fromkeys(keys)
-            for row in self._all(submission_from, _SUBMISSION_OF_OR, **values):
-                self._know(row)
+            for row in rows:
+                self._know(submission_from(row))
 
     def _know(self, row: SubmissionRow | None) -> SubmissionRow | None:
         if row is not None:
@@ -145,7 +152,8 @@ class SubmissionRows(Queries):
         """Return the sites whose submission to one attempt is complete."""
 
         def find() -> frozenset[str]:
-            return frozenset(self._all(lambda row: str(row.site), _COMPLETED, round_id=str(round_id)))
+            written = self._run_now(_COMPLETED, {"round_id": str(round_id)}).all()
+            return frozenset({str(row.site) for row in written} | self._new.completed(round_id))
 
         return self._once(("completed", str(round_id)), find)
 
@@ -160,10 +168,9 @@ class SubmissionRows(Queries):
 
     def add_submission(self, row: SubmissionRow, parts_: int, at: int) -> None:
         """Write a new submission, of which so many parts are awaited."""
-        values = {**vars(row), "round_id": str(row.round_id), "state": row.state.value}
-        self._run(_ADD_SUBMISSION, {**values, "created_at": at, "active_at": at})
-        self._run(_ADD_PART, [{"submission_id": row.id, "number": n, "stored": False} for n in range(parts_)])
+        self._new.add(row, parts_, at)
         self._know(row)
+        self._await(row.round_id.federation, parts_)
         self._found["parts", row.id] = [PartRow(row.id, n, None, False) for n in range(parts_)]
 
     def remove_submission(self, submission_id: str) -> None:
@@ -175,7 +182,10 @@ class SubmissionRows(Queries):
 
     def add_manifest(self, submission_id: str, digest: str, manifest: bytes) -> None:
         """Write the manifest that is accepted for a submission."""
-        self._run(_ADD_MANIFEST, {"this_id": submission_id, "digest": digest, "bytes": manifest})
+        if submission_id in self._new:
+            self._new.set(submission_id, digest=digest, manifest=manifest)
+        else:
+            self._run(_ADD_MANIFEST, {"this_id": submission_id, "digest": digest, "bytes": manifest})
         self._renew(submission_id, digest=digest)
 
     def move_submission(self, submission_id: str, state: State, accepted_at: int | None = None) -> None:
@@ -183,15 +193,21 @@ class SubmissionRows(Queries):
         values = {"this_id": submission_id, "state": state.value}
         if accepted_at is None:
             self._change(_MOVE_SUBMISSION, values)
+            return
+        if submission_id in self._new:
+            self._new.set(submission_id, state=state.value, accepted_at=accepted_at)
         else:
             self._run(_ACCEPT_SUBMISSION, values | {"at": accepted_at})
-            self._renew(submission_id, state=state, accepted_at=accepted_at)
-            row: SubmissionRow | None = self._found.get(("submission", submission_id))
-            for key in [key for key in self._found if key[0] == "completed"]:
-                if row is not None and state is State.COMPLETE and key[1] == str(row.round_id):
-                    self._found[key] |= {row.site}
-                else:
-                    del self._found[key]
+        self._renew(submission_id, state=state, accepted_at=accepted_at)
+        row: SubmissionRow | None = self._found.get(("submission", submission_id))
+        known: list[PartRow] | None = self._found.get(("parts", submission_id))
+        if known is None or not all(part.stored for part in known):
+            self._found.pop(_AWAITED_PARTS, None)
+        for key in [key for key in self._found if key[0] == "completed"]:
+            if row is None or state is not State.COMPLETE:
+                del self._found[key]
+            elif key[1] == str(row.round_id):
+                self._found[key] |= {row.site}
 
     def unmark_parts(self, submission_id: str) -> None:
         """Note that no part of a submission is stored."""
@@ -234,7 +250,12 @@ class SubmissionRows(Queries):
 
     def awaited_parts(self) -> dict[str, int]:
         """Return how many parts of open submissions are not stored, by federation."""
-        return {row.federation: row.parts for row in self._run(_AWAITED)}
+        return self._once(_AWAITED_PARTS, lambda: {row.federation: row.parts for row in self._run(_AWAITED)})
+
+    def _await(self, federation: str, change: int) -> None:
+        known: dict[str, int] | None = self._found.get(_AWAITED_PARTS)
+        if known is not None:
+            self._found[_AWAITED_PARTS] = known | {federation: known.get(federation, 0) + change}
 
     def part(self, submission_id: str, number: int) -> PartRow | None:
         """Return one part; None when there is none or the round is scrubbed."""
@@ -256,13 +277,23 @@ class SubmissionRows(Queries):
 
     def mark_stored(self, submission_id: str, digests: Mapping[int, str], at: int) -> None:
         """Note that the files of parts, by number, are durable, and what they hold."""
-        these = [
-            {"this_submission": submission_id, "this_number": number, "this_digest": digest}
-            for number, digest in digests.items()
-        ]
-        self._run(_MARK_STORED, these)
-        self._run(_TOUCH, {"this_id": submission_id, "at": at})
+        if submission_id in self._new:
+            self._new.store_parts(submission_id, digests)
+            self._new.set(submission_id, active_at=at)
+        else:
+            these = [
+                {"this_submission": submission_id, "this_number": number, "this_digest": digest}
+                for number, digest in digests.items()
+            ]
+            self._run(_MARK_STORED, these)
+            self._run(_TOUCH, {"this_id": submission_id, "at": at})
         known: list[PartRow] | None = self._found.get(("parts", submission_id))
+        row: SubmissionRow | None = self._found.get(("submission", submission_id))
+        if row is None or known is None:
+            self._found.pop(_AWAITED_PARTS, None)
+        elif row.state in AWAITED:
+            came = sum(part.number in digests and not part.stored for part in known)
+            self._await(row.round_id.federation, -came)
         if known is not None:
             self._found["parts", submission_id] = [
                 row if row.number not in digests else PartRow(row.submission_id, row.number, digests[row.number], True)

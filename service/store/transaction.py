@@ -49,6 +49,7 @@ class Transaction(HeadRows, HoldingRows):
 
         Whatever else is raised ends the whole transaction: it may be that the database has done so already.
         """
+        self.write_down()
         before, self.bumped, reported = self.bumped, False, len(self.reported)
         run_text(self._connection, "SAVEPOINT apart")
         try:
@@ -59,6 +60,7 @@ class Transaction(HeadRows, HoldingRows):
             run_text(self._connection, "ROLLBACK TO SAVEPOINT apart")
             run_text(self._connection, "RELEASE SAVEPOINT apart")
             self._found.clear()
+            self._new.clear()
             del self.reported[reported:]
             self.bumped = before
             raise

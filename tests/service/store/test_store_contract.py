@@ -282,6 +282,7 @@ def test_what_a_transaction_remembers_of_submissions_is_what_is_written(filled):
             [tx.submission_of(ONE, site) for site in SITES],
             [sorted(tx.parts(each), key=lambda part: part.number) for each in ids],
             tx.completed(ONE),
+            {name: count for name, count in tx.awaited_parts().items() if count},
         )
 
     a, b = "a11" * 8, "b11" * 8
@@ -325,6 +326,61 @@ def count_statements(monkeypatch):
 
     monkeypatch.setattr(Prepared, "run", counted)
     return texts
+
+
+def test_submissions_that_begin_and_end_in_a_transaction_are_written_once(filled, monkeypatch):
+    with filled.write() as tx:
+        open_round(tx, ONE)
+    sent = [SubmissionRow(f"{site}11" * 8, ONE, site, State.OPEN) for site in SITES]
+    with filled.write() as tx:
+        assert (tx.completed(ONE), tx.awaited_parts()) == (frozenset(), {})
+        asked = count_statements(monkeypatch)
+        for number, row in enumerate(sent):
+            tx.look_for(row.id, ONE, row.site)
+            assert tx.submission(row.id) is None
+            tx.add_submission(row, 2, LATE)
+            tx.mark_stored(row.id, {0: DIGESTS[0], 1: DIGESTS[1]}, LATE + 1)
+            tx.add_manifest(row.id, f"{number:02}" * 32, row.site.encode())
+            tx.move_submission(row.id, State.COMPLETE, LATE + 2)
+            assert [part.digest for part in tx.parts(row.id)] == DIGESTS
+            assert tx.completed(ONE) == {each.site for each in sent[: number + 1]}
+            assert tx.awaited_parts() == {"f": 0}
+        assert [text.partition(" ")[0] for text in asked] == ["SELECT"] * 3, asked
+    assert [text.partition("(")[0] for text in asked[3:]] == ["INSERT INTO submissions ", "INSERT INTO parts "]
+    with filled.read() as tx:
+        assert tx.manifests(ONE) == [site.encode() for site in SITES]
+        assert {(row.state, row.accepted_at) for row in tx.submissions(ONE)} == {(State.COMPLETE, LATE + 2)}
+        assert tx.digests_of_part(ONE, 1) == [(row.id, row.site, DIGESTS[1]) for row in sent]
+        assert tx.idle(LATE * 2) == []
+
+
+def test_what_is_not_written_yet_is_there_for_whoever_asks(filled):
+    """In the transaction that has begun it, and after what was refused apart."""
+
+    def refuse(tx, other):
+        with tx.apart():
+            tx.mark_stored(other.id, {0: DIGESTS[0]}, LATE)
+            submit(tx, "c")
+            raise RefusedError(Reason.FORBIDDEN, "no")
+
+    with filled.write() as tx:
+        open_round(tx, ONE)
+        mine, other = submit(tx, "a"), SubmissionRow("b11" * 8, ONE, "b", State.OPEN)
+        assert (tx.missing(mine.id), tx.stored_submissions("f")) == ([0, 1], 1)
+        tx.mark_stored(mine.id, {1: DIGESTS[1]}, LATE)
+        tx.add_submission(other, 2, LATE)
+        tx.look_for("ff" * 16, ONE, "b")  # one of each: the other has not gone
+        assert tx.submission_of(ONE, "b") == other
+        with pytest.raises(RefusedError):
+            refuse(tx, other)
+        assert tx.submission_of(ONE, "c") is None
+        assert (tx.submission(mine.id), tx.submission_of(ONE, "b")) == (mine, other)
+        tx.set_stage("f", Stage.RUNNING)
+        assert (tx.submission(mine.id), tx.submission_of(ONE, "b")) == (mine, other)
+    with filled.read() as tx:
+        assert [row.id for row in tx.submissions(ONE)] == [mine.id, other.id]
+        assert (tx.missing(mine.id), tx.missing(other.id)) == ([0], [0, 1])
+        assert tx.awaited_parts() == {"f": 3}
 
 
 def test_what_a_head_is_met_with_is_one_statement(filled, monkeypatch):
