@@ -130,10 +130,6 @@ def main() -> None:
     def keep() -> None:
         write(result | {"fits": fits(result["loads"], result["folds"])}, options.output)
 
-    for case in folds(options.large):
-        found = run("folding", "--out", case, options.timeout)
-        result["folds"].append({name: one for name, one in found.items() if name not in ("machine", "versions")})
-        keep()
     told = ("failed", "load_at_start", *_TOLD)
     for number, case in enumerate(loads(options.large)):
         stores: list[list[str]] = [[]] if options.parts is None else [[], ["--parts", f"{options.parts}/{number}"]]
@@ -141,6 +137,10 @@ def main() -> None:
             found = run("load", "--output", [*case, *where], options.timeout)
             result["loads"].append({name: found[name] for name in told if name in found})
             keep()
+    for case in folds(options.large):
+        found = run("folding", "--out", case, options.timeout)
+        result["folds"].append({name: one for name, one in found.items() if name not in ("machine", "versions")})
+        keep()
     print(json.dumps(fits(result["loads"], result["folds"]), indent=1))
 
 
