@@ -8,12 +8,17 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 warnings.simplefilter("ignore")  # of its own packages
 
 USERS = {"otto": "operators", "vera": "viewers", "nina": None}
 """Their groups. The password is the name, and " is my password" behind it."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
 
 
 class _Quiet(WSGIRequestHandler):
@@ -32,7 +37,7 @@ def main() -> None:
     from joserfc.jwk import RSAKey
 
     key = RSAKey.generate_key(2048, {"kid": "one", "use": "sig", "alg": "RS256"})
-    server = make_server("127.0.0.1", 0, _not_yet, handler_class=_Quiet)
+    server = make_server("127.0.0.1", 0, _not_yet, _Server, _Quiet)
     address = f"127.0.0.1:{server.server_port}"
     app = create_app(
         config={

@@ -1,6 +1,7 @@
 """People sign in through a real identity provider, as viewer and as operator, and may do what each may."""
 
 import json
+import socket
 import time
 from contextlib import closing
 from functools import partial
@@ -48,13 +49,18 @@ class House:
         return json.loads(shown.stdout)["stage"]
 
 
+def said_nothing_to(issuer):
+    """Connect and stay silent, as browsers do in advance: whoever answers one at a time waits a minute for it."""
+    return socket.create_connection((httpx.URL(issuer).host, httpx.URL(issuer).port))
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     root = tmp_path_factory.mktemp("house")
     (root / "secret").write_text(SECRET)
     (port,) = free_ports(1)  # the provider has to know the page's address before there is one
     page = f"http://127.0.0.1:{port}"
-    with canaille(f"{page}/signed-in") as issuer:
+    with canaille(f"{page}/signed-in") as issuer, said_nothing_to(issuer):
         environment = QUICK | {
             "HE_AGG_OPERATOR_PORT": str(port),
             "HE_AGG_OIDC_ISSUER": issuer,
