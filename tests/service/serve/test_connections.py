@@ -113,9 +113,9 @@ def test_a_member_is_no_stranger(server):
     world = RealFederation(server, make_plan("known"), ["a", "b"])
     answers = []
     first = world.round_id
-    polling = threading.Thread(target=lambda: answers.append(world.peer().current(wait=2, after=first)["round_id"]))
+    polling = threading.Thread(target=lambda: answers.append(world.peer().current(wait=4, after=first)["round_id"]))
     polling.start()
-    time.sleep(0.3)
+    time.sleep(1.5)  # by then it has said who it is
     with contextlib.ExitStack() as held:
         for _ in range(50):
             held.enter_context(connect(server))
