@@ -66,6 +66,8 @@ class Deployment:
         if database_url is None and (processes > 1 or workers):
             database_url = self._start_postgres()
         environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        # All sites come from one address, and connect before any of them has said who it is.
+        environment["HE_AGG_MAX_STRANGERS"] = "1000"
         environment |= {} if database_url is None else {"HE_AGG_DATABASE_URL": database_url}
         environment |= {} if parts is None else {"HE_AGG_PARTS": parts}
         more: dict[str, Any] = {} if parts is None else {"parts": parts}
